@@ -1,0 +1,56 @@
+"""From a network F to the denoiser x̂0 = denoise(params, x, t, cond). Nobody else knows whether F predicts ε or v."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cv3jax.schedule import per_sample
+
+Params = Any
+Cond = dict[str, jax.Array]
+Denoise = Callable[[Params, jax.Array, jax.Array, Cond], jax.Array]
+PREDICTIONS = ("eps", "v")
+
+
+def preconditioning(sigma: jax.Array, prediction: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(c_skip, c_out, c_in) such that x̂0 = c_skip x + c_out F(c_in x). ε: x - σF; v: x/(1+σ²) - σ/√(1+σ²) F."""
+    c_in = 1.0 / jnp.sqrt(1.0 + sigma**2)
+    if prediction == "eps":
+        return jnp.ones_like(sigma), -sigma, c_in
+    if prediction == "v":
+        return c_in**2, -sigma * c_in, c_in
+    raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, not {prediction!r}")
+
+
+def make_denoiser(apply: Callable, sigma: jax.Array, prediction: str) -> Denoise:
+    """`apply(params, x, index, cond)` is F and sigma the table [T + 1]; t int [B] in 1..T, the network sees index t - 1.
+
+    x [B, H, W, C] → x̂0 float32 [B, H, W, C].
+    """
+
+    def denoise(params, x, t, cond):
+        c_skip, c_out, c_in = (per_sample(c, x) for c in preconditioning(sigma[t], prediction))
+        return c_skip * x + c_out * apply(params, c_in * x, t - 1, cond)
+
+    return denoise
+
+
+def null(cond: Cond) -> Cond:
+    """The unconditional twin: the text embedding zeroed, the size vector kept (REFERENCE §1)."""
+    return {**cond, "text": jnp.zeros_like(cond["text"])}
+
+
+def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
+    """Classifier-free guidance on x̂0, null + w (cond - null), in one call of the network on a doubled batch.
+
+    w is a scalar or [B]; at w = 1 it is `denoise` itself.
+    """
+
+    def denoise_guided(params, x, t, cond):
+        doubled = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), null(cond), cond)
+        without, with_text = jnp.split(denoise(params, jnp.concatenate([x, x]), jnp.concatenate([t, t]), doubled), 2)
+        return without + per_sample(jnp.asarray(w), x) * (with_text - without)
+
+    return denoise_guided

@@ -1,0 +1,96 @@
+"""The T5 v1.1 encoder: gated tanh-GELU, RMSNorm, no 1/√d scaling, a relative bias that all layers share."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def relative_bucket(distance: jax.Array, buckets: int, max_distance: int) -> jax.Array:
+    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then logarithmic."""
+    half = buckets // 2
+    exact = half // 2
+    magnitude = jnp.abs(distance)
+    scale = (half - exact) / math.log(max_distance / exact)
+    large = exact + (jnp.log(jnp.maximum(magnitude, 1) / exact) * scale).astype(jnp.int32)
+    return jnp.where(distance > 0, half, 0) + jnp.where(magnitude < exact, magnitude, jnp.minimum(large, half - 1))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale, in float32, returned as `dtype`."""
+
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return (x * scale).astype(self.dtype)
+
+
+class Layer(nn.Module):
+    """Pre-normed self-attention with the shared bias, then the gated feed-forward; both residual. x [B, L, C], bias [B|1, N, L, L]."""
+
+    heads: int
+    head_dim: int
+    ff: int
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, bias):
+        def dense(features, name):
+            return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+
+        b, length, channels = x.shape
+        h = RMSNorm(self.epsilon, self.dtype, name="norm_attention")(x)
+        q, k, v = (dense(self.heads * self.head_dim, name)(h).reshape(b, length, self.heads, self.head_dim) for name in "qkv")
+        # T5 folds 1/√d into its weights; logits, bias and softmax stay in float32
+        logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) + bias
+        h = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(logits, axis=-1).astype(self.dtype), v)
+        x = x + dense(channels, "out")(h.reshape(b, length, -1))
+        h = RMSNorm(self.epsilon, self.dtype, name="norm_ff")(x)
+        h = nn.gelu(dense(self.ff, "ff_gate")(h), approximate=True) * dense(self.ff, "ff_in")(h)
+        return x + dense(channels, "ff_out")(h)
+
+
+class T5Encoder(nn.Module):
+    """Token ids → features. Defaults are T5-XXL's (4.8 B parameters). Layers are scanned: parameters are stacked [layers, ...]."""
+
+    vocab: int = 32128
+    channels: int = 4096
+    layers: int = 24
+    heads: int = 64
+    head_dim: int = 64
+    ff: int = 10240
+    buckets: int = 32
+    max_distance: int = 128
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens, mask=None):
+        """tokens int [B, L]; mask bool [B, L], True where attended, or None: padding attends and is attended, as in the release.
+
+        Returns float32 [B, L, channels].
+        """
+        length = tokens.shape[1]
+        embed = nn.Embed(self.vocab, self.channels, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0), name="embed")
+        x = embed(tokens)
+        position = jnp.arange(length)
+        bucket = relative_bucket(position[None, :] - position[:, None], self.buckets, self.max_distance)
+        table = self.param("relative_bias", nn.initializers.normal(self.channels**-0.5), (self.buckets, self.heads), jnp.float32)
+        bias = table[bucket].transpose(2, 0, 1)[None]
+        if mask is not None:
+            bias = bias + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+        stack = nn.scan(
+            lambda layer, x, bias: (layer(x, bias), None),
+            variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.layers,
+        )  # fmt: skip
+        layer = Layer(self.heads, self.head_dim, self.ff, self.epsilon, self.dtype, name="layers")
+        x, _ = stack(layer, x, bias)
+        return RMSNorm(self.epsilon, jnp.float32, name="norm_out")(x)

@@ -1,0 +1,88 @@
+"""The denoising network F of CogView3: a UNet of stages, text by cross-attention, sizes and time by an added embedding."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cv3jax.models.embeddings import timestep_embedding
+from cv3jax.models.layers import Attend, Constrain, ResBlock, SpatialTransformer, attend, conv3, group_norm, no_constraint, upsample_nearest
+
+
+class UNet(nn.Module):
+    """F(x, index, cond): what the network predicts (ε or v) for the scaled noisy latent.
+
+    Released sizes are the defaults: 2.9 B parameters. Latent height and width must be multiples of 2^(stages - 1).
+    """
+
+    channels: int = 320  # of the first stage
+    channel_mult: tuple[int, ...] = (1, 2, 4)  # one entry a stage
+    res_blocks: int = 2  # a stage, on the way down; one more on the way up
+    depth: tuple[int, ...] = (0, 2, 10)  # transformer blocks after each ResBlock of a stage; 0 means no attention
+    mid_depth: int = 10
+    head_dim: int = 64
+    out_channels: int = 4
+    w_dim: int = 0  # width of the guidance-weight embedding of distilled models; 0 leaves it out
+    groups: int = 32
+    remat: bool = False
+    dtype: Any = jnp.float32
+    attend: Attend = attend
+    constrain: Constrain = no_constraint
+
+    @nn.compact
+    def __call__(self, x, index, cond):
+        """x [B, H, W, 4], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim] (optional)} → float32 like x.
+
+        A model with `w_dim` may be called without cond["w"]: the embedding then adds nothing.
+        """
+        embed = 4 * self.channels
+        if "w" in cond and not self.w_dim:
+            raise ValueError("cond has a guidance weight 'w' but the UNet was built with w_dim=0")
+
+        def mlp(value, name):
+            value = nn.silu(nn.Dense(embed, dtype=self.dtype, name=f"{name}_in")(value))
+            return nn.Dense(embed, dtype=self.dtype, name=f"{name}_out")(value)
+
+        time = timestep_embedding(index, self.channels)
+        if self.w_dim:
+            # called at init too, so that a model built for distillation owns the kernel whatever its first batch holds
+            w = cond.get("w", jnp.zeros((x.shape[0], self.w_dim), jnp.float32))
+            time = time + nn.Dense(
+                self.channels, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="w_proj"
+            )(w)  # fmt: skip
+        emb = mlp(time, "time") + mlp(cond["vector"], "size")
+        text = cond["text"].astype(self.dtype)
+        h = conv3(self.channels, self.dtype, "conv_in")(x)
+
+        res_block = nn.remat(ResBlock) if self.remat else ResBlock
+
+        def block(h, features, depth, name):
+            h = self.constrain(res_block(features, self.groups, dtype=self.dtype, name=name)(h, emb))
+            if depth:
+                h = SpatialTransformer(
+                    depth, self.head_dim, self.groups, self.remat, self.dtype, self.attend, self.constrain, name=f"{name}_transformer"
+                )(h, text)
+            return self.constrain(h)
+
+        skips = [h]
+        last = len(self.channel_mult) - 1
+        for stage, mult in enumerate(self.channel_mult):
+            for i in range(self.res_blocks):
+                h = block(h, self.channels * mult, self.depth[stage], f"down_{stage}_{i}")
+                skips.append(h)
+            if stage < last:
+                h = self.constrain(conv3(h.shape[-1], self.dtype, f"down_{stage}_sample", stride=2)(h))
+                skips.append(h)
+
+        h = block(h, h.shape[-1], self.mid_depth, "mid_0")
+        h = block(h, h.shape[-1], 0, "mid_1")
+
+        for stage, mult in reversed(list(enumerate(self.channel_mult))):
+            for i in range(self.res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, self.channels * mult, self.depth[stage], f"up_{stage}_{i}")
+            if stage:
+                h = self.constrain(conv3(h.shape[-1], self.dtype, f"up_{stage}_sample")(upsample_nearest(h)))
+
+        h = nn.silu(group_norm(self.groups, 1e-5, self.dtype, "norm_out")(h))
+        return conv3(self.out_channels, self.dtype, "conv_final", zero=True)(h).astype(jnp.float32)

@@ -1,0 +1,96 @@
+"""What training minimises: the denoising loss of base and relay stages alike, and the autoencoder's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cv3jax.denoiser import Cond, Denoise, Params
+from cv3jax.schedule import Schedule, T
+
+WEIGHTINGS = ("eps", "v", "min_snr", "truncated")
+
+
+def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
+    """The factor on the squared x0 error at σ: eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1)."""
+    snr = 1.0 / sigma**2
+    if kind == "eps":
+        return snr
+    if kind == "v":
+        return 1.0 + snr
+    if kind == "min_snr":
+        return jnp.minimum(snr, gamma)
+    if kind == "truncated":
+        return jnp.maximum(snr, 1.0)
+    raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}")
+
+
+def denoising_loss(
+    denoise: Denoise, schedule: Schedule, params: Params, x0: jax.Array, low: jax.Array, cond: Cond, t: jax.Array, noise: jax.Array,
+    *, weighting: str, gamma: float = 5.0, norm: str = "l2",
+) -> jax.Array:  # fmt: skip
+    """Paper Eq. 6 at given t and noise: weight(σ) · mean |denoise(xt) - x0|² (or |·|), per sample, float32 [B].
+
+    x0, low, noise [B, H, W, C]; t int [B] in 1..T. A base stage passes low = x0.
+    """
+    error = denoise(params, schedule.diffuse(x0, low, noise, t), t, cond) - x0
+    distance = jnp.abs(error) if norm == "l1" else error**2
+    return weight(schedule.sigma[t], weighting, gamma) * distance.mean(axis=(1, 2, 3))
+
+
+def draw(key: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float) -> tuple[jax.Array, jax.Array]:
+    """(t, noise) of a training batch of `shape` [B, H, W, C]: t uniform in 1..t_max; offset noise is one scalar a sample."""
+    key_t, key_noise, key_offset = jax.random.split(key, 3)
+    t = jax.random.randint(key_t, shape[:1], 1, t_max + 1)
+    noise = jax.random.normal(key_noise, shape)
+    return t, noise + offset_noise * jax.random.normal(key_offset, (shape[0], 1, 1, 1))
+
+
+def diffusion_loss(
+    denoise: Denoise, schedule: Schedule, *, t_max: int = T, weighting: str = "eps", gamma: float = 5.0, norm: str = "l2",
+    offset_noise: float = 0.0,
+) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:  # fmt: skip
+    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params, frozen, batch, key) → (loss, metrics).
+
+    The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C].
+    """
+    if norm not in ("l1", "l2"):
+        raise ValueError(f"norm must be l1 or l2, not {norm!r}")
+
+    def loss_fn(params, frozen, batch, key):
+        del frozen
+        x0, low = batch["x0"], batch.get("low", batch["x0"])
+        t, noise = draw(key, x0.shape, t_max, offset_noise)
+        losses = denoising_loss(
+            denoise, schedule, params, x0, low, batch["cond"], t, noise, weighting=weighting, gamma=gamma, norm=norm
+        )  # fmt: skip
+        return losses.mean(), {}
+
+    return loss_fn
+
+
+def autoencoder_loss(
+    reconstruct: Callable, perceptual: Callable | None = None, *, kl_weight: float, perceptual_weight: float = 0.0
+) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
+    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, key) → (loss, metrics).
+
+    `reconstruct(params, pixels, key)` → (pixels', mean, logvar). The reconstruction is mean |error| + mean error² over
+    pixels in [-1, 1]; the KL to N(0, 1) is a mean over latent values. `perceptual(frozen, a, b)` → [B] compares images with
+    frozen weights, e.g. LPIPS; without one nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
+    """
+
+    def loss_fn(params, frozen, batch, key):
+        pixels = batch["pixels"]
+        out, mean, logvar = reconstruct(params, pixels, key)
+        squared = jnp.mean((out - pixels) ** 2)
+        kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+        loss = jnp.mean(jnp.abs(out - pixels)) + squared + kl_weight * kl
+        # pixels span 2, hence the factor 4
+        metrics = {"psnr": 10.0 * jnp.log10(4.0 / squared), "kl": kl, "latent_rms": jnp.sqrt(jnp.mean(mean**2))}
+        if perceptual is not None:
+            metrics["perceptual"] = perceptual(frozen, out, pixels).mean()
+            loss = loss + perceptual_weight * metrics["perceptual"]
+        return loss, metrics
+
+    return loss_fn

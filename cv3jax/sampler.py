@@ -1,0 +1,66 @@
+"""Sampling as one scan over a grid: base and relay, deterministic or not, in the released form or the paper's.
+
+    released form    m_t = mean(x̂0, low, b_t),  m_s = mean(x̂0, low, b_s)             low stays fixed; base is the case b = 0
+    paper's form     m_s = (b_s/b_t) m_t + (1 - b_s/b_t) x̂0,  m starts at low           Algorithm 1
+    step             x_s = m_s + √(σ_s² - δ²)/σ_t (x_t - m_t) + δ ε,  δ = η σ_s √(1 - σ_s²/σ_t²)
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cv3jax.schedule import Grid, mean
+
+FORMS = ("released", "paper")
+Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int [B]) → x̂0
+
+
+def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
+    """Where sampling begins: √(1 + σ²) ε for a base stage, low + σ ε for a relay stage. noise [B, H, W, C]."""
+    sigma = grid.sigma[0]
+    return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
+
+
+def means(form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array, b_s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(m_t, m_s), the means at the two ends of a step. `m` is the carried mean, which only the paper's form reads."""
+    if form == "released":
+        return mean(x0, low, b_t), mean(x0, low, b_s)
+    if form == "paper":
+        ratio = b_s / b_t
+        return m, ratio * m + (1.0 - ratio) * x0
+    raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
+
+
+def step(x: jax.Array, m_t: jax.Array, m_s: jax.Array, sigma_t: jax.Array, sigma_s: jax.Array, eta: float, noise: jax.Array) -> jax.Array:
+    """One step from σ_t to σ_s between the means of both ends; η = 0 is Euler in σ, η = 1 ancestral."""
+    delta = eta * sigma_s * jnp.sqrt(1.0 - (sigma_s / sigma_t) ** 2)
+    return m_s + jnp.sqrt(sigma_s**2 - delta**2) / sigma_t * (x - m_t) + delta * noise
+
+
+def sample(
+    predict: Predict, grid: Grid, x: jax.Array, low: jax.Array | None = None, *, key: jax.Array | None = None, eta: float = 0.0,
+    form: str = "released",
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Run `predict` down the grid from x (see `start`). Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step).
+
+    `key` draws the noise of η > 0 and is needed only then. Under jit an unused trajectory costs nothing.
+    """
+    if eta and key is None:
+        raise ValueError("eta > 0 draws noise at every step: pass key")
+    if low is None:
+        form, low = "released", jnp.zeros_like(x)
+    steps = grid.steps
+
+    def body(carry, point):
+        x, m = carry
+        i, t, (sigma_t, sigma_s), (b_t, b_s) = point
+        x0 = predict(x, jnp.full(x.shape[:1], t))
+        m_t, m_s = means(form, x0, low, m, b_t, b_s)
+        noise = jax.random.normal(jax.random.fold_in(key, i), x.shape) if eta else jnp.zeros_like(x)
+        x = step(x, m_t, m_s, sigma_t, sigma_s, eta, noise)
+        return (x, m_s), x
+
+    pairs = [(values[:-1], values[1:]) for values in (grid.sigma, grid.blur)]
+    (x, _), trajectory = jax.lax.scan(body, (x, low), (jnp.arange(steps), grid.t[:-1], *pairs))
+    return x, trajectory

@@ -1,0 +1,126 @@
+"""Noise and blur over time, and the grids that samplers run on. The theory of the whole package stands here, once.
+
+Index t runs 0..T, T = 1000; t = 0 is clean data and t = k + 1 is the released code's index k. Relay diffusion (paper §3.2)
+drifts the clean latent x0 towards the low-resolution latent `low` (the paper's z_L) while noise is added:
+
+    mean(x0, low, b)  = (1 - b) x0 + b low                      F in the paper, Eq. 4
+    diffuse           = mean(x0, low, blur[t]) + sigma[t] ε     forward process, Eq. 5
+    denoise(x, t, c)  → x̂0                                      denoiser.py; only it knows about ε or v
+    loss              = weight(σ) · mean |denoise(xt) - x0|²    objectives.py, Eq. 6
+
+Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma, blur) from its start down
+to (0, 0, 0): the released relay grid pairs the table's sigma with blur k/p, so the grid is not the training table.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+T = 1000
+BLURS = ("none", "linear", "sigma", "exp")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Noise and blur at index t in 0..T. t = 0 is clean data; base diffusion is the case blur = 0."""
+
+    sigma: jax.Array  # float32 [T + 1], sigma[0] = 0, increasing
+    blur: jax.Array  # float32 [T + 1] in [0, 1], non-decreasing
+
+    def diffuse(self, x0: jax.Array, low: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+        """Paper Eq. 5: x0 drifted towards the low-resolution latent, plus noise. All [B, H, W, C]; t int [B] in 0..T."""
+        return mean(x0, low, per_sample(self.blur[t], x0)) + per_sample(self.sigma[t], x0) * noise
+
+
+def ddpm_sigma() -> np.ndarray:
+    """The released noise table: float32 [T + 1], 0 then √((1 - ᾱ)/ᾱ) of betas linear in √β from 0.00085 to 0.012."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, T, dtype=np.float64) ** 2
+    alphas_cumprod = np.cumprod(1.0 - betas)
+    variance = ((1.0 - alphas_cumprod) / alphas_cumprod).astype(np.float32)
+    return np.concatenate([np.zeros(1, np.float32), np.sqrt(variance)])
+
+
+def blur_table(kind: str, start: int) -> np.ndarray:
+    """float32 [T + 1]: how far x0 has drifted towards `low` at t; 1 from the relay's start point T_r = `start` on.
+
+    "none" is base diffusion. "linear" is (t - 1)/T_r, "sigma" is σ[t]/σ[T_r]: REFERENCE's index k = t - 1 over the start.
+    "exp" is (1 - exp(-sin(π t / 2 T_r)⁴)) / (1 - e⁻¹), which the released loss evaluates at k + 1 = t.
+    """
+    if kind not in BLURS:
+        raise ValueError(f"blur must be one of {', '.join(BLURS)}, not {kind!r}")
+    if kind == "none":
+        return np.zeros(T + 1, np.float32)
+    if not 1 <= start <= T:
+        raise ValueError(f"relay start must be in 1..{T}, not {start}")
+    t = np.arange(T + 1, dtype=np.float64)
+    if kind == "linear":
+        blur = (t - 1) / start
+    elif kind == "sigma":
+        sigma = ddpm_sigma().astype(np.float64)
+        blur = sigma / sigma[start]
+    else:
+        blur = (1 - np.exp(-(np.sin(np.minimum(t / start, 1) * np.pi / 2) ** 4))) / (1 - np.exp(-1))
+    blur[0] = 0.0
+    return np.clip(blur, 0.0, 1.0).astype(np.float32)
+
+
+def make_schedule(blur: str = "none", start: int = T) -> Schedule:
+    """The training table of a base stage (`blur="none"`) or of a relay stage that starts at T_r = `start`."""
+    return Schedule(jnp.asarray(ddpm_sigma()), jnp.asarray(blur_table(blur, start)))
+
+
+def per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
+    """[B] → [B, 1, 1, 1], to multiply `like` [B, H, W, C]; scalars pass through."""
+    return jnp.reshape(value, jnp.shape(value) + (1,) * (like.ndim - jnp.ndim(value))) if jnp.ndim(value) else value
+
+
+def mean(x0: jax.Array, low: jax.Array, b: jax.Array) -> jax.Array:
+    """Paper Eq. 4, F: the blend (1 - b) x0 + b low."""
+    return (1.0 - b) * x0 + b * low
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The points a sampler visits, from its start down to (0, 0, 0): n steps are n + 1 points."""
+
+    t: jax.Array  # int32 [n + 1], decreasing
+    sigma: jax.Array  # float32 [n + 1]
+    blur: jax.Array  # float32 [n + 1]
+
+    @property
+    def steps(self) -> int:
+        return self.t.shape[0] - 1
+
+
+def base_grid(steps: int) -> Grid:
+    """The released base grid of `steps` steps: index floor((T - 1) k / n), blur 0."""
+    grid = relay_grid(steps, T)
+    return Grid(grid.t, grid.sigma, jnp.zeros_like(grid.blur))
+
+
+def relay_grid(steps: int, start: int) -> Grid:
+    """The released relay grid of p = `steps` steps from T_r = `start`: index floor((T - 1)(T_r/T)(k/p)), blur k/p, k = p..0.
+
+    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where two points would coincide.
+    """
+    if not 1 <= start <= T:
+        raise ValueError(f"start must be in 1..{T}, not {start}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    k = np.arange(steps, 0, -1)
+    # integer arithmetic: a floor of floats depends on rounding
+    t = (T - 1) * start * k // (T * steps) + 1
+    return custom_grid([*t.tolist(), 0], (np.arange(steps, -1, -1) / steps).tolist())
+
+
+def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
+    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, or 0. Raises ValueError when not decreasing."""
+    points = np.asarray(t, np.int32)
+    if points[-1] != 0 or points[0] > T or np.any(np.diff(points) >= 0):
+        raise ValueError(f"a grid's t must decrease strictly from at most {T} to 0, not {t}")
+    table = np.zeros(len(points)) if blur is None else np.asarray(blur)
+    return Grid(jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32))

@@ -1,0 +1,81 @@
+"""Encoded image bytes → upright RGB, within bounds: the one place where foreign pixels are decoded."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_pipeline.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
+MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
+
+# What Pillow raises on bytes that are not the image they claim to be. Its decoders are not consistent: a damaged PNG is
+# a SyntaxError, a truncated JPEG an OSError, a zlib stream that lies about its length a ValueError, bad EXIF a TypeError.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError)
+
+
+def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads the header only, and refuses what is too large to decode.
+
+    Raises:
+        InputError: not a png, jpeg or webp, more than `max_bytes`, or more than `max_pixels`.
+    """
+    if len(data) > max_bytes:
+        raise InputError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as e:
+        raise InputError(f"too many pixels to decode: {e}") from e
+    except _DAMAGED as e:
+        raise InputError(f"not a readable png, jpeg or webp image ({type(e).__name__})") from e
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
+    return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as displayed, that is, after the EXIF orientation, without decoding pixels."""
+    width, height = image.size
+    try:
+        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except _DAMAGED as e:
+        raise InputError(f"image with a damaged EXIF block ({type(e).__name__})") from e
+    return (width, height) if turned else (height, width)
+
+
+def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
+    """Decodes what `open_image` opened: mode RGB, EXIF orientation applied, transparency on white, first frame only.
+
+    Args:
+        image: not decoded yet.
+        short_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as no side falls below it. This saves most of
+            the work for large photographs that are about to be reduced anyway.
+
+    Raises:
+        InputError: the pixels are damaged or truncated.
+    """
+    try:
+        if short_side is not None and image.format == "JPEG":
+            image.draft(None, (short_side, short_side))
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit greyscale: convert() would clip it to 255 instead of scaling
+            values = np.asarray(image, np.float32) / 257.0
+            image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except _DAMAGED as e:
+        raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
+
+
+def encode_png(pixels: np.ndarray, *, compress_level: Literal[1, 6, 9] = 1) -> bytes:
+    """uint8 [H, W, 3] → PNG bytes. Level 1 is several times faster than the default and a few percent larger."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=compress_level)
+    return out.getvalue()

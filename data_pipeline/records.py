@@ -1,0 +1,295 @@
+"""Captioned images on disk: ArrayRecord shards under a TFDS description, read at random without TensorFlow.
+
+A dataset is a directory:
+
+    dataset_info.json features.json                        what TFDS reads: tfds.builder_from_directory(dir)
+    records-train.array_record-00000-of-00008 …            one tf.train.Example per record, images as they were received
+
+It appears under its name only when it is complete: everything is written into `NAME.partial` beside it and renamed.
+"""
+
+import bisect
+import concurrent.futures
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import imagehash
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from google.protobuf.message import DecodeError
+
+from data_pipeline.errors import InputError
+from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_image, upright_size
+
+NAME, SPLIT = "records", "train"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
+_FEATURE_CLASSES = "tensorflow_datasets.core.features."
+
+FEATURES = tfds.features.FeaturesDict(
+    {
+        # A scalar of bytes, not features.Image: the encoded file comes back as it was received, whatever its format.
+        "image": tfds.features.Tensor(shape=(), dtype=np.object_, doc="encoded png, jpeg or webp, as received"),
+        "caption": tfds.features.Text(doc="the source's caption"),
+        "recaption": tfds.features.Text(doc="a caption written by a model, or empty"),
+        "url": tfds.features.Text(doc="where the image came from, or empty"),
+        "key": tfds.features.Text(doc="stable id, unique in the dataset"),
+        "width": tfds.features.Scalar(np.int64, doc="pixels, upright (EXIF orientation applied)"),
+        "height": tfds.features.Scalar(np.int64, doc="pixels, upright (EXIF orientation applied)"),
+        "sha256": tfds.features.Text(doc="hex digest of the image bytes"),
+        "phash": tfds.features.Text(doc="64-bit perceptual hash (imagehash.phash), hex"),
+        "scores": tfds.features.Text(doc="JSON: what the source gave"),
+    }
+)
+
+
+class Record(TypedDict):
+    """One captioned image; FEATURES says what each field holds."""
+
+    image: bytes
+    caption: str
+    recaption: str
+    url: str
+    key: str
+    width: int
+    height: int
+    sha256: str
+    phash: str
+    scores: str
+
+
+def make_record(
+    image: bytes,
+    caption: str,
+    *,
+    key: str,
+    recaption: str = "",
+    url: str = "",
+    scores: Mapping[str, Any] | None = None,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    max_pixels: int = MAX_PIXELS,
+) -> Record:
+    """Decodes the image once, so that no dataset holds one that cannot be read, and fills in size and hashes.
+
+    Raises:
+        InputError: the image is damaged, too large, or not a png, jpeg or webp.
+    """
+    opened = open_image(image, max_bytes=max_bytes, max_pixels=max_pixels)
+    height, width = upright_size(opened)
+    pixels = decode_rgb(opened)
+    return Record(
+        image=image,
+        caption=caption,
+        recaption=recaption,
+        url=url,
+        key=key,
+        width=width,
+        height=height,
+        sha256=hashlib.sha256(image).hexdigest(),
+        phash=str(imagehash.phash(pixels)),
+        scores=json.dumps(dict(scores or {}), sort_keys=True),
+    )
+
+
+class RecordWriter:
+    """Writes records round-robin into `shards` files. A context manager: leaving it normally publishes the dataset.
+
+    Until then everything is in `NAME.partial`, which an exception removes and a later writer replaces, so a killed
+    process leaves nothing that could be taken for a dataset. `staging` is that directory, for files that belong beside
+    the records. Two processes must not write the same dataset at once.
+
+    Raises:
+        InputError: `out` exists (without `overwrite`), is something else than a dataset, `shards` is not in 1..10000, a
+            record's key came before, or nothing was written.
+    """
+
+    def __init__(self, out: str | Path, *, shards: int = 8, overwrite: bool = False):
+        if not 1 <= shards <= 10_000:
+            raise InputError(f"shards = {shards}: give a number in 1..10000")
+        self.out = Path(out).absolute()
+        self.staging = self.out.with_name(self.out.name + ".partial")
+        self.count = 0
+        self._shards = shards
+        self._writers: list[ArrayRecordWriter] = []
+        self._keys: set[str] = set()
+        if self.out.exists():
+            _check_replaceable(self.out, overwrite)
+
+    def __enter__(self) -> "RecordWriter":
+        try:
+            if self.staging.exists():  # left behind by a killed process
+                shutil.rmtree(self.staging)
+            self.staging.mkdir(parents=True)
+        except OSError as e:
+            raise InputError(f"cannot write {self.staging}: {e.strerror}") from e
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        for writer in self._writers:
+            writer.close()
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def write(self, record: Record) -> None:
+        if record["key"] in self._keys:
+            raise InputError(f"record key {record['key']!r} came twice for {self.out}; keys must be unique")
+        self._keys.add(record["key"])
+        shard = self.count % self._shards
+        if shard == len(self._writers):
+            # One record per chunk: training reads at random, and images do not compress further.
+            self._writers.append(ArrayRecordWriter(str(self.staging / f"{shard:05d}.writing"), "group_size:1"))
+        self._writers[shard].write(FEATURES.serialize_example(record))
+        self.count += 1
+
+    def _publish(self) -> None:
+        if not self.count:
+            raise InputError(f"no records for {self.out}: nothing was written (count = 0)")
+        total = len(self._writers)  # fewer than asked for when there were fewer records
+        lengths = [len(range(i, self.count, total)) for i in range(total)]
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self.staging, dataset_name=NAME, split=SPLIT, filetype_suffix="array_record", template=_TEMPLATE
+        )
+        size = 0
+        for i in range(total):
+            shard = (self.staging / f"{i:05d}.writing").rename(self.staging / f"{NAME}-{SPLIT}.array_record-{i:05d}-of-{total:05d}")
+            size += shard.stat().st_size
+        split = tfds.core.SplitInfo(name=SPLIT, shard_lengths=lengths, num_bytes=size, filename_template=template)
+        tfds.folder_dataset.write_metadata(
+            data_dir=self.staging,
+            features=FEATURES,
+            split_infos=[split],
+            filename_template=template,
+            check_data=False,  # TFDS checks by reading through tf.data
+            description="Captioned images for cv3jax; images as encoded bytes.",
+        )
+        # A directory cannot be replaced in one step: the old one moves aside for the instant between the two renames.
+        old = self.out.with_name(self.out.name + ".old")
+        if self.out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            self.out.rename(old)
+        self.staging.rename(self.out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; give a directory for the records")
+    if not any(out.iterdir()):
+        return
+    if not (out / "dataset_info.json").exists():
+        raise InputError(f"{out} holds files that are not a record dataset; give a new or empty directory")
+    if not overwrite:
+        raise InputError(f"{out} already holds records; give --overwrite to replace them, or another directory")
+
+
+class RecordSource(Sequence):
+    """Random access: `len(source)` and `source[i]` → Record. Safe to read from many threads.
+
+    `name` is the dataset's directory as given, for error messages.
+    """
+
+    def __init__(self, path: Path, shards: list[Path], lengths: list[int], data: Sequence):
+        self.name = str(path)
+        self._shards = shards
+        self._ends = list(itertools.accumulate(lengths))
+        self._data = data
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, i: int) -> Record:
+        i = range(len(self))[i]  # an IndexError outside; negative counts from the end
+        try:
+            example = self._data[i]
+            fields = {k: example[k].decode() for k in _TEXT_FIELDS}
+            return Record(image=example["image"], width=int(example["width"]), height=int(example["height"]), **fields)
+        # array_record says RuntimeError (or IndexError) about damaged chunks; protobuf's DecodeError and a missing field
+        # come from bytes that are not one of our examples, a TypeError from the None that a truncated shard can yield.
+        except (RuntimeError, IndexError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as e:
+            shard = bisect.bisect_right(self._ends, i)
+            within = i - (self._ends[shard - 1] if shard else 0)
+            raise InputError(
+                f"record {within} of {self._shards[shard]} is damaged ({_first_line(e)}); restore the file or pack the data again"
+            ) from e
+
+    def __repr__(self) -> str:  # grain names the source in its own messages
+        return f"RecordSource({self.name!r}, {len(self)} records)"
+
+
+def open_records(path: str | Path) -> RecordSource:
+    """Opens a dataset that RecordWriter, or a TFDS build with the same features, has written.
+
+    Every shard is opened once and its number of records compared with the description, so a missing or truncated file is
+    found here and not hours later.
+
+    Raises:
+        InputError: no such directory, no dataset in it, no records, other features, or a missing or damaged shard.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"no records at {path}: no such directory; `cv3jax data pack --out {path}` makes one")
+    info = _read_json(path, "dataset_info.json")
+    _check_features(path, _read_json(path, "features.json"))
+    split = next((s for s in info.get("splits", []) if s.get("name") == SPLIT), None)
+    if split is None or info.get("fileFormat") != "array_record":
+        raise InputError(f"{path}/dataset_info.json describes no array_record split named {SPLIT!r}")
+    try:
+        lengths = [int(n) for n in split.get("shardLengths", [])]
+        builder = tfds.builder_from_directory(path)
+        shards = [Path(f) for f in builder.info.splits[SPLIT].filepaths]
+    except (ValueError, TypeError, KeyError) as e:
+        raise InputError(f"{path}/dataset_info.json is not a TFDS description: {_first_line(e)}") from e
+    if not sum(lengths):
+        raise InputError(f"{path} holds no records (count = 0); pack it again from images with captions")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(_check_shard, shards, lengths))
+    return RecordSource(path, shards, lengths, builder.as_data_source(split=SPLIT))
+
+
+def _check_shard(shard: Path, length: int) -> None:
+    if not shard.exists():
+        raise InputError(f"shard {shard} is missing; restore the file or pack the data again")
+    try:
+        reader = ArrayRecordReader(str(shard))
+        found = reader.num_records()
+        reader.close()
+    except RuntimeError as e:
+        raise InputError(f"shard {shard} is truncated or damaged ({_first_line(e)}); restore it or pack the data again") from e
+    if found != length:
+        raise InputError(f"shard {shard} is truncated: {found} records where dataset_info.json has {length}")
+
+
+def _check_features(path: Path, features: dict) -> None:
+    """TFDS imports the classes that features.json names, so only its own are let through."""
+    classes = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(features))
+    if foreign := [c for c in classes if not c.startswith(_FEATURE_CLASSES)]:
+        raise InputError(f"{path}/features.json names the class {foreign[0]!r}, which is not one of TFDS")
+    have = features.get("featuresDict", {}).get("features", {})
+    if missing := sorted(set(FEATURES) - set(have)):
+        raise InputError(f"{path}/features.json has no {', '.join(missing)}; a record has {', '.join(FEATURES)}")
+
+
+def _read_json(path: Path, name: str) -> dict:
+    try:
+        value = json.loads((path / name).read_text())
+    except FileNotFoundError as e:
+        raise InputError(f"{path} is not a record dataset: it has no {name}") from e
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}/{name} is damaged: {_first_line(e)}") from e
+    if not isinstance(value, dict):
+        raise InputError(f"{path}/{name} is not a JSON object")
+    return value
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
