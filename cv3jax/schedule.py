@@ -118,9 +118,14 @@ def relay_grid(steps: int, start: int) -> Grid:
 
 
 def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
-    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, or 0. Raises ValueError when not decreasing."""
+    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, one value a point, or 0.
+
+    Raises ValueError when t does not decrease strictly, or blur has another length.
+    """
     points = np.asarray(t, np.int32)
-    if points[-1] != 0 or points[0] > T or np.any(np.diff(points) >= 0):
+    if len(points) < 2 or points[-1] != 0 or points[0] > T or np.any(np.diff(points) >= 0):
         raise ValueError(f"a grid's t must decrease strictly from at most {T} to 0, not {t}")
     table = np.zeros(len(points)) if blur is None else np.asarray(blur)
+    if len(table) != len(points):
+        raise ValueError(f"a grid of {len(points)} points needs as many blurs, not {len(table)}")
     return Grid(jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32))

@@ -17,23 +17,28 @@ MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError)
 
 
+class TooLargeError(InputError):
+    """More bytes or pixels than are read; told apart because it is not the image's fault."""
+
+
 def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads the header only, and refuses what is too large to decode.
 
     Raises:
-        InputError: not a png, jpeg or webp, more than `max_bytes`, or more than `max_pixels`.
+        TooLargeError: more than `max_bytes` or more than `max_pixels`.
+        InputError: not a png, jpeg or webp.
     """
     if len(data) > max_bytes:
-        raise InputError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
+        raise TooLargeError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:
-        raise InputError(f"too many pixels to decode: {e}") from e
+        raise TooLargeError(f"too many pixels to decode: {e}") from e
     except _DAMAGED as e:
         raise InputError(f"not a readable png, jpeg or webp image ({type(e).__name__})") from e
     width, height = image.size
     if width * height > max_pixels:
-        raise InputError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
+        raise TooLargeError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
     return image
 
 

@@ -10,9 +10,11 @@ It appears under its name only when it is complete: everything is written into `
 
 import bisect
 import concurrent.futures
+import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ from typing import Any, TypedDict
 import imagehash
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from google.protobuf.message import DecodeError
 
@@ -30,8 +33,8 @@ from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_i
 
 NAME, SPLIT = "records", "train"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-{SPLIT}\.array_record-.*|.*\.json(\.incomplete.*)?")
 _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
-_FEATURE_CLASSES = "tensorflow_datasets.core.features."
 
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -124,31 +127,41 @@ class RecordWriter:
 
     def __enter__(self) -> "RecordWriter":
         try:
-            if self.staging.exists():  # left behind by a killed process
+            if self.staging.exists():  # left behind by a killed process; unless it is somebody's own directory of that name
+                if foreign := [p.name for p in self.staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
+                    raise InputError(f"{self.staging} is in the way and holds {foreign[0]!r}; move it or give another name")
                 shutil.rmtree(self.staging)
             self.staging.mkdir(parents=True)
         except OSError as e:
-            raise InputError(f"cannot write {self.staging}: {e.strerror}") from e
+            raise self._cannot_write(e) from e
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        for writer in self._writers:
-            writer.close()
         try:
+            for writer in self._writers:
+                writer.close()
             if kind is None:
                 self._publish()
+        except (OSError, RuntimeError) as e:
+            raise self._cannot_write(e) from e
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _cannot_write(self, e: Exception) -> InputError:
+        return InputError(f"cannot write {self.staging} ({_first_line(e)}); free disk space there or give another directory")
 
     def write(self, record: Record) -> None:
         if record["key"] in self._keys:
             raise InputError(f"record key {record['key']!r} came twice for {self.out}; keys must be unique")
         self._keys.add(record["key"])
         shard = self.count % self._shards
-        if shard == len(self._writers):
-            # One record per chunk: training reads at random, and images do not compress further.
-            self._writers.append(ArrayRecordWriter(str(self.staging / f"{shard:05d}.writing"), "group_size:1"))
-        self._writers[shard].write(FEATURES.serialize_example(record))
+        try:
+            if shard == len(self._writers):
+                # One record per chunk: training reads at random, and images do not compress further.
+                self._writers.append(ArrayRecordWriter(str(self.staging / f"{shard:05d}.writing"), "group_size:1"))
+            self._writers[shard].write(FEATURES.serialize_example(record))
+        except (OSError, RuntimeError) as e:
+            raise self._cannot_write(e) from e
         self.count += 1
 
     def _publish(self) -> None:
@@ -173,12 +186,13 @@ class RecordWriter:
             description="Captioned images for cv3jax; images as encoded bytes.",
         )
         # A directory cannot be replaced in one step: the old one moves aside for the instant between the two renames.
-        old = self.out.with_name(self.out.name + ".old")
-        if self.out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            self.out.rename(old)
+        if not self.out.exists():
+            self.staging.rename(self.out)
+            return
+        old = self.out.with_name(f"{self.out.name}.old-{os.getpid()}")
+        self.out.rename(old)
         self.staging.rename(self.out)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old)
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
@@ -198,11 +212,11 @@ class RecordSource(Sequence):
     `name` is the dataset's directory as given, for error messages.
     """
 
-    def __init__(self, path: Path, shards: list[Path], lengths: list[int], data: Sequence):
+    def __init__(self, path: Path, shards: "list[_Shard]"):
         self.name = str(path)
         self._shards = shards
-        self._ends = list(itertools.accumulate(lengths))
-        self._data = data
+        self._ends = list(itertools.accumulate(shard.take for shard in shards))
+        self._data = ArrayRecordDataSource(shards)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -210,7 +224,7 @@ class RecordSource(Sequence):
     def __getitem__(self, i: int) -> Record:
         i = range(len(self))[i]  # an IndexError outside; negative counts from the end
         try:
-            example = self._data[i]
+            example = FEATURES.deserialize_example_np(self._data[i])
             fields = {k: example[k].decode() for k in _TEXT_FIELDS}
             return Record(image=example["image"], width=int(example["width"]), height=int(example["height"]), **fields)
         # array_record says RuntimeError (or IndexError) about damaged chunks; protobuf's DecodeError and a missing field
@@ -219,7 +233,7 @@ class RecordSource(Sequence):
             shard = bisect.bisect_right(self._ends, i)
             within = i - (self._ends[shard - 1] if shard else 0)
             raise InputError(
-                f"record {within} of {self._shards[shard]} is damaged ({_first_line(e)}); restore the file or pack the data again"
+                f"record {within} of {self._shards[shard].filename} is damaged ({_first_line(e)}); restore the file or pack the data again"
             ) from e
 
     def __repr__(self) -> str:  # grain names the source in its own messages
@@ -239,44 +253,55 @@ def open_records(path: str | Path) -> RecordSource:
     if not path.is_dir():
         raise InputError(f"no records at {path}: no such directory; `cv3jax data pack --out {path}` makes one")
     info = _read_json(path, "dataset_info.json")
-    _check_features(path, _read_json(path, "features.json"))
-    split = next((s for s in info.get("splits", []) if s.get("name") == SPLIT), None)
-    if split is None or info.get("fileFormat") != "array_record":
-        raise InputError(f"{path}/dataset_info.json describes no array_record split named {SPLIT!r}")
+    # TFDS would import the classes that features.json names, so only its field names are read.
+    features = _read_json(path, "features.json")
     try:
-        lengths = [int(n) for n in split.get("shardLengths", [])]
-        builder = tfds.builder_from_directory(path)
-        shards = [Path(f) for f in builder.info.splits[SPLIT].filepaths]
-    except (ValueError, TypeError, KeyError) as e:
-        raise InputError(f"{path}/dataset_info.json is not a TFDS description: {_first_line(e)}") from e
+        missing = sorted(set(FEATURES) - set(features["featuresDict"]["features"]))
+    except (KeyError, TypeError) as e:
+        raise InputError(f"{path}/features.json is not a TFDS description of features") from e
+    if missing:
+        raise InputError(f"{path}/features.json has no {', '.join(missing)}; a record has {', '.join(FEATURES)}")
+    try:
+        split = next(s for s in info["splits"] if s["name"] == SPLIT)
+        lengths = [int(n) for n in split["shardLengths"]]
+        name = info["name"]
+        if info["fileFormat"] != "array_record" or split["filepathTemplate"] != _TEMPLATE or Path(name).name != name or min(lengths) < 0:
+            raise ValueError("file format, names or lengths")
+    except (StopIteration, KeyError, ValueError, TypeError) as e:
+        raise InputError(f"{path}/dataset_info.json describes no array_record split {SPLIT!r} ({_first_line(e)})") from e
     if not sum(lengths):
         raise InputError(f"{path} holds no records (count = 0); pack it again from images with captions")
+    count = len(lengths)
+    shards = [_Shard(path / f"{name}-{SPLIT}.array_record-{i:05d}-of-{count:05d}", length) for i, length in enumerate(lengths)]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(_check_shard, shards, lengths))
-    return RecordSource(path, shards, lengths, builder.as_data_source(split=SPLIT))
+        list(pool.map(_check_shard, shards))
+    return RecordSource(path, shards)
 
 
-def _check_shard(shard: Path, length: int) -> None:
-    if not shard.exists():
-        raise InputError(f"shard {shard} is missing; restore the file or pack the data again")
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """A file and its number of records; the properties are what array_record asks of a "file instruction"."""
+
+    filename: Path
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        return self.take
+
+
+def _check_shard(shard: _Shard) -> None:
+    if not shard.filename.is_file():
+        raise InputError(f"shard {shard.filename} is missing; restore the file or pack the data again")
     try:
-        reader = ArrayRecordReader(str(shard))
+        reader = ArrayRecordReader(str(shard.filename))
         found = reader.num_records()
         reader.close()
     except RuntimeError as e:
-        raise InputError(f"shard {shard} is truncated or damaged ({_first_line(e)}); restore it or pack the data again") from e
-    if found != length:
-        raise InputError(f"shard {shard} is truncated: {found} records where dataset_info.json has {length}")
-
-
-def _check_features(path: Path, features: dict) -> None:
-    """TFDS imports the classes that features.json names, so only its own are let through."""
-    classes = re.findall(r'"pythonClassName": "([^"]*)"', json.dumps(features))
-    if foreign := [c for c in classes if not c.startswith(_FEATURE_CLASSES)]:
-        raise InputError(f"{path}/features.json names the class {foreign[0]!r}, which is not one of TFDS")
-    have = features.get("featuresDict", {}).get("features", {})
-    if missing := sorted(set(FEATURES) - set(have)):
-        raise InputError(f"{path}/features.json has no {', '.join(missing)}; a record has {', '.join(FEATURES)}")
+        raise InputError(f"shard {shard.filename} is truncated or damaged ({_first_line(e)}); restore it or pack the data again") from e
+    if found != shard.take:
+        raise InputError(f"shard {shard.filename} has {found} records where dataset_info.json says {shard.take}; restore it or pack again")
 
 
 def _read_json(path: Path, name: str) -> dict:

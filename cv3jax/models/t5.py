@@ -44,12 +44,14 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, bias):
         def dense(features, name):
-            return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+            scale = 1.0 / self.head_dim if name == "q" else 1.0
+            init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+            return nn.Dense(features, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)
 
         b, length, channels = x.shape
         h = RMSNorm(self.epsilon, self.dtype, name="norm_attention")(x)
         q, k, v = (dense(self.heads * self.head_dim, name)(h).reshape(b, length, self.heads, self.head_dim) for name in "qkv")
-        # T5 folds 1/√d into its weights; logits, bias and softmax stay in float32
+        # T5 folds 1/√d into the weights of q; logits, bias and softmax stay in float32
         logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) + bias
         h = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(logits, axis=-1).astype(self.dtype), v)
         x = x + dense(channels, "out")(h.reshape(b, length, -1))
@@ -83,7 +85,8 @@ class T5Encoder(nn.Module):
         x = embed(tokens)
         position = jnp.arange(length)
         bucket = relative_bucket(position[None, :] - position[:, None], self.buckets, self.max_distance)
-        table = self.param("relative_bias", nn.initializers.normal(self.channels**-0.5), (self.buckets, self.heads), jnp.float32)
+        # wide: an encoder used frozen at its random start should have heads that look at different distances
+        table = self.param("relative_bias", nn.initializers.normal(2.0), (self.buckets, self.heads), jnp.float32)
         bias = table[bucket].transpose(2, 0, 1)[None]
         if mask is not None:
             bias = bias + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]

@@ -1,0 +1,102 @@
+"""What every recipe starts from. Fields are documented here, once; a recipe changes what makes it itself."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def stage_config() -> ConfigDict:
+    """A base stage at the released sizes; every diffusion recipe starts here."""
+    c = ConfigDict()
+    c.stage = "base"  # what the result is called in the cascade: base or relay
+    c.seed = 0
+    c.cascade = config_dict.placeholder(str)  # checkpoint whose frozen parts (vae, t5, base) this stage stands on
+    c.init_from = config_dict.placeholder(str)  # checkpoint whose EMA the parameters start from; none: from scratch
+    c.init_part = "base"  # which part of it
+
+    c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
+    c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
+    c.data = ConfigDict({
+        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "random_crop": True, "flip": False,
+        "recaption": 0.95, "threads": 16,
+    })  # fmt: skip
+    c.model = ConfigDict({
+        "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
+        "groups": 32, "remat": True, "dtype": "bfloat16",
+    })  # fmt: skip
+    # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's own captions
+    c.text = ConfigDict({
+        "random": False, "length": 225, "vocab": 2048, "channels": 128, "layers": 2, "heads": 4, "head_dim": 32, "ff": 256,
+        "dtype": "bfloat16",
+    })  # fmt: skip
+    c.vae = ConfigDict({"dtype": "bfloat16"})
+    c.schedule = ConfigDict({"blur": "none", "start": 1000})
+    c.objective = ConfigDict({
+        "prediction": "eps", "weighting": "eps", "gamma": 5.0, "norm": "l2", "offset_noise": 0.0, "text_drop": 0.1,
+    })  # fmt: skip
+    c.optim = optim(lr=1e-4, warmup=1000)
+    c.train = train(steps=600_000)
+    c.sample = ConfigDict({"steps": 50, "guidance": 7.5, "eta": 0.0, "form": "released", "prompts": (
+        "a red bicycle leaning against an old brick wall", "a lighthouse on a cliff at dusk",
+        "a bowl of ramen, studio light", "an astronaut riding a horse",
+    )})  # fmt: skip
+    return c
+
+
+def optim(*, lr: float, warmup: int) -> ConfigDict:
+    return ConfigDict({
+        "kind": "adamw", "lr": lr, "warmup": warmup, "decay": "constant", "final": 0.0, "weight_decay": 0.01, "clip": 1.0,
+        "b1": 0.9, "b2": 0.95, "ema": 0.9999,
+    })  # fmt: skip
+
+
+def train(*, steps: int) -> ConfigDict:
+    return ConfigDict({"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000, "keep": 3})
+
+
+def vae_config() -> ConfigDict:
+    """Autoencoder training at SDXL's sizes."""
+    c = ConfigDict()
+    c.stage = "vae"
+    c.seed = 0
+    c.cascade = config_dict.placeholder(str)
+    c.init_from = config_dict.placeholder(str)
+    c.init_part = "vae"
+    c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
+    c.batch = ConfigDict({"size": 256, "per_device": 4})
+    c.data = ConfigDict({
+        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "random_crop": True, "flip": True, "threads": 16,
+    })  # fmt: skip
+    c.model = ConfigDict({
+        "channels": 128, "channel_mult": (1, 2, 4, 4), "res_blocks": 2, "z_channels": 4, "patch": 1, "groups": 32, "mid_attention": True,
+        "dtype": "bfloat16",
+    })  # fmt: skip
+    c.objective = ConfigDict({"kl_weight": 1e-6, "perceptual_weight": 0.0, "perceptual": config_dict.placeholder(str)})
+    c.optim = optim(lr=1e-4, warmup=1000)
+    c.train = train(steps=200_000)
+    return c
+
+
+def select(c: ConfigDict, variant: str) -> ConfigDict:
+    """The recipe itself, or its `:tiny` variant. Raises ValueError on another one."""
+    if variant == "tiny":
+        return tiny(c)
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; there is only tiny")
+    return c
+
+
+def tiny(c: ConfigDict) -> ConfigDict:
+    """The same recipe at a size that compiles in seconds: what the tests train. Kinds of step, losses and data stay."""
+    c.batch.size, c.batch.per_device = 8, 1
+    c.data.image_size, c.data.threads = 32, 1
+    c.optim.warmup = 2
+    c.train.update({"steps": 4, "log_every": 2, "save_every": 2, "preview_every": 0, "keep": 2})
+    if c.stage == "vae":
+        c.model.update({"channels": 8, "channel_mult": (1, 1), "res_blocks": 1, "patch": 4, "groups": 4, "dtype": "float32"})
+    else:
+        c.model.update({"channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16,
+                        "groups": 8, "dtype": "float32"})  # fmt: skip
+        c.text.update({"random": True, "length": 24, "vocab": 256, "channels": 16, "layers": 1, "heads": 2, "head_dim": 8, "ff": 32,
+                       "dtype": "float32"})  # fmt: skip
+        c.vae.dtype = "float32"
+        c.sample.steps = 2
+    return c

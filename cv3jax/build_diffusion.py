@@ -1,0 +1,203 @@
+"""The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their outputs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cv3jax import checkpoint
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, placer, plan, state_creator
+from cv3jax.build_vae import first_images
+from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
+from cv3jax.conditioning import stage_batch, to_pixels
+from cv3jax.denoiser import make_denoiser
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.objectives import diffusion_loss
+from cv3jax.pictures import contact_sheet, save_png
+from cv3jax.recipe import to_json
+from cv3jax.resize import down2, up2
+from cv3jax.schedule import T, make_schedule
+from cv3jax.sharding import make_constrain, tree_sharding
+from cv3jax.state import make_train_step, microbatches
+from data_pipeline.errors import InputError
+from data_pipeline.records import RecordSource
+from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
+
+TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no more
+
+
+class Frozen(NamedTuple):
+    """The encoders a stage trains behind, and where the cascade's other parts lie."""
+
+    description: dict  # of the cascade so far
+    params: dict  # vae and t5
+    tokenize: Callable
+    directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
+
+def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
+    """The pieces of a base or relay run."""
+    deal, records, tx = plan(config), open_data(config), make_tx(config)
+    mesh, relay, side = deal.mesh, config.schedule.blur != "none", config.data.image_size
+    model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh))
+    frozen = frozen_parts(config, records, model, mesh, workdir)
+    vae, t5 = (build_model(cls, frozen.description[part]["model"]) for cls, part in ((Autoencoder, "vae"), (T5Encoder, "t5")))
+    schedule, o = stage_schedule(config), config.objective
+    try:
+        denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), schedule.sigma, o.prediction)
+        loss = diffusion_loss(
+            denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
+            norm=o.norm, offset_noise=o.offset_noise,
+        )  # fmt: skip
+    except ValueError as e:
+        raise InputError(f"config.objective: {e}") from e
+    load = part_loader(config.init_from, config.init_part) if config.init_from else None
+    create, shardings = state_creator(unet_init(model, t5.channels), tx, config.seed, mesh, load)
+
+    def encode(params, batch, key, step):
+        def one(part):
+            return stage_batch(
+                part["batch"], jax.random.wrap_key_data(part["key"]),
+                encode_image=lambda x: vae.apply({"params": params["vae"]}, x, method="encode"),
+                encode_text=lambda tokens: t5.apply({"params": params["t5"]}, tokens),
+                scale=frozen.description["vae"]["scale"], relay=relay, text_drop=o.text_drop,
+            )  # fmt: skip
+
+        key = jax.random.fold_in(jax.random.fold_in(key, step), T)  # apart from the keys of the step itself
+        keys = jax.random.key_data(jax.random.split(key, deal.accumulate))
+        parts = {"batch": microbatches(batch, deal.accumulate), "key": keys}
+        # one microbatch at a time, so that the encoders' activations are bounded by the same figure as the UNet's
+        out = jax.lax.map(one, parts)
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
+
+    encode = jax.jit(encode)
+    step_fn = jax.jit(
+        make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate), donate_argnums=0, out_shardings=(shardings, None)
+    )  # fmt: skip
+
+    def step(state, batch):
+        return step_fn(state, {}, encode(frozen.params, batch, state.key, state.step))
+
+    def preview(directory: Path):
+        cascade = Cascade({**frozen.description, "stages": {config.stage: describe(config, frozen)}}, dict(frozen.params), frozen.tokenize)
+        show = relay_preview if relay else base_preview
+
+        def save(ema, step):
+            cascade.params[config.stage] = ema
+            return save_png(directory / f"step_{step:07d}.png", show(cascade, config, records))
+
+        return save
+
+    def export(ema, directory: Path) -> dict:
+        description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen)}}
+        directory.mkdir(parents=True, exist_ok=True)
+        for part, source in frozen.directories.items():
+            checkpoint.carry_part(source, directory / part)
+        if "t5" not in frozen.directories:
+            checkpoint.save_part(directory / "t5", frozen.params["t5"])
+            checkpoint.carry_part(workdir / "tokenizer", directory / "t5" / "tokenizer")
+        checkpoint.save_part(directory / config.stage, ema)
+        checkpoint.write_cascade(directory, description)
+        return {}
+
+    return Stage(create, loader(config, records, deal.host_batch, frozen.tokenize), placer(mesh), step, preview, export)
+
+
+def stage_schedule(config: ConfigDict):
+    """The training table of config.schedule. Raises InputError on an unknown blur or a start out of range."""
+    try:
+        return make_schedule(config.schedule.blur, config.schedule.start)
+    except ValueError as e:
+        raise InputError(f"config.schedule: {e}") from e
+
+
+def check_side(side: int, vae: dict, model: UNet) -> None:
+    """Raise InputError unless images of `side` become latents that the UNet can halve stage by stage."""
+    factor = build_model(Autoencoder, vae).factor * 2 ** (len(model.channel_mult) - 1)
+    if side % factor:
+        raise InputError(f"config.data.image_size = {side} is not a multiple of {factor}, the autoencoder's factor times the UNet's")
+
+
+def frozen_parts(config: ConfigDict, records: RecordSource, unet: UNet, mesh: Any, workdir: Path) -> Frozen:
+    """The autoencoder and text encoder of config.cascade, placed on the mesh; a random text encoder where the recipe asks for one.
+
+    Raises:
+        InputError: config.cascade unset or without the parts a stage needs.
+    """
+    if not config.cascade:
+        raise InputError("config.cascade is not set; give a checkpoint with a vae (and t5), e.g. --config.cascade=runs/vae")
+    directory, description = checkpoint.read_cascade(config.cascade)
+    needed = ("vae", "t5") if "t5" in description else ("vae",)
+    if "vae" not in description:
+        raise InputError(f"config.cascade = {config.cascade} has no vae")
+    check_side(config.data.image_size, description["vae"]["model"], unet)
+    params, tokenize = load_params(directory, description, needed, lambda tree: tree_sharding(tree, mesh))
+    directories = {part: directory / part for part in (*needed, *description["stages"]) if part != config.stage}
+    if "t5" not in description:
+        if not config.text.random:
+            raise InputError(f"config.cascade = {config.cascade} has no t5; convert one into it, or set config.text.random=True")
+        params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
+    description["t5"]["model"]["dtype"], description["vae"]["model"]["dtype"] = config.text.dtype, config.vae.dtype
+    return Frozen(description, params, tokenize, directories)
+
+
+def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path) -> tuple[Any, Callable, dict]:
+    """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's own captions.
+
+    The tokenizer is kept under the workdir, so that a resumed run reads the same one.
+    """
+    folder = workdir / "tokenizer"
+    if not (folder / "tokenizer_config.json").exists():
+        count = min(len(records), TOKENIZER_CAPTIONS)
+        train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
+    facts = {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
+    model = build_model(T5Encoder, facts)
+    init = t5_init(model)
+    shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
+    params = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+    return params, load_tokenizer(folder, config.text.length), {"model": facts, "length": config.text.length}
+
+
+def part_loader(path: str, part: str) -> Callable[[Any], Any]:
+    """shardings → the EMA of `part` of the checkpoint at `path`, placed so."""
+    directory, description = checkpoint.read_cascade(path)
+    if part not in description["stages"]:
+        raise InputError(f"config.init_from = {path} has no {part}, only {', '.join(description['stages']) or 'a vae'}")
+    return lambda shardings: load_params(directory, description, (part,), lambda _: shardings)[0][part]
+
+
+def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
+    """The recipe's prompts, sampled."""
+    prompts = list(config.sample.prompts)
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
+    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, config.data.image_size))
+    return contact_sheet([images], columns=prompts)
+
+
+def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
+    """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay makes of it, and the originals."""
+    side, count = config.data.image_size, min(6, len(records))
+    real = first_images(records, side, count)
+    captions = [records[i]["caption"] for i in range(count)]
+    keys = jax.vmap(jax.random.key)(jnp.arange(count))
+    low_pixels = up2(down2(to_pixels(jnp.asarray(real))))
+    low = cascade.encode(low_pixels, keys)
+    images = cascade.decode(cascade.stage(config.stage, cascade.text(captions), fold(keys, 1), side, low))
+    rows = [np.asarray(to_uint8(low_pixels)), cascade.decode(low), images, real]
+    return contact_sheet(rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions)
+
+
+def describe(config: ConfigDict, frozen: Frozen) -> dict:
+    """The stage's entry in cascade.json."""
+    facts = to_json(config)
+    return {
+        "kind": "base" if config.schedule.blur == "none" else "relay", "model": facts["model"], "prediction": config.objective.prediction,
+        "factor": build_model(Autoencoder, frozen.description["vae"]["model"]).factor, "image_size": config.data.image_size,
+        "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
+        "eta": config.sample.eta, "form": config.sample.form,
+    }  # fmt: skip

@@ -1,0 +1,90 @@
+"""The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cv3jax import checkpoint
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, placer, plan, state_creator
+from cv3jax.cascade import load_params, to_uint8, vae_init
+from cv3jax.conditioning import to_pixels
+from cv3jax.models.vae import Autoencoder, posterior_sample
+from cv3jax.objectives import autoencoder_loss
+from cv3jax.pictures import contact_sheet, save_png
+from cv3jax.recipe import to_json
+from cv3jax.state import make_train_step
+from data_pipeline.errors import InputError
+from data_pipeline.loader import make_loader
+
+SCALE_IMAGES = 256  # how many images the latent scale is measured on
+
+
+def build_vae(config: ConfigDict) -> Stage:
+    """The pieces of an autoencoder run."""
+    deal, records, tx = plan(config), open_data(config), make_tx(config)
+    model = model_of(Autoencoder, config.model, "config.model")
+    side = config.data.image_size
+    if side % model.factor:
+        raise InputError(f"config.data.image_size = {side} is not a multiple of the autoencoder's factor {model.factor}")
+
+    def reconstruct(params, pixels, key):
+        mean, logvar = model.apply({"params": params}, pixels, method="encode")
+        z = posterior_sample(mean, logvar, jax.random.normal(key, mean.shape))
+        return model.apply({"params": params}, z, method="decode"), mean, logvar
+
+    perceptual, frozen = None, {}
+    if config.objective.perceptual:
+        from cv3jax.weights.lpips import load_lpips
+
+        perceptual, frozen = load_lpips(config.objective.perceptual)
+    loss = autoencoder_loss(
+        reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
+    )  # fmt: skip
+    load = None
+    if config.init_from:
+        directory, description = checkpoint.read_cascade(config.init_from)
+        load = lambda shardings: load_params(directory, description, ("vae",), lambda _: shardings)[0]["vae"]  # noqa: E731
+    create, shardings = state_creator(vae_init(model), tx, config.seed, deal.mesh, load)
+    train_step = make_train_step(
+        lambda params, frozen, batch, key: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, key), tx,
+        decay=config.optim.ema, accumulate=deal.accumulate,
+    )  # fmt: skip
+    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]))
+
+    def preview(directory: Path):
+        images = first_images(records, side, 8)
+
+        def show(ema, step):
+            sheet = contact_sheet([images, np.asarray(decode(ema, images))], rows=("image", "round trip"))
+            return save_png(directory / f"step_{step:07d}.png", sheet)
+
+        return show
+
+    def export(ema, directory: Path) -> dict:
+        images = first_images(records, side, SCALE_IMAGES)
+        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0])
+        squares = [np.asarray(encode(ema, images[i : i + 16]), np.float64) for i in range(0, len(images), 16)]
+        scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
+        directory.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_part(directory / "vae", ema)
+        checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
+        errors = [(np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16]) for i in range(0, len(images), 16)]
+        mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
+        return {"latent_scale": scale, "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))}
+
+    return Stage(
+        create, loader(config, records, deal.host_batch, None), placer(deal.mesh),
+        lambda state, batch: compiled(state, frozen, batch), preview, export,
+    )  # fmt: skip
+
+
+def first_images(records, side: int, count: int) -> np.ndarray:
+    """The first `count` images in order, cropped at the middle: uint8 [count, side, side, 3] (fewer when there are fewer)."""
+    count = min(count, len(records))
+    batches = make_loader(
+        records, batch_size=count, image_size=side, tokenize=None, seed=0, num_threads=0, random_crop=False, shuffle=False, num_epochs=1
+    )  # fmt: skip
+    return next(batches)["image"]

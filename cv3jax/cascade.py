@@ -1,0 +1,190 @@
+"""The cascade: prompts → base → decode → enlarge ×2 → relay → decode, each stage one jitted sampling function.
+
+A cascade is described by plain values (`cascade.json`): the models' sizes, each stage's grid and guidance, the latent scale.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cv3jax import checkpoint, sampler
+from cv3jax.conditioning import encode_latent, make_cond, square_sizes
+from cv3jax.denoiser import guided, make_denoiser
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.resize import up2
+from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
+from data_pipeline.errors import InputError
+from data_pipeline.tokenizer import load_tokenizer
+
+
+def build_model(cls: type, fields: dict, **extra: Any) -> Any:
+    """A model from the fields of a description, lists of JSON made tuples. Raises InputError on a field it does not have."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(fields) - known):
+        raise InputError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known - {'parent', 'name'}))}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}, **extra)
+
+
+def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
+    """key → fresh UNet parameters for text features of that width."""
+    side = 2 ** (len(model.channel_mult) - 1)
+
+    def init(key):
+        cond = make_cond(jnp.zeros((1, 8, text_width)), square_sizes(1, 64))
+        return model.init(key, jnp.zeros((1, side, side, model.out_channels)), jnp.zeros((1,), jnp.int32), cond)["params"]
+
+    return init
+
+
+def t5_init(model: T5Encoder) -> Callable[[jax.Array], Any]:
+    """key → fresh text encoder parameters."""
+    return lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+
+
+def vae_init(model: Autoencoder) -> Callable[[jax.Array], Any]:
+    """key → fresh autoencoder parameters."""
+    return lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
+
+
+def part_shapes(description: dict, part: str) -> Any:
+    """The parameters of a part as its description says, as ShapeDtypeStructs."""
+    if part == "vae":
+        init = vae_init(build_model(Autoencoder, description["vae"]["model"]))
+    elif part == "t5":
+        init = t5_init(build_model(T5Encoder, description["t5"]["model"]))
+    else:
+        init = unet_init(build_model(UNet, description["stages"][part]["model"]), description["t5"]["model"]["channels"])
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released") -> Callable:
+    """The jitted sampler of one stage: (params, text [B, L, C], low or None, keys [B], latent (h, w)) → latents [B, h, w, z].
+
+    A relay stage starts from `low`; a base stage from noise of the shape given. Each image draws from its own key, so its
+    pixels do not depend on the batch it is made in.
+    """
+    model = build_model(UNet, stage["model"])
+    relay = stage["kind"] == "relay"
+    grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
+    denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
+    denoise = denoise if guidance == 1.0 else guided(denoise, guidance)
+
+    def run(params, text, low, keys, latent):
+        shape = (*latent, model.out_channels)
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        cond = make_cond(text, square_sizes(text.shape[0], latent[0] * stage["factor"]))
+        x = sampler.start(grid, noise, low if relay else None)
+        out, _ = sampler.sample(
+            lambda x, t: denoise(params, x, t, cond), grid, x, low if relay else None, key=jax.random.fold_in(keys[0], 1), eta=eta, form=form
+        )  # fmt: skip
+        return out
+
+    return jax.jit(run, static_argnums=4)
+
+
+class Cascade:
+    """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them."""
+
+    def __init__(self, description: dict, params: dict, tokenize: Callable | None):
+        self.description, self.params, self.tokenize = description, params, tokenize
+        vae = build_model(Autoencoder, description["vae"]["model"])
+        scale = description["vae"]["scale"]
+        self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")))
+
+        def encode(p, pixels, key):
+            return encode_latent(lambda x: vae.apply({"params": p}, x, method="encode"), pixels, scale, key)
+
+        self._encode = jax.jit(lambda p, pixels, keys: jax.vmap(lambda x, key: encode(p, x[None], key)[0])(pixels, keys))
+        if "t5" in description:
+            t5 = build_model(T5Encoder, description["t5"]["model"])
+            self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
+        self._samplers: dict[tuple, Callable] = {}
+
+    def text(self, prompts: list[str]) -> jax.Array:
+        """Features [B, L, C] of prompts."""
+        return self._text(self.params["t5"], jnp.asarray(self.tokenize(prompts)))
+
+    def decode(self, latents: jax.Array) -> np.ndarray:
+        """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
+        return np.asarray(self._decode(self.params["vae"], latents))
+
+    def encode(self, images: np.ndarray | jax.Array, keys: jax.Array) -> jax.Array:
+        """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, one key an image."""
+        return self._encode(self.params["vae"], jnp.asarray(images), keys)
+
+    def stage(self, name: str, text: jax.Array, keys: jax.Array, side: int, low: jax.Array | None = None, **options: Any) -> jax.Array:
+        """Sample stage `name` at `side` pixels: latents. Options replace the description's steps, guidance, eta, form."""
+        stage = self.description["stages"][name]
+        chosen = {key: options.get(key, stage[key]) for key in ("steps", "guidance", "eta", "form")}
+        call = (name, *chosen.items())
+        if call not in self._samplers:
+            self._samplers[call] = make_stage_sampler(stage, **chosen)
+        latent = side // stage["factor"]
+        return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
+
+    def generate(self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None) -> dict:
+        """Images of every stage for each prompt: {"base", "upsampled", "round_trip", "relay"}: uint8 [B, side, side, 3].
+
+        seeds: one an image. `size` is the final side, the base's or that doubled any number of times (each doubling is one
+        relay pass; the last three keys are of the last pass). `base` and `relay` replace steps, guidance, eta, form.
+        """
+        stages = self.description["stages"]
+        side = stages["base"]["image_size"]
+        final = size or (2 * side if "relay" in stages else side)
+        passes = int(np.log2(final / side)) if final >= side else -1
+        if passes < 0 or side << passes != final or (passes and "relay" not in stages):
+            allowed = f"{side}, doubled any number of times" if "relay" in stages else f"{side}, for there is no relay stage"
+            raise InputError(f"size {final}: this cascade makes {allowed}")
+        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+        text = self.text(prompts)
+        out = {"base": self.decode(self.stage("base", text, keys, side, **(base or {})))}
+        image = out["base"]
+        for i in range(1, passes + 1):
+            up = up2(jnp.asarray(image, jnp.float32) / 127.5 - 1.0)
+            low = self.encode(up, fold(keys, 2 * i))
+            latents = self.stage("relay", text, fold(keys, 2 * i + 1), side << i, low, **(relay or {}))
+            image = self.decode(latents)
+            out |= {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low), "relay": image}
+        return out
+
+
+def fold(keys: jax.Array, number: int) -> jax.Array:
+    """A fresh key for each of `keys`."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def to_uint8(pixels: jax.Array) -> jax.Array:
+    """[-1, 1] → [0, 255], clipped and truncated as the released code writes its PNGs."""
+    return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def load(path: str | Path, parts: tuple[str, ...] = (), placement: Callable | None = None) -> Cascade:
+    """The cascade at `path`, with `parts` of it (default: all it has). `placement(shapes)` → shardings.
+
+    Raises:
+        InputError: no checkpoint there, a part missing, or damaged.
+    """
+    directory, description = checkpoint.read_cascade(path)
+    return Cascade(description, *load_params(directory, description, parts, placement))
+
+
+def load_params(directory: Path, description: dict, parts: tuple[str, ...] = (), placement: Callable | None = None) -> tuple[dict, Callable | None]:
+    """(parameters by part, tokenizer or None) of the parts named, or of all there are."""
+    stages = description.get("stages", {})
+    available = [name for name in ("vae", "t5") if name in description] + sorted(stages)
+    if missing := [part for part in parts if part not in available]:
+        raise InputError(f"{directory} has no {', '.join(missing)}, only {', '.join(available)}")
+    params = {}
+    for part in parts or available:
+        tree = part_shapes(description, part)
+        like = checkpoint.abstract(tree, placement(tree)) if placement else tree
+        params[part] = checkpoint.load_part(directory / part, like)
+    tokenize = load_tokenizer(directory / "t5" / "tokenizer", description["t5"]["length"]) if "t5" in params else None
+    return params, tokenize

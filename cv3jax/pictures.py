@@ -1,0 +1,44 @@
+"""Pictures for people: contact sheets of rows of images, with labels, as PNG."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 4
+
+
+def contact_sheet(
+    rows_of_images: Sequence[np.ndarray], *, rows: Sequence[str] = (), columns: Sequence[str] = (), side: int | None = None
+) -> np.ndarray:
+    """Rows of uint8 [N, H, W, 3] images under one another, each enlarged to the same `side` (default: the largest), labelled.
+
+    `rows` labels each row at its left, `columns` each column above, wrapped. Returns uint8 [H', W', 3].
+    """
+    side = side or max(images.shape[1] for images in rows_of_images)
+    font = ImageFont.load_default(size=12)
+    left = 96 if rows else 0
+    captions = [textwrap.wrap(text, max(side // 7, 8)) for text in columns]
+    top = 15 * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
+    count = max(len(images) for images in rows_of_images)
+    sheet = Image.new("RGB", (left + count * (side + GAP) + GAP, top + len(rows_of_images) * (side + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, lines in enumerate(captions):
+        draw.multiline_text((left + GAP + column * (side + GAP), GAP), "\n".join(lines), fill="black", font=font, spacing=1)
+    for row, images in enumerate(rows_of_images):
+        y = top + GAP + row * (side + GAP)
+        if rows:
+            draw.multiline_text((GAP, y + side // 2 - 8), "\n".join(textwrap.wrap(rows[row], 13)), fill="black", font=font)
+        for column, image in enumerate(images):
+            picture = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + GAP + column * (side + GAP), y))
+    return np.asarray(sheet)
+
+
+def save_png(path: Path, image: np.ndarray) -> np.ndarray:
+    """Write uint8 [H, W, 3] as PNG, making its directory; returns the image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return image

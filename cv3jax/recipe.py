@@ -1,0 +1,91 @@
+"""Recipes: finding a config file by name or path, applying `--config.a.b=v`, and keeping it with a checkpoint as JSON."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from data_pipeline.errors import InputError
+
+
+def recipes() -> dict[str, Path]:
+    """Name → file of the recipes that travel with the package."""
+    directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])
+    return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in ("__init__", "common")}
+
+
+def locate(spec: str) -> str:
+    """`base_512:tiny` or `path/to/recipe.py:tiny` → `FILE:tiny`, which is what config_flags reads."""
+    name, _, variant = spec.partition(":")
+    known = recipes()
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"--config={spec}: there is no file {name}")
+    elif name in known:
+        path = known[name]
+    else:
+        raise InputError(f"--config={spec}: no recipe {name!r}; give a .py file or one of {', '.join(known)}")
+    return f"{path}:{variant}"
+
+
+def load(spec: str, overrides: list[str]) -> ConfigDict:
+    """The locked config of `spec` with `--config.a.b=v` overrides applied.
+
+    Raises:
+        InputError: unknown recipe, unknown field (with the nearest one), a value of the wrong type.
+    """
+    for override in overrides:
+        if not override.startswith("--config."):
+            raise InputError(f"unknown argument {override}; see --help")
+    values = flags.FlagValues()
+    argv = ["cv3jax", f"--config={locate(spec)}", *overrides]
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
+    try:
+        if values(argv)[1:]:
+            raise InputError(f"unknown arguments {' '.join(values(argv)[1:])}; see --help")
+        return values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        message = str(e).strip("\"'").replace("\n", " ")
+        raise InputError(f"--config={spec}: {message}") from e
+
+
+def to_json(config: ConfigDict) -> dict:
+    """The config as plain JSON values, tuples as lists."""
+    return json.loads(config.to_json_best_effort())
+
+
+def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two JSON configs differ."""
+    names = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """The command line every config-driven command shares: --config, --workdir, --json, and `--config.a.b=v` for the rest."""
+    parse = argparse.ArgumentParser(
+        prog=f"cv3jax {command}", description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example:\n  {example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field: --config.optim.lr=1e-4",
+    )  # fmt: skip
+    parse.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe")
+    parse.add_argument("--workdir", required=True, type=Path, help="where the run lives; an existing run continues")
+    parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
+    return parse
+
+
+def write_json(path: Path | None, figures: dict) -> None:
+    """Write a command's figures where --json asks for them."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        print(f"wrote {path}", file=sys.stderr)

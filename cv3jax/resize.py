@@ -1,0 +1,33 @@
+"""Bilinear resizing of pixels by exactly two, as the released code does it: half-pixel centres, no antialiasing.
+
+Relay training and relay sampling both pass images through these (REFERENCE §7); `jax.image.resize` would antialias.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def down2(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] with even H and W → [B, H/2, W/2, C]: the mean of each 2×2 box, which is what bilinear ×½ comes to.
+
+    Raises ValueError when a side is odd.
+    """
+    b, h, w, c = x.shape
+    if h % 2 or w % 2:
+        raise ValueError(f"height and width must be even to be halved, not {h}×{w}")
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def up2(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] → [B, 2H, 2W, C]: bilinear ×2, taps 0.75 and 0.25, the edge repeated."""
+    return _double(_double(x, 1), 2)
+
+
+def _double(x: jax.Array, axis: int) -> jax.Array:
+    """Each value v_i becomes (v_{i-1} + 3 v_i)/4 and (3 v_i + v_{i+1})/4 along `axis`."""
+    size = x.shape[axis]
+    index = jnp.arange(size)
+    before = jnp.take(x, jnp.maximum(index - 1, 0), axis)
+    after = jnp.take(x, jnp.minimum(index + 1, size - 1), axis)
+    pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

@@ -1,0 +1,100 @@
+"""`cv3jax sample`: prompts to pictures with a trained cascade, one PNG an image and a contact sheet."""
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cv3jax.cascade import Cascade, load
+from cv3jax.pictures import contact_sheet, save_png
+from cv3jax.recipe import write_json
+from data_pipeline.errors import InputError
+
+EXAMPLE = 'cv3jax sample --checkpoint runs/quickstart --prompt "a small green star in the center, black background" --num 4 --out runs/star'
+BATCH = 16  # images sampled at once
+MAX_PROMPT = 4096  # characters; the encoder reads far fewer
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="cv3jax sample", description=__doc__, allow_abbrev=False, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--checkpoint", required=True, type=Path, help="a cascade directory, or the --workdir of a run that made one")
+    parser.add_argument("--prompt", required=True, action="append", help="what to draw; may be given several times")
+    parser.add_argument("--out", required=True, type=Path, help="directory for the pictures")
+    parser.add_argument("--steps", help="base and relay steps, e.g. 50,12 (default: the checkpoint's)")
+    parser.add_argument("--guidance", help="guidance weight, one for both stages or base,relay, e.g. 7.5 (default: the checkpoint's)")
+    parser.add_argument("--size", type=int, help="side of the final pictures in pixels (default: one relay pass)")
+    parser.add_argument("--seed", type=int, default=0, help="the first image's; the next ones count up")
+    parser.add_argument("--num", type=int, default=1, help="pictures a prompt")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON")
+    return parser.parse_args(argv)
+
+
+def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
+    """`--steps 50,12` → ({"steps": 50}, {"steps": 12}); one value serves both. Raises InputError outside [low, high]."""
+    if text is None:
+        return {}, {}
+    try:
+        values = [kind(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(low <= value <= high for value in values):
+        raise InputError(f"--{flag} {text}: give one {kind.__name__} or two with a comma, each {low}..{high}")
+    return {flag: values[0]}, {flag: values[-1]}
+
+
+def sample(cascade: Cascade, prompts: list[str], *, num: int, seed: int, size: int | None, base: dict, relay: dict):
+    """Yield (prompt, seed, {stage: uint8 image}) for `num` images of each prompt, computed BATCH at a time."""
+    jobs = [(prompt, seed + i) for prompt in prompts for i in range(num)]
+    width = min(BATCH, len(jobs))
+    for begin in tqdm(range(0, len(jobs), width), desc="sample", unit="batch", file=sys.stderr):
+        chunk = jobs[begin : begin + width]
+        filled = chunk + [chunk[-1]] * (width - len(chunk))  # one batch size, one compilation
+        images = cascade.generate([p for p, _ in filled], [s for _, s in filled], size=size, base=base, relay=relay)
+        for i, (prompt, number) in enumerate(chunk):
+            yield prompt, number, {stage: batch[i] for stage, batch in images.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if not 1 <= args.num <= 10_000:
+        raise InputError(f"--num {args.num}: 1..10000")
+    if not 0 <= args.seed <= 2**32 - 1 - args.num:
+        raise InputError(f"--seed {args.seed}: 0..{2**32 - 1 - args.num}")
+    for prompt in args.prompt:
+        if not prompt.strip() or len(prompt) > MAX_PROMPT:
+            raise InputError(f"--prompt {prompt[:40]!r}: must hold 1..{MAX_PROMPT} characters that are not all blank")
+    steps, guidance = pair(args.steps, "steps", int, 1, 1000), pair(args.guidance, "guidance", float, 0.0, 100.0)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out} is a file; give a directory")
+    cascade = load(args.checkpoint)
+    if "base" not in cascade.description["stages"]:
+        raise InputError(f"--checkpoint {args.checkpoint} has no base stage to start from, only {', '.join(cascade.params)}")
+    began, made = time.monotonic(), []
+    results = list(sample(
+        cascade, args.prompt, num=args.num, seed=args.seed, size=args.size, base=steps[0] | guidance[0], relay=steps[1] | guidance[1]
+    ))  # fmt: skip
+    finals = [images.get("relay", images["base"]) for _, _, images in results]
+    for (prompt, seed, _), image in zip(results, finals, strict=True):
+        slug = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60] or "prompt"
+        path = args.out / f"{slug}_{seed}.png"
+        save_png(path, image)
+        made.append({"file": path.name, "prompt": prompt, "seed": seed})
+    rows = [finals[i : i + args.num] for i in range(0, len(finals), args.num)]
+    save_png(args.out / "contact_sheet.png", contact_sheet(rows, rows=args.prompt))
+    seconds = time.monotonic() - began
+    print(f"{len(made)} pictures and contact_sheet.png in {args.out}, {seconds:.1f} s with compilation", file=sys.stderr)
+    write_json(args.json, {"images": made, "seconds": seconds, "sheet": str(args.out / "contact_sheet.png")})
+    print(json.dumps([entry["file"] for entry in made]))
+
+
+if __name__ == "__main__":
+    from cv3jax.cli import run_command
+
+    run_command(main)

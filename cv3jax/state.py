@@ -1,0 +1,79 @@
+"""The train state and the one train step that every objective shares."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes. Built inside a jitted init: built outside, `ema` would alias `params` and donation fail."""
+
+    step: jax.Array  # int32, updates done
+    key: jax.Array  # typed PRNG key; step n draws from fold_in(key, n), so a resumed run repeats nothing
+    params: Any  # float32
+    ema: Any  # float32, like params
+    opt_state: Any
+
+
+def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, params: Any = None) -> TrainState:
+    """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are given."""
+    key_init, key_run = jax.random.split(key)
+    params = init(key_init) if params is None else params
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), key_run, params, ema, optimizer.init(params))
+
+
+def ema_decay(decay: float, step: jax.Array) -> jax.Array:
+    """`decay`, but no longer than the run so far: min(decay, (1 + step)/(10 + step))."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def microbatches(batch: Any, count: int) -> Any:
+    """Leaves [B, ...] → [count, B/count, ...], dealt so that a batch sharded over devices stays where it is."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
+def make_train_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float, accumulate: int = 1
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
+    """step(state, frozen, batch) → (state, metrics). Jit it with state donated; `frozen` (encoders, teacher) never is.
+
+    `accumulate` > 1 averages gradients over that many microbatches in one scan. metrics: loss, grad_norm and the loss's own,
+    float32 scalars.
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def accumulated(params, frozen, batch, key):
+        if accumulate == 1:
+            (loss, metrics), grads = gradient(params, frozen, batch, key)
+            return grads, {"loss": loss, **metrics}
+
+        def body(total, inputs):
+            i, part = inputs
+            (loss, metrics), grads = gradient(params, frozen, part, jax.random.fold_in(key, i))
+            return jax.tree.map(jnp.add, total, (grads, {"loss": loss, **metrics})), None
+
+        parts = microbatches(batch, accumulate)
+        one = jax.tree.map(lambda x: x[0], parts)
+        (loss, metrics), grads = jax.eval_shape(gradient, params, frozen, one, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, {"loss": loss, **metrics}))
+        total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def train_step(state, frozen, batch):
+        grads, metrics = accumulated(state.params, frozen, batch, jax.random.fold_in(state.key, state.step))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(decay, state.step))
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return TrainState(state.step + 1, state.key, params, ema, opt_state), metrics
+
+    return train_step

@@ -1,0 +1,60 @@
+"""The frozen weights of the perceptual loss, from a file of the user's: nothing is downloaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from cv3jax.models.lpips import LPIPS, WIDTHS
+from cv3jax.weights.names import Entry
+from cv3jax.weights.tree import to_ours
+from data_pipeline.errors import InputError
+
+# where VGG16's list of layers has its convolutions, slice by slice
+_INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+
+
+def _tensors() -> list[tuple[Entry, tuple[int, ...]]]:
+    """Every tensor of the public LPIPS package's state dict for net="vgg" but its constants, with its torch shape."""
+    tensors, before = [], 3
+    for i, (indices, widths) in enumerate(zip(_INDICES, WIDTHS, strict=True)):
+        for j, (index, width) in enumerate(zip(indices, widths, strict=True)):
+            name, ours = f"net.slice{i + 1}.{index}", f"conv_{i}_{j}"
+            tensors.append((Entry(f"{name}.weight", (ours, "kernel"), "conv"), (width, before, 3, 3)))
+            tensors.append((Entry(f"{name}.bias", (ours, "bias"), "same"), (width,)))
+            before = width
+        tensors.append((Entry(f"lin{i}.model.1.weight", (f"lin_{i}", "kernel"), "conv_dense"), (1, before, 1, 1)))
+    return tensors
+
+
+def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array], jax.Array], dict]:
+    """(perceptual, frozen): `perceptual(frozen, a, b)` → distances [B] of images in [-1, 1] [B, H, W, 3]; frozen: {"lpips": params}.
+
+    `path` is a .safetensors file with `net.slice{1..5}.{index}.weight|bias` and `lin{0..4}.model.1.weight`, which the package
+    `lpips` writes with
+
+        state = lpips.LPIPS(net="vgg").state_dict()
+        safetensors.torch.save_file({k: v for k, v in state.items() if not k.startswith(("lins.", "scaling_layer."))}, path)
+
+    Raises:
+        InputError: no such file, not safetensors, a name missing, unknown, or of another shape.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"perceptual weights: there is no file {path}; give a .safetensors file of LPIPS with VGG16")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, TypeError, KeyError) as e:
+        raise InputError(f"perceptual weights: {path} is not a readable .safetensors file ({e})") from e
+    wanted = _tensors()
+    try:
+        params = to_ours(tensors, [entry for entry, _ in wanted])
+    except (KeyError, ValueError) as e:  # ValueError: a tensor of too few axes
+        raise InputError(f"perceptual weights: {path} is not LPIPS with VGG16: {e.args[0]}") from e
+    for entry, shape in wanted:
+        if tensors[entry.torch].shape != shape:
+            raise InputError(f"perceptual weights: {path} has {entry.torch} of shape {tensors[entry.torch].shape}, not {shape}")
+    model = LPIPS()
+    return lambda frozen, a, b: model.apply({"params": frozen["lpips"]}, a, b), {"lpips": jax.tree.map(jnp.asarray, params)}

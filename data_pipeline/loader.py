@@ -1,0 +1,190 @@
+"""Records → training batches, with grain: a global shuffle per epoch, disjoint hosts, a state that resumes exactly.
+
+A batch is a dict of numpy arrays:
+
+    image   uint8 [B, S, S, 3]
+    tokens  int32 [B, L]             only with `tokenize`
+    sizes   int32 [B, 6]             original height, width; crop top, left; target height, width (SDXL §2.2, CogView3 §3.2)
+
+The short side is resized to S × zoom and an S × S window cropped from that. The crop's corner is in pixels of the resized
+image, the original size is the file's, upright. At sampling time (S, S, 0, 0, S, S) asks for an uncropped picture.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grain
+import numpy as np
+from PIL import Image
+
+from data_pipeline.errors import InputError
+from data_pipeline.images import decode_rgb, open_image, upright_size
+from data_pipeline.records import Record, open_records
+
+Tokenize = Callable[[list[str]], np.ndarray]  # N captions → int32 [N, L]
+
+
+def make_loader(
+    records: str | Path | Sequence[Record],
+    *,
+    batch_size: int,
+    image_size: int,
+    tokenize: Tokenize | None,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    num_threads: int = 4,
+    prefetch: int = 8,
+    zoom: tuple[float, float] = (1.0, 1.0),
+    random_crop: bool = True,
+    flip: bool = False,
+    recaption_prob: float = 0.95,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    drop_remainder: bool = True,
+) -> grain.DatasetIterator:
+    """Iterates over batches of one host; `get_state()` / `set_state()` resume with exactly the batches that would follow.
+
+    Args:
+        records: a dataset's directory, or any sequence of records (such as `open_records` gives).
+        batch_size: of this host.
+        image_size: S, pixels.
+        tokenize: captions → tokens; None leaves `tokens` out, for training on images alone.
+        seed: of order, crops, flips and the choice of caption.
+        shard_index, shard_count: this host among all. Within an epoch hosts read disjoint records.
+        num_threads, prefetch: threads that prepare batches, and batches prepared ahead; 0 threads: none, in this one.
+        zoom: range of the resized short side over S, uniform, at least 1.
+        random_crop: else the middle.
+        flip: mirror half of the images. Wrong for captions that say left or right.
+        recaption_prob: how often a record's recaption, where it has one, replaces its caption (0.95 in CogView3 §3.1).
+        shuffle: else in the order of the records.
+        num_epochs: None: for ever.
+        drop_remainder: leaves out the last incomplete batch, and the few records that would give some hosts a batch more
+            than others. Without it every record comes, and hosts may differ by one record.
+
+    Raises:
+        InputError: an argument out of range, an unreadable dataset, or too few records for one batch; while iterating, a
+            damaged record or image (its key and dataset are named).
+    """
+    _check(batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, recaption_prob, num_epochs)
+    source = open_records(records) if isinstance(records, str | Path) else records
+    name = getattr(source, "name", "the given records")
+    if not len(source):
+        raise InputError(f"{name} holds no records (count = 0)")
+
+    data = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        data = data.shuffle()
+    data = data.repeat(num_epochs)  # a new order each time: grain reseeds the shuffle by epoch
+    if num_epochs is not None:
+        whole = len(source) * num_epochs
+        mine = len(range(shard_index, whole, shard_count))
+        if drop_remainder:
+            mine = whole // shard_count
+            data = data[: mine * shard_count]
+        if mine < (batch_size if drop_remainder else 1):
+            raise InputError(
+                f"{name}: {num_epochs} epoch(s) of {len(source)} records give host {shard_index} of {shard_count} only {mine}, "
+                f"less than one batch of {batch_size}; lower the batch size or allow an incomplete batch"
+            )
+    data = data[shard_index::shard_count]
+    prepare = _Prepare(name, image_size, zoom, random_crop, flip, recaption_prob, with_caption=tokenize is not None)
+    data = data.random_map(prepare).batch(batch_size, drop_remainder=drop_remainder)
+    if tokenize is not None:
+        data = data.map(_Tokens(tokenize))
+    # In threads and not processes: Pillow releases the GIL, and the state of worker processes depends on their number.
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)))
+
+
+def _check(batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, recaption_prob, num_epochs) -> None:
+    rules = (
+        (batch_size >= 1, f"batch_size = {batch_size}: at least 1"),
+        (8 <= image_size <= 8192, f"image_size = {image_size}: 8..8192 pixels"),
+        (0 <= shard_index < shard_count, f"shard_index = {shard_index} of shard_count = {shard_count}: an index below the count"),
+        (num_threads >= 0, f"num_threads = {num_threads}: at least 0"),
+        (prefetch >= 1, f"prefetch = {prefetch}: at least 1"),
+        (1 <= zoom[0] <= zoom[1] <= 8, f"zoom = {zoom}: low and high, with 1 <= low <= high <= 8"),
+        (0 <= recaption_prob <= 1, f"recaption_prob = {recaption_prob}: a probability, in 0..1"),
+        (num_epochs is None or num_epochs >= 1, f"num_epochs = {num_epochs}: at least 1, or None for ever"),
+    )
+    for fine, message in rules:
+        if not fine:
+            raise InputError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepare(grain.transforms.RandomMap):
+    """One record → image, sizes and (if asked for) caption. The generator grain passes depends on seed and position alone."""
+
+    name: str
+    image_size: int
+    zoom: tuple[float, float]
+    random_crop: bool
+    flip: bool
+    recaption_prob: float
+    with_caption: bool
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray | str]:
+        # Drawn in this order whatever the options, so that switching one of them off leaves the other choices as they were.
+        zoom, across, down, mirror, recaption = rng.random(5)
+        try:
+            image, sizes = fit(
+                record["image"],
+                self.image_size,
+                zoom=self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0]),
+                position=(down, across) if self.random_crop else (0.5, 0.5),
+                mirror=self.flip and mirror < 0.5,
+            )
+        except InputError as e:
+            raise InputError(f"record {record['key']!r} of {self.name}: {e}; pack the data again without it") from e
+        out = {"image": image, "sizes": sizes}
+        if self.with_caption:
+            use = record["recaption"] and recaption < self.recaption_prob
+            out["caption"] = record["recaption"] if use else record["caption"]
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokens(grain.transforms.Map):
+    """Tokenizes a whole batch at once, which the Rust tokenizers do much faster than one by one."""
+
+    tokenize: Tokenize
+
+    def map(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        captions = [str(c) for c in batch["caption"]]
+        tokens = np.asarray(self.tokenize(captions), np.int32)
+        return {"image": batch["image"], "tokens": tokens, "sizes": batch["sizes"]}
+
+
+def fit(
+    data: bytes, size: int, *, zoom: float = 1.0, position: tuple[float, float] = (0.5, 0.5), mirror: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes, resizes the short side to round(size × zoom), and crops a square.
+
+    Args:
+        data: an encoded image.
+        size: of the square, pixels.
+        position: of the window, (down, across), from 0 (top, left) to 1.
+        mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it is seen.
+
+    Returns:
+        uint8 [size, size, 3], and int32 [6] = original height, width, crop top, left, target height, width.
+
+    Raises:
+        InputError: the image is damaged or too large.
+    """
+    opened = open_image(data)
+    height, width = upright_size(opened)
+    short = round(size * zoom)
+    image = decode_rgb(opened, short_side=2 * short)  # twice, so that what reduces at the end is still the better filter
+    scale = short / min(height, width)
+    resized = (max(short, round(width * scale)), max(short, round(height * scale)))
+    if image.size != resized:
+        # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it cannot be told apart
+        image = image.resize(resized, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if mirror:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    top, left = (min(int(p * (room + 1)), room) for p, room in zip(position, (resized[1] - size, resized[0] - size)))
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+    return pixels, np.array([height, width, top, left, size, size], np.int32)

@@ -1,0 +1,116 @@
+"""Captioned images → a record dataset. What is left out is counted by reason, reported, and never stops the rest."""
+
+import collections
+import concurrent.futures
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipeline import sources
+from data_pipeline.errors import InputError
+from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.records import Record, RecordWriter, make_record
+from data_pipeline.sources import Item, Skip
+
+REPORT = "pack_report.json"
+_EXAMPLES = 20  # of each reason, in the report
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    shards: int = 8,
+    overwrite: bool = False,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Packs a folder (image + .txt, or metadata.jsonl) or img2dataset tars into ArrayRecord shards.
+
+    The records depend on the source's files alone, not on `workers`: same order, same keys, same bytes.
+
+    Args:
+        source: see `sources.open_source`.
+        out: the dataset's directory; it appears when all is written.
+        max_bytes, max_pixels: of one image; larger ones are left out.
+        workers: threads that decode and hash; None: one per core, at most 16.
+
+    Returns:
+        The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes", "skipped": {reason: n},
+        "examples": {reason: ["key: detail", …]}, "seconds"}.
+
+    Raises:
+        InputError: no such source, an `out` that cannot be written, or no usable image.
+    """
+    start = time.monotonic()
+    opened = sources.open_source(source)
+    skipped: collections.Counter[str] = collections.Counter()
+    examples: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    size = 0
+    workers = workers or min(16, os.cpu_count() or 1)
+    scale = {"unit_scale": True, "unit_divisor": 1024} if opened.unit == "B" else {}
+    with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
+        with tqdm(total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale) as bar:
+            for result, progress in _decoded(opened.items, workers, max_bytes, max_pixels):
+                bar.update(progress)
+                if not isinstance(result, Skip) and result["key"] in seen:
+                    result = Skip(result["key"], sources.DUPLICATE)
+                if isinstance(result, Skip):
+                    skipped[result.reason] += 1
+                    if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
+                        lines.append(f"{result.key}: {result.detail}" if result.detail else result.key)
+                    continue
+                seen.add(result["key"])
+                size += len(result["image"])
+                writer.write(result)
+        if not writer.count:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in skipped.most_common()) or "no items"
+            first = next(iter(examples.values()), [""])[0]
+            raise InputError(f"nothing usable in {source}: {reasons} (first: {first}); an item is an image and a caption of the same name")
+        report = {
+            "source": str(source),
+            "kind": opened.kind,
+            "records": writer.count,
+            "bytes": size,
+            "skipped": dict(sorted(skipped.items())),
+            "examples": dict(sorted(examples.items())),
+            "seconds": round(time.monotonic() - start, 2),
+        }
+        (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def _decoded(
+    items: Iterable[tuple[Item | Skip, int]], workers: int, max_bytes: int, max_pixels: int
+) -> Iterator[tuple[Record | Skip, int]]:
+    """Decodes and hashes in threads (Pillow releases the GIL), in the order of `items`, with few of them in memory."""
+
+    def decode(item: Item) -> Record | Skip:
+        try:
+            return make_record(
+                item.image, item.caption, key=item.key, url=item.url, scores=item.scores, max_bytes=max_bytes, max_pixels=max_pixels
+            )
+        except TooLargeError as e:
+            return Skip(item.key, sources.TOO_LARGE, str(e))
+        except InputError as e:
+            return Skip(item.key, sources.UNDECODABLE, str(e))
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting: collections.deque = collections.deque()
+        for item, progress in items:
+            waiting.append((item if isinstance(item, Skip) else pool.submit(decode, item), progress))
+            if len(waiting) > 2 * workers:
+                yield _resolved(*waiting.popleft())
+        while waiting:
+            yield _resolved(*waiting.popleft())
+
+
+def _resolved(result: "Skip | concurrent.futures.Future[Record | Skip]", progress: int) -> tuple[Record | Skip, int]:
+    return (result if isinstance(result, Skip) else result.result()), progress

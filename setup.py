@@ -1,0 +1,43 @@
+"""Install: `pip install -e .[dev,data]`; exact versions that were tested stand in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+VERSION = next(line.split('"')[1] for line in Path("cv3jax/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+
+setup(
+    name="cv3jax",
+    version=VERSION,
+    description="Train, distil and serve CogView3 (relay diffusion, text to image) in JAX",
+    long_description=Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs` is claimed
+    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "data_pipeline"],
+    package_dir={"cv3jax.configs": "configs"},
+    entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
+    install_requires=[
+        "jax>=0.10.2,<0.12",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "array_record>=0.8.3,<0.9",
+        "tensorflow-datasets>=4.9.10,<4.10",
+        "transformers>=5.0,<6",
+        "tokenizers>=0.22,<0.24",
+        "ml_collections>=1.1,<2",
+        "absl-py>=2.1,<3",
+        "numpy>=2.0,<3",
+        "pillow>=11.0,<13",
+        "imagehash>=4.3,<5",
+        "tensorboardX>=2.6.4,<3",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "data": ["webdataset>=1.0,<2"],
+        "dev": ["pytest>=8.0,<10", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
+    },
+)

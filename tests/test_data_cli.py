@@ -1,0 +1,102 @@
+"""`cv3jax data …` and the emoji example, as a user calls them."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.cli import main
+from data_pipeline.errors import InputError
+from data_pipeline.images import encode_png
+from data_pipeline.records import open_records
+
+
+def test_scenes_inspect_and_pack(tmp_path, capsys):
+    main(["scenes", "--out", str(tmp_path / "d"), "--num", "9", "--size", "32", "--json", str(tmp_path / "x" / "s.json")])
+    assert json.loads((tmp_path / "x" / "s.json").read_text())["records"] == 9
+    main(["inspect", "--data", str(tmp_path / "d"), "--num", "4", "--out", str(tmp_path / "c.png"), "--json", str(tmp_path / "i.json")])
+    out = capsys.readouterr().out
+    assert "9 records" in out
+    assert "32x32" in out
+    assert "train-0-0000000: a small blue circle on the left" in out
+    figures = json.loads((tmp_path / "i.json").read_text())
+    assert (figures["records"], figures["sizes"], len(figures["captions"])) == (9, {"32x32": 9}, 4)
+    sheet = np.asarray(Image.open(tmp_path / "c.png"))
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 20
+
+    (tmp_path / "src").mkdir()
+    for i in range(3):
+        (tmp_path / "src" / f"{i}.png").write_bytes(encode_png(np.full((8, 8, 3), i, np.uint8)))
+    (tmp_path / "src" / "0.txt").write_text("a \x1b[31mcaption")
+    (tmp_path / "src" / "1.txt").write_text("b")
+    main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--shards", "1", "--json", str(tmp_path / "p.json")])
+    out = capsys.readouterr().out
+    assert "2 records" in out
+    assert "left out 1: no caption (such as 2)" in out
+    assert json.loads((tmp_path / "p.json").read_text())["skipped"] == {"no caption": 1}
+    with pytest.raises(InputError, match="--overwrite"):
+        main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p")])
+    (tmp_path / "src" / "2.txt").write_text("c")
+    main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--overwrite"])
+    assert len(open_records(tmp_path / "p")) == 3
+    main(["inspect", "--data", str(tmp_path / "p")])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_help_has_an_example(capsys):
+    for argv in ([], ["pack"], ["inspect"], ["scenes"]):
+        with pytest.raises(SystemExit) as e:
+            main([*argv, "--help"])
+        assert e.value.code == 0
+        assert "example: cv3jax data" in capsys.readouterr().out
+
+
+def test_bad_input(tmp_path):
+    for argv, message in (
+        (["inspect", "--data", str(tmp_path / "no")], "no such directory"),
+        (["inspect", "--data", str(tmp_path), "--num", "0"], "--num 0"),
+        (["inspect", "--data", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
+        (["pack", "--source", str(tmp_path / "no"), "--out", str(tmp_path / "o")], "no source"),
+        (["pack", "--source", str(tmp_path), "--out", str(tmp_path / "o"), "--workers", "0"], "--workers 0"),
+        (["scenes", "--num", "0", "--out", str(tmp_path / "o")], "num = 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(argv)
+    for argv in ([], ["nothing"], ["scenes", "--num", "x", "--out", "o"]):
+        with pytest.raises(SystemExit) as e:
+            main(argv)
+        assert e.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def emoji_example():
+    path = Path(__file__).parents[1] / "examples" / "emoji" / "draw.py"
+    spec = importlib.util.spec_from_file_location("draw_emoji", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_emoji_captions_read_as_one_says_them(emoji_example):
+    for text, name, expected in (
+        ("😊", ":smiling_face_with_smiling_eyes:", "smiling face with smiling eyes"),
+        ("🇫🇷", ":France:", "flag of france"),
+        ("👍🏽", ":thumbs_up_medium_skin_tone:", "thumbs up, medium skin tone"),
+        ("👩🏾‍🦱", ":woman_medium-dark_skin_tone_curly_hair:", "woman with curly hair, medium-dark skin tone"),
+        ("💏", ":kiss_woman_man_light_skin_tone_dark_skin_tone:", "kiss, woman and man, light skin tone, dark skin tone"),
+        ("7️⃣", ":keycap_7:", "keycap 7 button"),
+        ("💋", ":kiss_mark:", "kiss mark"),
+    ):
+        assert emoji_example.caption_of(text, name) == expected
+
+
+def test_emoji_says_which_package_has_the_font(emoji_example, tmp_path):
+    with pytest.raises(InputError, match="apt-get install fonts-noto-color-emoji"):
+        emoji_example.main(["--out", str(tmp_path / "o"), "--font", str(tmp_path / "none.ttf")])
+    (tmp_path / "none.ttf").write_bytes(b"not a font")
+    with pytest.raises(InputError, match="not a colour emoji font"):
+        emoji_example.main(["--out", str(tmp_path / "o"), "--font", str(tmp_path / "none.ttf")])
+    assert not (tmp_path / "o").exists()

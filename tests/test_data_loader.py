@@ -1,0 +1,207 @@
+"""The loader: exact resume, disjoint hosts, a new order every epoch, and sizes that agree with the pixels."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.errors import InputError
+from data_pipeline.images import encode_png
+from data_pipeline.loader import fit, make_loader
+from data_pipeline.records import RecordWriter, make_record, open_records
+
+COUNT = 23
+
+
+def solid(i):
+    return encode_png(np.full((10, 14, 3), i, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Record i is an image of value i with caption "i", and recaption "1000 + i" where i is even."""
+    out = tmp_path_factory.mktemp("loader") / "d"
+    with RecordWriter(out, shards=3) as writer:
+        for i in range(COUNT):
+            writer.write(make_record(solid(i), str(i), key=f"k{i}", recaption=str(1000 + i) if i % 2 == 0 else ""))
+    return out
+
+
+def tokenize(captions):
+    assert all(type(c) is str for c in captions)
+    return np.array([[int(c), len(c), 1] for c in captions])
+
+
+def loader(data, **kwargs):
+    return make_loader(data, **{"batch_size": 4, "image_size": 8, "tokenize": tokenize, "seed": 0, "num_threads": 2, **kwargs})
+
+
+def ids(batches):
+    return [int(v) for b in batches for v in b["image"][:, 0, 0, 0]]
+
+
+def test_a_batch(data):
+    batch = next(loader(data))
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+        "image": ((4, 8, 8, 3), "uint8"),
+        "tokens": ((4, 3), "int32"),
+        "sizes": ((4, 6), "int32"),
+    }
+    assert list(batch["tokens"][:, 0] % 1000) == ids([batch])
+    assert set(next(loader(data, tokenize=None))) == {"image", "sizes"}
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_resume_is_exact(data, threads):
+    kwargs = {"zoom": (1.0, 1.5), "flip": True, "recaption_prob": 0.5, "num_threads": threads}
+    first = loader(data, **kwargs)
+    list(itertools.islice(first, 9))  # into the second epoch
+    state = first.get_state()
+    rest = list(itertools.islice(first, 9))
+    again = loader(data, **{**kwargs, "num_threads": 3 - threads})  # the number of threads is not part of the state
+    again.set_state(state)
+    for a, b in zip(rest, itertools.islice(again, 9)):
+        assert all(np.array_equal(a[k], b[k]) for k in a)
+    other = list(itertools.islice(loader(data, **kwargs), 9))
+    assert any(not np.array_equal(a["image"], b["image"]) for a, b in zip(rest, other))
+
+
+def test_an_epoch_covers_everything_once_and_the_next_is_in_another_order(data):
+    stream = loader(data, batch_size=1)
+    epochs = [ids(itertools.islice(stream, COUNT)) for _ in range(3)]
+    assert all(sorted(e) == list(range(COUNT)) for e in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert epochs[0] != ids(itertools.islice(loader(data, batch_size=1, seed=1), COUNT))
+    plain = ids(itertools.islice(loader(data, batch_size=1, shuffle=False), COUNT))
+    assert plain == [int(r["key"][1:]) for r in open_records(data)]
+
+
+def test_hosts_are_disjoint_and_together_cover_an_epoch(data):
+    def host(i, **kwargs):
+        return loader(data, batch_size=1, shard_index=i, shard_count=4, num_epochs=1, **kwargs)
+
+    whole = [ids(host(i, drop_remainder=False)) for i in range(4)]
+    assert [len(w) for w in whole] == [6, 6, 6, 5]
+    assert sorted(itertools.chain(*whole)) == list(range(COUNT))
+    even = [ids(host(i)) for i in range(4)]
+    assert [len(e) for e in even] == [5] * 4  # every host takes as many steps, or the others would wait for ever
+    assert len(set(itertools.chain(*even))) == 20
+    endless = [ids(itertools.islice(loader(data, batch_size=1, shard_index=i, shard_count=4), COUNT)) for i in range(4)]
+    assert sorted(itertools.chain(*zip(*endless))) == sorted(list(range(COUNT)) * 4)
+
+
+def test_incomplete_batches(data):
+    assert [len(b["image"]) for b in loader(data, num_epochs=1)] == [4] * 5
+    assert [len(b["image"]) for b in loader(data, num_epochs=1, drop_remainder=False)] == [4] * 5 + [3]
+    with pytest.raises(InputError, match="only 23, less than one batch of 24"):
+        loader(data, batch_size=24, num_epochs=1)
+    assert len(next(loader(data, batch_size=24, num_epochs=1, drop_remainder=False))["image"]) == 23
+    assert len(next(loader(data, batch_size=50))["image"]) == 50  # for ever: an epoch boundary inside the batch
+    with pytest.raises(InputError, match="host 23 of 24"):
+        loader(data, shard_index=23, shard_count=24, num_epochs=1, drop_remainder=False)
+
+
+def test_recaptions_are_chosen_where_there_is_one(data):
+    stream = loader(data, batch_size=COUNT, recaption_prob=0.75)
+    tokens = np.concatenate([b["tokens"][:, 0] for b in itertools.islice(stream, 30)])
+    odd, even = tokens[tokens % 2 == 1], tokens[tokens % 2 == 0]
+    assert (odd < 1000).all()
+    assert (even >= 1000).mean() == pytest.approx(0.75, abs=0.07)
+    by_epoch = [set(b["tokens"][:, 0]) for b in itertools.islice(loader(data, batch_size=COUNT, recaption_prob=0.5), 2)]
+    assert by_epoch[0] != by_epoch[1]  # drawn anew each epoch
+    for prob in (0, 1):
+        tokens = next(loader(data, batch_size=COUNT, recaption_prob=prob))["tokens"][:, 0]
+        assert ((tokens >= 1000) == ((tokens % 2 == 0) & bool(prob))).all()
+
+
+def gradient(height, width):
+    """Red says the row, green the column, in steps of 1: the crop's corner can be read from any pixel."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+
+
+def test_the_crop_is_where_sizes_says():
+    image = gradient(100, 180)
+    seen = set()
+    for down, across in ((0, 0), (0.999, 0.999), (0.5, 0.5), (0.2, 0.7)):
+        pixels, sizes = fit(encode_png(image), 60, zoom=100 / 60, position=(down, across))  # not resized
+        height, width, top, left, *target = sizes
+        assert (height, width, *target) == (100, 180, 60, 60)
+        assert np.array_equal(pixels, image[top : top + 60, left : left + 60])
+        seen.add((int(top), int(left)))
+    assert {(0, 0), (40, 120), (20, 60)} <= seen
+
+
+def test_the_crop_is_measured_in_the_resized_image():
+    image = gradient(120, 240)
+    pixels, sizes = fit(encode_png(image), 40, zoom=1.5, position=(0.5, 0.9))  # 60 × 120: half
+    assert list(sizes) == [120, 240, 10, int(0.9 * 81), 40, 40]
+    centre = pixels[20, 20].astype(float)
+    assert centre[0] == pytest.approx((sizes[2] + 20.5) * 2 - 0.5, abs=1.5)
+    assert centre[1] == pytest.approx((sizes[3] + 20.5) * 2 - 0.5, abs=1.5)
+
+
+def test_a_mirrored_crop_is_measured_in_the_mirrored_image():
+    image = gradient(60, 100)
+    pixels, sizes = fit(encode_png(image), 60, position=(0, 0.3), mirror=True)
+    assert np.array_equal(pixels, image[:, ::-1][:, sizes[3] : sizes[3] + 60])
+
+
+def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((900, 600), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    smooth.save(out, "JPEG", quality=95)
+    pixels, sizes = fit(out.getvalue(), 64)
+    assert list(sizes) == [600, 900, 0, 16, 64, 64]
+    whole = np.asarray(Image.open(io.BytesIO(out.getvalue())).resize((96, 64), Image.Resampling.LANCZOS))[:, 16:80]
+    assert np.abs(pixels.astype(int) - whole).mean() < 1.0
+
+
+def test_crops_and_zooms_vary_and_stay_in_range(data):
+    batches = list(itertools.islice(loader(data, zoom=(1.0, 2.0)), 30))
+    sizes = np.concatenate([b["sizes"] for b in batches])
+    assert (sizes[:, :2] == (10, 14)).all()
+    assert (sizes[:, 4:] == 8).all()
+    assert sizes[:, 2].min() == 0
+    assert 5 <= sizes[:, 2].max() <= 8
+    assert len(np.unique(sizes[:, 3])) > 8
+    middle = np.concatenate([b["sizes"] for b in itertools.islice(loader(data, random_crop=False), 6)])
+    assert (middle[:, 2:4] == (0, 2)).all()  # resized to 8 × 11
+
+
+def test_a_damaged_image_names_its_record(data):
+    records = list(open_records(data))
+    for broken in (records[3]["image"][:40], b"", b"\x89PNG\r\n\x1a\n", records[3]["image"][:-30]):
+        records[3] = {**records[3], "image": broken}
+        with pytest.raises(InputError, match=f"record '{records[3]['key']}' of"):
+            list(loader(records, num_epochs=1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"image_size": 0},
+        {"shard_index": 2, "shard_count": 2},
+        {"zoom": (0.5, 1.0)},
+        {"zoom": (2.0, 1.0)},
+        {"recaption_prob": 1.5},
+        {"num_epochs": 0},
+        {"num_threads": -1},
+        {"prefetch": 0},
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range(data, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        loader(data, **wrong)
+
+
+def test_no_data(tmp_path):
+    with pytest.raises(InputError, match="no such directory"):
+        loader(tmp_path / "none")
+    with pytest.raises(InputError, match="count = 0"):
+        loader([])

@@ -1,0 +1,64 @@
+"""Every tensor of the goldens is held by a test. What a test declares it must read (golden.py sees to that when it runs), so
+it is enough to look at the declarations: this holds in any order, for any selection, and under any number of workers.
+"""
+
+import fnmatch
+import importlib
+from pathlib import Path
+
+import golden
+import pytest
+
+for module in Path(__file__).parent.glob("test_golden_*.py"):
+    if module.stem != Path(__file__).stem:
+        importlib.import_module(module.stem)
+
+
+@pytest.mark.parametrize("preset", golden.PRESETS)
+def test_every_key_is_read(preset):
+    read = {key for owner, key in golden.DECLARED if owner == preset}
+    unread = set(golden.arrays(preset)) - read
+    assert not unread, f"no test reads {sorted(unread)}"
+
+
+def test_every_preset_is_listed():
+    assert sorted(folder.name for folder in golden.ROOT.iterdir() if folder.is_dir()) == sorted(golden.PRESETS)
+
+
+def test_every_tolerance_is_of_use():
+    """Each pattern is the first to fit some key, so that the table holds nothing that changes nothing."""
+    keys = [key for preset in golden.PRESETS for key in golden.arrays(preset) if key not in golden.meta(preset)["fp64_floor"]]
+    first = {next((pattern for pattern in golden.TOLERANCES if fnmatch.fnmatchcase(key, pattern)), None) for key in keys}
+    assert not set(golden.TOLERANCES) - first
+
+
+def test_a_key_that_is_declared_but_not_read_fails():
+    declared = set(golden.DECLARED)
+    try:
+
+        @golden.reads("temb.*", presets=("micro",))
+        def reads_only_one(g):
+            _ = g["temb.t"]
+    finally:
+        golden.DECLARED.clear()
+        golden.DECLARED.update(declared)
+    (run,) = reads_only_one.pytestmark[0].args[1]
+    with pytest.raises(AssertionError, match=r"declared but not read: \['temb\.256', 'temb\.32', 'temb\.320', 'temb\.64'\]"):
+        reads_only_one(*run.values)
+
+
+def test_a_key_that_is_not_declared_cannot_be_read():
+    with pytest.raises(KeyError, match=r"sigmas\.4 is not among the keys this test declares"):
+        golden.Golden("micro", {"sigmas.5"})["sigmas.4"]
+
+
+def test_a_value_outside_the_tolerance_fails():
+    g = golden.Golden("micro", {"unet.main.out"})
+    floor = g.meta["fp64_floor"]["unet.main.out"]["max_abs"]
+    g.check("unet.main.out", g["unet.main.out"] + 29 * floor)
+    with pytest.raises(AssertionError, match=r"unet\.main\.out"):
+        g.check("unet.main.out", g["unet.main.out"] + 31 * floor)
+    with pytest.raises(AssertionError, match="shape"):
+        g.check("unet.main.out", g["unet.main.out"][:1])
+    with pytest.raises(KeyError, match="no floor and no tolerance"):
+        golden.tolerance("micro", "unknown.key")

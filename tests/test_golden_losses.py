@@ -1,0 +1,90 @@
+"""The released losses and their gradients, and its training step from pixels to loss."""
+
+import jax
+import numpy as np
+from golden import ROOT, reads
+from golden_models import denoiser, differentiable_network, encode, gradient_norms, text_features, unet
+
+from cv3jax.models.embeddings import guidance_embedding, size_embedding
+from cv3jax.objectives import denoising_loss
+from cv3jax.resize import down2, up2
+from cv3jax.schedule import make_schedule
+from data_pipeline.tokenizer import load_tokenizer
+
+OFFSET = 0.05
+RELAY_START = 500
+SHARED = ("loss.x", "loss.lr", "loss.context", "loss.sizes6", "loss.y")
+
+
+def check_loss(g, case, blur, w=None):
+    """Loss per sample, the norm of each parameter's gradient, and two gradients whole."""
+    schedule = make_schedule(blur, RELAY_START)
+    denoise = denoiser(g.preset, differentiable_network)
+    noise = g.nhwc(f"loss.{case}.noise")
+    if g.has(f"loss.{case}.offset_randn"):
+        noise = noise + OFFSET * g[f"loss.{case}.offset_randn"][:, None, None, None]
+    g.check("loss.y", size_embedding(g["loss.sizes6"]))
+    cond = {"text": g["loss.context"], "vector": g["loss.y"]} | ({} if w is None else {"w": w})
+
+    def loss(params):
+        losses = denoising_loss(
+            denoise, schedule, params, g.nhwc("loss.x"), g.nhwc("loss.lr"), cond, g[f"loss.{case}.idx"] + 1, noise,
+            weighting="eps", norm="l1" if case.endswith("l1") else "l2",
+        )  # fmt: skip
+        return losses.mean(), losses
+
+    gradients, losses = jax.grad(loss, has_aux=True)(unet(g.preset)[1])
+    tensors, norms = gradient_norms(g.preset, gradients)
+    g.check(f"loss.{case}.loss", losses)
+    g.check(f"loss.{case}.grad_norms", norms)
+    for name in ("out.2.weight", "input_blocks.0.0.bias"):
+        g.check(f"loss.{case}.grad.{name}", tensors[name])
+
+
+def check_discarded(g, key, index):
+    """The released relay loss draws a second index and drops it: what it trained on is `index`, as the losses here show."""
+    assert g[key].shape == g[index].shape
+    assert not np.array_equal(g[key], g[index])
+
+
+@reads("loss.{}.*", *SHARED, case=("std_l2", "std_l1", "std_offset"))
+def test_base_loss(g, case):
+    check_loss(g, case, "none")  # and `low` changes nothing
+
+
+@reads("loss.{}.*", *SHARED, case=("relay_linear", "relay_linear_offset", "relay_exp"))
+def test_relay_loss(g, case):
+    check_loss(g, case, "exp" if case == "relay_exp" else "linear")
+    check_discarded(g, f"loss.{case}.discarded_randint", f"loss.{case}.idx")
+
+
+@reads("loss.std_scale.*", "loss.scale_emb", *SHARED, presets=("micro",))
+def test_base_loss_with_w(g):
+    g.check("loss.scale_emb", guidance_embedding(np.full(4, 7.5), 512))
+    check_loss(g, "std_scale", "none", g["loss.scale_emb"])
+
+
+@reads("loss.relay_scale.*", "loss.scale_emb", *SHARED, presets=("micro",))
+def test_relay_loss_with_w(g):
+    check_loss(g, "relay_scale", "linear", g["loss.scale_emb"])
+    check_discarded(g, "loss.relay_scale.discarded_randint", "loss.relay_scale.idx")
+
+
+@reads("train.*")
+def test_training_step_from_pixels(g):
+    """The released shared_step: a relay stage, offset noise 0.05, prompts 1 and 2, original = target = the image's size."""
+    image = g.nhwc("train.image")
+    low = encode(g.preset, up2(down2(image)), g.nhwc("train.noise_lr_encode"))
+    x0 = encode(g.preset, image, g.nhwc("train.noise_encode"))
+    g.check_nhwc("train.lr_latent", low)
+    side = image.shape[1]
+    sizes = np.tile([side, side, *g["train.crop"], side, side], (2, 1))
+    tokens = load_tokenizer(ROOT / g.preset / "t5", 225)(g.meta["prompts"][1:3])
+    cond = {"text": text_features(g.preset, tokens), "vector": size_embedding(sizes)}
+    noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
+    schedule = make_schedule("linear", RELAY_START)
+    losses = denoising_loss(
+        denoiser(g.preset), schedule, unet(g.preset)[1], x0, low, cond, g["train.idx"] + 1, noise, weighting="eps"
+    )  # fmt: skip
+    g.check("train.loss_mean", losses.mean())
+    check_discarded(g, "train.discarded_randint", "train.idx")

@@ -1,0 +1,241 @@
+"""Identities of schedule, denoiser and losses, against NumPy in float64 or against themselves; test_math_sampler.py has the sampler's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cv3jax.denoiser import guided, make_denoiser, null, preconditioning
+from cv3jax.objectives import autoencoder_loss, denoising_loss, diffusion_loss, draw, weight
+from cv3jax.schedule import T, base_grid, blur_table, custom_grid, ddpm_sigma, make_schedule, relay_grid
+
+SHAPE = (6, 4, 4, 2)
+SIGMA = np.array([0.03, 0.5, 1.0, 3.0, 14.6])
+
+
+def normal(seed, shape=SHAPE):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def condition(batch=SHAPE[0]):
+    return {"text": normal(10, (batch, 3, 5)), "vector": normal(11, (batch, 7))}
+
+
+def test_base_grid_is_the_released_one_for_every_number_of_steps():
+    """linspace(999, 0, n, endpoint=False).astype(int), except where 999 k/n is whole and linspace rounds to just below it."""
+    steps_that_differ = 0
+    for n in range(1, T + 1):
+        released = np.linspace(T - 1, 0, n, endpoint=False).astype(int)
+        missing = np.asarray(base_grid(n).t)[:-1] - 1 - released
+        k = np.arange(n, 0, -1)
+        whole = (T - 1) * k % n == 0
+        assert not missing[~whole].any()
+        assert set(missing[whole]) <= {0, 1}
+        steps_that_differ += missing.any()
+    # 99, 185, 198, 213, …: none that the release uses
+    assert steps_that_differ == 34
+
+
+@pytest.mark.parametrize(("n", "p"), [(24, 12), (20, 10), (5, 1), (10, 2), (8, 4), (50, 25), (40, 8), (1000, 500)])
+def test_relay_grid_is_the_end_of_a_base_grid(n, p):
+    grid = relay_grid(p, T * p // n)
+    np.testing.assert_array_equal(grid.t, base_grid(n).t[n - p :])
+    np.testing.assert_array_equal(grid.sigma, base_grid(n).sigma[n - p :])
+    np.testing.assert_allclose(grid.blur, np.arange(p, -1, -1) / p, rtol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, T), st.integers(1, T))
+def test_a_grid_decreases_from_its_start_to_zero(start, steps):
+    if steps > start:  # more steps than indices: two points would coincide
+        with pytest.raises(ValueError, match="must decrease strictly"):
+            relay_grid(steps, start)
+        return
+    grid = relay_grid(steps, start)
+    assert (grid.steps, int(grid.t[0])) == (steps, start)
+    for values in (grid.t, grid.sigma, grid.blur):
+        assert np.all(np.diff(values) < 0)
+        assert values[-1] == 0
+    assert not base_grid(steps).blur.any()
+
+
+@pytest.mark.parametrize("t", [[5, 3], [3, 5, 0], [5, 5, 0], [T + 1, 0], [0], []])
+def test_a_custom_grid_must_decrease_to_zero(t):
+    with pytest.raises(ValueError, match="must decrease strictly from at most 1000 to 0"):
+        custom_grid(t)
+
+
+def test_a_custom_grid_takes_sigma_from_the_table():
+    grid = custom_grid([700, 20, 0], [1.0, 0.5, 0.0])
+    np.testing.assert_array_equal(grid.sigma, ddpm_sigma()[[700, 20, 0]])
+    np.testing.assert_array_equal(grid.blur, [1.0, 0.5, 0.0])
+    assert not custom_grid([700, 0]).blur.any()
+    with pytest.raises(ValueError, match="3 points needs as many blurs, not 2"):
+        custom_grid([700, 20, 0], [1.0, 0.0])
+
+
+def test_grids_name_what_is_out_of_range():
+    with pytest.raises(ValueError, match=r"start must be in 1\.\.1000, not 1001"):
+        relay_grid(4, T + 1)
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        base_grid(0)
+
+
+@pytest.mark.parametrize("start", [1, 150, 500, T])
+@pytest.mark.parametrize("kind", ["linear", "sigma", "exp"])
+def test_blur_rises_from_zero_to_one_at_the_start(kind, start):
+    blur = blur_table(kind, start)
+    assert blur.shape == (T + 1,)
+    assert np.all(np.diff(blur) >= 0)
+    assert blur[0] == 0
+    assert np.all(blur[start + 1 :] == 1)
+    if start > 1:
+        assert blur[1] < 0.02 and 0.9 < blur[start] <= 1  # noqa: PT018
+    if kind == "linear":
+        assert blur[1] == 0
+        np.testing.assert_allclose(np.diff(blur[1 : start + 1]), 1 / start, rtol=1e-4)
+    else:  # no shift: these reach 1 at the start itself
+        assert blur[start] == 1
+
+
+def test_blur_none_is_zero_and_others_are_refused():
+    assert not make_schedule().blur.any()
+    with pytest.raises(ValueError, match="blur must be one of none, linear, sigma, exp, not 'cosine'"):
+        blur_table("cosine", 500)
+    with pytest.raises(ValueError, match=r"relay start must be in 1\.\.1000, not 0"):
+        blur_table("linear", 0)
+
+
+def test_diffuse_is_equation_5():
+    schedule, t = make_schedule("linear", 500), np.array([0, 1, 2, 300, 501, 1000])
+    x0, low, noise = normal(0), normal(1), normal(2)
+    b, s = (np.asarray(table, np.float64)[t][:, None, None, None] for table in (schedule.blur, schedule.sigma))
+    xt = schedule.diffuse(x0, low, noise, t)
+    np.testing.assert_allclose(xt, (1 - b) * x0 + b * low + s * noise, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(xt[0], x0[0])
+
+
+def test_eps_and_v_are_one_denoiser():
+    """Where the two networks are exact conversions of one another; float64."""
+    with jax.enable_x64(True):
+        x, epsilon = np.random.default_rng(0).normal(size=(2, 5, 8))
+        (skip, out, c_in), (v_skip, v_out, v_in) = (preconditioning(jnp.asarray(SIGMA), kind) for kind in ("eps", "v"))
+        np.testing.assert_array_equal(c_in, v_in)
+        x0 = skip[:, None] * x + out[:, None] * epsilon
+        # v of x0 and ε in the variance-preserving frame, α = c_in and α σ: v = α ε - α σ x0
+        v = c_in[:, None] * epsilon - (SIGMA * c_in)[:, None] * x0
+        np.testing.assert_allclose(v_skip[:, None] * x + v_out[:, None] * v, x0, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="prediction must be one of eps, v, not 'x0'"):
+        preconditioning(jnp.ones(1), "x0")
+
+
+def test_the_denoiser_shows_the_network_index_t_minus_one_and_scaled_input():
+    seen = {}
+
+    def network(params, x, index, cond):
+        seen.update(params=params, x=x, index=index, cond=cond)
+        return normal(3)
+
+    x, t, cond = normal(0), np.array([1, 2, 30, 400, 999, 1000]), condition()
+    sigma = ddpm_sigma()[t][:, None, None, None]
+    x0 = make_denoiser(network, jnp.asarray(ddpm_sigma()), "eps")("params", x, t, cond)
+    np.testing.assert_array_equal(seen["index"], t - 1)
+    np.testing.assert_allclose(seen["x"], x / np.sqrt(1 + sigma**2), rtol=1e-6)
+    assert seen["params"] == "params"
+    assert seen["cond"] is cond
+    np.testing.assert_allclose(x0, x - sigma * normal(3), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [
+    ("eps", 1 / SIGMA**2), ("v", 1 + 1 / SIGMA**2), ("min_snr", np.minimum(1 / SIGMA**2, 5)), ("truncated", np.maximum(1 / SIGMA**2, 1)),
+])  # fmt: skip
+def test_weights(kind, wanted):
+    np.testing.assert_allclose(weight(jnp.asarray(SIGMA, jnp.float32), kind), wanted, rtol=1e-6)
+
+
+def test_weights_gamma_and_unknown_kind():
+    assert weight(jnp.asarray(0.1), "min_snr", gamma=3.0) == 3.0
+    with pytest.raises(ValueError, match="weighting must be one of eps, v, min_snr, truncated, not 'snr'"):
+        weight(jnp.ones(1), "snr")
+
+
+def toy(params, x, t, cond):
+    """A denoiser that is linear in its text and also reads t and the vector."""
+    scale = cond["text"].sum((1, 2)) + 0.1 * cond["vector"].sum(1) + 0.01 * t
+    return params * x * scale[:, None, None, None]
+
+
+def test_guidance():
+    x, t, cond = normal(0), np.arange(1, 7), condition()
+    plain, empty = toy(0.7, x, t, cond), toy(0.7, x, t, null(cond))
+    np.testing.assert_array_equal(null(cond)["vector"], cond["vector"])
+    assert not null(cond)["text"].any()
+    assert cond["text"].any()
+    np.testing.assert_allclose(guided(toy, 1.0)(0.7, x, t, cond), plain, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(guided(toy, 0.0)(0.7, x, t, cond), empty, rtol=1e-5, atol=1e-5)
+    w = np.linspace(1, 10, 6)[:, None, None, None]
+    np.testing.assert_allclose(guided(toy, w.ravel())(0.7, x, t, cond), (1 - w) * empty + w * plain, rtol=1e-4, atol=1e-4)
+
+
+def test_draw():
+    t, noise = draw(jax.random.key(0), (4000, 2, 2, 1), 7, 0.0)
+    assert set(np.asarray(t)) == set(range(1, 8))
+    assert np.bincount(t, minlength=8)[1:].min() > 450  # 571 expected
+    assert abs(noise.std() - 1) < 0.02
+    t_again, shifted = draw(jax.random.key(0), (4000, 2, 2, 1), 7, 0.5)
+    np.testing.assert_array_equal(t, t_again)
+    offset = np.asarray(shifted - noise).reshape(4000, -1)
+    assert np.ptp(offset, axis=1).max() < 1e-6  # one scalar a sample
+    assert abs(offset[:, 0].std() - 0.5) < 0.03
+    assert abs(np.corrcoef(offset[:, 0], np.asarray(noise)[:, 0, 0, 0])[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("blur", ["none", "linear"])
+def test_a_perfect_denoiser_has_no_loss(blur, norm):
+    x0, low = normal(0), normal(1)
+    loss = diffusion_loss(lambda params, *_: params, make_schedule(blur, 500), t_max=500, norm=norm, offset_noise=0.1)
+    batch = {"x0": x0, "cond": condition()} | ({"low": low} if blur == "linear" else {})
+    assert loss(x0, None, batch, jax.random.key(0))[0] == 0
+    assert loss(x0 + 0.1, None, batch, jax.random.key(0))[0] > 0
+
+
+def test_the_released_weight_makes_it_the_error_in_epsilon():
+    """1/σ² |x̂0 - x0|² = |F - ε|² for base diffusion, in float64."""
+    with jax.enable_x64(True):
+        x0, noise, output = np.random.default_rng(0).normal(size=(3, *SHAPE))
+        t = np.array([1, 2, 30, 400, 999, 1000])
+        schedule = make_schedule()
+        denoise = make_denoiser(lambda params, *_: params, schedule.sigma.astype(jnp.float64), "eps")
+        losses = denoising_loss(denoise, schedule, output, x0, x0, condition(), t, noise, weighting="eps")
+        np.testing.assert_allclose(losses, ((output - noise) ** 2).mean((1, 2, 3)), rtol=1e-6)
+
+
+def test_the_training_loss_is_the_mean_over_drawn_samples():
+    x0, low, cond, key = normal(0), normal(1), condition(), jax.random.key(3)
+    schedule = make_schedule("exp", 300)
+    options = {"weighting": "min_snr", "gamma": 2.0, "norm": "l1"}
+    loss, metrics = diffusion_loss(toy, schedule, t_max=300, offset_noise=0.05, **options)(
+        0.3, None, {"x0": x0, "low": low, "cond": cond}, key
+    )
+    t, noise = draw(key, SHAPE, 300, 0.05)
+    sigma = np.asarray(schedule.sigma)[t]
+    error = np.asarray(toy(0.3, schedule.diffuse(x0, low, noise, t), t, cond)) - x0
+    np.testing.assert_allclose(loss, (np.minimum(1 / sigma**2, 2) * np.abs(error).mean((1, 2, 3))).mean(), rtol=1e-5)
+    assert metrics == {}
+    with pytest.raises(ValueError, match="norm must be l1 or l2, not 'l3'"):
+        diffusion_loss(toy, schedule, norm="l3")
+
+
+def test_autoencoder_loss():
+    pixels, out, mean, logvar = (normal(seed, (2, 4, 4, 3)) for seed in range(4))
+    reconstruct = lambda params, pixels, key: (out, mean, logvar)  # noqa: E731
+    distance = lambda frozen, a, b: frozen * np.ones(2)  # noqa: E731
+    loss, metrics = autoencoder_loss(reconstruct, distance, kl_weight=0.1, perceptual_weight=0.5)(None, 3.0, {"pixels": pixels}, None)
+    error = (out - pixels).astype(np.float64)
+    kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar).mean()
+    np.testing.assert_allclose(loss, np.abs(error).mean() + (error**2).mean() + 0.1 * kl + 0.5 * 3.0, rtol=1e-5)
+    np.testing.assert_allclose(metrics["psnr"], 10 * np.log10(4 / (error**2).mean()), rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
