@@ -31,13 +31,18 @@ setup(
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
+        "protobuf>=5.28,<8",
+        "safetensors>=0.5,<1",
         "pillow>=11.0,<13",
         "imagehash>=4.3,<5",
         "tensorboardX>=2.6.4,<3",
         "tqdm>=4.66,<5",
+        "jinja2>=3.1,<4",
+        "matplotlib>=3.9,<4",
     ],
     extras_require={
-        "data": ["webdataset>=1.0,<2"],
+        "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
+        "examples": ["emoji>=2.14,<3"],
         "dev": ["pytest>=8.0,<10", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
     },
 )

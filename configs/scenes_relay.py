@@ -1,6 +1,7 @@
 """A small relay stage, 64² → 128², on rendered scenes, from the base stage's weights.
 
-    cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes --config.cascade=runs/base --config.init_from=runs/base
+    cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \\
+        --config.cascade=runs/base --config.init_from=runs/base
 """
 
 from cv3jax.configs import common, scenes_base
@@ -18,9 +19,3 @@ def get_config(variant: str = ""):
     c.train.update({"steps": 250, "save_every": 125})
     c.sample.update({"steps": 8, "guidance": 1.5})
     return common.select(c, variant)
-
-
-def sweep():
-    """The paper's ablation of the start point (Table 4 there is at 128×128 latents)."""
-    for start in (200, 400, 500, 600, 800):
-        yield {"schedule.start": start}

@@ -52,7 +52,7 @@ def plan(config: ConfigDict) -> Plan:
     share = size // ways
     per_device = min(config.batch.per_device, share)
     if per_device < 1 or share % per_device:
-        raise InputError(f"config.batch.per_device = {config.batch.per_device} does not divide the {share} images of a device in a batch of {size}")
+        raise InputError(f"config.batch.per_device = {config.batch.per_device} does not divide a device's {share} of {size} images")
     if size % jax.process_count():
         raise InputError(f"config.batch.size = {size} does not divide over {jax.process_count()} hosts")
     return Plan(mesh, share // per_device, size // jax.process_count())

@@ -43,7 +43,7 @@ class Frozen(NamedTuple):
 def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     """The pieces of a base or relay run."""
     deal, records, tx = plan(config), open_data(config), make_tx(config)
-    mesh, relay, side = deal.mesh, config.schedule.blur != "none", config.data.image_size
+    mesh, relay = deal.mesh, config.schedule.blur != "none"
     model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh))
     frozen = frozen_parts(config, records, model, mesh, workdir)
     vae, t5 = (build_model(cls, frozen.description[part]["model"]) for cls, part in ((Autoencoder, "vae"), (T5Encoder, "t5")))

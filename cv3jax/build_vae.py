@@ -14,6 +14,7 @@ from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.objectives import autoencoder_loss
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
+from cv3jax.sharding import replicated
 from cv3jax.state import make_train_step
 from data_pipeline.errors import InputError
 from data_pipeline.loader import make_loader
@@ -39,6 +40,7 @@ def build_vae(config: ConfigDict) -> Stage:
         from cv3jax.weights.lpips import load_lpips
 
         perceptual, frozen = load_lpips(config.objective.perceptual)
+        frozen = jax.device_put(frozen, replicated(deal.mesh))
     loss = autoencoder_loss(
         reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
     )  # fmt: skip

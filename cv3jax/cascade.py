@@ -65,7 +65,7 @@ def part_shapes(description: dict, part: str) -> Any:
 
 
 def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released") -> Callable:
-    """The jitted sampler of one stage: (params, text [B, L, C], low or None, keys [B], latent (h, w)) → latents [B, h, w, z].
+    """A stage's jitted sampler: (params, text [B, L, C], low or None, keys [B], latent (h, w)) → latents [B, h, w, z].
 
     A relay stage starts from `low`; a base stage from noise of the shape given. Each image draws from its own key, so its
     pixels do not depend on the batch it is made in.
@@ -129,7 +129,9 @@ class Cascade:
         latent = side // stage["factor"]
         return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
 
-    def generate(self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None) -> dict:
+    def generate(
+        self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None
+    ) -> dict[str, np.ndarray]:  # fmt: skip
         """Images of every stage for each prompt: {"base", "upsampled", "round_trip", "relay"}: uint8 [B, side, side, 3].
 
         seeds: one an image. `size` is the final side, the base's or that doubled any number of times (each doubling is one
@@ -175,7 +177,9 @@ def load(path: str | Path, parts: tuple[str, ...] = (), placement: Callable | No
     return Cascade(description, *load_params(directory, description, parts, placement))
 
 
-def load_params(directory: Path, description: dict, parts: tuple[str, ...] = (), placement: Callable | None = None) -> tuple[dict, Callable | None]:
+def load_params(
+    directory: Path, description: dict, parts: tuple[str, ...] = (), placement: Callable | None = None
+) -> tuple[dict, Callable | None]:  # fmt: skip
     """(parameters by part, tokenizer or None) of the parts named, or of all there are."""
     stages = description.get("stages", {})
     available = [name for name in ("vae", "t5") if name in description] + sorted(stages)

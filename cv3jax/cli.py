@@ -1,9 +1,9 @@
 """`cv3jax <command>`: dispatch, and the one place where bad input becomes one line and exit code 2."""
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 COMMANDS = {
     "quickstart": ("cv3jax.quickstart", "the whole system on one CPU: data, training, samples, report"),
@@ -15,14 +15,19 @@ COMMANDS = {
 
 def usage() -> str:
     rows = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: cv3jax <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  cv3jax quickstart --workdir runs/quickstart\n\neach has --help"
+    example = "cv3jax quickstart --workdir runs/quickstart"
+    return f"usage: cv3jax <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach command has --help"
 
 
 def run_command(command: Callable, argv: list[str] | None = None) -> None:
     """Run `command(argv)`; bad input ends in one line on stderr and exit 2, a stopped run in one line and exit 1."""
+    import jax
+
     from cv3jax.loop import NonFiniteLossError
     from data_pipeline.errors import InputError
 
+    if not jax.config.jax_compilation_cache_dir:  # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla"))
     try:
         command(argv)
     except InputError as e:
@@ -50,7 +55,6 @@ def main() -> None:
         sys.exit(0)
     if args[0] not in COMMANDS:
         sys.exit(_say(f"no command {args[0]!r}; one of {', '.join(COMMANDS)}", 2))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     command = importlib.import_module(COMMANDS[args[0]][0]).main
     run_command(command, args[1:])
 

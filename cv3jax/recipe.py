@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -84,8 +83,9 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
 
 
 def write_json(path: Path | None, figures: dict) -> None:
-    """Write a command's figures where --json asks for them."""
+    """Write a command's figures where --json asks for them, whole or not at all."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-        print(f"wrote {path}", file=sys.stderr)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        temporary.replace(path)

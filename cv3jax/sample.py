@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cv3jax.cascade import Cascade, load
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         path = args.out / f"{slug}_{seed}.png"
         save_png(path, image)
         made.append({"file": path.name, "prompt": prompt, "seed": seed})
-    rows = [finals[i : i + args.num] for i in range(0, len(finals), args.num)]
+    rows = [np.stack(finals[i : i + args.num]) for i in range(0, len(finals), args.num)]
     save_png(args.out / "contact_sheet.png", contact_sheet(rows, rows=args.prompt))
     seconds = time.monotonic() - began
     print(f"{len(made)} pictures and contact_sheet.png in {args.out}, {seconds:.1f} s with compilation", file=sys.stderr)

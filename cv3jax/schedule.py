@@ -96,25 +96,27 @@ class Grid:
         return self.t.shape[0] - 1
 
 
-def base_grid(steps: int) -> Grid:
-    """The released base grid of `steps` steps: index floor((T - 1) k / n), blur 0."""
-    grid = relay_grid(steps, T)
-    return Grid(grid.t, grid.sigma, jnp.zeros_like(grid.blur))
-
-
-def relay_grid(steps: int, start: int) -> Grid:
-    """The released relay grid of p = `steps` steps from T_r = `start`: index floor((T - 1)(T_r/T)(k/p)), blur k/p, k = p..0.
-
-    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where two points would coincide.
-    """
+def released_points(steps: int, start: int) -> list[int]:
+    """t of the released grids, the last 0: index floor((T - 1)(T_r/T)(k/steps)), k = steps..1, where T_r = `start`."""
     if not 1 <= start <= T:
         raise ValueError(f"start must be in 1..{T}, not {start}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    k = np.arange(steps, 0, -1)
     # integer arithmetic: a floor of floats depends on rounding
-    t = (T - 1) * start * k // (T * steps) + 1
-    return custom_grid([*t.tolist(), 0], (np.arange(steps, -1, -1) / steps).tolist())
+    return [*((T - 1) * start * k // (T * steps) + 1 for k in range(steps, 0, -1)), 0]
+
+
+def base_grid(steps: int) -> Grid:
+    """The released base grid of `steps` steps: from T, blur 0."""
+    return custom_grid(released_points(steps, T))
+
+
+def relay_grid(steps: int, start: int) -> Grid:
+    """The released relay grid of p = `steps` steps from T_r = `start`: blur k/p, k = p..0.
+
+    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where two points would coincide.
+    """
+    return custom_grid(released_points(steps, start), [k / steps for k in range(steps, -1, -1)])
 
 
 def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:

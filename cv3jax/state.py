@@ -23,7 +23,9 @@ class TrainState:
     opt_state: Any
 
 
-def create_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, params: Any = None) -> TrainState:
+def create_state(
+    init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, params: Any = None
+) -> TrainState:  # fmt: skip
     """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are given."""
     key_init, key_run = jax.random.split(key)
     params = init(key_init) if params is None else params

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("train", __doc__, EXAMPLE)
     args, overrides = parser.parse_known_args(argv)
     figures = run(recipe.load(args.config, overrides), args.workdir)
-    print(f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s, checkpoint in {args.workdir}/cascade", file=sys.stderr)
+    done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
+    print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
     recipe.write_json(args.json, figures)
 
 

@@ -1,6 +1,6 @@
 """Prints one `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir.
 
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- --config.data.path=runs/scenes --config.cascade=runs/base
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- --config.data.path=DATA --config.cascade=runs/base
 
 `sweep()` yields dicts {"schedule.start": 200, ...}. Run the lines one after the other, e.g. `… | sh`, or hand each to a scheduler.
 """

@@ -89,20 +89,18 @@ def unet_function(preset: str):
 def with_w(preset: str, cond: dict) -> dict:
     """A zero w embedding where there is none: it adds nothing, and saves compiling the model a second time."""
     width = unet_sizes(preset)["w_dim"]
-    return {"w": jnp.zeros((len(cond["text"]), width)), **cond} if width else cond
+    return {"w": np.zeros((len(cond["text"]), width), np.float32), **cond} if width else cond
 
 
 def network(preset: str):
     """F(params, x, index, cond), compiled for batches of BATCH."""
 
     def apply(params, x, index, cond):
-        size = len(x)
-        batch = (x, index, with_w(preset, cond))
-        outs = []
-        for i in range(0, size, BATCH):
-            rows = np.minimum(np.arange(i, i + BATCH), size - 1)
-            outs.append(call(unet_function(preset), params, *jax.tree.map(lambda v: jnp.asarray(v)[rows], batch)))
-        return jnp.concatenate(outs)[:size]
+        # NumPy cuts the batches: eager jax would compile every cut
+        batch, size = jax.tree.map(np.asarray, (x, index, with_w(preset, cond))), len(x)
+        cuts = [np.minimum(np.arange(i, i + BATCH), size - 1) for i in range(0, size, BATCH)]
+        parts = [jax.tree.map(lambda value, rows=rows: value[rows], batch) for rows in cuts]
+        return np.concatenate([call(unet_function(preset), params, *part) for part in parts])[:size]
 
     return apply
 

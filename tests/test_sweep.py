@@ -29,7 +29,7 @@ def parse(command):
 
 
 def write_recipe(path, sweep):
-    path.write_text(f"from cv3jax.configs import scenes_relay\nget_config = scenes_relay.get_config\n{sweep}\n")
+    path.write_text(f"from cv3jax.configs import relay_1024\nget_config = relay_1024.get_config\n{sweep}\n")
     return str(path)
 
 
@@ -37,7 +37,7 @@ def run(*args):
     return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("spec", ["scenes_relay", "scenes_relay:tiny"])
+@pytest.mark.parametrize("spec", ["relay_1024", "relay_1024:tiny"])
 def test_relay_starts(commands, spec):
     configs, workdirs = zip(*(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES)))
     assert [c.schedule.start for c in configs] == [200, 400, 500, 600, 800]
@@ -56,7 +56,7 @@ def test_other_types_survive_the_shell(commands, tmp_path):
 
 
 def test_command_line():
-    done = run("--config=scenes_relay", "--workdir", "runs/ablation", "--", "--config.data.path=runs/scenes")
+    done = run("--config=relay_1024", "--workdir", "runs/ablation", "--", "--config.data.path=runs/scenes")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 5
     assert "--config.data.path=runs/scenes" in done.stdout

@@ -1,0 +1,34 @@
+# Everything a fresh machine needs: Python 3.11+ and make. `make quickstart` and `make test` set up what they use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/quickstart
+INPUTS := setup.py pyproject.toml constraints.txt
+
+.PHONY: setup quickstart test test-all lint clean
+
+setup: $(VENV)/.done
+
+# the seconds it took stand in the stamp, for the quickstart's report
+$(VENV)/.done: $(INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cv3jax needs Python 3.11 or newer, $(PYTHON) is %d.%d; set PYTHON=" % sys.version_info[:2])'
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]' && \
+	echo $$(( $$(date +%s) - start )) > $@
+
+quickstart: setup
+	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)
+
+test: setup lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info

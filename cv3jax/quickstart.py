@@ -1,0 +1,209 @@
+"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder, base and relay, and shows
+what they make of captions they never saw, in one report. Killed and started again it continues.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cv3jax import checkpoint, recipe, train
+from cv3jax.build_vae import first_images
+from cv3jax.cascade import Cascade, load
+from cv3jax.conditioning import to_pixels
+from cv3jax.metrics import read_lines
+from cv3jax.report import write_report
+from data_pipeline import scenes
+from data_pipeline.errors import InputError
+from data_pipeline.records import open_records
+
+EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
+STAGES = ("vae", "base", "relay")
+
+
+class Stopwatch:
+    """Seconds by stage, kept in a file so that they add up over restarts, a killed stage's included (to the last tick)."""
+
+    TICK = 2.0
+
+    def __init__(self, path: Path, install: float):
+        self.path = path
+        self.seconds = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds["install"] = install or self.seconds.get("install", 0.0)
+
+    def run(self, stage: str, work):
+        """`work()`, its time added to `stage`."""
+        before, began, done = self.seconds.get(stage, 0.0), time.monotonic(), threading.Event()
+
+        def tick():
+            while not done.wait(self.TICK):
+                self._store(stage, before + time.monotonic() - began)
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            return work()
+        finally:
+            done.set()
+            ticker.join()
+            self._store(stage, before + time.monotonic() - began)
+
+    def _store(self, stage: str, value: float) -> None:
+        self.seconds[stage] = value
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.seconds))
+        temporary.replace(self.path)
+
+
+def build_data(directory: Path, *, train_count: int, heldout_count: int, seed: int) -> None:
+    """Records of training scenes and of held-out combinations, unless they are there already."""
+    for split, count in (("train", train_count), ("heldout", heldout_count)):
+        if not (directory / split).exists():
+            scenes.build(directory / split, count, seed, split)
+
+
+def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
+    """Train one stage from its recipe; a finished one is not touched again. Returns its figures."""
+    finished = workdir / stage / "figures.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
+    before = dict(zip(STAGES, (None, *STAGES)))[stage]
+    config = recipe.load(f"scenes_{stage}{':tiny' if tiny else ''}", [])
+    with config.unlocked():
+        config.seed = seed
+        config.data.path = str(workdir / "data" / "train")
+        config.cascade = str(workdir / before) if before else None
+        config.init_from = str(workdir / "base") if stage == "relay" else None
+    figures = train.run(config, workdir / stage)
+    recipe.write_json(finished, figures)
+    return figures
+
+
+def round_trip(cascade: Cascade, data: Path, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(held-out images, what the autoencoder makes of them): uint8 [count, side, side, 3] each."""
+    images = first_images(open_records(data), side, count)
+    backs = []
+    for begin in range(0, len(images), 16):
+        real = images[begin : begin + 16]
+        keys = jax.vmap(jax.random.key)(jnp.arange(len(real)))
+        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(real)), keys)))
+    return images, np.concatenate(backs)
+
+
+def mean_psnr(images: np.ndarray, others: np.ndarray) -> float:
+    """Mean over images of the PSNR in dB of uint8 [N, H, W, 3] against one another."""
+    mse = np.mean((others.astype(np.float64) - images) ** 2, axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))
+
+
+def draw_samples(cascade: Cascade, count: int, seed: int) -> list[dict]:
+    """The first `count` held-out captions with the pictures of every stage; none picked."""
+    prompts = [scenes.caption(scenes.sample_scene(seed, i, split="heldout")) for i in range(count)]
+    images = cascade.generate(prompts, list(range(count)))
+    return [{"prompt": prompt, **{stage: batch[i] for stage, batch in images.items()}} for i, prompt in enumerate(prompts)]
+
+
+def environment() -> dict:
+    """Hardware, versions and date, for the report."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind} × {jax.device_count()}",
+        **{name: importlib.metadata.version(name) for name in packages},
+    }  # fmt: skip
+
+
+def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = False) -> dict:
+    """The whole quickstart under `workdir`. Returns what report.json holds."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings = {"seed": seed, "tiny": tiny}
+    marker = workdir / "quickstart.json"
+    if marker.exists() and json.loads(marker.read_text()) != settings:
+        raise InputError(f"{workdir} holds a quickstart with other settings {marker.read_text().strip()}; give another --workdir")
+    recipe.write_json(marker, settings)
+    watch = Stopwatch(workdir / "seconds.json", install)
+    counts = {"train_count": 64, "heldout_count": 16} if tiny else {"train_count": 10_000, "heldout_count": 256}
+    watch.run("data", lambda: build_data(workdir / "data", seed=seed, **counts))
+    for stage in STAGES:
+        print(f"quickstart: {stage}", file=sys.stderr)
+        watch.run(stage, lambda stage=stage: train_stage(stage, workdir, tiny=tiny, seed=seed))
+
+    def show():
+        carry_cascade(workdir / "relay" / "cascade", workdir / "cascade")
+        cascade, heldout = load(workdir / "cascade"), workdir / "data" / "heldout"
+        recon = {side: round_trip(cascade, heldout, side, 16 if tiny else 128) for side in (64, 128)}
+        return recon, draw_samples(cascade, 2 if tiny else 12, seed)
+
+    recon, samples = watch.run("sample", show)
+    psnr = {str(side): mean_psnr(*pair) for side, pair in recon.items()}
+    seconds = {stage: round(watch.seconds[stage], 1) for stage in ("install", "data", *STAGES, "sample")}
+    report = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, "vae_psnr": psnr, "environment": environment()}
+    recipe.write_json(workdir / "report.json", report)
+    curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    shown = {str(side): (images[:8], backs[:8]) for side, (images, backs) in recon.items()}
+    write_report(workdir / "report.html", report, samples=samples, curves=curves, recon=shown, next_steps=next_steps(workdir))
+    return report
+
+
+def next_steps(workdir: Path) -> list[tuple[str, str]]:
+    """What a reader of the report may want to do next: (what, command)."""
+    here = shlex.quote(str(workdir))
+    prompt = "a small green star on the left and a large purple circle on the right, black background"
+    mine = "--config.data.path=runs/mine/data"
+    return [
+        ("Draw what you like, in the words of the captions above.",
+         f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"'),
+        ("Trade time for quality: more base and relay steps, another guidance weight.",
+         f'cv3jax sample --checkpoint {here} --steps 50,12 --guidance 3 --out runs/mine --prompt "{prompt}"'),
+        ("Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
+         "cv3jax data pack --source pictures/ --out runs/mine/data"),
+        ("Train the three stages on them.",
+         f"cv3jax train --config=scenes_vae --workdir runs/mine/vae {mine}\n"
+         f"cv3jax train --config=scenes_base --workdir runs/mine/base {mine} --config.cascade=runs/mine/vae\n"
+         f"cv3jax train --config=scenes_relay --workdir runs/mine/relay {mine} --config.cascade=runs/mine/base"
+         " --config.init_from=runs/mine/base"),
+    ]  # fmt: skip
+
+
+def carry_cascade(source: Path, target: Path) -> None:
+    """The finished cascade at the top of the workdir, where `sample --checkpoint` looks for it."""
+    _, description = checkpoint.read_cascade(source)
+    target.mkdir(exist_ok=True)
+    for part in ("vae", "t5", *description["stages"]):
+        checkpoint.carry_part(source / part, target / part)
+    checkpoint.write_cascade(target, description)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="cv3jax quickstart", description=__doc__, allow_abbrev=False, epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--workdir", required=True, type=Path, help="where everything goes; an existing one continues")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
+    parser.add_argument("--install-seconds", type=float, default=0.0, help="how long the set-up took, for the report")
+    parser.add_argument("--tiny", action="store_true", help="sizes that only exercise the machinery: pictures will be noise")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
+    args = parser.parse_args(argv)
+    if not 0 <= args.seed < 2**31:
+        raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
+    report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
+    recipe.write_json(args.json, report)
+    print(f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    from cv3jax.cli import run_command
+
+    run_command(main)
