@@ -11,7 +11,7 @@ def get_config(variant: str = ""):
     c = scenes_base.get_config()
     c.stage = "relay"
     c.data.image_size = 128
-    c.batch.size = c.batch.per_device = 16
+    c.batch.size = c.batch.per_device = 8
     # 16×16 latents: the noise of start 500 leaves nothing of a layout this small (DESIGN: 150 was right)
     c.schedule.update({"blur": "linear", "start": 150})
     c.objective.offset_noise = 0.05

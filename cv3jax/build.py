@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import optim
-from cv3jax.cascade import build_model
+from cv3jax import checkpoint, optim
+from cv3jax.cascade import build_model, load_params, part_shapes
+from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
 from data_pipeline.errors import InputError
@@ -26,6 +27,34 @@ class Stage(NamedTuple):
     step: Callable[[Any, Any], tuple[Any, dict]]  # (state, batch) → (state, metrics)
     preview: Callable[[Path], Callable | None]  # directory → preview(ema, step), or None
     export: Callable[[Any, Path], dict]  # (ema, cascade directory) → figures
+
+
+# field, what it must be, in words; fields a recipe lacks are passed over
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("seed", lambda v: 0 <= v < 2**31, f"0..{2**31 - 1}"),
+    ("train.steps", lambda v: v >= 1, "at least 1"),
+    ("train.log_every", lambda v: v >= 0, "0 (only at the end) or more"),
+    ("train.save_every", lambda v: v >= 0, "0 (only at the end) or more"),
+    ("train.preview_every", lambda v: v >= 0, "0 (only at the end) or more"),
+    ("train.keep", lambda v: v >= 1, "at least 1"),
+    ("optim.lr", lambda v: 0 < v < np.inf, "a positive number"),
+    ("optim.warmup", lambda v: v >= 0, "0 or more"),
+    ("optim.final", lambda v: 0 <= v <= 1, "0..1, a share of lr"),
+    ("optim.weight_decay", lambda v: 0 <= v < np.inf, "0 or more"),
+    ("optim.clip", lambda v: v > 0, "a positive number"),
+    ("optim.b1", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("optim.b2", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("objective.gamma", lambda v: v > 0, "a positive number"),
+    ("objective.text_drop", lambda v: 0 <= v <= 1, "a probability, 0..1"),
+    ("objective.offset_noise", lambda v: v >= 0, "0 or more"),
+    ("objective.kl_weight", lambda v: v >= 0, "0 or more"),
+    ("objective.perceptual_weight", lambda v: v >= 0, "0 or more"),
+    ("sample.guidance", lambda v: 0 <= v < np.inf, "0 or more"),
+    ("sample.eta", lambda v: 0 <= v <= 1, "0..1"),
+    ("sample.form", lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
+    ("sample.prompts", lambda v: len(v) > 0 and all(isinstance(p, str) for p in v), "one prompt or more, for the previews"),
+)
 
 
 class Plan(NamedTuple):
@@ -90,19 +119,48 @@ def make_tx(config: ConfigDict) -> Any:
         raise InputError(f"config.optim: {e}") from e
 
 
-def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[[Any], Any] | None) -> tuple[Callable[[], Any], Any]:
-    """(() → the placed state, its shardings). `load(shardings)` → the parameters to start from, instead of `init`'s."""
-    shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(seed))
+def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[[Any, Any], Any] | None) -> tuple[Callable[[], Any], Any]:
+    """(() → the placed state, its shardings). `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
+
+    Raises:
+        InputError: config.model's sizes do not make a model.
+    """
+    try:
+        shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(seed))
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
+        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise InputError(f"config.model does not make a model: {first[:240]}") from e
     shardings = tree_sharding(shape, mesh)
 
     def create():
         key = jax.random.key(seed)
         if load is None:
             return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(key)
-        params = load(shardings.params)
+        params = load(shape.params, shardings.params)
         return jax.jit(lambda key, params: create_state(init, tx, key, params), out_shardings=shardings)(key, params)
 
     return create, shardings
+
+
+def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
+    """(shapes, shardings) → the EMA of `part` of the checkpoint at `path`, placed so.
+
+    Raises:
+        InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
+    """
+    directory, description = checkpoint.read_cascade(path)
+    parts = [name for name in ("vae",) if name in description] + sorted(description["stages"])
+    if part not in parts:
+        raise InputError(f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see config.init_part")
+
+    def load(shapes, shardings):
+        theirs = part_shapes(description, part)
+        if jax.tree.map(lambda x: x.shape, theirs) != jax.tree.map(lambda x: x.shape, shapes):
+            where = f"{directory}/{checkpoint.CASCADE}"
+            raise InputError(f"config.init_from = {path}: its {part} has other sizes than config.model; they stand in {where}")
+        return load_params(directory, description, (part,), lambda _: shardings)[0][part]
+
+    return load
 
 
 def model_of(cls: type, section: ConfigDict, where: str, **extra: Any) -> Any:
@@ -113,11 +171,21 @@ def model_of(cls: type, section: ConfigDict, where: str, **extra: Any) -> Any:
         raise InputError(f"{where}: {e}") from e
 
 
+def check(config: ConfigDict) -> None:
+    """Raise InputError on a figure that no stage could run with, naming the field and what would be right."""
+    for field, fine, right in RULES:
+        section, _, name = field.rpartition(".")
+        values = config.get(section, {}) if section else config
+        if name in values and not fine(values[name]):
+            raise InputError(f"config.{field} = {values[name]}: must be {right}")
+
+
 def build(config: ConfigDict, workdir: Path) -> Stage:
     """The pieces of the stage `config` describes. Raises InputError as its parts do, before anything is written to `workdir`."""
     from cv3jax.build_diffusion import build_diffusion
     from cv3jax.build_vae import build_vae
 
+    check(config)
     if config.stage not in ("vae", "base", "relay"):
         raise InputError(f"config.stage = {config.stage!r}: one of vae, base, relay")
     return build_vae(config) if config.stage == "vae" else build_diffusion(config, workdir)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, placer, plan, state_creator
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
 from cv3jax.conditioning import stage_batch, to_pixels
@@ -22,7 +22,7 @@ from cv3jax.objectives import diffusion_loss
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
 from cv3jax.resize import down2, up2
-from cv3jax.schedule import T, make_schedule
+from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.sharding import make_constrain, tree_sharding
 from cv3jax.state import make_train_step, microbatches
 from data_pipeline.errors import InputError
@@ -40,13 +40,12 @@ class Frozen(NamedTuple):
     tokenize: Callable
     directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
 
+
 def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     """The pieces of a base or relay run."""
     deal, records, tx = plan(config), open_data(config), make_tx(config)
     mesh, relay = deal.mesh, config.schedule.blur != "none"
     model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh))
-    frozen = frozen_parts(config, records, model, mesh, workdir)
-    vae, t5 = (build_model(cls, frozen.description[part]["model"]) for cls, part in ((Autoencoder, "vae"), (T5Encoder, "t5")))
     schedule, o = stage_schedule(config), config.objective
     try:
         denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), schedule.sigma, o.prediction)
@@ -57,7 +56,11 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
-    create, shardings = state_creator(unet_init(model, t5.channels), tx, config.seed, mesh, load)
+    directory, description = frozen_description(config, model)
+    width = description.get("t5", {"model": config.text})["model"]["channels"]
+    create, shardings = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
+    frozen = frozen_parts(config, directory, description, records, mesh, workdir)
+    vae, t5 = (build_model(cls, frozen.description[part]["model"]) for cls, part in ((Autoencoder, "vae"), (T5Encoder, "t5")))
 
     def encode(params, batch, key, step):
         def one(part):
@@ -109,11 +112,17 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
 
 def stage_schedule(config: ConfigDict):
-    """The training table of config.schedule. Raises InputError on an unknown blur or a start out of range."""
+    """The training table of config.schedule. Raises InputError on an unknown blur, a start out of range, or too many steps from it."""
+    blur, start = config.schedule.blur, config.schedule.start
     try:
-        return make_schedule(config.schedule.blur, config.schedule.start)
+        schedule = make_schedule(blur, start)
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
+    try:
+        _ = base_grid(config.sample.steps) if blur == "none" else relay_grid(config.sample.steps, start)
+    except ValueError as e:
+        raise InputError(f"config.sample.steps = {config.sample.steps}: {e}") from e
+    return schedule
 
 
 def check_side(side: int, vae: dict, model: UNet) -> None:
@@ -123,24 +132,29 @@ def check_side(side: int, vae: dict, model: UNet) -> None:
         raise InputError(f"config.data.image_size = {side} is not a multiple of {factor}, the autoencoder's factor times the UNet's")
 
 
-def frozen_parts(config: ConfigDict, records: RecordSource, unet: UNet, mesh: Any, workdir: Path) -> Frozen:
-    """The autoencoder and text encoder of config.cascade, placed on the mesh; a random text encoder where the recipe asks for one.
+def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
+    """(directory, description) of config.cascade.
 
     Raises:
-        InputError: config.cascade unset or without the parts a stage needs.
+        InputError: config.cascade unset or without the parts a stage needs, or an image size that does not suit them.
     """
     if not config.cascade:
         raise InputError("config.cascade is not set; give a checkpoint with a vae (and t5), e.g. --config.cascade=runs/vae")
     directory, description = checkpoint.read_cascade(config.cascade)
-    needed = ("vae", "t5") if "t5" in description else ("vae",)
     if "vae" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
+    if "t5" not in description and not config.text.random:
+        raise InputError(f"config.cascade = {config.cascade} has no t5; convert one into it, or set config.text.random=True")
     check_side(config.data.image_size, description["vae"]["model"], unet)
+    return directory, description
+
+
+def frozen_parts(config: ConfigDict, directory: Path, description: dict, records: RecordSource, mesh: Any, workdir: Path) -> Frozen:
+    """The autoencoder and text encoder of config.cascade, placed on the mesh; a random text encoder where it brings none."""
+    needed = ("vae", "t5") if "t5" in description else ("vae",)
     params, tokenize = load_params(directory, description, needed, lambda tree: tree_sharding(tree, mesh))
     directories = {part: directory / part for part in (*needed, *description["stages"]) if part != config.stage}
     if "t5" not in description:
-        if not config.text.random:
-            raise InputError(f"config.cascade = {config.cascade} has no t5; convert one into it, or set config.text.random=True")
         params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
     description["t5"]["model"]["dtype"], description["vae"]["model"]["dtype"] = config.text.dtype, config.vae.dtype
     return Frozen(description, params, tokenize, directories)
@@ -161,14 +175,6 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     params = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
     return params, load_tokenizer(folder, config.text.length), {"model": facts, "length": config.text.length}
-
-
-def part_loader(path: str, part: str) -> Callable[[Any], Any]:
-    """shardings → the EMA of `part` of the checkpoint at `path`, placed so."""
-    directory, description = checkpoint.read_cascade(path)
-    if part not in description["stages"]:
-        raise InputError(f"config.init_from = {path} has no {part}, only {', '.join(description['stages']) or 'a vae'}")
-    return lambda shardings: load_params(directory, description, (part,), lambda _: shardings)[0][part]
 
 
 def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, placer, plan, state_creator
-from cv3jax.cascade import load_params, to_uint8, vae_init
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placer, plan, state_creator
+from cv3jax.cascade import to_uint8, vae_init
 from cv3jax.conditioning import to_pixels
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.objectives import autoencoder_loss
@@ -44,10 +44,7 @@ def build_vae(config: ConfigDict) -> Stage:
     loss = autoencoder_loss(
         reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
     )  # fmt: skip
-    load = None
-    if config.init_from:
-        directory, description = checkpoint.read_cascade(config.init_from)
-        load = lambda shardings: load_params(directory, description, ("vae",), lambda _: shardings)[0]["vae"]  # noqa: E731
+    load = part_loader(config.init_from, "vae") if config.init_from else None
     create, shardings = state_creator(vae_init(model), tx, config.seed, deal.mesh, load)
     train_step = make_train_step(
         lambda params, frozen, batch, key: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, key), tx,

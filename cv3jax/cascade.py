@@ -80,11 +80,9 @@ def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float =
         shape = (*latent, model.out_channels)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         cond = make_cond(text, square_sizes(text.shape[0], latent[0] * stage["factor"]))
-        x = sampler.start(grid, noise, low if relay else None)
-        out, _ = sampler.sample(
-            lambda x, t: denoise(params, x, t, cond), grid, x, low if relay else None, key=jax.random.fold_in(keys[0], 1), eta=eta, form=form
-        )  # fmt: skip
-        return out
+        start, key = low if relay else None, jax.random.fold_in(keys[0], 1)
+        x = sampler.start(grid, noise, start)
+        return sampler.sample(lambda x, t: denoise(params, x, t, cond), grid, x, start, key=key, eta=eta, form=form)[0]
 
     return jax.jit(run, static_argnums=4)
 
@@ -125,7 +123,10 @@ class Cascade:
         chosen = {key: options.get(key, stage[key]) for key in ("steps", "guidance", "eta", "form")}
         call = (name, *chosen.items())
         if call not in self._samplers:
-            self._samplers[call] = make_stage_sampler(stage, **chosen)
+            try:
+                self._samplers[call] = make_stage_sampler(stage, **chosen)
+            except ValueError as e:
+                raise InputError(f"{chosen['steps']} steps of the {name} stage: {e}") from e
         latent = side // stage["factor"]
         return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
 
@@ -174,6 +175,8 @@ def load(path: str | Path, parts: tuple[str, ...] = (), placement: Callable | No
         InputError: no checkpoint there, a part missing, or damaged.
     """
     directory, description = checkpoint.read_cascade(path)
+    if "vae" not in description:
+        raise InputError(f"{path} has no vae, without which there are no pictures")
     return Cascade(description, *load_params(directory, description, parts, placement))
 
 

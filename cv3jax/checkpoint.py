@@ -33,8 +33,11 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, data: grain.Data
 
 
 def read_run(manager: ocp.CheckpointManager, step: int) -> dict:
-    """The `run` facts of a checkpoint."""
-    return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    """The `run` facts of a checkpoint. Raises InputError when it is damaged."""
+    try:
+        return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    except Exception as e:
+        raise InputError(f"checkpoint {manager.directory / str(step)} cannot be restored: {_first_line(e)}") from e
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: Any, data: grain.DatasetIterator) -> Any:

@@ -15,7 +15,7 @@ from cv3jax.state import TrainState
 
 
 class NonFiniteLossError(Exception):
-    """Loss or gradient became NaN or infinite; nothing of it was saved."""
+    """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def train_loop(
 
     `data` is the loader's iterator, `place` puts one of its batches on the mesh, `step_fn(state, batch)` → (state, metrics)
     is compiled once; `preview(ema, step)` → uint8 [H, W, 3]. Returns (the last state, the seconds spent training in all
-    sittings). Loss and gradient norm of every step are looked at before anything is saved.
+    sittings). Loss and norms of every step are looked at before anything is saved.
 
     Raises:
         NonFiniteLossError: naming the first step that was not finite and the checkpoint that remains.
@@ -83,7 +83,7 @@ def _mean(pending: list[tuple[int, dict]], saved: int | None) -> dict[str, float
     """The means of the metrics since the last look; raises at the first step that is not finite."""
     values = [(step, jax.device_get(metrics)) for step, metrics in pending]
     for step, metrics in values:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        bad = [name for name in ("loss", "grad_norm", "param_norm") if not math.isfinite(metrics[name])]
         if bad:
             kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
             raise NonFiniteLossError(f"step {step}: {' and '.join(bad)} not finite; stopped, {kept}; try a lower learning rate")

@@ -195,7 +195,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--install-seconds", type=float, default=0.0, help="how long the set-up took, for the report")
     parser.add_argument("--tiny", action="store_true", help="sizes that only exercise the machinery: pictures will be noise")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
-    args = parser.parse_args(argv)
+    args = recipe.one_line(parser).parse_args(argv)
+    recipe.check_directory(args.workdir, "--workdir")
+    recipe.check_file(args.json, "--json")
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
     report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 
+SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")  # what every recipe has
+
 
 def recipes() -> dict[str, Path]:
     """Name → file of the recipes that travel with the package."""
@@ -47,10 +49,16 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     try:
         if values(argv)[1:]:
             raise InputError(f"unknown arguments {' '.join(values(argv)[1:])}; see --help")
-        return values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        config = values.config
+    except InputError:
+        raise
+    except Exception as e:  # the file is the user's own program
         message = str(e).strip("\"'").replace("\n", " ")
-        raise InputError(f"--config={spec}: {message}") from e
+        known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
+        raise InputError(f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}") from e
+    if missing := [name for name in SECTIONS if name not in config]:
+        raise InputError(f"--config={spec}: the config has no {', '.join(missing)}; start it from cv3jax.configs.common")
+    return config
 
 
 def to_json(config: ConfigDict) -> dict:
@@ -79,7 +87,33 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
     parse.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe")
     parse.add_argument("--workdir", required=True, type=Path, help="where the run lives; an existing run continues")
     parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
+    return one_line(parse)
+
+
+def one_line(parse: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Have a wrong flag raise InputError, like all bad input, instead of printing the usage."""
+
+    def error(message: str):
+        raise InputError(f"{message}; see {parse.prog} --help")
+
+    parse.error = error
     return parse
+
+
+def check_directory(path: Path, flag: str) -> None:
+    """Raise InputError where a file is in the way of the directory `path`: before the work and not after it."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")
+
+
+def check_file(path: Path | None, flag: str) -> None:
+    """Raise InputError where `path` could not be written as a file."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{flag} {path} is a directory; give a file")
+    check_directory(path.parent, flag)
 
 
 def write_json(path: Path | None, figures: dict) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade import Cascade, load
 from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.recipe import write_json
+from cv3jax.recipe import check_directory, check_file, one_line, write_json
 from data_pipeline.errors import InputError
 
 EXAMPLE = 'cv3jax sample --checkpoint runs/quickstart --prompt "a small green star in the center, black background" --num 4 --out runs/star'
@@ -34,7 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="the first image's; the next ones count up")
     parser.add_argument("--num", type=int, default=1, help="pictures a prompt")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON")
-    return parser.parse_args(argv)
+    return one_line(parser).parse_args(argv)
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
@@ -72,8 +72,10 @@ def main(argv: list[str] | None = None) -> None:
         if not prompt.strip() or len(prompt) > MAX_PROMPT:
             raise InputError(f"--prompt {prompt[:40]!r}: must hold 1..{MAX_PROMPT} characters that are not all blank")
     steps, guidance = pair(args.steps, "steps", int, 1, 1000), pair(args.guidance, "guidance", float, 0.0, 100.0)
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"--out {args.out} is a file; give a directory")
+    if args.size is not None and args.size < 1:
+        raise InputError(f"--size {args.size}: a number of pixels")
+    check_directory(args.out, "--out")
+    check_file(args.json, "--json")
     cascade = load(args.checkpoint)
     if "base" not in cascade.description["stages"]:
         raise InputError(f"--checkpoint {args.checkpoint} has no base stage to start from, only {', '.join(cascade.params)}")

@@ -48,8 +48,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
     """step(state, frozen, batch) → (state, metrics). Jit it with state donated; `frozen` (encoders, teacher) never is.
 
-    `accumulate` > 1 averages gradients over that many microbatches in one scan. metrics: loss, grad_norm and the loss's own,
-    float32 scalars.
+    `accumulate` > 1 averages gradients over that many microbatches in one scan. metrics: loss, grad_norm,
+    param_norm (after the update) and the loss's own, float32 scalars.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -75,7 +75,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(decay, state.step))
-        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, state.key, params, ema, opt_state), metrics
 
     return train_step

@@ -23,12 +23,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         NonFiniteLossError: the loss or gradient became NaN or infinite.
     """
     facts = recipe.to_json(config)
+    recipe.check_directory(workdir, "--workdir")
     check_resume(facts, workdir)
     stage = build(config, workdir)
+    state = stage.create()
     workdir.mkdir(parents=True, exist_ok=True)
     cadence = Cadence(config.train.steps, config.train.log_every, config.train.save_every, config.train.preview_every, config.train.keep)
     state, seconds = train_loop(
-        name=config.stage, workdir=workdir, state=stage.create(), data=stage.data, place=stage.place, step_fn=stage.step,
+        name=config.stage, workdir=workdir, state=state, data=stage.data, place=stage.place, step_fn=stage.step,
         cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"),
     )  # fmt: skip
     figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
@@ -56,6 +58,7 @@ def check_resume(facts: dict, workdir: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("train", __doc__, EXAMPLE)
     args, overrides = parser.parse_known_args(argv)
+    recipe.check_file(args.json, "--json")
     figures = run(recipe.load(args.config, overrides), args.workdir)
     done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
     print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)

@@ -66,18 +66,20 @@ def _params(preset, file, entries):
 
 
 @functools.cache
-def _executable(function, shapes, treedef):
-    """Compiled ahead of time and without the backend's optimisations: the tests spend their time compiling, not running."""
+def _executable(function, shapes, treedef, optimise):
     args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    return jax.jit(function).lower(*args).compile(compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(function).lower(*args).compile(compiler_options={} if optimise else {"xla_backend_optimization_level": 0})
 
 
-def call(function, *args):
-    """jit(function)(*args), which also works where jit is disabled. `function` must be the same object from call to call."""
+def call(function, *args, optimise=True):
+    """jit(function)(*args), which also works where jit is disabled. `function` must be the same object from call to call.
+
+    What runs a few times only is quicker without the backend's optimisations.
+    """
     args = jax.tree.map(jnp.asarray, args)
     leaves, treedef = jax.tree.flatten(args)
     with jax.disable_jit(False):
-        return _executable(function, tuple((leaf.shape, leaf.dtype) for leaf in leaves), treedef)(*args)
+        return _executable(function, tuple((leaf.shape, leaf.dtype) for leaf in leaves), treedef, optimise)(*args)
 
 
 @functools.cache
@@ -107,17 +109,16 @@ def network(preset: str):
 
 @functools.cache
 def differentiable_network(preset: str):
-    """As `network`, for jax.grad with respect to params outside jit: one compiled program serves every loss of BATCH samples."""
+    """As `network`, for jax.grad with respect to params outside jit: one compiled backward pass serves every loss."""
 
-    def output_and_pull_back(params, x, index, cond, cotangent):
-        output, pull_back = jax.vjp(lambda params: unet_function(preset)(params, x, index, cond), params)
-        return output, pull_back(cotangent)[0]
+    def pull_back(params, x, index, cond, cotangent):
+        return jax.vjp(lambda params: unet_function(preset)(params, x, index, cond), params)[1](cotangent)[0]
 
     def forward(*args):
-        return call(output_and_pull_back, *args, jnp.zeros_like(args[1]))[0], args
+        return call(unet_function(preset), *args), args
 
     def backward(args, cotangent):
-        return call(output_and_pull_back, *args, cotangent)[1], None, None, None
+        return call(pull_back, *args, cotangent, optimise=False), None, None, None
 
     apply = jax.custom_vjp(lambda *args: forward(*args)[0])
     apply.defvjp(forward, backward)

@@ -1,0 +1,179 @@
+"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests that need one.
+
+Cached functions and not fixtures, so that helpers, fixtures and tests of any scope read the same one. The recipes are the
+shipped `:tiny` ones, on a mesh of eight devices over which their small parameters really are split.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from cv3jax import build, build_diffusion, recipe, sharding, train
+from cv3jax.build import Stage
+from cv3jax.metrics import read_lines
+from data_pipeline import scenes as scene_data
+
+STEPS = 6
+BEFORE = {"vae": None, "base": "vae", "relay": "base"}
+MESH = {  # eight devices, dealt differently to each stage
+    "vae": ("mesh.data=1", "mesh.fsdp=8"),
+    "base": ("mesh.data=2", "mesh.fsdp=4"),
+    "relay": ("mesh.data=8", "mesh.fsdp=1"),
+}
+ALONE = ("mesh.fsdp=1", "batch.per_device=8")  # one device, the same microbatches
+SCHEDULE = ("train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
+OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
+
+
+class Run(NamedTuple):
+    """What a trained stage left, and the names of the programs XLA had compiled when each step ended."""
+
+    workdir: Path
+    figures: dict
+    compiled: list[list[str]]
+
+    @property
+    def losses(self) -> list[float]:
+        return [line["loss"] for line in read_lines(self.workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    """XLA's expensive passes off while a module runs: what these tests ask does not depend on them, and compiling is their time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@functools.cache
+def root() -> Path:
+    """A directory of this session, removed at its end."""
+    folder = tempfile.TemporaryDirectory(prefix="cv3jax_tests_")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@functools.cache
+def scenes() -> Path:
+    """64 rendered scenes at 64 pixels."""
+    scene_data.build(root() / "scenes", 64, 0, "train", size=64)
+    return root() / "scenes"
+
+
+def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
+    """The train command's arguments: the tiny recipe behind the cascade trained so far, with `fields` such as "train.steps=3"."""
+    given = [f"data.path={scenes()}", *SCHEDULE, f"optim.kind={OPTIMIZER[stage]}", f"train.steps={STEPS}"]
+    if BEFORE[stage]:
+        given.append(f"cascade={trained(BEFORE[stage]).workdir}")
+    if stage == "relay":
+        given.append(f"init_from={trained('base').workdir}")
+    return [f"--config=scenes_{stage}:tiny", "--workdir", str(workdir), *(f"--config.{field}" for field in (*given, *fields))]
+
+
+def config(stage: str, *fields: str) -> ConfigDict:
+    """The config those arguments give."""
+    name, _, _, *overrides = argv(stage, Path(), *fields)
+    return recipe.load(name.removeprefix("--config="), overrides)
+
+
+@functools.cache
+def trained(stage: str) -> Run:
+    """The stage after STEPS steps on eight devices."""
+    workdir = root() / stage
+    with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
+        seen = []
+        watch(patch, lambda step: seen.append(list(compiled)))
+        figures = train.run(config(stage, *MESH[stage]), workdir)
+    assert len(seen) == STEPS
+    return Run(workdir, figures, seen)
+
+
+def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) -> None:
+    """Call `after(step)` after each train step; `change(step, state)` replaces the state the step leaves."""
+
+    def build_watched(*args) -> Stage:
+        stage = build.build(*args)
+        count = 0
+
+        def step(state, batch):
+            nonlocal count
+            state, metrics = stage.step(state, batch)
+            count += 1
+            after(count)
+            return change(count, state), metrics
+
+        return stage._replace(step=step)
+
+    patch.setattr(train, "build", build_watched)
+
+
+@contextlib.contextmanager
+def compilations():
+    """The list to which every XLA compilation inside the block appends its name (one read from the cache counts too)."""
+    names = []
+
+    def listen(event: str, duration: float, fun_name: str = "", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def split_small():
+    """fsdp splits parameters of 256 elements and more: at its real threshold everything of a tiny model would be replicated."""
+    rule = functools.partial(sharding.tree_sharding, min_size=256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "tree_sharding", rule)
+        patch.setattr(build_diffusion, "tree_sharding", rule)
+        yield
+
+
+@contextlib.contextmanager
+def devices(count: int):
+    """The stages built inside the block see only the first `count` devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "make_mesh", functools.partial(sharding.make_mesh, devices=jax.devices()[:count]))
+        yield
+
+
+def command(*args: str) -> list[str]:
+    """A cv3jax command line for `subprocess`."""
+    return [sys.executable, "-m", *args]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a subprocess: one CPU device, this session's compile cache."""
+    cache = str(jax.config.jax_compilation_cache_dir)
+    fixed = {
+        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }  # fmt: skip
+    return {**os.environ, **fixed, **extra}
+
+
+def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
+    """Run a cv3jax command to its end and require success."""
+    done = subprocess.run(command(*args), env=environment(**extra), cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())

@@ -1,0 +1,206 @@
+"""Bad input of every kind ends in one line that names it and what would be right, exit 2, nothing written and no traceback."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import pytest
+import runs
+from runs import quick_compiles  # noqa: F401
+
+from cv3jax import cli, train
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """The directories and files that the rows below call by name."""
+    at = tmp_path_factory.mktemp("bad")
+    (at / "empty").mkdir()
+    (at / "file").write_text("not a directory")
+    for name, text in (("damaged", "{"), ("foreign", "[]"), ("format", '{"format": 99}'), ("bare", '{"format": 1, "stages": {}}')):
+        (at / name).mkdir()
+        (at / name / "cascade.json").write_text(text)
+    shutil.copytree(runs.trained("vae").workdir / "cascade", at / "hollow")
+    shutil.rmtree(at / "hollow" / "vae")
+    shutil.copytree(runs.trained("base").workdir / "cascade", at / "halved")
+    description = runs.read_json(at / "halved" / "cascade.json")
+    description["stages"]["base"]["model"]["channels"] = 32
+    (at / "halved" / "cascade.json").write_text(json.dumps(description))
+    shutil.copytree(runs.scenes(), at / "torn")
+    next((at / "torn").glob("*array_record-00000*")).write_bytes(b"torn")
+    (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
+    (at / "broken.py").write_text("def get_config(:\n")
+    (at / "without.py").write_text("x = 1\n")
+    (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
+    trained = {stage: runs.trained(stage).workdir for stage in ("vae", "base")}
+    return {**trained, "at": at, "scenes": runs.scenes()}
+
+
+def refused(command: str, argv: list[str], capsys, contains: str) -> None:
+    """Run a command in this process: one line on stderr, exit 2."""
+    main = importlib.import_module(cli.COMMANDS[command][0]).main
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_loop", lambda **_: pytest.fail("accepted"))
+        with pytest.raises(SystemExit) as e:
+            cli.run_command(main, argv)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert e.value.code == 2, lines
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("cv3jax: ")
+    assert contains.lower() in lines[0].lower()
+    assert len(lines[0]) < 600
+
+
+# stage, what is wrong with it (fields), what the line says
+FIELDS = [
+    ("vae", ["optim.lrr=1"], "Did you mean"),
+    ("vae", ["optim.lr=fast"], "optim.lr"),
+    ("vae", ["train.steps=many"], "train.steps"),
+    ("vae", ["data.path="], "data.path is not set"),
+    ("vae", ["data.path={at}/none"], "no such directory"),
+    ("vae", ["data.path={at}/empty"], "not a record dataset"),
+    ("vae", ["data.path={at}/file"], "no such directory"),
+    ("vae", ["data.path={at}/torn"], "shard"),
+    ("vae", ["batch.size=12"], "take a multiple of 8"),
+    ("vae", ["batch.size=0"], "config.batch.size = 0"),
+    ("vae", ["batch.size=-8"], "config.batch.size = -8"),
+    ("vae", ["batch.size=24", "batch.per_device=2"], "config.batch.per_device = 2"),
+    ("vae", ["batch.per_device=0"], "config.batch.per_device = 0"),
+    ("vae", ["mesh.data=3"], "config.mesh"),
+    ("vae", ["mesh.data=-1"], "config.mesh"),
+    ("vae", ["mesh.fsdp=0"], "config.mesh"),
+    ("vae", ["mesh.data=16", "mesh.fsdp=1"], "there are 8"),
+    ("vae", ["data.image_size=36"], "not a multiple of the autoencoder's factor 8"),
+    ("vae", ["data.image_size=0"], "image_size = 0"),
+    ("vae", ["data.image_size=-8"], "image_size = -8"),
+    ("vae", ["data.threads=-1"], "threads = -1"),
+    ("vae", ["data.zoom=(0.5, 1.0)"], "zoom"),
+    ("vae", ["data.zoom=(2.0, 1.0)"], "zoom"),
+    ("vae", ["model.groups=3"], "groups"),
+    ("vae", ["model.channel_mult=()"], "channel_mult"),
+    ("vae", ["model.channels=0"], "channels"),
+    ("vae", ["model.dtype=float99"], "dtype"),
+    ("vae", ["optim.kind=sgdx"], "optimizer must be one of"),
+    ("vae", ["optim.decay=steps"], "decay must be one of"),
+    ("vae", ["optim.warmup=-1"], "config.optim.warmup = -1"),
+    ("vae", ["optim.lr=-1.0"], "config.optim.lr = -1.0"),
+    ("vae", ["optim.lr=nan"], "config.optim.lr = nan"),
+    ("vae", ["optim.clip=0.0"], "config.optim.clip = 0.0"),
+    ("vae", ["optim.ema=1.5"], "config.optim.ema = 1.5"),
+    ("vae", ["train.steps=0"], "config.train.steps = 0"),
+    ("vae", ["train.log_every=-1"], "config.train.log_every = -1"),
+    ("vae", ["train.keep=0"], "config.train.keep = 0"),
+    ("vae", ["seed=-1"], "config.seed = -1"),
+    ("vae", ["objective.perceptual={at}/none.npz"], "none.npz"),
+    ("vae", ["init_from={at}/empty"], "is no checkpoint"),
+    ("vae", ["init_from={at}/bare"], "has no vae"),
+    ("vae", ["stage=encoder"], "one of vae, base, relay"),
+    ("base", ["cascade="], "config.cascade is not set"),
+    ("base", ["cascade={at}/none"], "is no checkpoint"),
+    ("base", ["cascade={at}/bare"], "has no vae"),
+    ("base", ["cascade={at}/damaged"], "is damaged"),
+    ("base", ["cascade={at}/foreign"], "not a cascade description"),
+    ("base", ["cascade={at}/format"], "not a cascade description"),
+    ("base", ["cascade={at}/hollow"], "hollow/vae does not exist"),
+    ("base", ["text.random=False"], "has no t5"),
+    ("base", ["data.image_size=40"], "not a multiple of 16"),
+    ("base", ["model.head_dim=7"], "head_dim"),
+    ("base", ["model.groups=5"], "groups"),
+    ("base", ["model.depth=(0,)"], "depth"),
+    ("base", ["schedule.blur=fog"], "blur must be one of"),
+    ("base", ["objective.prediction=x0"], "prediction must be one of"),
+    ("base", ["objective.weighting=flat"], "weighting must be one of"),
+    ("base", ["objective.norm=l3"], "norm must be l1 or l2"),
+    ("base", ["objective.text_drop=1.5"], "config.objective.text_drop = 1.5"),
+    ("base", ["sample.steps=0"], "config.sample.steps = 0"),
+    ("base", ["sample.form=poem"], "config.sample.form"),
+    ("base", ["sample.prompts=()"], "config.sample.prompts"),
+    ("base", ["data.recaption=2.0"], "recaption"),
+    ("base", ["stage=vae"], "Autoencoder has no field"),
+    ("relay", ["schedule.start=0"], "start must be in 1..1000, not 0"),
+    ("relay", ["schedule.start=1001"], "start must be in 1..1000, not 1001"),
+    ("relay", ["data.image_size=24"], "not a multiple of 16"),
+    ("relay", ["init_from={vae}"], "has no base"),
+    ("relay", ["init_from={at}/halved"], "does not hold the model"),
+    ("relay", ["model.channels=32"], "init_from"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "fields", "contains"), FIELDS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_a_bad_field(stage, fields, contains, places, tmp_path, capsys):
+    given = {"vae": [], "base": ["cascade={vae}"], "relay": ["cascade={base}", "init_from={base}"]}[stage]
+    overrides = [f"--config.{field}".format(**places) for field in ("data.path={scenes}", *given, *fields)]
+    refused("train", [f"--config=scenes_{stage}:tiny", "--workdir", str(tmp_path / "w"), *overrides], capsys, contains)
+    assert not (tmp_path / "w").exists()
+
+
+# command, arguments, what the line says
+COMMANDS = [
+    ("train", "--config=scenes_vea --workdir {w}", "no recipe 'scenes_vea'; give a .py file or one of base_256"),
+    ("train", "--config=scenes_vae:small --workdir {w}", "unknown variant 'small'"),
+    ("train", "--config={at}/none.py --workdir {w}", "there is no file"),
+    ("train", "--config={at}/recipe.py --workdir {w}", "undefined"),
+    ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
+    ("train", "--config={at}/without.py --workdir {w}", "get_config"),
+    ("train", "--config={at}/half.py --workdir {w}", "half.py"),
+    ("train", "--config=scenes_vae:tiny --workdir {w} --lr 3", "unknown argument"),
+    ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
+    ("train", "--config=scenes_vae:tiny --workdir {at}/file --config.data.path={scenes}", "{at}/file"),
+    ("train", "--config=scenes_vae:tiny --workdir {at}/file/below --config.data.path={scenes}", "{at}/file"),
+    ("train", "--config=scenes_vae:tiny", "--workdir"),
+    ("train", "--workdir {w}", "--config"),
+    ("sample", "--checkpoint {at}/none --prompt x --out {w}", "is no checkpoint"),
+    ("sample", "--checkpoint {at}/damaged --prompt x --out {w}", "is damaged"),
+    ("sample", "--checkpoint {at}/bare --prompt x --out {w}", "has no vae"),
+    ("sample", "--checkpoint {vae} --prompt x --out {w}", "has no base stage"),
+    ("sample", "--checkpoint {at}/halved --prompt x --out {w}", "does not hold the model"),
+    ("sample", "--checkpoint {base} --prompt= --out {w}", "--prompt"),
+    ("sample", "--checkpoint {base} --prompt {blank} --out {w}", "--prompt"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --steps 0", "--steps 0"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --steps 2,2,2", "--steps 2,2,2"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --steps few", "--steps few"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --guidance nan", "--guidance nan"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --guidance=-1", "--guidance -1"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size 33", "size 33"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size 64", "there is no relay stage"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size 0", "size 0"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --num 0", "--num 0"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --num two", "--num"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --seed -1", "--seed -1"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --seed 4294967296", "--seed 4294967296"),
+    ("sample", "--checkpoint {base} --prompt x --out {at}/file", "is a file"),
+    ("sample", "--checkpoint {base} --prompt x --out {at}/file/below", "{at}/file"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --json {at}/empty", "{at}/empty"),
+    ("sample", "--checkpoint {base} --prompt x", "--out"),
+    ("quickstart", "--workdir {w} --seed -1", "--seed -1"),
+    ("quickstart", "--workdir {at}/file", "{at}/file"),
+    ("data", "inspect --data {at}/none", "no such directory"),
+    ("data", "inspect --data {at}/torn", "shard"),
+    ("data", "pack --source {at}/none --out {w}", "no source"),
+    ("data", "scenes --num 0 --out {w}", "num = 0"),
+    ("data", "scenes --num 1 --size 4 --out {w}", "size = 4"),
+    ("data", "scenes --num 1 --out {at}/file", "is a file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "line", "contains"), COMMANDS, ids=lambda x: x.replace("{", "").replace("}", ""))
+def test_a_bad_argument(command, line, contains, places, tmp_path, capsys):
+    names = {**places, "w": tmp_path / "w", "blank": "{blank}"}
+    argv = ["  \t" if word == "{blank}" else word for word in line.format(**names).split(" ")]
+    refused(command, argv, capsys, contains.format(**names))
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str)
+def test_the_dispatcher(argv, code, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cv3jax", *argv])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == code
+    out = capsys.readouterr()
+    if argv == ["trian"]:
+        assert out.err == f"cv3jax: no command 'trian'; one of {', '.join(cli.COMMANDS)}\n"
+    elif argv != ["--version"]:
+        assert "usage: cv3jax <command>" in out.out

@@ -1,0 +1,144 @@
+"""Stopping and going on: kill -9 loses nothing and changes nothing, other meshes read a checkpoint, another recipe is refused."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+from runs import quick_compiles  # noqa: F401
+
+from cv3jax import build, checkpoint, train
+from cv3jax.metrics import read_lines
+from data_pipeline.errors import InputError
+
+STEPS, KILL_AT = 40, 7
+
+
+def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Everything in a checkpoint's train state by its path, as it was saved."""
+    manager = checkpoint.open_manager(workdir / "checkpoints")
+    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    manager.close()
+    named, _ = jax.tree.flatten_with_path(state)
+    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return {jax.tree_util.keystr(path): np.asarray(raw(value)) for path, value in named}
+
+
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name, strict=True)
+
+
+def start_and_kill(arguments: list[str], workdir: Path) -> int:
+    """Start training, kill -9 it once metrics show step KILL_AT or later; the newest complete checkpoint then."""
+    process = subprocess.Popen(runs.command("cv3jax.train", *arguments), env=runs.environment(), stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not any(line["step"] >= KILL_AT for line in read_lines(workdir / "metrics.jsonl")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL, "ended before it was killed"
+    return max((int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), default=0)
+
+
+def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path):
+    fields = (*runs.ALONE, f"train.steps={STEPS}", "train.save_every=3")
+    whole, killed = (runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))
+    runs.run("cv3jax.train", *whole)
+    assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS
+    assert not (tmp_path / "killed" / "cascade").exists()
+    runs.run("cv3jax.train", *killed)
+    ours, theirs = (leaves(tmp_path / name, STEPS) for name in ("killed", "whole"))
+    assert_equal(ours, theirs)
+    assert int(next(value for name, value in ours.items() if "step" in name)) == STEPS
+    for part in ("params", "ema", "opt_state", "key"):
+        assert any(part in name for name in ours)
+    curves = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / name / "metrics.jsonl")]
+        for name in ("killed", "whole")
+    ]
+    assert curves[0] == curves[1]
+    assert [line["step"] for line in curves[0]] == list(range(1, STEPS + 1))
+    seconds = [line["seconds"] for line in read_lines(tmp_path / "killed" / "metrics.jsonl")]
+    assert seconds == sorted(seconds)
+    data = [(path / "data") for path in (tmp_path / "whole" / "checkpoints" / str(STEPS), tmp_path / "killed" / "checkpoints" / str(STEPS))]
+    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("*.json")} for d in data]
+    assert files[0]
+    assert files[0] == files[1]  # the loader stands at the same record
+
+
+def test_a_checkpoint_cut_short_is_not_read(tmp_path):
+    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
+    newest = workdir / "checkpoints" / str(runs.STEPS)
+    for path in newest.rglob("ocdbt.process_0"):
+        shutil.rmtree(path)
+    with pytest.raises(InputError, match=f"checkpoint .*{runs.STEPS} cannot be restored"), runs.split_small():
+        train.run(runs.config("vae", *runs.MESH["vae"]), workdir)
+    assert newest.exists()
+
+
+def restore(stage: str, mesh) -> tuple[dict, object]:
+    """(leaves, state) of a trained stage's last checkpoint, placed on `mesh` by the sharding rule."""
+    pieces = runs.config(stage)
+    workdir = runs.trained(stage).workdir
+    manager = checkpoint.open_manager(workdir / "checkpoints")
+    saved = manager.restore(runs.STEPS, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    like = checkpoint.abstract(saved, build.tree_sharding(saved, mesh))
+    data = build.loader(pieces, build.open_data(pieces), pieces.batch.size, None)
+    state = checkpoint.restore(manager, runs.STEPS, like, data)
+    manager.close()
+    return leaves(workdir, runs.STEPS), state
+
+
+@pytest.mark.parametrize("sizes", [{"data": 1}, {"data": 2, "fsdp": 2}, {"data": 4, "fsdp": 2}], ids=str)
+def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(sizes):
+    count = sizes["data"] * sizes.get("fsdp", 1)
+    mesh = build.make_mesh(**sizes, devices=jax.devices()[:count])
+    with runs.split_small():
+        saved, state = restore("vae", mesh)
+    largest = max(jax.tree.leaves(state["params"]), key=lambda x: x.size)
+    assert largest.sharding.mesh == mesh
+    assert largest.addressable_shards[0].data.size == largest.size // sizes.get("fsdp", 1)
+    named, _ = jax.tree.flatten_with_path(state["params"])
+    for path, value in named:
+        np.testing.assert_array_equal(value, saved[f"['params']{jax.tree_util.keystr(path)}"])
+
+
+def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
+    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
+    before = read_lines(workdir / "metrics.jsonl")
+    with runs.devices(1):
+        figures = train.run(runs.config("vae", *runs.ALONE, f"train.steps={runs.STEPS + 2}"), workdir)
+    lines = read_lines(workdir / "metrics.jsonl")
+    assert lines[: runs.STEPS] == before
+    assert [line["step"] for line in lines[runs.STEPS :]] == [runs.STEPS + 1, runs.STEPS + 2]
+    assert figures["steps"] == runs.STEPS + 2
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [runs.STEPS, runs.STEPS + 2]
+
+
+def test_a_finished_run_is_exported_again_and_not_trained(tmp_path, monkeypatch):
+    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
+    shutil.rmtree(workdir / "cascade")
+    runs.watch(monkeypatch, lambda step: pytest.fail("a finished run was trained"))
+    with runs.split_small():
+        figures = train.run(runs.config("vae", *runs.MESH["vae"]), workdir)
+    assert figures["latent_scale"] == pytest.approx(runs.trained("vae").figures["latent_scale"])
+    assert (workdir / "cascade" / "cascade.json").is_file()
+
+
+@pytest.mark.parametrize("field", ["optim.lr=0.5", "seed=3", "batch.size=16", "model.channels=16", "data.flip=True", "optim.kind=adamw"])
+def test_another_recipe_on_an_existing_workdir_is_refused_by_name(field, tmp_path):
+    workdir = runs.trained("vae").workdir
+    stamps = {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")}
+    with pytest.raises(InputError, match=f"{workdir} holds a run with other values of {field.split('=')[0]}"):
+        train.run(runs.config("vae", *runs.MESH["vae"], field), workdir)
+    assert {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")} == stamps

@@ -1,0 +1,153 @@
+"""Sampling: a picture depends on its prompt and seed alone, the command leaves what it says, every doubling is one relay pass."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+from runs import quick_compiles  # noqa: F401
+
+from cv3jax import quickstart, sample, train
+from cv3jax.cascade import load
+
+PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
+
+
+@pytest.fixture(scope="module")
+def cascade():
+    return load(runs.trained("relay").workdir)
+
+
+@pytest.fixture(scope="module")
+def pair(cascade):
+    """Both prompts in one batch, with seeds 5 and 6."""
+    return cascade.generate(PROMPTS, [5, 6])
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def close(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """The same picture up to rounding: another batch size is another program, and the last cut is a truncation to 8 bits."""
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    return difference.max() <= 2 and difference.mean() < 0.05
+
+
+def test_what_generate_returns(cascade, pair):
+    assert {name: image.shape for name, image in pair.items()} == {
+        "base": (2, 32, 32, 3), "upsampled": (2, 64, 64, 3), "round_trip": (2, 64, 64, 3), "relay": (2, 64, 64, 3),
+    }  # fmt: skip
+    assert all(image.dtype == np.uint8 for image in pair.values())
+    for image in pair.values():
+        assert not close(image[0], image[1])
+    for again, first in zip(cascade.generate(PROMPTS, [5, 6]).values(), pair.values(), strict=True):
+        np.testing.assert_array_equal(again, first)
+
+
+def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_place(cascade, pair):
+    alone = cascade.generate(PROMPTS[1:], [6])
+    swapped = cascade.generate(PROMPTS[::-1], [6, 5])
+    for name, batch in pair.items():
+        assert close(alone[name][0], batch[1])
+        assert close(swapped[name][0], batch[1])
+        assert close(swapped[name][1], batch[0])
+
+
+def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
+    passes = []
+    stage = cascade.stage
+    monkeypatch.setattr(cascade, "stage", lambda name, *args, **options: passes.append((name, args[2])) or stage(name, *args, **options))
+    images = cascade.generate(PROMPTS, [5, 6], size=128)
+    assert passes == [("base", 32), ("relay", 64), ("relay", 128)]
+    assert images["relay"].shape == (2, 128, 128, 3)
+    np.testing.assert_array_equal(images["base"], pair["base"])
+    down = pair["relay"].astype(int)
+    up = images["upsampled"].reshape(2, 64, 2, 64, 2, 3).mean((2, 4))
+    assert np.abs(up - down).mean() < 12  # the second pass starts from what the first made
+    passes.clear()
+    assert cascade.generate(PROMPTS, [5, 6], size=32).keys() == {"base"}
+    assert passes == [("base", 32)]
+
+
+def command(capsys, out: Path, *argv: str) -> tuple[list[str], dict]:
+    """Run the sample command: (the names it prints, its --json figures)."""
+    figures = out / "figures.json"
+    sample.main(["--checkpoint", str(runs.trained("relay").workdir), "--out", str(out), "--json", str(figures), *argv])
+    return json.loads(capsys.readouterr().out), runs.read_json(figures)
+
+
+def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, monkeypatch):
+    monkeypatch.setattr(sample, "BATCH", 2)  # three pictures are then a batch and a half
+    argv = ["--prompt", PROMPTS[0], "--num", "3", "--seed", "5"]
+    names, figures = command(capsys, tmp_path / "a", *argv)
+    assert names == [f"a_large_red_circle_in_the_center_white_background_{seed}.png" for seed in (5, 6, 7)]
+    assert [(entry["file"], entry["prompt"], entry["seed"]) for entry in figures["images"]] == [
+        (name, PROMPTS[0], seed) for name, seed in zip(names, (5, 6, 7), strict=True)
+    ]
+    pictures = [read(tmp_path / "a" / name) for name in names]
+    assert {picture.shape for picture in pictures} == {(64, 64, 3)}
+    assert close(pictures[0], pair["relay"][0])
+    assert not close(pictures[0], pictures[1])
+    sheet = read(tmp_path / "a" / "contact_sheet.png")
+    assert any(np.array_equal(sheet[y : y + 64, x : x + 64], pictures[2]) for y in range(12) for x in range(200, sheet.shape[1] - 63))
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*names, "contact_sheet.png", "figures.json"}
+    assert command(capsys, tmp_path / "b", *argv)[0] == names
+    for name in (*names, "contact_sheet.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
+    assert sample.pair("3,1", "steps", int, 1, 1000) == ({"steps": 3}, {"steps": 1})
+    assert sample.pair("7.5", "guidance", float, 0, 100) == ({"guidance": 7.5}, {"guidance": 7.5})
+    assert sample.pair(None, "steps", int, 1, 1000) == ({}, {})
+    assert not np.array_equal(cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"])
+
+
+def fake_training(config, workdir: Path) -> dict:
+    """What training leaves, from the cascade this session already has."""
+    run = runs.trained(config.stage)
+    for name in ("cascade", "metrics.jsonl"):
+        copy = shutil.copytree if (run.workdir / name).is_dir() else shutil.copy
+        workdir.mkdir(parents=True, exist_ok=True)
+        copy(run.workdir / name, workdir / name)
+    return run.figures
+
+
+def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(train, "run", lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir))
+    stages = quickstart.STAGES
+    monkeypatch.setattr(quickstart, "STAGES", stages[:2])
+    with pytest.raises(Exception):  # noqa: B017, PT011  stopped: there is no relay yet
+        quickstart.run(tmp_path / "q", tiny=True)
+    monkeypatch.setattr(quickstart, "STAGES", stages)
+    report = quickstart.run(tmp_path / "q", tiny=True, install=3.0)
+    assert trained == list(stages)
+    assert set(report["seconds"]) >= {"install", "data", *stages, "sample", "total"}
+    assert set(report["vae_psnr"]) == {"64", "128"}
+    assert runs.read_json(tmp_path / "q" / "report.json") == report
+    assert (tmp_path / "q" / "report.html").read_text().startswith("<!")
+    stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()
+    again = quickstart.run(tmp_path / "q", tiny=True)
+    assert trained == list(stages)
+    assert again["seconds"]["install"] == 3.0
+    assert again["seconds"]["sample"] > report["seconds"]["sample"]
+    assert next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat() == stamp
+    assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
+
+
+@pytest.mark.slow
+def test_the_quickstart_as_a_user_runs_it(tmp_path):
+    runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")}
+    assert files
+    again = runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny", "--json", str(tmp_path / "r.json"))
+    assert "report.html" in again.stderr
+    assert runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
+    runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
+    assert read(next((tmp_path / "out").glob("a_large*.png"))).shape == (64, 64, 3)

@@ -1,0 +1,242 @@
+"""The training machine: one compilation a run, no hidden transfers, the same losses on any mesh, the stop on NaN, the update rule."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+from runs import quick_compiles  # noqa: F401
+
+from cv3jax import build, checkpoint, cli, optim, train
+from cv3jax.cascade import load_params
+from cv3jax.loop import Cadence, NonFiniteLossError, train_loop
+from cv3jax.metrics import read_lines
+from cv3jax.state import create_state, ema_decay, make_train_step, microbatches
+
+STAGES = ("vae", "base", "relay")
+CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
+
+
+def squares(params, frozen, batch, key):
+    """A loss without randomness: a linear map to what `frozen` maps to."""
+    return jnp.mean((batch @ params["w"] - batch @ frozen) ** 2), {}
+
+
+def numbers():
+    """A loader's iterator of float32 [8, 2] for ever."""
+    data = grain.MapDataset.range(64).map(lambda i: np.array([np.sin(i), np.cos(i)], np.float32))
+    return iter(data.repeat(None).batch(8).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+
+
+def toy(workdir: Path, *, lr=0.1, place=jax.device_put, wrap=lambda step: step, cadence=CADENCE):
+    """`train_loop` on the smallest possible stage; `wrap` changes its jitted step."""
+    tx = optim.make_optimizer("adamw", optax.constant_schedule(lr))
+    state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
+    jitted, frozen = jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0), jnp.array([[2.0], [-1.0]])
+    step = wrap(lambda state, batch: jitted(state, frozen, batch))
+    return train_loop(name="toy", workdir=workdir, state=state, data=numbers(), place=place, step_fn=step, cadence=cadence, config={})[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_compiles_once(stage):
+    first, *later = runs.trained(stage).compiled
+    assert first.count("jit(train_step)") == 1
+    # the first checkpoint has orbax cut replicated arrays, so that every device writes its share; from then on nothing at all
+    assert set(later[-1][len(first) :]) <= {"jit(slice)"}
+    assert later[2] == later[-1]
+    assert runs.STEPS == 6
+
+
+def test_the_compilation_count_sees_a_changed_batch(tmp_path):
+    late = []
+
+    def wrap(step):
+        def counted(state, batch):
+            out = step(state, batch)
+            late.append(len(compiled))
+            return out
+
+        return counted
+
+    shapes = iter([8] * 5 + [4] * 3)
+    with runs.compilations() as compiled:
+        toy(tmp_path, place=lambda batch: jax.device_put(batch[: next(shapes)]), wrap=wrap)
+    assert late[4] == late[0]
+    assert late[5] > late[0]
+    assert "jit(train_step)" in compiled[late[0] :]
+
+
+def test_numpy_smuggled_into_a_step_is_refused(tmp_path):
+    add = jax.jit(lambda state, x: dataclasses.replace(state, step=state.step + x))
+
+    def wrap(step):
+        return lambda state, batch: step(add(state, np.int32(0)), batch)
+
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        toy(tmp_path, wrap=wrap)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
+    with runs.devices(1):
+        pieces = build.build(runs.config(stage, *runs.ALONE), tmp_path)
+    state, losses = pieces.create(), []
+    for _ in range(runs.STEPS):
+        state, metrics = pieces.step(state, pieces.place(next(pieces.data)))
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == runs.STEPS
+    np.testing.assert_allclose(losses, runs.trained(stage).losses, rtol=1e-4)
+
+
+def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
+    with runs.split_small():
+        pieces = build.build(runs.config("base", *runs.MESH["base"]), tmp_path)
+    state = pieces.create()
+    largest = max(jax.tree.leaves(state.params), key=lambda x: x.size)
+    assert largest.addressable_shards[0].data.size == largest.size // 4
+    for moments in (state.ema, optax.tree.get(state.opt_state, "mu")):
+        assert jax.tree.map(lambda x: x.sharding, moments) == jax.tree.map(lambda x: x.sharding, state.params)
+
+
+def test_eight_microbatches_make_the_update_of_one_batch():
+    tx = optim.make_optimizer("adamw", optax.constant_schedule(0.1), clip=0.01)
+    batch, frozen = next(numbers()), jnp.array([[2.0], [-1.0]])
+    state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
+    whole, parts = (jax.jit(make_train_step(squares, tx, decay=0.9, accumulate=n))(state, frozen, batch) for n in (1, 8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (whole[0].params, whole[1]), (parts[0].params, parts[1]))
+    assert np.abs(whole[0].params["w"] - 1).min() > 0.01
+    dealt = microbatches({"x": np.arange(8)}, 4)["x"]
+    assert dealt.shape == (4, 2)
+    assert sorted(dealt.ravel()) == list(range(8))
+
+
+def test_each_microbatch_has_its_own_key():
+    tx = optax.sgd(1.0)
+    state = create_state(lambda key: {"w": jnp.zeros(())}, tx, jax.random.key(0))
+    loss = lambda params, frozen, batch, key: (params["w"] * jax.random.normal(key), {})  # noqa: E731
+    after = make_train_step(loss, tx, decay=0.9, accumulate=2)(state, None, jnp.zeros((2, 1)))[0]
+    key = jax.random.fold_in(state.key, 0)
+    draws = [jax.random.normal(jax.random.fold_in(key, i)) for i in range(2)]
+    np.testing.assert_allclose(after.params["w"], -(draws[0] + draws[1]) / 2, rtol=1e-6)
+
+
+def test_a_relay_starts_from_the_base_s_ema(tmp_path):
+    with runs.split_small():
+        state = build.build(runs.config("relay", *runs.MESH["relay"]), tmp_path).create()
+    directory, description = checkpoint.read_cascade(runs.trained("base").workdir)
+    ema = load_params(directory, description, ("base",))[0]["base"]
+    jax.tree.map(np.testing.assert_array_equal, state.params, ema)
+    jax.tree.map(np.testing.assert_array_equal, state.ema, ema)
+    assert int(state.step) == 0
+    manager = checkpoint.open_manager(runs.trained("base").workdir / "checkpoints")
+    last = manager.restore(runs.STEPS, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    manager.close()
+    jax.tree.map(np.testing.assert_array_equal, ema, last["ema"])  # and that is the EMA, not the parameters
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(ema), jax.tree.leaves(last["params"]), strict=True))
+
+
+def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    def poison(step, state):
+        if step != 4:
+            return state
+        with jax.transfer_guard("allow"):
+            return dataclasses.replace(state, params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+
+    runs.watch(monkeypatch, lambda step: None, poison)
+    arguments = runs.argv("vae", tmp_path / "w", *runs.MESH["vae"], "train.log_every=5", "train.save_every=3")
+    with pytest.raises(SystemExit) as e, runs.split_small():
+        cli.run_command(train.main, arguments)
+    assert e.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("cv3jax: step 5: loss and grad_norm")
+    assert "checkpoint of step 3 remains" in last
+    assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["3"]
+    assert not (tmp_path / "w" / "cascade").exists()
+    assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
+    monkeypatch.undo()
+    with runs.split_small():
+        figures = train.run(runs.config("vae", *runs.MESH["vae"], "train.log_every=5", "train.save_every=3"), tmp_path / "w")
+    assert figures["train_psnr"] == pytest.approx(runs.trained("vae").figures["train_psnr"])
+
+
+def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="step 1: param_norm not finite; stopped, there is no checkpoint yet; try a lower"):
+        toy(tmp_path, lr=1e38, cadence=dataclasses.replace(CADENCE, log=1, save=1))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_its_metrics_have_no_step_twice(tmp_path):
+    whole = toy(tmp_path / "a")
+    toy(tmp_path / "b", cadence=dataclasses.replace(CADENCE, steps=5))
+    resumed = toy(tmp_path / "b")
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    lines = read_lines(tmp_path / "b" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8]
+    assert all(json.dumps(line) for line in lines)
+
+
+def test_the_ema_follows_its_formula():
+    tx, decay = optax.sgd(0.5), 0.6
+    state = create_state(lambda key: {"w": jnp.array([3.0])}, tx, jax.random.key(0))
+    step = jax.jit(make_train_step(lambda p, f, b, k: (jnp.sum(p["w"] ** 2) / 2, {}), tx, decay=decay))
+    w = ema = 3.0
+    for n in range(12):
+        state, _ = step(state, None, jnp.zeros((1,)))
+        w /= 2
+        d = min(decay, (1 + n) / (10 + n))
+        ema = d * ema + (1 - d) * w
+        np.testing.assert_allclose([state.params["w"][0], state.ema["w"][0]], [w, ema], rtol=1e-5)
+        np.testing.assert_allclose(ema_decay(decay, n), d, rtol=1e-6)
+    assert int(state.step) == 12
+
+
+@pytest.mark.parametrize(("decay", "points"), [
+    ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
+    ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2}),
+    ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2}),
+])  # fmt: skip
+def test_learning_rate(decay, points):
+    rate = optim.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
+    for step, share in points.items():
+        np.testing.assert_allclose(rate(step), 1e-3 * share, rtol=1e-5, atol=1e-10)
+    np.testing.assert_allclose(optim.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3)
+
+
+def first_update(kind, params, grads, **options):
+    tx = optim.make_optimizer(kind, optax.constant_schedule(0.1), **options)
+    return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(params, grads)
+
+
+def test_clipping_is_of_the_global_norm_and_weight_decay_is_decoupled():
+    params, grads = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}, {"a": jnp.full(3, 30.0), "b": jnp.full((2, 2), 40.0)}
+    eps = 1e3  # so large that adam's update is proportional to the gradient
+    plain, clipped = (first_update("adamw", params, grads, clip=clip, eps=eps) for clip in (1e9, 1.0))
+    norm = np.sqrt(3 * 30.0**2 + 4 * 40.0**2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a / norm, b, rtol=0.1), plain, clipped)
+    for kind, decayed_vectors in (("adamw", True), ("muon", False)):
+        without, decayed = (first_update(kind, params, grads, weight_decay=decay) for decay in (0.0, 0.5))
+        np.testing.assert_allclose(decayed["b"], without["b"] - 0.1 * 0.5, atol=1e-6)
+        np.testing.assert_allclose(decayed["a"], without["a"] - 0.1 * 0.5 * decayed_vectors, atol=1e-6)
+
+
+def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
+    rng = np.random.default_rng(0)
+    shapes = {"dense": (6, 4), "conv": (3, 3, 2, 5), "bias": (5,), "blocks": {"dense": (3, 8, 4), "bias": (3, 4)}}
+    params = jax.tree.map(lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    dimensions = optim.muon_dimensions(params)
+    assert dimensions["bias"] is None
+    assert dimensions["blocks"]["bias"] is None
+    update = first_update("muon", params, params)
+    kernels = [update["dense"], update["conv"].reshape(18, 5), *update["blocks"]["dense"]]
+    for kernel in kernels:  # rows and columns as one matrix, each layer by itself: singular values all about the same
+        values = np.linalg.svd(kernel / (0.1 * 0.2 * np.sqrt(max(kernel.shape))), compute_uv=False)
+        assert values.min() > 0.5
+        assert values.max() < 1.4
+    for vector in (update["bias"], update["blocks"]["bias"]):  # adam's first step, with optax's Nesterov momentum
+        np.testing.assert_allclose(np.abs(vector), 0.1 * (0.9 / (1 - 0.9**2) + 1), rtol=1e-3)
