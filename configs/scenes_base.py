@@ -23,6 +23,6 @@ def get_config(variant: str = ""):
     c.vae.dtype = "float32"
     c.objective.update({"prediction": "v", "weighting": "v"})
     c.optim.update({"kind": "muon", "lr": 2e-3, "warmup": 50, "decay": "cosine", "final": 0.05, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 1000, "log_every": 25, "save_every": 250, "preview_every": 0, "keep": 2})
+    c.train.update({"steps": 900, "log_every": 25, "save_every": 150, "preview_every": 0, "keep": 2})
     c.sample.update({"steps": 20, "guidance": 2.0, "prompts": PROMPTS})
     return common.select(c, variant)
