@@ -28,6 +28,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<4.10",
         "transformers>=5.0,<6",
         "tokenizers>=0.22,<0.24",
+        "sentencepiece>=0.2.0,<0.2.2",  # later ones need a protobuf that Apache Beam does not allow
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
