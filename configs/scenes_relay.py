@@ -16,6 +16,6 @@ def get_config(variant: str = ""):
     c.schedule.update({"blur": "linear", "start": 150})
     c.objective.offset_noise = 0.05
     c.optim.lr = 1e-3
-    c.train.update({"steps": 200, "save_every": 50})
+    c.train.update({"steps": 150, "save_every": 50})
     c.sample.update({"steps": 8, "guidance": 1.5})
     return common.select(c, variant)

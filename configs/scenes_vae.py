@@ -15,5 +15,5 @@ def get_config(variant: str = ""):
                     "dtype": "float32"})  # fmt: skip
     c.objective.kl_weight = 1e-4
     c.optim.update({"kind": "muon", "lr": 2e-3, "warmup": 50, "decay": "cosine", "final": 0.05, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 1500, "log_every": 20, "save_every": 250, "preview_every": 0, "keep": 2})
+    c.train.update({"steps": 1300, "log_every": 20, "save_every": 250, "preview_every": 0, "keep": 2})
     return common.select(c, variant)
