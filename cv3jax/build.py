@@ -22,6 +22,7 @@ class Stage(NamedTuple):
     """What `train_loop` needs of a stage, whichever it is."""
 
     create: Callable[[], Any]  # → the placed train state
+    like: Any  # its shapes and shardings, for restoring it instead
     data: Any  # the loader's iterator
     place: Callable[[dict], Any]  # a numpy batch → global arrays
     step: Callable[[Any, Any], tuple[Any, dict]]  # (state, batch) → (state, metrics)
@@ -62,7 +63,6 @@ class Plan(NamedTuple):
 
     mesh: Any
     accumulate: int  # microbatches an update
-    host_batch: int  # images this process loads
 
 
 def plan(config: ConfigDict) -> Plan:
@@ -71,6 +71,8 @@ def plan(config: ConfigDict) -> Plan:
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"{jax.process_count()} hosts: training runs on the devices of one host so far")
     try:
         mesh = make_mesh(**config.mesh)
     except ValueError as e:
@@ -82,9 +84,7 @@ def plan(config: ConfigDict) -> Plan:
     per_device = min(config.batch.per_device, share)
     if per_device < 1 or share % per_device:
         raise InputError(f"config.batch.per_device = {config.batch.per_device} does not divide a device's {share} of {size} images")
-    if size % jax.process_count():
-        raise InputError(f"config.batch.size = {size} does not divide over {jax.process_count()} hosts")
-    return Plan(mesh, share // per_device, size // jax.process_count())
+    return Plan(mesh, share // per_device)
 
 
 def open_data(config: ConfigDict) -> RecordSource:
@@ -94,13 +94,18 @@ def open_data(config: ConfigDict) -> RecordSource:
     return open_records(config.data.path)
 
 
-def loader(config: ConfigDict, records: RecordSource, host_batch: int, tokenize: Callable | None) -> Any:
-    """The training iterator of this process."""
+def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None) -> Any:
+    """The training iterator."""
     return make_loader(
-        records, batch_size=host_batch, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
-        shard_index=jax.process_index(), shard_count=jax.process_count(), num_threads=config.data.threads, zoom=tuple(config.data.zoom),
-        random_crop=config.data.random_crop, flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
+        records, batch_size=config.batch.size, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
+        num_threads=config.data.threads, zoom=tuple(config.data.zoom), random_crop=config.data.random_crop, flip=config.data.flip,
+        recaption_prob=config.data.get("recaption", 0.0),
     )  # fmt: skip
+
+
+def placement(like: Any) -> Any:
+    """The shardings of `Stage.like`."""
+    return jax.tree.map(lambda x: x.sharding, like)
 
 
 def placer(mesh: Any) -> Callable[[dict], Any]:
@@ -120,7 +125,7 @@ def make_tx(config: ConfigDict) -> Any:
 
 
 def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[[Any, Any], Any] | None) -> tuple[Callable[[], Any], Any]:
-    """(() → the placed state, its shardings). `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
+    """(() → the placed state, its shapes with shardings). `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
 
     Raises:
         InputError: config.model's sizes do not make a model.
@@ -139,7 +144,7 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
         params = load(shape.params, shardings.params)
         return jax.jit(lambda key, params: create_state(init, tx, key, params), out_shardings=shardings)(key, params)
 
-    return create, shardings
+    return create, checkpoint.abstract(shape, shardings)
 
 
 def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:

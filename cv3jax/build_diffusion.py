@@ -1,5 +1,6 @@
 """The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their outputs."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placer, plan, state_creator
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
 from cv3jax.conditioning import stage_batch, to_pixels
@@ -24,7 +25,7 @@ from cv3jax.recipe import to_json
 from cv3jax.resize import down2, up2
 from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.sharding import make_constrain, tree_sharding
-from cv3jax.state import make_train_step, microbatches
+from cv3jax.state import image_keys, make_train_step, microbatches
 from data_pipeline.errors import InputError
 from data_pipeline.records import RecordSource
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
@@ -58,30 +59,29 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
     directory, description = frozen_description(config, model)
     width = description.get("t5", {"model": config.text})["model"]["channels"]
-    create, shardings = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
+    create, like = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
     frozen = frozen_parts(config, directory, description, records, mesh, workdir)
-    vae, t5 = (build_model(cls, frozen.description[part]["model"]) for cls, part in ((Autoencoder, "vae"), (T5Encoder, "t5")))
+    # this run's precision; the cascade keeps the one its parts came with
+    vae = build_model(Autoencoder, {**frozen.description["vae"]["model"], "dtype": config.vae.dtype})
+    t5 = build_model(T5Encoder, {**frozen.description["t5"]["model"], "dtype": config.text.dtype})
 
     def encode(params, batch, key, step):
         def one(part):
             return stage_batch(
-                part["batch"], jax.random.wrap_key_data(part["key"]),
+                *part,
                 encode_image=lambda x: vae.apply({"params": params["vae"]}, x, method="encode"),
                 encode_text=lambda tokens: t5.apply({"params": params["t5"]}, tokens),
                 scale=frozen.description["vae"]["scale"], relay=relay, text_drop=o.text_drop,
             )  # fmt: skip
 
-        key = jax.random.fold_in(jax.random.fold_in(key, step), T)  # apart from the keys of the step itself
-        keys = jax.random.key_data(jax.random.split(key, deal.accumulate))
-        parts = {"batch": microbatches(batch, deal.accumulate), "key": keys}
+        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)  # not those of the step itself
         # one microbatch at a time, so that the encoders' activations are bounded by the same figure as the UNet's
-        out = jax.lax.map(one, parts)
+        out = jax.lax.map(one, microbatches((batch, keys), deal.accumulate))
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
 
     encode = jax.jit(encode)
-    step_fn = jax.jit(
-        make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate), donate_argnums=0, out_shardings=(shardings, None)
-    )  # fmt: skip
+    train_step = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate)
+    step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
 
     def step(state, batch):
         return step_fn(state, {}, encode(frozen.params, batch, state.key, state.step))
@@ -108,7 +108,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
         checkpoint.write_cascade(directory, description)
         return {}
 
-    return Stage(create, loader(config, records, deal.host_batch, frozen.tokenize), placer(mesh), step, preview, export)
+    return Stage(create, like, loader(config, records, frozen.tokenize), placer(mesh), step, preview, export)
 
 
 def stage_schedule(config: ConfigDict):
@@ -156,18 +156,18 @@ def frozen_parts(config: ConfigDict, directory: Path, description: dict, records
     directories = {part: directory / part for part in (*needed, *description["stages"]) if part != config.stage}
     if "t5" not in description:
         params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
-    description["t5"]["model"]["dtype"], description["vae"]["model"]["dtype"] = config.text.dtype, config.vae.dtype
     return Frozen(description, params, tokenize, directories)
 
 
 def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path) -> tuple[Any, Callable, dict]:
     """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's own captions.
 
-    The tokenizer is kept under the workdir, so that a resumed run reads the same one.
+    The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first checkpoint it is made anew.
     """
     folder = workdir / "tokenizer"
-    if not (folder / "tokenizer_config.json").exists():
+    if not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))):
         count = min(len(records), TOKENIZER_CAPTIONS)
+        shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
     facts = {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
     model = build_model(T5Encoder, facts)

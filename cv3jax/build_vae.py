@@ -7,9 +7,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placer, plan, state_creator
+from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
 from cv3jax.cascade import to_uint8, vae_init
-from cv3jax.conditioning import to_pixels
+from cv3jax.conditioning import normals, to_pixels
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.objectives import autoencoder_loss
 from cv3jax.pictures import contact_sheet, save_png
@@ -30,9 +30,9 @@ def build_vae(config: ConfigDict) -> Stage:
     if side % model.factor:
         raise InputError(f"config.data.image_size = {side} is not a multiple of the autoencoder's factor {model.factor}")
 
-    def reconstruct(params, pixels, key):
+    def reconstruct(params, pixels, keys):
         mean, logvar = model.apply({"params": params}, pixels, method="encode")
-        z = posterior_sample(mean, logvar, jax.random.normal(key, mean.shape))
+        z = posterior_sample(mean, logvar, normals(keys, mean.shape[1:]))
         return model.apply({"params": params}, z, method="decode"), mean, logvar
 
     perceptual, frozen = None, {}
@@ -45,12 +45,12 @@ def build_vae(config: ConfigDict) -> Stage:
         reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
     )  # fmt: skip
     load = part_loader(config.init_from, "vae") if config.init_from else None
-    create, shardings = state_creator(vae_init(model), tx, config.seed, deal.mesh, load)
+    create, like = state_creator(vae_init(model), tx, config.seed, deal.mesh, load)
     train_step = make_train_step(
-        lambda params, frozen, batch, key: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, key), tx,
+        lambda params, frozen, batch, keys: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, keys), tx,
         decay=config.optim.ema, accumulate=deal.accumulate,
     )  # fmt: skip
-    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
     decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]))
 
     def preview(directory: Path):
@@ -75,7 +75,7 @@ def build_vae(config: ConfigDict) -> Stage:
         return {"latent_scale": scale, "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))}
 
     return Stage(
-        create, loader(config, records, deal.host_batch, None), placer(deal.mesh),
+        create, like, loader(config, records, None), placer(deal.mesh),
         lambda state, batch: compiled(state, frozen, batch), preview, export,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv3jax import checkpoint, sampler
-from cv3jax.conditioning import encode_latent, make_cond, square_sizes
+from cv3jax.conditioning import encode_latent, make_cond, normals, square_sizes
 from cv3jax.denoiser import guided, make_denoiser
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -22,6 +22,8 @@ from cv3jax.resize import up2
 from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import load_tokenizer
+
+MAX_PASSES = 4  # doublings of the base's side: the paper iterates the relay twice, tiles beyond
 
 
 def build_model(cls: type, fields: dict, **extra: Any) -> Any:
@@ -77,12 +79,11 @@ def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float =
     denoise = denoise if guidance == 1.0 else guided(denoise, guidance)
 
     def run(params, text, low, keys, latent):
-        shape = (*latent, model.out_channels)
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        noise = normals(keys, (*latent, model.out_channels))
         cond = make_cond(text, square_sizes(text.shape[0], latent[0] * stage["factor"]))
-        start, key = low if relay else None, jax.random.fold_in(keys[0], 1)
-        x = sampler.start(grid, noise, start)
-        return sampler.sample(lambda x, t: denoise(params, x, t, cond), grid, x, start, key=key, eta=eta, form=form)[0]
+        low = low if relay else None
+        x = sampler.start(grid, noise, low)
+        return sampler.sample(lambda x, t: denoise(params, x, t, cond), grid, x, low, keys=fold(keys, 1), eta=eta, form=form)[0]
 
     return jax.jit(run, static_argnums=4)
 
@@ -96,10 +97,10 @@ class Cascade:
         scale = description["vae"]["scale"]
         self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")))
 
-        def encode(p, pixels, key):
-            return encode_latent(lambda x: vae.apply({"params": p}, x, method="encode"), pixels, scale, key)
+        def encode(p, pixels, keys):
+            return encode_latent(lambda x: vae.apply({"params": p}, x, method="encode"), pixels, scale, keys)
 
-        self._encode = jax.jit(lambda p, pixels, keys: jax.vmap(lambda x, key: encode(p, x[None], key)[0])(pixels, keys))
+        self._encode = jax.jit(encode)
         if "t5" in description:
             t5 = build_model(T5Encoder, description["t5"]["model"])
             self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
@@ -117,10 +118,14 @@ class Cascade:
         """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, one key an image."""
         return self._encode(self.params["vae"], jnp.asarray(images), keys)
 
-    def stage(self, name: str, text: jax.Array, keys: jax.Array, side: int, low: jax.Array | None = None, **options: Any) -> jax.Array:
-        """Sample stage `name` at `side` pixels: latents. Options replace the description's steps, guidance, eta, form."""
+    def stage(
+        self, name: str, text: jax.Array, keys: jax.Array, side: int, low: jax.Array | None = None, *, steps: int | None = None,
+        guidance: float | None = None, eta: float | None = None, form: str | None = None,
+    ) -> jax.Array:  # fmt: skip
+        """Sample stage `name` at `side` pixels: latents. What is given replaces the description's steps, guidance, eta, form."""
         stage = self.description["stages"][name]
-        chosen = {key: options.get(key, stage[key]) for key in ("steps", "guidance", "eta", "form")}
+        given = {"steps": steps, "guidance": guidance, "eta": eta, "form": form}
+        chosen = {key: stage[key] if value is None else value for key, value in given.items()}
         call = (name, *chosen.items())
         if call not in self._samplers:
             try:
@@ -130,6 +135,18 @@ class Cascade:
         latent = side // stage["factor"]
         return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
 
+    def passes(self, size: int | None = None) -> int:
+        """How many relay passes images of side `size` take. Raises InputError on one that this cascade does not make."""
+        stages = self.description["stages"]
+        side = stages["base"]["image_size"]
+        relays = "relay" in stages and stages["relay"]["kind"] == "relay"  # sr_1024's is not one yet
+        final = side * (1 + relays) if size is None else size
+        passes = max(final // side, 1).bit_length() - 1
+        if side << passes != final or passes > MAX_PASSES or (passes and not relays):
+            allowed = f"{side}, doubled up to {MAX_PASSES} times" if relays else f"{side}, for there is no relay stage"
+            raise InputError(f"size {final}: this cascade makes {allowed}")
+        return passes
+
     def generate(
         self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None
     ) -> dict[str, np.ndarray]:  # fmt: skip
@@ -138,13 +155,7 @@ class Cascade:
         seeds: one an image. `size` is the final side, the base's or that doubled any number of times (each doubling is one
         relay pass; the last three keys are of the last pass). `base` and `relay` replace steps, guidance, eta, form.
         """
-        stages = self.description["stages"]
-        side = stages["base"]["image_size"]
-        final = size or (2 * side if "relay" in stages else side)
-        passes = int(np.log2(final / side)) if final >= side else -1
-        if passes < 0 or side << passes != final or (passes and "relay" not in stages):
-            allowed = f"{side}, doubled any number of times" if "relay" in stages else f"{side}, for there is no relay stage"
-            raise InputError(f"size {final}: this cascade makes {allowed}")
+        side, passes = self.description["stages"]["base"]["image_size"], self.passes(size)
         keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
         text = self.text(prompts)
         out = {"base": self.decode(self.stage("base", text, keys, side, **(base or {})))}

@@ -18,6 +18,13 @@ from data_pipeline.errors import InputError
 
 CASCADE = "cascade.json"
 FORMAT = 1
+STAGES = ("base", "relay")
+FIELDS = {  # what a description must hold, and of which type
+    "vae": {"model": dict, "scale": (int, float)},
+    "t5": {"model": dict, "length": int},
+    "stage": {"kind": str, "model": dict, "prediction": str, "factor": int, "image_size": int, "start": int, "steps": int,
+              "guidance": (int, float), "eta": (int, float), "form": str},
+}  # fmt: skip
 
 
 def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
@@ -105,7 +112,23 @@ def read_cascade(path: str | Path) -> tuple[Path, dict]:
         raise InputError(f"{directory / CASCADE} is damaged: {_first_line(e)}") from e
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError(f"{directory / CASCADE} is not a cascade description of format {FORMAT}")
+    if problem := _misfit(description):
+        raise InputError(f"{directory / CASCADE} is damaged: {problem}")
     return directory, description
+
+
+def _misfit(description: dict) -> str | None:
+    """What is wrong with a description from outside: its names become paths and its values sizes."""
+    stages = description.get("stages")
+    if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
+        return f"stages must be of {' and '.join(STAGES)}" + (f", not {foreign[0]!r}" if isinstance(stages, dict) else "")
+    sections = {**{name: FIELDS[name] for name in ("vae", "t5") if name in description}, **dict.fromkeys(stages, FIELDS["stage"])}
+    for name, fields in sections.items():
+        section = stages[name] if name in stages else description[name]
+        for field, kinds in fields.items():
+            if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
+                return f"{name} has no proper {field}"
+    return None if "t5" in description or not stages else "there are stages but no t5"
 
 
 def write_cascade(directory: str | Path, description: dict) -> None:

@@ -23,9 +23,15 @@ def square_sizes(batch: int, side: int) -> jax.Array:
     return jnp.tile(jnp.array([side, side, 0, 0, side, side], jnp.int32), (batch, 1))
 
 
-def drop_text(text: jax.Array, key: jax.Array, rate: float) -> jax.Array:
-    """Zero whole captions with probability `rate`, which is what guidance calls the unconditional model. text [B, L, C]"""
-    return jnp.where(jax.random.bernoulli(key, rate, (text.shape[0], 1, 1)), 0.0, text)
+def drop_text(text: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Zero whole captions with probability `rate`: what guidance calls the unconditional model. text [B, L, C], keys [B]"""
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return jnp.where(dropped[:, None, None], 0.0, text)
+
+
+def normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise [B, *shape], one key an image."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def to_pixels(image: jax.Array) -> jax.Array:
@@ -33,20 +39,21 @@ def to_pixels(image: jax.Array) -> jax.Array:
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 
-def encode_latent(encode: Encode, pixels: jax.Array, scale: float, key: jax.Array) -> jax.Array:
-    """Scaled latent: a sample of the posterior, as the released code takes everywhere. pixels [B, H, W, 3] → [B, h, w, z]."""
+def encode_latent(encode: Encode, pixels: jax.Array, scale: float, keys: jax.Array) -> jax.Array:
+    """Scaled latents: samples of the posterior, as the released code takes everywhere. pixels [B, H, W, 3], keys [B] → [B, h, w, z]."""
     mean, logvar = encode(pixels)
-    return scale * posterior_sample(mean, logvar, jax.random.normal(key, mean.shape))
+    return scale * posterior_sample(mean, logvar, normals(keys, mean.shape[1:]))
 
 
 def stage_batch(
-    batch: dict[str, jax.Array], key: jax.Array, *, encode_image: Encode, encode_text: Callable, scale: float, relay: bool, text_drop: float
-) -> dict:
+    batch: dict[str, jax.Array], keys: jax.Array, *, encode_image: Encode, encode_text: Callable, scale: float, relay: bool,
+    text_drop: float,
+) -> dict:  # fmt: skip
     """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay only), cond} for `diffusion_loss`.
 
     A relay stage's `low` is the latent of the image shrunk to half and enlarged again in pixel space (REFERENCE §7).
     """
-    key_low, key_image, key_text = jax.random.split(key, 3)
+    key_low, key_image, key_text = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
     pixels = to_pixels(batch["image"])
     text = drop_text(encode_text(batch["tokens"]), key_text, text_drop)
     out = {"x0": encode_latent(encode_image, pixels, scale, key_image), "cond": make_cond(text, batch["sizes"])}

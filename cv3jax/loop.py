@@ -20,7 +20,7 @@ class NonFiniteLossError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """How long a run is and how often it does what, in steps; 0 never."""
+    """How long a run is and how often it does what, in steps; 0 only at the end (previews: not at all)."""
 
     steps: int
     log: int
@@ -30,14 +30,14 @@ class Cadence:
 
 
 def train_loop(
-    *, name: str, workdir: Path, state: TrainState, data: Any, place: Callable, step_fn: Callable, cadence: Cadence, config: dict,
-    preview: Callable[[Any, int], Any] | None = None,
+    *, name: str, workdir: Path, state: TrainState | None, like: Any, data: Any, place: Callable, step_fn: Callable, cadence: Cadence,
+    config: dict, preview: Callable[[Any, int], Any] | None = None,
 ) -> tuple[TrainState, float]:  # fmt: skip
-    """Train `state` until `cadence.steps` updates are done, resuming from the newest checkpoint under `workdir`.
+    """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or else from `state`.
 
-    `data` is the loader's iterator, `place` puts one of its batches on the mesh, `step_fn(state, batch)` → (state, metrics)
-    is compiled once; `preview(ema, step)` → uint8 [H, W, 3]. Returns (the last state, the seconds spent training in all
-    sittings). Loss and norms of every step are looked at before anything is saved.
+    `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of its batches on the mesh,
+    `step_fn(state, batch)` → (state, metrics) is compiled once, `preview(ema, step)` → uint8 [H, W, 3]. Returns (the last
+    state, the seconds spent training in all sittings). Loss and norms of every step are looked at before anything is saved.
 
     Raises:
         NonFiniteLossError: naming the first step that was not finite and the checkpoint that remains.
@@ -48,22 +48,20 @@ def train_loop(
     try:
         start, seconds = 0, 0.0
         if (latest := manager.latest_step()) is not None:
-            shardings = jax.tree.map(lambda x: x.sharding, state)
-            state = checkpoint.restore(manager, latest, checkpoint.abstract(state, shardings), data)
+            state = checkpoint.restore(manager, latest, like, data)
             start, seconds = latest, checkpoint.read_run(manager, latest)["seconds"]
         log = MetricsLog(workdir, name=name, start=start, steps=cadence.steps)
         began, pending = time.monotonic(), []
         for step in range(start + 1, cadence.steps + 1):
-            batch = place(next(data))
             with jax.transfer_guard("disallow"):
-                state, metrics = step_fn(state, batch)
+                state, metrics = step_fn(state, place(next(data)))
             pending.append((step, metrics))
             log.advance()
             last = step == cadence.steps
             if _due(step, cadence.log) or _due(step, cadence.save) or last:
                 log.write(step, {**_mean(pending, manager.latest_step()), "seconds": seconds + time.monotonic() - began})
                 pending = []
-            if preview and (_due(step, cadence.preview) or last):
+            if preview and cadence.preview and (_due(step, cadence.preview) or last):
                 log.image("preview", step, preview(state.ema, step))
             if _due(step, cadence.save) or last:
                 checkpoint.save(manager, step, state, data, {"seconds": seconds + time.monotonic() - began, "config": config})

@@ -39,29 +39,32 @@ def denoising_loss(
     return weight(schedule.sigma[t], weighting, gamma) * distance.mean(axis=(1, 2, 3))
 
 
-def draw(key: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float) -> tuple[jax.Array, jax.Array]:
-    """(t, noise) of a training batch of `shape` [B, H, W, C]: t uniform in 1..t_max; offset noise is one scalar a sample."""
-    key_t, key_noise, key_offset = jax.random.split(key, 3)
-    t = jax.random.randint(key_t, shape[:1], 1, t_max + 1)
-    noise = jax.random.normal(key_noise, shape)
-    return t, noise + offset_noise * jax.random.normal(key_offset, (shape[0], 1, 1, 1))
+def draw(keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float) -> tuple[jax.Array, jax.Array]:
+    """(t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], one key each: t uniform in 1..t_max; offset noise is one scalar."""
+
+    def one(key):
+        key_t, key_noise, key_offset = jax.random.split(key, 3)
+        noise = jax.random.normal(key_noise, shape) + offset_noise * jax.random.normal(key_offset)
+        return jax.random.randint(key_t, (), 1, t_max + 1), noise
+
+    return jax.vmap(one)(keys)
 
 
 def diffusion_loss(
     denoise: Denoise, schedule: Schedule, *, t_max: int = T, weighting: str = "eps", gamma: float = 5.0, norm: str = "l2",
     offset_noise: float = 0.0,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:  # fmt: skip
-    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params, frozen, batch, key) → (loss, metrics).
+    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params, frozen, batch, keys [B]) → (loss, metrics).
 
     The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C].
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f"norm must be l1 or l2, not {norm!r}")
 
-    def loss_fn(params, frozen, batch, key):
+    def loss_fn(params, frozen, batch, keys):
         del frozen
         x0, low = batch["x0"], batch.get("low", batch["x0"])
-        t, noise = draw(key, x0.shape, t_max, offset_noise)
+        t, noise = draw(keys, x0.shape[1:], t_max, offset_noise)
         losses = denoising_loss(
             denoise, schedule, params, x0, low, batch["cond"], t, noise, weighting=weighting, gamma=gamma, norm=norm
         )  # fmt: skip
@@ -73,16 +76,16 @@ def diffusion_loss(
 def autoencoder_loss(
     reconstruct: Callable, perceptual: Callable | None = None, *, kl_weight: float, perceptual_weight: float = 0.0
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, key) → (loss, metrics).
+    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, keys [B]) → (loss, metrics).
 
-    `reconstruct(params, pixels, key)` → (pixels', mean, logvar). The reconstruction is mean |error| + mean error² over
+    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is mean |error| + mean error² over
     pixels in [-1, 1]; the KL to N(0, 1) is a mean over latent values. `perceptual(frozen, a, b)` → [B] compares images with
     frozen weights, e.g. LPIPS; without one nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
     """
 
-    def loss_fn(params, frozen, batch, key):
+    def loss_fn(params, frozen, batch, keys):
         pixels = batch["pixels"]
-        out, mean, logvar = reconstruct(params, pixels, key)
+        out, mean, logvar = reconstruct(params, pixels, keys)
         squared = jnp.mean((out - pixels) ** 2)
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         loss = jnp.mean(jnp.abs(out - pixels)) + squared + kl_weight * kl

@@ -17,6 +17,7 @@ from data_pipeline.errors import InputError
 
 EXAMPLE = 'cv3jax sample --checkpoint runs/quickstart --prompt "a small green star in the center, black background" --num 4 --out runs/star'
 BATCH = 16  # images sampled at once
+SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
 MAX_PROMPT = 4096  # characters; the encoder reads far fewer
 
 
@@ -51,15 +52,15 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
 
 
 def sample(cascade: Cascade, prompts: list[str], *, num: int, seed: int, size: int | None, base: dict, relay: dict):
-    """Yield (prompt, seed, {stage: uint8 image}) for `num` images of each prompt, computed BATCH at a time."""
-    jobs = [(prompt, seed + i) for prompt in prompts for i in range(num)]
+    """Yield (the prompt's number, seed, {stage: uint8 image}) for `num` images of each prompt, computed BATCH at a time."""
+    jobs = [(number, seed + i) for number in range(len(prompts)) for i in range(num)]
     width = min(BATCH, len(jobs))
     for begin in tqdm(range(0, len(jobs), width), desc="sample", unit="batch", file=sys.stderr):
         chunk = jobs[begin : begin + width]
         filled = chunk + [chunk[-1]] * (width - len(chunk))  # one batch size, one compilation
-        images = cascade.generate([p for p, _ in filled], [s for _, s in filled], size=size, base=base, relay=relay)
-        for i, (prompt, number) in enumerate(chunk):
-            yield prompt, number, {stage: batch[i] for stage, batch in images.items()}
+        images = cascade.generate([prompts[n] for n, _ in filled], [s for _, s in filled], size=size, base=base, relay=relay)
+        for i, (number, own_seed) in enumerate(chunk):
+            yield number, own_seed, {stage: batch[i] for stage, batch in images.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,18 +80,21 @@ def main(argv: list[str] | None = None) -> None:
     cascade = load(args.checkpoint)
     if "base" not in cascade.description["stages"]:
         raise InputError(f"--checkpoint {args.checkpoint} has no base stage to start from, only {', '.join(cascade.params)}")
-    began, made = time.monotonic(), []
-    results = list(sample(
+    began, made, shown = time.monotonic(), [], {}
+    jobs = sample(
         cascade, args.prompt, num=args.num, seed=args.seed, size=args.size, base=steps[0] | guidance[0], relay=steps[1] | guidance[1]
-    ))  # fmt: skip
-    finals = [images.get("relay", images["base"]) for _, _, images in results]
-    for (prompt, seed, _), image in zip(results, finals, strict=True):
-        slug = re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:60] or "prompt"
-        path = args.out / f"{slug}_{seed}.png"
+    )  # fmt: skip
+    for number, seed, images in jobs:
+        image = images.get("relay", images["base"])
+        slug = re.sub(r"[^a-z0-9]+", "_", args.prompt[number].lower()).strip("_")[:60] or "prompt"
+        path = args.out / f"{number:02d}_{slug}_{seed}.png"
         save_png(path, image)
-        made.append({"file": path.name, "prompt": prompt, "seed": seed})
-    rows = [np.stack(finals[i : i + args.num]) for i in range(0, len(finals), args.num)]
-    save_png(args.out / "contact_sheet.png", contact_sheet(rows, rows=args.prompt))
+        made.append({"file": path.name, "prompt": args.prompt[number], "seed": seed})
+        row = shown.setdefault(number, [])
+        if number < SHEET[0] and len(row) < SHEET[1]:
+            row.append(image)
+    rows = [np.stack(row) for row in shown.values() if row]
+    save_png(args.out / "contact_sheet.png", contact_sheet(rows, rows=args.prompt[: len(rows)]))
     seconds = time.monotonic() - began
     print(f"{len(made)} pictures and contact_sheet.png in {args.out}, {seconds:.1f} s with compilation", file=sys.stderr)
     write_json(args.json, {"images": made, "seconds": seconds, "sheet": str(args.out / "contact_sheet.png")})

@@ -39,15 +39,15 @@ def step(x: jax.Array, m_t: jax.Array, m_s: jax.Array, sigma_t: jax.Array, sigma
 
 
 def sample(
-    predict: Predict, grid: Grid, x: jax.Array, low: jax.Array | None = None, *, key: jax.Array | None = None, eta: float = 0.0,
+    predict: Predict, grid: Grid, x: jax.Array, low: jax.Array | None = None, *, keys: jax.Array | None = None, eta: float = 0.0,
     form: str = "released",
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Run `predict` down the grid from x (see `start`). Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step).
 
-    `key` draws the noise of η > 0 and is needed only then. Under jit an unused trajectory costs nothing.
+    `keys` [B], one an image, draw the noise of η > 0 and are needed only then. Under jit an unused trajectory costs nothing.
     """
-    if eta and key is None:
-        raise ValueError("eta > 0 draws noise at every step: pass key")
+    if eta and keys is None:
+        raise ValueError("eta > 0 draws noise at every step: pass keys, one an image")
     if low is None:
         form, low = "released", jnp.zeros_like(x)
     steps = grid.steps
@@ -57,7 +57,7 @@ def sample(
         i, t, (sigma_t, sigma_s), (b_t, b_s) = point
         x0 = predict(x, jnp.full(x.shape[:1], t))
         m_t, m_s = means(form, x0, low, m, b_t, b_s)
-        noise = jax.random.normal(jax.random.fold_in(key, i), x.shape) if eta else jnp.zeros_like(x)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys) if eta else jnp.zeros_like(x)
         x = step(x, m_t, m_s, sigma_t, sigma_s, eta, noise)
         return (x, m_s), x
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]  # (params, frozen, batch, keys [B]) → (loss, metrics)
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +43,11 @@ def microbatches(batch: Any, count: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
+def image_keys(key: jax.Array, count: int) -> jax.Array:
+    """One key an image of a batch. Noise goes by an image's row, so that neither devices nor microbatches change it."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(count))
+
+
 def make_train_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float, accumulate: int = 1
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
@@ -53,21 +58,18 @@ def make_train_step(
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
+    def one(params, frozen, part):
+        (loss, metrics), grads = gradient(params, frozen, *part)
+        return grads, {"loss": loss, **metrics}
+
     def accumulated(params, frozen, batch, key):
+        keys = image_keys(key, jax.tree.leaves(batch)[0].shape[0])
         if accumulate == 1:
-            (loss, metrics), grads = gradient(params, frozen, batch, key)
-            return grads, {"loss": loss, **metrics}
-
-        def body(total, inputs):
-            i, part = inputs
-            (loss, metrics), grads = gradient(params, frozen, part, jax.random.fold_in(key, i))
-            return jax.tree.map(jnp.add, total, (grads, {"loss": loss, **metrics})), None
-
-        parts = microbatches(batch, accumulate)
-        one = jax.tree.map(lambda x: x[0], parts)
-        (loss, metrics), grads = jax.eval_shape(gradient, params, frozen, one, key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, {"loss": loss, **metrics}))
-        total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), parts))
+            return one(params, frozen, (batch, keys))
+        parts = microbatches((batch, keys), accumulate)
+        shape = jax.eval_shape(one, params, frozen, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(params, frozen, part)), None), zeros, parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(state, frozen, batch):

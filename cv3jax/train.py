@@ -12,7 +12,7 @@ from cv3jax.loop import Cadence, train_loop
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
-RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "cascade", "init_from", "data.path")
+RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from")
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -24,13 +24,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     facts = recipe.to_json(config)
     recipe.check_directory(workdir, "--workdir")
-    check_resume(facts, workdir)
+    latest = check_resume(facts, workdir)
     stage = build(config, workdir)
-    state = stage.create()
+    state = stage.create() if latest is None else None  # two states of a large model do not fit
     workdir.mkdir(parents=True, exist_ok=True)
     cadence = Cadence(config.train.steps, config.train.log_every, config.train.save_every, config.train.preview_every, config.train.keep)
     state, seconds = train_loop(
-        name=config.stage, workdir=workdir, state=state, data=stage.data, place=stage.place, step_fn=stage.step,
+        name=config.stage, workdir=workdir, state=state, like=stage.like, data=stage.data, place=stage.place, step_fn=stage.step,
         cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"),
     )  # fmt: skip
     figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
@@ -38,21 +38,24 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     return figures
 
 
-def check_resume(facts: dict, workdir: Path) -> None:
-    """Refuse to continue a run with another model, data order or optimizer: the result would be neither run's."""
+def check_resume(facts: dict, workdir: Path) -> int | None:
+    """The step to resume from. Refuses to continue a run with another model, data or optimizer: the result would be neither run's."""
     if not (workdir / "checkpoints").is_dir():
-        return
+        return None
     manager = checkpoint.open_manager(workdir / "checkpoints")
     try:
         step = manager.latest_step()
         if step is None:
-            return
+            return None
         changed = [name for name in recipe.differences(facts, checkpoint.read_run(manager, step)["config"])
                    if not name.startswith(RESUMABLE)]  # fmt: skip
     finally:
         manager.close()
     if changed:
         raise InputError(f"{workdir} holds a run with other values of {', '.join(changed)}; restore them or give a new --workdir")
+    if step > facts["train"]["steps"]:
+        raise InputError(f"{workdir} is at step {step} already, past config.train.steps = {facts['train']['steps']}")
+    return step
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.arguments import Parser, check_file, run
 from data_pipeline.errors import InputError
 
 
@@ -15,22 +16,21 @@ def main(argv: list[str] | None = None) -> None:
     """Runs one subcommand. Figures go to stdout and, with --json, to a file; progress goes to stderr.
 
     Raises:
-        InputError: something given is unusable. (A wrong flag is argparse's SystemExit(2).)
+        InputError: something given is unusable, a wrong flag included.
     """
     args = _parser().parse_args(argv)
+    check_file(args.json, "--json")
     figures = args.run(args)
     if args.json:
         try:
             args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+            args.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as e:
             raise InputError(f"--json {args.json}: cannot be written ({e.strerror})") from e
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cv3jax data", description=__doc__, epilog="example: cv3jax data pack --source photos/ --out runs/photos"
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="cv3jax data", description=__doc__, epilog="example: cv3jax data pack --source photos/ --out runs/photos")
     subs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
@@ -125,6 +125,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--num {args.num}: give a number in 1..400")
     if args.out and args.out.suffix.lower() != ".png":
         raise InputError(f"--out {args.out}: the contact sheet is a PNG; give a name that ends in .png")
+    check_file(args.out, "--out")
     source = open_records(args.data)
     count = len(source)
     # Spread evenly, so that the sample is not just whatever was packed first; sizes come from more records than are shown.
@@ -164,3 +165,7 @@ def _print_histogram(sizes: "collections.Counter[str]", rows: int = 12) -> None:
         table.append(("others", others))
     for name, n in table:
         print(f"  {name:>12} {n:7,} {'#' * round(40 * n / sizes.total())}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -11,6 +11,7 @@ from data_pipeline.errors import InputError
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
 MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
+MAX_ASPECT = 8  # long side over short: a square crop of more would show less than an eighth, which no caption of it describes
 
 # What Pillow raises on bytes that are not the image they claim to be. Its decoders are not consistent: a damaged PNG is
 # a SyntaxError, a truncated JPEG an OSError, a zlib stream that lies about its length a ValueError, bad EXIF a TypeError.

@@ -88,9 +88,9 @@ def make_loader(
                 f"{name}: {num_epochs} epoch(s) of {len(source)} records give host {shard_index} of {shard_count} only {mine}, "
                 f"less than one batch of {batch_size}; lower the batch size or allow an incomplete batch"
             )
-    data = data[shard_index::shard_count]
     prepare = _Prepare(name, image_size, zoom, random_crop, flip, recaption_prob, with_caption=tokenize is not None)
-    data = data.random_map(prepare).batch(batch_size, drop_remainder=drop_remainder)
+    # Prepared before it is divided: the randomness goes by position, and each host's n-th record would get the same crop.
+    data = data.random_map(prepare)[shard_index::shard_count].batch(batch_size, drop_remainder=drop_remainder)
     if tokenize is not None:
         data = data.map(_Tokens(tokenize))
     # In threads and not processes: Pillow releases the GIL, and the state of worker processes depends on their number.
@@ -172,19 +172,25 @@ def fit(
         uint8 [size, size, 3], and int32 [6] = original height, width, crop top, left, target height, width.
 
     Raises:
-        InputError: the image is damaged or too large.
+        InputError: the image is damaged, too large, or so long that the corner's place is no int32.
     """
     opened = open_image(data)
     height, width = upright_size(opened)
     short = round(size * zoom)
-    image = decode_rgb(opened, short_side=2 * short)  # twice, so that what reduces at the end is still the better filter
     scale = short / min(height, width)
     resized = (max(short, round(width * scale)), max(short, round(height * scale)))
-    if image.size != resized:
-        # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it cannot be told apart
-        image = image.resize(resized, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if max(resized) > np.iinfo(np.int32).max:
+        raise InputError(f"image of {width}x{height} pixels is too long to be resized to a short side of {short}")
+    image = decode_rgb(opened, short_side=2 * short)  # twice, so that what reduces at the end is still the better filter
+    top, left = (min(int(p * (room + 1)), room) for p, room in zip(position, (resized[1] - size, resized[0] - size)))
+    # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146 GiB for 512 rows. The
+    # filter still sees the pixels around the window, so the result is that of resizing everything and then cropping.
+    start = resized[0] - size - left if mirror else left
+    across, down = image.width / resized[0], image.height / resized[1]  # of the decoded image, per pixel of the resized
+    box = (start * across, top * down, min((start + size) * across, image.width), min((top + size) * down, image.height))
+    # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it cannot be told apart
+    image = image.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    top, left = (min(int(p * (room + 1)), room) for p, room in zip(position, (resized[1] - size, resized[0] - size)))
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+    pixels = np.asarray(image)
     return pixels, np.array([height, width, top, left, size, size], np.int32)

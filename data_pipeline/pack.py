@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from data_pipeline import sources
 from data_pipeline.errors import InputError
-from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.images import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
 from data_pipeline.records import Record, RecordWriter, make_record
 from data_pipeline.sources import Item, Skip
 
 REPORT = "pack_report.json"
-_EXAMPLES = 20  # of each reason, in the report
+_EXAMPLES, _LINE = 20, 400  # of each reason, in the report; characters of one
 
 
 def pack(
@@ -38,7 +38,7 @@ def pack(
     Args:
         source: see `sources.open_source`.
         out: the dataset's directory; it appears when all is written.
-        max_bytes, max_pixels: of one image; larger ones are left out.
+        max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than 8:1 (images.MAX_ASPECT).
         workers: threads that decode and hash; None: one per core, at most 16.
 
     Returns:
@@ -65,7 +65,9 @@ def pack(
                 if isinstance(result, Skip):
                     skipped[result.reason] += 1
                     if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
-                        lines.append(f"{result.key}: {result.detail}" if result.detail else result.key)
+                        line = f"{result.key}: {result.detail}" if result.detail else result.key
+                        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not UTF-8
+                        lines.append(line[:_LINE].encode(errors="backslashreplace").decode())
                     continue
                 seen.add(result["key"])
                 size += len(result["image"])
@@ -83,7 +85,7 @@ def pack(
             "examples": dict(sorted(examples.items())),
             "seconds": round(time.monotonic() - start, 2),
         }
-        (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
 
 
@@ -94,13 +96,17 @@ def _decoded(
 
     def decode(item: Item) -> Record | Skip:
         try:
-            return make_record(
+            record = make_record(
                 item.image, item.caption, key=item.key, url=item.url, scores=item.scores, max_bytes=max_bytes, max_pixels=max_pixels
             )
         except TooLargeError as e:
             return Skip(item.key, sources.TOO_LARGE, str(e))
         except InputError as e:
             return Skip(item.key, sources.UNDECODABLE, str(e))
+        short, long = sorted((record["width"], record["height"]))
+        if long > MAX_ASPECT * short:
+            return Skip(item.key, sources.TOO_LONG, f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1")
+        return record
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting: collections.deque = collections.deque()

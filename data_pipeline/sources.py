@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ MAX_KEY = 512  # characters
 # Reasons to leave an item out, as pack_report.json counts them.
 NO_CAPTION, NO_IMAGE, MISSING, OUTSIDE = "no caption", "no image", "file missing", "file outside the source"
 TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = "too large", "undecodable", "duplicate key", "damaged text or json", "damaged tar"
-LONG_CAPTION = "caption too long"
+LONG_CAPTION, TOO_LONG, UNREADABLE = "caption too long", "extreme aspect ratio", "unreadable file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def open_source(path: str | Path) -> Source:
     """Recognises what is at `path`: a .tar or a folder of them, a folder with metadata.jsonl, or a folder of image + .txt.
 
     Raises:
-        InputError: nothing there, or nothing recognisable.
+        InputError: nothing there, nothing recognisable, or a metadata.jsonl that cannot be read.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".tar":
@@ -64,16 +65,22 @@ def open_source(path: str | Path) -> Source:
     if not path.is_dir():
         raise InputError(f"no source at {path}: give a folder of images with captions, or one of img2dataset tars, or one .tar")
     if (path / "metadata.jsonl").is_file():
-        total = sum(1 for _ in _lines(path / "metadata.jsonl"))
+        try:
+            if not (path / "metadata.jsonl").resolve().is_relative_to(path.resolve()):
+                raise InputError(f"{path}/metadata.jsonl is a link to a file outside {path}; copy it there")
+            total = sum(1 for _ in _lines(path / "metadata.jsonl"))
+        except OSError as e:
+            raise InputError(f"{path}/metadata.jsonl cannot be read ({e.strerror})") from e
         return Source("metadata.jsonl", "image", total, _read_jsonl(path))
     tars = sorted(path.glob("*.tar"))
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+    # all but directories: a dangling link is counted when it is read, not passed over in silence
+    files = sorted(p for p in path.rglob("*") if not os.path.isdir(p) and not _hidden(p.relative_to(path)))
     images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES]
     if tars and images:
         raise InputError(f"{path} holds both tars and images ({tars[0].name}, {images[0].name}); give one folder for each")
     if tars:
-        return _tars(tars)
+        return _tars(tars, path.resolve())
     if not images:
         raise InputError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}), no .tar and no metadata.jsonl")
     texts = {p.with_suffix("") for p in files if p.suffix == ".txt"} - {p.with_suffix("") for p in images}
@@ -84,15 +91,26 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _tars(tars: list[Path]) -> Source:
-    def items():
-        for tar in tars:
-            yield from _read_tar(tar)
+def _tars(tars: list[Path], inside: Path | None = None) -> Source:
+    sizes = {}
+    for tar in tars:
+        try:
+            sizes[tar] = _locate(tar, inside)[1]
+        except _UnusableError as e:
+            sizes[tar] = e
 
-    return Source("tars", "B", sum(tar.stat().st_size for tar in tars), items())
+    def items():
+        for tar, size in sizes.items():
+            if isinstance(size, _UnusableError):
+                yield Skip(tar.name, size.reason, size.detail), 0
+            else:
+                yield from _read_tar(tar)
+
+    return Source("tars", "B", sum(size for size in sizes.values() if isinstance(size, int)), items())
 
 
 def _read_folder(root: Path, images: list[Path], captions_alone: set[Path]) -> Iterator[tuple[Item | Skip, int]]:
+    inside = root.resolve()
     for path in sorted([*images, *captions_alone]):
         key = path.relative_to(root).as_posix() if path in captions_alone else path.relative_to(root).with_suffix("").as_posix()
         if path in captions_alone:
@@ -100,13 +118,13 @@ def _read_folder(root: Path, images: list[Path], captions_alone: set[Path]) -> I
             continue
         parts: dict[str, bytes] = {}
         try:
-            _read_into(parts, "image", path, MAX_IMAGE_BYTES)
+            parts["image"] = _read(path, MAX_IMAGE_BYTES, inside)
             for kind in ("txt", "json"):
-                if (beside := path.with_suffix(f".{kind}")).is_file():
-                    _read_into(parts, kind, beside, MAX_TEXT_BYTES)
+                if os.path.lexists(beside := path.with_suffix(f".{kind}")) and not os.path.isdir(beside):
+                    parts[kind] = _read(beside, MAX_TEXT_BYTES, inside)
             yield _item(key, parts), 1
-        except _TooLargeFile as e:
-            yield Skip(key, TOO_LARGE, str(e)), 1
+        except _UnusableError as e:
+            yield Skip(key, e.reason, e.detail), 1
 
 
 def _read_jsonl(root: Path) -> Iterator[tuple[Item | Skip, int]]:
@@ -116,23 +134,16 @@ def _read_jsonl(root: Path) -> Iterator[tuple[Item | Skip, int]]:
         try:
             fields = json.loads(line)
             name = fields["file_name"]
-            path = (root / name).resolve()
-        except (ValueError, KeyError, TypeError) as e:
+            path = root / name
+            key = PurePosixPath(name).with_suffix("").as_posix()  # ValueError where the name is empty
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             yield Skip(where, BAD_TEXT, f"metadata.jsonl: {type(e).__name__}: {str(e)[:80]}"), 1
             continue
-        key = PurePosixPath(name).with_suffix("").as_posix()
-        if not path.is_relative_to(inside):
-            yield Skip(key, OUTSIDE, f"{where}: {name}"), 1
-        elif not path.is_file():
-            yield Skip(key, MISSING, f"{where}: {name}"), 1
-        else:
-            fields.setdefault("caption", fields.get("text"))  # what Hugging Face's imagefolder calls it
-            parts: dict[str, bytes] = {}
-            try:
-                _read_into(parts, "image", path, MAX_IMAGE_BYTES)
-                yield _item(key, parts, fields), 1
-            except _TooLargeFile as e:
-                yield Skip(key, TOO_LARGE, str(e)), 1
+        fields.setdefault("caption", fields.get("text"))  # what Hugging Face's imagefolder calls it
+        try:
+            yield _item(key, {"image": _read(path, MAX_IMAGE_BYTES, inside)}, fields), 1
+        except _UnusableError as e:
+            yield Skip(key, e.reason, f"{where}: {e.detail}"), 1
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -183,14 +194,35 @@ def _read_tar(path: Path) -> Iterator[tuple[Item | Skip, int]]:
         yield sample(), path.stat().st_size - done
 
 
-class _TooLargeFile(Exception):
-    pass
+class _UnusableError(Exception):
+    """A file that is not read: `reason` is one of those above."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
 
 
-def _read_into(parts: dict[str, bytes], kind: str, path: Path, limit: int) -> None:
-    if (size := path.stat().st_size) > limit:
-        raise _TooLargeFile(f"{path.name} has {size:,} bytes, at most {limit:,} are read")
-    parts[kind] = path.read_bytes()
+def _locate(path: Path, inside: Path | None) -> tuple[Path, int]:
+    """The file that `path` names once links are followed, and its size. It must be below `inside`, an absolute directory."""
+    try:
+        real = path.resolve()
+        if inside and not real.is_relative_to(inside):
+            raise _UnusableError(OUTSIDE, path.name)
+        if not os.path.isfile(real):  # a pipe or a device would block
+            raise _UnusableError(MISSING, path.name)
+        return real, real.stat().st_size
+    except (OSError, RuntimeError, ValueError) as e:  # a RuntimeError: links in a circle; a ValueError: characters no name has
+        raise _UnusableError(UNREADABLE, f"{path.name}: {str(e)[:80]}") from e
+
+
+def _read(path: Path, limit: int, inside: Path) -> bytes:
+    real, size = _locate(path, inside)
+    if size > limit:
+        raise _UnusableError(TOO_LARGE, f"{path.name} has {size:,} bytes, at most {limit:,} are read")
+    try:
+        return real.read_bytes()
+    except OSError as e:
+        raise _UnusableError(UNREADABLE, f"{path.name}: {e.strerror}") from e
 
 
 def _item(key: str, parts: dict[str, bytes], fields: dict[str, Any] | None = None) -> Item | Skip:

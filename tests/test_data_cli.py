@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +68,45 @@ def test_bad_input(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             main(argv)
-    for argv in ([], ["nothing"], ["scenes", "--num", "x", "--out", "o"]):
-        with pytest.raises(SystemExit) as e:
+    for argv, message in (
+        ([], "required: COMMAND; see cv3jax data --help"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["scenes", "--num", "x", "--out", "o"], "--num: invalid int value: 'x'; see cv3jax data scenes --help"),
+    ):
+        with pytest.raises(InputError, match=message):
             main(argv)
-        assert e.value.code == 2
+
+
+def test_json_is_checked_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    scenes = ["scenes", "--num", "2", "--size", "32", "--shards", "1", "--out", str(tmp_path / "d"), "--json"]
+    for target, message in ((tmp_path, "is a directory"), (tmp_path / "file" / "x" / "f.json", "file is a file")):
+        with pytest.raises(InputError, match=f"--json .*{message}"):
+            main([*scenes, str(target)])
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=r"--json .* cannot be written"):
+        main([*scenes, str(tmp_path / "f.json")])
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("program", [["-m", "data_pipeline.cli", "pack"], ["examples/emoji/draw.py"]], ids=str)
+def test_a_wrong_flag_is_one_line(program):
+    done = subprocess.run([sys.executable, *program, "--nothing"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("cv3jax: ")
+    assert done.stderr.endswith("--help\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_pack_as_a_module(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "src" / "a.txt").write_text("a")
+    command = [sys.executable, "-m", "data_pipeline.cli", "pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "d")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 records" in done.stdout
+    assert len(open_records(tmp_path / "d")) == 1
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +138,16 @@ def test_emoji_says_which_package_has_the_font(emoji_example, tmp_path):
     with pytest.raises(InputError, match="not a colour emoji font"):
         emoji_example.main(["--out", str(tmp_path / "o"), "--font", str(tmp_path / "none.ttf")])
     assert not (tmp_path / "o").exists()
+
+
+def test_emoji_where_it_cannot_be_drawn(emoji_example, tmp_path, monkeypatch):
+    monkeypatch.setattr(emoji_example, "open_font", lambda path: None)
+    (tmp_path / "file").write_text("")
+    for out, message in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "o", "Not a directory"), (tmp_path, "not an empty")):
+        with pytest.raises(InputError, match=f"--out .*{message}"):
+            emoji_example.main(["--out", str(out)])
+
+
+def test_emoji_help_says_what_the_readme_does(emoji_example):
+    assert "--out runs/emoji/data" in emoji_example.__doc__
+    assert "pip install -e '.[examples]'" in emoji_example.__doc__

@@ -92,6 +92,16 @@ def test_hosts_are_disjoint_and_together_cover_an_epoch(data):
     assert sorted(itertools.chain(*zip(*endless))) == sorted(list(range(COUNT)) * 4)
 
 
+def test_hosts_share_one_stream_of_randomness(data):
+    kwargs = {"batch_size": 1, "zoom": (1.0, 2.0), "flip": True, "recaption_prob": 0.5, "num_threads": 0}
+    alone = list(itertools.islice(loader(data, **kwargs), 48))  # into the third epoch
+    for host in range(2):
+        mine = list(itertools.islice(loader(data, **kwargs, shard_index=host, shard_count=2), 24))
+        assert all(np.array_equal(a[k], b[k]) for a, b in zip(alone[host::2], mine) for k in a)
+    corners = [tuple(b["sizes"][0, 2:4]) for b in alone]
+    assert sum(a != b for a, b in zip(corners[::2], corners[1::2])) > 12  # the hosts' n-th crops are not the same
+
+
 def test_incomplete_batches(data):
     assert [len(b["image"]) for b in loader(data, num_epochs=1)] == [4] * 5
     assert [len(b["image"]) for b in loader(data, num_epochs=1, drop_remainder=False)] == [4] * 5 + [3]
@@ -147,6 +157,29 @@ def test_a_mirrored_crop_is_measured_in_the_mirrored_image():
     image = gradient(60, 100)
     pixels, sizes = fit(encode_png(image), 60, position=(0, 0.3), mirror=True)
     assert np.array_equal(pixels, image[:, ::-1][:, sizes[3] : sizes[3] + 60])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("size", [24, 90])  # reduced and enlarged
+def test_the_window_alone_is_resized_as_it_would_be_with_the_whole(size, mirror):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 101, 3), dtype=np.uint8)
+    pixels, sizes = fit(encode_png(noise), size, zoom=1.25, position=(0.3, 0.8), mirror=mirror)
+    short = round(size * 1.25)
+    whole = Image.fromarray(noise[:, ::-1] if mirror else noise).resize((round(101 * short / 60), short), Image.Resampling.LANCZOS)
+    cropped = np.asarray(whole)[sizes[2] : sizes[2] + size, sizes[3] : sizes[3] + size].astype(int)
+    assert np.abs(pixels - cropped).max() <= 2  # rounding
+
+
+def test_a_strip_needs_no_more_memory_than_its_window():
+    row = np.zeros((1, 200_000, 3), np.uint8)
+    row[:, 100_000:] = 255
+    for image, corner in ((row, 3), (row.swapaxes(0, 1), 2)):  # resized as a whole, 146 GiB
+        for place, value in ((0.1, 0), (0.9, 255)):
+            pixels, sizes = fit(encode_png(image), 512, position=(place, place))
+            assert (pixels.shape, set(pixels.ravel())) == ((512, 512, 3), {value})
+            assert sizes[corner] == int(place * (200_000 * 512 - 512 + 1))
+    with pytest.raises(InputError, match="too long"):
+        fit(encode_png(row), 8192, zoom=2.0)  # the corner's place would overflow int32
 
 
 def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():

@@ -182,11 +182,12 @@ def test_guidance():
 
 
 def test_draw():
-    t, noise = draw(jax.random.key(0), (4000, 2, 2, 1), 7, 0.0)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    t, noise = draw(keys, (2, 2, 1), 7, 0.0)
     assert set(np.asarray(t)) == set(range(1, 8))
     assert np.bincount(t, minlength=8)[1:].min() > 450  # 571 expected
     assert abs(noise.std() - 1) < 0.02
-    t_again, shifted = draw(jax.random.key(0), (4000, 2, 2, 1), 7, 0.5)
+    t_again, shifted = draw(keys, (2, 2, 1), 7, 0.5)
     np.testing.assert_array_equal(t, t_again)
     offset = np.asarray(shifted - noise).reshape(4000, -1)
     assert np.ptp(offset, axis=1).max() < 1e-6  # one scalar a sample
@@ -200,8 +201,9 @@ def test_a_perfect_denoiser_has_no_loss(blur, norm):
     x0, low = normal(0), normal(1)
     loss = diffusion_loss(lambda params, *_: params, make_schedule(blur, 500), t_max=500, norm=norm, offset_noise=0.1)
     batch = {"x0": x0, "cond": condition()} | ({"low": low} if blur == "linear" else {})
-    assert loss(x0, None, batch, jax.random.key(0))[0] == 0
-    assert loss(x0 + 0.1, None, batch, jax.random.key(0))[0] > 0
+    keys = jax.random.split(jax.random.key(0), len(x0))
+    assert loss(x0, None, batch, keys)[0] == 0
+    assert loss(x0 + 0.1, None, batch, keys)[0] > 0
 
 
 def test_the_released_weight_makes_it_the_error_in_epsilon():
@@ -216,13 +218,13 @@ def test_the_released_weight_makes_it_the_error_in_epsilon():
 
 
 def test_the_training_loss_is_the_mean_over_drawn_samples():
-    x0, low, cond, key = normal(0), normal(1), condition(), jax.random.key(3)
+    x0, low, cond, keys = normal(0), normal(1), condition(), jax.random.split(jax.random.key(3), SHAPE[0])
     schedule = make_schedule("exp", 300)
     options = {"weighting": "min_snr", "gamma": 2.0, "norm": "l1"}
     loss, metrics = diffusion_loss(toy, schedule, t_max=300, offset_noise=0.05, **options)(
-        0.3, None, {"x0": x0, "low": low, "cond": cond}, key
+        0.3, None, {"x0": x0, "low": low, "cond": cond}, keys
     )
-    t, noise = draw(key, SHAPE, 300, 0.05)
+    t, noise = draw(keys, SHAPE[1:], 300, 0.05)
     sigma = np.asarray(schedule.sigma)[t]
     error = np.asarray(toy(0.3, schedule.diffuse(x0, low, noise, t), t, cond)) - x0
     np.testing.assert_allclose(loss, (np.minimum(1 / sigma**2, 2) * np.abs(error).mean((1, 2, 3))).mean(), rtol=1e-5)

@@ -39,8 +39,13 @@ def double(grid):
 
 
 @functools.partial(jax.jit, static_argnames=("predict", "eta", "form"))
-def jitted(predict, grid, x, low=None, key=None, eta=0.0, form="released"):
-    return sampler.sample(predict, grid, x, low, key=key, eta=eta, form=form)
+def jitted(predict, grid, x, low=None, keys=None, eta=0.0, form="released"):
+    return sampler.sample(predict, grid, x, low, keys=keys, eta=eta, form=form)
+
+
+def keys_of(x, seed=0):
+    """One key an image."""
+    return jax.random.split(jax.random.key(seed), len(x))
 
 
 def run(predict, grid, x, low=None, **options):
@@ -59,7 +64,7 @@ def test_a_constant_prediction_is_where_sampling_lands(case, eta):
     grid, relay, form = CASES[case]
     x0, low = normal(0), normal(1) if relay else None
     x = sampler.start(double(grid), normal(2), low)
-    final, trajectory = run(lambda x, t: jnp.asarray(normal(0)), grid, x, low, form=form, eta=eta, key=jax.random.key(0))
+    final, trajectory = run(lambda x, t: jnp.asarray(normal(0)), grid, x, low, form=form, eta=eta, keys=keys_of(x))
     np.testing.assert_allclose(final, x0, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(final, trajectory[-1])
     assert trajectory.shape == (grid.steps, *SHAPE)
@@ -140,7 +145,7 @@ def test_a_step_keeps_the_variance(case, eta):
     n, x0, low = 200_000, 0.7, -0.4
     x, m = low * relay + grid.sigma[0] * normal(2, (1, n, 1, 1)) + (0 if relay else x0), low if relay else x0
     _, trajectory = jitted(lambda x, t: jnp.full_like(x, 0.7), grid, x, jnp.full_like(x, low) if relay else None,
-                           key=jax.random.key(5), eta=eta, form=form)  # fmt: skip
+                           keys=keys_of(x, 5), eta=eta, form=form)  # fmt: skip
     for i, sample in enumerate(trajectory[:-1]):
         sigma_t, sigma, b = (float(v) for v in (grid.sigma[i], grid.sigma[i + 1], grid.blur[i + 1]))
         wanted = mean(x0, low, b) if relay else x0
@@ -152,12 +157,14 @@ def test_a_step_keeps_the_variance(case, eta):
 
 
 def test_noise_is_drawn_from_the_key_and_only_if_needed():
-    x, key = normal(0), jax.random.key(0)
-    np.testing.assert_array_equal(run(nonlinear, BASE, x)[0], run(nonlinear, BASE, x, key=key)[0])
-    drawn = run(nonlinear, BASE, x, key=key, eta=0.5)[0]
-    np.testing.assert_array_equal(drawn, run(nonlinear, BASE, x, key=key, eta=0.5)[0])
-    assert np.abs(drawn - run(nonlinear, BASE, x, key=jax.random.key(1), eta=0.5)[0]).max() > 1e-3
-    with pytest.raises(ValueError, match="eta > 0 draws noise at every step: pass key"):
+    x = normal(0)
+    keys = keys_of(x)
+    np.testing.assert_array_equal(run(nonlinear, BASE, x)[0], run(nonlinear, BASE, x, keys=keys)[0])
+    drawn = run(nonlinear, BASE, x, keys=keys, eta=0.5)[0]
+    np.testing.assert_array_equal(drawn, run(nonlinear, BASE, x, keys=keys, eta=0.5)[0])
+    np.testing.assert_array_equal(drawn[:1], run(nonlinear, BASE, x[:1], keys=keys[:1], eta=0.5)[0])  # whoever its neighbours are
+    assert np.abs(drawn - run(nonlinear, BASE, x, keys=keys_of(x, 1), eta=0.5)[0]).max() > 1e-3
+    with pytest.raises(ValueError, match="eta > 0 draws noise at every step: pass keys"):
         sampler.sample(nonlinear, BASE, jnp.asarray(x), eta=0.5)
 
 

@@ -1,8 +1,8 @@
 """Draws the emoji of Noto Color Emoji with their Unicode names as captions: a small real data set without a download.
 
-    apt-get install fonts-noto-color-emoji && pip install 'cv3jax[examples]'
+    apt-get install fonts-noto-color-emoji && pip install -e '.[examples]'
     python examples/emoji/draw.py --out runs/emoji/images
-    cv3jax data pack --source runs/emoji/images --out runs/emoji/records
+    cv3jax data pack --source runs/emoji/images --out runs/emoji/data
 
 Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. Names are those of Unicode CLDR, as the `emoji` package has them;
 flags, skin tones, keycaps and families are sequences of code points that the font draws as one glyph. Takes about half a minute.
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
+from data_pipeline.arguments import Parser, run
 from data_pipeline.errors import InputError
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -27,14 +28,18 @@ _TONE = "(?:medium-light|medium-dark|light|medium|dark) skin tone"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty directory")
     parser.add_argument("--font", type=Path, default=FONT, metavar="TTF", help="default: %(default)s")
     args = parser.parse_args(argv)
     font = open_font(args.font)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise InputError(f"{args.out} is not an empty directory; give a new one")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        empty = not any(args.out.iterdir())
+    except OSError as e:
+        raise InputError(f"--out {args.out}: cannot be made a directory ({e.strerror}); give a new one") from e
+    if not empty:
+        raise InputError(f"--out {args.out} is not an empty directory; give a new one")
 
     counts: collections.Counter[str] = collections.Counter()
     drawn: dict[bytes, str] = {}
@@ -75,7 +80,7 @@ def named_emoji() -> list[tuple[str, str]]:
     try:
         import emoji
     except ImportError as e:
-        raise InputError("names come from the package `emoji`: pip install 'cv3jax[examples]'") from e
+        raise InputError("names come from the package `emoji`: pip install -e '.[examples]'") from e
     complete = emoji.STATUS["fully_qualified"]
     return sorted((text, caption_of(text, data["en"])) for text, data in emoji.EMOJI_DATA.items() if data["status"] == complete)
 
@@ -122,8 +127,4 @@ def draw(font: ImageFont.FreeTypeFont, text: str) -> tuple[Image.Image | None, s
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -1,0 +1,39 @@
+"""Command lines whose mistakes are one line: a parser that raises InputError, checks before the work, and the last resort."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from data_pipeline.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError for a wrong flag, like all bad input, instead of printing the usage. Subcommands' parsers do too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def check_file(path: Path | None, flag: str) -> None:
+    """Raises InputError where `path` could not be written as a file: before the work and not after it."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise InputError(f"{flag} {path} is a directory; give a file")
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if nearest != path and not os.path.isdir(nearest):
+        raise InputError(f"{flag} {path}: {nearest} is a file; give a path whose directory exists or can be made")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{flag} {path}: {nearest} cannot be written; give another place")
+
+
+def run(command: Callable[[], None]) -> None:
+    """Runs a program's main; bad input ends in one line on stderr and exit 2, as under `cv3jax`."""
+    try:
+        command()
+    except InputError as e:
+        print(f"cv3jax: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
