@@ -28,7 +28,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<4.10",
         "transformers>=5.0,<6",
         "tokenizers>=0.22,<0.24",
-        "sentencepiece>=0.2.0,<0.2.2",  # later ones need a protobuf that Apache Beam does not allow
+        "sentencepiece>=0.2.0,<0.2.2",  # later ones need protobuf 7, which the Beam build cannot have
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
@@ -42,6 +42,8 @@ setup(
         "matplotlib>=3.9,<4",
     ],
     extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
         "examples": ["emoji>=2.14,<3"],
         "dev": ["pytest>=8.0,<10", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],

@@ -144,7 +144,7 @@ def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
     if "vae" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
     if "t5" not in description and not config.text.random:
-        raise InputError(f"config.cascade = {config.cascade} has no t5; convert one into it, or set config.text.random=True")
+        raise InputError(f"config.cascade = {config.cascade} has no t5; give one that has, or set config.text.random=True")
     check_side(config.data.image_size, description["vae"]["model"], unet)
     return directory, description
 

@@ -45,7 +45,7 @@ def null(cond: Cond) -> Cond:
 def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
     """Classifier-free guidance on x̂0, null + w (cond - null), in one call of the network on a doubled batch.
 
-    w is a scalar or [B]; at w = 1 it is `denoise` itself.
+    w is a scalar or [B]; at w = 1 the result is `denoise`'s.
     """
 
     def denoise_guided(params, x, t, cond):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 class MetricsLog:
     """`metrics.jsonl` (one object a logging interval) and TensorBoard files under a workdir, and a bar on stderr.
 
-    A resumed run drops the lines past the step it resumes from: they will be written again, identically.
+    A resumed run drops the lines past the step it resumes from: they will be written again, with the same losses.
     """
 
     def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):

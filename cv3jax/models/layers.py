@@ -1,7 +1,7 @@
 """Blocks shared by the UNet and the autoencoder. Everything is NHWC; parameters are float32, compute is `dtype`.
 
 Norms and the softmax run in float32 whatever `dtype` is. The names `conv_in, conv_out, q, k, v, out, ff_in, ff_out` are
-load-bearing: sharding rules and the weight maps go by them.
+load-bearing: the weight maps go by them, and `blocks` says that a module is scanned.
 """
 
 from collections.abc import Callable
