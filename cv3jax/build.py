@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from cv3jax import checkpoint, optim
 from cv3jax.cascade import build_model, load_params, part_shapes
+from cv3jax.denoiser import PREDICTIONS
+from cv3jax.objectives import WEIGHTINGS
 from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
@@ -46,6 +48,12 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.b1", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.b2", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("model.channels", lambda v: v >= 1, "at least 1"),
+    ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
+    ("data.recaption", lambda v: 0 <= v <= 1, "a probability, 0..1"),
+    ("objective.prediction", lambda v: v in PREDICTIONS, f"one of {', '.join(PREDICTIONS)}"),
+    ("objective.weighting", lambda v: v in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
     ("objective.gamma", lambda v: v > 0, "a positive number"),
     ("objective.text_drop", lambda v: 0 <= v <= 1, "a probability, 0..1"),
     ("objective.offset_noise", lambda v: v >= 0, "0 or more"),
@@ -134,7 +142,8 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
         shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(seed))
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         first = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise InputError(f"config.model does not make a model: {first[:240]}") from e
+        hint = "channels × channel_mult must divide by groups and head_dim, and depth have one entry a stage"
+        raise InputError(f"config.model does not make a model ({first[:240]}): {hint}") from e
     shardings = tree_sharding(shape, mesh)
 
     def create():

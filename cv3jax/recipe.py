@@ -53,7 +53,8 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     except InputError:
         raise
     except Exception as e:  # the file is the user's own program
-        message = str(e).strip("\"'").replace("\n", " ")
+        lines = str(e).strip().strip("\"'").splitlines() or [""]
+        message = lines[-1] if "Traceback (most recent call last):" in str(e) else " ".join(lines)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
         raise InputError(f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}") from e
     if missing := [name for name in SECTIONS if name not in config]:

@@ -73,13 +73,12 @@ def main(argv: list[str] | None = None) -> None:
         if not prompt.strip() or len(prompt) > MAX_PROMPT:
             raise InputError(f"--prompt {prompt[:40]!r}: must hold 1..{MAX_PROMPT} characters that are not all blank")
     steps, guidance = pair(args.steps, "steps", int, 1, 1000), pair(args.guidance, "guidance", float, 0.0, 100.0)
-    if args.size is not None and args.size < 1:
-        raise InputError(f"--size {args.size}: a number of pixels")
     check_directory(args.out, "--out")
     check_file(args.json, "--json")
     cascade = load(args.checkpoint)
     if "base" not in cascade.description["stages"]:
         raise InputError(f"--checkpoint {args.checkpoint} has no base stage to start from, only {', '.join(cascade.params)}")
+    cascade.passes(args.size)
     began, made, shown = time.monotonic(), [], {}
     jobs = sample(
         cascade, args.prompt, num=args.num, seed=args.seed, size=args.size, base=steps[0] | guidance[0], relay=steps[1] | guidance[1]

@@ -31,8 +31,8 @@ MESH = {  # eight devices, dealt differently to each stage
     "base": ("mesh.data=2", "mesh.fsdp=4"),
     "relay": ("mesh.data=8", "mesh.fsdp=1"),
 }
-ALONE = ("mesh.fsdp=1", "batch.per_device=8")  # one device, the same microbatches
-SCHEDULE = ("train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
+ALONE = ("mesh.fsdp=1", "batch.per_device=2")  # one device, four microbatches
+SCHEDULE = (f"train.preview_every={STEPS}", "train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
 OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
 
 

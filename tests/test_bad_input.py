@@ -31,7 +31,6 @@ def places(tmp_path_factory):
     next((at / "torn").glob("*array_record-00000*")).write_bytes(b"torn")
     (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
     (at / "broken.py").write_text("def get_config(:\n")
-    (at / "without.py").write_text("x = 1\n")
     (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
     trained = {stage: runs.trained(stage).workdir for stage in ("vae", "base")}
     return {**trained, "at": at, "scenes": runs.scenes()}
@@ -109,8 +108,8 @@ FIELDS = [
     ("base", ["model.groups=5"], "groups"),
     ("base", ["model.depth=(0,)"], "depth"),
     ("base", ["schedule.blur=fog"], "blur must be one of"),
-    ("base", ["objective.prediction=x0"], "prediction must be one of"),
-    ("base", ["objective.weighting=flat"], "weighting must be one of"),
+    ("base", ["objective.prediction=x0"], "config.objective.prediction = x0: must be one of eps, v"),
+    ("base", ["objective.weighting=flat"], "config.objective.weighting = flat: must be one of eps"),
     ("base", ["objective.norm=l3"], "norm must be l1 or l2"),
     ("base", ["objective.text_drop=1.5"], "config.objective.text_drop = 1.5"),
     ("base", ["sample.steps=0"], "config.sample.steps = 0"),
@@ -122,8 +121,10 @@ FIELDS = [
     ("relay", ["schedule.start=1001"], "start must be in 1..1000, not 1001"),
     ("relay", ["data.image_size=24"], "not a multiple of 16"),
     ("relay", ["init_from={vae}"], "has no base"),
-    ("relay", ["init_from={at}/halved"], "does not hold the model"),
-    ("relay", ["model.channels=32"], "init_from"),
+    ("relay", ["init_from={at}/halved"], "other sizes than config.model"),
+    ("relay", ["init_from={at}/halved", "model.channels=32"], "does not hold the model"),
+    ("relay", ["model.channels=32"], "other sizes than config.model"),
+    ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
 ]  # fmt: skip
 
 
@@ -142,7 +143,6 @@ COMMANDS = [
     ("train", "--config={at}/none.py --workdir {w}", "there is no file"),
     ("train", "--config={at}/recipe.py --workdir {w}", "undefined"),
     ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
-    ("train", "--config={at}/without.py --workdir {w}", "get_config"),
     ("train", "--config={at}/half.py --workdir {w}", "half.py"),
     ("train", "--config=scenes_vae:tiny --workdir {w} --lr 3", "unknown argument"),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),

@@ -84,7 +84,7 @@ def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, mo
     monkeypatch.setattr(sample, "BATCH", 2)  # three pictures are then a batch and a half
     argv = ["--prompt", PROMPTS[0], "--num", "3", "--seed", "5"]
     names, figures = command(capsys, tmp_path / "a", *argv)
-    assert names == [f"a_large_red_circle_in_the_center_white_background_{seed}.png" for seed in (5, 6, 7)]
+    assert names == [f"00_a_large_red_circle_in_the_center_white_background_{seed}.png" for seed in (5, 6, 7)]
     assert [(entry["file"], entry["prompt"], entry["seed"]) for entry in figures["images"]] == [
         (name, PROMPTS[0], seed) for name, seed in zip(names, (5, 6, 7), strict=True)
     ]
@@ -150,4 +150,4 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     assert runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
     runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
-    assert read(next((tmp_path / "out").glob("a_large*.png"))).shape == (64, 64, 3)
+    assert read(next((tmp_path / "out").glob("00_a_large*.png"))).shape == (64, 64, 3)

@@ -17,13 +17,13 @@ from cv3jax import build, checkpoint, cli, optim, train
 from cv3jax.cascade import load_params
 from cv3jax.loop import Cadence, NonFiniteLossError, train_loop
 from cv3jax.metrics import read_lines
-from cv3jax.state import create_state, ema_decay, make_train_step, microbatches
+from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
 
 STAGES = ("vae", "base", "relay")
 CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
 
 
-def squares(params, frozen, batch, key):
+def squares(params, frozen, batch, keys):
     """A loss without randomness: a linear map to what `frozen` maps to."""
     return jnp.mean((batch @ params["w"] - batch @ frozen) ** 2), {}
 
@@ -40,7 +40,10 @@ def toy(workdir: Path, *, lr=0.1, place=jax.device_put, wrap=lambda step: step, 
     state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
     jitted, frozen = jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0), jnp.array([[2.0], [-1.0]])
     step = wrap(lambda state, batch: jitted(state, frozen, batch))
-    return train_loop(name="toy", workdir=workdir, state=state, data=numbers(), place=place, step_fn=step, cadence=cadence, config={})[0]
+    like = checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
+    return train_loop(
+        name="toy", workdir=workdir, state=state, like=like, data=numbers(), place=place, step_fn=step, cadence=cadence, config={}
+    )[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -50,7 +53,20 @@ def test_a_run_compiles_once(stage):
     # the first checkpoint has orbax cut replicated arrays, so that every device writes its share; from then on nothing at all
     assert set(later[-1][len(first) :]) <= {"jit(slice)"}
     assert later[2] == later[-1]
-    assert runs.STEPS == 6
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
+    run = runs.trained(stage)
+    lines = read_lines(run.workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert [path.name for path in (run.workdir / "previews").iterdir()] == ["step_0000006.png"]
+    assert list((run.workdir / "tensorboard").iterdir())
+    assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["4", "6"]
+    parts = {"vae": {"vae"}, "base": {"vae", "t5", "base"}, "relay": {"vae", "t5", "base", "relay"}}[stage]
+    assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
+    assert (run.figures["stage"], run.figures["steps"]) == (stage, 6)
 
 
 def test_the_compilation_count_sees_a_changed_batch(tmp_path):
@@ -116,14 +132,16 @@ def test_eight_microbatches_make_the_update_of_one_batch():
     assert sorted(dealt.ravel()) == list(range(8))
 
 
-def test_each_microbatch_has_its_own_key():
+def test_each_image_has_its_own_key_whatever_the_microbatch():
     tx = optax.sgd(1.0)
     state = create_state(lambda key: {"w": jnp.zeros(())}, tx, jax.random.key(0))
-    loss = lambda params, frozen, batch, key: (params["w"] * jax.random.normal(key), {})  # noqa: E731
-    after = make_train_step(loss, tx, decay=0.9, accumulate=2)(state, None, jnp.zeros((2, 1)))[0]
-    key = jax.random.fold_in(state.key, 0)
-    draws = [jax.random.normal(jax.random.fold_in(key, i)) for i in range(2)]
-    np.testing.assert_allclose(after.params["w"], -(draws[0] + draws[1]) / 2, rtol=1e-6)
+    loss = lambda params, frozen, batch, keys: (params["w"] * (batch[:, 0] * jax.vmap(jax.random.normal)(keys)).mean(), {})  # noqa: E731
+    batch = jnp.arange(8.0)[:, None]
+    keys = image_keys(jax.random.fold_in(state.key, 0), 8)
+    wanted = -np.mean(np.arange(8) * jax.vmap(jax.random.normal)(keys))
+    for count in (1, 2, 4, 8):
+        after = make_train_step(loss, tx, decay=0.9, accumulate=count)(state, None, batch)[0]
+        np.testing.assert_allclose(after.params["w"], wanted, rtol=1e-5)
 
 
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
