@@ -121,7 +121,8 @@ def stage_schedule(config: ConfigDict):
     try:
         _ = base_grid(config.sample.steps) if blur == "none" else relay_grid(config.sample.steps, start)
     except ValueError as e:
-        raise InputError(f"config.sample.steps = {config.sample.steps}: {e}") from e
+        most = "1..1000" if blur == "none" else f"at least 1, and few enough for start = {start} to have a point for each"
+        raise InputError(f"config.sample.steps = {config.sample.steps}: must be {most}") from e
     return schedule
 
 

@@ -131,7 +131,7 @@ class Cascade:
             try:
                 self._samplers[call] = make_stage_sampler(stage, **chosen)
             except ValueError as e:
-                raise InputError(f"{chosen['steps']} steps of the {name} stage: {e}") from e
+                raise InputError(f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}: {str(e)[:120]}") from e
         latent = side // stage["factor"]
         return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
 

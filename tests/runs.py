@@ -32,7 +32,8 @@ MESH = {  # eight devices, dealt differently to each stage
     "relay": ("mesh.data=8", "mesh.fsdp=1"),
 }
 ALONE = ("mesh.fsdp=1", "batch.per_device=2")  # one device, four microbatches
-SCHEDULE = (f"train.preview_every={STEPS}", "train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
+PREVIEWED = ("vae", "relay")
+SCHEDULE = ("train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
 OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
 
 
@@ -75,6 +76,7 @@ def scenes() -> Path:
 def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
     """The train command's arguments: the tiny recipe behind the cascade trained so far, with `fields` such as "train.steps=3"."""
     given = [f"data.path={scenes()}", *SCHEDULE, f"optim.kind={OPTIMIZER[stage]}", f"train.steps={STEPS}"]
+    given.append(f"train.preview_every={STEPS if stage in PREVIEWED else 0}")
     if BEFORE[stage]:
         given.append(f"cascade={trained(BEFORE[stage]).workdir}")
     if stage == "relay":

@@ -12,6 +12,7 @@ from runs import quick_compiles  # noqa: F401
 
 from cv3jax import quickstart, sample, train
 from cv3jax.cascade import load
+from data_pipeline.errors import InputError
 
 PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
 
@@ -105,6 +106,8 @@ def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
     assert sample.pair("7.5", "guidance", float, 0, 100) == ({"guidance": 7.5}, {"guidance": 7.5})
     assert sample.pair(None, "steps", int, 1, 1000) == ({}, {})
     assert not np.array_equal(cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"])
+    with pytest.raises(InputError, match="900 steps of the relay stage from t = 150"):
+        cascade.generate(PROMPTS, [5, 6], relay={"steps": 900})
 
 
 def fake_training(config, workdir: Path) -> dict:

@@ -1,7 +1,6 @@
 """The training machine: one compilation a run, no hidden transfers, the same losses on any mesh, the stop on NaN, the update rule."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import grain
@@ -61,12 +60,10 @@ def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
     lines = read_lines(run.workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    assert [path.name for path in (run.workdir / "previews").iterdir()] == ["step_0000006.png"]
-    assert list((run.workdir / "tensorboard").iterdir())
+    assert [path.name for path in (run.workdir / "previews").glob("*")] == (["step_0000006.png"] if stage in runs.PREVIEWED else [])
     assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["4", "6"]
     parts = {"vae": {"vae"}, "base": {"vae", "t5", "base"}, "relay": {"vae", "t5", "base", "relay"}}[stage]
     assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
-    assert (run.figures["stage"], run.figures["steps"]) == (stage, 6)
 
 
 def test_the_compilation_count_sees_a_changed_batch(tmp_path):
@@ -114,8 +111,7 @@ def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
     with runs.split_small():
         pieces = build.build(runs.config("base", *runs.MESH["base"]), tmp_path)
     state = pieces.create()
-    largest = max(jax.tree.leaves(state.params), key=lambda x: x.size)
-    assert largest.addressable_shards[0].data.size == largest.size // 4
+    assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)) == 4
     for moments in (state.ema, optax.tree.get(state.opt_state, "mu")):
         assert jax.tree.map(lambda x: x.sharding, moments) == jax.tree.map(lambda x: x.sharding, state.params)
 
@@ -127,9 +123,7 @@ def test_eight_microbatches_make_the_update_of_one_batch():
     whole, parts = (jax.jit(make_train_step(squares, tx, decay=0.9, accumulate=n))(state, frozen, batch) for n in (1, 8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (whole[0].params, whole[1]), (parts[0].params, parts[1]))
     assert np.abs(whole[0].params["w"] - 1).min() > 0.01
-    dealt = microbatches({"x": np.arange(8)}, 4)["x"]
-    assert dealt.shape == (4, 2)
-    assert sorted(dealt.ravel()) == list(range(8))
+    assert sorted(microbatches(np.arange(8), 4).tolist()) == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def test_each_image_has_its_own_key_whatever_the_microbatch():
@@ -194,9 +188,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_its_metrics_have_no_step_twice(tm
     toy(tmp_path / "b", cadence=dataclasses.replace(CADENCE, steps=5))
     resumed = toy(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
-    lines = read_lines(tmp_path / "b" / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8]
-    assert all(json.dumps(line) for line in lines)
+    assert [line["step"] for line in read_lines(tmp_path / "b" / "metrics.jsonl")] == [2, 4, 5, 6, 8]
 
 
 def test_the_ema_follows_its_formula():
@@ -211,7 +203,6 @@ def test_the_ema_follows_its_formula():
         ema = d * ema + (1 - d) * w
         np.testing.assert_allclose([state.params["w"][0], state.ema["w"][0]], [w, ema], rtol=1e-5)
         np.testing.assert_allclose(ema_decay(decay, n), d, rtol=1e-6)
-    assert int(state.step) == 12
 
 
 @pytest.mark.parametrize(("decay", "points"), [
@@ -257,4 +248,4 @@ def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
         assert values.min() > 0.5
         assert values.max() < 1.4
     for vector in (update["bias"], update["blocks"]["bias"]):  # adam's first step, with optax's Nesterov momentum
-        np.testing.assert_allclose(np.abs(vector), 0.1 * (0.9 / (1 - 0.9**2) + 1), rtol=1e-3)
+        np.testing.assert_allclose(np.abs(vector), 0.1 * (0.9 / 1.9 + 1), rtol=1e-3)
