@@ -6,8 +6,8 @@ import shutil
 import sys
 
 import pytest
-import runs
-from runs import quick_compiles  # noqa: F401
+import tiny_runs
+from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import cli, train
 
@@ -21,19 +21,19 @@ def places(tmp_path_factory):
     for name, text in (("damaged", "{"), ("foreign", "[]"), ("format", '{"format": 99}'), ("bare", '{"format": 1, "stages": {}}')):
         (at / name).mkdir()
         (at / name / "cascade.json").write_text(text)
-    shutil.copytree(runs.trained("vae").workdir / "cascade", at / "hollow")
+    shutil.copytree(tiny_runs.trained("vae").workdir / "cascade", at / "hollow")
     shutil.rmtree(at / "hollow" / "vae")
-    shutil.copytree(runs.trained("base").workdir / "cascade", at / "halved")
-    description = runs.read_json(at / "halved" / "cascade.json")
+    shutil.copytree(tiny_runs.trained("base").workdir / "cascade", at / "halved")
+    description = tiny_runs.read_json(at / "halved" / "cascade.json")
     description["stages"]["base"]["model"]["channels"] = 32
     (at / "halved" / "cascade.json").write_text(json.dumps(description))
-    shutil.copytree(runs.scenes(), at / "torn")
+    shutil.copytree(tiny_runs.scenes(), at / "torn")
     next((at / "torn").glob("*array_record-00000*")).write_bytes(b"torn")
     (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
     (at / "broken.py").write_text("def get_config(:\n")
     (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
-    trained = {stage: runs.trained(stage).workdir for stage in ("vae", "base")}
-    return {**trained, "at": at, "scenes": runs.scenes()}
+    trained = {stage: tiny_runs.trained(stage).workdir for stage in ("vae", "base")}
+    return {**trained, "at": at, "scenes": tiny_runs.scenes()}
 
 
 def refused(command: str, argv: list[str], capsys, contains: str) -> None:

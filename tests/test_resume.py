@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import runs
-from runs import quick_compiles  # noqa: F401
+import tiny_runs
+from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import build, checkpoint, train
 from cv3jax.metrics import read_lines
@@ -43,7 +43,7 @@ def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 def start_and_kill(arguments: list[str], workdir: Path) -> int:
     """Start training, kill -9 it once metrics show step KILL_AT or later; the newest complete checkpoint then."""
-    process = subprocess.Popen(runs.command("cv3jax.train", *arguments), env=runs.environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(tiny_runs.command("cv3jax.train", *arguments), env=tiny_runs.environment(), stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not any(line["step"] >= KILL_AT for line in read_lines(workdir / "metrics.jsonl")):
             time.sleep(0.01)
@@ -56,12 +56,12 @@ def start_and_kill(arguments: list[str], workdir: Path) -> int:
 
 
 def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path):
-    fields = (*runs.ALONE, f"train.steps={STEPS}", "train.save_every=3")
-    whole, killed = (runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))
-    runs.run("cv3jax.train", *whole)
+    fields = (*tiny_runs.ALONE, f"train.steps={STEPS}", "train.save_every=3")
+    whole, killed = (tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))
+    tiny_runs.run("cv3jax.train", *whole)
     assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS
     assert not (tmp_path / "killed" / "cascade").exists()
-    runs.run("cv3jax.train", *killed)
+    tiny_runs.run("cv3jax.train", *killed)
     ours, theirs = (leaves(tmp_path / name, STEPS) for name in ("killed", "whole"))
     assert_equal(ours, theirs)
     assert int(ours["step"]) == STEPS
@@ -81,55 +81,55 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
 
 
 def test_a_checkpoint_cut_short_is_not_read(tmp_path):
-    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
-    newest = workdir / "checkpoints" / str(runs.STEPS)
+    workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
+    newest = workdir / "checkpoints" / str(tiny_runs.STEPS)
     for path in newest.rglob("ocdbt.process_0"):
         shutil.rmtree(path)
-    with pytest.raises(InputError, match=f"checkpoint .*{runs.STEPS} cannot be restored"), runs.split_small():
-        train.run(runs.config("vae", *runs.MESH["vae"]), workdir)
+    with pytest.raises(InputError, match=f"checkpoint .*{tiny_runs.STEPS} cannot be restored"), tiny_runs.split_small():
+        train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir)
     assert newest.exists()
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 2), (4, 2)])
 def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(data, fsdp, tmp_path):
-    workdir = runs.trained("vae").workdir
-    with runs.split_small(), runs.devices(data * fsdp):
-        pieces = build.build(runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"), tmp_path)
+    workdir = tiny_runs.trained("vae").workdir
+    with tiny_runs.split_small(), tiny_runs.devices(data * fsdp):
+        pieces = build.build(tiny_runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"), tmp_path)
     manager = checkpoint.open_manager(workdir / "checkpoints")
-    state = checkpoint.restore(manager, runs.STEPS, pieces.like, pieces.data)
+    state = checkpoint.restore(manager, tiny_runs.STEPS, pieces.like, pieces.data)
     manager.close()
     largest = max(jax.tree.leaves(state.params), key=lambda x: x.size)
     assert largest.sharding.mesh.shape["fsdp"] == fsdp
     assert largest.addressable_shards[0].data.size == largest.size // fsdp
-    assert_equal(named_leaves(state), leaves(workdir, runs.STEPS))
+    assert_equal(named_leaves(state), leaves(workdir, tiny_runs.STEPS))
 
 
 def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
-    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
+    workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     before = read_lines(workdir / "metrics.jsonl")
-    with runs.devices(1):
-        figures = train.run(runs.config("vae", *runs.ALONE, f"train.steps={runs.STEPS + 2}"), workdir)
+    with tiny_runs.devices(1):
+        figures = train.run(tiny_runs.config("vae", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 2}"), workdir)
     lines = read_lines(workdir / "metrics.jsonl")
-    assert lines[: runs.STEPS] == before
-    assert [line["step"] for line in lines[runs.STEPS :]] == [runs.STEPS + 1, runs.STEPS + 2]
-    assert figures["steps"] == runs.STEPS + 2
-    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [runs.STEPS, runs.STEPS + 2]
+    assert lines[: tiny_runs.STEPS] == before
+    assert [line["step"] for line in lines[tiny_runs.STEPS :]] == [tiny_runs.STEPS + 1, tiny_runs.STEPS + 2]
+    assert figures["steps"] == tiny_runs.STEPS + 2
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [tiny_runs.STEPS, tiny_runs.STEPS + 2]
 
 
 def test_a_finished_run_is_exported_again_and_not_trained(tmp_path, monkeypatch):
-    workdir = shutil.copytree(runs.trained("vae").workdir, tmp_path / "w")
+    workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     shutil.rmtree(workdir / "cascade")
-    runs.watch(monkeypatch, lambda step: pytest.fail("a finished run was trained"))
-    with runs.split_small():
-        figures = train.run(runs.config("vae", *runs.MESH["vae"]), workdir)
-    assert figures["latent_scale"] == pytest.approx(runs.trained("vae").figures["latent_scale"])
+    tiny_runs.watch(monkeypatch, lambda step: pytest.fail("a finished run was trained"))
+    with tiny_runs.split_small():
+        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir)
+    assert figures["latent_scale"] == pytest.approx(tiny_runs.trained("vae").figures["latent_scale"])
     assert (workdir / "cascade" / "cascade.json").is_file()
 
 
 @pytest.mark.parametrize("field", ["optim.lr=0.5", "seed=3", "batch.size=16", "model.channels=16", "data.flip=True", "optim.kind=adamw"])
 def test_another_recipe_on_an_existing_workdir_is_refused_by_name(field, tmp_path):
-    workdir = runs.trained("vae").workdir
+    workdir = tiny_runs.trained("vae").workdir
     stamps = {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")}
     with pytest.raises(InputError, match=f"{workdir} holds a run with other values of {field.split('=')[0]}"):
-        train.run(runs.config("vae", *runs.MESH["vae"], field), workdir)
+        train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], field), workdir)
     assert {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")} == stamps

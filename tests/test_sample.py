@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
+import tiny_runs
 from PIL import Image
-from runs import quick_compiles  # noqa: F401
+from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import quickstart, sample, train
 from cv3jax.cascade import load
@@ -19,7 +19,7 @@ PROMPTS = ["a large red circle in the center, white background", "a small blue r
 
 @pytest.fixture(scope="module")
 def cascade():
-    return load(runs.trained("relay").workdir)
+    return load(tiny_runs.trained("relay").workdir)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
 def command(capsys, out: Path, *argv: str) -> tuple[list[str], dict]:
     """Run the sample command: (the names it prints, its --json figures)."""
     figures = out / "figures.json"
-    sample.main(["--checkpoint", str(runs.trained("relay").workdir), "--out", str(out), "--json", str(figures), *argv])
-    return json.loads(capsys.readouterr().out), runs.read_json(figures)
+    sample.main(["--checkpoint", str(tiny_runs.trained("relay").workdir), "--out", str(out), "--json", str(figures), *argv])
+    return json.loads(capsys.readouterr().out), tiny_runs.read_json(figures)
 
 
 def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, monkeypatch):
@@ -112,7 +112,7 @@ def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
 
 def fake_training(config, workdir: Path) -> dict:
     """What training leaves, from the cascade this session already has."""
-    run = runs.trained(config.stage)
+    run = tiny_runs.trained(config.stage)
     for name in ("cascade", "metrics.jsonl"):
         copy = shutil.copytree if (run.workdir / name).is_dir() else shutil.copy
         workdir.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert trained == list(stages)
     assert set(report["seconds"]) >= {"install", "data", *stages, "sample", "total"}
     assert set(report["vae_psnr"]) == {"64", "128"}
-    assert runs.read_json(tmp_path / "q" / "report.json") == report
+    assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
     assert (tmp_path / "q" / "report.html").read_text().startswith("<!")
     stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()
     again = quickstart.run(tmp_path / "q", tiny=True)
@@ -145,12 +145,12 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
 
 @pytest.mark.slow
 def test_the_quickstart_as_a_user_runs_it(tmp_path):
-    runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
+    tiny_runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")}
     assert files
-    again = runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny", "--json", str(tmp_path / "r.json"))
+    again = tiny_runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny", "--json", str(tmp_path / "r.json"))
     assert "report.html" in again.stderr
-    assert runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
+    assert tiny_runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
-    runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
+    tiny_runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
     assert read(next((tmp_path / "out").glob("00_a_large*.png"))).shape == (64, 64, 3)

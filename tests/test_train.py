@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
-from runs import quick_compiles  # noqa: F401
+import tiny_runs
+from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import build, checkpoint, cli, optim, train
 from cv3jax.cascade import load_params
@@ -47,7 +47,7 @@ def toy(workdir: Path, *, lr=0.1, place=jax.device_put, wrap=lambda step: step, 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_compiles_once(stage):
-    first, *later = runs.trained(stage).compiled
+    first, *later = tiny_runs.trained(stage).compiled
     assert first.count("jit(train_step)") == 1
     # the first checkpoint has orbax cut replicated arrays, so that every device writes its share; from then on nothing at all
     assert set(later[-1][len(first) :]) <= {"jit(slice)"}
@@ -56,11 +56,11 @@ def test_a_run_compiles_once(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
-    run = runs.trained(stage)
+    run = tiny_runs.trained(stage)
     lines = read_lines(run.workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    assert [path.name for path in (run.workdir / "previews").glob("*")] == (["step_0000006.png"] if stage in runs.PREVIEWED else [])
+    assert [path.name for path in (run.workdir / "previews").glob("*")] == (["step_0000006.png"] if stage in tiny_runs.PREVIEWED else [])
     assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["4", "6"]
     parts = {"vae": {"vae"}, "base": {"vae", "t5", "base"}, "relay": {"vae", "t5", "base", "relay"}}[stage]
     assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
@@ -78,7 +78,7 @@ def test_the_compilation_count_sees_a_changed_batch(tmp_path):
         return counted
 
     shapes = iter([8] * 5 + [4] * 3)
-    with runs.compilations() as compiled:
+    with tiny_runs.compilations() as compiled:
         toy(tmp_path, place=lambda batch: jax.device_put(batch[: next(shapes)]), wrap=wrap)
     assert late[4] == late[0]
     assert late[5] > late[0]
@@ -97,19 +97,19 @@ def test_numpy_smuggled_into_a_step_is_refused(tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
-    with runs.devices(1):
-        pieces = build.build(runs.config(stage, *runs.ALONE), tmp_path)
+    with tiny_runs.devices(1):
+        pieces = build.build(tiny_runs.config(stage, *tiny_runs.ALONE), tmp_path)
     state, losses = pieces.create(), []
-    for _ in range(runs.STEPS):
+    for _ in range(tiny_runs.STEPS):
         state, metrics = pieces.step(state, pieces.place(next(pieces.data)))
         losses.append(float(metrics["loss"]))
-    assert len(set(losses)) == runs.STEPS
-    np.testing.assert_allclose(losses, runs.trained(stage).losses, rtol=1e-4)
+    assert len(set(losses)) == tiny_runs.STEPS
+    np.testing.assert_allclose(losses, tiny_runs.trained(stage).losses, rtol=1e-4)
 
 
 def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
-    with runs.split_small():
-        pieces = build.build(runs.config("base", *runs.MESH["base"]), tmp_path)
+    with tiny_runs.split_small():
+        pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
     state = pieces.create()
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)) == 4
     for moments in (state.ema, optax.tree.get(state.opt_state, "mu")):
@@ -139,15 +139,15 @@ def test_each_image_has_its_own_key_whatever_the_microbatch():
 
 
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
-    with runs.split_small():
-        state = build.build(runs.config("relay", *runs.MESH["relay"]), tmp_path).create()
-    directory, description = checkpoint.read_cascade(runs.trained("base").workdir)
+    with tiny_runs.split_small():
+        state = build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).create()
+    directory, description = checkpoint.read_cascade(tiny_runs.trained("base").workdir)
     ema = load_params(directory, description, ("base",))[0]["base"]
     jax.tree.map(np.testing.assert_array_equal, state.params, ema)
     jax.tree.map(np.testing.assert_array_equal, state.ema, ema)
     assert int(state.step) == 0
-    manager = checkpoint.open_manager(runs.trained("base").workdir / "checkpoints")
-    last = manager.restore(runs.STEPS, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    manager = checkpoint.open_manager(tiny_runs.trained("base").workdir / "checkpoints")
+    last = manager.restore(tiny_runs.STEPS, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
     manager.close()
     jax.tree.map(np.testing.assert_array_equal, ema, last["ema"])  # and that is the EMA, not the parameters
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(ema), jax.tree.leaves(last["params"]), strict=True))
@@ -160,9 +160,9 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
         with jax.transfer_guard("allow"):
             return dataclasses.replace(state, params=jax.tree.map(lambda x: x * jnp.nan, state.params))
 
-    runs.watch(monkeypatch, lambda step: None, poison)
-    arguments = runs.argv("vae", tmp_path / "w", *runs.MESH["vae"], "train.log_every=5", "train.save_every=3")
-    with pytest.raises(SystemExit) as e, runs.split_small():
+    tiny_runs.watch(monkeypatch, lambda step: None, poison)
+    arguments = tiny_runs.argv("vae", tmp_path / "w", *tiny_runs.MESH["vae"], "train.log_every=5", "train.save_every=3")
+    with pytest.raises(SystemExit) as e, tiny_runs.split_small():
         cli.run_command(train.main, arguments)
     assert e.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -172,9 +172,9 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     assert not (tmp_path / "w" / "cascade").exists()
     assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
     monkeypatch.undo()
-    with runs.split_small():
-        figures = train.run(runs.config("vae", *runs.MESH["vae"], "train.log_every=5", "train.save_every=3"), tmp_path / "w")
-    assert figures["train_psnr"] == pytest.approx(runs.trained("vae").figures["train_psnr"])
+    with tiny_runs.split_small():
+        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5", "train.save_every=3"), tmp_path / "w")
+    assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
 
 
 def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
+import tiny_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,17 +27,17 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     where = {"cwd": tmp_path / "elsewhere", "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
 
     code = "import cv3jax, data_pipeline, cv3jax.configs as c; print(cv3jax.__file__, data_pipeline.__file__, c.__file__)"
-    found = subprocess.run([sys.executable, "-c", code], env=runs.environment(PYTHONPATH=str(target)), cwd=where["cwd"],
+    found = subprocess.run([sys.executable, "-c", code], env=tiny_runs.environment(PYTHONPATH=str(target)), cwd=where["cwd"],
                            capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
     assert all(Path(path).is_relative_to(target) for path in found)
     assert not (target / "configs").exists()
-    shown = runs.run("cv3jax.train", "--help", **where).stdout
+    shown = tiny_runs.run("cv3jax.train", "--help", **where).stdout
     for name in (path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common")):
         assert name in shown
     code = "from cv3jax import recipe; [recipe.load(f'{name}{v}', []) for name in recipe.recipes() for v in ('', ':tiny')]; print('all')"
-    loaded = subprocess.run([sys.executable, "-c", code], env=runs.environment(PYTHONPATH=str(target)), cwd=where["cwd"],
+    loaded = subprocess.run([sys.executable, "-c", code], env=tiny_runs.environment(PYTHONPATH=str(target)), cwd=where["cwd"],
                             capture_output=True, text=True)  # fmt: skip
     assert loaded.stdout == "all\n", loaded.stderr[-1000:]
     for command in ("train", "sample", "quickstart", "data"):
-        assert "usage: cv3jax" in runs.run("cv3jax.cli", command, "--help", **where).stdout
+        assert "usage: cv3jax" in tiny_runs.run("cv3jax.cli", command, "--help", **where).stdout
     assert list((tmp_path / "elsewhere").iterdir()) == []
