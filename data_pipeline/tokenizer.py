@@ -99,6 +99,7 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callabl
             max_length=length,
             return_attention_mask=False,
             return_token_type_ids=False,
+            split_special_tokens=True,  # a prompt that spells "</s>" is text, not the end
         )
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), length)
 
