@@ -17,7 +17,7 @@ from cv3jax import build, checkpoint, train
 from cv3jax.metrics import read_lines
 from data_pipeline.errors import InputError
 
-STEPS, KILL_AT = 30, 7
+STEPS, SAVE_EVERY = 24, 8
 
 
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
@@ -42,21 +42,26 @@ def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 
 def start_and_kill(arguments: list[str], workdir: Path) -> int:
-    """Start training, kill -9 it once metrics show step KILL_AT or later; the newest complete checkpoint then."""
+    """Start training, kill -9 it some steps after its first checkpoint; the newest complete checkpoint then."""
     process = subprocess.Popen(tiny_runs.command("cv3jax.train", *arguments), env=tiny_runs.environment(), stderr=subprocess.DEVNULL)
     try:
-        while process.poll() is None and not any(line["step"] >= KILL_AT for line in read_lines(workdir / "metrics.jsonl")):
+        while process.poll() is None and not (saved(workdir) and read_lines(workdir / "metrics.jsonl")[-1]["step"] > SAVE_EVERY + 1):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
         process.wait(60)
     assert process.returncode == -signal.SIGKILL, "ended before it was killed"
-    return max((int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), default=0)
+    return max(saved(workdir))
+
+
+def saved(workdir: Path) -> list[int]:
+    """The steps of the complete checkpoints."""
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
 
 
 def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path):
-    fields = (*tiny_runs.ALONE, f"train.steps={STEPS}", "train.save_every=3")
+    fields = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}")
     whole, killed = (tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))
     tiny_runs.run("cv3jax.train", *whole)
     assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS

@@ -61,7 +61,7 @@ def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert [path.name for path in (run.workdir / "previews").glob("*")] == (["step_0000006.png"] if stage in tiny_runs.PREVIEWED else [])
-    assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["4", "6"]
+    assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["3", "6"]
     parts = {"vae": {"vae"}, "base": {"vae", "t5", "base"}, "relay": {"vae", "t5", "base", "relay"}}[stage]
     assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
 
@@ -161,7 +161,7 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
             return dataclasses.replace(state, params=jax.tree.map(lambda x: x * jnp.nan, state.params))
 
     tiny_runs.watch(monkeypatch, lambda step: None, poison)
-    arguments = tiny_runs.argv("vae", tmp_path / "w", *tiny_runs.MESH["vae"], "train.log_every=5", "train.save_every=3")
+    arguments = tiny_runs.argv("vae", tmp_path / "w", *tiny_runs.MESH["vae"], "train.log_every=5")
     with pytest.raises(SystemExit) as e, tiny_runs.split_small():
         cli.run_command(train.main, arguments)
     assert e.value.code == 1
@@ -173,7 +173,7 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
     monkeypatch.undo()
     with tiny_runs.split_small():
-        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5", "train.save_every=3"), tmp_path / "w")
+        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w")
     assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
 
 

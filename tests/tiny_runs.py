@@ -33,7 +33,7 @@ MESH = {  # eight devices, dealt differently to each stage
 }
 ALONE = ("mesh.fsdp=1", "batch.per_device=2")  # one device, four microbatches
 PREVIEWED = ("vae", "relay")
-SCHEDULE = ("train.log_every=1", "train.save_every=2", "train.keep=2", "optim.decay=constant")
+SCHEDULE = ("train.log_every=1", "train.save_every=3", "train.keep=2", "optim.decay=constant")
 OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
 
 
