@@ -6,16 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def relative_bucket(distance: jax.Array, buckets: int, max_distance: int) -> jax.Array:
-    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then logarithmic."""
+def relative_bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
+    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then logarithmic. int32.
+
+    On the host: distances of 16, 32 and 64 lie on the edges of buckets, where a backend's logarithm may fall on either side.
+    """
     half = buckets // 2
     exact = half // 2
-    magnitude = jnp.abs(distance)
-    scale = (half - exact) / math.log(max_distance / exact)
-    large = exact + (jnp.log(jnp.maximum(magnitude, 1) / exact) * scale).astype(jnp.int32)
-    return jnp.where(distance > 0, half, 0) + jnp.where(magnitude < exact, magnitude, jnp.minimum(large, half - 1))
+    magnitude = np.abs(distance)
+    large = exact + (np.log(np.maximum(magnitude, 1) / exact) / math.log(max_distance / exact) * (half - exact)).astype(np.int32)
+    return (np.where(distance > 0, half, 0) + np.where(magnitude < exact, magnitude, np.minimum(large, half - 1))).astype(np.int32)
 
 
 class RMSNorm(nn.Module):
@@ -84,7 +87,8 @@ class T5Encoder(nn.Module):
         embed = nn.Embed(self.vocab, self.channels, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0), name="embed")
         x = embed(tokens)
         position = jnp.arange(length)
-        bucket = relative_bucket(position[None, :] - position[:, None], self.buckets, self.max_distance)
+        by_distance = jnp.asarray(relative_bucket(np.arange(1 - length, length), self.buckets, self.max_distance))
+        bucket = by_distance[position[None, :] - position[:, None] + length - 1]
         # wide: an encoder used frozen at its random start should have heads that look at different distances
         table = self.param("relative_bias", nn.initializers.normal(2.0), (self.buckets, self.heads), jnp.float32)
         bias = table[bucket].transpose(2, 0, 1)[None]
