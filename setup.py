@@ -32,6 +32,7 @@ setup(
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
+        "scipy>=1.15,<2",
         "protobuf>=5.28,<8",
         "safetensors>=0.5,<1",
         "pillow>=11.0,<13",

@@ -1,0 +1,240 @@
+"""What stands in a picture, from its pixels alone: background, and the colour, shape, size and place of every thing on it.
+
+Everything but texture and outline is read at 64², to which larger pictures are averaged: there the renderer's textures are
+gone, exactly. Shapes are told by synthesis: each one, with and without an outline, is fitted by least squares over centre and
+radius to the thing's silhouette, with the renderer's own signed distances, and the best overlap names the shape.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy import ndimage
+
+from cv3jax.judge_detail import outline_of, signed_distance, texture_of
+from data_pipeline import scenes
+from data_pipeline.errors import InputError
+from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB, SHAPES
+
+SIDE = 64
+_CONTRAST = 40  # RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
+_SPECK = 14  # pixels at 64²; the smallest object has 86
+_EDGE = OUTLINE_WIDTH * SIDE
+_OVERLAP, _LEAD = 0.80, 0.03  # intersection over union that a shape needs, and its lead over the next shape
+_SIZE_RANGE = (0.095, 0.245)  # radii, in sides, beyond which a thing is neither small nor large
+_SIZE_MIDDLE = (scenes.SIZES["small"][1] + scenes.SIZES["large"][0]) / 2
+_BACKGROUND_REACH, _COLOUR_REACH = 45, 75  # RGB distances
+_MAJORITY = 0.65  # share of a thing's pixels that have to be of its colour
+_SHADE = (0.75, 1.05)  # what a palette colour may be multiplied with; 0.8 is the mean of a texture
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One thing in a picture; what is not clear is None. Lengths in sides of the image; y grows downwards.
+
+    texture and outline are looked for at 128² and above only, and None is also "has none".
+    """
+
+    colour: str | None
+    shape: str | None
+    size: str | None
+    x: float
+    y: float
+    radius: float
+    overlap: float  # intersection over union with the best shape, 0..1
+    texture: str | None = None
+    outline: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a picture shows; things from left to right."""
+
+    background: str | None
+    things: tuple[Thing, ...]
+
+
+def see(image: np.ndarray) -> Seen:
+    """What uint8 [S, S, 3] shows, S = 64, 128, 256, …
+
+    Raises:
+        InputError: not such an image.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"the judge reads uint8 [S, S, 3], not {getattr(image, 'dtype', type(image).__name__)} {list(np.shape(image))}")
+    side = image.shape[0]
+    if image.shape[1] != side or side < SIDE or side % SIDE or (side > SIDE and side % (2 * SIDE)):
+        raise InputError(f"the judge reads square images of 64, 128 or a multiple of 128 pixels a side, not {image.shape[1]}×{side}")
+    pixels = _reduced(image, SIDE)
+    rim = np.concatenate(
+        [pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)]
+    )
+    ground = np.median(rim, 0)
+    labels, count = _labelled(np.linalg.norm(pixels - ground, axis=-1))
+    outside = ndimage.binary_dilation(labels > 0, iterations=2) == 0
+    background = _background(pixels[outside], ground) if outside.any() else None
+
+    fine = _reduced(image, 2 * SIDE) if side > SIDE else None
+    things = []
+    for label in range(1, count + 1):
+        for own in _separate(labels == label, pixels, ground, labels):
+            things.append(_thing(pixels, fine, ground, own, labels))
+    return Seen(background, tuple(sorted(things, key=lambda t: t.x)))
+
+
+def _reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """float32 [side, side, 3]: means of blocks."""
+    k = image.shape[0] // side
+    return image.reshape(side, k, side, k, 3).astype(np.float32).mean((1, 3))
+
+
+def _background(pixels: np.ndarray, ground: np.ndarray) -> str | None:
+    """The background that pixels [n, 3] outside all things are, if they are one."""
+    names, colours = list(BACKGROUND_RGB), np.array(list(BACKGROUND_RGB.values()))
+    ground = (ground + np.median(pixels, 0)) / 2
+    distance = np.linalg.norm(colours - ground, axis=1)
+    uniform = np.mean(np.linalg.norm(pixels - ground, axis=1) < _CONTRAST) > 0.9
+    return names[distance.argmin()] if distance.min() < _BACKGROUND_REACH and uniform else None
+
+
+def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
+    """contrast [64, 64] to the background → labels of connected things [64, 64], their number."""
+    mask = contrast > _CONTRAST
+    near = ndimage.maximum_filter(contrast * mask, 5)
+    for _ in range(3):  # a pixel at the edge belongs to a thing with half the contrast of what is next to it
+        edge = mask & ~ndimage.binary_erosion(mask)
+        mask &= ~(edge & (contrast < 0.5 * near))
+    # where fill and outline mix to the background's colour a crack opens; the hole of a ring is wider
+    holes, number = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    if number:
+        wide = np.unique(holes[ndimage.binary_erosion(holes > 0)])
+        mask |= (holes > 0) & ~np.isin(holes, wide)
+    labels, number = ndimage.label(mask)
+    keep = np.flatnonzero(np.bincount(labels.ravel(), minlength=number + 1)[1:] >= _SPECK) + 1
+    order = np.zeros(number + 1, int)
+    order[keep] = np.arange(1, len(keep) + 1)
+    return order[labels], len(keep)
+
+
+def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None) -> np.ndarray:
+    """Which share of every pixel a thing covers, float32 [64, 64]: pixels around its edge unmixed into fill, outline, background."""
+    inner = ndimage.binary_erosion(own)
+    band = ndimage.binary_dilation(own, iterations=2) & ~inner
+    mixed = pixels[band] - ground
+    fill = np.median(pixels[own & (depth >= 0.75 * depth.max())], 0) - ground
+    share = mixed @ fill / max(float(fill @ fill), 1)
+    if outline:
+        line = np.subtract(OUTLINE_RGB[outline], ground)
+        basis = np.stack([fill, line], 1)
+        a, b = np.linalg.solve(basis.T @ basis + 25 * np.eye(2), basis.T @ mixed.T)
+        share = np.where(b < 0, share, np.where(a < 0, mixed @ line / (line @ line), a + b))
+    cover = inner.astype(np.float32)
+    cover[band] = np.clip(share, 0, 1)
+    return cover
+
+
+def _separate(own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """A thing's mask [64, 64], in two where it is two things that touch: scenes keep a column between objects."""
+    heights = own.sum(0)
+    columns = np.flatnonzero(heights)
+    left, right = columns[0], columns[-1] + 1
+    if right - left < 4 * scenes.SIZES["small"][0] * SIDE * 0.8:
+        return [own]
+    lo, hi = left + (right - left) // 4, right - (right - left) // 4
+    neck = lo + int(heights[lo:hi].argmin())
+    sides = min(heights[left:neck].max(initial=0), heights[neck + 1 : right].max(initial=0))
+    if heights[neck] > 0.6 * sides:
+        return [own]
+    halves = [own & (np.arange(SIDE) < neck), own & (np.arange(SIDE) > neck)]
+    narrow = heights[neck] <= 0.35 * sides
+    if narrow or all(_thing(pixels, None, ground, half, labels).shape for half in halves):
+        return [half for half in halves if half.sum() >= _SPECK]
+    return [own]
+
+
+def _thing(pixels, fine, ground, own: np.ndarray, labels: np.ndarray) -> Thing:
+    distance = signed_distance(own)
+    outline = outline_of(pixels, distance, ground, _EDGE)
+    cover = _coverage(pixels, ground, own, -distance, outline)
+    shape, best, overlap, fits = _fit(own, cover, labels)
+    x, y, radius = fits[best][1 if outline else 0] / SIDE
+    size = None
+    if _SIZE_RANGE[0] < radius < _SIZE_RANGE[1]:
+        size = "small" if radius < _SIZE_MIDDLE else "large"
+    colour = _colour(pixels[own], -distance[own])
+    texture = outline = None
+    if fine is not None:
+        distance = signed_distance(ndimage.zoom(cover, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5)
+        outline = outline_of(fine, distance, ground, 2 * _EDGE)
+        texture = texture_of(fine, distance + (2 * _EDGE if outline else 0))
+    return Thing(colour, shape, size, float(x), float(y), float(radius), overlap, texture, outline)
+
+
+def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
+    """The colour that most of pixels [n, 3] have, without the rim: depth [n] is the distance to the edge in pixels."""
+    inside = pixels[depth >= min(2.0, 0.75 * depth.max())]
+    palette = np.array(list(RGB.values()), np.float32)
+    shade = np.clip(inside @ palette.T / (palette**2).sum(1), *_SHADE)  # the nearest point of each colour's shades
+    distance = np.linalg.norm(inside[:, None] - shade[..., None] * palette, axis=-1)
+    nearest = np.where(distance.min(1) < _COLOUR_REACH, distance.argmin(1), len(palette))
+    votes = np.bincount(nearest, minlength=len(palette) + 1)
+    winner = int(votes.argmax())
+    return list(RGB)[winner] if winner < len(palette) and votes[winner] >= _MAJORITY * len(inside) else None
+
+
+_STEP, _REACH = 1 / 100, 2.5  # of the tables below, in radii
+
+
+@functools.cache
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signed distance of every shape at radius 1 and its derivatives by x and y, each [6, N, N] at y, x in ±_REACH."""
+    at = (np.arange(round(2 * _REACH / _STEP) + 1) * _STEP - _REACH).astype(np.float32)
+    d = np.stack([shape(at[None, :], at[:, None], np.float32(1)) for shape in SHAPES.values()]).astype(np.float32)
+    gy, gx = np.gradient(d, _STEP, axis=(1, 2))
+    return d, gx, gy
+
+
+def _fit(own: np.ndarray, coverage: np.ndarray, labels: np.ndarray) -> tuple[str | None, int, float, np.ndarray]:
+    """The shape of a silhouette, if clear; the number of the likeliest; its overlap; all fits [6, 2, (x, y, radius)] in pixels.
+
+    The second axis: without and with an outline around the shape. Gauss-Newton, all at once, from the silhouette's centre and
+    area; the first steps see soft edges, so that a far one pulls too.
+    """
+    y, x = np.nonzero(own)
+    box = tuple(slice(max(a.min() - 3, 0), min(a.max() + 4, SIDE)) for a in (y, x))
+    weight = (own[box] | (labels[box] == 0)).astype(np.float32).ravel()  # what belongs to others says nothing
+    target = coverage[box].astype(np.float32).ravel() * weight
+    grid_y, grid_x = np.mgrid[box].astype(np.float32) + 0.5
+    grid_x, grid_y = grid_x.ravel(), grid_y.ravel()
+
+    d1, gx1, gy1 = _tables()
+    area = (d1 < 0).sum((1, 2)) * _STEP**2
+    number = len(area)
+    shape_at = np.arange(number).repeat(2)[:, None]
+    edge = np.tile(np.array([0, _EDGE], np.float32), number)[:, None]
+    total = target.sum()
+    p = np.empty((2 * number, 3))
+    p[:, 0], p[:, 1] = (target * grid_x).sum() / total, (target * grid_y).sum() / total
+    p[:, 2] = np.sqrt(total / area).repeat(2) - edge[:, 0]
+    for soft in (3.0, 2.0, 1.0, 1.0, 1.0, None):
+        cx, cy, r = (v[:, None].astype(np.float32) for v in p.T)
+        u, v = (grid_x - cx) / r, (grid_y - cy) / r
+        at = shape_at, *(np.clip(np.rint((w + _REACH) / _STEP).astype(int), 0, d1.shape[1] - 1) for w in (v, u))
+        unit = d1[at]
+        d = r * unit - edge
+        if soft is None:
+            break
+        cover = np.clip(0.5 - d / soft, 0, 1)
+        gx, gy = gx1[at], gy1[at]
+        slope = (np.abs(d) < soft / 2) * weight / soft
+        jac = np.stack([slope * gx, slope * gy, -slope * (unit - u * gx - v * gy)], 1)  # of cover, by cx, cy, r
+        normal = np.einsum("hin,hjn->hij", jac, jac) + 0.1 * np.eye(3)
+        step = np.linalg.solve(normal, np.einsum("hin,hn->hi", jac, target - cover * weight)[..., None])[..., 0]
+        p += np.clip(step, -2, 2)
+        p[:, 2] = np.clip(p[:, 2], 2, SIDE)
+    cover = np.clip(0.5 - d, 0, 1) * weight
+    overlap = np.minimum(cover, target).sum(1) / np.maximum(cover, target).sum(1)
+    per_shape = overlap.reshape(number, 2).max(1)
+    second, first = np.argsort(per_shape)[-2:]
+    clear = per_shape[first] >= _OVERLAP and per_shape[first] - per_shape[second] >= _LEAD
+    return list(SHAPES)[first] if clear else None, int(first), float(per_shape[first]), p.reshape(number, 2, 3)
