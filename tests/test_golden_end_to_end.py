@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from golden import ROOT, reads
+from golden import PNG_PIXELS, ROOT, reads
 from golden_models import decode, encode, text_features
 from test_golden_samplers import run
 
@@ -19,10 +19,15 @@ def to_uint8(decoded):
 
 
 def check_png(g, key, decoded):
-    """Off by one where a value is at the edge that truncation cuts at: 127 times the mean error of `decoded`, 2e-6 to 1e-5."""
-    difference = np.abs(to_uint8(decoded).astype(int) - g[key])
-    assert difference.max() <= 1
-    assert (difference > 0).mean() <= 2e-3
+    """±1 on at most 0.1 % of pixels, a pixel being off where any of its channels is: so of micro's 2,048 no more than 2.
+
+    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times the mean error of `decoded`
+    is the share of values to expect.
+    """
+    difference = np.abs(to_uint8(decoded).astype(int) - g[key])  # [B, H, W, 3]
+    off = (difference > 0).any(axis=-1)
+    assert difference.max() <= 1, f"{g.preset} {key}: off by {difference.max()}"
+    assert off.mean() <= PNG_PIXELS, f"{g.preset} {key}: {off.sum()} of {off.size} pixels are off"
 
 
 def conditions(g, side):
@@ -32,12 +37,12 @@ def conditions(g, side):
 
 @reads("e2e.base.*")
 def test_prompt_to_png(g):
-    steps = g.meta["e2e"]["sampler_base"]["params"]["num_steps"]
+    released = g.meta["e2e"]["sampler_base"]["params"]
     text, vector = conditions(g, g["e2e.base.decoded"].shape[-1])
     g.check("e2e.base.vector", vector)
-    grid = base_grid(steps)
+    grid = base_grid(released["num_steps"])
     x = sampler.start(grid, g.nhwc("e2e.base.noise"))
-    latent = run(g.preset, grid, x, None, text, vector, distilled=g.preset == "micro")[-1]
+    latent = run(g.preset, grid, x, None, text, vector, distilled="cfg_cond_scale" in released)[-1]
     g.check_nhwc("e2e.base.latent", latent)
     decoded = decode(g.preset, latent)
     g.check_nhwc("e2e.base.decoded", decoded)
@@ -56,7 +61,7 @@ def test_png_to_png_of_twice_the_side(g):
     g.check("e2e.relay.vector", vector)
     grid = relay_grid(p, 1000 * p // n)
     x = sampler.start(grid, g.nhwc("e2e.relay.noise"), low)
-    latent = run(g.preset, grid, x, low, text, vector, distilled=g.preset == "micro")[-1]
+    latent = run(g.preset, grid, x, low, text, vector, distilled="cfg_cond_scale" in released)[-1]
     g.check_nhwc("e2e.relay.latent", latent)
     decoded = decode(g.preset, latent)
     g.check_nhwc("e2e.relay.decoded", decoded)

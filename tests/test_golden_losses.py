@@ -58,13 +58,13 @@ def test_relay_loss(g, case):
     check_discarded(g, f"loss.{case}.discarded_randint", f"loss.{case}.idx")
 
 
-@reads("loss.std_scale.*", "loss.scale_emb", *SHARED, presets=("micro",))
+@reads("loss.std_scale.*", "loss.scale_emb", *SHARED)
 def test_base_loss_with_w(g):
     g.check("loss.scale_emb", guidance_embedding(np.full(4, 7.5), 512))
     check_loss(g, "std_scale", "none", g["loss.scale_emb"])
 
 
-@reads("loss.relay_scale.*", "loss.scale_emb", *SHARED, presets=("micro",))
+@reads("loss.relay_scale.*", "loss.scale_emb", *SHARED)
 def test_relay_loss_with_w(g):
     check_loss(g, "relay_scale", "linear", g["loss.scale_emb"])
     check_discarded(g, "loss.relay_scale.discarded_randint", "loss.relay_scale.idx")

@@ -10,6 +10,7 @@ from golden_models import LATENT_SCALE, call, decode, network, our_path, run_mod
 from cv3jax.denoiser import null
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
 from cv3jax.models.layers import upsample_nearest
+from cv3jax.models.t5 import relative_bucket
 from cv3jax.models.vae import clamp_logvar, posterior_sample
 from cv3jax.resize import down2, up2
 from data_pipeline.tokenizer import load_tokenizer
@@ -106,6 +107,14 @@ def test_t5(g):
     tokens, mask = g["t5.input_ids"], g["t5.attention_mask"]
     g.check("t5.out_nomask", text_features(g.preset, tokens))
     g.check("t5.out_mask", text_features(g.preset, tokens, mask > 0))
+
+
+def test_t5_buckets_at_their_edges():
+    """The first distance of each bucket, in whole numbers: bucket 8 + j begins where (m/8)^8 ≥ 16^j."""
+    edges = [*range(8), *(next(m for m in range(8, 129) if m**8 >= 16**j * 8**8) for j in range(8))]
+    distance = np.arange(-300, 301)
+    wanted = np.searchsorted(edges, np.abs(distance), side="right") - 1 + 16 * (distance > 0)
+    np.testing.assert_array_equal(relative_bucket(distance, 32, 128), wanted)
 
 
 @reads("text.*")
