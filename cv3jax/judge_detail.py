@@ -1,4 +1,4 @@
-"""What only a picture of 128² shows of a thing: an outline around it, a texture on it."""
+"""The edge and the fill of a thing: how far pixels are from its edge, whether an outline is around it, a texture on it."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,7 +7,7 @@ from data_pipeline.scenes_render import OUTLINE_RGB
 
 _PERIOD = 4  # of the textures, in pixels at 128²
 _AMPLITUDE = 0.045  # of the first harmonic, in parts of the colour; rendered stripes have 0.14, dots 0.12
-_BINS = np.arange(-6, 4.01, 0.5)  # pixels
+_BINS = np.arange(-6, 4.01, 0.5)  # of the distance to the edge, in pixels
 
 
 def signed_distance(own: np.ndarray) -> np.ndarray:
@@ -16,54 +16,50 @@ def signed_distance(own: np.ndarray) -> np.ndarray:
 
 
 def outline_of(pixels: np.ndarray, distance: np.ndarray, ground: np.ndarray, width: float) -> str | None:
-    """The outline of the thing whose edge, outline included, is where distance [h, w] = 0; pixels [h, w, 3].
+    """The outline of the thing whose edge, outline included, is about where distance [h, w] = 0; pixels [h, w, 3].
 
-    Mean colours at each distance from the edge, compared with what fill, outline and background of one colour each would
-    give, for edges somewhat elsewhere and somewhat soft.
+    The mean colour at each distance from the edge is compared with what a fill of one colour, an outline `width` pixels wide
+    and the background would give, for edges somewhat elsewhere and somewhat soft; the fill's colour is fitted.
     """
-    near = np.abs(distance) < 6
-    bins = np.digitize(distance[near], _BINS)
-    count = np.bincount(bins, minlength=len(_BINS) + 1)[1:-1]
-    profile = np.stack([np.bincount(bins, pixels[near][:, c], minlength=len(_BINS) + 1)[1:-1] for c in range(3)], 1)
-    used = (count >= 3) & (_BINS[1:] <= width + 2)
-    weight = np.sqrt(count[used])[:, None]
-    profile = profile[used] / count[used][:, None]
-    at = (_BINS[:-1] + _BINS[1:])[used] / 2
-    best = {}
+    near = (distance > _BINS[0]) & (distance < width + 2)
+    bins = np.digitize(distance[near], _BINS) - 1
+    count = np.bincount(bins)
+    total = np.stack([np.bincount(bins, channel) for channel in (pixels[near] - ground).T], 1)
+    used = count >= 3
+    weight, profile = count[used].astype(np.float64), total[used] / count[used][:, None]  # [K], [K, 3]
+    at = (_BINS[:-1] + _BINS[1:])[: len(count)][used] / 2
+
+    shift, soft = (a.ravel()[:, None] for a in np.meshgrid(np.arange(-1, width + 0.6, 0.5), (1.0, 2.0)))
+    outer = np.clip(0.5 - (at - shift) / soft, 0, 1)  # [hypotheses, K]
+    errors = {}
     for name in (None, *OUTLINE_RGB):
-        if name and np.linalg.norm(np.subtract(OUTLINE_RGB[name], ground)) < 60:
+        line = np.subtract(OUTLINE_RGB[name], ground) if name else np.zeros(3)
+        if name and np.linalg.norm(line) < 60:
             continue
-        errors = []
-        for shift in np.arange(-1, width + 0.6, 0.5):
-            for soft in (1.0, 2.0):
-                outer = np.clip(0.5 - (at - shift) / soft, 0, 1)
-                inner = np.clip(0.5 - (at - shift + width) / soft, 0, 1) if name else outer
-                rest = profile - (1 - outer)[:, None] * ground - (outer - inner)[:, None] * (OUTLINE_RGB[name] if name else 0)
-                a = inner[:, None] * weight  # least squares for the fill's colour
-                fill = (a * weight * rest).sum(0) / max((a * a).sum(), 1e-6)
-                errors.append(float((weight**2 * (rest - inner[:, None] * fill) ** 2).sum()))
-        best[name] = min(errors)
-    return min(best, key=best.get)
+        inner = np.clip(0.5 - (at - shift + width) / soft, 0, 1) if name else outer
+        rest = profile - (outer - inner)[..., None] * line
+        fill = np.einsum("k,hk,hkc->hc", weight, inner, rest) / np.maximum((weight * inner**2).sum(1), 1e-6)[:, None]
+        errors[name] = (weight * ((rest - inner[..., None] * fill[:, None]) ** 2).sum(-1)).sum(1).min()
+    return min(errors, key=errors.get)
 
 
 def texture_of(pixels: np.ndarray, distance: np.ndarray) -> str | None:
-    """Stripes or dots on pixels [128, 128, 3] inside a fill, where distance [128, 128] < 0: the period's first harmonic.
+    """Stripes or dots on pixels [h, w, 3] of a picture of 128², inside a fill, where distance [h, w] < 0.
 
     Each window of one period is demodulated by itself, so that the phase may be any and may drift; stripes vary along y only.
     """
     inside = distance < -1
-    if inside.sum() < 2 * _PERIOD**2:
-        return None
-    fill = pixels[inside].mean(0)
-    shade = pixels @ fill / max(float(fill @ fill), 1)
     whole = ndimage.uniform_filter(inside.astype(np.float32), _PERIOD) > 0.999
     if not whole.any():
         return None
-    wave = np.exp(2j * np.pi * np.arange(len(pixels)) / _PERIOD)
-    rows, columns = (
-        np.hypot(*(ndimage.uniform_filter(part, _PERIOD) for part in ((shade * w).real, (shade * w).imag)))[whole].mean()
-        for w in (wave[:, None], wave[None, :])
-    )
+    fill = pixels[inside].mean(0)
+    shade = pixels @ fill / max(float(fill @ fill), 1)
+    strength = []
+    for axis in (0, 1):
+        at = np.arange(shade.shape[axis]).reshape(-1, 1) if axis == 0 else np.arange(shade.shape[axis])
+        parts = (ndimage.uniform_filter(shade * wave(2 * np.pi / _PERIOD * at), _PERIOD) for wave in (np.cos, np.sin))
+        strength.append(np.hypot(*parts)[whole].mean())
+    rows, columns = strength
     if rows < _AMPLITUDE:
         return None
     return "dotted" if columns > 0.5 * rows else "striped"

@@ -1,27 +1,25 @@
 """What stands in a picture, from its pixels alone: background, and the colour, shape, size and place of every thing on it.
 
 Everything but texture and outline is read at 64², to which larger pictures are averaged: there the renderer's textures are
-gone, exactly. Shapes are told by synthesis: each one, with and without an outline, is fitted by least squares over centre and
-radius to the thing's silhouette, with the renderer's own signed distances, and the best overlap names the shape.
+gone, exactly.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 from scipy import ndimage
 
 from cv3jax.judge_detail import outline_of, signed_distance, texture_of
+from cv3jax.judge_shape import fit_shape
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
-from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB, SHAPES
+from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB
 
 SIDE = 64
 _CONTRAST = 40  # RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
 _SPECK = 14  # pixels at 64²; the smallest object has 86
 _EDGE = OUTLINE_WIDTH * SIDE
-_OVERLAP, _LEAD = 0.80, 0.03  # intersection over union that a shape needs, and its lead over the next shape
-_SIZE_RANGE = (0.095, 0.245)  # radii, in sides, beyond which a thing is neither small nor large
+_SIZE_RANGE = (0.075, 0.26)  # radii, in sides, beyond which a thing is neither small nor large
 _SIZE_MIDDLE = (scenes.SIZES["small"][1] + scenes.SIZES["large"][0]) / 2
 _BACKGROUND_REACH, _COLOUR_REACH = 45, 75  # RGB distances
 _MAJORITY = 0.65  # share of a thing's pixels that have to be of its colour
@@ -117,18 +115,20 @@ def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None) -> np.ndarray:
-    """Which share of every pixel a thing covers, float32 [64, 64]: pixels around its edge unmixed into fill, outline, background."""
+    """Which share of every pixel a thing covers, float32 [h, w]: pixels around its edge unmixed into fill, outline, background."""
     inner = ndimage.binary_erosion(own)
     band = ndimage.binary_dilation(own, iterations=2) & ~inner
-    mixed = pixels[band] - ground
     fill = np.median(pixels[own & (depth >= 0.75 * depth.max())], 0) - ground
+    cover = inner.astype(np.float32)
+    deep = inner & (depth > (2.5 if outline else 0))  # the hole of a ring may be half closed, a fill may be uneven
+    cover[deep] = np.clip(2 * ((pixels[deep] - ground) @ fill) / max(float(fill @ fill), 1) - 0.5, 0, 1)
+    mixed = pixels[band] - ground
     share = mixed @ fill / max(float(fill @ fill), 1)
     if outline:
         line = np.subtract(OUTLINE_RGB[outline], ground)
         basis = np.stack([fill, line], 1)
         a, b = np.linalg.solve(basis.T @ basis + 25 * np.eye(2), basis.T @ mixed.T)
         share = np.where(b < 0, share, np.where(a < 0, mixed @ line / (line @ line), a + b))
-    cover = inner.astype(np.float32)
     cover[band] = np.clip(share, 0, 1)
     return cover
 
@@ -152,22 +152,33 @@ def _separate(own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: n
     return [own]
 
 
-def _thing(pixels, fine, ground, own: np.ndarray, labels: np.ndarray) -> Thing:
+def _box(own: np.ndarray) -> tuple[slice, slice]:
+    """Where a mask is, and a little around it."""
+    return tuple(slice(max(a.min() - 4, 0), min(a.max() + 5, SIDE)) for a in own.nonzero())
+
+
+def _thing(pixels: np.ndarray, fine: np.ndarray | None, ground: np.ndarray, own: np.ndarray, labels: np.ndarray) -> Thing:
+    box = _box(own)
+    weight = (own | (labels == 0))[box]  # what belongs to others says nothing
+    pixels, own = pixels[box], own[box]
     distance = signed_distance(own)
     outline = outline_of(pixels, distance, ground, _EDGE)
-    cover = _coverage(pixels, ground, own, -distance, outline)
-    shape, best, overlap, fits = _fit(own, cover, labels)
-    x, y, radius = fits[best][1 if outline else 0] / SIDE
+    coverage = _coverage(pixels, ground, own, -distance, outline)
+    fit = fit_shape(coverage, weight)
+    colour = _colour(pixels[own], -distance[own])
+    texture = None
+    if fine is not None:
+        finely = fine[tuple(slice(2 * s.start, 2 * s.stop) for s in box)]
+        distance = signed_distance(ndimage.zoom(coverage, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5)
+        outline = outline_of(finely, distance, ground, 2 * _EDGE)
+        texture = texture_of(finely, distance + (2 * _EDGE if outline else 0))
+    radius = (fit.radius_outlined if outline else fit.radius) / SIDE
     size = None
     if _SIZE_RANGE[0] < radius < _SIZE_RANGE[1]:
         size = "small" if radius < _SIZE_MIDDLE else "large"
-    colour = _colour(pixels[own], -distance[own])
-    texture = outline = None
-    if fine is not None:
-        distance = signed_distance(ndimage.zoom(cover, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5)
-        outline = outline_of(fine, distance, ground, 2 * _EDGE)
-        texture = texture_of(fine, distance + (2 * _EDGE if outline else 0))
-    return Thing(colour, shape, size, float(x), float(y), float(radius), overlap, texture, outline)
+    x, y = (box[1].start + fit.x) / SIDE, (box[0].start + fit.y) / SIDE
+    shape = fit.shape if fit.clear else None
+    return Thing(colour, shape, size, x, y, radius, fit.overlap, texture, outline if fine is not None else None)
 
 
 def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
@@ -180,61 +191,3 @@ def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
     votes = np.bincount(nearest, minlength=len(palette) + 1)
     winner = int(votes.argmax())
     return list(RGB)[winner] if winner < len(palette) and votes[winner] >= _MAJORITY * len(inside) else None
-
-
-_STEP, _REACH = 1 / 100, 2.5  # of the tables below, in radii
-
-
-@functools.cache
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Signed distance of every shape at radius 1 and its derivatives by x and y, each [6, N, N] at y, x in ±_REACH."""
-    at = (np.arange(round(2 * _REACH / _STEP) + 1) * _STEP - _REACH).astype(np.float32)
-    d = np.stack([shape(at[None, :], at[:, None], np.float32(1)) for shape in SHAPES.values()]).astype(np.float32)
-    gy, gx = np.gradient(d, _STEP, axis=(1, 2))
-    return d, gx, gy
-
-
-def _fit(own: np.ndarray, coverage: np.ndarray, labels: np.ndarray) -> tuple[str | None, int, float, np.ndarray]:
-    """The shape of a silhouette, if clear; the number of the likeliest; its overlap; all fits [6, 2, (x, y, radius)] in pixels.
-
-    The second axis: without and with an outline around the shape. Gauss-Newton, all at once, from the silhouette's centre and
-    area; the first steps see soft edges, so that a far one pulls too.
-    """
-    y, x = np.nonzero(own)
-    box = tuple(slice(max(a.min() - 3, 0), min(a.max() + 4, SIDE)) for a in (y, x))
-    weight = (own[box] | (labels[box] == 0)).astype(np.float32).ravel()  # what belongs to others says nothing
-    target = coverage[box].astype(np.float32).ravel() * weight
-    grid_y, grid_x = np.mgrid[box].astype(np.float32) + 0.5
-    grid_x, grid_y = grid_x.ravel(), grid_y.ravel()
-
-    d1, gx1, gy1 = _tables()
-    area = (d1 < 0).sum((1, 2)) * _STEP**2
-    number = len(area)
-    shape_at = np.arange(number).repeat(2)[:, None]
-    edge = np.tile(np.array([0, _EDGE], np.float32), number)[:, None]
-    total = target.sum()
-    p = np.empty((2 * number, 3))
-    p[:, 0], p[:, 1] = (target * grid_x).sum() / total, (target * grid_y).sum() / total
-    p[:, 2] = np.sqrt(total / area).repeat(2) - edge[:, 0]
-    for soft in (3.0, 2.0, 1.0, 1.0, 1.0, None):
-        cx, cy, r = (v[:, None].astype(np.float32) for v in p.T)
-        u, v = (grid_x - cx) / r, (grid_y - cy) / r
-        at = shape_at, *(np.clip(np.rint((w + _REACH) / _STEP).astype(int), 0, d1.shape[1] - 1) for w in (v, u))
-        unit = d1[at]
-        d = r * unit - edge
-        if soft is None:
-            break
-        cover = np.clip(0.5 - d / soft, 0, 1)
-        gx, gy = gx1[at], gy1[at]
-        slope = (np.abs(d) < soft / 2) * weight / soft
-        jac = np.stack([slope * gx, slope * gy, -slope * (unit - u * gx - v * gy)], 1)  # of cover, by cx, cy, r
-        normal = np.einsum("hin,hjn->hij", jac, jac) + 0.1 * np.eye(3)
-        step = np.linalg.solve(normal, np.einsum("hin,hn->hi", jac, target - cover * weight)[..., None])[..., 0]
-        p += np.clip(step, -2, 2)
-        p[:, 2] = np.clip(p[:, 2], 2, SIDE)
-    cover = np.clip(0.5 - d, 0, 1) * weight
-    overlap = np.minimum(cover, target).sum(1) / np.maximum(cover, target).sum(1)
-    per_shape = overlap.reshape(number, 2).max(1)
-    second, first = np.argsort(per_shape)[-2:]
-    clear = per_shape[first] >= _OVERLAP and per_shape[first] - per_shape[second] >= _LEAD
-    return list(SHAPES)[first] if clear else None, int(first), float(per_shape[first]), p.reshape(number, 2, 3)
