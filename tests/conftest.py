@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A program of eight devices that comes from the compile cache may start two collectives a device at once; with only as many
+# threads as devices they wait for each other until XLA aborts. The pool is as large as this says.
+os.environ.setdefault("NPROC", "64")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
