@@ -71,10 +71,10 @@ def _executable(function, shapes, treedef, optimise):
     return jax.jit(function).lower(*args).compile(compiler_options={} if optimise else {"xla_backend_optimization_level": 0})
 
 
-def call(function, *args, optimise=True):
+def call(function, *args, optimise=False):
     """jit(function)(*args), which also works where jit is disabled. `function` must be the same object from call to call.
 
-    What runs a few times only is quicker without the backend's optimisations.
+    What runs a few times only is quicker without the backend's optimisations: they take more than half of a UNet's compilation.
     """
     args = jax.tree.map(jnp.asarray, args)
     leaves, treedef = jax.tree.flatten(args)
@@ -102,7 +102,9 @@ def network(preset: str):
         batch, size = jax.tree.map(np.asarray, (x, index, with_w(preset, cond))), len(x)
         cuts = [np.minimum(np.arange(i, i + BATCH), size - 1) for i in range(0, size, BATCH)]
         parts = [jax.tree.map(lambda value, rows=rows: value[rows], batch) for rows in cuts]
-        return np.concatenate([call(unet_function(preset), params, *part) for part in parts])[:size]
+        # the samplers' shape, which runs some 300 times
+        optimise = cond["text"].shape[1] == meta(preset)["preset_config"]["ctx_len"]
+        return np.concatenate([call(unet_function(preset), params, *part, optimise=optimise) for part in parts])[:size]
 
     return apply
 
@@ -115,10 +117,10 @@ def differentiable_network(preset: str):
         return jax.vjp(lambda params: unet_function(preset)(params, x, index, cond), params)[1](cotangent)[0]
 
     def forward(*args):
-        return call(unet_function(preset), *args), args
+        return call(unet_function(preset), *args, optimise=True), args  # which the samplers compile anyway
 
     def backward(args, cotangent):
-        return call(pull_back, *args, cotangent, optimise=False), None, None, None
+        return call(pull_back, *args, cotangent), None, None, None
 
     apply = jax.custom_vjp(lambda *args: forward(*args)[0])
     apply.defvjp(forward, backward)
