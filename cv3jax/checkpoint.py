@@ -1,11 +1,14 @@
 """What is written and read back: a run's resumable checkpoints, and the cascade directory that sampling and other runs share.
 
-A run's checkpoint holds train state, data position and run facts in one step directory; orbax renames it into place when
-complete, so a killed save leaves the previous one. A cascade directory is `cascade.json` and one orbax tree per part.
+A run's checkpoint holds train state, data position and run facts in one step directory. It gets its manifest (every file's
+SHA-256) and only then its name, so a killed save leaves the previous one, and damage is seen before anything is read. A
+cascade directory is `cascade.json` and one orbax tree per part, each with a manifest too.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
+from cv3jax import manifest
 from data_pipeline.errors import InputError
 
 CASCADE = "cascade.json"
@@ -25,45 +29,153 @@ FIELDS = {  # what a description must hold, and of which type
     "stage": {"kind": str, "model": dict, "prediction": str, "factor": int, "image_size": int, "start": int, "steps": int,
               "guidance": (int, float), "eta": (int, float), "form": str},
 }  # fmt: skip
+_UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
+_PATIENCE = 10**7  # seconds; orbax measures its timeouts with the wall clock, which may be set forward in the middle of a save
+_MISMATCH = (ValueError, TypeError, KeyError)  # what orbax raises on a tree of other names, shapes or types
+
+
+class DamagedError(InputError):
+    """A checkpoint is not what was written. `path` is its directory, `what` the line without advice, `intact` the newest whole step."""
+
+    def __init__(self, path: Path, problem: str, intact: int | None):
+        self.path, self.what, self.intact = path, f"checkpoint {path} is damaged: {problem}", intact
+        older = "start anew (no older one is intact)" if intact is None else f"give --resume_from={intact} to go on from that older one"
+        super().__init__(f"{self.what}; restore the file, or {older}")
 
 
 def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
     """The checkpoints under `directory`, the newest `keep` of them; saves run in the background. Close it when done."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options, item_names=("state", "data", "run"))
+    path = Path(directory).absolute()
+    background = ocp.options.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=lambda: _sign(path, "[0-9]*"))
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, async_options=background)
+    return ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
+
+
+def steps(directory: str | Path) -> list[int]:
+    """The steps of the complete checkpoints under `directory`, oldest first: by their names, whatever the files' times."""
+    return sorted(int(path.name) for path in Path(directory).glob("[0-9]*") if path.name.isdigit() and path.is_dir())
+
+
+def remove_unfinished(directory: str | Path) -> None:
+    """Remove what killed or failed saves left; it would only take up space. Nothing else may be saving there."""
+    for path in Path(directory).glob(f"[0-9]*{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, run: dict) -> None:
-    """Save train state, data iterator and `run` (JSON: the config, seconds so far) as `step`. Returns once `state` may be donated."""
+    """Save train state, data iterator and `run` (JSON: the config, seconds so far) as `step`. Returns once `state` may be donated.
+
+    Raises:
+        OSError: this checkpoint or the one before it could not be written; which remain is said.
+    """
     items = {"state": ocp.args.StandardSave(state), "data": grain.checkpoint.CheckpointSave(data), "run": ocp.args.JsonSave(run)}
-    manager.save(step, args=ocp.args.Composite(**items), force=True)
+    with _writing(manager):
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def check_saved(manager: ocp.CheckpointManager) -> None:
+    """Raise what `save` would if the save in the background has failed meanwhile. Does not wait for one that runs."""
+    if not manager.is_saving_in_progress():
+        finish(manager)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Wait for the save in the background; raises as `save` does."""
+    with _writing(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager):
+    try:
+        yield
+    except (OSError, ValueError) as e:
+        reason = _os_error(e)
+        if reason is None:
+            raise
+        directory = Path(manager.directory)
+        remove_unfinished(directory)  # a full disk has no room for it
+        left = steps(directory)
+        kept = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
+        line = f"a checkpoint could not be written ({reason.strerror}), {kept}; make room and run the same command to continue"
+        raise OSError(reason.errno, line, str(directory)) from e
+
+
+def _os_error(e: Exception) -> OSError | None:
+    """The system's error that orbax or tensorstore reports, or None where `e` is of another kind."""
+    if isinstance(e, OSError):
+        return OSError(e.errno, e.strerror or _first_line(e), e.filename)
+    code = re.search(r"os_error_code='(\d+)'", str(e))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
+
+
+def _sign(directory: Path, pattern: str) -> None:
+    """Called by orbax when all files of a checkpoint are there and it is about to get its name."""
+    for path in directory.glob(f"{pattern}{_UNFINISHED}"):
+        manifest.write(path)
+
+
+def verify(directory: str | Path, step: int) -> None:
+    """Raise DamagedError, naming file and newest intact older step, unless the checkpoint of `step` is as it was written."""
+    directory = Path(directory)
+    if problem := manifest.damage(directory / str(step)):
+        older = (s for s in reversed(steps(directory)) if s < step and manifest.damage(directory / str(s)) is None)
+        raise DamagedError(directory / str(step), problem, next(older, None))
+
+
+def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
+    """Move the checkpoints newer than `step` into `target`, deleting none. Returns where they are."""
+    moved = []
+    for newer in (s for s in steps(directory) if s > step):
+        target.mkdir(exist_ok=True)
+        names = (target / (f"{newer}" if n == 0 else f"{newer}.{n}") for n in range(10_000))
+        place = next(path for path in names if not path.exists())
+        moved.append((Path(directory) / str(newer)).rename(place))
+    return moved
 
 
 def read_run(manager: ocp.CheckpointManager, step: int) -> dict:
-    """The `run` facts of a checkpoint. Raises InputError when it is damaged."""
+    """The `run` facts of a checkpoint."""
+    return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+
+
+def run_of(directory: str | Path, step: int) -> dict:
+    """`read_run` of the checkpoints under `directory`."""
+    manager = open_manager(directory)
     try:
-        return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-    except Exception as e:
-        raise InputError(f"checkpoint {manager.directory / str(step)} cannot be restored: {_first_line(e)}") from e
+        return read_run(manager, step)
+    finally:
+        manager.close()
 
 
 def restore(manager: ocp.CheckpointManager, step: int, like: Any, data: grain.DatasetIterator) -> Any:
     """The state of `step`, placed as `like` (ShapeDtypeStructs with shardings, of any mesh); `data` is set to its position.
 
+    `verify` it first: some damage would come back as other numbers.
+
     Raises:
-        InputError: the checkpoint is damaged or belongs to another model.
+        InputError: the checkpoint belongs to another model.
     """
     items = {"state": ocp.args.StandardRestore(like), "data": grain.checkpoint.CheckpointRestore(data)}
     try:
         return manager.restore(step, args=ocp.args.Composite(**items)).state
-    except Exception as e:
-        raise InputError(f"checkpoint {manager.directory / str(step)} cannot be restored: {_first_line(e)}") from e
+    except _MISMATCH as e:
+        where = f"checkpoint {Path(manager.directory) / str(step)}"
+        raise InputError(f"{where} is not of this model ({_first_line(e)}); give a new --workdir") from e
 
 
 def save_part(directory: str | Path, params: Any) -> None:
-    """Write one part's parameters as an orbax tree, replacing what is there."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(directory).absolute(), params, force=True)
+    """Write one part's parameters as an orbax tree, replacing what is there. Raises OSError when that cannot be written."""
+    path = Path(directory).absolute()
+    background = ocp.options.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=lambda: _sign(path.parent, path.name))
+    try:
+        with ocp.StandardCheckpointer(async_options=background) as checkpointer:
+            checkpointer.save(path, params, force=True)
+    except (OSError, ValueError) as e:
+        if (reason := _os_error(e)) is None:
+            raise
+        shutil.rmtree(path.with_name(path.name + _UNFINISHED), ignore_errors=True)
+        raise OSError(reason.errno, f"could not be written ({reason.strerror}); make room and run the same command", str(directory)) from e
 
 
 def load_part(directory: str | Path, like: Any) -> Any:
@@ -75,10 +187,13 @@ def load_part(directory: str | Path, like: Any) -> Any:
     path = Path(directory).absolute()
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint has no such part")
+    # a part that another program wrote has no manifest, and is taken as it is
+    if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
+        raise InputError(f"{directory} is damaged: {problem}; restore it, or have its run write it again")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path, like)
-    except Exception as e:
+    except (*_MISMATCH, FileNotFoundError) as e:
         raise InputError(f"{directory} does not hold the model that {CASCADE} describes: {_first_line(e)}") from e
 
 

@@ -1,6 +1,7 @@
-"""`cv3jax <command>`: dispatch, and the one place where bad input becomes one line and exit code 2."""
+"""`cv3jax <command>`: dispatch, and the one place where errors become one line and an exit code."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,20 @@ def usage() -> str:
 
 
 def run_command(command: Callable, argv: list[str] | None = None) -> None:
-    """Run `command(argv)`; bad input ends in one line on stderr and exit 2, a stopped run in one line and exit 1."""
+    """Run `command(argv)`; what ends it becomes one line on stderr and an exit code.
+
+    2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not finite). 143, 130: SIGTERM,
+    Ctrl-C. The same command goes on after all but the first.
+    """
     import jax
+    from absl import logging
 
     from cv3jax.loop import NonFiniteLossError
+    from cv3jax.stopping import StoppedError
     from data_pipeline.errors import InputError
 
+    logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of an error that it raises as well
+    sys.unraisablehook = _unraisable
     if not jax.config.jax_compilation_cache_dir:  # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla"))
     try:
@@ -34,8 +43,21 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         sys.exit(_say(e, 2))
     except NonFiniteLossError as e:
         sys.exit(_say(e, 1))
+    except StoppedError as e:
+        sys.exit(_say(e, 128 + e.signal))
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; run the same command to continue", 130))
+    except BrokenPipeError:  # whoever read the output has what they wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as e:
+        sys.exit(_say(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e, 1))
+
+
+def _unraisable(unraisable) -> None:
+    """Python's own report of an error that nobody can catch, but for those of the event loop that a failed save leaves closed."""
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def _say(message: object, code: int) -> int:

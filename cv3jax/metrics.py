@@ -1,18 +1,25 @@
 """What a run tells: metrics as JSON lines and to TensorBoard, a progress bar with ETA on stderr."""
 
+import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
+
+from data_pipeline.errors import InputError
 
 
 class MetricsLog:
     """`metrics.jsonl` (one object a logging interval) and TensorBoard files under a workdir, and a bar on stderr.
 
     A resumed run drops the lines past the step it resumes from: they will be written again, with the same losses.
+    All is written at once and here: a writing thread would hang on a full disk, and wait for a clock that was set back.
     """
 
     def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):
@@ -22,11 +29,17 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self.path)
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None)
-        self._bar = tqdm(
-            total=steps, initial=start, desc=name, unit="step", file=sys.stderr, dynamic_ncols=True,
-            mininterval=1.0 if sys.stderr.isatty() else 15.0,
-        )  # fmt: skip
+        board = Path(workdir) / "tensorboard"
+        board.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(board / f"events.{start:09d}"))  # TensorBoard reads them in the order of their names
+        if start:  # and forgets what it had from this step on
+            restarted = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(step=start + 1, wall_time=time.time(), session_log=restarted))
+        # tqdm goes by the wall clock and would stand still where that is set back; miniters, else its thread resets it by that clock
+        self._bar = tqdm(total=steps, initial=start, desc=name, unit="step", file=sys.stderr, dynamic_ncols=True, miniters=1,
+                         mininterval=1.0 if sys.stderr.isatty() else 15.0)  # fmt: skip
+        self._bar._time = time.monotonic
+        self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def advance(self) -> None:
         """One step done."""
@@ -34,32 +47,48 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Record `values` (floats) at `step`."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(self.path)) from e  # a file's own says no name
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._show(step, summary.scalar(name, value))
+        self._board.flush()
         self._bar.set_postfix({k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show uint8 [H, W, 3] in TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._show(step, summary.image(name, image, dataformats="HWC"))
+        self._board.flush()
 
     def close(self) -> None:
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # all was flushed when it was written; what could not be was said then
+            self._board.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def _show(self, step: int, what: summary.Summary) -> None:
+        self._board.write_event(Event(step=step, wall_time=time.time(), summary=what))
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a metrics.jsonl; none when there is no file. A last line cut off by a kill is dropped."""
+    """The objects of a metrics.jsonl; none when there is no file. A last line cut off by a kill is dropped.
+
+    Raises:
+        InputError: another line is damaged.
+    """
     if not Path(path).exists():
         return []
-    lines = Path(path).read_text().splitlines()
+    lines = Path(path).read_text(errors="replace").splitlines()
     objects = []
     for number, line in enumerate(lines, 1):
         try:
             objects.append(json.loads(line))
-        except ValueError:
+            _ = int(objects[-1]["step"])
+        except (ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON") from None
+                raise InputError(f"{path}, line {number} is not a line of metrics; remove it") from None
+            del objects[number - 1 :]
     return objects

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, recipe
+from cv3jax import checkpoint, lock, manifest, recipe
 from cv3jax.build import build
 from cv3jax.loop import Cadence, train_loop
 from data_pipeline.errors import InputError
@@ -15,42 +15,58 @@ EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.p
 RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from")
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
+def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:
     """Train the stage `config` describes under `workdir` and leave its cascade in `workdir`/cascade. Returns its figures.
 
+    It goes on from the newest checkpoint there, or from that of step `resume_from`; newer ones are then set aside.
+
     Raises:
-        InputError: a field, file or checkpoint that does not fit, before anything is written.
+        InputError: a field, file or checkpoint that does not fit, or another run in `workdir`; before anything is written.
         NonFiniteLossError: the loss or gradient became NaN or infinite.
+        StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
+        OSError: something could not be written; the checkpoints before it remain.
     """
-    facts = recipe.to_json(config)
     recipe.check_directory(workdir, "--workdir")
-    latest = check_resume(facts, workdir)
-    stage = build(config, workdir)
-    state = stage.create() if latest is None else None  # two states of a large model do not fit
-    workdir.mkdir(parents=True, exist_ok=True)
-    cadence = Cadence(config.train.steps, config.train.log_every, config.train.save_every, config.train.preview_every, config.train.keep)
-    state, seconds = train_loop(
-        name=config.stage, workdir=workdir, state=state, like=stage.like, data=stage.data, place=stage.place, step_fn=stage.step,
-        cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"),
-    )  # fmt: skip
-    figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
+    with lock.hold(workdir):
+        facts = recipe.to_json(config)
+        latest = check_resume(facts, workdir, resume_from)
+        stage = build(config, workdir)
+        state = stage.create() if latest is None else None  # two states of a large model do not fit
+        if latest is not None:
+            for path in checkpoint.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
+                print(f"cv3jax: going on from step {latest}; the newer checkpoint is now {path}, delete it when you like", file=sys.stderr)
+        every = config.train
+        cadence = Cadence(every.steps, every.log_every, every.save_every, every.preview_every, every.keep)
+        state, seconds = train_loop(
+            name=config.stage, workdir=workdir, state=state, like=stage.like, data=stage.data, place=stage.place, step_fn=stage.step,
+            cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"), resume_from=resume_from,
+        )  # fmt: skip
+        figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
 
 
-def check_resume(facts: dict, workdir: Path) -> int | None:
-    """The step to resume from. Refuses to continue a run with another model, data or optimizer: the result would be neither run's."""
-    if not (workdir / "checkpoints").is_dir():
+def check_resume(facts: dict, workdir: Path, resume_from: int | None = None) -> int | None:
+    """The step to resume from: the newest there is, or `resume_from`. A run that has gone on from there goes on from its newest.
+
+    Refuses to continue a run with another model, data or optimizer: the result would be neither run's.
+
+    Raises:
+        DamagedError: the checkpoint of that step is not what was written.
+        InputError: the run has other settings, has no such step, or is past its last.
+    """
+    directory = workdir / "checkpoints"
+    steps = checkpoint.steps(directory)
+    if not steps and resume_from is None:
         return None
-    manager = checkpoint.open_manager(workdir / "checkpoints")
-    try:
-        step = manager.latest_step()
-        if step is None:
-            return None
-        changed = [name for name in recipe.differences(facts, checkpoint.read_run(manager, step)["config"])
-                   if not name.startswith(RESUMABLE)]  # fmt: skip
-    finally:
-        manager.close()
+    if resume_from is None or (steps and gone_on(directory, steps[-1], resume_from)):
+        step = steps[-1]
+    elif resume_from in steps:
+        step = resume_from
+    else:
+        raise InputError(f"--resume_from={resume_from}: {directory} has {'only ' + ', '.join(map(str, steps)) if steps else 'none'}")
+    checkpoint.verify(directory, step)
+    changed = [name for name in recipe.differences(facts, checkpoint.run_of(directory, step)["config"]) if not name.startswith(RESUMABLE)]
     if changed:
         raise InputError(f"{workdir} holds a run with other values of {', '.join(changed)}; restore them or give a new --workdir")
     if step > facts["train"]["steps"]:
@@ -58,11 +74,17 @@ def check_resume(facts: dict, workdir: Path) -> int | None:
     return step
 
 
+def gone_on(directory: Path, newest: int, resume_from: int) -> bool:
+    """Whether the newest checkpoint is intact and of a run that was resumed from `resume_from`: the same command, given again."""
+    return not manifest.damage(directory / str(newest)) and checkpoint.run_of(directory, newest)["resume_from"] == resume_from
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("train", __doc__, EXAMPLE)
+    parser.add_argument("--resume_from", type=int, metavar="STEP", help="go on from this checkpoint and set newer ones aside")
     args, overrides = parser.parse_known_args(argv)
     recipe.check_file(args.json, "--json")
-    figures = run(recipe.load(args.config, overrides), args.workdir)
+    figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
     done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
     print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
     recipe.write_json(args.json, figures)

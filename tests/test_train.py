@@ -1,9 +1,7 @@
 """The training machine: one compilation a run, no hidden transfers, the same losses on any mesh, the stop on NaN, the update rule."""
 
 import dataclasses
-from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,38 +9,15 @@ import optax
 import pytest
 import tiny_runs
 from tiny_runs import quick_compiles  # noqa: F401
+from toy_runs import CADENCE, numbers, squares, toy
 
 from cv3jax import build, checkpoint, cli, optim, train
 from cv3jax.cascade import load_params
-from cv3jax.loop import Cadence, NonFiniteLossError, train_loop
+from cv3jax.loop import NonFiniteLossError
 from cv3jax.metrics import read_lines
 from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
 
 STAGES = ("vae", "base", "relay")
-CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
-
-
-def squares(params, frozen, batch, keys):
-    """A loss without randomness: a linear map to what `frozen` maps to."""
-    return jnp.mean((batch @ params["w"] - batch @ frozen) ** 2), {}
-
-
-def numbers():
-    """A loader's iterator of float32 [8, 2] for ever."""
-    data = grain.MapDataset.range(64).map(lambda i: np.array([np.sin(i), np.cos(i)], np.float32))
-    return iter(data.repeat(None).batch(8).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
-
-
-def toy(workdir: Path, *, lr=0.1, place=jax.device_put, wrap=lambda step: step, cadence=CADENCE):
-    """`train_loop` on the smallest possible stage; `wrap` changes its jitted step."""
-    tx = optim.make_optimizer("adamw", optax.constant_schedule(lr))
-    state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
-    jitted, frozen = jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0), jnp.array([[2.0], [-1.0]])
-    step = wrap(lambda state, batch: jitted(state, frozen, batch))
-    like = checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
-    return train_loop(
-        name="toy", workdir=workdir, state=state, like=like, data=numbers(), place=place, step_fn=step, cadence=cadence, config={}
-    )[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

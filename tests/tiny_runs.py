@@ -167,7 +167,7 @@ def environment(**extra: str) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }  # fmt: skip
-    return {**os.environ, **fixed, **extra}
+    return {**{name: value for name, value in os.environ.items() if name != "NPROC"}, **fixed, **extra}  # see conftest.py
 
 
 def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:

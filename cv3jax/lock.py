@@ -1,0 +1,75 @@
+"""One run at a time in a directory: a lock that the kernel drops when its process ends, however it ends."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from data_pipeline.errors import InputError
+
+NAME = ".lock"  # the file says who holds it; that it exists means nothing
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
+    """Hold `directory` for this process, making it where there is none; one that is left empty goes again.
+
+    Raises:
+        InputError: another process holds it; which one is said.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = _lock(directory / NAME, f"{flag} {directory}")
+        except OSError as e:
+            if e.errno in _FULL:  # not the flag's fault
+                raise
+            raise InputError(f"{flag} {directory}: cannot be written ({e.strerror}); give another place") from e
+        try:
+            yield
+        finally:
+            (directory / NAME).unlink(missing_ok=True)  # still locked, so nobody else's
+            file.close()
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+
+
+def _lock(path: Path, what: str) -> IO[str]:
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise InputError(f"{what} is in use by {holder}; wait for it, stop it, or give another directory") from None
+        except OSError as e:
+            if e.errno not in _NO_LOCKS:
+                file.close()
+                raise
+            print(f"cv3jax: {path.parent} is on a file system without locks; see that only one run uses it", file=sys.stderr)
+        if _is(file, path):
+            break
+        file.close()  # its last holder removed it between our two calls
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,113 @@
+"""kill -9 at 21 random points of training autoencoder, base and relay: the runs end as those that nothing happened to, bit for bit."""
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from test_resume import assert_equal, leaves
+from tiny_runs import quick_compiles  # noqa: F401
+
+from cv3jax import checkpoint
+from cv3jax.cascade import load_params
+from cv3jax.metrics import read_lines
+
+STEPS, SAVE_EVERY = 48, 6
+FIELDS = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.log_every=4", "train.keep=2")
+PHASES = ("compile", "step", "save", "resume", "step", "save", "export")  # what is going on at the seven kills of a stage
+PATIENCE = 400.0  # seconds until a phase has to come
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen:
+    with log.open("a") as file:
+        return subprocess.Popen(tiny_runs.command("cv3jax.cli", "train", *arguments), env=tiny_runs.environment(), stderr=file)
+
+
+def last_line(workdir: Path) -> int:
+    return max((line["step"] for line in read_lines(workdir / "metrics.jsonl")), default=0)
+
+
+def moment(phase: str, workdir: Path, at: int, rng: random.Random) -> tuple[Callable[[], bool], float]:
+    """(whether `phase` has come to a run that starts at step `at`, seconds from then to the kill)."""
+    metrics = workdir / "metrics.jsonl"
+    before = metrics.stat().st_ino if metrics.exists() else None
+    stepping = lambda: metrics.exists() and metrics.stat().st_ino != before  # noqa: E731  written anew when the steps begin
+    if phase == "compile":
+        return stepping, rng.uniform(0, 5)
+    if phase == "resume":
+        return lambda: True, rng.uniform(1, 15)
+    if phase == "step":
+        target = at + rng.randint(1, 2 * SAVE_EVERY)
+        return lambda: stepping() and last_line(workdir) > target, rng.uniform(0, 0.2)
+    if phase == "save":  # the first one from here on, or a later one
+        target = at + rng.randint(0, SAVE_EVERY)
+        saving = lambda: any((workdir / "checkpoints").glob("*-tmp"))  # noqa: E731
+        return lambda: stepping() and last_line(workdir) > target and saving(), rng.uniform(0, 0.3)
+    return lambda: STEPS in checkpoint.steps(workdir / "checkpoints"), rng.uniform(0, 1.5)
+
+
+def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) -> dict:
+    """Start or continue the run and kill it in `phase`; where that was."""
+    at = max(checkpoint.steps(workdir / "checkpoints"), default=0)
+    come, delay = moment(phase, workdir, at, rng)
+    process = start(arguments, workdir.with_suffix(".log"))
+    try:
+        limit = time.monotonic() + PATIENCE
+        while process.poll() is None and not come():
+            assert time.monotonic() < limit, f"no {phase}"
+            time.sleep(0.002)
+        time.sleep(delay)
+    finally:
+        process.kill()
+        process.wait(60)
+    unfinished = [path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*-tmp")]
+    return {"phase": phase, "from": at, "line": last_line(workdir), "saved": checkpoint.steps(workdir / "checkpoints"),
+            "saving": unfinished, "alive": process.returncode == -9}  # fmt: skip
+
+
+def position(workdir: Path) -> dict[str, bytes]:
+    """Where the loader stands in the last checkpoint."""
+    data = workdir / "checkpoints" / str(STEPS) / "data"
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*.json")}
+
+
+def curve(workdir: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_lines(workdir / "metrics.jsonl")]
+
+
+def exported(workdir: Path, stage: str) -> list[np.ndarray]:
+    directory, description = checkpoint.read_cascade(workdir)
+    return jax.tree.leaves(load_params(directory, description, (stage,))[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "base", "relay"])
+def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_path, capsys):
+    rng = random.Random(f"kills {stage}")
+    arguments = {name: tiny_runs.argv(stage, tmp_path / name, *FIELDS) for name in ("killed", "whole")}
+    workdir = tmp_path / "killed"
+    points = []
+    for phase in PHASES:
+        points.append(killed(phase, arguments["killed"], workdir, rng))
+        with capsys.disabled():
+            print(f"\n{stage}: {points[-1]}", flush=True)
+        assert points[-1]["alive"], workdir.with_suffix(".log").read_text()[-2000:]
+        for step in points[-1]["saved"]:
+            checkpoint.verify(workdir / "checkpoints", step)
+    assert [point["from"] for point in points] == sorted(point["from"] for point in points)  # nothing that was saved was lost
+    for name in ("killed", "whole"):
+        tiny_runs.run("cv3jax.cli", "train", *arguments[name])
+    assert_equal(leaves(workdir, STEPS), leaves(tmp_path / "whole", STEPS))
+    assert position(workdir)
+    assert position(workdir) == position(tmp_path / "whole")
+    assert curve(workdir) == curve(tmp_path / "whole")
+    assert [line["step"] for line in curve(workdir)] == [s for s in range(1, STEPS + 1) if s % 4 == 0 or s % SAVE_EVERY == 0]
+    for ours, theirs in zip(exported(workdir, stage), exported(tmp_path / "whole", stage), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not list((workdir / "checkpoints").glob("*-tmp"))
+    assert not list(workdir.glob(".lock"))

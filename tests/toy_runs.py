@@ -1,0 +1,47 @@
+"""The real training loop on the smallest possible stage: a linear map, in a second."""
+
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cv3jax import checkpoint, optim
+from cv3jax.loop import Cadence, train_loop
+from cv3jax.state import TrainState, create_state, make_train_step
+
+CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
+
+
+def squares(params, frozen, batch, keys):
+    """A loss without randomness: a linear map to what `frozen` maps to."""
+    return jnp.mean((batch @ params["w"] - batch @ frozen) ** 2), {}
+
+
+def numbers():
+    """A loader's iterator of float32 [8, 2] for ever."""
+    data = grain.MapDataset.range(64).map(lambda i: np.array([np.sin(i), np.cos(i)], np.float32))
+    return iter(data.repeat(None).batch(8).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+
+
+def toy(
+    workdir: Path, *, lr=0.1, data=None, place=jax.device_put, wrap=lambda step: step, before=lambda step: None, cadence=CADENCE, width=1
+) -> TrainState:
+    """`train_loop` on it. `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its matrix."""
+    tx = optim.make_optimizer("adamw", optax.constant_schedule(lr))
+    state = create_state(lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10}, tx, jax.random.key(0))
+    jitted, frozen = jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0), jnp.array([[2.0], [-1.0]])
+    step = wrap(lambda state, batch: jitted(state, frozen, batch))
+
+    def watched(state, batch):
+        with jax.transfer_guard("allow"):
+            before(int(state.step) + 1)
+        return step(state, batch)
+
+    like = checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
+    return train_loop(
+        name="toy", workdir=workdir, state=state, like=like, data=data or numbers(), place=place, step_fn=watched,
+        cadence=cadence, config={},
+    )[0]  # fmt: skip
