@@ -29,7 +29,7 @@ def outline_of(pixels: np.ndarray, distance: np.ndarray, ground: np.ndarray, wid
     weight, profile = count[used].astype(np.float64), total[used] / count[used][:, None]  # [K], [K, 3]
     at = (_BINS[:-1] + _BINS[1:])[: len(count)][used] / 2
 
-    shift, soft = (a.ravel()[:, None] for a in np.meshgrid(np.arange(-1, width + 0.6, 0.5), (1.0, 2.0)))
+    shift, soft = (a.ravel()[:, None] for a in np.meshgrid(np.arange(-1, width + 0.6, 0.5), (1.0, 2.0, 3.0)))
     outer = np.clip(0.5 - (at - shift) / soft, 0, 1)  # [hypotheses, K]
     errors = {}
     for name in (None, *OUTLINE_RGB):

@@ -18,6 +18,7 @@ from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WID
 SIDE = 64
 _CONTRAST = 40  # RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
 _SPECK = 14  # pixels at 64²; the smallest object has 86
+_FAINT = 60, 80  # contrast and pixels below which both a thing is a smudge; pink on beige has 82
 _EDGE = OUTLINE_WIDTH * SIDE
 _SIZE_RANGE = (0.075, 0.26)  # radii, in sides, beyond which a thing is neither small nor large
 _SIZE_MIDDLE = (scenes.SIZES["small"][1] + scenes.SIZES["large"][0]) / 2
@@ -108,7 +109,9 @@ def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
         wide = np.unique(holes[ndimage.binary_erosion(holes > 0)])
         mask |= (holes > 0) & ~np.isin(holes, wide)
     labels, number = ndimage.label(mask)
-    keep = np.flatnonzero(np.bincount(labels.ravel(), minlength=number + 1)[1:] >= _SPECK) + 1
+    area = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    strength = np.bincount(labels.ravel(), contrast.ravel(), minlength=number + 1)[1:] / np.maximum(area, 1)
+    keep = np.flatnonzero((area >= _SPECK) & ((strength >= _FAINT[0]) | (area >= _FAINT[1]))) + 1
     order = np.zeros(number + 1, int)
     order[keep] = np.arange(1, len(keep) + 1)
     return order[labels], len(keep)
@@ -118,7 +121,7 @@ def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np
     """Which share of every pixel a thing covers, float32 [h, w]: pixels around its edge unmixed into fill, outline, background."""
     inner = ndimage.binary_erosion(own)
     band = ndimage.binary_dilation(own, iterations=2) & ~inner
-    fill = np.median(pixels[own & (depth >= 0.75 * depth.max())], 0) - ground
+    fill = np.median(pixels[own & _inside(depth)], 0) - ground
     cover = inner.astype(np.float32)
     deep = inner & (depth > (2.5 if outline else 0))  # the hole of a ring may be half closed, a fill may be uneven
     cover[deep] = np.clip(2 * ((pixels[deep] - ground) @ fill) / max(float(fill @ fill), 1) - 0.5, 0, 1)
@@ -152,6 +155,11 @@ def _separate(own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: n
     return [own]
 
 
+def _inside(depth: np.ndarray) -> np.ndarray:
+    """Where a thing shows its fill, no rim: depth is the distance to its edge in pixels of 64²."""
+    return depth >= min(2.0, 0.75 * depth.max())
+
+
 def _box(own: np.ndarray) -> tuple[slice, slice]:
     """Where a mask is, and a little around it."""
     return tuple(slice(max(a.min() - 4, 0), min(a.max() + 5, SIDE)) for a in own.nonzero())
@@ -183,7 +191,7 @@ def _thing(pixels: np.ndarray, fine: np.ndarray | None, ground: np.ndarray, own:
 
 def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
     """The colour that most of pixels [n, 3] have, without the rim: depth [n] is the distance to the edge in pixels."""
-    inside = pixels[depth >= min(2.0, 0.75 * depth.max())]
+    inside = pixels[_inside(depth)]
     palette = np.array(list(RGB.values()), np.float32)
     shade = np.clip(inside @ palette.T / (palette**2).sum(1), *_SHADE)  # the nearest point of each colour's shades
     distance = np.linalg.norm(inside[:, None] - shade[..., None] * palette, axis=-1)

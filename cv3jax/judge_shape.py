@@ -12,9 +12,11 @@ from scipy import ndimage
 
 from data_pipeline.scenes_render import OUTLINE_WIDTH, SHAPES
 
-# Intersection over union that names a shape. Any blob overlaps a compact shape well; arms and holes are harder to hit.
-_OVERLAP = {"circle": 0.87, "square": 0.87, "triangle": 0.82, "star": 0.80, "cross": 0.82, "ring": 0.80}
+_ASTRAY = 0.5  # pixels that the edge may be astray on average, where a shape is called by its name …
+_OVERLAP = 0.74  # … and the intersection over union it needs at any rate
+_EDGE = {"circle": 2.0, "square": 2.38, "triangle": 3.57, "star": 5.19, "cross": 3.65, "ring": 4.35}  # circumference / area · radius
 _LEAD = 0.85  # of the next shape's error (1 - overlap), the most that the best one's may be
+_MISSING = 0.8  # of 3 × 3 pixels, that may be covered and should not be, or the other way round: an arm, a piece of a ring
 _CORNERS = (0.14, 0.0)  # blur that rounds the corners, in radii
 _STEP, _REACH = 1 / 80, 1.7  # of the tables, in radii
 
@@ -32,27 +34,42 @@ class Fit:
     radius_outlined: float  # if an outline is part of it
 
 
+def _pentagon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    normals = 2 * np.pi / 5 * (np.arange(5) + 0.5)
+    return np.max([x * np.sin(a) - y * np.cos(a) for a in normals], 0) < 0.87
+
+
+# What is none of the shapes but may come near one: fitted too, so that a blob has to be more like a shape. [x, y] → inside
+_OTHERS = {
+    "diamond": lambda x, y: np.abs(x) + np.abs(y) < 1.1,
+    "pentagon": _pentagon,
+    "dome": lambda x, y: np.where(y < 0, np.hypot(x, y), np.maximum(np.abs(x), y * (0.85 / 0.75))) < 0.85,
+}
+_NAMES = (*SHAPES, *_OTHERS)
+
+
 @functools.cache
 def _tables() -> np.ndarray:
-    """float32 [2 corners, 6 shapes, N (y), N (x), 3]: signed distance at radius 1 and its derivatives by x and y, in ±_REACH."""
+    """float32 [2 corners, shapes and others, N (y), N (x), 3]: signed distance at radius 1, its derivatives by x and y; ±_REACH."""
     at = (np.arange(round(2 * _REACH / _STEP) + 1) * _STEP - _REACH).astype(np.float32)
+    x, y = at[None, :], at[:, None]
     tables = []
     for soft in _CORNERS:
-        for shape in SHAPES.values():
-            d = shape(at[None, :], at[:, None], np.float32(1))
-            if soft:  # the distance to where the blurred shape is half there
-                blurred = ndimage.gaussian_filter((d < 0).astype(np.float32), soft / _STEP) - 0.5
-                inside = blurred > 0
+        for name in _NAMES:
+            d = SHAPES[name](x, y, np.float32(1)) if name in SHAPES else None
+            if soft or name in _OTHERS:  # the distance to where the blurred shape is half there
+                inside = d < 0 if name in SHAPES else _OTHERS[name](x, y)
+                inside = ndimage.gaussian_filter(inside.astype(np.float32), soft / _STEP) > 0.5
                 d = np.where(inside, 0.5 - ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside) - 0.5)
                 d = ndimage.gaussian_filter(d * _STEP, 1)
             gy, gx = np.gradient(d, _STEP)
             tables.append(np.stack([d, gx, gy], -1).astype(np.float32))
-    return np.stack(tables).reshape(len(_CORNERS), len(SHAPES), len(at), len(at), 3)
+    return np.stack(tables).reshape(len(_CORNERS), len(_NAMES), len(at), len(at), 3)
 
 
 @functools.cache
 def _areas() -> np.ndarray:
-    """Of the shapes at radius 1, [6]."""
+    """Of the shapes and others at radius 1."""
     return (_tables()[0, ..., 0] < 0).sum((1, 2)) * _STEP**2
 
 
@@ -64,34 +81,37 @@ def fit_shape(coverage: np.ndarray, weight: np.ndarray) -> Fit:
     y, x = (a.ravel().astype(np.float32) + 0.5 for a in np.indices(coverage.shape))
     total = target.sum()
 
-    # first all shapes with soft corners and no outline, from the silhouette's centre and area; then the three best, all ways
-    table = np.arange(len(SHAPES))
+    # first all with soft corners and no outline, from the silhouette's centre and area; then the likeliest in all ways
+    table = np.arange(len(_NAMES))
     start = np.empty((len(table), 3))
     start[:, 0], start[:, 1] = (target * x).sum() / total, (target * y).sum() / total
     start[:, 2] = np.sqrt(total / _areas())
-    found, overlap = _gauss_newton(start, table, np.zeros(len(table), np.float32), x, y, target, weight, (3.0, 1.0))
-    chosen = np.argsort(overlap)[-3:]
-    table = np.concatenate([chosen.repeat(2), chosen.repeat(2) + len(SHAPES)])
-    edge = np.tile([0, side], 6).astype(np.float32)
+    found, overlap, _ = _gauss_newton(start, table, np.zeros(len(table), np.float32), x, y, target, weight, (3.0, 1.0))
+    likely = np.argsort(overlap[: len(SHAPES)])[-3:]
+    chosen = np.append(likely, len(SHAPES) + overlap[len(SHAPES) :].argmax())
+    table = np.concatenate([chosen.repeat(2), chosen.repeat(2) + len(_NAMES)])
+    edge = np.tile([0, side], 2 * len(chosen)).astype(np.float32)
     start = found[np.tile(chosen.repeat(2), 2)]
     start[:, 2] -= edge
-    found, overlap = _gauss_newton(start, table, edge, x, y, target, weight, (2.0, 1.0, 1.0))
+    found, overlap, covers = _gauss_newton(start, table, edge, x, y, target, weight, (2.0, 1.0, 1.0))
 
-    overlap, found = overlap.reshape(2, 3, 2), found.reshape(2, 3, 2, 3)  # corners, shape, outline
-    best = overlap.max((0, 2))
+    overlap, found, covers = overlap.reshape(2, -1, 2), found.reshape(2, -1, 2, 3), covers.reshape(2, -1, 2, *coverage.shape)
+    *best, other = overlap.max((0, 2))  # of corners and outline
     second, first = np.argsort(best)[-2:]
-    name = list(SHAPES)[chosen[first]]
-    clear = best[first] >= _OVERLAP[name] and 1 - best[first] <= _LEAD * (1 - best[second])
-    corners = overlap[:, first].argmax(0)  # the better ones, without and with an outline
-    plain, outlined = (found[corners[i], first, i] for i in (0, 1))
-    x, y = (outlined if overlap[:, first, 1].max() > overlap[:, first, 0].max() else plain)[:2]
-    return Fit(name, bool(clear), float(best[first]), float(x), float(y), float(plain[2]), float(outlined[2]))
+    name = _NAMES[chosen[first]]
+    needed = max(_OVERLAP, 1 - _ASTRAY * _EDGE[name] / found[0, first, 0, 2])
+    corner, outline = np.unravel_index(overlap[:, first].argmax(), (2, 2))
+    wrong = ndimage.uniform_filter(target.reshape(coverage.shape) - covers[corner, first, outline], 3)
+    clear = best[first] >= max(needed, other) and 1 - best[first] <= _LEAD * (1 - best[second]) and np.abs(wrong).max() < _MISSING
+    x, y, _ = found[corner, first, outline]
+    plain, outlined = (found[overlap[:, first, i].argmax(), first, i, 2] for i in (0, 1))
+    return Fit(name, bool(clear), float(best[first]), float(x), float(y), float(plain), float(outlined))
 
 
-def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.ndarray, np.ndarray]:
+def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares over p [H, (x, y, radius)], H hypotheses at once, one step for each softness of the edge, in pixels.
 
-    A soft edge lets one that is far off pull too. Returns p and the overlap [H] with the target [n].
+    A soft edge lets one that is far off pull too. Returns p, the overlap [H] with the target [n] and what p covers, [H, n].
     """
     tables = _tables()
     n = tables.shape[2]
@@ -105,7 +125,7 @@ def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.nd
         d = r * unit - edge
         if soft is None:
             cover = np.clip(0.5 - d, 0, 1) * weight
-            return p, np.minimum(cover, target).sum(1) / np.maximum(cover, target).sum(1)
+            return p, np.minimum(cover, target).sum(1) / np.maximum(cover, target).sum(1), cover
         cover = np.clip(0.5 - d * (1 / soft), 0, 1)
         slope = (np.abs(d) < soft / 2) * (weight / soft)
         jac = np.stack([slope * gx, slope * gy, slope * (u * gx + v * gy - unit)], 1)  # of the cover, by x, y, radius
