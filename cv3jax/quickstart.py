@@ -3,6 +3,7 @@ what they make of captions they never saw, in one report. Killed and started aga
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax import checkpoint, recipe, train
+from cv3jax import checkpoint, lock, recipe, train
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, load
 from cv3jax.conditioning import to_pixels
@@ -48,7 +49,8 @@ class Stopwatch:
 
         def tick():
             while not done.wait(self.TICK):
-                self._store(stage, before + time.monotonic() - began)
+                with contextlib.suppress(OSError):  # a full disk is for the work itself to report
+                    self._store(stage, before + time.monotonic() - began)
 
         ticker = threading.Thread(target=tick, daemon=True)
         ticker.start()
@@ -85,7 +87,11 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
         config.data.path = str(workdir / "data" / "train")
         config.cascade = str(workdir / before) if before else None
         config.init_from = str(workdir / "base") if stage == "relay" else None
-    figures = train.run(config, workdir / stage)
+    try:
+        figures = train.run(config, workdir / stage)
+    except checkpoint.DamagedError as e:
+        older = f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
+        raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
     recipe.write_json(finished, figures)
     return figures
 
@@ -125,8 +131,12 @@ def environment() -> dict:
 
 
 def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = False) -> dict:
-    """The whole quickstart under `workdir`. Returns what report.json holds."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    """The whole quickstart under `workdir`. Returns what report.json holds. Raises InputError where another process is at it."""
+    with lock.hold(workdir):
+        return _run(workdir, install=install, seed=seed, tiny=tiny)
+
+
+def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     settings = {"seed": seed, "tiny": tiny}
     marker = workdir / "quickstart.json"
     if marker.exists() and json.loads(marker.read_text()) != settings:
