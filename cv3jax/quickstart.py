@@ -16,18 +16,16 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cv3jax import checkpoint, lock, recipe, train
-from cv3jax.build_vae import first_images
+from cv3jax.assess import assess, draw, round_trip
 from cv3jax.cascade import Cascade, load
-from cv3jax.conditioning import to_pixels
 from cv3jax.metrics import read_lines
 from cv3jax.report import write_report
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
-from data_pipeline.records import open_records
+from data_pipeline.scenes_render import render
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 STAGES = ("vae", "base", "relay")
@@ -68,11 +66,10 @@ class Stopwatch:
         temporary.replace(self.path)
 
 
-def build_data(directory: Path, *, train_count: int, heldout_count: int, seed: int) -> None:
-    """Records of training scenes and of held-out combinations, unless they are there already."""
-    for split, count in (("train", train_count), ("heldout", heldout_count)):
-        if not (directory / split).exists():
-            scenes.build(directory / split, count, seed, split)
+def build_data(directory: Path, *, count: int, seed: int) -> None:
+    """Records of training scenes, unless they are there already. Held-out ones are drawn when they are judged."""
+    if not directory.exists():
+        scenes.build(directory, count, seed, "train")
 
 
 def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
@@ -96,28 +93,18 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     return figures
 
 
-def round_trip(cascade: Cascade, data: Path, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(held-out images, what the autoencoder makes of them): uint8 [count, side, side, 3] each."""
-    images = first_images(open_records(data), side, count)
-    backs = []
-    for begin in range(0, len(images), 16):
-        real = images[begin : begin + 16]
-        keys = jax.vmap(jax.random.key)(jnp.arange(len(real)))
-        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(real)), keys)))
-    return images, np.concatenate(backs)
-
-
-def mean_psnr(images: np.ndarray, others: np.ndarray) -> float:
-    """Mean over images of the PSNR in dB of uint8 [N, H, W, 3] against one another."""
-    mse = np.mean((others.astype(np.float64) - images) ** 2, axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))
-
-
-def draw_samples(cascade: Cascade, count: int, seed: int) -> list[dict]:
-    """The first `count` held-out captions with the pictures of every stage; none picked."""
-    prompts = [scenes.caption(scenes.sample_scene(seed, i, split="heldout")) for i in range(count)]
-    images = cascade.generate(prompts, list(range(count)))
-    return [{"prompt": prompt, **{stage: batch[i] for stage, batch in images.items()}} for i, prompt in enumerate(prompts)]
+def show(cascade: Cascade, *, count: int, seed: int) -> dict:
+    """The first `count` held-out captions with the pictures of every stage, none picked, and round trips of real pictures."""
+    shown = [scenes.sample_scene(seed, i, split="heldout") for i in range(count)]
+    prompts = [scenes.caption(scene) for scene in shown]
+    images = draw(cascade, prompts, seed)
+    recon = {}
+    for name in ("base", "relay"):
+        side = images[name].shape[1]
+        real = np.stack([render(scene, side) for scene in shown])
+        recon[str(side)] = (real, round_trip(cascade, real))
+    samples = [{"prompt": prompt, **{stage: batch[i] for stage, batch in images.items()}} for i, prompt in enumerate(prompts)]
+    return {"samples": samples, "recon": recon}
 
 
 def environment() -> dict:
@@ -143,26 +130,24 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         raise InputError(f"{workdir} holds a quickstart with other settings {marker.read_text().strip()}; give another --workdir")
     recipe.write_json(marker, settings)
     watch = Stopwatch(workdir / "seconds.json", install)
-    counts = {"train_count": 64, "heldout_count": 16} if tiny else {"train_count": 10_000, "heldout_count": 256}
-    watch.run("data", lambda: build_data(workdir / "data", seed=seed, **counts))
+    watch.run("data", lambda: build_data(workdir / "data" / "train", count=64 if tiny else 10_000, seed=seed))
     for stage in STAGES:
         print(f"quickstart: {stage}", file=sys.stderr)
         watch.run(stage, lambda stage=stage: train_stage(stage, workdir, tiny=tiny, seed=seed))
 
-    def show():
+    def sample():
         carry_cascade(workdir / "relay" / "cascade", workdir / "cascade")
-        cascade, heldout = load(workdir / "cascade"), workdir / "data" / "heldout"
-        recon = {side: round_trip(cascade, heldout, side, 16 if tiny else 128) for side in (64, 128)}
-        return recon, draw_samples(cascade, 2 if tiny else 12, seed)
+        cascade = load(workdir / "cascade")
+        return assess(cascade, count=4 if tiny else 200, seed=seed), show(cascade, count=2 if tiny else 12, seed=seed)
 
-    recon, samples = watch.run("sample", show)
-    psnr = {str(side): mean_psnr(*pair) for side, pair in recon.items()}
+    print("quickstart: samples, judged", file=sys.stderr)
+    watch.seconds.pop("sample", None)  # it is done anew every time
+    figures, pictures = watch.run("sample", sample)
     seconds = {stage: round(watch.seconds[stage], 1) for stage in ("install", "data", *STAGES, "sample")}
-    report = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, "vae_psnr": psnr, "environment": environment()}
+    report = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, **figures, "environment": environment()}
     recipe.write_json(workdir / "report.json", report)
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
-    shown = {str(side): (images[:8], backs[:8]) for side, (images, backs) in recon.items()}
-    write_report(workdir / "report.html", report, samples=samples, curves=curves, recon=shown, next_steps=next_steps(workdir))
+    write_report(workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures)
     return report
 
 

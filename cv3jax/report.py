@@ -19,6 +19,14 @@ COLUMNS = (  # key of a sample, heading, what one sees
     ("round_trip", "Round trip", "that through the autoencoder: where the relay starts"),
     ("relay", "Relay", "the result: diffusion continued from there"),
 )
+JUDGED = (  # key of prompt_following, heading, what one sees
+    ("real", "Real scenes", "what the judge says of the renderer's own pictures"),
+    ("vae", "Round trip, small", "real small pictures through the autoencoder: the base's ceiling"),
+    ("base", "Base", "sampled from the caption alone"),
+    ("vae_final", "Round trip, large", "real large pictures through the autoencoder: the relay's ceiling"),
+    ("control", "Base, enlarged", "bilinear ×2 and through the autoencoder: where the relay starts"),
+    ("relay", "Relay", "the result"),
+)
 STAGES = {"vae": "Autoencoder", "base": "Base model", "relay": "Relay model"}
 QUANTITIES = {"loss": "loss (no unit)", "psnr": "PSNR of training batches (dB)"}
 _INK = "#012345"  # what becomes the page's text colour, light or dark
@@ -31,7 +39,9 @@ def write_report(
     """Write the page of a finished run to `path`.
 
     report: what report.json holds: "seconds" {name: s, ..., "total": s}, "vae_psnr" {side: dB}, "environment" {name: text or
-    {name: text}}; whatever else it holds is shown as JSON. samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled",
+    {name: text}}; and, where judged, "n", "prompt_following" {set: {property: share}} and "detail" {set: share}
+    (sets as in JUDGED; "noise_control" and the standard error "se" too in "detail"). Whatever else it holds is shown as JSON.
+    samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled",
     "round_trip", "relay": uint8 [2h, 2h, 3]}, one a held-out caption. curves: stage → lines of its metrics.jsonl. recon: side →
     (images, round trips), uint8 [N, side, side, 3]. next_steps: (what it does, command). Text is shown as text, whatever is in it.
     """
@@ -39,7 +49,7 @@ def write_report(
     environment.filters |= {"png": png_uri, "clock": clock, "plain": plain}
     steps = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
     page = environment.from_string(_PAGE).render(
-        report=report, samples=samples, next_steps=next_steps, columns=COLUMNS, style=Markup(_STYLE), steps=steps,
+        report=report, samples=samples, next_steps=next_steps, columns=COLUMNS, judged=JUDGED, style=Markup(_STYLE), steps=steps,
         longest=max((seconds or 0.0 for seconds in steps.values()), default=0.0) or 1.0,
         sides={key: samples[0][key].shape[0] for key, _, _ in COLUMNS} if samples else {},
         pairs={side: list(zip(images, backs, strict=True)) for side, (images, backs) in recon.items()},
@@ -128,6 +138,7 @@ h3 { font-size: 15px; margin: 0 0 8px; } ol { padding-left: 22px; } li { margin-
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--line); }
 tr:last-child > * { border-bottom: 0; } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { font-weight: 500; color: var(--soft); vertical-align: top; } td { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } th.n { text-align: right; }
 tr.total > * { font-weight: 650; color: inherit; }
 .bar { width: 50%; } .bar i { display: block; height: 9px; border-radius: 5px; background: var(--accent); min-width: 2px; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 8px; } .strip div { display: grid; gap: 4px; }
@@ -184,6 +195,27 @@ small one cannot hold. Training began at random weights; none were downloaded.</
   </div>
 </div>
 {% endfor %}
+</section>
+{% endif %}
+
+{% if report.prompt_following is defined %}
+<section>
+<h2>How often it is right</h2>
+<p class="soft">A program looked at {{ report.n }} pictures of other held-out captions, half of them plain, half textured, and compared
+what it saw with the caption. Per cent right; “all” is a picture right in every column before it. Texture and outline can only be told
+at the large size.</p>
+<div class="card wide"><table>
+<tr><th></th>{% for key in report.prompt_following.real %}<th class="n">{{ key }}</th>{% endfor %}<th class="n">texture, outline</th></tr>
+{% for key, name, text in judged %}
+<tr><th scope="row"><b>{{ name }}</b><br>{{ text }}</th>
+{% for value in report.prompt_following[key].values() %}
+<td class="n">{{ "%.0f" | format(100 * value) }}</td>
+{% endfor %}
+<td class="n">{{ "%.0f" | format(100 * report.detail[key]) if key in report.detail else "–" }}</td></tr>
+{% endfor %}
+</table></div>
+<p class="soft">White noise as strong as what the relay changes would give {{ "%.0f" | format(100 * report.detail.noise_control) }} in the
+last column; the standard error of the relay's lead is {{ "%.1f" | format(100 * report.detail.se) }}.</p>
 </section>
 {% endif %}
 

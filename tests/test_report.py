@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax.report import COLUMNS, clock, write_report
+from cv3jax.report import COLUMNS, JUDGED, clock, write_report
 
 HOSTILE = '</p><script>alert(1)</script><img src="//example.org/x.png" onerror=alert(1)> "quoted" \'single\' {{ 7 * 6 }} & más'
 REPORT = {
     "seconds": {"install": None, "data": 12.25, "vae": 301.5, "base": 640.75, "relay": 333.125, "sample": 9.5, "total": 1297.125},
     "vae_psnr": {"64": 31.0625, "128": 33.4375},
     "environment": {"date": "2026-01-02", "hardware": "<2 cores>", "versions": {"jax": "0.10.2", "flax": "0.12.8"}},
-    "later": {"count": 0.984375},
+    "n": 208,
+    "prompt_following": {key: {"count": 0.984375, "all": i / 8} for i, (key, _, _) in enumerate(JUDGED)},
+    "detail": {"real": 1.0, "vae_final": 0.8125, "control": 0.5, "noise_control": 0.4375, "relay": 0.75, "se": 0.03125},
 }
 SHAPES = {"base": 64, "upsampled": 128, "round_trip": 128, "relay": 128}
 
@@ -115,6 +117,16 @@ def test_figures_are_on_the_page(source):
         assert clock(seconds) in text
     for shown in ("31.06 dB", "33.44 dB", "2026-01-02", "<2 cores>", "jax 0.10.2, flax 0.12.8"):
         assert shown in text
+
+
+def test_the_judges_figures_are_in_their_rows(source):
+    rows = [re.findall(r'<td class="n">(.*?)</td>', row) for row in re.findall(r'<tr><th scope="row"><b>.*?</tr>', source, re.DOTALL)]
+    detail = {"real": "100", "vae_final": "81", "control": "50", "relay": "75"}
+    assert rows == [["98", f"{100 * i / 8:.0f}", detail.get(key, "–")] for i, (key, _, _) in enumerate(JUDGED)]
+    text = Page(source).text
+    assert "208 pictures" in text
+    assert "would give 44" in text
+    assert "lead is 3.1" in text
 
 
 def test_curves(source):

@@ -1,0 +1,93 @@
+"""How well a cascade of scenes follows its prompts: the pixel judge over held-out captions, with what bounds and what flatters it.
+
+Ceilings: real renders, and their round trip through the autoencoder. Controls of the relay: the round trip of the enlarged base
+picture (the decoder alone sharpens), and that plus white noise of the relay's residual energy (so would any residual, perhaps).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cv3jax.cascade import Cascade, fold
+from cv3jax.conditioning import to_pixels
+from cv3jax.judge import PROPERTIES, altered_rates, judge
+from data_pipeline import scenes
+from data_pipeline.scenes_render import render
+
+BATCH = 32  # images sampled at a time
+SEED = 1  # beside the run's own: the judged scenes are none of those shown
+
+
+def judged_scenes(count: int, seed: int) -> list[scenes.Scene]:
+    """Held-out scenes, every other one plain and textured."""
+    return [scenes.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2)) for i in range(count)]
+
+
+def draw(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
+    """What `Cascade.generate` makes of the captions, a batch at a time; image i from seed + i."""
+    batches = []
+    for begin in range(0, len(captions), BATCH):
+        part = captions[begin : begin + BATCH]
+        batches.append(cascade.generate(part, [(seed + begin + i) % 2**32 for i in range(len(part))]))
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
+    """Images uint8 [N, S, S, 3] through the autoencoder and back."""
+    backs = []
+    for begin in range(0, len(images), BATCH):
+        part = images[begin : begin + BATCH]
+        keys = fold(jax.vmap(jax.random.key)(jnp.arange(begin, begin + len(part))), 0)
+        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(part)), keys)))
+    return np.concatenate(backs)
+
+
+def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
+    """uint8 images plus white noise, in each of the energy (mean square) of its difference from `like`."""
+    rng = np.random.default_rng(seed)
+    base = images.astype(np.float64)
+    rms = np.sqrt(np.mean((like - base) ** 2, axis=(1, 2, 3), keepdims=True))
+    return np.clip(base + rms * rng.standard_normal(base.shape), 0, 255).astype(np.uint8)
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> float:
+    """Mean over images of the PSNR in dB of uint8 [N, H, W, 3] against one another."""
+    mse = np.mean((others.astype(np.float64) - images) ** 2, axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))
+
+
+def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
+    """{"n", "vae_psnr", "prompt_following", "detail"} of report.json, over `count` held-out captions, plain and textured in turn.
+
+    prompt_following: share of pictures right, by property: "real" and "relay" and "control" at the cascade's final side, "vae"
+    (the round trip of real renders: what the base could reach) and "base" at the base's, "vae_final" the round trip at the
+    final side. "real_altered": share of real renders rejected once the caption is altered in that property.
+    detail: share with textures and outlines right, final side; "se": the larger standard error of the relay's lead, in pairs.
+    """
+    shown = judged_scenes(count, seed)
+    captions = [scenes.caption(scene) for scene in shown]
+    made = draw(cascade, captions, seed)
+    sides = {name: made[name].shape[1] for name in ("base", "relay")}
+    real = {name: np.stack([render(scene, side) for scene in shown]) for name, side in sides.items()}
+    backs = {name: round_trip(cascade, images) for name, images in real.items()}
+    noise = with_noise(made["round_trip"], made["relay"], seed)
+    sets = {
+        "real": real["relay"], "vae": backs["base"], "vae_final": backs["relay"], "base": made["base"], "control": made["round_trip"],
+        "noise_control": noise, "relay": made["relay"],
+    }  # fmt: skip
+    verdicts = {name: [judge(image, text) for image, text in zip(images, captions)] for name, images in sets.items()}
+    right = {name: np.array([v["detail"] for v in said], float) for name, said in verdicts.items() if name not in ("vae", "base")}
+    leads = [right["relay"] - right[name] for name in ("control", "noise_control")]
+    following = {
+        name: {key: float(np.mean([v[key] for v in said])) for key in (*PROPERTIES, "all")}
+        for name, said in verdicts.items() if name != "noise_control"
+    }  # fmt: skip
+    return {
+        "n": count,
+        "vae_psnr": {str(side): psnr(real[name], backs[name]) for name, side in sides.items()},
+        "prompt_following": {**following, "real_altered": altered_rates(real["relay"], captions, seed)},
+        "detail": {
+            **{name: float(values.mean()) for name, values in right.items()},
+            "se": max(float(lead.std(ddof=1) / np.sqrt(count)) for lead in leads),
+        },
+    }  # fmt: skip
