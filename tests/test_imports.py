@@ -16,7 +16,7 @@ EVERY_PYTHON_FILE = sorted(path.relative_to(ROOT) for folder in (*PACKAGES, "tes
 # What a file may import besides the standard library. The first pattern that fits counts; a name covers what is below it.
 ARRAYS = {"jax", "numpy"}
 MAY_IMPORT = {
-    "cv3jax/models/*": {"jax", "flax", "cv3jax.models"},
+    "cv3jax/models/*": {*ARRAYS, "flax", "cv3jax.models"},  # numpy: tables that do not depend on the backend
     "cv3jax/schedule.py": ARRAYS,
     "cv3jax/resize.py": ARRAYS,
     "cv3jax/sharding.py": ARRAYS,
@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "cv3jax/sampler.py": {*ARRAYS, "cv3jax.schedule"},
     "cv3jax/objectives.py": {*ARRAYS, "cv3jax.schedule", "cv3jax.denoiser"},
     "cv3jax/state.py": {*ARRAYS, "optax"},
-    "cv3jax/optim.py": {*ARRAYS, "optax", "cv3jax.sharding"},  # which axes are a stack of layers
-    "cv3jax/checkpoint.py": {*ARRAYS, "orbax", "grain", "cv3jax.sharding"},
+    "cv3jax/muon.py": {*ARRAYS, "optax", "cv3jax.sharding"},  # which axes are a stack of layers
+    "cv3jax/optim.py": {*ARRAYS, "optax", "cv3jax.muon"},
+    "cv3jax/checkpoint.py": {*ARRAYS, "orbax", "grain", "cv3jax.sharding", "cv3jax.manifest"},
     "configs/*": {"ml_collections", "cv3jax.configs"},  # the name under which the recipes are installed
 }
 # Everything else may import anything but these; "*" is every file that no pattern above fits.
