@@ -17,11 +17,12 @@ from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WID
 
 SIDE = 64
 _CONTRAST = 40  # RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
-_SPECK = 14  # pixels at 64²; the smallest object has 86
-_FAINT = 60, 80  # contrast and pixels below which both a thing is a smudge; pink on beige has 82
+_SPECK, _SMALL = 20, 80  # pixels at 64²: what is smaller is no thing; is one only if neither faint nor thin; the smallest object has 86
+_FAINT = 60  # mean contrast; pink on beige has 82
 _EDGE = OUTLINE_WIDTH * SIDE
 _SIZE_RANGE = (0.075, 0.26)  # radii, in sides, beyond which a thing is neither small nor large
 _SIZE_MIDDLE = (scenes.SIZES["small"][1] + scenes.SIZES["large"][0]) / 2
+_SHARPEN = 1.5
 _BACKGROUND_REACH, _COLOUR_REACH = 45, 75  # RGB distances
 _MAJORITY = 0.65  # share of a thing's pixels that have to be of its colour
 _SHADE = (0.75, 1.05)  # what a palette colour may be multiplied with; 0.8 is the mean of a texture
@@ -109,31 +110,34 @@ def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
         wide = np.unique(holes[ndimage.binary_erosion(holes > 0)])
         mask |= (holes > 0) & ~np.isin(holes, wide)
     labels, number = ndimage.label(mask)
-    area = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    area, core = (np.bincount(at.ravel(), minlength=number + 1)[1:] for at in (labels, labels * ndimage.binary_erosion(mask)))
     strength = np.bincount(labels.ravel(), contrast.ravel(), minlength=number + 1)[1:] / np.maximum(area, 1)
-    keep = np.flatnonzero((area >= _SPECK) & ((strength >= _FAINT[0]) | (area >= _FAINT[1]))) + 1
+    solid = (strength >= _FAINT) & (core > 0)
+    keep = np.flatnonzero((area >= _SPECK) & (solid | (area >= _SMALL))) + 1
     order = np.zeros(number + 1, int)
     order[keep] = np.arange(1, len(keep) + 1)
     return order[labels], len(keep)
 
 
-def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None) -> np.ndarray:
-    """Which share of every pixel a thing covers, float32 [h, w]: pixels around its edge unmixed into fill, outline, background."""
-    inner = ndimage.binary_erosion(own)
-    band = ndimage.binary_dilation(own, iterations=2) & ~inner
+def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None) -> list[np.ndarray]:
+    """Which share of every pixel a thing covers, float32 [h, w]; with an outline also the share of its fill alone.
+
+    Pixels are unmixed into fill, outline and background, and shares pulled away from a half, which sharpens a blurred edge.
+    """
+    near = ndimage.binary_dilation(own, iterations=2)
+    mixed = pixels[near] - ground
     fill = np.median(pixels[own & _inside(depth)], 0) - ground
-    cover = inner.astype(np.float32)
-    deep = inner & (depth > (2.5 if outline else 0))  # the hole of a ring may be half closed, a fill may be uneven
-    cover[deep] = np.clip(2 * ((pixels[deep] - ground) @ fill) / max(float(fill @ fill), 1) - 0.5, 0, 1)
-    mixed = pixels[band] - ground
-    share = mixed @ fill / max(float(fill @ fill), 1)
+    share = alone = mixed @ fill / max(float(fill @ fill), 1)
     if outline:
         line = np.subtract(OUTLINE_RGB[outline], ground)
         basis = np.stack([fill, line], 1)
         a, b = np.linalg.solve(basis.T @ basis + 25 * np.eye(2), basis.T @ mixed.T)
-        share = np.where(b < 0, share, np.where(a < 0, mixed @ line / (line @ line), a + b))
-    cover[band] = np.clip(share, 0, 1)
-    return cover
+        share, alone = np.where(b < 0, share, np.where(a < 0, mixed @ line / (line @ line), a + b)), np.where(b < 0, share, a)
+    covers = np.zeros((2 if outline else 1, *own.shape), np.float32)
+    covers[:, near] = [np.clip(_SHARPEN * (s - 0.5) + 0.5, 0, 1) for s in ((share, alone) if outline else (share,))]
+    if outline:  # inside, outline and fill may mix to the background's colour; deeper may be the hole of a ring, half closed
+        covers[0, ndimage.binary_erosion(own) & (depth < 2.5)] = 1
+    return list(covers)
 
 
 def _separate(own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
@@ -171,8 +175,8 @@ def _thing(pixels: np.ndarray, fine: np.ndarray | None, ground: np.ndarray, own:
     pixels, own = pixels[box], own[box]
     distance = signed_distance(own)
     outline = outline_of(pixels, distance, ground, _EDGE)
-    coverage = _coverage(pixels, ground, own, -distance, outline)
-    fit = fit_shape(coverage, weight)
+    coverage, *fill = _coverage(pixels, ground, own, -distance, outline)
+    fit = fit_shape(coverage, fill[0] if fill else None, weight)
     colour = _colour(pixels[own], -distance[own])
     texture = None
     if fine is not None:

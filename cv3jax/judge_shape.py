@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from data_pipeline.scenes_render import OUTLINE_WIDTH, SHAPES
 
-_ASTRAY = 0.5  # pixels that the edge may be astray on average, where a shape is called by its name …
+_ASTRAY = 0.42  # pixels that the edge may be astray on average, where a shape is called by its name …
 _OVERLAP = 0.74  # … and the intersection over union it needs at any rate
 _EDGE = {"circle": 2.0, "square": 2.38, "triangle": 3.57, "star": 5.19, "cross": 3.65, "ring": 4.35}  # circumference / area · radius
-_LEAD = 0.85  # of the next shape's error (1 - overlap), the most that the best one's may be
+_LEAD, _OTHER = 0.85, 1.05  # of the error (1 - overlap) of the next shape, and of what is no shape, the most that its own may be
 _MISSING = 0.8  # of 3 × 3 pixels, that may be covered and should not be, or the other way round: an arm, a piece of a ring
 _CORNERS = (0.14, 0.0)  # blur that rounds the corners, in radii
 _STEP, _REACH = 1 / 80, 1.7  # of the tables, in radii
@@ -73,50 +73,60 @@ def _areas() -> np.ndarray:
     return (_tables()[0, ..., 0] < 0).sum((1, 2)) * _STEP**2
 
 
-def fit_shape(coverage: np.ndarray, weight: np.ndarray) -> Fit:
-    """Fits all shapes to coverage [h, w], 0..1, of 64ths of an image's side; pixels of weight [h, w] 0 say nothing."""
-    side = OUTLINE_WIDTH * 64
-    target = (coverage * weight).astype(np.float32).ravel()
+def fit_shape(whole: np.ndarray, fill: np.ndarray | None, weight: np.ndarray) -> Fit:
+    """Fits all shapes to what a thing covers, whole [h, w] in 0..1, and, where an outline is seen around it, to its fill alone.
+
+    Pixels are 64ths of an image's side; those of weight [h, w] 0 say nothing.
+    """
     weight = weight.astype(np.float32).ravel()
-    y, x = (a.ravel().astype(np.float32) + 0.5 for a in np.indices(coverage.shape))
-    total = target.sum()
+    targets = [whole.astype(np.float32).ravel() * weight] * 2
+    edges = [0, OUTLINE_WIDTH * 64]  # the silhouette is a fill, or an outline around it is part of it
+    if fill is not None:
+        targets.append(fill.astype(np.float32).ravel() * weight)
+        edges.append(0)
+    y, x = (a.ravel().astype(np.float32) + 0.5 for a in np.indices(whole.shape))
 
     # first all with soft corners and no outline, from the silhouette's centre and area; then the likeliest in all ways
-    table = np.arange(len(_NAMES))
-    start = np.empty((len(table), 3))
-    start[:, 0], start[:, 1] = (target * x).sum() / total, (target * y).sum() / total
+    names, total = np.arange(len(_NAMES)), targets[0].sum()
+    start = np.empty((len(names), 3))
+    start[:, 0], start[:, 1] = (targets[0] * x).sum() / total, (targets[0] * y).sum() / total
     start[:, 2] = np.sqrt(total / _areas())
-    found, overlap, _ = _gauss_newton(start, table, np.zeros(len(table), np.float32), x, y, target, weight, (3.0, 1.0))
+    found, overlap, _ = _gauss_newton(start, names, np.zeros(len(names)), x, y, targets[0], weight, (3.0, 1.0))
     likely = np.argsort(overlap[: len(SHAPES)])[-3:]
-    chosen = np.append(likely, len(SHAPES) + overlap[len(SHAPES) :].argmax())
-    table = np.concatenate([chosen.repeat(2), chosen.repeat(2) + len(_NAMES)])
-    edge = np.tile([0, side], 2 * len(chosen)).astype(np.float32)
-    start = found[np.tile(chosen.repeat(2), 2)]
+    grid = np.meshgrid(likely, (0, 1), np.arange(len(edges)), indexing="ij")  # shape, corners, way
+    name, corner, way = (
+        np.concatenate([a.ravel(), b]) for a, b in zip(grid, ([len(SHAPES) + overlap[len(SHAPES) :].argmax()] * 2, (0, 1), (0, 0)))
+    )
+    edge = np.array(edges)[way]
+    start = found[name]
     start[:, 2] -= edge
-    found, overlap, covers = _gauss_newton(start, table, edge, x, y, target, weight, (2.0, 1.0, 1.0))
+    target = np.stack(targets)[way]
+    found, overlap, cover = _gauss_newton(start, name + len(_NAMES) * corner, edge, x, y, target, weight, (2.0, 1.0, 1.0))
 
-    overlap, found, covers = overlap.reshape(2, -1, 2), found.reshape(2, -1, 2, 3), covers.reshape(2, -1, 2, *coverage.shape)
-    *best, other = overlap.max((0, 2))  # of corners and outline
-    second, first = np.argsort(best)[-2:]
-    name = _NAMES[chosen[first]]
-    needed = max(_OVERLAP, 1 - _ASTRAY * _EDGE[name] / found[0, first, 0, 2])
-    corner, outline = np.unravel_index(overlap[:, first].argmax(), (2, 2))
-    wrong = ndimage.uniform_filter(target.reshape(coverage.shape) - covers[corner, first, outline], 3)
-    clear = best[first] >= max(needed, other) and 1 - best[first] <= _LEAD * (1 - best[second]) and np.abs(wrong).max() < _MISSING
-    x, y, _ = found[corner, first, outline]
-    plain, outlined = (found[overlap[:, first, i].argmax(), first, i, 2] for i in (0, 1))
-    return Fit(name, bool(clear), float(best[first]), float(x), float(y), float(plain), float(outlined))
+    best = {n: np.flatnonzero(name == n)[overlap[name == n].argmax()] for n in np.unique(name)}  # hypothesis
+    other = best.pop(name[-1])
+    first, second, *_ = sorted(best.values(), key=lambda i: -overlap[i])
+    shape, error = _NAMES[name[first]], 1 - overlap[first]
+    needed = max(_OVERLAP, 1 - _ASTRAY * _EDGE[shape] / found[first, 2])
+    wrong = np.abs(ndimage.uniform_filter((target[first] - cover[first]).reshape(whole.shape), 3)).max()
+    clear = 1 - error >= needed and error <= _LEAD * (1 - overlap[second]) and error <= _OTHER * (1 - overlap[other]) and wrong < _MISSING
+
+    def radius(outlined: bool) -> float:
+        those = np.flatnonzero((name == name[first]) & ((way > 0) == outlined))
+        return float(found[those[overlap[those].argmax()], 2])
+
+    return Fit(shape, bool(clear), float(overlap[first]), float(found[first, 0]), float(found[first, 1]), radius(False), radius(True))
 
 
 def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least squares over p [H, (x, y, radius)], H hypotheses at once, one step for each softness of the edge, in pixels.
 
-    A soft edge lets one that is far off pull too. Returns p, the overlap [H] with the target [n] and what p covers, [H, n].
+    A soft edge lets one that is far off pull too. Returns p, the overlap [H] with the target, [n] or [H, n], and what p covers, [H, n].
     """
     tables = _tables()
     n = tables.shape[2]
     flat, first = tables.reshape(-1, 3), (table * n * n).astype(np.int32)[:, None]
-    p, edge = p.copy(), edge[:, None]
+    p, edge = p.copy(), edge[:, None].astype(np.float32)
     for soft in (*softness, None):
         cx, cy, r = (v[:, None].astype(np.float32) for v in p.T)
         u, v = (x - cx) / r, (y - cy) / r
