@@ -15,8 +15,8 @@ def stage_config() -> ConfigDict:
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
     c.data = ConfigDict({
-        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "random_crop": True, "flip": False,
-        "recaption": 0.95, "threads": 16,
+        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
+        "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16,
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
@@ -63,7 +63,8 @@ def vae_config() -> ConfigDict:
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
     c.batch = ConfigDict({"size": 256, "per_device": 4})
     c.data = ConfigDict({
-        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "random_crop": True, "flip": True, "threads": 16,
+        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
+        "random_crop": True, "flip": True, "threads": 16,
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 128, "channel_mult": (1, 2, 4, 4), "res_blocks": 2, "z_channels": 4, "patch": 1, "groups": 32, "mid_attention": True,

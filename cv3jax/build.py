@@ -50,6 +50,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("model.channels", lambda v: v >= 1, "at least 1"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("vae.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("text.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
     ("data.recaption", lambda v: 0 <= v <= 1, "a probability, 0..1"),
     ("objective.prediction", lambda v: v in PREDICTIONS, f"one of {', '.join(PREDICTIONS)}"),
@@ -106,7 +108,8 @@ def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None)
     """The training iterator."""
     return make_loader(
         records, batch_size=config.batch.size, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
-        num_threads=config.data.threads, zoom=tuple(config.data.zoom), random_crop=config.data.random_crop, flip=config.data.flip,
+        num_threads=config.data.threads, zoom=tuple(config.data.zoom), zoom_levels=config.data.zoom_levels,
+        crop_grid=config.data.crop_grid, random_crop=config.data.random_crop, flip=config.data.flip,
         recaption_prob=config.data.get("recaption", 0.0),
     )  # fmt: skip
 

@@ -31,13 +31,16 @@ def orthogonal_map(gram: jax.Array) -> jax.Array:
     a, b, c = COEFFICIENTS
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
 
+    def polynomial(gram):
+        return a * eye + b * gram + c * (gram @ gram)
+
     def iteration(carry, _):
         gram, q = carry
-        p = a * eye + b * gram + c * (gram @ gram)
+        p = polynomial(gram)
         return (p @ gram @ p, q @ p), None  # all are polynomials of one matrix: they commute, and p is symmetric
 
-    (_, q), _ = jax.lax.scan(iteration, (gram, jnp.broadcast_to(eye, gram.shape)), None, length=ITERATIONS)
-    return q * scale[:, :, None]
+    (gram, q), _ = jax.lax.scan(iteration, (gram, jnp.broadcast_to(eye, gram.shape)), None, length=ITERATIONS - 1)
+    return q @ polynomial(gram) * scale[:, :, None]
 
 
 def orthogonalize(tree):

@@ -78,8 +78,8 @@ def autoencoder_loss(
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
     """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, keys [B]) → (loss, metrics).
 
-    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is mean |error| + mean error² over
-    pixels in [-1, 1]; the KL to N(0, 1) is a mean over latent values. `perceptual(frozen, a, b)` → [B] compares images with
+    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is the mean error² over pixels
+    in [-1, 1]; the KL to N(0, 1) is a mean over latent values. `perceptual(frozen, a, b)` → [B] compares images with
     frozen weights, e.g. LPIPS; without one nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
     """
 
@@ -88,7 +88,7 @@ def autoencoder_loss(
         out, mean, logvar = reconstruct(params, pixels, keys)
         squared = jnp.mean((out - pixels) ** 2)
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
-        loss = jnp.mean(jnp.abs(out - pixels)) + squared + kl_weight * kl
+        loss = squared + kl_weight * kl
         # pixels span 2, hence the factor 4
         metrics = {"psnr": 10.0 * jnp.log10(4.0 / squared), "kl": kl, "latent_rms": jnp.sqrt(jnp.mean(mean**2))}
         if perceptual is not None:

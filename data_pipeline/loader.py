@@ -37,6 +37,8 @@ def make_loader(
     num_threads: int = 4,
     prefetch: int = 8,
     zoom: tuple[float, float] = (1.0, 1.0),
+    zoom_levels: int = 0,
+    crop_grid: int = 1,
     random_crop: bool = True,
     flip: bool = False,
     recaption_prob: float = 0.95,
@@ -55,6 +57,8 @@ def make_loader(
         shard_index, shard_count: this host among all. Within an epoch hosts read disjoint records.
         num_threads, prefetch: threads that prepare batches, and batches prepared ahead; 0 threads: none, in this one.
         zoom: range of the resized short side over S, uniform, at least 1.
+        zoom_levels: only so many values of that range, evenly spaced, ends included; 0: all of it.
+        crop_grid: crops begin at multiples of this many pixels.
         random_crop: else the middle.
         flip: mirror half of the images. Wrong for captions that say left or right.
         recaption_prob: how often a record's recaption, where it has one, replaces its caption (0.95 in CogView3 §3.1).
@@ -67,7 +71,9 @@ def make_loader(
         InputError: an argument out of range, an unreadable dataset, or too few records for one batch; while iterating, a
             damaged record or image (its key and dataset are named).
     """
-    _check(batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, recaption_prob, num_epochs)
+    _check(
+        batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs
+    )
     source = open_records(records) if isinstance(records, str | Path) else records
     name = getattr(source, "name", "the given records")
     if not len(source):
@@ -88,7 +94,7 @@ def make_loader(
                 f"{name}: {num_epochs} epoch(s) of {len(source)} records give host {shard_index} of {shard_count} only {mine}, "
                 f"less than one batch of {batch_size}; lower the batch size or allow an incomplete batch"
             )
-    prepare = _Prepare(name, image_size, zoom, random_crop, flip, recaption_prob, with_caption=tokenize is not None)
+    prepare = _Prepare(name, image_size, zoom, zoom_levels, crop_grid, random_crop, flip, recaption_prob, with_caption=tokenize is not None)
     # Prepared before it is divided: the randomness goes by position, and each host's n-th record would get the same crop.
     data = data.random_map(prepare)[shard_index::shard_count].batch(batch_size, drop_remainder=drop_remainder)
     if tokenize is not None:
@@ -97,7 +103,9 @@ def make_loader(
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)))
 
 
-def _check(batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, recaption_prob, num_epochs) -> None:
+def _check(
+    batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs
+) -> None:
     rules = (
         (batch_size >= 1, f"batch_size = {batch_size}: at least 1"),
         (8 <= image_size <= 8192, f"image_size = {image_size}: 8..8192 pixels"),
@@ -105,6 +113,8 @@ def _check(batch_size, image_size, shard_index, shard_count, num_threads, prefet
         (num_threads >= 0, f"num_threads = {num_threads}: at least 0"),
         (prefetch >= 1, f"prefetch = {prefetch}: at least 1"),
         (1 <= zoom[0] <= zoom[1] <= 8, f"zoom = {zoom}: low and high, with 1 <= low <= high <= 8"),
+        (zoom_levels == 0 or zoom_levels >= 2, f"zoom_levels = {zoom_levels}: at least 2, or 0 for any zoom"),
+        (1 <= crop_grid <= image_size, f"crop_grid = {crop_grid}: 1 to the image size"),
         (0 <= recaption_prob <= 1, f"recaption_prob = {recaption_prob}: a probability, in 0..1"),
         (num_epochs is None or num_epochs >= 1, f"num_epochs = {num_epochs}: at least 1, or None for ever"),
     )
@@ -120,6 +130,8 @@ class _Prepare(grain.transforms.RandomMap):
     name: str
     image_size: int
     zoom: tuple[float, float]
+    zoom_levels: int
+    crop_grid: int
     random_crop: bool
     flip: bool
     recaption_prob: float
@@ -128,12 +140,15 @@ class _Prepare(grain.transforms.RandomMap):
     def random_map(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray | str]:
         # Drawn in this order whatever the options, so that switching one of them off leaves the other choices as they were.
         zoom, across, down, mirror, recaption = rng.random(5)
+        if self.zoom_levels:
+            zoom = int(zoom * self.zoom_levels) / (self.zoom_levels - 1)
         try:
             image, sizes = fit(
                 record["image"],
                 self.image_size,
                 zoom=self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0]),
                 position=(down, across) if self.random_crop else (0.5, 0.5),
+                grid=self.crop_grid,
                 mirror=self.flip and mirror < 0.5,
             )
         except InputError as e:
@@ -158,7 +173,7 @@ class _Tokens(grain.transforms.Map):
 
 
 def fit(
-    data: bytes, size: int, *, zoom: float = 1.0, position: tuple[float, float] = (0.5, 0.5), mirror: bool = False
+    data: bytes, size: int, *, zoom: float = 1.0, position: tuple[float, float] = (0.5, 0.5), grid: int = 1, mirror: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes, resizes the short side to round(size × zoom), and crops a square.
 
@@ -166,6 +181,7 @@ def fit(
         data: an encoded image.
         size: of the square, pixels.
         position: of the window, (down, across), from 0 (top, left) to 1.
+        grid: the window's corner is at multiples of this many pixels of the resized image.
         mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it is seen.
 
     Returns:
@@ -182,7 +198,8 @@ def fit(
     if max(resized) > np.iinfo(np.int32).max:
         raise InputError(f"image of {width}x{height} pixels is too long to be resized to a short side of {short}")
     image = decode_rgb(opened, short_side=2 * short)  # twice, so that what reduces at the end is still the better filter
-    top, left = (min(int(p * (room + 1)), room) for p, room in zip(position, (resized[1] - size, resized[0] - size)))
+    rooms = ((resized[1] - size) // grid, (resized[0] - size) // grid)
+    top, left = (grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms))
     # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146 GiB for 512 rows. The
     # filter still sees the pixels around the window, so the result is that of resizing everything and then cropping.
     start = resized[0] - size - left if mirror else left

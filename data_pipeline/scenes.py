@@ -22,8 +22,8 @@ from data_pipeline.errors import InputError
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-# radius, in sides of the image: at 64² a small shape is two latents wide, and two large ones fit beside one another
-SIZES = {"small": (0.12, 0.14), "large": (0.185, 0.205)}
+# radius, in sides of the image: at 64² a small shape is more than two latents wide, and two large ones fit beside one another
+SIZES = {"small": (0.145, 0.155), "large": (0.195, 0.205)}
 TEXTURES = ("striped", "dotted")
 OUTLINES = ("white", "black")
 BACKGROUNDS = ("white", "grey", "black", "beige")

@@ -205,6 +205,19 @@ def test_crops_and_zooms_vary_and_stay_in_range(data):
     assert (middle[:, 2:4] == (0, 2)).all()  # resized to 8 × 11
 
 
+def test_few_zooms_and_a_grid_of_corners():
+    row = np.zeros((4, 16, 48, 3), np.uint8)
+    row[..., 0] = np.arange(48) * 5  # a column's red tells where it came from
+    records = [make_record(encode_png(image), "a ramp", key=f"ramp{i}") for i, image in enumerate(row)]
+    batches = list(itertools.islice(loader(records, tokenize=None, zoom=(1.0, 2.0), zoom_levels=2, crop_grid=4), 30))
+    left = np.concatenate([b["sizes"][:, 3] for b in batches])
+    slope = np.concatenate([np.diff(b["image"][:, 4, :, 0].astype(float)).mean(1) for b in batches])
+    assert set(np.round(slope)) == {5, 10}  # 16 rows of red 5 apart: as they are, or 8 rows of them
+    assert set(left[slope > 7]) == {0, 4, 8, 12, 16}
+    assert set(left[slope < 7]) <= set(range(0, 41, 4))
+    assert left.max() > 24
+
+
 def test_a_damaged_image_names_its_record(data):
     records = list(open_records(data))
     for broken in (records[3]["image"][:40], b"", b"\x89PNG\r\n\x1a\n", records[3]["image"][:-30]):
@@ -221,6 +234,8 @@ def test_a_damaged_image_names_its_record(data):
         {"shard_index": 2, "shard_count": 2},
         {"zoom": (0.5, 1.0)},
         {"zoom": (2.0, 1.0)},
+        {"zoom_levels": 1},
+        {"crop_grid": 0},
         {"recaption_prob": 1.5},
         {"num_epochs": 0},
         {"num_threads": -1},
