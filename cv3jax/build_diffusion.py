@@ -60,6 +60,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     directory, description = frozen_description(config, model)
     width = description.get("t5", {"model": config.text})["model"]["channels"]
     create, like = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
+    loader(config, records, None)  # what it refuses it should refuse before a tokenizer is written
     frozen = frozen_parts(config, directory, description, records, mesh, workdir)
     # this run's precision; the cascade keeps the one its parts came with
     vae = build_model(Autoencoder, {**frozen.description["vae"]["model"], "dtype": config.vae.dtype})

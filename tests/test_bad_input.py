@@ -2,14 +2,18 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_runs
 from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import cli, train
+from data_pipeline.images import encode_png
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,58 @@ def places(tmp_path_factory):
     description = tiny_runs.read_json(at / "halved" / "cascade.json")
     description["stages"]["base"]["model"]["channels"] = 32
     (at / "halved" / "cascade.json").write_text(json.dumps(description))
-    shutil.copytree(tiny_runs.scenes(), at / "torn")
-    next((at / "torn").glob("*array_record-00000*")).write_bytes(b"torn")
+    for name in ("torn", "lost", "flipped", "swapped"):
+        shutil.copytree(tiny_runs.scenes(), at / name)
+    first, second = sorted((at / "torn").glob("*array_record*"))[:2]
+    first.write_bytes(b"torn")
+    (at / "lost" / second.name).unlink()
+    flip((at / "flipped" / first.name).read_bytes().rindex(b"PNG") + 200, at / "flipped" / first.name)
+    shutil.copy(at / "swapped" / "features.json", at / "swapped" / "dataset_info.json")
+    for stage in ("vae", "base"):  # one byte of the weights
+        shutil.copytree(tiny_runs.trained(stage).workdir / "cascade", at / f"{stage}_flipped")
+        flip(1000, max((at / f"{stage}_flipped" / stage).rglob("d/*"), key=lambda path: path.stat().st_size))
+    for name in ("damaged_run", "other_run"):
+        shutil.copytree(tiny_runs.trained("vae").workdir, at / name)
+    flip(1000, max((at / "damaged_run" / "checkpoints" / "6" / "state").rglob("*"), key=lambda path: path.stat().st_size))
+    for name, files in PICTURES.items():
+        (at / name).mkdir()
+        for file, content in files.items():
+            (at / name / file).write_bytes(content)
     (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
     (at / "broken.py").write_text("def get_config(:\n")
     (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
     trained = {stage: tiny_runs.trained(stage).workdir for stage in ("vae", "base")}
     return {**trained, "at": at, "scenes": tiny_runs.scenes()}
+
+
+def flip(at: int, path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 255
+    path.write_bytes(data)
+
+
+PNG = encode_png(np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8))
+PICTURES = {  # folders of images and captions in which nothing can be used, but for what a row says
+    "no_images": {"a.txt": b"a caption"},
+    "no_captions": {"a.png": PNG},
+    "not_an_image": {"a.png": b"GIF89a, or so it says", "a.txt": b"a caption"},
+    "empty_image": {"a.png": b"", "a.txt": b"a caption"},
+    "half_an_image": {"a.png": PNG[: len(PNG) // 2], "a.txt": b"a caption"},
+    "flipped_image": {"a.png": PNG[:45] + bytes([PNG[45] ^ 255]) + PNG[46:], "a.txt": b"a caption"},
+    "long_image": {"a.png": encode_png(np.zeros((8, 200, 3), np.uint8)), "a.txt": b"a caption"},
+    "blank_caption": {"a.png": PNG, "a.txt": b" \n\t "},
+    "binary_caption": {"a.png": PNG, "a.txt": b"\xff\xfe\x00caption"},
+    "torn_metadata": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png", "capt'},
+    "no_caption_field": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png"}\n'},
+    "number_caption": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png", "caption": 7}\n'},
+    "outside": {"metadata.jsonl": b'{"file_name": "../file", "caption": "a caption"}\n'},
+    "torn_tar": {"a.tar": b"not a tar" * 100},
+}
+
+
+def files(directory: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a directory, with time and size."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*") if path.is_file()}
 
 
 def refused(command: str, argv: list[str], capsys, contains: str) -> None:
@@ -43,7 +92,8 @@ def refused(command: str, argv: list[str], capsys, contains: str) -> None:
         patch.setattr(train, "train_loop", lambda **_: pytest.fail("accepted"))
         with pytest.raises(SystemExit) as e:
             cli.run_command(main, argv)
-    lines = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    lines = [line for line in lines if line.strip() and not re.match(r"\w+:.*\[\d\d:\d\d", line)]  # but for a progress bar
     assert e.value.code == 2, lines
     assert len(lines) == 1, lines
     assert lines[0].startswith("cv3jax: ")
@@ -61,6 +111,8 @@ FIELDS = [
     ("vae", ["data.path={at}/empty"], "not a record dataset"),
     ("vae", ["data.path={at}/file"], "no such directory"),
     ("vae", ["data.path={at}/torn"], "shard"),
+    ("vae", ["data.path={at}/lost"], "is missing; restore the file"),
+    ("vae", ["data.path={at}/swapped"], "describes no array_record split"),
     ("vae", ["batch.size=12"], "take a multiple of 8"),
     ("vae", ["batch.size=0"], "config.batch.size = 0"),
     ("vae", ["batch.size=-8"], "config.batch.size = -8"),
@@ -102,6 +154,13 @@ FIELDS = [
     ("base", ["cascade={at}/foreign"], "not a cascade description"),
     ("base", ["cascade={at}/format"], "not a cascade description"),
     ("base", ["cascade={at}/hollow"], "hollow/vae does not exist"),
+    ("base", ["cascade={at}/vae_flipped"], "vae_flipped/vae is damaged: "),
+    ("base", ["vae.dtype=float99"], "config.vae.dtype = float99: must be float32 or bfloat16"),
+    ("base", ["text.dtype=float99"], "config.text.dtype = float99: must be float32 or bfloat16"),
+    ("base", ["text.vocab=0"], "vocab"),
+    ("base", ["text.length=0"], "length"),
+    ("base", ["data.threads=-1"], "threads = -1"),
+    ("base", ["data.zoom=(2.0, 1.0)"], "zoom"),
     ("base", ["text.random=False"], "has no t5"),
     ("base", ["data.image_size=40"], "not a multiple of 16"),
     ("base", ["model.head_dim=7"], "head_dim"),
@@ -132,8 +191,10 @@ FIELDS = [
 def test_a_bad_field(stage, fields, contains, places, tmp_path, capsys):
     given = {"vae": [], "base": ["cascade={vae}"], "relay": ["cascade={base}", "init_from={base}"]}[stage]
     overrides = [f"--config.{field}".format(**places) for field in ("data.path={scenes}", *given, *fields)]
+    before = files(places["at"])
     refused("train", [f"--config=scenes_{stage}:tiny", "--workdir", str(tmp_path / "w"), *overrides], capsys, contains)
-    assert not (tmp_path / "w").exists()
+    assert list(tmp_path.iterdir()) == []
+    assert files(places["at"]) == before
 
 
 # command, arguments, what the line says
@@ -150,11 +211,19 @@ COMMANDS = [
     ("train", "--config=scenes_vae:tiny --workdir {at}/file/below --config.data.path={scenes}", "{at}/file"),
     ("train", "--config=scenes_vae:tiny", "--workdir"),
     ("train", "--workdir {w}", "--config"),
+    ("train", "--config=scenes_vae:tiny --workdir /proc/none/w --config.data.path={scenes}", "--workdir /proc/none/w: cannot be written"),
+    ("train", "--config=scenes_vae:tiny --workdir {w} --resume_from=6 --config.data.path={scenes}", "checkpoints has none"),
+    ("train", "--config=scenes_vae:tiny --workdir {w} --resume_from=last", "--resume_from: invalid int value: 'last'"),
+    ("train", "--config=scenes_vae:tiny --workdir {at}/other_run --config.data.path={scenes}", "holds a run with other values of"),
+    ("train", "--config=scenes_vae:tiny --workdir {at}/damaged_run --config.data.path={scenes}", "checkpoints/6 is damaged: state/"),
     ("sample", "--checkpoint {at}/none --prompt x --out {w}", "is no checkpoint"),
     ("sample", "--checkpoint {at}/damaged --prompt x --out {w}", "is damaged"),
     ("sample", "--checkpoint {at}/bare --prompt x --out {w}", "has no vae"),
     ("sample", "--checkpoint {vae} --prompt x --out {w}", "has no base stage"),
     ("sample", "--checkpoint {at}/halved --prompt x --out {w}", "does not hold the model"),
+    ("sample", "--checkpoint {at}/base_flipped --prompt x --out {w}", "base_flipped/base is damaged: "),
+    ("sample", "--checkpoint {base} --prompt {long} --out {w}", "--prompt 'xxxxx"),
+    ("sample", "--checkpoint {base} --out {w}", "--prompt"),
     ("sample", "--checkpoint {base} --prompt= --out {w}", "--prompt"),
     ("sample", "--checkpoint {base} --prompt {blank} --out {w}", "--prompt"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --steps 0", "--steps 0"),
@@ -166,6 +235,7 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 64", "there is no relay stage"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 0", "size 0"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size big", "--size"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num 0", "--num 0"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num two", "--num"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed -1", "--seed -1"),
@@ -178,7 +248,15 @@ COMMANDS = [
     ("quickstart", "--workdir {at}/file", "{at}/file"),
     ("data", "inspect --data {at}/none", "no such directory"),
     ("data", "inspect --data {at}/torn", "shard"),
+    ("data", "inspect --data {at}/lost", "is missing; restore the file"),
+    ("data", "inspect --data {at}/flipped --num 64", "is damaged"),
     ("data", "pack --source {at}/none --out {w}", "no source"),
+    *(("data", f"pack --source {{at}}/{name} --out {{w}}", line) for name, line in (
+        ("no_images", "no"), ("no_captions", "caption"), ("not_an_image", "undecodable"), ("empty_image", "undecodable"),
+        ("half_an_image", "undecodable"), ("flipped_image", "undecodable"), ("long_image", "200x8 pixels"), ("blank_caption", "caption"),
+        ("binary_caption", "text"), ("torn_metadata", "json"), ("no_caption_field", "caption"), ("number_caption", "caption"),
+        ("outside", "outside"), ("torn_tar", "tar"),
+    )),
     ("data", "scenes --num 0 --out {w}", "num = 0"),
     ("data", "scenes --num 1 --size 4 --out {w}", "size = 4"),
     ("data", "scenes --num 1 --out {at}/file", "is a file"),
@@ -187,10 +265,13 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("command", "line", "contains"), COMMANDS, ids=lambda x: x.replace("{", "").replace("}", ""))
 def test_a_bad_argument(command, line, contains, places, tmp_path, capsys):
-    names = {**places, "w": tmp_path / "w", "blank": "{blank}"}
-    argv = ["  \t" if word == "{blank}" else word for word in line.format(**names).split(" ")]
+    words = {"{blank}": "  \t", "{long}": "x" * 5000}
+    names = {**places, "w": tmp_path / "w", "blank": "{blank}", "long": "{long}"}
+    argv = [words.get(word, word) for word in line.format(**names).split(" ")]
+    before = files(places["at"])
     refused(command, argv, capsys, contains.format(**names))
-    assert not (tmp_path / "w").exists()
+    assert list(tmp_path.iterdir()) == []
+    assert files(places["at"]) == before
 
 
 @pytest.mark.parametrize(("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str)
