@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cv3jax.judge_see import SIDE, Thing, see
+from cv3jax.judge_see import Seen, Thing, see
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
 
@@ -27,7 +27,7 @@ DETAILS = ("texture", "outline")  # `detail` is both
 _PLACED = 0.085  # how far from its place the centre of one thing may be; places are 0.22 apart
 _MIDDLE = 0.16  # how far two things on their sides may be from the middle height; scenes: 0.08
 _HALF = 0.04  # how far from the middle line their centres must be; scenes: 0.235
-_BESIDE = 0.12  # how far apart two things beside one another; scenes: at least 0.28
+_BESIDE = 0.12  # how far apart two things beside one another; scenes: at least 0.3
 
 
 def judge(image: np.ndarray, caption: str) -> dict[str, bool]:
@@ -36,7 +36,16 @@ def judge(image: np.ndarray, caption: str) -> dict[str, bool]:
     Raises:
         InputError: not such an image, or not a caption of the scenes' grammar.
     """
-    wanted, seen = scenes.parse(caption), see(image)
+    return compare(see(image), caption)
+
+
+def compare(seen: Seen, caption: str) -> dict[str, bool]:
+    """What `judge` says of a picture that shows what is seen.
+
+    Raises:
+        InputError: not a caption of the scenes' grammar.
+    """
+    wanted = scenes.parse(caption)
     objects, things = wanted["objects"], seen.things
     right = {"count": len(things) == len(objects)}
     for key in ("colour", "shape", "size"):
@@ -45,7 +54,7 @@ def judge(image: np.ndarray, caption: str) -> dict[str, bool]:
     right["background"] = seen.background == wanted["background"]
     exact = right["count"] and all(_matches(t, o) == 3 for t, o in zip(things, objects))
     right["all"] = all(right.values()) and exact
-    if image.shape[0] > SIDE:
+    if seen.closely:
         right["detail"] = right["count"] and all(getattr(t, key) == o[key] for t, o in zip(things, objects) for key in DETAILS)
     return {key: bool(value) for key, value in right.items()}
 
@@ -80,20 +89,21 @@ def rates(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, fl
 def altered_rates(images: Sequence[np.ndarray], captions: Sequence[str], seed: int) -> dict[str, float]:
     """For each property, the share of images that the judge rejects, in that very property, once the caption is altered in it.
 
-    Also for texture and outline, rejected in "detail", where images have 128² and above. Images whose caption cannot be altered
+    Also for texture and outline, rejected in "detail", where all images have 128² and above. Images whose caption cannot be altered
     so do not count; NaN where none can.
 
     Raises:
         InputError: what `rates` raises.
     """
     _paired(images, captions)
+    seen = [see(image) for image in images]
     rejected = {}
-    for number, key in enumerate((*PROPERTIES, *(DETAILS if images[0].shape[0] > SIDE else ()))):
+    for number, key in enumerate((*PROPERTIES, *(DETAILS if all(s.closely for s in seen) else ()))):
         said = []
-        for i, (image, text) in enumerate(zip(images, captions)):
+        for i, (shown, text) in enumerate(zip(seen, captions)):
             other = altered(text, key, np.random.default_rng([seed, number, i]))
             if other is not None:
-                said.append(not judge(image, other)["detail" if key in DETAILS else key])
+                said.append(not compare(shown, other)["detail" if key in DETAILS else key])
         rejected[key] = float(np.mean(said)) if said else float("nan")
     return rejected
 

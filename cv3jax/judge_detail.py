@@ -6,7 +6,7 @@ from scipy import ndimage
 from data_pipeline.scenes_render import OUTLINE_RGB
 
 _PERIOD = 4  # of the textures, in pixels at 128²
-_AMPLITUDE = 0.045  # of the first harmonic, in parts of the colour; rendered stripes have 0.14, dots 0.12
+_AMPLITUDE = 0.035  # of the first harmonic, in parts of the colour; rendered stripes have 0.18, dots 0.13, decoded plain fills 0.01
 _BINS = np.arange(-6, 4.01, 0.5)  # of the distance to the edge, in pixels
 
 

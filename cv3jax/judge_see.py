@@ -17,12 +17,14 @@ from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WID
 
 SIDE = 64
 _CONTRAST = 40  # RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
-_SPECK, _SMALL = 20, 80  # pixels at 64²: what is smaller is no thing; is one only if neither faint nor thin; the smallest object has 86
+_SPECK = 20  # pixels at 64² below which nothing is a thing …
+_SMALL = 80  # … and below which it is one only if neither faint nor thin; the smallest object has 120
+_CROWD = 8  # things; of more, the largest are looked at
 _FAINT = 60  # mean contrast; pink on beige has 82
 _EDGE = OUTLINE_WIDTH * SIDE
 _SIZE_RANGE = (0.075, 0.26)  # radii, in sides, beyond which a thing is neither small nor large
 _SIZE_MIDDLE = (scenes.SIZES["small"][1] + scenes.SIZES["large"][0]) / 2
-_SHARPEN = 1.5
+_SHARPEN = 1.5  # slope of what a share of a pixel is taken for
 _BACKGROUND_REACH, _COLOUR_REACH = 45, 75  # RGB distances
 _MAJORITY = 0.65  # share of a thing's pixels that have to be of its colour
 _SHADE = (0.75, 1.05)  # what a palette colour may be multiplied with; 0.8 is the mean of a texture
@@ -52,6 +54,7 @@ class Seen:
 
     background: str | None
     things: tuple[Thing, ...]
+    closely: bool  # 128² or more: textures and outlines were looked for
 
 
 def see(image: np.ndarray) -> Seen:
@@ -79,7 +82,7 @@ def see(image: np.ndarray) -> Seen:
     for label in range(1, count + 1):
         for own in _separate(labels == label, pixels, ground, labels):
             things.append(_thing(pixels, fine, ground, own, labels))
-    return Seen(background, tuple(sorted(things, key=lambda t: t.x)))
+    return Seen(background, tuple(sorted(things, key=lambda t: t.x)), fine is not None)
 
 
 def _reduced(image: np.ndarray, side: int) -> np.ndarray:
@@ -114,15 +117,16 @@ def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
     strength = np.bincount(labels.ravel(), contrast.ravel(), minlength=number + 1)[1:] / np.maximum(area, 1)
     solid = (strength >= _FAINT) & (core > 0)
     keep = np.flatnonzero((area >= _SPECK) & (solid | (area >= _SMALL))) + 1
+    keep = keep[np.argsort(-area[keep - 1])[:_CROWD]]
     order = np.zeros(number + 1, int)
     order[keep] = np.arange(1, len(keep) + 1)
     return order[labels], len(keep)
 
 
 def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None) -> list[np.ndarray]:
-    """Which share of every pixel a thing covers, float32 [h, w]; with an outline also the share of its fill alone.
+    """Which share of every pixel a thing covers, float32 [h, w]; with an outline also which share its fill does.
 
-    Pixels are unmixed into fill, outline and background, and shares pulled away from a half, which sharpens a blurred edge.
+    Pixels are unmixed into fill, outline and background. Shares are pulled away from a half, which sharpens a blurred edge.
     """
     near = ndimage.binary_dilation(own, iterations=2)
     mixed = pixels[near] - ground
@@ -135,19 +139,23 @@ def _coverage(pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np
         share, alone = np.where(b < 0, share, np.where(a < 0, mixed @ line / (line @ line), a + b)), np.where(b < 0, share, a)
     covers = np.zeros((2 if outline else 1, *own.shape), np.float32)
     covers[:, near] = [np.clip(_SHARPEN * (s - 0.5) + 0.5, 0, 1) for s in ((share, alone) if outline else (share,))]
-    if outline:  # inside, outline and fill may mix to the background's colour; deeper may be the hole of a ring, half closed
-        covers[0, ndimage.binary_erosion(own) & (depth < 2.5)] = 1
+    # inside, what is between fill and background may be the hole of a ring, half closed. What is neither is a second colour
+    inner = ndimage.binary_erosion(own)
+    foreign = np.zeros_like(own)
+    foreign[near] = np.linalg.norm(mixed - np.clip(share, 0, 1)[:, None] * fill, axis=1) > _CONTRAST
+    # along an outline, outline and fill may mix to the background's colour
+    covers[0, inner & (foreign | (depth < 2.5) if outline else foreign)] = 1
     return list(covers)
 
 
 def _separate(own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     """A thing's mask [64, 64], in two where it is two things that touch: scenes keep a column between objects."""
-    heights = own.sum(0)
-    columns = np.flatnonzero(heights)
+    columns = np.flatnonzero(own.any(0))
     left, right = columns[0], columns[-1] + 1
     if right - left < 4 * scenes.SIZES["small"][0] * SIDE * 0.8:
         return [own]
     lo, hi = left + (right - left) // 4, right - (right - left) // 4
+    heights = (np.linalg.norm(pixels - ground, axis=-1) * own).sum(0)
     neck = lo + int(heights[lo:hi].argmin())
     sides = min(heights[left:neck].max(initial=0), heights[neck + 1 : right].max(initial=0))
     if heights[neck] > 0.6 * sides:
@@ -190,7 +198,7 @@ def _thing(pixels: np.ndarray, fine: np.ndarray | None, ground: np.ndarray, own:
         size = "small" if radius < _SIZE_MIDDLE else "large"
     x, y = (box[1].start + fit.x) / SIDE, (box[0].start + fit.y) / SIDE
     shape = fit.shape if fit.clear else None
-    return Thing(colour, shape, size, x, y, radius, fit.overlap, texture, outline if fine is not None else None)
+    return Thing(colour, shape, size, float(x), float(y), float(radius), fit.overlap, texture, outline if fine is not None else None)
 
 
 def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:

@@ -87,7 +87,7 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None, weight: np.ndarray) ->
     y, x = (a.ravel().astype(np.float32) + 0.5 for a in np.indices(whole.shape))
 
     # first all with soft corners and no outline, from the silhouette's centre and area; then the likeliest in all ways
-    names, total = np.arange(len(_NAMES)), targets[0].sum()
+    names, total = np.arange(len(_NAMES)), max(float(targets[0].sum()), 1.0)
     start = np.empty((len(names), 3))
     start[:, 0], start[:, 1] = (targets[0] * x).sum() / total, (targets[0] * y).sum() / total
     start[:, 2] = np.sqrt(total / _areas())
@@ -99,7 +99,7 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None, weight: np.ndarray) ->
     )
     edge = np.array(edges)[way]
     start = found[name]
-    start[:, 2] -= edge
+    start[:, 2] = np.maximum(start[:, 2] - edge, 2)
     target = np.stack(targets)[way]
     found, overlap, cover = _gauss_newton(start, name + len(_NAMES) * corner, edge, x, y, target, weight, (2.0, 1.0, 1.0))
 
@@ -135,7 +135,7 @@ def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.nd
         d = r * unit - edge
         if soft is None:
             cover = np.clip(0.5 - d, 0, 1) * weight
-            return p, np.minimum(cover, target).sum(1) / np.maximum(cover, target).sum(1), cover
+            return p, np.minimum(cover, target).sum(1) / np.maximum(np.maximum(cover, target).sum(1), 1e-6), cover
         cover = np.clip(0.5 - d * (1 / soft), 0, 1)
         slope = (np.abs(d) < soft / 2) * (weight / soft)
         jac = np.stack([slope * gx, slope * gy, slope * (u * gx + v * gy - unit)], 1)  # of the cover, by x, y, radius
