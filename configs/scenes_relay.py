@@ -17,5 +17,5 @@ def get_config(variant: str = ""):
     c.objective.offset_noise = 0.05
     c.optim.lr = 1e-3
     c.train.update({"steps": 150, "save_every": 50})
-    c.sample.update({"steps": 8, "guidance": 1.5})
+    c.sample.update({"steps": 6, "guidance": 1.5})
     return common.select(c, variant)
