@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cv3jax import manifest
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, naming
 
 CASCADE = "cascade.json"
 FORMAT = 1
@@ -250,7 +250,8 @@ def write_cascade(directory: str | Path, description: dict) -> None:
     """Write cascade.json last and whole: a directory without one is not a cascade yet."""
     target = Path(directory) / CASCADE
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"format": FORMAT, **description}, indent=2, sort_keys=True) + "\n")
+    with naming(temporary):
+        temporary.write_text(json.dumps({"format": FORMAT, **description}, indent=2, sort_keys=True) + "\n")
     temporary.replace(target)
 
 

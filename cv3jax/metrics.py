@@ -12,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, naming
 
 
 class MetricsLog:
@@ -26,7 +26,8 @@ class MetricsLog:
         self.path = Path(workdir) / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with naming(temporary):
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self.path)
         self._file = self.path.open("a")
         board = Path(workdir) / "tensorboard"
@@ -47,20 +48,15 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Record `values` (floats) at `step`."""
-        try:
+        with naming(self.path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as e:
-            raise OSError(e.errno, e.strerror, str(self.path)) from e  # a file's own says no name
-        for name, value in values.items():
-            self._show(step, summary.scalar(name, value))
-        self._board.flush()
+        self._show(step, *(summary.scalar(name, value) for name, value in values.items()))
         self._bar.set_postfix({k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show uint8 [H, W, 3] in TensorBoard."""
         self._show(step, summary.image(name, image, dataformats="HWC"))
-        self._board.flush()
 
     def close(self) -> None:
         self._bar.close()
@@ -69,8 +65,11 @@ class MetricsLog:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _show(self, step: int, what: summary.Summary) -> None:
-        self._board.write_event(Event(step=step, wall_time=time.time(), summary=what))
+    def _show(self, step: int, *what: summary.Summary) -> None:
+        with naming(self.path.parent / "tensorboard"):
+            for one in what:
+                self._board.write_event(Event(step=step, wall_time=time.time(), summary=one))
+            self._board.flush()
 
 
 def read_lines(path: str | Path) -> list[dict]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data_pipeline.errors import naming
+
 GAP = 4
 
 
@@ -40,5 +42,6 @@ def contact_sheet(
 def save_png(path: Path, image: np.ndarray) -> np.ndarray:
     """Write uint8 [H, W, 3] as PNG, making its directory; returns the image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    with naming(path):
+        Image.fromarray(image).save(path)
     return image

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, naming
 
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")  # what every recipe has
 
@@ -122,5 +122,6 @@ def write_json(path: Path | None, figures: dict) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        with naming(temporary):
+            temporary.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
         temporary.replace(path)

@@ -31,9 +31,12 @@ def check_file(path: Path | None, flag: str) -> None:
 
 
 def run(command: Callable[[], None]) -> None:
-    """Runs a program's main; bad input ends in one line on stderr and exit 2, as under `cv3jax`."""
+    """Runs a program's main; bad input ends in one line on stderr and exit 2, the system's errors in one and exit 1, as under `cv3jax`."""
     try:
         command()
     except InputError as e:
         print(f"cv3jax: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as e:
+        print(f"cv3jax: {e.filename}: {e.strerror}" if e.filename else f"cv3jax: {e}", file=sys.stderr)
+        sys.exit(1)

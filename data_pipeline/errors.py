@@ -1,4 +1,8 @@
-"""The one exception every command turns into a single line and exit code 2."""
+"""The one exception every command turns into a single line and exit code 2, and names for the system's errors."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -6,3 +10,14 @@ class InputError(Exception):
 
     The message is one line that says what was wrong with which file or flag, and what would be right.
     """
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError of the block, which writes `path`, that name: those of a full disk come without one."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename or e.errno is None:
+            raise
+        raise OSError(e.errno, e.strerror, str(path)) from e

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline import sources
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, naming
 from data_pipeline.images import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
 from data_pipeline.records import Record, RecordWriter, make_record
 from data_pipeline.sources import Item, Skip
@@ -85,7 +85,8 @@ def pack(
             "examples": dict(sorted(examples.items())),
             "seconds": round(time.monotonic() - start, 2),
         }
-        (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with naming(writer.staging / REPORT):
+            (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
 
 

@@ -11,6 +11,7 @@ It appears under its name only when it is complete: everything is written into `
 import bisect
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -34,6 +35,7 @@ from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_i
 NAME, SPLIT = "records", "train"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-{SPLIT}\.array_record-.*|.*\.json(\.incomplete.*)?")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
 
 FEATURES = tfds.features.FeaturesDict(
@@ -109,8 +111,9 @@ class RecordWriter:
     the records. Two processes must not write the same dataset at once.
 
     Raises:
-        InputError: `out` exists (without `overwrite`), is something else than a dataset, `shards` is not in 1..10000, a
-            record's key came before, or nothing was written.
+        InputError: `out` exists (without `overwrite`), is something else than a dataset or no place to write, `shards` is
+            not in 1..10000, a record's key came before, or nothing was written.
+        OSError: the disk is full, or fails.
     """
 
     def __init__(self, out: str | Path, *, shards: int = 8, overwrite: bool = False):
@@ -133,7 +136,7 @@ class RecordWriter:
                 shutil.rmtree(self.staging)
             self.staging.mkdir(parents=True)
         except OSError as e:
-            raise self._cannot_write(e) from e
+            raise InputError(f"cannot write {self.staging} ({_first_line(e)}); give another directory") from e
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -147,8 +150,10 @@ class RecordWriter:
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
 
-    def _cannot_write(self, e: Exception) -> InputError:
-        return InputError(f"cannot write {self.staging} ({_first_line(e)}); free disk space there or give another directory")
+    def _cannot_write(self, e: Exception) -> OSError:
+        # array_record's own errors are RuntimeErrors whose text ends with the system's
+        code = getattr(e, "errno", None) or next((n for n in _FULL if os.strerror(n) in str(e)), errno.EIO)
+        return OSError(code, f"cannot be written ({os.strerror(code)}); make room there or give another directory", str(self.staging))
 
     def write(self, record: Record) -> None:
         if record["key"] in self._keys:

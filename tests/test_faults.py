@@ -20,9 +20,11 @@ from toy_runs import CADENCE, toy
 from cv3jax import checkpoint, cli, loop
 from cv3jax.loop import NonFiniteLossError
 from cv3jax.metrics import MetricsLog, read_lines
+from data_pipeline import cli as data_cli
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
 from data_pipeline.loader import make_loader
+from data_pipeline.records import open_records
 
 AT_END = dataclasses.replace(CADENCE, log=3, save=0)  # no checkpoint but the last, no line at the step of a stop
 
@@ -150,6 +152,21 @@ def small_disk(disk, room: int | None, largest: int):
         yield disk, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("kind", ["disk", "limit"])
+def test_records_for_which_there_is_no_room_leave_nothing(kind, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", 2**17 if kind == "disk" else None, 2**16) as (disk, more):
+        build = lambda: data_cli.main(f"scenes --num 200 --size 64 --shards 1 --out {disk}/data".split())  # noqa: E731
+        code, lines = ended(build, capsys)
+        assert code == 1
+        assert lines[-1].startswith(f"cv3jax: {disk}/data.partial: cannot be written (")
+        assert lines[-1].endswith("); make room there or give another directory")
+        assert not [line for line in lines if "Traceback" in line]
+        assert list(disk.iterdir()) == []
+        more()
+        build()
+        assert len(open_records(disk / "data")) == 200
 
 
 def test_metrics_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch, whole):
