@@ -41,11 +41,12 @@ def moment(phase: str, workdir: Path, at: int, rng: random.Random) -> tuple[Call
         return stepping, rng.uniform(0, 5)
     if phase == "resume":
         return lambda: True, rng.uniform(1, 15)
+    late = STEPS - SAVE_EVERY - 1  # the last kill is for the export
     if phase == "step":
-        target = at + rng.randint(1, 2 * SAVE_EVERY)
+        target = min(at + rng.randint(1, 3 * SAVE_EVERY), late)
         return lambda: stepping() and last_line(workdir) > target, rng.uniform(0, 0.2)
     if phase == "save":  # the first one from here on, or a later one
-        target = at + rng.randint(0, SAVE_EVERY)
+        target = min(at + rng.randint(0, 2) * SAVE_EVERY, late)
         saving = lambda: any((workdir / "checkpoints").glob("*-tmp"))  # noqa: E731
         return lambda: stepping() and last_line(workdir) > target and saving(), rng.uniform(0, 0.3)
     return lambda: STEPS in checkpoint.steps(workdir / "checkpoints"), rng.uniform(0, 1.5)
