@@ -15,7 +15,7 @@ def get_config(variant: str = ""):
     # 16×16 latents: the noise of start 500 leaves nothing of a layout this small (DESIGN: 150 was right)
     c.schedule.update({"blur": "linear", "start": 150})
     c.objective.offset_noise = 0.05
-    c.optim.lr = 1e-3
-    c.train.update({"steps": 150, "save_every": 50})
+    c.optim.update({"lr": 2e-3, "warmup": 20})
+    c.train.update({"steps": 130, "save_every": 50})
     c.sample.update({"steps": 6, "guidance": 1.5})
     return common.select(c, variant)
