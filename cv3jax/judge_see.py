@@ -182,23 +182,27 @@ def _thing(pixels: np.ndarray, fine: np.ndarray | None, ground: np.ndarray, own:
     weight = (own | (labels == 0))[box]  # what belongs to others says nothing
     pixels, own = pixels[box], own[box]
     distance = signed_distance(own)
-    outline = outline_of(pixels, distance, ground, _EDGE)
-    coverage, *fill = _coverage(pixels, ground, own, -distance, outline)
-    fit = fit_shape(coverage, fill[0] if fill else None, weight)
-    colour = _colour(pixels[own], -distance[own])
-    texture = None
-    if fine is not None:
-        finely = fine[tuple(slice(2 * s.start, 2 * s.stop) for s in box)]
-        distance = signed_distance(ndimage.zoom(coverage, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5)
-        outline = outline_of(finely, distance, ground, 2 * _EDGE)
-        texture = texture_of(finely, distance + (2 * _EDGE if outline else 0))
-    radius = (fit.radius_outlined if outline else fit.radius) / SIDE
+    covers = _coverage(pixels, ground, own, -distance, None)
+    if fine is None:
+        outline = outline_of(pixels, distance, ground, _EDGE)
+    else:
+        fine = fine[tuple(slice(2 * s.start, 2 * s.stop) for s in box)]
+        outline = outline_of(fine, _finely(covers[0]), ground, 2 * _EDGE)
+    if outline:
+        covers = _coverage(pixels, ground, own, -distance, outline)
+    texture = None if fine is None else texture_of(fine, _finely(covers[-1]))
+    fit = fit_shape(*covers, weight=weight)
+    x, y, radius = (box[1].start + fit.x) / SIDE, (box[0].start + fit.y) / SIDE, fit.radius / SIDE
     size = None
     if _SIZE_RANGE[0] < radius < _SIZE_RANGE[1]:
         size = "small" if radius < _SIZE_MIDDLE else "large"
-    x, y = (box[1].start + fit.x) / SIDE, (box[0].start + fit.y) / SIDE
     shape = fit.shape if fit.clear else None
-    return Thing(colour, shape, size, float(x), float(y), float(radius), fit.overlap, texture, outline if fine is not None else None)
+    return Thing(_colour(pixels[own], -distance[own]), shape, size, x, y, radius, fit.overlap, texture, None if fine is None else outline)
+
+
+def _finely(coverage: np.ndarray) -> np.ndarray:
+    """Coverage [h, w] at 64² → distance to the edge [2h, 2w] at 128², in its pixels, negative inside."""
+    return signed_distance(ndimage.zoom(coverage, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5)
 
 
 def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:

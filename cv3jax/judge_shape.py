@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from data_pipeline.scenes_render import OUTLINE_WIDTH, SHAPES
 
-_ASTRAY = 0.42  # pixels that the edge may be astray on average, where a shape is called by its name …
+_ASTRAY = 0.5, 0.42  # pixels that the edge may be astray on average, where a shape is called by its name; a circle's …
 _OVERLAP = 0.74  # … and the intersection over union it needs at any rate
 _EDGE = {"circle": 2.0, "square": 2.38, "triangle": 3.57, "star": 5.19, "cross": 3.65, "ring": 4.35}  # circumference / area · radius
 _LEAD, _OTHER = 0.85, 1.05  # of the error (1 - overlap) of the next shape, and of what is no shape, the most that its own may be
@@ -30,8 +30,7 @@ class Fit:
     overlap: float  # intersection over union, 0..1
     x: float
     y: float
-    radius: float  # if the silhouette is the fill alone
-    radius_outlined: float  # if an outline is part of it
+    radius: float  # of the fill
 
 
 def _pentagon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,7 +72,7 @@ def _areas() -> np.ndarray:
     return (_tables()[0, ..., 0] < 0).sum((1, 2)) * _STEP**2
 
 
-def fit_shape(whole: np.ndarray, fill: np.ndarray | None, weight: np.ndarray) -> Fit:
+def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.ndarray) -> Fit:
     """Fits all shapes to what a thing covers, whole [h, w] in 0..1, and, where an outline is seen around it, to its fill alone.
 
     Pixels are 64ths of an image's side; those of weight [h, w] 0 say nothing.
@@ -107,15 +106,13 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None, weight: np.ndarray) ->
     other = best.pop(name[-1])
     first, second, *_ = sorted(best.values(), key=lambda i: -overlap[i])
     shape, error = _NAMES[name[first]], 1 - overlap[first]
-    needed = max(_OVERLAP, 1 - _ASTRAY * _EDGE[shape] / found[first, 2])
+    needed = max(_OVERLAP, 1 - _ASTRAY[shape == "circle"] * _EDGE[shape] / found[first, 2])
     wrong = np.abs(ndimage.uniform_filter((target[first] - cover[first]).reshape(whole.shape), 3)).max()
     clear = 1 - error >= needed and error <= _LEAD * (1 - overlap[second]) and error <= _OTHER * (1 - overlap[other]) and wrong < _MISSING
 
-    def radius(outlined: bool) -> float:
-        those = np.flatnonzero((name == name[first]) & ((way > 0) == outlined))
-        return float(found[those[overlap[those].argmax()], 2])
-
-    return Fit(shape, bool(clear), float(overlap[first]), float(found[first, 0]), float(found[first, 1]), radius(False), radius(True))
+    of_fill = np.flatnonzero((name == name[first]) & (way == (0 if fill is None else 2)))
+    radius = found[of_fill[overlap[of_fill].argmax()], 2]
+    return Fit(shape, bool(clear), float(overlap[first]), float(found[first, 0]), float(found[first, 1]), float(radius))
 
 
 def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
