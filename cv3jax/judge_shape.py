@@ -91,7 +91,7 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.n
     start[:, 0], start[:, 1] = (targets[0] * x).sum() / total, (targets[0] * y).sum() / total
     start[:, 2] = np.sqrt(total / _areas())
     found, overlap, _ = _gauss_newton(start, names, np.zeros(len(names)), x, y, targets[0], weight, (3.0, 1.0))
-    likely = np.argsort(overlap[: len(SHAPES)])[-3:]
+    likely = np.argsort(overlap[: len(SHAPES)])[-2:]
     grid = np.meshgrid(likely, (0, 1), np.arange(len(edges)), indexing="ij")  # shape, corners, way
     name, corner, way = (
         np.concatenate([a.ravel(), b]) for a, b in zip(grid, ([len(SHAPES) + overlap[len(SHAPES) :].argmax()] * 2, (0, 1), (0, 0)))
