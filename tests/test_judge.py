@@ -166,9 +166,9 @@ def test_a_blank_picture_or_noise_shows_nothing_that_was_asked_for(size):
     noise = [rng.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
     smooth = [ndimage.gaussian_filter(n.astype(np.float64), (size / 16, size / 16, 0)) for n in noise]
     smooth = [((s - s.min()) / (s.max() - s.min()) * 255).astype(np.uint8) for s in smooth]
-    for image in (blank, *noise, *smooth):
-        for i in range(6):
-            verdict = judge(image, caption(scene(i)))
+    for seen in map(see, (blank, *noise, *smooth)):
+        for i in range(20):
+            verdict = compare(seen, caption(scene(i)))
             assert not verdict["all"]
             assert not verdict["shape"]
             assert not verdict["colour"]
