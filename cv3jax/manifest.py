@@ -20,7 +20,7 @@ def write(directory: Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         facts = dict(zip(files, pool.map(_settle, files.values()), strict=True))
     with (directory / NAME).open("w") as file:
-        json.dump({"files": facts}, file, indent=1, sort_keys=True)
+        json.dump({"files": facts, "sha256": _digest(facts)}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
 
@@ -28,7 +28,10 @@ def write(directory: Path) -> None:
 def damage(directory: Path) -> str | None:
     """What is wrong with `directory` since its manifest was written, its file named; None when nothing is."""
     try:
-        files = json.loads((directory / NAME).read_text())["files"]
+        content = json.loads((directory / NAME).read_text())
+        files = content["files"]
+        if content["sha256"] != _digest(files):
+            return f"{NAME} has other bytes than were written"
         wanted = {name: (int(size), str(digest)) for name, (size, digest) in files.items()}
     except FileNotFoundError:
         return f"{NAME} is missing"
@@ -37,6 +40,11 @@ def damage(directory: Path) -> str | None:
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda item: _compare(directory / item[0], *item[1]), sorted(wanted.items()))
         return next((f"{name} {problem}" for name, problem in zip(sorted(wanted), found, strict=True) if problem), None)
+
+
+def _digest(files: dict) -> str:
+    """Of what the manifest says, so that damage of a name in it is not taken for a missing file."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _compare(path: Path, size: int, digest: str) -> str | None:
