@@ -49,7 +49,7 @@ _NAMES = (*SHAPES, *_OTHERS)
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """float32 [2 corners, shapes and others, N (y), N (x), 3]: signed distance at radius 1, its derivatives by x and y; ±_REACH."""
+    """float32 [3, 2 corners, shapes and others, N (y), N (x)]: signed distance at radius 1, its derivatives by x and y; ±_REACH."""
     at = (np.arange(round(2 * _REACH / _STEP) + 1) * _STEP - _REACH).astype(np.float32)
     x, y = at[None, :], at[:, None]
     tables = []
@@ -62,14 +62,14 @@ def _tables() -> np.ndarray:
                 d = np.where(inside, 0.5 - ndimage.distance_transform_edt(inside), ndimage.distance_transform_edt(~inside) - 0.5)
                 d = ndimage.gaussian_filter(d * _STEP, 1)
             gy, gx = np.gradient(d, _STEP)
-            tables.append(np.stack([d, gx, gy], -1).astype(np.float32))
-    return np.stack(tables).reshape(len(_CORNERS), len(_NAMES), len(at), len(at), 3)
+            tables.append(np.stack([d, gx, gy]).astype(np.float32))
+    return np.stack(tables, 1).reshape(3, len(_CORNERS), len(_NAMES), len(at), len(at))
 
 
 @functools.cache
 def _areas() -> np.ndarray:
     """Of the shapes and others at radius 1."""
-    return (_tables()[0, ..., 0] < 0).sum((1, 2)) * _STEP**2
+    return (_tables()[0, 0] < 0).sum((1, 2)) * _STEP**2
 
 
 def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.ndarray) -> Fit:
@@ -120,19 +120,21 @@ def _gauss_newton(p, table, edge, x, y, target, weight, softness) -> tuple[np.nd
 
     A soft edge lets one that is far off pull too. Returns p, the overlap [H] with the target, [n] or [H, n], and what p covers, [H, n].
     """
-    tables = _tables()
-    n = tables.shape[2]
-    flat, first = tables.reshape(-1, 3), (table * n * n).astype(np.int32)[:, None]
+    distance, by_x, by_y = (table_of.ravel() for table_of in _tables())
+    n = _tables().shape[-1]
+    first = (table * n * n).astype(np.int32)[:, None]
     p, edge = p.copy(), edge[:, None].astype(np.float32)
     for soft in (*softness, None):
         cx, cy, r = (v[:, None].astype(np.float32) for v in p.T)
         u, v = (x - cx) / r, (y - cy) / r
-        column, row = (np.clip((w + _REACH) * (1 / _STEP) + 0.5, 0, n - 1).astype(np.int32) for w in (u, v))
-        unit, gx, gy = np.moveaxis(flat[first + row * n + column], -1, 0)
+        column, row = (np.minimum(np.maximum((w + _REACH) * (1 / _STEP) + 0.5, 0), n - 1).astype(np.int32) for w in (u, v))
+        at = first + row * n + column
+        unit = distance.take(at)
         d = r * unit - edge
         if soft is None:
             cover = np.clip(0.5 - d, 0, 1) * weight
             return p, np.minimum(cover, target).sum(1) / np.maximum(np.maximum(cover, target).sum(1), 1e-6), cover
+        gx, gy = by_x.take(at), by_y.take(at)
         cover = np.clip(0.5 - d * (1 / soft), 0, 1)
         slope = (np.abs(d) < soft / 2) * (weight / soft)
         jac = np.stack([slope * gx, slope * gy, slope * (u * gx + v * gy - unit)], 1)  # of the cover, by x, y, radius
