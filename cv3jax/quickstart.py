@@ -84,6 +84,8 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
         config.data.path = str(workdir / "data" / "train")
         config.cascade = str(workdir / before) if before else None
         config.init_from = str(workdir / "base") if stage == "relay" else None
+        if tiny and before:
+            config.data.image_size = {"base": 64, "relay": 128}[stage]  # the least that can be judged
     try:
         figures = train.run(config, workdir / stage)
     except checkpoint.DamagedError as e:

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import quickstart, sample, train
+from cv3jax.assess import assess, psnr, with_noise
 from cv3jax.cascade import load, to_uint8
 from cv3jax.resize import up2
 from data_pipeline.errors import InputError
@@ -121,22 +122,29 @@ def fake_training(config, workdir: Path) -> dict:
 
 
 def remembered(function):
-    """The function, computed once for the same arguments after the cascade."""
+    """The function of a cascade and keywords, computed once for the same keywords."""
     results = {}
 
-    def call(cascade, *args):
-        if args not in results:
-            results[args] = function(cascade, *args)
-        return results[args]
+    def call(cascade, **options):
+        key = tuple(sorted(options.items()))
+        if key not in results:
+            results[key] = function(cascade, **options)
+        return results[key]
 
     return call
+
+
+def judged(cascade, **options):
+    """`assess`, of a cascade that draws at the least side that can be judged."""
+    cascade.description["stages"]["base"]["image_size"] = 64
+    return assess(cascade, **options)
 
 
 def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(train, "run", lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir))
-    for name in ("draw_samples", "round_trip"):  # once is enough for the second start
-        monkeypatch.setattr(quickstart, name, remembered(getattr(quickstart, name)))
+    for name, function in (("assess", judged), ("show", quickstart.show)):  # once is enough for the second start
+        monkeypatch.setattr(quickstart, name, remembered(function))
     stages = quickstart.STAGES
     monkeypatch.setattr(quickstart, "STAGES", stages[:2])
     with pytest.raises(Exception):  # noqa: B017, PT011  stopped: there is no relay yet
@@ -146,15 +154,29 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert trained == list(stages)
     assert set(report["seconds"]) >= {"install", "data", *stages, "sample", "total"}
     assert set(report["vae_psnr"]) == {"64", "128"}
+    assert set(report["prompt_following"]) == {"real", "real_altered", "vae", "vae_final", "base", "control", "relay"}
+    assert set(report["prompt_following"]["real"].values()) == {1.0}
+    assert set(report["detail"]) == {"real", "vae_final", "control", "noise_control", "relay", "se"}
     assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
     assert (tmp_path / "q" / "report.html").read_text().startswith("<!")
     stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()
     again = quickstart.run(tmp_path / "q", tiny=True)
     assert trained == list(stages)
     assert again["seconds"]["install"] == 3.0
-    assert again["seconds"]["sample"] > report["seconds"]["sample"]
+    assert again["n"] == report["n"] == 4
     assert next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat() == stamp
     assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
+
+
+def test_noise_of_the_energy_of_a_difference():
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 150, (2, 64, 64, 3), np.uint8)
+    like = images.copy()
+    like[1, ::2] += 12  # mean square 72
+    noisy = with_noise(images, like, 0)
+    np.testing.assert_array_equal(noisy[0], images[0])
+    assert np.mean((noisy[1].astype(float) - images[1]) ** 2) == pytest.approx(72, rel=0.05)
+    assert psnr(images[1:], like[1:]) == pytest.approx(10 * np.log10(255**2 / 72))
 
 
 @pytest.mark.slow
