@@ -62,6 +62,12 @@ def remove_unfinished(directory: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_old(directory: str | Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints: a kill may have come when one of them was half removed."""
+    for step in steps(directory)[:-keep]:
+        shutil.rmtree(Path(directory) / str(step))
+
+
 def save(manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, run: dict) -> None:
     """Save train state, data iterator and `run` (JSON: the config, seconds so far) as `step`. Returns once `state` may be donated.
 

@@ -51,6 +51,7 @@ def train_loop(
         OSError: something could not be written; the checkpoints before it remain.
     """
     checkpoint.remove_unfinished(workdir / "checkpoints")
+    checkpoint.remove_old(workdir / "checkpoints", cadence.keep)
     manager = checkpoint.open_manager(workdir / "checkpoints", cadence.keep)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)

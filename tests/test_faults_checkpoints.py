@@ -1,5 +1,6 @@
 """Damaged checkpoints and two runs on one workdir: refused by name before anything changes, and passed over only when asked."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 import tiny_runs
 from test_resume import assert_equal, leaves
 from tiny_runs import quick_compiles  # noqa: F401
-from toy_runs import toy
+from toy_runs import CADENCE, toy
 
 from cv3jax import checkpoint, lock, manifest, train
 from cv3jax.metrics import read_lines
@@ -108,6 +109,18 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
     with pytest.raises(InputError, match=r"--resume_from=3: .*checkpoints has none"):
         vae(workdir.with_name("new"), resume_from=3)
     assert not workdir.with_name("new").exists()
+
+
+def test_a_kill_in_the_middle_of_removing_an_old_checkpoint_does_no_harm(tmp_path):
+    whole = toy(tmp_path / "whole")
+    toy(tmp_path / "w", cadence=dataclasses.replace(CADENCE, steps=6))
+    assert checkpoint.steps(tmp_path / "w" / "checkpoints") == [2, 4, 6]
+    for name in ("state", "manifest.json", "_CHECKPOINT_METADATA"):
+        path = tmp_path / "w" / "checkpoints" / "2" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    resumed = toy(tmp_path / "w", cadence=dataclasses.replace(CADENCE, keep=2))
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    assert checkpoint.steps(tmp_path / "w" / "checkpoints") == [6, 8]
 
 
 def test_checkpoints_set_aside_twice_are_all_kept(tmp_path):

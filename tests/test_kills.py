@@ -98,7 +98,7 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
         with capsys.disabled():
             print(f"\n{stage}: {points[-1]}", flush=True)
         assert points[-1]["alive"], workdir.with_suffix(".log").read_text()[-2000:]
-        for step in points[-1]["saved"]:
+        for step in points[-1]["saved"][-2:]:  # an older one may have been about to be removed
             checkpoint.verify(workdir / "checkpoints", step)
     starts = [point["from"] for point in points]
     assert starts == sorted(starts)  # nothing that was saved was lost
