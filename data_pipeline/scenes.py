@@ -122,7 +122,7 @@ def sample_scene(
         ys = rng.uniform(0.3, 0.7, 2)
     else:
         xs = (0.25 + rng.uniform(-_JITTER, _JITTER), 0.75 + rng.uniform(-_JITTER, _JITTER))
-        ys = 0.5 + rng.uniform(-0.08, 0.08, 2)
+        ys = 0.5 + rng.uniform(-_JITTER, _JITTER, 2)
     placed = tuple(dataclasses.replace(o, cx=float(x), cy=float(y)) for o, x, y in zip((left, right), xs, ys))
     return Scene(background, "relation" if relation else "pair", placed)
 

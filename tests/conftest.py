@@ -5,7 +5,10 @@ from pathlib import Path
 
 import jax
 
+from cv3jax.cli import prefer_eigen
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+prefer_eigen()  # as every command does
 # A program of eight devices that comes from the compile cache may start two collectives a device at once; with only as many
 # threads as devices they wait for each other until XLA aborts. The pool is as large as this says.
 os.environ.setdefault("NPROC", "64")
