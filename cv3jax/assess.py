@@ -14,7 +14,7 @@ from cv3jax.judge import PROPERTIES, altered_rates, judge
 from data_pipeline import scenes
 from data_pipeline.scenes_render import render
 
-BATCH = 32  # images sampled at a time
+BATCH = 25  # images sampled at a time: divides the quickstart's 200, and its 12 shown fit
 SEED = 1  # beside the run's own: the judged scenes are none of those shown
 
 
@@ -25,21 +25,24 @@ def judged_scenes(count: int, seed: int) -> list[scenes.Scene]:
 
 def draw(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
     """What `Cascade.generate` makes of the captions, a batch at a time; image i from seed + i."""
-    batches = []
-    for begin in range(0, len(captions), BATCH):
-        part = captions[begin : begin + BATCH]
-        batches.append(cascade.generate(part, [(seed + begin + i) % 2**32 for i in range(len(part))]))
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    parts = []
+    for rows in batches(len(captions)):
+        parts.append(cascade.generate([captions[i] for i in rows], [(seed + int(i)) % 2**32 for i in rows]))
+    return {key: np.concatenate([part[key] for part in parts])[: len(captions)] for key in parts[0]}
 
 
 def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
     """Images uint8 [N, S, S, 3] through the autoencoder and back."""
     backs = []
-    for begin in range(0, len(images), BATCH):
-        part = images[begin : begin + BATCH]
-        keys = fold(jax.vmap(jax.random.key)(jnp.arange(begin, begin + len(part))), 0)
-        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(part)), keys)))
-    return np.concatenate(backs)
+    for rows in batches(len(images)):
+        keys = fold(jax.vmap(jax.random.key)(jnp.asarray(rows)), 0)
+        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(images[rows])), keys)))
+    return np.concatenate(backs)[: len(images)]
+
+
+def batches(count: int) -> np.ndarray:
+    """Which of `count` rows go together, [batches, BATCH]; the last batch is filled up with the last row: one compilation for all."""
+    return np.minimum(np.arange(-(-count // BATCH) * BATCH), count - 1).reshape(-1, BATCH)
 
 
 def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from cv3jax import judge_see
+from cv3jax.assess import BATCH, batches
 from cv3jax.judge import DETAILS, PROPERTIES, altered, altered_rates, compare, judge, rates
 from cv3jax.judge_see import see
 from data_pipeline import scenes
@@ -256,3 +257,10 @@ def test_refuses_other_captions_and_properties():
             rates(images, captions)
         with pytest.raises(InputError, match="one caption per image"):
             altered_rates(images, captions, 0)
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 3])
+def test_batches_of_one_width_hold_every_row_once_before_the_filling(count):
+    rows = batches(count)
+    assert rows.shape[1] == BATCH and list(rows.ravel()[:count]) == list(range(count)) and set(rows.ravel()[count:]) <= {count - 1}
+    assert rows.size - count < BATCH
