@@ -15,7 +15,7 @@ $(VENV)/.done: $(INPUTS)
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]' && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data]' && \
 	echo $$(( $$(date +%s) - start )) > $@
 
 quickstart: setup

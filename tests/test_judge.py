@@ -262,5 +262,7 @@ def test_refuses_other_captions_and_properties():
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, 2 * BATCH + 3])
 def test_batches_of_one_width_hold_every_row_once_before_the_filling(count):
     rows = batches(count)
-    assert rows.shape[1] == BATCH and list(rows.ravel()[:count]) == list(range(count)) and set(rows.ravel()[count:]) <= {count - 1}
+    assert rows.shape[1] == BATCH
+    assert list(rows.ravel()[:count]) == list(range(count))
+    assert set(rows.ravel()[count:]) <= {count - 1}
     assert rows.size - count < BATCH

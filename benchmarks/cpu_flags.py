@@ -1,0 +1,83 @@
+"""Seconds of a small base stage's gradient and optimizer step on this CPU, with XLA's YNN fusions and without (`cli.prefer_eigen`).
+
+    python benchmarks/cpu_flags.py --rounds 3
+
+Each round times both, one after the other, in processes of their own. Prints every round, the ratio of each, and its spread.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+DEFAULT = "XLA's default"
+FLAGS = {DEFAULT: "", "no YNN fusions": "--xla_cpu_experimental_ynn_fusion_type="}
+
+
+def measure(repeats: int) -> dict[str, float]:
+    """The least of `repeats` seconds of each, in this process, after compilation."""
+    import time
+
+    import jax
+    import jax.numpy as jnp
+
+    from cv3jax.cascade import unet_init
+    from cv3jax.configs import scenes_base
+    from cv3jax.models.unet import UNet
+    from cv3jax.optim import learning_rate, make_optimizer
+
+    c = scenes_base.get_config()
+    model = UNet(**{key: tuple(value) if isinstance(value, list) else value for key, value in c.model.to_dict().items()})
+    params = jax.jit(unet_init(model, c.text.channels))(jax.random.key(0))
+    side, batch = c.data.image_size // 8, c.batch.size
+    x = jax.random.normal(jax.random.key(1), (batch, side, side, model.out_channels))
+    cond = {"text": jax.random.normal(jax.random.key(2), (batch, c.text.length, c.text.channels)), "vector": jnp.ones((batch, 1536))}
+    optimizer = make_optimizer(c.optim.kind, learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10))
+    gradient = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, x, jnp.zeros(batch, jnp.int32), cond) ** 2).mean()))
+    update = jax.jit(optimizer.update)
+    opt_state = optimizer.init(params)
+
+    def least(call) -> float:
+        jax.block_until_ready(call())
+        seconds = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    return {"gradient": least(lambda: gradient(params)), "optimizer": least(lambda: update(params, opt_state, params))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=10, help="of each call, of which the fastest counts (default: 10)")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # what the rounds start
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.repeats)))
+        return
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "optax"))
+    print(f"{datetime.date.today()}  {platform.machine()}, {os.cpu_count()} cores  python {platform.python_version()} {versions}")
+    ratios: dict[str, list[float]] = {}
+    for number in range(args.rounds):
+        took = {}
+        for name, flags in FLAGS.items():
+            command = [sys.executable, __file__, "--one", "--repeats", str(args.repeats)]
+            done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, check=True)
+            took[name] = json.loads(done.stdout)
+            print(f"round {number + 1}  {name:<16}" + "  ".join(f"{part} {value:.3f} s" for part, value in took[name].items()), flush=True)
+        for part, value in took[DEFAULT].items():
+            ratios.setdefault(part, []).append(value / took["no YNN fusions"][part])
+    for part, values in ratios.items():
+        print(f"{part}: {statistics.median(values):.2f} times as fast without ({min(values):.2f} to {max(values):.2f})")
+
+
+if __name__ == "__main__":
+    main()
