@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
+# XLA compiles on one core; tests of one file share models
+WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 
 .PHONY: setup quickstart test test-all lint clean
@@ -22,10 +24,10 @@ quickstart: setup
 	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)
 
 test: setup lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
 
 test-all: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -47,6 +47,6 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
         "examples": ["emoji>=2.14,<3"],
-        "dev": ["pytest>=8.0,<10", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
+        "dev": ["pytest>=8.0,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
     },
 )
