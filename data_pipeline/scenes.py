@@ -36,6 +36,7 @@ ONE_POSITIONS = {  # word → centre (x, y), in sides of the image, y downwards
 }
 PAIR_POSITIONS = ("on the left", "on the right")
 RELATION = "to the left of"
+RELATION_ROWS = (0.3, 0.5, 0.7)  # height of both its objects
 LAYOUTS = ("one", "pair", "relation")
 SPLITS = ("train", "heldout")
 
@@ -59,7 +60,7 @@ _PAIRS = {
 }
 _JITTER = 0.015  # of a centre, each way
 _REACH = (1.03, 0.015)  # half the width of the widest shape, in radii, and the outline around it
-_MARGIN = 0.02  # between objects in a relation, and to the border
+_GAP = 0.04  # between the objects of a relation
 
 Split = Literal["train", "heldout"]
 
@@ -113,13 +114,11 @@ def sample_scene(
     relation = rng.random() < relational
     words = ("left", "right") if relation else PAIR_POSITIONS
     left, right = (_object(rng, pair, background, textured, word, 0.0, 0.0) for pair, word in zip(pairs, words))
-    if relation:  # anywhere in the image, close together: the words say the order only
+    if relation:  # close together in the middle of a row: the words say the order only
         half_left, half_right = (_REACH[0] * o.radius + _REACH[1] for o in (left, right))
-        room = 1 - 2 * _MARGIN - 2 * half_left - 2 * half_right
-        gap = rng.uniform(_MARGIN, min(_MARGIN + 0.1, room))
-        left_x = _MARGIN + half_left + rng.uniform(0, room - gap)
-        xs = (left_x, left_x + half_left + gap + half_right)
-        ys = rng.uniform(0.3, 0.7, 2)
+        left_x = 0.5 - half_right - _GAP / 2 + rng.uniform(-_JITTER, _JITTER)
+        xs = (left_x, left_x + half_left + _GAP + half_right)
+        ys = _pick(rng, RELATION_ROWS) + rng.uniform(-_JITTER, _JITTER, 2)
     else:
         xs = (0.25 + rng.uniform(-_JITTER, _JITTER), 0.75 + rng.uniform(-_JITTER, _JITTER))
         ys = 0.5 + rng.uniform(-_JITTER, _JITTER, 2)
