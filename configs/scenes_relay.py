@@ -13,7 +13,7 @@ def get_config(variant: str = ""):
     c.data.image_size = 128
     c.batch.size = c.batch.per_device = 8
     # 16×16 latents: the noise of start 500 leaves nothing of a layout this small; from 150 shapes still suffer, from 60 little is added
-    c.schedule.update({"blur": "linear", "start": 60})
+    c.schedule.update({"blur": "linear", "start": 40})
     c.objective.update({"weighting": "min_snr", "offset_noise": 0.05})  # below σ = 0.45 all noise levels then count the same
     c.optim.update({"lr": 4e-3, "warmup": 20})
     c.train.update({"steps": 230, "save_every": 50})
