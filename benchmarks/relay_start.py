@@ -1,0 +1,90 @@
+"""The relay's start point on the scenes: the judge's figures of one cascade a point, all on the same base, as a table and a picture.
+
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- --config.data.path=runs/quickstart/data/train \\
+        --config.cascade=runs/quickstart/base --config.init_from=runs/quickstart/base | sh
+    python benchmarks/relay_start.py --workdir runs/ablation --out docs
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from cv3jax.assess import assess
+from cv3jax.cascade import load
+from cv3jax.cli import prefer_eigen
+
+ROWS = (("all", "all of the caption, relay"), ("control", "the same, control"), ("detail", "texture and outline, relay"),
+        ("detail_control", "the same, control"), ("detail_noise", "the same, control with noise"))  # fmt: skip
+
+
+def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
+    """start → figures, for every finished point under `workdir`, by start."""
+    found = {}
+    for path in sorted(workdir.glob("schedule.start=*/cascade")):
+        cascade = load(path)
+        start = cascade.description["stages"]["relay"]["start"]
+        figures = assess(cascade, count=count, seed=seed)
+        following, detail = figures["prompt_following"], figures["detail"]
+        found[start] = {
+            "all": following["relay"]["all"], "control": following["control"]["all"], "detail": detail["relay"],
+            "detail_control": detail["control"], "detail_noise": detail["noise_control"], "detail_se": detail["se"],
+        }  # fmt: skip
+        print(f"start {start}: {json.dumps(found[start])}", flush=True)
+    if not found:
+        raise SystemExit(f"{workdir} has no schedule.start=*/cascade; run the first command of --help")
+    return dict(sorted(found.items()))
+
+
+def table(found: dict[int, dict]) -> str:
+    """Markdown, a row a start."""
+    lines = ["| start | " + " | ".join(text for _, text in ROWS) + " | se of its lead |", "|---|" + "---|" * (len(ROWS) + 1)]
+    for start, row in found.items():
+        lines.append(f"| {start} | " + " | ".join(f"{row[key]:.3f}" for key, _ in ROWS) + f" | {row['detail_se']:.3f} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[int, dict], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for axes, keys, title in (
+        (left, ("all", "control"), "all of the caption right"),
+        (right, ("detail", "detail_control", "detail_noise"), "texture and outline right"),
+    ):
+        for key in keys:
+            name = {"all": "relay", "detail": "relay", "detail_noise": "control + noise"}.get(key, "control")
+            axes.plot(list(found), [row[key] for row in found.values()], marker="o" if name == "relay" else None,
+                      linestyle="-" if name == "relay" else "--", label=name)  # fmt: skip
+        axes.set(title=title, xlabel="start of the relay, of 1,000", ylim=(0, None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=Path, help="of the sweep")
+    parser.add_argument("--out", required=True, type=Path, help="folder for relay_start.json and relay_start.png")
+    parser.add_argument("--count", type=int, default=200, help="held-out captions (default 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    prefer_eigen()
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax"))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}"
+    print(f"{datetime.date.today()}  {machine}  python {platform.python_version()} {versions}  n = {args.count}, seed {args.seed}")
+    found = measure(args.workdir, args.count, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "relay_start.json").write_text(json.dumps(found, indent=2) + "\n")
+    draw(found, args.out / "relay_start.png")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
