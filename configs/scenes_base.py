@@ -23,6 +23,6 @@ def get_config(variant: str = ""):
     c.vae.dtype = "float32"
     c.objective.update({"prediction": "v", "weighting": "v"})
     c.optim.update({"kind": "muon", "lr": 5e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 1350, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
+    c.train.update({"steps": 1250, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
     c.sample.update({"steps": 10, "guidance": 1.5, "prompts": PROMPTS})
     return common.select(c, variant)

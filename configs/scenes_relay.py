@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     c.schedule.update({"blur": "linear", "start": 40})
     c.objective.update({"weighting": "min_snr", "offset_noise": 0.05})  # below σ = 0.45 all noise levels then count the same
     c.optim.update({"lr": 4e-3, "warmup": 20})
-    c.train.update({"steps": 230, "save_every": 50})
+    c.train.update({"steps": 200, "save_every": 50})
     c.sample.update({"steps": 4, "guidance": 1.5})
     return common.select(c, variant)
 

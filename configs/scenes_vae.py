@@ -15,5 +15,5 @@ def get_config(variant: str = ""):
                     "dtype": "float32"})  # fmt: skip
     c.objective.kl_weight = 2e-4
     c.optim.update({"kind": "muon", "lr": 3e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 4200, "log_every": 50, "save_every": 1000, "preview_every": 0, "keep": 2})
+    c.train.update({"steps": 4000, "log_every": 50, "save_every": 1000, "preview_every": 0, "keep": 2})
     return common.select(c, variant)
