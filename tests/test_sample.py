@@ -107,7 +107,7 @@ def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
     assert sample.pair("7.5", "guidance", float, 0, 100) == ({"guidance": 7.5}, {"guidance": 7.5})
     assert sample.pair(None, "steps", int, 1, 1000) == ({}, {})
     assert not np.array_equal(cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"])
-    with pytest.raises(InputError, match="900 steps of the relay stage from t = 100"):
+    with pytest.raises(InputError, match="900 steps of the relay stage from t = 40"):
         cascade.generate(PROMPTS, [5, 6], relay={"steps": 900})
 
 
