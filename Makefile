@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
-# XLA compiles on one core; tests of one file share models
+# a serial run keeps about one core busy; tests of one file share models
 WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 

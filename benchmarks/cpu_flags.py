@@ -6,14 +6,21 @@ Each round times both, one after the other, in processes of their own. Prints ev
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from cv3jax.cascade import build_model, unet_init
+from cv3jax.configs import scenes_base
+from cv3jax.models.unet import UNet
+from cv3jax.optim import learning_rate, make_optimizer
+from cv3jax.quickstart import environment
 
 DEFAULT = "XLA's default"
 FLAGS = {DEFAULT: "", "no YNN fusions": "--xla_cpu_experimental_ynn_fusion_type="}
@@ -21,18 +28,8 @@ FLAGS = {DEFAULT: "", "no YNN fusions": "--xla_cpu_experimental_ynn_fusion_type=
 
 def measure(repeats: int) -> dict[str, float]:
     """The least of `repeats` seconds of each, in this process, after compilation."""
-    import time
-
-    import jax
-    import jax.numpy as jnp
-
-    from cv3jax.cascade import unet_init
-    from cv3jax.configs import scenes_base
-    from cv3jax.models.unet import UNet
-    from cv3jax.optim import learning_rate, make_optimizer
-
     c = scenes_base.get_config()
-    model = UNet(**{key: tuple(value) if isinstance(value, list) else value for key, value in c.model.to_dict().items()})
+    model = build_model(UNet, c.model.to_dict())
     params = jax.jit(unet_init(model, c.text.channels))(jax.random.key(0))
     side, batch = c.data.image_size // 8, c.batch.size
     x = jax.random.normal(jax.random.key(1), (batch, side, side, model.out_channels))
@@ -63,8 +60,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.repeats)))
         return
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "optax"))
-    print(f"{datetime.date.today()}  {platform.machine()}, {os.cpu_count()} cores  python {platform.python_version()} {versions}")
+    print(json.dumps(environment()))
     ratios: dict[str, list[float]] = {}
     for number in range(args.rounds):
         took = {}

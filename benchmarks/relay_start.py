@@ -6,20 +6,17 @@
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 from pathlib import Path
 
-import jax
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from cv3jax.assess import assess
 from cv3jax.cascade import load
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import run_command
+from cv3jax.quickstart import environment
+from data_pipeline.errors import InputError
 
 ROWS = (("all", "all of the caption, relay"), ("control", "the same, control"), ("detail", "texture and outline, relay"),
         ("detail_control", "the same, control"), ("detail_noise", "the same, control with noise"))  # fmt: skip
@@ -39,7 +36,7 @@ def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
         }  # fmt: skip
         print(f"start {start}: {json.dumps(found[start])}", flush=True)
     if not found:
-        raise SystemExit(f"{workdir} has no schedule.start=*/cascade; run the first command of --help")
+        raise InputError(f"{workdir} has no schedule.start=*/cascade; run the first command of --help")
     return dict(sorted(found.items()))
 
 
@@ -68,17 +65,14 @@ def draw(found: dict[int, dict], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", required=True, type=Path, help="of the sweep")
     parser.add_argument("--out", required=True, type=Path, help="folder for relay_start.json and relay_start.png")
     parser.add_argument("--count", type=int, default=200, help="held-out captions (default 200)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    prefer_eigen()
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax"))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}"
-    print(f"{datetime.date.today()}  {machine}  python {platform.python_version()} {versions}  n = {args.count}, seed {args.seed}")
+    args = parser.parse_args(argv)
+    print(json.dumps({**environment(), "n": args.count, "seed": args.seed}))
     found = measure(args.workdir, args.count, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "relay_start.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -87,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

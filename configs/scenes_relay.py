@@ -4,7 +4,7 @@
         --config.cascade=runs/base --config.init_from=runs/base
 """
 
-from cv3jax.configs import common, scenes_base
+from cv3jax.configs import common, relay_1024, scenes_base
 
 
 def get_config(variant: str = ""):
@@ -23,5 +23,5 @@ def get_config(variant: str = ""):
 
 def sweep():
     """The start point: this recipe's own and the paper's ablation, one run each."""
-    for start in (40, 200, 400, 500, 600, 800):
-        yield {"schedule.start": start}
+    yield {"schedule.start": get_config().schedule.start}
+    yield from relay_1024.sweep()

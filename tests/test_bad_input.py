@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import quick_compiles  # noqa: F401
 
 from cv3jax import cli, train
 from data_pipeline.images import encode_png
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")

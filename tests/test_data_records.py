@@ -73,9 +73,13 @@ def test_shards_are_balanced_and_no_more_than_records(tmp_path):
 
 
 def test_an_exception_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError), RecordWriter(tmp_path / "d") as writer:  # noqa: PT012
-        writer.write(make_record(png(0), "a", key="a"))
-        raise KeyError
+    def fail():
+        with RecordWriter(tmp_path / "d") as writer:
+            writer.write(make_record(png(0), "a", key="a"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,9 +127,14 @@ def test_what_cannot_be_written_says_so(tmp_path):
     with pytest.raises(InputError, match="count = 0"), RecordWriter(tmp_path / "d"):
         pass
     assert not (tmp_path / "d").exists()
-    with pytest.raises(InputError, match="'a' came twice"), RecordWriter(tmp_path / "d") as writer:  # noqa: PT012
-        writer.write(make_record(png(0), "a", key="a"))
-        writer.write(make_record(png(1), "b", key="a"))
+
+    def twice():
+        with RecordWriter(tmp_path / "d") as writer:
+            writer.write(make_record(png(0), "a", key="a"))
+            writer.write(make_record(png(1), "b", key="a"))
+
+    with pytest.raises(InputError, match="'a' came twice"):
+        twice()
     with pytest.raises(InputError, match="shards = 0"):
         RecordWriter(tmp_path / "d", shards=0)
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import tqdm.std
+from states import assert_equal, named_leaves
 from toy_runs import CADENCE, toy
 
 from cv3jax import checkpoint, cli, loop
@@ -36,8 +37,8 @@ def curve(workdir) -> list[dict]:
 
 def same(ours, theirs) -> None:
     """Every array of two train states, bit for bit."""
-    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b), strict=True), ours, theirs)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert_equal(named_leaves(ours), named_leaves(theirs))
 
 
 def ended(command, capsys) -> tuple[int, list[str]]:
@@ -59,7 +60,11 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(number, code, tmp_path, capsys, whole):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    send = lambda step: os.kill(os.getpid(), number) if step == 4 else None  # noqa: E731
+
+    def send(step):
+        if step == 4:
+            os.kill(os.getpid(), number)
+
     exit_code, lines = ended(lambda: toy(tmp_path, before=send, cadence=AT_END), capsys)
     assert exit_code == code
     assert lines[-1].startswith(f"cv3jax: {number.name}: stopped after step 4, saved in {tmp_path}/checkpoints/4; run the same command")
@@ -161,7 +166,10 @@ def small_disk(disk, room: int | None, largest: int):
 @pytest.mark.parametrize("kind", ["disk", "limit"])
 def test_records_for_which_there_is_no_room_leave_nothing(kind, tmp_path, capsys):
     with small_disk(tmp_path / "disk", 2**17 if kind == "disk" else None, 2**16) as (disk, more):
-        build = lambda: data_cli.main(f"scenes --num 200 --size 64 --shards 1 --out {disk}/data".split())  # noqa: E731
+
+        def build():
+            data_cli.main(f"scenes --num 200 --size 64 --shards 1 --out {disk}/data".split())
+
         code, lines = ended(build, capsys)
         assert code == 1
         assert lines[-1].startswith(f"cv3jax: {disk}/data.partial: cannot be written (")
@@ -174,15 +182,17 @@ def test_records_for_which_there_is_no_room_leave_nothing(kind, tmp_path, capsys
 
 
 def test_metrics_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch, whole):
-    def full(self, step, values):
-        if step == 6:
-            self._file.close()
-            self._file = open("/dev/full", "a")  # noqa: SIM115
-        write(self, step, values)
-
     write = MetricsLog.write
-    monkeypatch.setattr(MetricsLog, "write", full)
-    code, lines = ended(lambda: toy(tmp_path, cadence=dataclasses.replace(AT_END, save=4)), capsys)
+    with open("/dev/full", "a") as no_room:
+
+        def full(self, step, values):
+            if step == 6:
+                self._file.close()
+                self._file = no_room
+            write(self, step, values)
+
+        monkeypatch.setattr(MetricsLog, "write", full)
+        code, lines = ended(lambda: toy(tmp_path, cadence=dataclasses.replace(AT_END, save=4)), capsys)
     assert (code, lines) == (1, [f"cv3jax: {tmp_path}/metrics.jsonl: {os.strerror(errno.ENOSPC)}"])
     monkeypatch.undo()
     assert checkpoint.steps(tmp_path / "checkpoints") == [4]
@@ -224,7 +234,10 @@ def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_p
 
     def run(workdir):
         data = make_loader(tmp_path / "data", batch_size=8, image_size=32, tokenize=None, seed=0, num_threads=2, flip=True)
-        place = lambda batch: jax.device_put(batch["image"][:, 0, 0, :2].astype(np.float32) / 255)  # noqa: E731
+
+        def place(batch):
+            return jax.device_put(batch["image"][:, 0, 0, :2].astype(np.float32) / 255)
+
         return toy(workdir, data=data, place=place, cadence=dataclasses.replace(CADENCE, save=1))
 
     expected = run(tmp_path / "whole")

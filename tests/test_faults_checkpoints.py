@@ -13,13 +13,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from test_resume import assert_equal, leaves
-from tiny_runs import quick_compiles  # noqa: F401
+from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
 from cv3jax import checkpoint, lock, manifest, train
 from cv3jax.metrics import read_lines
 from data_pipeline.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 HARMLESS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # times that nobody reads
 

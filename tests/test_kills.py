@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from test_resume import assert_equal, leaves
-from tiny_runs import quick_compiles  # noqa: F401
+from states import assert_equal, leaves
 
 from cv3jax import checkpoint
 from cv3jax.cascade import load_params
 from cv3jax.metrics import read_lines
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STEPS, SAVE_EVERY = 48, 6
 FIELDS = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.log_every=4", "train.keep=2")
@@ -36,14 +37,20 @@ def moment(phase: str, workdir: Path, at: int, rng: random.Random) -> tuple[Call
     """(whether `phase` has come to a run that starts at step `at`, seconds from then to the kill)."""
     metrics = workdir / "metrics.jsonl"
     before = metrics.stat().st_ino if metrics.exists() else None
-    stepping = lambda: metrics.exists() and metrics.stat().st_ino != before  # noqa: E731  written anew when the steps begin
+
+    def stepping() -> bool:
+        return metrics.exists() and metrics.stat().st_ino != before  # written anew when the steps begin
+
     if phase == "compile":
         return stepping, rng.uniform(0, 5)
     if phase == "resume":
         return lambda: True, rng.uniform(1, 15)
     # past so many checkpoints of its own, but not past the last: the last kill is for the export
     after = min(at + SAVE_EVERY * rng.randint(phase == "step", 2), STEPS - 2 * SAVE_EVERY)
-    far = lambda: stepping() and max(checkpoint.steps(workdir / "checkpoints"), default=0) >= after  # noqa: E731
+
+    def far() -> bool:
+        return stepping() and max(checkpoint.steps(workdir / "checkpoints"), default=0) >= after
+
     if phase == "step":
         line = after + rng.randint(1, SAVE_EVERY - 1)
         return lambda: far() and last_line(workdir) >= line, rng.uniform(0, 0.2)

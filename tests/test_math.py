@@ -235,8 +235,13 @@ def test_the_training_loss_is_the_mean_over_drawn_samples():
 
 def test_autoencoder_loss():
     pixels, out, mean, logvar = (normal(seed, (2, 4, 4, 3)) for seed in range(4))
-    reconstruct = lambda params, pixels, key: (out, mean, logvar)  # noqa: E731
-    distance = lambda frozen, a, b: frozen * np.ones(2)  # noqa: E731
+
+    def reconstruct(params, pixels, key):
+        return out, mean, logvar
+
+    def distance(frozen, a, b):
+        return frozen * np.ones(2)
+
     loss, metrics = autoencoder_loss(reconstruct, distance, kl_weight=0.1, perceptual_weight=0.5)(None, 3.0, {"pixels": pixels}, None)
     error = (out - pixels).astype(np.float64)
     kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar).mean()

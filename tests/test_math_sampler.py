@@ -84,7 +84,10 @@ def test_a_constant_epsilon_lands_on_x0():
 def test_both_forms_agree_where_the_prediction_does_not_change(grid):
     low = normal(1)
     x = sampler.start(double(grid), normal(2), low)
-    constant = lambda x, t: jnp.asarray(normal(0))  # noqa: E731
+
+    def constant(x, t):
+        return jnp.asarray(normal(0))
+
     released, paper = (run(constant, grid, x, low, form=form)[1] for form in sampler.FORMS)
     np.testing.assert_allclose(released, paper, rtol=0, atol=1e-12)
     released, paper = (run(nonlinear, grid, x, low, form=form)[1] for form in sampler.FORMS)

@@ -8,37 +8,17 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import quick_compiles  # noqa: F401
+from states import assert_equal, leaves, named_leaves
 
 from cv3jax import build, checkpoint, train
 from cv3jax.metrics import read_lines
 from data_pipeline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 STEPS, SAVE_EVERY = 24, 8
-
-
-def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """Everything in a checkpoint's train state by its path, as it was saved."""
-    manager = checkpoint.open_manager(workdir / "checkpoints")
-    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
-    manager.close()
-    return named_leaves(state)
-
-
-def named_leaves(state) -> dict[str, np.ndarray]:
-    """The leaves of a train state, whether in its class or in the dicts that orbax reads without one."""
-    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    name = lambda path: "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)  # noqa: E731
-    return {name(path): np.asarray(raw(value)) for path, value in jax.tree.flatten_with_path(state)[0]}
-
-
-def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        np.testing.assert_array_equal(value, theirs[name], err_msg=name, strict=True)
 
 
 def start_and_kill(arguments: list[str], workdir: Path) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
-from tiny_runs import quick_compiles  # noqa: F401
 from toy_runs import CADENCE, numbers, squares, toy
 
 from cv3jax import build, checkpoint, cli, optim, train
@@ -16,6 +15,8 @@ from cv3jax.cascade import load_params
 from cv3jax.loop import NonFiniteLossError
 from cv3jax.metrics import read_lines
 from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STAGES = ("vae", "base", "relay")
 
@@ -104,7 +105,10 @@ def test_eight_microbatches_make_the_update_of_one_batch():
 def test_each_image_has_its_own_key_whatever_the_microbatch():
     tx = optax.sgd(1.0)
     state = create_state(lambda key: {"w": jnp.zeros(())}, tx, jax.random.key(0))
-    loss = lambda params, frozen, batch, keys: (params["w"] * (batch[:, 0] * jax.vmap(jax.random.normal)(keys)).mean(), {})  # noqa: E731
+
+    def loss(params, frozen, batch, keys):
+        return params["w"] * (batch[:, 0] * jax.vmap(jax.random.normal)(keys)).mean(), {}
+
     batch = jnp.arange(8.0)[:, None]
     keys = image_keys(jax.random.fold_in(state.key, 0), 8)
     wanted = -np.mean(np.arange(8) * jax.vmap(jax.random.normal)(keys))

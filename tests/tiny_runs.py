@@ -49,15 +49,6 @@ class Run(NamedTuple):
         return [line["loss"] for line in read_lines(self.workdir / "metrics.jsonl")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """XLA's expensive passes off while a module runs: what these tests ask does not depend on them, and compiling is their time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.cache
 def root() -> Path:
     """A directory of this session, removed at its end."""

@@ -1,0 +1,37 @@
+"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cv3jax import checkpoint
+
+
+def raw(x: jax.Array) -> jax.Array:
+    """The array itself; of a PRNG key, its data."""
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def name_of(path: tuple) -> str:
+    """A path in a tree, the same for fields of a class and for keys of a dict."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def named_leaves(state) -> dict[str, np.ndarray]:
+    """The leaves of a train state, whether in its class or in the dicts that orbax reads without one."""
+    return {name_of(path): np.asarray(raw(value)) for path, value in jax.tree.flatten_with_path(state)[0]}
+
+
+def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Everything in a checkpoint's train state by its path, as it was saved."""
+    manager = checkpoint.open_manager(workdir / "checkpoints")
+    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    manager.close()
+    return named_leaves(state)
+
+
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name, strict=True)
