@@ -20,7 +20,7 @@ def stage_config() -> ConfigDict:
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
-        "groups": 32, "remat": True, "dtype": "bfloat16",
+        "groups": 32, "out_channels": 4, "remat": True, "dtype": "bfloat16",
     })  # fmt: skip
     # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's own captions
     c.text = ConfigDict({

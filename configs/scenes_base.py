@@ -18,11 +18,11 @@ def get_config(variant: str = ""):
     c.batch.size = c.batch.per_device = 32
     c.data.update({"image_size": 64, "threads": 2})
     c.model.update({"channels": 64, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 32, "groups": 16,
-                    "remat": False, "dtype": "float32"})  # fmt: skip
+                    "out_channels": 8, "remat": False, "dtype": "float32"})  # fmt: skip
     c.text.update({"random": True, "length": 48, "vocab": 512, "dtype": "float32"})
     c.vae.dtype = "float32"
     c.objective.update({"prediction": "v", "weighting": "v"})
     c.optim.update({"kind": "muon", "lr": 5e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 1250, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
-    c.sample.update({"steps": 10, "guidance": 1.5, "prompts": PROMPTS})
+    c.train.update({"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
+    c.sample.update({"steps": 4, "guidance": 1.75, "prompts": PROMPTS})
     return common.select(c, variant)

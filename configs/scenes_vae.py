@@ -11,8 +11,8 @@ def get_config(variant: str = ""):
     c = common.vae_config()
     c.batch.size = c.batch.per_device = 4
     c.data.update({"image_size": 64, "zoom": (1.0, 2.0), "zoom_levels": 2, "crop_grid": 8, "flip": False, "threads": 2})
-    c.model.update({"channels": 64, "channel_mult": (1, 1), "res_blocks": 1, "patch": 4, "groups": 0, "mid_attention": False,
-                    "dtype": "float32"})  # fmt: skip
+    c.model.update({"channels": 64, "channel_mult": (1, 1), "res_blocks": 1, "z_channels": 8, "patch": 4, "groups": 0,
+                    "mid_attention": False, "dtype": "float32"})  # fmt: skip
     c.objective.kl_weight = 2e-4
     c.optim.update({"kind": "muon", "lr": 3e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
     c.train.update({"steps": 4000, "log_every": 50, "save_every": 1000, "preview_every": 0, "keep": 2})

@@ -149,12 +149,14 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
         raise InputError(f"config.model does not make a model ({first[:240]}): {hint}") from e
     shardings = tree_sharding(shape, mesh)
 
+    # runs once: on a CPU, compiling it well takes seconds and saves a fraction of one
+    options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+
     def create():
         key = jax.random.key(seed)
-        if load is None:
-            return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(key)
-        params = load(shape.params, shardings.params)
-        return jax.jit(lambda key, params: create_state(init, tx, key, params), out_shardings=shardings)(key, params)
+        params = None if load is None else load(shape.params, shardings.params)
+        make = jax.jit(lambda key, params: create_state(init, tx, key, params), out_shardings=shardings, compiler_options=options)
+        return make(key, params)
 
     return create, checkpoint.abstract(shape, shardings)
 

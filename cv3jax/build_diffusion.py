@@ -127,11 +127,22 @@ def stage_schedule(config: ConfigDict):
     return schedule
 
 
-def check_side(side: int, vae: dict, model: UNet) -> None:
-    """Raise InputError unless images of `side` become latents that the UNet can halve stage by stage."""
-    factor = build_model(Autoencoder, vae).factor * 2 ** (len(model.channel_mult) - 1)
-    if side % factor:
-        raise InputError(f"config.data.image_size = {side} is not a multiple of {factor}, the autoencoder's factor times the UNet's")
+def whole_side(config: ConfigDict) -> int:
+    """The side in pixels of a whole picture, which is what the stage draws. It trains on crops of it where the least zoom is above 1."""
+    return round(config.data.image_size * config.data.zoom[0])
+
+
+def check_fit(config: ConfigDict, vae: dict, model: UNet) -> None:
+    """Raise InputError unless crops and whole images become latents of the UNet's channels that it can halve stage by stage."""
+    autoencoder = build_model(Autoencoder, vae)
+    if autoencoder.z_channels != model.out_channels:
+        raise InputError(
+            f"config.model.out_channels = {model.out_channels}, but the autoencoder of config.cascade has {autoencoder.z_channels} channels"
+        )
+    factor = autoencoder.factor * 2 ** (len(model.channel_mult) - 1)
+    for what, side in (("", config.data.image_size), (" times the least zoom", whole_side(config))):
+        if side % factor:
+            raise InputError(f"config.data.image_size{what} = {side} is not a multiple of {factor}, autoencoder's times UNet's factor")
 
 
 def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
@@ -147,7 +158,7 @@ def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
     if "t5" not in description and not config.text.random:
         raise InputError(f"config.cascade = {config.cascade} has no t5; give one that has, or set config.text.random=True")
-    check_side(config.data.image_size, description["vae"]["model"], unet)
+    check_fit(config, description["vae"]["model"], unet)
     return directory, description
 
 
@@ -183,13 +194,13 @@ def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) ->
     """The recipe's prompts, sampled."""
     prompts = list(config.sample.prompts)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
-    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, config.data.image_size))
+    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, whole_side(config)))
     return contact_sheet([images], columns=prompts)
 
 
 def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
     """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay makes of it, and the originals."""
-    side, count = config.data.image_size, min(6, len(records))
+    side, count = whole_side(config), min(6, len(records))
     real = first_images(records, side, count)
     captions = [records[i]["caption"] for i in range(count)]
     keys = jax.vmap(jax.random.key)(jnp.arange(count))
@@ -205,7 +216,7 @@ def describe(config: ConfigDict, frozen: Frozen) -> dict:
     facts = to_json(config)
     return {
         "kind": "base" if config.schedule.blur == "none" else "relay", "model": facts["model"], "prediction": config.objective.prediction,
-        "factor": build_model(Autoencoder, frozen.description["vae"]["model"]).factor, "image_size": config.data.image_size,
+        "factor": build_model(Autoencoder, frozen.description["vae"]["model"]).factor, "image_size": whole_side(config),
         "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
         "eta": config.sample.eta, "form": config.sample.form,
     }  # fmt: skip

@@ -27,7 +27,7 @@ DETAILS = ("texture", "outline")  # `detail` is both
 _PLACED = 0.085  # how far from its place the centre of one thing may be; places are 0.22 apart
 _MIDDLE = 0.16  # how far two things on their sides may be from the middle height; scenes: 0.015
 _HALF = 0.04  # how far from the middle line their centres must be; scenes: 0.235
-_BESIDE = 0.12  # how far apart two things beside one another; scenes: at least 0.3
+_BESIDE = 0.12  # how far apart two things beside one another; scenes: at least 0.47
 
 
 def judge(image: np.ndarray, caption: str) -> dict[str, bool]:

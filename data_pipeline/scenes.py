@@ -29,14 +29,14 @@ OUTLINES = ("white", "black")
 BACKGROUNDS = ("white", "grey", "black", "beige")
 ONE_POSITIONS = {  # word → centre (x, y), in sides of the image, y downwards
     "in the center": (0.5, 0.5),
-    "on the left": (0.28, 0.5),
-    "on the right": (0.72, 0.5),
+    "on the left": (0.25, 0.5),
+    "on the right": (0.75, 0.5),
     "at the top": (0.5, 0.28),
     "at the bottom": (0.5, 0.72),
 }
 PAIR_POSITIONS = ("on the left", "on the right")
 RELATION = "to the left of"
-RELATION_ROWS = (0.3, 0.5, 0.7)  # height of both its objects
+RELATION_ROWS = (0.28, 0.5, 0.72)  # height of both its objects
 LAYOUTS = ("one", "pair", "relation")
 SPLITS = ("train", "heldout")
 
@@ -59,8 +59,6 @@ _PAIRS = {
     "any": tuple((c, s) for c in COLOURS for s in SHAPES),
 }
 _JITTER = 0.015  # of a centre, each way
-_REACH = (1.03, 0.015)  # half the width of the widest shape, in radii, and the outline around it
-_GAP = 0.04  # between the objects of a relation
 
 Split = Literal["train", "heldout"]
 
@@ -114,14 +112,8 @@ def sample_scene(
     relation = rng.random() < relational
     words = ("left", "right") if relation else PAIR_POSITIONS
     left, right = (_object(rng, pair, background, textured, word, 0.0, 0.0) for pair, word in zip(pairs, words))
-    if relation:  # close together in the middle of a row: the words say the order only
-        half_left, half_right = (_REACH[0] * o.radius + _REACH[1] for o in (left, right))
-        left_x = 0.5 - half_right - _GAP / 2 + rng.uniform(-_JITTER, _JITTER)
-        xs = (left_x, left_x + half_left + _GAP + half_right)
-        ys = _pick(rng, RELATION_ROWS) + rng.uniform(-_JITTER, _JITTER, 2)
-    else:
-        xs = (0.25 + rng.uniform(-_JITTER, _JITTER), 0.75 + rng.uniform(-_JITTER, _JITTER))
-        ys = 0.5 + rng.uniform(-_JITTER, _JITTER, 2)
+    row = _pick(rng, RELATION_ROWS) if relation else 0.5  # the words of a relation say the order only
+    xs, ys = np.array([[0.25, 0.75], [row, row]]) + rng.uniform(-_JITTER, _JITTER, (2, 2))
     placed = tuple(dataclasses.replace(o, cx=float(x), cy=float(y)) for o, x, y in zip((left, right), xs, ys))
     return Scene(background, "relation" if relation else "pair", placed)
 

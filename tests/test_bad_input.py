@@ -169,6 +169,8 @@ FIELDS = [
     ("base", ["data.zoom=(2.0, 1.0)"], "zoom"),
     ("base", ["text.random=False"], "has no t5"),
     ("base", ["data.image_size=40"], "not a multiple of 16"),
+    ("base", ["data.zoom=(1.25, 1.25)"], "config.data.image_size times the least zoom = 40 is not a multiple of 16"),
+    ("base", ["model.out_channels=4"], "the autoencoder of config.cascade has 8 channels"),
     ("base", ["model.head_dim=7"], "head_dim"),
     ("base", ["model.groups=5"], "groups"),
     ("base", ["model.depth=(0,)"], "depth"),

@@ -138,7 +138,7 @@ def test_rejects_properties_at_the_other_place():
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "right"), [(0.28, 0.5, True), (0.33, 0.53, True), (0.39, 0.5, False), (0.28, 0.65, False), (0.72, 0.5, False)]
+    ("x", "y", "right"), [(0.25, 0.5, True), (0.3, 0.53, True), (0.36, 0.5, False), (0.25, 0.65, False), (0.75, 0.5, False)]
 )
 def test_one_thing_has_to_be_at_its_place(x, y, right):
     there = Scene("white", "one", (dataclasses.replace(PLAIN, cx=x, cy=y),))

@@ -31,7 +31,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, index, cond):
-        """x [B, H, W, 4], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim] (optional)} → float32 like x.
+        """x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim] (optional)} → float32 like x.
 
         A model with `w_dim` may be called without cond["w"]: the embedding then adds nothing.
         """
