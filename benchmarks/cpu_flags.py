@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from cv3jax.cascade import build_model, unet_init
-from cv3jax.configs import scenes_base
+from cv3jax.configs import scenes_base, scenes_vae
 from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
 from cv3jax.optim import learning_rate, make_optimizer
 from cv3jax.quickstart import environment
 
@@ -29,9 +30,10 @@ FLAGS = {DEFAULT: "", "no YNN fusions": "--xla_cpu_experimental_ynn_fusion_type=
 def measure(repeats: int) -> dict[str, float]:
     """The least of `repeats` seconds of each, in this process, after compilation."""
     c = scenes_base.get_config()
-    model = build_model(UNet, c.model.to_dict())
+    vae = build_model(Autoencoder, scenes_vae.get_config().model.to_dict())
+    model = build_model(UNet, c.model.to_dict(), out_channels=vae.z_channels)
     params = jax.jit(unet_init(model, c.text.channels))(jax.random.key(0))
-    side, batch = c.data.image_size // 8, c.batch.size
+    side, batch = c.data.image_size // vae.factor, c.batch.size
     x = jax.random.normal(jax.random.key(1), (batch, side, side, model.out_channels))
     cond = {"text": jax.random.normal(jax.random.key(2), (batch, c.text.length, c.text.channels)), "vector": jnp.ones((batch, 1536))}
     optimizer = make_optimizer(c.optim.kind, learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10))

@@ -1,12 +1,16 @@
 """The figures of several quickstarts beside one another, as a Markdown table.
 
-    for seed in 0 1 2; do cv3jax quickstart --workdir runs/seed_$seed --seed $seed; done
+    for seed in 0 1 2; do
+        cv3jax quickstart --workdir runs/seed_$seed --seed $seed --install-seconds $(cat .venv/.done)
+    done
     python benchmarks/quickstart_seeds.py runs/seed_*/report.json
 """
 
 import argparse
-import json
 from pathlib import Path
+
+from cv3jax.cli import run_command
+from cv3jax.quickstart import read_facts
 
 
 def share(part: float, whole: float) -> float:
@@ -14,6 +18,7 @@ def share(part: float, whole: float) -> float:
 
 
 ROWS = (
+    *((f"autoencoder at {side}²: PSNR, dB", lambda r, side=side: r["vae_psnr"][side], "{:.1f}") for side in ("64", "128")),
     ("minutes in all, set-up included", lambda r: r["seconds"]["total"] / 60, "{:.1f}"),
     ("round trip of real pictures at 64²: all", lambda r: r["prompt_following"]["vae"]["all"], "{:.3f}"),
     ("round trip of real pictures at 128²: detail", lambda r: r["detail"]["vae_final"], "{:.3f}"),
@@ -29,12 +34,12 @@ ROWS = (
 )  # fmt: skip
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, metavar="report.json")
-    args = parser.parse_args()
-    reports = [json.loads(path.read_text()) for path in args.reports]
-    settings = [json.loads((path.parent / "quickstart.json").read_text()) for path in args.reports]
+    args = parser.parse_args(argv)
+    reports = [read_facts(path) for path in args.reports]
+    settings = [read_facts(path.parent / "quickstart.json") for path in args.reports]
     for report in reports:
         environment = report["environment"]
         print(", ".join(f"{name} {environment[name]}" for name in ("date", "machine", "python", "jax")) + f", n = {report['n']}")
@@ -44,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

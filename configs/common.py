@@ -14,13 +14,15 @@ def stage_config() -> ConfigDict:
 
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
+    # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
+    # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom
     c.data = ConfigDict({
         "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
         "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16,
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
-        "groups": 32, "out_channels": 4, "remat": True, "dtype": "bfloat16",
+        "groups": 32, "remat": True, "dtype": "bfloat16",
     })  # fmt: skip
     # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's own captions
     c.text = ConfigDict({

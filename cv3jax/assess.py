@@ -46,11 +46,16 @@ def batches(count: int) -> np.ndarray:
 
 
 def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 images plus white noise, in each of the energy (mean square) of its difference from `like`."""
-    rng = np.random.default_rng(seed)
-    base = images.astype(np.float64)
-    rms = np.sqrt(np.mean((like - base) ** 2, axis=(1, 2, 3), keepdims=True))
-    return np.clip(base + rms * rng.standard_normal(base.shape), 0, 255).astype(np.uint8)
+    """uint8 images plus white noise, in each of the energy (mean square) of its difference from `like`, counted after the cut to 0..255."""
+    noise = np.random.default_rng(seed).standard_normal(images.shape)
+    noisy = np.empty_like(images)
+    for i, (image, other) in enumerate(zip(images.astype(np.float64), like)):
+        wanted, least, most = np.mean((other - image) ** 2), 0.0, 512.0
+        for _ in range(20):  # white ground loses half of the noise to the cut, so the amplitude is looked for
+            amplitude = (least + most) / 2
+            noisy[i] = np.clip(np.rint(image + amplitude * noise[i]), 0, 255)
+            least, most = (amplitude, most) if np.mean((noisy[i] - image) ** 2) < wanted else (least, amplitude)
+    return noisy
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:

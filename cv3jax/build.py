@@ -53,6 +53,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("vae.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("text.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
+    ("data.zoom", lambda v: len(v) == 2 and all(isinstance(x, (int, float)) for x in v) and 1 <= v[0] <= v[1] <= 8,
+     "two numbers, 1 <= low <= high <= 8"),
     ("data.recaption", lambda v: 0 <= v <= 1, "a probability, 0..1"),
     ("objective.prediction", lambda v: v in PREDICTIONS, f"one of {', '.join(PREDICTIONS)}"),
     ("objective.weighting", lambda v: v in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
@@ -65,7 +67,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("sample.eta", lambda v: 0 <= v <= 1, "0..1"),
     ("sample.form", lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
     ("sample.prompts", lambda v: len(v) > 0 and all(isinstance(p, str) for p in v), "one prompt or more, for the previews"),
-)
+)  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -149,16 +151,19 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
         raise InputError(f"config.model does not make a model ({first[:240]}): {hint}") from e
     shardings = tree_sharding(shape, mesh)
 
-    # runs once: on a CPU, compiling it well takes seconds and saves a fraction of one
-    options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
 
     def create():
-        key = jax.random.key(seed)
         params = None if load is None else load(shape.params, shardings.params)
-        make = jax.jit(lambda key, params: create_state(init, tx, key, params), out_shardings=shardings, compiler_options=options)
-        return make(key, params)
+        return jit_once(lambda key, params: create_state(init, tx, key, params), shardings)(jax.random.key(seed), params)
 
     return create, checkpoint.abstract(shape, shardings)
+
+
+def jit_once(function: Callable, shardings: Any) -> Callable:
+    """`function` jitted for a single call: on a CPU, compiling it well takes seconds and saves a fraction of one."""
+    platform = jax.tree.leaves(shardings)[0].mesh.devices.flat[0].platform
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(function, out_shardings=shardings, compiler_options=options)
 
 
 def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:

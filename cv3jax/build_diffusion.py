@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
+from cv3jax.build import Stage, jit_once, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
 from cv3jax.conditioning import stage_batch, to_pixels
@@ -46,7 +46,9 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     """The pieces of a base or relay run."""
     deal, records, tx = plan(config), open_data(config), make_tx(config)
     mesh, relay = deal.mesh, config.schedule.blur != "none"
-    model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh))
+    directory, description = frozen_description(config)
+    z = build_model(Autoencoder, description["vae"]["model"]).z_channels
+    model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh), out_channels=z)
     schedule, o = stage_schedule(config), config.objective
     try:
         denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), schedule.sigma, o.prediction)
@@ -57,7 +59,6 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
-    directory, description = frozen_description(config, model)
     width = description.get("t5", {"model": config.text})["model"]["channels"]
     create, like = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
     loader(config, records, None)  # what it refuses it should refuse before a tokenizer is written
@@ -132,20 +133,17 @@ def whole_side(config: ConfigDict) -> int:
     return round(config.data.image_size * config.data.zoom[0])
 
 
-def check_fit(config: ConfigDict, vae: dict, model: UNet) -> None:
-    """Raise InputError unless crops and whole images become latents of the UNet's channels that it can halve stage by stage."""
-    autoencoder = build_model(Autoencoder, vae)
-    if autoencoder.z_channels != model.out_channels:
-        raise InputError(
-            f"config.model.out_channels = {model.out_channels}, but the autoencoder of config.cascade has {autoencoder.z_channels} channels"
-        )
-    factor = autoencoder.factor * 2 ** (len(model.channel_mult) - 1)
+def check_sides(config: ConfigDict, vae: dict) -> None:
+    """Raise InputError unless crops and whole images become latents that the UNet can halve stage by stage."""
+    factor = build_model(Autoencoder, vae).factor * 2 ** (len(config.model.channel_mult) - 1)
     for what, side in (("", config.data.image_size), (" times the least zoom", whole_side(config))):
         if side % factor:
-            raise InputError(f"config.data.image_size{what} = {side} is not a multiple of {factor}, autoencoder's times UNet's factor")
+            raise InputError(
+                f"config.data.image_size{what} = {side} is not a multiple of {factor}, the autoencoder's factor times the UNet's"
+            )
 
 
-def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
+def frozen_description(config: ConfigDict) -> tuple[Path, dict]:
     """(directory, description) of config.cascade.
 
     Raises:
@@ -158,7 +156,7 @@ def frozen_description(config: ConfigDict, unet: UNet) -> tuple[Path, dict]:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
     if "t5" not in description and not config.text.random:
         raise InputError(f"config.cascade = {config.cascade} has no t5; give one that has, or set config.text.random=True")
-    check_fit(config, description["vae"]["model"], unet)
+    check_sides(config, description["vae"]["model"])
     return directory, description
 
 
@@ -186,7 +184,7 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     model = build_model(T5Encoder, facts)
     init = t5_init(model)
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
-    params = jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
+    params = jit_once(init, shardings)(jax.random.key(config.seed))
     return params, load_tokenizer(folder, config.text.length), {"model": facts, "length": config.text.length}
 
 
@@ -213,10 +211,11 @@ def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -
 
 def describe(config: ConfigDict, frozen: Frozen) -> dict:
     """The stage's entry in cascade.json."""
-    facts = to_json(config)
+    vae = build_model(Autoencoder, frozen.description["vae"]["model"])
     return {
-        "kind": "base" if config.schedule.blur == "none" else "relay", "model": facts["model"], "prediction": config.objective.prediction,
-        "factor": build_model(Autoencoder, frozen.description["vae"]["model"]).factor, "image_size": whole_side(config),
+        "kind": "base" if config.schedule.blur == "none" else "relay",
+        "model": {**to_json(config)["model"], "out_channels": vae.z_channels}, "prediction": config.objective.prediction,
+        "factor": vae.factor, "image_size": whole_side(config),
         "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
         "eta": config.sample.eta, "form": config.sample.form,
     }  # fmt: skip

@@ -27,8 +27,8 @@ MAX_PASSES = 4  # doublings of the base's side: the paper iterates the relay twi
 
 
 def build_model(cls: type, fields: dict, **extra: Any) -> Any:
-    """A model from the fields of a description, lists of JSON made tuples. Raises InputError on a field it does not have."""
-    known = {field.name for field in dataclasses.fields(cls)}
+    """A model from the fields of a description, lists of JSON made tuples. Raises InputError on one it lacks or `extra` sets."""
+    known = {field.name for field in dataclasses.fields(cls)} - set(extra)
     if unknown := sorted(set(fields) - known):
         raise InputError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known - {'parent', 'name'}))}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}, **extra)

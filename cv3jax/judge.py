@@ -75,17 +75,6 @@ def _position(layout: str, objects: Sequence[dict[str, Any]], things: Sequence[T
     return bound and left.x < 0.5 - _HALF and right.x > 0.5 + _HALF and all(abs(t.y - 0.5) < _MIDDLE for t in things)
 
 
-def rates(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
-    """Share of images that have each property right: what `judge` says, averaged.
-
-    Raises:
-        InputError: what `judge` raises; none, or not one caption per image.
-    """
-    _paired(images, captions)
-    verdicts = [judge(image, text) for image, text in zip(images, captions)]
-    return {key: float(np.mean([v[key] for v in verdicts])) for key in verdicts[0]}
-
-
 def altered_rates(images: Sequence[np.ndarray], captions: Sequence[str], seed: int) -> dict[str, float]:
     """For each property, the share of images that the judge rejects, in that very property, once the caption is altered in it.
 
@@ -93,9 +82,10 @@ def altered_rates(images: Sequence[np.ndarray], captions: Sequence[str], seed: i
     so do not count; NaN where none can.
 
     Raises:
-        InputError: what `rates` raises.
+        InputError: what `judge` raises; no image, or not one caption for each.
     """
-    _paired(images, captions)
+    if not len(images) or len(images) != len(captions):
+        raise InputError(f"the judge needs one caption per image and at least one, not {len(images)} images and {len(captions)} captions")
     seen = [see(image) for image in images]
     rejected = {}
     for number, key in enumerate((*PROPERTIES, *(DETAILS if all(s.closely for s in seen) else ()))):
@@ -106,11 +96,6 @@ def altered_rates(images: Sequence[np.ndarray], captions: Sequence[str], seed: i
                 said.append(not compare(shown, other)["detail" if key in DETAILS else key])
         rejected[key] = float(np.mean(said)) if said else float("nan")
     return rejected
-
-
-def _paired(images: Sequence[np.ndarray], captions: Sequence[str]) -> None:
-    if not len(images) or len(images) != len(captions):
-        raise InputError(f"the judge needs one caption per image and at least one, not {len(images)} images and {len(captions)} captions")
 
 
 def altered(caption: str, property: str, rng: np.random.Generator) -> str | None:

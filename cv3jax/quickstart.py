@@ -22,6 +22,7 @@ from cv3jax import checkpoint, lock, recipe, train
 from cv3jax.assess import assess, draw, round_trip
 from cv3jax.cascade import Cascade, load
 from cv3jax.metrics import read_lines
+from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.report import write_report
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
@@ -38,7 +39,7 @@ class Stopwatch:
 
     def __init__(self, path: Path, install: float):
         self.path = path
-        self.seconds = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds = read_facts(path) if path.exists() else {}
         self.seconds["install"] = install or self.seconds.get("install", 0.0)
 
     def run(self, stage: str, work):
@@ -53,17 +54,27 @@ class Stopwatch:
         ticker = threading.Thread(target=tick, daemon=True)
         ticker.start()
         try:
-            return work()
+            result = work()
         finally:
             done.set()
             ticker.join()
-            self._store(stage, before + time.monotonic() - began)
+        self._store(stage, before + time.monotonic() - began)
+        return result
 
     def _store(self, stage: str, value: float) -> None:
         self.seconds[stage] = value
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.seconds))
-        temporary.replace(self.path)
+        recipe.write_json(self.path, self.seconds)
+
+
+def read_facts(path: Path) -> dict:
+    """What `recipe.write_json` wrote. Raises InputError where it is something else by now."""
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as e:
+        raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
+    if not isinstance(facts, dict):
+        raise InputError(f"{path} is damaged (not a JSON object); remove it and run the same command")
+    return facts
 
 
 def build_data(directory: Path, *, count: int, seed: int) -> None:
@@ -76,7 +87,7 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     """Train one stage from its recipe; a finished one is not touched again. Returns its figures."""
     finished = workdir / stage / "figures.json"
     if finished.exists():
-        return json.loads(finished.read_text())
+        return read_facts(finished)
     before = dict(zip(STAGES, (None, *STAGES)))[stage]
     config = recipe.load(f"scenes_{stage}{':tiny' if tiny else ''}", [])
     with config.unlocked():
@@ -128,8 +139,8 @@ def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = Fals
 def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     settings = {"seed": seed, "tiny": tiny}
     marker = workdir / "quickstart.json"
-    if marker.exists() and json.loads(marker.read_text()) != settings:
-        raise InputError(f"{workdir} holds a quickstart with other settings {marker.read_text().strip()}; give another --workdir")
+    if marker.exists() and (theirs := read_facts(marker)) != settings:
+        raise InputError(f"{workdir} holds a quickstart with other settings {json.dumps(theirs)}; give another --workdir")
     recipe.write_json(marker, settings)
     watch = Stopwatch(workdir / "seconds.json", install)
     watch.run("data", lambda: build_data(workdir / "data" / "train", count=64 if tiny else 10_000, seed=seed))
@@ -150,6 +161,9 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     recipe.write_json(workdir / "report.json", report)
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
     write_report(workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures)
+    shown = pictures["samples"]
+    rows = [np.stack([sample[stage] for sample in shown]) for stage in ("base", "relay")]
+    save_png(workdir / "samples.png", contact_sheet(rows, rows=("base", "relay"), columns=[sample["prompt"] for sample in shown]))
     return report
 
 
@@ -161,8 +175,8 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
     return [
         ("Draw what you like, in the words of the captions above.",
          f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"'),
-        ("More base and relay steps, another guidance weight: a model trained this briefly gains nothing by them, one trained longer does.",
-         f'cv3jax sample --checkpoint {here} --steps 50,12 --guidance 3 --out runs/mine --prompt "{prompt}"'),
+        ("Other numbers of base and relay steps, and another guidance weight, to see what they do.",
+         f'cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine --prompt "{prompt}"'),
         ("Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
          "cv3jax data pack --source pictures/ --out runs/mine/data"),
         ("Train the three stages on them.",
@@ -195,6 +209,8 @@ def main(argv: list[str] | None = None) -> None:
     args = recipe.one_line(parser).parse_args(argv)
     recipe.check_directory(args.workdir, "--workdir")
     recipe.check_file(args.json, "--json")
+    if not 0 <= args.install_seconds < 1e6:
+        raise InputError(f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more")
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
     report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)

@@ -13,6 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data_pipeline.errors import naming
+
 COLUMNS = (  # key of a sample, heading, what one sees
     ("base", "Base", "sampled from the caption alone"),
     ("upsampled", "Enlarged ×2", "the base picture, bilinear: no new detail"),
@@ -60,7 +62,10 @@ def write_report(
         everything=json.dumps(report, indent=2),
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    temporary = path.with_suffix(".tmp")
+    with naming(temporary):
+        temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
 
 
 def png_uri(image: np.ndarray) -> str:

@@ -58,6 +58,9 @@ def test_what_is_asked_for_comes_in_the_shares_asked_for():
     layouts = collections.Counter(s.layout for s in sampled)
     assert layouts["one"] / 4000 == pytest.approx(0.3, abs=0.03)
     assert layouts["relation"] / (4000 - layouts["one"]) == pytest.approx(0.3, abs=0.03)
+    heights = collections.Counter(round(s.objects[0].cy, 1) for s in sampled if s.layout == "relation")
+    assert set(heights) == {0.3, 0.5, 0.7}
+    assert min(heights.values()) > 0.28 * layouts["relation"]
     assert np.mean([bool(o.texture or o.outline) for o in objects]) == pytest.approx(0.4, abs=0.03)
     for field, count in (("colour", 8), ("shape", 6), ("size", 2)):
         shares = collections.Counter(getattr(o, field) for o in objects)
@@ -77,7 +80,10 @@ def test_parse_is_the_inverse_of_caption(seed, index, split, share):
     assert set(text.replace(",", "").split()) <= set(vocabulary())
     if len(scene.objects) == 2:  # geometry says what the words say
         left, right = scene.objects
-        assert left.cx < right.cx
+        rows = scenes.RELATION_ROWS if scene.layout == "relation" else (0.5,)
+        row = min(rows, key=lambda y: abs(y - left.cy))
+        for o, column in ((left, 0.25), (right, 0.75)):
+            assert max(abs(o.cx - column), abs(o.cy - row)) <= 0.015
         assert (left.colour, left.shape) != (right.colour, right.shape)
     for o in scene.objects:
         assert scenes.SIZES[o.size][0] <= o.radius <= scenes.SIZES[o.size][1]

@@ -161,6 +161,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert set(report["detail"]) == {"real", "vae_final", "control", "noise_control", "relay", "se"}
     assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
     assert (tmp_path / "q" / "report.html").read_text().startswith("<!")
+    assert read(tmp_path / "q" / "samples.png").shape[0] > 2 * 128
     stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()
     again = quickstart.run(tmp_path / "q", tiny=True)
     assert trained == list(stages)
@@ -177,7 +178,10 @@ def test_noise_of_the_energy_of_a_difference():
     like[1, ::2] += 12  # mean square 72
     noisy = with_noise(images, like, 0)
     np.testing.assert_array_equal(noisy[0], images[0])
-    assert np.mean((noisy[1].astype(float) - images[1]) ** 2) == pytest.approx(72, rel=0.05)
+    assert np.mean((noisy[1].astype(float) - images[1]) ** 2) == pytest.approx(72, rel=0.01)
+    white = np.full((1, 64, 64, 3), 255, np.uint8)
+    noisy_white = with_noise(white, white - 12, 0)
+    assert np.mean((noisy_white.astype(float) - 255) ** 2) == pytest.approx(144, rel=0.01)
     assert psnr(images[1:], like[1:]) == pytest.approx(10 * np.log10(255**2 / 72))
 
 

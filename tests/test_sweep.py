@@ -37,13 +37,13 @@ def run(*args):
     return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("spec", ["relay_1024", "relay_1024:tiny"])
-def test_relay_starts(commands, spec):
+@pytest.mark.parametrize(("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40])])
+def test_relay_starts(commands, spec, own):
     configs, workdirs = zip(*(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES)))
-    assert [c.schedule.start for c in configs] == [200, 400, 500, 600, 800]
+    assert [c.schedule.start for c in configs] == [*own, 200, 400, 500, 600, 800]
     assert all(c.data.path == "runs/my scenes" and c.optim.lr == 3e-4 for c in configs)
-    assert len(set(workdirs)) == 5
-    assert workdirs[0] == Path("runs/an ablation/schedule.start=200")
+    assert len(set(workdirs)) == len(configs)
+    assert workdirs[-1] == Path("runs/an ablation/schedule.start=800")
 
 
 def test_other_types_survive_the_shell(commands, tmp_path):

@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from PIL import Image
+from states import named_leaves
 from toy_runs import CADENCE, numbers, squares, toy
 
 from cv3jax import build, checkpoint, cli, optim, train
@@ -83,6 +85,21 @@ def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
     np.testing.assert_allclose(losses, tiny_runs.trained(stage).losses, rtol=1e-4)
 
 
+def test_a_state_compiled_in_haste_is_the_same(tmp_path):
+    with tiny_runs.split_small():
+        pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
+    hasty = pieces.create()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "jit_once", lambda function, shardings: jax.jit(function, out_shardings=shardings))
+        jax.config.update("jax_disable_most_optimizations", False)
+        careful = pieces.create()
+        jax.config.update("jax_disable_most_optimizations", True)
+    ours, theirs = named_leaves(hasty), named_leaves(careful)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
     with tiny_runs.split_small():
         pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
@@ -115,6 +132,22 @@ def test_each_image_has_its_own_key_whatever_the_microbatch():
     for count in (1, 2, 4, 8):
         after = make_train_step(loss, tx, decay=0.9, accumulate=count)(state, None, batch)[0]
         np.testing.assert_allclose(after.params["w"], wanted, rtol=1e-5)
+
+
+def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
+    batch = next(build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).data)
+    assert batch["image"].shape == (8, 32, 32, 3)
+    sizes = np.concatenate([batch["sizes"]])
+    assert sizes[:, [0, 1, 4, 5]].tolist() == [[64, 64, 32, 32]] * 8
+    corners = sizes[:, 2:4]
+    assert (corners % 8 == 0).all()
+    assert corners.max() <= 32
+    assert len(np.unique(corners, axis=0)) > 1
+    run = tiny_runs.trained("relay").workdir
+    stages = checkpoint.read_cascade(run)[1]["stages"]
+    assert {name: stage["image_size"] for name, stage in stages.items()} == {"base": 32, "relay": 64}
+    with Image.open(next((run / "previews").glob("*.png"))) as sheet:
+        assert sheet.height > 4 * 64  # four rows of whole pictures
 
 
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
