@@ -171,6 +171,13 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
+def test_damaged_facts_are_named(text, tmp_path):
+    (tmp_path / "figures.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=r"figures\.json is damaged .*; remove it and run the same command"):
+        quickstart.read_facts(tmp_path / "figures.json")
+
+
 def test_noise_of_the_energy_of_a_difference():
     rng = np.random.default_rng(0)
     images = rng.integers(100, 150, (2, 64, 64, 3), np.uint8)

@@ -92,8 +92,10 @@ def test_a_state_compiled_in_haste_is_the_same(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "jit_once", lambda function, shardings: jax.jit(function, out_shardings=shardings))
         jax.config.update("jax_disable_most_optimizations", False)
-        careful = pieces.create()
-        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            careful = pieces.create()
+        finally:
+            jax.config.update("jax_disable_most_optimizations", True)
     ours, theirs = named_leaves(hasty), named_leaves(careful)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -137,7 +139,7 @@ def test_each_image_has_its_own_key_whatever_the_microbatch():
 def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
     batch = next(build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).data)
     assert batch["image"].shape == (8, 32, 32, 3)
-    sizes = np.concatenate([batch["sizes"]])
+    sizes = np.asarray(batch["sizes"])
     assert sizes[:, [0, 1, 4, 5]].tolist() == [[64, 64, 32, 32]] * 8
     corners = sizes[:, 2:4]
     assert (corners % 8 == 0).all()
