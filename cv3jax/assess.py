@@ -36,7 +36,7 @@ def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
     backs = []
     for rows in batches(len(images)):
         keys = fold(jax.vmap(jax.random.key)(jnp.asarray(rows)), 0)
-        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(images[rows])), keys)))
+        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(images[rows])), cascade.noise(keys, images.shape[1]))))
     return np.concatenate(backs)[: len(images)]
 
 

@@ -192,7 +192,7 @@ def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) ->
     """The recipe's prompts, sampled."""
     prompts = list(config.sample.prompts)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
-    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, whole_side(config)))
+    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, cascade.noise(keys, whole_side(config))))
     return contact_sheet([images], columns=prompts)
 
 
@@ -203,8 +203,9 @@ def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -
     captions = [records[i]["caption"] for i in range(count)]
     keys = jax.vmap(jax.random.key)(jnp.arange(count))
     low_pixels = up2(down2(to_pixels(jnp.asarray(real))))
-    low = cascade.encode(low_pixels, keys)
-    images = cascade.decode(cascade.stage(config.stage, cascade.text(captions), fold(keys, 1), side, low))
+    low = cascade.encode(low_pixels, cascade.noise(keys, side))
+    own = fold(keys, 1)
+    images = cascade.decode(cascade.stage(config.stage, cascade.text(captions), own, cascade.noise(own, side), low))
     rows = [np.asarray(to_uint8(low_pixels)), cascade.decode(low), images, real]
     return contact_sheet(rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions)
 
@@ -214,7 +215,8 @@ def describe(config: ConfigDict, frozen: Frozen) -> dict:
     vae = build_model(Autoencoder, frozen.description["vae"]["model"])
     return {
         "kind": "base" if config.schedule.blur == "none" else "relay",
-        "model": {**to_json(config)["model"], "out_channels": vae.z_channels}, "prediction": config.objective.prediction,
+        "model": {**to_json(config)["model"], "out_channels": vae.z_channels},
+        "text_width": frozen.description["t5"]["model"]["channels"], "prediction": config.objective.prediction,
         "factor": vae.factor, "image_size": whole_side(config),
         "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
         "eta": config.sample.eta, "form": config.sample.form,

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv3jax import checkpoint, sampler
-from cv3jax.conditioning import encode_latent, make_cond, normals, square_sizes
+from cv3jax.conditioning import make_cond, normals, square_sizes
 from cv3jax.denoiser import guided, make_denoiser
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
-from cv3jax.models.vae import Autoencoder
+from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.resize import up2
 from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
 from data_pipeline.errors import InputError
@@ -62,43 +62,46 @@ def part_shapes(description: dict, part: str) -> Any:
     elif part == "t5":
         init = t5_init(build_model(T5Encoder, description["t5"]["model"]))
     else:
-        init = unet_init(build_model(UNet, description["stages"][part]["model"]), description["t5"]["model"]["channels"])
+        stage = description["stages"][part]
+        init = unet_init(build_model(UNet, stage["model"]), stage["text_width"])
     return jax.eval_shape(init, jax.random.key(0))
 
 
 def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released") -> Callable:
-    """A stage's jitted sampler: (params, text [B, L, C], low or None, keys [B], latent (h, w)) → latents [B, h, w, z].
+    """A stage's jitted sampler: (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B]) → latents [B, h, w, z].
 
-    A relay stage starts from `low`; a base stage from noise of the shape given. Each image draws from its own key, so its
-    pixels do not depend on the batch it is made in.
+    A base stage starts from the noise, a relay stage from `low` and the noise. With η > 0 each image draws from its own key, so
+    its pixels do not depend on the batch it is made in. A distilled model is told the guidance weight, others are guided by it.
     """
     model = build_model(UNet, stage["model"])
     relay = stage["kind"] == "relay"
     grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
     denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
-    denoise = denoise if guidance == 1.0 else guided(denoise, guidance)
+    denoise = denoise if guidance == 1.0 or model.w_dim else guided(denoise, guidance)
 
-    def run(params, text, low, keys, latent):
-        noise = normals(keys, (*latent, model.out_channels))
-        cond = make_cond(text, square_sizes(text.shape[0], latent[0] * stage["factor"]))
+    def run(params, text, low, noise, keys):
+        w = jnp.full(text.shape[0], guidance) if model.w_dim else None
+        cond = make_cond(text, square_sizes(text.shape[0], noise.shape[1] * stage["factor"]), w, model.w_dim)
         low = low if relay else None
         x = sampler.start(grid, noise, low)
         return sampler.sample(lambda x, t: denoise(params, x, t, cond), grid, x, low, keys=fold(keys, 1), eta=eta, form=form)[0]
 
-    return jax.jit(run, static_argnums=4)
+    return jax.jit(run)
 
+
+draw_noise = jax.jit(normals, static_argnums=1)
 
 class Cascade:
     """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them."""
 
     def __init__(self, description: dict, params: dict, tokenize: Callable | None):
         self.description, self.params, self.tokenize = description, params, tokenize
-        vae = build_model(Autoencoder, description["vae"]["model"])
+        self._vae = vae = build_model(Autoencoder, description["vae"]["model"])
         scale = description["vae"]["scale"]
         self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")))
 
-        def encode(p, pixels, keys):
-            return encode_latent(lambda x: vae.apply({"params": p}, x, method="encode"), pixels, scale, keys)
+        def encode(p, pixels, noise):
+            return scale * posterior_sample(*vae.apply({"params": p}, pixels, method="encode"), noise)
 
         self._encode = jax.jit(encode)
         if "t5" in description:
@@ -114,15 +117,27 @@ class Cascade:
         """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
         return np.asarray(self._decode(self.params["vae"], latents))
 
-    def encode(self, images: np.ndarray | jax.Array, keys: jax.Array) -> jax.Array:
-        """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, one key an image."""
-        return self._encode(self.params["vae"], jnp.asarray(images), keys)
+    def encode(self, images: np.ndarray | jax.Array, noise: jax.Array) -> jax.Array:
+        """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, samples of the posterior by that noise [B, h, w, z] (`noise`)."""
+        return self._encode(self.params["vae"], jnp.asarray(images), noise)
+
+    def latent(self, side: int) -> tuple[int, int, int]:
+        """(h, w, z) of the latent of an image of `side` pixels."""
+        return side // self._vae.factor, side // self._vae.factor, self._vae.z_channels
+
+    def multiple(self, name: str) -> int:
+        """What the side in pixels of a stage's images must be a multiple of."""
+        return self._vae.factor * 2 ** (len(self.description["stages"][name]["model"]["channel_mult"]) - 1)
+
+    def noise(self, keys: jax.Array, side: int) -> jax.Array:
+        """Standard normal noise of the latents of images of `side` pixels, [B, h, w, z], one key an image."""
+        return draw_noise(keys, self.latent(side))
 
     def stage(
-        self, name: str, text: jax.Array, keys: jax.Array, side: int, low: jax.Array | None = None, *, steps: int | None = None,
+        self, name: str, text: jax.Array, keys: jax.Array, noise: jax.Array, low: jax.Array | None = None, *, steps: int | None = None,
         guidance: float | None = None, eta: float | None = None, form: str | None = None,
     ) -> jax.Array:  # fmt: skip
-        """Sample stage `name` at `side` pixels: latents. What is given replaces the description's steps, guidance, eta, form."""
+        """Sample stage `name` from `noise`: latents. What is given replaces the description's steps, guidance, eta, form."""
         stage = self.description["stages"][name]
         given = {"steps": steps, "guidance": guidance, "eta": eta, "form": form}
         chosen = {key: stage[key] if value is None else value for key, value in given.items()}
@@ -132,13 +147,12 @@ class Cascade:
                 self._samplers[call] = make_stage_sampler(stage, **chosen)
             except ValueError as e:
                 raise InputError(f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}: {str(e)[:120]}") from e
-        latent = side // stage["factor"]
-        return self._samplers[call](self.params[name], text, low, keys, (latent, latent))
+        return self._samplers[call](self.params[name], text, low, noise, keys)
 
-    def passes(self, size: int | None = None) -> int:
-        """How many relay passes images of side `size` take. Raises InputError on one that this cascade does not make."""
+    def passes(self, size: int | None = None, side: int | None = None) -> int:
+        """How many relay passes images of side `size` take from `side` (the base's). Raises InputError on one that there is no way to."""
         stages = self.description["stages"]
-        side = stages["base"]["image_size"]
+        side = stages["base"]["image_size"] if side is None else side
         relays = "relay" in stages and stages["relay"]["kind"] == "relay"  # sr_1024's is not one yet
         final = side * (1 + relays) if size is None else size
         passes = max(final // side, 1).bit_length() - 1
@@ -147,25 +161,43 @@ class Cascade:
             raise InputError(f"size {final}: this cascade makes {allowed}")
         return passes
 
+    def enlarge(
+        self, text: jax.Array, keys: jax.Array, images: np.ndarray, number: int = 1, *, noise: dict[str, jax.Array] | None = None,
+        **relay: Any,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """One relay pass over uint8 images [B, side, side, 3]: {"upsampled", "round_trip", "relay"}, uint8 of twice the side.
+
+        number: of the pass, from 1; each draws other noise from the keys. noise: {"low", "relay"} [B, h, w, z] instead of that:
+        of the posterior sample, and of the start. `relay` replaces steps, guidance, eta, form.
+        """
+        side = 2 * images.shape[1]
+        of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
+        noise = {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)} if noise is None else noise
+        up = up2(jnp.asarray(images, jnp.float32) / 127.5 - 1.0)
+        low = self.encode(up, noise["low"])
+        latents = self.stage("relay", text, of_relay, noise["relay"], low, **relay)
+        return {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low), "relay": self.decode(latents)}
+
     def generate(
-        self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None
+        self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None,
+        images: np.ndarray | None = None, noise: dict[str, jax.Array] | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Images of every stage for each prompt: {"base", "upsampled", "round_trip", "relay"}: uint8 [B, side, side, 3].
 
         seeds: one an image. `size` is the final side, the base's or that doubled any number of times (each doubling is one
-        relay pass; the last three keys are of the last pass). `base` and `relay` replace steps, guidance, eta, form.
+        relay pass; the last three keys are of the last pass). `base` and `relay` replace steps, guidance, eta, form. `images`
+        uint8 [B, side, side, 3] stand for what the base would draw. `noise` {"base", "low", "relay"} [B, h, w, z] replaces what
+        the seeds draw, for at most one relay pass.
         """
-        side, passes = self.description["stages"]["base"]["image_size"], self.passes(size)
         keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
         text = self.text(prompts)
-        out = {"base": self.decode(self.stage("base", text, keys, side, **(base or {})))}
-        image = out["base"]
-        for i in range(1, passes + 1):
-            up = up2(jnp.asarray(image, jnp.float32) / 127.5 - 1.0)
-            low = self.encode(up, fold(keys, 2 * i))
-            latents = self.stage("relay", text, fold(keys, 2 * i + 1), side << i, low, **(relay or {}))
-            image = self.decode(latents)
-            out |= {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low), "relay": image}
+        if images is None:
+            start = self.noise(keys, self.description["stages"]["base"]["image_size"]) if noise is None else noise["base"]
+            images = self.decode(self.stage("base", text, keys, start, **(base or {})))
+        out, image = {"base": images}, images
+        for number in range(1, self.passes(size, images.shape[1]) + 1):
+            out |= self.enlarge(text, keys, image, number, noise=noise, **(relay or {}))
+            image = out["relay"]
         return out
 
 

@@ -15,19 +15,20 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cv3jax import manifest
+from cv3jax import leaves, manifest
 from data_pipeline.errors import InputError, naming
 
 CASCADE = "cascade.json"
-FORMAT = 1
+FORMAT = 2
 STAGES = ("base", "relay")
 FIELDS = {  # what a description must hold, and of which type
     "vae": {"model": dict, "scale": (int, float)},
     "t5": {"model": dict, "length": int},
-    "stage": {"kind": str, "model": dict, "prediction": str, "factor": int, "image_size": int, "start": int, "steps": int,
-              "guidance": (int, float), "eta": (int, float), "form": str},
+    "stage": {"kind": str, "model": dict, "text_width": int, "prediction": str, "factor": int, "image_size": int, "start": int,
+              "steps": int, "guidance": (int, float), "eta": (int, float), "form": str},
 }  # fmt: skip
 _UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 _PATIENCE = 10**7  # seconds; orbax measures its timeouts with the wall clock, which may be set forward in the middle of a save
@@ -171,12 +172,15 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, data: grain.Da
 
 
 def save_part(directory: str | Path, params: Any) -> None:
-    """Write one part's parameters as an orbax tree, replacing what is there. Raises OSError when that cannot be written."""
+    """Write one part's parameters, arrays or `leaves.Leaf`, as an orbax tree, replacing what is there. Raises OSError."""
     path = Path(directory).absolute()
     background = ocp.options.AsyncOptions(timeout_secs=_PATIENCE, post_finalization_callback=lambda: _sign(path.parent, path.name))
+    handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardSave(params)
+    if isinstance(jax.tree.leaves(params)[0], leaves.Leaf):
+        handler, args = leaves.handler(), leaves.save_args(params)
     try:
-        with ocp.StandardCheckpointer(async_options=background) as checkpointer:
-            checkpointer.save(path, params, force=True)
+        with ocp.AsyncCheckpointer(handler, async_options=background) as checkpointer:
+            checkpointer.save(path, args=args, force=True)
     except (OSError, ValueError) as e:
         if (reason := _os_error(e)) is None:
             raise
@@ -198,7 +202,7 @@ def load_part(directory: str | Path, like: Any) -> Any:
         raise InputError(f"{directory} is damaged: {problem}; restore it, or have its run write it again")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path, like)
+            return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))  # what was stored by NumPy comes back so
     except (*_MISMATCH, FileNotFoundError) as e:
         raise InputError(f"{directory} does not hold the model that {CASCADE} describes: {_first_line(e)}") from e
 
@@ -249,7 +253,10 @@ def _misfit(description: dict) -> str | None:
         for field, kinds in fields.items():
             if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
                 return f"{name} has no proper {field}"
-    return None if "t5" in description or not stages else "there are stages but no t5"
+    for name, stage in stages.items():
+        if "t5" in description and description["t5"]["model"].get("channels") != stage["text_width"]:
+            return f"the {name} reads text features {stage['text_width']} wide, t5 makes {description['t5']['model'].get('channels')}"
+    return None
 
 
 def write_cascade(directory: str | Path, description: dict) -> None:

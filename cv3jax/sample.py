@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from cv3jax.cascade import Cascade, load
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import check_directory, check_file, one_line, write_json
+from cv3jax.sample_inputs import read_images, read_noise
 from data_pipeline.errors import InputError
 
 EXAMPLE = 'cv3jax sample --checkpoint runs/quickstart --prompt "a small green star in the center, black background" --num 4 --out runs/star'
@@ -34,6 +36,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="side of the final pictures in pixels (default: one relay pass)")
     parser.add_argument("--seed", type=int, default=0, help="the first image's; the next ones count up")
     parser.add_argument("--num", type=int, default=1, help="pictures a prompt")
+    parser.add_argument("--image", type=Path, action="append", metavar="FILE",
+                        help="a square picture to enlarge by the relay, instead of drawing one; as often as --prompt, or once for all")
+    parser.add_argument("--noise", type=Path, metavar="FILE.npz",
+                        help="noise of another program instead of the seeds': arrays base (without --image), and low and relay for a relay "
+                        "pass, each [pictures, height / 8, width / 8, channels]; to reproduce its pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON")
     return one_line(parser).parse_args(argv)
 
@@ -51,16 +58,52 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
     return {flag: values[0]}, {flag: values[-1]}
 
 
-def sample(cascade: Cascade, prompts: list[str], *, num: int, seed: int, size: int | None, base: dict, relay: dict):
-    """Yield (the prompt's number, seed, {stage: uint8 image}) for `num` images of each prompt, computed BATCH at a time."""
+def sample(
+    cascade: Cascade, prompts: list[str], *, num: int, seed: int, size: int | None, base: dict, relay: dict,
+    images: np.ndarray | None = None, noise: dict[str, np.ndarray] | None = None,
+):  # fmt: skip
+    """Yield (the prompt's number, seed, {stage: uint8 image}) for `num` images of each prompt, computed BATCH at a time.
+
+    images: of each prompt, to enlarge. noise: {"base", "low", "relay"}, of each picture in the order they are made.
+    """
     jobs = [(number, seed + i) for number in range(len(prompts)) for i in range(num)]
     width = min(BATCH, len(jobs))
     for begin in tqdm(range(0, len(jobs), width), desc="sample", unit="batch", file=sys.stderr):
-        chunk = jobs[begin : begin + width]
-        filled = chunk + [chunk[-1]] * (width - len(chunk))  # one batch size, one compilation
-        images = cascade.generate([prompts[n] for n, _ in filled], [s for _, s in filled], size=size, base=base, relay=relay)
-        for i, (number, own_seed) in enumerate(chunk):
-            yield number, own_seed, {stage: batch[i] for stage, batch in images.items()}
+        rows = np.minimum(np.arange(begin, begin + width), len(jobs) - 1)  # one batch size, one compilation
+        numbers, seeds = zip(*(jobs[row] for row in rows), strict=True)
+        made = cascade.generate(
+            [prompts[number] for number in numbers], list(seeds), size=size, base=base, relay=relay,
+            images=None if images is None else images[list(numbers)],
+            noise=None if noise is None else {name: jnp.asarray(value[rows]) for name, value in noise.items()},
+        )  # fmt: skip
+        for i in range(min(width, len(jobs) - begin)):
+            yield numbers[i], seeds[i], {stage: batch[i] for stage, batch in made.items()}
+
+
+def given(cascade: Cascade, args: argparse.Namespace) -> dict:
+    """The arguments of `sample` that are in files. Raises InputError where they do not suit the cascade, or a part it takes is missing."""
+    description, stages = cascade.description, cascade.description["stages"]
+    if needed := [name for name, there in (("t5", description), ("relay" if args.image else "base", stages)) if name not in there]:
+        purpose = "to enlarge pictures" if args.image else "to draw"
+        raise InputError(f"--checkpoint {args.checkpoint} has no {needed[0]} {purpose}, only {', '.join(cascade.params)}")
+    images = None
+    if args.image:
+        if len(args.image) not in (1, len(args.prompt)):
+            raise InputError(f"{len(args.image)} --image for {len(args.prompt)} --prompt; give as many, or one")
+        images = read_images(args.image * (len(args.prompt) // len(args.image)), cascade.multiple("relay") // 2)
+    side = images.shape[1] if args.image else stages["base"]["image_size"]
+    passes = cascade.passes(args.size if args.size or not args.image else 2 * side, side)
+    if args.image and not passes:
+        raise InputError(f"--size {args.size}: the picture has it already; give {2 * side} or more")
+    if args.noise is None:
+        return {"images": images, "noise": None}
+    if passes > 1:
+        raise InputError(f"--noise {args.noise}: for one relay pass at most, and --size {args.size} takes {passes}")
+    count = args.num * len(args.prompt)
+    shapes = {} if args.image else {"base": (count, *cascade.latent(side))}
+    if passes:
+        shapes |= dict.fromkeys(("low", "relay"), (count, *cascade.latent(2 * side)))
+    return {"images": images, "noise": read_noise(args.noise, shapes)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -76,12 +119,11 @@ def main(argv: list[str] | None = None) -> None:
     check_directory(args.out, "--out")
     check_file(args.json, "--json")
     cascade = load(args.checkpoint)
-    if "base" not in cascade.description["stages"]:
-        raise InputError(f"--checkpoint {args.checkpoint} has no base stage to start from, only {', '.join(cascade.params)}")
-    cascade.passes(args.size)
+    files = given(cascade, args)
     began, made, shown = time.monotonic(), [], {}
     jobs = sample(
-        cascade, args.prompt, num=args.num, seed=args.seed, size=args.size, base=steps[0] | guidance[0], relay=steps[1] | guidance[1]
+        cascade, args.prompt, num=args.num, seed=args.seed, size=args.size, base=steps[0] | guidance[0],
+        relay=steps[1] | guidance[1], **files,
     )  # fmt: skip
     for number, seed, images in jobs:
         image = images.get("relay", images["base"])

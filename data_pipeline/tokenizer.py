@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -67,23 +68,7 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callabl
     Raises:
         InputError: no such folder, or not a tokenizer with padding and end tokens.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no tokenizer at {folder}: no such directory")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise InputError(f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model")
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder} has no readable tokenizer_config.json: {e}") from e
-    if not isinstance(config, dict):
-        raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
-    auto = _import_transformers().AutoTokenizer
-    try:
-        tokenizer = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of it is about this folder
-    except Exception as e:
-        raise InputError(f"{folder} is not a tokenizer that transformers can load: {_explain(e)}") from e
+    tokenizer = _load(Path(folder))
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no padding or no end-of-sequence token, as T5's has")
     length = max_length if max_length is not None else tokenizer.model_max_length
@@ -104,6 +89,30 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callabl
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), length)
 
     return tokenize
+
+
+def vocabulary(folder: str | Path) -> int:
+    """How many ids the tokenizer of a folder can give: one more than the largest. Raises InputError as `load_tokenizer`."""
+    return max(_load(Path(folder)).get_vocab().values()) + 1
+
+
+def _load(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise InputError(f"no tokenizer at {folder}: no such directory")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise InputError(f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model")
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder} has no readable tokenizer_config.json: {e}") from e
+    if not isinstance(config, dict):
+        raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
+    auto = _import_transformers().AutoTokenizer
+    try:
+        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of it is about this folder
+    except Exception as e:
+        raise InputError(f"{folder} is not a tokenizer that transformers can load: {_explain(e)}") from e
 
 
 def _explain(e: Exception) -> str:

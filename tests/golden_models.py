@@ -1,7 +1,11 @@
-"""The models of the golden presets in float32, with the weights that belong to them, and ways to run them that compile little."""
+"""The models of the golden presets in float32, from checkpoints that `cv3jax convert` makes, and ways to run them that compile little."""
 
+import atexit
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -9,60 +13,82 @@ import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden import meta, weights_spec
+from golden import ROOT, meta, weights_spec
+from safetensors.numpy import save_file
 
+from cv3jax import checkpoint, convert
+from cv3jax.cascade import build_model, load_params
 from cv3jax.denoiser import make_denoiser
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.schedule import ddpm_sigma
-from cv3jax.weights.names import Entry, t5_entries, unet_entries, vae_entries
-from cv3jax.weights.tree import to_ours, to_torch
+from cv3jax.weights.names import Entry, unet_entries, vae_entries
+from cv3jax.weights.tree import to_torch
 
 LATENT_SCALE = 0.13025
+UNET_SIZES = ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")  # what the table of names needs
 GUIDANCE = 7.5
 BATCH = 4  # of every UNet call: smaller ones are filled up, larger ones split, so that few shapes are compiled
 
 
 @functools.cache
-def weights(preset: str, file: str) -> dict[str, np.ndarray]:
-    return golden_weights.build(weights_spec(preset)[file])
+def files(preset: str) -> Path:
+    """The preset's weights as the release has them: unet.safetensors, vae.safetensors, t5/."""
+    folder = Path(tempfile.mkdtemp(prefix=f"cv3jax_{preset}_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(ROOT / preset / "t5", folder / "t5")
+    for file, spec in weights_spec(preset).items():
+        tensors = {spec["prefix"] + name: value for name, value in golden_weights.build(spec).items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    return folder
+
+
+@functools.cache
+def converted(preset: str) -> Path:
+    """The checkpoint that `cv3jax convert` makes of them: what every golden test runs on."""
+    folder, facts = files(preset), meta(preset)
+    unet = str(folder / "unet.safetensors")
+    base, relay = (facts["e2e"][f"sampler_{stage}"]["params"] for stage in ("base", "relay"))
+    convert.main([
+        "--base", unet, "--relay", unet, "--vae", str(folder / "vae.safetensors"), "--t5", str(folder / "t5"),
+        "--head-channels", str(facts["preset_config"]["unet"]["num_head_channels"]),
+        "--image-size", str(8 * facts["e2e"]["base_latent_hw"][0]), "--steps", f"{base['num_steps']},{relay['partial_num_steps']}",
+        "--relay-start", str(1000 * relay["partial_num_steps"] // relay["num_steps"]), "--out", str(folder / "checkpoint"),
+    ])  # fmt: skip
+    return folder / "checkpoint"
+
+
+@functools.cache
+def part(preset: str, name: str) -> tuple[dict, dict]:
+    """(fields of the model, parameters) of a part of the converted checkpoint."""
+    directory, description = checkpoint.read_cascade(converted(preset))
+    section = description["stages"][name] if name in description["stages"] else description[name]
+    return section["model"], load_params(directory, description, (name,))[0][name]
 
 
 def unet_sizes(preset: str) -> dict[str, Any]:
-    config, w_dim = meta(preset)["preset_config"]["unet"], meta(preset)["preset_config"]["cfg_dim"]
-    depth = tuple(config["transformer_depth"])
-    return {"channels": config["model_channels"], "channel_mult": tuple(config["channel_mult"]), "res_blocks": config["num_res_blocks"],
-            "depth": (0, *depth[1:]), "mid_depth": depth[-1], "w_dim": w_dim or 0}  # fmt: skip
+    fields = part(preset, "base")[0]
+    return {name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in UNET_SIZES}
 
 
 @functools.cache
 def unet(preset: str) -> tuple[UNet, dict, list[Entry]]:
-    sizes = unet_sizes(preset)
-    entries = unet_entries(**sizes)
-    model = UNet(**sizes, head_dim=meta(preset)["preset_config"]["unet"]["num_head_channels"])
-    return model, _params(preset, "unet.safetensors", entries), entries
+    fields, params = part(preset, "base")
+    return build_model(UNet, fields), params, unet_entries(**unet_sizes(preset))
 
 
 @functools.cache
 def vae(preset: str) -> tuple[Autoencoder, dict, list[Entry]]:
-    config = meta(preset)["preset_config"]["dd"]
-    sizes = {"channels": config["ch"], "channel_mult": tuple(config["ch_mult"]), "res_blocks": config["num_res_blocks"]}
-    entries = vae_entries(**sizes)
-    return Autoencoder(**sizes), _params(preset, "vae.safetensors", entries), entries
+    fields, params = part(preset, "vae")
+    model = build_model(Autoencoder, fields)
+    return model, params, vae_entries(channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks)
 
 
 @functools.cache
 def t5(preset: str) -> tuple[T5Encoder, dict]:
-    config, width = meta(preset)["preset_config"]["t5"], meta(preset)["preset_config"]["unet"]["context_dim"]
-    model = T5Encoder(
-        vocab=256, channels=width, layers=config["num_layers"], heads=config["num_heads"], head_dim=config["d_kv"], ff=config["d_ff"]
-    )
-    return model, _params(preset, "t5/model.safetensors", t5_entries(layers=config["num_layers"]))
-
-
-def _params(preset, file, entries):
-    return jax.tree.map(jnp.asarray, to_ours(weights(preset, file), entries))
+    fields, params = part(preset, "t5")
+    return build_model(T5Encoder, fields), params
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def places(tmp_path_factory):
     at = tmp_path_factory.mktemp("bad")
     (at / "empty").mkdir()
     (at / "file").write_text("not a directory")
-    for name, text in (("damaged", "{"), ("foreign", "[]"), ("format", '{"format": 99}'), ("bare", '{"format": 1, "stages": {}}')):
+    for name, text in (("damaged", "{"), ("foreign", "[]"), ("format", '{"format": 99}'), ("bare", '{"format": 2, "stages": {}}')):
         (at / name).mkdir()
         (at / name / "cascade.json").write_text(text)
     shutil.copytree(tiny_runs.trained("vae").workdir / "cascade", at / "hollow")

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "cv3jax/state.py": {*ARRAYS, "optax"},
     "cv3jax/muon.py": {*ARRAYS, "optax", "cv3jax.sharding"},  # which axes are a stack of layers
     "cv3jax/optim.py": {*ARRAYS, "optax", "cv3jax.muon"},
-    "cv3jax/checkpoint.py": {*ARRAYS, "orbax", "grain", "cv3jax.sharding", "cv3jax.manifest"},
+    "cv3jax/checkpoint.py": {*ARRAYS, "orbax", "grain", "cv3jax.sharding", "cv3jax.manifest", "cv3jax.leaves"},
+    "cv3jax/leaves.py": {*ARRAYS, "orbax"},
     "configs/*": {"ml_collections", "cv3jax.configs"},  # the name under which the recipes are installed
 }
 # Everything else may import anything but these; "*" is every file that no pattern above fits.

@@ -63,8 +63,13 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_place(cascade, pa
 
 def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
     passes = []
-    stage = cascade.stage
-    monkeypatch.setattr(cascade, "stage", lambda name, *args, **options: passes.append((name, args[2])) or stage(name, *args, **options))
+    stage, factor = cascade.stage, cascade.description["stages"]["base"]["factor"]
+
+    def watched(name, text, keys, noise, *args, **options):
+        passes.append((name, noise.shape[1] * factor))
+        return stage(name, text, keys, noise, *args, **options)
+
+    monkeypatch.setattr(cascade, "stage", watched)
     images = cascade.generate(PROMPTS, [5, 6], size=128)
     assert passes == [("base", 32), ("relay", 64), ("relay", 128)]
     assert images["relay"].shape == (2, 128, 128, 3)

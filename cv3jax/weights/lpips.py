@@ -5,12 +5,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from cv3jax.models.lpips import LPIPS, WIDTHS
+from cv3jax.weights.files import open_tensors
 from cv3jax.weights.names import Entry
-from cv3jax.weights.tree import to_ours
+from cv3jax.weights.tree import check, stack
 from data_pipeline.errors import InputError
 
 # where VGG16's list of layers has its convolutions, slice by slice
@@ -42,19 +41,11 @@ def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array],
     Raises:
         InputError: no such file, not safetensors, a name missing, unknown, or of another shape.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file() or Path(path).suffix != ".safetensors":
         raise InputError(f"perceptual weights: there is no file {path}; give a .safetensors file of LPIPS with VGG16")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, TypeError, KeyError) as e:
-        raise InputError(f"perceptual weights: {path} is not a readable .safetensors file ({e})") from e
-    wanted = _tensors()
-    try:
-        params = to_ours(tensors, [entry for entry, _ in wanted])
-    except (KeyError, ValueError) as e:  # ValueError: a tensor of too few axes
-        raise InputError(f"perceptual weights: {path} is not LPIPS with VGG16: {e.args[0]}") from e
-    for entry, shape in wanted:
-        if tensors[entry.torch].shape != shape:
-            raise InputError(f"perceptual weights: {path} has {entry.torch} of shape {tensors[entry.torch].shape}, not {shape}")
+    tensors, _ = open_tensors(Path(path), "perceptual weights:")
+    wanted = dict(_tensors())
+    check({name: leaf.shape for name, leaf in tensors.items()}, {entry.torch: shape for entry, shape in wanted.items()}, str(path))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf.read(), jnp.float32), stack(tensors, list(wanted)))
     model = LPIPS()
-    return lambda frozen, a, b: model.apply({"params": frozen["lpips"]}, a, b), {"lpips": jax.tree.map(jnp.asarray, params)}
+    return lambda frozen, a, b: model.apply({"params": frozen["lpips"]}, a, b), {"lpips": params}

@@ -1,11 +1,17 @@
 """Between a flat dict of torch tensors and our nested parameters, by a table of `names.Entry`. NumPy in, NumPy out."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from cv3jax.leaves import Leaf
 from cv3jax.weights.names import Entry
+from data_pipeline.errors import InputError
 
+LISTED = 20  # names an error holds at most
 _TO_OURS = {
     "conv": lambda w: w.transpose(2, 3, 1, 0),
     "dense": lambda w: w.T,
@@ -20,31 +26,82 @@ _TO_TORCH = {
 }
 
 
-def to_ours(tensors: dict[str, np.ndarray], entries: list[Entry]) -> dict:
-    """{torch name: array} → nested float32 parameters. Raises KeyError naming the tensors that are missing or unknown."""
-    names = {entry.torch for entry in entries}
-    missing, unknown = sorted(names - tensors.keys()), sorted(tensors.keys() - names)
-    if missing or unknown:
-        raise KeyError(f"{len(missing)} tensors missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}")
-    stacks: dict[tuple, dict] = defaultdict(dict)
+def torch_shapes(params: Any, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
+    """{torch name: torch shape} of nested parameters, which may be ShapeDtypeStructs or leaves. Raises KeyError where one is missing."""
+    shapes = {}
     for entry in entries:
-        stacks[entry.path][entry.layer] = _TO_OURS[entry.layout](np.asarray(tensors[entry.torch], np.float32))
+        shape = _at(params, entry.path).shape
+        example = np.broadcast_to(np.int8(0), shape if entry.layer is None else shape[1:])  # takes no memory
+        shapes[entry.torch] = _TO_TORCH[entry.layout](example).shape
+    return shapes
+
+
+def check(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise InputError, naming the first LISTED of them all, where `given` has not just the names and shapes of `wanted`."""
+    missing = [f"{name} is missing" for name in wanted if name not in given]
+    unexpected = [f"{name} is unexpected" for name in given if name not in wanted]
+    shaped = [
+        f"{name} has the shape {list(given[name])} instead of {list(shape)}"
+        for name, shape in wanted.items() if name in given and tuple(given[name]) != tuple(shape)
+    ]  # fmt: skip
+    if problems := missing + unexpected + shaped:
+        counts = f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shaped)} of another shape"
+        first = f" (the first {LISTED} of {len(problems)})" if len(problems) > LISTED else ""
+        raise InputError(f"{where} does not fit: {counts}: {', '.join(problems[:LISTED])}{first}")
+
+
+def stack(tensors: Mapping[str, Leaf], entries: list[Entry]) -> dict:
+    """{torch name: tensor} → our nested parameters, as leaves that read, turn and stack their tensors when their turn comes.
+
+    dtypes stay; a stack of several has the one that holds them all. `check` the names first.
+    """
+    stacks: dict[tuple, dict[int | None, tuple[str, Leaf]]] = defaultdict(dict)
+    for entry in entries:
+        stacks[entry.path][entry.layer] = (entry.layout, tensors[entry.torch])
     params: dict = {}
     for path, layers in stacks.items():
         node = params
         for part in path[:-1]:
             node = node.setdefault(part, {})
-        node[path[-1]] = layers[None] if None in layers else np.stack([layers[i] for i in range(len(layers))])
+        node[path[-1]] = _one(*layers[None]) if None in layers else _stacked([layers[i] for i in range(len(layers))])
     return params
 
 
-def to_torch(params: dict, entries: list[Entry]) -> dict[str, np.ndarray]:
-    """The inverse of `to_ours`: nested parameters → {torch name: array}, each contiguous in torch's layout."""
-    tensors = {}
+def _one(layout: str, tensor: Leaf) -> Leaf:
+    shape = _TO_OURS[layout](np.broadcast_to(np.int8(0), tensor.shape)).shape
+    return Leaf(shape, tensor.dtype, lambda: np.ascontiguousarray(_TO_OURS[layout](tensor.read())))
+
+
+def _stacked(layers: list[tuple[str, Leaf]]) -> Leaf:
+    dtype = np.dtype(jnp.result_type(*(tensor.dtype for _, tensor in layers)))
+    shape = (len(layers), *_one(*layers[0]).shape)
+
+    def read() -> np.ndarray:
+        out = np.empty(shape, dtype)
+        for place, (layout, tensor) in zip(out, layers, strict=True):
+            place[...] = _TO_OURS[layout](tensor.read())
+        return out
+
+    return Leaf(shape, dtype, read)
+
+
+def to_torch(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
+    """The inverse of `stack`: nested parameters, arrays or leaves → {torch name: array}, each contiguous in torch's layout."""
+    by_path: dict[tuple, list[Entry]] = defaultdict(list)
     for entry in entries:
-        value = params
-        for part in entry.path:
-            value = value[part]
-        value = np.asarray(value) if entry.layer is None else np.asarray(value[entry.layer])
-        tensors[entry.torch] = np.ascontiguousarray(_TO_TORCH[entry.layout](value))
-    return tensors
+        by_path[entry.path].append(entry)
+    tensors = {}
+    for path, owners in by_path.items():
+        value = _at(params, path)
+        value = value.read() if isinstance(value, Leaf) else np.asarray(value)
+        for entry in owners:
+            own = value if entry.layer is None else value[entry.layer]
+            # a copy, even of what is contiguous already: a view would keep the whole stack in memory
+            tensors[entry.torch] = np.array(_TO_TORCH[entry.layout](own), order="C")
+    return {entry.torch: tensors[entry.torch] for entry in entries}
+
+
+def _at(params: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        params = params[part]
+    return params

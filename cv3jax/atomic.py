@@ -1,0 +1,42 @@
+"""A directory that appears when it is whole: written beside its place under another name, then renamed."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cv3jax import lock
+from cv3jax.recipe import check_directory
+from data_pipeline.errors import InputError
+
+
+def check_new(out: Path, flag: str = "--out") -> None:
+    """Raise InputError where `out` could not appear: something is there, or in the way."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{flag} {out} exists already; give a new directory")
+    check_directory(out, flag)
+
+
+@contextlib.contextmanager
+def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
+    """The directory to write into; it becomes `out` when the block ends, and is removed when the block fails.
+
+    What a killed process left under that name is removed first.
+
+    Raises:
+        InputError: as `check_new`, or another process is writing the same.
+    """
+    check_new(out, flag)
+    place = out.absolute()
+    partial = place.with_name(f"{place.name}.partial")
+    with lock.hold(partial, flag):
+        try:
+            for left in partial.iterdir():
+                if left.name != lock.NAME:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            (partial / lock.NAME).unlink()
+            partial.replace(place)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

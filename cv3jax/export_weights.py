@@ -1,0 +1,175 @@
+"""Trained weights out: the parts of a cascade directory, or of a run's checkpoint, as files that PyTorch's world reads."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from cv3jax import checkpoint, leaves, manifest
+from cv3jax.atomic import appearing
+from cv3jax.import_weights import copy_tokenizer, progress
+from cv3jax.weights import diffusers
+from cv3jax.weights.files import SAT_FILE
+from cv3jax.weights.names import Entry, t5_entries, unet_entries, vae_entries
+from cv3jax.weights.released import PREFIX
+from cv3jax.weights.torch_file import import_torch, save_torch
+from cv3jax.weights.tree import to_torch, torch_shapes
+from data_pipeline.errors import InputError, naming
+
+TARGETS = ("sat", "diffusers", "safetensors")
+WEIGHTS = ("ema", "params")
+_GROUPS = 32  # of every norm in sgm's models; diffusers' are configured
+
+
+class Source(NamedTuple):
+    """What there is to export: parameters by part, still on disk, and what a cascade says of them."""
+
+    params: dict[str, dict]  # part → nested leaves
+    description: dict
+    tokenizer: Path | None
+
+
+def open_source(path: Path, weights: str) -> Source:
+    """The cascade at `path`, or the newest checkpoint of the run there: for its parameters, or as long as it has no cascade.
+
+    Raises:
+        InputError: neither is there, or it is damaged.
+    """
+    newest = checkpoint.steps(path / "checkpoints")[-1:]
+    if weights == "ema" and ((path / checkpoint.CASCADE).is_file() or (path / "cascade" / checkpoint.CASCADE).is_file() or not newest):
+        directory, description = checkpoint.read_cascade(path)
+        names = [name for name in ("vae", "t5") if name in description] + sorted(description["stages"])
+        for name in names:
+            if (directory / name / manifest.NAME).exists() and (problem := manifest.damage(directory / name)):
+                raise InputError(f"{directory / name} is damaged: {problem}; restore it, or have its run write it again")
+        tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
+        return Source({name: _tree(directory / name) for name in names}, description, tokenizer)
+    if not newest:
+        raise InputError(f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the --workdir of its run has both")
+    checkpoint.verify(path / "checkpoints", newest[0])
+    config = checkpoint.run_of(path / "checkpoints", newest[0])["config"]
+    params = _tree(path / "checkpoints" / str(newest[0]) / "state", (weights,))
+    return Source({config["stage"]: params}, _of_run(config, params), None)
+
+
+def export(source: Source, parts: list[str], target: str, out: Path) -> list[str]:
+    """Write `parts` of `source` to the directory `out` as `target` wants them. Returns a line on each.
+
+    Raises:
+        InputError: a part that the target cannot hold, before anything is written; PyTorch is missing; or `out` exists.
+        OSError: it could not be written; nothing is left of it.
+    """
+    if target == "sat":
+        import_torch("writing a SAT checkpoint")
+    plans = {name: _plan(source, name, target) for name in parts}
+    lines = []
+    with appearing(out) as partial:
+        for name, (entries, config) in plans.items():
+            with progress(name, source.params[name]) as params:
+                tensors = to_torch(params, entries)
+            lines.append(_write(partial, name, tensors, config, target))
+            del tensors  # before the next part's
+        if "t5" in parts and source.tokenizer:
+            copy_tokenizer(source.tokenizer, partial / "t5")
+    return lines
+
+
+def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
+    try:
+        return leaves.open_tree(path, within)
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
+        raise InputError(f"{path} is no orbax tree of parameters: {(str(e).splitlines() or [type(e).__name__])[0][:200]}") from e
+
+
+def _of_run(config: dict, params: dict) -> dict:
+    """What a cascade would say of a stage whose run has not written one yet."""
+    if config["stage"] == "vae":
+        return {"vae": {"model": config["model"], "scale": None}, "stages": {}}
+    z = params["conv_final"]["kernel"].shape[-1]
+    width = next(leaf.shape[-2] for path, leaf in leaves.walk(params) if path[-3:] == ("cross_attention", "k", "kernel"))
+    stage = {"model": {**config["model"], "out_channels": z}, "text_width": width, "prediction": config["objective"]["prediction"],
+             "image_size": None, "factor": 1}  # fmt: skip
+    return {"stages": {config["stage"]: stage}}
+
+
+def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
+    """(the table of a part's names, its config.json or None). Raises InputError where the target cannot hold it."""
+    advice = f"leave it out: --parts {','.join(other for other in source.params if other != name) or '(other parts)'}"
+    if name == "t5":
+        model = source.description["t5"]["model"]
+        entries, config = t5_entries(layers=model["layers"]), _t5_config(model)
+    elif name == "vae":
+        model, scale = source.description["vae"]["model"], source.description["vae"]["scale"]
+        if model["patch"] != 1 or not model["mid_attention"] or not model["groups"]:
+            shown = f"patch {model['patch']}, {model['groups']} groups of norms"
+            raise InputError(f"the vae is not of SDXL's family ({shown}, middle attention {model['mid_attention']}); {advice}")
+        entries = vae_entries(channels=model["channels"], channel_mult=tuple(model["channel_mult"]), res_blocks=model["res_blocks"])
+        config = None
+        if target == "diffusers":
+            if scale is None:
+                raise InputError("the latent scale is measured when the run ends, and diffusers needs it; let the run finish")
+            entries, config = diffusers.vae_names(entries, len(model["channel_mult"])), diffusers.vae_config(model, scale)
+    else:
+        stage = source.description["stages"][name]
+        model = stage["model"]
+        entries = unet_entries(
+            channels=model["channels"], channel_mult=tuple(model["channel_mult"]), res_blocks=model["res_blocks"],
+            depth=tuple(model["depth"]), mid_depth=model["mid_depth"], w_dim=model["w_dim"],
+        )  # fmt: skip
+        config = None
+        if target == "diffusers":
+            config = diffusers.unet_config(stage, stage["text_width"])
+            entries = diffusers.unet_names(entries, len(model["channel_mult"]))
+    if target != "diffusers" and name != "t5" and model["groups"] != _GROUPS:
+        raise InputError(f"the {name} has norms of {model['groups']} groups, sgm's have {_GROUPS}: --to diffusers, or {advice}")
+    try:
+        torch_shapes(source.params[name], entries)
+    except KeyError as e:
+        raise InputError(f"{name} has no parameter {e.args[0]}: it is not the model that {checkpoint.CASCADE} describes") from e
+    if len({entry.path for entry in entries}) != len(list(leaves.walk(source.params[name]))):
+        raise InputError(f"{name} has parameters beside those of the model that {checkpoint.CASCADE} describes")
+    return entries, config
+
+
+def _write(out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str) -> str:
+    """One part's files. Returns the line that says what they are."""
+    prefix = PREFIX["unet"] if name in checkpoint.STAGES and target != "diffusers" else ""
+    tensors = {prefix + key: value for key, value in tensors.items()}
+    if name == "t5":
+        path = out / "t5" / "model.safetensors"
+    elif target == "diffusers":
+        path = out / name / diffusers.FILE
+    elif target == "sat" and name != "vae":
+        path = out / name / "1" / SAT_FILE
+    else:
+        path = out / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if config is not None:
+        with naming(path.parent / "config.json"):
+            (path.parent / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if path.name == SAT_FILE:
+        (path.parent.parent / "latest").write_text("1")
+        with naming(path):
+            save_torch(path, tensors)
+    else:
+        try:
+            with naming(path):
+                save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as e:
+            raise OSError(None, f"could not be written ({str(e)[:200]})", str(path)) from e
+    kinds, count = ", ".join(sorted({value.dtype.name for value in tensors.values()})), sum(value.size for value in tensors.values())
+    return f"{name}: {path.relative_to(out)}, {len(tensors):,} tensors, {count:,} parameters, {kinds}"
+
+
+def _t5_config(model: dict) -> dict[str, Any]:
+    return {
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": model["channels"], "d_kv": model["head_dim"],
+        "d_ff": model["ff"], "num_layers": model["layers"], "num_heads": model["heads"], "vocab_size": model["vocab"],
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": model.get("buckets", 32), "relative_attention_max_distance": model.get("max_distance", 128),
+        "layer_norm_epsilon": model.get("epsilon", 1e-6), "is_encoder_decoder": False, "use_cache": False, "dropout_rate": 0.0,
+        "pad_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip

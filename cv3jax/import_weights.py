@@ -1,0 +1,196 @@
+"""Released weights in: files of PyTorch's world → the parts of a cascade directory, once every name and shape is right."""
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
+
+from cv3jax import checkpoint
+from cv3jax.atomic import appearing
+from cv3jax.cascade import build_model, t5_init, unet_init, vae_init
+from cv3jax.leaves import Leaf, walk
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.weights import diffusers, recognise, released
+from cv3jax.weights.files import Tensors, open_tensors
+from cv3jax.weights.names import Entry, t5_entries, unet_entries, vae_entries
+from cv3jax.weights.official import Official, disagreement
+from cv3jax.weights.tree import check, stack, torch_shapes
+from data_pipeline.errors import InputError, naming
+from data_pipeline.tokenizer import load_tokenizer, vocabulary
+
+TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_CONFIG_BYTES = 2**20
+
+
+class Part(NamedTuple):
+    """One model of a cascade, its parameters still in the file they come from."""
+
+    model: dict[str, Any]  # fields of the model, as cascade.json keeps them
+    params: dict  # nested leaves
+    facts: dict[str, Any]  # what else was read off: text_width, scale
+    words: list[str]  # what was recognised, line by line
+
+
+def import_unet(path: Path, flag: str, *, head_channels: int | None, official: Official | None, dtype: str) -> Part:
+    """A UNet from a SAT folder, .pt or safetensors file.
+
+    Raises:
+        InputError: no such file, damaged or carrying code; or its tensors are not those of a UNet of CogView3's family.
+    """
+    tensors, where, others = _open(path, flag, "unet")
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    said = official.head_channels if official else None
+    fields, width = _recognised(where, lambda: (recognise.unet_fields(shapes, head_channels or said), recognise.text_width(shapes)))
+    if official and (problem := disagreement(official, fields)):
+        raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
+    fields = {**fields, "groups": 32, "remat": False, "dtype": dtype}
+    entries = unet_entries(**{name: fields[name] for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")})
+    params = _fit(tensors, entries, lambda: unet_init(build_model(UNet, fields), width), where)
+    why = "--head-channels" if head_channels else official.path.name if said else "default: every attention width divides by it"
+    distilled = f"distilled, w in {fields['w_dim']} dimensions" if fields["w_dim"] else "not distilled"
+    words = [
+        f"UNet of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage, depth {fields['depth']} "
+        f"and {fields['mid_depth']} in the middle, {fields['out_channels']} latent channels, text {width} wide, {distilled}",
+        f"heads of {fields['head_dim']} channels ({why})", *_contents(tensors, others),
+    ]  # fmt: skip
+    return Part(fields, params, {"text_width": width}, words)
+
+
+def import_vae(path: Path, flag: str) -> Part:
+    """An autoencoder in sgm's naming, from a file or folder, or a diffusers AutoencoderKL folder. Raises as `import_unet`."""
+    tensors, where, others = _open(path, flag, "vae")
+    facts, words = {}, []
+    tensors = {diffusers.old_attention(name): tensor for name, tensor in tensors.items()}
+    if any(".down_blocks." in name for name in tensors):
+        config = _read_config(path if path.is_dir() else path.parent)
+        fields, facts["scale"] = diffusers.vae_fields(config, f"{path}/config.json")
+        names = diffusers.vae_names
+        words = [f"diffusers' AutoencoderKL, latent scale {facts['scale']} (config.json)"]
+    else:
+        fields = _recognised(where, lambda: recognise.vae_fields({name: tensor.shape for name, tensor in tensors.items()}))
+        fields, names = {**fields, "groups": 32}, lambda entries, stages: entries
+    fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}  # SDXL's overflows in float16
+    sizes = {name: fields[name] for name in ("channels", "channel_mult", "res_blocks")}
+    entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
+    params = _fit(tensors, entries, lambda: vae_init(build_model(Autoencoder, fields)), where)
+    sizes_in_words = f"autoencoder of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage"
+    return Part(fields, params, facts, [f"{sizes_in_words}, {fields['z_channels']} latent channels", *words, *_contents(tensors, others)])
+
+
+def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
+    """The encoder half of a T5 v1.1 in transformers' naming. Raises as `import_unet`."""
+    tensors, where, others = _open(path, flag, "t5")
+    fields = _recognised(where, lambda: recognise.t5_fields({name: tensor.shape for name, tensor in tensors.items()}))
+    folder = path if path.is_dir() else path.parent
+    config = _read_config(folder) if (folder / "config.json").is_file() else {}
+    if "gated" not in str(config.get("feed_forward_proj", "gated-gelu")):
+        raise InputError(f"{folder}/config.json: feed_forward_proj is {config['feed_forward_proj']}; T5 v1.1 has gated-gelu")
+    distance, epsilon = config.get("relative_attention_max_distance", 128), config.get("layer_norm_epsilon", 1e-6)
+    if not isinstance(distance, int) or not isinstance(epsilon, float) or not 8 <= distance <= 10**6 or not 0 < epsilon < 1:
+        raise InputError(f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon {epsilon}: not T5's")
+    fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
+    params = _fit(tensors, t5_entries(layers=fields["layers"]), lambda: t5_init(build_model(T5Encoder, fields)), where)
+    sizes = f"T5 encoder of {fields['layers']} layers, {fields['channels']} channels, {fields['heads']} heads of {fields['head_dim']}"
+    return Part(fields, params, {}, [f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens", *_contents(tensors, others)])
+
+
+def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path | None) -> None:
+    """The cascade directory `out`, which appears when it is whole.
+
+    Raises:
+        InputError: `out` exists, another conversion writes it, or a tensor cannot be read.
+        OSError: it could not be written; nothing is left of it.
+    """
+    with appearing(out) as partial:
+        for name, part in parts.items():
+            with progress(name, part.params) as params:
+                checkpoint.save_part(partial / name, params)
+        if tokenizer:
+            copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
+        checkpoint.write_cascade(partial, description)
+
+
+def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:
+    tensors, file = open_tensors(path, flag)
+    where = f"{flag} {file}"
+    tensors, others = released.pick(tensors, kind, where)
+    return tensors, where, others
+
+
+def _recognised(where: str, sizes: Callable[[], Any]) -> Any:
+    try:
+        return sizes()
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
+
+
+def _fit(tensors: Tensors, entries: list[Entry], init: Callable[[], Callable], where: str) -> dict:
+    """Our parameters of `tensors`, which must be just those that a model of the recognised sizes has."""
+    try:
+        wanted = torch_shapes(jax.eval_shape(init(), jax.random.key(0)), entries)
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
+        first = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+        raise InputError(f"{where}: the sizes that its shapes show make no model ({first})") from e
+    check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
+    return stack(tensors, entries)
+
+
+def _contents(tensors: Tensors, others: dict[str, int]) -> list[str]:
+    count = sum(tensor.size for tensor in tensors.values())
+    line = f"{len(tensors):,} tensors, {count:,} parameters, {released.dtypes(tensors)}"
+    return [line, released.words(others)] if others else [line]
+
+
+def _read_config(folder: Path) -> dict:
+    """config.json of a Hugging Face folder."""
+    path = folder / "config.json"
+    try:
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one") from e
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return config
+
+
+def check_tokenizer(folder: Path, length: int, vocab: int) -> None:
+    """Raise InputError unless `folder` has a tokenizer whose ids are below `vocab`."""
+    load_tokenizer(folder, length)
+    if (most := vocabulary(folder)) > vocab:
+        raise InputError(f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not belong together")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what a tokenizer consists of, and nothing else of the folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            with naming(target / name):
+                shutil.copy2(source / name, target / name)
+
+
+@contextlib.contextmanager
+def progress(name: str, params: dict) -> Iterator[dict]:
+    """The same leaves, which move a bar on stderr when they are read."""
+    total = sum(leaf.nbytes for _, leaf in walk(params))
+    with tqdm(total=total, unit="B", unit_scale=True, desc=name, mininterval=1.0, file=sys.stderr) as bar:
+
+        def count(leaf: Leaf) -> Leaf:
+            def read():
+                value = leaf.read()
+                bar.update(leaf.nbytes)
+                return value
+
+            return Leaf(leaf.shape, leaf.dtype, read)
+
+        yield jax.tree.map(count, params)

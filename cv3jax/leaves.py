@@ -1,0 +1,118 @@
+"""Parameters that stay on disk: a tree of `Leaf`, each read when its turn comes, into and out of orbax trees.
+
+orbax would otherwise hold every array of a part at once, and on the way in a second time as encoded bytes: 12 GB for a UNet of
+the released size in half precision. A few at a time it is the largest leaf, some hundred MB.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
+
+AT_ONCE = 2**27  # bytes of small leaves that are written together
+SMALL = 2**20  # bytes; the biases and norms of a released UNet are 6 MB
+CHUNK = 2**26  # bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array that `read()` brings into memory; shape and dtype are known before. What was read is not kept."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class _FewAtATime(type_handlers.NumpyHandler):
+    """Writes leaves as orbax writes NumPy arrays, AT_ONCE bytes or one leaf, reading the next only when these are on disk."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def _background_serialize(self, values, infos, args=None):
+        waiting = list(zip(values, infos, args, strict=True))
+        while waiting:
+            group, size = [waiting.pop(0)], 0
+            while waiting and (size := size + group[-1][0].nbytes) + waiting[0][0].nbytes <= AT_ONCE:
+                group.append(waiting.pop(0))
+            leaves, *rest = zip(*group, strict=True)
+            await super()._background_serialize([leaf.read() for leaf in leaves], *rest)
+
+
+def handler() -> ocp.PyTreeCheckpointHandler:
+    """What orbax saves a tree of `Leaf` with."""
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=type_handlers.create_type_handler_registry((Leaf, _FewAtATime())))
+
+
+def save_args(tree: Any) -> ocp.args.PyTreeSave:
+    """The arguments of that save."""
+    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree))
+
+
+def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
+    """The orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`: dtypes as stored. Raises KeyError, ValueError."""
+    path = Path(directory).absolute()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+    for name in within:
+        tree = tree[name]
+
+    reader = _Reader(path, {within + names: math.prod(facts.shape) * np.dtype(facts.dtype).itemsize for names, facts in walk(tree)})
+
+    def leaf(keys: tuple, facts) -> Leaf:
+        names = within + tuple(key.key for key in keys)
+        return Leaf(tuple(facts.shape), np.dtype(facts.dtype), lambda: reader.read(names))
+
+    return jax.tree.map_with_path(leaf, tree)
+
+
+class _Reader:
+    """Reads leaves of one tree. orbax takes 40 ms to find one among the hundreds of a UNet, so the small ones come together."""
+
+    def __init__(self, path: Path, sizes: dict[tuple[str, ...], int]):
+        self.path, self.small = path, [names for names, size in sizes.items() if size <= SMALL]
+        self.held: dict[tuple[str, ...], np.ndarray] = {}
+
+    def read(self, names: tuple[str, ...]) -> np.ndarray:
+        if names not in self.held:
+            self.held |= self._restore(self.small if names in self.small else [names])
+        return self.held.pop(names)
+
+    def _restore(self, wanted: list[tuple[str, ...]]) -> dict[tuple[str, ...], np.ndarray]:
+        item: dict = {}
+        for names in wanted:
+            node = item
+            for name in names[:-1]:
+                node = node.setdefault(name, {})
+            node[names[-1]] = 0
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+            return dict(walk(checkpointer.restore(self.path, args=args)))
+
+
+def walk(tree: dict) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, leaf) of nested dicts."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from (((name, *path), leaf) for path, leaf in walk(value))
+        else:
+            yield (name,), value

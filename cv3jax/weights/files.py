@@ -1,0 +1,115 @@
+"""Tensors of files that come from elsewhere, read one at a time: safetensors, sharded or not, and PyTorch's .pt without unpickling code.
+
+Names, shapes and dtypes are known when a file is opened; nothing else has been read then.
+"""
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cv3jax.leaves import Leaf
+from cv3jax.weights.torch_file import open_torch
+from data_pipeline.errors import InputError
+
+Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
+
+SAT_FILE = "mp_rank_00_model_states.pt"
+TORCH = (".pt", ".pth", ".bin", ".ckpt")
+# what Hugging Face calls the one file of a folder, the first that is there
+_SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin")
+_INDEX_BYTES = 2**24
+_DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32,
+           "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
+
+
+def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
+    """(the tensors at `path`, the file that holds them): a .safetensors or .pt file, a SAT folder, or a Hugging Face folder.
+
+    Raises:
+        InputError: there is nothing of the kind, or it is damaged, or a .pt that carries code. `flag` is what named it.
+    """
+    if not path.exists():
+        raise InputError(f"{flag} {path}: there is no such file or folder")
+    file = _file_of(path, flag) if path.is_dir() else path
+    if file.name.endswith(".index.json"):
+        return _open_shards(file), file
+    if file.suffix == ".safetensors":
+        return _open_safetensors(file), file
+    if file.suffix in TORCH:
+        return open_torch(file), file
+    raise InputError(f"{flag} {path}: give a .safetensors file, a {' or '.join(TORCH)} file of PyTorch's, or a folder of one")
+
+
+def _file_of(folder: Path, flag: str) -> Path:
+    """The file of a folder that says where its tensors are."""
+    if (folder / "latest").is_file():
+        return _sat_file(folder)
+    if indices := sorted(folder.glob("*.safetensors.index.json")):
+        return indices[0]
+    if singles := [folder / name for name in _SINGLE if (folder / name).is_file()]:
+        return singles[0]
+    if numbered := [place for place in folder.glob(f"*/{SAT_FILE}") if place.parent.name.isdigit()]:
+        raise InputError(f"{flag} {folder} has no `latest`, the file that says which of its steps to take; give {numbered[0]} itself")
+    if (folder / "transformer" / "latest").is_file():
+        raise InputError(f"{flag} {folder}: the weights are below it; give {folder / 'transformer'}")
+    raise InputError(f"{flag} {folder}: no `latest` of a SAT checkpoint and no {', '.join(_SINGLE[:2])} is in it")
+
+
+def _sat_file(folder: Path) -> Path:
+    with (folder / "latest").open("rb") as file:
+        step = file.read(64).decode(errors="replace").strip()
+    if not step.isascii() or not step.replace("_", "").isalnum():
+        raise InputError(f"{folder / 'latest'} holds {step[:40]!r} and not the name of a folder beside it, such as 1")
+    file = folder / step / SAT_FILE
+    if not file.is_file():
+        raise InputError(f"{folder / 'latest'} says {step}, but there is no {file}")
+    if others := sorted(path.name for path in file.parent.glob("mp_rank_*_model_states.pt") if path != file):
+        raise InputError(f"{file.parent} is split over {1 + len(others)} model-parallel ranks ({others[-1]}); merge them into one with SAT")
+    return file
+
+
+def _open_safetensors(path: Path) -> Tensors:
+    try:
+        file = safe_open(path, framework="np", backend="pread")  # mmap would count what was read as memory of ours
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        facts = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (SafetensorError, OSError, ValueError) as e:
+        raise InputError(f"{path} is damaged or no safetensors file: {_line(e)}; get it again") from e
+    if foreign := sorted({kind for _, kind in facts.values()} - set(_DTYPES)):
+        raise InputError(f"{path} holds tensors of type {', '.join(foreign)}; give F16, BF16 or F32 ones")
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return file.get_tensor(name)
+        except (SafetensorError, OSError) as e:
+            raise InputError(f"{path} is damaged: {name} cannot be read ({_line(e)}); get it again") from e
+
+    return {name: Leaf(shape, np.dtype(_DTYPES[kind]), lambda name=name: read(name)) for name, (shape, kind) in facts.items()}
+
+
+def _open_shards(index: Path) -> Tensors:
+    """The tensors of several files, which the index deals names to."""
+    try:
+        if index.stat().st_size > _INDEX_BYTES:
+            raise ValueError(f"{index.stat().st_size:,} bytes are too many for an index")
+        names = json.loads(index.read_text())["weight_map"]
+        files = {str(file) for file in names.values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{index} is damaged or no index of shards: {_line(e)}") from e
+    if outside := sorted(file for file in files if Path(file).name != file or not file.endswith(".safetensors")):
+        raise InputError(f"{index} names {outside[0]!r}, which is no .safetensors file beside it")
+    if missing := sorted(file for file in files if not (index.parent / file).is_file()):
+        raise InputError(f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}")
+    shards = {file: _open_safetensors(index.parent / file) for file in sorted(files)}
+    if lost := sorted(name for name, file in names.items() if name not in shards[file]):
+        raise InputError(f"{index} says {lost[0]} is in {names[lost[0]]}, but it is not ({len(lost)} such names)")
+    if extra := sorted(name for file, shard in shards.items() for name in shard if names.get(name) != file):
+        raise InputError(f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} such names)")
+    return {name: shards[file][name] for name, file in names.items()}
+
+
+def _line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

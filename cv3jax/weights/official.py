@@ -1,0 +1,105 @@
+"""The YAML files beside the released weights: what they say that no shape tells. What is known to be wrong with them is passed over."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from data_pipeline.errors import InputError
+
+_BYTES = 2**18
+_PREDICTIONS = {"EpsScaling": "eps", "VScaling": "v"}
+
+
+class Official(NamedTuple):
+    """What a configuration says. None: it does not say."""
+
+    path: Path
+    kind: str  # base or relay
+    unet: dict[str, Any]  # fields of the UNet to hold the recognised ones against
+    head_channels: int | None
+    prediction: str | None
+    image_size: int | None
+    steps: int | None
+    start: int | None  # relay: T_r
+    guidance: float | None  # or the w of a distilled model
+    scale: float | None  # of latents
+    length: int | None  # of the text, in tokens
+    flaws: list[str]  # what is wrong with the file and was passed over, in words
+
+
+def read_official(path: Path) -> Official:
+    """Read one. Raises InputError: not there, not YAML, or nothing of what such a file holds."""
+    try:
+        if path.stat().st_size > _BYTES:
+            raise InputError(f"--config {path} has {path.stat().st_size:,} bytes; the released configurations have a few thousand")
+        content = yaml.safe_load(path.read_text())
+    except OSError as e:
+        raise InputError(f"--config {path}: {e.strerror}") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise InputError(f"--config {path} is not YAML: {' '.join(str(e).split())[:200]}") from e
+    network, sampler = _at(content, "model", "network_config", "params"), _at(content, "model", "sampler_config")
+    if not isinstance(network, dict) or not isinstance(sampler, dict):
+        raise InputError(f"--config {path} is not CogView3's: it has no model.network_config.params or no model.sampler_config")
+
+    def number(kind: type, *keys: str) -> Any:
+        value = _at(content, *keys)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value or not 0 < value < 10**6:
+            raise InputError(f"--config {path}: {'.'.join(keys)} is {str(value)[:40]!r}, not a number that it could be")
+        return kind(value)
+
+    kind = "relay" if "Relay" in str(sampler.get("target")) else "base"
+    settings = ("model", "sampler_config", "params")
+    steps, partial = number(int, *settings, "num_steps"), number(int, *settings, "partial_num_steps")
+    if kind == "relay" and (not steps or not partial or partial > steps):
+        raise InputError(f"--config {path}: a relay's sampler has partial_num_steps of num_steps, not {partial} of {steps}")
+    guider = number(float, *settings, "guider_config", "params", "scale")
+    scaling = str(_at(content, "model", "denoiser_config", "params", "scaling_config", "target")).rpartition(".")[2]
+    if scaling not in (*_PREDICTIONS, "None"):
+        raise InputError(f"--config {path}: denoiser scaling {scaling}; one of {', '.join(_PREDICTIONS)}")
+    lengths = [_at(model, "params", "max_length") for model in _at(content, "model", "conditioner_config", "params", "emb_models") or []]
+    length = next((length for length in lengths if isinstance(length, int)), None)
+    w_dim = number(int, "model", "network_config", "params", "cfg_cond_embed_dim")
+    return Official(
+        path, kind, _unet(network, w_dim), number(int, "model", "network_config", "params", "num_head_channels"),
+        _PREDICTIONS.get(scaling), number(int, "args", "sampling_image_size"), partial if kind == "relay" else steps,
+        round(1000 * partial / steps) if kind == "relay" else None, number(float, *settings, "cfg_cond_scale") or guider,
+        number(float, "model", "scale_factor"), length, _flaws(content, kind),
+    )  # fmt: skip
+
+
+def disagreement(official: Official, fields: dict[str, Any]) -> str | None:
+    """The first size in which the weights are not what the configuration says, in words."""
+    for name, said in official.unet.items():
+        if said is not None and fields[name] != said:
+            return f"{official.path.name} says {name} = {said}, the weights are of {fields[name]}"
+    return None
+
+
+def _unet(network: dict, w_dim: int | None) -> dict[str, Any]:
+    mult, depth = network.get("channel_mult"), network.get("transformer_depth")
+    attention = network.get("attention_resolutions")
+    known = {"channels": network.get("model_channels"), "res_blocks": network.get("num_res_blocks"), "w_dim": w_dim or 0,
+             "channel_mult": tuple(mult) if isinstance(mult, list) else None}  # fmt: skip
+    if isinstance(depth, list) and isinstance(attention, list):
+        # the file gives a depth for stages without attention too
+        known["depth"] = tuple(blocks if 2**stage in attention else 0 for stage, blocks in enumerate(depth))
+    return known
+
+
+def _flaws(content: dict, kind: str) -> list[str]:
+    flaws = []
+    channels = _at(content, "model", "first_stage_config", "params", "ddconfig", "in_channels")
+    if channels not in (None, 3):
+        flaws.append(f"ddconfig.in_channels is {str(channels)[:20]!r}: taken as 3")
+    if kind == "relay" and not _at(content, "args", "relay_model"):
+        flaws.append("args.relay_model is not True though the sampler is a relay's: taken as a relay")
+    return flaws
+
+
+def _at(content: Any, *keys: str) -> Any:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content

@@ -1,0 +1,72 @@
+"""What of a checkpoint file is a UNet, an autoencoder or a text encoder, and what else is in it."""
+
+from collections import Counter
+
+import numpy as np
+
+from cv3jax.leaves import Leaf
+from cv3jax.weights.files import Tensors
+from data_pipeline.errors import InputError
+
+# under which a whole engine's checkpoint keeps each model
+PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "t5": "conditioner.embedders.0.transformer."}
+# what else files of these kinds are known to hold, beside a model without a prefix
+_ENGINE = ("conditioner.", "denoiser.", "model_ema.")
+_BESIDE = {"unet": _ENGINE, "vae": (*_ENGINE, "loss."), "t5": ("decoder.", "lm_head.")}
+_KIND = {"unet": "UNet", "vae": "autoencoder", "t5": "text encoder"}
+_FLOATS = ("float16", "bfloat16", "float32")
+_EMBED, _TIED = "shared.weight", "encoder.embed_tokens.weight"
+
+
+def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, int]]:
+    """(the tensors of one model, without the prefix that a whole engine's checkpoint gives it; {what else there is: how many}).
+
+    Raises:
+        InputError: nothing of that kind is there, or its tensors are not fp16, bf16 or fp32.
+    """
+    prefix = PREFIX[kind]
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if not own:
+        beside = (*(other for other in PREFIX.values() if other != prefix), *_BESIDE[kind])
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
+        prefix = ""
+    taken = {prefix + name for name in own}
+    others = Counter(_group(name) for name in tensors if name not in taken)
+    if not own:
+        raise InputError(f"{where} holds no {_KIND[kind]}, only {_listed(others) or 'nothing'}")
+    if wrong := sorted(name for name, tensor in own.items() if tensor.dtype.name not in _FLOATS):
+        raise InputError(f"{where}: {wrong[0]} is {own[wrong[0]].dtype.name}; weights are one of {', '.join(_FLOATS)} ({len(wrong)} such)")
+    return (_untie(own, where) if kind == "t5" else own), dict(others)
+
+
+def words(others: dict[str, int]) -> str:
+    """One line on what a file holds beside what was taken; empty where that is nothing."""
+    return f"not used: {_listed(others)}" if others else ""
+
+
+def dtypes(tensors: Tensors) -> str:
+    """`float16`, or several with how many tensors have each."""
+    counts = Counter(tensor.dtype.name for tensor in tensors.values())
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _group(name: str) -> str:
+    return next((prefix for prefix in PREFIX.values() if name.startswith(prefix)), f"{name.split('.')[0]}.")
+
+
+def _listed(others: dict[str, int]) -> str:
+    shown = [f"{count} tensors of {prefix}*" for prefix, count in list(others.items())[:8]]
+    return ", ".join(shown) + (f" and {len(others) - 8} other kinds" if len(others) > 8 else "")
+
+
+def _untie(tensors: Tensors, where: str) -> Tensors:
+    """T5's table of tokens has two names in some files; it is one."""
+    tensors = dict(tensors)
+    tied: Leaf | None = tensors.pop(_TIED, None)
+    if tied is not None and _EMBED in tensors:
+        table = tensors[_EMBED]
+        if table.shape != tied.shape or not np.array_equal(table.read(), tied.read()):
+            raise InputError(f"{where}: {_TIED} is another table than {_EMBED}; in a T5 they are one")
+    elif tied is not None:
+        tensors[_EMBED] = tied
+    return tensors

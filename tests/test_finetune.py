@@ -1,0 +1,69 @@
+"""Training that starts from a converted checkpoint: the released training step's loss at step 0, and less after ten."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from golden import reads
+from golden_models import converted, meta, unet_sizes
+
+from cv3jax import build, cascade, objectives, recipe, train
+from cv3jax.conditioning import make_cond
+from cv3jax.denoiser import make_denoiser
+from cv3jax.metrics import read_lines
+from cv3jax.models.unet import UNet
+from cv3jax.resize import down2, up2
+from cv3jax.schedule import ddpm_sigma, make_schedule
+from cv3jax.state import make_train_step
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+START, OFFSET = 500, 0.05
+
+
+def config(preset: str, *fields: str):
+    """The recipe of relay fine-tuning at the preset's sizes, from the converted checkpoint."""
+    sizes = unet_sizes(preset) | {"head_dim": meta(preset)["preset_config"]["unet"]["num_head_channels"], "groups": 32}
+    given = [f"model.{name}={value}" for name, value in sizes.items()]
+    given += [f"cascade={converted(preset)}", f"init_from={converted(preset)}", f"data.path={tiny_runs.scenes()}", "text.random=False",
+              "optim.lr=1e-4", "optim.warmup=0", *fields]  # fmt: skip
+    return recipe.load("relay_1024:tiny", [f"--config.{field}" for field in given])
+
+
+@reads("train.*", presets=("micro",))
+def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
+    c = config(g.preset, "mesh.fsdp=1", "batch.per_device=8")
+    loaded = cascade.load(converted(g.preset))
+    image = g.nhwc("train.image")
+    x0 = loaded.encode(image, g.nhwc("train.noise_encode"))
+    low = loaded.encode(up2(down2(image)), g.nhwc("train.noise_lr_encode"))
+    g.check_nhwc("train.lr_latent", low)
+    sizes = np.tile([image.shape[1], image.shape[1], *g["train.crop"], image.shape[1], image.shape[1]], (2, 1))
+    batch = {"x0": x0, "low": low, "cond": make_cond(loaded.text(g.meta["prompts"][1:3]), jnp.asarray(sizes))}
+    noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
+    model = cascade.build_model(UNet, loaded.description["stages"]["relay"]["model"])
+    denoise = make_denoiser(lambda p, x, i, cond: model.apply({"params": p}, x, i, cond), jnp.asarray(ddpm_sigma()), "eps")
+    with pytest.MonkeyPatch.context() as patch:  # the released draws instead of ours
+        patch.setattr(objectives, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise)))
+        loss = objectives.diffusion_loss(denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET)
+        step = jax.jit(make_train_step(loss, build.make_tx(c), decay=0.99))
+        state, losses = build.build(c, Path("unused")).create(), []
+        jax.tree.map(np.testing.assert_array_equal, state.params, loaded.params["base"])
+        for _ in range(11):
+            state, metrics = step(state, {}, batch)
+            losses.append(metrics["loss"])
+    g.check("train.loss_mean", losses[0])
+    assert losses[10] < 0.98 * losses[0]
+    assert not np.array_equal(g["train.discarded_randint"], g["train.idx"])
+
+
+@pytest.mark.slow
+def test_the_train_command_goes_on_from_released_weights(tmp_path):
+    """The run's own cascade brings the parts it stood on."""
+    train.run(config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run")
+    losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert np.isfinite(losses).all()
+    assert cascade.load(tmp_path / "run").description["stages"].keys() == {"base", "relay"}
