@@ -7,7 +7,7 @@ WORKDIR ?= runs/quickstart
 WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 
-.PHONY: setup quickstart test test-all lint clean
+.PHONY: setup setup-torch quickstart test test-all lint clean
 
 setup: $(VENV)/.done
 
@@ -19,6 +19,14 @@ $(VENV)/.done: $(INPUTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data]' && \
 	echo $$(( $$(date +%s) - start )) > $@
+
+# PyTorch, which .pt files take (cv3jax convert); a CPU build is enough, and less to download:
+# make setup-torch PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+setup-torch: setup $(VENV)/.torch
+
+$(VENV)/.torch: $(INPUTS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch]'
+	@touch $@
 
 quickstart: setup
 	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)

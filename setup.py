@@ -34,7 +34,9 @@ setup(
         "numpy>=2.0,<3",
         "scipy>=1.15,<2",
         "protobuf>=5.28,<8",
-        "safetensors>=0.5,<1",
+        "safetensors>=0.8,<1",  # numpy's bfloat16, and reading without a map
+        "ml_dtypes>=0.5,<1",
+        "pyyaml>=6.0,<7",
         "pillow>=11.0,<13",
         "imagehash>=4.3,<5",
         "tensorboardX>=2.6.4,<3",
@@ -46,7 +48,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
+        "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "examples": ["emoji>=2.14,<3"],
-        "dev": ["pytest>=8.0,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
+        "dev": ["diffusers>=0.36,<0.50", "pytest>=8.0,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
     },
 )

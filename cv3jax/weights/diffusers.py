@@ -78,7 +78,8 @@ def unet_config(stage: dict, text_width: int) -> dict[str, Any]:
             "--to sat and --to safetensors do"
         )
     return {
-        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.36.0", "sample_size": stage["image_size"] // stage["factor"],
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.36.0",
+        "sample_size": stage["image_size"] and stage["image_size"] // stage["factor"],  # unknown before the run ends
         "in_channels": model["out_channels"], "out_channels": model["out_channels"], "block_out_channels": widths,
         "layers_per_block": model["res_blocks"], "transformer_layers_per_block": [max(blocks, 1) for blocks in depth],
         "down_block_types": ["CrossAttnDownBlock2D" if blocks else "DownBlock2D" for blocks in depth],

@@ -43,9 +43,9 @@ def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array],
     """
     if not Path(path).is_file() or Path(path).suffix != ".safetensors":
         raise InputError(f"perceptual weights: there is no file {path}; give a .safetensors file of LPIPS with VGG16")
-    tensors, _ = open_tensors(Path(path), "perceptual weights:")
+    tensors, where = open_tensors(Path(path), "perceptual weights:")[0], f"perceptual weights: {path}, for LPIPS with VGG16,"
     wanted = dict(_tensors())
-    check({name: leaf.shape for name, leaf in tensors.items()}, {entry.torch: shape for entry, shape in wanted.items()}, str(path))
+    check({name: leaf.shape for name, leaf in tensors.items()}, {entry.torch: shape for entry, shape in wanted.items()}, where)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf.read(), jnp.float32), stack(tensors, list(wanted)))
     model = LPIPS()
     return lambda frozen, a, b: model.apply({"params": frozen["lpips"]}, a, b), {"lpips": params}

@@ -1,0 +1,70 @@
+"""The micro preset's weights in the many forms that people have such weights in, and what a conversion of them holds."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from golden_models import files
+from safetensors.numpy import load_file, save_file
+
+from cv3jax import convert, leaves
+from cv3jax.weights.released import PREFIX
+
+UNET = PREFIX["unet"]
+FLAGS = ("--head-channels", "16", "--image-size", "32")
+
+
+@functools.cache
+def tensors(file: str) -> dict[str, np.ndarray]:
+    """unet.safetensors (without its prefix), vae.safetensors or t5/model.safetensors, float32."""
+    return {name.removeprefix(UNET): value for name, value in load_file(files("micro") / file).items()}
+
+
+def cast(values: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
+    return {name: value.astype(dtype) for name, value in values.items()}
+
+
+def prefixed(values: dict[str, np.ndarray], prefix: str = UNET) -> dict[str, np.ndarray]:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def write(path: Path, values: dict[str, np.ndarray]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(values, path)
+    return path
+
+
+def write_pt(path: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
+    """A .pt with `values` under `module`, as SAT writes it, and whatever else `beside`."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"module": {name: torch.from_numpy(value) for name, value in values.items()}, **beside}, path)
+    return path
+
+
+def write_sat(folder: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
+    """A SAT folder."""
+    write_pt(folder / "1" / "mp_rank_00_model_states.pt", values, **beside)
+    (folder / "latest").write_text("1\n")
+    return folder
+
+
+def converted(out: Path, *argv: str | Path) -> Path:
+    """Run `cv3jax convert`. Returns the directory it made."""
+    convert.main([*map(str, argv), "--out", str(out)])
+    return out
+
+
+def stored(directory: Path, part: str) -> dict[str, np.ndarray]:
+    """The parameters of a part by path, with the dtypes that are on disk."""
+    return {"/".join(path): leaf.read() for path, leaf in leaves.walk(leaves.open_tree(directory / part))}
+
+
+def same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    """The same names, dtypes, shapes and bits."""
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == value.dtype and ours[name].shape == value.shape and ours[name].tobytes() == value.tobytes()
+        for name, value in theirs.items()
+    )

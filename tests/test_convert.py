@@ -1,0 +1,216 @@
+"""`cv3jax convert`, the way in: every form of the released files gives the same parameters, and says what no tensor tells."""
+
+import json
+import shutil
+
+import golden_models
+import ml_dtypes
+import numpy as np
+import pytest
+import yaml
+from released_files import FLAGS, UNET, cast, converted, prefixed, same_bits, stored, tensors, write, write_pt, write_sat
+from safetensors.numpy import load_file
+
+from cv3jax import checkpoint, convert
+from cv3jax.weights.released import PREFIX
+from data_pipeline.errors import InputError
+
+T5_FILES = ("config.json", "spiece.model", "tokenizer_config.json")
+
+
+def reference(part: str, dtype=np.float32) -> dict[str, np.ndarray]:
+    """What the golden tests run on, as `dtype`."""
+    return cast(stored(golden_models.converted("micro"), part), dtype)
+
+
+def as_file(form: str, at):
+    """The UNet in one of its forms, and the dtype it has there."""
+    values = tensors("unet.safetensors")
+    if form == "bare bfloat16 safetensors":
+        return write(at / "u.safetensors", cast(values, ml_dtypes.bfloat16)), ml_dtypes.bfloat16
+    pytest.importorskip("torch")
+    if form == "half-precision SAT folder":
+        return write_sat(at / "sat", prefixed(cast(values, np.float16)), iteration=3), np.float16
+    if form == "bare .pt":
+        return write_pt(at / "u.pt", values), np.float32
+    return write_pt(at / "u.pt", prefixed(values)), np.float32
+
+
+@pytest.mark.parametrize("form", ["bare bfloat16 safetensors", "half-precision SAT folder", "bare .pt", "prefixed .pt"])
+def test_every_form_of_a_unet_gives_the_same_parameters(form, tmp_path):
+    file, dtype = as_file(form, tmp_path)
+    out = converted(tmp_path / "out", "--base", file, *FLAGS)
+    assert same_bits(stored(out, "base"), reference("base", dtype))
+    assert checkpoint.read_cascade(out)[1]["stages"].keys() == {"base"}
+    assert sorted(path.name for path in out.iterdir()) == ["base", "cascade.json"]
+
+
+def test_a_stack_of_several_dtypes_has_the_one_that_holds_them_all(tmp_path):
+    """Layers of one depth become one array."""
+    tables = cast(tensors("t5/model.safetensors"), np.float16)
+    first = next(name for name in tables if ".block.0." in name and name.endswith("q.weight"))
+    tables[first] = tables[first].astype(np.float32)
+    shutil.copytree(golden_models.files("micro") / "t5", tmp_path / "t5")
+    write(tmp_path / "t5" / "model.safetensors", tables)
+    ours = stored(converted(tmp_path / "out", "--t5", tmp_path / "t5"), "t5")
+    wanted = reference("t5", np.float16)
+    wanted["layers/q/kernel"] = reference("t5")["layers/q/kernel"]
+    assert same_bits(ours, wanted)
+
+
+def test_it_says_what_it_recognised_and_where_each_setting_is_from(tmp_path, capsys):
+    unet = golden_models.files("micro") / "unet.safetensors"
+    converted(tmp_path / "out", "--relay", unet, *FLAGS, "--steps", "9,2", "--json", tmp_path / "f")
+    said = capsys.readouterr().err
+    for words in (
+        "relay: UNet of 32 × (1, 1, 2) channels, 1 blocks a stage, depth (0, 1, 1) and 1 in the middle, 4 latent channels, text 24 wide",
+        "distilled, w in 512 dimensions; heads of 16 channels (--head-channels); 329 tensors, 1,388,516 parameters, float32",
+        "relay: image size 64 (--image-size), steps 2 (--steps), start 500 (default), w 7.5 (default), prediction eps (default)",
+        "the released 1-step one starts at 200, --relay-start 200",
+    ):
+        assert words in said
+    assert json.loads((tmp_path / "f").read_text())["recognised"]["relay"][1] == "heads of 16 channels (--head-channels)"
+
+
+def test_models_of_one_engine_s_checkpoint_are_used_where_asked_for_else_listed(tmp_path, capsys):
+    engine = {
+        **prefixed(tensors("unet.safetensors")), **prefixed(tensors("vae.safetensors"), PREFIX["vae"]),
+        **prefixed(tensors("t5/model.safetensors"), PREFIX["t5"]), "denoiser.sigmas": np.zeros(1000, np.float32),
+    }  # fmt: skip
+    file, tokenizer = write(tmp_path / "engine.safetensors", engine), golden_models.files("micro") / "t5"
+    out = converted(tmp_path / "one", "--unet", file, *FLAGS)
+    assert same_bits(stored(out, "base"), reference("base"))
+    counts = "176 tensors of first_stage_model.*", "21 tensors of conditioner.embedders.0.transformer.*", "1 tensors of denoiser.*"
+    said = capsys.readouterr().err
+    assert all(count in said for count in counts)
+    out = converted(tmp_path / "all", "--vae", file, "--t5", file, "--tokenizer", tokenizer)
+    for part in ("vae", "t5"):
+        assert same_bits(stored(out, part), reference(part))
+    for name in T5_FILES[1:]:
+        assert (out / "t5" / "tokenizer" / name).read_bytes() == (tokenizer / name).read_bytes()
+
+
+def test_t5_comes_sharded_whole_and_tied(tmp_path):
+    """transformers' shards, with the decoder that nobody reads here and the table of tokens under both of its names."""
+    values = {**tensors("t5/model.safetensors"), "lm_head.weight": np.ones((256, 24), np.float32),
+              "decoder.block.0.layer.0.SelfAttention.q.weight": np.ones((32, 24), np.float32)}  # fmt: skip
+    values["encoder.embed_tokens.weight"] = values["shared.weight"].copy()
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    for name in T5_FILES:
+        shutil.copy(golden_models.files("micro") / "t5" / name, folder)
+    names = sorted(values)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, own in shards.items():
+        write(folder / shard, {name: values[name] for name in own})
+    index = {"weight_map": {name: shard for shard, own in shards.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    out = converted(tmp_path / "out", "--t5", folder)
+    assert same_bits(stored(out, "t5"), reference("t5"))
+    values["encoder.embed_tokens.weight"][3, 3] += 1
+    write(folder / "model-00001-of-00002.safetensors", {name: values[name] for name in names[::2]})
+    write(folder / "model-00002-of-00002.safetensors", {name: values[name] for name in names[1::2]})
+    with pytest.raises(InputError, match=r"encoder\.embed_tokens\.weight is another table than shared\.weight"):
+        converted(tmp_path / "again", "--t5", folder)
+
+
+def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
+    """Its folder, made of ours (test_convert_out.py has diffusers itself compute with one), with today's and with older names."""
+    folder = converted(tmp_path / "d", "--checkpoint", golden_models.converted("micro"), "--to", "diffusers", "--parts", "vae") / "vae"
+    out = converted(tmp_path / "new", "--vae", folder)
+    assert same_bits(stored(out, "vae"), reference("vae"))
+    assert checkpoint.read_cascade(out)[1]["vae"] == checkpoint.read_cascade(golden_models.converted("micro"))[1]["vae"]
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    values = load_file(folder / "diffusion_pytorch_model.safetensors")
+    for new, old in older.items():
+        values = {name.replace(f".attentions.0.{new}.", f".attentions.0.{old}."): value for name, value in values.items()}
+    write(folder / "diffusion_pytorch_model.safetensors", values)
+    config = json.loads((folder / "config.json").read_text()) | {"scaling_factor": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    out = converted(tmp_path / "old", "--vae", folder)
+    assert same_bits(stored(out, "vae"), reference("vae"))
+    assert checkpoint.read_cascade(out)[1]["vae"]["scale"] == 0.5
+
+
+def official(kind: str, **changes) -> dict:
+    """A configuration with the keys that the released ones have and the micro preset's sizes; `changes` by dotted path."""
+    relay = kind == "relay"
+    sampler = {"target": f"sgm.modules.diffusionmodules.sampling.{'LinearRelayEDMSampler' if relay else 'EulerEDMSampler'}",
+               "params": {"num_steps": 5 if relay else 4, "cfg_cond_scale": 6.5, "cfg_cond_embed_dim": 512,
+                          **({"partial_num_steps": 1} if relay else {})}}  # fmt: skip
+    content = {
+        "args": {"sampling_image_size": 64 if relay else 32, **({"relay_model": True} if relay else {})},
+        "model": {
+            "scale_factor": 0.25,
+            "denoiser_config": {"params": {"scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling"}}},
+            "network_config": {"params": {
+                "model_channels": 32, "channel_mult": [1, 1, 2], "num_res_blocks": 1, "num_head_channels": 16,
+                "attention_resolutions": [4, 2], "transformer_depth": [1, 1, 1], "cfg_cond_embed_dim": 512,
+            }},
+            "conditioner_config": {"params": {"emb_models": [{"params": {"max_length": 77}}, {"params": {"outdim": 256}}]}},
+            "first_stage_config": {"params": {"ddconfig": {"in_channels": 3}}},
+            "sampler_config": sampler,
+        },
+    }  # fmt: skip
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = content
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return content
+
+
+def write_official(path, kind: str, **changes):
+    path.write_text(yaml.safe_dump(official(kind, **changes)))
+    return path
+
+
+def test_the_official_configurations_say_the_rest(tmp_path, capsys):
+    """Both with the flaws that the released ones have, which are passed over with a word."""
+    base = write_official(tmp_path / "base.yaml", "base", model__first_stage_config__params__ddconfig__in_channels="3f")
+    relay = write_official(tmp_path / "relay.yaml", "relay", args={"sampling_image_size": 64})
+    folder = golden_models.files("micro")
+    unet = folder / "unet.safetensors"
+    out = converted(tmp_path / "out", "--base", unet, "--relay", unet, "--vae", folder / "vae.safetensors", "--t5", folder / "t5",
+                    "--config", base, "--config", relay, "--guidance", "7,8")  # fmt: skip
+    said = capsys.readouterr().err
+    assert "base.yaml: ddconfig.in_channels is '3f': taken as 3" in said
+    assert "relay.yaml: args.relay_model is not True though the sampler is a relay's: taken as a relay" in said
+    assert "heads of 16 channels (base.yaml)" in said
+    description = checkpoint.read_cascade(out)[1]
+    settings = {name: {key: stage[key] for key in convert.SHARES} for name, stage in description["stages"].items()}
+    assert settings == {
+        "base": {"image_size": 32, "steps": 4, "start": 1000, "guidance": 7.0, "prediction": "eps"},
+        "relay": {"image_size": 64, "steps": 1, "start": 200, "guidance": 8.0, "prediction": "eps"},
+    }
+    assert description["vae"]["scale"] == 0.25
+    assert description["t5"]["length"] == 77
+
+
+def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path):
+    unet = golden_models.files("micro") / "unet.safetensors"
+    cases = {"a": ("--config", write_official(tmp_path / "r.yaml", "relay")), "b": (*FLAGS, "--relay-start", "300"), "c": FLAGS}
+    made = {name: converted(tmp_path / name, "--unet", unet, *flags) for name, flags in cases.items()}
+    stages = {name: checkpoint.read_cascade(out)[1]["stages"] for name, out in made.items()}
+    assert {name: [*stage] for name, stage in stages.items()} == {"a": ["relay"], "b": ["relay"], "c": ["base"]}
+    assert stages["b"]["relay"]["start"] == 300
+
+
+def test_what_a_killed_conversion_left_is_replaced(tmp_path):
+    (tmp_path / "out.partial" / "base").mkdir(parents=True)
+    (tmp_path / "out.partial" / "base" / "half").write_text("half")
+    (tmp_path / "out.partial" / "stray").write_text("half")
+    out = converted(tmp_path / "out", "--vae", golden_models.files("micro") / "vae.safetensors")
+    assert sorted(path.name for path in out.iterdir()) == ["cascade.json", "vae"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_names_with_and_without_the_prefix(tmp_path):
+    """The prefix wins: a bare name beside prefixed ones is not the UNet's."""
+    values = prefixed(tensors("unet.safetensors")) | {"extra.weight": np.ones(3, np.float32)}
+    out = converted(tmp_path / "out", "--unet", write(tmp_path / "u.safetensors", values), *FLAGS)
+    assert same_bits(stored(out, "base"), reference("base"))
+    bare = {name.removeprefix(UNET): value for name, value in values.items()}
+    with pytest.raises(InputError, match=r"0 tensors missing, 1 unexpected, 0 of another shape: extra\.weight is unexpected"):
+        converted(tmp_path / "again", "--unet", write(tmp_path / "v.safetensors", bare), *FLAGS)
