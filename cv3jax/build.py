@@ -15,7 +15,7 @@ from cv3jax.objectives import WEIGHTINGS
 from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 from data_pipeline.loader import make_loader
 from data_pipeline.records import RecordSource, open_records
 
@@ -146,9 +146,8 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
     try:
         shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(seed))
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0]
         hint = "channels × channel_mult must divide by groups and head_dim, and depth have one entry a stage"
-        raise InputError(f"config.model does not make a model ({first[:240]}): {hint}") from e
+        raise InputError(f"config.model does not make a model ({first_line(e, 240)}): {hint}") from e
     shardings = tree_sharding(shape, mesh)
 
 

@@ -91,6 +91,7 @@ def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float =
 
 draw_noise = jax.jit(normals, static_argnums=1)
 
+
 class Cascade:
     """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them."""
 

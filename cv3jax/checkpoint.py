@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from cv3jax import leaves, manifest
-from data_pipeline.errors import InputError, naming
+from data_pipeline.errors import InputError, first_line, naming
 
 CASCADE = "cascade.json"
 FORMAT = 2
@@ -111,7 +111,7 @@ def _writing(manager: ocp.CheckpointManager):
 def _os_error(e: Exception) -> OSError | None:
     """The system's error that orbax or tensorstore reports, or None where `e` is of another kind."""
     if isinstance(e, OSError):
-        return OSError(e.errno, e.strerror or _first_line(e), e.filename)
+        return OSError(e.errno, e.strerror or first_line(e), e.filename)
     code = re.search(r"os_error_code='(\d+)'", str(e))
     return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
 
@@ -168,7 +168,7 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, data: grain.Da
         return manager.restore(step, args=ocp.args.Composite(**items)).state
     except _MISMATCH as e:
         where = f"checkpoint {Path(manager.directory) / str(step)}"
-        raise InputError(f"{where} is not of this model ({_first_line(e)}); give a new --workdir") from e
+        raise InputError(f"{where} is not of this model ({first_line(e)}); give a new --workdir") from e
 
 
 def save_part(directory: str | Path, params: Any) -> None:
@@ -204,7 +204,7 @@ def load_part(directory: str | Path, like: Any) -> Any:
         with ocp.StandardCheckpointer() as checkpointer:
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))  # what was stored by NumPy comes back so
     except (*_MISMATCH, FileNotFoundError) as e:
-        raise InputError(f"{directory} does not hold the model that {CASCADE} describes: {_first_line(e)}") from e
+        raise InputError(f"{directory} does not hold the model that {CASCADE} describes: {first_line(e)}") from e
 
 
 def abstract(tree: Any, sharding: Any = None) -> Any:
@@ -234,12 +234,21 @@ def read_cascade(path: str | Path) -> tuple[Path, dict]:
     try:
         description = json.loads((directory / CASCADE).read_text())
     except (OSError, ValueError) as e:
-        raise InputError(f"{directory / CASCADE} is damaged: {_first_line(e)}") from e
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise InputError(f"{directory / CASCADE} is damaged: {first_line(e)}") from e
+    if not isinstance(description, dict) or description.get("format") not in (1, FORMAT):
         raise InputError(f"{directory / CASCADE} is not a cascade description of format {FORMAT}")
+    if description["format"] == 1:
+        _widen(description)
     if problem := _misfit(description):
         raise InputError(f"{directory / CASCADE} is damaged: {problem}")
     return directory, description
+
+
+def _widen(description: dict) -> None:
+    """Make format 1 the present one: its stages always stood beside the text encoder whose features they read."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # what is wrong with it is said next
+        for stage in description["stages"].values():
+            stage.setdefault("text_width", description["t5"]["model"]["channels"])
 
 
 def _misfit(description: dict) -> str | None:
@@ -281,7 +290,3 @@ def carry_part(source: str | Path, target: str | Path) -> None:
         return
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=link)
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:240]

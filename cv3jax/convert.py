@@ -39,19 +39,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                       help="configuration that came with the weights, of base or relay; may be given for each")
     into.add_argument("--head-channels", type=int, help="channels of an attention head (default: 64, where all widths divide by it)")
     into.add_argument("--image-size", type=int, help="side of the base's pictures in pixels (default: 512; the relay's is twice that)")
-    into.add_argument("--steps", help="base and relay steps (default: 50,10; distilled models 4,1)")
+    into.add_argument("--steps", help="base and relay steps (default: 50,12; distilled models 4,1)")
     into.add_argument("--guidance", help="guidance weight, or the w that distilled models are told, one or base,relay (default: 7.5)")
     into.add_argument("--relay-start", type=int, help="T_r, where the relay starts, of 1000 (default: 500; the released 1-step relay: 200)")
     into.add_argument("--prediction", choices=("eps", "v"), help="what the UNets predict (default: eps)")
     into.add_argument("--latent-scale", type=float, help=f"what latents are multiplied by (default: {SCALE}, SDXL's)")
     into.add_argument("--text-length", type=int, help="tokens of a prompt (default: 225)")
-    into.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+    into.add_argument("--dtype", choices=("float32", "bfloat16"),
                       help="what UNets and text encoder compute in (default: float32; the autoencoder always does)")
     out = parser.add_argument_group("out: from a checkpoint directory or a run's --workdir to PyTorch files")
     out.add_argument("--checkpoint", type=Path, metavar="DIR", help="what to export")
     out.add_argument("--to", choices=TARGETS, help="the names and files of the SAT release, of diffusers, or SAT's names in safetensors")
     out.add_argument("--parts", metavar="P,Q", help="of base, relay, vae, t5 (default: all there are)")
-    out.add_argument("--weights", choices=WEIGHTS, default="ema", help="the EMA (default), or a run's newest parameters without it")
+    out.add_argument("--weights", choices=WEIGHTS, help="the EMA (default), or a run's newest parameters without it")
     return one_line(parser).parse_args(argv)
 
 
@@ -62,18 +62,28 @@ def main(argv: list[str] | None = None) -> None:
     sources = [flag for flag in ("base", "relay", "unet", "vae", "t5") if getattr(args, flag)]
     if bool(args.checkpoint) == bool(sources) or bool(args.checkpoint) != bool(args.to):
         raise InputError("give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to; see cv3jax convert --help")
+    check_flags(args)
     facts = convert_out(args) if args.checkpoint else convert_in(args)
     write_json(args.json, facts)
     print(json.dumps({"out": str(args.out)}))
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise InputError on a flag that would do nothing beside the others."""
+    unet = ("base", "relay", "unet")
+    belongs = {"parts": ("checkpoint",), "weights": ("checkpoint",), "tokenizer": ("t5",), "text_length": ("t5",), "latent_scale": ("vae",),
+               "dtype": (*unet, "t5"), "config": (*unet, "vae", "t5"), "head_channels": unet, "image_size": unet, "steps": unet,
+               "guidance": unet, "prediction": unet, "relay_start": ("relay", "unet")}  # fmt: skip
+    for name, others in belongs.items():
+        if getattr(args, name) not in (None, []) and not any(getattr(args, other) for other in others):
+            flag, needed = name.replace("_", "-"), " or ".join(f"--{other}" for other in others)
+            raise InputError(f"--{flag} is for {needed}, and there is none; leave it out")
+
+
 def convert_out(args: argparse.Namespace) -> dict:
     """Export, saying what was written."""
-    source = open_source(args.checkpoint, args.weights)
-    parts = args.parts.split(",") if args.parts else list(source.params)
-    if unknown := [part for part in parts if part not in source.params]:
-        raise InputError(f"--parts {args.parts}: {args.checkpoint} has no {unknown[0]!r}, only {', '.join(source.params)}")
-    lines = export(source, parts, args.to, args.out)
+    source = open_source(args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None)
+    lines = export(source, args.to, args.out)
     for line in lines:
         print(line, file=sys.stderr)
     return {"written": lines}
@@ -85,15 +95,15 @@ def convert_in(args: argparse.Namespace) -> dict:
     for one in official:
         for flaw in one.flaws:
             print(f"{one.path.name}: {flaw}", file=sys.stderr)
-    unets = stages_of(args, official)
+    unets, dtype = stages_of(args, official), args.dtype or "float32"
     parts: dict[str, Part] = {}
     for name, (flag, path) in unets.items():
         own = next((one for one in official if one.kind == name), None)
-        parts[name] = say(name, import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=args.dtype))
+        parts[name] = say(name, import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=dtype))
     if args.vae:
         parts["vae"] = say("vae", import_vae(args.vae, "--vae"))
     if args.t5:
-        parts["t5"] = say("t5", import_t5(args.t5, "--t5", dtype=args.dtype))
+        parts["t5"] = say("t5", import_t5(args.t5, "--t5", dtype=dtype))
     description, words = describe(args, parts, official)
     for line in words:
         print(line, file=sys.stderr)
@@ -131,10 +141,11 @@ def describe(args: argparse.Namespace, parts: dict[str, Part], official: list[Of
     words = []
     if "vae" in parts:
         saved = parts["vae"].facts.get("scale")
-        scales = {one.scale for one in official if one.scale}
+        scales = {one.scale for one in official if one.scale} | ({saved} if saved else set())
         if len(scales) > 1:
-            raise InputError(f"the --config files disagree on the latents' scale: {', '.join(map(str, sorted(scales)))}")
-        scale, why = choose(args.latent_scale, saved or next(iter(scales), None), SCALE, "the files", "--latent-scale")
+            raise InputError(f"the configurations disagree on the latents' scale: {', '.join(map(str, sorted(scales)))}")
+        file = "its config.json" if saved else "--config"
+        scale, why = choose(args.latent_scale, saved or next(iter(scales), None), SCALE, file, "--latent-scale")
         if not 0 < scale < 100:
             raise InputError(f"--latent-scale {scale}: must be between 0 and 100")
         description["vae"] = {"model": parts["vae"].model, "scale": scale}
@@ -170,7 +181,7 @@ def describe_stage(
     file = official.path.name if official else ""
     flags = {"image_size": args.image_size and args.image_size * (1 + relay), "steps": given.get("steps"),
              "start": args.relay_start if relay else None, "guidance": given.get("guidance"), "prediction": args.prediction}  # fmt: skip
-    defaults = {"image_size": side, "steps": (1 if relay else 4) if distilled else 10 if relay else 50,
+    defaults = {"image_size": side, "steps": (1 if relay else 4) if distilled else 12 if relay else 50,
                 "start": 500 if relay else 1000, "guidance": 7.5, "prediction": "eps"}  # fmt: skip
     values, reasons = {}, []
     for field in SHARES:
@@ -181,7 +192,7 @@ def describe_stage(
             label = "w" if field == "guidance" and distilled else field.replace("_", " ")
             reasons.append(f"{label} {values[field]} ({why})")
     if not 1 <= values["start"] <= 1000 or values["steps"] > values["start"]:
-        raise InputError(f"--relay-start {values['start']} with {values['steps']} steps: give 1..1000, and as many as there are steps")
+        raise InputError(f"the {name} has {values['steps']} steps from t = {values['start']}: both 1..1000, and no more steps than that")
     if values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1)) or values["image_size"] < multiple:
         raise InputError(f"--image-size: the {name}'s pictures have {values['image_size']} pixels a side; give a multiple of {multiple}")
     if relay and distilled and values["start"] == defaults["start"] and not args.relay_start and not official:

@@ -10,18 +10,21 @@ from safetensors.numpy import save_file
 
 from cv3jax import checkpoint, leaves, manifest
 from cv3jax.atomic import appearing
+from cv3jax.cascade import build_model, part_shapes
 from cv3jax.import_weights import copy_tokenizer, progress
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers
 from cv3jax.weights.files import SAT_FILE
-from cv3jax.weights.names import Entry, t5_entries, unet_entries, vae_entries
+from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.released import PREFIX
 from cv3jax.weights.torch_file import import_torch, save_torch
-from cv3jax.weights.tree import to_torch, torch_shapes
-from data_pipeline.errors import InputError, naming
+from cv3jax.weights.tree import to_torch
+from data_pipeline.errors import InputError, first_line, naming
 
 TARGETS = ("sat", "diffusers", "safetensors")
 WEIGHTS = ("ema", "params")
-_GROUPS = 32  # of every norm in sgm's models; diffusers' are configured
 
 
 class Source(NamedTuple):
@@ -32,16 +35,16 @@ class Source(NamedTuple):
     tokenizer: Path | None
 
 
-def open_source(path: Path, weights: str) -> Source:
-    """The cascade at `path`, or the newest checkpoint of the run there: for its parameters, or as long as it has no cascade.
+def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Source:
+    """`parts` (all) of the cascade at `path`, or of the run's newest checkpoint: for its parameters, or while it has no cascade.
 
     Raises:
-        InputError: neither is there, or it is damaged.
+        InputError: neither is there, or has no such part, or it is damaged.
     """
     newest = checkpoint.steps(path / "checkpoints")[-1:]
     if weights == "ema" and ((path / checkpoint.CASCADE).is_file() or (path / "cascade" / checkpoint.CASCADE).is_file() or not newest):
         directory, description = checkpoint.read_cascade(path)
-        names = [name for name in ("vae", "t5") if name in description] + sorted(description["stages"])
+        names = _chosen(parts, [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]), path)
         for name in names:
             if (directory / name / manifest.NAME).exists() and (problem := manifest.damage(directory / name)):
                 raise InputError(f"{directory / name} is damaged: {problem}; restore it, or have its run write it again")
@@ -52,11 +55,17 @@ def open_source(path: Path, weights: str) -> Source:
     checkpoint.verify(path / "checkpoints", newest[0])
     config = checkpoint.run_of(path / "checkpoints", newest[0])["config"]
     params = _tree(path / "checkpoints" / str(newest[0]) / "state", (weights,))
-    return Source({config["stage"]: params}, _of_run(config, params), None)
+    return Source(dict.fromkeys(_chosen(parts, [config["stage"]], path), params), _of_run(config, params), None)
 
 
-def export(source: Source, parts: list[str], target: str, out: Path) -> list[str]:
-    """Write `parts` of `source` to the directory `out` as `target` wants them. Returns a line on each.
+def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
+    if unknown := [part for part in parts or [] if part not in there]:
+        raise InputError(f"--parts {','.join(parts)}: {path} has no {unknown[0]!r}, only {', '.join(there)}")
+    return parts or there
+
+
+def export(source: Source, target: str, out: Path) -> list[str]:
+    """Write the parts of `source` to the directory `out` as `target` wants them. Returns a line on each.
 
     Raises:
         InputError: a part that the target cannot hold, before anything is written; PyTorch is missing; or `out` exists.
@@ -64,7 +73,7 @@ def export(source: Source, parts: list[str], target: str, out: Path) -> list[str
     """
     if target == "sat":
         import_torch("writing a SAT checkpoint")
-    plans = {name: _plan(source, name, target) for name in parts}
+    plans = {name: _plan(source, name, target) for name in source.params}
     lines = []
     with appearing(out) as partial:
         for name, (entries, config) in plans.items():
@@ -72,7 +81,7 @@ def export(source: Source, parts: list[str], target: str, out: Path) -> list[str
                 tensors = to_torch(params, entries)
             lines.append(_write(partial, name, tensors, config, target))
             del tensors  # before the next part's
-        if "t5" in parts and source.tokenizer:
+        if source.tokenizer:
             copy_tokenizer(source.tokenizer, partial / "t5")
     return lines
 
@@ -81,7 +90,7 @@ def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
     try:
         return leaves.open_tree(path, within)
     except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
-        raise InputError(f"{path} is no orbax tree of parameters: {(str(e).splitlines() or [type(e).__name__])[0][:200]}") from e
+        raise InputError(f"{path} is no orbax tree of parameters: {first_line(e)}") from e
 
 
 def _of_run(config: dict, params: dict) -> dict:
@@ -89,7 +98,7 @@ def _of_run(config: dict, params: dict) -> dict:
     if config["stage"] == "vae":
         return {"vae": {"model": config["model"], "scale": None}, "stages": {}}
     z = params["conv_final"]["kernel"].shape[-1]
-    width = next(leaf.shape[-2] for path, leaf in leaves.walk(params) if path[-3:] == ("cross_attention", "k", "kernel"))
+    width = next((leaf.shape[-2] for path, leaf in leaves.walk(params) if path[-3:] == ("cross_attention", "k", "kernel")), 0)
     stage = {"model": {**config["model"], "out_channels": z}, "text_width": width, "prediction": config["objective"]["prediction"],
              "image_size": None, "factor": 1}  # fmt: skip
     return {"stages": {config["stage"]: stage}}
@@ -98,39 +107,41 @@ def _of_run(config: dict, params: dict) -> dict:
 def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
     """(the table of a part's names, its config.json or None). Raises InputError where the target cannot hold it."""
     advice = f"leave it out: --parts {','.join(other for other in source.params if other != name) or '(other parts)'}"
+    try:
+        described = {path: leaf.shape for path, leaf in leaves.walk(part_shapes(source.description, name))}
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
+        raise InputError(f"the description of the {name} makes no model: {first_line(e)}") from e
+    stored = {path: leaf.shape for path, leaf in leaves.walk(source.params[name])}
+    if differing := sorted("/".join(path) for path in described.keys() | stored.keys() if described.get(path) != stored.get(path)):
+        raise InputError(f"the {name} on disk is not the model that its description says: {differing[0]} ({len(differing)} such)")
     if name == "t5":
-        model = source.description["t5"]["model"]
-        entries, config = t5_entries(layers=model["layers"]), _t5_config(model)
+        model = build_model(T5Encoder, source.description["t5"]["model"])
+        entries, config = t5_entries(layers=model.layers), _t5_config(model)
     elif name == "vae":
-        model, scale = source.description["vae"]["model"], source.description["vae"]["scale"]
-        if model["patch"] != 1 or not model["mid_attention"] or not model["groups"]:
-            shown = f"patch {model['patch']}, {model['groups']} groups of norms"
-            raise InputError(f"the vae is not of SDXL's family ({shown}, middle attention {model['mid_attention']}); {advice}")
-        entries = vae_entries(channels=model["channels"], channel_mult=tuple(model["channel_mult"]), res_blocks=model["res_blocks"])
+        model, scale = build_model(Autoencoder, source.description["vae"]["model"]), source.description["vae"]["scale"]
+        if model.patch != 1 or not model.mid_attention or not model.groups:
+            shown = f"patch {model.patch}, {model.groups} groups of norms, middle attention {model.mid_attention}"
+            raise InputError(f"the vae is not of SDXL's family ({shown}); {advice}")
+        entries = vae_entries(channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks)
         config = None
         if target == "diffusers":
             if scale is None:
                 raise InputError("the latent scale is measured when the run ends, and diffusers needs it; let the run finish")
-            entries, config = diffusers.vae_names(entries, len(model["channel_mult"])), diffusers.vae_config(model, scale)
+            entries, config = diffusers.vae_names(entries, len(model.channel_mult)), diffusers.vae_config(model, scale)
     else:
         stage = source.description["stages"][name]
-        model = stage["model"]
+        model = build_model(UNet, stage["model"])
         entries = unet_entries(
-            channels=model["channels"], channel_mult=tuple(model["channel_mult"]), res_blocks=model["res_blocks"],
-            depth=tuple(model["depth"]), mid_depth=model["mid_depth"], w_dim=model["w_dim"],
+            channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks, depth=model.depth,
+            mid_depth=model.mid_depth, w_dim=model.w_dim,
         )  # fmt: skip
         config = None
         if target == "diffusers":
-            config = diffusers.unet_config(stage, stage["text_width"])
-            entries = diffusers.unet_names(entries, len(model["channel_mult"]))
-    if target != "diffusers" and name != "t5" and model["groups"] != _GROUPS:
-        raise InputError(f"the {name} has norms of {model['groups']} groups, sgm's have {_GROUPS}: --to diffusers, or {advice}")
-    try:
-        torch_shapes(source.params[name], entries)
-    except KeyError as e:
-        raise InputError(f"{name} has no parameter {e.args[0]}: it is not the model that {checkpoint.CASCADE} describes") from e
-    if len({entry.path for entry in entries}) != len(list(leaves.walk(source.params[name]))):
-        raise InputError(f"{name} has parameters beside those of the model that {checkpoint.CASCADE} describes")
+            side = stage["image_size"] and stage["image_size"] // stage["factor"]  # unknown before a run has ended
+            config = diffusers.unet_config(model, stage["text_width"], side)
+            entries = diffusers.unet_names(entries, len(model.channel_mult))
+    if target != "diffusers" and name != "t5" and model.groups != GROUPS:
+        raise InputError(f"the {name} has norms of {model.groups} groups, sgm's have {GROUPS}: --to diffusers, or {advice}")
     return entries, config
 
 
@@ -164,12 +175,11 @@ def _write(out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | 
     return f"{name}: {path.relative_to(out)}, {len(tensors):,} tensors, {count:,} parameters, {kinds}"
 
 
-def _t5_config(model: dict) -> dict[str, Any]:
+def _t5_config(model: T5Encoder) -> dict[str, Any]:
     return {
-        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": model["channels"], "d_kv": model["head_dim"],
-        "d_ff": model["ff"], "num_layers": model["layers"], "num_heads": model["heads"], "vocab_size": model["vocab"],
-        "feed_forward_proj": "gated-gelu",
-        "relative_attention_num_buckets": model.get("buckets", 32), "relative_attention_max_distance": model.get("max_distance", 128),
-        "layer_norm_epsilon": model.get("epsilon", 1e-6), "is_encoder_decoder": False, "use_cache": False, "dropout_rate": 0.0,
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": model.channels, "d_kv": model.head_dim, "d_ff": model.ff,
+        "num_layers": model.layers, "num_heads": model.heads, "vocab_size": model.vocab, "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": model.buckets, "relative_attention_max_distance": model.max_distance,
+        "layer_norm_epsilon": model.epsilon, "is_encoder_decoder": False, "use_cache": False, "dropout_rate": 0.0,
         "pad_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip

@@ -20,10 +20,10 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers, recognise, released
 from cv3jax.weights.files import Tensors, open_tensors
-from cv3jax.weights.names import Entry, t5_entries, unet_entries, vae_entries
+from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.official import Official, disagreement
 from cv3jax.weights.tree import check, stack, torch_shapes
-from data_pipeline.errors import InputError, naming
+from data_pipeline.errors import InputError, first_line, naming
 from data_pipeline.tokenizer import load_tokenizer, vocabulary
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -48,13 +48,14 @@ def import_unet(path: Path, flag: str, *, head_channels: int | None, official: O
     tensors, where, others = _open(path, flag, "unet")
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     said = official.head_channels if official else None
-    fields, width = _recognised(where, lambda: (recognise.unet_fields(shapes, head_channels or said), recognise.text_width(shapes)))
+    head = said if head_channels is None else head_channels
+    fields, width = _recognised(where, lambda: (recognise.unet_fields(shapes, head), recognise.text_width(shapes)))
     if official and (problem := disagreement(official, fields)):
         raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
-    fields = {**fields, "groups": 32, "remat": False, "dtype": dtype}
+    fields = {**fields, "groups": GROUPS, "remat": False, "dtype": dtype}
     entries = unet_entries(**{name: fields[name] for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")})
     params = _fit(tensors, entries, lambda: unet_init(build_model(UNet, fields), width), where)
-    why = "--head-channels" if head_channels else official.path.name if said else "default: every attention width divides by it"
+    why = "--head-channels" if head_channels is not None else official.path.name if said else "default: every attention width divides by it"
     distilled = f"distilled, w in {fields['w_dim']} dimensions" if fields["w_dim"] else "not distilled"
     words = [
         f"UNet of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage, depth {fields['depth']} "
@@ -70,13 +71,13 @@ def import_vae(path: Path, flag: str) -> Part:
     facts, words = {}, []
     tensors = {diffusers.old_attention(name): tensor for name, tensor in tensors.items()}
     if any(".down_blocks." in name for name in tensors):
-        config = _read_config(path if path.is_dir() else path.parent)
-        fields, facts["scale"] = diffusers.vae_fields(config, f"{path}/config.json")
+        folder = path if path.is_dir() else path.parent
+        fields, facts["scale"] = diffusers.vae_fields(_read_config(folder), f"{folder}/config.json")
         names = diffusers.vae_names
         words = [f"diffusers' AutoencoderKL, latent scale {facts['scale']} (config.json)"]
     else:
         fields = _recognised(where, lambda: recognise.vae_fields({name: tensor.shape for name, tensor in tensors.items()}))
-        fields, names = {**fields, "groups": 32}, lambda entries, stages: entries
+        fields, names = {**fields, "groups": GROUPS}, lambda entries, stages: entries
     fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}  # SDXL's overflows in float16
     sizes = {name: fields[name] for name in ("channels", "channel_mult", "res_blocks")}
     entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
@@ -91,8 +92,8 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     fields = _recognised(where, lambda: recognise.t5_fields({name: tensor.shape for name, tensor in tensors.items()}))
     folder = path if path.is_dir() else path.parent
     config = _read_config(folder) if (folder / "config.json").is_file() else {}
-    if "gated" not in str(config.get("feed_forward_proj", "gated-gelu")):
-        raise InputError(f"{folder}/config.json: feed_forward_proj is {config['feed_forward_proj']}; T5 v1.1 has gated-gelu")
+    if config.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
+        raise InputError(f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]}; T5 v1.1 has gated-gelu")
     distance, epsilon = config.get("relative_attention_max_distance", 128), config.get("layer_norm_epsilon", 1e-6)
     if not isinstance(distance, int) or not isinstance(epsilon, float) or not 8 <= distance <= 10**6 or not 0 < epsilon < 1:
         raise InputError(f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon {epsilon}: not T5's")
@@ -136,9 +137,8 @@ def _fit(tensors: Tensors, entries: list[Entry], init: Callable[[], Callable], w
     """Our parameters of `tensors`, which must be just those that a model of the recognised sizes has."""
     try:
         wanted = torch_shapes(jax.eval_shape(init(), jax.random.key(0)), entries)
-    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
-        first = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-        raise InputError(f"{where}: the sizes that its shapes show make no model ({first})") from e
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as e:
+        raise InputError(f"{where}: the sizes that its shapes show make no model ({first_line(e)})") from e
     check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
     return stack(tensors, entries)
 
@@ -156,7 +156,7 @@ def _read_config(folder: Path) -> dict:
         if path.stat().st_size > _CONFIG_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes")
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one") from e
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")

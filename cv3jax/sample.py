@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="a square picture to enlarge by the relay, instead of drawing one; as often as --prompt, or once for all")
     parser.add_argument("--noise", type=Path, metavar="FILE.npz",
                         help="noise of another program instead of the seeds': arrays base (without --image), and low and relay for a relay "
-                        "pass, each [pictures, height / 8, width / 8, channels]; to reproduce its pictures")
+                        "pass, each [pictures, h, w, channels] of the latents; to reproduce its pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON")
     return one_line(parser).parse_args(argv)
 
@@ -83,9 +83,9 @@ def sample(
 def given(cascade: Cascade, args: argparse.Namespace) -> dict:
     """The arguments of `sample` that are in files. Raises InputError where they do not suit the cascade, or a part it takes is missing."""
     description, stages = cascade.description, cascade.description["stages"]
-    if needed := [name for name, there in (("t5", description), ("relay" if args.image else "base", stages)) if name not in there]:
-        purpose = "to enlarge pictures" if args.image else "to draw"
-        raise InputError(f"--checkpoint {args.checkpoint} has no {needed[0]} {purpose}, only {', '.join(cascade.params)}")
+    first = "relay" if args.image else "base"
+    if needed := [name for name, there in ((f"{first} stage", first in stages), ("t5", "t5" in description)) if not there]:
+        raise InputError(f"--checkpoint {args.checkpoint} has no {needed[0]} to start from, only {', '.join(cascade.params)}")
     images = None
     if args.image:
         if len(args.image) not in (1, len(args.prompt)):

@@ -1,20 +1,22 @@
 """What `cv3jax sample` reads beside prompts: pictures to enlarge, and noise that another program drew."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, decode_rgb, open_image
 
-_HEADER = 4096  # bytes an array in an .npz has beside its values, at most
+MAX_SIDE = 4096  # pixels, of a picture to enlarge
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_images(paths: list[Path], multiple: int) -> np.ndarray:
     """Square pictures of one size → uint8 [N, side, side, 3]. Raises InputError on others, and where a side is no such multiple."""
-    images = []
-    for path in paths:
+    images: dict[Path, np.ndarray] = {}
+    for path in dict.fromkeys(paths):  # one for all prompts is read once
         try:
             with path.open("rb") as file:
                 image = np.asarray(decode_rgb(open_image(file.read(MAX_IMAGE_BYTES + 1))))
@@ -23,12 +25,13 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
         except InputError as e:
             raise InputError(f"--image {path}: {e}") from e
         height, width = image.shape[:2]
-        if height != width or height % multiple:
-            raise InputError(f"--image {path} is {width}×{height}; give a square picture whose side is a multiple of {multiple}")
-        if image.shape != (first := images[0] if images else image).shape:
+        if height != width or height % multiple or height > MAX_SIDE:
+            right = f"give a square picture whose side is a multiple of {multiple}, at most {MAX_SIDE}"
+            raise InputError(f"--image {path} is {width}×{height}; {right}")
+        if image.shape != (first := next(iter(images.values()), image)).shape:
             raise InputError(f"--image {path} is {width}×{height}, the first is {first.shape[1]}×{first.shape[0]}; give one size a call")
-        images.append(image)
-    return np.stack(images)
+        images[path] = image
+    return np.stack([images[path] for path in paths])
 
 
 def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -36,17 +39,19 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
     wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     try:
         with zipfile.ZipFile(path) as file:
-            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in file.infolist()}
-        if sizes.keys() != shapes.keys():
-            raise InputError(f"--noise {path} holds {', '.join(sorted(sizes)[:8]) or 'nothing'}; it takes {wanted}")
-        for name, shape in shapes.items():
-            if sizes[name] > 8 * int(np.prod(shape)) + _HEADER:  # before it is unpacked
-                raise InputError(f"--noise {path}: {name} has {sizes[name]:,} bytes, too many; it takes {wanted}")
+            names = {name.removesuffix(".npy") for name in file.namelist()}
+            if names != shapes.keys():
+                raise InputError(f"--noise {path} holds {', '.join(sorted(names)[:8]) or 'nothing'}; it takes {wanted}")
+            for name, shape in shapes.items():
+                with file.open(f"{name}.npy") as member:  # before any of its values are unpacked
+                    found, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+                if found != shape or dtype.kind != "f":
+                    raise InputError(f"--noise {path}: {name} is {dtype} {list(found)}; it takes {wanted}, of floats")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in shapes}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
-        raise InputError(f"--noise {path} is no .npz of numbers: {getattr(e, 'strerror', None) or e}; it takes {wanted}") from e
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise InputError(f"--noise {path}: {name} is {arrays[name].dtype} {list(arrays[name].shape)}; it takes {wanted}, finite floats")
-    return {name: value.astype(np.float32) for name, value in arrays.items()}
+            arrays = {name: file[name].astype(np.float32) for name in shapes}
+    # what zipfile and numpy make of damage and of formats they do not know
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+        raise InputError(f"--noise {path} is no .npz of numbers: {getattr(e, 'strerror', None) or first_line(e)}; it takes {wanted}") from e
+    if wild := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
+        raise InputError(f"--noise {path}: {wild[0]} has values that are not finite; it takes {wanted}, standard normal")
+    return arrays

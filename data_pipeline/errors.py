@@ -12,6 +12,11 @@ class InputError(Exception):
     """
 
 
+def first_line(e: BaseException, most: int = 200) -> str:
+    """What another library's error says first, `most` characters of it; its kind where it says nothing."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
+
+
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Give an OSError of the block, which writes `path`, that name: those of a full disk come without one."""

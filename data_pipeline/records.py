@@ -29,7 +29,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from google.protobuf.message import DecodeError
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_image, upright_size
 
 NAME, SPLIT = "records", "train"
@@ -136,7 +136,7 @@ class RecordWriter:
                 shutil.rmtree(self.staging)
             self.staging.mkdir(parents=True)
         except OSError as e:
-            raise InputError(f"cannot write {self.staging} ({_first_line(e)}); give another directory") from e
+            raise InputError(f"cannot write {self.staging} ({first_line(e, 160)}); give another directory") from e
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -237,9 +237,8 @@ class RecordSource(Sequence):
         except (RuntimeError, IndexError, ValueError, KeyError, TypeError, AttributeError, DecodeError) as e:
             shard = bisect.bisect_right(self._ends, i)
             within = i - (self._ends[shard - 1] if shard else 0)
-            raise InputError(
-                f"record {within} of {self._shards[shard].filename} is damaged ({_first_line(e)}); restore the file or pack the data again"
-            ) from e
+            what = f"record {within} of {self._shards[shard].filename} is damaged ({first_line(e, 160)})"
+            raise InputError(f"{what}; restore the file or pack the data again") from e
 
     def __repr__(self) -> str:  # grain names the source in its own messages
         return f"RecordSource({self.name!r}, {len(self)} records)"
@@ -273,7 +272,7 @@ def open_records(path: str | Path) -> RecordSource:
         if info["fileFormat"] != "array_record" or split["filepathTemplate"] != _TEMPLATE or Path(name).name != name or min(lengths) < 0:
             raise ValueError("file format, names or lengths")
     except (StopIteration, KeyError, ValueError, TypeError) as e:
-        raise InputError(f"{path}/dataset_info.json describes no array_record split {SPLIT!r} ({_first_line(e)})") from e
+        raise InputError(f"{path}/dataset_info.json describes no array_record split {SPLIT!r} ({first_line(e, 160)})") from e
     if not sum(lengths):
         raise InputError(f"{path} holds no records (count = 0); pack it again from images with captions")
     count = len(lengths)
@@ -304,7 +303,7 @@ def _check_shard(shard: _Shard) -> None:
         found = reader.num_records()
         reader.close()
     except RuntimeError as e:
-        raise InputError(f"shard {shard.filename} is truncated or damaged ({_first_line(e)}); restore it or pack the data again") from e
+        raise InputError(f"shard {shard.filename} is truncated or damaged ({first_line(e, 160)}); restore it or pack the data again") from e
     if found != shard.take:
         raise InputError(f"shard {shard.filename} has {found} records where dataset_info.json says {shard.take}; restore it or pack again")
 
@@ -315,11 +314,7 @@ def _read_json(path: Path, name: str) -> dict:
     except FileNotFoundError as e:
         raise InputError(f"{path} is not a record dataset: it has no {name}") from e
     except (OSError, ValueError) as e:
-        raise InputError(f"{path}/{name} is damaged: {_first_line(e)}") from e
+        raise InputError(f"{path}/{name} is damaged: {first_line(e, 160)}") from e
     if not isinstance(value, dict):
         raise InputError(f"{path}/{name} is not a JSON object")
     return value
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
+_CONFIG_CHARACTERS = 2**20
 MAX_PROMPT = 8192  # characters; what is beyond could not fit into the tokens a model reads
 
 
@@ -102,8 +103,9 @@ def _load(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InputError(f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model")
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-    except (OSError, ValueError) as e:
+        with (folder / "tokenizer_config.json").open() as file:
+            config = json.loads(file.read(_CONFIG_CHARACTERS))
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"{folder} has no readable tokenizer_config.json: {e}") from e
     if not isinstance(config, dict):
         raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
@@ -116,7 +118,7 @@ def _load(folder: Path) -> Any:
 
 
 def _explain(e: Exception) -> str:
-    line = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+    line = first_line(e)
     if "tiktoken" in line:  # what transformers tries last, when sentencepiece and protobuf could not read spiece.model
         line = "spiece.model is damaged, or sentencepiece and protobuf do not fit together (sentencepiece 0.2.0 and 0.2.1 do)"
     return line

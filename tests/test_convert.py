@@ -11,7 +11,8 @@ import yaml
 from released_files import FLAGS, UNET, cast, converted, prefixed, same_bits, stored, tensors, write, write_pt, write_sat
 from safetensors.numpy import load_file
 
-from cv3jax import checkpoint, convert
+from cv3jax import checkpoint, convert, leaves, lock
+from cv3jax.cascade import load_params
 from cv3jax.weights.released import PREFIX
 from data_pipeline.errors import InputError
 
@@ -41,7 +42,10 @@ def test_every_form_of_a_unet_gives_the_same_parameters(form, tmp_path):
     file, dtype = as_file(form, tmp_path)
     out = converted(tmp_path / "out", "--base", file, *FLAGS)
     assert same_bits(stored(out, "base"), reference("base", dtype))
-    assert checkpoint.read_cascade(out)[1]["stages"].keys() == {"base"}
+    directory, description = checkpoint.read_cascade(out)
+    assert description["stages"].keys() == {"base"}
+    loaded = load_params(directory, description)[0]["base"]  # as training and sampling read it: float32 whatever is stored
+    assert same_bits({"/".join(path): np.asarray(value) for path, value in leaves.walk(loaded)}, cast(reference("base", dtype), np.float32))
     assert sorted(path.name for path in out.iterdir()) == ["base", "cascade.json"]
 
 
@@ -198,12 +202,33 @@ def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path
 
 
 def test_what_a_killed_conversion_left_is_replaced(tmp_path):
-    (tmp_path / "out.partial" / "base").mkdir(parents=True)
-    (tmp_path / "out.partial" / "base" / "half").write_text("half")
-    (tmp_path / "out.partial" / "stray").write_text("half")
-    out = converted(tmp_path / "out", "--vae", golden_models.files("micro") / "vae.safetensors")
+    vae, partial = golden_models.files("micro") / "vae.safetensors", tmp_path / "out.partial"
+    (partial / "base").mkdir(parents=True)
+    (partial / "base" / "half").write_text("half")
+    with pytest.raises(InputError, match=r"out\.partial is in the way, and was not left by a conversion"):  # somebody's own
+        converted(tmp_path / "out", "--vae", vae)
+    (partial / lock.NAME).touch()
+    out = converted(tmp_path / "out", "--vae", vae)
     assert sorted(path.name for path in out.iterdir()) == ["cascade.json", "vae"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_an_out_that_is_a_link_is_made_where_it_points(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    converted(tmp_path / "link", "--vae", golden_models.files("micro") / "vae.safetensors")
+    assert (tmp_path / "place" / "cascade.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_base_and_relay_are_not_exchanged(tmp_path):
+    """Neither on the way in nor on the way out."""
+    files = {name: write(tmp_path / f"{name}.safetensors", {key: value + offset for key, value in tensors("unet.safetensors").items()})
+             for name, offset in (("base", np.float32(1)), ("relay", np.float32(2)))}  # fmt: skip
+    inside = converted(tmp_path / "in", "--relay", files["relay"], "--base", files["base"], *FLAGS)
+    out = converted(tmp_path / "out", "--checkpoint", inside, "--to", "safetensors")
+    for name, offset in (("base", 1), ("relay", 2)):
+        np.testing.assert_array_equal(stored(inside, name)["conv_in/bias"], reference("base")["conv_in/bias"] + np.float32(offset))
+        assert same_bits(load_file(out / f"{name}.safetensors"), prefixed(load_file(files[name])))
 
 
 def test_names_with_and_without_the_prefix(tmp_path):

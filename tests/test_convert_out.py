@@ -171,10 +171,17 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
     (["--checkpoint", "{at}", "--to", "diffusers"], r"is no checkpoint: it has neither cascade\.json"),
     (["--checkpoint", "{base}"], r"give either --base, .* or --checkpoint and --to"),
     (["--checkpoint", "{base}", "--to", "diffusers", "--parts", "base", "--vae", "x"], r"give either --base, .* or --checkpoint and --to"),
+    (["--checkpoint", "{foreign}", "--to", "diffusers", "--parts", "base"],
+     r"the base on disk is not the model that its description says: .* \(\d+ such\)"),
     (["--checkpoint", "{damaged}", "--to", "diffusers", "--parts", "base"], r"damaged/base is damaged: .* has other bytes than were"),
 ])  # fmt: skip
 def test_what_cannot_go_out_is_refused(argv, line, own, tmp_path):
-    places = {"base": own, "at": tmp_path, "damaged": tmp_path / "damaged"}
+    places = {"base": own, "at": tmp_path, "damaged": tmp_path / "damaged", "foreign": tmp_path / "foreign"}
+    if "{foreign}" in argv:
+        shutil.copytree(own / "cascade", places["foreign"])
+        description = json.loads((own / "cascade" / "cascade.json").read_text())
+        description["stages"]["base"]["model"]["channels"] *= 2
+        (places["foreign"] / "cascade.json").write_text(json.dumps(description))
     if "{damaged}" in argv:
         shutil.copytree(places["base"] / "cascade", places["damaged"])
         file = max((places["damaged"] / "base").rglob("d/*"), key=lambda path: path.stat().st_size)

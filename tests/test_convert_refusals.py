@@ -2,20 +2,24 @@
 
 import argparse
 import builtins
+import gc
 import json
 import os
 import shutil
 import struct
 import subprocess
+import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import golden_models
 import numpy as np
 import pytest
 import tiny_runs
-from released_files import FLAGS, converted, prefixed, same_bits, stored, tensors, write, write_pt, write_sat
+from released_files import FLAGS, converted, prefixed, same_bits, stored, tensors, write, write_sat
 from test_convert import write_official
+from test_faults import small_disk
 
 from data_pipeline.errors import InputError
 
@@ -79,6 +83,23 @@ def test_without_pytorch_a_pt_gets_a_line_that_names_the_set_up(tmp_path, monkey
     refused(tmp_path, rf"writing a SAT checkpoint {advice}", "--checkpoint", golden_models.converted("micro"), "--to", "sat")
 
 
+class Views:
+    """Unpickled with NumPy's own classes, an array of objects whose addresses are bytes of the file: reading them ends the process."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), b"A" * 8)
+
+
+def test_arrays_beside_the_tensors_are_not_made(tmp_path):
+    """A subprocess, because its end would be that of the tests."""
+    pytest.importorskip("torch")
+    sat = write_sat(tmp_path / "sat", prefixed(tensors("unet.safetensors")), hook=OrderedDict(a=Views()), rng=np.random.get_state())  # noqa: NPY002
+    program = "import sys, pathlib; from cv3jax.weights.torch_file import open_torch; print(len(open_torch(pathlib.Path(sys.argv[1]))))"
+    argv = [sys.executable, "-c", program, str(sat / "1" / SAT_FILE)]
+    done = subprocess.run(argv, env=tiny_runs.environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "329\n"), done.stderr
+
+
 def damage_pt(kind: str, at: Path) -> Path:
     """A .pt or SAT folder with something wrong."""
     torch = pytest.importorskip("torch")
@@ -101,6 +122,16 @@ def damage_pt(kind: str, at: Path) -> Path:
         with zipfile.ZipFile(file, "w") as archive, archive.open("archive/data.pkl", "w", force_zip64=True) as member:
             for _ in range(129):
                 member.write(bytes(2**20))
+    elif kind == "other things":
+        torch.save({"module": {"a": torch.zeros(2), "b": {"c": torch.zeros(2)}}}, file)
+    elif kind == "sparse":
+        torch.save({"module": {"a": torch.zeros(2, 2).to_sparse_csr()}}, file)
+    elif kind == "zip of another version":
+        data = bytearray(file.read_bytes())
+        data[data.index(b"PK\1\2") + 6] = 99
+        file.write_bytes(data)
+    elif kind == "no values":
+        torch.save({"module": {"a": torch.zeros(0, 10**6)}}, file)
     elif kind == "no tensors":
         torch.save({"module": {"a": 1}}, file)
     elif kind == "old format":
@@ -122,7 +153,11 @@ def damage_pt(kind: str, at: Path) -> Path:
     ("compressed", r"is not of torch\.save: archive/data\.pkl in it is compressed"),
     ("large pickle", r"archive/data\.pkl has 135,266,304 bytes, more than names and shapes take"),
     ("no tensors", r"holds no tensors under `module`, as a SAT checkpoint does, nor by themselves"),
-    ("shape without bytes", r"is damaged: a has the shape \[1000000, 1000000\], for which the file holds too few bytes"),
+    ("other things", r"sat/1/mp_rank_00_model_states\.pt: b is of another type; weights are one of float16, bfloat16, float32 \(1 such\)"),
+    ("sparse", r"mp_rank_00_model_states\.pt: a is of another type; weights are one of"),
+    ("zip of another version", r"is damaged or no checkpoint of torch\.save \(since 1\.6\)"),
+    ("no values", r"a has the shape \[0, 1000000\] and no values \(1 such\)"),
+    ("shape without bytes", r": a has the shape \[1000000, 1000000\], for which the file holds too few bytes"),
     ("integers", r"a is int64; weights are one of float16, bfloat16, float32 \(1 such\)"),
 ])  # fmt: skip
 def test_damaged_checkpoints_of_pytorch(kind, line, tmp_path):
@@ -159,8 +194,8 @@ def t5_folder(at: Path, kind: str) -> Path:
     shutil.copytree(golden_models.files("micro") / "t5", folder)
     if kind == "no tokenizer":
         (folder / "spiece.model").unlink()
-    elif kind == "relu":
-        (folder / "config.json").write_text(json.dumps({"feed_forward_proj": "relu"}))
+    elif kind == "gated-silu":
+        (folder / "config.json").write_text(json.dumps({"feed_forward_proj": "gated-silu"}))
     elif kind == "small vocabulary":
         values = dict(tensors("t5/model.safetensors"))
         write(folder / "model.safetensors", values | {"shared.weight": values["shared.weight"][:100].copy()})
@@ -173,7 +208,7 @@ def t5_folder(at: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(("kind", "line"), [
     ("no tokenizer", r"is not a tokenizer: it has neither tokenizer\.json nor spiece\.model"),
-    ("relu", r"config\.json: feed_forward_proj is relu; T5 v1\.1 has gated-gelu"),
+    ("gated-silu", r"config\.json: feed_forward_proj is gated-silu; T5 v1\.1 has gated-gelu"),
     ("small vocabulary", r"its tokenizer has \d+ tokens, the text encoder 100; they do not belong together"),
     ("escape", r"index\.json names '\.\./other\.safetensors', which is no \.safetensors file beside it"),
     ("lost", r"index\.json names 1 files that are not there: gone\.safetensors"),
@@ -207,6 +242,8 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
     write_official(at / "relay.yaml", "relay")
     write_official(at / "wide.yaml", "base", model__network_config__params__model_channels=320)
     write_official(at / "steps.yaml", "base", model__sampler_config__params__num_steps="many")
+    (at / "tag.yaml").write_text("a: !!bool maybe")
+    (at / "huge.yaml").write_text((at / "base.yaml").read_text().replace("num_steps: 4", "num_steps: 0x" + "f" * 5000))
     return {"unet": folder / "unet.safetensors", "vae": folder / "vae.safetensors", "t5": folder / "t5", "at": at}
 
 
@@ -220,8 +257,12 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
     ("--unet {at}/there", r"--unet .*there: no `latest` of a SAT checkpoint and no"),
     ("--unet {at}/list.yaml", r"--unet .*list\.yaml: give a \.safetensors file, a \.pt or"),
     ("--unet {unet} --base {unet} --head-channels 16", r"--unet is for one UNet alone"),
-    ("--base {unet} --relay-start 200 --head-channels 16", r"--relay-start 200: there is no relay here"),
-    ("--relay {unet} --relay-start 3 --steps 5 --head-channels 16", r"--relay-start 3 with 5 steps: give 1\.\.1000, and as many"),
+    ("--base {unet} --relay-start 200 --head-channels 16", r"--relay-start is for --relay or --unet, and there is none; leave it out"),
+    ("--unet {unet} --config {at}/base.yaml --relay-start 200", r"--relay-start 200: there is no relay here"),
+    ("--vae {vae} --dtype bfloat16", r"--dtype is for --base or --relay or --unet or --t5, and there is none"),
+    ("--vae {vae} --weights params", r"--weights is for --checkpoint, and there is none"),
+    ("--t5 {t5} --latent-scale 1", r"--latent-scale is for --vae, and there is none"),
+    ("--relay {unet} --relay-start 3 --steps 5 --head-channels 16", r"the relay has 5 steps from t = 3: both 1\.\.1000, and no more steps"),
     ("--base {unet} --image-size 30 --head-channels 16", r"--image-size: the base's pictures have 30 pixels a side; give a multiple of 32"),
     ("--base {unet} --config {at}/relay.yaml", r"--config .*relay\.yaml is of a relay, and there is no --relay"),
     ("--base {unet} --config {at}/base.yaml --config {at}/base.yaml", r"--config was given 2 times for the base stage"),
@@ -229,10 +270,12 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
     ("--base {unet} --config {at}/text.yaml", r"--config .*text\.yaml is not YAML"),
     ("--base {unet} --config {at}/list.yaml", r"--config .*list\.yaml is not CogView3's: it has no model\.network_config"),
     ("--base {unet} --config {at}/steps.yaml", r"steps\.yaml: model\.sampler_config\.params\.num_steps is 'many', not a number"),
+    ("--base {unet} --config {at}/tag.yaml", r"--config .*tag\.yaml is not YAML"),
+    ("--base {unet} --config {at}/huge.yaml", r"num_steps is a int, not a number that it could be"),
     ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: No such file"),
     ("--vae {vae} --latent-scale 0", r"--latent-scale 0\.0: must be between 0 and 100"),
     ("--t5 {t5} --text-length 1", r"max_length = 1 .* give a length in 2\.\.4096"),
-    ("--vae {vae} --steps many", r"--steps many: give one int or two"),
+    ("--base {unet} --head-channels 16 --steps many", r"--steps many: give one int or two"),
 ])  # fmt: skip
 def test_flags_and_configurations_that_do_not_fit(argv, line, tmp_path):
     places = stage_flags(tmp_path)
@@ -268,4 +311,19 @@ def test_a_pt_of_tensors_alone_is_read(tmp_path):
     torch.save({name: torch.from_numpy(value) for name, value in tensors("vae.safetensors").items()}, tmp_path / "v.ckpt")
     out = converted(tmp_path / "out", "--vae", tmp_path / "v.ckpt")
     assert same_bits(stored(out, "vae"), stored(golden_models.converted("micro"), "vae"))
-    assert write_pt(tmp_path / "w.pt", tensors("vae.safetensors")).is_file()
+
+
+@pytest.mark.parametrize("argv", [
+    "--vae {vae}", "--checkpoint {checkpoint} --to sat --parts base", "--checkpoint {checkpoint} --to safetensors --parts vae",
+])  # fmt: skip
+def test_a_full_disk_leaves_nothing(argv, tmp_path):
+    if "sat" in argv.split():
+        pytest.importorskip("torch")
+    places = {"vae": golden_models.files("micro") / "vae.safetensors", "checkpoint": golden_models.converted("micro")}
+    with small_disk(tmp_path / "disk", 2**20, 2**18) as (disk, _):
+        with pytest.raises(OSError, match="could not be written") as caught:
+            converted(disk / "out", *argv.format(**places).split())
+        assert str(disk) in caught.value.filename
+        assert list(disk.iterdir()) == []
+        del caught
+        gc.collect()  # its frames hold torch's writer and that the file, and the disk could not be unmounted

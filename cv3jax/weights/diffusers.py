@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.names import Entry
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 
 FILE = "diffusion_pytorch_model.safetensors"
 _RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
@@ -61,8 +63,8 @@ def vae_names(entries: list[Entry], stages: int) -> list[Entry]:
     return [rename(entry) for entry in entries]
 
 
-def unet_config(stage: dict, text_width: int) -> dict[str, Any]:
-    """config.json of a stage's UNet.
+def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any]:
+    """config.json of a UNet that reads text features of that width; `side` of its latents, where it is known.
 
     Call it with timestep = index (0..999), added_cond_kwargs = {"text_embeds": zeros [B, 0], "time_ids": sizes [B, 6] in pixels}
     and, distilled, timestep_cond = the embedding of w. It predicts what the stage does (ε or v), for x / √(1 + σ²).
@@ -70,37 +72,35 @@ def unet_config(stage: dict, text_width: int) -> dict[str, Any]:
     Raises:
         InputError: diffusers' middle block is as deep as the last stage, and this one's is not.
     """
-    model = stage["model"]
-    depth, widths = model["depth"], [model["channels"] * mult for mult in model["channel_mult"]]
-    if model["mid_depth"] != depth[-1] or not depth[-1]:
+    depth, widths = model.depth, [model.channels * mult for mult in model.channel_mult]
+    if model.mid_depth != depth[-1] or not depth[-1]:
         raise InputError(
-            f"diffusers has no UNet with {model['mid_depth']} transformer blocks in the middle and {depth[-1]} in the last stage; "
+            f"diffusers has no UNet with {model.mid_depth} transformer blocks in the middle and {depth[-1]} in the last stage; "
             "--to sat and --to safetensors do"
         )
     return {
-        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.36.0",
-        "sample_size": stage["image_size"] and stage["image_size"] // stage["factor"],  # unknown before the run ends
-        "in_channels": model["out_channels"], "out_channels": model["out_channels"], "block_out_channels": widths,
-        "layers_per_block": model["res_blocks"], "transformer_layers_per_block": [max(blocks, 1) for blocks in depth],
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.36.0", "sample_size": side,
+        "in_channels": model.out_channels, "out_channels": model.out_channels, "block_out_channels": widths,
+        "layers_per_block": model.res_blocks, "transformer_layers_per_block": [max(blocks, 1) for blocks in depth],
         "down_block_types": ["CrossAttnDownBlock2D" if blocks else "DownBlock2D" for blocks in depth],
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "up_block_types": ["CrossAttnUpBlock2D" if blocks else "UpBlock2D" for blocks in reversed(depth)],
         # under this name diffusers keeps the number of heads
-        "attention_head_dim": [max(width // model["head_dim"], 1) for width in widths], "cross_attention_dim": text_width,
-        "use_linear_projection": True, "norm_num_groups": model["groups"], "norm_eps": 1e-5, "act_fn": "silu",
+        "attention_head_dim": [max(width // model.head_dim, 1) for width in widths], "cross_attention_dim": text_width,
+        "use_linear_projection": True, "norm_num_groups": model.groups, "norm_eps": 1e-5, "act_fn": "silu",
         "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 1536, "time_cond_proj_dim": model["w_dim"] or None,
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 1536, "time_cond_proj_dim": model.w_dim or None,
     }  # fmt: skip
 
 
-def vae_config(model: dict, scale: float) -> dict[str, Any]:
+def vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
     """config.json of an autoencoder."""
-    widths = [model["channels"] * mult for mult in model["channel_mult"]]
+    widths = [model.channels * mult for mult in model.channel_mult]
     return {
         "_class_name": "AutoencoderKL", "_diffusers_version": "0.36.0", "in_channels": 3, "out_channels": 3,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "block_out_channels": widths, "layers_per_block": model["res_blocks"], "act_fn": "silu", "latent_channels": model["z_channels"],
-        "norm_num_groups": model["groups"], "scaling_factor": scale, "force_upcast": True,
+        "block_out_channels": widths, "layers_per_block": model.res_blocks, "act_fn": "silu", "latent_channels": model.z_channels,
+        "norm_num_groups": model.groups, "scaling_factor": scale, "force_upcast": True,
     }  # fmt: skip
 
 
@@ -114,8 +114,11 @@ def vae_fields(config: dict, where: str) -> tuple[dict[str, Any], float]:
             "groups": int(config.get("norm_num_groups", 32)),
         }  # fmt: skip
         scale = float(config["scaling_factor"])
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as e:
-        raise InputError(f"{where} is no configuration of an AutoencoderKL: {type(e).__name__} {e}") from e
+    except (LookupError, TypeError, ValueError, ArithmeticError) as e:
+        raise InputError(f"{where} is no configuration of an AutoencoderKL: {type(e).__name__} {first_line(e)}") from e
+    sizes = (*widths, fields["res_blocks"], fields["z_channels"], fields["groups"])
+    if len(widths) > 8 or fields["res_blocks"] > 16 or not all(1 <= size <= 2**16 for size in sizes):
+        raise InputError(f"{where}: block_out_channels, layers_per_block, latent_channels or norm_num_groups are no autoencoder's")
     if config.get("shift_factor") or config.get("latents_mean"):
         raise InputError(f"{where}: this autoencoder's latents are shifted (shift_factor, latents_mean), SDXL's are only scaled")
     return fields, scale

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from cv3jax.leaves import Leaf
 from cv3jax.weights.torch_file import open_torch
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, first_line
 
 Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
 
@@ -47,7 +47,7 @@ def _file_of(folder: Path, flag: str) -> Path:
     """The file of a folder that says where its tensors are."""
     if (folder / "latest").is_file():
         return _sat_file(folder)
-    if indices := sorted(folder.glob("*.safetensors.index.json")):
+    if indices := [folder / f"{name}.index.json" for name in _SINGLE if (folder / f"{name}.index.json").is_file()]:
         return indices[0]
     if singles := [folder / name for name in _SINGLE if (folder / name).is_file()]:
         return singles[0]
@@ -77,17 +77,16 @@ def _open_safetensors(path: Path) -> Tensors:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         facts = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as e:
-        raise InputError(f"{path} is damaged or no safetensors file: {_line(e)}; get it again") from e
-    if foreign := sorted({kind for _, kind in facts.values()} - set(_DTYPES)):
-        raise InputError(f"{path} holds tensors of type {', '.join(foreign)}; give F16, BF16 or F32 ones")
+        raise InputError(f"{path} is damaged or no safetensors file: {first_line(e)}; get it again") from e
 
     def read(name: str) -> np.ndarray:
         try:
             return file.get_tensor(name)
         except (SafetensorError, OSError) as e:
-            raise InputError(f"{path} is damaged: {name} cannot be read ({_line(e)}); get it again") from e
+            raise InputError(f"{path} is damaged: {name} cannot be read ({first_line(e)}); get it again") from e
 
-    return {name: Leaf(shape, np.dtype(_DTYPES[kind]), lambda name=name: read(name)) for name, (shape, kind) in facts.items()}
+    types = {name: np.dtype(_DTYPES.get(kind, np.void)) for name, (_, kind) in facts.items()}
+    return {name: Leaf(shape, types[name], lambda name=name: read(name)) for name, (shape, _) in facts.items()}
 
 
 def _open_shards(index: Path) -> Tensors:
@@ -96,9 +95,11 @@ def _open_shards(index: Path) -> Tensors:
         if index.stat().st_size > _INDEX_BYTES:
             raise ValueError(f"{index.stat().st_size:,} bytes are too many for an index")
         names = json.loads(index.read_text())["weight_map"]
-        files = {str(file) for file in names.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{index} is damaged or no index of shards: {_line(e)}") from e
+        if strange := [file for file in names.values() if not isinstance(file, str)]:
+            raise ValueError(f"{strange[0]!r} is no file name")
+        files = set(names.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise InputError(f"{index} is damaged or no index of shards: {first_line(e)}") from e
     if outside := sorted(file for file in files if Path(file).name != file or not file.endswith(".safetensors")):
         raise InputError(f"{index} names {outside[0]!r}, which is no .safetensors file beside it")
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
@@ -109,7 +110,3 @@ def _open_shards(index: Path) -> Tensors:
     if extra := sorted(name for file, shard in shards.items() for name in shard if names.get(name) != file):
         raise InputError(f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} such names)")
     return {name: shards[file][name] for name, file in names.items()}
-
-
-def _line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

@@ -5,6 +5,8 @@ Names are those of the public CogView3 release (UNet and autoencoder as in `sgm`
 
 from typing import NamedTuple
 
+GROUPS = 32  # of every norm in sgm's models
+
 
 class Entry(NamedTuple):
     """One tensor: its torch name, our path, how its layout changes, and its place in a scanned stack (None: not stacked)."""

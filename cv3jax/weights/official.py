@@ -36,7 +36,8 @@ def read_official(path: Path) -> Official:
         content = yaml.safe_load(path.read_text())
     except OSError as e:
         raise InputError(f"--config {path}: {e.strerror}") from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
+    # its constructors raise whatever Python does of a value that is not what its tag says
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as e:
         raise InputError(f"--config {path} is not YAML: {' '.join(str(e).split())[:200]}") from e
     network, sampler = _at(content, "model", "network_config", "params"), _at(content, "model", "sampler_config")
     if not isinstance(network, dict) or not isinstance(sampler, dict):
@@ -46,21 +47,24 @@ def read_official(path: Path) -> Official:
         value = _at(content, *keys)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value or not 0 < value < 10**6:
-            raise InputError(f"--config {path}: {'.'.join(keys)} is {str(value)[:40]!r}, not a number that it could be")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**6 or kind(value) != value:
+            raise InputError(f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that it could be")
         return kind(value)
 
-    kind = "relay" if "Relay" in str(sampler.get("target")) else "base"
+    target = sampler.get("target")
+    kind = "relay" if isinstance(target, str) and "Relay" in target else "base"
     settings = ("model", "sampler_config", "params")
     steps, partial = number(int, *settings, "num_steps"), number(int, *settings, "partial_num_steps")
     if kind == "relay" and (not steps or not partial or partial > steps):
         raise InputError(f"--config {path}: a relay's sampler has partial_num_steps of num_steps, not {partial} of {steps}")
     guider = number(float, *settings, "guider_config", "params", "scale")
-    scaling = str(_at(content, "model", "denoiser_config", "params", "scaling_config", "target")).rpartition(".")[2]
-    if scaling not in (*_PREDICTIONS, "None"):
-        raise InputError(f"--config {path}: denoiser scaling {scaling}; one of {', '.join(_PREDICTIONS)}")
-    lengths = [_at(model, "params", "max_length") for model in _at(content, "model", "conditioner_config", "params", "emb_models") or []]
-    length = next((length for length in lengths if isinstance(length, int)), None)
+    scaling = _at(content, "model", "denoiser_config", "params", "scaling_config", "target")
+    scaling = scaling.rpartition(".")[2] if isinstance(scaling, str) else scaling
+    if scaling is not None and scaling not in tuple(_PREDICTIONS):
+        raise InputError(f"--config {path}: denoiser scaling {_shown(scaling)}; one of {', '.join(_PREDICTIONS)}")
+    models = _at(content, "model", "conditioner_config", "params", "emb_models")
+    lengths = [_at(model, "params", "max_length") for model in models] if isinstance(models, list) else []
+    length = next((length for length in lengths if type(length) is int and 2 <= length <= 4096), None)
     w_dim = number(int, "model", "network_config", "params", "cfg_cond_embed_dim")
     return Official(
         path, kind, _unet(network, w_dim), number(int, "model", "network_config", "params", "num_head_channels"),
@@ -93,10 +97,16 @@ def _flaws(content: dict, kind: str) -> list[str]:
     flaws = []
     channels = _at(content, "model", "first_stage_config", "params", "ddconfig", "in_channels")
     if channels not in (None, 3):
-        flaws.append(f"ddconfig.in_channels is {str(channels)[:20]!r}: taken as 3")
+        flaws.append(f"ddconfig.in_channels is {_shown(channels)}: taken as 3")
     if kind == "relay" and not _at(content, "args", "relay_model"):
         flaws.append("args.relay_model is not True though the sampler is a relay's: taken as a relay")
     return flaws
+
+
+def _shown(value: Any) -> str:
+    """A value of the file in a line: a short one itself, else of what kind it is. What aliases nest would take forever to write."""
+    short = isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 10**9)
+    return repr(value[:40] if isinstance(value, str) else value) if short else f"a {type(value).__name__}"
 
 
 def _at(content: Any, *keys: str) -> Any:

@@ -35,7 +35,12 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
     if not own:
         raise InputError(f"{where} holds no {_KIND[kind]}, only {_listed(others) or 'nothing'}")
     if wrong := sorted(name for name, tensor in own.items() if tensor.dtype.name not in _FLOATS):
-        raise InputError(f"{where}: {wrong[0]} is {own[wrong[0]].dtype.name}; weights are one of {', '.join(_FLOATS)} ({len(wrong)} such)")
+        kind = own[wrong[0]].dtype.name
+        shown = "of another type" if kind.startswith("void") else kind
+        raise InputError(f"{where}: {wrong[0]} is {shown}; weights are one of {', '.join(_FLOATS)} ({len(wrong)} such)")
+    # a file holds the bytes of what its shapes say, so that they bound a model's sizes, unless there are none
+    if empty := sorted(name for name, tensor in own.items() if not tensor.size):
+        raise InputError(f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values ({len(empty)} such)")
     return (_untie(own, where) if kind == "t5" else own), dict(others)
 
 
