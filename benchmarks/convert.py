@@ -16,10 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from cv3jax.cascade import unet_init
+from cv3jax.cascade import model_shapes
 from cv3jax.export_weights import TARGETS
 from cv3jax.models.unet import UNet
 from cv3jax.quickstart import environment
@@ -29,6 +28,7 @@ from cv3jax.weights.released import PREFIX
 from cv3jax.weights.torch_file import open_torch, save_torch
 from cv3jax.weights.tree import torch_shapes
 
+MOST_GB = 10
 PEAK = """
 import re, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ PLAIN = PEAK.format(work="import torch; torch.save(torch.load(sys.argv[1], weigh
 def random_unet(folder: Path) -> int:
     """Write a SAT folder of random half-precision tensors with the released names and shapes. Returns how many parameters."""
     model = UNet()
-    shapes = torch_shapes(jax.eval_shape(unet_init(model, 4096), jax.random.key(0)), unet_entries(
+    shapes = torch_shapes(model_shapes(model, 4096), unet_entries(
         channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks, depth=model.depth,
         mid_depth=model.mid_depth, w_dim=model.w_dim,
     ))  # fmt: skip
@@ -112,10 +112,14 @@ def main() -> None:
         figures[way] = {"times_plain": statistics.median(ratios), "spread": max(ratios) - min(ratios),
                         "peak_gb": max(one[way]["peak_gb"] for one in figures["rounds"])}  # fmt: skip
     shutil.rmtree(args.workdir / "sat")
+    bad = [way for way in ("in", *TARGETS) if figures[way]["peak_gb"] > MOST_GB]
+    bad += [one["differing"] for one in figures["rounds"] if one["differing"]]
     text = json.dumps(figures, indent=2)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")
+    if bad:
+        sys.exit(f"over {MOST_GB} GB, or other bits came out than went in: {bad}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A cascade is described by plain values (`cascade.json`): the models' sizes, each
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,24 @@ def vae_init(model: Autoencoder) -> Callable[[jax.Array], Any]:
     return lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
 
 
+@functools.cache  # tracing a UNet takes seconds, and many commands ask for the same one
+def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> Any:
+    """The parameters of a model, as ShapeDtypeStructs; a UNet's for text features of that width. Not to be changed in place."""
+    if isinstance(model, UNet):
+        init = unet_init(model, text_width)
+    else:
+        init = t5_init(model) if isinstance(model, T5Encoder) else vae_init(model)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
 def part_shapes(description: dict, part: str) -> Any:
     """The parameters of a part as its description says, as ShapeDtypeStructs."""
     if part == "vae":
-        init = vae_init(build_model(Autoencoder, description["vae"]["model"]))
-    elif part == "t5":
-        init = t5_init(build_model(T5Encoder, description["t5"]["model"]))
-    else:
-        stage = description["stages"][part]
-        init = unet_init(build_model(UNet, stage["model"]), stage["text_width"])
-    return jax.eval_shape(init, jax.random.key(0))
+        return model_shapes(build_model(Autoencoder, description["vae"]["model"]))
+    if part == "t5":
+        return model_shapes(build_model(T5Encoder, description["t5"]["model"]))
+    stage = description["stages"][part]
+    return model_shapes(build_model(UNet, stage["model"]), stage["text_width"])
 
 
 def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released") -> Callable:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cv3jax import checkpoint
 from cv3jax.atomic import appearing
-from cv3jax.cascade import build_model, t5_init, unet_init, vae_init
+from cv3jax.cascade import build_model, model_shapes
 from cv3jax.leaves import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -54,7 +54,7 @@ def import_unet(path: Path, flag: str, *, head_channels: int | None, official: O
         raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
     fields = {**fields, "groups": GROUPS, "remat": False, "dtype": dtype}
     entries = unet_entries(**{name: fields[name] for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")})
-    params = _fit(tensors, entries, lambda: unet_init(build_model(UNet, fields), width), where)
+    params = _fit(tensors, entries, lambda: model_shapes(build_model(UNet, fields), width), where)
     why = "--head-channels" if head_channels is not None else official.path.name if said else "default: every attention width divides by it"
     distilled = f"distilled, w in {fields['w_dim']} dimensions" if fields["w_dim"] else "not distilled"
     words = [
@@ -81,7 +81,7 @@ def import_vae(path: Path, flag: str) -> Part:
     fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}  # SDXL's overflows in float16
     sizes = {name: fields[name] for name in ("channels", "channel_mult", "res_blocks")}
     entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
-    params = _fit(tensors, entries, lambda: vae_init(build_model(Autoencoder, fields)), where)
+    params = _fit(tensors, entries, lambda: model_shapes(build_model(Autoencoder, fields)), where)
     sizes_in_words = f"autoencoder of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage"
     return Part(fields, params, facts, [f"{sizes_in_words}, {fields['z_channels']} latent channels", *words, *_contents(tensors, others)])
 
@@ -98,7 +98,7 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     if not isinstance(distance, int) or not isinstance(epsilon, float) or not 8 <= distance <= 10**6 or not 0 < epsilon < 1:
         raise InputError(f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon {epsilon}: not T5's")
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
-    params = _fit(tensors, t5_entries(layers=fields["layers"]), lambda: t5_init(build_model(T5Encoder, fields)), where)
+    params = _fit(tensors, t5_entries(layers=fields["layers"]), lambda: model_shapes(build_model(T5Encoder, fields)), where)
     sizes = f"T5 encoder of {fields['layers']} layers, {fields['channels']} channels, {fields['heads']} heads of {fields['head_dim']}"
     return Part(fields, params, {}, [f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens", *_contents(tensors, others)])
 
@@ -133,10 +133,10 @@ def _recognised(where: str, sizes: Callable[[], Any]) -> Any:
         raise InputError(f"{where}: {e}") from e
 
 
-def _fit(tensors: Tensors, entries: list[Entry], init: Callable[[], Callable], where: str) -> dict:
+def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], where: str) -> dict:
     """Our parameters of `tensors`, which must be just those that a model of the recognised sizes has."""
     try:
-        wanted = torch_shapes(jax.eval_shape(init(), jax.random.key(0)), entries)
+        wanted = torch_shapes(shapes(), entries)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as e:
         raise InputError(f"{where}: the sizes that its shapes show make no model ({first_line(e)})") from e
     check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import golden_models
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
@@ -18,7 +17,7 @@ from released_files import FLAGS, cast, converted, prefixed, same_bits, stored, 
 from safetensors.numpy import load_file
 
 from cv3jax import checkpoint, leaves, recipe
-from cv3jax.cascade import build_model, load_params, t5_init, unet_init, vae_init
+from cv3jax.cascade import build_model, load_params, model_shapes
 from cv3jax.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -26,6 +25,8 @@ from cv3jax.models.vae import Autoencoder
 from cv3jax.state import create_state
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 RELATIVE = 1e-4
 
@@ -36,13 +37,10 @@ def own(tmp_path_factory) -> Path:
     run, c = tmp_path_factory.mktemp("own"), recipe.load("scenes_base:tiny", [])
     vae, fields = recipe.load("scenes_vae:tiny", []).model.to_dict(), {**recipe.to_json(c)["model"], "out_channels": 4}
     t5 = {name: value for name, value in recipe.to_json(c)["text"].items() if name not in ("random", "length")}
-    inits = {"base": unet_init(build_model(UNet, fields), t5["channels"]), "vae": vae_init(build_model(Autoencoder, vae)),
-             "t5": t5_init(build_model(T5Encoder, t5))}  # fmt: skip
+    shapes = {"base": model_shapes(build_model(UNet, fields), t5["channels"]), "vae": model_shapes(build_model(Autoencoder, vae)),
+              "t5": model_shapes(build_model(T5Encoder, t5))}  # fmt: skip
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0.0, 0.2, x.shape), x.dtype),
-        {name: jax.eval_shape(init, jax.random.key(0)) for name, init in inits.items()},
-    )
+    params = jax.tree.map(lambda x: rng.normal(0.0, 0.2, x.shape).astype(x.dtype), shapes)
     halved = jax.tree.map(lambda x: x / 2, params)
     for name, tree in halved.items():
         checkpoint.save_part(run / "cascade" / name, tree)
@@ -51,7 +49,7 @@ def own(tmp_path_factory) -> Path:
     vae_facts, t5_facts = {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0}, {"model": t5, "length": 24}
     checkpoint.write_cascade(run / "cascade", {"vae": vae_facts, "t5": t5_facts, "stages": {"base": stage}})
     train_tokenizer(["a red star", "a blue ring"], run / "cascade" / "t5" / "tokenizer", 64, 24)
-    state = create_state(inits["base"], optax.sgd(0.1), jax.random.key(0), params["base"])
+    state = create_state(lambda key: None, optax.sgd(0.1), jax.random.key(0), params["base"])
     manager = checkpoint.open_manager(run / "checkpoints")
     checkpoint.save(manager, 3, dataclasses.replace(state, ema=halved["base"]), toy_runs.numbers(), {"config": recipe.to_json(c)})
     checkpoint.finish(manager)
@@ -138,7 +136,7 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     x = rng.standard_normal((2, 8, 8, stage["model"]["out_channels"]), np.float32)
     text = rng.standard_normal((2, 5, stage["text_width"]), np.float32)
     index = np.array([3, 900], np.int32)
-    ours = build_model(UNet, stage["model"]).apply({"params": params}, x, index, make_cond(text, square_sizes(2, 32)))
+    ours = jax.jit(build_model(UNet, stage["model"]).apply)({"params": params}, x, index, make_cond(text, square_sizes(2, 32)))
     unet = diffusers.UNet2DConditionModel.from_pretrained(out / "base", low_cpu_mem_usage=False).eval()
     added = {"text_embeds": torch.zeros(2, 0), "time_ids": torch.from_numpy(np.array(square_sizes(2, 32)))}
     given = (torch.from_numpy(value) for value in (x.transpose(0, 3, 1, 2).copy(), index, text))

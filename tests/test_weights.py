@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cv3jax.cascade import t5_init, unet_init, vae_init
+from cv3jax.cascade import model_shapes
 from cv3jax.leaves import Leaf
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -34,9 +34,8 @@ def shapes(model: str) -> dict[str, tuple[int, ...]]:
     return {name.removeprefix("model.diffusion_model."): tuple(shape) for name, shape in params.items()}
 
 
-def covered(model: str, init, entries, wanted: dict) -> None:
+def covered(model: str, params, entries, wanted: dict) -> None:
     """Every tensor has a place of its shape, every parameter is made of tensors, and both shapes follow from the other."""
-    params = jax.eval_shape(init, jax.random.key(0))
     assert torch_shapes(params, entries) == wanted
     tensors = {name: Leaf(shape, np.dtype(np.float16), lambda: pytest.fail("nothing is to be read")) for name, shape in wanted.items()}
     ours = stack(tensors, entries)
@@ -50,7 +49,7 @@ def test_the_four_released_unets(model):
     fields = unet_fields(wanted)
     assert fields == {**RELEASED, "w_dim": W_DIMS[model]}
     assert text_width(wanted) == 4096
-    covered(model, unet_init(UNet(**fields), 4096), unet_entries(**sizes(fields)), wanted)
+    covered(model, model_shapes(UNet(**fields), 4096), unet_entries(**sizes(fields)), wanted)
 
 
 def sizes(fields: dict) -> dict:
@@ -63,7 +62,7 @@ def test_the_released_autoencoder():
     fields = vae_fields(wanted)
     assert fields == {"channels": 128, "channel_mult": (1, 2, 4, 4), "res_blocks": 2, "z_channels": 4}
     entries = vae_entries(**{name: value for name, value in fields.items() if name != "z_channels"})
-    covered("sdxl_vae", vae_init(Autoencoder(**fields)), entries, wanted)
+    covered("sdxl_vae", model_shapes(Autoencoder(**fields)), entries, wanted)
 
 
 def test_the_text_encoder_of_the_release():
@@ -71,7 +70,7 @@ def test_the_text_encoder_of_the_release():
     assert wanted.pop("encoder.embed_tokens.weight", (32128, 4096)) == wanted["shared.weight"]  # the same tensor a second time
     fields = t5_fields(wanted)
     assert fields == {"vocab": 32128, "channels": 4096, "layers": 24, "heads": 64, "head_dim": 64, "ff": 10240, "buckets": 32}
-    covered("t5_v1_1_xxl_encoder", t5_init(T5Encoder(**fields)), t5_entries(layers=24), wanted)
+    covered("t5_v1_1_xxl_encoder", model_shapes(T5Encoder(**fields)), t5_entries(layers=24), wanted)
 
 
 def test_what_shapes_do_not_tell_has_to_be_given():
