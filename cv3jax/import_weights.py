@@ -60,7 +60,7 @@ def import_unet(path: Path, flag: str, *, head_channels: int | None, official: O
     words = [
         f"UNet of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage, depth {fields['depth']} "
         f"and {fields['mid_depth']} in the middle, {fields['out_channels']} latent channels, text {width} wide, {distilled}",
-        f"heads of {fields['head_dim']} channels ({why})", *_contents(tensors, others),
+        f"heads of {fields['head_dim']} channels ({why})", *_contents(tensors, others, where),
     ]  # fmt: skip
     return Part(fields, params, {"text_width": width}, words)
 
@@ -83,7 +83,8 @@ def import_vae(path: Path, flag: str) -> Part:
     entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
     params = _fit(tensors, entries, lambda: model_shapes(build_model(Autoencoder, fields)), where)
     sizes_in_words = f"autoencoder of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage"
-    return Part(fields, params, facts, [f"{sizes_in_words}, {fields['z_channels']} latent channels", *words, *_contents(tensors, others)])
+    words = [f"{sizes_in_words}, {fields['z_channels']} latent channels", *words, *_contents(tensors, others, where)]
+    return Part(fields, params, facts, words)
 
 
 def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
@@ -100,7 +101,7 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
     params = _fit(tensors, t5_entries(layers=fields["layers"]), lambda: model_shapes(build_model(T5Encoder, fields)), where)
     sizes = f"T5 encoder of {fields['layers']} layers, {fields['channels']} channels, {fields['heads']} heads of {fields['head_dim']}"
-    return Part(fields, params, {}, [f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens", *_contents(tensors, others)])
+    return Part(fields, params, {}, [f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens", *_contents(tensors, others, where)])
 
 
 def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path | None) -> None:
@@ -143,9 +144,9 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
     return stack(tensors, entries)
 
 
-def _contents(tensors: Tensors, others: dict[str, int]) -> list[str]:
+def _contents(tensors: Tensors, others: dict[str, int], where: str) -> list[str]:
     count = sum(tensor.size for tensor in tensors.values())
-    line = f"{len(tensors):,} tensors, {count:,} parameters, {released.dtypes(tensors)}"
+    line = f"{len(tensors):,} tensors, {count:,} parameters, {released.dtypes(tensors)}, of {where}"
     return [line, released.words(others)] if others else [line]
 
 

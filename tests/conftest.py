@@ -1,10 +1,13 @@
 """Eight CPU devices, set before the first use of a backend, and a compile cache that survives between runs."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+import shared
 
 from cv3jax.cli import prefer_eigen
 
@@ -16,6 +19,15 @@ os.environ.setdefault("NPROC", "64")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if shared.VARIABLE not in os.environ:
+    os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):  # the process that made it
+        shutil.rmtree(os.environ[shared.VARIABLE], ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

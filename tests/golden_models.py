@@ -1,9 +1,7 @@
 """The models of the golden presets in float32, from checkpoints that `cv3jax convert` makes, and ways to run them that compile little."""
 
-import atexit
 import functools
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden import ROOT, meta, weights_spec
 from safetensors.numpy import save_file
+from shared import once, root
 
 from cv3jax import checkpoint, convert
 from cv3jax.cascade import build_model, load_params
@@ -35,12 +34,13 @@ BATCH = 4  # of every UNet call: smaller ones are filled up, larger ones split, 
 @functools.cache
 def files(preset: str) -> Path:
     """The preset's weights as the release has them: unet.safetensors, vae.safetensors, t5/."""
-    folder = Path(tempfile.mkdtemp(prefix=f"cv3jax_{preset}_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shutil.copytree(ROOT / preset / "t5", folder / "t5")
-    for file, spec in weights_spec(preset).items():
-        tensors = {spec["prefix"] + name: value for name, value in golden_weights.build(spec).items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+    folder = root() / preset
+    with once(preset) as missing:
+        if missing:
+            shutil.copytree(ROOT / preset / "t5", folder / "t5")
+            for file, spec in weights_spec(preset).items():
+                tensors = {spec["prefix"] + name: value for name, value in golden_weights.build(spec).items()}
+                save_file(tensors, folder / file, metadata={"format": "pt"})
     return folder
 
 
@@ -50,12 +50,15 @@ def converted(preset: str) -> Path:
     folder, facts = files(preset), meta(preset)
     unet = str(folder / "unet.safetensors")
     base, relay = (facts["e2e"][f"sampler_{stage}"]["params"] for stage in ("base", "relay"))
-    convert.main([
+    arguments = [
         "--base", unet, "--relay", unet, "--vae", str(folder / "vae.safetensors"), "--t5", str(folder / "t5"),
         "--head-channels", str(facts["preset_config"]["unet"]["num_head_channels"]),
         "--image-size", str(8 * facts["e2e"]["base_latent_hw"][0]), "--steps", f"{base['num_steps']},{relay['partial_num_steps']}",
         "--relay-start", str(1000 * relay["partial_num_steps"] // relay["num_steps"]), "--out", str(folder / "checkpoint"),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    with once(f"{preset}_converted") as missing:
+        if missing:
+            convert.main(arguments)
     return folder / "checkpoint"
 
 

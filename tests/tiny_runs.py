@@ -1,23 +1,22 @@
-"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests that need one.
+"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests that need one (shared.py).
 
 Cached functions and not fixtures, so that helpers, fixtures and tests of any scope read the same one. The recipes are the
 shipped `:tiny` ones, on a mesh of eight devices over which their small parameters really are split.
 """
 
-import atexit
 import contextlib
 import functools
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import pytest
 from ml_collections import ConfigDict
+from shared import once, root
 
 from cv3jax import build, build_diffusion, recipe, sharding, train
 from cv3jax.build import Stage
@@ -50,17 +49,11 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def root() -> Path:
-    """A directory of this session, removed at its end."""
-    folder = tempfile.TemporaryDirectory(prefix="cv3jax_tests_")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
-
-
-@functools.cache
 def scenes() -> Path:
     """64 rendered scenes at 64 pixels."""
-    scene_data.build(root() / "scenes", 64, 0, "train", size=64)
+    with once("scenes") as missing:
+        if missing:
+            scene_data.build(root() / "scenes", 64, 0, "train", size=64)
     return root() / "scenes"
 
 
@@ -84,13 +77,16 @@ def config(stage: str, *fields: str) -> ConfigDict:
 @functools.cache
 def trained(stage: str) -> Run:
     """The stage after STEPS steps on eight devices."""
-    workdir = root() / stage
-    with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
-        seen = []
-        watch(patch, lambda step: seen.append(list(compiled)))
-        figures = train.run(config(stage, *MESH[stage]), workdir)
-    assert len(seen) == STEPS
-    return Run(workdir, figures, seen)
+    workdir, facts = root() / stage, root() / f"{stage}.json"
+    with once(stage) as missing:
+        if missing:
+            with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
+                seen = []
+                watch(patch, lambda step: seen.append(list(compiled)))
+                figures = train.run(config(stage, *MESH[stage]), workdir)
+            assert len(seen) == STEPS
+            facts.write_text(json.dumps([figures, seen]))
+    return Run(workdir, *read_json(facts))
 
 
 def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) -> None:

@@ -33,7 +33,7 @@ def read_official(path: Path) -> Official:
     try:
         if path.stat().st_size > _BYTES:
             raise InputError(f"--config {path} has {path.stat().st_size:,} bytes; the released configurations have a few thousand")
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e:
         raise InputError(f"--config {path}: {e.strerror}") from e
     # its constructors raise whatever Python does of a value that is not what its tag says

@@ -1,0 +1,24 @@
+"""A directory of the test session, and what the first of its processes that needs something makes there for all."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "CV3JAX_TESTS_ROOT"  # conftest.py sets it in the first process, whose workers inherit it, and removes the directory
+
+
+def root() -> Path:
+    return Path(os.environ[VARIABLE])
+
+
+@contextlib.contextmanager
+def once(name: str) -> Iterator[bool]:
+    """Whether the block is to make `name`: True for the first process, and again where that failed; the others wait for its end."""
+    with (root() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = root() / f"{name}.done"
+        missing = not done.exists()
+        yield missing
+        done.touch()
