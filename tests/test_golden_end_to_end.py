@@ -1,68 +1,85 @@
-"""From a prompt to a PNG and from that PNG to one of twice the side, as the released pipeline does it."""
+"""Files of the release → `cv3jax convert` → `cv3jax sample`: from a prompt to the released PNG, and from that to one of twice the side.
 
-import jax.numpy as jnp
+What the command computes on its way is held against the goldens too.
+"""
+
+import tempfile
+from pathlib import Path
+
 import numpy as np
-from golden import PNG_PIXELS, ROOT, reads
-from golden_models import decode, encode, text_features
-from test_golden_samplers import run
+import pytest
+from golden import PNG_PIXELS, reads
+from golden_models import converted, decode
+from PIL import Image
 
-from cv3jax import sampler
+from cv3jax import sample
+from cv3jax.cascade import Cascade
 from cv3jax.models.embeddings import size_embedding
-from cv3jax.resize import up2
-from cv3jax.schedule import base_grid, relay_grid
-from data_pipeline.tokenizer import load_tokenizer
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-def to_uint8(decoded):
-    """The release truncates to 8 bits, it does not round."""
-    return (255 * np.clip((np.asarray(decoded) + 1) / 2, 0, 1)).astype(np.uint8)
+def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
+    """(the two pictures that the command makes, uint8 [2, H, W, 3]; what its steps were given and returned)."""
+    seen = {}
+
+    def watched(name):
+        method = getattr(Cascade, name)
+
+        def call(self, *args, **kwargs):
+            seen[name] = (args, method(self, *args, **kwargs))
+            return seen[name][1]
+
+        return call
+
+    with tempfile.TemporaryDirectory() as out, pytest.MonkeyPatch.context() as patch:
+        for name in ("stage", "encode"):
+            patch.setattr(Cascade, name, watched(name))
+        np.savez(f"{out}/noise.npz", **{name: g.nhwc(key) for name, key in noise.items()})
+        sample.main(["--checkpoint", str(converted(g.preset)), "--out", out, "--noise", f"{out}/noise.npz", *flags])
+        return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(out).glob("0*.png"))]), seen
 
 
-def check_png(g, key, decoded):
+def check_png(g, key: str, ours: np.ndarray) -> None:
     """±1 on at most 0.1 % of pixels, a pixel being off where any of its channels is: so of micro's 2,048 no more than 2.
 
-    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times the mean error of `decoded`
-    is the share of values to expect.
+    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times the mean error of the decoded
+    picture is the share of values to expect.
     """
-    difference = np.abs(to_uint8(decoded).astype(int) - g[key])  # [B, H, W, 3]
+    difference = np.abs(ours.astype(int) - g[key])
     off = (difference > 0).any(axis=-1)
     assert difference.max() <= 1, f"{g.preset} {key}: off by {difference.max()}"
     assert off.mean() <= PNG_PIXELS, f"{g.preset} {key}: {off.sum()} of {off.size} pixels are off"
 
 
-def conditions(g, side):
-    tokens = load_tokenizer(ROOT / g.preset / "t5", 225)([g.meta["e2e"]["prompt"]] * 2)
-    return text_features(g.preset, tokens), size_embedding(np.tile([side, side, 0, 0, side, side], (2, 1)))
+def check_stage(g, stage: str, seen: dict, side: int) -> None:
+    """The sizes it is told, its latents, and what the decoder makes of them before they are cut to 8 bits."""
+    g.check(f"e2e.{stage}.vector", size_embedding(np.tile([side, side, 0, 0, side, side], (2, 1))))
+    latent = seen["stage"][1]
+    g.check_nhwc(f"e2e.{stage}.latent", latent)
+    g.check_nhwc(f"e2e.{stage}.decoded", decode(g.preset, latent))
 
 
 @reads("e2e.base.*")
 def test_prompt_to_png(g):
-    released = g.meta["e2e"]["sampler_base"]["params"]
-    text, vector = conditions(g, g["e2e.base.decoded"].shape[-1])
-    g.check("e2e.base.vector", vector)
-    grid = base_grid(released["num_steps"])
-    x = sampler.start(grid, g.nhwc("e2e.base.noise"))
-    latent = run(g.preset, grid, x, None, text, vector, distilled="cfg_cond_scale" in released)[-1]
-    g.check_nhwc("e2e.base.latent", latent)
-    decoded = decode(g.preset, latent)
-    g.check_nhwc("e2e.base.decoded", decoded)
-    check_png(g, "e2e.base.png_uint8", decoded)
+    side = g["e2e.base.png_uint8"].shape[1]
+    flags = ("--prompt", g.meta["e2e"]["prompt"], "--num", "2", "--size", str(side))
+    images, seen = draw(g, {"base": "e2e.base.noise"}, *flags)
+    check_stage(g, "base", seen, side)
+    check_png(g, "e2e.base.png_uint8", images)
 
 
 @reads("e2e.relay.*", "e2e.base.png_uint8")
 def test_png_to_png_of_twice_the_side(g):
-    released = g.meta["e2e"]["sampler_relay"]["params"]
-    n, p = released["num_steps"], released["partial_num_steps"]
-    upsampled = up2(jnp.asarray(g["e2e.base.png_uint8"], jnp.float32) / 255 * 2 - 1)
+    noise = {"low": "e2e.relay.encode_noise", "relay": "e2e.relay.noise"}
+    with tempfile.TemporaryDirectory() as folder:
+        flags = []
+        for i, image in enumerate(g["e2e.base.png_uint8"]):
+            Image.fromarray(image).save(f"{folder}/{i}.png")
+            flags += ["--prompt", g.meta["e2e"]["prompt"], "--image", f"{folder}/{i}.png"]
+        images, seen = draw(g, noise, *flags)
+    (upsampled, _), low = seen["encode"]
     g.check_nhwc("e2e.relay.upsampled", upsampled)
-    low = encode(g.preset, upsampled, g.nhwc("e2e.relay.encode_noise"))
     g.check_nhwc("e2e.relay.image_latent", low)
-    text, vector = conditions(g, upsampled.shape[1])
-    g.check("e2e.relay.vector", vector)
-    grid = relay_grid(p, 1000 * p // n)
-    x = sampler.start(grid, g.nhwc("e2e.relay.noise"), low)
-    latent = run(g.preset, grid, x, low, text, vector, distilled="cfg_cond_scale" in released)[-1]
-    g.check_nhwc("e2e.relay.latent", latent)
-    decoded = decode(g.preset, latent)
-    g.check_nhwc("e2e.relay.decoded", decoded)
-    check_png(g, "e2e.relay.png_uint8", decoded)
+    check_stage(g, "relay", seen, images.shape[1])
+    check_png(g, "e2e.relay.png_uint8", images)

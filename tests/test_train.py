@@ -85,6 +85,7 @@ def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
     np.testing.assert_allclose(losses, tiny_runs.trained(stage).losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_state_compiled_in_haste_is_the_same(tmp_path):
     with tiny_runs.split_small():
         pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
