@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
 SCALE = 0.13025  # of SDXL's latents
-SHARES = ("image_size", "steps", "start", "guidance", "prediction")  # what a stage is told besides its weights
+SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")  # what a stage is told besides its weights
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -184,7 +184,7 @@ def describe_stage(
     defaults = {"image_size": side, "steps": (1 if relay else 4) if distilled else 12 if relay else 50,
                 "start": 500 if relay else 1000, "guidance": 7.5, "prediction": "eps"}  # fmt: skip
     values, reasons = {}, []
-    for field in SHARES:
+    for field in SETTINGS:
         said = getattr(official, field) if official else None
         flag = "--relay-start" if field == "start" else f"--{field.replace('_', '-')}"
         values[field], why = choose(flags[field], said, defaults[field], file, flag)

@@ -183,7 +183,7 @@ def test_the_official_configurations_say_the_rest(tmp_path, capsys):
     assert "relay.yaml: args.relay_model is not True though the sampler is a relay's: taken as a relay" in said
     assert "heads of 16 channels (base.yaml)" in said
     description = checkpoint.read_cascade(out)[1]
-    settings = {name: {key: stage[key] for key in convert.SHARES} for name, stage in description["stages"].items()}
+    settings = {name: {key: stage[key] for key in convert.SETTINGS} for name, stage in description["stages"].items()}
     assert settings == {
         "base": {"image_size": 32, "steps": 4, "start": 1000, "guidance": 7.0, "prediction": "eps"},
         "relay": {"image_size": 64, "steps": 1, "start": 200, "guidance": 8.0, "prediction": "eps"},
