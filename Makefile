@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
-# a serial run keeps about one core busy; tests of one file share models; conftest.py orders the files
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# a serial run keeps about one core busy; tests of one file share models
+WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 
 .PHONY: setup setup-torch quickstart test test-all lint clean

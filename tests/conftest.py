@@ -25,14 +25,6 @@ if shared.VARIABLE not in os.environ:
     os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
 
 
-# Files of minutes first, so that no worker is left with one at the end; and what the others wait for is made by the first of them.
-LONG = ("test_train", "test_golden_losses", "test_golden_models", "test_resume", "test_golden_samplers", "test_sample", "test_bad_input")
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):  # the process that made it
         shutil.rmtree(os.environ[shared.VARIABLE], ignore_errors=True)
