@@ -150,7 +150,6 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
         raise InputError(f"config.model does not make a model ({first_line(e, 240)}): {hint}") from e
     shardings = tree_sharding(shape, mesh)
 
-
     def create():
         params = None if load is None else load(shape.params, shardings.params)
         return jit_once(lambda key, params: create_state(init, tx, key, params), shardings)(jax.random.key(seed), params)

@@ -188,6 +188,13 @@ def save_part(directory: str | Path, params: Any) -> None:
         raise OSError(reason.errno, f"could not be written ({reason.strerror}); make room and run the same command", str(directory)) from e
 
 
+def check_part(directory: str | Path) -> None:
+    """Raise InputError unless a part is as it was written. One of another program has no manifest, and is taken as it is."""
+    path = Path(directory)
+    if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
+        raise InputError(f"{directory} is damaged: {problem}; restore it, or have its run write it again")
+
+
 def load_part(directory: str | Path, like: Any) -> Any:
     """Read one part's parameters as `like` says: shapes, dtypes and (optionally) shardings.
 
@@ -197,9 +204,7 @@ def load_part(directory: str | Path, like: Any) -> Any:
     path = Path(directory).absolute()
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint has no such part")
-    # a part that another program wrote has no manifest, and is taken as it is
-    if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
-        raise InputError(f"{directory} is damaged: {problem}; restore it, or have its run write it again")
+    check_part(directory)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))  # what was stored by NumPy comes back so
@@ -216,15 +221,15 @@ def abstract(tree: Any, sharding: Any = None) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def find_cascade(path: str | Path) -> Path:
-    """The cascade directory at `path`, or the one a run left in `path`/cascade.
+def cascade_at(path: str | Path) -> Path | None:
+    """The cascade directory at `path`, or the one a run left in `path`/cascade, or None."""
+    return next((place for place in (Path(path), Path(path) / "cascade") if (place / CASCADE).is_file()), None)
 
-    Raises:
-        InputError: neither holds a cascade.json.
-    """
-    for candidate in (Path(path), Path(path) / "cascade"):
-        if (candidate / CASCADE).is_file():
-            return candidate
+
+def find_cascade(path: str | Path) -> Path:
+    """`cascade_at`; raises InputError where that is None."""
+    if (place := cascade_at(path)) is not None:
+        return place
     raise InputError(f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}; give a run's --workdir or its cascade")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from cv3jax.atomic import check_new
 from cv3jax.export_weights import TARGETS, WEIGHTS, export, open_source
-from cv3jax.import_weights import Part, check_tokenizer, import_t5, import_unet, import_vae, write
-from cv3jax.recipe import check_file, one_line, write_json
+from cv3jax.import_weights import Part, import_t5, import_unet, import_vae, write
+from cv3jax.recipe import check_file, command, write_json
 from cv3jax.sample import pair
 from cv3jax.weights.official import Official, read_official
 from data_pipeline.errors import InputError
+from data_pipeline.tokenizer import load_tokenizer
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
@@ -21,10 +22,7 @@ SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")  # what a 
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="cv3jax convert", description=__doc__, allow_abbrev=False, epilog=f"examples:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command("convert", __doc__, EXAMPLE)
     parser.add_argument("--out", required=True, type=Path, help="the directory to make; it appears when it is whole")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was recognised or written as JSON")
     into = parser.add_argument_group("in: any of these, from PyTorch files to a checkpoint directory")
@@ -52,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     out.add_argument("--to", choices=TARGETS, help="the names and files of the SAT release, of diffusers, or SAT's names in safetensors")
     out.add_argument("--parts", metavar="P,Q", help="of base, relay, vae, t5 (default: all there are)")
     out.add_argument("--weights", choices=WEIGHTS, help="the EMA (default), or a run's newest parameters without it")
-    return one_line(parser).parse_args(argv)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -110,7 +108,7 @@ def convert_in(args: argparse.Namespace) -> dict:
     tokenizer = None
     if args.t5:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
-        check_tokenizer(tokenizer, description["t5"]["length"], description["t5"]["model"]["vocab"])
+        load_tokenizer(tokenizer, description["t5"]["length"], description["t5"]["model"]["vocab"])  # for what it refuses
     write(args.out, parts, description, tokenizer)
     return {"recognised": {name: part.words for name, part in parts.items()}, "settings": words}
 
@@ -195,7 +193,7 @@ def describe_stage(
         raise InputError(f"the {name} has {values['steps']} steps from t = {values['start']}: both 1..1000, and no more steps than that")
     if values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1)) or values["image_size"] < multiple:
         raise InputError(f"--image-size: the {name}'s pictures have {values['image_size']} pixels a side; give a multiple of {multiple}")
-    if relay and distilled and values["start"] == defaults["start"] and not args.relay_start and not official:
+    if relay and distilled and args.relay_start is None and not official:
         reasons.append("a distilled relay: the released 1-step one starts at 200, --relay-start 200")
     stage = {
         "kind": name, "model": part.model, "text_width": part.facts["text_width"], "factor": factor, "eta": 0.0, "form": "released",

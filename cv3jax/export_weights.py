@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from cv3jax import checkpoint, leaves, manifest
+from cv3jax import checkpoint, leaves
 from cv3jax.atomic import appearing
 from cv3jax.cascade import build_model, part_shapes
 from cv3jax.import_weights import copy_tokenizer, progress
@@ -42,12 +42,11 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
         InputError: neither is there, or has no such part, or it is damaged.
     """
     newest = checkpoint.steps(path / "checkpoints")[-1:]
-    if weights == "ema" and ((path / checkpoint.CASCADE).is_file() or (path / "cascade" / checkpoint.CASCADE).is_file() or not newest):
+    if weights == "ema" and (checkpoint.cascade_at(path) or not newest):
         directory, description = checkpoint.read_cascade(path)
         names = _chosen(parts, [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]), path)
         for name in names:
-            if (directory / name / manifest.NAME).exists() and (problem := manifest.damage(directory / name)):
-                raise InputError(f"{directory / name} is damaged: {problem}; restore it, or have its run write it again")
+            checkpoint.check_part(directory / name)
         tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
         return Source({name: _tree(directory / name) for name in names}, description, tokenizer)
     if not newest:

@@ -24,7 +24,6 @@ from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_en
 from cv3jax.weights.official import Official, disagreement
 from cv3jax.weights.tree import check, stack, torch_shapes
 from data_pipeline.errors import InputError, first_line, naming
-from data_pipeline.tokenizer import load_tokenizer, vocabulary
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _CONFIG_BYTES = 2**20
@@ -162,13 +161,6 @@ def _read_config(folder: Path) -> dict:
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
     return config
-
-
-def check_tokenizer(folder: Path, length: int, vocab: int) -> None:
-    """Raise InputError unless `folder` has a tokenizer whose ids are below `vocab`."""
-    load_tokenizer(folder, length)
-    if (most := vocabulary(folder)) > vocab:
-        raise InputError(f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not belong together")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """Parameters that stay on disk: a tree of `Leaf`, each read when its turn comes, into and out of orbax trees.
 
-orbax would otherwise hold every array of a part at once, and on the way in a second time as encoded bytes: 12 GB for a UNet of
-the released size in half precision. A few at a time it is the largest leaf, some hundred MB.
+orbax would otherwise hold every array of a part at once, and while reading a second time as encoded bytes (4.7 GB for 2.1 GB of
+arrays). A few at a time it is the largest leaf, some hundred MB.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
 AT_ONCE = 2**27  # bytes of small leaves that are written together
-SMALL = 2**20  # bytes; the biases and norms of a released UNet are 6 MB
+SMALL = 2**20  # bytes; 318 of the 500 leaves of a released UNet in half precision, 18 MB
 CHUNK = 2**26  # bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
 
 

@@ -2,7 +2,6 @@
 what they make of captions they never saw, in one report. Killed and started again it continues.
 """
 
-import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -197,16 +196,13 @@ def carry_cascade(source: Path, target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="cv3jax quickstart", description=__doc__, allow_abbrev=False, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = recipe.command("quickstart", __doc__, EXAMPLE)
     parser.add_argument("--workdir", required=True, type=Path, help="where everything goes; an existing one continues")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
     parser.add_argument("--install-seconds", type=float, default=0.0, help="how long the set-up took, for the report")
     parser.add_argument("--tiny", action="store_true", help="sizes that only exercise the machinery: pictures will be noise")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
-    args = recipe.one_line(parser).parse_args(argv)
+    args = parser.parse_args(argv)
     recipe.check_directory(args.workdir, "--workdir")
     recipe.check_file(args.json, "--json")
     if not 0 <= args.install_seconds < 1e6:

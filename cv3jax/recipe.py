@@ -79,16 +79,21 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+def parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
     """The command line every config-driven command shares: --config, --workdir, --json, and `--config.a.b=v` for the rest."""
-    parse = argparse.ArgumentParser(
-        prog=f"cv3jax {command}", description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example:\n  {example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field: --config.optim.lr=1e-4",
-    )  # fmt: skip
+    parse = command(name, description, f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field: --config.optim.lr=1e-4")
     parse.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe")
     parse.add_argument("--workdir", required=True, type=Path, help="where the run lives; an existing run continues")
     parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
-    return one_line(parse)
+    return parse
+
+
+def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """The parser of `cv3jax <name>`, with an example under its --help."""
+    return one_line(argparse.ArgumentParser(
+        prog=f"cv3jax {name}", description=description, allow_abbrev=False, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ))  # fmt: skip
 
 
 def one_line(parse: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade import Cascade, load
 from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.recipe import check_directory, check_file, one_line, write_json
+from cv3jax.recipe import check_directory, check_file, command, write_json
 from cv3jax.sample_inputs import read_images, read_noise
 from data_pipeline.errors import InputError
 
@@ -24,10 +24,7 @@ MAX_PROMPT = 4096  # characters; the encoder reads far fewer
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="cv3jax sample", description=__doc__, allow_abbrev=False, epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command("sample", __doc__, EXAMPLE)
     parser.add_argument("--checkpoint", required=True, type=Path, help="a cascade directory, or the --workdir of a run that made one")
     parser.add_argument("--prompt", required=True, action="append", help="what to draw; may be given several times")
     parser.add_argument("--out", required=True, type=Path, help="directory for the pictures")
@@ -42,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="noise of another program instead of the seeds': arrays base (without --image), and low and relay for a relay "
                         "pass, each [pictures, h, w, channels] of the latents; to reproduce its pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON")
-    return one_line(parser).parse_args(argv)
+    return parser.parse_args(argv)
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:

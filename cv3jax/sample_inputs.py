@@ -49,8 +49,8 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
                     raise InputError(f"--noise {path}: {name} is {dtype} {list(found)}; it takes {wanted}, of floats")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in shapes}
-    # what zipfile and numpy make of damage and of formats they do not know
-    except (OSError, ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+    # KeyError: another version of .npy; RuntimeError: members that are encrypted or packed in a way zipfile does not know
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
         raise InputError(f"--noise {path} is no .npz of numbers: {getattr(e, 'strerror', None) or first_line(e)}; it takes {wanted}") from e
     if wild := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
         raise InputError(f"--noise {path}: {wild[0]} has values that are not finite; it takes {wanted}, standard normal")

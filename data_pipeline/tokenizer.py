@@ -54,7 +54,7 @@ def train_tokenizer(captions: Iterable[str], out_dir: str | Path, vocab_size: in
     ).save_pretrained(str(out_dir))
 
 
-def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callable[[list[str]], np.ndarray]:
+def load_tokenizer(folder: str | Path, max_length: int | None = None, vocab: int | None = None) -> Callable[[list[str]], np.ndarray]:
     """Loads a tokenizer folder: one of `train_tokenizer`, or of a released T5 (tokenizer.json, or spiece.model alone).
 
     Nothing is downloaded and no code of the folder is run.
@@ -62,14 +62,17 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callabl
     Args:
         folder: with tokenizer_config.json.
         max_length: L; None: the length in the folder's configuration.
+        vocab: how many tokens the encoder knows, where that is to be held against the tokenizer's.
 
     Returns:
         prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their end token.
 
     Raises:
-        InputError: no such folder, or not a tokenizer with padding and end tokens.
+        InputError: no such folder, or not a tokenizer with padding and end tokens, or one with ids that the encoder does not know.
     """
     tokenizer = _load(Path(folder))
+    if vocab is not None and (most := max(tokenizer.get_vocab().values()) + 1) > vocab:
+        raise InputError(f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not belong together")
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no padding or no end-of-sequence token, as T5's has")
     length = max_length if max_length is not None else tokenizer.model_max_length
@@ -90,11 +93,6 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None) -> Callabl
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), length)
 
     return tokenize
-
-
-def vocabulary(folder: str | Path) -> int:
-    """How many ids the tokenizer of a folder can give: one more than the largest. Raises InputError as `load_tokenizer`."""
-    return max(_load(Path(folder)).get_vocab().values()) + 1
 
 
 def _load(folder: Path) -> Any:

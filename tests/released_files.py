@@ -9,6 +9,7 @@ from golden_models import files
 from safetensors.numpy import load_file, save_file
 
 from cv3jax import convert, leaves
+from cv3jax.weights.files import SAT_FILE
 from cv3jax.weights.released import PREFIX
 
 UNET = PREFIX["unet"]
@@ -46,7 +47,7 @@ def write_pt(path: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
 
 def write_sat(folder: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
     """A SAT folder."""
-    write_pt(folder / "1" / "mp_rank_00_model_states.pt", values, **beside)
+    write_pt(folder / "1" / SAT_FILE, values, **beside)
     (folder / "latest").write_text("1\n")
     return folder
 

@@ -1,7 +1,6 @@
 """Files that `cv3jax convert` refuses: one line each, nothing written, and no code of theirs run."""
 
 import argparse
-import builtins
 import gc
 import json
 import os
@@ -21,9 +20,10 @@ from released_files import FLAGS, converted, prefixed, same_bits, stored, tensor
 from test_convert import write_official
 from test_faults import small_disk
 
+from cv3jax.weights.files import SAT_FILE
 from data_pipeline.errors import InputError
 
-SAT_FILE = "mp_rank_00_model_states.pt"
+RANDOM_STATE = ("MT19937", np.arange(624, dtype=np.uint32), 624, 0, 0.0)  # of NumPy's global generator, as trainers keep it
 
 
 class Bomb:
@@ -54,7 +54,7 @@ def test_a_pt_that_carries_code_is_refused_and_does_not_run(tmp_path):
     """A file of the same layout without the code is accepted; unpickled freely, the other would have run."""
     torch = pytest.importorskip("torch")
     values = prefixed(tensors("unet.safetensors"))
-    beside = {"iteration": 7, "args": argparse.Namespace(lr=1e-4), "np_rng_state": np.random.get_state()}  # noqa: NPY002
+    beside = {"iteration": 7, "args": argparse.Namespace(lr=1e-4), "np_rng_state": RANDOM_STATE}
     benign = write_sat(tmp_path / "benign", values, **beside)
     bomb = write_sat(tmp_path / "bomb", values, **beside, hook=Bomb(tmp_path / "ran"))
     line = r"bomb/1/mp_rank_00_model_states\.pt is refused, and nothing of it was run: it calls (posix|os)\.mkdir; a checkpoint holds"
@@ -70,14 +70,7 @@ def test_a_pt_that_carries_code_is_refused_and_does_not_run(tmp_path):
 def test_without_pytorch_a_pt_gets_a_line_that_names_the_set_up(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "u.pt", "w") as file:
         file.writestr("archive/data.pkl", b"")
-    imported = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "torch":
-            raise ImportError("No module named 'torch'")
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "torch", None)  # which importing it then finds, and raises
     advice = r"takes PyTorch, which is not installed; `make setup-torch`"
     refused(tmp_path, rf"reading .*u\.pt {advice}", "--unet", tmp_path / "u.pt", *FLAGS)
     refused(tmp_path, rf"writing a SAT checkpoint {advice}", "--checkpoint", golden_models.converted("micro"), "--to", "sat")
@@ -93,7 +86,7 @@ class Views:
 def test_arrays_beside_the_tensors_are_not_made(tmp_path):
     """A subprocess, because its end would be that of the tests."""
     pytest.importorskip("torch")
-    sat = write_sat(tmp_path / "sat", prefixed(tensors("unet.safetensors")), hook=OrderedDict(a=Views()), rng=np.random.get_state())  # noqa: NPY002
+    sat = write_sat(tmp_path / "sat", prefixed(tensors("unet.safetensors")), hook=OrderedDict(a=Views()), rng=RANDOM_STATE)
     program = "import sys, pathlib; from cv3jax.weights.torch_file import open_torch; print(len(open_torch(pathlib.Path(sys.argv[1]))))"
     argv = [sys.executable, "-c", program, str(sat / "1" / SAT_FILE)]
     done = subprocess.run(argv, env=tiny_runs.environment(), capture_output=True, text=True, timeout=120)

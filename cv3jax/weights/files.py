@@ -74,8 +74,9 @@ def _sat_file(folder: Path) -> Path:
 def _open_safetensors(path: Path) -> Tensors:
     try:
         file = safe_open(path, framework="np", backend="pread")  # mmap would count what was read as memory of ours
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        facts = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        names = file.keys()
+        slices = [file.get_slice(name) for name in names]
+        facts = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in zip(names, slices, strict=True)}
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f"{path} is damaged or no safetensors file: {first_line(e)}; get it again") from e
 

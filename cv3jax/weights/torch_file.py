@@ -77,7 +77,7 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as e:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:  # the last: a later version of the format
         raise InputError(f"{path} is damaged or no checkpoint of torch.save (since 1.6): {first_line(e)}; get it again") from e
     if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
         raise InputError(f"{path} is not of torch.save: {packed[0]} in it is compressed")
