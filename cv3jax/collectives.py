@@ -12,7 +12,9 @@ What the TPU compiler prints as a fusion named all-reduce-scatter, with an all-r
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from cv3jax.hlo import SAME, Frame, Instruction, Module, UnknownError, array_bytes, collective
 
@@ -24,7 +26,7 @@ PASSES = (*SAME, "transpose", "slice", "dynamic-slice", "pad", "all-gather", "al
 JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}  # and their operands that are passed on
 NOTHING = ("constant", "iota", "broadcast", "partition-id", "replica-id")
 GATHERED = "gathered"  # the name scope of parameters that the step gathers itself
-PARAMETERS = re.compile(r"\b(params|ema)\b")  # in the name of a program's argument
+PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program's argument
 
 
 class Collective(NamedTuple):
@@ -111,13 +113,44 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
     raise UnknownError(f"{name} is a {it.opcode}")
 
 
-def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """{kind: {count, payload_bytes, wire_bytes, parameter_wire_bytes}} of one execution."""
-    kinds: dict[str, dict[str, float]] = {}
+def by_kind(found: list[Collective]) -> dict[str, dict]:
+    """{kind: {count, payload_bytes, wire_bytes, wire_bytes_by_type, parameter_wire_bytes}} of one execution, bytes of a chip."""
+    kinds: dict[str, dict] = {}
     for one in found:
-        row = kinds.setdefault(one.kind, {"count": 0, "payload_bytes": 0, "wire_bytes": 0.0, "parameter_wire_bytes": 0.0})
+        empty = {"count": 0, "payload_bytes": 0, "wire_bytes": 0.0, "wire_bytes_by_type": {}, "parameter_wire_bytes": 0.0}
+        row = kinds.setdefault(one.kind, empty)
         row["count"] += one.times
         row["payload_bytes"] += one.payload * one.times
         row["wire_bytes"] += one.total
+        row["wire_bytes_by_type"][one.dtype] = row["wire_bytes_by_type"].get(one.dtype, 0.0) + one.total
         row["parameter_wire_bytes"] += one.total * one.parameters
     return dict(sorted(kinds.items()))
+
+
+class Minimum(NamedTuple):
+    """Bytes on the wire of a chip that fully sharded training cannot do without, in one step."""
+
+    gather: float
+    reduce: float
+
+    @property
+    def total(self) -> float:
+        return self.gather + self.reduce
+
+
+def fsdp_minimum(params: Any, *, microbatches: int, gathers: int, train: bool) -> Minimum:
+    """Each parameter gathered `gathers` times a microbatch in bfloat16; each gradient reduced once in float32.
+
+    What is sharded over "fsdp" is reduced over it once a microbatch, since a whole gradient has no place to wait in; over the axes
+    that hold copies ("data", "context", and "fsdp" of what is not sharded) once a step. params: ShapeDtypeStructs with shardings.
+    """
+    gather = reduce = 0.0
+    for leaf in jax.tree.leaves(params):
+        mesh, shard = leaf.sharding.mesh, math.prod(leaf.sharding.shard_shape(leaf.shape))
+        sharded = {axis for entry in leaf.sharding.spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)}
+        ways = mesh.shape["fsdp"] if "fsdp" in sharded else 1
+        copies = math.prod(mesh.shape[axis] for axis in ("data", "context", "fsdp") if axis in mesh.shape and axis not in sharded)
+        gather += gathers * microbatches * min(leaf.dtype.itemsize, 2) * shard * (ways - 1)
+        if train:
+            reduce += 4 * shard * (microbatches * (ways - 1) + 2 * (copies - 1) / copies)
+    return Minimum(gather, reduce)
