@@ -45,9 +45,8 @@ class Collective(NamedTuple):
         return self.wire * self.times
 
 
-def collectives(text: str) -> list[Collective]:
-    """Of a compiled module's text (`compiled.as_text()`). Raises UnknownError where the length of a loop cannot be told."""
-    module = Module(text)
+def collectives(module: Module) -> list[Collective]:
+    """Of a compiled module. Raises UnknownError where the length of a loop cannot be told."""
     found = []
     for frame, it, times in module.walk():
         kind = collective(it.opcode)

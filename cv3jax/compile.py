@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from cv3jax import collectives, flops, recipe, roofline
 from cv3jax.compile_report import text
+from cv3jax.hlo import Module
 from cv3jax.progress import Progress
 from cv3jax.topology import Topology, load, parse
 from cv3jax.traffic import traffic
@@ -73,9 +74,9 @@ def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | No
         memory, moved, read = ran_out(str(e), work.args, where), None, None
     else:
         progress.phase("reading")
-        memory, written = memory_of(compiled), compiled.as_text()
+        memory, module = memory_of(compiled), Module(compiled.as_text())
         try:
-            moved, read = collectives.collectives(written), traffic(written, on_chip=where.chip.tpu)
+            moved, read = collectives.collectives(module), traffic(module, on_chip=where.chip.tpu)
         except ValueError as e:
             raise InputError(f"the compiled step cannot be read ({first_line(e, 300)}); please report it") from e
     seconds, chips = progress.end(), len(where.devices)

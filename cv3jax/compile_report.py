@@ -50,7 +50,7 @@ def moved(f: dict) -> list[tuple[str, str]]:
         rows.append(("collectives", "none"))
     if f["fsdp"] and f["fsdp"]["ratio"] is not None:
         least = f["fsdp"]["minimum_gather_bytes"] + f["fsdp"]["minimum_reduce_bytes"]
-        rows.append(("over FSDP's least", (
+        rows.append(("to FSDP's least", (
             f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered {f['fsdp']['gathers']} × a microbatch in bf16, each gradient "
             f"reduced once in f32); gathers of activations {gb(f['fsdp']['activation_gather_bytes'])}"
         )))  # fmt: skip
@@ -64,8 +64,8 @@ def estimate(e: dict, whole: bool) -> str:
 
 
 def gb(size: float) -> str:
-    """Bytes as GB of 10^9, as memory and links are sold."""
-    return f"{size / 1e9:.2f} GB" if size >= 5e6 or not size else f"{size / 1e9:.1e} GB"
+    """Bytes in units of powers of ten, as memory and links are sold."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 or not size else f"{size / 1e6:.2f} MB"
 
 
 def si(value: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # the others have theirs in the name: f32, bf16, s4, f8e4m3fn
-LONGEST = 1_000_000  # steps of a loop that are followed before it counts as endless
+LONGEST = 100_000  # steps of a loop that are followed before it counts as endless
 SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")  # the same numbers, elsewhere
 ARITHMETIC = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max}
 COMPARE = {"LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge, "EQ": operator.eq, "NE": operator.ne}
@@ -189,11 +189,11 @@ class Module:
     def _follow(self, frame: Frame, loop: Instruction, body: str, condition: str, state: dict[int, int]) -> int:
         steps = 0
         while self.number(Frame(condition, loop, frame, state), self.roots[condition]):
-            steps += 1
-            if steps > LONGEST:
-                raise UnknownError(f"loop {loop.name} does not end")
-            now = Frame(body, loop, frame, state)
+            now, before = Frame(body, loop, frame, state), state
             state = {index: self.number(*self.element(now, self.roots[body], index)) for index in state}
+            steps += 1
+            if state == before or steps > LONGEST:
+                raise UnknownError(f"loop {loop.name} does not end")
         return steps
 
     def walk(self, frame: Frame | None = None, times: int = 1) -> Iterator[tuple[Frame, Instruction, int]]:

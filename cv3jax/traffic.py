@@ -16,17 +16,16 @@ SLICES = ("dynamic-slice", "slice", "gather")
 ELSEWHERE = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")  # an array in another memory than the main one
 
 
-def traffic(text: str, on_chip: bool) -> int:
+def traffic(module: Module, on_chip: bool) -> int:
     """Bytes of one execution on one chip. on_chip: whether other memory spaces are within the chip (a TPU's) and free.
 
     Raises:
         UnknownError: a loop whose length the text does not tell.
     """
-    return _computation(Module(text), None, on_chip)
+    return _computation(module, module.main, on_chip)
 
 
-def _computation(module: Module, frame: Frame | None, on_chip: bool) -> int:
-    frame = frame or module.main
+def _computation(module: Module, frame: Frame, on_chip: bool) -> int:
     total = 0
     for it in module.computations[frame.computation].values():
         if it.opcode in FREE or it.opcode.endswith("-update") or 'custom_call_target="AllocateBuffer"' in it.attributes:
