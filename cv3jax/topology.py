@@ -106,6 +106,6 @@ def _described(name: str, get) -> list:
 
 
 def descriptions() -> Path:
-    """Where the descriptions of GPUs are."""
-    installed = importlib.util.find_spec("cv3jax.topologies")
-    return Path(installed.submodule_search_locations[0]) if installed else Path(__file__).parent.parent / "launch" / "topologies"
+    """Where the descriptions of GPUs are: beside this file in an installed wheel, in launch/ in a checkout."""
+    installed = Path(__file__).parent / "topologies"
+    return installed if installed.is_dir() else installed.parent.parent / "launch" / "topologies"
