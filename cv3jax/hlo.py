@@ -17,6 +17,8 @@ SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "opt
 ARITHMETIC = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max}
 COMPARE = {"LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge, "EQ": operator.eq, "NE": operator.ne}
 
+STARTS = 'custom_call_target="AsyncCollectiveStart"'
+
 HEADER = re.compile(r"^(ENTRY )?%?([^ ]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
@@ -205,13 +207,20 @@ class Module:
         frame = frame or self.main
         for it in self.computations[frame.computation].values():
             if collective(it.opcode):
-                yield frame, it, times
+                if not self.continues(frame.computation, it):
+                    yield frame, it, times
             elif it.opcode.endswith(("-done", "-update")):
                 continue
             elif busy := [name for name in it.calls if self.busy(name)]:
                 repeats = self.trips(frame, it) if it.opcode == "while" else 1
                 for name in busy:
                     yield from self.walk(Frame(name, it, frame), times * repeats)
+
+    def continues(self, computation: str, it: Instruction) -> bool:
+        """Whether a collective goes on with one that another fusion started: the TPU compiler prints it in each that it overlaps with."""
+        if "chain_id=" not in it.attributes or not collective(it.opcode):
+            return False
+        return not any(STARTS in one.attributes for one in self.computations[computation].values())
 
     @functools.cache  # noqa: B019 (modules are few, and end with the command)
     def busy(self, computation: str) -> bool:

@@ -7,7 +7,7 @@ the same way, takes the body of a loop once.
 
 import re
 
-from cv3jax.hlo import ARRAY, Frame, Instruction, Module, array_bytes
+from cv3jax.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
 
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "opt-barrier",
         "optimization-barrier", "add-dependency")  # fmt: skip
@@ -53,32 +53,46 @@ def _reads(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
     inner = module.computations[it.calls[0]]
     total = 0
     for parameter in (one for one in inner.values() if one.opcode == "parameter"):
-        parts = [_part(user, parameter.name) for user in inner.values() if parameter.name in user.operands]
+        parts = [_part(module, it.calls[0], user, parameter.name) for user in inner.values() if parameter.name in user.operands]
         whole = sizes[int(parameter.literal)]
         total += whole if None in parts else min(whole, sum(parts))
     return total
 
 
-def _part(user: Instruction, name: str) -> int | None:
-    """Bytes that a user takes of an array: those of a slice, none of what it overwrites; None for all."""
+def _part(module: Module, computation: str, user: Instruction, name: str) -> int | None:
+    """Bytes that a user takes of an array: those of a slice, none of what it overwrites, hands on or goes on with; None for all."""
     if user.opcode in SLICES and user.operands[0] == name:
         return array_bytes(user.shape)
-    if user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-        return 0
-    return None
+    overwritten = user.opcode == "dynamic-update-slice" and user.operands[0] == name
+    return 0 if overwritten or user.opcode == "tuple" or module.continues(computation, user) else None
 
 
 def _writes(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
-    size = _size(it.shape, on_chip)
     if it.opcode == "dynamic-update-slice":
-        return min(size, array_bytes(module[frame, it.operands[1]].shape))
-    if it.opcode == "fusion":
-        inner, root = module.computations[it.calls[0]], module.root(it.calls[0])
-        while root.opcode in ("bitcast", "convert", "copy"):
-            root = inner[root.operands[0]]
-        if root.opcode == "dynamic-update-slice":
-            return min(size, array_bytes(inner[root.operands[1]].shape))
-    return size
+        return min(_size(it.shape, on_chip), _size(module[frame, it.operands[1]].shape, on_chip))
+    if it.opcode != "fusion":
+        return _size(it.shape, on_chip)
+    computation = it.calls[0]
+    inner, root = module.computations[computation], module.root(computation)
+    if root.opcode != "tuple":
+        return min(_size(it.shape, on_chip), _written(module, computation, root))
+    written = 0
+    for one in (inner[name] for name in root.operands):
+        if _size(one.shape, on_chip):
+            written += _written(module, computation, one)
+    return written
+
+
+def _written(module: Module, computation: str, it: Instruction) -> int:
+    """Bytes that a fusion writes of one of its results."""
+    inner, shape = module.computations[computation], it.shape
+    while it.opcode in ("bitcast", "convert", "copy"):
+        it = inner[it.operands[0]]
+    if it.opcode == "parameter" or module.continues(computation, it):
+        return 0
+    if STARTS in it.attributes:
+        return array_bytes(inner[it.operands[0]].shape)
+    return array_bytes(inner[it.operands[1]].shape if it.opcode == "dynamic-update-slice" else shape)
 
 
 def _size(shape: str, on_chip: bool) -> int:

@@ -98,6 +98,35 @@ ENTRY %main (p: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
 }
 """  # noqa: E501
 
+# as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in each that it goes on beside
+CHAIN = """HloModule jit_step, num_partitions=8
+
+%start (s.0: f32[1,192,64]) -> (f32[1,192,64], f32[8,192,64], u32[]) {
+  %s.0 = f32[1,192,64]{2,1,0} parameter(0)
+  %all-gather.6 = f32[8,192,64]{2,1,0} all-gather(%s.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %began = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) custom-call(%all-gather.6), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (b.0: f32[1,192,64], b.1: f32[8,192,64], b.2: f32[32,32]) -> (f32[32,32], f32[1,192,64], f32[8,192,64], f32[8,192,64]) {
+  %b.0 = f32[1,192,64]{2,1,0} parameter(0)
+  %b.1 = f32[8,192,64]{2,1,0} parameter(1)
+  %b.2 = f32[32,32]{1,0} parameter(2)
+  %work = f32[32,32]{1,0} tanh(%b.2)
+  %all-gather.8 = f32[8,192,64]{2,1,0} all-gather(%b.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %both = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) tuple(%work, %b.0, %b.1, %all-gather.8)
+}
+
+ENTRY %main (p: f32[1,192,64], q: f32[32,32]) -> f32[32,32] {
+  %p = f32[1,192,64]{2,1,0} parameter(0), metadata={op_name="state.params['w']"}
+  %q = f32[32,32]{1,0} parameter(1), metadata={op_name="batch"}
+  %async-collective-start = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%start
+  %from = f32[1,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=0
+  %to = f32[8,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=1
+  %fusion.1 = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) fusion(%from, %to, %q), kind=kOutput, calls=%beside
+  ROOT %out = f32[32,32]{1,0} get-tuple-element(%fusion.1), index=0
+}
+"""  # noqa: E501
+
 MB = 2**20
 
 
@@ -121,6 +150,13 @@ def test_a_gpu_step_counts_starts_once():
     assert by_kind(found)["all-gather"] == {
         "count": 7, "payload_bytes": 56 * MB, "wire_bytes": 42 * MB, "wire_bytes_by_type": {"bf16": 42 * MB}, "parameter_wire_bytes": 0,
     }  # fmt: skip
+
+
+def test_a_gather_printed_in_a_chain_of_fusions_is_one():
+    (gather,) = collectives(Module(CHAIN))
+    assert (gather.times, gather.payload, gather.parameters) == (1, 8 * 192 * 64 * 4, True)
+    shard, both = 192 * 64 * 4, 2 * 32 * 32 * 4
+    assert traffic(Module(CHAIN), on_chip=True) == 9 * shard + both  # the shard read, the whole written; what goes on beside it
 
 
 @pytest.mark.parametrize(("change", "times"), [
