@@ -101,7 +101,9 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
 def _described(name: str, get) -> list:
     try:
         return list(get().devices)
-    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as e:
+    except NotImplementedError as e:
+        raise InputError(f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits") from e
+    except (jax.errors.JaxRuntimeError, RuntimeError) as e:
         raise InputError(f"--topology {name}: {first_line(e, 300)}") from e
 
 

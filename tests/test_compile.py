@@ -57,6 +57,15 @@ def analysed(where: Topology, **sizes) -> dict:
         return compile.analyse(work, where, progress, gathers=2, train=True)
 
 
+@pytest.fixture
+def no_cache():
+    """As the command has it: a cached program of hardware that is not here cannot be loaded."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
 def check(figures: dict, chips: int) -> None:
     """What holds of `small` on any hardware."""
     assert set(json.loads(json.dumps(figures))) >= FIELDS
@@ -76,12 +85,12 @@ def check(figures: dict, chips: int) -> None:
     assert moved >= 2 * LAYERS  # in the loop over layers, forward or backward; once each would be 2
     assert figures["roofline_seconds"]["compute"] == pytest.approx(figures["flops_per_step"] / chips / PEAK[figures["chip"]])
     least = 2 * weights + rows  # what cannot stay within the chip: weights read and written, the batch read
-    assert least < figures["memory_traffic_bytes_per_chip"] < 40 * least
+    assert least < figures["memory_traffic_bytes_per_chip"] < 40 * LAYERS * (WIDTH**2 * 2 + rows)  # and gathered weights, activations
     assert 0 < figures["mfu_bound"] <= 1
 
 
 @pytest.mark.tpu_compile
-def test_a_tpu_program():
+def test_a_tpu_program(no_cache):
     where = topology.load("v5e:2x2")
     assert len(where.devices) == 4
     assert jax.devices()[0].platform == "cpu"
@@ -94,7 +103,7 @@ def test_a_tpu_program():
 
 
 @pytest.mark.tpu_compile
-def test_where_the_tpu_compiler_runs_out_its_figure_is_the_peak():
+def test_where_the_tpu_compiler_runs_out_its_figure_is_the_peak(no_cache):
     figures = analysed(topology.load("v5e:1x1"), rows=2**17, width=8192)
     rows = 2**17 * 8192 * 2
     assert not figures["fits"]
@@ -110,7 +119,7 @@ def test_where_the_tpu_compiler_runs_out_its_figure_is_the_peak():
 
 @pytest.mark.gpu_compile
 @pytest.mark.parametrize("name", ["h100:1x8x1", "h200:1x1x8", "a100:1x8x1"])
-def test_a_gpu_program(name):
+def test_a_gpu_program(name, no_cache):
     where = topology.load(name)
     assert len(where.devices) == 8
     check(analysed(where), 8)
