@@ -244,7 +244,7 @@ def test_the_command_works_from_another_directory_beside_a_process_that_has_libt
     figures = tmp_path / "figures.json"
     shown = tiny_runs.run("cv3jax.cli", "compile", "--config=scenes_base:tiny", "--topology", "v5e:2x4", "--config.batch.per_device=1",
                           "--steps", "100", "--json", str(figures), cwd=tmp_path)  # fmt: skip
-    assert "8 × TPU v5e, fsdp 8" in shown.stdout
+    assert "v5e:2x4: 8 × TPU v5e, " in shown.stdout
     assert "compiling" in shown.stderr
     written = json.loads(figures.read_text())
     assert set(written) >= FIELDS
