@@ -4,7 +4,7 @@
 #SBATCH --signal=B:TERM@300
 #SBATCH --open-mode=append
 #SBATCH --output=cv3jax-%j.log
-# A job of one process per task: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh COMMAND...
+# A job of one process per task: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh -- COMMAND...
 #
 # 300 s before the time limit (and at preemption, as docs/launch.md says) this shell gets a SIGTERM and passes it on; the tasks save
 # and exit 0, and the job goes back to the queue with the same command. It ends for good when the command does: with exit 0, or
@@ -14,8 +14,9 @@
 #   RESTARTS=N   after failures; preemptions and time limits do not count (default: 3)
 set -uo pipefail
 
+if [ "${1:-}" = -- ]; then shift; fi
 if [ $# -eq 0 ]; then
-  echo "launch/slurm.sh: no command; e.g. sbatch --nodes=4 launch/slurm.sh cv3jax train --config=base_512 --workdir runs/base_512" >&2
+  echo "launch/slurm.sh: no command; e.g. sbatch --nodes=4 launch/slurm.sh -- cv3jax train --config=base_512 --workdir runs/base_512" >&2
   exit 2
 fi
 logs=${LOGS:-cv3jax-$SLURM_JOB_ID}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One process of a job on a machine or in a container: launch/task.sh COMMAND...
+# One process of a job on a machine or in a container: launch/task.sh -- COMMAND...
 #
 # `cv3jax train` exits 0 when it is done, and also after a SIGTERM, when it has saved. A scheduler cannot tell the two apart, so
 # this exits 75 ("try again", EX_TEMPFAIL) where a SIGTERM came before the end. Other exit codes are passed on; 2 always is: what
@@ -9,8 +9,9 @@
 #   TASK_SIGNALS=all   a SIGTERM reaches COMMAND by itself (systemd signals every process); otherwise it is passed on, once
 set -uo pipefail
 
+if [ "${1:-}" = -- ]; then shift; fi
 if [ $# -eq 0 ]; then
-  echo "launch/task.sh: no command; e.g. launch/task.sh cv3jax train --config=base_512 --workdir runs/base_512" >&2
+  echo "launch/task.sh: no command; e.g. launch/task.sh -- cv3jax train --config=base_512 --workdir runs/base_512" >&2
   exit 2
 fi
 
