@@ -53,6 +53,7 @@ def parse_topology(name: str) -> Topology:
     chips = 1 if total == 1 else 4
     if total % chips:
         raise InputError(f"--topology={name}: {total} chips; a host has 4, so a slice has 1 or a multiple of 4")
+    shape = "x".join(str(size) for size in sorted(sizes, key=lambda size: (size == 1, size)))  # GKE's order: 4x8x8, 2x2x1
     selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[kind][0], "cloud.google.com/gke-tpu-topology": shape}
     return Topology("jobset_tpu.yaml", "google.com/tpu", total // chips, chips, selector)
 
