@@ -7,7 +7,7 @@ WORKDIR ?= runs/quickstart
 WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 
-.PHONY: setup setup-torch quickstart test test-all lint clean
+.PHONY: setup setup-torch setup-slurm quickstart test test-all lint clean
 
 setup: $(VENV)/.done
 
@@ -28,12 +28,17 @@ $(VENV)/.torch: $(INPUTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch]'
 	@touch $@
 
+# Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root
+setup-slurm:
+	apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends slurm-wlm munge
+
 quickstart: setup
 	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)
 
 test: setup lint
 	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
 
+# needs Slurm too: make setup-slurm
 test-all: setup lint
 	$(BIN)/python -m pytest $(WORKERS)
 
