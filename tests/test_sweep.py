@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_runs
 
 from cv3jax import recipe
-from cv3jax.metrics import read_lines
 from data_pipeline.errors import InputError
 
 SCRIPT = Path(__file__).parent.parent / "launch" / "sweep.py"
@@ -43,7 +41,7 @@ def write_recipe(path, sweep):
 
 
 def run(*args):
-    return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40])])
@@ -98,33 +96,52 @@ def test_runs_end_at_what_is_refused(tmp_path):
     assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.slow
-def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_path):
-    """Three points: one that is stopped in its middle, one that fails, and one that runs all the same."""
-    steps = 60
-    sweep = 'def sweep(): yield from ({"optim.lr": 1e-4}, {"optim.lr": float("inf")}, {"optim.lr": 2e-4})'
-    spec = tmp_path / "mine.py"
-    spec.write_text(f"from cv3jax.configs import scenes_vae\ndef get_config(arg): return scenes_vae.get_config('tiny')\n{sweep}\n")
-    fields = tiny_runs.argv("vae", tmp_path, f"train.steps={steps}", "train.save_every=100000", *tiny_runs.ALONE)[3:]
-    command = [sys.executable, str(SCRIPT), f"--config={spec}", "--workdir", str(tmp_path / "runs"), "--run", "--", *fields]
-    metrics = [tmp_path / "runs" / f"optim.lr={lr}" / "metrics.jsonl" for lr in ("0.0001", "inf", "0.0002")]
+# stands in for `python -m cv3jax.cli train … --workdir DIR`: a first point that takes long and saves when told, a second that fails
+STAND_IN = """#!/bin/bash
+for last; do case $before in --workdir) workdir=$last ;; esac; before=$last; done
+mkdir -p "$workdir"
+trap 'echo TERM >>"$workdir/log"; touch "$workdir/saved"; sleep 0.3; exit 0' TERM
+echo start >>"$workdir/log"
+case $workdir in
+  *=200)
+    if [ -e "$workdir/saved" ]; then exit 0; fi
+    for i in {1..600}; do sleep 0.1; done
+    ;;
+  *=400) exit 1 ;;
+esac
+"""
+WITH_STAND_IN = "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
-    with subprocess.Popen(command, env=tiny_runs.environment(), stderr=subprocess.PIPE, text=True) as sweep:
-        end = time.monotonic() + 300
-        while not (metrics[0].exists() and len(read_lines(metrics[0])) > 5):
+
+def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    command = [sys.executable, "-c", WITH_STAND_IN, program, SCRIPT, "--config=relay_1024", "--workdir", tmp_path, "--run"]
+
+    def log(start):
+        path = tmp_path / f"schedule.start={start}" / "log"
+        return path.read_text().split() if path.exists() else []
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sweep:
+        end = time.monotonic() + 600
+        while not log(200):
             assert sweep.poll() is None, sweep.stderr.read()
             assert time.monotonic() < end
-            time.sleep(0.1)
+            time.sleep(0.05)
         sweep.send_signal(signal.SIGTERM)
-        said = sweep.communicate(timeout=120)[1]
+        while "TERM" not in log(200):
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGTERM)  # is not passed on: it would end the save
+        said = sweep.communicate(timeout=60)[1]
     assert sweep.returncode == 143
-    assert "stopped by SIGTERM, at point 1 of 3" in said
-    assert not metrics[1].parent.exists()
+    assert "stopped by SIGTERM, at point 1 of 5" in said
+    assert [log(start) for start in (200, 400)] == [["start", "TERM"], []]
 
-    again = subprocess.run(command, env=tiny_runs.environment(), capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 1
-    assert "failed: point 2 (exit code 1)" in again.stderr
-    assert [[line["step"] for line in read_lines(metrics[i])] for i in (0, 2)] == [list(range(1, steps + 1))] * 2
+    assert again.stderr.endswith("sweep: failed: point 2 (exit code 1); the same command tries them again\n")
+    assert [log(start) for start in (200, 400, 500, 800)] == [["start", "TERM", "start"], ["start"], ["start"], ["start"]]
 
 
 def test_recipe_without_a_sweep():
