@@ -73,7 +73,7 @@ start() { # INDEX PORT COMMAND...
   exec "$@"
 }
 
-# the processes from their start to the end of the last; leaves the first failure's exit code in `code`
+# the processes from their start to the end of the last; leaves the first failure's exit code in `code`, or 2 if one was that
 run() {
   local port=$((20000 + RANDOM % 12000)) index ended status killer=
   code=0 told=
@@ -94,9 +94,8 @@ run() {
       unset "running[$ended]"
       if [ "$status" -eq 0 ]; then continue; fi
       if [ "$processes" -gt 1 ]; then say "process $index of $processes: exit code $status"; fi
-      if [ "$code" -ne 0 ]; then continue; fi
-      code=$status
-      if [ ${#running[@]} -gt 0 ]; then
+      if [ "$code" -eq 0 ] || [ "$status" -eq 2 ]; then code=$status; fi
+      if [ ${#running[@]} -gt 0 ] && [ -z "$killer" ]; then
         tell
         (sleep "${GRACE:-60}" && kill -KILL "${!running[@]}") >/dev/null 2>&1 &
         killer=$!

@@ -55,7 +55,7 @@ trap stop TERM
 
 say "start ${SLURM_RESTART_COUNT:-0}: $SLURM_NTASKS tasks on $SLURM_JOB_NODELIST, logs in $logs: $*"
 # --kill-on-bad-exit: when a task dies, srun says which and ends the others. --gpu-bind=none: JAX chooses the GPU (see above)
-srun --kill-on-bad-exit=1 --gpu-bind=none --open-mode=append --output="$logs/%t.log" "$@" &
+srun --kill-on-bad-exit=1 --gpu-bind=none --open-mode=append --output="$logs/%t.log" "$@" 2>"$logs/srun.log" &
 child=$!
 while true; do
   woken=
@@ -63,6 +63,10 @@ while true; do
   code=$?
   if [ -z "$woken" ]; then break; fi # a trap ends `wait` before srun's end
 done
+
+cat "$logs/srun.log" >&2
+# srun's own code is the highest, which may be that of a task that it ended because another had exited with 2
+if grep -q 'Exited with exit code 2$' "$logs/srun.log"; then code=2; fi
 
 again() {
   say "$1; back to the queue"

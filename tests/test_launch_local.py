@@ -111,6 +111,16 @@ def test_local_starts_again_after_failures(code, starts):
     assert (done.returncode, done.stdout) == (code, "UP\n" * starts)
 
 
+def test_local_starts_nothing_again_where_any_process_was_refused(tmp_path):
+    """Not even where another one failed first."""
+    wait = f"if [ $JAX_PROCESS_ID = 0 ]; then until [ -e {tmp_path}/up ]; do sleep 0.05; done; exit 7; fi"
+    refused = f"trap 'exit 2' TERM; {wait}; touch {tmp_path}/up; for i in {{1..600}}; do sleep 0.1; done"
+    done = run("local.sh", "-n", "2", "--", "bash", "-c", refused)
+    assert done.returncode == 2
+    assert "process 0 of 2: exit code 7" in done.stderr
+    assert "again" not in done.stderr
+
+
 def test_local_goes_on_after_one_failure(tmp_path):
     fails_once = f"if mkdir {tmp_path}/$JAX_PROCESS_ID; then exit 3; fi; echo $JAX_PROCESS_ID"
     done = run("local.sh", "-n", "2", "--", "bash", "-c", fails_once)

@@ -64,9 +64,12 @@ class Job:
         self.slurm.wait(lambda: all(self.task(i).count("UP") > int(self.fields["Restarts"]) for i in range(2)))
 
     def until_queued_again(self) -> None:
-        """Back in the queue; the two minutes that Slurm has a requeued job wait are cut short."""
+        """Back in the queue; the two minutes that Slurm has a requeued job wait are cut short.
+
+        Not to nothing: what was made in the second in which the job was ended is revoked with it, by the second.
+        """
         self.until(JobState="PENDING", Reason="BeginTime")
-        self.slurm.run("scontrol", "update", f"jobid={self.number}", "starttime=now")
+        self.slurm.run("scontrol", "update", f"jobid={self.number}", "starttime=now+3seconds")
 
 
 def patient(seconds: float = 60, code: int = 0) -> tuple[str, ...]:
@@ -118,7 +121,9 @@ def test_tasks_told_to_stop_end_the_job(slurm, tmp_path):
 
 
 def test_bad_input_is_not_tried_again(slurm, tmp_path):
-    job = Job(slurm, tmp_path, *patient(0, code=2))
+    """Also where srun ends a task that would have gone on."""
+    refused = "import os, sys, time; os.environ['SLURM_PROCID'] == '1' and sys.exit(2); time.sleep(600)"
+    job = Job(slurm, tmp_path, sys.executable, "-c", refused)
     job.until(JobState="FAILED")
     assert job.fields["ExitCode"] == "2:0"
     assert "what was given has to change" in job.log
@@ -126,12 +131,12 @@ def test_bad_input_is_not_tried_again(slurm, tmp_path):
 
 
 def test_failures_are_tried_again_so_many_times(slurm, tmp_path):
-    job = Job(slurm, tmp_path, *patient(0, code=7), RESTARTS="1")
+    job = Job(slurm, tmp_path, *patient(0, code=7), tasks=1, RESTARTS="1")  # of two, one may be ended by the other's failure
     job.until_queued_again()
     job.until(JobState="FAILED")
     assert (job.fields["Restarts"], job.fields["ExitCode"]) == ("1", "7:0")
     assert "exit code 7; back to the queue" in job.log
-    assert job.task(1).count("UP") == 2  # appended
+    assert job.task(0).count("UP") == 2  # appended
 
 
 def test_a_task_that_dies_is_named_and_ends_the_others(slurm, tmp_path):
@@ -154,12 +159,12 @@ def test_train_preempted_and_resumed(slurm, tmp_path):
     argv = tiny_runs.argv("vae", tmp_path / "run", f"train.steps={steps}", "train.save_every=100000", *tiny_runs.ALONE)
     job = Job(slurm, tmp_path, *tiny_runs.command("cv3jax.cli", "train", *argv), tasks=TASKS, **tiny_runs.environment())
     metrics = tmp_path / "run" / "metrics.jsonl"
-    slurm.wait(lambda: metrics.exists() and len(read_lines(metrics)) > 5, 300)
+    slurm.wait(lambda: metrics.exists() and len(read_lines(metrics)) > 5, 900)
     slurm.run("sbatch", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1", cwd=tmp_path)
     job.until_queued_again()
     assert "preempted" in job.log
     saved = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert len(saved) == 1
     assert 5 < saved[0] < steps
-    slurm.wait(lambda: job.fields["JobState"] == "COMPLETED", 300)
+    slurm.wait(lambda: job.fields["JobState"] == "COMPLETED", 900)
     assert [line["step"] for line in read_lines(metrics)] == list(range(1, steps + 1))
