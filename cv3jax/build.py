@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cv3jax import checkpoint, optim
 from cv3jax.cascade import build_model, load_params, part_shapes
 from cv3jax.denoiser import PREDICTIONS
+from cv3jax.models.layers import REMATS
 from cv3jax.objectives import WEIGHTINGS
 from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
@@ -50,6 +51,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("model.channels", lambda v: v >= 1, "at least 1"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("model.remat", lambda v: v in REMATS, f"one of {', '.join(REMATS)}"),
     ("vae.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("text.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
@@ -70,25 +72,27 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )  # fmt: skip
 
 
-class Plan(NamedTuple):
+class Deal(NamedTuple):
     """The mesh and how a global batch is dealt over it."""
 
     mesh: Any
     accumulate: int  # microbatches an update
 
 
-def plan(config: ConfigDict) -> Plan:
-    """Mesh and accumulation: global batch / (ways the batch is split × images per device per microbatch).
+def plan(config: ConfigDict, devices: list | None = None) -> Deal:
+    """Mesh and accumulation: global batch / (ways the batch is split × images per device per microbatch). Default: all devices.
 
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
-    if jax.process_count() > 1:
+    if devices is None and jax.process_count() > 1:
         raise InputError(f"{jax.process_count()} hosts: training runs on the devices of one host so far")
     try:
-        mesh = make_mesh(**config.mesh)
+        mesh = make_mesh(**config.mesh, devices=devices)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from e
+    if mesh.shape["tensor"] > 1 and mesh.shape["context"] > 1:
+        raise InputError("config.mesh: tensor and context are both above 1; take one of them (docs/decisions.md, Mesh)")
     ways, size = batch_ways(mesh), config.batch.size
     if size < 1 or size % ways:
         raise InputError(f"config.batch.size = {size} does not divide over the mesh's {ways} batch devices; take a multiple of {ways}")
@@ -96,7 +100,7 @@ def plan(config: ConfigDict) -> Plan:
     per_device = min(config.batch.per_device, share)
     if per_device < 1 or share % per_device:
         raise InputError(f"config.batch.per_device = {config.batch.per_device} does not divide a device's {share} of {size} images")
-    return Plan(mesh, share // per_device)
+    return Deal(mesh, share // per_device)
 
 
 def open_data(config: ConfigDict) -> RecordSource:
@@ -127,6 +131,14 @@ def placer(mesh: Any) -> Callable[[dict], Any]:
     return lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.ascontiguousarray(x)), batch)
 
 
+def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict:
+    """A batch of the loader on the mesh, as shapes; `length` tokens a caption, None without captions."""
+    size, side = config.batch.size, config.data.image_size
+    shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
+    shapes |= {} if length is None else {"tokens": ((size, length), np.int32)}
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for name, (shape, dtype) in shapes.items()}
+
+
 def make_tx(config: ConfigDict) -> Any:
     """The optimizer of config.optim. Raises InputError on an unknown kind or decay."""
     o = config.optim
@@ -137,8 +149,8 @@ def make_tx(config: ConfigDict) -> Any:
         raise InputError(f"config.optim: {e}") from e
 
 
-def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[[Any, Any], Any] | None) -> tuple[Callable[[], Any], Any]:
-    """(() → the placed state, its shapes with shardings). `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
+def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any) -> Any:
+    """The train state's shapes with shardings.
 
     Raises:
         InputError: config.model's sizes do not make a model.
@@ -148,13 +160,18 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         hint = "channels × channel_mult must divide by groups and head_dim, and depth have one entry a stage"
         raise InputError(f"config.model does not make a model ({first_line(e, 240)}): {hint}") from e
-    shardings = tree_sharding(shape, mesh)
+    return checkpoint.abstract(shape, tree_sharding(shape, mesh))
+
+
+def state_creator(init: Callable, tx: Any, seed: int, like: Any, load: Callable[[Any, Any], Any] | None) -> Callable[[], Any]:
+    """() → the placed state. `load(shapes, shardings)` → the parameters to start from, instead of `init`'s."""
 
     def create():
-        params = None if load is None else load(shape.params, shardings.params)
+        shardings = placement(like)
+        params = None if load is None else load(like.params, shardings.params)
         return jit_once(lambda key, params: create_state(init, tx, key, params), shardings)(jax.random.key(seed), params)
 
-    return create, checkpoint.abstract(shape, shardings)
+    return create
 
 
 def jit_once(function: Callable, shardings: Any) -> Callable:
