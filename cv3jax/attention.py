@@ -25,6 +25,8 @@ from cv3jax.sharding import BATCH
 
 KINDS = ("auto", "xla", "cudnn", "splash")
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # platform → what it has beside xla
+# Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the chip anyway (docs/decisions.md).
+PAYS = {"splash": 32 * 2**20, "cudnn": 0}
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
 
 # Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid costs about a third of a
@@ -33,54 +35,39 @@ TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's ve
 FORWARD = (1024, 1024, 512)
 BACKWARD = (1024, 2048, 512)
 
-# Bytes of a device's float32 logits. Below it XLA keeps them on the chip (docs/decisions.md), above it a kernel saves them the way
-# to memory and back.
-PAYS = 32 * 2**20
 
-
-def make_attend(kind: str, mesh: Mesh, *, head_dim: int, dtype: Any, interpret: bool = False) -> Attend:
+def make_attend(kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: Any, interpret: bool = False) -> Attend:
     """attend(q [B, S, N, D], k, v [B, L, N, D]) → [B, S, N, D] of their dtype; scale D^-1/2, softmax in float32.
 
-    To be called from inside jit, or from inside a shard_map that has made some axes of `mesh` manual, as the train step is.
-    `interpret` runs splash on any backend, slowly, for tests.
+    `platform` is jax's name of what will run it. To be called under a plain jit, or inside a shard_map that has made some axes of
+    `mesh` manual, as the train step does. `interpret` runs splash's kernels on any backend, slowly: for tests.
 
     Raises:
-        ValueError: no such kind, or one that these devices, `head_dim` or `dtype` do not allow.
+        ValueError: no such kind, or one that the platform, `head_dim` or `dtype` does not allow.
     """
-    platform = mesh.devices.flat[0].platform
     if kind not in KINDS:
         raise ValueError(f"attention must be one of {', '.join(KINDS)}, not {kind!r}")
-    if kind == "auto":
-        kernel = KERNELS.get(platform, "xla")
-        kernel = kernel if limit(kernel, head_dim, dtype) is None else "xla"
-    else:
-        kernel = kind
-        here = ("xla", KERNELS.get(platform), "splash" if interpret else None)
-        if kernel not in here:
-            raise ValueError(f"attention {kind!r} does not run on {platform} devices: take auto or xla")
-        if (problem := limit(kernel, head_dim, dtype)) is not None:
-            raise ValueError(f"attention {kind!r} {problem}; take auto or xla")
-    if kernel == "xla":
+    own = KERNELS.get(platform, "xla")
+    if kind not in ("auto", "xla", own):
+        raise ValueError(f"attention {kind!r} does not run on {platform} devices; take auto or xla")
+    problem = limit(own if kind == "auto" else kind, head_dim, dtype)
+    if problem and kind != "auto":
+        raise ValueError(f"attention {kind!r} takes {problem}; take auto or xla")
+    if kind == "xla" or own == "xla" or problem:
         return xla
-    inside = {"splash": functools.partial(splash, interpret=interpret), "cudnn": cudnn}[kernel]
-
-    def attend(q, k, v):
-        return split(inside, mesh, q, k, v, least=PAYS if kind == "auto" else 0)
-
-    return attend
+    kernel = {"splash": functools.partial(splash, interpret=interpret), "cudnn": cudnn}[own]
+    least = PAYS[own] if kind == "auto" else 0
+    return lambda q, k, v: split(kernel, mesh, q, k, v, least)
 
 
 def limit(kernel: str, head_dim: int, dtype: Any) -> str | None:
-    """What the kernel refuses about such heads, in words; None where it takes them."""
+    """What the kernel takes, where that is not such heads; else None."""
     dtype = jnp.dtype(dtype)
-    if kernel == "cudnn" and dtype not in (jnp.bfloat16, jnp.float16):
-        return f"takes bfloat16, not {dtype}"
-    if kernel == "cudnn" and not (head_dim % 8 == 0 and head_dim <= 128):
-        return f"takes a head_dim that is a multiple of 8 up to 128, not {head_dim}"
-    if kernel == "splash" and dtype not in (jnp.bfloat16, jnp.float32):
-        return f"takes bfloat16 or float32, not {dtype}"
-    if kernel == "splash" and not (head_dim % 8 == 0 and head_dim <= 256):
-        return f"takes a head_dim that is a multiple of 8 up to 256, not {head_dim}"
+    dtypes = {"cudnn": ("bfloat16", "float16"), "splash": ("bfloat16", "float32")}
+    if kernel in dtypes and dtype.name not in dtypes[kernel]:
+        return f"{' or '.join(dtypes[kernel])}, not {dtype.name}"
+    if kernel in dtypes and (head_dim % 8 or head_dim > 128):
+        return f"a head_dim that is a multiple of 8 up to 128, not {head_dim}"
     return None
 
 
