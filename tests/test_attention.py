@@ -14,7 +14,6 @@ from cv3jax.attention import make_attend
 from cv3jax.models.layers import SpatialTransformer
 from cv3jax.sharding import BATCH, make_mesh
 
-
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
@@ -100,8 +99,8 @@ def test_what_stands_in_the_padding_has_no_influence(monkeypatch):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["jit", "train step"])
 @pytest.mark.parametrize(("sizes", "shape"), [
-    ((1, 2, 2, 2), (4, 256, 225, 2)), ((2, 4, 1, 1), (8, 128, 225, 1)), ((1, 2, 2, 2), (2, 130, 130, 3)), ((1, 1, 2, 4), (1, 128, 128, 2)),
-], ids=["every axis", "batch", "heads do not divide", "no batch axis"])  # fmt: skip
+    ((1, 2, 2, 2), (2, 256, 225, 2)), ((2, 2, 2, 1), (4, 130, 130, 3)),
+], ids=["every axis", "heads do not divide"])  # fmt: skip
 def test_eight_devices_make_the_attention_of_one(sizes, shape, inside):
     mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor", "context"), sizes)))
     inputs = draw(*shape)
@@ -127,12 +126,12 @@ def test_each_device_has_its_images_heads_and_queries():
 
 def test_transformers_with_remat_and_scan_train_alike():
     mesh = make_mesh(data=1, fsdp=2, tensor=2, context=2)
-    x, text = jax.random.normal(jax.random.key(0), (4, 8, 8, 32)), jax.random.normal(jax.random.key(1), (4, 9, 16))
+    x, text = jax.random.normal(jax.random.key(0), (2, 8, 8, 32)), jax.random.normal(jax.random.key(1), (2, 9, 16))
+    init = jax.jit(SpatialTransformer(2, 16, groups=4).init)
+    params = jax.tree.map(lambda p: p + 0.1, init(jax.random.key(2), x, text)["params"])  # away from the zeros at its end
 
     def gradients(attend):
         model = SpatialTransformer(2, 16, groups=4, attend=attend)
-        params = model.init(jax.random.key(2), x, text)["params"]
-        params["proj_out"]["kernel"] = jax.random.normal(jax.random.key(3), params["proj_out"]["kernel"].shape)
         apply = jax.checkpoint(lambda params, x, text: model.apply({"params": params}, x, text))
 
         def local(params, x, text):
