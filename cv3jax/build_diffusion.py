@@ -11,7 +11,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Stage, jit_once, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
+from cv3jax.build import (
+    Stage,
+    attend_of,
+    jit_once,
+    loader,
+    make_tx,
+    model_of,
+    open_data,
+    part_loader,
+    placement,
+    placer,
+    plan,
+    state_creator,
+)
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
 from cv3jax.conditioning import stage_batch, to_pixels
@@ -48,7 +61,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     mesh, relay = deal.mesh, config.schedule.blur != "none"
     directory, description = frozen_description(config)
     z = build_model(Autoencoder, description["vae"]["model"]).z_channels
-    model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh), out_channels=z)
+    model = model_of(UNet, config.model, "config.model", attend=attend_of(config, mesh), constrain=make_constrain(mesh), out_channels=z)
     schedule, o = stage_schedule(config), config.objective
     try:
         denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), schedule.sigma, o.prediction)
