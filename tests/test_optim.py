@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_runs
 from states import assert_equal, named_leaves
 
-from cv3jax import build, optim
+from cv3jax import build, optim, recipe
 from cv3jax.sharding import make_mesh, tree_sharding
 from cv3jax.state import create_state, make_train_step
 from data_pipeline.errors import InputError
@@ -143,7 +142,7 @@ def test_eight_devices_hold_parts_and_make_the_updates_of_one(options):
 
     def loss(params, frozen, batch, keys):
         h = batch @ params["blocks"]["kernel"].sum(0) @ params["w"] + params["bias"]
-        return jnp.mean(jnp.sin(h)), {}
+        return jnp.mean(jnp.sin(h / 400)), {}
 
     def trained(devices):
         mesh = make_mesh(data=2 if devices == 8 else 1, fsdp=-1, devices=jax.devices()[:devices])
@@ -160,7 +159,7 @@ def test_eight_devices_hold_parts_and_make_the_updates_of_one(options):
     assert all(x.size == 4 * x.addressable_shards[0].data.size for x in big)
     theirs = named_leaves(eight.params)
     for name, value in named_leaves(one.params).items():
-        np.testing.assert_allclose(value, theirs[name], atol=2e-3 if "moments" in options else 1e-4, err_msg=name)
+        assert np.abs(value - theirs[name]).mean() < 1e-5, name  # of updates of 0.1
 
 
 def test_rounding_goes_by_the_element_not_by_the_device():
@@ -173,13 +172,13 @@ def test_rounding_goes_by_the_element_not_by_the_device():
 
 
 def test_config_names_them():
-    for overrides, kinds in ((["optim.kind=adafactor"], {"v_row", "v_col"}), (["optim.moments=bfloat16"], {"mu", "nu"})):
-        tx = build.make_tx(tiny_runs.config("base", *overrides))
-        state = tx.init({"kernel": jnp.zeros((128, 128))})
-        for name in kinds:
-            leaf = optax.tree.get(state, name)["kernel"]
-            assert leaf.dtype == (jnp.bfloat16 if "bfloat16" in overrides[0] else jnp.float32)
+    def config(field):
+        return recipe.load("base_256:tiny", [f"--config.optim.{field}"])
+
+    for field, kinds, dtype in (("kind=adafactor", ("v_row", "v_col"), jnp.float32), ("moments=bfloat16", ("mu", "nu"), jnp.bfloat16)):
+        state = build.make_tx(config(field)).init({"kernel": jnp.zeros((128, 128))})
+        assert [optax.tree.get(state, kind)["kernel"].dtype for kind in kinds] == [dtype] * 2
     with pytest.raises(InputError, match=r"config\.optim: moments must be one of float32, bfloat16, not 'float16'"):
-        build.make_tx(tiny_runs.config("base", "optim.moments=float16"))
+        build.make_tx(config("moments=float16"))
     with pytest.raises(InputError, match=r"config\.optim\.momentum = 1\.0: must be 0\.\.1, without 1"):
-        build.check(tiny_runs.config("base", "optim.momentum=1.0"))
+        build.check(config("momentum=1.0"))
