@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -199,6 +200,24 @@ def test_programs_for_other_hardware_hold_the_kernels(inside, monkeypatch):
     assert "tensor<2x256x2x64xbf16>" in gpu
     tpu = program(make_attend("splash", "tpu", mesh, **bf16), mesh, "tpu", inside)
     assert len(re.findall(r"custom_call @tpu_custom_call", tpu)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "share"), [
+    ((4, 1024, 1024, 20), 0.2), ((4, 4096, 4096, 10), 0.1), ((4, 1024, 225, 20), 0.5),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
+def test_splash_compiles_for_a_tpu_and_saves_memory(topology, shape, share, monkeypatch):
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    mesh = make_mesh(devices=list(topologies.get_topology_desc(topology, platform="tpu").devices[:1]))
+    inputs = jax.eval_shape(lambda: draw(*shape, dtype=jnp.bfloat16))
+    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())) for x in inputs]
+
+    def temporaries(kind):
+        attend = make_attend(kind, "tpu", mesh, head_dim=64, dtype=jnp.bfloat16)
+        return jax.jit(with_gradients(attend)).lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("splash") < share * temporaries("xla")
 
 
 @pytest.mark.gpu
