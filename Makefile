@@ -7,7 +7,7 @@ WORKDIR ?= runs/quickstart
 WORKERS := -n 2 --dist loadfile
 INPUTS := setup.py pyproject.toml constraints.txt
 
-.PHONY: setup setup-torch setup-slurm quickstart test test-all lint clean
+.PHONY: setup setup-torch setup-slurm quickstart test test-all test-gpu lint clean
 
 setup: $(VENV)/.done
 
@@ -41,6 +41,10 @@ test: setup lint
 # needs Slurm too: make setup-slurm
 test-all: setup lint
 	$(BIN)/python -m pytest $(WORKERS)
+
+# on a machine with a GPU, after pip install -e '.[cuda13]'
+test-gpu: setup
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
 
 lint: setup
 	$(BIN)/ruff check .

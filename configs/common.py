@@ -13,6 +13,7 @@ def stage_config() -> ConfigDict:
     c.init_part = "base"  # which part of it
 
     c.mesh = mesh()
+    c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), or the one that suits the devices and sizes
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
     # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
     # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom
@@ -52,9 +53,11 @@ def mesh() -> ConfigDict:
 
 
 def optim(*, lr: float, warmup: int) -> ConfigDict:
+    # kind: adamw, adafactor or muon. b1 is adam's, b2 adam's and adafactor's, momentum adafactor's (0: none, which saves its memory).
+    # moments: what their statistics are stored in, float32 or bfloat16
     return ConfigDict({
         "kind": "adamw", "lr": lr, "warmup": warmup, "decay": "constant", "final": 0.0, "weight_decay": 0.01, "clip": 1.0,
-        "b1": 0.9, "b2": 0.95, "ema": 0.9999,
+        "b1": 0.9, "b2": 0.95, "momentum": 0.0, "moments": "float32", "ema": 0.9999,
     })  # fmt: skip
 
 

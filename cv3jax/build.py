@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint, optim
+from cv3jax.attention import make_attend
 from cv3jax.cascade import build_model, load_params, part_shapes
 from cv3jax.denoiser import PREDICTIONS
 from cv3jax.models.layers import REMATS
@@ -48,6 +49,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.clip", lambda v: v > 0, "a positive number"),
     ("optim.b1", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.b2", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("optim.momentum", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("model.channels", lambda v: v >= 1, "at least 1"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
@@ -140,13 +142,24 @@ def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict
 
 
 def make_tx(config: ConfigDict) -> Any:
-    """The optimizer of config.optim. Raises InputError on an unknown kind or decay."""
+    """The optimizer of config.optim. Raises InputError on an unknown kind, decay or type of moments."""
     o = config.optim
     try:
         rate = optim.learning_rate(o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final)
-        return optim.make_optimizer(o.kind, rate, weight_decay=o.weight_decay, clip=o.clip, b1=o.b1, b2=o.b2)
+        return optim.make_optimizer(
+            o.kind, rate, weight_decay=o.weight_decay, clip=o.clip, b1=o.b1, b2=o.b2, momentum=o.momentum, moments=o.moments
+        )  # fmt: skip
     except ValueError as e:
         raise InputError(f"config.optim: {e}") from e
+
+
+def attend_of(config: ConfigDict, mesh: Any) -> Callable:
+    """The models' `attend` by config.attention. Raises InputError on one that these devices or this model do not allow."""
+    platform = mesh.devices.flat[0].platform
+    try:
+        return make_attend(config.attention, platform, mesh, head_dim=config.model.head_dim, dtype=config.model.dtype)
+    except ValueError as e:
+        raise InputError(f"config.attention: {e}") from e
 
 
 def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Deal, batch_like, make_tx, model_of, placement, state_shapes
+from cv3jax.build import Deal, attend_of, batch_like, make_tx, model_of, placement, state_shapes
 from cv3jax.cascade import build_model, model_shapes, unet_init
 from cv3jax.conditioning import stage_batch
 from cv3jax.denoiser import make_denoiser
@@ -53,7 +53,7 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
     like = state_shapes(init, tx, config.seed, mesh)
 
     layout = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype)
-    local = model.clone(gather=layout.gather, constrain=layout.constrain)
+    local = model.clone(gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh))
     try:
         schedule = stage_schedule(config)
         denoise = make_denoiser(

@@ -12,7 +12,7 @@ from cv3jax.loop import Cadence, train_loop
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
-RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from")
+RESUMABLE = ("train.", "sample.", "mesh.", "attention", "batch.per_device", "data.threads", "init_from")
 
 
 def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:

@@ -25,6 +25,14 @@ if shared.VARIABLE not in os.environ:
     os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (os.environ["JAX_PLATFORMS"] == "cpu" or jax.default_backend() != "gpu"):
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
+
+
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):  # the process that made it
         shutil.rmtree(os.environ[shared.VARIABLE], ignore_errors=True)
