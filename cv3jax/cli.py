@@ -10,6 +10,7 @@ COMMANDS = {
     "quickstart": ("cv3jax.quickstart", "the whole system on one CPU: data, training, samples, report"),
     "train": ("cv3jax.train", "train one stage from a recipe; resumes where its workdir left off"),
     "sample": ("cv3jax.sample", "prompts to pictures with a trained cascade"),
+    "compile": ("cv3jax.compile", "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline"),
     "convert": ("cv3jax.convert", "released PyTorch weights to a checkpoint, and trained weights back"),
     "data": ("data_pipeline.cli", "pack, inspect and render training data"),
 }
