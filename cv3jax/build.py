@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, optim
+from cv3jax import checkpoint, optim, tracing
 from cv3jax.cascade import build_model, load_params, part_shapes
 from cv3jax.denoiser import PREDICTIONS
 from cv3jax.objectives import WEIGHTINGS
@@ -32,6 +32,15 @@ class Stage(NamedTuple):
     export: Callable[[Any, Path], dict]  # (ema, cascade directory) → figures
 
 
+def fits(parse: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `parse` takes it."""
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
 # field, what it must be, in words; fields a recipe lacks are passed over
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda v: 0 <= v < 2**31, f"0..{2**31 - 1}"),
@@ -40,6 +49,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("train.save_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.preview_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.keep", lambda v: v >= 1, "at least 1"),
+    ("profile.steps", lambda v: fits(tracing.steps_of, v), "first and last step to trace, such as 10:15, or empty"),
     ("optim.lr", lambda v: 0 < v < np.inf, "a positive number"),
     ("optim.warmup", lambda v: v >= 0, "0 or more"),
     ("optim.final", lambda v: 0 <= v <= 1, "0..1, a share of lr"),

@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, lock, manifest, recipe
+from cv3jax import checkpoint, lock, manifest, recipe, tracing
 from cv3jax.build import build
 from cv3jax.loop import Cadence, train_loop
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
-RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from")
+RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from", "profile")
 
 
 def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:
@@ -31,17 +31,21 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         facts = recipe.to_json(config)
         latest = check_resume(facts, workdir, resume_from)
         stage = build(config, workdir)
+        profile = tracing.steps_of(config.profile.steps) if "profile" in config else None
+        tracing.check(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if latest is not None:
             for path in checkpoint.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
                 print(f"cv3jax: going on from step {latest}; the newer checkpoint is now {path}, delete it when you like", file=sys.stderr)
         every = config.train
-        cadence = Cadence(every.steps, every.log_every, every.save_every, every.preview_every, every.keep)
+        cadence = Cadence(every.steps, every.log_every, every.save_every, every.preview_every, every.keep, profile)
         state, seconds = train_loop(
             name=config.stage, workdir=workdir, state=state, like=stage.like, data=stage.data, place=stage.place, step_fn=stage.step,
             cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"), resume_from=resume_from,
         )  # fmt: skip
-        figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
+        total = sum(seconds.values())
+        figures = {"stage": config.stage, "steps": config.train.steps, "seconds": total, "goodput": seconds["step"] / total}
+        figures |= {**{f"seconds_{kind}": value for kind, value in seconds.items()}, **stage.export(state.ema, workdir / "cascade")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
 

@@ -1,4 +1,4 @@
-"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints."""
+"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints, and metrics but for their times."""
 
 from pathlib import Path
 
@@ -29,6 +29,11 @@ def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
     state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
     manager.close()
     return named_leaves(state)
+
+
+def untimed(lines: list[dict]) -> list[dict]:
+    """Lines of metrics but for what the clock says."""
+    return [{name: value for name, value in line.items() if not name.startswith(("seconds", "goodput"))} for line in lines]
 
 
 def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:

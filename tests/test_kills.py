@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from states import assert_equal, leaves
+from states import assert_equal, leaves, untimed
 
 from cv3jax import checkpoint
 from cv3jax.cascade import load_params
@@ -85,7 +85,7 @@ def position(workdir: Path) -> dict[str, bytes]:
 
 
 def curve(workdir: Path) -> list[dict]:
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_lines(workdir / "metrics.jsonl")]
+    return untimed(read_lines(workdir / "metrics.jsonl"))
 
 
 def exported(workdir: Path, stage: str) -> list[np.ndarray]:
