@@ -93,8 +93,6 @@ def plan(config: ConfigDict) -> Plan:
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"{jax.process_count()} hosts: training runs on the devices of one host so far")
     try:
         mesh = make_mesh(**config.mesh)
     except ValueError as e:
@@ -116,13 +114,19 @@ def open_data(config: ConfigDict) -> RecordSource:
     return open_records(config.data.path)
 
 
-def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None) -> Any:
-    """The training iterator."""
+def own_rows(mesh: Any, count: int) -> list[int]:
+    """The rows of a batch of `count` that lie on devices of this process."""
+    owned = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    return sorted({row for (index,) in owned for row in range(*index.indices(count))})
+
+
+def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any) -> Any:
+    """The training iterator, of this process's rows of each batch."""
     return make_loader(
-        records, batch_size=config.batch.size, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
-        num_threads=config.data.threads, zoom=tuple(config.data.zoom), zoom_levels=config.data.zoom_levels,
-        crop_grid=config.data.crop_grid, random_crop=config.data.random_crop, flip=config.data.flip,
-        recaption_prob=config.data.get("recaption", 0.0),
+        records, batch_size=config.batch.size, rows=own_rows(mesh, config.batch.size), image_size=config.data.image_size,
+        tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, zoom=tuple(config.data.zoom),
+        zoom_levels=config.data.zoom_levels, crop_grid=config.data.crop_grid, random_crop=config.data.random_crop,
+        flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
     )  # fmt: skip
 
 
@@ -131,10 +135,18 @@ def placement(like: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, like)
 
 
-def placer(mesh: Any) -> Callable[[dict], Any]:
-    """This process's rows of a batch → arrays over the whole mesh."""
-    rows = batch_sharding(mesh)
-    return lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.ascontiguousarray(x)), batch)
+def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
+    """This process's rows of a batch of `size` → arrays over the whole mesh. Processes may have rows in common."""
+    sharding, place = batch_sharding(mesh), {row: number for number, row in enumerate(own_rows(mesh, size))}
+
+    def put(x: np.ndarray) -> jax.Array:
+        def part(index):
+            first, stop, _ = index[0].indices(size)
+            return x[place[first] : place[first] + stop - first]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+
+    return lambda batch: jax.tree.map(put, batch)
 
 
 def make_tx(config: ConfigDict) -> Any:

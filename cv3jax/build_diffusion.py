@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
+from cv3jax import checkpoint, hosts
 from cv3jax.build import Stage, jit_once, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
@@ -61,7 +61,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
     width = description.get("t5", {"model": config.text})["model"]["channels"]
     create, like = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
-    loader(config, records, None)  # what it refuses it should refuse before a tokenizer is written
+    loader(config, records, None, mesh)  # what it refuses it should refuse before a tokenizer is written
     frozen = frozen_parts(config, directory, description, records, mesh, workdir)
     # this run's precision; the cascade keeps the one its parts came with
     vae = build_model(Autoencoder, {**frozen.description["vae"]["model"], "dtype": config.vae.dtype})
@@ -94,23 +94,26 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
         def save(ema, step):
             cascade.params[config.stage] = ema
-            return save_png(directory / f"step_{step:07d}.png", show(cascade, config, records))
+            picture = show(cascade, config, records)
+            return save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
 
         return save
 
     def export(ema, directory: Path) -> dict:
         description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen)}}
         directory.mkdir(parents=True, exist_ok=True)
-        for part, source in frozen.directories.items():
-            checkpoint.carry_part(source, directory / part)
-        if "t5" not in frozen.directories:
+        parts = dict(frozen.directories)
+        if "t5" not in parts:
             checkpoint.save_part(directory / "t5", frozen.params["t5"])
-            checkpoint.carry_part(workdir / "tokenizer", directory / "t5" / "tokenizer")
+            parts["t5/tokenizer"] = workdir / "tokenizer"
         checkpoint.save_part(directory / config.stage, ema)
-        checkpoint.write_cascade(directory, description)
+        if hosts.main():
+            for part, source in parts.items():
+                checkpoint.carry_part(source, directory / part)
+            checkpoint.write_cascade(directory, description)
         return {}
 
-    return Stage(create, like, loader(config, records, frozen.tokenize), placer(mesh), step, preview, export)
+    return Stage(create, like, loader(config, records, frozen.tokenize, mesh), placer(mesh, config.batch.size), step, preview, export)
 
 
 def stage_schedule(config: ConfigDict):
@@ -176,10 +179,11 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first checkpoint it is made anew.
     """
     folder = workdir / "tokenizer"
-    if not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))):
+    if hosts.first("tokenizer", lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*")))) and hosts.main():
         count = min(len(records), TOKENIZER_CAPTIONS)
         shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
+    hosts.barrier("tokenizer")
     facts = {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
     model = build_model(T5Encoder, facts)
     init = t5_init(model)

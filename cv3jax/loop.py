@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from cv3jax import checkpoint, stopping
+from cv3jax import checkpoint, hosts, stopping
 from cv3jax.accounting import Account
-from cv3jax.metrics import MetricsLog
+from cv3jax.metrics import MetricsLog, NoLog
 from cv3jax.state import TrainState
 from cv3jax.tracing import tracing
 
@@ -49,12 +49,14 @@ def train_loop(
 
     Raises:
         NonFiniteLossError: naming the first step that was not finite and the checkpoint that remains.
-        StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
+        StoppedError: SIGTERM or Ctrl-C came, to any process; the last step is saved.
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
     """
-    checkpoint.remove_unfinished(workdir / "checkpoints")
-    checkpoint.remove_old(workdir / "checkpoints", cadence.keep)
+    with hosts.main_first("clean"):
+        if hosts.main():
+            checkpoint.remove_unfinished(workdir / "checkpoints")
+            checkpoint.remove_old(workdir / "checkpoints", cadence.keep)
     manager = checkpoint.open_manager(workdir / "checkpoints", cadence.keep)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)
@@ -67,7 +69,7 @@ def train_loop(
             account.add(run.get("account", {"other": run["seconds"]}))
             start, looked = latest, [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
-        log = MetricsLog(workdir, name=name, start=start, steps=cadence.steps)
+        log = MetricsLog(workdir, name=name, start=start, steps=cadence.steps) if hosts.main() else NoLog()
         at_end.callback(log.close)
 
         @at_end.callback
@@ -90,7 +92,7 @@ def train_loop(
                     looked.clear()
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
-        noticed, step = at_end.enter_context(stopping.noticing()), start
+        noticed, step = at_end.enter_context(stopping.noticing(hosts.peers())), start
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -102,7 +104,7 @@ def train_loop(
                     state, metrics = step_fn(state, place(batch))
             account.started(metrics)
             pending.append((step, metrics))
-            last, stop = step == cadence.steps, noticed()
+            last, stop = step == cadence.steps, noticed(step)
             show = preview and cadence.preview and (_due(step, cadence.preview) or last)
             save = _due(step, cadence.save) or last or stop
             settle(0 if show or save else 1)  # what uses the state waits for it; else this step runs while the one before is looked at
@@ -116,7 +118,7 @@ def train_loop(
                     checkpoint.save(manager, step, state, data, {**run, "resume_from": resume_from})
             if stop:
                 break
-        if stop := noticed():
+        if stop := noticed(step):
             where = manager.directory / str(step)
             raise stopping.StoppedError(stop, f"stopped after step {step}, saved in {where}; run the same command to continue")
     return state, account.seconds
