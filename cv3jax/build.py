@@ -139,12 +139,12 @@ def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
     """This process's rows of a batch of `size` → arrays over the whole mesh. Processes may have rows in common."""
     sharding, place = batch_sharding(mesh), {row: number for number, row in enumerate(own_rows(mesh, size))}
 
-    def put(x: np.ndarray) -> jax.Array:
-        def part(index):
-            first, stop, _ = index[0].indices(size)
-            return x[place[first] : place[first] + stop - first]
+    owned = [(device, index[0].indices(size)) for device, index in sharding.addressable_devices_indices_map((size,)).items()]
 
-        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+    def put(x: np.ndarray) -> jax.Array:
+        parts = [x[place[first] : place[first] + stop - first] for _, (first, stop, _) in owned]
+        on_devices = jax.device_put(parts, [device for device, _ in owned])
+        return jax.make_array_from_single_device_arrays((size, *x.shape[1:]), sharding, on_devices)
 
     return lambda batch: jax.tree.map(put, batch)
 

@@ -32,7 +32,7 @@ class Peers:
 
     def __init__(self, client: Any, index: int, count: int, coordinator: str, patience: float):
         self.index, self.count, self.patience = index, count, patience
-        self.interval = min(2.0, patience / 20)
+        self.interval = min(1.0, patience / 20)
         self._client, self._coordinator = client, coordinator
         self._uses: dict[str, int] = {}
         self._asked: int | None = None  # the signal that this process was sent
