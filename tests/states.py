@@ -26,7 +26,9 @@ def named_leaves(state) -> dict[str, np.ndarray]:
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Everything in a checkpoint's train state by its path, as it was saved."""
     manager = checkpoint.open_manager(workdir / "checkpoints")
-    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # for what other processes saved
+    args = checkpoint.ocp.args.StandardRestore(fallback_sharding=whole)
+    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=args)).state
     manager.close()
     return named_leaves(state)
 

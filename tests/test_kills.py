@@ -81,7 +81,7 @@ def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) 
 def position(workdir: Path) -> dict[str, bytes]:
     """Where the loader stands in the last checkpoint."""
     data = workdir / "checkpoints" / str(STEPS) / "data"
-    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*.json")}
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("metadata")}
 
 
 def curve(workdir: Path) -> list[dict]:

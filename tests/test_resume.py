@@ -57,7 +57,7 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
     seconds = [line["seconds"] for line in read_lines(tmp_path / "killed" / "metrics.jsonl")]
     assert seconds == sorted(seconds)
     data = [(path / "data") for path in (tmp_path / "whole" / "checkpoints" / str(STEPS), tmp_path / "killed" / "checkpoints" / str(STEPS))]
-    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("*.json")} for d in data]
+    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("metadata")} for d in data]
     assert files[0]
     assert files[0] == files[1]  # the loader stands at the same record
 
