@@ -1,5 +1,6 @@
 """Many processes are one run: the same numbers as one, all end when one dies, all stop after the same step, any number goes on."""
 
+import argparse
 import re
 import signal
 
@@ -9,11 +10,43 @@ import numpy as np
 import pytest
 from states import assert_equal, leaves, named_leaves
 
-from cv3jax import checkpoint
+from cv3jax import checkpoint, hosts
 from cv3jax.metrics import read_lines
 from cv3jax.sharding import make_mesh
+from data_pipeline.errors import InputError
 
 STEPS = 20
+VARIABLES = {"coordinator": "JAX_COORDINATOR_ADDRESS", "num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+
+
+def place(flags: dict, environment: dict | None = None):
+    parser = argparse.ArgumentParser()
+    hosts.add_flags(parser)
+    return hosts.place(parser.parse_args([f"--{name}={value}" for name, value in flags.items()]), environment or {})
+
+
+def test_a_process_knows_its_place_from_flags_and_variables():
+    flags = {"coordinator": "10.0.0.1:8476", "num_processes": "4", "process_id": "3"}
+    variables = {VARIABLES[name]: value for name, value in flags.items()}
+    for given in ((flags, {}), ({}, variables), ({"process_id": 3}, {**variables, "JAX_PROCESS_ID": "2"})):
+        assert place(*given) == ("10.0.0.1:8476", 4, 3)
+    assert place({}) is None
+    assert place({**flags, "num_processes": 1, "process_id": 0}) is None
+    assert place({"num_processes": 1, "process_id": 0}) is None
+    assert place({**flags, "coordinator": "[fe80::1]:8476"}).coordinator == "[fe80::1]:8476"
+
+
+@pytest.mark.parametrize(("flags", "environment", "words"), [
+    ({"num_processes": 4}, {}, "--num_processes given without --coordinator and --process_id; give --coordinator HOST:PORT"),
+    ({"process_id": 0}, {"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES, --process_id given without --coordinator"),
+    ({"coordinator": "a:1", "num_processes": 4, "process_id": 4}, {}, "--process_id = 4: must be 0..3, for --num_processes is 4"),
+    ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, {}, "--num_processes = 0: at least 1"),
+    ({"coordinator": "a", "num_processes": 2, "process_id": 0}, {}, "--coordinator = a: must be HOST:PORT"),
+    ({"coordinator": "a:1", "num_processes": 2}, {"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID = first: must be a whole number"),
+])  # fmt: skip
+def test_a_place_that_cannot_be_is_refused(flags, environment, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        place(flags, environment)
 
 
 def mesh(count: int):
@@ -52,9 +85,42 @@ def test_one_device_and_eight_and_two_processes_train_the_same(alone, two, tmp_p
 
 @pytest.mark.parametrize("devices", [8, 4, 1])
 def test_what_two_processes_saved_one_goes_on_with(devices, alone, two):
-    _, like, data, place, step = many_runs.pieces(mesh(devices))
+    _, like, data, *_ = many_runs.pieces(mesh(devices))
     manager = checkpoint.open_manager(two / "checkpoints")
     state = checkpoint.restore(manager, STEPS, like, data)
     manager.close()
     assert_equal(named_leaves(state), leaves(two, STEPS))
     assert data.get_state() == {"next_index": STEPS}
+
+
+def test_a_killed_process_ends_the_others_by_name(tmp_path):
+    (code, said), (killed, _) = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGKILL", who=1, at=4)
+    assert (code, killed) == (1, -signal.SIGKILL)
+    assert re.search(r"^cv3jax: process 1 of 2 \(pid \d+ on .+\): nothing heard for 8 s; it has died", said, re.MULTILINE)
+    assert "Traceback" not in said
+
+
+def test_a_killed_process_0_ends_the_others_by_name(tmp_path):
+    (killed, _), (code, said) = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGKILL", who=0, at=4)
+    assert (code, killed) == (1, -signal.SIGKILL)
+    assert re.search(r"^cv3jax: process 0 of 2 \(pid \d+ on .+\) has died or cannot be reached", said, re.MULTILINE)
+
+
+def test_an_error_in_one_process_ends_the_others_with_its_words(tmp_path):
+    (code, said), (raised, its) = many_runs.start(tmp_path, 1000, pause=0.05, what="raise", who=1, at=4)
+    assert (code, raised) == (1, 1)
+    assert re.search(r"^cv3jax: process 1 of 2 \(pid .+ ended: ZeroDivisionError: nothing divides by zero", said, re.MULTILINE)
+    assert its.count("ZeroDivisionError") == 1
+
+
+def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(alone, tmp_path):
+    ended = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGTERM", who=1, at=4)
+    assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
+    (step,) = checkpoint.steps(tmp_path / "checkpoints")
+    for _, said in ended:
+        assert f"cv3jax: SIGTERM: stopped after step {step}, saved in" in said
+    state = many_runs.run(tmp_path, step + 2, mesh(8))
+    assert len(losses(tmp_path)) == step + 2
+    whole = many_runs.run(tmp_path / "whole", step + 2, mesh(8))
+    for name, value in named_leaves(whole).items():
+        np.testing.assert_allclose(named_leaves(state)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
