@@ -92,6 +92,8 @@ class Peers:
         deciding = False
         while not self._closed.wait(self.interval / 10 if deciding else self.interval):
             try:
+                if self.index:  # the one call that gives up where process 0 is there and does not answer
+                    self._client.blocking_key_value_get(f"{NAMES}0", int(1000 * self.patience))
                 self._client.key_value_set(f"{BEATS}{self.index}", str(self._beat), allow_overwrite=True)
                 notices = {key.removeprefix(NOTICES): value for key, value in self._client.key_value_dir_get(NOTICES)}
                 if "lost" not in notices and self.index == 0 and not deciding:
