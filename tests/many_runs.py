@@ -113,13 +113,23 @@ def free_port() -> int:
 
 def start(workdir: Path, steps: int, *, count: int = 2, pause: float = 0.0, what: str = "", who: int = -1, at: int = -1) -> list[tuple]:
     """`count` processes of 8 / `count` devices train; process `who` does `what` before step `at`. Returns (exit code, stderr) of each."""
-    port, env = free_port(), environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
     flags = {"workdir": workdir, "steps": steps, "pause": pause, "what": what, "who": who, "at": at, "patience": PATIENCE}
-    flags |= {"coordinator": f"127.0.0.1:{port}", "num_processes": count}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in flags.items())]
-    processes = [subprocess.Popen([*command, f"--process_id={i}"], env=env, stderr=subprocess.PIPE, text=True) for i in range(count)]
+    return together([__file__, *(f"--{name}={value}" for name, value in flags.items())], count, who if what == "SIGSTOP" else None)
+
+
+def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
+    """A Python command in `count` processes of 8 / `count` devices. Returns (exit code, stderr) of each; one that is `stopped` is killed."""
+    env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}")
+    commands = [[sys.executable, *command, *flags, f"--process_id={i}"] for i in range(count)]
+    processes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
+    said = [""] * count
     try:
-        return [(process.wait(), err) for process in processes for err in [process.communicate(timeout=120)[1]]]
+        for i in sorted(range(count), key=lambda i: i == stopped):
+            if i == stopped:
+                processes[i].kill()
+            said[i] = processes[i].communicate(timeout=900)[1]
+        return [(process.returncode, text) for process, text in zip(processes, said)]
     finally:
         for process in processes:
             process.kill()

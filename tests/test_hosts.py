@@ -2,15 +2,18 @@
 
 import argparse
 import re
+import shutil
 import signal
 
 import jax
 import many_runs
 import numpy as np
 import pytest
+import tiny_runs
 from states import assert_equal, leaves, named_leaves
 
-from cv3jax import checkpoint, hosts
+from cv3jax import checkpoint, hosts, train
+from cv3jax.cascade import load
 from cv3jax.metrics import read_lines
 from cv3jax.sharding import make_mesh
 from data_pipeline.errors import InputError
@@ -100,12 +103,22 @@ def test_a_killed_process_ends_the_others_by_name(tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_killed_process_0_ends_the_others_by_name(tmp_path):
     (killed, _), (code, said) = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGKILL", who=0, at=4)
     assert (code, killed) == (1, -signal.SIGKILL)
     assert re.search(r"^cv3jax: process 0 of 2 \(pid \d+ on .+\) has died or cannot be reached", said, re.MULTILINE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_process_that_stands_still_ends_the_others_by_name(who, tmp_path):
+    code, said = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGSTOP", who=who, at=4)[1 - who]
+    assert code == 1
+    assert re.search(rf"^cv3jax: process {who} of 2 \(pid .+: nothing heard for \d+ s", said, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others_with_its_words(tmp_path):
     (code, said), (raised, its) = many_runs.start(tmp_path, 1000, pause=0.05, what="raise", who=1, at=4)
     assert (code, raised) == (1, 1)
@@ -124,3 +137,38 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(al
     whole = many_runs.run(tmp_path / "whole", step + 2, mesh(8))
     for name, value in named_leaves(whole).items():
         np.testing.assert_allclose(named_leaves(state)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(alone, tmp_path):
+    workdir = shutil.copytree(alone[0], tmp_path / "w")
+    ended = many_runs.start(workdir, STEPS + 2)
+    assert [code for code, _ in ended] == [0, 0], ended
+    whole = many_runs.run(tmp_path / "whole", STEPS + 2, mesh(8))
+    np.testing.assert_allclose(losses(workdir), losses(tmp_path / "whole"), rtol=1e-5)
+    theirs = leaves(workdir, STEPS + 2)
+    for name, value in named_leaves(whole).items():
+        np.testing.assert_allclose(theirs[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_recipe_trained_by_two_processes_is_the_one_trained_by_one(tmp_path):
+    mine = tmp_path / "base"
+    fields = (*tiny_runs.MESH["base"], "train.preview_every=3")
+    ended = many_runs.together(["-m", "cv3jax.train", *tiny_runs.argv("base", mine, *fields)])
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "checkpoint in" in ended[0][1]
+    assert "checkpoint in" not in ended[1][1]  # one of them tells
+    alone = tiny_runs.trained("base").workdir
+    np.testing.assert_allclose(losses(mine), losses(alone), rtol=1e-4)
+    theirs = leaves(mine, tiny_runs.STEPS)
+    for name, value in leaves(alone, tiny_runs.STEPS).items():
+        if name.startswith(("params", "ema", "key", "step")):
+            np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    assert sorted(path.name for path in (mine / "previews").iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    cascade = load(mine)
+    assert_equal(named_leaves(cascade.params["base"]), {k.removeprefix("ema/"): v for k, v in theirs.items() if k.startswith("ema/")})
+    assert set(cascade.params) == {"vae", "t5", "base"}
+    with tiny_runs.devices(1):
+        figures = train.run(tiny_runs.config("base", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 1}"), mine)
+    assert figures["steps"] == tiny_runs.STEPS + 1
