@@ -118,7 +118,7 @@ def start(workdir: Path, steps: int, *, count: int = 2, pause: float = 0.0, what
 
 
 def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
-    """A Python command in `count` processes of 8 / `count` devices. Returns (exit code, stderr) of each; one that is `stopped` is killed."""
+    """A Python command in `count` processes of 8 / `count` devices: (exit code, stderr) of each. One that is `stopped` is killed."""
     env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
     flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}")
     commands = [[sys.executable, *command, *flags, f"--process_id={i}"] for i in range(count)]
