@@ -63,7 +63,7 @@ def train_loop(
         # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line, with the checkpoint
         start, pending, looked, account = 0, deque(), [], Account()
         at_end.callback(account.close)
-        if (latest := manager.latest_step()) is not None:
+        if (latest := hosts.first("latest", manager.latest_step)) is not None:  # a network file system may show others late
             with account.doing("checkpoint"):
                 state, run = checkpoint.restore(manager, latest, like, data), checkpoint.read_run(manager, latest)
             account.add(run.get("account", {"other": run["seconds"]}))

@@ -27,8 +27,13 @@ def noticing(peers: Peers | None = None) -> Iterator[Callable[[int], int | None]
     it is that of any process, in all of them at the same step.
     """
     received = []
+
+    def noticed(step: int) -> int | None:
+        first = received[0] if received else None
+        return peers.last(step, first) if peers else first
+
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield lambda step: peers.last(step, None) if peers else None
+        yield noticed
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
@@ -45,6 +50,6 @@ def noticing(peers: Peers | None = None) -> Iterator[Callable[[int], int | None]
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield lambda step: peers.last(step, *(received or [None])) if peers else received[0] if received else None
+        yield noticed
     finally:
         restore()
