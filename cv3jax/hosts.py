@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from cv3jax.peers import Peers
 from data_pipeline.errors import InputError, first_line
@@ -139,6 +141,13 @@ def first(name: str, function: Callable[[], Any]) -> Any:
     """`function()` as it is in process 0, which alone calls it: a JSON value. What it raises ends all."""
     value = function() if main() else None
     return _peers.share(name, value) if _peers else value
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """All of `x` in every process, which must all call it, wherever its parts are."""
+    if not (x.is_fully_addressable or x.is_fully_replicated):
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
 
 
 @contextlib.contextmanager
