@@ -37,6 +37,7 @@ def stage_config() -> ConfigDict:
     })  # fmt: skip
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=600_000)
+    c.profile = ConfigDict({"steps": ""})  # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
     c.sample = ConfigDict({"steps": 50, "guidance": 7.5, "eta": 0.0, "form": "released", "prompts": (
         "a red bicycle leaning against an old brick wall", "a lighthouse on a cliff at dusk",
         "a bowl of ramen, studio light", "an astronaut riding a horse",
@@ -86,6 +87,7 @@ def vae_config() -> ConfigDict:
     c.objective = ConfigDict({"kl_weight": 1e-6, "perceptual_weight": 0.0, "perceptual": config_dict.placeholder(str)})
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=200_000)
+    c.profile = ConfigDict({"steps": ""})
     return c
 
 

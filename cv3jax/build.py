@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, optim
+from cv3jax import checkpoint, optim, tracing
 from cv3jax.attention import make_attend
 from cv3jax.cascade import build_model, load_params, part_shapes
 from cv3jax.denoiser import PREDICTIONS
@@ -34,6 +34,15 @@ class Stage(NamedTuple):
     export: Callable[[Any, Path], dict]  # (ema, cascade directory) → figures
 
 
+def fits(parse: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `parse` takes it."""
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
 # field, what it must be, in words; fields a recipe lacks are passed over
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda v: 0 <= v < 2**31, f"0..{2**31 - 1}"),
@@ -42,6 +51,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("train.save_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.preview_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.keep", lambda v: v >= 1, "at least 1"),
+    ("profile.steps", lambda v: fits(tracing.steps_of, v), "first and last step to trace, such as 10:15, or empty"),
     ("optim.lr", lambda v: 0 < v < np.inf, "a positive number"),
     ("optim.warmup", lambda v: v >= 0, "0 or more"),
     ("optim.final", lambda v: 0 <= v <= 1, "0..1, a share of lr"),
@@ -87,8 +97,6 @@ def plan(config: ConfigDict, devices: list | None = None) -> Deal:
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
-    if devices is None and jax.process_count() > 1:
-        raise InputError(f"{jax.process_count()} hosts: training runs on the devices of one host so far")
     try:
         mesh = make_mesh(**config.mesh, devices=devices)
     except ValueError as e:
@@ -112,13 +120,19 @@ def open_data(config: ConfigDict) -> RecordSource:
     return open_records(config.data.path)
 
 
-def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None) -> Any:
-    """The training iterator."""
+def own_rows(mesh: Any, count: int) -> list[int]:
+    """The rows of a batch of `count` that lie on devices of this process."""
+    owned = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    return sorted({row for (index,) in owned for row in range(*index.indices(count))})
+
+
+def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any) -> Any:
+    """The training iterator, of this process's rows of each batch."""
     return make_loader(
-        records, batch_size=config.batch.size, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
-        num_threads=config.data.threads, zoom=tuple(config.data.zoom), zoom_levels=config.data.zoom_levels,
-        crop_grid=config.data.crop_grid, random_crop=config.data.random_crop, flip=config.data.flip,
-        recaption_prob=config.data.get("recaption", 0.0),
+        records, batch_size=config.batch.size, rows=own_rows(mesh, config.batch.size), image_size=config.data.image_size,
+        tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, zoom=tuple(config.data.zoom),
+        zoom_levels=config.data.zoom_levels, crop_grid=config.data.crop_grid, random_crop=config.data.random_crop,
+        flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
     )  # fmt: skip
 
 
@@ -127,10 +141,18 @@ def placement(like: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, like)
 
 
-def placer(mesh: Any) -> Callable[[dict], Any]:
-    """This process's rows of a batch → arrays over the whole mesh."""
-    rows = batch_sharding(mesh)
-    return lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.ascontiguousarray(x)), batch)
+def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
+    """This process's rows of a batch of `size` → arrays over the whole mesh. Processes may have rows in common."""
+    sharding, place = batch_sharding(mesh), {row: number for number, row in enumerate(own_rows(mesh, size))}
+
+    owned = [(device, index[0].indices(size)) for device, index in sharding.addressable_devices_indices_map((size,)).items()]
+
+    def put(x: np.ndarray) -> jax.Array:
+        parts = [x[place[first] : place[first] + stop - first] for _, (first, stop, _) in owned]
+        on_devices = jax.device_put(parts, [device for device, _ in owned])
+        return jax.make_array_from_single_device_arrays((size, *x.shape[1:]), sharding, on_devices)
+
+    return lambda batch: jax.tree.map(put, batch)
 
 
 def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
+from cv3jax import checkpoint, hosts
 from cv3jax.build import Stage, jit_once, loader, open_data, part_loader, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
@@ -48,7 +48,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     steps = diffusion_steps(config, deal, description["vae"], text["model"], text["length"])
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
     create = state_creator(steps.init, steps.tx, config.seed, steps.like, load)
-    loader(config, records, None)  # what it refuses it should refuse before a tokenizer is written
+    loader(config, records, None, deal.mesh)  # what it refuses it should refuse before a tokenizer is written
     frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir)
     parts = {name: frozen.params[name] for name in steps.frozen}
 
@@ -68,23 +68,27 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
         def save(ema, step):
             cascade.params[config.stage] = ema
-            return save_png(directory / f"step_{step:07d}.png", show(cascade, config, records))
+            picture = show(cascade, config, records)
+            return save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
 
         return save
 
     def export(ema, directory: Path) -> dict:
         description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen.description)}}
         directory.mkdir(parents=True, exist_ok=True)
-        for part, source in frozen.directories.items():
-            checkpoint.carry_part(source, directory / part)
-        if "t5" not in frozen.directories:
+        parts = dict(frozen.directories)
+        if "t5" not in parts:
             checkpoint.save_part(directory / "t5", frozen.params["t5"])
-            checkpoint.carry_part(workdir / "tokenizer", directory / "t5" / "tokenizer")
+            parts["t5/tokenizer"] = workdir / "tokenizer"
         checkpoint.save_part(directory / config.stage, ema)
-        checkpoint.write_cascade(directory, description)
+        if hosts.main():
+            for part, source in parts.items():
+                checkpoint.carry_part(source, directory / part)
+            checkpoint.write_cascade(directory, description)
         return {}
 
-    return Stage(create, steps.like, loader(config, records, frozen.tokenize), placer(deal.mesh), step, preview, export)
+    data, place = loader(config, records, frozen.tokenize, deal.mesh), placer(deal.mesh, config.batch.size)
+    return Stage(create, steps.like, data, place, step, preview, export)
 
 
 def whole_side(config: ConfigDict) -> int:
@@ -142,10 +146,11 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first checkpoint it is made anew.
     """
     folder = workdir / "tokenizer"
-    if not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))):
+    if hosts.first("tokenizer", lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*")))) and hosts.main():
         count = min(len(records), TOKENIZER_CAPTIONS)
         shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
+    hosts.barrier("tokenizer")
     facts = random_facts(config)
     init = t5_init(build_model(T5Encoder, facts))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)

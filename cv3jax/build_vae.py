@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
+from cv3jax import checkpoint, hosts
 from cv3jax.build import (
     Deal,
     Stage,
@@ -66,30 +66,32 @@ def build_vae(config: ConfigDict) -> Stage:
     def step(state, batch):
         return compiled()(state, frozen, batch)
 
-    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]))
+    whole = replicated(deal.mesh)  # so that every process has what it looks at
+    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]), out_shardings=whole)
 
     def preview(directory: Path):
         images = first_images(records, side, 8)
 
         def show(ema, step):
             sheet = contact_sheet([images, np.asarray(decode(ema, images))], rows=("image", "round trip"))
-            return save_png(directory / f"step_{step:07d}.png", sheet)
+            return save_png(directory / f"step_{step:07d}.png", sheet) if hosts.main() else sheet
 
         return show
 
     def export(ema, directory: Path) -> dict:
         images = first_images(records, side, SCALE_IMAGES)
-        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0])
+        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0], out_shardings=whole)
         squares = [np.asarray(encode(ema, images[i : i + 16]), np.float64) for i in range(0, len(images), 16)]
         scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
         directory.mkdir(parents=True, exist_ok=True)
         checkpoint.save_part(directory / "vae", ema)
-        checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
+        if hosts.main():
+            checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
         errors = [(np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16]) for i in range(0, len(images), 16)]
         mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
         return {"latent_scale": scale, "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))}
 
-    data, place = loader(config, records, None), placer(deal.mesh)
+    data, place = loader(config, records, None, deal.mesh), placer(deal.mesh, config.batch.size)
     return Stage(create, like, data, place, step, preview, export)
 
 

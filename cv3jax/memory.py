@@ -35,5 +35,6 @@ def compiled_and_announced(programs: list[tuple[Callable, tuple]], state: Any, f
     """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is printed to stderr."""
     compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]
-    tqdm.write(f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}", file=sys.stderr)
+    if jax.process_index() == 0:
+        tqdm.write(f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}", file=sys.stderr)
     return compiled
