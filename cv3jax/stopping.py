@@ -18,8 +18,11 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def noticing() -> Iterator[Callable[[], int | None]]:
-    """Within the block the first of SIGNALS is noted and not obeyed: the yielded function gives its number. A second one is obeyed."""
+def noticing(ends: str = "ends after this step, with a checkpoint") -> Iterator[Callable[[], int | None]]:
+    """Within the block the first of SIGNALS is noted and not obeyed: the yielded function gives its number. A second one is obeyed.
+
+    `ends` is what is said when it comes.
+    """
     received = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: None
@@ -34,7 +37,7 @@ def noticing() -> Iterator[Callable[[], int | None]]:
         received.append(number)
         restore()
         # not print: the signal may have come in the middle of one
-        os.write(2, f"\ncv3jax: {signal.Signals(number).name}: ends after this step, with a checkpoint\n".encode())
+        os.write(2, f"\ncv3jax: {signal.Signals(number).name}: {ends}\n".encode())
 
     for number in SIGNALS:
         signal.signal(number, note)
