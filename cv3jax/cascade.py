@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax import checkpoint, sampler
@@ -277,7 +277,11 @@ def load(path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None
 def load_params(
     directory: Path, description: dict, parts: tuple[str, ...] = (), placement: Callable | None = None
 ) -> tuple[dict, Callable | None]:  # fmt: skip
-    """(parameters by part, tokenizer or None) of the parts named, or of all there are."""
+    """(parameters by part, tokenizer or None) of the parts named, or of all there are, where `placement` puts each (shapes → shardings).
+
+    Default: the first device of this process, however many a part was trained on.
+    """
+    placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
     stages = description.get("stages", {})
     available = [name for name in ("vae", "t5") if name in description] + sorted(stages)
     if missing := [part for part in parts if part not in available]:
@@ -285,7 +289,6 @@ def load_params(
     params = {}
     for part in parts or available:
         tree = part_shapes(description, part)
-        like = checkpoint.abstract(tree, placement(tree)) if placement else tree
-        params[part] = checkpoint.load_part(directory / part, like)
+        params[part] = checkpoint.load_part(directory / part, checkpoint.abstract(tree, placement(tree)))
     tokenize = load_tokenizer(directory / "t5" / "tokenizer", description["t5"]["length"]) if "t5" in params else None
     return params, tokenize

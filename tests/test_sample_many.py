@@ -1,30 +1,22 @@
-"""Pictures of a whole file: what is wrong with it, who makes which, and that interruptions, processes and devices leave the same pictures."""
+"""Pictures of a whole file: what is wrong with it, who makes which, and that interruptions and processes leave the same pictures."""
 
 import hashlib
 import json
 import os
 import signal
-import subprocess
-import time
 import weakref
 from pathlib import Path
 
 import golden_models
-import jax
 import numpy as np
 import pytest
-import tiny_runs
-from golden import PNG_PIXELS
-from jax.sharding import Mesh
 from PIL import Image
 
-from cv3jax import cascade, lock, sample, sample_jobs, sample_many
-from cv3jax.cascade import Cascade, load
-from cv3jax.sample_batches import batch_width, choose_mesh, draw
+from cv3jax import lock, sample, sample_jobs, sample_many
+from cv3jax.sample_batches import batch_width, choose_mesh
 from cv3jax.sample_inputs import MAX_LINE, Prompt, read_prompts
-from cv3jax.sample_jobs import Job, Jobs, Part
+from cv3jax.sample_jobs import Job, Jobs
 from cv3jax.sample_many import which_part
-from cv3jax.sharding import tree_sharding
 from cv3jax.stopping import StoppedError
 from data_pipeline.errors import InputError
 
@@ -155,7 +147,7 @@ def test_a_mesh_is_as_large_as_there_are_pictures_for():
     ("data=2", r"--mesh data=2: mesh .* needs 2 devices, there are 8"),
     ("fsdp=-1,data=-1", "one of them may be -1"),
     ("fsdp=0", "axes must be positive"),
-    *((text, f"--mesh {text}: give sizes of the axes data, fsdp, tensor, context") for text in ("", "8", "model=8", "data=a", "data=8,data=8")),
+    *((text, f"--mesh {text}: give sizes of the axes data, fsdp") for text in ("", "8", "model=8", "data=a", "data=8,data=8")),
 ])  # fmt: skip
 def test_a_mesh_that_is_none(text, line):
     with pytest.raises(InputError, match=line):
