@@ -20,15 +20,17 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def noticing(peers: Peers | None = None) -> Iterator[Callable[[int], int | None]]:
+def noticing(
+    peers: Peers | None = None, *, ends: str = "ends after this step, with a checkpoint"
+) -> Iterator[Callable[..., int | None]]:  # fmt: skip
     """Within the block the first of SIGNALS is noted and not obeyed. A second one is obeyed.
 
-    The yielded function, called after each step was begun, gives the signal's number once it has come; where there are `peers`
-    it is that of any process, in all of them at the same step.
+    The yielded function, called with each step after it was begun, gives the signal's number once it has come; where there are `peers`
+    it is that of any process, in all of them at the same step. `ends` is what is said when it comes.
     """
     received = []
 
-    def noticed(step: int) -> int | None:
+    def noticed(step: int = 0) -> int | None:
         first = received[0] if received else None
         return peers.last(step, first) if peers else first
 
@@ -45,7 +47,7 @@ def noticing(peers: Peers | None = None) -> Iterator[Callable[[int], int | None]
         received.append(number)
         restore()
         # not print: the signal may have come in the middle of one
-        os.write(2, f"\ncv3jax: {signal.Signals(number).name}: ends after this step, with a checkpoint\n".encode())
+        os.write(2, f"\ncv3jax: {signal.Signals(number).name}: {ends}\n".encode())
 
     for number in SIGNALS:
         signal.signal(number, note)
