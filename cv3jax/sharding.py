@@ -17,7 +17,7 @@ AXES = ("data", "fsdp", "tensor", "context")
 BATCH = ("data", "fsdp")  # the batch axis is split over both
 STACKED = ("blocks", "layers")  # scanned modules, whose leading axis is the layer
 MIN_SIZE = 2**16  # elements from which a parameter is split: the gathers of smaller ones cost more than their memory
-GATHERED = "gathered"  # the name that rematerialisation knows gathered parameters by
+GATHERED = "gathered"  # the name that rematerialisation and compile reports know gathered parameters by
 
 
 def make_mesh(
@@ -221,7 +221,8 @@ class Layout(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_axis(x: jax.Array, axis: int, dtype: Any) -> jax.Array:
     """All devices' parts of x along `axis`, as `dtype`: half the bytes in bfloat16. The gradient is summed in float32."""
-    return checkpoint_name(jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True), GATHERED)
+    with jax.named_scope(GATHERED):  # by which a compile report tells parameters from activations
+        return checkpoint_name(jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True), GATHERED)
 
 
 def _gather_forward(x, axis, dtype):
