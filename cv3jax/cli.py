@@ -1,6 +1,7 @@
 """`cv3jax <command>`: dispatch, and the one place where errors become one line and an exit code."""
 
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -38,6 +39,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from data_pipeline.errors import InputError, first_line
 
     prefer_eigen()
+    prefer_cpu()
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of an error that it raises as well
     sys.unraisablehook = _unraisable
     if not jax.config.jax_compilation_cache_dir:  # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
@@ -90,6 +92,19 @@ def prefer_eigen() -> None:
     flag, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
     if jaxlib.__version__.startswith("0.10.") and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=".strip()
+
+
+def prefer_cpu(devices: Path = Path("/dev")) -> None:
+    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and none of either is there.
+
+    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS overrides.
+    """
+    import jax
+
+    installed = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin"))
+    there = any(next(devices.glob(pattern), None) for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*"))
+    if installed and not there and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")
 
 
 def _unraisable(unraisable) -> None:

@@ -21,9 +21,12 @@ from cv3jax.hlo import SAME, Frame, Instruction, Module, UnknownError, array_byt
 TURNS = {"all-reduce": 2}
 WHOLE = ("collective-permute", "collective-broadcast")
 # what passes numbers on, perhaps fewer of them, or among zeros: an array that goes through these is still a parameter
-PASSES = (*SAME, "transpose", "slice", "dynamic-slice", "pad", "all-gather", "all-gather-start", "all-gather-done", "all-reduce",
-          "collective-permute", "collective-permute-start", "collective-permute-done")  # fmt: skip
+PASSES = (
+    *SAME, "transpose", "slice", "slice-start", "slice-done", "dynamic-slice", "pad", "all-reduce", "all-gather", "all-gather-start",
+    "all-gather-done", "collective-permute", "collective-permute-start", "collective-permute-done",
+)  # fmt: skip
 JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}  # and their operands that are passed on
+JOINED = 'custom_call_target="ConcatBitcast"'  # the TPU compiler's, of slices that it copied one by one
 NOTHING = ("constant", "iota", "broadcast", "partition-id", "replica-id")
 GATHERED = "gathered"  # the name scope of parameters that the step gathers itself
 PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program's argument
@@ -107,8 +110,9 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
         return set()
     if it.opcode in PASSES or it.opcode == "get-tuple-element":
         return _origin(module, frame, it.operands[0])
-    if it.opcode in JOINS:
-        return set().union(*(_origin(module, frame, operand) for operand in it.operands[JOINS[it.opcode]]))
+    joined = JOINS.get("concatenate" if JOINED in it.attributes else it.opcode)
+    if joined:
+        return set().union(*(_origin(module, frame, operand) for operand in it.operands[joined]))
     raise UnknownError(f"{name} is a {it.opcode}")
 
 

@@ -50,9 +50,10 @@ def moved(f: dict) -> list[tuple[str, str]]:
         rows.append(("collectives", "none"))
     if f["fsdp"] and f["fsdp"]["ratio"] is not None:
         least = f["fsdp"]["minimum_gather_bytes"] + f["fsdp"]["minimum_reduce_bytes"]
+        reduced = ", each gradient reduced once in f32" if f["fsdp"]["minimum_reduce_bytes"] else ""
         rows.append(("to FSDP's least", (
-            f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered {f['fsdp']['gathers']} × a microbatch in bf16, each gradient "
-            f"reduced once in f32); gathers of activations {gb(f['fsdp']['activation_gather_bytes'])}"
+            f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered {f['fsdp']['gathers']} × a microbatch in bf16{reduced}); "
+            f"gathers of activations {gb(f['fsdp']['activation_gather_bytes'])}"
         )))  # fmt: skip
     return rows
 

@@ -11,6 +11,7 @@ from cv3jax.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
 
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "opt-barrier",
         "optimization-barrier", "add-dependency")  # fmt: skip
+FREE_CALLS = ('custom_call_target="AllocateBuffer"', 'custom_call_target="ConcatBitcast"')
 ENTERED = ("while", "conditional", "call")
 SLICES = ("dynamic-slice", "slice", "gather")
 ELSEWHERE = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")  # an array in another memory than the main one
@@ -28,7 +29,7 @@ def traffic(module: Module, on_chip: bool) -> int:
 def _computation(module: Module, frame: Frame, on_chip: bool) -> int:
     total = 0
     for it in module.computations[frame.computation].values():
-        if it.opcode in FREE or it.opcode.endswith("-update") or 'custom_call_target="AllocateBuffer"' in it.attributes:
+        if it.opcode in FREE or it.opcode.endswith("-update") or any(target in it.attributes for target in FREE_CALLS):
             continue
         if it.opcode in ENTERED:
             repeats = module.trips(frame, it) if it.opcode == "while" else 1
@@ -46,6 +47,8 @@ def _reads(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
     sizes = [_size(module[frame, name].shape, on_chip) for name in it.operands]
     if it.opcode in SLICES:
         return min(sizes[0], array_bytes(it.shape))
+    if it.opcode == "slice-start":  # ((operand), slice, …)
+        return min(sizes[0], array_bytes(it.shape) - array_bytes(module[frame, it.operands[0]].shape))
     if it.opcode == "dynamic-update-slice":
         return sizes[1]
     if it.opcode != "fusion":

@@ -199,6 +199,24 @@ def test_an_estimate_is_marked_as_one():
     assert "nothing measured" in shown
 
 
+@pytest.mark.parametrize(("installed", "device", "chosen", "becomes"), [
+    ("libtpu", None, "", "cpu"), ("jax_cuda13_plugin", None, "", "cpu"), ("libtpu", "vfio/0", "", ""),
+    ("jax_cuda13_plugin", "nvidia0", "", ""), ("libtpu", None, "tpu", "tpu"), (None, None, "", ""),
+])  # fmt: skip
+def test_a_compiler_without_its_hardware_leaves_commands_on_the_cpu(installed, device, chosen, becomes, monkeypatch, tmp_path):
+    if device:
+        (tmp_path / device).parent.mkdir(exist_ok=True)
+        (tmp_path / device).touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == installed or None)
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", chosen)
+        cli.prefer_cpu(tmp_path)
+        assert jax.config.jax_platforms == becomes
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
 def test_progress_names_the_phases_and_times_them():
     out = io.StringIO()
     with Progress(out) as progress:

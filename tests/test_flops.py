@@ -106,7 +106,7 @@ def test_a_gradient_is_three_forwards_but_for_the_inputs():
 
 def test_remat_is_counted_and_counted_apart():
     small = {"side": 16, "channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 2), "mid_depth": 1, "head_dim": 16}
-    plain, again = gradient(*unet(**small)), gradient(*unet(**small, remat=True))
+    plain, again = gradient(*unet(**small)), gradient(*unet(**small, remat="block"))
     function, params, inputs = unet(**small)
     forward = flops.count(function, params, *inputs).total
     assert again.model == plain.total

@@ -192,6 +192,18 @@ def test_what_is_computed_or_is_data_is_no_parameter(change):
     assert [one.parameters for one in collectives(Module(named))] == [True, False, False]  # the step says so itself
 
 
+def test_a_parameter_copied_in_slices_is_one_still():
+    whole = "%w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)"
+    slices = "\n".join(
+        f"  %slice-start.{i} = ((f32[5,128,2048]{{2,1,0}}), f32[{n},128,2048]{{2,1,0}}, s32[]) slice-start(%param.0)\n"
+        f"  %slice-done.{i} = f32[{n},128,2048]{{2,1,0:S(1)}} slice-done(%slice-start.{i})" for i, n in enumerate((2, 3))
+    )  # fmt: skip
+    joined = '%all = f32[5,128,2048]{2,1,0:S(1)} custom-call(%slice-done.0, %slice-done.1), custom_call_target="ConcatBitcast"'
+    module = Module(TPU.replace(whole, f"{slices[2:]}\n  {joined}\n  {whole.replace('param.0', 'all')}"))
+    assert [one.parameters for one in collectives(module)] == [True, False, False]
+    assert traffic(module, on_chip=True) == pytest.approx(traffic(Module(TPU), on_chip=True), abs=16)  # read once, slice by slice
+
+
 @pytest.mark.parametrize(("groups", "size"), [
     ("replica_groups={{0,1},{2,3}}", 2),
     ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 4),
