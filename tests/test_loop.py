@@ -1,10 +1,14 @@
 """What the loop does beside the steps: it reads metrics while the next step runs, accounts for its time, and traces steps."""
 
 import dataclasses
+import subprocess
+import sys
 from concurrent.futures import Future
+from pathlib import Path
 
 import jax
 import pytest
+import tiny_runs
 from toy_runs import CADENCE, numbers, toy
 
 from cv3jax import accounting, loop, recipe, tracing
@@ -134,8 +138,17 @@ def test_what_the_devices_raise_comes_out_of_the_loop(tmp_path):
         toy(tmp_path, wrap=wrap)
 
 
+def toy_alone(workdir, cadence):
+    """`toy` in a process of its own: the profiler crashes where another test has loaded libtpu."""
+    imports = "from pathlib import Path; from cv3jax.loop import Cadence; from toy_runs import toy"
+    code = f"{imports}; toy(Path({str(workdir)!r}), cadence={cadence})"
+    environment = tiny_runs.environment(PYTHONPATH=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_trace_names_its_steps(tmp_path):
-    toy(tmp_path, cadence=dataclasses.replace(CADENCE, profile=range(3, 6)))
+    toy_alone(tmp_path, dataclasses.replace(CADENCE, profile=range(3, 6)))
     (trace,) = (tmp_path / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
     events = [event for plane in jax.profiler.ProfileData.from_file(str(trace)).planes for line in plane.lines for event in line.events]
     assert sorted(dict(event.stats)["step_num"] for event in events if event.name == "train") == [3, 4, 5]
@@ -143,7 +156,7 @@ def test_a_trace_names_its_steps(tmp_path):
 
 
 def test_a_run_that_ends_among_the_traced_steps_writes_what_it_has(tmp_path):
-    toy(tmp_path, cadence=dataclasses.replace(CADENCE, steps=4, profile=range(4, 100)))
+    toy_alone(tmp_path, dataclasses.replace(CADENCE, steps=4, profile=range(4, 100)))
     assert len(list((tmp_path / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))) == 1
 
 

@@ -16,7 +16,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
 Gather = Callable[[tuple[str, ...], Any], Any]  # (path of a module, its parameters as they are stored) → as it computes with them
 REMATS = ("none", "block", "full", "offload")
-GATHERED, BLOCK_INPUT = "gathered", "block_input"  # what rematerialisation goes by
+GATHERED, BLOCK_INPUT, CONVOLVED = "gathered", "block_input", "convolved"  # what rematerialisation goes by
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -34,8 +34,9 @@ def block_of(
 ) -> type[nn.Module]:  # fmt: skip
     """`module`, which makes its parameters whole by itself, and keeps for the backward pass what `remat` says.
 
-    none: every activation. block, full: only its input (full: the UNet does the same once more around it). offload: its input, in
-    the host's memory. Gathered parameters are never kept: they would be all of the model's.
+    none: every activation. block: its input, and what a ResBlock's first convolution gave, small for what it cost. full: only its
+    input (and the UNet does the same once more around it). offload: its input, in the host's memory. Gathered parameters are
+    never kept: they would be all of the model's.
     """
     policies = jax.checkpoint_policies
     if gather is not None:
@@ -49,7 +50,7 @@ def block_of(
             names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
         )
     else:
-        policy = None
+        policy = policies.save_only_these_names(CONVOLVED) if remat == "block" else None
     return nn.remat(module, prevent_cse=not scanned, policy=policy)
 
 
@@ -87,7 +88,7 @@ class ResBlock(nn.Module):
             return group_norm(self.groups, self.epsilon, self.dtype, name)(h) if self.groups else h
 
         x = checkpoint_name(x, BLOCK_INPUT)
-        h = conv3(self.features, self.dtype, "conv_in")(nn.silu(normed(x, "norm_in")))
+        h = checkpoint_name(conv3(self.features, self.dtype, "conv_in")(nn.silu(normed(x, "norm_in"))), CONVOLVED)
         if emb is not None:
             h = h + nn.Dense(self.features, dtype=self.dtype, name="emb")(nn.silu(emb))[:, None, None, :]
         h = conv3(self.features, self.dtype, "conv_out", zero=True)(nn.silu(normed(h, "norm_out")))
