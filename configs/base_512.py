@@ -10,6 +10,5 @@ from cv3jax.configs import common
 def get_config(variant: str = ""):
     c = common.stage_config()
     c.data.image_size = 512
-    c.batch.per_device = 4
     c.train.steps = 200_000
     return common.select(c, variant)

@@ -1,6 +1,7 @@
 """The cascade: prompts → base → decode → enlarge ×2 → relay → decode, each stage one jitted sampling function.
 
 A cascade is described by plain values (`cascade.json`): the models' sizes, each stage's grid and guidance, the latent scale.
+On a mesh its parameters lie as in training, rows of a batch over data and fsdp, and the height of latents and pictures over context.
 """
 
 import dataclasses
@@ -12,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
-from cv3jax import checkpoint, sampler
+from cv3jax import checkpoint, hosts, sampler
 from cv3jax.conditioning import make_cond, normals, square_sizes
 from cv3jax.denoiser import guided, make_denoiser
 from cv3jax.models.t5 import T5Encoder
@@ -21,6 +24,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.resize import up2
 from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
+from cv3jax.sharding import BATCH, batch_sharding, make_constrain, tree_sharding
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import load_tokenizer
 
@@ -33,6 +37,12 @@ def build_model(cls: type, fields: dict, **extra: Any) -> Any:
     if unknown := sorted(set(fields) - known):
         raise InputError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known - {'parent', 'name'}))}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}, **extra)
+
+
+def build_on(mesh: Mesh | None, cls: type, fields: dict) -> Any:
+    """`build_model`, of a model that runs on `mesh`: told how its activations lie there, where it asks."""
+    asks = mesh is not None and "constrain" in {field.name for field in dataclasses.fields(cls)}
+    return build_model(cls, fields, **({"constrain": make_constrain(mesh)} if asks else {}))
 
 
 def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
@@ -76,13 +86,15 @@ def part_shapes(description: dict, part: str) -> Any:
     return model_shapes(build_model(UNet, stage["model"]), stage["text_width"])
 
 
-def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released") -> Callable:
+def make_stage_sampler(
+    stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released", mesh: Mesh | None = None
+) -> Callable:
     """A stage's jitted sampler: (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B]) → latents [B, h, w, z].
 
     A base stage starts from the noise, a relay stage from `low` and the noise. With η > 0 each image draws from its own key, so
     its pixels do not depend on the batch it is made in. A distilled model is told the guidance weight, others are guided by it.
     """
-    model = build_model(UNet, stage["model"])
+    model = build_on(mesh, UNet, stage["model"])
     relay = stage["kind"] == "relay"
     grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
     denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
@@ -95,41 +107,74 @@ def make_stage_sampler(stage: dict, *, steps: int, guidance: float, eta: float =
         x = sampler.start(grid, noise, low)
         return sampler.sample(lambda x, t: denoise(params, x, t, cond), grid, x, low, keys=fold(keys, 1), eta=eta, form=form)[0]
 
-    return jax.jit(run)
+    return jax.jit(run, out_shardings=images_sharding(mesh))
+
+
+def images_sharding(mesh: Mesh | None) -> NamedSharding | None:
+    """Where latents and pictures [B, H, ...] lie on a mesh: rows over data and fsdp, height over context."""
+    return None if mesh is None else NamedSharding(mesh, P(BATCH, "context"))
+
+
+def relay_passes(description: dict, size: int | None = None, side: int | None = None) -> int:
+    """How many relay passes images of side `size` take from `side` (the base's). Raises InputError on one that there is no way to."""
+    stages = description["stages"]
+    side = stages["base"]["image_size"] if side is None else side
+    relays = "relay" in stages and stages["relay"]["kind"] == "relay"  # sr_1024's is not one yet
+    final = side * (1 + relays) if size is None else size
+    passes = max(final // side, 1).bit_length() - 1
+    if side << passes != final or passes > MAX_PASSES or (passes and not relays):
+        allowed = f"{side}, doubled up to {MAX_PASSES} times" if relays else f"{side}, for there is no relay stage"
+        raise InputError(f"size {final}: this cascade makes {allowed}")
+    return passes
 
 
 draw_noise = jax.jit(normals, static_argnums=1)
 
 
 class Cascade:
-    """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them."""
+    """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them.
 
-    def __init__(self, description: dict, params: dict, tokenize: Callable | None):
-        self.description, self.params, self.tokenize = description, params, tokenize
-        self._vae = vae = build_model(Autoencoder, description["vae"]["model"])
-        scale = description["vae"]["scale"]
-        self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")))
+    On a `mesh`, where the parameters then lie too, batches must divide over its data and fsdp, and heights of latents over context.
+    """
+
+    def __init__(self, description: dict, params: dict, tokenize: Callable | None, mesh: Mesh | None = None):
+        self.description, self.params, self.tokenize, self.mesh = description, params, tokenize, mesh
+        self._vae = vae = build_on(mesh, Autoencoder, description["vae"]["model"])
+        scale, images = description["vae"]["scale"], images_sharding(mesh)
+        self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")), out_shardings=images)
 
         def encode(p, pixels, noise):
             return scale * posterior_sample(*vae.apply({"params": p}, pixels, method="encode"), noise)
 
-        self._encode = jax.jit(encode)
+        self._encode = jax.jit(encode, out_shardings=images)
         if "t5" in description:
             t5 = build_model(T5Encoder, description["t5"]["model"])
             self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
         self._samplers: dict[tuple, Callable] = {}
 
+    def put_rows(self, value: np.ndarray | jax.Array) -> jax.Array:
+        """`value` [B, ...] on the devices, a part of its rows on each."""
+        return jnp.asarray(value) if self.mesh is None else jax.device_put(value, batch_sharding(self.mesh))
+
+    def put_images(self, value: np.ndarray | jax.Array) -> jax.Array:
+        """`value` [B, H, W, C], latents or pixels, placed as `images_sharding` says. Raises InputError where H does not divide."""
+        if self.mesh is None:
+            return jnp.asarray(value)
+        if value.shape[1] % (ways := self.mesh.shape["context"]):
+            raise InputError(f"mesh context={ways}: latents of {value.shape[1]} rows do not divide over it; give a smaller context")
+        return jax.device_put(value, images_sharding(self.mesh))
+
     def text(self, prompts: list[str]) -> jax.Array:
         """Features [B, L, C] of prompts."""
-        return self._text(self.params["t5"], jnp.asarray(self.tokenize(prompts)))
+        return self._text(self.params["t5"], self.put_rows(self.tokenize(prompts)))
 
     def decode(self, latents: jax.Array) -> np.ndarray:
         """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
-        return np.asarray(self._decode(self.params["vae"], latents))
+        return hosts.whole(self._decode(self.params["vae"], latents))
 
     def encode(self, images: np.ndarray | jax.Array, noise: jax.Array) -> jax.Array:
         """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, samples of the posterior by that noise [B, h, w, z] (`noise`)."""
-        return self._encode(self.params["vae"], jnp.asarray(images), noise)
+        return self._encode(self.params["vae"], self.put_images(images), noise)
 
     def latent(self, side: int) -> tuple[int, int, int]:
         """(h, w, z) of the latent of an image of `side` pixels."""
@@ -141,7 +186,7 @@ class Cascade:
 
     def noise(self, keys: jax.Array, side: int) -> jax.Array:
         """Standard normal noise of the latents of images of `side` pixels, [B, h, w, z], one key an image."""
-        return draw_noise(keys, self.latent(side))
+        return self.put_images(draw_noise(keys, self.latent(side)))
 
     def stage(
         self, name: str, text: jax.Array, keys: jax.Array, noise: jax.Array, low: jax.Array | None = None, *, steps: int | None = None,
@@ -154,59 +199,54 @@ class Cascade:
         call = (name, *chosen.items())
         if call not in self._samplers:
             try:
-                self._samplers[call] = make_stage_sampler(stage, **chosen)
+                self._samplers[call] = make_stage_sampler(stage, **chosen, mesh=self.mesh)
             except ValueError as e:
                 raise InputError(f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}: {str(e)[:120]}") from e
         return self._samplers[call](self.params[name], text, low, noise, keys)
 
     def passes(self, size: int | None = None, side: int | None = None) -> int:
-        """How many relay passes images of side `size` take from `side` (the base's). Raises InputError on one that there is no way to."""
-        stages = self.description["stages"]
-        side = stages["base"]["image_size"] if side is None else side
-        relays = "relay" in stages and stages["relay"]["kind"] == "relay"  # sr_1024's is not one yet
-        final = side * (1 + relays) if size is None else size
-        passes = max(final // side, 1).bit_length() - 1
-        if side << passes != final or passes > MAX_PASSES or (passes and not relays):
-            allowed = f"{side}, doubled up to {MAX_PASSES} times" if relays else f"{side}, for there is no relay stage"
-            raise InputError(f"size {final}: this cascade makes {allowed}")
-        return passes
+        """`relay_passes` of this cascade."""
+        return relay_passes(self.description, size, side)
 
     def enlarge(
         self, text: jax.Array, keys: jax.Array, images: np.ndarray, number: int = 1, *, noise: dict[str, jax.Array] | None = None,
-        **relay: Any,
+        final: bool = False, **relay: Any,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """One relay pass over uint8 images [B, side, side, 3]: {"upsampled", "round_trip", "relay"}, uint8 of twice the side.
 
         number: of the pass, from 1; each draws other noise from the keys. noise: {"low", "relay"} [B, h, w, z] instead of that:
-        of the posterior sample, and of the start. `relay` replaces steps, guidance, eta, form.
+        of the posterior sample, and of the start. `final`: "relay" alone, which saves a decoding. `relay` replaces steps, guidance,
+        eta, form.
         """
         side = 2 * images.shape[1]
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
         noise = {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)} if noise is None else noise
-        up = up2(jnp.asarray(images, jnp.float32) / 127.5 - 1.0)
+        up = up2(self.put_images(images).astype(jnp.float32) / 127.5 - 1.0)
         low = self.encode(up, noise["low"])
         latents = self.stage("relay", text, of_relay, noise["relay"], low, **relay)
-        return {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low), "relay": self.decode(latents)}
+        between = {} if final else {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low)}
+        return {**between, "relay": self.decode(latents)}
 
     def generate(
         self, prompts: list[str], seeds: list[int], *, size: int | None = None, base: dict | None = None, relay: dict | None = None,
-        images: np.ndarray | None = None, noise: dict[str, jax.Array] | None = None,
+        images: np.ndarray | None = None, noise: dict[str, np.ndarray] | None = None, final: bool = False,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Images of every stage for each prompt: {"base", "upsampled", "round_trip", "relay"}: uint8 [B, side, side, 3].
 
         seeds: one an image. `size` is the final side, the base's or that doubled any number of times (each doubling is one
         relay pass; the last three keys are of the last pass). `base` and `relay` replace steps, guidance, eta, form. `images`
         uint8 [B, side, side, 3] stand for what the base would draw. `noise` {"base", "low", "relay"} [B, h, w, z] replaces what
-        the seeds draw, for at most one relay pass.
+        the seeds draw, for at most one relay pass. `final`: without what only shows how a relay pass came about.
         """
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+        keys = jax.vmap(jax.random.key)(self.put_rows(np.asarray(seeds, np.uint32)))
         text = self.text(prompts)
+        noise = None if noise is None else {name: self.put_images(value) for name, value in noise.items()}
         if images is None:
             start = self.noise(keys, self.description["stages"]["base"]["image_size"]) if noise is None else noise["base"]
             images = self.decode(self.stage("base", text, keys, start, **(base or {})))
         out, image = {"base": images}, images
         for number in range(1, self.passes(size, images.shape[1]) + 1):
-            out |= self.enlarge(text, keys, image, number, noise=noise, **(relay or {}))
+            out |= self.enlarge(text, keys, image, number, noise=noise, final=final, **(relay or {}))
             image = out["relay"]
         return out
 
@@ -221,8 +261,8 @@ def to_uint8(pixels: jax.Array) -> jax.Array:
     return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def load(path: str | Path, parts: tuple[str, ...] = (), placement: Callable | None = None) -> Cascade:
-    """The cascade at `path`, with `parts` of it (default: all it has). `placement(shapes)` → shardings.
+def load(path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None) -> Cascade:
+    """The cascade at `path`, with `parts` of it (default: all it has), on `mesh` or on the default device.
 
     Raises:
         InputError: no checkpoint there, a part missing, or damaged.
@@ -230,13 +270,18 @@ def load(path: str | Path, parts: tuple[str, ...] = (), placement: Callable | No
     directory, description = checkpoint.read_cascade(path)
     if "vae" not in description:
         raise InputError(f"{path} has no vae, without which there are no pictures")
-    return Cascade(description, *load_params(directory, description, parts, placement))
+    placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
+    return Cascade(description, *load_params(directory, description, parts, placement), mesh)
 
 
 def load_params(
     directory: Path, description: dict, parts: tuple[str, ...] = (), placement: Callable | None = None
 ) -> tuple[dict, Callable | None]:  # fmt: skip
-    """(parameters by part, tokenizer or None) of the parts named, or of all there are."""
+    """(parameters by part, tokenizer or None) of the parts named, or of all there are, where `placement` puts each (shapes → shardings).
+
+    Default: the first device of this process, however many a part was trained on.
+    """
+    placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
     stages = description.get("stages", {})
     available = [name for name in ("vae", "t5") if name in description] + sorted(stages)
     if missing := [part for part in parts if part not in available]:
@@ -244,7 +289,6 @@ def load_params(
     params = {}
     for part in parts or available:
         tree = part_shapes(description, part)
-        like = checkpoint.abstract(tree, placement(tree)) if placement else tree
-        params[part] = checkpoint.load_part(directory / part, like)
+        params[part] = checkpoint.load_part(directory / part, checkpoint.abstract(tree, placement(tree)))
     tokenize = load_tokenizer(directory / "t5" / "tokenizer", description["t5"]["length"]) if "t5" in params else None
     return params, tokenize

@@ -43,18 +43,14 @@ def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = Non
     with Progress() as progress:
         progress.phase("shapes")
         work = program(config, where.devices, step)
-        gathers = {"train": 3 if remat(config) else 2, "encode": 1}.get(step)
+        # once forward and once backward, where what is computed again is computed from the same gather; nested, once more
+        gathers = {"train": 3 if config.model.get("remat") == "full" else 2, "encode": 1}.get(step)
         figures = analyse(work, where, progress, gathers=gathers, train=step == "train")
     figures.update({"step": step, "topology": topology})
     if steps is not None:
         roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else roofline.Roofline(0, 0, 0)
         figures["estimate"] = roofline.chip_hours(where.chip, figures["chips"], figures["model_flops_per_step"], roof, steps, mfu)
     return figures
-
-
-def remat(config: ConfigDict) -> bool:
-    """Whether the step computes anything twice, and so gathers its parameters a third time."""
-    return config.model.get("remat", False) not in (False, None, "none")
 
 
 def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | None, train: bool) -> dict:

@@ -1,5 +1,6 @@
 """Pictures for people: contact sheets of rows of images, with labels, as PNG."""
 
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,9 +40,21 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def save_png(path: Path, image: np.ndarray) -> np.ndarray:
-    """Write uint8 [H, W, 3] as PNG, making its directory; returns the image."""
+def save_png(path: Path, image: np.ndarray, place: Path | None = None) -> np.ndarray:
+    """Write uint8 [H, W, 3] as PNG, making its directory; returns the image.
+
+    The name appears when the file is whole and on the disk; until then it is in `place`, a directory of the same file system
+    (default: the same one, under a name that begins with a dot).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
-        Image.fromarray(image).save(path)
+    temporary = path.with_name(f".{path.name}.tmp") if place is None else place / path.name
+    try:
+        with naming(path), temporary.open("wb") as file:
+            Image.fromarray(image).save(file, "PNG")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return image

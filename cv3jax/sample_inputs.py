@@ -1,8 +1,12 @@
-"""What `cv3jax sample` reads beside prompts: pictures to enlarge, and noise that another program drew."""
+"""What `cv3jax sample` reads: files of prompts, pictures to enlarge, and noise that another program drew."""
 
+import hashlib
+import json
+import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +14,89 @@ from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, decode_rgb, open_image
 
 MAX_SIDE = 4096  # pixels, of a picture to enlarge
+MAX_PROMPT = 4096  # characters; the encoder reads far fewer
+MAX_LINE = 65_536  # bytes, of a file of prompts
+MAX_LINES = 1_000_000
+LAST_SEED = 2**32 - 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a picture, as a part of its file's name
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Prompt(NamedTuple):
+    """What to draw. Its first picture's seed and a name for its files, where they are given."""
+
+    text: str
+    seed: int | None = None
+    name: str = ""
+
+
+def check_prompt(text: Any) -> str | None:
+    """What is wrong with a prompt; None when nothing is."""
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROMPT:
+        return f"must hold 1..{MAX_PROMPT} characters that are not all blank"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and a shell pass on
+        return "has a character that is none"
+    return None
+
+
+def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
+    """(the prompts of a file, one a line, the hash of its bytes). A .jsonl has {"prompt", "seed" and "name" if wanted} a line.
+
+    num: pictures of each, which seeds must leave room for.
+
+    Raises:
+        InputError: no such file, none in it, too long, or a line that is wrong, with its number.
+    """
+    prompts, found, blank = [], hashlib.sha256(), 0
+    try:
+        if not path.is_file():
+            raise InputError(f"--prompts {path} is no file; give one with a prompt a line")
+        with path.open("rb") as file:
+            for number in range(1, MAX_LINES + 2):
+                if not (line := file.readline(MAX_LINE + 1)):
+                    break
+                found.update(line)
+                where = f"--prompts {path} line {number}"
+                if number > MAX_LINES:
+                    raise InputError(f"--prompts {path} has more than {MAX_LINES:,} lines; split it")
+                if len(line) > MAX_LINE:
+                    raise InputError(f"{where} is longer than {MAX_LINE:,} bytes")
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+                except UnicodeDecodeError as e:
+                    raise InputError(f"{where} is not UTF-8: {e.reason}; save the file as UTF-8") from e
+                if not text.strip():
+                    blank = blank or number  # the last lines may be
+                    continue
+                if blank:
+                    raise InputError(f"--prompts {path} line {blank} is blank; give a prompt on every line")
+                prompts.append(_parse(text, where, num) if path.suffix == ".jsonl" else Prompt(text))
+                if problem := check_prompt(prompts[-1].text):
+                    raise InputError(f"{where}: a prompt {problem}")
+    except OSError as e:
+        raise InputError(f"--prompts {path}: {e.strerror or e}") from e
+    if not prompts:
+        raise InputError(f"--prompts {path} is empty; give a prompt a line")
+    return prompts, found.hexdigest()
+
+
+def _parse(text: str, where: str, num: int) -> Prompt:
+    """A line of a .jsonl."""
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f'{where} is no JSON ({first_line(e)}); give {{"prompt": "..."}}') from e
+    if not isinstance(entry, dict) or "prompt" not in entry or entry.keys() - {"prompt", "seed", "name"}:
+        found = (", ".join(sorted(entry))[:80] or "nothing") if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        raise InputError(f'{where} has {found}; it takes {{"prompt": "...", "seed": 0, "name": "..."}}, the last two if wanted')
+    seed, name = entry.get("seed"), entry.get("name", "")
+    if seed is not None and (type(seed) is not int or not 0 <= seed <= LAST_SEED + 1 - num):
+        raise InputError(f"{where}: seed {str(seed)[:40]}: 0..{LAST_SEED + 1 - num}")
+    if name != "" and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InputError(f"{where}: name {str(name)[:40]!r}: give letters, digits, dots, dashes and underscores, at most 100")
+    return Prompt(entry["prompt"], seed, name)
 
 
 def read_images(paths: list[Path], multiple: int) -> np.ndarray:

@@ -207,4 +207,4 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     assert tiny_runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
     tiny_runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
-    assert read(next((tmp_path / "out").glob("00_a_large*.png"))).shape == (64, 64, 3)
+    assert read(next((tmp_path / "out").glob("00_a_large*.png"))).shape == (128, 128, 3)

@@ -1,0 +1,159 @@
+"""What benchmarks share: where and when they ran, seconds of things that take turns, medians and ratios with their spread, a table.
+
+Two things that are compared take turns, so that what else the machine does meets both; a ratio is taken within each turn.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Spread(NamedTuple):
+    """Of some values: their median, and the quartiles about it."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{_figure(self.median)} ({_figure(self.low)} to {_figure(self.high)})"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles."""
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, low, high)
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours to theirs, turn by turn."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def turns(calls: dict[str, Callable[[], float]], rounds: int, say: Callable[[str], None] = lambda line: None) -> dict[str, list[float]]:
+    """Seconds of each call, which returns them, in `rounds` turns; every second one the other way round."""
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
+            took[name].append(calls[name]())
+        say(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:.3f} s" for name, values in took.items()))
+    return took
+
+
+def timed(call: Callable[[], Any]) -> Callable[[], float]:
+    """A call of JAX → its seconds, until what it returns is there."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - began
+
+    return run
+
+
+def facts(*packages: str) -> dict[str, str]:
+    """Date, hardware, what else keeps it busy, and versions: of JAX and of `packages`."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "hardware": hardware(),
+        "load": f"{os.getloadavg()[0]:.1f} processes waited for a core in the minute before",
+        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
+    }  # fmt: skip
+
+
+def hardware() -> str:
+    """The processor, its cores, the memory, and the accelerators where there are any."""
+    models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    parts = [models[0] if models else platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
+    parts += [f"{memory[0] / 2**20:.0f} GiB"] if memory else []
+    devices = jax.devices()
+    return ", ".join(parts + ([] if devices[0].platform == "cpu" else [f"{len(devices)} × {devices[0].device_kind}"]))
+
+
+def _lines(path: str) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):  # not on Linux
+        return Path(path).read_text().splitlines()
+    return []
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table, aligned to be read as it is."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+class Worker:
+    """A process that does one thing whenever it is told to, and says how many seconds it took.
+
+    It prints a line of JSON when it is ready (`ready`), then for each line that it reads one with the seconds: see `serve`.
+    """
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
+        self.ready = self._read()
+
+    def _read(self) -> Any:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def __call__(self) -> float:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def workers(commands: dict[str, Sequence[str]], environment: dict[str, str] | None = None) -> Iterator[dict[str, Worker]]:
+    """Workers that are made ready one after the other, so that none is timed while another one compiles, and ended with the block."""
+    running: dict[str, Worker] = {}
+    try:
+        for name, command in commands.items():
+            running[name] = Worker(command, environment)
+        yield running
+    finally:
+        for worker in running.values():
+            worker.process.kill()
+            worker.process.wait()
+
+
+def serve(ready: dict[str, Any], call: Callable[[], float]) -> None:
+    """A worker's part: says that it is ready, then calls until nobody asks any more."""
+    print(json.dumps(ready), flush=True)
+    with contextlib.suppress(EOFError):
+        while True:
+            input()
+            print(call(), flush=True)
+
+
+def write_json(path: Path | None, figures: dict) -> None:
+    """Where --json asks for it."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n")

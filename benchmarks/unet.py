@@ -1,0 +1,276 @@
+"""Our UNet beside diffusers' UNet2DConditionModel in PyTorch: seconds of a forward pass and of a train step, with the same weights.
+
+    python benchmarks/unet.py --json docs/benchmarks/unet.json
+
+Each side has a process of its own, and they take turns. On a CPU both compute in float32; on a GPU in bfloat16, and PyTorch a second
+time under torch.compile. A forward pass has its weights in that precision. A train step keeps them in float32 and is the mean
+squared error, its gradient, clipping by the global norm, AdamW, and an EMA; ours is `make_train_step` without rematerialisation, PyTorch's
+its fused AdamW. Before the time is taken, both sides' outputs and, after one step, losses have to agree. Exits 1 when a median ratio is
+above 1.0 (on a GPU 0.8, of torch.compile). Takes PyTorch (`make setup-torch`) and diffusers.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from cv3jax.cascade import unet_init
+from cv3jax.cli import prefer_eigen
+from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.models.layers import attend
+from cv3jax.models.unet import UNet
+from cv3jax.optim import learning_rate, make_optimizer
+from cv3jax.state import create_state, make_train_step
+from cv3jax.weights.diffusers import unet_config, unet_names
+from cv3jax.weights.names import unet_entries
+from cv3jax.weights.tree import to_torch
+from data_pipeline.errors import InputError
+
+# The released shape of the network at widths that two cores and 10 GiB take; `full` is the released one
+SIZES = {
+    "small": {"channels": 64, "side": 32, "batch": 2},
+    "medium": {"channels": 160, "side": 64, "batch": 1},
+    "full": {"channels": 320, "side": 64, "batch": 8},
+}
+DEFAULT = {"cpu": {"forward": "medium", "train": "small"}, "gpu": {"forward": "full", "train": "full"}}
+TEXT = (225, 4096)  # positions and width of T5-XXL's features
+ADAMW = {"lr": 1e-4, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.01}
+CLIP, DECAY = 1.0, 0.999
+MOST = {"cpu": 1.0, "gpu": 0.8}
+CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
+OURS = "cv3jax"
+
+
+def model(size: str, dtype: str) -> UNet:
+    return UNet(channels=SIZES[size]["channels"], dtype=dtype, attend=attend if dtype == "float32" else fused)
+
+
+def fused(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """cuDNN's attention, which takes a number of keys that 64 divides, the rest hidden."""
+    lengths = jnp.full(len(k), k.shape[1], jnp.int32)
+    pad = ((0, 0), (0, -k.shape[1] % 64), (0, 0), (0, 0))
+    hidden = {} if not pad[1][1] else {"key_value_seq_lengths": lengths, "query_seq_lengths": jnp.full(len(q), q.shape[1], jnp.int32)}
+    return jax.nn.dot_product_attention(q, jnp.pad(k, pad), jnp.pad(v, pad), implementation="cudnn", **hidden)
+
+
+def names(net: UNet) -> list:
+    sizes = {key: getattr(net, key) for key in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")}
+    return unet_names(unet_entries(**sizes), len(net.channel_mult))
+
+
+def inputs(size: str) -> dict[str, np.ndarray]:
+    """The batch of both sides, channels last."""
+    batch, side, rng = SIZES[size]["batch"], SIZES[size]["side"], np.random.default_rng(0)
+    shape = (batch, side, side, UNet.out_channels)
+    return {
+        "x": rng.standard_normal(shape, np.float32), "target": rng.standard_normal(shape, np.float32),
+        "index": rng.integers(0, 1000, batch, np.int32), "text": rng.standard_normal((batch, *TEXT), np.float32),
+    }  # fmt: skip
+
+
+# Ours
+
+
+def random_params(net: UNet) -> Any:
+    """Fresh parameters, those that start at zero made random too, so that every layer shows in the output."""
+    params = jax.jit(unet_init(net.clone(dtype="float32", attend=attend), TEXT[1]))(jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    zero = jax.jit(lambda x, key: jnp.where(jnp.any(x), x, 0.02 * jax.random.normal(key, x.shape)))
+    return jax.tree.unflatten(treedef, [zero(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
+
+
+def ours(what: str, size: str, dtype: str, folder: Path) -> None:
+    """A worker: writes the weights to `folder`, then its output there."""
+    prefer_eigen()
+    net, batch = model(size, dtype), jax.tree.map(jnp.asarray, inputs(size))
+    params = random_params(net)
+    save_file(to_torch(params, names(net)), folder / "weights.safetensors")
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def apply(params, batch):
+        return net.apply({"params": params}, batch["x"], batch["index"],
+                         make_cond(batch["text"], square_sizes(len(batch["x"]), 8 * SIZES[size]["side"])))  # fmt: skip
+
+    began = time.perf_counter()
+    if what == "forward":
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+        run = jax.jit(apply)
+        np.save(folder / f"{OURS}.npy", np.asarray(run(params, batch)))
+        call = measure.timed(lambda: run(params, batch))
+    else:
+        def loss(params, frozen, batch, keys):
+            return jnp.mean((apply(params, batch) - batch["target"]) ** 2), {}
+
+        rate = learning_rate(ADAMW["lr"], warmup=0, decay="constant", steps=1)
+        optimizer = make_optimizer("adamw", rate, clip=CLIP, **{key: ADAMW[key] for key in ("b1", "b2", "eps", "weight_decay")})
+        step = jax.jit(make_train_step(loss, optimizer, decay=DECAY), donate_argnums=0)
+        state = jax.jit(functools.partial(create_state, None, optimizer), donate_argnums=1)(jax.random.key(0), params)
+        del params
+        losses = []
+
+        def train():
+            nonlocal state
+            state, metrics = step(state, {}, batch)
+            return metrics["loss"]
+
+        losses = [float(train()) for _ in range(2)]
+        np.save(folder / f"{OURS}.npy", np.array(losses))
+        call = measure.timed(train)
+    compile_seconds = time.perf_counter() - began
+    measure.serve({"parameters": count, "first": compile_seconds}, call)
+
+
+# PyTorch
+
+
+def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) -> None:
+    """A worker with the weights that ours wrote."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    net = model(size, dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = getattr(torch, dtype)
+    with torch.device(device):
+        unet = UNet2DConditionModel.from_config(unet_config(net, TEXT[1], SIZES[size]["side"]))
+    unet.load_state_dict({name: torch.from_numpy(value) for name, value in load_file(folder / "weights.safetensors").items()})
+    side = 8 * SIZES[size]["side"]
+    batch = {name: torch.from_numpy(value).to(device) for name, value in inputs(size).items()}
+    for name in ("x", "target"):
+        batch[name] = batch[name].permute(0, 3, 1, 2).contiguous()
+    added = {"text_embeds": torch.zeros(len(batch["x"]), 0, device=device),
+             "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(batch["x"]), device=device)}  # fmt: skip
+    if what == "forward":
+        unet = unet.to(precision).eval()
+        batch |= {name: batch[name].to(precision) for name in ("x", "text")}
+        added["text_embeds"] = added["text_embeds"].to(precision)
+    if compiled:
+        unet = torch.compile(unet)
+
+    def forward():
+        return unet(batch["x"], batch["index"], batch["text"], added_cond_kwargs=added, return_dict=False)[0]
+
+    def finished(call: Callable[[], Any]) -> Callable[[], float]:
+        def run() -> float:
+            began = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - began
+
+        return run
+
+    began = time.perf_counter()
+    if what == "forward":
+        with torch.inference_mode():
+            np.save(folder / "theirs.npy", forward().permute(0, 2, 3, 1).float().cpu().numpy())
+            first = time.perf_counter() - began
+            measure.serve({"first": first}, finished(forward))
+        return
+    parameters = list(unet.parameters())
+    ema = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=ADAMW["lr"], betas=(ADAMW["b1"], ADAMW["b2"]), eps=ADAMW["eps"], weight_decay=ADAMW["weight_decay"], fused=True
+    )
+
+    def train() -> Any:
+        with torch.autocast(device, precision) if dtype != "float32" else contextlib.nullcontext():
+            out = forward()
+        loss = torch.nn.functional.mse_loss(out.float(), batch["target"])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(ema, parameters, 1 - DECAY)
+        return loss
+
+    np.save(folder / "theirs.npy", np.array([train().item() for _ in range(2)]))
+    measure.serve({"first": time.perf_counter() - began}, finished(train))
+
+
+# Both
+
+
+def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) -> dict:
+    """Figures of one row. Raises RuntimeError where the two sides do not compute the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        def command(side: str) -> list[str]:
+            return [sys.executable, __file__, "--worker", side, "--what", what, "--size", size, "--dtype", dtype, "--folder", folder]
+
+        took: dict[str, list[list[float]]] = {}
+        ready, errors = {}, {}
+        for rival in rivals:  # one pair at a time: three would not fit
+            with measure.workers({OURS: command(OURS), rival: command(rival)}) as pair:
+                a, b = (np.load(Path(folder) / f"{name}.npy") for name in (OURS, "theirs"))
+                errors[rival] = float(np.abs(a - b).max() / np.abs(a).max())
+                if not errors[rival] <= CLOSE[dtype]:
+                    raise RuntimeError(f"{what} {size}: {OURS} and {rival} differ by {errors[rival]:.1e} of the largest value")
+                ready |= {name: worker.ready for name, worker in pair.items()}
+                for worker in pair.values():
+                    worker()  # warm
+                took[rival] = measure.turns(pair, rounds, lambda line: print(f"{what} {size}: {line}", file=sys.stderr, flush=True))
+    return {
+        "what": what, **SIZES[size], "dtype": dtype, "rounds": rounds, "parameters": ready[OURS]["parameters"], "seconds": took,
+        "first_call_seconds": {name: value["first"] for name, value in ready.items()}, "difference": errors,
+        "ratio": {rival: measure.ratios(values[OURS], values[rival]) for rival, values in took.items()},
+    }  # fmt: skip
+
+
+def rows(figures: list[dict]) -> list[tuple]:
+    return [
+        (row["what"], f"{row['parameters'] / 1e9:.2f} B", f"{row['batch']} × {row['side']}²", row["dtype"], rival,
+         measure.spread(took[OURS]), measure.spread(took[rival]), row["ratio"][rival])
+        for row in figures for rival, took in row["seconds"].items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=("forward", "train"), help="one of them alone")
+    parser.add_argument("--size", choices=SIZES, help="of the model (default on a CPU: medium forward, small train; on a GPU: full)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
+    parser.add_argument("--dtype", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rounds < 1:
+        raise InputError("--rounds must be at least 1")
+    if args.worker == OURS:
+        return ours(args.what, args.size, args.dtype, args.folder)
+    if args.worker:
+        return theirs(args.what, args.size, args.dtype, args.folder, compiled=args.worker == "torch.compile")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the two sides share a GPU
+    facts = measure.facts("torch", "diffusers")
+    print(json.dumps(facts, indent=2), flush=True)
+    kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    rivals = ["torch"] if kind == "cpu" else ["torch", "torch.compile"]
+    figures = []
+    for what in [args.what] if args.what else ["forward", "train"]:
+        size = args.size or DEFAULT[kind][what]
+        figures.append(compare(what, size, "float32" if kind == "cpu" else "bfloat16", args.rounds, rivals))
+    head = ("", "parameters", "latents", "precision", "beside", f"{OURS} s", "theirs s", "ratio")
+    print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
+    measure.write_json(args.json, {**facts, "rows": figures})
+    if slower := [f"{row['what']} {row['ratio'][rivals[-1]]}" for row in figures if row["ratio"][rivals[-1]].median > MOST[kind]]:
+        sys.exit(f"above {MOST[kind]} of {rivals[-1]}: {', '.join(slower)}")
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Pictures of many prompts: who makes which, what is there already, and what a directory of them promises.
+
+`plan.json` in the directory says what decides its pictures: the prompts' hash, seeds, settings, the checkpoint's hash. A directory
+holds pictures of one plan. Batches, not pictures, are dealt to processes, batch k to process k mod N, and a batch of which a picture
+is missing is drawn as it was: so a picture has the same bytes whoever made it, and after whatever interruptions.
+`index.jsonl` names all pictures with prompts and seeds; it appears when every one of them is there.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cv3jax import checkpoint, lock, manifest, recipe
+from cv3jax.pictures import save_png
+from cv3jax.sample_inputs import Prompt
+from data_pipeline.errors import InputError, first_line, naming
+
+PLAN, INDEX = "plan.json", "index.jsonl"
+FORMAT = 1
+WRITERS = min(8, os.cpu_count() or 1)  # threads that write, and look at, pictures
+_PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+class Job(NamedTuple):
+    """A picture to make."""
+
+    prompt: str
+    seed: int
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Jobs:
+    """All pictures of a plan, in their order: `num` of each prompt. Seeds count up from `seed`, or from a prompt's own."""
+
+    prompts: list[Prompt]
+    num: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.prompts) * self.num
+
+    def __getitem__(self, i: int) -> Job:
+        number, copy = divmod(i, self.num)
+        prompt = self.prompts[number]
+        seed = self.seed + i if prompt.seed is None else prompt.seed + copy
+        digits = max(len(str(len(self) - 1)), 5)
+        return Job(prompt.text, seed, f"{i:0{digits}d}_{prompt.name or slug(prompt.text)}_{seed}.png")
+
+
+class Part(NamedTuple):
+    """Which of `count` processes this is, each of which makes the batches k with k mod count = index."""
+
+    index: int
+    count: int
+
+
+def slug(text: str) -> str:
+    """A prompt as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "prompt"
+
+
+def digest(path: str | Path, parts: Sequence[str]) -> str:
+    """Of these parts of the checkpoint at `path`: their descriptions, the hashes that they were written with, the tokenizer."""
+    directory, description = checkpoint.read_cascade(path)
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(json.dumps([part, description["stages"].get(part) or description[part]], sort_keys=True).encode())
+        place = directory / part
+        if (place / manifest.NAME).is_file():
+            found.update((place / manifest.NAME).read_bytes())
+        else:  # of another program, which is taken as it is
+            sizes = sorted((str(file.relative_to(place)), file.stat().st_size) for file in place.rglob("*") if file.is_file())
+            found.update(json.dumps(sizes).encode())
+    for file in sorted((directory / "t5" / "tokenizer").glob("*")):
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def check(out: Path, plan: dict, jobs: Jobs) -> None:
+    """Raise InputError where `out` holds what another plan made. Writes nothing."""
+    try:
+        names = set(os.listdir(out))
+        theirs = json.loads((out / PLAN).read_text()) if PLAN in names else None
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as e:
+        raise InputError(f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory") from e
+    if theirs is None:
+        if strange := next((job.file for job in jobs if job.file in names), None):
+            raise InputError(f"--out {out} has {strange} but no {PLAN} that says what it is of; give another directory")
+    elif changed := recipe.differences(plan, theirs if isinstance(theirs, dict) else {}):
+        raise InputError(f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its command, or another directory")
+
+
+@contextlib.contextmanager
+def holding(out: Path, part: Part) -> Iterator[Path]:
+    """Hold this part of `out` for this process. Yields where its files are written before they get their names."""
+    place = out / f".part_{part.index}_of_{part.count}"
+    try:
+        with lock.hold(place, "--out"):
+            for left in place.iterdir():  # by one that was killed
+                if left.name != lock.NAME:
+                    left.unlink()
+            yield place
+    finally:
+        with contextlib.suppress(OSError):  # a directory that was there before is not removed by the lock
+            place.rmdir()
+
+
+def write(place: Path, path: Path, text: Iterator[str]) -> None:
+    """Write a text file by way of `place`: whole or not at all."""
+    temporary = place / path.name
+    with naming(temporary), temporary.open("w") as file:
+        file.writelines(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def is_whole(path: Path, side: int) -> bool:
+    """Whether `path` is a PNG of that side from its beginning to its end. What is between is not read: it was written before the name."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < len(_PNG_HEAD) + 8 + len(_PNG_TAIL):
+                return False
+            head = file.read(len(_PNG_HEAD) + 8)
+            file.seek(-len(_PNG_TAIL), os.SEEK_END)
+            return head == _PNG_HEAD + 2 * side.to_bytes(4, "big") and file.read() == _PNG_TAIL
+    except FileNotFoundError:
+        return False
+
+
+def missing(jobs: Jobs, rows: list[int], out: Path, side: int) -> list[int]:
+    """Those of `rows` whose picture is not there, or not whole."""
+    there = set(os.listdir(out)) if out.exists() else set()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        whole = pool.map(lambda i: jobs[i].file in there and is_whole(out / jobs[i].file, side), rows)
+        return [i for i, found in zip(rows, whole, strict=True) if not found]
+
+
+def make(
+    jobs: Jobs, rows: list[int], width: int, draw: Callable[[list[Job]], np.ndarray], out: Path, place: Path, stop: Callable[[], int | None]
+) -> int:
+    """Draw the pictures `rows`, batch after batch of `width`, and save them in `out`; `stop` is asked after each. Returns how many it made.
+
+    `draw` makes a whole batch, uint8 [N, side, side, 3], always of the same pictures; those that are not in `rows` are not saved again.
+    A batch is written while the next is drawn, so that no more than two are in memory.
+    """
+    wanted: dict[int, list[int]] = {}
+    for i in rows:
+        wanted.setdefault(i // width, []).append(i)
+    made, writing = 0, []
+    rate = {"unit": "picture", "desc": "sample", "file": sys.stderr, "mininterval": 1.0 if sys.stderr.isatty() else 15.0}
+    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=len(rows), dynamic_ncols=True, **rate) as bar:
+
+        def settle() -> None:
+            nonlocal made
+            for one in writing:
+                one.result()
+            made += len(writing)
+            bar.update(len(writing))
+
+        for batch, some in sorted(wanted.items()):
+            images = draw([jobs[i] for i in range(batch * width, min((batch + 1) * width, len(jobs)))])
+            settle()
+            writing = [pool.submit(save_png, out / jobs[i].file, images[i - batch * width], place) for i in some]
+            if stop():
+                break
+        settle()
+    return made
+
+
+def index(jobs: Jobs, out: Path, place: Path, side: int) -> int:
+    """Write index.jsonl where every picture of every part is there. Returns how many are not."""
+    lacking = len(missing(jobs, list(range(len(jobs))), out, side))
+    if not lacking:
+        write(place, out / INDEX, (json.dumps({"file": job.file, "prompt": job.prompt, "seed": job.seed}) + "\n" for job in jobs))
+    return lacking

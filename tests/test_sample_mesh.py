@@ -1,0 +1,136 @@
+"""Sampling on eight devices: the pictures are one device's, and what is split over the mesh really is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from golden import PNG_PIXELS
+from jax.sharding import Mesh
+from PIL import Image
+
+from cv3jax import sample, sample_many
+from cv3jax.cascade import Cascade, build_on, load, make_stage_sampler, model_shapes
+from cv3jax.models.unet import UNet
+from cv3jax.sharding import make_mesh
+from data_pipeline.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+PROMPTS = [f"a {size} {colour} circle" for size in ("small", "large") for colour in ("red", "green", "blue")]
+
+
+def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """The same pictures but for the last cut to 8 bits, which rounding moves where a sum's order is another."""
+    off = np.abs(ours.astype(int) - theirs.astype(int)).max(-1)
+    return off.max() <= 1 and (off > 0).mean() < 10 * PNG_PIXELS
+
+
+def cascade_at() -> Path:
+    return tiny_runs.trained("relay").workdir
+
+
+def on_one_device(size: int) -> np.ndarray:
+    """Pictures of PROMPTS, seeds 3, 4, ..."""
+    made = load(cascade_at()).generate(PROMPTS, list(range(3, 3 + len(PROMPTS))), size=size, final=True)
+    return made.get("relay", made["base"])
+
+
+def on_a_mesh(monkeypatch, tmp_path: Path, mesh: str, size: int) -> tuple[Cascade, np.ndarray]:
+    """The command on all eight devices: its cascade and its pictures."""
+    loaded: list[Cascade] = []
+    monkeypatch.setattr(sample_many, "load", lambda *args: loaded.append(load(*args)) or loaded[0])
+    tmp_path.mkdir(exist_ok=True)
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    sample.main(["--checkpoint", str(cascade_at()), "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out"), "--seed", "3",
+                 "--batch", "1", "--mesh", mesh, "--size", str(size)])  # fmt: skip
+    entries = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    assert [(entry["prompt"], entry["seed"]) for entry in entries] == list(zip(PROMPTS, range(3, 9), strict=True))
+    return loaded[0], np.stack([np.asarray(Image.open(tmp_path / "out" / entry["file"])) for entry in entries])
+
+
+def test_the_pictures_are_one_device_s(monkeypatch, tmp_path):
+    alone = on_one_device(32)
+    cascade, pictures = on_a_mesh(monkeypatch, tmp_path, "data=2,fsdp=2,context=2", 32)  # batches of four: a whole one and a half
+    assert alike(pictures, alone)
+    assert not alike(pictures[:1], alone[1:2])
+    assert dict(cascade.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 1, "context": 2}
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(cascade.params["base"]))
+    keys = jax.vmap(jax.random.key)(cascade.put_rows(np.arange(4, dtype=np.uint32)))
+    latents = cascade.stage("base", cascade.text(PROMPTS[:4]), keys, cascade.noise(keys, 32))
+    assert {shard.data.shape for shard in latents.addressable_shards} == {(1, latents.shape[1] // 2, *latents.shape[2:])}
+    assert len({shard.index[:2] for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
+
+
+@pytest.mark.slow
+def test_the_pictures_of_a_relay_are_one_device_s_on_other_meshes(monkeypatch, tmp_path):
+    alone = on_one_device(64)
+    for mesh in ("data=-1", "fsdp=8", "tensor=2,context=4", "fsdp=2,tensor=2,context=2"):
+        assert alike(on_a_mesh(monkeypatch, tmp_path / mesh, mesh, 64)[1], alone), mesh
+
+
+def test_a_height_that_does_not_divide():
+    cascade = load(cascade_at(), ("vae",), make_mesh(data=1, context=8))
+    with pytest.raises(InputError, match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context"):
+        cascade.noise(jax.random.split(jax.random.key(0), 1), 4 * cascade._vae.factor)
+
+
+def stage(mesh: Mesh | None) -> jax.stages.Compiled:
+    """The sampler of one image of 64×64 latents by a small UNet, compiled."""
+    fields = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16, "groups": 8}
+    run = make_stage_sampler({"kind": "base", "model": fields, "prediction": "v", "factor": 8}, steps=2, guidance=2.0, mesh=mesh)
+    params = model_shapes(build_on(None, UNet, fields), 16)
+    shapes = (jax.ShapeDtypeStruct((1, 8, 16), jnp.float32), None, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32))
+    return run.lower(params, *shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype)).compile()
+
+
+def test_context_shares_the_activations_of_one_image():
+    one, eight = (stage(mesh).memory_analysis().temp_size_in_bytes for mesh in (None, make_mesh(data=1, context=8)))
+    assert eight < one / 4, "of its halves, keys and values each device has all"
+
+
+def test_what_eight_devices_trained_is_loaded_onto_one():
+    cascade = load(cascade_at(), ("vae", "base"))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(cascade.params)} == {1}
+
+
+def command(out: Path, prompts: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "cv3jax.cli", "sample", "--checkpoint", str(cascade_at()), "--prompts", str(prompts), "--out", str(out),
+            "--seed", "3", "--batch", "2", *flags]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_leave_what_one_process_makes(tmp_path):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("\n".join(PROMPTS * 8))
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(command(tmp_path / "whole", prompts), env=environ, check=True, capture_output=True)
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 50
+    out = tmp_path / "killed"
+    parts = [command(out, prompts, "--process_id", str(i), "--num_processes", "2") for i in range(2)]
+    first = subprocess.Popen(parts[0], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while first.poll() is None and not any(out.glob("*.png")):
+            time.sleep(0.01)
+        first.send_signal(signal.SIGKILL)
+    finally:
+        first.kill()
+        first.wait()
+    assert first.returncode == -signal.SIGKILL, "it ended before it was killed; give it more prompts"
+    assert 0 < len(list(out.glob("*.png"))) < 24
+    for part in parts[::-1]:
+        subprocess.run(part, env=environ, check=True, capture_output=True)
+    assert contents(out) == whole
