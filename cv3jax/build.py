@@ -8,9 +8,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, optim
+from cv3jax import checkpoint, optim, tracing
+from cv3jax.attention import make_attend
 from cv3jax.cascade import build_model, load_params, part_shapes
 from cv3jax.denoiser import PREDICTIONS
+from cv3jax.models.layers import REMATS
 from cv3jax.objectives import WEIGHTINGS
 from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
@@ -32,6 +34,15 @@ class Stage(NamedTuple):
     export: Callable[[Any, Path], dict]  # (ema, cascade directory) → figures
 
 
+def fits(parse: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `parse` takes it."""
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
 # field, what it must be, in words; fields a recipe lacks are passed over
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("seed", lambda v: 0 <= v < 2**31, f"0..{2**31 - 1}"),
@@ -40,6 +51,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("train.save_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.preview_every", lambda v: v >= 0, "0 (only at the end) or more"),
     ("train.keep", lambda v: v >= 1, "at least 1"),
+    ("profile.steps", lambda v: fits(tracing.steps_of, v), "first and last step to trace, such as 10:15, or empty"),
     ("optim.lr", lambda v: 0 < v < np.inf, "a positive number"),
     ("optim.warmup", lambda v: v >= 0, "0 or more"),
     ("optim.final", lambda v: 0 <= v <= 1, "0..1, a share of lr"),
@@ -47,9 +59,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.clip", lambda v: v > 0, "a positive number"),
     ("optim.b1", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.b2", lambda v: 0 <= v < 1, "0..1, without 1"),
+    ("optim.momentum", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("optim.ema", lambda v: 0 <= v < 1, "0..1, without 1"),
     ("model.channels", lambda v: v >= 1, "at least 1"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("model.remat", lambda v: v in REMATS, f"one of {', '.join(REMATS)}"),
     ("vae.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("text.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
@@ -70,25 +84,25 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )  # fmt: skip
 
 
-class Plan(NamedTuple):
+class Deal(NamedTuple):
     """The mesh and how a global batch is dealt over it."""
 
     mesh: Any
     accumulate: int  # microbatches an update
 
 
-def plan(config: ConfigDict) -> Plan:
-    """Mesh and accumulation: global batch / (ways the batch is split × images per device per microbatch).
+def plan(config: ConfigDict, devices: list | None = None) -> Deal:
+    """Mesh and accumulation: global batch / (ways the batch is split × images per device per microbatch). Default: all devices.
 
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"{jax.process_count()} hosts: training runs on the devices of one host so far")
     try:
-        mesh = make_mesh(**config.mesh)
+        mesh = make_mesh(**config.mesh, devices=devices)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from e
+    if mesh.shape["tensor"] > 1 and mesh.shape["context"] > 1:
+        raise InputError("config.mesh: tensor and context are both above 1; take one of them (docs/decisions.md, Mesh)")
     ways, size = batch_ways(mesh), config.batch.size
     if size < 1 or size % ways:
         raise InputError(f"config.batch.size = {size} does not divide over the mesh's {ways} batch devices; take a multiple of {ways}")
@@ -96,7 +110,7 @@ def plan(config: ConfigDict) -> Plan:
     per_device = min(config.batch.per_device, share)
     if per_device < 1 or share % per_device:
         raise InputError(f"config.batch.per_device = {config.batch.per_device} does not divide a device's {share} of {size} images")
-    return Plan(mesh, share // per_device)
+    return Deal(mesh, share // per_device)
 
 
 def open_data(config: ConfigDict) -> RecordSource:
@@ -106,13 +120,19 @@ def open_data(config: ConfigDict) -> RecordSource:
     return open_records(config.data.path)
 
 
-def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None) -> Any:
-    """The training iterator."""
+def own_rows(mesh: Any, count: int) -> list[int]:
+    """The rows of a batch of `count` that lie on devices of this process."""
+    owned = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    return sorted({row for (index,) in owned for row in range(*index.indices(count))})
+
+
+def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any) -> Any:
+    """The training iterator, of this process's rows of each batch."""
     return make_loader(
-        records, batch_size=config.batch.size, image_size=config.data.image_size, tokenize=tokenize, seed=config.seed,
-        num_threads=config.data.threads, zoom=tuple(config.data.zoom), zoom_levels=config.data.zoom_levels,
-        crop_grid=config.data.crop_grid, random_crop=config.data.random_crop, flip=config.data.flip,
-        recaption_prob=config.data.get("recaption", 0.0),
+        records, batch_size=config.batch.size, rows=own_rows(mesh, config.batch.size), image_size=config.data.image_size,
+        tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, zoom=tuple(config.data.zoom),
+        zoom_levels=config.data.zoom_levels, crop_grid=config.data.crop_grid, random_crop=config.data.random_crop,
+        flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
     )  # fmt: skip
 
 
@@ -121,24 +141,51 @@ def placement(like: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, like)
 
 
-def placer(mesh: Any) -> Callable[[dict], Any]:
-    """This process's rows of a batch → arrays over the whole mesh."""
-    rows = batch_sharding(mesh)
-    return lambda batch: jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.ascontiguousarray(x)), batch)
+def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
+    """This process's rows of a batch of `size` → arrays over the whole mesh. Processes may have rows in common."""
+    sharding, place = batch_sharding(mesh), {row: number for number, row in enumerate(own_rows(mesh, size))}
+
+    owned = [(device, index[0].indices(size)) for device, index in sharding.addressable_devices_indices_map((size,)).items()]
+
+    def put(x: np.ndarray) -> jax.Array:
+        parts = [x[place[first] : place[first] + stop - first] for _, (first, stop, _) in owned]
+        on_devices = jax.device_put(parts, [device for device, _ in owned])
+        return jax.make_array_from_single_device_arrays((size, *x.shape[1:]), sharding, on_devices)
+
+    return lambda batch: jax.tree.map(put, batch)
+
+
+def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict:
+    """A batch of the loader on the mesh, as shapes; `length` tokens a caption, None without captions."""
+    size, side = config.batch.size, config.data.image_size
+    shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
+    shapes |= {} if length is None else {"tokens": ((size, length), np.int32)}
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for name, (shape, dtype) in shapes.items()}
 
 
 def make_tx(config: ConfigDict) -> Any:
-    """The optimizer of config.optim. Raises InputError on an unknown kind or decay."""
+    """The optimizer of config.optim. Raises InputError on an unknown kind, decay or type of moments."""
     o = config.optim
     try:
         rate = optim.learning_rate(o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final)
-        return optim.make_optimizer(o.kind, rate, weight_decay=o.weight_decay, clip=o.clip, b1=o.b1, b2=o.b2)
+        return optim.make_optimizer(
+            o.kind, rate, weight_decay=o.weight_decay, clip=o.clip, b1=o.b1, b2=o.b2, momentum=o.momentum, moments=o.moments
+        )  # fmt: skip
     except ValueError as e:
         raise InputError(f"config.optim: {e}") from e
 
 
-def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[[Any, Any], Any] | None) -> tuple[Callable[[], Any], Any]:
-    """(() → the placed state, its shapes with shardings). `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
+def attend_of(config: ConfigDict, mesh: Any) -> Callable:
+    """The models' `attend` by config.attention. Raises InputError on one that these devices or this model do not allow."""
+    platform = mesh.devices.flat[0].platform
+    try:
+        return make_attend(config.attention, platform, mesh, head_dim=config.model.head_dim, dtype=config.model.dtype)
+    except ValueError as e:
+        raise InputError(f"config.attention: {e}") from e
+
+
+def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any) -> Any:
+    """The train state's shapes with shardings.
 
     Raises:
         InputError: config.model's sizes do not make a model.
@@ -148,13 +195,18 @@ def state_creator(init: Callable, tx: Any, seed: int, mesh: Any, load: Callable[
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         hint = "channels × channel_mult must divide by groups and head_dim, and depth have one entry a stage"
         raise InputError(f"config.model does not make a model ({first_line(e, 240)}): {hint}") from e
-    shardings = tree_sharding(shape, mesh)
+    return checkpoint.abstract(shape, tree_sharding(shape, mesh))
+
+
+def state_creator(init: Callable, tx: Any, seed: int, like: Any, load: Callable[[Any, Any], Any] | None) -> Callable[[], Any]:
+    """() → the placed state. `load(shapes, shardings)` → the parameters to start from, instead of `init`'s."""
 
     def create():
-        params = None if load is None else load(shape.params, shardings.params)
+        shardings = placement(like)
+        params = None if load is None else load(like.params, shardings.params)
         return jit_once(lambda key, params: create_state(init, tx, key, params), shardings)(jax.random.key(seed), params)
 
-    return create, checkpoint.abstract(shape, shardings)
+    return create
 
 
 def jit_once(function: Callable, shardings: Any) -> Callable:

@@ -1,5 +1,6 @@
 """The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their outputs."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
-from cv3jax.build import Stage, jit_once, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
+from cv3jax import checkpoint, hosts
+from cv3jax.build import Stage, jit_once, loader, open_data, part_loader, placer, plan, state_creator
 from cv3jax.build_vae import first_images
-from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8, unet_init
-from cv3jax.conditioning import stage_batch, to_pixels
-from cv3jax.denoiser import make_denoiser
+from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
+from cv3jax.conditioning import to_pixels
+from cv3jax.diffusion_steps import as_computed, diffusion_steps, encode_args, train_args
+from cv3jax.memory import compiled_and_announced
 from cv3jax.models.t5 import T5Encoder
-from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.objectives import diffusion_loss
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
 from cv3jax.resize import down2, up2
-from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
-from cv3jax.sharding import make_constrain, tree_sharding
-from cv3jax.state import image_keys, make_train_step, microbatches
+from cv3jax.sharding import tree_sharding
 from data_pipeline.errors import InputError
 from data_pipeline.records import RecordSource
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
@@ -44,88 +42,53 @@ class Frozen(NamedTuple):
 
 def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     """The pieces of a base or relay run."""
-    deal, records, tx = plan(config), open_data(config), make_tx(config)
-    mesh, relay = deal.mesh, config.schedule.blur != "none"
+    deal, records = plan(config), open_data(config)
     directory, description = frozen_description(config)
-    z = build_model(Autoencoder, description["vae"]["model"]).z_channels
-    model = model_of(UNet, config.model, "config.model", constrain=make_constrain(mesh), out_channels=z)
-    schedule, o = stage_schedule(config), config.objective
-    try:
-        denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), schedule.sigma, o.prediction)
-        loss = diffusion_loss(
-            denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
-            norm=o.norm, offset_noise=o.offset_noise,
-        )  # fmt: skip
-    except ValueError as e:
-        raise InputError(f"config.objective: {e}") from e
+    text = description.get("t5", {"model": random_facts(config), "length": config.text.length})
+    steps = diffusion_steps(config, deal, description["vae"], text["model"], text["length"])
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
-    width = description.get("t5", {"model": config.text})["model"]["channels"]
-    create, like = state_creator(unet_init(model, width), tx, config.seed, mesh, load)
-    loader(config, records, None)  # what it refuses it should refuse before a tokenizer is written
-    frozen = frozen_parts(config, directory, description, records, mesh, workdir)
-    # this run's precision; the cascade keeps the one its parts came with
-    vae = build_model(Autoencoder, {**frozen.description["vae"]["model"], "dtype": config.vae.dtype})
-    t5 = build_model(T5Encoder, {**frozen.description["t5"]["model"], "dtype": config.text.dtype})
+    create = state_creator(steps.init, steps.tx, config.seed, steps.like, load)
+    loader(config, records, None, deal.mesh)  # what it refuses it should refuse before a tokenizer is written
+    frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir)
+    parts = {name: frozen.params[name] for name in steps.frozen}
 
-    def encode(params, batch, key, step):
-        def one(part):
-            return stage_batch(
-                *part,
-                encode_image=lambda x: vae.apply({"params": params["vae"]}, x, method="encode"),
-                encode_text=lambda tokens: t5.apply({"params": params["t5"]}, tokens),
-                scale=frozen.description["vae"]["scale"], relay=relay, text_drop=o.text_drop,
-            )  # fmt: skip
-
-        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)  # not those of the step itself
-        # one microbatch at a time, so that the encoders' activations are bounded by the same figure as the UNet's
-        out = jax.lax.map(one, microbatches((batch, keys), deal.accumulate))
-        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
-
-    encode = jax.jit(encode)
-    train_step = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate)
-    step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
+    @functools.cache
+    def compiled():
+        programs = [(steps.encode, encode_args(steps)), (steps.train, train_args(steps))]
+        return compiled_and_announced(programs, steps.like, steps.frozen, (steps.batch, programs[1][1][2]))
 
     def step(state, batch):
-        return step_fn(state, {}, encode(frozen.params, batch, state.key, state.step))
+        encode, train = compiled()
+        return train(state, {}, encode(parts, batch, state.key, state.step))
 
     def preview(directory: Path):
-        cascade = Cascade({**frozen.description, "stages": {config.stage: describe(config, frozen)}}, dict(frozen.params), frozen.tokenize)
-        show = relay_preview if relay else base_preview
+        description = {**frozen.description, "stages": {config.stage: describe(config, frozen.description)}}
+        cascade = Cascade(description, dict(frozen.params), frozen.tokenize)
+        show = base_preview if config.schedule.blur == "none" else relay_preview
 
         def save(ema, step):
             cascade.params[config.stage] = ema
-            return save_png(directory / f"step_{step:07d}.png", show(cascade, config, records))
+            picture = show(cascade, config, records)
+            return save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
 
         return save
 
     def export(ema, directory: Path) -> dict:
-        description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen)}}
+        description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen.description)}}
         directory.mkdir(parents=True, exist_ok=True)
-        for part, source in frozen.directories.items():
-            checkpoint.carry_part(source, directory / part)
-        if "t5" not in frozen.directories:
+        parts = dict(frozen.directories)
+        if "t5" not in parts:
             checkpoint.save_part(directory / "t5", frozen.params["t5"])
-            checkpoint.carry_part(workdir / "tokenizer", directory / "t5" / "tokenizer")
+            parts["t5/tokenizer"] = workdir / "tokenizer"
         checkpoint.save_part(directory / config.stage, ema)
-        checkpoint.write_cascade(directory, description)
+        if hosts.main():
+            for part, source in parts.items():
+                checkpoint.carry_part(source, directory / part)
+            checkpoint.write_cascade(directory, description)
         return {}
 
-    return Stage(create, like, loader(config, records, frozen.tokenize), placer(mesh), step, preview, export)
-
-
-def stage_schedule(config: ConfigDict):
-    """The training table of config.schedule. Raises InputError on an unknown blur, a start out of range, or too many steps from it."""
-    blur, start = config.schedule.blur, config.schedule.start
-    try:
-        schedule = make_schedule(blur, start)
-    except ValueError as e:
-        raise InputError(f"config.schedule: {e}") from e
-    try:
-        _ = base_grid(config.sample.steps) if blur == "none" else relay_grid(config.sample.steps, start)
-    except ValueError as e:
-        most = "1..1000" if blur == "none" else f"at least 1, and few enough for start = {start} to have a point for each"
-        raise InputError(f"config.sample.steps = {config.sample.steps}: must be {most}") from e
-    return schedule
+    data, place = loader(config, records, frozen.tokenize, deal.mesh), placer(deal.mesh, config.batch.size)
+    return Stage(create, steps.like, data, place, step, preview, export)
 
 
 def whole_side(config: ConfigDict) -> int:
@@ -164,10 +127,17 @@ def frozen_parts(config: ConfigDict, directory: Path, description: dict, records
     """The autoencoder and text encoder of config.cascade, placed on the mesh; a random text encoder where it brings none."""
     needed = ("vae", "t5") if "t5" in description else ("vae",)
     params, tokenize = load_params(directory, description, needed, lambda tree: tree_sharding(tree, mesh))
+    if "t5" in params:
+        params["t5"] = as_computed(params["t5"], config.text.dtype)
     directories = {part: directory / part for part in (*needed, *description["stages"]) if part != config.stage}
     if "t5" not in description:
         params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
     return Frozen(description, params, tokenize, directories)
+
+
+def random_facts(config: ConfigDict) -> dict:
+    """The sizes of the random text encoder of config.text."""
+    return {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
 
 
 def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path) -> tuple[Any, Callable, dict]:
@@ -176,13 +146,13 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first checkpoint it is made anew.
     """
     folder = workdir / "tokenizer"
-    if not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))):
+    if hosts.first("tokenizer", lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*")))) and hosts.main():
         count = min(len(records), TOKENIZER_CAPTIONS)
         shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
-    facts = {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
-    model = build_model(T5Encoder, facts)
-    init = t5_init(model)
+    hosts.barrier("tokenizer")
+    facts = random_facts(config)
+    init = t5_init(build_model(T5Encoder, facts))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     params = jit_once(init, shardings)(jax.random.key(config.seed))
     return params, load_tokenizer(folder, config.text.length), {"model": facts, "length": config.text.length}
@@ -210,13 +180,13 @@ def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -
     return contact_sheet(rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions)
 
 
-def describe(config: ConfigDict, frozen: Frozen) -> dict:
-    """The stage's entry in cascade.json."""
-    vae = build_model(Autoencoder, frozen.description["vae"]["model"])
+def describe(config: ConfigDict, description: dict) -> dict:
+    """The stage's entry in cascade.json, beside the parts that stand there already."""
+    vae = build_model(Autoencoder, description["vae"]["model"])
     return {
         "kind": "base" if config.schedule.blur == "none" else "relay",
         "model": {**to_json(config)["model"], "out_channels": vae.z_channels},
-        "text_width": frozen.description["t5"]["model"]["channels"], "prediction": config.objective.prediction,
+        "text_width": build_model(T5Encoder, description["t5"]["model"]).channels, "prediction": config.objective.prediction,
         "factor": vae.factor, "image_size": whole_side(config),
         "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
         "eta": config.sample.eta, "form": config.sample.form,

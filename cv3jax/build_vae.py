@@ -1,20 +1,38 @@
 """The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
-from cv3jax.build import Stage, loader, make_tx, model_of, open_data, part_loader, placement, placer, plan, state_creator
+from cv3jax import checkpoint, hosts
+from cv3jax.build import (
+    Deal,
+    Stage,
+    batch_like,
+    loader,
+    make_tx,
+    model_of,
+    open_data,
+    part_loader,
+    placement,
+    placer,
+    plan,
+    state_creator,
+    state_shapes,
+)
 from cv3jax.cascade import to_uint8, vae_init
 from cv3jax.conditioning import normals, to_pixels
+from cv3jax.memory import compiled_and_announced
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.objectives import autoencoder_loss
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
-from cv3jax.sharding import replicated
+from cv3jax.sharding import Layout, replicated, tree_specs
 from cv3jax.state import make_train_step
 from data_pipeline.errors import InputError
 from data_pipeline.loader import make_loader
@@ -24,16 +42,11 @@ SCALE_IMAGES = 256  # how many images the latent scale is measured on
 
 def build_vae(config: ConfigDict) -> Stage:
     """The pieces of an autoencoder run."""
-    deal, records, tx = plan(config), open_data(config), make_tx(config)
+    deal, records = plan(config), open_data(config)
     model = model_of(Autoencoder, config.model, "config.model")
     side = config.data.image_size
     if side % model.factor:
         raise InputError(f"config.data.image_size = {side} is not a multiple of the autoencoder's factor {model.factor}")
-
-    def reconstruct(params, pixels, keys):
-        mean, logvar = model.apply({"params": params}, pixels, method="encode")
-        z = posterior_sample(mean, logvar, normals(keys, mean.shape[1:]))
-        return model.apply({"params": params}, z, method="decode"), mean, logvar
 
     perceptual, frozen = None, {}
     if config.objective.perceptual:
@@ -41,43 +54,67 @@ def build_vae(config: ConfigDict) -> Stage:
 
         perceptual, frozen = load_lpips(config.objective.perceptual)
         frozen = jax.device_put(frozen, replicated(deal.mesh))
-    loss = autoencoder_loss(
-        reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
-    )  # fmt: skip
+    like, init, tx, train = vae_step(config, deal, model, perceptual)
     load = part_loader(config.init_from, "vae") if config.init_from else None
-    create, like = state_creator(vae_init(model), tx, config.seed, deal.mesh, load)
-    train_step = make_train_step(
-        lambda params, frozen, batch, keys: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, keys), tx,
-        decay=config.optim.ema, accumulate=deal.accumulate,
-    )  # fmt: skip
-    compiled = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
-    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]))
+    create = state_creator(init, tx, config.seed, like, load)
+
+    @functools.cache
+    def compiled():
+        kept, batch = checkpoint.abstract(frozen, replicated(deal.mesh)), batch_like(config, deal.mesh)
+        return compiled_and_announced([(train, (like, kept, batch))], like, kept, batch)[0]
+
+    def step(state, batch):
+        return compiled()(state, frozen, batch)
+
+    whole = replicated(deal.mesh)  # so that every process has what it looks at
+    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]), out_shardings=whole)
 
     def preview(directory: Path):
         images = first_images(records, side, 8)
 
         def show(ema, step):
             sheet = contact_sheet([images, np.asarray(decode(ema, images))], rows=("image", "round trip"))
-            return save_png(directory / f"step_{step:07d}.png", sheet)
+            return save_png(directory / f"step_{step:07d}.png", sheet) if hosts.main() else sheet
 
         return show
 
     def export(ema, directory: Path) -> dict:
         images = first_images(records, side, SCALE_IMAGES)
-        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0])
+        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0], out_shardings=whole)
         squares = [np.asarray(encode(ema, images[i : i + 16]), np.float64) for i in range(0, len(images), 16)]
         scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
         directory.mkdir(parents=True, exist_ok=True)
         checkpoint.save_part(directory / "vae", ema)
-        checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
+        if hosts.main():
+            checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
         errors = [(np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16]) for i in range(0, len(images), 16)]
         mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
         return {"latent_scale": scale, "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))}
 
-    return Stage(
-        create, like, loader(config, records, None), placer(deal.mesh),
-        lambda state, batch: compiled(state, frozen, batch), preview, export,
+    data, place = loader(config, records, None, deal.mesh), placer(deal.mesh, config.batch.size)
+    return Stage(create, like, data, place, step, preview, export)
+
+
+def vae_step(config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Callable | None) -> tuple[Any, Callable, Any, Callable]:
+    """(shapes of the state, init, optimizer, jitted (state, frozen, batch) → (state, metrics)); needs neither data nor devices."""
+    init, tx = vae_init(model), make_tx(config)
+    like = state_shapes(init, tx, config.seed, deal.mesh)
+    layout = Layout(deal.mesh, tree_specs(like.params, deal.mesh), config.model.dtype)
+
+    def reconstruct(params, pixels, keys):
+        params = layout.whole(params)
+        mean, logvar = model.apply({"params": params}, pixels, method="encode")
+        z = posterior_sample(mean, logvar, normals(keys, mean.shape[1:]))
+        return model.apply({"params": params}, z, method="decode"), mean, logvar
+
+    loss = autoencoder_loss(
+        reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
     )  # fmt: skip
+    train_step = make_train_step(
+        lambda params, frozen, batch, keys: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, keys), tx,
+        decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient,
+    )  # fmt: skip
+    return like, init, tx, jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
 
 
 def first_images(records, side: int, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import checkpoint, sampler
+from cv3jax import checkpoint, hosts, sampler
 from cv3jax.conditioning import make_cond, normals, square_sizes
 from cv3jax.denoiser import guided, make_denoiser
 from cv3jax.models.t5 import T5Encoder
@@ -170,7 +170,7 @@ class Cascade:
 
     def decode(self, latents: jax.Array) -> np.ndarray:
         """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
-        return np.asarray(self._decode(self.params["vae"], latents))
+        return hosts.whole(self._decode(self.params["vae"], latents))
 
     def encode(self, images: np.ndarray | jax.Array, noise: jax.Array) -> jax.Array:
         """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, samples of the posterior by that noise [B, h, w, z] (`noise`)."""

@@ -70,12 +70,14 @@ def remove_old(directory: str | Path, keep: int) -> None:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, run: dict) -> None:
-    """Save train state, data iterator and `run` (JSON: the config, seconds so far) as `step`. Returns once `state` may be donated.
+    """Save train state, data position and `run` (JSON: the config, seconds so far) as `step`. Returns once `state` may be donated.
+
+    All processes call it. The position is the same for all of them, and for any number of them.
 
     Raises:
         OSError: this checkpoint or the one before it could not be written; which remain is said.
     """
-    items = {"state": ocp.args.StandardSave(state), "data": grain.checkpoint.CheckpointSave(data), "run": ocp.args.JsonSave(run)}
+    items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(data.get_state()), "run": ocp.args.JsonSave(run)}
     with _writing(manager):
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -117,7 +119,9 @@ def _os_error(e: Exception) -> OSError | None:
 
 
 def _sign(directory: Path, pattern: str) -> None:
-    """Called by orbax when all files of a checkpoint are there and it is about to get its name."""
+    """Called by orbax in each process when all files of a checkpoint are there and it is about to get its name."""
+    if jax.process_index() != 0:
+        return
     for path in directory.glob(f"{pattern}{_UNFINISHED}"):
         manifest.write(path)
 
@@ -163,12 +167,20 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any, data: grain.Da
     Raises:
         InputError: the checkpoint belongs to another model.
     """
-    items = {"state": ocp.args.StandardRestore(like), "data": grain.checkpoint.CheckpointRestore(data)}
     try:
-        return manager.restore(step, args=ocp.args.Composite(**items)).state
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
+        data.set_state(_position(Path(manager.directory) / str(step) / "data"))
+        data.start_prefetch()
+        return state
     except _MISMATCH as e:
         where = f"checkpoint {Path(manager.directory) / str(step)}"
         raise InputError(f"{where} is not of this model ({first_line(e)}); give a new --workdir") from e
+
+
+def _position(directory: Path) -> dict:
+    """The data position; older checkpoints have it under another name."""
+    names = ("metadata", "process_0-of-1.json")
+    return json.loads(next(directory / name for name in names if (directory / name).is_file()).read_text())
 
 
 def save_part(directory: str | Path, params: Any) -> None:

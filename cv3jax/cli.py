@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ COMMANDS = {
     "quickstart": ("cv3jax.quickstart", "the whole system on one CPU: data, training, samples, report"),
     "train": ("cv3jax.train", "train one stage from a recipe; resumes where its workdir left off"),
     "sample": ("cv3jax.sample", "prompts to pictures with a trained cascade"),
+    "compile": ("cv3jax.compile", "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline"),
     "convert": ("cv3jax.convert", "released PyTorch weights to a checkpoint, and trained weights back"),
     "data": ("data_pipeline.cli", "pack, inspect and render training data"),
 }
@@ -25,35 +27,56 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     """Run `command(argv)`; what ends it becomes one line on stderr and an exit code.
 
     2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not finite). 143, 130: SIGTERM,
-    Ctrl-C. The same command goes on after all but the first.
+    Ctrl-C. The same command goes on after all but the first. Of many processes all end when one does.
     """
     import jax
     from absl import logging
 
+    from cv3jax import hosts
     from cv3jax.loop import NonFiniteLossError
     from cv3jax.stopping import StoppedError
-    from data_pipeline.errors import InputError
+    from data_pipeline.errors import InputError, first_line
 
     prefer_eigen()
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of an error that it raises as well
     sys.unraisablehook = _unraisable
     if not jax.config.jax_compilation_cache_dir:  # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla"))
+    stopped = 0
     try:
-        command(argv)
+        try:
+            command(argv)
+        except StoppedError as e:  # as are all processes
+            stopped = _say(e, 128 + e.signal)
+        hosts.finish()
     except InputError as e:
-        sys.exit(_say(e, 2))
+        _end(e, 2)
     except NonFiniteLossError as e:
-        sys.exit(_say(e, 1))
-    except StoppedError as e:
-        sys.exit(_say(e, 128 + e.signal))
+        _end(e, 1)
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; run the same command to continue", 130))
+        _end("interrupted; run the same command to continue", 130)
     except BrokenPipeError:  # whoever read the output has what they wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hosts.leave("its output was closed", 1)
         sys.exit(1)
     except OSError as e:
-        sys.exit(_say(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e, 1))
+        _end(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e, 1)
+    except Exception as e:
+        if not hosts.peers():
+            raise
+        hosts.suspect(e)
+        traceback.print_exc()
+        hosts.leave(f"{type(e).__name__}: {first_line(e)}", 1)
+    if stopped:
+        sys.exit(stopped)
+
+
+def _end(message: object, code: int) -> None:
+    from cv3jax import hosts
+
+    _say(message, code)
+    hosts.leave(" ".join(str(message).split()), code)
+    sys.exit(code)
 
 
 def prefer_eigen() -> None:

@@ -51,7 +51,7 @@ def import_unet(path: Path, flag: str, *, head_channels: int | None, official: O
     fields, width = _recognised(where, lambda: (recognise.unet_fields(shapes, head), recognise.text_width(shapes)))
     if official and (problem := disagreement(official, fields)):
         raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
-    fields = {**fields, "groups": GROUPS, "remat": False, "dtype": dtype}
+    fields = {**fields, "groups": GROUPS, "remat": "none", "dtype": dtype}
     entries = unet_entries(**{name: fields[name] for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")})
     params = _fit(tensors, entries, lambda: model_shapes(build_model(UNet, fields), width), where)
     why = "--head-channels" if head_channels is not None else official.path.name if said else "default: every attention width divides by it"

@@ -72,6 +72,22 @@ class MetricsLog:
             self._board.flush()
 
 
+class NoLog:
+    """The log of a process that leaves telling to another."""
+
+    def advance(self) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """The objects of a metrics.jsonl; none when there is no file. A last line cut off by a kill is dropped.
 

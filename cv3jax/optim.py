@@ -1,12 +1,17 @@
-"""The optimizer: adamw or muon, learning-rate warm-up and decay, clipping of the global gradient norm."""
+"""The optimizer: adamw, adafactor or muon, learning-rate warm-up and decay, clipping of the global gradient norm."""
+
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cv3jax.muon import matrix_shape, scale_by_muon
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "adafactor", "muon")
 DECAYS = ("constant", "linear", "cosine")
+MOMENTS = ("float32", "bfloat16")
+FACTORED = 128  # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")  # wide, shallow and cheap to train by adam
 
 
@@ -34,15 +39,88 @@ def muon_labels(params) -> dict:
     return jax.tree.map_with_path(label, params)
 
 
+class Stored(NamedTuple):
+    """The state of an optimizer whose statistics are stored in bfloat16."""
+
+    count: jax.Array  # int32, updates done: what the rounding of the next is drawn from
+    inner: Any
+
+
+def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, computing in float32, its float32 statistics rounded to bfloat16 between updates: half the bytes.
+
+    They are rounded up or down at random, to the right mean. Rounded to nearest, a running mean that changes by less than its
+    two-hundredth an update stays where it is, and adam's second moment with b2 = 0.999 changes by a thousandth.
+    """
+
+    def down(count, state):
+        leaves, structure = jax.tree.flatten(state)
+        key = jax.random.fold_in(jax.random.key(0), count)
+        keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
+        return structure.unflatten([round_at_random(k, x) if x.dtype == jnp.float32 else x for k, x in zip(keys, leaves)])
+
+    def init(params):
+        count = jnp.zeros((), jnp.int32)
+        return Stored(count, down(count, inner.init(params)))
+
+    def update(updates, state, params=None):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner)
+        updates, wide = inner.update(updates, wide, params)
+        count = optax.safe_increment(state.count)
+        return updates, Stored(count, down(count, wide))
+
+    return optax.GradientTransformation(init, update)
+
+
+def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
+    """float32 → one of the two bfloat16 beside it, the nearer the likelier, so that the mean is x. Infinities and NaN stay."""
+    # a bfloat16 is the upper half of a float32: what is added to the lower half carries as often as it is large
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
+    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
+
+
+def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformation:
+    """Adafactor (arXiv 1804.04235) without its own learning rate: updates have a root mean square of about 1, as adam's have.
+
+    The second moment of a matrix is kept as the means of its rows and columns. It is averaged with 1 - t^-0.8, at most `b2`. `momentum`
+    is a running mean of the updates; 0 keeps none.
+    """
+    second = optax.scale_by_factored_rms(
+        min_dim_size_to_factor=FACTORED, decay_rate=0.8, decay_rate_fn=lambda t, power: jnp.minimum(1.0 - (t + 1.0) ** -power, b2)
+    )
+    first = [optax.ema(momentum, debias=False)] if momentum else []
+    return optax.chain(second, optax.stateless(lambda updates, params: jax.tree.map_with_path(clip_rms, updates)), *first)
+
+
+def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
+    """An update with a root mean square of at most 1, each layer's of a stack for itself."""
+    axes = tuple(range(int(matrix_shape(path, update)[0] > 1), update.ndim)) if update.ndim else ()
+    return update / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(update), axes, keepdims=True)))
+
+
 def make_optimizer(
     kind: str, lr: optax.Schedule, *, weight_decay: float = 0.0, clip: float = 1.0, b1: float = 0.9, b2: float = 0.99, eps: float = 1e-8,
+    momentum: float = 0.0, moments: str = "float32",
 ) -> optax.GradientTransformation:  # fmt: skip
-    """adamw (b1, b2, eps) or muon (adam for vectors and embeddings). Gradients are clipped to the global norm `clip` first."""
+    """adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings). Decay is decoupled, times lr.
+
+    Gradients are clipped to the global norm `clip` first. `moments`: the type in which all three store their statistics.
+
+    Raises:
+        ValueError: no such kind or type of moments.
+    """
+    if moments not in MOMENTS:
+        raise ValueError(f"moments must be one of {', '.join(MOMENTS)}, not {moments!r}")
+    store = stored_in_bfloat16 if moments == "bfloat16" else lambda inner: inner
+    decay, rate = optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(lr)
     if kind == "adamw":
-        optimizer = optax.adamw(lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        optimizer = optax.chain(store(optax.scale_by_adam(b1, b2, eps)), decay, rate)
+    elif kind == "adafactor":
+        optimizer = optax.chain(store(scale_by_adafactor(b2, momentum)), decay, rate)
     elif kind == "muon":
-        parts = {"muon": optax.chain(scale_by_muon(), optax.add_decayed_weights(weight_decay)), "adam": optax.scale_by_adam(b1, b2, eps)}
-        optimizer = optax.chain(optax.partition(parts, muon_labels), optax.scale_by_learning_rate(lr))
+        parts = {"muon": optax.chain(store(scale_by_muon()), decay), "adam": store(optax.scale_by_adam(b1, b2, eps))}
+        optimizer = optax.chain(optax.partition(parts, muon_labels), rate)
     else:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {kind!r}")
     return optax.chain(optax.clip_by_global_norm(clip), optimizer)

@@ -58,7 +58,7 @@ def sample_many(
         if todo:
             cascade = load(source, parts, devices)
             sample_jobs.write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
-            with stopping.noticing(ENDS) as noticed:
+            with stopping.noticing(ends=ENDS) as noticed:
                 options = {"size": side, "base": base, "relay": relay}
                 made = sample_jobs.make(jobs, todo, width, lambda some: draw(cascade, some, width, **options), out, place, noticed)
                 stop = noticed()

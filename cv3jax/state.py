@@ -49,11 +49,13 @@ def image_keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float, accumulate: int = 1
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float, accumulate: int = 1,
+    spread: Callable[[Callable], Callable] = lambda gradient: gradient,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
     """step(state, frozen, batch) → (state, metrics). Jit it with state donated; `frozen` (encoders, teacher) never is.
 
-    `accumulate` > 1 averages gradients over that many microbatches in one scan. metrics: loss, grad_norm,
+    `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` makes of a function of rows
+    (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole batch, over a mesh. metrics: loss, grad_norm,
     param_norm (after the update) and the loss's own, float32 scalars.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -62,18 +64,18 @@ def make_train_step(
         (loss, metrics), grads = gradient(params, frozen, *part)
         return grads, {"loss": loss, **metrics}
 
-    def accumulated(params, frozen, batch, key):
-        keys = image_keys(key, jax.tree.leaves(batch)[0].shape[0])
+    def accumulated(params, frozen, rows):
         if accumulate == 1:
-            return one(params, frozen, (batch, keys))
-        parts = microbatches((batch, keys), accumulate)
+            return one(params, frozen, rows)
+        parts = microbatches(rows, accumulate)
         shape = jax.eval_shape(one, params, frozen, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
         total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(params, frozen, part)), None), zeros, parts)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(state, frozen, batch):
-        grads, metrics = accumulated(state.params, frozen, batch, jax.random.fold_in(state.key, state.step))
+        keys = image_keys(jax.random.fold_in(state.key, state.step), jax.tree.leaves(batch)[0].shape[0])
+        grads, metrics = spread(accumulated)(state.params, frozen, (batch, keys))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(decay, state.step))

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from cv3jax.peers import Peers
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -18,14 +20,22 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def noticing(ends: str = "ends after this step, with a checkpoint") -> Iterator[Callable[[], int | None]]:
-    """Within the block the first of SIGNALS is noted and not obeyed: the yielded function gives its number. A second one is obeyed.
+def noticing(
+    peers: Peers | None = None, *, ends: str = "ends after this step, with a checkpoint"
+) -> Iterator[Callable[..., int | None]]:  # fmt: skip
+    """Within the block the first of SIGNALS is noted and not obeyed. A second one is obeyed.
 
-    `ends` is what is said when it comes.
+    The yielded function, called with each step after it was begun, gives the signal's number once it has come; where there are `peers`
+    it is that of any process, in all of them at the same step. `ends` is what is said when it comes.
     """
     received = []
+
+    def noticed(step: int = 0) -> int | None:
+        first = received[0] if received else None
+        return peers.last(step, first) if peers else first
+
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield lambda: None
+        yield noticed
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
@@ -42,6 +52,6 @@ def noticing(ends: str = "ends after this step, with a checkpoint") -> Iterator[
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield lambda: received[0] if received else None
+        yield noticed
     finally:
         restore()

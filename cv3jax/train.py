@@ -1,18 +1,23 @@
 """`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing workdir continues."""
 
+import contextlib
+import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, lock, manifest, recipe
+from cv3jax import checkpoint, hosts, lock, manifest, recipe, tracing
 from cv3jax.build import build
 from cv3jax.loop import Cadence, train_loop
+from cv3jax.stopping import StoppedError
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
-RESUMABLE = ("train.", "sample.", "mesh.", "batch.per_device", "data.threads", "init_from")
+SHARED = 30  # seconds that a network file system takes at most to show what another machine made
+RESUMABLE = ("train.", "sample.", "mesh.", "attention", "batch.per_device", "data.threads", "init_from", "profile")
 
 
 def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:
@@ -27,23 +32,46 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         OSError: something could not be written; the checkpoints before it remain.
     """
     recipe.check_directory(workdir, "--workdir")
-    with lock.hold(workdir):
+    with hold(workdir):
         facts = recipe.to_json(config)
-        latest = check_resume(facts, workdir, resume_from)
+        latest = hosts.first("resume", lambda: check_resume(facts, workdir, resume_from))
         stage = build(config, workdir)
+        profile = tracing.steps_of(config.profile.steps) if "profile" in config else None
+        tracing.check(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
-        if latest is not None:
+        if latest is not None and hosts.main():
             for path in checkpoint.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
                 print(f"cv3jax: going on from step {latest}; the newer checkpoint is now {path}, delete it when you like", file=sys.stderr)
+        hosts.barrier("set aside")
         every = config.train
-        cadence = Cadence(every.steps, every.log_every, every.save_every, every.preview_every, every.keep)
+        cadence = Cadence(every.steps, every.log_every, every.save_every, every.preview_every, every.keep, profile)
         state, seconds = train_loop(
             name=config.stage, workdir=workdir, state=state, like=stage.like, data=stage.data, place=stage.place, step_fn=stage.step,
             cadence=cadence, config=facts, preview=stage.preview(workdir / "previews"), resume_from=resume_from,
         )  # fmt: skip
-        figures = {"stage": config.stage, "steps": config.train.steps, "seconds": seconds, **stage.export(state.ema, workdir / "cascade")}
+        total = sum(seconds.values())
+        figures = {"stage": config.stage, "steps": config.train.steps, "seconds": total, "goodput": seconds["step"] / total}
+        figures |= {**{f"seconds_{kind}": value for kind, value in seconds.items()}, **stage.export(state.ema, workdir / "cascade")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
+
+
+@contextlib.contextmanager
+def hold(workdir: Path):
+    """Hold `workdir` for this run: one process has the lock, the others see that it is the same directory.
+
+    Raises:
+        InputError: another run has it, or this process sees another directory.
+    """
+    with lock.hold(workdir) if hosts.main() else contextlib.nullcontext():
+        hosts.barrier("lock")
+        patience = time.monotonic() + SHARED
+        while not hosts.main() and not (workdir / lock.NAME).exists():
+            if time.monotonic() > patience:
+                raise InputError(f"--workdir {workdir}: not the directory that process 0 has there; give one that all processes share")
+            time.sleep(0.1)
+        yield
+        hosts.barrier("unlock")
 
 
 def check_resume(facts: dict, workdir: Path, resume_from: int | None = None) -> int | None:
@@ -82,12 +110,21 @@ def gone_on(directory: Path, newest: int, resume_from: int) -> bool:
 def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("train", __doc__, EXAMPLE)
     parser.add_argument("--resume_from", type=int, metavar="STEP", help="go on from this checkpoint and set newer ones aside")
+    hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     recipe.check_file(args.json, "--json")
-    figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
-    done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
-    print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
-    recipe.write_json(args.json, figures)
+    hosts.start(args)
+    try:
+        figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
+    except StoppedError as e:
+        if e.signal != signal.SIGTERM:
+            raise
+        print(f"cv3jax: {e}", file=sys.stderr)  # and exit 0: a preempted run has done what it should
+        return
+    if hosts.main():
+        done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
+        print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
+        recipe.write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ image, the original size is the file's, upright. At sampling time (S, S, 0, 0, S
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -32,8 +34,7 @@ def make_loader(
     image_size: int,
     tokenize: Tokenize | None,
     seed: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int = 4,
     prefetch: int = 8,
     zoom: tuple[float, float] = (1.0, 1.0),
@@ -50,11 +51,12 @@ def make_loader(
 
     Args:
         records: a dataset's directory, or any sequence of records (such as `open_records` gives).
-        batch_size: of this host.
+        batch_size: of all hosts together.
         image_size: S, pixels.
         tokenize: captions → tokens; None leaves `tokens` out, for training on images alone.
         seed: of order, crops, flips and the choice of caption.
-        shard_index, shard_count: this host among all. Within an epoch hosts read disjoint records.
+        rows: those of each batch that this host reads, ascending; None: all. However a batch's rows are dealt to hosts, together
+            they read the same batches, and the state is the same on each: it restores onto any number of hosts.
         num_threads, prefetch: threads that prepare batches, and batches prepared ahead; 0 threads: none, in this one.
         zoom: range of the resized short side over S, uniform, at least 1.
         zoom_levels: only so many values of that range, evenly spaced, ends included; 0: all of it.
@@ -64,16 +66,15 @@ def make_loader(
         recaption_prob: how often a record's recaption, where it has one, replaces its caption (0.95 in CogView3 §3.1).
         shuffle: else in the order of the records.
         num_epochs: None: for ever.
-        drop_remainder: leaves out the last incomplete batch, and the few records that would give some hosts a batch more
-            than others. Without it every record comes, and hosts may differ by one record.
+        drop_remainder: leaves out the last incomplete batch. Without it every record comes, and of that batch some hosts may
+            have fewer rows, or none.
 
     Raises:
         InputError: an argument out of range, an unreadable dataset, or too few records for one batch; while iterating, a
             damaged record or image (its key and dataset are named).
     """
-    _check(
-        batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs
-    )
+    rows = range(batch_size) if rows is None else tuple(rows)
+    _check(batch_size, image_size, rows, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs)
     source = open_records(records) if isinstance(records, str | Path) else records
     name = getattr(source, "name", "the given records")
     if not len(source):
@@ -85,31 +86,30 @@ def make_loader(
     data = data.repeat(num_epochs)  # a new order each time: grain reseeds the shuffle by epoch
     if num_epochs is not None:
         whole = len(source) * num_epochs
-        mine = len(range(shard_index, whole, shard_count))
-        if drop_remainder:
-            mine = whole // shard_count
-            data = data[: mine * shard_count]
-        if mine < (batch_size if drop_remainder else 1):
+        if whole < batch_size and (drop_remainder or whole <= rows[0]):
             raise InputError(
-                f"{name}: {num_epochs} epoch(s) of {len(source)} records give host {shard_index} of {shard_count} only {mine}, "
-                f"less than one batch of {batch_size}; lower the batch size or allow an incomplete batch"
+                f"{name}: {num_epochs} epoch(s) of {len(source)} records are less than one batch of {batch_size}; "
+                "lower the batch size or allow an incomplete batch"
             )
+        if drop_remainder:
+            data = data[: whole // batch_size * batch_size]
     prepare = _Prepare(name, image_size, zoom, zoom_levels, crop_grid, random_crop, flip, recaption_prob, with_caption=tokenize is not None)
-    # Prepared before it is divided: the randomness goes by position, and each host's n-th record would get the same crop.
-    data = data.random_map(prepare)[shard_index::shard_count].batch(batch_size, drop_remainder=drop_remainder)
+    data = data.random_map(prepare)  # before rows are chosen: the randomness goes by position, and each host's would be the same
+    if len(rows) < batch_size:
+        data = grain.MapDataset.source(_Rows(data, batch_size, rows))
+    data = data.batch(len(rows), drop_remainder=drop_remainder)
     if tokenize is not None:
         data = data.map(_Tokens(tokenize))
     # In threads and not processes: Pillow releases the GIL, and the state of worker processes depends on their number.
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)))
 
 
-def _check(
-    batch_size, image_size, shard_index, shard_count, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs
-) -> None:
+def _check(batch_size, image_size, rows, num_threads, prefetch, zoom, zoom_levels, crop_grid, recaption_prob, num_epochs) -> None:
+    inside = len(rows) > 0 and rows[0] >= 0 and rows[-1] < batch_size and all(a < b for a, b in itertools.pairwise(rows))
     rules = (
         (batch_size >= 1, f"batch_size = {batch_size}: at least 1"),
         (8 <= image_size <= 8192, f"image_size = {image_size}: 8..8192 pixels"),
-        (0 <= shard_index < shard_count, f"shard_index = {shard_index} of shard_count = {shard_count}: an index below the count"),
+        (batch_size < 1 or inside, f"rows = {rows}: some of 0..{batch_size - 1}, ascending"),
         (num_threads >= 0, f"num_threads = {num_threads}: at least 0"),
         (prefetch >= 1, f"prefetch = {prefetch}: at least 1"),
         (1 <= zoom[0] <= zoom[1] <= 8, f"zoom = {zoom}: low and high, with 1 <= low <= high <= 8"),
@@ -121,6 +121,23 @@ def _check(
     for fine, message in rules:
         if not fine:
             raise InputError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some rows of every batch of a dataset, one after the other; only what is asked for is prepared."""
+
+    whole: grain.MapDataset
+    batch_size: int
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        batches, rest = divmod(len(self.whole), self.batch_size)
+        return batches * len(self.rows) + sum(row < rest for row in self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        batch, row = divmod(index, len(self.rows))
+        return self.whole[batch * self.batch_size + self.rows[row]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,20 @@
-"""Prints one `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir.
+"""One `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir: printed, or run here.
 
     python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- --config.data.path=DATA --config.cascade=runs/base
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation --launcher="sbatch --nodes=4 launch/slurm.sh --" | sh
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- --config.cascade=runs/base
 
-`sweep()` yields dicts {"schedule.start": 200, ...}. Run the lines one after the other, e.g. `… | sh`, or hand each to a scheduler.
+`sweep()` yields dicts {"schedule.start": 200, ...}. `--launcher` stands in front of each printed line, with {index} in it the
+number of the point. `--run` runs the points one after the other, in this terminal; the same command goes on where it ended.
 """
 
 import argparse
 import importlib.util
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from cv3jax import recipe
@@ -28,8 +34,8 @@ def points(spec: str) -> list[dict]:
     return found
 
 
-def commands(spec: str, workdir: Path, overrides: list[str]) -> list[str]:
-    """The shell commands, one a point; every one is checked against the recipe first.
+def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
+    """The commands, one a point; every one is checked against the recipe first.
 
     Raises:
         InputError: no sweep, a field or value that the recipe does not take, an override of a swept field, two equal points.
@@ -43,8 +49,50 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[str]:
         name = re.sub(r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items()))
         if name in lines:
             raise InputError(f"--config={spec}: two points of its sweep() would share the workdir {workdir / name}")
-        lines[name] = shlex.join(["cv3jax", "train", f"--config={spec}", "--workdir", str(workdir / name), *settings, *overrides])
+        lines[name] = ["cv3jax", "train", f"--config={spec}", "--workdir", str(workdir / name), *settings, *overrides]
     return list(lines.values())
+
+
+def printed(lines: list[list[str]], launcher: str) -> list[str]:
+    """The shell's lines. `launcher` is the shell's as well, and is not quoted."""
+    return [" ".join([*([launcher.replace("{index}", str(i))] if launcher else []), shlex.join(line)]) for i, line in enumerate(lines)]
+
+
+def run_all(lines: list[list[str]]) -> int:
+    """Runs the commands one after the other. A run that fails does not keep the next from running, a signal or exit 2 does.
+
+    Returns the exit code: 0 when all ended well, 1 when any failed, 2 when one was refused, 143 or 130 after SIGTERM or Ctrl-C.
+    """
+    stopped, told, failed, child = [], [], [], None
+
+    def tell():
+        if child and not told:  # a second SIGTERM would end the save
+            told.append(child.pid)
+            child.terminate()
+
+    def stop(number, frame):
+        stopped.append(number)
+        if number == signal.SIGTERM:  # a terminal's Ctrl-C reaches the child by itself
+            tell()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for i, line in enumerate(lines):
+        print(f"sweep: point {i + 1} of {len(lines)}: {shlex.join(line)}", file=sys.stderr, flush=True)
+        child = subprocess.Popen([sys.executable, "-m", "cv3jax.cli", *line[1:]])
+        if stopped:  # just before there was a child
+            tell()
+        code = child.wait()
+        child = None
+        if stopped or code == 2:
+            why = f"stopped by {signal.Signals(stopped[0]).name}" if stopped else "exit code 2: what was given has to change"
+            print(f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command goes on", file=sys.stderr)
+            return 128 + stopped[0] if stopped else 2
+        if code:
+            failed.append(f"{i + 1} (exit code {code})")
+    if failed:
+        print(f"sweep: failed: point {', '.join(failed)}; the same command tries them again", file=sys.stderr)
+    return int(bool(failed))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,8 +101,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="a recipe with a sweep()")
     parser.add_argument("--workdir", required=True, type=Path, help="each point's workdir is made under it")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--run", action="store_true", help="run the points here, one after the other")
+    how.add_argument("--launcher", default="", metavar="WORDS", help='in front of each line: "sbatch --nodes=4 launch/slurm.sh --"')
     args, overrides = parser.parse_known_args(argv)
-    print("\n".join(commands(args.config, args.workdir, [o for o in overrides if o != "--"])))
+    lines = commands(args.config, args.workdir, [o for o in overrides if o != "--"])
+    if args.run:
+        sys.exit(run_all(lines))
+    print("\n".join(printed(lines, args.launcher)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import shared
 
 from cv3jax.cli import prefer_eigen
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for the processes that tests start; this one has read it already
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 prefer_eigen()  # as every command does
 # A program of eight devices that comes from the compile cache may start two collectives a device at once; with only as many
 # threads as devices they wait for each other until XLA aborts. The pool is as large as this says.
@@ -23,6 +24,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 if shared.VARIABLE not in os.environ:
     os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (os.environ["JAX_PLATFORMS"] == "cpu" or jax.default_backend() != "gpu"):
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
 
 
 def pytest_unconfigure(config):

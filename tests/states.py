@@ -1,4 +1,4 @@
-"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints."""
+"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints, and metrics but for their times."""
 
 from pathlib import Path
 
@@ -26,9 +26,16 @@ def named_leaves(state) -> dict[str, np.ndarray]:
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Everything in a checkpoint's train state by its path, as it was saved."""
     manager = checkpoint.open_manager(workdir / "checkpoints")
-    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # for what other processes saved
+    args = checkpoint.ocp.args.StandardRestore(fallback_sharding=whole)
+    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=args)).state
     manager.close()
     return named_leaves(state)
+
+
+def untimed(lines: list[dict]) -> list[dict]:
+    """Lines of metrics but for what the clock says."""
+    return [{name: value for name, value in line.items() if not name.startswith(("seconds", "goodput"))} for line in lines]
 
 
 def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
-from states import assert_equal, leaves
+from states import assert_equal, leaves, untimed
 
 from cv3jax import checkpoint
 from cv3jax.cascade import load_params
@@ -81,11 +81,11 @@ def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) 
 def position(workdir: Path) -> dict[str, bytes]:
     """Where the loader stands in the last checkpoint."""
     data = workdir / "checkpoints" / str(STEPS) / "data"
-    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*.json")}
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("metadata")}
 
 
 def curve(workdir: Path) -> list[dict]:
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_lines(workdir / "metrics.jsonl")]
+    return untimed(read_lines(workdir / "metrics.jsonl"))
 
 
 def exported(workdir: Path, stage: str) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 import tiny_runs
-from states import assert_equal, leaves, named_leaves
+from states import assert_equal, leaves, named_leaves, untimed
 
 from cv3jax import build, checkpoint, train
 from cv3jax.metrics import read_lines
@@ -51,16 +51,13 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
     assert_equal(ours, theirs)
     assert int(ours["step"]) == STEPS
     assert {name.split("/")[0] for name in ours} == {"step", "key", "params", "ema", "opt_state"}
-    curves = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(tmp_path / name / "metrics.jsonl")]
-        for name in ("killed", "whole")
-    ]
+    curves = [untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("killed", "whole")]
     assert curves[0] == curves[1]
     assert [line["step"] for line in curves[0]] == list(range(1, STEPS + 1))
     seconds = [line["seconds"] for line in read_lines(tmp_path / "killed" / "metrics.jsonl")]
     assert seconds == sorted(seconds)
     data = [(path / "data") for path in (tmp_path / "whole" / "checkpoints" / str(STEPS), tmp_path / "killed" / "checkpoints" / str(STEPS))]
-    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("*.json")} for d in data]
+    files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("metadata")} for d in data]
     assert files[0]
     assert files[0] == files[1]  # the loader stands at the same record
 

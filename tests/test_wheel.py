@@ -31,6 +31,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
                            capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
     assert all(Path(path).is_relative_to(target) for path in found)
     assert not (target / "configs").exists()
+    assert (target / "cv3jax" / "topologies" / "h100.textproto").is_file()
     shown = tiny_runs.run("cv3jax.train", "--help", **where).stdout
     for name in (path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common")):
         assert name in shown
@@ -38,6 +39,6 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     loaded = subprocess.run([sys.executable, "-c", code], env=tiny_runs.environment(PYTHONPATH=str(target)), cwd=where["cwd"],
                             capture_output=True, text=True)  # fmt: skip
     assert loaded.stdout == "all\n", loaded.stderr[-1000:]
-    for command in ("train", "sample", "quickstart", "data"):
+    for command in ("train", "sample", "compile", "quickstart", "data"):
         assert "usage: cv3jax" in tiny_runs.run("cv3jax.cli", command, "--help", **where).stdout
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -18,7 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import build, build_diffusion, recipe, sharding, train
+from cv3jax import build, recipe, sharding, train
 from cv3jax.build import Stage
 from cv3jax.metrics import read_lines
 from data_pipeline import scenes as scene_data
@@ -127,10 +127,8 @@ def compilations():
 @contextlib.contextmanager
 def split_small():
     """fsdp splits parameters of 256 elements and more: at its real threshold everything of a tiny model would be replicated."""
-    rule = functools.partial(sharding.tree_sharding, min_size=256)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "tree_sharding", rule)
-        patch.setattr(build_diffusion, "tree_sharding", rule)
+        patch.setattr(sharding, "MIN_SIZE", 256)
         yield
 
 
@@ -138,7 +136,7 @@ def split_small():
 def devices(count: int):
     """The stages built inside the block see only the first `count` devices."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "make_mesh", functools.partial(sharding.make_mesh, devices=jax.devices()[:count]))
+        patch.setattr(build, "make_mesh", lambda **axes: sharding.make_mesh(**{**axes, "devices": jax.devices()[:count]}))
         yield
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
+Gather = Callable[[tuple[str, ...], Any], Any]  # (path of a module, its parameters as they are stored) → as it computes with them
+REMATS = ("none", "block", "full", "offload")
+GATHERED, BLOCK_INPUT = "gathered", "block_input"  # what rematerialisation goes by
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -23,6 +27,30 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def no_constraint(x: jax.Array) -> jax.Array:
     """The identity: the default of every `constrain` field, for models that run without a mesh."""
     return x
+
+
+def block_of(
+    module: type[nn.Module], path: tuple[str, ...], gather: Gather | None, remat: str, *, scanned: bool = False
+) -> type[nn.Module]:  # fmt: skip
+    """`module`, which makes its parameters whole by itself, and keeps for the backward pass what `remat` says.
+
+    none: every activation. block, full: only its input (full: the UNet does the same once more around it). offload: its input, in
+    the host's memory. Gathered parameters are never kept: they would be all of the model's.
+    """
+    policies = jax.checkpoint_policies
+    if gather is not None:
+        module = nn.map_variables(module, "params", trans_in_fn=lambda variables: {"params": gather(path, variables["params"])})
+    if remat == "none":
+        if gather is None:
+            return module
+        policy = policies.save_anything_except_these_names(GATHERED)
+    elif remat == "offload":
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
+        )
+    else:
+        policy = None
+    return nn.remat(module, prevent_cse=not scanned, policy=policy)
 
 
 def group_norm(groups: int, epsilon: float, dtype: Any, name: str | None = None) -> nn.GroupNorm:
@@ -58,6 +86,7 @@ class ResBlock(nn.Module):
         def normed(h, name):
             return group_norm(self.groups, self.epsilon, self.dtype, name)(h) if self.groups else h
 
+        x = checkpoint_name(x, BLOCK_INPUT)
         h = conv3(self.features, self.dtype, "conv_in")(nn.silu(normed(x, "norm_in")))
         if emb is not None:
             h = h + nn.Dense(self.features, dtype=self.dtype, name="emb")(nn.silu(emb))[:, None, None, :]
@@ -87,6 +116,24 @@ class Attention(nn.Module):
         return nn.Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
 
 
+class GatedDense(nn.Module):
+    """(value, gate): x [B, S, C] → two of [B, S, features], by one matrix [C, 2 features].
+
+    The halves are an axis of their own, so that a mesh can split the features of both alike.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (2 * self.features,), jnp.float32)
+        x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
+        y = jnp.einsum("bsc,cgf->gbsf", x, kernel.reshape(x.shape[-1], 2, self.features))
+        return y + bias.reshape(2, 1, 1, self.features)
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention to the text, GEGLU feed-forward; each pre-normed and residual.
 
@@ -103,11 +150,12 @@ class TransformerBlock(nn.Module):
         def normed(name):
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(x)
 
+        x = checkpoint_name(x, BLOCK_INPUT)
         attention = {"head_dim": self.head_dim, "dtype": self.dtype, "attend": self.attend}
         h = normed("norm_self")
         x = x + Attention(**attention, name="self_attention")(h, h)
         x = x + Attention(**attention, name="cross_attention")(normed("norm_cross"), text)
-        value, gate = jnp.split(nn.Dense(8 * x.shape[-1], dtype=self.dtype, name="ff_in")(normed("norm_ff")), 2, axis=-1)
+        value, gate = GatedDense(4 * x.shape[-1], dtype=self.dtype, name="ff_in")(normed("norm_ff"))
         x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
         return self.constrain(x)
 
@@ -122,17 +170,18 @@ class SpatialTransformer(nn.Module):
     depth: int
     head_dim: int
     groups: int = 32
-    remat: bool = False
+    remat: str = "none"
     dtype: Any = jnp.float32
     attend: Attend = attend
     constrain: Constrain = no_constraint
+    gather: Gather | None = None
 
     @nn.compact
     def __call__(self, x, text):
         batch, height, width, channels = x.shape
         h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x).reshape(batch, height * width, channels)
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        block = nn.remat(TransformerBlock, prevent_cse=False) if self.remat else TransformerBlock
+        block = block_of(TransformerBlock, (*self.path, "blocks"), self.gather, self.remat, scanned=True)
         stack = nn.scan(
             lambda block, h, text: (block(h, text), None),
             variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.depth,

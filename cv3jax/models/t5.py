@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv3jax.models.layers import Gather, block_of
+
 
 def relative_bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
     """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then logarithmic. int32.
@@ -76,6 +78,12 @@ class T5Encoder(nn.Module):
     max_distance: int = 128
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
+    gather: Gather | None = None  # makes a layer's parameters whole, where each device holds a part of them
+
+    @staticmethod
+    def gathers(path: tuple[str, ...]) -> bool:
+        """Whether the parameter at `path` is of a layer, which calls `gather` itself."""
+        return "layers" in path
 
     @nn.compact
     def __call__(self, tokens, mask=None):
@@ -98,6 +106,6 @@ class T5Encoder(nn.Module):
             lambda layer, x, bias: (layer(x, bias), None),
             variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.layers,
         )  # fmt: skip
-        layer = Layer(self.heads, self.head_dim, self.ff, self.epsilon, self.dtype, name="layers")
-        x, _ = stack(layer, x, bias)
+        layer = block_of(Layer, ("layers",), self.gather, "none", scanned=True)
+        x, _ = stack(layer(self.heads, self.head_dim, self.ff, self.epsilon, self.dtype, name="layers"), x, bias)
         return RMSNorm(self.epsilon, jnp.float32, name="norm_out")(x)

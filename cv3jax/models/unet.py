@@ -1,12 +1,25 @@
 """The denoising network F of CogView3: a UNet of stages, text by cross-attention, sizes and time by an added embedding."""
 
+import re
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from cv3jax.models.embeddings import timestep_embedding
-from cv3jax.models.layers import Attend, Constrain, ResBlock, SpatialTransformer, attend, conv3, group_norm, no_constraint, upsample_nearest
+from cv3jax.models.layers import (
+    Attend,
+    Constrain,
+    Gather,
+    ResBlock,
+    SpatialTransformer,
+    attend,
+    block_of,
+    conv3,
+    group_norm,
+    no_constraint,
+    upsample_nearest,
+)
 
 
 class UNet(nn.Module):
@@ -24,10 +37,16 @@ class UNet(nn.Module):
     out_channels: int = 4
     w_dim: int = 0  # width of the guidance-weight embedding of distilled models; 0 leaves it out
     groups: int = 32
-    remat: bool = False
+    remat: str = "none"  # what is computed again in the backward pass: layers.REMATS
     dtype: Any = jnp.float32
     attend: Attend = attend
     constrain: Constrain = no_constraint
+    gather: Gather | None = None  # makes a block's parameters whole, where each device holds a part of them
+
+    @staticmethod
+    def gathers(path: tuple[str, ...]) -> bool:
+        """Whether the parameter at `path` is of a block, which calls `gather` itself."""
+        return "blocks" in path or re.fullmatch(r"(down|mid|up)_\d+(_\d+)?", path[0]) is not None
 
     @nn.compact
     def __call__(self, x, index, cond):
@@ -54,15 +73,19 @@ class UNet(nn.Module):
         text = cond["text"].astype(self.dtype)
         h = conv3(self.channels, self.dtype, "conv_in")(x)
 
-        res_block = nn.remat(ResBlock) if self.remat else ResBlock
-
-        def block(h, features, depth, name):
+        def unit(self, h, emb, text, features, depth, name):
+            res_block = block_of(ResBlock, (name,), self.gather, self.remat)
             h = self.constrain(res_block(features, self.groups, dtype=self.dtype, name=name)(h, emb))
             if depth:
                 h = SpatialTransformer(
-                    depth, self.head_dim, self.groups, self.remat, self.dtype, self.attend, self.constrain, name=f"{name}_transformer"
-                )(h, text)
+                    depth, self.head_dim, self.groups, self.remat, self.dtype, self.attend, self.constrain, self.gather,
+                    name=f"{name}_transformer",
+                )(h, text)  # fmt: skip
             return self.constrain(h)
+
+        def block(h, features, depth, name):
+            kept = nn.remat(unit, static_argnums=(4, 5, 6)) if self.remat == "full" else unit
+            return kept(self, h, emb, text, features, depth, name)
 
         skips = [h]
         last = len(self.channel_mult) - 1

@@ -1,0 +1,151 @@
+"""Attention kernels against XLA's and PyTorch's at the UNet's sizes, forward and with gradients, on the device that is there.
+
+    python benchmarks/attention.py --json docs/benchmarks/attention.json
+
+On a CPU XLA and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's flash kernel too, on a TPU splash. They take
+turns; a ratio is the seconds of one to those of XLA in the same turn, median and quartiles. Each is checked against XLA first.
+PyTorch is left out where it is not installed, or not for the device.
+"""
+
+import argparse
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from cv3jax.attention import KERNELS, make_attend
+from cv3jax.cli import prefer_eigen
+from cv3jax.sharding import make_mesh
+
+# queries, keys, heads: self-attention and cross-attention to 225 tokens, of the released UNet's two stages at 512² and 1024²
+SHAPES = tuple((queries, keys, heads) for queries, heads in ((256, 20), (1024, 10), (1024, 20), (4096, 10)) for keys in (queries, 225))
+HEAD_DIM = 64
+LEAST = 0.1  # seconds of what is timed at once: a call that takes less is repeated
+WITHIN = {"bfloat16": 0.03, "float32": 1e-4}  # of the largest value
+
+
+def draw(batch: int, queries: int, keys: int, heads: int) -> list[np.ndarray]:
+    """q, k, v and the cotangent of the output."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((batch, length, heads, HEAD_DIM), np.float32) for length in (queries, keys, keys, queries)]
+
+
+def jax_call(kind: str, arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callable[[], tuple]:
+    """A call of one kernel, compiled → its outputs."""
+    device = jax.devices()[0]
+    attend = make_attend(kind, device.platform, make_mesh(devices=[device]), head_dim=HEAD_DIM, dtype=dtype)
+
+    def run(q, k, v, g):
+        if not gradients:
+            return (attend(q, k, v),)
+        out, back = jax.vjp(attend, q, k, v)
+        return out, *back(g)
+
+    compiled = jax.jit(run)
+    inputs = [jax.device_put(jnp.asarray(x, dtype), device) for x in arrays]
+    return lambda: jax.block_until_ready(compiled(*inputs))
+
+
+def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callable[[], tuple] | None:
+    """A call of PyTorch's attention on the same kind of device → its outputs; None where there is no such PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    gpu = jax.devices()[0].platform == "gpu"
+    if jax.devices()[0].platform == "tpu" or (gpu and not torch.cuda.is_available()):
+        return None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # its layout is [B, N, S, D]: the transposition is no copy
+    inputs = [torch.from_numpy(x).to("cuda" if gpu else "cpu", getattr(torch, dtype)).transpose(1, 2) for x in arrays]
+    q, k, v = (x.detach().requires_grad_(gradients) for x in inputs[:3])
+
+    def run():
+        with torch.set_grad_enabled(gradients):
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+            result = (out, *torch.autograd.grad(out, (q, k, v), inputs[3])) if gradients else (out,)
+        if gpu:
+            torch.cuda.synchronize()
+        return result
+
+    return run
+
+
+def as_array(x: Any) -> np.ndarray:
+    """float32 [B, S, N, D] of either library's output."""
+    return np.asarray(x, np.float32) if isinstance(x, jax.Array) else x.detach().transpose(1, 2).float().cpu().numpy()
+
+
+def check(name: str, ours: tuple, theirs: tuple, within: float) -> None:
+    """RuntimeError unless outputs and gradients are those of XLA."""
+    for a, b in zip(map(as_array, ours), map(as_array, theirs), strict=True):
+        if not np.abs(a - b).max() <= within * np.abs(b).max():
+            raise RuntimeError(f"{name} is off by {np.abs(a - b).max() / np.abs(b).max():.2g} of the largest value")
+
+
+def seconds(call: Callable[[], tuple], repeats: int) -> float:
+    """Of one of `repeats` calls in a row."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats
+
+
+def compare(shape: tuple[int, int, int], batch: int, dtype: str, gradients: bool, rounds: int) -> dict:
+    """Seconds of every kernel there is at one shape, and the ratios to XLA's."""
+    arrays, platform = draw(batch, *shape), jax.devices()[0].platform
+    kinds = ["xla"] + ([KERNELS[platform]] if platform in KERNELS else [])
+    calls = {kind: jax_call(kind, arrays, dtype, gradients) for kind in kinds}
+    if torch := torch_call(arrays, dtype, gradients):
+        calls["torch"] = torch
+    reference = calls["xla"]()
+    for name, call in calls.items():
+        check(name, call(), reference, WITHIN[dtype])
+    repeats = {name: max(1, round(LEAST / seconds(call, 2))) for name, call in calls.items()}
+    took = measure.turns({name: functools.partial(seconds, call, repeats[name]) for name, call in calls.items()}, rounds)
+    queries, keys, heads = shape
+    return {
+        "queries": queries, "keys": keys, "heads": heads, "pass": "forward, gradients" if gradients else "forward", "seconds": took,
+        "ratio": {name: measure.ratios(values, took["xla"]) for name, values in took.items() if name != "xla"},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, help="images (default: 1 on a CPU, else 8)")
+    parser.add_argument("--dtype", choices=tuple(WITHIN), help="default: float32 on a CPU, else bfloat16")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of all (default: 9)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    if args.rounds < 1 or (args.batch is not None and args.batch < 1):
+        parser.error("--batch and --rounds must be at least 1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the GPU's memory too
+    prefer_eigen()
+    cpu = jax.devices()[0].platform == "cpu"
+    batch, dtype = args.batch or (1 if cpu else 8), args.dtype or ("float32" if cpu else "bfloat16")
+    facts = {**measure.facts(), "batch": batch, "dtype": dtype, "head_dim": HEAD_DIM}
+    results = [compare(shape, batch, dtype, gradients, args.rounds) for shape in SHAPES for gradients in (False, True)]
+    if "torch" in results[0]["seconds"]:
+        import torch
+
+        facts["torch"] = torch.__version__
+    print(json.dumps(facts, indent=2))
+    others = list(results[0]["ratio"])
+    rows = [
+        (r["queries"], r["keys"], r["heads"], r["pass"], measure.spread([1e3 * s for s in r["seconds"]["xla"]]), *r["ratio"].values())
+        for r in results
+    ]
+    print(measure.table(("queries", "keys", "heads", "pass", "xla, ms", *(f"{name} / xla" for name in others)), rows))
+    measure.write_json(args.json, {**facts, "results": results})
+
+
+if __name__ == "__main__":
+    main()

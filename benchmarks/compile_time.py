@@ -1,0 +1,110 @@
+"""How long `cv3jax compile` takes, and how much of this machine's memory, for the paper's stages on the hardware they are meant for.
+
+    python benchmarks/compile_time.py --out benchmarks/results
+    python benchmarks/compile_time.py --out /tmp/try --recipes scenes_base:tiny --topologies v5e:2x4
+
+One compile at a time, each the command that users run, in a process of its own. Writes compile_time.json after each and
+compile_time.md at the end; given again, it goes on with what is missing. Exits 1 when a step does not fit or a train step took
+longer, or more memory, than the ten minutes and 12 GB that it may.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+
+from cv3jax.quickstart import environment
+
+RECIPES = ("base_256", "base_512", "base_aesthetic", "sr_1024", "relay_1024")
+TPUS = ("v5e:16x16", "v5p:8x8x4")
+ON_GPUS, GPUS = ("base_512", "relay_1024"), ("h100:1x8x1",)
+STEPS = ("train", "encode")
+MOST_SECONDS, MOST_BYTES = 600, 12e9  # of a train step
+COLUMNS = ("recipe", "step", "hardware", "fits", "peak GB a chip", "arguments GB", "temporaries GB", "PFLOP a step", "on the wire GB",
+           "to FSDP's least", "bound on MFU", "compile s", "host GB")  # fmt: skip
+
+
+def cells(recipes: list[str] | None, topologies: list[str] | None, steps: list[str]) -> list[tuple[str, str, str]]:
+    """(recipe, step, topology) of every compile; without flags, the paper's stages on TPU pods and two of them on GPUs."""
+    if recipes or topologies:
+        pairs = itertools.product(recipes or RECIPES, topologies or TPUS)
+    else:
+        pairs = itertools.chain(itertools.product(RECIPES, TPUS), itertools.product(ON_GPUS, GPUS))
+    return [(recipe, step, topology) for recipe, topology in pairs for step in steps]
+
+
+def measure(recipe: str, step: str, topology: str) -> dict:
+    """The command's figures; its last words where it has none."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        argv = ["compile", f"--config={recipe}", "--topology", topology, "--step", step, "--json", str(figures)]
+        done = subprocess.run([sys.executable, "-m", "cv3jax.cli", *argv], capture_output=True, text=True, check=False)
+        print(done.stdout, flush=True)
+        if not figures.exists():
+            return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"}
+        return json.loads(figures.read_text())
+
+
+def row(key: str, f: dict) -> tuple:
+    """A line of the table."""
+    recipe, step, topology = key.split(" ")
+    if "error" in f:
+        return (recipe, step, topology, f["error"], *[""] * (len(COLUMNS) - 4))
+
+    def of(value, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    wire = None if f["collectives"] is None else sum(kind["wire_bytes"] for kind in f["collectives"].values()) / 1e9
+    peak, arguments, temporaries = (f[f"{name}_bytes_per_chip"] / 1e9 for name in ("peak", "argument", "temporary"))
+    return (
+        recipe, step, topology, "yes" if f["fits"] else "no", f"{peak:.2f}", f"{arguments:.2f}", f"{temporaries:.2f}",
+        f"{f['flops_per_step'] / 1e15:.1f}", of(wire, ".1f"), of(f["fsdp"] and f["fsdp"]["ratio"], ".2f"), of(f["mfu_bound"], ".0%"),
+        f"{f['compile_seconds']:.0f}", f"{f['host_peak_bytes'] / 1e9:.1f}",
+    )  # fmt: skip
+
+
+def table(results: dict[str, dict]) -> str:
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(key, figures) for key, figures in results.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in rows)
+
+
+def over(results: dict[str, dict]) -> list[str]:
+    """What failed, does not fit or took more than allowed."""
+    bad = [key for key, f in results.items() if "error" in f or not f["fits"]]
+    trains = {key: f for key, f in results.items() if "error" not in f and f["step"] == "train"}
+    return bad + [key for key, f in trains.items() if f["compile_seconds"] > MOST_SECONDS or f["host_peak_bytes"] > MOST_BYTES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where compile_time.json and compile_time.md go")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME")
+    parser.add_argument("--topologies", nargs="+", metavar="CHIP:SHAPE")
+    parser.add_argument("--steps", nargs="+", choices=("train", "encode", "sample"), default=list(STEPS))
+    parser.add_argument("--again", action="store_true", help="measure also what the results have already")
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # nothing here runs on a device
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "compile_time.json"
+    known = {} if args.again or not path.exists() else json.loads(path.read_text())["results"]
+    results: dict[str, dict] = {}
+    for cell in cells(args.recipes, args.topologies, args.steps):
+        key = " ".join(cell)
+        results[key] = known[key] if "error" not in known.get(key, {"error": ""}) else measure(*cell)
+        facts = {"environment": environment(), "results": {**known, **results}}
+        path.write_text(json.dumps(facts, indent=2) + "\n")
+    written = table(results)
+    where = ", ".join(f"{name} {value}" for name, value in facts["environment"].items())
+    (args.out / "compile_time.md").write_text(f"{where}\n\n{written}\n")
+    print(written)
+    if bad := over(results):
+        sys.exit(f"failed, does not fit, or over {MOST_SECONDS} s or {MOST_BYTES / 1e9:.0f} GB: {', '.join(bad)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the training loop adds to the bare step: data, transfers, metrics, time-keeping, against the same compiled step on one batch.
+
+    python benchmarks/loop.py --data runs/scenes --rounds 5
+
+The stage is the scenes' autoencoder at the batch whose step takes about --step seconds here (0.2). Each round times --steps of
+both, in turns and in one process: the bare step on a batch that is on the device already, dispatched one ahead as the loop
+does; and `train_loop` with the real loader, from its third step on, with a line of metrics every 10 steps and no checkpoint or
+preview in the time. Fails when the median ratio is above 1.03.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cv3jax import recipe
+from cv3jax.build import Stage, build
+from cv3jax.cli import prefer_eigen
+from cv3jax.loop import Cadence, train_loop
+from cv3jax.quickstart import environment
+from data_pipeline import scenes
+
+MOST = 1.03
+WARM = 3  # steps before the time is taken
+
+
+def config(data: Path, batch: int) -> ConfigDict:
+    return recipe.load("scenes_vae", [f"--config.data.path={data}", f"--config.batch.size={batch}", "--config.batch.per_device=1024"])
+
+
+def bare(stage: Stage, steps: int) -> float:
+    """Seconds a step on one batch."""
+    state, batch, before = stage.create(), stage.place(next(stage.data)), None
+    for step in range(-WARM, steps):
+        if step == 0:
+            jax.block_until_ready(before)
+            began = time.perf_counter()
+        state, metrics = stage.step(state, batch)
+        if before is not None:
+            jax.block_until_ready(before)
+        before = metrics
+    jax.block_until_ready(before)
+    return (time.perf_counter() - began) / steps
+
+
+def looped(stage: Stage, steps: int) -> float:
+    """Seconds a step in `train_loop`: from the end of one step to the end of the last."""
+    called = []
+
+    def step(state, batch):
+        called.append(time.perf_counter())
+        return stage.step(state, batch)
+
+    with tempfile.TemporaryDirectory() as workdir:
+        train_loop(
+            name="loop", workdir=Path(workdir), state=stage.create(), like=stage.like, data=stage.data, place=stage.place, step_fn=step,
+            cadence=Cadence(WARM + steps + 2, log=10, save=0, preview=0, keep=1), config={},
+        )  # fmt: skip
+    # step n + 2 is dispatched when step n has been looked at
+    return (called[WARM + steps + 1] - called[WARM + 1]) / steps
+
+
+def fitting(data: Path, seconds: float) -> tuple[int, Stage]:
+    """The batch, a power of 2, whose step comes nearest to `seconds`, and its stage."""
+    batch = 1
+    while True:
+        stage = build(config(data, batch), Path("."))
+        took = bare(stage, 3)
+        print(f"batch {batch}: {took * 1000:.0f} ms a step", file=sys.stderr)
+        if took > 0.7 * seconds:
+            return batch, stage
+        batch *= 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="records to train on (default: 256 scenes, rendered first)")
+    parser.add_argument("--step", type=float, default=0.2, help="seconds the step should take (default: 0.2)")
+    parser.add_argument("--steps", type=int, default=40, help="timed in each round (default: 40)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    prefer_eigen()
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data or Path(folder) / "scenes"
+        if args.data is None:
+            scenes.build(data, 256, 0, "train", size=128)
+        batch, stage = fitting(data, args.step)
+        rounds = []
+        for number in range(args.rounds):
+            pair = bare(stage, args.steps), looped(stage, args.steps)
+            rounds.append({"bare": pair[0], "loop": pair[1], "ratio": pair[1] / pair[0]})
+            milliseconds = f"bare {pair[0] * 1000:.1f} ms, loop {pair[1] * 1000:.1f} ms"
+            print(f"round {number + 1}: {milliseconds}, ratio {pair[1] / pair[0]:.4f}", flush=True)
+    ratios = [one["ratio"] for one in rounds]
+    ratio, spread = statistics.median(ratios), (min(ratios), max(ratios))
+    figures = {**environment(), "batch": batch, "ratio": ratio, "spread": spread, "rounds": rounds}
+    print(json.dumps({name: value for name, value in figures.items() if name != "rounds"}))
+    recipe.write_json(args.json, figures)
+    if ratio > MOST:
+        sys.exit(f"the loop takes {ratio:.3f} times the bare step (bar: {MOST})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""A recipe's programs on devices that need not be there: what `cv3jax compile` compiles, and what a run's memory plan goes by."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cv3jax import checkpoint
+from cv3jax.build import batch_like, check, model_of, plan
+from cv3jax.build_diffusion import check_sides, describe, random_facts, whole_side
+from cv3jax.build_vae import vae_step
+from cv3jax.cascade import build_model, make_stage_sampler
+from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.vae import Autoencoder
+from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
+from data_pipeline.errors import InputError
+
+STEPS = ("train", "encode", "sample")
+RELEASED = {"vae": {"model": {}, "scale": 0.13025}, "t5": {"model": {}, "length": 225}}  # the models' defaults are the released sizes
+
+
+class Program(NamedTuple):
+    """A jitted function and what it is compiled for."""
+
+    jitted: Callable
+    args: tuple  # trees of ShapeDtypeStruct with shardings
+    mesh: Any
+    images: int  # of one execution, over all devices
+    microbatches: int
+    params: Any  # of the model at work, as shapes
+
+
+def program(config: ConfigDict, devices: list, step: str) -> Program:
+    """The `train`, `encode` or `sample` program of a recipe on `devices`.
+
+    The frozen parts are those of config.cascade, or the released ones where it is not set.
+
+    Raises:
+        InputError: what the recipe says does not fit together or not these devices, or it has no such step.
+    """
+    check(config)
+    deal = plan(config, devices)
+    if config.stage == "vae":
+        return _vae(config, deal, step)
+    description = frozen_facts(config)
+    check_sides(config, description["vae"]["model"])
+    steps = diffusion_steps(config, deal, description["vae"], description["t5"]["model"], description["t5"]["length"])
+    size, params = config.batch.size, steps.like.params
+    if step == "encode":
+        return Program(steps.encode, encode_args(steps), deal.mesh, size, deal.accumulate, steps.frozen)
+    if step == "train":
+        return Program(steps.train, train_args(steps), deal.mesh, size, deal.accumulate, params)
+    return _sample(config, deal, description, params)
+
+
+def frozen_facts(config: ConfigDict) -> dict:
+    """The description's vae and t5 entries of config.cascade, or of the released checkpoint."""
+    facts = dict(RELEASED)
+    if config.cascade:
+        facts |= checkpoint.read_cascade(config.cascade)[1]
+    if config.text.random and (not config.cascade or "t5" not in checkpoint.read_cascade(config.cascade)[1]):
+        facts["t5"] = {"model": random_facts(config), "length": config.text.length}
+    return facts
+
+
+def _vae(config: ConfigDict, deal: Any, step: str) -> Program:
+    if step != "train":
+        raise InputError(f"--step {step}: the vae recipe has only the step train")
+    model = model_of(Autoencoder, config.model, "config.model")
+    like, _, _, train = vae_step(config, deal, model, None)
+    return Program(train, (like, {}, batch_like(config, deal.mesh)), deal.mesh, config.batch.size, deal.accumulate, like.params)
+
+
+def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Program:
+    """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
+    stage = describe(config, description)
+    mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
+    run = make_stage_sampler(stage, **{name: stage[name] for name in ("steps", "guidance", "eta", "form")}, mesh=mesh)
+    vae, t5 = build_model(Autoencoder, description["vae"]["model"]), build_model(T5Encoder, description["t5"]["model"])
+    rows, side = batch_sharding(mesh), whole_side(config) // vae.factor
+
+    def like(*shape):
+        return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
+
+    noise, text = like(side, side, vae.z_channels), like(description["t5"]["length"], t5.channels)
+    keys = checkpoint.abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
+    ema = checkpoint.abstract(params, tree_sharding(params, mesh))
+    low = noise if stage["kind"] == "relay" else None
+    return Program(run, (ema, text, low, noise, keys), mesh, count, 1, params)

@@ -1,0 +1,95 @@
+"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they waited for in the others."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+KINDS = ("step", "data", "checkpoint", "preview", "compile", "other")
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+now = time.monotonic  # the tests have a clock of their own
+
+
+class Account:
+    """Seconds by kind since a run began; their sum is all the time there was. `add` brings in those of earlier sittings.
+
+    Steps are dispatched ahead, so what the host does while one of them runs costs nothing: from a step's dispatch to its end
+    all is "step". From then to the next dispatch it is what the host was doing. A thread notes when each step ends, so that
+    nobody has to wait for it.
+    """
+
+    def __init__(self):
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._until = self._line = now()  # all before is accounted for
+        self._line_steps = 0.0
+        self._host: list[tuple[str, float, float]] = []  # what the host did since, oldest first
+        self._steps: deque[tuple[float, Future]] = deque()  # dispatched, and when it ended
+        self._compiled = 0
+        self._watch = ThreadPoolExecutor(1, thread_name_prefix="step-end")
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count these too."""
+        for kind, value in seconds.items():
+            self.seconds[kind] += value
+        self._line_steps = self.seconds["step"]
+
+    @contextlib.contextmanager
+    def doing(self, kind: str) -> Iterator[None]:
+        """What the host does in the block is of this kind; a "step" that had to be compiled is "compile"."""
+        began, compiled = now(), self._compiled
+        try:
+            yield
+        finally:
+            self._host.append(("compile" if kind == "step" and self._compiled > compiled else kind, began, now()))
+
+    def started(self, metrics: Any) -> None:
+        """A step was dispatched, whose results are `metrics`."""
+        self._steps.append((now(), self._watch.submit(_end, metrics)))
+
+    def finished(self) -> None:
+        """Wait for the oldest step under way and account for all until its end. Raises what the devices raised."""
+        dispatched, end = self._steps.popleft()
+        end = end.result()
+        self._waited(dispatched)
+        self.seconds["step"] += max(end - self._until, 0.0)
+        self._until = max(end, self._until)
+
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def line(self) -> dict[str, float]:
+        """For a line of metrics: seconds so far, all and by kind, and the steps' share of the time since the last line."""
+        since, steps = self._until - self._line, self.seconds["step"] - self._line_steps
+        self._line, self._line_steps = self._until, self.seconds["step"]
+        named = {f"seconds_{kind}": value for kind, value in self.seconds.items()}
+        return {"seconds": self.total(), **named, "goodput": steps / since if since > 0 else 0.0}
+
+    def close(self) -> None:
+        """Account for what came after the last step."""
+        self._waited(now())
+        self._watch.shutdown(wait=False, cancel_futures=True)
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _waited(self, until: float) -> None:
+        """The devices had nothing to do from the end of the last step until then."""
+        rest = max(until - self._until, 0.0)
+        for kind, began, ended in self._host:
+            share = max(min(ended, until) - max(began, self._until), 0.0)
+            self.seconds[kind] += share
+            rest -= share
+        self.seconds["other"] += max(rest, 0.0)
+        self._host = [span for span in self._host if span[2] > until]
+        self._until = max(until, self._until)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        self._compiled += event == _COMPILED
+
+
+def _end(metrics: Any) -> float:
+    jax.block_until_ready(metrics)
+    return now()

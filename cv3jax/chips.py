@@ -1,0 +1,52 @@
+"""What a chip can do: the figures of its data sheet, against which a compiled program is held.
+
+bfloat16 products without sparsity; GB are 10^9 bytes; a link's figure is one direction of it. Sources:
+TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e; a link is the interconnect's bandwidth a chip over its ports: 1600 Gb/s over 4,
+1200 GB/s in both directions over 6, 3584 Gb/s over 4. GPUs: NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB; NVLink
+is half of their total of both directions; the network is that of NVIDIA's eight-GPU systems, a 400 Gb/s (A100: 200 Gb/s) adapter a GPU.
+"""
+
+import itertools
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+    title: str
+    flops: float  # bfloat16 a second
+    memory: float  # bytes
+    bandwidth: float  # of the memory, bytes a second
+    link: float  # bytes a second, one direction: of one torus link, or of all of a GPU's NVLinks
+    axes: int  # of the torus; 0: a switch
+    ring: int  # an axis of this size, or a multiple of it, wraps round
+    network: float  # bytes a second a chip, one direction, beyond the links
+
+    @property
+    def tpu(self) -> bool:
+        return self.axes > 0
+
+
+CHIPS = {
+    "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 50e9, 2, 16, 0),
+    "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 100e9, 3, 4, 0),
+    "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 112e9, 2, 16, 0),
+    "h100": Chip("NVIDIA H100 SXM 80 GB", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9),
+    "h200": Chip("NVIDIA H200 SXM 141 GB", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
+    "a100": Chip("NVIDIA A100 SXM 80 GB", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
+}
+DOMAIN = 8  # GPUs behind one NVLink switch
+
+
+def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: int) -> float:
+    """Bytes a second that a chip can send to the others of a group of `group` chips, at best.
+
+    A TPU's group as large as an axis of the torus (`shape`), or two, is taken to lie along it, with both directions of its links;
+    one of any other size has the links of all axes, and a pair those of the longest. An axis too short to wrap round is a line, whose
+    ends send one way only. GPUs (`shape`: partitions × hosts × GPUs) have NVLink up to eight, or a partition if that is smaller, then
+    the network.
+    """
+    if not chip.tpu:
+        return chip.link if group <= min(DOMAIN, shape[1] * shape[2]) else chip.network
+    axes = [axis for axis in shape if axis > 1] or [1]
+    pairs = {a * b: [a, b] for a, b in itertools.combinations(axes, 2)}
+    along = [group] if group in axes else [max(axes)] if group == 2 else pairs.get(group, axes)
+    return sum(chip.link * (2 if axis % chip.ring == 0 else 1) for axis in along)

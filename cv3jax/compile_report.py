@@ -1,0 +1,76 @@
+"""The figures of `cv3jax compile` as a page of text."""
+
+
+def text(f: dict) -> str:
+    """figures (`compile.run`, with "config") → the report."""
+    mesh = " × ".join(f"{axis} {size}" for axis, size in f["mesh"].items() if size > 1) or "one chip"
+    batches = "1 microbatch" if f["microbatches"] == 1 else f"{f['microbatches']} microbatches"
+    again = f", {f['recomputed_flops_per_step'] / f['flops_per_step']:.0%} of it recomputed" if f["recomputed_flops_per_step"] else ""
+    rows = [
+        (f"{f['config']}, {f['step']}", f"{f['topology']}: {f['chips']} × {f['chip']}, {mesh}; {f['images']:,} images in {batches}"),
+        ("parameters", f"{f['parameters']:,}"),
+        ("memory a chip", memory(f)),
+        ("FLOPs", f"{si(f['flops_per_step'])}FLOP a step, {si(f['flops_per_image'])}FLOP an image{again}"),
+    ]  # fmt: skip
+    if f["collectives"] is not None:
+        rows += moved(f)
+        rows += [
+            ("memory traffic", f"{si(f['memory_traffic_bytes_per_chip'])}B a chip and step, {f['arithmetic_intensity']:.0f} FLOP a byte"),
+            ("roofline", ", ".join(f"{name} {seconds * 1e3:,.1f} ms" for name, seconds in f["roofline_seconds"].items())),
+            ("bound on MFU", f"{f['mfu_bound']:.0%}"),
+        ]  # fmt: skip
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in f["seconds"].items())
+    host = f"at most {f['host_peak_bytes'] / 1e9:.1f} GB of this machine's memory"
+    rows.append(("compiled in", f"{f['compile_seconds']:.0f} s ({phases}), {host}"))
+    if "estimate" in f:
+        rows.append(("estimate", estimate(f["estimate"], f["roofline_seconds"] is not None)))
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+
+
+def memory(f: dict) -> str:
+    capacity = f"{gb(f['capacity_bytes'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
+    if f["output_bytes_per_chip"] is None:
+        arguments = gb(f["argument_bytes_per_chip"])
+        return f"the compiler ran out: it needs {gb(f['peak_bytes_per_chip'])}, {arguments} of it arguments, of {capacity}"
+    parts = [gb(f[f"{name}_bytes_per_chip"]) for name in ("argument", "output", "aliased", "temporary", "code")]
+    words = "arguments {} + outputs {} - aliased {} + temporaries {} + code {}".format(*parts)
+    host = f["host_memory_bytes_per_chip"]
+    return f"{words} = {gb(f['peak_bytes_per_chip'])} of {capacity}" + (f"; {gb(host)} of the host's memory" if host else "")
+
+
+def moved(f: dict) -> list[tuple[str, str]]:
+    """A line for each kind of collective; bytes on the wire of a chip."""
+    rows = []
+    for kind, row in f["collectives"].items():
+        types = ", ".join(f"{name} {gb(size)}" for name, size in row["wire_bytes_by_type"].items())
+        ours = f", of parameters {gb(row['parameter_wire_bytes'])}" if kind == "all-gather" else ""
+        rows.append((kind, f"{row['count']:,} ×, {gb(row['wire_bytes'])} on the wire of a chip ({types}{ours})"))
+    if not rows:
+        rows.append(("collectives", "none"))
+    if f["fsdp"] and f["fsdp"]["ratio"] is not None:
+        least = f["fsdp"]["minimum_gather_bytes"] + f["fsdp"]["minimum_reduce_bytes"]
+        rows.append(("to FSDP's least", (
+            f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered {f['fsdp']['gathers']} × a microbatch in bf16, each gradient "
+            f"reduced once in f32); gathers of activations {gb(f['fsdp']['activation_gather_bytes'])}"
+        )))  # fmt: skip
+    return rows
+
+
+def estimate(e: dict, whole: bool) -> str:
+    roof = f"{e['chip_hours_at_roofline']:,.0f} chip-hours at the roofline, " if whole else ""
+    return (f"{e['steps']:,} steps: {roof}{e['chip_hours_at_mfu']:,.0f} at {e['mfu']:.0%} MFU ({e['days_at_mfu']:,.1f} days); "
+            "of the steps alone, nothing measured")  # fmt: skip
+
+
+def gb(size: float) -> str:
+    """Bytes in units of powers of ten, as memory and links are sold."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 or not size else f"{size / 1e6:.2f} MB"
+
+
+def si(value: float) -> str:
+    """1.23e15 → `1.23 P`."""
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:.3g} {prefix}"
+    return f"{value:.3g} "

@@ -1,0 +1,143 @@
+"""The two jitted programs of a base or relay run, `encode` and `train`, from the recipe, a mesh and the frozen parts' descriptions.
+
+Nothing here needs data, weights or devices that are there: a run calls the programs, `cv3jax compile` only compiles them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cv3jax import checkpoint
+from cv3jax.build import Deal, attend_of, batch_like, make_tx, model_of, placement, state_shapes
+from cv3jax.cascade import build_model, model_shapes, unet_init
+from cv3jax.conditioning import stage_batch
+from cv3jax.denoiser import make_denoiser
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.objectives import diffusion_loss
+from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
+from cv3jax.sharding import Layout, batch_sharding, tree_sharding, tree_specs
+from cv3jax.state import image_keys, make_train_step, microbatches
+from data_pipeline.errors import InputError
+
+MATRICES = ("kernel", "embedding")  # what a model computes with as its own dtype, whatever it is stored as
+
+
+class DiffusionSteps(NamedTuple):
+    """What a run calls, and the shapes and shardings it calls it with."""
+
+    init: Callable[[jax.Array], Any]  # key → parameters
+    tx: Any
+    like: Any  # the train state
+    frozen: dict  # vae and t5, as `encode` takes them
+    batch: dict  # of the loader
+    encode: Callable  # (frozen parts, batch, key, step) → encoded batch
+    train: Callable  # (state, {}, encoded batch) → (state, metrics); the state is donated
+
+
+def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int) -> DiffusionSteps:
+    """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5 sizes, tokens a caption).
+
+    Raises:
+        InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
+    """
+    mesh, relay, o = deal.mesh, config.schedule.blur != "none", config.objective
+    vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": config.vae.dtype})
+    t5 = build_model(T5Encoder, {**t5_facts, "dtype": config.text.dtype})
+    model = model_of(UNet, config.model, "config.model", out_channels=vae.z_channels)
+    init, tx = unet_init(model, t5.channels), make_tx(config)
+    like = state_shapes(init, tx, config.seed, mesh)
+
+    layout = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype)
+    local = model.clone(gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh))
+    try:
+        schedule = stage_schedule(config)
+        denoise = make_denoiser(
+            lambda p, x, i, c: local.apply({"params": layout.whole(p, UNet.gathers)}, x, i, c), schedule.sigma, o.prediction
+        )  # fmt: skip
+        loss = diffusion_loss(
+            denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
+            norm=o.norm, offset_noise=o.offset_noise,
+        )  # fmt: skip
+    except ValueError as e:
+        raise InputError(f"config.objective: {e}") from e
+    train = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient)
+
+    shapes = {"vae": model_shapes(vae), "t5": as_computed(model_shapes(t5), config.text.dtype)}
+    frozen = checkpoint.abstract(shapes, tree_sharding(shapes, mesh))
+    encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
+    return DiffusionSteps(
+        init, tx, like, frozen, batch_like(config, mesh, length), jax.jit(encode, out_shardings=batch_sharding(mesh)),
+        jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
+    )  # fmt: skip
+
+
+def encode_args(steps: DiffusionSteps) -> tuple:
+    """What `steps.encode` is called with, as shapes."""
+    return steps.frozen, steps.batch, steps.like.key, steps.like.step
+
+
+def train_args(steps: DiffusionSteps) -> tuple:
+    """What `steps.train` is called with, as shapes."""
+    encoded = jax.eval_shape(steps.encode, *encode_args(steps))
+    rows = batch_sharding(steps.like.step.sharding.mesh)
+    return steps.like, {}, checkpoint.abstract(encoded, rows)
+
+
+def make_encode(config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict) -> Callable:
+    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on its own rows."""
+    relay = config.schedule.blur != "none"
+    both = Layout(deal.mesh, tree_specs(shapes, deal.mesh), None)
+    of_vae, of_t5 = (Layout(deal.mesh, both.specs[name], model.dtype) for name, model in (("vae", vae), ("t5", t5)))
+    t5 = t5.clone(gather=of_t5.gather)
+
+    def rows(params, _, batch):
+        whole = {"vae": of_vae.whole(params["vae"]), "t5": of_t5.whole(params["t5"], T5Encoder.gathers)}
+
+        def one(part):
+            return stage_batch(
+                *part,
+                encode_image=lambda x: vae.apply({"params": whole["vae"]}, x, method="encode"),
+                encode_text=lambda tokens: t5.apply({"params": whole["t5"]}, tokens),
+                scale=scale, relay=relay, text_drop=config.objective.text_drop,
+            )  # fmt: skip
+
+        # one microbatch at a time, so that the encoders' activations are bounded by the same figure as the UNet's
+        out = jax.lax.map(one, microbatches(batch, deal.accumulate))
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
+
+    def encode(params, batch, key, step):
+        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)  # not those of the step itself
+        return both.spread(rows)(params, {}, (batch, keys))
+
+    return encode
+
+
+def as_computed(tree: Any, dtype: Any) -> Any:
+    """`tree`, arrays or shapes, with its matrices as `dtype`: of frozen parameters nothing is lost by keeping them as they are used."""
+
+    def cast(path, x):
+        if path[-1].key not in MATRICES:
+            return x
+        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
+
+    return jax.tree.map_with_path(cast, tree)
+
+
+def stage_schedule(config: ConfigDict):
+    """The training table of config.schedule. Raises InputError on an unknown blur, a start out of range, or too many steps from it."""
+    blur, start = config.schedule.blur, config.schedule.start
+    try:
+        schedule = make_schedule(blur, start)
+    except ValueError as e:
+        raise InputError(f"config.schedule: {e}") from e
+    try:
+        _ = base_grid(config.sample.steps) if blur == "none" else relay_grid(config.sample.steps, start)
+    except ValueError as e:
+        most = "1..1000" if blur == "none" else f"at least 1, and few enough for start = {start} to have a point for each"
+        raise InputError(f"config.sample.steps = {config.sample.steps}: must be {most}") from e
+    return schedule

@@ -1,0 +1,133 @@
+"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, a multiply-add as two.
+
+Nothing else counts as model FLOPs: norms, activations and the softmax are bound by memory. The count is of the whole function
+over all devices, as if there were one, and of what is computed: dead code is left out, a scan's body counts once for each
+of its steps, of a branch the dearer side, recomputation by remat where the jaxpr has it (and once more in `recomputed`). XLA's own
+count takes a loop's body once, whatever the length.
+
+A convolution has the closed form outputs × taps × channels: a tap that lies on padding counts, as in every published count; one
+that lies on the holes of a dilated input, as the gradient of a strided convolution has them, does not.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+RECOMPUTED = "rematted_computation"  # jax.checkpoint's own name scope for what it computes a second time
+KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}  # cuDNN attention: its matrix products
+
+
+class Flops(NamedTuple):
+    """total: with recomputation; recomputed: the share of remat in it; kinds: total by primitive."""
+
+    total: int
+    recomputed: int
+    kinds: dict[str, int]
+
+    @property
+    def model(self) -> int:
+        """Without recomputation: what MFU counts as useful."""
+        return self.total - self.recomputed
+
+
+def count(function: Callable, *args) -> Flops:
+    """FLOPs of `function(*args)`; the arguments may be ShapeDtypeStructs. Raises ValueError as `count_jaxpr` does."""
+    return count_jaxpr(jax.make_jaxpr(function)(*args))
+
+
+def count_jaxpr(closed: core.ClosedJaxpr) -> Flops:
+    """FLOPs of a jaxpr. Raises ValueError on a loop with products whose length only running it would tell."""
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    found = _count(live, False)
+    kinds: Counter = Counter()
+    for (kind, _), flops in found.items():
+        kinds[kind] += flops
+    return Flops(sum(found.values()), sum(flops for (_, again), flops in found.items() if again), dict(sorted(kinds.items())))
+
+
+def _count(jaxpr: core.Jaxpr, again: bool) -> Counter:
+    """{(primitive, whether recomputed): FLOPs}"""
+    found: Counter = Counter()
+    for eqn in jaxpr.eqns:
+        repeated = again or RECOMPUTED in str(eqn.source_info.name_stack)
+        for key, flops in _count_eqn(eqn, repeated).items():
+            found[key] += flops
+    return found
+
+
+def _count_eqn(eqn: core.JaxprEqn, again: bool) -> Counter:
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        return Counter({(name, again): dot_flops(eqn)})
+    if name == "conv_general_dilated":
+        return Counter({(name, again): conv_flops(eqn)})
+    if name in KERNELS:
+        return Counter({("attention kernel", again): KERNELS[name] * attention_flops(eqn)})
+    if name == "pallas_call":
+        return Counter({("attention kernel", again): pallas_flops(eqn)})
+    bodies = [body for jaxpr in core.jaxprs_in_params(params) if (body := _count(jaxpr, again))]
+    if not bodies:
+        return Counter()
+    if name == "cond":
+        return max(bodies, key=lambda body: sum(body.values()))
+    if name == "while":
+        raise ValueError(f"a while loop with products has no length before it runs; use a scan ({eqn.source_info.name_stack})")
+    if len(bodies) > 1:
+        raise ValueError(f"{name} has more than one body with products: which of them runs is not known ({eqn.source_info.name_stack})")
+    return _times(bodies[0], _repeats(eqn))
+
+
+def _repeats(eqn: core.JaxprEqn) -> int:
+    """How often the body of a call runs, over all devices."""
+    if eqn.primitive.name == "scan":
+        return eqn.params["length"]
+    if eqn.primitive.name == "shard_map":  # its shapes are those of one device
+        return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"])
+    return 1
+
+
+def _times(found: Counter, factor: int) -> Counter:
+    return Counter({key: flops * factor for key, flops in found.items()})
+
+
+def dot_flops(eqn: core.JaxprEqn) -> int:
+    """2 · batch · rows · columns · depth."""
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+
+
+def conv_flops(eqn: core.JaxprEqn) -> int:
+    """2 · batch · output channels · input channels of a group · the pairs of output position and tap, axis by axis."""
+    params, numbers = eqn.params, eqn.params["dimension_numbers"]
+    kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    pairs = 1
+    for axis, (place, tap) in enumerate(zip(numbers.out_spec[2:], numbers.rhs_spec[2:])):
+        stride, holes, spread = params["window_strides"][axis], params["lhs_dilation"][axis], params["rhs_dilation"][axis]
+        # where each tap of each output reads, from the first element of the dilated input on: only every `holes`th is a value
+        reads = np.add.outer(np.arange(out[place]) * stride, np.arange(kernel[tap]) * spread) - params["padding"][axis][0]
+        pairs *= int(np.count_nonzero(reads % holes == 0))
+    return 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]] * pairs
+
+
+def attention_flops(eqn: core.JaxprEqn) -> int:
+    """One matrix product of attention: 2 · queries · keys · width over batch and heads, nothing left out for a mask."""
+    query, key = (eqn.invars[i].aval.shape for i in (0, 1))
+    keys = key[2] if eqn.params["layout"] == 1 else key[1]  # 1: [B, N, T, H], else [B, T, N, H]
+    return 2 * math.prod(query) * keys
+
+
+def pallas_flops(eqn: core.JaxprEqn) -> int:
+    """A kernel's own estimate where it has one, else its body once for each point of the grid."""
+    if eqn.params.get("cost_estimate") is not None:
+        return eqn.params["cost_estimate"].flops
+    grid = eqn.params["grid_mapping"].grid
+    body = sum(_count(eqn.params["jaxpr"], False).values())
+    if body and not all(isinstance(size, int) for size in grid):
+        raise ValueError(f"kernel {eqn.params.get('name')}: its grid is not known before it runs, and it has no cost_estimate")
+    return body * math.prod(grid) if body else 0

@@ -1,0 +1,283 @@
+"""The text of a compiled XLA module, read: its instructions, who calls whom, and how often each loop runs.
+
+Text is the one form that every backend gives of what it compiled; nothing here knows a backend. What calls a computation is a
+`Frame`: through it a parameter is traced to the value that the caller passes, which is how the length of a loop is found where the
+compiler does not state it, and how an operand is traced back to the arguments of the program.
+"""
+
+import functools
+import operator
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # the others have theirs in the name: f32, bf16, s4, f8e4m3fn
+LONGEST = 100_000  # steps of a loop that are followed before it counts as endless
+SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")  # the same numbers, elsewhere
+ARITHMETIC = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max}
+COMPARE = {"LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge, "EQ": operator.eq, "NE": operator.ne}
+
+STARTS = 'custom_call_target="AsyncCollectiveStart"'
+
+HEADER = re.compile(r"^(ENTRY )?%?([^ ]+) \(.*\) -> .* \{$")
+LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
+ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+CALLS = re.compile(
+    r"\b(?:calls|to_apply|body|condition|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[^ ,}]+)"
+)
+
+
+class UnknownError(ValueError):
+    """A value that the text does not tell."""
+
+
+class Instruction(NamedTuple):
+    name: str
+    opcode: str
+    shape: str  # as written, layouts included
+    operands: tuple[str, ...]
+    literal: str  # what stands between the parentheses of a constant or parameter
+    attributes: str  # what follows them
+
+    def attribute(self, name: str) -> str | None:
+        """The computation or word given as `name=`."""
+        found = re.search(rf"\b{name}=%?([^ ,}}]+)", self.attributes)
+        return found and found[1]
+
+    @property
+    def op_name(self) -> str:
+        """The name scopes of the traced function that this comes from."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def calls(self) -> list[str]:
+        """Computations it runs, in the order of the text."""
+        return [name for group in CALLS.findall(self.attributes) for name in re.findall(r"[^ ,{}%]+", group)]
+
+
+class Frame(NamedTuple):
+    """A computation as one call of it sees it. `state`: figures of a loop's state at one of its steps."""
+
+    computation: str
+    call: Instruction | None = None
+    parent: "Frame | None" = None
+    state: dict[int, int] | None = None
+
+
+class Module:
+    """A parsed module: computations by name, each a dict of instructions by name in the order of the text."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.roots: dict[str, str] = {}
+        self.entry = ""
+        header = text.partition("\n")[0]
+        self.devices = _figure("num_partitions", header) * _figure("replica_count", header)
+        body: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if started := HEADER.match(line):
+                body = self.computations.setdefault(started[2], {})
+                name = started[2]
+                self.entry = name if started[1] else self.entry
+            elif (found := LINE.match(line)) and self.computations:
+                instruction = _instruction(found[2], line[found.end() :])
+                body[found[2]] = instruction
+                if found[1]:
+                    self.roots[name] = found[2]
+        if not self.entry:
+            raise ValueError("this is no text of an XLA module: it has no ENTRY")
+
+    @functools.cached_property
+    def main(self) -> Frame:
+        return Frame(self.entry)
+
+    def __getitem__(self, place: tuple[Frame, str]) -> Instruction:
+        return self.computations[place[0].computation][place[1]]
+
+    def root(self, computation: str) -> Instruction:
+        return self.computations[computation][self.roots[computation]]
+
+    def caller(self, frame: Frame, number: int) -> tuple[Frame, str]:
+        """Where parameter `number` of a called computation comes from. Raises UnknownError for the program's own."""
+        if frame.parent is None:
+            raise UnknownError("an argument of the program")
+        if frame.call.opcode == "conditional":
+            number = 1 + frame.call.calls.index(frame.computation)
+        return frame.parent, frame.call.operands[number]
+
+    def element(self, frame: Frame, name: str, index: int) -> tuple[Frame, str]:
+        """Where element `index` of the tuple `name` was put in. A loop's carry is what the loop began with."""
+        it = self[frame, name]
+        if it.opcode == "tuple":
+            return frame, it.operands[index]
+        if it.opcode == "parameter":
+            return self.element(*self.caller(frame, int(it.literal)), index)
+        if it.opcode in ("while", *SAME):
+            return self.element(frame, it.operands[0], index)
+        if it.opcode == "get-tuple-element":
+            return self.element(*self.element(frame, it.operands[0], int(it.attribute("index"))), index)
+        if it.opcode in ("fusion", "call"):
+            inner = Frame(it.calls[0], it, frame)
+            return self.element(inner, self.roots[inner.computation], index)
+        raise UnknownError(f"{name} is a {it.opcode}")
+
+    def number(self, frame: Frame, name: str) -> int:
+        """The integer that the scalar `name` is. Raises UnknownError where only running it would tell."""
+        it = self[frame, name]
+        if it.opcode == "constant":
+            if it.literal in ("true", "false"):
+                return int(it.literal == "true")
+            try:
+                return int(it.literal)
+            except ValueError as e:
+                raise UnknownError(f"{name} is {it.literal[:40]}") from e
+        if it.opcode in SAME:
+            return self.number(frame, it.operands[0])
+        if it.opcode == "parameter":
+            return self.number(*self.caller(frame, int(it.literal)))
+        if it.opcode in ARITHMETIC:
+            return ARITHMETIC[it.opcode](*(self.number(frame, operand) for operand in it.operands))
+        if it.opcode == "compare":
+            return int(COMPARE[it.attribute("direction")](*(self.number(frame, operand) for operand in it.operands)))
+        if it.opcode == "and":
+            return int(all(self.number(frame, operand) for operand in it.operands))
+        if it.opcode in ("fusion", "call"):
+            inner = Frame(it.calls[0], it, frame)
+            return self.number(inner, self.roots[inner.computation])
+        if it.opcode == "get-tuple-element":
+            return self._carried(frame, it)
+        raise UnknownError(f"{name} is a {it.opcode}")
+
+    def _carried(self, frame: Frame, it: Instruction) -> int:
+        index, source = int(it.attribute("index")), self[frame, it.operands[0]]
+        if source.opcode == "parameter" and frame.call and frame.call.opcode == "while":
+            if frame.state is not None and index in frame.state:
+                return frame.state[index]
+            if not self._invariant(frame.call, index):
+                raise _NeededError(index)
+        return self.number(*self.element(frame, it.operands[0], index))
+
+    def _invariant(self, loop: Instruction, index: int) -> bool:
+        body = loop.attribute("body")
+        carried = self.root(body)
+        if carried.opcode != "tuple":
+            return False
+        it = self.computations[body][carried.operands[index]]
+        while it.opcode in SAME:
+            it = self.computations[body][it.operands[0]]
+        if it.opcode != "get-tuple-element" or int(it.attribute("index")) != index:
+            return False
+        return self.computations[body][it.operands[0]].opcode == "parameter"
+
+    def trips(self, frame: Frame, loop: Instruction) -> int:
+        """How often the body of a while loop runs: the compiler's word, else its counter followed from step to step.
+
+        Raises:
+            UnknownError: the counter depends on something computed.
+        """
+        if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(said[1])
+        body, condition = loop.attribute("body"), loop.attribute("condition")
+        state: dict[int, int] = {}  # the counter, and whatever else its next value takes
+        while True:
+            try:
+                return self._follow(frame, loop, body, condition, dict(state))
+            except _NeededError as e:
+                if e.index in state:
+                    raise UnknownError(f"loop {loop.name}: its state has no figure {e.index}") from e
+                state[e.index] = self.number(*self.element(frame, loop.operands[0], e.index))
+
+    def _follow(self, frame: Frame, loop: Instruction, body: str, condition: str, state: dict[int, int]) -> int:
+        steps = 0
+        while self.number(Frame(condition, loop, frame, state), self.roots[condition]):
+            now, before = Frame(body, loop, frame, state), state
+            state = {index: self.number(*self.element(now, self.roots[body], index)) for index in state}
+            steps += 1
+            if state == before or steps > LONGEST:
+                raise UnknownError(f"loop {loop.name} does not end")
+        return steps
+
+    def walk(self, frame: Frame | None = None, times: int = 1) -> Iterator[tuple[Frame, Instruction, int]]:
+        """Every collective with the frame it stands in and how often it runs. Of a conditional every branch counts.
+
+        Raises:
+            UnknownError: a loop with collectives whose length the text does not tell.
+        """
+        frame = frame or self.main
+        for it in self.computations[frame.computation].values():
+            if collective(it.opcode):
+                if not self.continues(frame.computation, it):
+                    yield frame, it, times
+            elif it.opcode.endswith(("-done", "-update")):
+                continue
+            elif busy := [name for name in it.calls if self.busy(name)]:
+                repeats = self.trips(frame, it) if it.opcode == "while" else 1
+                for name in busy:
+                    yield from self.walk(Frame(name, it, frame), times * repeats)
+
+    def continues(self, computation: str, it: Instruction) -> bool:
+        """Whether a collective goes on with one that another fusion started: the TPU compiler prints it in each that it overlaps with."""
+        if "chain_id=" not in it.attributes or not collective(it.opcode):
+            return False
+        return not any(STARTS in one.attributes for one in self.computations[computation].values())
+
+    @functools.cache  # noqa: B019 (modules are few, and end with the command)
+    def busy(self, computation: str) -> bool:
+        """Whether a computation has a collective, in itself or in what it calls."""
+        return any(
+            collective(it.opcode) or any(self.busy(name) for name in it.calls if name in self.computations)
+            for it in self.computations[computation].values()
+        )
+
+
+class _NeededError(UnknownError):
+    def __init__(self, index: int):
+        super().__init__(f"figure {index} of a loop's state")
+        self.index = index
+
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "ragged-all-to-all", "collective-broadcast")
+
+
+def collective(opcode: str) -> str | None:
+    """The kind of collective that an opcode begins: an asynchronous one counts where it starts."""
+    kind = opcode.removesuffix("-start")
+    return kind if kind in KINDS else None
+
+
+def array_bytes(shape: str) -> int:
+    """Bytes of the arrays in a written shape, as they are without padding."""
+    total = 0
+    for kind, sizes in ARRAY.findall(shape):
+        bits = BITS.get(kind) or int((re.search(r"\d+", kind) or [0])[0])
+        elements = 1
+        for size in filter(None, sizes.split(",")):
+            elements *= int(size)
+        total += (bits * elements + 7) // 8
+    return total
+
+
+def _figure(name: str, header: str) -> int:
+    found = re.search(rf"\b{name}=(\d+)", header)
+    return int(found[1]) if found else 1
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    """Of `shape opcode(operands), attributes`."""
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    start = rest.index("(", end)
+    stop = _closing(rest, start)
+    inside = rest[start + 1 : stop]
+    operands = tuple(re.findall(r"%([^ ,()]+)", inside))
+    return Instruction(name, rest[end:start].strip(), rest[:end], operands, inside.strip(), rest[stop + 1 :])
+
+
+def _closing(text: str, start: int) -> int:
+    """The index of the parenthesis that closes the one at `start`; one within quotes does not count."""
+    depth = 0
+    for found in re.compile(r'"(?:[^"\\]|\\.)*"|[()]').finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if not depth:
+            return found.start()
+    raise ValueError(f"unbalanced: {text[:80]}")

@@ -1,0 +1,180 @@
+"""Runs of many processes: which of them this is, as Slurm, a TPU or the command line says, and what all of them do together."""
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cv3jax.peers import Peers
+from data_pipeline.errors import InputError, first_line
+
+JOIN = 300  # seconds for all processes to turn up
+PATIENCE = 60
+FLAGS = (("coordinator", "JAX_COORDINATOR_ADDRESS"), ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_peers: Peers | None = None
+
+
+class Place(NamedTuple):
+    """One process of many."""
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """--coordinator, --num_processes, --process_id, --patience."""
+    group = parser.add_argument_group("many processes", "known by itself under Slurm and on TPUs; else these, or JAX_COORDINATOR_ADDRESS, "
+                                      "JAX_NUM_PROCESSES, JAX_PROCESS_ID")  # fmt: skip
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's host, and a free port there; the same for all")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, 0..N-1")
+    group.add_argument("--patience", type=float, default=PATIENCE, metavar="S",
+                       help=f"end when one of them has been silent for so many seconds (default: {PATIENCE})")  # fmt: skip
+
+
+def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
+    """The place that flags or JAX_* variables give; None where they give none, or there is one process.
+
+    Raises:
+        InputError: some of them are given and not all, or they do not fit together.
+    """
+    values, names = {}, {}
+    for flag, variable in FLAGS:
+        value = getattr(args, flag)
+        names[flag] = f"--{flag}"
+        if value is None and variable in environment:
+            value, names[flag] = environment[variable], variable
+            if flag != "coordinator":
+                if not re.fullmatch(r"\d+", value):
+                    raise InputError(f"{variable} = {value}: must be a whole number")
+                value = int(value)
+        values[flag] = value
+    if not any(value is not None for value in values.values()):
+        return None
+    count, index = values["num_processes"], values["process_id"]
+    if missing := [flag for flag, value in values.items() if value is None]:
+        if count == 1 and missing == ["coordinator"] and index == 0:
+            return None
+        given = ", ".join(names[flag] for flag in values if flag not in missing)
+        lack = " and ".join(f"--{flag}" for flag in missing)
+        raise InputError(f"{given} given without {lack}; give --coordinator HOST:PORT --num_processes N --process_id I")
+    if count < 1:
+        raise InputError(f"{names['num_processes']} = {count}: at least 1")
+    if not 0 <= index < count:
+        raise InputError(f"{names['process_id']} = {index}: must be 0..{count - 1}, for {names['num_processes']} is {count}")
+    if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", values["coordinator"]):
+        raise InputError(f"{names['coordinator']} = {values['coordinator']}: must be HOST:PORT, such as 10.0.0.1:8476")
+    return None if count == 1 else Place(**values)
+
+
+def start(args: argparse.Namespace) -> None:
+    """Join the other processes, where there are any. Must come before the first use of a device.
+
+    Raises:
+        InputError: flags or variables that do not fit together.
+        ConnectionError: the others did not turn up.
+    """
+    if not args.patience > 0:
+        raise InputError(f"--patience {args.patience:g}: must be positive")
+    given = place(args, os.environ)
+    if given:
+        how = {"coordinator_address": given.coordinator, "num_processes": given.num_processes, "process_id": given.process_id,
+               "cluster_detection_method": "deactivate"}  # fmt: skip
+    elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
+        how = {"cluster_detection_method": "slurm"}
+    elif _on_tpu():
+        how = {}  # JAX asks GKE's variables or the VM's metadata
+    else:
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself, and knows no Ctrl-C
+    # JAX looks for dead processes too, but ends the others without saying which; it comes second
+    limits = {"initialization_timeout": JOIN, "heartbeat_timeout_seconds": max(int(3 * args.patience), 10)}
+    try:
+        jax.distributed.initialize(**how, **limits)
+    except (RuntimeError, OSError, ValueError) as e:
+        if not how and not isinstance(e, RuntimeError):  # a TPU that belongs to no cluster
+            return
+        raise ConnectionError(f"the processes did not find each other within {JOIN} s ({first_line(e, 200)})") from e
+    _watch(args.patience)
+
+
+def _watch(patience: float) -> None:
+    global _peers
+    from jax._src import distributed  # there is no public way to the client; orbax takes this one too
+
+    state = distributed.global_state
+    if state.num_processes > 1:
+        _peers = Peers(state.client, state.process_id, state.num_processes, state.coordinator_address, patience)
+
+
+def _on_tpu() -> bool:
+    from jax._src import cloud_tpu_init
+
+    return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "tpu")
+
+
+def main() -> bool:
+    """Whether this process writes what is written once."""
+    return _peers is None or _peers.index == 0
+
+
+def peers() -> Peers | None:
+    """The other processes; None when this one is alone."""
+    return _peers
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes."""
+    if _peers:
+        _peers.barrier(name)
+
+
+def first(name: str, function: Callable[[], Any]) -> Any:
+    """`function()` as it is in process 0, which alone calls it: a JSON value. What it raises ends all."""
+    value = function() if main() else None
+    return _peers.share(name, value) if _peers else value
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """All of `x` in every process, which must all call it, wherever its parts are."""
+    if not (x.is_fully_addressable or x.is_fully_replicated):
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+@contextlib.contextmanager
+def main_first(name: str):
+    """The block is run by process 0, then by the others: what the one writes they read."""
+    if not main():
+        barrier(name)
+    yield
+    if main():
+        barrier(name)
+
+
+def finish() -> None:
+    """All have done their work: wait for each other."""
+    global _peers
+    if _peers:
+        _peers.close()
+        _peers = None
+
+
+def leave(message: str, code: int) -> None:
+    """This process ends before its work is done: the others are told why, and end too. Returns only where there are none."""
+    if _peers:
+        _peers.leave(message, code)
+
+
+def suspect(error: Exception) -> None:
+    """If `error` may come of the death of another process, wait until that is known; it then ends this one."""
+    if _peers:
+        _peers.suspect(error)

@@ -1,0 +1,47 @@
+"""How fast a compiled program can go at best: its work against what the chip's data sheet gives, and what a recipe then takes.
+
+Compute, memory and interconnect each have a time in which they would be done if nothing else were to be waited for; the longest
+is the roof. The bound on MFU is the useful FLOPs (without recomputation) a second at that roof, over the chips' peak.
+"""
+
+from typing import NamedTuple
+
+from cv3jax.chips import Chip, group_bandwidth
+from cv3jax.collectives import Collective
+
+
+class Roofline(NamedTuple):
+    """Seconds of one execution."""
+
+    compute: float
+    memory: float
+    interconnect: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self)
+
+
+def roofline(
+    chip: Chip, shape: tuple[int, ...], devices: int, *, flops: int, traffic: int, moved: list[Collective]
+) -> Roofline:
+    """flops: of the whole program over all devices; traffic: bytes a chip; moved: as `collectives` gives them, one after the other."""
+    return Roofline(
+        compute=flops / devices / chip.flops,
+        memory=traffic / chip.bandwidth,
+        interconnect=sum(one.total / group_bandwidth(chip, shape, one.group) for one in moved),
+    )
+
+
+def mfu_bound(chip: Chip, devices: int, useful: int, roof: Roofline) -> float:
+    """The largest MFU there can be. useful: FLOPs without recomputation."""
+    return useful / (devices * chip.flops * roof.seconds) if roof.seconds else 0.0
+
+
+def chip_hours(chip: Chip, devices: int, useful: int, roof: Roofline, steps: int, mfu: float) -> dict[str, float]:
+    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting for data."""
+    at_mfu = steps * useful / (chip.flops * mfu) / 3600
+    return {
+        "steps": steps, "mfu": mfu, "chip_hours_at_roofline": steps * roof.seconds * devices / 3600, "chip_hours_at_mfu": at_mfu,
+        "days_at_mfu": at_mfu / devices / 24,
+    }  # fmt: skip

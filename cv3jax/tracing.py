@@ -1,0 +1,53 @@
+"""A profiler's trace of some steps of a run, which TensorBoard's profile plugin opens."""
+
+import contextlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from data_pipeline.errors import InputError
+
+
+def steps_of(text: str) -> range | None:
+    """`10:15` → the steps 10 to 15, both included; an empty text: none. Raises ValueError on another text."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"not FIRST:LAST: {text}")
+    return range(int(found[1]), int(found[2]) + 1)
+
+
+def check(steps: range | None) -> None:
+    """Raise InputError where a trace would end the process: the profiler of an accelerator that is installed and not there crashes."""
+    plugins = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]
+    if steps and plugins and not jax.config.jax_platforms and jax.default_backend() == "cpu":
+        raise InputError(f"config.profile.steps: {plugins[0]} is installed, and its device is not here; set JAX_PLATFORMS=cpu to trace")
+
+
+@contextlib.contextmanager
+def tracing(directory: Path, steps: range | None) -> Iterator[Callable[[int], None]]:
+    """Yields a function to be called before each step, when no other runs: from the first of `steps` it traces, after the last it writes.
+
+    The trace is `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the steps writes what it has.
+    """
+    running = False
+
+    def before(step: int) -> None:
+        nonlocal running
+        inside = steps is not None and step in steps
+        if inside and not running:
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # it would slow down what is measured
+            jax.profiler.start_trace(directory, profiler_options=options)
+        elif running and not inside:
+            jax.profiler.stop_trace()
+        running = inside
+
+    try:
+        yield before
+    finally:
+        before(0)

@@ -1,0 +1,139 @@
+"""Training by many processes, at the smallest size: the real loop, loader, mesh, checkpoints and peers around two matrices.
+
+`start(...)` runs this file in N processes; `train(...)` is what each of them does, and what a test does in its own.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tiny_runs import environment
+
+from cv3jax import build, checkpoint, cli, hosts, optim, train
+from cv3jax.loop import Cadence, train_loop
+from cv3jax.sharding import make_mesh, tree_sharding
+from cv3jax.state import TrainState, create_state, make_train_step
+from data_pipeline.images import encode_png
+from data_pipeline.loader import make_loader
+
+BATCH, SIDE, WIDTH = 16, 8, 64
+PATIENCE = 8.0  # seconds; a machine that has other work may be late
+
+
+def records() -> list[dict]:
+    draws = np.random.default_rng(0)
+    pictures = [draws.integers(0, 256, (12, 10, 3), dtype=np.uint8) for _ in range(24)]
+    return [{"key": str(i), "image": encode_png(x), "caption": "", "recaption": ""} for i, x in enumerate(pictures)]
+
+
+def init(key: jax.Array) -> dict:
+    one, two = jax.random.split(key)
+    size = 3 * SIDE**2
+    return {"in": jax.random.normal(one, (size, WIDTH)) / size**0.5, "out": jax.random.normal(two, (WIDTH, size)) / WIDTH**0.5}
+
+
+def denoise(params, frozen, batch, keys):
+    """A loss with noise of its own for each row."""
+    x = batch["image"].reshape(len(keys), -1) / 127.5 - 1.0
+    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+    return jnp.mean((jnp.tanh((x + noise) @ params["in"]) @ params["out"] - x) ** 2), {}
+
+
+def pieces(mesh, accumulate: int = 1):
+    """(create, like, data, place, step) as `build` has them."""
+    tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2))
+    shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
+    shardings = tree_sharding(shape, mesh, min_size=256)
+    step = make_train_step(denoise, tx, decay=0.9, accumulate=accumulate)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    data = make_loader(records(), batch_size=BATCH, rows=build.own_rows(mesh, BATCH), image_size=SIDE, tokenize=None, seed=0, flip=True)
+
+    def create():
+        return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(jax.random.key(0))
+
+    return create, checkpoint.abstract(shape, shardings), data, build.placer(mesh, BATCH), lambda state, batch: jitted(state, {}, batch)
+
+
+def run(workdir: Path, steps: int, mesh, *, accumulate: int = 1, before=lambda step: None) -> TrainState:
+    """Train to `steps`, or on from what `workdir` has. `before(step)` is called before each step."""
+    create, like, data, place, step_fn = pieces(mesh, accumulate)
+    count = 0
+
+    def step(state, batch):
+        nonlocal count
+        with jax.transfer_guard("allow"):
+            count = count + 1 if count else int(state.step) + 1
+            before(count)
+        return step_fn(state, batch)
+
+    with train.hold(workdir):
+        state = create() if not checkpoint.steps(workdir / "checkpoints") else None
+        return train_loop(
+            name="many", workdir=workdir, state=state, like=like, data=data, place=place, step_fn=step,
+            cadence=Cadence(steps, log=1, save=0, preview=0, keep=3), config={},
+        )[0]  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    hosts.add_flags(parser)
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--pause", type=float)
+    parser.add_argument("--who", type=int)
+    parser.add_argument("--at", type=int)
+    parser.add_argument("--what")
+    args = parser.parse_args(argv)
+    hosts.start(args)
+
+    def before(step: int) -> None:
+        time.sleep(args.pause)
+        if step == args.at and jax.process_index() == args.who:
+            if args.what == "raise":
+                raise ZeroDivisionError("nothing divides by zero")
+            os.kill(os.getpid(), getattr(signal, args.what))
+
+    run(args.workdir, args.steps, make_mesh(data=2, fsdp=4), before=before)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(workdir: Path, steps: int, *, count: int = 2, pause: float = 0.0, what: str = "", who: int = -1, at: int = -1) -> list[tuple]:
+    """`count` processes of 8 / `count` devices train; process `who` does `what` before step `at`. Returns (exit code, stderr) of each."""
+    flags = {"workdir": workdir, "steps": steps, "pause": pause, "what": what, "who": who, "at": at, "patience": PATIENCE}
+    return together([__file__, *(f"--{name}={value}" for name, value in flags.items())], count, who if what == "SIGSTOP" else None)
+
+
+def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
+    """A Python command in `count` processes of 8 / `count` devices: (exit code, stderr) of each. One that is `stopped` is killed."""
+    env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}")
+    commands = [[sys.executable, *command, *flags, f"--process_id={i}"] for i in range(count)]
+    processes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
+    said = [""] * count
+    try:
+        for i in sorted(range(count), key=lambda i: i == stopped):
+            if i == stopped:
+                processes[i].kill()
+            said[i] = processes[i].communicate(timeout=900)[1]
+        return [(process.returncode, text) for process, text in zip(processes, said)]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+if __name__ == "__main__":
+    cli.run_command(main, sys.argv[1:])

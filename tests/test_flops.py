@@ -1,0 +1,222 @@
+"""The FLOP count against closed formulas written out by hand here, and its rules one by one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cv3jax import flops, sharding
+from cv3jax.models.unet import UNet
+
+SIDE, TEXT, TEXT_WIDTH, VECTOR = 64, 225, 4096, 1536
+BATCH = 2
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+class Hand:
+    """A hand count of the released UNet for one image: a closed formula a layer, walked as the paper's figure is."""
+
+    def __init__(self):
+        self.total = 0
+        self.of_data = 0  # layers that read the data itself: no gradient goes to their input
+
+    def dense(self, rows, inputs, outputs, of_data=False):
+        self.total += 2 * rows * inputs * outputs
+        self.of_data += of_data * 2 * rows * inputs * outputs
+
+    def conv(self, side, inputs, outputs, taps=9, of_data=False):
+        """side: of what comes out."""
+        self.dense(side * side * taps, inputs, outputs, of_data)
+
+    def attention(self, queries, keys, width, inputs, of_data=False):
+        self.dense(queries, width, width)  # q
+        self.dense(keys, inputs, width, of_data)  # k
+        self.dense(keys, inputs, width, of_data)  # v
+        self.total += 2 * 2 * queries * keys * width  # over heads: scores, and their mix of v
+        self.dense(queries, width, width)  # out
+
+    def block(self, side, inputs, width, depth):
+        self.conv(side, inputs, width)
+        self.dense(1, 4 * 320, width)  # the time embedding
+        self.conv(side, width, width)
+        if inputs != width:
+            self.conv(side, inputs, width, taps=1)
+        for _ in range(depth):
+            self.attention(side * side, side * side, width, width)
+            self.attention(side * side, TEXT, width, TEXT_WIDTH, of_data=True)
+            self.dense(side * side, width, 8 * width)  # both halves of the GEGLU
+            self.dense(side * side, 4 * width, width)
+        if depth:
+            self.dense(side * side, width, width)
+            self.dense(side * side, width, width)
+
+
+@functools.cache
+def hand() -> Hand:
+    count = Hand()
+    for inputs in (320, VECTOR):  # time and sizes
+        count.dense(1, inputs, 1280, of_data=True)
+        count.dense(1, 1280, 1280)
+    count.conv(64, 4, 320, of_data=True)
+    for side, inputs, width, depth in (
+        (64, 320, 320, 0), (64, 320, 320, 0), (32, 320, 640, 2), (32, 640, 640, 2), (16, 640, 1280, 10), (16, 1280, 1280, 10),  # down
+        (16, 1280, 1280, 10), (16, 1280, 1280, 0),  # middle
+        (16, 1280 + 1280, 1280, 10), (16, 1280 + 1280, 1280, 10), (16, 1280 + 640, 1280, 10),  # up, with the skips
+        (32, 1280 + 640, 640, 2), (32, 640 + 640, 640, 2), (32, 640 + 320, 640, 2),
+        (64, 640 + 320, 320, 0), (64, 320 + 320, 320, 0), (64, 320 + 320, 320, 0),
+    ):  # fmt: skip
+        count.block(side, inputs, width, depth)
+    for side, width in ((32, 320), (16, 640), (32, 1280), (64, 640)):  # halving, doubling
+        count.conv(side, width, width)
+    count.conv(64, 320, 4)
+    return count
+
+
+@functools.cache
+def unet(side=SIDE, **fields):
+    """(function of params and inputs, abstract params, abstract inputs) of the released UNet, or of another."""
+    model = UNet(dtype=jnp.bfloat16, **fields)
+    inputs = (floats(BATCH, side, side, 4), floats(BATCH), {"text": floats(BATCH, TEXT, TEXT_WIDTH), "vector": floats(BATCH, VECTOR)})
+    params = jax.eval_shape(lambda key: model.init(key, *jax.tree.map(lambda x: jnp.zeros(x.shape), inputs)), jax.random.key(0))
+    return lambda p, *inputs: model.apply(p, *inputs), params, inputs
+
+
+def gradient(function, params, inputs):
+    return flops.count(jax.grad(lambda params, *inputs: function(params, *inputs).sum()), params, *inputs)
+
+
+def test_the_full_unet_has_the_flops_of_the_hand_count():
+    function, params, inputs = unet()
+    counted = flops.count(function, params, *inputs)
+    assert counted.total == pytest.approx(BATCH * hand().total, rel=0.01)
+    assert counted.recomputed == 0
+    assert set(counted.kinds) == {"conv_general_dilated", "dot_general"}
+
+
+def test_a_gradient_is_three_forwards_but_for_the_inputs():
+    counted = gradient(*unet())
+    assert counted.total == pytest.approx(BATCH * (3 * hand().total - hand().of_data), rel=1e-3)
+    assert counted.recomputed == 0
+
+
+def test_remat_is_counted_and_counted_apart():
+    small = {"side": 16, "channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 2), "mid_depth": 1, "head_dim": 16}
+    plain, again = gradient(*unet(**small)), gradient(*unet(**small, remat=True))
+    function, params, inputs = unet(**small)
+    forward = flops.count(function, params, *inputs).total
+    assert again.model == plain.total
+    assert 0.6 * forward < again.recomputed < forward  # blocks but for what no gradient needs again, their last products
+
+
+def dots(x, w):
+    return jnp.tanh(x @ w) @ w
+
+
+def test_a_scan_counts_each_of_its_steps_and_remat_what_it_recomputes():
+    x, ws = floats(4, 8), floats(5, 8, 8)
+    one = 2 * 4 * 8 * 8
+
+    def scanned(x, ws, body=dots):
+        return jax.lax.scan(lambda x, w: (body(x, w), None), x, ws)[0]
+
+    assert flops.count(scanned, x, ws).total == 5 * 2 * one
+    assert flops.count(jax.jit(scanned), x, ws).total == 5 * 2 * one
+    back = jax.grad(lambda ws, x, body: scanned(x, ws, body).sum())
+    assert flops.count(functools.partial(back, body=dots), ws, x).total == 5 * 6 * one
+    counted = flops.count(functools.partial(back, body=jax.checkpoint(dots)), ws, x)
+    assert (counted.total, counted.recomputed) == (5 * 7 * one, 5 * one)  # the last product of the body is not needed again
+
+
+def test_dead_code_and_elementwise_work_are_nothing():
+    assert flops.count(lambda x, w: (x @ w, x + 1)[1], floats(4, 8), floats(8, 8)).total == 0
+
+
+def test_of_a_branch_the_dearer_side():
+    def branch(x, w):
+        return jax.lax.cond(x[0, 0] > 0, lambda: dots(x, w), lambda: x @ w)
+
+    assert flops.count(branch, floats(4, 8), floats(8, 8)).total == 2 * 2 * 4 * 8 * 8
+
+
+def test_a_loop_of_unknown_length_is_refused_only_where_it_multiplies():
+    def loop(n, x, w, body):
+        return jax.lax.fori_loop(0, n, lambda _, x: body(x, w), x)
+
+    n, x = jax.ShapeDtypeStruct((), jnp.int32), floats(8, 8)
+    with pytest.raises(ValueError, match="while loop with products"):
+        flops.count(functools.partial(loop, body=jnp.matmul), n, x, x)
+    assert flops.count(functools.partial(loop, body=jnp.add), n, x, x).total == 0
+    assert flops.count(lambda x, w: loop(3, x, w, jnp.matmul), x, x).total == 3 * 2 * 8**3
+
+
+def test_shard_map_is_counted_over_its_devices():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    split = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P(("data", "fsdp")), P()), out_specs=P(("data", "fsdp")))
+    assert flops.count(split, floats(16, 8), floats(8, 8)).total == 2 * 16 * 8 * 8
+    rows = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))  # four times the same
+    assert flops.count(rows, floats(16, 8), floats(8, 8)).total == 4 * 2 * 16 * 8 * 8
+
+
+@pytest.mark.parametrize(("kernel", "options", "per_output"), [
+    ((3, 3, 8, 16), {}, 9 * 8),
+    ((3, 3, 8, 16), {"window_strides": (2, 2)}, 9 * 8),
+    ((3, 3, 2, 16), {"feature_group_count": 4}, 9 * 2),
+    ((3, 3, 8, 16), {"rhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))}, 9 * 8),
+])  # fmt: skip
+def test_a_convolution_and_its_gradients_have_the_closed_form(kernel, options, per_output):
+    conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                             **{"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), **options})  # fmt: skip
+    x, w = floats(3, 12, 12, 8), floats(*kernel)
+    expected = 2 * jax.eval_shape(conv, x, w).size * per_output
+    assert flops.count(conv, x, w).total == expected
+    for argument in (0, 1):
+        back = jax.grad(lambda x, w: conv(x, w).sum(), argument)
+        assert flops.count(back, x, w).total == expected  # a transposed convolution has holes, which cost nothing
+
+
+def test_a_batch_of_products_and_einsum():
+    counted = flops.count(lambda q, k: jnp.einsum("bqnd,bknd->bnqk", q, k), floats(2, 5, 3, 4), floats(2, 7, 3, 4))
+    assert counted.total == 2 * 2 * 3 * 5 * 7 * 4
+
+
+def test_custom_derivatives_count_what_runs():
+    @jax.custom_vjp
+    def f(x, w):
+        return x @ w
+
+    f.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, ct: (ct @ saved[1].T, saved[0].T @ ct))
+    one = 2 * 4 * 8 * 8
+    assert flops.count(f, floats(4, 8), floats(8, 8)).total == one
+    assert flops.count(jax.grad(lambda x, w: (f(x, w) ** 2).sum(), (0, 1)), floats(4, 8), floats(8, 8)).total == 3 * one
+
+
+@pytest.mark.parametrize(("estimate", "expected"), [(None, 4 * 2 * 8 * 8 * 8), (123, 123)])
+def test_a_kernel_counts_its_estimate_or_its_body_at_each_point_of_the_grid(estimate, expected):
+    from jax.experimental import pallas as pl
+
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    cost = estimate and pl.CostEstimate(flops=estimate, transcendentals=0, bytes_accessed=0)
+    call = pl.pallas_call(
+        kernel, grid=(4,), in_specs=[pl.BlockSpec((8, 8), lambda i: (i, 0)), pl.BlockSpec((8, 8), lambda i: (0, 0))],
+        out_specs=pl.BlockSpec((8, 8), lambda i: (i, 0)), out_shape=floats(32, 8), cost_estimate=cost,
+    )  # fmt: skip
+    assert flops.count(call, floats(32, 8), floats(8, 8)).total == expected
+
+
+def test_the_cudnn_kernel_is_two_products_forward_and_five_back(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    q, k = (jax.ShapeDtypeStruct((2, length, 4, 64), jnp.bfloat16) for length in (64, 32))
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    one = 2 * 2 * 4 * 64 * 32 * 64
+    assert flops.count(attend, q, k, k).total == 2 * one
+    assert flops.count(jax.grad(lambda q, k: attend(q, k, k).astype(jnp.float32).sum(), (0, 1)), q, k).total == 7 * one

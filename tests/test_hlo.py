@@ -1,0 +1,280 @@
+"""Collectives, loops and memory traffic read from the text of compiled modules: forms as the compilers print them, and real CPU ones."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cv3jax import sharding
+from cv3jax.collectives import by_kind, collectives, fsdp_minimum, group_size
+from cv3jax.hlo import Module, UnknownError, array_bytes
+from cv3jax.traffic import traffic
+
+# as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a parameter gathered in the loop
+TPU = """HloModule jit_step, is_scheduled=true, num_partitions=16
+
+%slice (p.0: bf16[5,128,2048], p.1: s32[]) -> bf16[1,128,2048] {
+  %p.0 = bf16[5,128,2048]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %p.1 = s32[]{:T(128)S(6)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %ds = bf16[1,128,2048]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={1,128,2048}
+}
+
+%add (x: bf16[], y: bf16[]) -> bf16[] {
+  %x = bf16[] parameter(0)
+  %y = bf16[] parameter(1)
+  ROOT %sum = bf16[] add(%x, %y)
+}
+
+%all-reduce-scatter.1 (input: bf16[2048,2048]) -> bf16[512,2048] {
+  %input = bf16[2048,2048]{1,0} parameter(0)
+  %all-reduce.5 = bf16[2048,2048]{1,0} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %start = u32[] constant(0)
+  ROOT %part = bf16[512,2048]{1,0} dynamic-slice(%all-reduce.5, %start, %start), dynamic_slice_sizes={512,2048}
+}
+
+%body (carry: (s32[], f32[8,2048], bf16[5,128,2048], s32[])) -> (s32[], f32[8,2048], bf16[5,128,2048], s32[]) {
+  %carry = (s32[]{:T(128)}, f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, /*index=3*/s32[]) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%carry), index=0
+  %copy.i = s32[]{:T(128)S(6)} copy(%i)
+  %one = s32[] constant(1)
+  %h = f32[8,2048]{1,0} get-tuple-element(%carry), index=1
+  %w = bf16[5,128,2048]{2,1,0} get-tuple-element(%carry), index=2
+  %limit = s32[] get-tuple-element(%carry), index=3
+  %next = s32[] add(%copy.i, %one)
+  %row = bf16[1,128,2048]{2,1,0} fusion(%w, %copy.i), kind=kLoop, calls=%slice
+  %all-gather.1 = bf16[1,2048,2048]{2,1,0} all-gather(%row), replica_groups=mesh['a'=1,'b'=16] {'b'}, dimensions={1}, metadata={op_name="jit(step)/w"}
+  %all-gather.2 = f32[32,2048]{1,0} all-gather(%h), replica_groups=[4,4]<=[16], dimensions={0}, metadata={op_name="jit(step)/h"}
+  %big = bf16[2048,2048]{1,0} custom-call(%all-gather.1, %all-gather.2), custom_call_target="product"
+  %fusion.50 = bf16[512,2048]{1,0} fusion(%big), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/transpose/w"}
+  %h2 = f32[8,2048]{1,0} custom-call(%h, %fusion.50), custom_call_target="use"
+  ROOT %out = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) tuple(%next, %h2, %w, %limit)
+}
+
+%condition (carry.2: (s32[], f32[8,2048], bf16[5,128,2048], s32[])) -> pred[] {
+  %carry.2 = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) parameter(0)
+  %i.2 = s32[] get-tuple-element(%carry.2), index=0
+  %limit.2 = s32[] get-tuple-element(%carry.2), index=3
+  ROOT %lt = pred[] compare(%i.2, %limit.2), direction=LT
+}
+
+ENTRY %main (param.0: f32[5,128,2048], param.1: f32[8,2048]) -> f32[8,2048] {
+  %param.0 = f32[5,128,2048]{2,1,0} parameter(0), metadata={op_name="state.params['w']"}
+  %param.1 = f32[8,2048]{1,0} parameter(1), metadata={op_name="batch['x']"}
+  %w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)
+  %zero.3 = s32[] constant(0)
+  %five = s32[] constant(5)
+  %begin = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) tuple(%zero.3, %param.1, %w16, %five)
+  %while.1 = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) while(%begin), condition=%condition, body=%body
+  ROOT %result = f32[8,2048]{1,0} get-tuple-element(%while.1), index=1
+}
+"""  # noqa: E501
+
+# as the GPU compiler prints it: known trip counts, starts and dones, groups on a permuted mesh
+GPU = """HloModule jit_step, num_partitions=8
+
+%nothing (n: (s32[], bf16[512,2048])) -> pred[] {
+  %n = (s32[], bf16[512,2048]{1,0}) parameter(0)
+  ROOT %computed = pred[] custom-call(%n), custom_call_target="whether"
+}
+
+%body (c: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
+  %c = (s32[], bf16[512,2048]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %w = bf16[512,2048]{1,0} get-tuple-element(%c), index=1
+  %all-gather-start = (bf16[512,2048]{1,0}, bf16[2048,2048]{1,0}) all-gather-start(%w), replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}
+  %all-gather-done = bf16[2048,2048]{1,0} all-gather-done(%all-gather-start)
+  %reduce-scatter-start = ((bf16[2048,2048]{1,0}), bf16[512,2048]{1,0}) reduce-scatter-start(%all-gather-done), replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
+  %reduce-scatter-done = bf16[512,2048]{1,0} reduce-scatter-done(%reduce-scatter-start)
+  %permute-start = (bf16[512,2048]{1,0}, bf16[512,2048]{1,0}, u32[], u32[]) collective-permute-start(%reduce-scatter-done), source_target_pairs={{0,1},{1,0}}
+  %permute-done = bf16[512,2048]{1,0} collective-permute-done(%permute-start)
+  ROOT %t = (s32[], bf16[512,2048]{1,0}) tuple(%i, %permute-done)
+}
+
+ENTRY %main (p: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
+  %p = (s32[], bf16[512,2048]{1,0}) parameter(0)
+  ROOT %while.38 = (s32[], bf16[512,2048]{1,0}) while(%p), condition=%nothing, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+}
+"""  # noqa: E501
+
+# as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in each that it goes on beside
+CHAIN = """HloModule jit_step, num_partitions=8
+
+%start (s.0: f32[1,192,64]) -> (f32[1,192,64], f32[8,192,64], u32[]) {
+  %s.0 = f32[1,192,64]{2,1,0} parameter(0)
+  %all-gather.6 = f32[8,192,64]{2,1,0} all-gather(%s.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %began = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) custom-call(%all-gather.6), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (b.0: f32[1,192,64], b.1: f32[8,192,64], b.2: f32[32,32]) -> (f32[32,32], f32[1,192,64], f32[8,192,64], f32[8,192,64]) {
+  %b.0 = f32[1,192,64]{2,1,0} parameter(0)
+  %b.1 = f32[8,192,64]{2,1,0} parameter(1)
+  %b.2 = f32[32,32]{1,0} parameter(2)
+  %work = f32[32,32]{1,0} tanh(%b.2)
+  %all-gather.8 = f32[8,192,64]{2,1,0} all-gather(%b.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %both = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) tuple(%work, %b.0, %b.1, %all-gather.8)
+}
+
+ENTRY %main (p: f32[1,192,64], q: f32[32,32]) -> f32[32,32] {
+  %p = f32[1,192,64]{2,1,0} parameter(0), metadata={op_name="state.params['w']"}
+  %q = f32[32,32]{1,0} parameter(1), metadata={op_name="batch"}
+  %async-collective-start = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%start
+  %from = f32[1,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=0
+  %to = f32[8,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=1
+  %fusion.1 = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) fusion(%from, %to, %q), kind=kOutput, calls=%beside
+  ROOT %out = f32[32,32]{1,0} get-tuple-element(%fusion.1), index=0
+}
+"""  # noqa: E501
+
+MB = 2**20
+
+
+def test_a_tpu_step_without_trip_counts():
+    weights, activations, gradient = collectives(Module(TPU))
+    assert (weights.kind, weights.group, weights.times, weights.dtype) == ("all-gather", 16, 5, "bf16")
+    assert (weights.payload, weights.wire) == (8 * MB, 8 * MB * 15 / 16)
+    assert weights.parameters
+    assert weights.scope == "jit(step)/w"
+    assert (activations.group, activations.payload, activations.times) == (4, 32 * 2048 * 4, 5)
+    assert not activations.parameters
+    assert (gradient.kind, gradient.group, gradient.payload, gradient.wire) == ("reduce-scatter", 4, 8 * MB, 6 * MB)
+    assert gradient.scope == "jit(step)/transpose/w"
+
+
+def test_a_gpu_step_counts_starts_once():
+    found = collectives(Module(GPU))
+    assert [(one.kind, one.group, one.times, one.payload / MB, one.wire / MB) for one in found] == [
+        ("all-gather", 4, 7, 8, 6), ("reduce-scatter", 4, 7, 8, 6), ("collective-permute", 2, 7, 2, 2),
+    ]  # fmt: skip
+    assert by_kind(found)["all-gather"] == {
+        "count": 7, "payload_bytes": 56 * MB, "wire_bytes": 42 * MB, "wire_bytes_by_type": {"bf16": 42 * MB}, "parameter_wire_bytes": 0,
+    }  # fmt: skip
+
+
+def test_a_gather_printed_in_a_chain_of_fusions_is_one():
+    (gather,) = collectives(Module(CHAIN))
+    assert (gather.times, gather.payload, gather.parameters) == (1, 8 * 192 * 64 * 4, True)
+    shard, both = 192 * 64 * 4, 2 * 32 * 32 * 4
+    assert traffic(Module(CHAIN), on_chip=True) == 9 * shard + both  # the shard read, the whole written; what goes on beside it
+
+
+@pytest.mark.parametrize(("change", "times"), [
+    (("%one = s32[] constant(1)", "%one = s32[] constant(2)"), 3),
+    (("direction=LT", "direction=LE"), 6),
+    (("%zero.3 = s32[] constant(0)", "%zero.3 = s32[] constant(3)"), 2),
+    (("%five = s32[] constant(5)", "%five = s32[] constant(0)"), 0),
+])  # fmt: skip
+def test_a_loop_runs_as_often_as_its_counter_says(change, times):
+    assert change[0] in TPU
+    assert {one.times for one in collectives(Module(TPU.replace(*change)))} == {times}
+
+
+@pytest.mark.parametrize("change", [
+    ("%next = s32[] add(%copy.i, %one)", "%next = s32[] custom-call(%copy.i)"),
+    ("%five = s32[] constant(5)", '%five = s32[] custom-call(), custom_call_target="computed"'),
+    ("%one = s32[] constant(1)", "%one = s32[] constant(0)"),
+])  # fmt: skip
+def test_a_loop_whose_length_is_not_told_is_refused(change):
+    assert change[0] in TPU
+    with pytest.raises(UnknownError):
+        collectives(Module(TPU.replace(*change)))
+
+
+@pytest.mark.parametrize("change", [
+    ("%w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)", "%w16 = bf16[5,128,2048]{2,1,0} tanh(%param.0)"),
+    ("state.params['w']", "batch['w']"),
+])  # fmt: skip
+def test_what_is_computed_or_is_data_is_no_parameter(change):
+    assert change[0] in TPU
+    assert not any(one.parameters for one in collectives(Module(TPU.replace(*change))))
+    named = TPU.replace(*change).replace('op_name="jit(step)/w"', 'op_name="jit(step)/gathered/w"')
+    assert [one.parameters for one in collectives(Module(named))] == [True, False, False]  # the step says so itself
+
+
+@pytest.mark.parametrize(("groups", "size"), [
+    ("replica_groups={{0,1},{2,3}}", 2),
+    ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 4),
+    ("replica_groups=[16,8]<=[128]", 8),
+    ("replica_groups=[2,64]<=[8,16]T(1,0), dimensions={0}", 64),
+    ("replica_groups=mesh['x'=16,'y'=4] {'x'}, dimensions={1}", 16),
+    ("replica_groups=mesh['x'=16,'y'=4] {'x','y'}", 64),
+    ("replica_groups=mesh['x'=16,'y'=4] {'x':(2)4}", 4),
+    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, to_apply=%add", 2),
+    ("replica_groups={}", 256),
+    ("source_target_pairs={{0,1},{1,2},{2,0}}", 2),
+])  # fmt: skip
+def test_groups_in_every_form(groups, size):
+    assert group_size(f", channel_id=1, {groups}, metadata={{}}", 256) == size
+
+
+def test_groups_of_an_unknown_form_are_refused():
+    with pytest.raises(UnknownError, match="form"):
+        group_size("replica_groups=@new[3]", 8)
+
+
+@pytest.mark.parametrize(("shape", "size"), [
+    ("bf16[2,3]{1,0:T(8,128)(2,1)S(1)}", 12), ("(f32[4]{0}, /*index=1*/s32[], pred[3])", 23), ("f8e4m3fn[7]", 7), ("s4[3]", 2),
+    ("f32[0,5]", 0), ("token[]", 0), ("c64[2]", 16), ("u32[]{:S(2)}", 4),
+])  # fmt: skip
+def test_bytes_of_shapes(shape, size):
+    assert array_bytes(shape) == size
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        Module("HloModule nothing\n")
+
+
+def test_traffic_takes_loops_by_their_length_and_slices_by_their_size():
+    gathered, row, act, wide, big, part = 2048 * 2048 * 2, 128 * 2048 * 2, 8 * 2048 * 4, 32 * 2048 * 4, 2048 * 2048 * 2, 512 * 2048 * 2
+    step = (
+        3 * 4 + 3 * 4 - 4  # the counter: copied, added to; the constant is read
+        + 2 * row + 4  # the slice of the stacked weights, and its index
+        + row + gathered + act + wide + gathered + wide + big + big + part + act + part + act
+    )  # fmt: skip
+    condition_is_free, convert = 0, 5 * 128 * 2048 * (4 + 2)
+    assert traffic(Module(TPU), on_chip=False) == pytest.approx(5 * step + convert + condition_is_free, rel=1e-6)
+    on_chip = TPU.replace("%all-gather.1 = bf16[1,2048,2048]{2,1,0}", "%all-gather.1 = bf16[1,2048,2048]{2,1,0:T(8,128)S(1)}")
+    assert traffic(Module(TPU), on_chip=True) - traffic(Module(on_chip), on_chip=True) == 5 * 2 * gathered
+    assert traffic(Module(TPU), on_chip=False) == traffic(Module(on_chip), on_chip=False)
+
+
+def test_a_real_sharded_step_has_the_bytes_of_its_shapes():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    width, layers, microbatches = 64, 3, 2
+
+    def loss(ws, x):
+        def layer(h, w):
+            w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))  # gathered, whole
+            return jax.lax.with_sharding_constraint(jnp.tanh(h @ w), rows), None
+
+        return (jax.lax.scan(layer, x, ws)[0] ** 2).mean()
+
+    def step(params, batch):
+        add = lambda total, x: (total + jax.grad(loss)(params, x), None)  # noqa: E731
+        return params - jax.lax.scan(add, jnp.zeros_like(params), batch)[0]
+
+    rows = NamedSharding(mesh, P(("data", "fsdp")))
+    ws = jax.ShapeDtypeStruct((layers, width, width), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((microbatches, 16, width), jnp.float32, sharding=NamedSharding(mesh, P(None, ("data", "fsdp"))))
+    compiled = jax.jit(step, out_shardings=ws.sharding).lower(ws, x).compile()
+    found = collectives(Module(compiled.as_text()))
+    gathers = [one for one in found if one.kind == "all-gather"]
+    assert {(one.group, one.parameters) for one in gathers} == {(4, True)}
+    one_pass = microbatches * layers * width * width * 4
+    assert sum(one.payload * one.times for one in gathers) in (one_pass, 2 * one_pass)  # forward, and backward where it was not kept
+    reduced = sum(one.payload * one.times for one in found if one.kind in ("all-reduce", "reduce-scatter") and one.payload > width)
+    assert one_pass <= reduced <= 1.25 * one_pass
+
+
+def test_the_least_that_fsdp_moves():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    split = jax.ShapeDtypeStruct((64, 8), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
+    whole = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=NamedSharding(mesh, P()))
+    least = fsdp_minimum({"a": split, "b": whole}, microbatches=3, gathers=2, train=True)
+    assert least.gather == 2 * 3 * 2 * 64 * 8 * 3 / 4
+    once_a_step = 4 * (64 * 8 / 4) * 2 * (1 / 2) + 4 * 16 * 2 * (7 / 8)
+    assert least.reduce == 3 * 4 * 64 * 8 * 3 / 4 + once_a_step
+    forward = fsdp_minimum({"a": split}, microbatches=1, gathers=1, train=False)
+    assert (forward.gather, forward.reduce) == (2 * 64 * 8 * 3 / 4, 0)

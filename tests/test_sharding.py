@@ -1,0 +1,162 @@
+"""The mesh, what lies where on it, and that a spread step computes what one device computes."""
+
+import collections
+import functools
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cv3jax import sharding
+from cv3jax.cascade import model_shapes, unet_init
+from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.models.layers import REMATS
+from cv3jax.models.unet import UNet
+from cv3jax.sharding import AXES, Layout, batch_sharding, gather_axis, make_mesh, names, spec, tree_sharding, tree_specs
+from cv3jax.state import create_state, make_train_step
+
+SMALL = {"channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 2), "mid_depth": 2, "head_dim": 8, "groups": 8}
+MESHES = ({"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "context": 2})
+
+
+def sizes(**axes):
+    """A stand-in for a mesh too large to be here: the rule asks only for its shape."""
+    return types.SimpleNamespace(shape={axis: axes.get(axis, 1) for axis in AXES})
+
+
+def full_size():
+    leaves = jax.tree.leaves_with_path(model_shapes(UNet(), 4096))
+    return [(names(path), leaf.shape) for path, leaf in leaves]
+
+
+def test_one_axis_takes_what_is_left():
+    assert dict(make_mesh(data=-1, fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
+
+
+def test_fsdp_takes_one_ring_where_it_may_choose():
+    def torus(*shape):
+        return [types.SimpleNamespace(coords=at, process_index=0, slice_index=0) for at in np.ndindex(*shape)]
+
+    assert [sharding.ring(torus(*shape)) for shape in ((16, 16, 1), (8, 8, 4), (1, 1, 1))] == [16, 8, 1]
+    assert sharding.ring([types.SimpleNamespace(process_index=i // 4) for i in range(8)]) == 4
+    assert dict(make_mesh(data=-1, fsdp=-1, tensor=2).shape) == {"data": 1, "fsdp": 4, "tensor": 2, "context": 1}
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"data": 3}, "needs 3 devices, there are 8"), ({"data": -1, "fsdp": 3}, "8 devices do not divide"),
+        ({"data": -1, "tensor": -1}, "may be -1"), ({"data": 0}, "must be positive"),
+        ({"data": 1, "fsdp": -1, "slices": 2}, "data = 1 does not divide over 2 slices"), ({"slices": 3}, "not so many equal groups"),
+    ],
+)  # fmt: skip
+def test_a_mesh_that_does_not_fit_is_refused(axes, words):
+    with pytest.raises(ValueError, match=words):
+        make_mesh(**axes)
+
+
+def test_only_the_data_axis_leaves_a_slice():
+    mesh = make_mesh(data=-1, fsdp=2, slices=2)
+    assert [{device.id // 4 for device in part.flat} for part in np.split(mesh.devices, 2)] == [{0}, {1}]
+    said = [types.SimpleNamespace(slice_index=i % 2, process_index=0, id=i) for i in range(8)]
+    assert [[device.id for device in group] for group in sharding.device_groups(said, -1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    with pytest.raises(ValueError, match="8 devices in 2 slices"):
+        sharding.device_groups(said, 1)
+
+
+@pytest.mark.parametrize(("fsdp", "left"), [(8, 0.001), (16, 0.001), (256, 0.04)])
+def test_nearly_all_of_the_full_size_is_split(fsdp, left):
+    whole = sum(np.prod(shape) for path, shape in full_size() if "fsdp" not in spec(path, shape, sizes(fsdp=fsdp)))
+    assert whole / sum(np.prod(shape) for _, shape in full_size()) < left
+
+
+def test_the_tensor_axis_splits_pairs_column_then_row():
+    mesh, split = sizes(fsdp=4, tensor=2), collections.Counter()
+    for path, shape in full_size():
+        axes = tuple(spec(path, shape, mesh))
+        if "tensor" in axes:
+            at = axes.index("tensor") - len(shape)
+            assert "blocks" in path
+            assert shape[at] % 2 == 0
+            assert at == (-2 if path[-2] in ("out", "ff_out") else -1)
+            split[path[-2:]] += 1
+        assert axes[:1] != ("fsdp",) or "blocks" not in path  # the layer axis
+    stacks = sum(path[-2:] == ("ff_in", "kernel") for path, _ in full_size())
+    wanted = {("ff_in", "kernel"): 1, ("ff_in", "bias"): 1, ("ff_out", "kernel"): 1}
+    wanted |= {(name, "kernel"): 2 for name in ("q", "k", "v", "out")}
+    assert split == {key: count * stacks for key, count in wanted.items()}
+
+
+def small_step(mesh, remat):
+    """(state, batch, the compiled step) of a small UNet in float32; parameters of 512 elements and more are split."""
+    model, tx = UNet(**SMALL, remat=remat), optax.adam(1e-2)
+
+    def init(key):  # the zeros that a fresh model ends in would hide most of its gradient
+        wave = functools.partial(jnp.arange, dtype=jnp.float32)
+        return jax.tree.map(lambda x: x + 0.02 * jnp.sin(wave(x.size)).reshape(x.shape), unet_init(model, 32)(key))
+
+    shapes = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
+    layout, placed = Layout(mesh, tree_specs(shapes.params, mesh), "float32"), tree_sharding(shapes, mesh)
+    local = model.clone(gather=layout.gather, constrain=layout.constrain)
+
+    def loss(params, frozen, batch, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 4)))(keys)
+        cond = make_cond(batch["text"], square_sizes(len(keys), 64))
+        out = local.apply({"params": layout.whole(params, UNet.gathers)}, batch["x"] + noise, jnp.zeros(len(keys), jnp.int32), cond)
+        return ((out - batch["x"]) ** 2).mean(), {}
+
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(8, 8, 8, 4)), "text": rng.normal(size=(8, 8, 32))}
+    batch = {name: jax.device_put(x.astype(np.float32), batch_sharding(mesh)) for name, x in batch.items()}
+    state = jax.jit(lambda key: create_state(init, tx, key), out_shardings=placed)(jax.random.key(0))
+    step = make_train_step(loss, tx, decay=0.9, accumulate=1, spread=layout.spread_gradient)
+    return state, batch, jax.jit(step, out_shardings=(placed, None)).lower(state, {}, batch).compile()
+
+
+@functools.cache
+def alone():
+    """Metrics of two steps on one device."""
+    return two_steps(*small_step(make_mesh(data=1, devices=jax.devices()[:1]), "none"))
+
+
+def two_steps(state, batch, step):
+    lines = []
+    for _ in range(2):
+        state, metrics = step(state, {}, batch)
+        lines.append([float(metrics[name]) for name in ("loss", "grad_norm", "param_norm")])
+    return lines
+
+
+@pytest.mark.parametrize("axes", MESHES, ids=lambda axes: "x".join(map(str, axes.values())))
+def test_every_mesh_computes_what_one_device_does(axes, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SIZE", 512)
+    np.testing.assert_allclose(two_steps(*small_step(make_mesh(**axes), "block")), alone(), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [name for name in REMATS if name != "offload"])
+def test_whatever_is_computed_again_the_update_is_the_same(remat, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SIZE", 512)
+    state, batch, step = small_step(make_mesh(data=2, fsdp=4), remat)
+    np.testing.assert_allclose(two_steps(state, batch, step), alone(), rtol=1e-4)
+    gathers = len(re.findall(r" all-gather(?:-start)?\(", step.as_text()))
+    assert gathers
+
+
+def test_gathers_are_of_the_computations_type_and_gradients_are_summed_in_float32():
+    mesh = make_mesh(data=1, fsdp=8)
+
+    def loss(x, rows):
+        return (gather_axis(x, 0, "bfloat16").astype(jnp.float32) * rows.sum()).sum()
+
+    spread = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(P("fsdp"), P("fsdp")), out_specs=P("fsdp"), check_vma=False)
+    text = str(jax.make_jaxpr(spread)(jnp.ones(16), jnp.ones(8)))
+    assert re.search(r"bf16\[16\].* = all_gather\[", text)
+    assert re.search(r"f32\[2\].* = reduce_scatter\[", text)
+    rows = jnp.arange(8.0)
+    np.testing.assert_allclose(jax.jit(spread)(jnp.ones(16), rows), np.full(16, 28.0))
