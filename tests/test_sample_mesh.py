@@ -81,7 +81,7 @@ def test_the_pictures_are_one_device_s(monkeypatch, tmp_path):
     keys = jax.vmap(jax.random.key)(cascade.put_rows(np.arange(4, dtype=np.uint32)))
     latents = cascade.stage("base", cascade.text(PROMPTS[:4]), keys, cascade.noise(keys, 64))
     assert {shard.data.shape for shard in latents.addressable_shards} == {(1, latents.shape[1] // 2, *latents.shape[2:])}
-    assert len({shard.index[:2] for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
+    assert len({str(shard.index[:2]) for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
 
 
 @pytest.mark.slow
