@@ -161,7 +161,7 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
     added = {"text_embeds": torch.zeros(len(batch["x"]), 0, device=device),
              "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(batch["x"]), device=device)}  # fmt: skip
     if what == "forward":
-        unet = unet.to(precision).eval()
+        unet = unet.eval() if dtype == "float32" else unet.to(precision).eval()
         batch |= {name: batch[name].to(precision) for name in ("x", "text")}
         added["text_embeds"] = added["text_embeds"].to(precision)
     if compiled:
