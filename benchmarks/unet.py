@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import measure
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cv3jax.cascade import unet_init
+from cv3jax.cascade import model_shapes
 from cv3jax.cli import prefer_eigen
 from cv3jax.conditioning import make_cond, square_sizes
 from cv3jax.models.layers import attend
@@ -85,12 +86,17 @@ def inputs(size: str) -> dict[str, np.ndarray]:
 
 
 def random_params(net: UNet) -> Any:
-    """Fresh parameters, those that start at zero made random too, so that every layer shows in the output."""
-    params = jax.jit(unet_init(net.clone(dtype="float32", attend=attend), TEXT[1]))(jax.random.key(0))
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    zero = jax.jit(lambda x, key: jnp.where(jnp.any(x), x, 0.02 * jax.random.normal(key, x.shape)))
-    return jax.tree.unflatten(treedef, [zero(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
+    """Random parameters of the sizes that training makes, none of them zero, so that every layer shows in the output."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        name, noise = path[-1].key, rng.standard_normal(leaf.shape, np.float32)
+        if name == "kernel":
+            fan_in = math.prod(leaf.shape[-4:-1]) if len(leaf.shape) == 4 else leaf.shape[-2]
+            return jnp.asarray(noise / fan_in**0.5)
+        return jnp.asarray(0.05 * noise + (name == "scale"))
+
+    return jax.tree.map_with_path(draw, model_shapes(net, TEXT[1]))
 
 
 def ours(what: str, size: str, dtype: str, folder: Path) -> None:
@@ -155,7 +161,7 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
     added = {"text_embeds": torch.zeros(len(batch["x"]), 0, device=device),
              "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(batch["x"]), device=device)}  # fmt: skip
     if what == "forward":
-        unet = unet.to(precision).eval()
+        unet = unet.eval() if dtype == "float32" else unet.to(precision).eval()
         batch |= {name: batch[name].to(precision) for name in ("x", "text")}
         added["text_embeds"] = added["text_embeds"].to(precision)
     if compiled:

@@ -194,6 +194,7 @@ class Cascade:
     ) -> jax.Array:  # fmt: skip
         """Sample stage `name` from `noise`: latents. What is given replaces the description's steps, guidance, eta, form."""
         stage = self.description["stages"][name]
+        self._check_context(name, noise.shape[1])
         given = {"steps": steps, "guidance": guidance, "eta": eta, "form": form}
         chosen = {key: stage[key] if value is None else value for key, value in given.items()}
         call = (name, *chosen.items())
@@ -203,6 +204,19 @@ class Cascade:
             except ValueError as e:
                 raise InputError(f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}: {str(e)[:120]}") from e
         return self._samplers[call](self.params[name], text, low, noise, keys)
+
+    def _check_context(self, name: str, rows: int) -> None:
+        """Raise InputError where context leaves a device less than two rows at the UNet's lowest resolution.
+
+        A convolution of stride 2 that leaves one row on each of two devices comes out wrong (XLA's Shardy, jaxlib 0.10.2).
+        """
+        ways = 1 if self.mesh is None else self.mesh.shape["context"]
+        lowest = rows // 2 ** (len(self.description["stages"][name]["model"]["channel_mult"]) - 1)
+        if ways > 1 and lowest < 2 * ways:
+            raise InputError(
+                f"mesh context={ways}: the {name} stage's latents of {rows} rows have {lowest} at its lowest resolution, and each device "
+                f"takes two; give a context of at most {max(lowest // 2, 1)}"
+            )
 
     def passes(self, size: int | None = None, side: int | None = None) -> int:
         """`relay_passes` of this cascade."""

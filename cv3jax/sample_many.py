@@ -98,6 +98,8 @@ def which_part(process_id: int | None = None, num_processes: int | None = None) 
         names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
         if "SLURM_STEP_NUM_TASKS" in os.environ and not any(name in os.environ for name in names):  # not in a script outside srun
             names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+            if os.environ.get("SLURM_STEP_NUM_NODES") != os.environ["SLURM_STEP_NUM_TASKS"]:  # more than one a node: a GPU each
+                jax.config.update("jax_cuda_visible_devices", os.environ.get("SLURM_LOCALID", "all"))
         values = tuple(os.environ.get(name) for name in names)
         if values == (None, None):
             return Part(jax.process_index(), jax.process_count())

@@ -99,7 +99,7 @@ def test_too_many_lines_and_no_file(tmp_path, monkeypatch):
             read_prompts(path, 1)
 
 
-SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "1"}
 
 
 @pytest.mark.parametrize(("flags", "environ", "part"), [
@@ -107,6 +107,7 @@ SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
     ((1, 2), {"JAX_PROCESS_ID": "0", "JAX_NUM_PROCESSES": "9"}, (1, 2)),
     ((None, None), {"JAX_PROCESS_ID": "2", "JAX_NUM_PROCESSES": "3"}, (2, 3)),
     ((None, None), {**SLURM, "SLURM_STEP_NUM_TASKS": "4"}, (1, 4)),
+    ((None, None), {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4"}, (1, 4)),
     ((None, None), SLURM, (0, 1)),  # a batch script itself, not started by srun
     ((None, None), {**SLURM, "SLURM_STEP_NUM_TASKS": "4", "JAX_PROCESS_ID": "0", "JAX_NUM_PROCESSES": "1"}, (0, 1)),
 ])  # fmt: skip
@@ -115,7 +116,11 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+    chosen: list[tuple] = []
+    monkeypatch.setattr(sample_many.jax.config, "update", lambda *given: chosen.append(given))
     assert which_part(*flags) == part
+    shares_a_node = "SLURM_STEP_NUM_TASKS" in environ and "JAX_PROCESS_ID" not in environ and environ["SLURM_STEP_NUM_NODES"] == "2"
+    assert chosen == ([("jax_cuda_visible_devices", "1")] if shares_a_node else [])
 
 
 @pytest.mark.parametrize(("flags", "environ", "line"), [
@@ -145,7 +150,7 @@ def test_a_mesh_is_as_large_as_there_are_pictures_for():
 @pytest.mark.parametrize(("text", "line"), [
     ("fsdp=3", r"--mesh fsdp=3: 8 devices do not divide over mesh"),
     ("data=2", r"--mesh data=2: mesh .* needs 2 devices, there are 8"),
-    ("fsdp=-1,data=-1", "one of them may be -1"),
+    ("fsdp=-1,tensor=-1", "one of them .* may be -1"),
     ("fsdp=0", "axes must be positive"),
     *((text, f"--mesh {text}: give sizes of the axes data, fsdp") for text in ("", "8", "model=8", "data=a", "data=8,data=8")),
 ])  # fmt: skip

@@ -17,7 +17,7 @@ from golden import PNG_PIXELS
 from jax.sharding import Mesh
 from PIL import Image
 
-from cv3jax import sample, sample_many
+from cv3jax import checkpoint, sample, sample_many
 from cv3jax.cascade import Cascade, build_on, load, make_stage_sampler, model_shapes
 from cv3jax.models.unet import UNet
 from cv3jax.sharding import make_mesh
@@ -36,6 +36,20 @@ def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 def cascade_at() -> Path:
     return tiny_runs.trained("relay").workdir
+
+
+@pytest.fixture(autouse=True)
+def larger(monkeypatch):
+    """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest resolution."""
+    read = checkpoint.read_cascade
+
+    def doubled(path):
+        directory, description = read(path)
+        for stage in description["stages"].values():
+            stage["image_size"] *= 2
+        return directory, description
+
+    monkeypatch.setattr(checkpoint, "read_cascade", doubled)
 
 
 def on_one_device(size: int) -> np.ndarray:
@@ -58,29 +72,33 @@ def on_a_mesh(monkeypatch, tmp_path: Path, mesh: str, size: int) -> tuple[Cascad
 
 
 def test_the_pictures_are_one_device_s(monkeypatch, tmp_path):
-    alone = on_one_device(32)
-    cascade, pictures = on_a_mesh(monkeypatch, tmp_path, "data=2,fsdp=2,context=2", 32)  # batches of four: a whole one and a half
+    alone = on_one_device(64)
+    cascade, pictures = on_a_mesh(monkeypatch, tmp_path, "data=2,fsdp=2,context=2", 64)  # batches of four: a whole one and a half
     assert alike(pictures, alone)
     assert not alike(pictures[:1], alone[1:2])
     assert dict(cascade.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 1, "context": 2}
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(cascade.params["base"]))
     keys = jax.vmap(jax.random.key)(cascade.put_rows(np.arange(4, dtype=np.uint32)))
-    latents = cascade.stage("base", cascade.text(PROMPTS[:4]), keys, cascade.noise(keys, 32))
+    latents = cascade.stage("base", cascade.text(PROMPTS[:4]), keys, cascade.noise(keys, 64))
     assert {shard.data.shape for shard in latents.addressable_shards} == {(1, latents.shape[1] // 2, *latents.shape[2:])}
-    assert len({shard.index[:2] for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
+    assert len({str(shard.index[:2]) for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
 
 
 @pytest.mark.slow
 def test_the_pictures_of_a_relay_are_one_device_s_on_other_meshes(monkeypatch, tmp_path):
-    alone = on_one_device(64)
-    for mesh in ("data=-1", "fsdp=8", "tensor=2,context=4", "fsdp=2,tensor=2,context=2"):
-        assert alike(on_a_mesh(monkeypatch, tmp_path / mesh, mesh, 64)[1], alone), mesh
+    alone = on_one_device(128)
+    for mesh in ("data=-1", "fsdp=8", "fsdp=2,tensor=2,context=2"):
+        assert alike(on_a_mesh(monkeypatch, tmp_path / mesh, mesh, 128)[1], alone), mesh
 
 
-def test_a_height_that_does_not_divide():
-    cascade = load(cascade_at(), ("vae",), make_mesh(data=1, context=8))
+def test_a_context_that_is_too_large():
+    cascade = load(cascade_at(), ("vae", "base"), make_mesh(data=1, context=8))
+    keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(InputError, match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context"):
-        cascade.noise(jax.random.split(jax.random.key(0), 1), 4 * cascade._vae.factor)
+        cascade.noise(keys, 32)
+    right = "the base stage's latents of 8 rows have 4 at its lowest resolution, and each device takes two; give a context of at most 2"
+    with pytest.raises(InputError, match=f"mesh context=8: {right}"):
+        cascade.stage("base", jnp.zeros((1, 24, 16)), keys, cascade.noise(keys, 64))
 
 
 def stage(mesh: Mesh | None) -> jax.stages.Compiled:
