@@ -65,6 +65,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in REMATS, f"one of {', '.join(REMATS)}"),
     ("vae.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("text.vocab", lambda v: v >= 1, "at least 1"),
     ("text.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.channel_mult", lambda v: len(v) > 0 and min(v) >= 1, "one factor or more, each at least 1"),
     ("data.zoom", lambda v: len(v) == 2 and all(isinstance(x, (int, float)) for x in v) and 1 <= v[0] <= v[1] <= 8,

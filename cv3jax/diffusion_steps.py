@@ -49,6 +49,7 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
     vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": config.vae.dtype})
     t5 = build_model(T5Encoder, {**t5_facts, "dtype": config.text.dtype})
     model = model_of(UNet, config.model, "config.model", out_channels=vae.z_channels)
+    check_context(config, mesh, vae.factor)
     init, tx = unet_init(model, t5.channels), make_tx(config)
     like = state_shapes(init, tx, config.seed, mesh)
 
@@ -74,6 +75,16 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
         init, tx, like, frozen, batch_like(config, mesh, length), jax.jit(encode, out_shardings=batch_sharding(mesh)),
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
     )  # fmt: skip
+
+
+def check_context(config: ConfigDict, mesh: Any, factor: int) -> None:
+    """Raise InputError unless context leaves each device two rows or more of the UNet's lowest resolution, and all as many.
+
+    XLA convolves wrongly with stride 2 where one row is left (`Cascade.stage`).
+    """
+    ways, lowest = mesh.shape["context"], config.data.image_size // factor // 2 ** (len(config.model.channel_mult) - 1)
+    if ways > 1 and (lowest % ways or lowest < 2 * ways):
+        raise InputError(f"config.mesh.context = {ways}: the UNet's lowest {lowest} rows do not give each device two or more, all as many")
 
 
 def encode_args(steps: DiffusionSteps) -> tuple:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 import optax
 from tiny_runs import environment
 
-from cv3jax import build, checkpoint, cli, hosts, optim, train
+from cv3jax import build, checkpoint, cli, hosts, optim, sharding, train
 from cv3jax.loop import Cadence, train_loop
 from cv3jax.sharding import make_mesh, tree_sharding
 from cv3jax.state import TrainState, create_state, make_train_step
@@ -52,7 +53,8 @@ def pieces(mesh, accumulate: int = 1):
     """(create, like, data, place, step) as `build` has them."""
     tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2))
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
-    shardings = tree_sharding(shape, mesh, min_size=256)
+    with mock.patch.object(sharding, "MIN_SIZE", 256):
+        shardings = tree_sharding(shape, mesh)
     step = make_train_step(denoise, tx, decay=0.9, accumulate=accumulate)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     data = make_loader(records(), batch_size=BATCH, rows=build.own_rows(mesh, BATCH), image_size=SIDE, tokenize=None, seed=0, flip=True)

@@ -125,7 +125,7 @@ FIELDS = [
     ("vae", ["batch.size=24", "batch.per_device=2"], "config.batch.per_device = 2"),
     ("vae", ["batch.per_device=0"], "config.batch.per_device = 0"),
     ("vae", ["mesh.data=3"], "config.mesh"),
-    ("vae", ["mesh.data=-1"], "config.mesh"),
+    ("vae", ["mesh.tensor=-1"], "config.mesh"),
     ("vae", ["mesh.fsdp=0"], "config.mesh"),
     ("vae", ["mesh.data=16", "mesh.fsdp=1"], "there are 8"),
     ("vae", ["data.image_size=36"], "not a multiple of the autoencoder's factor 8"),

@@ -57,7 +57,7 @@ def check_stage(g, stage: str, seen: dict, side: int) -> None:
     g.check(f"e2e.{stage}.vector", size_embedding(np.tile([side, side, 0, 0, side, side], (2, 1))))
     latent = seen["stage"][1]
     g.check_nhwc(f"e2e.{stage}.latent", latent)
-    g.check_nhwc(f"e2e.{stage}.decoded", decode(g.preset, latent))
+    g.check_nhwc(f"e2e.{stage}.decoded", decode(g.preset, np.asarray(latent)))
 
 
 @reads("e2e.base.*")
