@@ -20,6 +20,8 @@ from cv3jax.models.unet import UNet
 from cv3jax.sharding import AXES, Layout, batch_sharding, gather_axis, make_mesh, names, spec, tree_sharding, tree_specs
 from cv3jax.state import create_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 SMALL = {"channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 2), "mid_depth": 2, "head_dim": 8, "groups": 8}
 MESHES = ({"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "context": 2})
 
