@@ -28,7 +28,7 @@ PASSES = (
 JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}  # and their operands that are passed on
 JOINED = 'custom_call_target="ConcatBitcast"'  # the TPU compiler's, of slices that it copied one by one
 NOTHING = ("constant", "iota", "broadcast", "partition-id", "replica-id")
-GATHERED = "gathered"  # the name scope of parameters that the step gathers itself
+GATHERED = re.compile(r"(?:^|[/(])gathered(?:[/)]|$)")  # the name scope of parameters that the step gathers itself, `jvp(gathered)` too
 PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program's argument
 
 
@@ -85,7 +85,7 @@ def group_size(attributes: str, devices: int) -> int:
 
 def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> bool:
     """Whether what `it` moves comes from the program's parameters, only converted, sliced or padded on the way."""
-    if GATHERED in scope.split("/"):
+    if GATHERED.search(scope):
         return True
     try:
         names = set().union(*(_origin(module, frame, name) for name in it.operands[:1]))

@@ -188,8 +188,9 @@ def test_a_loop_whose_length_is_not_told_is_refused(change):
 def test_what_is_computed_or_is_data_is_no_parameter(change):
     assert change[0] in TPU
     assert not any(one.parameters for one in collectives(Module(TPU.replace(*change))))
-    named = TPU.replace(*change).replace('op_name="jit(step)/w"', 'op_name="jit(step)/gathered/w"')
-    assert [one.parameters for one in collectives(Module(named))] == [True, False, False]  # the step says so itself
+    for scope, says in (("gathered", True), ("jvp(gathered)", True), ("ungathered", False)):  # the step says so itself
+        named = TPU.replace(*change).replace('op_name="jit(step)/w"', f'op_name="jit(step)/{scope}/w"')
+        assert [one.parameters for one in collectives(Module(named))] == [says, False, False]
 
 
 def test_a_parameter_copied_in_slices_is_one_still():
