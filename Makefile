@@ -9,7 +9,9 @@ INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu lint clean
+BENCHMARKS := loop unet attention cascade
+
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu benchmarks lint clean
 
 setup: $(VENV)/.done
 
@@ -61,6 +63,16 @@ test-all: setup lint
 # on a machine with a GPU, after pip install -e '.[cuda13]'
 test-gpu: setup
 	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+
+# what the figures of docs/benchmarks.md come from, one after the other; about an hour on two cores that do nothing else
+benchmarks: setup-torch setup-tpu setup-gpu
+	@mkdir -p benchmarks/results
+	@for name in $(BENCHMARKS); do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json > benchmarks/results/$$name.md || failed="$$failed $$name"; \
+		cat benchmarks/results/$$name.md; \
+	done; \
+	$(BIN)/python benchmarks/compile_time.py --out benchmarks/results || failed="$$failed compile_time"; \
+	[ -z "$$failed" ] || { echo "missed their bars:$$failed" >&2; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Attention kernels against XLA's and PyTorch's at the UNet's sizes, forward and with gradients, on the device that is there.
 
-    python benchmarks/attention.py --json docs/benchmarks/attention.json
+    python benchmarks/attention.py --json benchmarks/results/attention.json
 
 On a CPU XLA and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's flash kernel too, on a TPU splash. They take
 turns; a ratio is the seconds of one to those of XLA in the same turn, median and quartiles. Each is checked against XLA first.

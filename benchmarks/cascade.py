@@ -1,6 +1,6 @@
 """The cascade (50 base steps, 10 of the relay) against single-stage sampling (50 steps) at the relay's resolution with the same UNet.
 
-    python benchmarks/cascade.py --json docs/benchmarks/cascade.json
+    python benchmarks/cascade.py --json benchmarks/results/cascade.json
 
 Measured: seconds a batch of pictures with the scenes' models, from prompts to uint8 pictures, text encoder and autoencoder included,
 guided on both sides. Their weights are random, for time does not depend on them. Counted: the FLOPs of a picture at the released

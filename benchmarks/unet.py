@@ -1,6 +1,6 @@
 """Our UNet beside diffusers' UNet2DConditionModel in PyTorch: seconds of a forward pass and of a train step, with the same weights.
 
-    python benchmarks/unet.py --json docs/benchmarks/unet.json
+    python benchmarks/unet.py --json benchmarks/results/unet.json
 
 Each side has a process of its own, and they take turns. On a CPU both compute in float32; on a GPU in bfloat16, and PyTorch a second
 time under torch.compile. A forward pass has its weights in that precision. A train step keeps them in float32 and is the mean

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import batch_like, check, model_of, plan
+from cv3jax.build import attend_of, batch_like, check, model_of, plan
 from cv3jax.build_diffusion import check_sides, describe, random_facts, whole_side
 from cv3jax.build_vae import vae_step
 from cv3jax.cascade import build_model, make_stage_sampler
@@ -78,7 +78,9 @@ def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Pr
     """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
     stage = describe(config, description)
     mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
-    run = make_stage_sampler(stage, **{name: stage[name] for name in ("steps", "guidance", "eta", "form")}, mesh=mesh)
+    run = make_stage_sampler(
+        stage, **{name: stage[name] for name in ("steps", "guidance", "eta", "form")}, mesh=mesh, attend=attend_of(config, mesh)
+    )  # fmt: skip
     vae, t5 = build_model(Autoencoder, description["vae"]["model"]), build_model(T5Encoder, description["t5"]["model"])
     rows, side = batch_sharding(mesh), whole_side(config) // vae.factor
 

@@ -63,7 +63,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
     def preview(directory: Path):
         description = {**frozen.description, "stages": {config.stage: describe(config, frozen.description)}}
-        cascade = Cascade(description, dict(frozen.params), frozen.tokenize)
+        cascade = Cascade(description, dict(frozen.params), frozen.tokenize, attention=config.attention, within=deal.mesh)
         show = base_preview if config.schedule.blur == "none" else relay_preview
 
         def save(ema, step):

@@ -17,14 +17,17 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax import checkpoint, hosts, sampler
+from cv3jax.attention import make_attend
 from cv3jax.conditioning import make_cond, normals, square_sizes
 from cv3jax.denoiser import guided, make_denoiser
+from cv3jax.models.layers import Attend
+from cv3jax.models.layers import attend as xla_attention
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.resize import up2
 from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
-from cv3jax.sharding import BATCH, batch_sharding, make_constrain, tree_sharding
+from cv3jax.sharding import BATCH, batch_sharding, context_problem, make_constrain, make_mesh, tree_sharding
 from data_pipeline.errors import InputError
 from data_pipeline.tokenizer import load_tokenizer
 
@@ -39,10 +42,20 @@ def build_model(cls: type, fields: dict, **extra: Any) -> Any:
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}, **extra)
 
 
-def build_on(mesh: Mesh | None, cls: type, fields: dict) -> Any:
+def build_on(mesh: Mesh | None, cls: type, fields: dict, **extra: Any) -> Any:
     """`build_model`, of a model that runs on `mesh`: told how its activations lie there, where it asks."""
-    asks = mesh is not None and "constrain" in {field.name for field in dataclasses.fields(cls)}
-    return build_model(cls, fields, **({"constrain": make_constrain(mesh)} if asks else {}))
+    if mesh is not None and "constrain" in {field.name for field in dataclasses.fields(cls)}:
+        extra["constrain"] = make_constrain(mesh)
+    return build_model(cls, fields, **extra)
+
+
+def stage_attend(stage: dict, attention: str, mesh: Mesh) -> Attend:
+    """A stage's attention by name, on the devices of `mesh`. Raises InputError on one that these or its heads do not allow."""
+    model = build_model(UNet, stage["model"])
+    try:
+        return make_attend(attention, mesh.devices.flat[0].platform, mesh, head_dim=model.head_dim, dtype=model.dtype)
+    except ValueError as e:
+        raise InputError(str(e)) from e
 
 
 def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
@@ -87,14 +100,15 @@ def part_shapes(description: dict, part: str) -> Any:
 
 
 def make_stage_sampler(
-    stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released", mesh: Mesh | None = None
-) -> Callable:
+    stage: dict, *, steps: int, guidance: float, eta: float = 0.0, form: str = "released", mesh: Mesh | None = None,
+    attend: Attend = xla_attention,
+) -> Callable:  # fmt: skip
     """A stage's jitted sampler: (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B]) → latents [B, h, w, z].
 
     A base stage starts from the noise, a relay stage from `low` and the noise. With η > 0 each image draws from its own key, so
     its pixels do not depend on the batch it is made in. A distilled model is told the guidance weight, others are guided by it.
     """
-    model = build_on(mesh, UNet, stage["model"])
+    model = build_on(mesh, UNet, stage["model"], attend=attend)
     relay = stage["kind"] == "relay"
     grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
     denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
@@ -135,10 +149,19 @@ class Cascade:
     """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between them.
 
     On a `mesh`, where the parameters then lie too, batches must divide over its data and fsdp, and heights of latents over context.
+    `attention` is the UNets' (`attention.KINDS`). `within`: the mesh of a run that the parameters are of, where batches need not divide.
+
+    Raises:
+        InputError: an attention that the devices, or a stage's heads, do not allow.
     """
 
-    def __init__(self, description: dict, params: dict, tokenize: Callable | None, mesh: Mesh | None = None):
+    def __init__(
+        self, description: dict, params: dict, tokenize: Callable | None, mesh: Mesh | None = None, attention: str = "auto", *,
+        within: Mesh | None = None,
+    ):  # fmt: skip
         self.description, self.params, self.tokenize, self.mesh = description, params, tokenize, mesh
+        devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
+        self._attend = {name: stage_attend(stage, attention, devices) for name, stage in description.get("stages", {}).items()}
         self._vae = vae = build_on(mesh, Autoencoder, description["vae"]["model"])
         scale, images = description["vae"]["scale"], images_sharding(mesh)
         self._decode = jax.jit(lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")), out_shardings=images)
@@ -200,23 +223,16 @@ class Cascade:
         call = (name, *chosen.items())
         if call not in self._samplers:
             try:
-                self._samplers[call] = make_stage_sampler(stage, **chosen, mesh=self.mesh)
+                self._samplers[call] = make_stage_sampler(stage, **chosen, mesh=self.mesh, attend=self._attend[name])
             except ValueError as e:
                 raise InputError(f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}: {str(e)[:120]}") from e
         return self._samplers[call](self.params[name], text, low, noise, keys)
 
     def _check_context(self, name: str, rows: int) -> None:
-        """Raise InputError where context leaves a device less than two rows at the UNet's lowest resolution.
-
-        A convolution of stride 2 that leaves one row on each of two devices comes out wrong (XLA's Shardy, jaxlib 0.10.2).
-        """
-        ways = 1 if self.mesh is None else self.mesh.shape["context"]
-        lowest = rows // 2 ** (len(self.description["stages"][name]["model"]["channel_mult"]) - 1)
-        if ways > 1 and lowest < 2 * ways:
-            raise InputError(
-                f"mesh context={ways}: the {name} stage's latents of {rows} rows have {lowest} at its lowest resolution, and each device "
-                f"takes two; give a context of at most {max(lowest // 2, 1)}"
-            )
+        """Raise InputError where context cannot split the stage's latents of so many rows."""
+        stages = len(self.description["stages"][name]["model"]["channel_mult"])
+        if self.mesh is not None and (problem := context_problem(self.mesh, rows, stages)):
+            raise InputError(f"mesh {problem} ({name} stage)")
 
     def passes(self, size: int | None = None, side: int | None = None) -> int:
         """`relay_passes` of this cascade."""
@@ -275,17 +291,17 @@ def to_uint8(pixels: jax.Array) -> jax.Array:
     return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def load(path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None) -> Cascade:
+def load(path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None, attention: str = "auto") -> Cascade:
     """The cascade at `path`, with `parts` of it (default: all it has), on `mesh` or on the default device.
 
     Raises:
-        InputError: no checkpoint there, a part missing, or damaged.
+        InputError: no checkpoint there, a part missing or damaged, or an attention that cannot be.
     """
     directory, description = checkpoint.read_cascade(path)
     if "vae" not in description:
         raise InputError(f"{path} has no vae, without which there are no pictures")
     placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
-    return Cascade(description, *load_params(directory, description, parts, placement), mesh)
+    return Cascade(description, *load_params(directory, description, parts, placement), mesh, attention)
 
 
 def load_params(

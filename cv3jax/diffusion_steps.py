@@ -20,7 +20,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.objectives import diffusion_loss
 from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
-from cv3jax.sharding import Layout, batch_sharding, tree_sharding, tree_specs
+from cv3jax.sharding import Layout, batch_sharding, context_problem, tree_sharding, tree_specs
 from cv3jax.state import image_keys, make_train_step, microbatches
 from data_pipeline.errors import InputError
 
@@ -49,7 +49,8 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
     vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": config.vae.dtype})
     t5 = build_model(T5Encoder, {**t5_facts, "dtype": config.text.dtype})
     model = model_of(UNet, config.model, "config.model", out_channels=vae.z_channels)
-    check_context(config, mesh, vae.factor)
+    if problem := context_problem(mesh, config.data.image_size // vae.factor, len(config.model.channel_mult)):
+        raise InputError(f"config.mesh: {problem}")
     init, tx = unet_init(model, t5.channels), make_tx(config)
     like = state_shapes(init, tx, config.seed, mesh)
 
@@ -75,16 +76,6 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
         init, tx, like, frozen, batch_like(config, mesh, length), jax.jit(encode, out_shardings=batch_sharding(mesh)),
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
     )  # fmt: skip
-
-
-def check_context(config: ConfigDict, mesh: Any, factor: int) -> None:
-    """Raise InputError unless context leaves each device two rows or more of the UNet's lowest resolution, and all as many.
-
-    XLA convolves wrongly with stride 2 where one row is left (`Cascade.stage`).
-    """
-    ways, lowest = mesh.shape["context"], config.data.image_size // factor // 2 ** (len(config.model.channel_mult) - 1)
-    if ways > 1 and (lowest % ways or lowest < 2 * ways):
-        raise InputError(f"config.mesh.context = {ways}: the UNet's lowest {lowest} rows do not give each device two or more, all as many")
 
 
 def encode_args(steps: DiffusionSteps) -> tuple:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cv3jax.attention import KINDS
 from cv3jax.cascade import Cascade, load
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import check_directory, check_file, command, write_json
@@ -52,6 +53,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mesh", metavar="AXIS=N,...",
                         help="how this machine's devices work together, e.g. fsdp=4,context=2: data takes rows, fsdp rows and parts of the "
                         "parameters, tensor parts of the layers, context parts of each image; -1 is what is left (default: data=-1)")
+    parser.add_argument("--attention", choices=KINDS, default="auto",
+                        help="the UNets': xla, cudnn (GPU), splash (TPU), or the one that suits the devices and sizes (default: auto)")
     parser.add_argument("--process_id", type=int, metavar="I",
                         help="of --prompts make part I of N, counted from 0 (default: what Slurm or JAX_PROCESS_ID says)")
     parser.add_argument("--num_processes", type=int, metavar="N",
@@ -119,7 +122,7 @@ def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
     count = args.num * len(args.prompt)
     mesh = choose_mesh(args.mesh, count)
     width = batch_width(args.batch, mesh, count)
-    cascade = load(args.checkpoint, mesh=mesh)
+    cascade = load(args.checkpoint, mesh=mesh, attention=args.attention)
     files = given(cascade, args)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(args.prompt)]
     jobs = [Job(args.prompt[n], args.seed + i, f"{names[n]}_{args.seed + i}.png") for n in range(len(names)) for i in range(args.num)]
@@ -152,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         figures = sample_many(
             args.checkpoint, args.prompts, args.out, num=args.num, seed=args.seed, size=args.size, base=base, relay=relay,
-            batch=args.batch, mesh=args.mesh, part=which_part(args.process_id, args.num_processes),
+            batch=args.batch, mesh=args.mesh, attention=args.attention, part=which_part(args.process_id, args.num_processes),
         )  # fmt: skip
     figures["seconds"] = time.monotonic() - began
     print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)

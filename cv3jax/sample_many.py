@@ -20,7 +20,7 @@ ENDS = "ends after this batch; the same command goes on"
 
 def sample_many(
     source: Path, prompts_file: Path, out: Path, *, num: int, seed: int, size: int | None, base: dict, relay: dict, batch: int,
-    mesh: str | None, part: Part,
+    mesh: str | None, attention: str, part: Part,
 ) -> dict:  # fmt: skip
     """Make this part of the pictures of `prompts_file` in `out` with the checkpoint `source`, but those that are there. Returns figures.
 
@@ -56,7 +56,7 @@ def sample_many(
         todo = sample_jobs.missing(jobs, [i for i in range(len(jobs)) if i // width % part.count == part.index], out, side)
         made = 0
         if todo:
-            cascade = load(source, parts, devices)
+            cascade = load(source, parts, devices, attention)
             sample_jobs.write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with stopping.noticing(ends=ENDS) as noticed:
                 options = {"size": side, "base": base, "relay": relay}

@@ -92,7 +92,9 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 # What the tensor axis splits, by the end of a kernel's path: columns of what projects to heads or to the wide feed-forward, rows of
-# what projects back (arXiv 1909.08053 §3), so that each pair needs one reduction, at its end. The GEGLU's two halves are cut alike.
+# what projects back (arXiv 1909.08053 §3), so that each pair needs one reduction, at its end. The GEGLU's values and gates lie one after
+# the other in one kernel, as in the released weights, so that its columns are cut into other parts than it computes in: one permutation
+# more a block.
 COLUMNS = ("q", "k", "v", "ff_in")
 ROWS = ("out", "ff_out")
 ATTENTION = ("self_attention", "cross_attention")
@@ -131,6 +133,20 @@ def spec(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
         if free:
             axes[max(free, key=lambda axis: shape[axis])] = "fsdp"
     return P(*axes) if any(axes) else P()
+
+
+def context_problem(mesh: Mesh, rows: int, stages: int) -> str | None:
+    """Why the context axis cannot split latents of `rows` in a UNet of `stages`, or None.
+
+    Each device takes two rows or more of the lowest resolution, and all as many: a convolution of stride 2 that leaves one row on each
+    of two devices comes out wrong (XLA's Shardy, jaxlib 0.10.2).
+    """
+    ways, lowest = mesh.shape["context"], rows // 2 ** (stages - 1)
+    if ways == 1 or (lowest % ways == 0 and lowest >= 2 * ways):
+        return None
+    most = max((n for n in range(1, lowest // 2 + 1) if lowest % n == 0), default=1)
+    return (f"context={ways}: latents of {rows} rows have {lowest} at the UNet's lowest resolution, of which each device takes two or "
+            f"more, all as many; give a context of {most}")  # fmt: skip
 
 
 def tree_specs(tree, mesh: Mesh):
@@ -221,12 +237,12 @@ class Layout(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_axis(x: jax.Array, axis: int, dtype: Any) -> jax.Array:
     """All devices' parts of x along `axis`, as `dtype`: half the bytes in bfloat16. The gradient is summed in float32."""
-    with jax.named_scope(GATHERED):  # by which a compile report tells parameters from activations
-        return checkpoint_name(jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True), GATHERED)
+    return _gather_forward(x, axis, dtype)[0]
 
 
 def _gather_forward(x, axis, dtype):
-    return gather_axis(x, axis, dtype), None
+    with jax.named_scope(GATHERED):  # by which a compile report tells parameters from activations
+        return checkpoint_name(jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True), GATHERED), None
 
 
 def _gather_backward(axis, dtype, _, cotangent):

@@ -251,6 +251,7 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size big", "--size"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num 0", "--num 0"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --attention splash", "'splash' does not run on cpu"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num two", "--num"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed -1", "--seed -1"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed 4294967296", "--seed 4294967296"),

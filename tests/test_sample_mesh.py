@@ -19,8 +19,9 @@ from PIL import Image
 
 from cv3jax import checkpoint, sample, sample_many
 from cv3jax.cascade import Cascade, build_on, load, make_stage_sampler, model_shapes
+from cv3jax.models.layers import attend
 from cv3jax.models.unet import UNet
-from cv3jax.sharding import make_mesh
+from cv3jax.sharding import context_problem, make_mesh
 from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -96,22 +97,60 @@ def test_a_context_that_is_too_large():
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(InputError, match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context"):
         cascade.noise(keys, 32)
-    right = "the base stage's latents of 8 rows have 4 at its lowest resolution, and each device takes two; give a context of at most 2"
-    with pytest.raises(InputError, match=f"mesh context=8: {right}"):
+    with pytest.raises(InputError, match=r"mesh context=8: latents of 8 rows have 4 at .*; give a context of 2 \(base stage\)"):
         cascade.stage("base", jnp.zeros((1, 24, 16)), keys, cascade.noise(keys, 64))
+    uneven = context_problem(make_mesh(data=1, context=8), 80, 3)
+    assert uneven.startswith("context=8: latents of 80 rows have 20 at ")
+    assert uneven.endswith("give a context of 10")
+    assert context_problem(make_mesh(data=1, context=8), 64, 3) is None
 
 
-def stage(mesh: Mesh | None) -> jax.stages.Compiled:
-    """The sampler of one image of 64×64 latents by a small UNet, compiled."""
-    fields = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16, "groups": 8}
-    run = make_stage_sampler({"kind": "base", "model": fields, "prediction": "v", "factor": 8}, steps=2, guidance=2.0, mesh=mesh)
-    params = model_shapes(build_on(None, UNet, fields), 16)
+@pytest.mark.parametrize(("mesh", "within"), [({"context": 4}, None), (None, {"fsdp": 8}), (None, None)])
+def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch):
+    mesh, within = (sizes and make_mesh(**sizes) for sizes in (mesh, within))
+    kernels, given = [], []
+
+    def kernel(kind, platform, on, *, head_dim, dtype):
+        kernels.append((kind, platform, on, head_dim, dtype))
+        return len(kernels)
+
+    monkeypatch.setattr("cv3jax.cascade.make_attend", kernel)
+    monkeypatch.setattr("cv3jax.cascade.make_stage_sampler", lambda stage, **options: given.append(options) or (lambda *args: None))
+    cascade = Cascade(checkpoint.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within)
+    cascade.stage("base", None, None, np.zeros((2, 16, 16, 4)))
+    assert given[0]["attend"] in (1, 2)
+    assert {call[:2] + call[3:] for call in kernels} == {("splash", "cpu", 16, "float32")}
+    assert all(call[2] == (mesh or within or make_mesh(data=1, devices=jax.devices()[:1])) for call in kernels)
+
+
+def test_a_sampler_attends_as_it_is_told():
+    """XLA's logits of 1024² are gigabytes: where there is a kernel sampling has to take it too."""
+    seen = []
+    params, shapes = stage_shapes()
+    jax.eval_shape(stage_sampler(None, lambda q, k, v: seen.append(q.shape) or attend(q, k, v)), params, *shapes)
+    assert set(seen) == {(2, 1024, 4, 16)}  # guided; 32² positions, 4 heads
+
+
+FIELDS = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16, "groups": 8}
+
+
+def stage_sampler(mesh: Mesh | None, *kernel):
+    """Of one image of 64×64 latents by a small UNet."""
+    told = {"attend": kernel[0]} if kernel else {}
+    stage = {"kind": "base", "model": FIELDS, "prediction": "v", "factor": 8}
+    return make_stage_sampler(stage, steps=2, guidance=2.0, mesh=mesh, **told)
+
+
+def stage_shapes():
+    """What it is called with."""
     shapes = (jax.ShapeDtypeStruct((1, 8, 16), jnp.float32), None, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32))
-    return run.lower(params, *shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype)).compile()
+    return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype))
 
 
 def test_context_shares_the_activations_of_one_image():
-    one, eight = (stage(mesh).memory_analysis().temp_size_in_bytes for mesh in (None, make_mesh(data=1, context=8)))
+    params, shapes = stage_shapes()
+    compiled = [stage_sampler(mesh).lower(params, *shapes).compile() for mesh in (None, make_mesh(data=1, context=8))]
+    one, eight = (program.memory_analysis().temp_size_in_bytes for program in compiled)
     assert eight < one / 4, "of its halves, keys and values each device has all"
 
 

@@ -44,7 +44,7 @@ def block_of(
     if remat == "none":
         if gather is None:
             return module
-        policy = policies.save_anything_except_these_names(GATHERED)
+        policy = all_but_gathered
     elif remat == "offload":
         policy = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
@@ -52,6 +52,14 @@ def block_of(
     else:
         policy = policies.save_only_these_names(CONVOLVED) if remat == "block" else None
     return nn.remat(module, prevent_cse=not scanned, policy=policy)
+
+
+def all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
+    """The rematerialisation policy that keeps everything but gathered parameters, under their name or any that they pass through.
+
+    What is reshaped is kept as it was before, which is the same for an activation and not at all for a gathered parameter.
+    """
+    return primitive.name not in ("all_gather", "reshape") and params.get("name") != GATHERED
 
 
 def group_norm(groups: int, epsilon: float, dtype: Any, name: str | None = None) -> nn.GroupNorm:
