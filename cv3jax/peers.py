@@ -96,7 +96,8 @@ class Peers:
                     self._client.blocking_key_value_get(f"{NAMES}0", int(1000 * self.patience))
                 self._client.key_value_set(f"{BEATS}{self.index}", str(self._beat), allow_overwrite=True)
                 notices = {key.removeprefix(NOTICES): value for key, value in self._client.key_value_dir_get(NOTICES)}
-                if "lost" not in notices and self.index == 0 and not deciding:
+                # while it is decided there are ten passes to one look: who dies before it has said its position must be missed too
+                if "lost" not in notices and self.index == 0 and (not deciding or self._beat % 10 == 0):
                     self._look(notices)
                 if self._asked and "stop" not in notices:
                     self._notify("stop", str(self._asked))

@@ -96,7 +96,7 @@ def test_the_tensor_axis_splits_pairs_column_then_row():
     assert split == {key: count * stacks for key, count in wanted.items()}
 
 
-def small_step(mesh, remat):
+def small_step(mesh, remat, accumulate):
     """(state, batch, the compiled step) of a small UNet in float32; parameters of 512 elements and more are split."""
     model, tx = UNet(**SMALL, remat=remat), optax.adam(1e-2)
 
@@ -115,17 +115,17 @@ def small_step(mesh, remat):
         return ((out - batch["x"]) ** 2).mean(), {}
 
     rng = np.random.default_rng(0)
-    batch = {"x": rng.normal(size=(8, 8, 8, 4)), "text": rng.normal(size=(8, 8, 32))}
+    batch = {"x": rng.normal(size=(16, 8, 8, 4)), "text": rng.normal(size=(16, 8, 32))}
     batch = {name: jax.device_put(x.astype(np.float32), batch_sharding(mesh)) for name, x in batch.items()}
     state = jax.jit(lambda key: create_state(init, tx, key), out_shardings=placed)(jax.random.key(0))
-    step = make_train_step(loss, tx, decay=0.9, accumulate=1, spread=layout.spread_gradient)
+    step = make_train_step(loss, tx, decay=0.9, accumulate=accumulate, spread=layout.spread_gradient)
     return state, batch, jax.jit(step, out_shardings=(placed, None)).lower(state, {}, batch).compile()
 
 
 @functools.cache
 def alone():
-    """Metrics of two steps on one device."""
-    return two_steps(*small_step(make_mesh(data=1, devices=jax.devices()[:1]), "none"))
+    """Metrics of two steps on one device, of the whole batch at once."""
+    return two_steps(*small_step(make_mesh(data=1, devices=jax.devices()[:1]), "none", accumulate=1))
 
 
 def two_steps(state, batch, step):
@@ -137,16 +137,16 @@ def two_steps(state, batch, step):
 
 
 @pytest.mark.parametrize("axes", MESHES, ids=lambda axes: "x".join(map(str, axes.values())))
-def test_every_mesh_computes_what_one_device_does(axes, monkeypatch):
+def test_every_mesh_computes_in_two_microbatches_what_one_device_does_in_one(axes, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SIZE", 512)
-    np.testing.assert_allclose(two_steps(*small_step(make_mesh(**axes), "block")), alone(), rtol=1e-4)
+    np.testing.assert_allclose(two_steps(*small_step(make_mesh(**axes), "block", accumulate=2)), alone(), rtol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [name for name in REMATS if name != "offload"])
 def test_whatever_is_computed_again_the_update_is_the_same(remat, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SIZE", 512)
-    state, batch, step = small_step(make_mesh(data=2, fsdp=4), remat)
+    state, batch, step = small_step(make_mesh(data=2, fsdp=4), remat, accumulate=1)
     np.testing.assert_allclose(two_steps(state, batch, step), alone(), rtol=1e-4)
 
 
