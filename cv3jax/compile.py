@@ -92,7 +92,8 @@ def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | No
     if moved is None:  # the compiler ran out of memory: there is no program to look into
         figures["fits"] = False
         return figures
-    roof = roofline.roofline(where.chip, where.shape, chips, flops=counted.total, traffic=read, moved=moved)
+    places = [tuple(device.coords) for device in work.mesh.devices.flat]  # the program numbers its chips as the mesh does
+    roof = roofline.roofline(where.chip, where.shape, places, flops=counted.total, traffic=read, moved=moved)
     figures.update({
         "collectives": collectives.by_kind(moved), "memory_traffic_bytes_per_chip": read,
         "arithmetic_intensity": counted.total / chips / read if read else None,

@@ -4,6 +4,7 @@ Compute, memory and interconnect each have a time in which they would be done if
 is the roof. The bound on MFU is the useful FLOPs (without recomputation) a second at that roof, over the chips' peak.
 """
 
+import functools
 from typing import NamedTuple
 
 from cv3jax.chips import Chip, group_bandwidth
@@ -23,13 +24,20 @@ class Roofline(NamedTuple):
 
 
 def roofline(
-    chip: Chip, shape: tuple[int, ...], devices: int, *, flops: int, traffic: int, moved: list[Collective]
+    chip: Chip, shape: tuple[int, ...], places: list[tuple[int, ...]], *, flops: int, traffic: int, moved: list[Collective]
 ) -> Roofline:
-    """flops: of the whole program over all devices; traffic: bytes a chip; moved: as `collectives` gives them, one after the other."""
+    """places: where in `shape` each chip of the program is, in its order; flops: of the whole program over all of them; traffic: bytes
+    a chip; moved: as `collectives` gives them, one after the other, each as fast as its slowest group.
+    """
+
+    @functools.cache
+    def bandwidth(groups: tuple[tuple[int, ...], ...]) -> float:
+        return min(group_bandwidth(chip, shape, [places[number] for number in group]) for group in groups)
+
     return Roofline(
-        compute=flops / devices / chip.flops,
+        compute=flops / len(places) / chip.flops,
         memory=traffic / chip.bandwidth,
-        interconnect=sum(one.total / group_bandwidth(chip, shape, one.group) for one in moved),
+        interconnect=sum(one.total / bandwidth(one.groups) for one in moved),
     )
 
 

@@ -125,6 +125,25 @@ def test_a_gpu_program(name, no_cache):
     check(analysed(where), 8)
 
 
+@pytest.mark.gpu_compile
+def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
+    where = topology.load("h100:2x4x1")
+    mesh = sharding.make_mesh(data=2, fsdp=4, devices=where.devices, slices=-1)
+
+    def moving(axis):
+        split, whole = NamedSharding(mesh, P(axis)), NamedSharding(mesh, P())
+        x = jax.ShapeDtypeStruct((2**20,), jnp.float32, sharding=split)
+        work = Program(jax.jit(lambda x: x + 1, out_shardings=whole), (x,), mesh, 1, 1, {"x": x})
+        with Progress(io.StringIO()) as progress:
+            figures = compile.analyse(work, where, progress, gathers=None, train=False)
+        return sum(row["wire_bytes"] for row in figures["collectives"].values()), figures["roofline_seconds"]["interconnect"]
+
+    for axis, speed in (("fsdp", 450e9), ("data", 50e9)):
+        sent, seconds = moving(axis)
+        assert sent > 0
+        assert seconds == pytest.approx(sent / speed)
+
+
 @pytest.mark.parametrize(("message", "peak"), [
     ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (28.12G) exceeds available HBM (15.75G). "
      "HLO module: jit_f.", 28.12 * 2**30),
