@@ -50,7 +50,7 @@ def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = Non
         figures = analyse(work, where, progress, gathers=gathers, train=step == "train")
     figures.update({"step": step, "topology": topology})
     if steps is not None:
-        roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else roofline.Roofline(0, 0, 0)
+        roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else None
         figures["estimate"] = roofline.chip_hours(where.chip, figures["chips"], figures["model_flops_per_step"], roof, steps, mfu)
     return figures
 

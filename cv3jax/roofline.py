@@ -46,10 +46,14 @@ def mfu_bound(chip: Chip, devices: int, useful: int, roof: Roofline) -> float:
     return useful / (devices * chip.flops * roof.seconds) if roof.seconds else 0.0
 
 
-def chip_hours(chip: Chip, devices: int, useful: int, roof: Roofline, steps: int, mfu: float) -> dict[str, float]:
-    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting for data."""
+def chip_hours(chip: Chip, devices: int, useful: int, roof: Roofline | None, steps: int, mfu: float) -> dict[str, float | None]:
+    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting for data.
+
+    roof: None where there is no program, and then no figure at the roofline.
+    """
     at_mfu = steps * useful / (chip.flops * mfu) / 3600
+    at_roofline = None if roof is None else steps * roof.seconds * devices / 3600
     return {
-        "steps": steps, "mfu": mfu, "chip_hours_at_roofline": steps * roof.seconds * devices / 3600, "chip_hours_at_mfu": at_mfu,
+        "steps": steps, "mfu": mfu, "chip_hours_at_roofline": at_roofline, "chip_hours_at_mfu": at_mfu,
         "days_at_mfu": at_mfu / devices / 24,
     }  # fmt: skip

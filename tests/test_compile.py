@@ -227,6 +227,23 @@ def test_an_estimate_is_marked_as_one():
     assert "nothing measured" in shown
 
 
+def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, capsys):
+    """Where the compiler ran out of memory there is no roofline, and its chip-hours are not none but unknown."""
+    out = dict.fromkeys(("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip"))
+    monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
+    monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
+    monkeypatch.setattr(compile, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
+    argv = ["--config=base_512", "--topology", "v5e:16x16", "--steps", "1000", "--json", str(tmp_path / "figures.json")]
+    with pytest.raises(SystemExit):
+        compile.main(argv)
+    written = json.loads((tmp_path / "figures.json").read_text())["estimate"]
+    assert written["chip_hours_at_roofline"] is None
+    assert written["chip_hours_at_mfu"] == pytest.approx(1000 * 3e15 / (197e12 * 0.4) / 3600)
+    shown = capsys.readouterr().out
+    assert f"1,000 steps: {written['chip_hours_at_mfu']:,.0f} at 40% MFU" in shown
+    assert "at the roofline" not in shown
+
+
 @pytest.mark.parametrize(("installed", "device", "chosen", "becomes"), [
     ("libtpu", None, "", "cpu"), ("jax_cuda13_plugin", None, "", "cpu"), ("libtpu", "vfio/0", "", ""),
     ("jax_cuda13_plugin", "nvidia0", "", ""), ("libtpu", None, "tpu", "tpu"), (None, None, "", ""),
