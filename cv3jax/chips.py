@@ -6,7 +6,8 @@ TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e; a link is the interconnect's
 is half of their total of both directions; the network is that of NVIDIA's eight-GPU systems, a 400 Gb/s (A100: 200 Gb/s) adapter a GPU.
 """
 
-import itertools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -36,17 +37,17 @@ CHIPS = {
 DOMAIN = 8  # GPUs behind one NVLink switch
 
 
-def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: int) -> float:
-    """Bytes a second that a chip can send to the others of a group of `group` chips, at best.
+def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[int, ...]]) -> float:
+    """Bytes a second that a chip can send to the others of a group, at best; infinite where there are none. group: their places in `shape`.
 
-    A TPU's group as large as an axis of the torus (`shape`), or two, is taken to lie along it, with both directions of its links;
-    one of any other size has the links of all axes, and a pair those of the longest. An axis too short to wrap round is a line, whose
-    ends send one way only. GPUs (`shape`: partitions × hosts × GPUs) have NVLink up to eight, or a partition if that is smaller, then
-    the network.
+    A TPU's group has the links of the torus axes (`shape`) that it extends over. Along an axis that wraps round it has both directions
+    if it fills it, and so has a pair, whose other direction serves another pair; else it is a line, whose ends send one way only.
+    GPUs (`shape`: partitions × hosts × GPUs) have NVLink within as many hosts of a partition as make eight, or else the network.
     """
+    if len(set(group)) == 1:
+        return math.inf
     if not chip.tpu:
-        return chip.link if group <= min(DOMAIN, shape[1] * shape[2]) else chip.network
-    axes = [axis for axis in shape if axis > 1] or [1]
-    pairs = {a * b: [a, b] for a, b in itertools.combinations(axes, 2)}
-    along = [group] if group in axes else [max(axes)] if group == 2 else pairs.get(group, axes)
-    return sum(chip.link * (2 if axis % chip.ring == 0 else 1) for axis in along)
+        hosts = max(DOMAIN // shape[2], 1)
+        return chip.network if len({(at[0], at[1] // hosts, at[2] // DOMAIN) for at in group}) > 1 else chip.link
+    extents = [(len(set(along)), size) for along, size in zip(zip(*group), shape)]
+    return sum(chip.link * (2 if size % chip.ring == 0 and extent in (2, size) else 1) for extent, size in extents if extent > 1)

@@ -10,11 +10,13 @@ receives) of it with ring algorithms, in a group of n:
 What the TPU compiler prints as a fusion named all-reduce-scatter, with an all-reduce inside, is a reduce-scatter.
 """
 
+import itertools
 import math
 import re
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from cv3jax.hlo import SAME, Frame, Instruction, Module, UnknownError, array_bytes, collective
 
@@ -34,13 +36,18 @@ PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program'
 
 class Collective(NamedTuple):
     kind: str
-    group: int  # chips
+    groups: tuple[tuple[int, ...], ...]  # the chips of each, by their number in the program; of a permutation, its pairs
     times: int  # in one execution of the program
     payload: int  # bytes, each time
     wire: float  # bytes a chip, each time
     dtype: str
     parameters: bool  # whether it moves parameters, and not activations or gradients
     scope: str  # where in the traced function it comes from
+
+    @property
+    def group(self) -> int:
+        """Chips in one."""
+        return max(map(len, self.groups))
 
     @property
     def total(self) -> float:
@@ -55,32 +62,54 @@ def collectives(module: Module) -> list[Collective]:
         kind = collective(it.opcode)
         if kind == "all-reduce" and "all-reduce-scatter" in frame.computation:
             kind = "reduce-scatter"
-        group = group_size(it.attributes, module.devices)
+        groups = replica_groups(it.attributes, module.devices)
+        group = max(map(len, groups))
         operands = it.operands[:1] if kind == "collective-permute" else it.operands
         shapes = [module[frame, name].shape for name in operands]
         payload = sum(map(array_bytes, shapes)) * (group if kind == "all-gather" else 1)
         wire = payload if kind in WHOLE else payload * TURNS.get(kind, 1) * (group - 1) / group
         scope = it.op_name or (frame.call.op_name if frame.call and frame.call.opcode == "fusion" else "")
         ours = kind in ("all-gather", "all-reduce", "collective-permute") and of_parameters(module, frame, it, scope)
-        found.append(Collective(kind, group, times, payload, wire, shapes[0].partition("[")[0].lstrip("("), ours, scope))
+        found.append(Collective(kind, groups, times, payload, wire, shapes[0].partition("[")[0].lstrip("("), ours, scope))
     return found
 
 
-def group_size(attributes: str, devices: int) -> int:
-    """Chips in a replica group, in any of the forms that XLA writes it; of a permutation, 2."""
-    if "source_target_pairs=" in attributes:
-        return 2
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return listed[1].count(",") + 1
-    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
-        return int(counted[1])
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*? \{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])  # an axis, or the part of it that ':(before)size' names
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
+    """The chips of each replica group, in any of the forms that XLA writes them; of a permutation, its pairs."""
+    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", attributes):
+        return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d, ]+)\}", listed[1]))
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
+        return tuple(map(tuple, _iota(counted[2]).reshape(-1, int(counted[1])).tolist()))
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", attributes):
+        return _mesh_groups(*mesh.groups())
     if re.search(r"replica_groups=\{\}", attributes) or "replica_groups" not in attributes:
-        return devices
+        return (tuple(range(devices)),)
     raise UnknownError(f"replica groups of a form that is not known: {attributes[:200]}")
+
+
+def _iota(text: str) -> np.ndarray:
+    """`[2,4]T(1,0)`: 0..7 in two rows, transposed."""
+    sizes, _, order = text.partition("T")
+    sizes, order = ([int(n) for n in re.findall(r"\d+", part)] for part in (sizes, order))
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return numbers.transpose(order) if order else numbers
+
+
+def _mesh_groups(sizes: str, ids: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
+    """`'x'=16,'y'=4`, `[4,16]T(1,0)` (or all numbers), `'x','y'`; an axis may be the part of it that `'x':(before)size` names."""
+    shape = {name: int(size) for name, size in re.findall(r"'?([^',= ]+)'?=(\d+)", sizes)}
+    count, step, steps = math.prod(shape.values()), 1, {}
+    for name in reversed(shape):
+        steps[name] = step
+        step *= shape[name]
+    numbers = range(count) if not ids else _iota(ids).ravel().tolist() if "T" in ids else [int(n) for n in re.findall(r"\d+", ids)]
+    parts = []  # (how far apart in the mesh, how many)
+    for name, before, size in re.findall(r"'?([^',: ]+)'?(?::\((\d+)\)(\d+))?", axes):
+        size = int(size or shape[name])
+        parts.append((steps[name] * shape[name] // (int(before or 1) * size), size))
+    offsets = [sum(place) for place in itertools.product(*(range(0, step * size, step) for step, size in parts))]
+    first = [at for at in range(count) if all(at // step % size == 0 for step, size in parts)]
+    return tuple(tuple(numbers[at + offset] for offset in offsets) for at in first)
 
 
 def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> bool:

@@ -50,7 +50,7 @@ def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = Non
         figures = analyse(work, where, progress, gathers=gathers, train=step == "train")
     figures.update({"step": step, "topology": topology})
     if steps is not None:
-        roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else roofline.Roofline(0, 0, 0)
+        roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else None
         figures["estimate"] = roofline.chip_hours(where.chip, figures["chips"], figures["model_flops_per_step"], roof, steps, mfu)
     return figures
 
@@ -92,7 +92,8 @@ def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | No
     if moved is None:  # the compiler ran out of memory: there is no program to look into
         figures["fits"] = False
         return figures
-    roof = roofline.roofline(where.chip, where.shape, chips, flops=counted.total, traffic=read, moved=moved)
+    places = [tuple(device.coords) for device in work.mesh.devices.flat]  # the program numbers its chips as the mesh does
+    roof = roofline.roofline(where.chip, where.shape, places, flops=counted.total, traffic=read, moved=moved)
     figures.update({
         "collectives": collectives.by_kind(moved), "memory_traffic_bytes_per_chip": read,
         "arithmetic_intensity": counted.total / chips / read if read else None,

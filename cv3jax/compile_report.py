@@ -23,7 +23,7 @@ def text(f: dict) -> str:
     host = f"at most {f['host_peak_bytes'] / 1e9:.1f} GB of this machine's memory"
     rows.append(("compiled in", f"{f['compile_seconds']:.0f} s ({phases}), {host}"))
     if "estimate" in f:
-        rows.append(("estimate", estimate(f["estimate"], f["roofline_seconds"] is not None)))
+        rows.append(("estimate", estimate(f["estimate"])))
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
 
@@ -58,8 +58,8 @@ def moved(f: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def estimate(e: dict, whole: bool) -> str:
-    roof = f"{e['chip_hours_at_roofline']:,.0f} chip-hours at the roofline, " if whole else ""
+def estimate(e: dict) -> str:
+    roof = "" if e["chip_hours_at_roofline"] is None else f"{e['chip_hours_at_roofline']:,.0f} chip-hours at the roofline, "
     return (f"{e['steps']:,} steps: {roof}{e['chip_hours_at_mfu']:,.0f} at {e['mfu']:.0%} MFU ({e['days_at_mfu']:,.1f} days); "
             "of the steps alone, nothing measured")  # fmt: skip
 

@@ -5,11 +5,15 @@ over all devices, as if there were one, and of what is computed: dead code is le
 of its steps, of a branch the dearer side, recomputation by remat where the jaxpr has it (and once more in `recomputed`). XLA's own
 count takes a loop's body once, whatever the length.
 
+A backward attention kernel makes the logits once more, the first of its five products: it counts as recomputed, so that model FLOPs are
+those of XLA's attention, which has kept them. What a kernel computes on padding (225 keys as 256) counts in full, in both.
+
 A convolution has the closed form outputs × taps × channels: a tap that lies on padding counts, as in every published count; one
 that lies on the holes of a dilated input, as the gradient of a strided convolution has them, does not.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,10 +25,11 @@ from jax.interpreters import partial_eval
 
 RECOMPUTED = "rematted_computation"  # jax.checkpoint's own name scope for what it computes a second time
 KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}  # cuDNN attention: its matrix products
+BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")  # those of five products; splash's in one, as cv3jax.attention has it
 
 
 class Flops(NamedTuple):
-    """total: with recomputation; recomputed: the share of remat in it; kinds: total by primitive."""
+    """total: with recomputation; recomputed: what of it remat and attention kernels compute again; kinds: total by primitive."""
 
     total: int
     recomputed: int
@@ -68,9 +73,9 @@ def _count_eqn(eqn: core.JaxprEqn, again: bool) -> Counter:
     if name == "conv_general_dilated":
         return Counter({(name, again): conv_flops(eqn)})
     if name in KERNELS:
-        return Counter({("attention kernel", again): KERNELS[name] * attention_flops(eqn)})
+        return _kernel(name, KERNELS[name] * attention_flops(eqn), again)
     if name == "pallas_call":
-        return Counter({("attention kernel", again): pallas_flops(eqn)})
+        return _kernel(params.get("name") or "", pallas_flops(eqn), again)
     bodies = [body for jaxpr in core.jaxprs_in_params(params) if (body := _count(jaxpr, again))]
     if not bodies:
         return Counter()
@@ -81,6 +86,11 @@ def _count_eqn(eqn: core.JaxprEqn, again: bool) -> Counter:
     if len(bodies) > 1:
         raise ValueError(f"{name} has more than one body with products: which of them runs is not known ({eqn.source_info.name_stack})")
     return _times(bodies[0], _repeats(eqn))
+
+
+def _kernel(name: str, flops: int, again: bool) -> Counter:
+    logits = flops // 5 if BACKWARD.match(name) else 0
+    return Counter({("attention kernel", again): flops - logits}) + Counter({("attention kernel", True): logits})
 
 
 def _repeats(eqn: core.JaxprEqn) -> int:

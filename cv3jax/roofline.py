@@ -4,6 +4,7 @@ Compute, memory and interconnect each have a time in which they would be done if
 is the roof. The bound on MFU is the useful FLOPs (without recomputation) a second at that roof, over the chips' peak.
 """
 
+import functools
 from typing import NamedTuple
 
 from cv3jax.chips import Chip, group_bandwidth
@@ -23,13 +24,20 @@ class Roofline(NamedTuple):
 
 
 def roofline(
-    chip: Chip, shape: tuple[int, ...], devices: int, *, flops: int, traffic: int, moved: list[Collective]
+    chip: Chip, shape: tuple[int, ...], places: list[tuple[int, ...]], *, flops: int, traffic: int, moved: list[Collective]
 ) -> Roofline:
-    """flops: of the whole program over all devices; traffic: bytes a chip; moved: as `collectives` gives them, one after the other."""
+    """places: where in `shape` each chip of the program is, in its order; flops: of the whole program over all of them; traffic: bytes
+    a chip; moved: as `collectives` gives them, one after the other, each as fast as its slowest group.
+    """
+
+    @functools.cache
+    def bandwidth(groups: tuple[tuple[int, ...], ...]) -> float:
+        return min(group_bandwidth(chip, shape, [places[number] for number in group]) for group in groups)
+
     return Roofline(
-        compute=flops / devices / chip.flops,
+        compute=flops / len(places) / chip.flops,
         memory=traffic / chip.bandwidth,
-        interconnect=sum(one.total / group_bandwidth(chip, shape, one.group) for one in moved),
+        interconnect=sum(one.total / bandwidth(one.groups) for one in moved),
     )
 
 
@@ -38,10 +46,14 @@ def mfu_bound(chip: Chip, devices: int, useful: int, roof: Roofline) -> float:
     return useful / (devices * chip.flops * roof.seconds) if roof.seconds else 0.0
 
 
-def chip_hours(chip: Chip, devices: int, useful: int, roof: Roofline, steps: int, mfu: float) -> dict[str, float]:
-    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting for data."""
+def chip_hours(chip: Chip, devices: int, useful: int, roof: Roofline | None, steps: int, mfu: float) -> dict[str, float | None]:
+    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting for data.
+
+    roof: None where there is no program, and then no figure at the roofline.
+    """
     at_mfu = steps * useful / (chip.flops * mfu) / 3600
+    at_roofline = None if roof is None else steps * roof.seconds * devices / 3600
     return {
-        "steps": steps, "mfu": mfu, "chip_hours_at_roofline": steps * roof.seconds * devices / 3600, "chip_hours_at_mfu": at_mfu,
+        "steps": steps, "mfu": mfu, "chip_hours_at_roofline": at_roofline, "chip_hours_at_mfu": at_mfu,
         "days_at_mfu": at_mfu / devices / 24,
     }  # fmt: skip

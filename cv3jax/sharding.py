@@ -28,7 +28,8 @@ def make_mesh(
     data and fsdp may be -1 together: fsdp then takes one `ring` of the devices, and data the rest. A gather around a ring is one:
     over more of a torus the TPU compiler makes it an all-reduce of zero-padded parts, of twice the bytes.
     `slices` > 1: the devices are that many groups joined by a slower network (-1: as many as they say), and data, the axis that
-    communicates once a step, is split over them first; the other axes stay within a group.
+    communicates once a step, is split over them first; the other axes stay within a group. Fewer than they say: whole slices are
+    joined, and with 1 any axis may leave a slice.
 
     Raises:
         ValueError: sizes that do not fit the devices.
@@ -39,7 +40,7 @@ def make_mesh(
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1 + (data == fsdp == -1):
         raise ValueError(f"mesh axes must be positive, one of them (or data and fsdp) may be -1, not {dict(zip(AXES, sizes))}")
     if data == fsdp == -1:
-        sizes[1] = math.gcd(ring(groups[0]), max(len(devices) // (tensor * context), 1))
+        sizes[1] = math.gcd(ring(groups[0]), max(len(groups[0]) // (tensor * context), 1))
     if -1 in sizes:
         known = -math.prod(sizes)
         if len(devices) % known:
@@ -48,14 +49,28 @@ def make_mesh(
     if math.prod(sizes) != len(devices):
         raise ValueError(f"mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices, there are {len(devices)}")
     if sizes[0] % len(groups):
-        raise ValueError(f"mesh data = {sizes[0]} does not divide over {len(groups)} slices; take a multiple of {len(groups)}, or -1")
+        right = f"take a multiple of {len(groups)} or -1, or join them with slices = 1"
+        raise ValueError(f"mesh data = {sizes[0]} does not divide over {len(groups)} slices; {right}")
     within = (sizes[0] // len(groups), *sizes[1:])
-    parts = [jax.make_mesh(within, AXES, axis_types=(AxisType.Auto,) * 4, devices=group).devices for group in groups]
-    return Mesh(np.concatenate(parts), AXES, axis_types=(AxisType.Auto,) * 4)
+    return Mesh(np.concatenate([_laid_out(within, group) for group in groups]), AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def _laid_out(shape: tuple[int, ...], group: list) -> np.ndarray:
+    """The devices of a slice along its links; those of several slices one slice after the other, so that the last axes stay within."""
+    if len({slice_of(device) for device in group}) > 1:
+        return np.array(group, object).reshape(shape)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=group).devices
+
+
+def slice_of(device: Any) -> tuple[int, int]:
+    """Which slice a device says it is of: of a TPU pod's, or of GPUs the partition, which is a host or the hosts that NVLink joins."""
+    coords = getattr(device, "coords", None)
+    return getattr(device, "slice_index", None) or 0, coords[0] if coords and device.platform == "gpu" else 0
 
 
 def ring(devices: list) -> int:
-    """How many devices the fastest links join in a circle: the longest axis of their torus, or else the devices of one host."""
+    """How many devices of a slice the fastest links join in a circle: the longest axis of their torus, or else those of one host."""
+    devices = [device for device in devices if slice_of(device) == slice_of(devices[0])]
     coords = [getattr(device, "coords", None) for device in devices]
     if all(coords):
         return max(len(set(axis)) for axis in zip(*coords, strict=True))
@@ -63,14 +78,14 @@ def ring(devices: list) -> int:
 
 
 def device_groups(devices: list, slices: int) -> list[list]:
-    """`devices` by slice: as they say they lie (their hosts where that is all one), cut into `slices` equal groups."""
+    """`devices` by slice: as they say they lie (their hosts where that is all one), cut or joined to `slices` equal groups."""
 
     def place(device):
-        return getattr(device, "slice_index", None) or 0, device.process_index
+        return slice_of(device), device.process_index
 
-    found = len({place(device)[0] for device in devices})
+    found = len(set(map(slice_of, devices)))
     slices = found if slices == -1 else slices
-    if slices < 1 or len(devices) % slices or slices % found:
+    if slices < 1 or len(devices) % slices or (slices % found and found % slices):
         raise ValueError(f"mesh slices = {slices}: {len(devices)} devices in {found} slices are not so many equal groups")
     size = len(devices) // slices
     ordered = sorted(devices, key=place)  # stable: within a host the order stays

@@ -125,6 +125,25 @@ def test_a_gpu_program(name, no_cache):
     check(analysed(where), 8)
 
 
+@pytest.mark.gpu_compile
+def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
+    where = topology.load("h100:2x4x1")
+    mesh = sharding.make_mesh(data=2, fsdp=4, devices=where.devices, slices=-1)
+
+    def moving(axis):
+        split, whole = NamedSharding(mesh, P(axis)), NamedSharding(mesh, P())
+        x = jax.ShapeDtypeStruct((2**20,), jnp.float32, sharding=split)
+        work = Program(jax.jit(lambda x: x + 1, out_shardings=whole), (x,), mesh, 1, 1, {"x": x})
+        with Progress(io.StringIO()) as progress:
+            figures = compile.analyse(work, where, progress, gathers=None, train=False)
+        return sum(row["wire_bytes"] for row in figures["collectives"].values()), figures["roofline_seconds"]["interconnect"]
+
+    for axis, speed in (("fsdp", 450e9), ("data", 50e9)):
+        sent, seconds = moving(axis)
+        assert sent > 0
+        assert seconds == pytest.approx(sent / speed)
+
+
 @pytest.mark.parametrize(("message", "peak"), [
     ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (28.12G) exceeds available HBM (15.75G). "
      "HLO module: jit_f.", 28.12 * 2**30),
@@ -206,6 +225,23 @@ def test_an_estimate_is_marked_as_one():
     assert "estimate" in shown
     assert "1,000 chip-hours at the roofline, 2,500 at 40% MFU (4.2 days)" in shown
     assert "nothing measured" in shown
+
+
+def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, capsys):
+    """Where the compiler ran out of memory there is no roofline, and its chip-hours are not none but unknown."""
+    out = dict.fromkeys(("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip"))
+    monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
+    monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
+    monkeypatch.setattr(compile, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
+    argv = ["--config=base_512", "--topology", "v5e:16x16", "--steps", "1000", "--json", str(tmp_path / "figures.json")]
+    with pytest.raises(SystemExit):
+        compile.main(argv)
+    written = json.loads((tmp_path / "figures.json").read_text())["estimate"]
+    assert written["chip_hours_at_roofline"] is None
+    assert written["chip_hours_at_mfu"] == pytest.approx(1000 * 3e15 / (197e12 * 0.4) / 3600)
+    shown = capsys.readouterr().out
+    assert f"1,000 steps: {written['chip_hours_at_mfu']:,.0f} at 40% MFU" in shown
+    assert "at the roofline" not in shown
 
 
 @pytest.mark.parametrize(("installed", "device", "chosen", "becomes"), [

@@ -1,5 +1,7 @@
 """Collectives, loops and memory traffic read from the text of compiled modules: forms as the compilers print them, and real CPU ones."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax import sharding
-from cv3jax.collectives import by_kind, collectives, fsdp_minimum, group_size
+from cv3jax.collectives import by_kind, collectives, fsdp_minimum, replica_groups
 from cv3jax.hlo import Module, UnknownError, array_bytes
 from cv3jax.traffic import traffic
 
@@ -137,6 +139,7 @@ def test_a_tpu_step_without_trip_counts():
     assert weights.parameters
     assert weights.scope == "jit(step)/w"
     assert (activations.group, activations.payload, activations.times) == (4, 32 * 2048 * 4, 5)
+    assert activations.groups == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15))
     assert not activations.parameters
     assert (gradient.kind, gradient.group, gradient.payload, gradient.wire) == ("reduce-scatter", 4, 8 * MB, 6 * MB)
     assert gradient.scope == "jit(step)/transpose/w"
@@ -205,25 +208,33 @@ def test_a_parameter_copied_in_slices_is_one_still():
     assert traffic(module, on_chip=True) == pytest.approx(traffic(Module(TPU), on_chip=True), abs=16)  # read once, slice by slice
 
 
-@pytest.mark.parametrize(("groups", "size"), [
-    ("replica_groups={{0,1},{2,3}}", 2),
-    ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 4),
-    ("replica_groups=[16,8]<=[128]", 8),
-    ("replica_groups=[2,64]<=[8,16]T(1,0), dimensions={0}", 64),
-    ("replica_groups=mesh['x'=16,'y'=4] {'x'}, dimensions={1}", 16),
-    ("replica_groups=mesh['x'=16,'y'=4] {'x','y'}", 64),
-    ("replica_groups=mesh['x'=16,'y'=4] {'x':(2)4}", 4),
-    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, to_apply=%add", 2),
-    ("replica_groups={}", 256),
-    ("source_target_pairs={{0,1},{1,2},{2,0}}", 2),
+@pytest.mark.parametrize(("groups", "count", "first"), [
+    ("replica_groups={{0,1},{2,3}}", 2, (0, 1)),
+    ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 1, (0, 4, 8, 12)),
+    ("replica_groups=[16,8]<=[128]", 16, tuple(range(8))),
+    ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", 2, (0, 2, 4, 6)),
+    ("replica_groups=[4,2]<=[2,2,2]T(1,2,0)", 4, (0, 4)),
+    ("replica_groups=mesh['x'=16,'y'=4] {'y'}, dimensions={1}", 16, (0, 1, 2, 3)),
+    ("replica_groups=mesh['x'=4,'y'=4] {'x'}, dimensions={1}", 4, (0, 4, 8, 12)),
+    ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", 1, tuple(range(8))),
+    ("replica_groups=mesh['x'=16,'y'=4] {'x':(2)4}", 16, (0, 8, 16, 24)),
+    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, to_apply=%add", 4, (0, 4)),
+    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 2, (0, 1, 2, 3)),
+    ("replica_groups=mesh['x'=2,'y'=2], device_ids=(0,2,1,3) {'y'}", 2, (0, 2)),
+    ("replica_groups=mesh[x=2,y=4] {x}", 4, (0, 4)),  # as newer compilers write it
+    ("replica_groups={}", 1, tuple(range(256))),
+    ("source_target_pairs={{0,1},{1,2},{2,0}}", 3, (0, 1)),
 ])  # fmt: skip
-def test_groups_in_every_form(groups, size):
-    assert group_size(f", channel_id=1, {groups}, metadata={{}}", 256) == size
+def test_groups_in_every_form(groups, count, first):
+    found = replica_groups(f", channel_id=1, {groups}, metadata={{}}", 256)
+    assert (len(found), found[0]) == (count, first)
+    assert {len(group) for group in found} == {len(first)}
+    assert len(set(itertools.chain(*found))) == (count if "pairs" in groups else count * len(first))  # no chip twice
 
 
 def test_groups_of_an_unknown_form_are_refused():
     with pytest.raises(UnknownError, match="form"):
-        group_size("replica_groups=@new[3]", 8)
+        replica_groups("replica_groups=@new[3]", 8)
 
 
 @pytest.mark.parametrize(("shape", "size"), [

@@ -1,6 +1,7 @@
 """The mesh, what lies where on it, and that a spread step computes what one device computes."""
 
 import collections
+import dataclasses
 import functools
 import re
 import types
@@ -28,6 +29,18 @@ SMALL = {"channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 2
 MESHES = ({"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "context": 2})
 
 
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A stand-in for a device that is not here."""
+
+    id: int = 0
+    slice_index: int = 0
+    process_index: int = 0
+    coords: tuple | None = None
+    platform: str = "cpu"
+    device_kind: str = "none"
+
+
 def sizes(**axes):
     """A stand-in for a mesh too large to be here: the rule asks only for its shape."""
     return types.SimpleNamespace(shape={axis: axes.get(axis, 1) for axis in AXES})
@@ -44,7 +57,7 @@ def test_one_axis_takes_what_is_left():
 
 def test_fsdp_takes_one_ring_where_it_may_choose():
     def torus(*shape):
-        return [types.SimpleNamespace(coords=at, process_index=0, slice_index=0) for at in np.ndindex(*shape)]
+        return [Device(coords=at) for at in np.ndindex(*shape)]
 
     assert [sharding.ring(torus(*shape)) for shape in ((16, 16, 1), (8, 8, 4), (1, 1, 1))] == [16, 8, 1]
     assert sharding.ring([types.SimpleNamespace(process_index=i // 4) for i in range(8)]) == 4
@@ -67,10 +80,36 @@ def test_a_mesh_that_does_not_fit_is_refused(axes, words):
 def test_only_the_data_axis_leaves_a_slice():
     mesh = make_mesh(data=-1, fsdp=2, slices=2)
     assert [{device.id // 4 for device in part.flat} for part in np.split(mesh.devices, 2)] == [{0}, {1}]
-    said = [types.SimpleNamespace(slice_index=i % 2, process_index=0, id=i) for i in range(8)]
+    said = [Device(id=i, slice_index=i % 2) for i in range(8)]
     assert [[device.id for device in group] for group in sharding.device_groups(said, -1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    with pytest.raises(ValueError, match="8 devices in 2 slices"):
-        sharding.device_groups(said, 1)
+    with pytest.raises(ValueError, match="6 devices in 3 slices"):
+        sharding.device_groups([Device(id=i, slice_index=i % 3) for i in range(6)], 2)
+
+
+def test_what_fsdp_chooses_leaves_each_slice_its_data():
+    devices = [Device(id=i, slice_index=i // 16, coords=(i % 4, i // 4 % 4, 0)) for i in range(32)]
+    for context, fsdp in ((1, 4), (8, 2), (16, 1)):
+        mesh = make_mesh(data=-1, fsdp=-1, context=context, slices=-1, devices=devices)
+        assert dict(mesh.shape) == {"data": 32 // context // fsdp, "fsdp": fsdp, "tensor": 1, "context": context}
+        assert all(len({device.slice_index for device in part.flat}) == 1 for part in mesh.devices)  # of each index of data
+    with pytest.raises(ValueError, match="data = 1 does not divide over 2 slices"):
+        make_mesh(data=-1, context=32, slices=-1, devices=devices)
+
+
+@pytest.mark.parametrize("per_host", [1, 8])
+def test_gpu_hosts_are_slices_unless_joined(per_host):
+    """Four machines of eight GPUs, with a process a machine or a process a GPU."""
+    coords = [(i // 8, 0, i % 8) if per_host == 1 else (i // 8, i % 8, 0) for i in range(32)]
+    devices = [Device(id=i, coords=at, platform="gpu", process_index=8 * at[0] + at[1]) for i, at in enumerate(coords)]
+    assert dict(make_mesh(data=-1, fsdp=-1, slices=-1, devices=devices).shape) == {"data": 4, "fsdp": 8, "tensor": 1, "context": 1}
+    assert dict(make_mesh(data=-1, fsdp=-1, slices=1, devices=devices).shape) == {"data": 4, "fsdp": 8, "tensor": 1, "context": 1}
+    with pytest.raises(ValueError, match="data = 1 does not divide over 4 slices"):
+        make_mesh(data=-1, fsdp=32, slices=-1, devices=devices)
+    mesh = make_mesh(data=-1, fsdp=16, tensor=2, slices=1, devices=devices)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 16, "tensor": 2, "context": 1}
+    assert [device.id for device in mesh.devices.flat] == list(range(32))  # tensor within a host
+    pairs = make_mesh(data=-1, fsdp=16, slices=2, devices=devices)
+    assert [{device.coords[0] for device in part.flat} for part in pairs.devices] == [{0, 1}, {2, 3}]
 
 
 @pytest.mark.parametrize(("fsdp", "left"), [(8, 0.001), (16, 0.001), (256, 0.04)])

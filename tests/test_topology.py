@@ -1,6 +1,7 @@
 """Hardware by name, its figures, and the roofline over them."""
 
 import importlib.util
+import itertools
 
 import pytest
 
@@ -48,25 +49,56 @@ def test_each_gpu_has_a_description_of_its_memory():
             assert chip.memory <= size < 1.1 * chip.memory
 
 
-def test_bandwidth_of_a_group_is_that_of_its_axes():
-    v5e, v5p, h100 = CHIPS["v5e"], CHIPS["v5p"], CHIPS["h100"]
-    assert group_bandwidth(v5e, (16, 16), 16) == 2 * 50e9
-    assert group_bandwidth(v5e, (16, 16), 256) == 4 * 50e9
-    assert group_bandwidth(v5e, (4, 4), 4) == 50e9  # too short to wrap round
-    assert group_bandwidth(v5p, (8, 8, 4), 8) == 2 * 100e9
-    assert group_bandwidth(v5p, (8, 8, 4), 32) == 4 * 100e9
-    assert group_bandwidth(v5p, (8, 8, 4), 256) == 6 * 100e9
-    assert group_bandwidth(v5p, (8, 8, 4), 128) == 6 * 100e9
-    assert group_bandwidth(v5e, (1, 1), 1) > 0
-    assert [group_bandwidth(h100, (1, 8, 1), group) for group in (2, 8)] == [450e9, 450e9]
-    assert [group_bandwidth(h100, (2, 8, 1), group) for group in (8, 16)] == [450e9, 50e9]
-    assert group_bandwidth(h100, (4, 2, 1), 4) == 50e9
+def block(*sizes):
+    """Places of a group that extends so far along each axis, from the first on."""
+    return list(itertools.product(*map(range, sizes)))
+
+
+def test_bandwidth_of_a_group_is_that_of_the_axes_it_extends_over():
+    v5e, v5p = CHIPS["v5e"], CHIPS["v5p"]
+    assert group_bandwidth(v5e, (16, 16), block(16, 1, 1)) == 2 * 50e9
+    assert group_bandwidth(v5e, (16, 16), block(16, 16, 1)) == 4 * 50e9
+    assert group_bandwidth(v5e, (16, 16), block(4, 4, 1)) == 2 * 50e9  # sixteen too, but they close no ring
+    assert group_bandwidth(v5e, (16, 16), block(1, 8, 1)) == 50e9
+    assert group_bandwidth(v5e, (16, 16), block(1, 2, 1)) == 2 * 50e9  # another pair sends the other way
+    assert group_bandwidth(v5e, (4, 4), block(4, 1, 1)) == 50e9  # too short to wrap round
+    assert group_bandwidth(v5p, (8, 8, 4), block(8)) == 2 * 100e9
+    assert group_bandwidth(v5p, (8, 8, 4), block(1, 8, 4)) == 4 * 100e9
+    assert group_bandwidth(v5p, (8, 8, 4), block(8, 8, 4)) == 6 * 100e9
+    assert group_bandwidth(v5p, (8, 8, 4), block(4, 8, 4)) == 5 * 100e9
+
+
+def test_gpus_have_nvlink_within_a_partition_and_eight():
+    h100 = CHIPS["h100"]
+    assert [group_bandwidth(h100, (1, 8, 1), block(1, size, 1)) for size in (2, 8)] == [450e9, 450e9]
+    assert [group_bandwidth(h100, (4, 8, 1), block(*sizes)) for sizes in ((1, 8, 1), (4, 1, 1), (2, 2, 1))] == [450e9, 50e9, 50e9]
+    assert [group_bandwidth(h100, (2, 4, 8), block(*sizes)) for sizes in ((1, 1, 8), (1, 2, 1))] == [450e9, 50e9]  # eight in each host
+    assert group_bandwidth(h100, (4, 2, 1), block(4, 1, 1)) == 50e9
+
+
+def moved(groups, wire=1e9, times=10):
+    return Collective("all-gather", groups, times, 0, wire, "bf16", True, "")
+
+
+def test_a_collective_takes_the_time_of_its_slowest_group():
+    places = block(4, 8, 1)  # the default mesh of h100:4x8x1: data 4 × fsdp 8
+    hosts = tuple(tuple(range(first, first + 8)) for first in range(0, 32, 8))
+    across = tuple(tuple(range(first, 32, 8)) for first in range(8))
+    ring = tuple((i, (i + 1) % 32) for i in range(32))  # most of its pairs are within a host
+    alone = tuple((i,) for i in range(32))
+
+    def seconds(*groups):
+        return roofline(CHIPS["h100"], (4, 8, 1), places, flops=0, traffic=0, moved=[moved(one) for one in groups]).interconnect
+
+    assert seconds(hosts) == pytest.approx(10 * 1e9 / 450e9)
+    assert seconds(across) == seconds(ring) == pytest.approx(10 * 1e9 / 50e9)
+    assert seconds(hosts, across) == pytest.approx(seconds(hosts) + seconds(across))
+    assert seconds(alone) == 0
 
 
 def test_the_roof_is_the_slowest_and_bounds_the_mfu():
-    chip = CHIPS["v5e"]
-    moved = [Collective("all-gather", 16, 10, 0, 1e9, "bf16", True, "")]
-    roof = roofline(chip, (16, 16), 256, flops=256 * 197 * 10**12, traffic=int(819e9 * 0.5), moved=moved)
+    chip, gather = CHIPS["v5e"], moved(tuple(tuple(range(first, first + 16)) for first in range(0, 256, 16)))
+    roof = roofline(chip, (16, 16), block(16, 16, 1), flops=256 * 197 * 10**12, traffic=int(819e9 * 0.5), moved=[gather])
     assert roof == pytest.approx((1.0, 0.5, 0.1))
     assert roof.seconds == roof.compute
     assert mfu_bound(chip, 256, 256 * 197 * 10**12 * 3 // 4, roof) == pytest.approx(0.75)  # a quarter is recomputed
