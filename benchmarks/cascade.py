@@ -26,7 +26,6 @@ from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scen
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from data_pipeline.errors import InputError
 
 MOST = 0.5
 STEPS = {"base": 50, "relay": 10}
@@ -137,7 +136,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     if args.batch < 1 or args.rounds < 1:
-        raise InputError("--batch and --rounds must be at least 1")
+        parser.error("--batch and --rounds must be at least 1")
     prefer_eigen()
     facts = measure.facts()
     print(json.dumps(facts, indent=2))

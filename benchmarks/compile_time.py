@@ -3,12 +3,14 @@
     python benchmarks/compile_time.py --out benchmarks/results
     python benchmarks/compile_time.py --out /tmp/try --recipes scenes_base:tiny --topologies v5e:2x4
 
-One compile at a time, each the command that users run, in a process of its own. Writes compile_time.json after each and
-compile_time.md at the end; given again, it goes on with what is missing. Exits 1 when a step does not fit or a train step took
+One compile at a time, each the command that users run, of this checkout and in a process of its own. Writes compile_time.json after each
+and compile_time.md at the end; given again, it goes on with what is missing. What it keeps may be of older code: each result has the date
+and the git revision that it was made at, and the table says of which its lines are. Exits 1 when a step does not fit or a train step took
 longer, or more memory, than the ten minutes and 12 GB that it may.
 """
 
 import argparse
+import collections
 import itertools
 import json
 import subprocess
@@ -17,9 +19,9 @@ import tempfile
 from pathlib import Path
 
 import jax
+import measure
 
-from cv3jax.quickstart import environment
-
+ROOT = Path(__file__).parent.parent
 RECIPES = ("base_256", "base_512", "base_aesthetic", "sr_1024", "relay_1024")
 TPUS = ("v5e:16x16", "v5p:8x8x4")
 ON_GPUS, GPUS = ("base_512", "relay_1024"), ("h100:1x8x1",)
@@ -38,12 +40,12 @@ def cells(recipes: list[str] | None, topologies: list[str] | None, steps: list[s
     return [(recipe, step, topology) for recipe, topology in pairs for step in steps]
 
 
-def measure(recipe: str, step: str, topology: str) -> dict:
+def compiled(recipe: str, step: str, topology: str) -> dict:
     """The command's figures; its last words where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         argv = ["compile", f"--config={recipe}", "--topology", topology, "--step", step, "--json", str(figures)]
-        done = subprocess.run([sys.executable, "-m", "cv3jax.cli", *argv], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "cv3jax.cli", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
         print(done.stdout, flush=True)
         if not figures.exists():
             return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"}
@@ -66,6 +68,14 @@ def row(key: str, f: dict) -> tuple:
         f"{f['flops_per_step'] / 1e15:.1f}", of(wire, ".1f"), of(f["fsdp"] and f["fsdp"]["ratio"], ".2f"), of(f["mfu_bound"], ".0%"),
         f"{f['compile_seconds']:.0f}", f"{f['host_peak_bytes'] / 1e9:.1f}",
     )  # fmt: skip
+
+
+def head(facts: dict, results: dict[str, dict]) -> str:
+    """When and of which revision the results were made, and what the newest was made on."""
+    made = collections.Counter((f.get("revision") or "unrecorded code", f.get("date", "unknown")[:10]) for f in results.values())
+    where = ", ".join(f"{name} {value}" for name, value in facts.items() if name not in ("date", "load"))
+    rows = "; ".join(f"{revision}, {day} ({n})" for (revision, day), n in made.items())
+    return f"results by revision and day: {rows}. The newest was made with {where}"
 
 
 def table(results: dict[str, dict]) -> str:
@@ -91,16 +101,19 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing here runs on a device
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "compile_time.json"
-    known = {} if args.again or not path.exists() else json.loads(path.read_text())["results"]
+    stored = json.loads(path.read_text()) if path.exists() else {"environment": {}, "results": {}}
+    facts, known = stored["environment"], stored["results"]
     results: dict[str, dict] = {}
     for cell in cells(args.recipes, args.topologies, args.steps):
         key = " ".join(cell)
-        results[key] = known[key] if "error" not in known.get(key, {"error": ""}) else measure(*cell)
-        facts = {"environment": environment(), "results": {**known, **results}}
-        path.write_text(json.dumps(facts, indent=2) + "\n")
-    written = table(results)
-    where = ", ".join(f"{name} {value}" for name, value in facts["environment"].items())
-    (args.out / "compile_time.md").write_text(f"{where}\n\n{written}\n")
+        if args.again or "error" in known.get(key, {"error": ""}):
+            facts = measure.facts()
+            made = {"date": facts["date"], "revision": measure.revision(ROOT)}
+            known[key] = {**compiled(*cell), **made}
+            measure.write_json(path, {"environment": facts, "results": known})
+        results[key] = known[key]
+    written = f"{head(facts, results)}\n\n{table(results)}"
+    (args.out / "compile_time.md").write_text(f"{written}\n")
     print(written)
     if bad := over(results):
         sys.exit(f"failed, does not fit, or over {MOST_SECONDS} s or {MOST_BYTES / 1e9:.0f} GB: {', '.join(bad)}")

@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 
 import jax
+import measure
 from ml_collections import ConfigDict
 
 from cv3jax import recipe
 from cv3jax.build import Stage, build
 from cv3jax.cli import prefer_eigen
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.quickstart import environment
 from data_pipeline import scenes
 
 MOST = 1.03
@@ -86,7 +86,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.rounds < 1 or args.steps < 1:
+        parser.error("--rounds and --steps must be at least 1")
     prefer_eigen()
+    facts = measure.facts()
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "scenes"
         if args.data is None:
@@ -100,7 +103,7 @@ def main() -> None:
             print(f"round {number + 1}: {milliseconds}, ratio {pair[1] / pair[0]:.4f}", flush=True)
     ratios = [one["ratio"] for one in rounds]
     ratio, spread = statistics.median(ratios), (min(ratios), max(ratios))
-    figures = {**environment(), "batch": batch, "ratio": ratio, "spread": spread, "rounds": rounds}
+    figures = {**facts, "batch": batch, "ratio": ratio, "spread": spread, "rounds": rounds}
     print(json.dumps({name: value for name, value in figures.items() if name != "rounds"}))
     recipe.write_json(args.json, figures)
     if ratio > MOST:

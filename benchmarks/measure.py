@@ -77,6 +77,21 @@ def facts(*packages: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+CODE = ("cv3jax", "configs", "data_pipeline", "launch/topologies")  # what the package is made of
+
+
+def revision(checkout: Path) -> str | None:
+    """Git's short name of what is checked out, with a + where the package's files differ from it; None where git knows nothing of it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", *CODE) else "")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
 def hardware() -> str:
     """The processor, its cores, the memory, and the accelerators where there are any."""
     models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]

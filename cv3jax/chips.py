@@ -34,7 +34,20 @@ CHIPS = {
     "h200": Chip("NVIDIA H200 SXM 141 GB", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
     "a100": Chip("NVIDIA A100 SXM 80 GB", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
 }
+KINDS = {  # jax's `device_kind` of each
+    "v5e": ("TPU v5 lite", "TPU v5e"),
+    "v5p": ("TPU v5", "TPU v5p"),
+    "v6e": ("TPU v6 lite", "TPU v6e"),
+    "h100": ("NVIDIA H100 80GB HBM3",),  # not the PCIe card, which is slower
+    "h200": ("NVIDIA H200", "NVIDIA H200 141GB HBM3e"),
+    "a100": ("NVIDIA A100-SXM4-80GB",),
+}
 DOMAIN = 8  # GPUs behind one NVLink switch
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that jax calls so; None where it is not one of these."""
+    return next((CHIPS[name] for name, kinds in KINDS.items() if device_kind in kinds), None)
 
 
 def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[int, ...]]) -> float:
