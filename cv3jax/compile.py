@@ -28,6 +28,8 @@ DOES_NOT_FIT = 3
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # a GPU that is not there cannot be asked which of Triton's tiles is the fastest, and XLA may find none that it can use: cuBLAS then
 WITHOUT_A_GPU = {"xla_gpu_enable_triton_gemm": False}
+# jaxlib 0.10.2 cannot read a module in which libtpu 0.0.52 has a SparseCore (v5p, v6e) look up T5's embeddings
+READABLE = {"xla_tpu_offload_gather_to_sparsecore": False}
 # what the TPU compiler says when it gives up; both figures with their unit, the first of everything that it would need
 RAN_OUT = (r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 
@@ -67,7 +69,7 @@ def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | No
     lowered = traced.lower()
     progress.phase("compiling")
     try:
-        compiled = lowered.compile(compiler_options=None if where.chip.tpu else WITHOUT_A_GPU)
+        compiled = lowered.compile(compiler_options=READABLE if where.chip.tpu else WITHOUT_A_GPU)
     except jax.errors.JaxRuntimeError as e:
         memory, moved, read = ran_out(str(e), work.args, where), None, None
     else:
