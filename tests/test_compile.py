@@ -90,6 +90,20 @@ def check(figures: dict, chips: int) -> None:
 
 
 @pytest.mark.tpu_compile
+@pytest.mark.usefixtures("no_cache")
+def test_what_a_sparsecore_would_look_up_is_read():
+    """A table as T5's, of which libtpu hands the look-up to a v5p's SparseCore unless it is told not to; jaxlib cannot read that."""
+    where = topology.load("v5p:2x2x1")
+    mesh = sharding.make_mesh(data=1, fsdp=4, devices=where.devices)
+    table = jax.ShapeDtypeStruct((32128, 4096), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
+    tokens = jax.ShapeDtypeStruct((32, 225), jnp.int32, sharding=NamedSharding(mesh, P("fsdp")))
+    look_up = jax.jit(lambda table, tokens: jnp.tanh(table[tokens].astype(jnp.float32)).astype(jnp.bfloat16))
+    with Progress(io.StringIO()) as progress:
+        figures = compile.analyse(Program(look_up, (table, tokens), mesh, 32, 1, table), where, progress, gathers=None, train=False)
+    assert figures["memory_traffic_bytes_per_chip"] >= 2 * 8 * 225 * 4096 * 2
+
+
+@pytest.mark.tpu_compile
 def test_a_tpu_program(no_cache):
     where = topology.load("v5e:2x2")
     assert len(where.devices) == 4
