@@ -1,4 +1,4 @@
-"""Training by many processes, at the smallest size: the real loop, loader, mesh, checkpoints and peers around two matrices.
+"""Training by many processes, at the smallest size: the real loop, loader, mesh, layout, checkpoints and peers around five matrices.
 
 `start(...)` runs this file in N processes; `train(...)` is what each of them does, and what a test does in its own.
 """
@@ -21,12 +21,12 @@ from tiny_runs import environment
 
 from cv3jax import build, checkpoint, cli, hosts, optim, sharding, train
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.sharding import make_mesh, tree_sharding
+from cv3jax.sharding import Layout, make_mesh, tree_sharding, tree_specs
 from cv3jax.state import TrainState, create_state, make_train_step
 from data_pipeline.images import encode_png
 from data_pipeline.loader import make_loader
 
-BATCH, SIDE, WIDTH = 16, 8, 64
+BATCH, SIDE, WIDTH, LAYERS = 16, 8, 64, 2
 PATIENCE = 8.0  # seconds; a machine that has other work may be late
 
 
@@ -37,25 +37,42 @@ def records() -> list[dict]:
 
 
 def init(key: jax.Array) -> dict:
-    one, two = jax.random.split(key)
+    """As a UNet's: matrices, one made whole at once and scanned ones each where it is needed; and biases, too small to be split."""
+    one, two, three = jax.random.split(key, 3)
     size = 3 * SIDE**2
-    return {"in": jax.random.normal(one, (size, WIDTH)) / size**0.5, "out": jax.random.normal(two, (WIDTH, size)) / WIDTH**0.5}
+    return {
+        "in": {"kernel": jax.random.normal(one, (size, WIDTH)) / size**0.5},
+        "blocks": {"kernel": jax.random.normal(two, (LAYERS, WIDTH, WIDTH)) / WIDTH**0.5, "bias": jnp.zeros((LAYERS, WIDTH))},
+        "out": {"kernel": jax.random.normal(three, (WIDTH, size)) / WIDTH**0.5, "bias": jnp.zeros(size)},
+    }
 
 
-def denoise(params, frozen, batch, keys):
-    """A loss with noise of its own for each row."""
-    x = batch["image"].reshape(len(keys), -1) / 127.5 - 1.0
-    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
-    return jnp.mean((jnp.tanh((x + noise) @ params["in"]) @ params["out"] - x) ** 2), {}
+def denoiser(layout: Layout):
+    """A loss with noise of its own for each row, of parameters that lie as `layout` says."""
+
+    @jax.checkpoint
+    def block(h, params):
+        params = layout.gather(("blocks",), params)
+        return h + jnp.tanh(h @ params["kernel"] + params["bias"]), None
+
+    def loss(params, frozen, batch, keys):
+        params = layout.whole(params, lambda path: path[0] == "blocks")
+        x = batch["image"].reshape(len(keys), -1) / 127.5 - 1.0
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        h, _ = jax.lax.scan(block, jnp.tanh((x + noise) @ params["in"]["kernel"]), params["blocks"])
+        return jnp.mean((h @ params["out"]["kernel"] + params["out"]["bias"] - x) ** 2), {}
+
+    return loss
 
 
-def pieces(mesh, accumulate: int = 1):
+def pieces(mesh, accumulate: int = 2):
     """(create, like, data, place, step) as `build` has them."""
-    tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2))
+    # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
+    tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
     with mock.patch.object(sharding, "MIN_SIZE", 256):
-        shardings = tree_sharding(shape, mesh)
-    step = make_train_step(denoise, tx, decay=0.9, accumulate=accumulate)
+        layout, shardings = Layout(mesh, tree_specs(shape.params, mesh), "float32"), tree_sharding(shape, mesh)
+    step = make_train_step(denoiser(layout), tx, decay=0.9, accumulate=accumulate, spread=layout.spread_gradient)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     data = make_loader(records(), batch_size=BATCH, rows=build.own_rows(mesh, BATCH), image_size=SIDE, tokenize=None, seed=0, flip=True)
 
@@ -65,7 +82,7 @@ def pieces(mesh, accumulate: int = 1):
     return create, checkpoint.abstract(shape, shardings), data, build.placer(mesh, BATCH), lambda state, batch: jitted(state, {}, batch)
 
 
-def run(workdir: Path, steps: int, mesh, *, accumulate: int = 1, before=lambda step: None) -> TrainState:
+def run(workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None) -> TrainState:
     """Train to `steps`, or on from what `workdir` has. `before(step)` is called before each step."""
     create, like, data, place, step_fn = pieces(mesh, accumulate)
     count = 0

@@ -1,6 +1,10 @@
 """The training machine: one compilation a run, no hidden transfers, the same losses on any mesh, the stop on NaN, the update rule."""
 
 import dataclasses
+import os
+import re
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +16,10 @@ from PIL import Image
 from states import named_leaves
 from toy_runs import CADENCE, numbers, squares, toy
 
-from cv3jax import build, checkpoint, cli, optim, train
+from cv3jax import build, build_vae, checkpoint, cli, optim, train
 from cv3jax.cascade import load_params
 from cv3jax.loop import NonFiniteLossError
+from cv3jax.memory import memory_plan
 from cv3jax.metrics import read_lines
 from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
 
@@ -190,6 +195,38 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     with tiny_runs.split_small():
         figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w")
     assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
+
+
+def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_before_the_first_step(tmp_path, monkeypatch, capsys):
+    workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
+    shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it goes on from step 3
+    announced, before, plans = build_vae.compiled_and_announced, [], []
+
+    def spied(programs, state, frozen, batches):
+        (program,) = announced(programs, state, frozen, batches)
+        plan = memory_plan(state, frozen, batches, [program])
+
+        def step(state, frozen, batch):
+            before.append(capsys.readouterr().err)
+            here = {"parameters": state.params, "moments": state.opt_state, "EMA": state.ema, "batch": batch}
+            for kind, tree in here.items():
+                plans.append(sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree)) == plan[kind] > 0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return program(state, frozen, batch)
+
+        return [step]
+
+    monkeypatch.setattr(build_vae, "compiled_and_announced", spied)
+    with tiny_runs.split_small():
+        cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))  # exits where the code is not 0
+    (said,) = before
+    assert len(re.findall(r"^cv3jax: memory a device, GiB: .*; \d+\.\d\d in all$", said, re.MULTILINE)) == 1
+    assert plans == [True] * 4
+    after = capsys.readouterr().err
+    assert f"cv3jax: SIGTERM: stopped after step 4, saved in {workdir}/checkpoints/4; run the same command to continue\n" in after
+    assert "memory a device" not in after
+    assert checkpoint.steps(workdir / "checkpoints") == [3, 4]
+    checkpoint.verify(workdir / "checkpoints", 4)
 
 
 def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):

@@ -1,0 +1,83 @@
+"""What `cv3jax compile` compiles, without data, weights or devices, is what runs: the same arguments, and they lie where they will."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from states import name_of
+
+from cv3jax import build, build_diffusion, cascade
+from cv3jax.abstract import program
+from cv3jax.sharding import make_mesh
+from data_pipeline.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+MESH = ("mesh.data=2", "mesh.fsdp=4")
+PROMPTS = ["a small red circle"] * 8  # one a device, as batch.per_device says
+
+
+def facts(tree) -> dict[str, tuple]:
+    """Leaf → (shape, type, which part of it each device has)."""
+
+    def fact(x):
+        return x.shape, x.dtype, {device.id: str(part) for device, part in x.sharding.devices_indices_map(x.shape).items()}
+
+    return {name_of(path): fact(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatch):
+    called = {}
+
+    def programs(compiled, *_):
+        def encode(*args):
+            called["encode"] = args
+            return compiled[1][1][2]
+
+        def train(*args):
+            called["train"] = args[:2]
+
+        return encode, train
+
+    monkeypatch.setattr(build_diffusion, "compiled_and_announced", programs)
+    with tiny_runs.split_small():
+        config = tiny_runs.config("relay", *MESH)
+        run = build.build(config, tmp_path)
+        run.step(run.create(), run.place(next(run.data)))
+        ours = {step: program(config, jax.devices(), step) for step in called}
+    assert facts(ours["encode"].args) == facts(called["encode"])
+    assert facts(ours["train"].args[:2]) == facts(called["train"])
+    encoded = jax.eval_shape(ours["encode"].jitted, *ours["encode"].args)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(lambda x: (x.shape, x.dtype), ours["train"].args[2])
+    assert {work.images for work in ours.values()} == {config.batch.size}
+
+
+def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
+    called = {}
+
+    def sampler(stage, **_):
+        def run(*args):
+            called[stage["kind"]] = args
+            return args[3]
+
+        return run
+
+    monkeypatch.setattr(cascade, "make_stage_sampler", sampler)
+    monkeypatch.setattr(cascade.Cascade, "decode", lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8))
+    with tiny_runs.split_small():
+        mesh = make_mesh(data=2, fsdp=4)
+        cascade.load(tiny_runs.trained("relay").workdir, mesh=mesh).generate(PROMPTS, list(range(8)), final=True)
+        ours = {stage: program(tiny_runs.config(stage, *MESH), jax.devices(), "sample") for stage in ("base", "relay")}
+    assert called.keys() == ours.keys()
+    for stage, work in ours.items():
+        assert facts(work.args) == facts(called[stage])
+        latents = jax.eval_shape(work.jitted, *work.args)
+        assert (latents.shape, work.images) == (called[stage][3].shape, 8)
+    split = {not x.sharding.is_fully_replicated for x in jax.tree.leaves(ours["relay"].args[0])}
+    assert split == {True, False}
+
+
+def test_a_vae_has_neither_text_to_encode_nor_pictures_to_draw():
+    for step in ("encode", "sample"):
+        with pytest.raises(InputError, match=f"--step {step}: the vae recipe has only the step train"):
+            program(tiny_runs.config("vae"), jax.devices(), step)
