@@ -58,5 +58,7 @@ def stage_batch(
     text = drop_text(encode_text(batch["tokens"]), key_text, text_drop)
     out = {"x0": encode_latent(encode_image, pixels, scale, key_image), "cond": make_cond(text, batch["sizes"])}
     if relay:
+        # one after the other: the activations of both at once, of four pictures of 1024², are more than a v5e has
+        pixels, out["x0"] = jax.lax.optimization_barrier((pixels, out["x0"]))
         out["low"] = encode_latent(encode_image, up2(down2(pixels)), scale, key_low)
     return out
