@@ -62,7 +62,7 @@ test-all: setup lint
 
 # on a machine with a GPU, after pip install -e '.[cuda13]'
 test-gpu: setup
-	JAX_PLATFORMS=cuda $(BIN)/python -m pytest -m gpu
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
 # what the figures of docs/benchmarks.md come from, one after the other; about an hour on two cores that do nothing else
 benchmarks: setup-torch setup-tpu setup-gpu

@@ -16,6 +16,7 @@ if [ $# -eq 0 ]; then
 fi
 
 stopped=
+passed=
 woken=
 child=
 
@@ -24,7 +25,14 @@ stop() {
   woken=yes
   if [ -n "$stopped" ]; then return; fi # passed on twice it would end the save
   stopped=yes
-  if [ -n "$child" ] && [ "${TASK_SIGNALS:-}" != all ]; then kill -TERM "$child"; fi
+  pass
+}
+
+# shellcheck disable=SC2329
+pass() {
+  if [ -z "$stopped" ] || [ -z "$child" ] || [ -n "$passed" ] || [ "${TASK_SIGNALS:-}" = all ]; then return; fi
+  passed=yes
+  kill -TERM "$child"
 }
 trap stop TERM
 trap 'woken=yes' INT # a terminal's Ctrl-C reaches COMMAND by itself
@@ -42,6 +50,7 @@ code=143
 if [ -z "$stopped" ]; then
   (exec "$@") & # without the parentheses bash would have it ignore Ctrl-C
   child=$!
+  pass # of a SIGTERM that came when the command had begun and its number was not known yet
   while true; do
     woken=
     wait "$child"

@@ -183,7 +183,7 @@ def paint(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sample_many, "choose_mesh", lambda text, count: None)
 
     def run(out: str, *flags: str, painter: Painter | None = None, prompts: str = "p.txt") -> dict:
-        monkeypatch.setattr(sample_many, "load", lambda source, parts, mesh: painter or Painter())
+        monkeypatch.setattr(sample_many, "load", lambda source, parts, mesh, attention: painter or Painter())
         checkpoint = str(golden_models.converted("micro"))
         capsys.readouterr()
         saved.clear()
