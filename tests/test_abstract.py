@@ -27,7 +27,7 @@ def facts(tree) -> dict[str, tuple]:
 
 
 def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatch):
-    called = {}
+    config, called = tiny_runs.config("relay", *MESH), {}  # what is trained for it must not run the functions below
 
     def programs(compiled, *_):
         def encode(*args):
@@ -41,7 +41,6 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
 
     monkeypatch.setattr(build_diffusion, "compiled_and_announced", programs)
     with tiny_runs.split_small():
-        config = tiny_runs.config("relay", *MESH)
         run = build.build(config, tmp_path)
         run.step(run.create(), run.place(next(run.data)))
         ours = {step: program(config, jax.devices(), step) for step in called}
@@ -53,7 +52,7 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
 
 
 def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
-    called = {}
+    source, called = tiny_runs.trained("relay").workdir, {}
 
     def sampler(stage, **_):
         def run(*args):
@@ -65,8 +64,7 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
     monkeypatch.setattr(cascade, "make_stage_sampler", sampler)
     monkeypatch.setattr(cascade.Cascade, "decode", lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8))
     with tiny_runs.split_small():
-        mesh = make_mesh(data=2, fsdp=4)
-        cascade.load(tiny_runs.trained("relay").workdir, mesh=mesh).generate(PROMPTS, list(range(8)), final=True)
+        cascade.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(PROMPTS, list(range(8)), final=True)
         ours = {stage: program(tiny_runs.config(stage, *MESH), jax.devices(), "sample") for stage in ("base", "relay")}
     assert called.keys() == ours.keys()
     for stage, work in ours.items():

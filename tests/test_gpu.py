@@ -53,7 +53,7 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dtype", "attention", "within"), [("float32", "xla", 1e-3), ("bfloat16", "cudnn", 0.05)])
+@pytest.mark.parametrize(("dtype", "attention", "within"), [("float32", "xla", 1e-3), ("bfloat16", "cudnn", 0.02)])  # on a CPU: 0, 0.003
 def test_three_steps_and_a_sampling_are_the_cpu_backend_s(dtype, attention, within):
     ours, exact = outcome(jax.devices("gpu")[0], dtype, attention), outcome(jax.devices("cpu")[0], "float32", "xla")
     np.testing.assert_allclose(ours["curve"], exact["curve"], rtol=within)

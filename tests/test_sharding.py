@@ -240,7 +240,9 @@ def test_inputs_that_wait_in_the_host_s_memory_give_the_same_gradient():
 
     ours, theirs = jax.jit(gradient("offload"))(params), jax.jit(gradient("none"))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), ours, theirs)
-    assert ["f32<host>" in str(jax.make_jaxpr(gradient(remat))(params)) for remat in ("offload", "none")] == [True, False]
+    programs = [str(jax.make_jaxpr(gradient(remat))(params)) for remat in ("offload", "none")]
+    for kept in ("f32<host>[2,4,4,8]", "f32<host>[2,16,16]"):  # the ResBlock's input, a transformer block's
+        assert [kept in program for program in programs] == [True, False]
 
 
 def test_gathers_are_of_the_computations_type_and_gradients_are_summed_in_float32():
