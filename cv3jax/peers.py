@@ -71,7 +71,7 @@ class Peers:
     def suspect(self, error: Exception) -> None:
         """Where `error` looks like the end of another process, wait until the thread knows which one; it then ends this process."""
         if any(word in str(error) for word in GONE):
-            self._closed.wait(self.patience + 4 * self.interval)
+            self._closed.wait(2 * self.patience)  # it looks by a count, says it, and lets the others read it: later than `patience`
 
     def leave(self, message: str, code: int) -> None:
         """End this process and have the others end with it: `message` says why. Never returns."""

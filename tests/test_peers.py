@@ -48,7 +48,8 @@ class Deciding:
 
     def __init__(self, monkeypatch, *, dies: bool):
         self.ends = []
-        monkeypatch.setattr(Peers, "_end", lambda _, *what: self.ends.append(what) or self.peers._closed.set())
+        monkeypatch.setattr(Peers, "_end", lambda peers, *what: self.ends.append(what) or peers._exit(what[1]))
+        monkeypatch.setattr(peers.os, "_exit", lambda code: self.peers._closed.set())
         self.store = Store(dies)
         self.peers = Peers(self.store, 0, 2, "127.0.0.1:1", PATIENCE)
         assert self.peers.last(3, signal.SIGTERM) is None  # the others have not said how far they are
@@ -63,6 +64,13 @@ def test_a_process_that_dies_before_its_first_step_is_named_to_those_who_wait_fo
     assert run.ends == [(f"{silent}. {peers.AGAIN}", 1)]
     assert run.store.looks <= LOOKS
     assert run.store.passes <= 10 * LOOKS  # of a tenth of the interval each
+
+
+def test_an_error_that_the_death_of_another_brings_is_not_told_before_the_death(monkeypatch):
+    run = Deciding(monkeypatch, dies=True)
+    run.peers.suspect(RuntimeError("Gloo: Connection reset by peer"))
+    assert run.peers._closed.is_set()  # the process has ended
+    assert len(run.ends) == 1
 
 
 def test_a_process_that_compiles_is_waited_for_and_all_stop_one_step_after_the_furthest(monkeypatch):
