@@ -22,7 +22,7 @@ from cv3jax.topology import Topology, load, parse
 from cv3jax.traffic import traffic
 from data_pipeline.errors import InputError, first_line
 
-EXAMPLE = "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 600000 --json base_512.json"
+EXAMPLE = "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 200000 --json base_512.json"
 STEPS = ("train", "encode", "sample")
 DOES_NOT_FIT = 3
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
