@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py --json benchmarks/results/attention.json
 
-On a CPU XLA and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's flash kernel too, on a TPU splash. They take
-turns; a ratio is the seconds of one to those of XLA in the same turn, median and quartiles. Each is checked against XLA first.
+On a CPU XLA, ours by heads and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's flash kernel too, on a TPU splash.
+They take turns; a ratio is the seconds of one to those of XLA in the same turn, median and quartiles. Each is checked against XLA first.
 PyTorch is left out where it is not installed, or not for the device.
 """
 
@@ -22,7 +22,7 @@ import measure
 import numpy as np
 
 from cv3jax.attention import KERNELS, make_attend
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import tune_cpu
 from cv3jax.sharding import make_mesh
 
 # queries, keys, heads: self-attention and cross-attention to 225 tokens, of the released UNet's two stages at 512² and 1024²
@@ -128,7 +128,7 @@ def main() -> None:
     if args.rounds < 1 or (args.batch is not None and args.batch < 1):
         parser.error("--batch and --rounds must be at least 1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the GPU's memory too
-    prefer_eigen()
+    tune_cpu()
     cpu = jax.devices()[0].platform == "cpu"
     batch, dtype = args.batch or (1 if cpu else 8), args.dtype or ("float32" if cpu else "bfloat16")
     facts = {**measure.facts(), "batch": batch, "dtype": dtype, "head_dim": HEAD_DIM}

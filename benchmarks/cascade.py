@@ -21,7 +21,7 @@ import numpy as np
 
 from cv3jax import flops
 from cv3jax.cascade import Cascade, build_model, make_stage_sampler, part_shapes, relay_passes, t5_init, unet_init, vae_init
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import tune_cpu
 from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -137,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.batch < 1 or args.rounds < 1:
         parser.error("--batch and --rounds must be at least 1")
-    prefer_eigen()
+    tune_cpu()
     facts = measure.facts()
     print(json.dumps(facts, indent=2))
     time, count = measured(args.batch, args.rounds), counted()

@@ -1,8 +1,8 @@
-"""Seconds of a small base stage's gradient and optimizer step on this CPU, with XLA's YNN fusions and without (`cli.prefer_eigen`).
+"""Seconds of a small base stage's gradient and optimizer step on this CPU, by which of its operations XLA hands to YNN (`cli.tune_cpu`).
 
     python benchmarks/cpu_flags.py --rounds 3
 
-Each round times both, one after the other, in processes of their own. Prints every round, the ratio of each, and its spread.
+Each round times every choice, one after the other, in processes of their own. Prints every round, the ratio of each, and its spread.
 """
 
 import argparse
@@ -23,8 +23,11 @@ from cv3jax.models.vae import Autoencoder
 from cv3jax.optim import learning_rate, make_optimizer
 from cv3jax.quickstart import environment
 
-DEFAULT = "XLA's default"
-FLAGS = {DEFAULT: "", "no YNN fusions": "--xla_cpu_experimental_ynn_fusion_type="}
+YNN, OURS = "--xla_cpu_experimental_ynn_fusion_type=", "products, sums"
+FLAGS = {
+    "XLA's default": "", "none": YNN, "sums": f"{YNN}LIBRARY_FUSION_TYPE_REDUCE",
+    OURS: f"{YNN}LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}  # fmt: skip
 
 
 def measure(repeats: int) -> dict[str, float]:
@@ -63,7 +66,7 @@ def main() -> None:
         print(json.dumps(measure(args.repeats)))
         return
     print(json.dumps(environment()))
-    ratios: dict[str, list[float]] = {}
+    ratios: dict[tuple[str, str], list[float]] = {}
     for number in range(args.rounds):
         took = {}
         for name, flags in FLAGS.items():
@@ -71,10 +74,12 @@ def main() -> None:
             done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, check=True)
             took[name] = json.loads(done.stdout)
             print(f"round {number + 1}  {name:<16}" + "  ".join(f"{part} {value:.3f} s" for part, value in took[name].items()), flush=True)
-        for part, value in took[DEFAULT].items():
-            ratios.setdefault(part, []).append(value / took["no YNN fusions"][part])
-    for part, values in ratios.items():
-        print(f"{part}: {statistics.median(values):.2f} times as fast without ({min(values):.2f} to {max(values):.2f})")
+        for name in FLAGS:
+            for part, value in took[name].items():
+                ratios.setdefault((part, name), []).append(value / took[OURS][part])
+    for (part, name), values in ratios.items():
+        if name != OURS:
+            print(f"{part}: {name} takes {statistics.median(values):.2f} times as long as {OURS} ({min(values):.2f} to {max(values):.2f})")
 
 
 if __name__ == "__main__":

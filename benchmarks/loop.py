@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from cv3jax import recipe
 from cv3jax.build import Stage, build
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import tune_cpu
 from cv3jax.loop import Cadence, train_loop
 from data_pipeline import scenes
 
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 1 or args.steps < 1:
         parser.error("--rounds and --steps must be at least 1")
-    prefer_eigen()
+    tune_cpu()
     facts = measure.facts()
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "scenes"

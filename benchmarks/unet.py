@@ -33,7 +33,7 @@ from cv3jax import flops
 from cv3jax.attention import make_attend
 from cv3jax.cascade import model_shapes
 from cv3jax.chips import chip_of
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import tune_cpu
 from cv3jax.conditioning import make_cond, square_sizes
 from cv3jax.models.unet import UNet
 from cv3jax.optim import learning_rate, make_optimizer
@@ -103,7 +103,7 @@ def attending(net: UNet, platform: str) -> UNet:
 
 def ours(what: str, size: str, dtype: str, folder: Path) -> None:
     """A worker: writes the weights to `folder`, then its output there."""
-    prefer_eigen()
+    tune_cpu()
     net, batch = attending(model(size, dtype), jax.devices()[0].platform), jax.tree.map(jnp.asarray, inputs(size))
     params = random_params(net)
     save_file(to_torch(params, names(net)), folder / "weights.safetensors")

@@ -13,7 +13,7 @@ def stage_config() -> ConfigDict:
     c.init_part = "base"  # which part of it
 
     c.mesh = mesh()
-    c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), or the one that suits the devices and sizes
+    c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
     # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
     # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom

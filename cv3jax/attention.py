@@ -3,6 +3,7 @@
 xla     everywhere; the logits [B, N, S, L] are written to memory wherever they do not fit the chip's.
 cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward.
 splash  TPUs: jax's Pallas kernels, forward and backward. The logits never leave the chip.
+heads   CPUs: ours, a few heads at a time (attention_heads.py).
 auto    the kernel of the backend where its limits hold and the logits are large enough for it to pay; else xla.
 
 The compiler cannot split a kernel over devices. It is therefore called on each device's part, under shard_map: images over data and
@@ -19,14 +20,15 @@ from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.attention_heads import by_heads
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla
 from cv3jax.sharding import BATCH
 
-KINDS = ("auto", "xla", "cudnn", "splash")
-KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # platform → what it has beside xla
+KINDS = ("auto", "xla", "cudnn", "splash", "heads")
+KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}  # platform → what it has beside xla
 # Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the chip anyway (docs/decisions.md).
-PAYS = {"splash": 32 * 2**20, "cudnn": 0}
+PAYS = {"splash": 32 * 2**20, "cudnn": 0, "heads": 0}
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
 
 # Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid costs about a third of a
@@ -55,7 +57,7 @@ def make_attend(kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: A
         raise ValueError(f"attention {kind!r} takes {problem}; take auto or xla")
     if kind == "xla" or own == "xla" or problem:
         return xla
-    kernel = {"splash": functools.partial(splash, interpret=interpret), "cudnn": cudnn}[own]
+    kernel = {"splash": functools.partial(splash, interpret=interpret), "cudnn": cudnn, "heads": by_heads}[own]
     least = PAYS[own] if kind == "auto" else 0
     return lambda q, k, v: split(kernel, mesh, q, k, v, least)
 

@@ -38,7 +38,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from cv3jax.stopping import StoppedError
     from data_pipeline.errors import InputError, first_line
 
-    prefer_eigen()
+    tune_cpu()
     prefer_cpu()
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of an error that it raises as well
     sys.unraisablehook = _unraisable
@@ -81,8 +81,8 @@ def _end(message: object, code: int) -> None:
     sys.exit(code)
 
 
-def prefer_eigen() -> None:
-    """Has XLA's CPU backend, where one is used, multiply with Eigen, on all cores; its YNN fusions keep little more than one busy.
+def tune_cpu() -> None:
+    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions, those of products and sums stay.
 
     Must come before the first use of a backend. A flag that XLA does not know ends the process, so only those that do get it;
     one that XLA_FLAGS already sets stays.
@@ -91,7 +91,8 @@ def prefer_eigen() -> None:
 
     flag, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
     if jaxlib.__version__.startswith("0.10.") and flag not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}=".strip()
+        kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}={kinds}".strip()
 
 
 def prefer_cpu(devices: Path = Path("/dev")) -> None:

@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="how this machine's devices work together, e.g. fsdp=4,context=2: data takes rows, fsdp rows and parts of the "
                         "parameters, tensor parts of the layers, context parts of each image; -1 is what is left (default: data=-1)")
     parser.add_argument("--attention", choices=KINDS, default="auto",
-                        help="the UNets': xla, cudnn (GPU), splash (TPU), or the one that suits the devices and sizes (default: auto)")
+                        help="the UNets': xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes (default)")
     parser.add_argument("--process_id", type=int, metavar="I",
                         help="of --prompts make part I of N, counted from 0 (default: what Slurm or JAX_PROCESS_ID says)")
     parser.add_argument("--num_processes", type=int, metavar="N",

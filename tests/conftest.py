@@ -9,11 +9,11 @@ import jax
 import pytest
 import shared
 
-from cv3jax.cli import prefer_eigen
+from cv3jax.cli import tune_cpu
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for the processes that tests start; this one has read it already
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-prefer_eigen()  # as every command does
+tune_cpu()  # as every command does
 # A program of eight devices that comes from the compile cache may start two collectives a device at once; with only as many
 # threads as devices they wait for each other until XLA aborts. The pool is as large as this says.
 os.environ.setdefault("NPROC", "64")

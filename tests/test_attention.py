@@ -1,4 +1,4 @@
-"""Kernels against XLA's attention, forward and gradient: Pallas interpreted on the CPU; cuDNN on a GPU, elsewhere up to its call."""
+"""Kernels against XLA's attention, forward and gradient: Pallas's interpreted, ours for CPUs; cuDNN's on a GPU, elsewhere to its call."""
 
 import re
 
@@ -10,7 +10,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import attention
+from cv3jax import attention, attention_heads
 from cv3jax.attention import make_attend
 from cv3jax.models.layers import SpatialTransformer
 from cv3jax.sharding import BATCH, make_mesh
@@ -24,6 +24,10 @@ def one_device():
 
 def splash(mesh, **options):
     return make_attend("splash", "tpu", mesh, **{"head_dim": 64, "dtype": jnp.float32, "interpret": True, **options})
+
+
+def heads(mesh, dtype="float32"):
+    return make_attend("heads", "cpu", mesh, head_dim=16, dtype=dtype)
 
 
 def with_gradients(attend):
@@ -72,6 +76,42 @@ def test_splash_is_xla_s_attention_and_gradient(shape):
     mesh, dim = one_device(), inputs[0].shape[-1]
     ours = jax.jit(with_gradients(splash(mesh, head_dim=dim)))(*inputs)
     assert_close(ours, jax.jit(with_gradients(attention.xla))(*inputs), 3e-6)
+
+
+@pytest.mark.parametrize("cached", [1, 2 * 4 * 64 * 77, 2**30], ids=["one head", "some heads", "all heads"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_by_heads_is_xla_s_attention_and_gradient(cached, dtype, monkeypatch):
+    monkeypatch.setattr(attention_heads, "CACHED", cached)
+    inputs = draw(2, 64, 77, 3, 16)
+    ours = jax.jit(with_gradients(heads(one_device(), dtype)))(*(x.astype(dtype) for x in inputs))
+    assert all(x.dtype == dtype for x in ours)
+    assert_close(ours, jax.jit(with_gradients(attention.xla))(*inputs), {"float32": 3e-6, "bfloat16": 0.02}[dtype])
+
+
+@pytest.mark.parametrize("cached", [4 * 64 * 64, 2 * 4 * 64 * 64, 2**30])
+def test_by_heads_holds_no_more_logits_than_it_may(cached, monkeypatch):
+    monkeypatch.setattr(attention_heads, "CACHED", cached)
+    run = with_gradients(heads(one_device()))
+    equations = primitives(jax.make_jaxpr(run)(*jax.eval_shape(lambda: draw(2, 64, 64, 3, 16))).jaxpr)
+    shapes = [out.aval.shape for equation in equations for out in equation.outvars]
+    assert max(4 * shape[0] * 64 * 64 for shape in shapes if shape[-2:] == (64, 64)) == min(cached, 6 * 4 * 64 * 64)
+
+
+def test_auto_goes_by_heads_on_a_cpu():
+    def names(kind):
+        attend = make_attend(kind, "cpu", one_device(), head_dim=16, dtype="float32")
+        jaxpr = jax.make_jaxpr(attend)(*jax.eval_shape(lambda: draw(1, 8, 8, 1, 16))[:3])
+        return {equation.primitive.name for equation in primitives(jaxpr.jaxpr)}
+
+    assert "custom_vjp_call" in names("auto")
+    assert names("auto") == names("heads")
+    assert "custom_vjp_call" not in names("xla")
+
+
+def test_large_logits_do_not_overflow_by_heads():
+    q, k, v, _ = draw(1, 8, 8, 1, 8)
+    out = jax.jit(heads(one_device()))(1e3 * q, 1e3 * k, v)
+    np.testing.assert_allclose(out, attention.xla(1e3 * q, 1e3 * k, v), atol=1e-4)
 
 
 def test_splash_in_several_blocks_of_bfloat16(monkeypatch):
@@ -155,14 +195,13 @@ def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
         assert len(calls(tpu, *shape, dtype=jnp.bfloat16)) == kernels
     spread = make_attend("auto", "tpu", make_mesh(), **bf16)
     assert not calls(spread, 8, 1024, 225, 20, dtype=jnp.bfloat16)  # 18 MB a device
-    assert make_attend("auto", "cpu", mesh, **bf16) is attention.xla
     assert make_attend("auto", "tpu", mesh, head_dim=60, dtype=jnp.bfloat16) is attention.xla
     assert make_attend("auto", "gpu", mesh, head_dim=64, dtype=jnp.float32) is attention.xla
     assert make_attend("auto", "gpu", mesh, **bf16) is not attention.xla
 
 
 @pytest.mark.parametrize(("kind", "platform", "head_dim", "dtype", "message"), [
-    ("flash", "cpu", 64, "float32", "attention must be one of auto, xla, cudnn, splash, not 'flash'"),
+    ("flash", "cpu", 64, "float32", "attention must be one of auto, xla, cudnn, splash, heads, not 'flash'"),
     ("cudnn", "cpu", 64, "bfloat16", "attention 'cudnn' does not run on cpu devices; take auto or xla"),
     ("splash", "gpu", 64, "bfloat16", "attention 'splash' does not run on gpu devices"),
     ("cudnn", "gpu", 64, "float32", "attention 'cudnn' takes bfloat16 or float16, not float32"),

@@ -181,7 +181,7 @@ FIELDS = [
     ("base", ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "mesh.context=2"], "config.mesh: tensor and context are both above 1"),
     ("base", ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2"], "config.mesh: context=2: latents of 4 rows have 2 at the UNet's lowest"),
     ("base", ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2", "data.image_size=80"], "latents of 10 rows have 5 at the UNet's lowest"),
-    ("base", ["attention=flash"], "config.attention: attention must be one of auto, xla, cudnn, splash"),
+    ("base", ["attention=flash"], "config.attention: attention must be one of auto, xla, cudnn, splash, heads"),
     ("base", ["attention=splash"], "config.attention: attention 'splash' does not run on cpu devices"),
     ("base", ["schedule.blur=fog"], "blur must be one of"),
     ("base", ["objective.prediction=x0"], "config.objective.prediction = x0: must be one of eps, v"),
@@ -311,8 +311,8 @@ YNN = "--xla_cpu_experimental_ynn_fusion_type"
 @pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false", f"{YNN}=LIBRARY_FUSION_TYPE_REDUCE"])
 def test_the_cpu_flag_is_added_once_and_xla_takes_it(given, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", given)
-    cli.prefer_eigen()
-    cli.prefer_eigen()
+    cli.tune_cpu()
+    cli.tune_cpu()
     flags = os.environ["XLA_FLAGS"].split()
     assert sum(flag.startswith(YNN) for flag in flags) == 1
     assert set(given.split()) <= set(flags)

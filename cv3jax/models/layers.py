@@ -126,9 +126,9 @@ class Attention(nn.Module):
 
 
 class GatedDense(nn.Module):
-    """(value, gate): x [B, S, C] → two of [B, S, features], by one matrix [C, 2 features].
+    """(value, gate): x [B, S, C] → two of [B, S, features], by the halves of one matrix [C, 2 features].
 
-    The halves are an axis of their own, so that a mesh can split the features of both alike.
+    The matrix is halved, not the product, so that a mesh can split the features of both alike.
     """
 
     features: int
@@ -139,8 +139,13 @@ class GatedDense(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (2 * self.features,), jnp.float32)
         x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
-        y = jnp.einsum("bsc,cgf->gbsf", x, kernel.reshape(x.shape[-1], 2, self.features))
-        return y + bias.reshape(2, 1, 1, self.features)
+        return tuple(x @ kernel + bias for kernel, bias in zip(jnp.split(kernel, 2, axis=1), jnp.split(bias, 2), strict=True))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x Φ(x) by erf, in float32 whatever x is: as PyTorch computes it, and on CPUs in a third of the time that erfc takes."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 class TransformerBlock(nn.Module):
@@ -165,7 +170,7 @@ class TransformerBlock(nn.Module):
         x = x + Attention(**attention, name="self_attention")(h, h)
         x = x + Attention(**attention, name="cross_attention")(normed("norm_cross"), text)
         value, gate = GatedDense(4 * x.shape[-1], dtype=self.dtype, name="ff_in")(normed("norm_ff"))
-        x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
+        x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name="ff_out")(value * gelu(gate))
         return self.constrain(x)
 
 
