@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-GIB = 2**30
+GB = 1e9
 
 
 def held(tree: Any) -> int:
@@ -26,9 +26,9 @@ def memory_plan(state: Any, frozen: Any, batches: Any, compiled: list[Any]) -> d
 
 def plan_line(plan: dict[str, int], device: Any) -> str:
     """The plan in one line, against the device's capacity where the backend tells it."""
-    parts = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in plan.items() if size)
+    parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    return f"memory a device, GiB: {parts}; {sum(plan.values()) / GIB:.2f} in all" + (f" of {limit / GIB:.2f}" if limit else "")
+    return f"memory a device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (f" of {limit / GB:.2f}" if limit else "")
 
 
 def compiled_and_announced(programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any) -> list[Callable]:

@@ -53,8 +53,10 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     except InputError:
         raise
     except Exception as e:  # the file is the user's own program
-        lines = str(e).strip().strip("\"'").splitlines() or [""]
-        message = lines[-1] if "Traceback (most recent call last):" in str(e) else " ".join(lines)
+        inner = e.args[0] if isinstance(e, AttributeError) and e.args else e  # ConfigDict puts a KeyError in it
+        said = f"no field {inner.args[0]}" if isinstance(inner, KeyError) and inner.args else str(e)
+        lines = said.strip().splitlines() or [""]
+        message = lines[-1] if "Traceback (most recent call last):" in said else "; ".join(lines)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
         raise InputError(f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}") from e
     if missing := [name for name in SECTIONS if name not in config]:

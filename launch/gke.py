@@ -18,10 +18,11 @@ from typing import NamedTuple
 import yaml
 
 from cv3jax.cli import run_command
+from cv3jax.topology import parse
 from data_pipeline.errors import InputError
 
 FOLDER = Path(__file__).parent
-TPUS = {"v5e": ("tpu-v5-lite-podslice", 2), "v5p": ("tpu-v5p-slice", 3), "v6e": ("tpu-v6e-slice", 2)}  # GKE's name, axes of a slice
+TPUS = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}  # GKE's names
 GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 POD_NAME = 63  # characters
 
@@ -37,24 +38,15 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """v5e:16x16, h100:4x8x1. Raises InputError for another form, and for a shape that no hosts have."""
-    kind, _, shape = name.partition(":")
-    axes = 3 if kind in GPUS else TPUS[kind][1] if kind in TPUS else None
-    if axes is None:
-        raise InputError(f"--topology={name}: {kind!r} is not one of {', '.join([*TPUS, *GPUS])}")
-    if not re.fullmatch("x".join([r"[1-9]\d*"] * axes), shape):
-        example = "h100:4x8x1" if kind in GPUS else f"{kind}:{'x'.join(['4'] * axes)}"
-        raise InputError(f"--topology={name}: {axes} sizes are needed, as in {example}")
-    sizes = [int(size) for size in shape.split("x")]
+    """v5e:16x16, h100:4x8x1. Raises InputError for another form, and for a slice that is not to be had."""
+    kind, sizes = parse(name)
     if kind in GPUS:
         selector = {"cloud.google.com/gke-accelerator": GPUS[kind]}
         return Topology("jobset_gpu.yaml", "nvidia.com/gpu", sizes[0], sizes[1] * sizes[2], selector)
     total = math.prod(sizes)
     chips = 1 if total == 1 else 4
-    if total % chips:
-        raise InputError(f"--topology={name}: {total} chips; a host has 4, so a slice has 1 or a multiple of 4")
     shape = "x".join(str(size) for size in sorted(sizes, key=lambda size: (size == 1, size)))  # GKE's order: 4x8x8, 2x2x1
-    selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[kind][0], "cloud.google.com/gke-tpu-topology": shape}
+    selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[kind], "cloud.google.com/gke-tpu-topology": shape}
     return Topology("jobset_tpu.yaml", "google.com/tpu", total // chips, chips, selector)
 
 

@@ -14,9 +14,17 @@
 #   RESTARTS=N   after failures; preemptions and time limits do not count (default: 3)
 set -uo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 && !/^#SBATCH/ { sub(/^# ?/, ""); print }' "$0"
+  exit
+fi
 if [ "${1:-}" = -- ]; then shift; fi
 if [ $# -eq 0 ]; then
   echo "launch/slurm.sh: no command; e.g. sbatch --nodes=4 launch/slurm.sh -- cv3jax train --config=base_512 --workdir runs/base_512" >&2
+  exit 2
+fi
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+  echo "launch/slurm.sh: not in a Slurm job; start it with sbatch, as in sbatch --nodes=4 launch/slurm.sh -- $*" >&2
   exit 2
 fi
 logs=${LOGS:-cv3jax-$SLURM_JOB_ID}

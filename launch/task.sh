@@ -9,6 +9,10 @@
 #   TASK_SIGNALS=all   a SIGTERM reaches COMMAND by itself (systemd signals every process); otherwise it is passed on, once
 set -uo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit
+fi
 if [ "${1:-}" = -- ]; then shift; fi
 if [ $# -eq 0 ]; then
   echo "launch/task.sh: no command; e.g. launch/task.sh -- cv3jax train --config=base_512 --workdir runs/base_512" >&2

@@ -109,7 +109,8 @@ def refused(command: str, argv: list[str], capsys, contains: str) -> None:
 
 # stage, what is wrong with it (fields), what the line says
 FIELDS = [
-    ("vae", ["optim.lrr=1"], "Did you mean"),
+    ("vae", ["optim.lrr=1"], "no field 'lrr'; Did you mean \"lr\""),
+    ("vae", ["nope=1"], "no field 'nope'"),
     ("vae", ["optim.lr=fast"], "optim.lr"),
     ("vae", ["train.steps=many"], "train.steps"),
     ("vae", ["data.path="], "data.path is not set"),

@@ -163,11 +163,13 @@ def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--topology=v4:2x2x2"], "'v4' is not one of v5e"),
-        (["--topology=v5e:4x4x4"], "2 sizes are needed, as in v5e:4x4"),
-        (["--topology=h100:8"], "3 sizes are needed, as in h100:4x8x1"),
-        (["--topology=v6e:1x2"], "2 chips"),
-        (["--topology=v5e:4x0"], "2 sizes"),
+        (["--topology=v4:2x2x2"], "no chip 'v4'; one of v5e"),
+        (["--topology=v5e:4x4x4"], "TPU v5e come as 1x1, 2x2"),
+        (["--topology=h100:8"], "GPUs are named partitions x hosts"),
+        (["--topology=v6e:1x2"], "TPU v6e come as"),
+        (["--topology=v5e:3x4"], "TPU v5e come as"),
+        (["--topology=v5e:32x32"], "TPU v5e come as"),
+        (["--topology=v5e:4x0"], "TPU v5e come as"),
         (["--topology=h100:4x8x1", "--slices=2"], "only TPUs come in slices"),
         (["--topology=v5e:4x4", "--slices=0"], "--slices=0"),
         (["--topology=v5e:4x4", "--restarts=-1"], "--restarts=-1"),

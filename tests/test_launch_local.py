@@ -194,6 +194,20 @@ def test_task_without_a_command():
     assert "no command" in done.stderr
 
 
+@pytest.mark.parametrize("script", ["task.sh", "slurm.sh"])
+def test_help_is_what_stands_at_the_top(script):
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert f"launch/{script} -- COMMAND..." in done.stdout
+    assert not {"#", "set"} & set(done.stdout.split())
+
+
+def test_slurm_s_script_outside_slurm():
+    done = run("slurm.sh", "--", "true")
+    assert done.returncode == 2
+    assert "not in a Slurm job; start it with sbatch" in done.stderr
+
+
 @pytest.fixture
 def hosts(tmp_path):
     """Two homes with cv3jax in them, and a gcloud that runs its --command in each: ({name: value} for the environment, homes)."""

@@ -185,7 +185,9 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     with pytest.raises(SystemExit) as e, tiny_runs.split_small():
         cli.run_command(train.main, arguments)
     assert e.value.code == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    said = capsys.readouterr().err
+    assert said.count("cv3jax: vae: parameters from scratch\n") == 1
+    last = said.strip().splitlines()[-1]
     assert last.startswith("cv3jax: step 5: loss and grad_norm")
     assert "checkpoint of step 3 remains" in last
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["3"]
@@ -221,7 +223,7 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
     with tiny_runs.split_small():
         cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))  # exits where the code is not 0
     (said,) = before
-    assert len(re.findall(r"cv3jax: memory a device, GiB: .*; \d+\.\d\d in all\n", said)) == 1
+    assert len(re.findall(r"cv3jax: memory a device, GB: .*; \d+\.\d\d in all\n", said)) == 1
     assert plans == [True] * 4
     after = capsys.readouterr().err
     assert f"cv3jax: SIGTERM: stopped after step 4, saved in {workdir}/checkpoints/4; run the same command to continue\n" in after
