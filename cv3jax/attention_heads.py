@@ -8,6 +8,8 @@ instead of blocks of positions), and no more than `CACHED` bytes of them exist a
 import jax
 import jax.numpy as jnp
 
+from cv3jax.flops import RECOMPUTED
+
 CACHED = 8 * 2**20  # bytes of float32 logits of the heads that are computed at once
 
 
@@ -41,7 +43,9 @@ def _backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     along = (g_heads * out).sum(-1, keepdims=True)  # what the softmax's normalisation takes from each row's gradient
 
     def group(q, k, v, g, log_total, along):
-        p = jnp.exp(_product("nsd,nld->nsl", q, k) - log_total)
+        with jax.named_scope(RECOMPUTED):  # as `flops` tells what is computed a second time
+            logits = _product("nsd,nld->nsl", q, k)
+        p = jnp.exp(logits - log_total)
         d_logits = (p * (_product("nsd,nld->nsl", g, v) - along)).astype(dtype)
         return (
             _product("nsl,nld->nsd", d_logits, k) * dim**-0.5,
@@ -74,7 +78,7 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _scaled(q: jax.Array) -> jax.Array:
-    return (q * q.shape[-1] ** -0.5).astype(q.dtype)
+    return (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
 
 
 def _heads(x: jax.Array) -> jax.Array:

@@ -54,7 +54,8 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
         raise
     except Exception as e:  # the file is the user's own program
         inner = e.args[0] if isinstance(e, AttributeError) and e.args else e  # ConfigDict puts a KeyError in it
-        said = f"no field {inner.args[0]}" if isinstance(inner, KeyError) and inner.args else str(e)
+        nameless = isinstance(inner, KeyError) and inner.args and str(inner.args[0]).startswith("'")
+        said = f"no field {inner.args[0]}" if nameless else str(e)
         lines = said.strip().splitlines() or [""]
         message = lines[-1] if "Traceback (most recent call last):" in said else "; ".join(lines)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))

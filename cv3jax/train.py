@@ -38,9 +38,9 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         stage = build(config, workdir)
         profile = tracing.steps_of(config.profile.steps) if "profile" in config else None
         tracing.check(profile)
+        state = stage.create() if latest is None else None  # two states of a large model do not fit
         if latest is None and hosts.main():  # a later stage that was to go on from an earlier one shows it before its hours are spent
             print(f"cv3jax: {config.stage}: parameters {f'of {config.init_from}' if config.init_from else 'from scratch'}", file=sys.stderr)
-        state = stage.create() if latest is None else None  # two states of a large model do not fit
         if latest is not None and hosts.main():
             for path in checkpoint.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
                 print(f"cv3jax: going on from step {latest}; the newer checkpoint is now {path}, delete it when you like", file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import yaml
 
+from cv3jax.chips import DOMAIN
 from cv3jax.cli import run_command
 from cv3jax.topology import parse
 from data_pipeline.errors import InputError
@@ -41,6 +42,8 @@ def parse_topology(name: str) -> Topology:
     """v5e:16x16, h100:4x8x1. Raises InputError for another form, and for a slice that is not to be had."""
     kind, sizes = parse(name)
     if kind in GPUS:
+        if sizes[1] * sizes[2] > DOMAIN:
+            raise InputError(f"--topology={name}: a machine has {DOMAIN} GPUs; give machines x GPUs x 1, as in {kind}:4x8x1")
         selector = {"cloud.google.com/gke-accelerator": GPUS[kind]}
         return Topology("jobset_gpu.yaml", "nvidia.com/gpu", sizes[0], sizes[1] * sizes[2], selector)
     total = math.prod(sizes)

@@ -13,6 +13,11 @@
 #   TASK_SIGNALS=all   a SIGTERM reaches the processes by itself (launch/tpu_vm.sh signals all of them)
 set -uo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit
+fi
+
 usage() {
   echo "launch/local.sh: $1; launch/local.sh [-n PROCESSES] [-r RESTARTS] -- COMMAND..." >&2
   exit 2

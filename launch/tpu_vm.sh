@@ -10,6 +10,11 @@
 # cv3jax in the home), with its .venv; docs/launch.md says how it gets there. JAX finds the other hosts by itself.
 set -euo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit
+fi
+
 usage() {
   echo "launch/tpu_vm.sh: $1; launch/tpu_vm.sh NAME --zone=ZONE (--logs | --stop | -- COMMAND...)" >&2
   exit 2

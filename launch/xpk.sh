@@ -8,6 +8,11 @@
 # a preemption, 20 times in all (--max-restarts), and not after exit 2, which means that what was given has to change.
 set -euo pipefail
 
+if [ "${1:-}" = --help ]; then
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+  exit
+fi
+
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   options+=("$1")

@@ -166,6 +166,7 @@ def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
         (["--topology=v4:2x2x2"], "no chip 'v4'; one of v5e"),
         (["--topology=v5e:4x4x4"], "TPU v5e come as 1x1, 2x2"),
         (["--topology=h100:8"], "GPUs are named partitions x hosts"),
+        (["--topology=h100:1x4x8"], "a machine has 8 GPUs; give machines x GPUs x 1"),
         (["--topology=v6e:1x2"], "TPU v6e come as"),
         (["--topology=v5e:3x4"], "TPU v5e come as"),
         (["--topology=v5e:32x32"], "TPU v5e come as"),

@@ -194,11 +194,11 @@ def test_task_without_a_command():
     assert "no command" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["task.sh", "slurm.sh"])
+@pytest.mark.parametrize("script", ["task.sh", "slurm.sh", "local.sh", "tpu_vm.sh", "xpk.sh"])
 def test_help_is_what_stands_at_the_top(script):
     done = run(script, "--help")
     assert done.returncode == 0
-    assert f"launch/{script} -- COMMAND..." in done.stdout
+    assert re.fullmatch(rf".*launch/{script} .*-- COMMAND\.\.\.", done.stdout.splitlines()[0])
     assert not {"#", "set"} & set(done.stdout.split())
 
 

@@ -190,8 +190,8 @@ def test_whatever_is_computed_again_the_update_is_the_same(remat, monkeypatch):
     np.testing.assert_allclose(two_steps(state, batch, step), alone(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("remat", "most"), [("none", 2), ("block", 2), ("full", 3)])
-def test_gathered_parameters_are_gathered_again_and_never_kept(remat, most, monkeypatch):
+@pytest.mark.parametrize(("remat", "least", "most"), [("none", 1.67, 2), ("block", 1.85, 2), ("full", 2.6, 3)])
+def test_gathered_parameters_are_gathered_again_and_never_kept(remat, least, most, monkeypatch):
     """Kept, they would be all of the model's. A few, the last layers', need not be gathered again."""
     monkeypatch.setattr(sharding, "MIN_SIZE", 512)
     mesh, model = make_mesh(data=2, fsdp=4), UNet(**SMALL, remat=remat)
@@ -206,7 +206,7 @@ def test_gathered_parameters_are_gathered_again_and_never_kept(remat, most, monk
     gradient = jax.make_jaxpr(layout.spread_gradient(jax.grad(loss, has_aux=True)))(params, {}, jnp.zeros((8, 8, 8, 4)))
     split = sum(leaf.shape[0] if "blocks" in names(path) else 1 for path, leaf in jax.tree.leaves_with_path(params)
                 if "fsdp" in spec(names(path), leaf.shape, mesh))  # fmt: skip
-    assert (most - 0.5) * split < gathers(live(gradient.jaxpr)) <= most * split
+    assert least * split < gathers(live(gradient.jaxpr)) <= most * split
 
 
 def live(jaxpr):
