@@ -53,16 +53,23 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     except InputError:
         raise
     except Exception as e:  # the file is the user's own program
-        inner = e.args[0] if isinstance(e, AttributeError) and e.args else e  # ConfigDict puts a KeyError in it
-        nameless = isinstance(inner, KeyError) and inner.args and str(inner.args[0]).startswith("'")
-        said = f"no field {inner.args[0]}" if nameless else str(e)
-        lines = said.strip().splitlines() or [""]
-        message = lines[-1] if "Traceback (most recent call last):" in said else "; ".join(lines)
+        message = _one_line(e)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
         raise InputError(f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}") from e
     if missing := [name for name in SECTIONS if name not in config]:
         raise InputError(f"--config={spec}: the config has no {', '.join(missing)}; start it from cv3jax.configs.common")
     return config
+
+
+def _one_line(e: Exception) -> str:
+    """What an exception of a recipe or an override says, in one line."""
+    inner = e.args[0] if isinstance(e, AttributeError) and e.args else e  # ConfigDict puts a KeyError in it
+    said = str(e)
+    if isinstance(inner, KeyError) and inner.args:  # its own str is a repr; ConfigDict's has the name in quotes, or a sentence
+        said = str(inner.args[0]).partition(" Other fields present")[0]
+        said = f"no field {said}" if said.startswith("'") else said
+    lines = said.strip().splitlines() or [""]
+    return lines[-1] if "Traceback (most recent call last):" in said else "; ".join(lines)
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -101,7 +101,7 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
 def _described(name: str, get) -> list:
     try:
         return list(get().devices)
-    except NotImplementedError as e:
+    except NotImplementedError as e:  # JAX's word for a platform without a plug-in: it was installed, and did not load
         raise InputError(f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits") from e
     except (jax.errors.JaxRuntimeError, RuntimeError) as e:
         raise InputError(f"--topology {name}: {first_line(e, 300)}") from e

@@ -54,6 +54,8 @@ def places(tmp_path_factory):
             (at / name / file).write_bytes(content)
     (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
     (at / "broken.py").write_text("def get_config(:\n")
+    unknown = "from cv3jax.configs import common\n\ndef get_config(_=''):\n    common.stage_config().lock().nope = 1\n"
+    (at / "unknown.py").write_text(unknown)
     (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
     trained = {stage: tiny_runs.trained(stage).workdir for stage in ("vae", "base")}
     return {**trained, "at": at, "scenes": tiny_runs.scenes()}
@@ -222,6 +224,7 @@ COMMANDS = [
     ("train", "--config={at}/none.py --workdir {w}", "there is no file"),
     ("train", "--config={at}/recipe.py --workdir {w}", "undefined"),
     ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
+    ("train", "--config={at}/unknown.py --workdir {w}", "unknown.py: Key \"nope\" does not exist"),
     ("train", "--config={at}/half.py --workdir {w}", "half.py"),
     ("train", "--config=scenes_vae:tiny --workdir {w} --lr 3", "unknown argument"),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),

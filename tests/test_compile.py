@@ -42,7 +42,9 @@ def small(devices, rows=ROWS, width=WIDTH) -> Program:
     split, batch = NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P(("data", "fsdp")))
 
     def loss(params, x):
-        layer = lambda h, w: (jax.lax.with_sharding_constraint(jnp.tanh(h @ w.astype(jnp.bfloat16)), batch), None)  # noqa: E731
+        def layer(h, w):
+            return jax.lax.with_sharding_constraint(jnp.tanh(h @ w.astype(jnp.bfloat16)), batch), None
+
         return (jax.lax.scan(layer, x, params)[0].astype(jnp.float32) ** 2).mean()
 
     params = jax.ShapeDtypeStruct((LAYERS, width, width), jnp.float32, sharding=split)

@@ -71,7 +71,7 @@ ENTRY %main (param.0: f32[5,128,2048], param.1: f32[8,2048]) -> f32[8,2048] {
   %while.1 = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) while(%begin), condition=%condition, body=%body
   ROOT %result = f32[8,2048]{1,0} get-tuple-element(%while.1), index=1
 }
-"""  # noqa: E501
+"""  # noqa: E501 (an instruction is a line, as the compilers print it)
 
 # as the GPU compiler prints it: known trip counts, starts and dones, groups on a permuted mesh
 GPU = """HloModule jit_step, num_partitions=8
@@ -98,7 +98,7 @@ ENTRY %main (p: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
   %p = (s32[], bf16[512,2048]{1,0}) parameter(0)
   ROOT %while.38 = (s32[], bf16[512,2048]{1,0}) while(%p), condition=%nothing, body=%body, backend_config={"known_trip_count":{"n":"7"}}
 }
-"""  # noqa: E501
+"""  # noqa: E501 (an instruction is a line, as the compilers print it)
 
 # as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in each that it goes on beside
 CHAIN = """HloModule jit_step, num_partitions=8
@@ -127,7 +127,7 @@ ENTRY %main (p: f32[1,192,64], q: f32[32,32]) -> f32[32,32] {
   %fusion.1 = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) fusion(%from, %to, %q), kind=kOutput, calls=%beside
   ROOT %out = f32[32,32]{1,0} get-tuple-element(%fusion.1), index=0
 }
-"""  # noqa: E501
+"""  # noqa: E501 (an instruction is a line, as the compilers print it)
 
 MB = 2**20
 
@@ -276,7 +276,9 @@ def test_a_real_sharded_step_has_the_bytes_of_its_shapes():
         return (jax.lax.scan(layer, x, ws)[0] ** 2).mean()
 
     def step(params, batch):
-        add = lambda total, x: (total + jax.grad(loss)(params, x), None)  # noqa: E731
+        def add(total, x):
+            return total + jax.grad(loss)(params, x), None
+
         return params - jax.lax.scan(add, jnp.zeros_like(params), batch)[0]
 
     rows = NamedSharding(mesh, P(("data", "fsdp")))
