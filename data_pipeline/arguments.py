@@ -30,6 +30,13 @@ def check_file(path: Path | None, flag: str) -> None:
         raise InputError(f"{flag} {path}: {nearest} cannot be written; give another place")
 
 
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """--out, --shards, --overwrite of commands that write a dataset in one go."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset's directory; appears when complete")
+    parser.add_argument("--shards", type=int, default=8, metavar="N", help="ArrayRecord files (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")
+
+
 def run(command: Callable[[], None]) -> None:
     """Runs a program's main; bad input ends in one line on stderr and exit 2, the system's errors in one and exit 1, as under `cv3jax`."""
     try:

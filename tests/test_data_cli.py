@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.cli import main
+from data_pipeline.cli import COMMANDS, main
 from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
 from data_pipeline.records import open_records
@@ -20,7 +20,7 @@ from data_pipeline.records import open_records
 def test_scenes_inspect_and_pack(tmp_path, capsys):
     main(["scenes", "--out", str(tmp_path / "d"), "--num", "9", "--size", "32", "--json", str(tmp_path / "x" / "s.json")])
     assert json.loads((tmp_path / "x" / "s.json").read_text())["records"] == 9
-    main(["inspect", "--data", str(tmp_path / "d"), "--num", "4", "--out", str(tmp_path / "c.png"), "--json", str(tmp_path / "i.json")])
+    main(["inspect", str(tmp_path / "d"), "--num", "4", "--out", str(tmp_path / "c.png"), "--json", str(tmp_path / "i.json")])
     out = capsys.readouterr().out
     assert "9 records" in out
     assert "32x32" in out
@@ -45,23 +45,26 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     (tmp_path / "src" / "2.txt").write_text("c")
     main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--overwrite"])
     assert len(open_records(tmp_path / "p")) == 3
-    main(["inspect", "--data", str(tmp_path / "p")])
+    main(["inspect", str(tmp_path / "p")])
     assert "\x1b" not in capsys.readouterr().out
 
 
 def test_help_has_an_example(capsys):
-    for argv in ([], ["pack"], ["inspect"], ["scenes"]):
+    main(["--help"])
+    assert "example:\n  cv3jax data pack" in (overview := capsys.readouterr().out)
+    for name in COMMANDS:
         with pytest.raises(SystemExit) as e:
-            main([*argv, "--help"])
+            main([name, "--help"])
         assert e.value.code == 0
-        assert "example: cv3jax data" in capsys.readouterr().out
+        assert f"example: cv3jax data {name}" in capsys.readouterr().out
+        assert f"\n  {name} " in overview
 
 
 def test_bad_input(tmp_path):
     for argv, message in (
-        (["inspect", "--data", str(tmp_path / "no")], "no such directory"),
-        (["inspect", "--data", str(tmp_path), "--num", "0"], "--num 0"),
-        (["inspect", "--data", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
+        (["inspect", str(tmp_path / "no")], "no such directory"),
+        (["inspect", str(tmp_path), "--num", "0"], "--num 0"),
+        (["inspect", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
         (["pack", "--source", str(tmp_path / "no"), "--out", str(tmp_path / "o")], "no source"),
         (["pack", "--source", str(tmp_path), "--out", str(tmp_path / "o"), "--workers", "0"], "--workers 0"),
         (["scenes", "--num", "0", "--out", str(tmp_path / "o")], "num = 0"),
@@ -69,8 +72,8 @@ def test_bad_input(tmp_path):
         with pytest.raises(InputError, match=message):
             main(argv)
     for argv, message in (
-        ([], "required: COMMAND; see cv3jax data --help"),
-        (["nothing"], "invalid choice: 'nothing'"),
+        ([], "after data comes one of pack, "),
+        (["nothing"], "no command `data nothing`"),
         (["scenes", "--num", "x", "--out", "o"], "--num: invalid int value: 'x'; see cv3jax data scenes --help"),
     ):
         with pytest.raises(InputError, match=message):
