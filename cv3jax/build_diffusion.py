@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cv3jax import checkpoint, hosts
 from cv3jax.build import Stage, jit_once, loader, open_data, part_loader, placer, plan, state_creator
 from cv3jax.build_vae import first_images
+from cv3jax.cached import arrays, open_companion, prepare_of
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
 from cv3jax.conditioning import to_pixels
 from cv3jax.diffusion_steps import as_computed, diffusion_steps, encode_args, train_args
@@ -35,8 +36,8 @@ class Frozen(NamedTuple):
     """The encoders a stage trains behind, and where the cascade's other parts lie."""
 
     description: dict  # of the cascade so far
-    params: dict  # vae and t5
-    tokenize: Callable
+    params: dict  # vae and t5, as far as they are needed
+    tokenize: Callable | None  # with t5
     directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
 
 
@@ -45,17 +46,19 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     deal, records = plan(config), open_data(config)
     directory, description = frozen_description(config)
     text = description.get("t5", {"model": random_facts(config), "length": config.text.length})
-    steps = diffusion_steps(config, deal, description["vae"], text["model"], text["length"])
+    cache = open_companion(config, directory, description, records)
+    steps = diffusion_steps(config, deal, description["vae"], text["model"], text["length"], arrays(config, cache))
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
     create = state_creator(steps.init, steps.tx, config.seed, steps.like, load)
     loader(config, records, None, deal.mesh)  # what it refuses it should refuse before a tokenizer is written
-    frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir)
+    needed = ("vae", "t5") if config.train.preview_every else tuple(steps.frozen)
+    frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir, needed)
     parts = {name: frozen.params[name] for name in steps.frozen}
 
     @functools.cache
     def compiled():
         programs = [(steps.encode, encode_args(steps)), (steps.train, train_args(steps))]
-        return compiled_and_announced(programs, steps.like, steps.frozen, (steps.batch, programs[1][1][2]))
+        return compiled_and_announced(programs, steps.like, frozen.params, (steps.batch, programs[1][1][2]))
 
     def step(state, batch):
         encode, train = compiled()
@@ -87,7 +90,8 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
             checkpoint.write_cascade(directory, description)
         return {}
 
-    data, place = loader(config, records, frozen.tokenize, deal.mesh), placer(deal.mesh, config.batch.size)
+    tokenize, prepare = frozen.tokenize if "tokens" in steps.batch else None, None if cache is None else prepare_of(config, cache)
+    data, place = loader(config, records, tokenize, deal.mesh, prepare), placer(deal.mesh, config.batch.size)
     return Stage(create, steps.like, data, place, step, preview, export)
 
 
@@ -123,13 +127,16 @@ def frozen_description(config: ConfigDict) -> tuple[Path, dict]:
     return directory, description
 
 
-def frozen_parts(config: ConfigDict, directory: Path, description: dict, records: RecordSource, mesh: Any, workdir: Path) -> Frozen:
-    """The autoencoder and text encoder of config.cascade, placed on the mesh; a random text encoder where it brings none."""
-    needed = ("vae", "t5") if "t5" in description else ("vae",)
-    params, tokenize = load_params(directory, description, needed, lambda tree: tree_sharding(tree, mesh))
+def frozen_parts(
+    config: ConfigDict, directory: Path, description: dict, records: RecordSource, mesh: Any, workdir: Path, needed: tuple[str, ...]
+) -> Frozen:  # fmt: skip
+    """The parts `needed` of vae and t5 of config.cascade, placed on the mesh; a random text encoder where it brings none."""
+    has = tuple(part for part in ("vae", "t5") if part in description)
+    loaded = tuple(part for part in has if part in needed)
+    params, tokenize = load_params(directory, description, loaded, lambda tree: tree_sharding(tree, mesh)) if loaded else ({}, None)
     if "t5" in params:
         params["t5"] = as_computed(params["t5"], config.text.dtype)
-    directories = {part: directory / part for part in (*needed, *description["stages"]) if part != config.stage}
+    directories = {part: directory / part for part in (*has, *description["stages"]) if part != config.stage}
     if "t5" not in description:
         params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
     return Frozen(description, params, tokenize, directories)

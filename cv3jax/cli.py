@@ -15,6 +15,7 @@ COMMANDS = {
     "compile": ("cv3jax.compile", "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline"),
     "convert": ("cv3jax.convert", "released PyTorch weights to a checkpoint, and trained weights back"),
     "data": ("data_pipeline.cli", "pack, inspect and render training data"),
+    "data encode": ("cv3jax.encode", "latents and text features of a dataset, made once for many epochs"),
 }
 
 
@@ -129,10 +130,12 @@ def main() -> None:
 
         print(f"cv3jax {__version__}")
         sys.exit(0)
-    if args[0] not in COMMANDS:
-        sys.exit(_say(f"no command {args[0]!r}; one of {', '.join(COMMANDS)}", 2))
-    command = importlib.import_module(COMMANDS[args[0]][0]).main
-    run_command(command, args[1:])
+    words = 2 if " ".join(args[:2]) in COMMANDS else 1
+    name = " ".join(args[:words])
+    if name not in COMMANDS:
+        sys.exit(_say(f"no command {name!r}; one of {', '.join(COMMANDS)}", 2))
+    command = importlib.import_module(COMMANDS[name][0]).main
+    run_command(command, args[words:])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
-from cv3jax.models.vae import posterior_sample
 from cv3jax.resize import down2, up2
 
 Encode = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # pixels [B, H, W, 3] → posterior mean and log-variance
@@ -39,10 +38,35 @@ def to_pixels(image: jax.Array) -> jax.Array:
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 
-def encode_latent(encode: Encode, pixels: jax.Array, scale: float, keys: jax.Array) -> jax.Array:
-    """Scaled latents: samples of the posterior, as the released code takes everywhere. pixels [B, H, W, 3], keys [B] → [B, h, w, z]."""
+def posteriors(image: jax.Array, encode: Encode, relay: bool) -> dict[str, jax.Array]:
+    """The autoencoder's posterior of images uint8 [B, H, W, 3]: {mean, dev} float32 [B, h, w, z], unscaled; dev is the standard deviation.
+
+    For a relay stage also {low_mean, low_dev}, of the image shrunk to half and enlarged again in pixel space (REFERENCE §7).
+    """
+    pixels = to_pixels(image)
+    out = dict(zip(("mean", "dev"), moments(encode, pixels)))
+    if relay:
+        # one after the other: the activations of both at once, of four pictures of 1024², are more than a v5e has
+        pixels, out = jax.lax.optimization_barrier((pixels, out))
+        out |= zip(("low_mean", "low_dev"), moments(encode, up2(down2(pixels))))
+    return out
+
+
+def moments(encode: Encode, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of the posterior of pixels [B, H, W, 3]."""
     mean, logvar = encode(pixels)
-    return scale * posterior_sample(mean, logvar, normals(keys, mean.shape[1:]))
+    return mean, jnp.exp(0.5 * logvar)
+
+
+def sample_latent(mean: jax.Array, dev: jax.Array, scale: float, keys: jax.Array) -> jax.Array:
+    """Scaled latents: samples of the posterior, as the released code takes everywhere. mean, dev [B, h, w, z] of any type, keys [B]."""
+    return scale * (mean.astype(jnp.float32) + dev.astype(jnp.float32) * normals(keys, mean.shape[1:]))
+
+
+def stored_text(batch: dict[str, jax.Array]) -> jax.Array:
+    """Text features of a companion dataset, float32 [B, L, C]; those in int8 are multiples of their token's scale."""
+    text = batch["text"].astype(jnp.float32)
+    return text * batch["text_scale"][..., None] if "text_scale" in batch else text
 
 
 def stage_batch(
@@ -51,14 +75,13 @@ def stage_batch(
 ) -> dict:  # fmt: skip
     """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay only), cond} for `diffusion_loss`.
 
-    A relay stage's `low` is the latent of the image shrunk to half and enlarged again in pixel space (REFERENCE §7).
+    What a companion dataset holds (data_pipeline/cache.py) stands in place of images, {mean, dev, low_mean, low_dev}, of tokens,
+    {text, text_scale}, or of both. The noise has the same keys either way.
     """
     key_low, key_image, key_text = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
-    pixels = to_pixels(batch["image"])
-    text = drop_text(encode_text(batch["tokens"]), key_text, text_drop)
-    out = {"x0": encode_latent(encode_image, pixels, scale, key_image), "cond": make_cond(text, batch["sizes"])}
+    text = drop_text(stored_text(batch) if "text" in batch else encode_text(batch["tokens"]), key_text, text_drop)
+    latents = batch if "mean" in batch else posteriors(batch["image"], encode_image, relay)
+    out = {"x0": sample_latent(latents["mean"], latents["dev"], scale, key_image), "cond": make_cond(text, batch["sizes"])}
     if relay:
-        # one after the other: the activations of both at once, of four pictures of 1024², are more than a v5e has
-        pixels, out["x0"] = jax.lax.optimization_barrier((pixels, out["x0"]))
-        out["low"] = encode_latent(encode_image, up2(down2(pixels)), scale, key_low)
+        out["low"] = sample_latent(latents["low_mean"], latents["low_dev"], scale, key_low)
     return out

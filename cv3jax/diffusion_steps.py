@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
 from cv3jax.build import Deal, attend_of, batch_like, make_tx, model_of, placement, state_shapes
+from cv3jax.cached import Arrays
 from cv3jax.cascade import build_model, model_shapes, unet_init
 from cv3jax.conditioning import stage_batch
 from cv3jax.denoiser import make_denoiser
@@ -33,14 +34,18 @@ class DiffusionSteps(NamedTuple):
     init: Callable[[jax.Array], Any]  # key → parameters
     tx: Any
     like: Any  # the train state
-    frozen: dict  # vae and t5, as `encode` takes them
+    frozen: dict  # vae and t5, as `encode` takes them; neither where a companion dataset has what it would make
     batch: dict  # of the loader
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
     train: Callable  # (state, {}, encoded batch) → (state, metrics); the state is donated
 
 
-def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int) -> DiffusionSteps:
+def diffusion_steps(
+    config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int, cached: Arrays | None = None
+) -> DiffusionSteps:  # fmt: skip
     """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5 sizes, tokens a caption).
+
+    cached: what batches hold of a companion dataset (`cached.arrays`).
 
     Raises:
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
@@ -69,13 +74,24 @@ def diffusion_steps(config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: d
         raise InputError(f"config.objective: {e}") from e
     train = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient)
 
-    shapes = {"vae": model_shapes(vae), "t5": as_computed(model_shapes(t5), config.text.dtype)}
+    cached = cached or {}
+    shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
+    shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), config.text.dtype)}
     frozen = checkpoint.abstract(shapes, tree_sharding(shapes, mesh))
     encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
     return DiffusionSteps(
-        init, tx, like, frozen, batch_like(config, mesh, length), jax.jit(encode, out_shardings=batch_sharding(mesh)),
+        init, tx, like, frozen, cached_like(config, mesh, length, cached), jax.jit(encode, out_shardings=batch_sharding(mesh)),
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
     )  # fmt: skip
+
+
+def cached_like(config: ConfigDict, mesh: Any, length: int, cached: Arrays) -> dict:
+    """`build.batch_like`, with what a companion dataset has in place of images, tokens or both."""
+    gone = {"image"} if "mean" in cached else set()
+    gone |= {"tokens"} if "text" in cached else set()
+    kept = {name: like for name, like in batch_like(config, mesh, length).items() if name not in gone}
+    rows = batch_sharding(mesh)
+    return kept | {name: jax.ShapeDtypeStruct((config.batch.size, *shape), dtype, sharding=rows) for name, (shape, dtype) in cached.items()}
 
 
 def encode_args(steps: DiffusionSteps) -> tuple:
@@ -91,14 +107,18 @@ def train_args(steps: DiffusionSteps) -> tuple:
 
 
 def make_encode(config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict) -> Callable:
-    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on its own rows."""
+    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on its own rows.
+
+    shapes: of the frozen parts. One that is not among them is not asked: the batch has what it would make.
+    """
     relay = config.schedule.blur != "none"
     both = Layout(deal.mesh, tree_specs(shapes, deal.mesh), None)
-    of_vae, of_t5 = (Layout(deal.mesh, both.specs[name], model.dtype) for name, model in (("vae", vae), ("t5", t5)))
-    t5 = t5.clone(gather=of_t5.gather)
+    layouts = {name: Layout(deal.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype) for name in shapes}
+    later = {"t5": T5Encoder.gathers}  # which parameters the model makes whole itself
+    t5 = t5.clone(gather=layouts["t5"].gather) if "t5" in layouts else t5
 
     def rows(params, _, batch):
-        whole = {"vae": of_vae.whole(params["vae"]), "t5": of_t5.whole(params["t5"], T5Encoder.gathers)}
+        whole = {name: layout.whole(params[name], later.get(name, lambda path: False)) for name, layout in layouts.items()}
 
         def one(part):
             return stage_batch(

@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.errors import InputError, first_line
 
@@ -45,7 +46,9 @@ class ShardWriter:
         self._writer = self._do(lambda: ArrayRecordWriter(str(path), "group_size:1"))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._do(lambda: self._writer.write(self._features.serialize_example(record)))
+        # serialized once more: TFDS leaves the order of the fields to a hash that each process draws anew
+        example = tf_example_pb2.Example.FromString(self._features.serialize_example(record))
+        self._do(lambda: self._writer.write(example.SerializeToString(deterministic=True)))
         self.count += 1
 
     def close(self) -> None:
@@ -75,15 +78,22 @@ def describe(
     staging: Path, shards: Sequence[Path], lengths: Sequence[int], *, name: str, features: tfds.features.FeaturesDict, about: str
 ) -> None:
     """Renames whole shards that lie in `staging`, in this order, and writes the description beside them."""
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=staging, dataset_name=name, split=SPLIT, filetype_suffix="array_record", template=_TEMPLATE
-    )
+    size = 0
     for i, shard in enumerate(shards):
-        shard.rename(staging / shard_name(name, i, len(shards)))
-    size = sum((staging / shard_name(name, i, len(shards))).stat().st_size for i in range(len(shards)))
+        size += shard.rename(staging / shard_name(name, i, len(shards))).stat().st_size
+    write_description(staging, lengths, size, name=name, features=features, about=about)
+
+
+def write_description(
+    folder: Path, lengths: Sequence[int], size: int, *, name: str, features: tfds.features.FeaturesDict, about: str
+) -> None:
+    """Writes what TFDS reads of a dataset whose shards have `lengths` records and `size` bytes in all."""
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=SPLIT, filetype_suffix="array_record", template=_TEMPLATE
+    )
     split = tfds.core.SplitInfo(name=SPLIT, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
     tfds.folder_dataset.write_metadata(
-        data_dir=staging,
+        data_dir=folder,
         features=features,
         split_infos=[split],
         filename_template=template,

@@ -10,13 +10,23 @@ from data_pipeline.arguments import Parser, check_file, run
 from data_pipeline.errors import InputError
 
 # name → (module, summary, example). A module has `add_arguments(parser)` and `command(args)` → figures; its docstring's
-# first paragraph is the description. Only the module that was asked for is imported: Beam alone takes seconds.
+# first paragraph is the description; with TAKES_MORE, args.more are the flags that it does not know. Only the module that was
+# asked for is imported: Beam alone takes seconds.
 COMMANDS = {
+    "build": (
+        "data_pipeline.build.command", "shards of captioned images to filtered, deduplicated records, on one machine or many",
+        "build --input 'laion/*.tar' --output runs/laion --min-side 256 --blocked-sources blocked.txt --direct_num_workers 8 "
+        "--direct_running_mode multi_processing",
+    ),
     "pack": (
         "data_pipeline.pack_command", "captioned images to records, on one machine in one go", "pack --source photos/ --out runs/photos"
     ),
     "inspect": (
         "data_pipeline.inspect_command", "a dataset's schema, counts and sizes, and a contact sheet", "inspect runs/photos --out look.png"
+    ),
+    "recaption": (
+        "data_pipeline.recaption.command", "new captions from a vision model behind an OpenAI-compatible endpoint",
+        "recaption runs/photos --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned",
     ),
     "scenes": (
         "data_pipeline.scenes_command", "renders captioned scenes of coloured shapes", "scenes --out runs/scenes --num 12000 --split train"
@@ -42,7 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog=f"cv3jax data {name}", description=summary, epilog=f"example: cv3jax data {example}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
     module.add_arguments(parser)
-    args = parser.parse_args(argv[1:])
+    args, more = parser.parse_known_args(argv[1:])
+    if more and not getattr(module, "TAKES_MORE", False):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.more = more
     check_file(args.json, "--json")
     figures = module.command(args)
     if args.json:
@@ -50,7 +63,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<12}{summary}" for name, (_, summary, _) in COMMANDS.items())
+    shown = {name: summary for name, (_, summary, _) in COMMANDS.items()}
+    shown["encode"] = "a dataset's latents and text features, for training without the encoders"  # in cv3jax.encode: it runs the models
+    rows = "\n".join(f"  {name:<12}{summary}" for name, summary in shown.items())
     example = f"cv3jax data {COMMANDS['pack'][2]}"
     return f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach command has --help"
 

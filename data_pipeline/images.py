@@ -68,14 +68,14 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
         if short_side is not None and image.format == "JPEG":
             image.draft(None, (short_side, short_side))
         image.load()
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
         if image.mode.startswith("I"):  # 16-bit greyscale: convert() would clip it to 255 instead of scaling
             values = np.asarray(image, np.float32) / 257.0
             image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except _DAMAGED as e:
         raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
 

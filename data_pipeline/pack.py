@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline import sources
 from data_pipeline.errors import InputError, naming
 from data_pipeline.images import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.items import DUPLICATE, TOO_LARGE, TOO_LONG, UNDECODABLE, Item, Skip
 from data_pipeline.records import Record, RecordWriter, make_record
-from data_pipeline.sources import Item, Skip
+from data_pipeline.sources import open_source
 
 REPORT = "pack_report.json"
 _EXAMPLES, _LINE = 20, 400  # of each reason, in the report; characters of one
@@ -49,7 +49,7 @@ def pack(
         InputError: no such source, an `out` that cannot be written, or no usable image.
     """
     start = time.monotonic()
-    opened = sources.open_source(source)
+    opened = open_source(source)
     skipped: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -61,7 +61,7 @@ def pack(
             for result, progress in _decoded(opened.items, workers, max_bytes, max_pixels):
                 bar.update(progress)
                 if not isinstance(result, Skip) and result["key"] in seen:
-                    result = Skip(result["key"], sources.DUPLICATE)
+                    result = Skip(result["key"], DUPLICATE)
                 if isinstance(result, Skip):
                     skipped[result.reason] += 1
                     if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
@@ -101,12 +101,12 @@ def _decoded(
                 item.image, item.caption, key=item.key, url=item.url, scores=item.scores, max_bytes=max_bytes, max_pixels=max_pixels
             )
         except TooLargeError as e:
-            return Skip(item.key, sources.TOO_LARGE, str(e))
+            return Skip(item.key, TOO_LARGE, str(e))
         except InputError as e:
-            return Skip(item.key, sources.UNDECODABLE, str(e))
+            return Skip(item.key, UNDECODABLE, str(e))
         short, long = sorted((record["width"], record["height"]))
         if long > MAX_ASPECT * short:
-            return Skip(item.key, sources.TOO_LONG, f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1")
+            return Skip(item.key, TOO_LONG, f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1")
         return record
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

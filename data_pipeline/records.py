@@ -4,21 +4,23 @@ import hashlib
 import json
 import re
 import shutil
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-import imagehash
 import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline.array_records import ExampleSource, ShardWriter, check_replaceable, describe, find_shards, publish
 from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_image, upright_size
+from data_pipeline.perceptual import phash
+from data_pipeline.sizes import write_sizes
 
 NAME = "records"
 ABOUT = "Captioned images for cv3jax; images as encoded bytes."
-_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?")
+_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*")
 _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
 
 FEATURES = tfds.features.FeaturesDict(
@@ -81,7 +83,7 @@ def make_record(
         width=width,
         height=height,
         sha256=hashlib.sha256(image).hexdigest(),
-        phash=str(imagehash.phash(pixels)),
+        phash=f"{phash(pixels).bits:016x}",
         scores=json.dumps(dict(scores or {}), sort_keys=True),
     )
 
@@ -107,6 +109,7 @@ class RecordWriter:
         self.count = 0
         self._shards = shards
         self._writers: list[ShardWriter] = []
+        self._sizes: list[array] = []  # height and width by turns, of each shard's records
         self._keys: set[str] = set()
         check_replaceable(self.out, overwrite)
 
@@ -137,7 +140,9 @@ class RecordWriter:
         shard = self.count % self._shards
         if shard == len(self._writers):
             self._writers.append(ShardWriter(self.staging / f"{shard:05d}.writing", FEATURES))
+            self._sizes.append(array("i"))
         self._writers[shard].write(record)
+        self._sizes[shard].extend((record["height"], record["width"]))
         self.count += 1
 
     def _publish(self) -> None:
@@ -145,6 +150,7 @@ class RecordWriter:
             raise InputError(f"no records for {self.out}: nothing was written (count = 0)")
         paths, lengths = [writer.path for writer in self._writers], [writer.count for writer in self._writers]
         describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
+        write_sizes(self.staging, np.concatenate([np.asarray(sizes) for sizes in self._sizes]))
         publish(self.staging, self.out)
 
 

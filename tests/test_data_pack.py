@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import images, sources
+from data_pipeline import images, items
 from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, encode_png, open_image, upright_size
 from data_pipeline.pack import REPORT, pack
@@ -35,7 +35,7 @@ def keys(out):
 
 
 def test_folder_with_every_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 20_000)
+    monkeypatch.setattr(items, "MAX_TEXT_BYTES", 20_000)
     src = tmp_path / "src"
     (src / "sub").mkdir(parents=True)
     (src / ".hidden").mkdir()
@@ -77,25 +77,25 @@ def test_folder_with_every_reason(tmp_path, monkeypatch):
     report = pack(src, tmp_path / "out", shards=1, max_pixels=1000)
     assert keys(tmp_path / "out") == ["a", "b", "dup", "sub/c"]
     assert report["skipped"] == {
-        sources.DUPLICATE: 1,
-        sources.NO_CAPTION: 2,
-        sources.NO_IMAGE: 1,
-        sources.UNDECODABLE: 2,
-        sources.TOO_LARGE: 2,
-        sources.BAD_TEXT: 2,
-        sources.LONG_CAPTION: 1,
+        items.DUPLICATE: 1,
+        items.NO_CAPTION: 2,
+        items.NO_IMAGE: 1,
+        items.UNDECODABLE: 2,
+        items.TOO_LARGE: 2,
+        items.BAD_TEXT: 2,
+        items.LONG_CAPTION: 1,
     }
-    assert any("40x40" in line for line in report["examples"][sources.TOO_LARGE])
+    assert any("40x40" in line for line in report["examples"][items.TOO_LARGE])
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
     a, b, _, c = open_records(tmp_path / "out")
     assert (a["caption"], b["caption"], c["caption"]) == ("ein Bär", "a caption", "from the json")
     assert b["image"] == encoded(1)
     assert b["url"] == "http://u"
-    assert json.loads(b["scores"]) == {"similarity": 0.3}
+    assert json.loads(b["scores"]) == {"nsfw": "no", "similarity": 0.3}
 
 
 def test_tars(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 5000)
+    monkeypatch.setattr(items, "MAX_IMAGE_BYTES", 5000)
     src = tmp_path / "src"
     src.mkdir()
     meta = json.dumps({"caption": "json caption", "url": "http://u/1", "aesthetic": 5.5, "pwatermark": 0.1, "width": 3}).encode()
@@ -128,11 +128,11 @@ def test_tars(tmp_path, monkeypatch):
     assert second["url"] == "http://u/1"
     assert json.loads(second["scores"]) == {"aesthetic": 5.5, "pwatermark": 0.1}
     assert report["skipped"] == {
-        sources.DUPLICATE: 1,
-        sources.NO_IMAGE: 2,
-        sources.NO_CAPTION: 1,
-        sources.TOO_LARGE: 1,
-        sources.BAD_TEXT: 2,
+        items.DUPLICATE: 1,
+        items.NO_IMAGE: 2,
+        items.NO_CAPTION: 1,
+        items.TOO_LARGE: 1,
+        items.BAD_TEXT: 2,
     }
     assert report["kind"] == "tars"
 
@@ -143,8 +143,8 @@ def test_a_damaged_tar_does_not_stop_the_others(tmp_path):
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: 4 * 1024 + 700])  # in the third image
     report = pack(tmp_path, tmp_path / "out", shards=1)
-    assert report["skipped"] == {sources.BAD_TAR: 1}
-    assert "0.tar" in report["examples"][sources.BAD_TAR][0]
+    assert report["skipped"] == {items.BAD_TAR: 1}
+    assert "0.tar" in report["examples"][items.BAD_TAR][0]
     assert keys(tmp_path / "out")[-9:] == [f"1{j}" for j in range(9)]
 
 
@@ -182,7 +182,7 @@ def test_metadata_jsonl(tmp_path):
         ("train/x", "cap", '{"punsafe": 0.25}'),
         ("y", "hugging face style", "{}"),
     ]
-    assert report["skipped"] == {sources.MISSING: 1, sources.OUTSIDE: 2, sources.BAD_TEXT: 3, sources.DUPLICATE: 1}
+    assert report["skipped"] == {items.MISSING: 1, items.OUTSIDE: 2, items.BAD_TEXT: 3, items.DUPLICATE: 1}
 
 
 def test_extreme_aspect_ratios_are_left_out(tmp_path):
@@ -191,8 +191,8 @@ def test_extreme_aspect_ratios_are_left_out(tmp_path):
         (tmp_path / f"{name}.txt").write_text("caption")
     report = pack(tmp_path, tmp_path / "out", shards=1)
     assert keys(tmp_path / "out") == ["a"]
-    assert report["skipped"] == {sources.TOO_LONG: 3}
-    assert "strip: 200000x1 pixels, at most 8:1" in report["examples"][sources.TOO_LONG]
+    assert report["skipped"] == {items.TOO_LONG: 3}
+    assert "strip: 200000x1 pixels, at most 8:1" in report["examples"][items.TOO_LONG]
 
 
 def test_the_result_does_not_depend_on_workers(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_data_pack import encoded, keys, tar
 
-from data_pipeline import sources
+from data_pipeline import items, sources
 from data_pipeline.errors import InputError
 from data_pipeline.pack import REPORT, pack
 
@@ -22,9 +22,9 @@ def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeyp
     refuse_to_read(monkeypatch, "locked.png")
     report = pack(tmp_path, tmp_path / "out", shards=1)
     assert keys(tmp_path / "out") == ["good"]
-    assert report["skipped"][sources.BAD_TEXT] == 5
+    assert report["skipped"][items.BAD_TEXT] == 5
     assert sum(report["skipped"].values()) == 10
-    assert "locked: line 7: locked.png: Permission denied" in report["examples"][sources.UNREADABLE]
+    assert "locked: line 7: locked.png: Permission denied" in report["examples"][items.UNREADABLE]
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
     monkeypatch.setattr(Path, "open", lambda *args: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(InputError, match=r"metadata\.jsonl cannot be read \(Permission denied\)"):
@@ -61,9 +61,9 @@ def test_a_folder_with_unreadable_files_and_links(tmp_path, monkeypatch):
     report = pack(src, tmp_path / "out", shards=1)
     assert keys(tmp_path / "out") == ["good", "inside", "sub/real"]
     assert {k: sorted(line.partition(":")[0] for line in v) for k, v in report["examples"].items()} == {
-        sources.OUTSIDE: ["image", "meta", "text"],
-        sources.UNREADABLE: ["locked", "loop"],
-        sources.MISSING: ["dangling", "pipe"],
+        items.OUTSIDE: ["image", "meta", "text"],
+        items.UNREADABLE: ["locked", "loop"],
+        items.MISSING: ["dangling", "pipe"],
     }
     assert "the secret" not in json.dumps(report)
     (src / "metadata.jsonl").symlink_to(tmp_path / "secret")
@@ -79,7 +79,7 @@ def test_a_folder_of_tars_with_links(tmp_path):
     (tmp_path / "src" / "c.tar").symlink_to("gone.tar")
     report = pack(tmp_path / "src", tmp_path / "out", shards=1)
     assert keys(tmp_path / "out") == ["a"]
-    assert report["skipped"] == {sources.OUTSIDE: 1, sources.MISSING: 1}
+    assert report["skipped"] == {items.OUTSIDE: 1, items.MISSING: 1}
 
 
 def test_names_that_are_not_utf8_do_not_stop_the_report(tmp_path):
@@ -87,4 +87,4 @@ def test_names_that_are_not_utf8_do_not_stop_the_report(tmp_path):
     (tmp_path / "a.txt").write_text("caption")
     (tmp_path / os.fsdecode(b"\xff.txt")).write_text("no image")
     report = pack(tmp_path, tmp_path / "out", shards=1)
-    assert report["examples"] == {sources.NO_IMAGE: [r"\udcff"]}
+    assert report["examples"] == {items.NO_IMAGE: [r"\udcff"]}

@@ -1,0 +1,126 @@
+"""A companion dataset in the making: who encodes which shard, what is there already, and when it gets its name.
+
+Shard k is process k mod N's, and processes do not talk to each other. Whole shards stand in `OUT.partial` under their final names,
+beside the `encoded.json` that says what they are of; a shard that was begun and not finished is made again from its first record. Whoever
+finds the last one there describes the dataset and renames it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from cv3jax import recipe
+from data_pipeline.array_records import describe, publish, shard_name
+from data_pipeline.cache import ABOUT, FACTS, FEATURES, NAME, read_facts
+from data_pipeline.errors import InputError, naming
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def shard_path(out: Path, k: int, facts: dict[str, Any]) -> Path:
+    """Where shard k stands until all do."""
+    return partial(out) / shard_name(NAME, k, len(facts["records"]["lengths"]))
+
+
+def complete(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether `out` is the dataset that `facts` says."""
+    return (out / "dataset_info.json").is_file() and (out / FACTS).is_file() and read_facts(out) == facts
+
+
+def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
+    """Have `OUT.partial` ready for shards of `facts`; those that are there of them stay.
+
+    Raises:
+        InputError: `out` is something else, or there are shards of other facts; `overwrite` replaces those.
+    """
+    if (out / FACTS).is_file():
+        if not overwrite:
+            changed = ", ".join(recipe.differences(facts, read_facts(out)))
+            raise InputError(f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or another directory")
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--out {out} holds something else than latents and text features; give a new or empty directory")
+    staging = partial(out)
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--out {out}: cannot be written ({e.strerror}); give another place") from e
+    with one_at_a_time(out):
+        present = {path.name for path in staging.iterdir()}
+        if FACTS in present:
+            changed = recipe.differences(facts, read_facts(staging))
+            if not changed:
+                return
+            if not overwrite:
+                raise InputError(f"{staging} was begun with other {', '.join(changed)}; give its command, or --overwrite to begin anew")
+            for path in staging.glob(f"{NAME}-*"):
+                path.unlink()
+        elif foreign := sorted(name for name in present if not name.startswith(".")):
+            raise InputError(f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out")
+        temporary = staging / f".{FACTS}"
+        with naming(temporary):
+            temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        temporary.replace(staging / FACTS)
+
+
+def missing(out: Path, facts: dict[str, Any]) -> list[int]:
+    """The shards that are not there yet, or not whole."""
+    return [k for k, length in enumerate(facts["records"]["lengths"]) if not is_whole(shard_path(out, k, facts), length)]
+
+
+def is_whole(path: Path, length: int) -> bool:
+    """Whether `path` is a shard of so many records; ArrayRecord's index, which is written last, says it."""
+    if not path.is_file():
+        return False
+    try:
+        reader = ArrayRecordReader(str(path))
+        found = reader.num_records()
+        reader.close()
+    except RuntimeError:  # what array_record says of a file that is no shard
+        return False
+    return found == length
+
+
+def finish(out: Path, facts: dict[str, Any]) -> list[int]:
+    """Give the dataset its name where every shard of every process is there. Returns those that are not."""
+    with one_at_a_time(out):
+        if complete(out, facts):  # by another process, meanwhile
+            return []
+        lacking = missing(out, facts)
+        if not lacking:
+            staging, lengths = partial(out), facts["records"]["lengths"]
+            for place in staging.glob(".*"):  # where processes that have done their part hold it until they end
+                shutil.rmtree(place, ignore_errors=True)
+            paths = [shard_path(out, k, facts) for k in range(len(lengths))]
+            describe(staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
+            publish(staging, out)
+    return lacking
+
+
+@contextlib.contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Wait for whichever process is in this block for the same `out`. The file beside it is the lock, and goes with the block."""
+    path = out.with_name(f".{out.name}.lock")
+    with contextlib.ExitStack() as held:
+        while True:
+            file = held.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as e:  # a file system without locks: of two that end at once one then fails, and its command goes on
+                if e.errno not in _NO_LOCKS:
+                    raise
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # else its last holder removed it while this process waited
+        held.callback(path.unlink, missing_ok=True)
+        yield

@@ -1,0 +1,101 @@
+"""The dialogue that leads to a new caption: a template file of questions, and the messages that it makes of one record.
+
+CogView3 §3.1 has a vision model answer questions about the image, the first asking for a brief description, and then combine
+its answers with the old caption. Here this is one chat: the image stands in its first message, each question comes with all
+answers before it, and the answer to the last one is the new caption. A template is a JSON file:
+
+    {"system": "…",                      optional: what the model is told before
+     "turns": ["…", "… {caption} …"],    the questions; {caption} becomes <caption>the old caption</caption>
+     "settings": {"temperature": 0.2},   optional: goes into every request as it is
+     "triplet": "… {caption} …"}         optional: the question of `--triplets`
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError, first_line
+
+DEFAULT = Path(__file__).with_name("dialogue.json")
+MAX_BYTES, MAX_TURNS, MAX_TEXT = 64 * 1024, 20, 8000  # of the file; questions; characters of one text
+MAX_OLD_CAPTION = 8192  # characters that are sent
+
+_FIELDS = {"system", "turns", "settings", "triplet"}
+_OURS = ("model", "messages", "stream", "n", "max_tokens")  # of a request: not the template's to set
+_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+_TAGS = re.compile(r"<\s*/?\s*caption\s*>", re.IGNORECASE)
+_FALLBACK_TRIPLET = "This caption came with the image: {caption} Write a new one."
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogue:
+    """A checked template. `settings` are fields of every request."""
+
+    system: str
+    turns: tuple[str, ...]
+    settings: dict[str, Any]
+    triplet: str
+
+    def messages(self, image_url: str, caption: str, answers: list[str]) -> list[dict[str, Any]]:
+        """The chat up to the question after `answers`, in the format of /v1/chat/completions; `image_url` is a data URL."""
+        chat: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        for turn, question in enumerate(self.turns[: len(answers) + 1]):
+            text = fill(question, caption)
+            image = {"type": "image_url", "image_url": {"url": image_url}}
+            chat.append({"role": "user", "content": text if turn else [image, {"type": "text", "text": text}]})
+            if turn < len(answers):
+                chat.append({"role": "assistant", "content": answers[turn]})
+        return chat
+
+
+def fill(text: str, caption: str) -> str:
+    """Puts the old caption, which is foreign, where the template says: between tags that it cannot close itself."""
+    foreign = _TAGS.sub(" ", caption[:MAX_OLD_CAPTION]).strip()
+    return _PLACEHOLDER.sub(lambda _: f"<caption>{foreign}</caption>", text)  # one pass: braces in a caption stay what they are
+
+
+def load_dialogue(path: Path = DEFAULT) -> Dialogue:
+    """Reads and checks a template.
+
+    Raises:
+        InputError: no such file, too large, not JSON, or a field that is not as the module's docstring has it.
+    """
+
+    def refuse(what: str) -> InputError:
+        return InputError(f"--dialogue {path}: {what}; docs/recaption.md shows a template")
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise refuse(f"more than {MAX_BYTES:,} bytes")
+        value = json.loads(data)
+    except OSError as e:
+        raise refuse(f"cannot be read ({e.strerror})") from e
+    except (ValueError, RecursionError) as e:
+        raise refuse(f"not JSON ({first_line(e, 120)})") from e
+    if not isinstance(value, dict) or not isinstance(value.get("turns"), list):
+        raise refuse('give a JSON object with "turns", a list of questions')
+    if unknown := sorted(set(value) - _FIELDS):
+        raise refuse(f"unknown field {unknown[0]!r}; one of {', '.join(sorted(_FIELDS))}")
+    if not 1 <= len(value["turns"]) <= MAX_TURNS:
+        raise refuse(f"{len(value['turns'])} turns; give 1 to {MAX_TURNS}")
+    for name, text in (*((f"turn {i + 1}", t) for i, t in enumerate(value["turns"])), ("triplet", value.get("triplet", _FALLBACK_TRIPLET))):
+        if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
+            raise refuse(f"{name} must be a text of 1 to {MAX_TEXT:,} characters")
+        if wrong := [found for found in _PLACEHOLDER.findall(text) if found != "caption"]:
+            raise refuse(f"{name} has the placeholder {{{wrong[0]}}}; the only one is {{caption}}")
+    if not isinstance(system := value.get("system", ""), str) or len(system) > MAX_TEXT:
+        raise refuse(f"system must be a text of at most {MAX_TEXT:,} characters")
+    if not isinstance(settings := value.get("settings", {}), dict):
+        raise refuse("settings must be a JSON object")
+    if taken := sorted(set(settings) & set(_OURS)):
+        raise refuse(f"settings may not have {taken[0]!r}, which the command sets")
+    try:
+        json.dumps(value, allow_nan=False).encode()
+        "".join([system, *value["turns"], value.get("triplet", "")]).encode()
+    except ValueError as e:
+        raise refuse("has NaN or half a surrogate pair in it") from e
+    return Dialogue(system, tuple(value["turns"]), settings, value.get("triplet", _FALLBACK_TRIPLET))

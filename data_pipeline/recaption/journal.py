@@ -1,0 +1,211 @@
+"""The journal of a recaptioning: every answer as it came, so that a killed run asks nothing twice.
+
+A JSON Lines file that only grows. The first line says what was asked of which model; a run that asks something else is refused.
+Then one line an event, written to the operating system before anything that follows from it is asked:
+
+    {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …, "attempts": 1, "tokens": [prompt, completion]}
+    {"event": "failed", "id": …, "key": …, "sha256": …, "turn": 2, "reason": …, "detail": …, "attempts": 6, "tokens": null}
+
+`id` is a hash of key, sha256 and old caption: a record in which one of these changed is another one. A line that a kill tore is
+cut off at the next start. The index in memory holds offsets, not texts: some 200 bytes a record.
+"""
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.recaption.answers import RETRYABLE, Answer, Failure
+from data_pipeline.records import Record
+
+NAME = "journal.jsonl"
+
+
+@dataclasses.dataclass
+class Totals:
+    """Of all requests that were answered, in this run and those before. `unmeasured`: answers that came without a count of tokens."""
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    unmeasured: int = 0
+
+
+def identify(record: Record) -> str:
+    parts = (record["key"], record["sha256"], record["caption"])
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+class Journal:
+    """Opens a journal, or begins one. A context manager; only one process can hold it.
+
+    Args:
+        folder: where it lies.
+        asked: what the answers depend on: {"model", "dialogue", …}, stored in the first line.
+        turns: of the dialogue.
+        retry_failed: failures that may go better another time are forgotten, the answers before them are not.
+        overwrite: a journal of something else is moved aside, as journal.jsonl.old-N.
+
+    Raises:
+        InputError: a journal of something else (without `overwrite`), one in use, a damaged one, or a folder that cannot be written.
+        OSError: the disk is full, or fails.
+    """
+
+    def __init__(self, folder: Path, asked: dict[str, Any], *, turns: int, retry_failed: bool = False, overwrite: bool = False):
+        self.path = folder / NAME
+        self.totals = Totals()
+        self._turns, self._retry_failed = turns, retry_failed
+        self._ended: dict[bytes, int] = {}  # id → offset of the line that ended its dialogue
+        self._going: dict[bytes, list[int]] = {}  # id → offsets of its answers so far
+        self._dirty = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._open()
+        except OSError as e:
+            raise InputError(f"cannot write {self.path} ({first_line(e, 160)}); give another --out") from e
+        try:
+            if (found := self._header()) not in (None, asked):
+                if not overwrite:
+                    raise InputError(f"{self.path} is of another run ({_difference(found, asked)}); give another --out, or --overwrite")
+                self._move_aside()
+            self._load(asked)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
+
+    def answers(self, identity: str) -> list[str]:
+        """The answers of a dialogue that has not ended, in order."""
+        return [self._read(offset)["text"] for offset in self._going.get(bytes.fromhex(identity), [])]
+
+    def ended(self, identity: str) -> bool:
+        return bytes.fromhex(identity) in self._ended
+
+    def result(self, identity: str) -> Answer | Failure | None:
+        """How a dialogue ended: the caption, or why there is none. None while it has not."""
+        if (offset := self._ended.get(bytes.fromhex(identity))) is None:
+            return None
+        line = self._read(offset)
+        return Answer(line["text"]) if line["event"] == "answer" else Failure(line["reason"], line["detail"])
+
+    def write(self, record: Record, identity: str, turn: int, outcome: Answer | Failure, attempts: int) -> None:
+        """Appends what a request came to. When this returns the operating system has it, and no kill of the process can lose it."""
+        line: dict[str, Any] = {
+            "event": "answer" if isinstance(outcome, Answer) else "failed",
+            "id": identity, "key": record["key"], "sha256": record["sha256"], "turn": turn,
+        }  # fmt: skip
+        line |= {"text": outcome.text} if isinstance(outcome, Answer) else {"reason": outcome.reason, "detail": outcome.detail}
+        tokens = [outcome.tokens.prompt, outcome.tokens.completion] if outcome.tokens else None
+        line |= {"attempts": attempts, "tokens": tokens}
+        self._note(line, self._append(line), forgiving=False)
+
+    def sync(self) -> None:
+        """Puts on the disk what was written, for the case that the machine itself goes down."""
+        if self._dirty:
+            self._dirty = False
+            with naming(self.path):
+                os.fdatasync(self._file)
+
+    def _open(self) -> int:
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(file)
+            raise InputError(f"{self.path} is in use by another process; let it end, or give another --out") from e
+        return file
+
+    def _move_aside(self) -> None:
+        places = (self.path.with_name(f"{NAME}.old-{n}") for n in itertools.count(1))
+        self.path.rename(next(place for place in places if not place.exists()))
+        os.close(self._file)
+        self._file = self._open()
+
+    def _header(self) -> dict[str, Any] | None:
+        """What the first line says, None where there is no whole one."""
+        with self.path.open("rb") as lines:
+            first = lines.readline()
+        if not first.endswith(b"\n"):
+            return None
+        try:
+            return json.loads(first)["asked"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise self._damaged(1) from e
+
+    def _load(self, asked: dict[str, Any]) -> None:
+        end = 0
+        with self.path.open("rb") as lines:
+            for number, text in enumerate(lines, 1):
+                if not text.endswith(b"\n"):  # torn by a kill
+                    break
+                try:
+                    if number > 1:
+                        self._note(json.loads(text), end, forgiving=self._retry_failed)
+                except (ValueError, KeyError, TypeError, IndexError) as e:
+                    raise self._damaged(number) from e
+                end += len(text)
+        os.ftruncate(self._file, end)
+        self._end = end
+        if not end:
+            self._append({"event": "begin", "asked": asked})
+
+    def _damaged(self, number: int) -> InputError:
+        return InputError(f"{self.path}, line {number} is damaged; restore the file, or take out that line to ask again")
+
+    def _note(self, line: dict[str, Any], offset: int, *, forgiving: bool) -> None:
+        """Takes an event into the index. `forgiving`: a failure that may go better another time does not end its dialogue."""
+        identity, turn = bytes.fromhex(line["id"]), line["turn"]
+        if line["event"] == "failed":
+            if not (forgiving and line["reason"] in RETRYABLE):
+                self._ended[identity] = offset
+        elif turn == self._turns - 1:
+            self._ended[identity] = offset
+            self._going.pop(identity, None)
+        else:
+            self._ended.pop(identity, None)  # it failed before, and was asked again
+            self._going[identity] = [*self._going.get(identity, [])[:turn], offset]
+        self.totals.requests += line["attempts"]
+        self.totals.retries += max(0, line["attempts"] - 1)
+        if line["tokens"]:
+            self.totals.prompt_tokens += line["tokens"][0]
+            self.totals.completion_tokens += line["tokens"][1]
+        elif line["event"] == "answer":
+            self.totals.unmeasured += 1
+
+    def _append(self, line: dict[str, Any]) -> int:
+        data, offset = json.dumps(line).encode() + b"\n", self._end
+        with naming(self.path):
+            while data:  # a full disk takes a part, and refuses the next
+                written = os.write(self._file, data)
+                data, self._end = data[written:], self._end + written
+        self._dirty = True
+        return offset
+
+    def _read(self, offset: int) -> dict[str, Any]:
+        data = b""
+        while b"\n" not in data:
+            if not (more := os.pread(self._file, 8192, offset + len(data))):
+                raise OSError(errno.EIO, "became shorter while it was in use", str(self.path))
+            data += more
+        return json.loads(data[: data.index(b"\n")])
+
+
+def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    names = [name for name in sorted({*found, *asked}) if found.get(name) != asked.get(name)]
+    shown = [f"{name} {found.get(name)!r} where this run has {asked.get(name)!r}" for name in names if name != "dialogue"]
+    return ", ".join(shown + (["another dialogue"] if "dialogue" in names else []))

@@ -1,0 +1,63 @@
+"""What a recaptioning leaves: the same dataset with new captions, shard for shard, and optionally triplets for a captioner."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.array_records import ShardWriter, describe, publish
+from data_pipeline.errors import InputError, first_line
+from data_pipeline.records import ABOUT, FEATURES, NAME, Record
+
+REPORT = "recaption_report.json"
+_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?")
+
+
+class SameShards:
+    """Writes as many records into each shard as `lengths` says. A context manager: leaving it normally publishes the dataset.
+
+    Until then everything is in `staging`, the directory `NAME.partial` beside `out`, which an exception removes.
+
+    Raises:
+        InputError: `staging` is somebody's own directory, or cannot be made.
+        OSError: the disk is full, or fails.
+    """
+
+    def __init__(self, out: Path, lengths: Sequence[int]):
+        self.out, self.staging = out, out.with_name(out.name + ".partial")
+        self._lengths, self._writers = lengths, []
+
+    def __enter__(self) -> "SameShards":
+        try:
+            if self.staging.exists():  # left behind by a killed process
+                if foreign := [p.name for p in self.staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
+                    raise InputError(f"{self.staging} is in the way and holds {foreign[0]!r}; move it or give another --out")
+                shutil.rmtree(self.staging)
+            self.staging.mkdir(parents=True)
+        except OSError as e:
+            raise InputError(f"cannot write {self.staging} ({first_line(e, 160)}); give another --out") from e
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            if self._writers:
+                self._writers[-1].close()
+            if kind is None:
+                while len(self._writers) < len(self._lengths):  # empty ones at the end
+                    self._next_shard().close()
+                paths, lengths = [writer.path for writer in self._writers], [writer.count for writer in self._writers]
+                describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
+                publish(self.staging, self.out)
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def write(self, record: Record) -> None:
+        while not self._writers or self._writers[-1].count == self._lengths[len(self._writers) - 1]:
+            if self._writers:
+                self._writers[-1].close()
+            self._next_shard()
+        self._writers[-1].write(record)
+
+    def _next_shard(self) -> ShardWriter:
+        self._writers.append(ShardWriter(self.staging / f"{len(self._writers):05d}.writing", FEATURES))
+        return self._writers[-1]

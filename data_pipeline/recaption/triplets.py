@@ -1,0 +1,94 @@
+"""⟨image, old caption, new caption⟩ in LLaVA's conversation format, for fine-tuning a captioner (CogView3 §3.1).
+
+    [{"id": "KEY", "image": "NAME_images/KEY.jpg", "conversations": [
+        {"from": "human", "value": "<image>\\n… the old caption …"}, {"from": "gpt", "value": "the new caption"}]}, …]
+
+Paths are relative to the file's folder, which is what trainers take as their image folder.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.arguments import check_file
+from data_pipeline.errors import InputError, naming
+from data_pipeline.images import open_image
+from data_pipeline.recaption.dialogue import fill
+from data_pipeline.records import Record
+
+_SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class Triplets:
+    """Writes them as they come. A context manager: leaving it normally puts FILE and its images in place.
+
+    Args:
+        path: the JSON file; images go to NAME_images beside it, NAME being its stem.
+        question: the dialogue's; {caption} becomes the old caption.
+        overwrite: both may be there already.
+
+    Raises:
+        InputError: `path` cannot be written, is no .json, or something is there (without `overwrite`).
+        OSError: the disk is full, or fails.
+    """
+
+    def __init__(self, path: Path, question: str, *, overwrite: bool = False):
+        check_file(path, "--triplets")
+        if path.suffix.lower() != ".json":
+            raise InputError(f"--triplets {path}: give a name that ends in .json")
+        self.path, self.folder = path, path.with_name(f"{path.stem}_images")
+        self.count = 0
+        self._question = question
+        self._partial = {place: place.with_name(f"{place.name}.partial") for place in (self.path, self.folder)}
+        if not overwrite and (there := [str(place) for place in self._partial if place.exists()]):
+            raise InputError(f"--triplets: {there[0]} is there already; give --overwrite to replace it, or another name")
+
+    def __enter__(self) -> "Triplets":
+        self._remove_partial()
+        self._partial[self.folder].mkdir(parents=True)
+        self._file = self._partial[self.path].open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            with self._file, naming(self.path):
+                self._file.write("\n]\n" if self.count else "[]\n")
+            if kind is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._partial[self.folder].rename(self.folder)
+                os.replace(self._partial[self.path], self.path)
+        finally:
+            self._remove_partial()
+
+    def write(self, record: Record, caption: str) -> None:
+        name = f"{file_name(record['key'])}.{_SUFFIXES[open_image(record['image']).format]}"
+        conversation = [
+            {"from": "human", "value": f"<image>\n{_words(fill(self._question, record['caption']))}"},
+            {"from": "gpt", "value": _words(caption)},
+        ]
+        triplet: dict[str, Any] = {"id": record["key"], "image": f"{self.folder.name}/{name}", "conversations": conversation}
+        with naming(self.path):
+            (self._partial[self.folder] / name).write_bytes(record["image"])
+            self._file.write((",\n" if self.count else "[\n") + json.dumps(triplet, ensure_ascii=False))
+        self.count += 1
+
+    def _remove_partial(self) -> None:
+        shutil.rmtree(self._partial[self.folder], ignore_errors=True)
+        self._partial[self.path].unlink(missing_ok=True)
+
+
+def file_name(key: str) -> str:
+    """A key, which is foreign, as the name of one file: itself where it is plain, else what is plain of it, ~ and a hash."""
+    if _PLAIN.fullmatch(key):
+        return key
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[:64]}~{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+
+
+def _words(text: str) -> str:
+    """Trainers put an image wherever they read <image>."""
+    return re.sub(r"<(image|video)>", r"\1", text, flags=re.IGNORECASE)

@@ -1,0 +1,67 @@
+"""Height and width of every record of a dataset, without its images: the file `sizes.npy` beside the shards.
+
+int32 [N, 2], height and width in pixels, upright, in the order in which `RecordSource` numbers records: shard after shard, as each was
+written. 8 bytes a record, read through a memory map. A dataset without the file (of another program) is read once, and gets it.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipeline.errors import InputError, first_line, naming
+
+NAME = "sizes.npy"
+
+
+def write_sizes(directory: Path, sizes: Sequence[tuple[int, int]] | np.ndarray) -> None:
+    """Write (height, width) of all records, in the order above, whole or not at all. Raises OSError."""
+    array = np.asarray(sizes, np.int32).reshape(-1, 2)
+    temporary = directory / f"{NAME}.{os.getpid()}.tmp"
+    with naming(temporary):
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, array)
+            temporary.replace(directory / NAME)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_sizes(directory: Path, count: int) -> np.ndarray | None:
+    """int32 [count, 2] of the dataset in `directory`; None where it has no such file.
+
+    Raises:
+        InputError: the file is damaged, or of other records.
+    """
+    path = directory / NAME
+    if not path.exists():
+        return None
+    try:
+        sizes = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew") from e
+    if sizes.shape != (count, 2) or sizes.dtype != np.int32 or not (sizes > 0).all():
+        found = f"{sizes.dtype.name} {list(sizes.shape)}"
+        raise InputError(f"{path} holds {found}, not positive sizes of {count} records; remove it, and it is made anew")
+    return sizes
+
+
+def sizes_of(source: Sequence) -> np.ndarray:
+    """Height and width of every record, [N, 2].
+
+    Raises:
+        InputError: the dataset's file of them is damaged, or, where there is none, a record is.
+    """
+    directory = Path(source.name) if hasattr(source, "name") else None
+    if directory is not None and (known := read_sizes(directory, len(source))) is not None:
+        return known
+    numbers: Iterable[int] = range(len(source))
+    if directory is not None:
+        numbers = tqdm(numbers, desc=f"sizes of {directory}", unit="record", file=sys.stderr, mininterval=1.0)
+    sizes = [(int(record["height"]), int(record["width"])) for record in (source[i] for i in numbers)]
+    if directory is not None and os.access(directory, os.W_OK):
+        write_sizes(directory, sizes)
+    return np.array(sizes, np.int32)

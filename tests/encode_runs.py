@@ -1,0 +1,56 @@
+"""A small dataset with recaptions on some of its records, the tiny relay that trains on it, and companions of it, each made once a session."""
+
+import functools
+from pathlib import Path
+
+import tiny_runs
+from ml_collections import ConfigDict
+from shared import once, root
+
+from cv3jax import encode
+from data_pipeline.cache import EncodedSource, open_cache
+from data_pipeline.records import RecordSource, RecordWriter, open_records
+
+COUNT, SHARDS = 20, 3  # shards of 7, 7 and 6 records: batches that are not full
+BATCH = 2
+
+
+@functools.cache
+def data() -> Path:
+    """Scenes, every other one with a recaption."""
+    with once("encode_data") as missing:
+        if missing:
+            records = open_records(tiny_runs.scenes())
+            with RecordWriter(root() / "encode_data", shards=SHARDS) as writer:
+                for i in range(COUNT):
+                    record = records[i]
+                    writer.write({**record, "recaption": f"a picture of {record['caption']}" if i % 2 else ""})
+    return root() / "encode_data"
+
+
+def records() -> RecordSource:
+    return open_records(data())
+
+
+def config(stage: str, *fields: str) -> ConfigDict:
+    """The tiny recipe, on whole images behind the trained base's encoders."""
+    cascade = tiny_runs.trained("base").workdir
+    return tiny_runs.config(stage, f"data.path={data()}", "data.recaption=0.5", f"cascade={cascade}", "init_from=", *fields)
+
+
+@functools.cache
+def companion(latents: str | None, text: str | None) -> Path:
+    """The dataset encoded for the relay, stored so."""
+    name = f"encoded_{latents}_{text}"
+    with once(name) as missing:
+        if missing:
+            encode.run(config("relay"), root() / name, latents=latents, text=text, batch=BATCH)
+    return root() / name
+
+
+def opened(latents: str | None, text: str | None) -> EncodedSource:
+    return open_cache(companion(latents, text), records())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
