@@ -29,21 +29,23 @@ def encode_shard(
         InputError: a record or its image is damaged, or the encoders make infinities of it.
         OSError: the disk is full, or fails.
     """
-    temporary = place / path.name
-    before = None
-    with ShardWriter(temporary, FEATURES) as writer:
-        for some in batches(records, rows, encoders, threads):
-            begun = (some, start(some, encoders))  # the devices are at it while the batch before is written
+    temporary, before = place / path.name, None
+    try:
+        with ShardWriter(temporary, FEATURES) as writer:
+            for some in batches(records, rows, encoders, threads):
+                begun = (some, start(some, encoders))  # the devices are at it while the batch before is written
+                if before:
+                    advance(write(writer, *before, name=records.name))
+                before = begun
+                if stop():
+                    return 0
             if before:
                 advance(write(writer, *before, name=records.name))
-            before = begun
-            if stop():
-                return 0
-        if before:
-            advance(write(writer, *before, name=records.name))
-    with naming(temporary), temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        with naming(temporary), temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return len(rows)
 
 

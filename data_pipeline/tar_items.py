@@ -6,60 +6,77 @@ from typing import BinaryIO
 
 from data_pipeline.items import BAD_TAR, IMAGE_SUFFIXES, TOO_LARGE, Image, Item, Place, Skip, limit_of, make_item, too_large
 
-CUT_OFF = "cut off between two files: the end-of-archive mark is missing"
+
+class _Sample:
+    """The files of one key that have been read."""
+
+    def __init__(self, key: str, start: int):
+        self.key, self.start = key, start
+        self.image: Image | None = None
+        self.texts: dict[str, bytes] = {}
+        self.oversize = ""
+
+    def kinds(self) -> set[str]:
+        return {*self.texts, *(["image"] if self.image or self.oversize else [])}
+
+    def made(self) -> Item | Skip:
+        return Skip(self.key, TOO_LARGE, self.oversize) if self.oversize else make_item(self.key, self.image, self.texts)
 
 
 def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[Item | Skip, int]]:
     """(Item or Skip, bytes gone through) of each key, in the order of the tar.
 
-    A tar that breaks off loses what is after the break and the sample that was being read; its last Skip has BAD_TAR as reason
-    and `name`, the tar's, as key. `path` is what the items' places name.
+    A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and `name`, the tar's, as key. The
+    sample before the break counts as lost with it unless it has all the kinds of files that the one before it had: without its
+    json nobody could say where it is from. `path` is what the items' places name; `file` can seek.
     """
-    key, image, texts, oversize, done = None, None, {}, "", 0
-
-    def sample() -> Item | Skip:
-        return Skip(key, TOO_LARGE, oversize) if oversize else make_item(key, image, texts)
-
+    sample, before, end, broken = None, None, 0, ""
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 tar.members = []  # tarfile keeps every member it has seen
-                if not member.isreg():
-                    continue
                 folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                if not stem:  # hidden files, as macOS puts into tars
+                stem = base.partition(".")[0]
+                if not member.isreg() or not stem:  # hidden files, as macOS puts into tars
                     continue
-                member_key = f"{folder}/{stem}" if folder else stem
-                if member_key != key:
-                    if key is not None:
-                        yield sample(), member.offset - done
-                        done = member.offset
-                    key, image, texts, oversize = member_key, None, {}, ""
-                suffix = suffix.lower()
-                kind = "image" if suffix in IMAGE_SUFFIXES else suffix
-                if kind not in ("image", "txt", "json"):
-                    continue
-                if member.size > limit_of(kind):
-                    oversize = too_large(f"{name}: {member.name}", member.size, limit_of(kind))
-                    continue
-                data = tar.extractfile(member).read()
-                if len(data) < member.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                if kind == "image":
-                    image = Image(data, Place(path, member.offset_data, member.size))
-                else:
-                    texts[kind] = data
+                key = f"{folder}/{stem}" if folder else stem
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield sample.made(), member.offset - sample.start
+                    before, sample = sample, _Sample(key, member.offset if sample else 0)
+                _read_member(tar, member, sample, name, path)
             end = tar.offset
     except (tarfile.TarError, EOFError, OSError) as e:
-        # The rest of this tar is lost, and the sample that was being read with it; the other tars are not.
-        yield Skip(name, BAD_TAR, f"after {key}: {e}"), size - done
+        broken = str(e)
+    if not broken:
+        # tarfile takes a damaged header, or none at all, for the end; a block of zeros is one
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            broken = "unexpected end: the end-of-archive mark is missing"
+        elif any(block):
+            broken = f"damaged header at byte {end:,}"
+    where = f"after {sample.key}: " if sample else ""
+    start = sample.start if sample else 0
+    if sample and (not broken or (before and sample.kinds() >= before.kinds())):
+        yield sample.made(), size - start
+        start = size
+    if broken or not sample:
+        yield Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it"), size - start
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str) -> None:
+    suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
+    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    if kind not in ("image", "txt", "json"):
         return
-    if key is None:
-        yield Skip(name, BAD_TAR, "no files in it"), size
+    if member.size > limit_of(kind):
+        sample.oversize = too_large(f"{name}: {member.name}", member.size, limit_of(kind))
         return
-    yield sample(), end - done
-    # Python's tarfile takes a file that ends between two members for a whole one. Two blocks of zeros end a whole one; of
-    # these it has gone past the first.
-    if size < end + tarfile.BLOCKSIZE:
-        yield Skip(name, BAD_TAR, f"after {key}: {CUT_OFF}"), 0
+    data = tar.extractfile(member).read()
+    if len(data) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    if kind == "image":
+        sample.image = Image(data, Place(path, member.offset_data, member.size))
+    else:
+        sample.texts[kind] = data

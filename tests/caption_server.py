@@ -81,6 +81,7 @@ class CaptionServer:
         self.bucket, self.on_answer = bucket or Bucket(None, 1), on_answer
         self.seen: list[Seen] = []
         self.wrong: list[str] = []  # what a real server would have refused
+        self.most_at_once = self.at_once = 0
         self.closing = threading.Event()
         self._attempts: collections.Counter[tuple[int, int]] = collections.Counter()
         self._lock = threading.Lock()
@@ -112,6 +113,12 @@ class CaptionServer:
             self._attempts[record, turn] += not limited
             self.seen.append(Seen(time.monotonic(), record, turn, action, headers, body))
         return record, turn, action
+
+    def entered(self, number: int) -> None:
+        """So many more requests are under way; one ends just before its response, for after that the client may send another."""
+        with self._lock:
+            self.at_once += number
+            self.most_at_once = max(self.most_at_once, self.at_once)
 
     def answered(self) -> None:
         with self._lock:
@@ -158,14 +165,17 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, TypeError, IndexError, OSError) as e:
             owner.wrong.append(f"{type(e).__name__}: {e}")
             return self.say(400, {"error": {"message": f"{type(e).__name__}: {e}", "type": "invalid_request_error", "code": None}})
-        if owner.latency:
-            time.sleep(owner.latency)
+        owner.entered(1)
+        time.sleep(owner.latency)
         self.act(record, turn, action)
 
     def act(self, record: int, turn: int, action: str) -> None:
+        """The response to a request that was in order."""
         owner, text, finish = self.owner, answer_of(record, turn), "stop"
         usage: dict[str, int] | None = {"prompt_tokens": 100 + turn, "completion_tokens": 10, "total_tokens": 110 + turn}
         message: dict[str, Any] = {"role": "assistant", "content": text}
+        if action in ("429", "limited", "broke", "redirect") or action.isdigit():
+            owner.entered(-1)
         if action in ("429", "limited"):
             extra = {"Retry-After": owner.retry_after} if owner.retry_after else {}
             return self.say(429, {"error": {"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}}, extra)
@@ -176,11 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
         if action.isdigit():
             return self.say(int(action), {"error": {"message": f"status {action}", "type": "server_error", "code": None}})
         if action == "hang":
+            owner.entered(-1)
             owner.closing.wait(60)
             self.close_connection = True
             return None
         if action == "slow":
             time.sleep(owner.delay)
+        owner.entered(-1)
         if action == "malformed":
             return self.send(200, b"<html>Bad gateway</html>", {})
         if action == "error-in-200":

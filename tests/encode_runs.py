@@ -1,4 +1,4 @@
-"""A small dataset with recaptions on some of its records, the tiny relay that trains on it, and companions of it, each made once a session."""
+"""A small dataset with recaptions on some of its records, the tiny recipes that train on it, and companions of it, each made once."""
 
 import functools
 from pathlib import Path
