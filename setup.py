@@ -18,7 +18,9 @@ setup(
     packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline",
               "data_pipeline.build", "data_pipeline.recaption"],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
-    package_data={"cv3jax.topologies": ["*.textproto"]},
+    package_data={
+        "cv3jax.topologies": ["*.textproto"], "data_pipeline.build": ["*.jinja"], "data_pipeline.recaption": ["*.json"],
+    },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
     install_requires=[
         "jax>=0.10.2,<0.12",

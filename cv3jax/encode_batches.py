@@ -1,10 +1,11 @@
 """One shard of a companion dataset: records read and decoded ahead, encoded batch after batch, written while the next is computed."""
 
+import collections
+import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grain
 import jax
 import numpy as np
 
@@ -53,7 +54,7 @@ def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int
     """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by `threads`."""
 
     def item(i: int) -> Item:
-        record = records[rows[i]]
+        record = records[i]
         kept = {name: record[name] for name in ("key", "sha256", "caption", "recaption")}
         if encoders.latents is None:
             return kept, None, np.zeros(6, np.int32)
@@ -62,15 +63,15 @@ def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int
         except InputError as e:
             raise InputError(f"record {record['key']!r} of {records.name}: {e}; pack the data again without it") from e
 
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * encoders.width)
-    some: list[Item] = []
-    for one in grain.MapDataset.range(len(rows)).map(item).to_iter_dataset(ahead) if rows else ():
-        some.append(one)
-        if len(some) == encoders.width:
-            yield some
-            some = []
-    if some:
-        yield some
+    width, read = encoders.width, collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(max(threads, 1))
+    try:
+        for begin in range(0, len(rows), width):
+            while len(read) < min(3 * width, len(rows) - begin):  # this batch, and two ahead
+                read.append(pool.submit(item, rows[begin + len(read)]))
+            yield [read.popleft().result() for _ in range(min(width, len(rows) - begin))]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array]]:

@@ -16,7 +16,8 @@ _LINES, _FONT_SIZE = 6, 12
 
 
 def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> None:
-    """Writes a PNG: about twice as wide as high, each image fitted into a tile, up to six lines of caption under it.
+    """Writes a PNG: about twice as wide as high, each image fitted into a tile, up to six lines under it:
+    its caption and, after an arrow, its recaption.
 
     Raises:
         InputError: a damaged image (its key and the dataset `name` are in the message), or `out` cannot be written.
@@ -37,7 +38,8 @@ def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> N
         x = _GAP + (i % columns) * cell_width
         y = _GAP + (i // columns) * cell_height
         sheet.paste(image, (x + (_TILE - image.width) // 2, y + (_TILE - image.height) // 2))
-        lines = textwrap.wrap(record["caption"], 32, max_lines=_LINES, placeholder=" …")
+        text = f"{record['caption']} → {record['recaption']}" if record["recaption"] else record["caption"]
+        lines = textwrap.wrap(text, 32, max_lines=_LINES, placeholder=" …")
         draw.multiline_text((x, y + _TILE + 2), "\n".join(lines), fill=(20, 20, 20), font=font, spacing=1)
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)

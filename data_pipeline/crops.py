@@ -1,6 +1,5 @@
 """One record → the crop that a step sees, and the sizes that say where it came from."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +8,6 @@ from PIL import Image
 from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, open_image, upright_size
 from data_pipeline.records import Record
-
-# A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves the crop at least this many times its final size: half of the work for
-# 256² from 512-1024 pixels, and no further from a whole decode (38 dB at worst, 44 to 50 as a rule) than a cubic filter is from Lanczos.
-ROOM = 1.25
-
 
 def crop(
     source: Sequence[Record],
@@ -79,7 +73,8 @@ def fit(
         position: of the window, (down, across), from 0 (top, left) to 1.
         grid: the window's corner is at multiples of this many pixels of the resized image.
         mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it is seen.
-        reduced: decode a JPEG at a fraction of its size where ROOM allows; else always whole.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized to: in half of the time for 256²
+            from 512 to 1024 pixels, and as near to Lanczos as a box filter (docs/decisions.md). Else always whole.
 
     Returns:
         uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target height, width.
@@ -95,7 +90,7 @@ def fit(
     resized = (max(least[0], round(width * scale)), max(least[1], round(height * scale)))
     if max(resized) > np.iinfo(np.int32).max:
         raise InputError(f"image of {width}x{height} pixels is too long to be resized to a short side of {min(resized)}")
-    image = decode_rgb(opened, short_side=math.ceil(ROOM * min(resized)) if reduced else None)
+    image = decode_rgb(opened, short_side=min(resized) if reduced else None)
     rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
     top, left = (grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms))
     # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146 GiB for 512 rows. The

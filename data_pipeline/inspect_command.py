@@ -60,7 +60,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
 
 def _print_caption(record: Record) -> None:
     width = shutil.get_terminal_size((160, 24)).columns - 4
-    line = f"{record['key']}: {record['caption']}".replace("\n", " ")
+    new = f" → {record['recaption']}" if record["recaption"] else ""
+    line = f"{record['key']}: {record['caption']}{new}".replace("\n", " ")
     print("  " + "".join(c if c.isprintable() else "?" for c in line)[:width])  # captions are foreign: no escape codes
 
 

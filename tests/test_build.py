@@ -169,6 +169,26 @@ def test_two_builds_of_one_output_do_not_meet(tars, tmp_path):
             main(flags(tars[0], tmp_path / "D"))
 
 
+def test_a_worker_ends_when_the_build_is_killed():
+    program = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.build.worker import watch; watch({os.getpid()})"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+    build = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(build.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    build.kill()
+    build.wait()
+    for _ in range(600):
+        if not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("it lives on")
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_same_bytes(tars, built, benchmarks, tmp_path):
     main(flags(tars[0], tmp_path / "D", *benchmarks[1].TWO))

@@ -61,6 +61,7 @@ class Journal:
     def __init__(self, folder: Path, asked: dict[str, Any], *, turns: int, retry_failed: bool = False, overwrite: bool = False):
         self.path = folder / NAME
         self.totals = Totals()
+        asked = json.loads(json.dumps(asked))  # as it will be read: tuples are lists
         self._turns, self._retry_failed = turns, retry_failed
         self._ended: dict[bytes, int] = {}  # id → offset of the line that ended its dialogue
         self._going: dict[bytes, list[int]] = {}  # id → offsets of its answers so far
@@ -71,10 +72,13 @@ class Journal:
         except OSError as e:
             raise InputError(f"cannot write {self.path} ({first_line(e, 160)}); give another --out") from e
         try:
-            if (found := self._header()) not in (None, asked):
-                if not overwrite:
+            found, answers = self._header()
+            if found not in (None, asked):
+                if answers and not overwrite:
                     raise InputError(f"{self.path} is of another run ({_difference(found, asked)}); give another --out, or --overwrite")
-                self._move_aside()
+                if answers:
+                    self._move_aside()
+                os.ftruncate(self._file, 0)  # nothing was answered: the model's name was mistyped, say
             self._load(asked)
         except BaseException:
             os.close(self._file)
@@ -136,14 +140,14 @@ class Journal:
         os.close(self._file)
         self._file = self._open()
 
-    def _header(self) -> dict[str, Any] | None:
-        """What the first line says, None where there is no whole one."""
+    def _header(self) -> tuple[dict[str, Any] | None, bool]:
+        """What the first line says, None where there is no whole one, and whether there are others."""
         with self.path.open("rb") as lines:
-            first = lines.readline()
+            first, second = lines.readline(), lines.readline()
         if not first.endswith(b"\n"):
-            return None
+            return None, False
         try:
-            return json.loads(first)["asked"]
+            return json.loads(first)["asked"], bool(second)
         except (ValueError, KeyError, TypeError) as e:
             raise self._damaged(1) from e
 

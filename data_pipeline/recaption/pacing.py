@@ -14,7 +14,7 @@ import time
 FIRST = 20.0  # requests a second to begin with
 MARGIN = 0.98  # of the rate that was told: a server counts arrivals, which are less regular than departures
 SLACK = 0.05  # seconds of unused pace that may be caught up: what timers and a busy machine lose
-DEFAULT_PAUSE = 1.0  # seconds, after a 429 that names none
+DEFAULT_PAUSE = 1.0  # seconds, after a 429 that names none; and between two cuts, at least
 MAX_PAUSE = 300.0  # of what a server can ask for
 
 # After a 429 the limit lies between what came through since the last one, pauses included, and the pace. The new pace begins in
@@ -22,6 +22,8 @@ MAX_PAUSE = 300.0  # of what a server can ask for
 # seconds' worth: more than 90 % of their limit within a minute, where Retry-After is 1 s.
 DEEPEST, SHALLOWEST = 0.6, 0.97  # what a cut leaves of the pace, at least and at most
 PLATEAU = 30.0  # seconds
+LEAST_SWING = 0.05  # of the plateau: half a minute after it the pace is at least so much above it
+SLOWEST = 1.0  # requests a second; a server that takes fewer has its Retry-After
 
 
 class Pace:
@@ -42,7 +44,9 @@ class Pace:
         since = max(0.0, now - self.paused_until)
         if self._cut_at is None:
             return min(self.most, FIRST * 2 ** min(since, 60.0))
-        return min(self.most, self._peak + (self._peak - self._base) * (since / self._plateau - 1) ** 3)
+        beyond = since / self._plateau - 1
+        swing = self._peak - self._base
+        return min(self.most, self._peak + (max(swing, LEAST_SWING * self._peak) if beyond > 0 else swing) * beyond**3)
 
     def free_at(self) -> float:
         """The time from which the next request may be sent."""
@@ -64,7 +68,7 @@ class Pace:
     def limited(self, now: float, sent: float, pause: float | None) -> None:
         """A 429 came for a request sent at `sent`; `pause`: seconds of its Retry-After."""
         pause = min(MAX_PAUSE, DEFAULT_PAUSE if pause is None else pause)
-        if self._cut_at is None or sent > self._cut_at:
+        if self._cut_at is None or sent > self._cut_at + DEFAULT_PAUSE:
             self._cut(now, pause)
         self.paused_until = max(self.paused_until, now + pause)
 
@@ -75,8 +79,8 @@ class Pace:
     def _cut(self, now: float, pause: float) -> None:
         rate, took = self.rate(now), max(now - self._began, 1e-3)
         seen = 0.0 if self._cut_at is None else self._admitted / took
-        self._base = max(DEEPEST * rate, min((seen + rate) / 2, SHALLOWEST * rate))
-        self._peak = (self._base + rate) / 2
+        self._base = max(SLOWEST, DEEPEST * rate, min((seen + rate) / 2, SHALLOWEST * rate))
+        self._peak = max(self._base, (self._base + rate) / 2)
         self._plateau = max(PLATEAU, 20 * pause)
         self._cut_at, self._began, self._admitted = now, now, 0
 

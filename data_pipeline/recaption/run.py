@@ -102,12 +102,12 @@ def recaption(
         StoppedByServerError, OSError: the server is gone or wants payment; the disk is full.
     """
     start = time.monotonic()
+    script = load_dialogue(dialogue)
     source, out = open_records(data), Path(out).absolute()
     if limit is None:
         if out.resolve() == Path(data).resolve():
             raise InputError(f"--out {out} is the dataset itself; give another directory")
         check_replaceable(out, overwrite or (retry_failed and (out / REPORT).is_file()))
-    script = load_dialogue(dialogue)
     count = min(len(source), limit or len(source))
     exported = Triplets(triplets, script.triplet, overwrite=overwrite or retry_failed) if triplets else None
     asked = {"model": model, "dialogue": dataclasses.asdict(script), "max_tokens": max_tokens, "image_side": image_side}
