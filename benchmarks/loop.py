@@ -62,6 +62,9 @@ class Ready:
     def get_state(self) -> dict:
         return {}
 
+    def close(self) -> None:
+        pass
+
 
 def looped(stage: Stage, data: Any, steps: int) -> float:
     """Seconds a step in `train_loop` over `data`: from the end of one step to the end of the last."""

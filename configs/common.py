@@ -16,10 +16,15 @@ def stage_config() -> ConfigDict:
     c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes
     c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
     # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
-    # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom
+    # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom.
+    # path: a record directory, or several with their shares of what is drawn: A:3,B:1. buckets: none; "64", sizes of about image_size²
+    # whose sides are multiples of that; or "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
+    # threads prepare batches, in this process, or with workers in as many others, so many in each. max_damaged: how many records that
+    # have become unreadable are passed over. See docs/loader.md
     c.data = ConfigDict({
         "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
-        "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16,
+        "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16, "workers": 0, "max_damaged": 100,
+        "buckets": config_dict.placeholder(str),
         "cache": config_dict.placeholder(str),  # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
     })  # fmt: skip
     c.model = ConfigDict({
@@ -79,7 +84,8 @@ def vae_config() -> ConfigDict:
     c.batch = ConfigDict({"size": 256, "per_device": 4})
     c.data = ConfigDict({
         "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
-        "random_crop": True, "flip": True, "threads": 16,
+        "random_crop": True, "flip": True, "threads": 16, "workers": 0, "max_damaged": 100,
+        "buckets": config_dict.placeholder(str),
     })  # fmt: skip
     c.model = ConfigDict({
         "channels": 128, "channel_mult": (1, 2, 4, 4), "res_blocks": 2, "z_channels": 4, "patch": 1, "groups": 32, "mid_attention": True,

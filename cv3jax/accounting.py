@@ -1,4 +1,8 @@
-"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they waited for in the others."""
+"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they waited for in the others.
+
+"data" is the wait for the loader and for placing its batch: with the next batch fetched while a step runs, only what of that was longer
+than the step.
+"""
 
 import contextlib
 import time
@@ -25,7 +29,7 @@ class Account:
     def __init__(self):
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._until = self._line = now()  # all before is accounted for
-        self._line_steps = 0.0
+        self._line_steps = self._line_data = 0.0
         self._host: list[tuple[str, float, float]] = []  # what the host did since, oldest first
         self._steps: deque[tuple[float, Future]] = deque()  # dispatched, and when it ended
         self._compiled = 0
@@ -36,7 +40,7 @@ class Account:
         """Count these too."""
         for kind, value in seconds.items():
             self.seconds[kind] += value
-        self._line_steps = self.seconds["step"]
+        self._line_steps, self._line_data = self.seconds["step"], self.seconds["data"]
 
     @contextlib.contextmanager
     def doing(self, kind: str) -> Iterator[None]:
@@ -63,11 +67,15 @@ class Account:
         return sum(self.seconds.values())
 
     def line(self) -> dict[str, float]:
-        """For a line of metrics: seconds so far, all and by kind, and the steps' share of the time since the last line."""
+        """For a line of metrics: seconds so far, all and by kind, and of the time since the last line the shares in which the devices
+        computed steps (goodput) and waited for data.
+        """
         since, steps = self._until - self._line, self.seconds["step"] - self._line_steps
-        self._line, self._line_steps = self._until, self.seconds["step"]
+        data = self.seconds["data"] - self._line_data
+        self._line, self._line_steps, self._line_data = self._until, self.seconds["step"], self.seconds["data"]
         named = {f"seconds_{kind}": value for kind, value in self.seconds.items()}
-        return {"seconds": self.total(), **named, "goodput": steps / since if since > 0 else 0.0}
+        shares = {"goodput": steps / since if since > 0 else 0.0, "data_wait": data / since if since > 0 else 0.0}
+        return {"seconds": self.total(), **named, **shares}
 
     def close(self) -> None:
         """Account for what came after the last step."""

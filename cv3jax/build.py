@@ -17,9 +17,11 @@ from cv3jax.objectives import WEIGHTINGS
 from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
+from data_pipeline import buckets
 from data_pipeline.errors import InputError, first_line
-from data_pipeline.loader import Prepare, make_loader
-from data_pipeline.records import RecordSource, open_records
+from data_pipeline.loader import Loader, Prepare, make_loader
+from data_pipeline.mixture import Mixture, open_datasets
+from data_pipeline.records import RecordSource
 
 
 class Stage(NamedTuple):
@@ -71,6 +73,9 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.zoom", lambda v: len(v) == 2 and all(isinstance(x, (int, float)) for x in v) and 1 <= v[0] <= v[1] <= 8,
      "two numbers, 1 <= low <= high <= 8"),
     ("data.recaption", lambda v: 0 <= v <= 1, "a probability, 0..1"),
+    ("data.threads", lambda v: v >= 0, "0 (none beside the training's own) or more"),
+    ("data.workers", lambda v: v >= 0, "0 (threads alone) or more processes"),
+    ("data.max_damaged", lambda v: v >= 0, "0 or more"),
     ("objective.prediction", lambda v: v in PREDICTIONS, f"one of {', '.join(PREDICTIONS)}"),
     ("objective.weighting", lambda v: v in WEIGHTINGS, f"one of {', '.join(WEIGHTINGS)}"),
     ("objective.gamma", lambda v: v > 0, "a positive number"),
@@ -114,11 +119,25 @@ def plan(config: ConfigDict, devices: list | None = None) -> Deal:
     return Deal(mesh, share // per_device)
 
 
-def open_data(config: ConfigDict) -> RecordSource:
+def open_data(config: ConfigDict) -> RecordSource | Mixture:
     """The records of config.data.path. Raises InputError when unset, missing, empty or damaged."""
     if not config.data.path:
         raise InputError("config.data.path is not set; give a record directory, e.g. --config.data.path=runs/scenes")
-    return open_records(config.data.path)
+    try:
+        records = open_datasets(config.data.path)
+    except InputError as e:
+        raise InputError(f"config.data.path: {e}") from e
+    if config.data.get("cache") and (isinstance(records, Mixture) or config.data.get("buckets")):
+        raise InputError("config.data.cache is the companion of one dataset, of one size: no mixture, no config.data.buckets")
+    return records
+
+
+def bucket_sizes(config: ConfigDict) -> tuple[buckets.Size, ...]:
+    """Those of config.data.buckets; none where it is not set. Raises InputError on a list that cannot be."""
+    try:
+        return buckets.parse(config.data.get("buckets") or "", config.data.image_size)
+    except InputError as e:
+        raise InputError(f"config.data.buckets: {e}") from e
 
 
 def own_rows(mesh: Any, count: int) -> list[int]:
@@ -127,11 +146,14 @@ def own_rows(mesh: Any, count: int) -> list[int]:
     return sorted({row for (index,) in owned for row in range(*index.indices(count))})
 
 
-def loader(config: ConfigDict, records: RecordSource, tokenize: Callable | None, mesh: Any, prepare: Prepare | None = None) -> Any:
+def loader(
+    config: ConfigDict, records: RecordSource | Mixture, tokenize: Callable | None, mesh: Any, prepare: Prepare | None = None
+) -> Loader:  # fmt: skip
     """The training iterator, of this process's rows of each batch. `prepare` stands for decoding and cropping."""
     return make_loader(
         records, batch_size=config.batch.size, rows=own_rows(mesh, config.batch.size), image_size=config.data.image_size,
-        tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, zoom=tuple(config.data.zoom),
+        tokenize=tokenize, seed=config.seed, num_threads=config.data.threads, num_workers=config.data.get("workers", 0),
+        buckets=bucket_sizes(config), max_damaged=config.data.get("max_damaged", 0), zoom=tuple(config.data.zoom),
         zoom_levels=config.data.zoom_levels, crop_grid=config.data.crop_grid, random_crop=config.data.random_crop,
         flip=config.data.flip, recaption_prob=config.data.get("recaption", 0.0),
         prepare=prepare,
@@ -163,6 +185,19 @@ def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict
     shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
     shapes |= {} if length is None else {"tokens": ((size, length), np.int32)}
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for name, (shape, dtype) in shapes.items()}
+
+
+def of_size(batch: dict, size: buckets.Size) -> dict:
+    """`batch_like` with images of (height, width)."""
+    if "image" not in batch:
+        return batch
+    image = batch["image"]
+    return {**batch, "image": jax.ShapeDtypeStruct((image.shape[0], *size, 3), image.dtype, sharding=image.sharding)}
+
+
+def by_size(programs: dict[buckets.Size, Any], batch: dict) -> Any:
+    """The programs for a batch's images. Where batches have none, there is but one size."""
+    return programs[batch["image"].shape[1:3]] if "image" in batch else next(iter(programs.values()))
 
 
 def make_tx(config: ConfigDict) -> Any:

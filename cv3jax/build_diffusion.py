@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint, hosts
-from cv3jax.build import Stage, jit_once, loader, open_data, part_loader, placer, plan, state_creator
+from cv3jax.build import Stage, bucket_sizes, by_size, jit_once, loader, of_size, open_data, part_loader, placer, plan, state_creator
 from cv3jax.build_vae import first_images
 from cv3jax.cached import arrays, open_companion, prepare_of
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
 from cv3jax.conditioning import to_pixels
 from cv3jax.diffusion_steps import as_computed, diffusion_steps, encode_args, train_args
-from cv3jax.memory import compiled_and_announced
+from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.pictures import contact_sheet, save_png
@@ -57,11 +57,14 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
     @functools.cache
     def compiled():
-        programs = [(steps.encode, encode_args(steps)), (steps.train, train_args(steps))]
-        return compiled_and_announced(programs, steps.like, frozen.params, (steps.batch, programs[1][1][2]))
+        at = {size: steps._replace(batch=of_size(steps.batch, size)) for size in data.sizes}
+        programs = [program for one in at.values() for program in ((one.encode, encode_args(one)), (one.train, train_args(one)))]
+        largest = max(at.values(), key=lambda one: held(one.batch))
+        made = compiled_and_announced(programs, steps.like, frozen.params, (largest.batch, train_args(largest)[2]))
+        return dict(zip(at, zip(made[::2], made[1::2])))
 
     def step(state, batch):
-        encode, train = compiled()
+        encode, train = by_size(compiled(), batch)
         return train(state, {}, encode(parts, batch, state.key, state.step))
 
     def preview(directory: Path):
@@ -103,6 +106,10 @@ def whole_side(config: ConfigDict) -> int:
 def check_sides(config: ConfigDict, vae: dict) -> None:
     """Raise InputError unless crops and whole images become latents that the UNet can halve stage by stage."""
     factor = build_model(Autoencoder, vae).factor * 2 ** (len(config.model.channel_mult) - 1)
+    for size in bucket_sizes(config):
+        if any(side % factor for side in size):
+            what = f"config.data.buckets: {size[0]}x{size[1]}"
+            raise InputError(f"{what} is not of multiples of {factor}, the autoencoder's factor times the UNet's")
     for what, side in (("", config.data.image_size), (" times the least zoom", whole_side(config))):
         if side % factor:
             raise InputError(

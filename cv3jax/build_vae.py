@@ -14,9 +14,12 @@ from cv3jax.build import (
     Deal,
     Stage,
     batch_like,
+    bucket_sizes,
+    by_size,
     loader,
     make_tx,
     model_of,
+    of_size,
     open_data,
     part_loader,
     placement,
@@ -27,7 +30,7 @@ from cv3jax.build import (
 )
 from cv3jax.cascade import to_uint8, vae_init
 from cv3jax.conditioning import normals, to_pixels
-from cv3jax.memory import compiled_and_announced
+from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.objectives import autoencoder_loss
 from cv3jax.pictures import contact_sheet, save_png
@@ -47,6 +50,8 @@ def build_vae(config: ConfigDict) -> Stage:
     side = config.data.image_size
     if side % model.factor:
         raise InputError(f"config.data.image_size = {side} is not a multiple of the autoencoder's factor {model.factor}")
+    if odd := [size for size in bucket_sizes(config) if size[0] % model.factor or size[1] % model.factor]:
+        raise InputError(f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's factor {model.factor}")
 
     perceptual, frozen = None, {}
     if config.objective.perceptual:
@@ -60,11 +65,13 @@ def build_vae(config: ConfigDict) -> Stage:
 
     @functools.cache
     def compiled():
-        kept, batch = checkpoint.abstract(frozen, replicated(deal.mesh)), batch_like(config, deal.mesh)
-        return compiled_and_announced([(train, (like, kept, batch))], like, kept, batch)[0]
+        kept = checkpoint.abstract(frozen, replicated(deal.mesh))
+        batches = [of_size(batch_like(config, deal.mesh), size) for size in data.sizes]
+        programs = [(train, (like, kept, batch)) for batch in batches]
+        return dict(zip(data.sizes, compiled_and_announced(programs, like, kept, max(batches, key=held))))
 
     def step(state, batch):
-        return compiled()(state, frozen, batch)
+        return by_size(compiled(), batch)(state, frozen, batch)
 
     whole = replicated(deal.mesh)  # so that every process has what it looks at
     decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]), out_shardings=whole)

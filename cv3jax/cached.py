@@ -28,8 +28,6 @@ def open_companion(config: ConfigDict, directory: Path, description: dict, recor
     path = config.data.get("cache")
     if not path:
         return None
-    if not isinstance(records, RecordSource):
-        raise InputError(f"config.data.cache = {path} goes with one dataset in config.data.path, of which it is the companion")
     cache = open_cache(path, records)
     ours, theirs = {}, {name: dict(cache.facts[name] or {}) for name in ("view", "latents", "text")}
     if theirs["latents"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Deal, attend_of, batch_like, make_tx, model_of, placement, state_shapes
+from cv3jax.build import Deal, attend_of, batch_like, bucket_sizes, make_tx, model_of, placement, state_shapes
 from cv3jax.cached import Arrays
 from cv3jax.cascade import build_model, model_shapes, unet_init
 from cv3jax.conditioning import stage_batch
@@ -54,8 +54,9 @@ def diffusion_steps(
     vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": config.vae.dtype})
     t5 = build_model(T5Encoder, {**t5_facts, "dtype": config.text.dtype})
     model = model_of(UNet, config.model, "config.model", out_channels=vae.z_channels)
-    if problem := context_problem(mesh, config.data.image_size // vae.factor, len(config.model.channel_mult)):
-        raise InputError(f"config.mesh: {problem}")
+    for height in {config.data.image_size, *(height for height, _ in bucket_sizes(config))}:
+        if problem := context_problem(mesh, height // vae.factor, len(config.model.channel_mult)):
+            raise InputError(f"config.mesh: {problem}")
     init, tx = unet_init(model, t5.channels), make_tx(config)
     like = state_shapes(init, tx, config.seed, mesh)
 

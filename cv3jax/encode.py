@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cv3jax import build, checkpoint, recipe, sample_jobs, stopping
 from cv3jax.build_diffusion import frozen_description
-from cv3jax.encode_batches import encode_shard
+from cv3jax.encode_batches import Damage, encode_shard
 from cv3jax.encode_plan import plan
 from cv3jax.encode_programs import load_encoders
 from cv3jax.encode_shards import begin, complete, finish, is_whole, partial, shard_path
@@ -24,7 +24,7 @@ from cv3jax.sample_many import which_part
 from cv3jax.sharding import batch_ways, make_mesh
 from data_pipeline.cache import LATENTS, TEXTS, payload
 from data_pipeline.errors import InputError
-from data_pipeline.records import RecordSource
+from data_pipeline.records import RecordSource, open_records
 
 EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 --out runs/art_1024
   cv3jax train --config=relay_1024 --workdir runs/relay --config.data.path=runs/art --config.cascade=cogview3 \\
@@ -47,12 +47,14 @@ def run(
         StoppedError: SIGTERM or Ctrl-C came.
         OSError: something could not be written; the same command goes on.
     """
-    records = build.open_data(config)
+    records = open_records(config.data.path)
     directory, description = described(config, text)
     facts = plan(config, directory, description, records, latents=latents, text=text)
     devices = choose(mesh, -(-max(records.lengths) // batch))
-    figures = {"images": len(records), "part": list(part), "made": 0, "left": 0, "encode_seconds": 0.0, "images_per_second": None}
-    figures |= {"bytes_per_image": payload(facts), "bytes": None, "out": None}
+    figures = {
+        "images": len(records), "part": list(part), "made": 0, "left": 0, "damaged": 0, "encode_seconds": 0.0, "images_per_second": None,
+        "bytes_per_image": payload(facts), "bytes": None, "out": None,
+    }  # fmt: skip
     lacking: list[int] = []
     if not complete(out, facts):
         begin(out, facts, overwrite)
@@ -70,9 +72,11 @@ def run(
 
 
 def described(config: ConfigDict, text: str | None) -> tuple[Path, dict]:
-    """(directory, description) of config.cascade. Raises InputError where the stage trains on no latents, or a part is not there."""
+    """(directory, description) of config.cascade. Raises InputError on a stage without latents, buckets, or a part that is not there."""
     if config.stage not in ("base", "relay"):
         raise InputError(f"--config: the stage {config.stage} trains on the images themselves; give the recipe of a base or relay stage")
+    if config.data.get("buckets"):
+        raise InputError("config.data.buckets: a companion dataset is of one size, config.data.image_size; leave them out")
     if not config.cascade:
         raise InputError("--cascade is not given; give a checkpoint with a vae and t5, e.g. --cascade runs/base")
     _, description = checkpoint.read_cascade(config.cascade)
@@ -100,19 +104,23 @@ def encode(
     if not todo:
         return {}
     encoders = load_encoders(config, directory, description, facts, devices, batch)
-    began, made, stop = time.monotonic(), 0, None
+    began, made, stop, damage = time.monotonic(), 0, None, Damage(config.data.get("max_damaged", 0))
     rate = {"unit": "image", "desc": "encode", "file": sys.stderr, "mininterval": 1.0 if sys.stderr.isatty() else 15.0}
     with stopping.noticing(ends=ENDS) as noticed, tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar:
         for k in todo:
             rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(out, k, facts)
-            made += encode_shard(records, rows, encoders, place, path, threads=config.data.threads, advance=bar.update, stop=noticed)
+            made += encode_shard(
+                records, rows, encoders, place, path, threads=config.data.threads, damage=damage, advance=bar.update, stop=noticed
+            )  # fmt: skip
             if stop := noticed():
                 break
     left = sum(lengths[k] for k in todo) - made
     if stop and left:
         raise stopping.StoppedError(stop, f"{left:,} records are left; run the same command to continue")
+    for problem in damage.found:
+        print(f"cv3jax: {problem}; training passes it over", file=sys.stderr)
     seconds = time.monotonic() - began
-    return {"made": made, "left": left, "encode_seconds": seconds, "images_per_second": made / seconds}
+    return {"made": made, "left": left, "damaged": len(damage.found), "encode_seconds": seconds, "images_per_second": made / seconds}
 
 
 def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -5,6 +5,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,25 +16,48 @@ from data_pipeline.cache import FEATURES, pack
 from data_pipeline.errors import InputError, naming
 from data_pipeline.records import RecordSource
 
-Item = tuple[dict[str, str], np.ndarray | None, np.ndarray]  # what a companion keeps of the record; pixels uint8 [S, S, 3]; sizes
+KEPT = ("key", "sha256", "caption", "recaption")
+
+
+class Item(NamedTuple):
+    """A record to encode."""
+
+    record: dict[str, str]  # KEPT of it
+    pixels: np.ndarray | None  # uint8 [side, side, 3], where there are latents to make
+    sizes: np.ndarray  # int32 [6]
+    whole: bool  # else neither image nor captions can be read, and its companion has no arrays
+
+
+class Damage:
+    """The records that cannot be read: what is wrong with each, `most` of them in all."""
+
+    def __init__(self, most: int):
+        self.most, self.found = most, []
+
+    def add(self, problem: str) -> None:
+        """Raises InputError where it is one too many."""
+        self.found.append(problem)
+        if len(self.found) > self.most:
+            more = f"; {len(self.found)} are damaged, and config.data.max_damaged is {self.most}" if self.most else ""
+            raise InputError(f"{problem}{more}; pack the data again without it")
 
 
 def encode_shard(
-    records: RecordSource, rows: range, encoders: Encoders, place: Path, path: Path, *, threads: int, advance: Callable[[int], None],
-    stop: Callable[[], int | None],
+    records: RecordSource, rows: range, encoders: Encoders, place: Path, path: Path, *, threads: int, damage: Damage,
+    advance: Callable[[int], None], stop: Callable[[], int | None],
 ) -> int:  # fmt: skip
     """Write the companion shard of the records `rows` to `path`, by way of the directory `place`. Returns how many it wrote.
 
     `advance(n)` is called as records are written; `stop` is asked after each batch, and leaves no shard, and 0.
 
     Raises:
-        InputError: a record or its image is damaged, or the encoders make infinities of it.
+        InputError: too many records are damaged, or the encoders make infinities of one.
         OSError: the disk is full, or fails.
     """
     temporary, before = place / path.name, None
     try:
         with ShardWriter(temporary, FEATURES) as writer:
-            for some in batches(records, rows, encoders, threads):
+            for some in batches(records, rows, encoders, threads, damage):
                 begun = (some, start(some, encoders))  # the devices are at it while the batch before is written
                 if before:
                     advance(write(writer, *before, name=records.name))
@@ -50,18 +74,22 @@ def encode_shard(
     return len(rows)
 
 
-def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int) -> Iterator[list[Item]]:
+def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int, damage: Damage) -> Iterator[list[Item]]:
     """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by `threads`."""
+    nothing = np.zeros(6, np.int32)
 
     def item(i: int) -> Item:
-        record = records[i]
-        kept = {name: record[name] for name in ("key", "sha256", "caption", "recaption")}
-        if encoders.latents is None:
-            return kept, None, np.zeros(6, np.int32)
+        pixels, sizes, name = None, nothing, f"record {i}"
         try:
-            return kept, *encoders.view(record["image"])
+            record = records[i]
+            name = f"record {record['key']!r}"
+            if encoders.latents:
+                pixels, sizes = encoders.view(record["image"])
         except InputError as e:
-            raise InputError(f"record {record['key']!r} of {records.name}: {e}; pack the data again without it") from e
+            damage.add(f"{name} of {records.name}: {e}")
+            black = np.zeros((encoders.side, encoders.side, 3), np.uint8)
+            return Item(dict.fromkeys(KEPT, ""), black if encoders.latents else None, nothing, whole=False)
+        return Item({name: record[name] for name in KEPT}, pixels, sizes, whole=True)
 
     width, read = encoders.width, collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(max(threads, 1))
@@ -79,24 +107,24 @@ def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array
     filled = some + [some[-1]] * (encoders.width - len(some))
     out = {"latents": {}, "text": {}, "recaption": {}}
     if encoders.latents:
-        out["latents"] = encoders.latents(np.stack([pixels for _, pixels, _ in filled]))
+        out["latents"] = encoders.latents(np.stack([item.pixels for item in filled]))
     if encoders.text:
-        out["text"] = encoders.text(encoders.tokenize([record["caption"] for record, *_ in filled]))
-        if any(record["recaption"] for record, *_ in some):
-            out["recaption"] = encoders.text(encoders.tokenize([record["recaption"] for record, *_ in filled]))
+        out["text"] = encoders.text(encoders.tokenize([item.record["caption"] for item in filled]))
+        if any(item.record["recaption"] for item in some):
+            out["recaption"] = encoders.text(encoders.tokenize([item.record["recaption"] for item in filled]))
     return out
 
 
 def write(writer: ShardWriter, some: list[Item], out: dict[str, dict[str, jax.Array]], *, name: str) -> int:
     """Write a batch when the devices have it. Returns how many records that were."""
     arrays = jax.device_get(out)
-    for row, (record, _, sizes) in enumerate(some):
-        own = {kind: {name: value[row] for name, value in values.items()} for kind, values in arrays.items()}
-        if not record["recaption"]:
+    for row, item in enumerate(some):
+        own = {kind: {name: value[row] for name, value in values.items()} if item.whole else {} for kind, values in arrays.items()}
+        if not item.record["recaption"]:
             own["recaption"] = {}
         for kind, values in own.items():
             if values and not values.pop("finite"):
-                other = "float32 or bfloat16" if kind == "latents" else "another --config.text.dtype"
-                raise InputError(f"record {record['key']!r} of {name}: its {kind} is not finite as stored; take {other}")
-        writer.write(pack(record, sizes, own["latents"], own["text"], own["recaption"]))
+                other = "store latents as float32 or bfloat16" if kind == "latents" else "give another --config.text.dtype"
+                raise InputError(f"record {item.record['key']!r} of {name}: infinite or no number among its {kind}; {other}")
+        writer.write(pack(item.record, item.sizes, own["latents"], own["text"], own["recaption"]))
     return len(some)

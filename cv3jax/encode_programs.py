@@ -29,6 +29,7 @@ class Encoders(NamedTuple):
     """
 
     width: int  # rows of a batch
+    side: int  # pixels
     view: Callable[[bytes], tuple[np.ndarray, np.ndarray]]  # an encoded image → what of it is encoded, uint8 [side, side, 3], and sizes
     latents: Callable[[np.ndarray], dict[str, jax.Array]] | None  # uint8 [width, side, side, 3]
     text: Callable[[np.ndarray], dict[str, jax.Array]] | None  # tokens int32 [width, L]
@@ -48,7 +49,7 @@ def load_encoders(config: ConfigDict, directory: Path, description: dict, facts:
         params["t5"] = as_computed(params["t5"], config.text.dtype)
         text = on_rows(text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh)
     view = functools.partial(fit, size=config.data.image_size, zoom=config.data.zoom[0], grid=config.data.crop_grid)
-    return Encoders(batch * batch_ways(mesh), view, latents, text, tokenize)
+    return Encoders(batch * batch_ways(mesh), config.data.image_size, view, latents, text, tokenize)
 
 
 def on_rows(program: Callable, params: Any, mesh: Mesh) -> Callable[[np.ndarray], dict[str, jax.Array]]:

@@ -12,6 +12,7 @@ import jax
 
 from cv3jax import checkpoint, hosts, stopping
 from cv3jax.accounting import Account
+from cv3jax.ahead import Ahead
 from cv3jax.metrics import MetricsLog, NoLog
 from cv3jax.state import TrainState
 from cv3jax.tracing import tracing
@@ -45,7 +46,8 @@ def train_loop(
     `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of its batches on the mesh,
     `step_fn(state, batch)` → (state, metrics) is compiled once, `preview(ema, step)` → uint8 [H, W, 3]. `resume_from` is kept
     with the checkpoints (see `train.check_resume`). Returns (the last state, the seconds by kind in all sittings).
-    Loss and norms of every step are looked at: while the next step runs, and in any case before anything is saved.
+    Loss and norms of every step are looked at: while the next step runs, and in any case before anything is saved. Meanwhile the batch
+    after it is fetched and placed.
 
     Raises:
         NonFiniteLossError: naming the first step that was not finite and the checkpoint that remains.
@@ -60,6 +62,8 @@ def train_loop(
     manager = checkpoint.open_manager(workdir / "checkpoints", cadence.keep)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)
+        at_end.callback(data.close)
+        batches = Ahead(data, place)
         # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line, with the checkpoint
         start, pending, looked, account = 0, deque(), [], Account()
         at_end.callback(account.close)
@@ -80,7 +84,7 @@ def train_loop(
         def settle(running: int) -> None:
             """Look at the metrics of all steps but the last `running`, which waits for them, and write the lines that are due."""
             while len(pending) > running:
-                step, metrics = pending.popleft()
+                step, metrics, damaged = pending.popleft()
                 account.finished()
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
@@ -88,7 +92,7 @@ def train_loop(
                 looked.append((step, _look(step, metrics, manager)))
                 log.advance()
                 if line:
-                    log.write(step, {**_mean(looked), **account.line()})
+                    log.write(step, {**_mean(looked), **account.line(), "damaged": damaged})
                     looked.clear()
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
@@ -99,12 +103,15 @@ def train_loop(
             trace(step)
             with jax.transfer_guard("disallow"):
                 with account.doing("data"):
-                    batch = next(data)
+                    batch = next(batches)
                 with account.doing("step"), jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = step_fn(state, place(batch))
-            account.started(metrics)
-            pending.append((step, metrics))
-            last, stop = step == cadence.steps, noticed(step)
+                    state, metrics = step_fn(state, batch)
+                account.started(metrics)
+                pending.append((step, metrics, batches.damaged))
+                last, stop = step == cadence.steps, noticed(step)
+                if not (last or stop):
+                    with account.doing("data"):
+                        batches.fetch()
             show = preview and cadence.preview and (_due(step, cadence.preview) or last)
             save = _due(step, cadence.save) or last or stop
             settle(0 if show or save else 1)  # what uses the state waits for it; else this step runs while the one before is looked at
@@ -115,7 +122,7 @@ def train_loop(
                 with account.doing("checkpoint"):
                     checkpoint.check_saved(manager)
                     run = {"seconds": account.total(), "account": dict(account.seconds), "config": config, "metrics": list(looked)}
-                    checkpoint.save(manager, step, state, data, {**run, "resume_from": resume_from})
+                    checkpoint.save(manager, step, state, batches, {**run, "resume_from": resume_from})
             if stop:
                 break
         if stop := noticed(step):

@@ -17,7 +17,10 @@ from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
 SHARED = 30  # seconds that a network file system takes at most to show what another machine made
-RESUMABLE = ("train.", "sample.", "mesh.", "attention", "batch.per_device", "data.threads", "init_from", "profile")
+RESUMABLE = (
+    "train.", "sample.", "mesh.", "attention", "batch.per_device", "data.threads", "data.workers", "data.max_damaged", "init_from",
+    "profile",
+)  # fmt: skip
 
 
 def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:

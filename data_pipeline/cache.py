@@ -143,6 +143,8 @@ class EncodedSource(ExampleSource):
         self._latents, self._text = latent_arrays(facts), text_arrays(facts)
 
     def decode(self, example: dict[str, Any]) -> Encoded:
+        if any(not example[name] for name, there in (("mean", self._latents), ("text", self._text)) if there):
+            raise ValueError("its image or caption was damaged when it was encoded")
         latents = {name: np.frombuffer(example[name], dtype).reshape(shape) for name, (shape, dtype) in self._latents.items()}
         texts = {name: self._split(example[name]) for name in ("text", "recaption_text")}
         strings = {name: example[name].decode() for name in ("key", "sha256", "caption", "recaption")}

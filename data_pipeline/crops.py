@@ -9,6 +9,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, open_image, upright_size
 from data_pipeline.records import Record
 
+
 def crop(
     source: Sequence[Record],
     index: int,

@@ -45,7 +45,7 @@ def parse(text: str) -> list[tuple[str, float]]:
     Raises:
         InputError: an empty path, the same twice, or a weight that is not positive.
     """
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return [(text, 1.0)]
     parts = []
     for item in text.split(","):

@@ -35,7 +35,8 @@ def records() -> RecordSource:
 def config(stage: str, *fields: str) -> ConfigDict:
     """The tiny recipe, on the middle quarters of images, behind the trained base's encoders."""
     cascade = tiny_runs.trained("base").workdir
-    fields = ("data.zoom=(2.0, 2.0)", "data.crop_grid=8", *fields)  # the scenes' relay has them
+    if not any(field.startswith("data.zoom") for field in fields):  # given twice, a tuple would have four numbers
+        fields = ("data.zoom=(2.0, 2.0)", "data.crop_grid=8", *fields)  # the scenes' relay has them
     return tiny_runs.config(stage, f"data.path={data()}", "data.recaption=0.5", f"cascade={cascade}", "init_from=", *fields)
 
 

@@ -196,7 +196,7 @@ def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():
     pixels, sizes = fit(out.getvalue(), 64)
     assert list(sizes) == [600, 900, 0, 16, 64, 64]
     whole = np.asarray(Image.open(io.BytesIO(out.getvalue())).resize((96, 64), Image.Resampling.LANCZOS))[:, 16:80]
-    assert np.abs(pixels.astype(int) - whole).mean() < 1.0
+    assert np.abs(pixels.astype(int) - whole).mean() < 2.5  # a pixel off would be 20
 
 
 def test_crops_and_zooms_vary_and_stay_in_range(data):

@@ -25,10 +25,10 @@ from cv3jax.models.vae import Autoencoder
 from cv3jax.sample_jobs import Part
 from cv3jax.stopping import StoppedError
 from data_pipeline import cli as data_cli
-from data_pipeline.cache import FACTS, payload, read_facts
+from data_pipeline.cache import FACTS, open_cache, payload, read_facts
 from data_pipeline.crops import fit
 from data_pipeline.errors import InputError
-from data_pipeline.records import RecordWriter
+from data_pipeline.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -187,6 +187,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
     ("relay", ("cascade=",), {}, "--cascade is not given"),
     ("relay", ("cascade=VAE",), {}, "has no t5; give one that has .* or --text none"),
     ("relay", (), {"mesh": "context=8"}, "--mesh context=8: encoders are split over data and fsdp alone"),
+    ("relay", ("data.buckets=8",), {}, r"config\.data\.buckets: a companion dataset is of one size"),
     ("relay", ("data.image_size=36",), {}, r"image_size = 36 is not a multiple of 16"),
 ])  # fmt: skip
 def test_what_cannot_be_encoded(stage, fields, options, line, tmp_path):
@@ -209,15 +210,24 @@ def test_flags_that_make_no_sense(flags, line, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path):
+def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
     record = records()[0]
     with RecordWriter(tmp_path / "d", shards=1) as writer:
-        writer.write({**record, "image": record["image"][:-200]})
-    with pytest.raises(InputError, match=f"record {record['key']!r} of .*/d: damaged image .*; pack the data again without it"):
-        run(config("relay", f"data.path={tmp_path / 'd'}"), tmp_path / "out", text=None)
+        writer.write({**record, "image": record["image"][:-200].replace(b"IDAT", b"IDAX")})
+        writer.write(records()[1])
+    given = [f"data.path={tmp_path / 'd'}", "data.max_damaged=0"]
+    with pytest.raises(InputError, match=f"record {record['key']!r} of .*/d: .*; pack the data again without it"):
+        run(config("relay", *given), tmp_path / "out", text=None)
+    figures = run(config("relay", given[0], "data.max_damaged=1"), tmp_path / "out", text=None)
+    assert (figures["made"], figures["damaged"]) == (2, 1)
+    assert f"record {record['key']!r} of {tmp_path}/d" in capsys.readouterr().err
+    encoded = open_cache(tmp_path / "out", open_records(tmp_path / "d"))
+    assert encoded[1]["key"] == records()[1]["key"]
+    with pytest.raises(InputError, match="its image or caption was damaged when it was encoded"):
+        encoded[0]
     out = {"latents": {"mean": np.zeros((1, 2)), "finite": np.array([False])}, "text": {}, "recaption": {}}
-    with pytest.raises(InputError, match=f"record {record['key']!r} of d: its latents is not finite as stored; take float32"):
-        encode_batches.write(None, [(record, None, np.zeros(6))], out, name="d")
+    with pytest.raises(InputError, match=f"record {record['key']!r} of d: infinite or no number among its latents; store"):
+        encode_batches.write(None, [encode_batches.Item(record, None, np.zeros(6), True)], out, name="d")
 
 
 def test_the_document_s_bytes_are_the_format_s():

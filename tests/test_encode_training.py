@@ -2,13 +2,18 @@
 
 import functools
 import shutil
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
 from encode_runs import companion, config, data, opened, records
 
-from cv3jax import build, build_diffusion, cached, checkpoint, encode, train
+from cv3jax import build, build_diffusion, cached, checkpoint, diffusion_steps, encode, train
 from cv3jax.build_diffusion import frozen_description
 from cv3jax.conditioning import stored_text
 from cv3jax.metrics import read_lines
@@ -20,20 +25,27 @@ from data_pipeline.records import RecordWriter, open_records
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STEPS = 4
-# one resolution and one transformer: what is asked here does not depend on the UNet, and compiling it is these tests' time
-SMALL = ("model.channel_mult=(1,)", "model.depth=(1,)", "model.mid_depth=1")
-VIEW = ("data.random_crop=False", "train.preview_every=0", *SMALL, *tiny_runs.ALONE)
+# one device, one resolution, one transformer: what is asked here does not depend on the UNet, and compiling it is these tests' time
+SMALL = ("mesh.fsdp=1", "batch.per_device=8", "model.channel_mult=(1,)", "model.depth=(1,)", "model.mid_depth=0", "train.preview_every=0")
+VIEW = ("data.random_crop=False", *SMALL)
 # (latents, text) → largest relative difference of a loss; None is not cached. A value of float16 is off by 2^-12, of bfloat16 by 2^-9 at
 # most, of int8 by 1/254 of its token's largest; in the mean over thousands of them most of it cancels
 STORED = {
-    ("float32", "float32"): 1e-6, ("float32", None): 1e-6, (None, "float32"): 1e-6,
-    ("float16", "bfloat16"): 1e-3, ("bfloat16", "int8"): 1e-2,
-}  # fmt: skip
+    ("float32", None): 1e-6, (None, "float32"): 1e-6, ("float16", "bfloat16"): 1e-3, ("bfloat16", "int8"): 1e-2,
+}  # fmt: skip; ("float32", "float32") is the run below, in two sittings
+
+
+class Online(NamedTuple):
+    """The relay that encodes for itself."""
+
+    losses: list[float]
+    train: Callable  # its compiled train step
+    like: Any
+    start: Any  # its first state
 
 
 @functools.cache
-def online(stage: str) -> tuple[list[float], list]:
-    """The losses of the run that encodes for itself, and its compiled train step."""
+def online() -> Online:
     tiny_runs.trained("base")  # not what is listened to below
     programs, compile_all = [], build_diffusion.compiled_and_announced
 
@@ -43,7 +55,9 @@ def online(stage: str) -> tuple[list[float], list]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_diffusion, "compiled_and_announced", compiling)
-        return losses(built(stage, *VIEW)), programs[1:]
+        pieces = built("relay", *VIEW)
+        start = pieces.create()
+        return Online(losses(pieces, start), programs[1], pieces.like, start)
 
 
 def built(stage: str, *fields: str) -> build.Stage:
@@ -53,8 +67,9 @@ def built(stage: str, *fields: str) -> build.Stage:
         return build.build(given, tiny_runs.root() / "unused")
 
 
-def losses(pieces: build.Stage) -> list[float]:
-    state, out = pieces.create(), []
+def losses(pieces: build.Stage, start: Any) -> list[float]:
+    """Of the first steps from a state, which stays."""
+    state, out = jax.tree.map(lambda x: x.copy(), start), []
     for _ in range(STEPS):
         state, metrics = pieces.step(state, pieces.place(next(pieces.data)))
         out.append(float(metrics["loss"]))
@@ -63,35 +78,46 @@ def losses(pieces: build.Stage) -> list[float]:
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """cheap(stage): runs of it take the train step that `online` compiled, and compile their encode step alone."""
-
-    def use(stage: str) -> None:
-        train_step = online(stage)[1]
-        monkeypatch.setattr(build_diffusion, "compiled_and_announced", lambda programs, *rest: [programs[0][0], *train_step])
-
-    return use
+    """Relays take the train step that `online` compiled, and compile their encode step alone."""
+    known = online()
+    monkeypatch.setattr(build_diffusion, "compiled_and_announced", lambda programs, *_: [programs[0][0], known.train])
+    monkeypatch.setattr(diffusion_steps, "state_shapes", lambda *_: known.like)
 
 
-@pytest.mark.parametrize(("stage", "latents", "text"), [
-    *(("relay", *stored) for stored in STORED), ("base", "float32", "float32"), ("base", "float16", "bfloat16"),
-])  # fmt: skip
-def test_losses_are_those_of_the_run_that_encodes_for_itself(stage, latents, text, cheap):
-    cheap(stage)
-    pieces = built(stage, *VIEW, f"data.cache={companion(latents, text)}")  # a base reads the relay's companion
+@pytest.mark.parametrize(("latents", "text"), STORED)
+def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, cheap):
+    pieces = built("relay", *VIEW, f"data.cache={companion(latents, text)}")
     batch = next(pieces.data)
     pieces.data.set_state({"next_index": 0})
-    assert ("image" in batch, "mean" in batch) == (latents is None, latents is not None)
-    assert ("low_mean" in batch) == (latents is not None and stage == "relay")
-    assert ("tokens" in batch, "text" in batch, "text_scale" in batch) == (text is None, text is not None, text == "int8")
-    ours, theirs = losses(pieces), online(stage)[0]
+    latent_names = {"mean", "dev", "low_mean", "low_dev"} if latents else {"image"}
+    text_names = {"text", "text_scale"} if text == "int8" else {"text"} if text else {"tokens"}
+    assert batch.keys() == latent_names | text_names | {"sizes"}
+    ours, theirs = losses(pieces, online().start), online().losses
     assert len(set(theirs)) == STEPS
     np.testing.assert_allclose(ours, theirs, rtol=STORED[latents, text])
     if "float32" not in (latents, text):
         assert ours != theirs  # else the other losses would say nothing
 
 
+def test_a_base_has_the_same_batches_from_the_relay_s_companion(monkeypatch):
+    """What its loss is a function of; the relay's tests go on to the loss."""
+    monkeypatch.setattr(
+        build_diffusion, "compiled_and_announced", lambda programs, *_: [programs[0][0], lambda state, _, encoded: (state, encoded)]
+    )  # fmt: skip
+
+    def encoded(*fields: str) -> dict:
+        pieces = built("base", *VIEW, *fields)
+        state = types.SimpleNamespace(key=jax.random.key(3), step=jnp.int32(5))
+        return jax.device_get(pieces.step(state, pieces.place(next(pieces.data)))[1])
+
+    plain = encoded()
+    assert plain["x0"].shape == (8, 4, 4, 8)
+    for stored, rtol in (("float32", "float32"), 1e-5), (("float16", "bfloat16"), 2**-8):
+        cut = encoded(f"data.cache={companion(*stored)}")
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 8), cut, plain)  # noqa: B023
+
+
 def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):
-    cheap("relay")
     loaded = []
     load = build_diffusion.load_params
     monkeypatch.setattr(build_diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args))
@@ -101,7 +127,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
             train.run(given, tmp_path / "run")
     assert loaded == []  # neither of the encoders
     lines = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
-    np.testing.assert_allclose(lines, online("relay")[0], rtol=1e-6)
+    np.testing.assert_allclose(lines, online().losses, rtol=1e-6)
     directory, description = checkpoint.read_cascade(tmp_path / "run")
     assert {"vae", "t5"} <= description.keys()
     assert {path.name for path in directory.iterdir()} == {"cascade.json", "vae", "t5", "base", "relay"}
@@ -113,7 +139,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
 
 
 def test_text_alone_leaves_the_images_their_crops():
-    fields = (*SMALL, *tiny_runs.ALONE, "train.preview_every=0", "data.random_crop=True", "data.flip=True", "data.zoom=(1.0, 2.0)")
+    fields = (*SMALL, "data.random_crop=True", "data.flip=True", "data.zoom=(1.0, 2.0)")
     plain = next(built("relay", *fields).data)
     cut = next(built("relay", *fields, f"data.cache={companion(None, 'float32')}").data)
     np.testing.assert_array_equal(cut["image"], plain["image"])
@@ -124,18 +150,18 @@ def test_text_alone_leaves_the_images_their_crops():
 
 def test_captions_are_chosen_as_without_a_companion():
     cache, ours = opened("float32", "float32"), records()
-    chosen = set()
+    chosen, options = set(), {"size": (32, 32), "cache": cache, "latents": (), "recaption_prob": 0.5}
     for seed in range(20):
-        out = example(ours, 1, np.random.default_rng(seed), (32, 32), cache=cache, latents=(), text=True, image=None, recaption_prob=0.5)
-        recaption = np.random.default_rng(seed).random(5)[4] < 0.5
+        out = example(ours, 1, np.random.default_rng(seed), **options, text=True, image=None)
+        recaption = ours[1]["recaption"] and np.random.default_rng(seed).random(5)[4] < 0.5
         np.testing.assert_array_equal(out["text"], cache[1]["recaption_text" if recaption else "text"]["text"])
         chosen.add(bool(recaption))
     assert chosen == {True, False}
+    rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="where the records have"):
-        example([ours[2]] * 2, 1, np.random.default_rng(0), (32, 32), cache=cache, latents=("mean",), text=False, image=None, recaption_prob=0.5)
+        example([ours[0]] * 2, 1, rng, **options, text=False, image=None)
     with pytest.raises(InputError, match="no features of the present caption of"):
-        example(ours, 1, np.random.default_rng(0), (32, 32), cache=cache, latents=(), text=True,
-                image=lambda *_: {"caption": "another"}, recaption_prob=0.5)  # fmt: skip
+        example(ours, 1, rng, **options, text=True, image=lambda *_: {"caption": "another"})
 
 
 def test_int8_features_are_multiples_of_their_token_s_scale():

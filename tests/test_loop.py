@@ -74,7 +74,7 @@ def test_time_is_accounted_for_by_what_the_devices_waited_for(monkeypatch):
     account.finished()
     assert account.line() == {
         "seconds": 118.0, "seconds_step": 111.0, "seconds_data": 7.0, "seconds_checkpoint": 0.0, "seconds_preview": 0.0,
-        "seconds_compile": 0.0, "seconds_other": 0.0, "goodput": 11 / 13,
+        "seconds_compile": 0.0, "seconds_other": 0.0, "goodput": 11 / 13, "data_wait": 2 / 13,
     }  # fmt: skip
     during("data", 18)  # until 25: two seconds too long
     clock.time += 1
@@ -82,7 +82,9 @@ def test_time_is_accounted_for_by_what_the_devices_waited_for(monkeypatch):
     during("checkpoint", 5)
     account.started(41.0)  # at 31
     account.finished()
-    assert account.line()["goodput"] == 20 / 28
+    line = account.line()
+    assert line["goodput"] == 20 / 28
+    assert line["data_wait"] == 2 / 28
     assert account.seconds == {"step": 131.0, "data": 9.0, "checkpoint": 5.0, "preview": 0.0, "compile": 0.0, "other": 1.0}
     clock.time = 41.0
     during("preview", 3)
@@ -101,16 +103,23 @@ def test_a_run_says_where_its_time_went(tmp_path, monkeypatch):
     init = Account.__init__
     monkeypatch.setattr(Account, "__init__", lambda self: init(self) or setattr(self, "_watch", Now()))
 
-    def slow(batch):  # in the step's own call
-        clock.time += 1.0
+    def slow(step):
+        def slower(*args):
+            clock.time += 1.0
+            return step(*args)
+
+        return slower
+
+    def place(batch):  # a part of the wait for data
+        clock.time += 2.0
         return jax.device_put(batch)
 
     data = type(numbers())
     following = data.__next__
-    monkeypatch.setattr(data, "__next__", lambda self: setattr(clock, "time", clock.time + 10) or following(self))
+    monkeypatch.setattr(data, "__next__", lambda self: setattr(clock, "time", clock.time + 8) or following(self))
     saved = loop.checkpoint.save
     monkeypatch.setattr(loop.checkpoint, "save", lambda *args: setattr(clock, "time", clock.time + 100) or saved(*args))
-    toy(tmp_path, place=slow, cadence=dataclasses.replace(CADENCE, log=4, save=6))
+    toy(tmp_path, wrap=slow, place=place, cadence=dataclasses.replace(CADENCE, log=4, save=6))
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [4, 6, 8]
     assert [line["seconds_data"] for line in lines] == [40, 60, 80]
@@ -119,7 +128,8 @@ def test_a_run_says_where_its_time_went(tmp_path, monkeypatch):
     assert [line["seconds_checkpoint"] for line in lines] == [0, 0, 100]
     assert [line["seconds"] for line in lines] == [44, 66, 188]
     assert [line["goodput"] for line in lines] == [3 / 44, 2 / 22, 2 / 122]
-    toy(tmp_path, place=slow, cadence=dataclasses.replace(CADENCE, steps=10, log=1))  # goes on where it was, and compiles anew
+    assert [line["data_wait"] for line in lines] == [40 / 44, 20 / 22, 20 / 122]
+    toy(tmp_path, wrap=slow, place=place, cadence=dataclasses.replace(CADENCE, steps=10, log=1))  # goes on where it was, and compiles anew
     later = read_lines(tmp_path / "metrics.jsonl")[-1]
     assert later["step"] == 10
     assert [later[f"seconds_{kind}"] for kind in ("data", "step", "compile", "checkpoint")] == [100, 8, 2, 100]

@@ -223,7 +223,7 @@ def test_runs_that_lead_nowhere_end(action, changes, kind, message, ask, tmp_pat
 
 
 def test_a_server_that_never_answers(ask):
-    with CaptionServer(lambda *_: "hang") as server, pytest.raises(InputError, match="1 × timeout .*no whole response within 0.2 s"):
+    with CaptionServer(lambda *_: "hang") as server, pytest.raises(InputError, match=r"1 × timeout .*no whole response within 0\.2 s"):
         ask(server, limit=1, timeout=0.2, retries=1)
     assert server.asked() == [(server.seen[0].record, 0)] * 2
 

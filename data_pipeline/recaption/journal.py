@@ -123,7 +123,7 @@ class Journal:
         if self._dirty:
             self._dirty = False
             with naming(self.path):
-                os.fdatasync(self._file)
+                os.fsync(self._file)
 
     def _open(self) -> int:
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

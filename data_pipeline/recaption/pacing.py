@@ -77,8 +77,8 @@ class Pace:
         self.paused_until = max(self.paused_until, now + min(MAX_PAUSE, pause))
 
     def _cut(self, now: float, pause: float) -> None:
-        rate, took = self.rate(now), max(now - self._began, 1e-3)
-        seen = 0.0 if self._cut_at is None else self._admitted / took
+        rate = self.rate(now)
+        seen = self._admitted / max(now - self._began, 1e-3)
         self._base = max(SLOWEST, DEEPEST * rate, min((seen + rate) / 2, SHALLOWEST * rate))
         self._peak = max(self._base, (self._base + rate) / 2)
         self._plateau = max(PLATEAU, 20 * pause)

@@ -103,6 +103,7 @@ def recaption(
     """
     start = time.monotonic()
     script = load_dialogue(dialogue)
+    server = Endpoint(endpoint, key=key, timeout=timeout, connections=concurrency)
     source, out = open_records(data), Path(out).absolute()
     if limit is None:
         if out.resolve() == Path(data).resolve():
@@ -116,7 +117,7 @@ def recaption(
         before = journal.totals.requests
 
         async def ask() -> int | None:
-            async with Endpoint(endpoint, key=key, timeout=timeout, connections=concurrency) as server:
+            async with server:
                 pacer = Pacer(rate=rate and rate / 60, tokens=tokens_per_minute and tokens_per_minute / 60)
                 asking = Asking(
                     source, script, journal, server, pacer, model=model, max_tokens=max_tokens, side=image_side, retries=retries,
