@@ -51,45 +51,68 @@ def digests(data, number):
     return [digest(batch) for batch in itertools.islice(data, number)]
 
 
-def say(path: str, state: str, **kwargs) -> None:
-    """What the processes of these tests do: from `state` on, for ever, a line of each batch's digest and the state after it."""
+def say(path: str, state: dict, out: str, **kwargs) -> None:
+    """What the processes of these tests do: from `state` on, for ever, a line in `out` of each batch's digest and the state after it."""
     data = loader(Path(path), **kwargs)
-    data.set_state(json.loads(state))
-    for batch in data:
-        print(json.dumps([digest(batch), data.get_state()]), flush=True)
+    data.set_state(state)
+    with open(out, "w") as file:
+        for batch in data:
+            file.write(json.dumps([digest(batch), data.get_state()]) + "\n")
+            file.flush()
 
 
-def start(data, state, **kwargs) -> subprocess.Popen:
-    code = f"import test_data_loader_faults as t\nif __name__ == '__main__': t.say({str(data)!r}, {json.dumps(state)!r}, **{kwargs!r})"
+def serve() -> None:
+    """For each line of arguments of `say` a process that does it; its number is printed. Forked, for importing takes seconds."""
+    for line in sys.stdin:
+        path, state, out, kwargs = json.loads(line)
+        if not (pid := os.fork()):
+            say(path, state, out, **kwargs)
+        print(pid, flush=True)
+
+
+@pytest.fixture(scope="module")
+def begin():
+    """(path, state, out, **kwargs of the loader) → the number of a process that does what `say` does."""
+    code = "import test_data_loader_faults as t\nif __name__ == '__main__': t.serve()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])}
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    server = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def call(path, state, out, **kwargs):
+        server.stdin.write(json.dumps([str(path), state, str(out), kwargs]) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    yield call
+    server.kill()
+    server.wait()
 
 
-def killed(process: subprocess.Popen, after: int) -> list:
-    """Its first `after` lines; it is killed then, in the middle of whatever it does."""
-    lines = [json.loads(process.stdout.readline()) for _ in range(after)]
-    process.send_signal(signal.SIGKILL)
-    process.stdout.close()
-    assert process.wait(60) == -signal.SIGKILL
-    return lines
+def lines_of(out: Path, least: int) -> list:
+    """What a process of `say` has written, when that is so many lines."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        written = out.read_text().rpartition("\n")[0].splitlines() if out.exists() else []
+        if len(written) >= least:
+            return [json.loads(line) for line in written]
+        time.sleep(0.01)
+    raise AssertionError(f"not {least} batches in two minutes")
 
 
-def test_killed_at_random_batches_the_next_hundred_are_the_same(data):
-    expected = digests(loader(data), 300)
-    position, state, seen = 0, {"next_index": 0}, []
-    for stop in np.random.default_rng().integers(3, 40, 4):
-        lines = killed(start(data, state, num_threads=2), int(stop))
-        assert [line[0] for line in lines] == expected[position : position + stop]
-        position, state = position + int(stop), lines[-1][1]
-        seen.append(state)
-    lines = killed(start(data, state, num_threads=1), 100)
-    assert [line[0] for line in lines] == expected[position : position + 100]
-    for state in [*seen, lines[-1][1]]:  # at each of these five
-        again = loader(data, num_threads=1)
+def test_killed_at_random_batches_the_next_hundred_are_the_same(data, begin, tmp_path):
+    expected = digests(loader(data), 400)
+    state = {"next_index": 0}
+    for number, least in enumerate((*np.random.default_rng().integers(3, 40, 5), 100)):
+        out, first = tmp_path / str(number), state["next_index"]
+        pid = begin(data, state, out, num_threads=1 + number % 2)
+        lines_of(out, int(least))
+        os.kill(pid, signal.SIGKILL)
+        lines = lines_of(out, int(least))
+        got = [line[0] for line in lines][: len(expected) - first]
+        assert got == expected[first : first + len(got)]
+        state = lines[min(int(least), len(lines)) - 1][1]  # as of an earlier checkpoint
+        again = loader(data)
         again.set_state(state)
-        first = state["next_index"]
-        assert digests(again, 100) == expected[first : first + 100]
-        again.close()
+        assert digests(again, 100) == expected[state["next_index"] : state["next_index"] + 100]
 
 
 def keys(batches):
@@ -107,27 +130,25 @@ def test_two_hosts_become_one_within_an_epoch(data):
     assert sorted(before[0] + before[1] + after) == list(range(COUNT))
 
 
-def damage(folder: Path, *numbers: int) -> dict[int, tuple[int, int]]:
-    """Flip a bit in the images of these records; {number: (shard, place in it)} by the order in which they were written."""
-    for number in numbers:
-        shard = folder / f"records-train.array_record-{number % SHARDS:05d}-of-{SHARDS:05d}"
-        whole = bytearray(shard.read_bytes())
-        places = [i for i in range(len(whole)) if whole.startswith(b"\x89PNG", i)]
-        whole[places[number // SHARDS] + 60] ^= 1
-        shard.write_bytes(whole)
-    return {number: (number % SHARDS, number // SHARDS) for number in numbers}
-
-
-@pytest.fixture()
+@pytest.fixture
 def broken(data, tmp_path):
-    """The same records, two of which can no longer be read; and their numbers in the order of the source."""
+    """The same records, two of which can no longer be read; which, and the keys' numbers in the order of the source."""
     copy = tmp_path / "d"
     copy.mkdir()
     for path in data.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    damage(copy, 10, 23)
-    order = [int(r["key"][1:]) for r in open_records(data)]
-    return copy, [order.index(10), order.index(23)], order
+    for shard in sorted(copy.glob("*array_record*"))[1:]:
+        whole = bytearray(shard.read_bytes())
+        whole[[i for i in range(len(whole)) if whole.startswith(b"\x89PNG", i)][5] + 60] ^= 1
+        shard.write_bytes(whole)
+    order, records, lost = [int(r["key"][1:]) for r in open_records(data)], open_records(copy), []
+    for i in range(COUNT):
+        try:
+            _ = records[i]
+        except InputError:
+            lost.append(i)
+    assert len(lost) == 2
+    return copy, lost, order
 
 
 def test_damaged_records_are_passed_over_and_nothing_else_changes(data, broken, capsys):
@@ -135,7 +156,7 @@ def test_damaged_records_are_passed_over_and_nothing_else_changes(data, broken, 
     whole = list(itertools.islice(loader(data), 30))
     passing = loader(folder, max_damaged=2)
     patched = list(itertools.islice(passing, 30))
-    stand_in = {10: order[indices[0] + 1], 23: order[indices[1] + 1]}
+    stand_in = {order[i]: order[(i + 1) % COUNT] for i in indices}
     assert len(patched) == 30
     changed = 0
     for a, b in zip(whole, patched):
@@ -188,16 +209,15 @@ def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
         list(loader([{**r, "image": b""} for r in records], max_damaged=1000))
 
 
-def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken):
+def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begin, tmp_path):
     folder, _, _ = broken
     expected = loader(folder, max_damaged=2)
     lines = [[digest(batch), expected.get_state()] for batch in itertools.islice(expected, 20)]
-    process = start(folder, lines[5][1], num_workers=2, num_threads=1, max_damaged=2)
-    seen = [json.loads(process.stdout.readline()) for _ in range(10)]
-    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(workers) == 2
-    killed(process, 0)
+    pid = begin(folder, lines[5][1], tmp_path / "out", num_workers=2, num_threads=1, max_damaged=2)
+    seen = lines_of(tmp_path / "out", 10)[:10]
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    assert len([child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]) == 2
+    os.kill(pid, signal.SIGKILL)
     assert seen == lines[6:16]  # batches, positions, and what was damaged
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in children) and time.monotonic() < deadline:

@@ -98,7 +98,7 @@ def test_what_a_path_says(text, parts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "a,", "a:0,b", "a:-1", "a:inf", "a:nan", ":3", "a:1,b:2,a:3"])
 def test_a_path_that_says_nothing_is_refused(text):
-    with pytest.raises(InputError, match="dataset|twice"):
+    with pytest.raises(InputError, match=r"dataset|twice"):
         mixture.parse(text)
 
 

@@ -228,6 +228,17 @@ def test_a_server_that_never_answers(ask):
     assert server.asked() == [(server.seen[0].record, 0)] * 2
 
 
+def test_an_image_that_cannot_be_read_costs_nothing(template, tmp_path):
+    whole = make_record(encode_png(solid(1)), "old", key="k/1")
+    with RecordWriter(tmp_path / "d", shards=1) as writer:
+        writer.write({**whole, "key": "k/0", "image": whole["image"][:40]})
+        writer.write(whole)
+    with CaptionServer() as server:
+        report = recaption(tmp_path / "d", tmp_path / "out", endpoint=server.url, model=MODEL, key=KEY, dialogue=template)
+    assert (report["reasons"], report["requests"], report["retries"]) == ({answers.UNREADABLE: 1}, TURNS, 0)
+    assert [r["recaption"] for r in open_records(tmp_path / "out")] == ["", answer_of(1, 2)]
+
+
 def test_nobody_there(ask, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
