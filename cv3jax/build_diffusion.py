@@ -1,6 +1,7 @@
 """The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their outputs."""
 
 import functools
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
 from cv3jax.resize import down2, up2
 from cv3jax.sharding import tree_sharding
+from data_pipeline.damaged import readable
 from data_pipeline.errors import InputError
+from data_pipeline.mixture import Mixture
 from data_pipeline.records import RecordSource
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 
@@ -161,9 +164,10 @@ def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: P
     """
     folder = workdir / "tokenizer"
     if hosts.first("tokenizer", lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*")))) and hosts.main():
-        count = min(len(records), TOKENIZER_CAPTIONS)
+        parts = records.parts if isinstance(records, Mixture) else (records,)
+        some = itertools.chain.from_iterable(itertools.islice(readable(part), TOKENIZER_CAPTIONS // len(parts)) for part in parts)
         shutil.rmtree(folder, ignore_errors=True)
-        train_tokenizer((records[i]["caption"] for i in range(count)), folder, config.text.vocab, config.text.length)
+        train_tokenizer((record["caption"] for record in some), folder, config.text.vocab, config.text.length)
     hosts.barrier("tokenizer")
     facts = random_facts(config)
     init = t5_init(build_model(T5Encoder, facts))
@@ -182,10 +186,9 @@ def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) ->
 
 def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
     """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay makes of it, and the originals."""
-    side, count = whole_side(config), min(6, len(records))
-    real = first_images(records, side, count)
-    captions = [records[i]["caption"] for i in range(count)]
-    keys = jax.vmap(jax.random.key)(jnp.arange(count))
+    some, side = list(itertools.islice(readable(records), 6)), whole_side(config)
+    real, captions = first_images(some, side, len(some)), [record["caption"] for record in some]
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(some)))
     low_pixels = up2(down2(to_pixels(jnp.asarray(real))))
     low = cascade.encode(low_pixels, cascade.noise(keys, side))
     own = fold(keys, 1)

@@ -1,6 +1,7 @@
 """The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
 from cv3jax.sharding import Layout, replicated, tree_specs
 from cv3jax.state import make_train_step
+from data_pipeline.damaged import readable
 from data_pipeline.errors import InputError
 from data_pipeline.loader import make_loader
 
@@ -125,9 +127,10 @@ def vae_step(config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Cal
 
 
 def first_images(records, side: int, count: int) -> np.ndarray:
-    """The first `count` images in order, cropped at the middle: uint8 [count, side, side, 3] (fewer when there are fewer)."""
-    count = min(count, len(records))
+    """The first `count` readable images in order, cropped at the middle: uint8 [count, side, side, 3] (fewer when there are fewer)."""
+    some = list(itertools.islice(readable(records), count))
     batches = make_loader(
-        records, batch_size=count, image_size=side, tokenize=None, seed=0, num_threads=0, random_crop=False, shuffle=False, num_epochs=1
+        some, batch_size=max(len(some), 1), image_size=side, tokenize=None, seed=0, num_threads=0, random_crop=False, shuffle=False,
+        num_epochs=1,
     )  # fmt: skip
     return next(batches)["image"]

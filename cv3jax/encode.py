@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cv3jax import build, checkpoint, recipe, sample_jobs, stopping
 from cv3jax.build_diffusion import frozen_description
-from cv3jax.encode_batches import Damage, encode_shard
+from cv3jax.encode_batches import encode_shard
 from cv3jax.encode_plan import plan
 from cv3jax.encode_programs import load_encoders
 from cv3jax.encode_shards import begin, complete, finish, is_whole, partial, shard_path
@@ -104,23 +104,30 @@ def encode(
     if not todo:
         return {}
     encoders = load_encoders(config, directory, description, facts, devices, batch)
-    began, made, stop, damage = time.monotonic(), 0, None, Damage(config.data.get("max_damaged", 0))
+    began, made, stop, damage = time.monotonic(), 0, None, []
+
+    def damaged(problem: str) -> None:
+        damage.append(problem)
+        if len(damage) > config.data.max_damaged:
+            many = f" ({len(damage)} damaged records, where config.data.max_damaged is {config.data.max_damaged})"
+            raise InputError(f"{problem}{many}; pack the data again without it")
+
     rate = {"unit": "image", "desc": "encode", "file": sys.stderr, "mininterval": 1.0 if sys.stderr.isatty() else 15.0}
     with stopping.noticing(ends=ENDS) as noticed, tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar:
         for k in todo:
             rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(out, k, facts)
             made += encode_shard(
-                records, rows, encoders, place, path, threads=config.data.threads, damage=damage, advance=bar.update, stop=noticed
+                records, rows, encoders, place, path, threads=config.data.threads, damaged=damaged, advance=bar.update, stop=noticed
             )  # fmt: skip
             if stop := noticed():
                 break
     left = sum(lengths[k] for k in todo) - made
     if stop and left:
         raise stopping.StoppedError(stop, f"{left:,} records are left; run the same command to continue")
-    for problem in damage.found:
+    for problem in damage:
         print(f"cv3jax: {problem}; training passes it over", file=sys.stderr)
     seconds = time.monotonic() - began
-    return {"made": made, "left": left, "damaged": len(damage.found), "encode_seconds": seconds, "images_per_second": made / seconds}
+    return {"made": made, "left": left, "damaged": len(damage), "encode_seconds": seconds, "images_per_second": made / seconds}
 
 
 def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

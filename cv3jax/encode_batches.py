@@ -28,36 +28,23 @@ class Item(NamedTuple):
     whole: bool  # else neither image nor captions can be read, and its companion has no arrays
 
 
-class Damage:
-    """The records that cannot be read: what is wrong with each, `most` of them in all."""
-
-    def __init__(self, most: int):
-        self.most, self.found = most, []
-
-    def add(self, problem: str) -> None:
-        """Raises InputError where it is one too many."""
-        self.found.append(problem)
-        if len(self.found) > self.most:
-            more = f"; {len(self.found)} are damaged, and config.data.max_damaged is {self.most}" if self.most else ""
-            raise InputError(f"{problem}{more}; pack the data again without it")
-
-
 def encode_shard(
-    records: RecordSource, rows: range, encoders: Encoders, place: Path, path: Path, *, threads: int, damage: Damage,
+    records: RecordSource, rows: range, encoders: Encoders, place: Path, path: Path, *, threads: int, damaged: Callable[[str], None],
     advance: Callable[[int], None], stop: Callable[[], int | None],
 ) -> int:  # fmt: skip
     """Write the companion shard of the records `rows` to `path`, by way of the directory `place`. Returns how many it wrote.
 
-    `advance(n)` is called as records are written; `stop` is asked after each batch, and leaves no shard, and 0.
+    `damaged(problem)` is told of records that cannot be read, by other threads; it may raise. `advance(n)` is called as records are
+    written; `stop` is asked after each batch, and leaves no shard, and 0.
 
     Raises:
-        InputError: too many records are damaged, or the encoders make infinities of one.
+        InputError: the encoders make infinities of a record.
         OSError: the disk is full, or fails.
     """
     temporary, before = place / path.name, None
     try:
         with ShardWriter(temporary, FEATURES) as writer:
-            for some in batches(records, rows, encoders, threads, damage):
+            for some in batches(records, rows, encoders, threads, damaged):
                 begun = (some, start(some, encoders))  # the devices are at it while the batch before is written
                 if before:
                     advance(write(writer, *before, name=records.name))
@@ -74,7 +61,7 @@ def encode_shard(
     return len(rows)
 
 
-def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int, damage: Damage) -> Iterator[list[Item]]:
+def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int, damaged: Callable[[str], None]) -> Iterator[list[Item]]:
     """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by `threads`."""
     nothing = np.zeros(6, np.int32)
 
@@ -86,7 +73,7 @@ def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int
             if encoders.latents:
                 pixels, sizes = encoders.view(record["image"])
         except InputError as e:
-            damage.add(f"{name} of {records.name}: {e}")
+            damaged(f"{name} of {records.name}: {e}")
             black = np.zeros((encoders.side, encoders.side, 3), np.uint8)
             return Item(dict.fromkeys(KEPT, ""), black if encoders.latents else None, nothing, whole=False)
         return Item({name: record[name] for name in KEPT}, pixels, sizes, whole=True)

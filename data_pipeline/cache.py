@@ -9,8 +9,9 @@ index i of the other. It is a directory of ArrayRecord shards under a TFDS descr
     text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions": `identity`}, or null
 
 A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew each time; `low` is that of the image
-shrunk to half and enlarged again, for relays. The deviation and not the log-variance: a float16 has eleven bits of either, and a
-relative error of 2^-12 in the one moves a sample less than an absolute one of 2^-8 in the other. int8 text has a scale for each token.
+shrunk to half and enlarged again, for relays. The deviation and not the log-variance: a float16 is off by 2^-11 of a deviation at most,
+and by 2^-8 of a log-variance between -8 and -16, which is 2^-9 of the deviation. int8 text has a scale for each token. A record that could
+not be read when it was encoded has no arrays.
 """
 
 import hashlib

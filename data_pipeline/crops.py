@@ -97,8 +97,9 @@ def fit(
     # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146 GiB for 512 rows. The
     # filter still sees the pixels around the window, so the result is that of resizing everything and then cropping.
     start = resized[0] - wide - left if mirror else left
-    across, down = image.width / resized[0], image.height / resized[1]  # of the decoded image, per pixel of the resized
-    box = (start * across, top * down, min((start + wide) * across, image.width), min((top + high) * down, image.height))
+    part = round(width / image.width)  # 1, 2, 4 or 8; an odd side decoded at 1/2 is half a pixel more than a half
+    across, down = width / part / resized[0], height / part / resized[1]  # of the decoded image, per pixel of the resized
+    box = (start * across, top * down, min((start + wide) * across, width / part), min((top + high) * down, height / part))
     # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it cannot be told apart
     image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if mirror:

@@ -5,7 +5,7 @@ with the randomness of the place in the order: what else is drawn stays as it wa
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,8 @@ def read(pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple
     lost: list[str] = []
     for step in range(len(indices)):
         index = int(indices[(pick.place + step) % len(indices)])
-        rng.bit_generator.state = start
+        if step:
+            rng.bit_generator.state = start
         try:
             example = prepare(source, index, rng, size)
         except InputError as e:
@@ -68,6 +69,16 @@ def read(pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple
             return {**example, FIELD: "\n".join(lost)}
     first = lost[0].partition(" ")[2]
     raise InputError(first if len(lost) == 1 else f"{len(lost)} damaged records one after the other; the first: {first}")
+
+
+def readable(source: Sequence) -> Iterator[Any]:
+    """The records of `source` in order, without the damaged ones: for looking at some, such as in previews. None is counted here."""
+    for i in range(len(source)):
+        try:
+            record = source[i]
+        except InputError:  # the loader names it when it comes to it
+            continue
+        yield record
 
 
 class Tally:

@@ -35,7 +35,7 @@ def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 def untimed(lines: list[dict]) -> list[dict]:
     """Lines of metrics but for what the clock says."""
-    return [{name: value for name, value in line.items() if not name.startswith(("seconds", "goodput"))} for line in lines]
+    return [{name: value for name, value in line.items() if not name.startswith(("seconds", "goodput", "data_wait"))} for line in lines]
 
 
 def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:

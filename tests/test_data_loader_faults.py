@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.damaged import readable
 from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
 from data_pipeline.loader import make_loader
@@ -207,6 +208,11 @@ def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
         list(itertools.islice(loader(records, max_damaged=2, shuffle=False), 2))
     with pytest.raises(InputError, match="damaged"):
         list(loader([{**r, "image": b""} for r in records], max_damaged=1000))
+
+
+def test_what_looks_at_some_records_leaves_out_the_damaged(broken):
+    folder, indices, order = broken
+    assert [int(r["key"][1:]) for r in readable(open_records(folder))] == [key for i, key in enumerate(order) if i not in indices]
 
 
 def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begin, tmp_path):

@@ -4,14 +4,22 @@ import io
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import skimage
+import tiny_runs
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
+from cv3jax import checkpoint, encode
+from cv3jax.cascade import build_model, load_params
+from cv3jax.conditioning import to_pixels
+from cv3jax.models.vae import Autoencoder
+from data_pipeline.cache import open_cache
 from data_pipeline.cli import main
-from data_pipeline.images import decode_rgb, open_image
+from data_pipeline.crops import fit
+from data_pipeline.images import decode_rgb, encode_png, open_image
 from data_pipeline.loader import make_loader
 from data_pipeline.records import open_records
 
@@ -136,3 +144,21 @@ def test_they_come_out_of_the_loader_as_pillow_sees_them(built):
             assert difference.mean() < 4
         else:
             assert difference.max() <= 2
+
+
+def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
+    """The stored posterior is the autoencoder's of Pillow's pixels, upright and RGB, whatever the file was."""
+    cascade = tiny_runs.trained("base").workdir
+    config = tiny_runs.config("base", f"data.path={built[0]}", f"cascade={cascade}", "init_from=")
+    encode.run(config, tmp_path / "E", latents="float32", text=None, batch=7)
+    directory, description = checkpoint.read_cascade(cascade)
+    params, _ = load_params(directory, description, ("vae",))
+    vae, records = build_model(Autoencoder, description["vae"]["model"]), open_records(built[0])
+    images = []
+    for record in records:
+        data = record["image"]  # a JPEG that is decoded at half its size is filtered otherwise than by Pillow
+        images.append(fit(data if data.startswith(b"\xff\xd8") else encode_png(pillow(data).astype(np.uint8)), 32)[0])
+    mean, _ = jax.jit(lambda p, x: vae.apply({"params": p}, to_pixels(x), method="encode"))(params["vae"], np.stack(images))
+    for one, record, expected in zip(open_cache(tmp_path / "E", records), records, mean, strict=True):
+        np.testing.assert_allclose(one["latents"]["mean"], expected, rtol=1e-3, atol=1e-4)
+        assert list(one["sizes"][:2]) == list(pillow(record["image"]).shape[:2])
