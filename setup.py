@@ -51,7 +51,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         # `cv3jax data build` and `recaption`; packing and loading need the bare install alone
-        "data": ["apache-beam>=2.70,<3", "pyarrow>=18,<26", "httpx>=0.28,<1"],
+        "data": ["apache-beam>=2.70,<3", "pyarrow>=18,<26", "pyahocorasick>=2.1,<3", "httpx>=0.28,<1"],
         # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
         "tpu-compile": ["libtpu>=0.0.52,<0.1"],
         "gpu-compile": [

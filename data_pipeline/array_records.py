@@ -107,10 +107,12 @@ def publish(staging: Path, out: Path) -> None:
 
     A directory cannot be replaced in one step: the old one moves aside for the instant between the two renames.
     """
+    old = out.with_name(f".{out.name}.replaced")
+    if old.exists():  # left by a process that was killed in that instant, or after it
+        shutil.rmtree(old)
     if not out.exists():
         staging.rename(out)
         return
-    old = out.with_name(f"{out.name}.old-{os.getpid()}")
     out.rename(old)
     staging.rename(out)
     shutil.rmtree(old)
@@ -118,6 +120,8 @@ def publish(staging: Path, out: Path) -> None:
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
     """Raises InputError unless nothing is at `out`, or, with `overwrite`, a dataset."""
+    if out.is_symlink():
+        raise InputError(f"{out} is a link; give the directory that it names")
     if not out.exists():
         return
     if not out.is_dir():

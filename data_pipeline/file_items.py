@@ -30,12 +30,13 @@ _NAMES, _CAPTIONS = ("file_name", "image", "filename", "path"), ("caption", "tex
 
 
 def list_files(root: Path) -> tuple[list[Path], set[Path]]:
-    """All images below `root`, and the captions (without suffix) that have none, hidden ones left out."""
+    """All images below `root`, and the captions that have none, hidden ones left out."""
     # all but directories: a dangling link is counted when it is read, not passed over in silence
     files = sorted(p for p in root.rglob("*") if not os.path.isdir(p) and not _hidden(p.relative_to(root)))
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
     images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES]
-    return images, {p.with_suffix("") for p in files if p.suffix == ".txt"} - {p.with_suffix("") for p in images}
+    named = {p.with_suffix("") for p in images}
+    return images, {p for p in files if p.suffix == ".txt" and p.with_suffix("") not in named}
 
 
 def _hidden(relative: Path) -> bool:
@@ -47,7 +48,7 @@ def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Ite
     inside = root.resolve()
     for path in sorted([*images, *captions_alone]):
         if path in captions_alone:
-            yield Skip(path.relative_to(root).as_posix(), NO_IMAGE)
+            yield Skip(path.relative_to(root).with_suffix("").as_posix(), NO_IMAGE)
             continue
         key = path.relative_to(root).with_suffix("").as_posix()
         texts: dict[str, bytes] = {}
@@ -98,10 +99,16 @@ def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item
 def table_rows(table: Path) -> Iterator[TableRow]:
     """The rows of a .jsonl or .csv."""
     if table.suffix == ".csv":
-        with table.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
+        csv.field_size_limit(items.MAX_TEXT_BYTES)
+        # -sig: spreadsheets write a byte-order mark first
+        with table.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
             lines = csv.DictReader(_bounded(file))
-            for fields in lines:
-                yield lines.line_num, {k: _number(v) for k, v in fields.items() if k is not None}
+            try:
+                for fields in lines:
+                    texts = (*_NAMES, *_CAPTIONS, "url")
+                    yield lines.line_num, {k: v if k in texts else _number(v) for k, v in fields.items() if k is not None}
+            except csv.Error as e:
+                yield lines.line_num, f"cannot be read from here on ({e})"
         return
     with table.open("rb") as file:
         number = 0

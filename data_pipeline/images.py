@@ -13,11 +13,6 @@ MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
 MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
 MAX_ASPECT = 8  # long side over short: a square crop of more would show less than an eighth, which no caption of it describes
 
-# What Pillow raises on bytes that are not the image they claim to be. Its decoders are not consistent: a damaged PNG is
-# a SyntaxError, a truncated JPEG an OSError, a zlib stream that lies about its length a ValueError, bad EXIF a TypeError.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError)
-
-
 class TooLargeError(InputError):
     """More bytes or pixels than are read; told apart because it is not the image's fault."""
 
@@ -35,7 +30,7 @@ def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise TooLargeError(f"too many pixels to decode: {e}") from e
-    except _DAMAGED as e:
+    except Exception as e:  # Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError, SyntaxError, ...
         raise InputError(f"not a readable png, jpeg or webp image ({type(e).__name__})") from e
     width, height = image.size
     if width * height > max_pixels:
@@ -48,9 +43,21 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     try:
         turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except _DAMAGED as e:
+    except Exception as e:  # as above
         raise InputError(f"image with a damaged EXIF block ({type(e).__name__})") from e
     return (width, height) if turned else (height, width)
+
+
+def is_animated(image: Image.Image) -> bool:
+    """Whether it has frames beside the first. An MPO has not: a photograph with its own preview.
+
+    Raises:
+        InputError: the frame count is damaged.
+    """
+    try:
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except Exception as e:  # as above
+        raise InputError(f"image with a damaged number of frames ({type(e).__name__})") from e
 
 
 def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
@@ -76,7 +83,7 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-    except _DAMAGED as e:
+    except Exception as e:  # as above
         raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
 
 

@@ -47,6 +47,12 @@ class Skip:
     key: str
     reason: str
     detail: str = ""
+    lost: int = 0  # bytes of a file that could not be gone through
+
+    def __post_init__(self):
+        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not UTF-8
+        for field in ("key", "detail"):
+            object.__setattr__(self, field, getattr(self, field).encode(errors="backslashreplace").decode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ def make_item(key: str, image: Image | None, texts: dict[str, bytes], fields: di
     try:
         "".join((key, caption, url)).encode()
     except UnicodeEncodeError as e:  # JSON may hold half a surrogate pair, a file name any bytes
-        return Skip(ascii(key), BAD_TEXT, str(e)[:80])
+        return Skip(key, BAD_TEXT, str(e)[:80])
     return Item(key, image.data, caption, url, scores_of(fields), image.place)
 
 

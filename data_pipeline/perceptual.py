@@ -55,49 +55,73 @@ def band_keys(value: Hash, bands: int) -> Iterator[int]:
             yield band << width | (bits ^ flip)
 
 
-def close_pairs(values: np.ndarray, radius: int) -> np.ndarray:
-    """All (later, earlier) [P, 2] of uint64 [N] at a Hamming distance of at most `radius`, in blocks that fit into memory."""
+def close_pairs(values: np.ndarray, radius: int, most: int) -> np.ndarray:
+    """(later, earlier) [P, 2] of uint64 [N] at a Hamming distance of at most `radius`: of each value the `most` earliest."""
     found = [np.zeros((0, 2), np.int64)]
     block = max(1, 2**22 // max(1, len(values)))
     for start in range(0, len(values), block):
         distance = np.bitwise_count(values[start : start + block, None] ^ values[None, : start + block])
-        later, earlier = np.nonzero(distance <= radius)
-        later += start
-        found.append(np.stack([later, earlier], 1)[later > earlier])
+        close = np.tril(distance <= radius, start - 1)
+        close &= np.cumsum(close, axis=1, dtype=np.int32) <= most
+        later, earlier = np.nonzero(close)
+        found.append(np.stack([later + start, earlier], 1))
     return np.concatenate(found)
 
 
-def thumbnail(image: Image.Image) -> np.ndarray:
-    """What `same_picture` compares: float32 [64, 64, 3], 0..255, slightly blurred."""
+class Look(NamedTuple):
+    """What `same_picture` compares of an image, 0..255."""
+
+    small: np.ndarray  # float32 [64, 64, 3], slightly blurred
+    fine: np.ndarray  # float32 [S, S], grey; S is 256, or for small images 128 or 64
+
+
+def look(image: Image.Image) -> Look:
+    """Of an upright RGB image, of which no side needs to be above 512."""
     small = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return scipy.ndimage.gaussian_filter(np.asarray(small, np.float32), (1, 1, 0))
+    side = next(s for s in (256, 128, _SIDE) if s <= min(image.size) or s == _SIDE)
+    fine = image.convert("L").resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return Look(scipy.ndimage.gaussian_filter(np.asarray(small, np.float32), (1, 1, 0)), np.asarray(fine, np.float32))
 
 
-def same_picture(a: np.ndarray, b: np.ndarray, *, most: float = 6.0, most_local: float = 20.0) -> bool:
-    """Whether two thumbnails differ by a crop and by what compression does, and by nothing else.
+def same_picture(a: Look, b: Look, *, most: float = 6.0, most_local: float = 20.0, most_fine: float = 8.0) -> bool:
+    """Whether two images differ by a crop and by what compression does, and by nothing else.
 
-    The crop (a shift and a scale along each side, at most 8 %) is found by least squares (Lucas-Kanade). What remains must be small
-    over the whole picture (`most`: root mean square, of 255; less for pictures of low contrast) and in each seventh of its sides
-    (`most_local`): a small object of another colour is another picture.
+    The crop (a shift and a scale along each side, at most 8 %) is found by least squares (Lucas-Kanade). What remains, in levels of 255,
+    must be small over the whole picture (`most`, root mean square; less for pictures of low contrast), in each seventh of its sides
+    (`most_local`: a small object of another colour is another picture), and of the finer greys in each tenth (`most_fine`: so is another
+    text in the same place).
     """
-    grid = (np.arange(_SIDE) + 0.5) / _SIDE - 0.5
-    y, x = np.meshgrid(grid, grid, indexing="ij")
-    inner = np.s_[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    shift_x = shift_y = scale_x = scale_y = 0.0
-    for step in range(_STEPS + 1):
-        at = (np.stack([y * (1 + scale_y) + shift_y, x * (1 + scale_x) + shift_x]) + 0.5) * _SIDE - 0.5
-        warped = np.stack([scipy.ndimage.map_coordinates(b[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
-        rest = (a - warped)[inner]
-        if step == _STEPS:
-            break
+    shift = np.zeros(4)
+    for _ in range(_STEPS):
+        warped, at = _warped(b.small, shift)
         down, across = np.gradient(warped, 1 / _SIDE, axis=(0, 1))
-        slopes = np.stack([across, down, across * x[..., None], down * y[..., None]], -1)[inner].reshape(-1, 4)
+        slopes = np.stack([across, down, across * at[1][..., None], down * at[0][..., None]], -1)[_inner(_SIDE)].reshape(-1, 4)
         normal = slopes.T @ slopes
         # a flat picture has no slopes: the ridge keeps it where it is
         normal += np.eye(4) * (1e-3 * np.trace(normal) / 4 + 1e-6)
-        change = np.linalg.solve(normal, slopes.T @ rest.reshape(-1))
-        shift_x, shift_y, scale_x, scale_y = np.clip(np.array([shift_x, shift_y, scale_x, scale_y]) + change, -_MOST, _MOST)
-    energy = (rest**2).mean(-1)
-    contrast = float(a.std((0, 1)).mean())
-    local = scipy.ndimage.uniform_filter(energy, _SIDE // 7).max()
-    return bool(energy.mean() <= min(most, 1 + contrast / 5) ** 2 and local <= most_local**2)
+        shift = np.clip(shift + np.linalg.solve(normal, slopes.T @ (a.small - warped)[_inner(_SIDE)].reshape(-1)), -_MOST, _MOST)
+    energy = ((a.small - _warped(b.small, shift)[0])[_inner(_SIDE)] ** 2).mean(-1)
+    contrast = float(a.small.std((0, 1)).mean())
+    if energy.mean() > min(most, 1 + contrast / 5) ** 2 or scipy.ndimage.uniform_filter(energy, _SIDE // 7).max() > most_local**2:
+        return False
+    side = min(len(a.fine), len(b.fine))
+    both = (each.reshape(side, len(each) // side, side, -1).mean((1, 3)) for each in (a.fine, b.fine))
+    ours, theirs = (scipy.ndimage.gaussian_filter(each, 1.5) for each in both)
+    rest = (ours - _warped(theirs[..., None], shift)[0][..., 0])[_inner(side)]
+    return bool(scipy.ndimage.uniform_filter(rest**2, side // 10).max() <= most_fine**2)
+
+
+def _warped(picture: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[S, S, C] moved and scaled by (across, down, scale across, scale down), in widths; and where its pixels are, -.5...5."""
+    side = len(picture)
+    grid = (np.arange(side) + 0.5) / side - 0.5
+    y, x = np.meshgrid(grid, grid, indexing="ij")
+    at = (np.stack([y * (1 + shift[3]) + shift[1], x * (1 + shift[2]) + shift[0]]) + 0.5) * side - 0.5
+    channels = [scipy.ndimage.map_coordinates(picture[..., c], at, order=1, mode="nearest") for c in range(picture.shape[-1])]
+    return np.stack(channels, -1), np.stack([y, x])
+
+
+def _inner(side: int) -> tuple[slice, slice]:
+    """Without the edge, of which one picture has what the other lacks."""
+    margin = side // 24 if side > _SIDE else _MARGIN
+    return np.s_[margin:-margin, margin:-margin]

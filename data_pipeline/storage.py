@@ -1,9 +1,10 @@
 """Files here and in object stores (gs://, s3://, hdfs://): whole ones read and written. Only what has a scheme needs Beam."""
 
+import glob
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from data_pipeline.errors import InputError, first_line, naming
 
@@ -54,6 +55,11 @@ def write(path: str, data: bytes) -> None:
         unfinished.replace(place)
 
 
+def copy(source: str, target: str) -> None:
+    """Copies a file within one store, which does it by itself where it can."""
+    _systems().copy([source], [target])
+
+
 def upload(local: Path, path: str) -> None:
     """Moves a whole local file to `path`, in pieces where that is remote."""
     if not is_remote(path):
@@ -70,22 +76,37 @@ def upload(local: Path, path: str) -> None:
     local.unlink()
 
 
-def sizes(pattern: str) -> dict[str, int]:
-    """Path → bytes of the files that fit a pattern with *, ?, [], sorted.
+def exists(path: str) -> bool:
+    return bool(files(path)) if is_remote(path) else Path(path).exists()
+
+
+def names(folder: str, suffix: str) -> list[str]:
+    """Paths of the files in `folder` that end in `suffix`, sorted."""
+    if is_remote(folder):
+        return list(files(join(folder, f"*{suffix}")))
+    place = Path(folder)
+    return sorted(str(path) for path in place.iterdir() if path.name.endswith(suffix)) if place.is_dir() else []
+
+
+class File(NamedTuple):
+    size: int  # bytes
+    stamp: str  # another one when it was written anew
+
+
+def files(pattern: str) -> dict[str, File]:
+    """Path → what is there, of the files that fit a path or a pattern with **, *, ?, [], sorted.
 
     Raises:
         InputError: the file system cannot be asked.
     """
     if not is_remote(pattern):
-        import glob
-
-        files = (Path(path) for path in glob.glob(pattern))
-        return dict(sorted((str(path), path.stat().st_size) for path in files if path.is_file()))
+        paths = [Path(pattern)] if Path(pattern).is_file() else [Path(path) for path in glob.glob(pattern, recursive=True)]
+        return dict(sorted((str(path), File(path.stat().st_size, str(path.stat().st_mtime_ns))) for path in paths if path.is_file()))
     try:
         found = _systems().match([pattern])[0].metadata_list
     except Exception as e:  # of whichever library reaches that store
         raise InputError(f"{pattern} cannot be listed ({first_line(e)}); is its library installed, and may you read there?") from e
-    return dict(sorted((each.path, each.size_in_bytes) for each in found))
+    return dict(sorted((each.path, File(each.size_in_bytes, str(each.last_updated_in_seconds))) for each in found))
 
 
 def remove(paths: Iterable[str]) -> None:

@@ -4,11 +4,15 @@ grain's own state of worker processes depends on how many they are. Here the pos
 is made anew from there; so a run goes on with any number of either.
 """
 
+import ctypes
 import os
 import threading
 from multiprocessing import connection, parent_process
 
 import grain
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names
+MAPPED, KEPT = 64 << 20, 256 << 20  # bytes: allocations from which on each is a mapping of its own; free ones that are kept
 
 
 def start(data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int) -> grain.DatasetIterator:
@@ -24,6 +28,7 @@ def start(data: grain.MapDataset, position: int, *, threads: int, prefetch: int,
     """
     if not 0 <= position <= len(data):
         raise IndexError(f"data position {position} is out of range: there are {len(data)} batches")
+    _keep_memory()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
     if not workers:
         iterator = iter(data.to_iter_dataset(options))
@@ -44,6 +49,17 @@ def _begin(worker: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Have malloc keep what one image leaves for the next: mapping and unmapping its megabytes took a tenth of the time.
+
+    glibc goes there by itself, but up to 32 MiB only, and gives memory back that is wanted again at once. Other libraries are left alone.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, MAPPED)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def _parse_flags() -> None:

@@ -199,6 +199,15 @@ def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():
     assert np.abs(pixels.astype(int) - whole).mean() < 2.5  # a pixel off would be 20
 
 
+@pytest.mark.parametrize("position", [(0.0, 0.0), (0.999, 0.999)])
+def test_a_jpeg_of_odd_sides_reads_reduced_where_it_does_whole(position):
+    smooth = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(smooth).resize((901, 603), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)  # at 1/2 451 × 302
+    reduced, whole = (fit(out.getvalue(), 256, position=position, reduced=r)[0].astype(int) for r in (True, False))
+    assert 0 < np.abs(reduced - whole).mean() < 0.45  # 0.34; half a pixel off at the far end would be 0.6 or more
+
+
 def test_crops_and_zooms_vary_and_stay_in_range(data):
     batches = list(itertools.islice(loader(data, zoom=(1.0, 2.0)), 30))
     sizes = np.concatenate([b["sizes"] for b in batches])

@@ -10,10 +10,10 @@ import pytest
 import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from data_pipeline.perceptual import BITS, Hash, band_count, band_keys, close_pairs, phash, same_picture, thumbnail
+from data_pipeline.perceptual import BITS, Hash, band_count, band_keys, close_pairs, look, phash, same_picture
 from data_pipeline.scenes import COLOURS, sample_scene
 from data_pipeline.scenes_render import render
 
@@ -57,17 +57,17 @@ def test_copies_of_photographs_meet_and_are_confirmed(photographs):
             copy = copied(part, rng)
             a, b = phash(part), phash(copy)
             met += bool(set(band_keys(a, 4)) & set(band_keys(b, 4))) and (a.bits ^ b.bits).bit_count() <= 12
-            same += same_picture(thumbnail(copy), thumbnail(part))
+            same += same_picture(look(copy), look(part))
             total += 1
     assert met >= 0.95 * total
     assert same >= 0.98 * total
 
 
 def test_other_photographs_are_other_pictures(photographs):
-    thumbnails = [thumbnail(image) for image in photographs.values()]
-    for i, a in enumerate(thumbnails):
+    looks = [look(image) for image in photographs.values()]
+    for i, a in enumerate(looks):
         assert same_picture(a, a)
-        assert not any(same_picture(a, b) for j, b in enumerate(thumbnails) if i != j)  # two of them are a stereo pair
+        assert not any(same_picture(a, b) for j, b in enumerate(looks) if i != j)  # two of them are a stereo pair
 
 
 def test_a_small_object_of_another_colour_is_another_picture():
@@ -77,13 +77,26 @@ def test_a_small_object_of_another_colour_is_another_picture():
         other = next(c for c in COLOURS if c not in {o.colour for o in objects} and c != scene.background)
         changed = dataclasses.replace(scene, objects=(dataclasses.replace(objects[0], colour=other), *objects[1:]))
         a, b = (Image.fromarray(render(each, 128)) for each in (scene, changed))
-        assert not same_picture(thumbnail(a), thumbnail(b))
+        assert not same_picture(look(a), look(b))
+
+
+def test_another_text_in_the_same_place_is_another_picture(photographs):
+    rng, font = np.random.default_rng(0), ImageFont.load_default(44)
+    for image in photographs.values():
+        pair = []
+        for _ in range(2):
+            written = image.resize((480, 400))
+            text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 7))
+            ImageDraw.Draw(written).text((240, 300), text, anchor="mm", font=font, fill="white", stroke_width=2, stroke_fill="black")
+            pair.append(written)
+        assert not same_picture(*map(look, pair))
+        assert same_picture(look(pair[0]), look(copied(pair[0], rng)))
 
 
 def test_pictures_of_low_contrast_are_told_apart():
     rng = np.random.default_rng(0)
     fields = [rng.normal(128, 4, (6, 6, 3)).clip(0, 255).astype(np.uint8) for _ in range(6)]
-    pale = [thumbnail(Image.fromarray(f).resize((256, 256), Image.Resampling.BICUBIC)) for f in fields]
+    pale = [look(Image.fromarray(f).resize((256, 256), Image.Resampling.BICUBIC)) for f in fields]
     assert not any(same_picture(a, b) for i, a in enumerate(pale) for b in pale[:i])
 
 
@@ -105,8 +118,10 @@ def test_bands_meet_where_a_weak_bit_flipped(bits, order, bands, data):
 @given(st.lists(st.integers(0, 2**BITS - 1), min_size=1, max_size=40), st.integers(0, 30))
 @settings(max_examples=50, deadline=None)
 def test_close_pairs_are_all_within_the_radius(values, radius):
-    found = {tuple(pair) for pair in close_pairs(np.array(values, np.uint64), radius).tolist()}
-    assert found == {(i, j) for i in range(len(values)) for j in range(i) if (values[i] ^ values[j]).bit_count() <= radius}
+    for most in (3, len(values)):
+        found = {tuple(pair) for pair in close_pairs(np.array(values, np.uint64), radius, most).tolist()}
+        close = [[j for j in range(i) if (values[i] ^ values[j]).bit_count() <= radius] for i in range(len(values))]
+        assert found == {(i, j) for i, earlier in enumerate(close) for j in earlier[:most]}
 
 
 def test_more_records_get_longer_bands():
