@@ -16,10 +16,10 @@ setup(
     python_requires=">=3.11",
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs` is claimed
     packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline",
-              "data_pipeline.build", "data_pipeline.recaption"],
+              "data_pipeline.builder", "data_pipeline.recaption"],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
-        "cv3jax.topologies": ["*.textproto"], "data_pipeline.build": ["*.jinja"], "data_pipeline.recaption": ["*.json"],
+        "cv3jax.topologies": ["*.textproto"], "data_pipeline.builder": ["*.jinja"], "data_pipeline.recaption": ["*.json"],
     },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
     install_requires=[

@@ -14,7 +14,7 @@ from data_pipeline.errors import InputError
 # asked for is imported: Beam alone takes seconds.
 COMMANDS = {
     "build": (
-        "data_pipeline.build.command", "shards of captioned images to filtered, deduplicated records, on one machine or many",
+        "data_pipeline.builder.command", "shards of captioned images to filtered, deduplicated records, on one machine or many",
         "build --input 'laion/*.tar' --output runs/laion --min-side 256 --blocked-sources blocked.txt --direct_num_workers 8 "
         "--direct_running_mode multi_processing",
     ),

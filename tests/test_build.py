@@ -131,7 +131,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tars, built, bench
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not out.exists()
-    from data_pipeline.build import build
+    from data_pipeline.builder import build
 
     monkeypatch.setattr(build, "Scan", None)  # that pass was done
     main(flags(tars[0], out))
@@ -143,7 +143,7 @@ def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(tars,
     out, digest = tmp_path / "D", benchmarks[1].digest
     with pytest.raises(InputError, match=r"nothing is left of .* × min_side, .*; loosen the filters, the scan is kept"):
         main(flags(tars[0], out, "--min-side", "5000"))
-    from data_pipeline.build import build
+    from data_pipeline.builder import build
 
     monkeypatch.setattr(build, "Scan", None)  # no pass over the images any more
     main(flags(tars[0], out))
@@ -158,8 +158,8 @@ def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(tars,
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path, monkeypatch):
     """The dataset is there, and so is a part of the work: the same command ends well, and so does one that replaces it."""
-    from data_pipeline.build import build
-    from data_pipeline.build.work import Work
+    from data_pipeline.builder import build
+    from data_pipeline.builder.work import Work
 
     out, clear = tmp_path / "D", Work.clear
 
@@ -201,7 +201,7 @@ def test_two_builds_of_one_output_do_not_meet(tars, tmp_path):
 def test_a_worker_ends_when_the_build_is_killed():
     program = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.build.worker import watch; watch({os.getpid()})"])
+child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.builder.worker import watch; watch({os.getpid()})"])
 print(child.pid, flush=True)
 time.sleep(600)
 """

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_data_pack import encoded
 
-from data_pipeline.build.blocked import blocker, plain_url, read_blocked
-from data_pipeline.build.facts import Facts, look, read_facts, write_rows
-from data_pipeline.build.filters import make_judge
-from data_pipeline.build.settings import Settings, load_settings
+from data_pipeline.builder.blocked import blocker, plain_url, read_blocked
+from data_pipeline.builder.facts import Facts, look, read_facts, write_rows
+from data_pipeline.builder.filters import make_judge
+from data_pipeline.builder.settings import Settings, load_settings
 from data_pipeline.errors import InputError
 from data_pipeline.items import Item, Place, Skip
 

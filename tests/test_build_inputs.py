@@ -14,9 +14,9 @@ from PIL import Image
 from pyarrow import parquet
 from test_data_pack import tar
 
-from data_pipeline.build.dedup import Entry, EntryCoder, clashes, pairs
-from data_pipeline.build.facts import look
-from data_pipeline.build.inputs import Unit, find_units, groups, read_place, read_unit
+from data_pipeline.builder.dedup import Entry, EntryCoder, clashes, pairs
+from data_pipeline.builder.facts import look
+from data_pipeline.builder.inputs import Unit, find_units, groups, read_place, read_unit
 from data_pipeline.cli import main
 from data_pipeline.errors import InputError
 from data_pipeline.items import Item, Place
@@ -201,7 +201,7 @@ def test_wrong_inputs(flags, message, tmp_path):
 
 
 def test_a_file_that_changed_meanwhile(tmp_path, monkeypatch):
-    from data_pipeline.build import build as passes
+    from data_pipeline.builder import build as passes
 
     tar(tmp_path / "a.tar", sample(0) + sample(1))
 
@@ -236,7 +236,7 @@ def test_crowded_bands_stay_cheap(monkeypatch):
     met = list(pairs((0, crowd), 4))
     assert len(met) == sum(min(i, 8) for i in range(300))
     assert all(worse > better for _, (worse, better) in met)
-    monkeypatch.setattr("data_pipeline.build.dedup.BUCKET", 50)
+    monkeypatch.setattr("data_pipeline.builder.dedup.BUCKET", 50)
     assert 280 < len({worse.ordinal for _, (worse, _) in pairs((0, crowd), 4)}) < 300
 
 

@@ -31,7 +31,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
                            capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
     assert all(Path(path).is_relative_to(target) for path in found)
     assert not (target / "configs").exists()
-    for name in ("cv3jax/topologies/h100.textproto", "data_pipeline/build/report.html.jinja", "data_pipeline/recaption/dialogue.json"):
+    for name in ("cv3jax/topologies/h100.textproto", "data_pipeline/builder/report.html.jinja", "data_pipeline/recaption/dialogue.json"):
         assert (target / name).is_file()
     shown = tiny_runs.run("cv3jax.train", "--help", **where).stdout
     for name in (path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common")):

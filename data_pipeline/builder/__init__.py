@@ -1,0 +1,1 @@
+"""Shards of captioned images → filtered, deduplicated records, on Apache Beam."""

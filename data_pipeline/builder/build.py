@@ -1,0 +1,206 @@
+"""The passes of a build one after the other: scan, decide, write, publish. Each goes on where a killed one was."""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from apache_beam import Create, ParDo, Reshuffle
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from data_pipeline import storage
+from data_pipeline.array_records import check_replaceable
+from data_pipeline.builder import finish, inputs, report
+from data_pipeline.builder.blocked import read_blocked
+from data_pipeline.builder.decide import decide
+from data_pipeline.builder.inputs import Unit
+from data_pipeline.builder.running import run
+from data_pipeline.builder.scan import Scan, read_header
+from data_pipeline.builder.settings import Settings
+from data_pipeline.builder.work import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
+from data_pipeline.builder.write import WriteShard
+from data_pipeline.errors import InputError
+from data_pipeline.perceptual import band_count
+
+VERSION = 1  # of what the passes write: a build of another version starts anew
+
+
+def build(
+    units: list[Unit], out: str, settings: Settings, options: PipelineOptions, *, metadata: list[str], join_on: str, shard_bytes: int,
+    max_bad_fraction: float, threads: int, overwrite: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Builds the dataset `out` from `units`. Returns report.json, with {"seconds": {pass: s}}.
+
+    What is done so far lies in OUT.build until the end. It is used again if it is of the same inputs; the scan also where only
+    filters have changed.
+
+    Raises:
+        InputError: `out` is taken, too much of the input is bad, nothing is left, or the inputs change meanwhile.
+        OSError: something could not be written.
+    """
+    work = Work(out.rstrip("/") + ".build")
+    blocked = read_blocked(settings.blocked_sources) if settings.blocked_sources else ()
+    plan = _plan(units, settings, metadata, join_on, shard_bytes)
+    with _alone(work):
+        if not overwrite and _published(out, plan):
+            _remove(work)
+            return {**Work(out).read(report.JSON_NAME), "seconds": {}}
+        if not storage.is_remote(out):
+            check_replaceable(Path(out), overwrite)
+        elif storage.exists(storage.join(out, "dataset_info.json")):
+            if not overwrite:
+                raise InputError(f"{out} already holds records; give --overwrite to replace them, or another place")
+            storage.remove(storage.names(out, ""))
+        _keep_what_fits(work, plan)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "scan"):
+            _scan(work, units, settings, options, threads)
+            items = _check_bad(work, units, max_bad_fraction)
+        with _timed(seconds, "decide"):
+            if work.read(DECIDED) != plan or len(work.done(DECIDE, "gz") & work.done(DECIDE, "json")) < len(units):
+                work.clear(DECIDE)
+                run(
+                    options,
+                    lambda p: decide(p, units, work, settings, blocked, bands=band_count(items), metadata=metadata, join_on=join_on),
+                    ("decide", len(units), "unit", lambda: len(work.done(DECIDE, "gz"))),
+                )
+                work.write(DECIDED, plan)
+        figures = finish.merged(work, len(units))
+        if metadata and not figures.joined:
+            raise InputError(f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see --join-on")
+        if not figures.kept:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common()) or "no items"
+            raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; loosen the filters, the scan is kept")
+        with _timed(seconds, "write"):
+            groups = inputs.groups(units, shard_bytes)
+            _write(work, units, groups, options)
+        with _timed(seconds, "report"):
+            told = report.summary(figures)
+            files = {
+                report.JSON_NAME: finish.as_bytes(told),
+                report.HTML_NAME: report.page(figures, settings, Path(out).name).encode(),
+                finish.PLAN: finish.as_bytes({**plan, "settings": vars(settings), "inputs": sorted({unit.path for unit in units})}),
+            }
+            finish.finish(work, out, len(groups), files)
+        _remove(work)
+    return {**told, "seconds": seconds}
+
+
+def _plan(units: list[Unit], settings: Settings, metadata: list[str], join_on: str, shard_bytes: int) -> dict[str, Any]:
+    tables = [[path, *file] for pattern in metadata for path, file in storage.files(pattern).items()]
+    return {
+        "version": VERSION, "units": inputs.fingerprint(units), "scan": [settings.max_bytes, settings.max_pixels],
+        "filters": settings.fingerprint(), "metadata": [join_on, *tables],
+        "shard_bytes": shard_bytes,
+    }  # fmt: skip
+
+
+def _published(out: str, plan: dict) -> bool:
+    """Whether `out` holds what this build would make: it was killed after that."""
+    told = Work(out).read(finish.PLAN)
+    return isinstance(told, dict) and {name: told.get(name) for name in plan} == plan
+
+
+def _keep_what_fits(work: Work, plan: dict) -> None:
+    """Removes what an earlier, killed build left that this one cannot use."""
+    old = work.read(PLAN) or {}
+    same = {name: old.get(name) == plan[name] for name in plan}
+    if not (same["version"] and same["units"] and same["scan"]):
+        work.clear(SHARDS, DECIDE, SCAN)
+    elif not all(same.values()):
+        work.clear(SHARDS, DECIDE)
+    work.write(PLAN, plan)
+
+
+def _scan(work: Work, units: list[Unit], settings: Settings, options: PipelineOptions, threads: int) -> None:
+    done = work.done(SCAN, "gz")
+    pending = [(number, unit) for number, unit in enumerate(units) if number not in done]
+    if not pending:
+        return
+    doing = Scan(work, settings.max_bytes, settings.max_pixels, threads)
+    run(
+        options, lambda p: p | Create(pending) | Reshuffle() | ParDo(doing),
+        ("scan", *_progress(units, lambda: work.done(SCAN, "gz"))),
+    )  # fmt: skip
+
+
+def _write(work: Work, units: list[Unit], groups: list[range], options: PipelineOptions) -> None:
+    done = work.done(SHARDS, "json")
+    pending = [(number, [(unit, units[unit]) for unit in group]) for number, group in enumerate(groups) if number not in done]
+    if not pending:
+        return
+
+    def written() -> set[int]:
+        return {unit for group in work.done(SHARDS, "json") for unit in groups[group]}
+
+    run(options, lambda p: p | Create(pending) | Reshuffle() | ParDo(WriteShard(work)), ("write", *_progress(units, written)))
+
+
+def _progress(units: list[Unit], done) -> tuple[int, str, Any]:
+    unit = "B" if all(unit.kind in (inputs.TAR, inputs.PARQUET) for unit in units) else "file"
+    sizes = [each.size if unit == "B" or each.parts else 1 for each in units]
+    return sum(sizes), unit, lambda: sum(sizes[number] for number in done())
+
+
+def _check_bad(work: Work, units: list[Unit], most: float) -> int:
+    """Items in all. Raises InputError when more than `most` of them are bad."""
+    headers = [read_header(work, number) for number in range(len(units))]
+    items, bad, lost = (sum(header[name] for header in headers) for name in ("items", "bad", "lost"))
+    size = sum(unit.size for unit in units if not unit.parts)
+    if lost > most * size:
+        broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
+        raise InputError(
+            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in {units[broken].name}); at most "
+            f"--max-bad-fraction {most:g} may be. Fetch them again, or raise it: the same command then goes on"
+        )
+    if bad > most * items:
+        worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
+        raise InputError(
+            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most of them in {units[worst].name}); "
+            f"at most --max-bad-fraction {most:g} may be. Look at the inputs, or raise it: the same command then goes on"
+        )
+    return items
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 2)
+
+
+@contextmanager
+def _alone(work: Work) -> Iterator[None]:
+    """Keeps a second build off the same directory, where it is on a local file system."""
+    if storage.is_remote(work.folder):
+        yield
+        return
+    folder = Path(work.folder)
+    try:
+        if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} is in the way, and not of a build; move it, or give another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as e:
+        raise InputError(f"{folder} cannot be made ({e.strerror}); give another --output") from e
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise InputError(f"{folder} belongs to a build that is running; wait for it, or give another --output") from e
+        for left in folder.glob("writing-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            if folder.exists() and [path.name for path in folder.iterdir()] == ["lock"]:  # refused before anything was done
+                shutil.rmtree(folder)
+
+
+def _remove(work: Work) -> None:
+    work.clear(SHARDS, DECIDE, SCAN)
+    if not storage.is_remote(work.folder):
+        shutil.rmtree(work.folder)

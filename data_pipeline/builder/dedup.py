@@ -1,0 +1,146 @@
+"""Duplicates across all shards: of each set the best stays, whatever the order of shards. Only keys and hashes are shuffled.
+
+Exact: the digest of the decoded pixels. Near: records that share a band of their perceptual hash (perceptual.py) and are within the
+radius, confirmed on pixels, which are read from where they lie. A record is dropped when a better one shows the same picture; so
+the best of a chain of near duplicates stays, and a picture is never dropped for one that is smaller.
+"""
+
+import dataclasses
+import functools
+import itertools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+
+from data_pipeline.builder.facts import Facts
+from data_pipeline.builder.filters import EXACT, NEAR
+from data_pipeline.builder.inputs import read_place
+from data_pipeline.images import decode_rgb, open_image
+from data_pipeline.items import Place
+from data_pipeline.perceptual import Hash, Look, band_keys, close_pairs, look, same_picture
+
+BUCKET = 20_000  # records of one band value that are compared with one another; more are cut into stretches of like hashes
+WINNERS = 8  # better records that a bucket names for one
+_LOOKS = 32  # better records that are looked at for one
+_KEPT = 128  # images in memory, as they are compared
+_RANK, _MOST = 28, 2**47  # bytes of a rank; more than an image has pixels or bytes
+
+
+class Entry(NamedTuple):
+    """A record that passed the filters. Entries compare by rank, then by place: the smaller is the one that stays."""
+
+    rank: bytes  # more pixels first, then more bytes, then by digests of the image and of its text
+    unit: int
+    ordinal: int
+    key: str
+    place: Place
+    phash: int
+    weak: bytes
+
+
+class EntryCoder(beam.coders.Coder):
+    """Entries as some seventy bytes: the bands shuffle twenty of each."""
+
+    _HEAD = struct.Struct(f">{_RANK}sIIQQqBHI")
+
+    def encode(self, entry: Entry) -> bytes:
+        key, file = entry.key.encode(), entry.place.file.encode(errors="surrogateescape")
+        numbers = (entry.phash, entry.place.offset, entry.place.size, len(entry.weak), len(key), len(file))
+        return b"".join((self._HEAD.pack(entry.rank, entry.unit, entry.ordinal, *numbers), entry.weak, key, file))
+
+    def decode(self, data: bytes) -> Entry:
+        rank, unit, ordinal, phash, offset, size, weak, key, file = self._HEAD.unpack_from(data)
+        ends = [self._HEAD.size + n for n in (0, weak, weak + key, weak + key + file)]
+        texts = [data[start:end] for start, end in itertools.pairwise(ends)]
+        place = Place(texts[2].decode(errors="surrogateescape"), offset, size)
+        return Entry(rank, unit, ordinal, texts[1].decode(), place, phash, texts[0])
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+beam.coders.registry.register_coder(Entry, EntryCoder)
+
+
+def make_entry(unit: int, facts: Facts, path: str) -> Entry:
+    """`path`, the unit's own, is left out of the place and put back by `whole`: most images lie in it."""
+    size = (_MOST - facts.width * facts.height).to_bytes(6) + (_MOST - facts.bytes).to_bytes(6)
+    rank = size + bytes.fromhex(facts.sha256[:16] + facts.text)
+    place = dataclasses.replace(facts.place, file="") if facts.place.file == path else facts.place
+    return Entry(rank, unit, facts.ordinal, facts.key, place, facts.phash, bytes.fromhex(facts.weak))
+
+
+def whole(entry: Entry, paths: Sequence[str]) -> Place:
+    """Where an entry's image lies; `paths` of all units."""
+    return entry.place if entry.place.file else dataclasses.replace(entry.place, file=paths[entry.unit])
+
+
+def exact(same: tuple[str, Iterable[Entry]], paths: Sequence[str]) -> Iterator[Any]:
+    """(pixels, all entries of them) → the best, and (tagged "drop") the decisions on the others."""
+    best = min(same[1])
+    yield best
+    for entry in same[1]:  # read once more, for there may be a million of a placeholder
+        if entry != best:
+            yield beam.pvalue.TaggedOutput("drop", _drop(entry, EXACT, best, paths))
+
+
+def _drop(entry: Entry, reason: str, better: Entry, paths: Sequence[str]) -> tuple[int, dict]:
+    twin = dataclasses.asdict(whole(better, paths))
+    return entry.unit, {"ordinal": entry.ordinal, "reason": reason, "detail": f"of {better.key}", "twin": twin}
+
+
+def in_bands(entry: Entry, bands: int) -> Iterator[tuple[int, Entry]]:
+    for key in band_keys(Hash(entry.phash, entry.weak), bands):
+        yield key, entry._replace(weak=b"")
+
+
+def pairs(band: tuple[int, Iterable[Entry]], radius: int) -> Iterator[tuple[tuple[int, int], tuple[Entry, Entry]]]:
+    """(band value, its entries) → ((unit, ordinal) of the worse, (worse, better)) of those within the radius."""
+    met = sorted(set(band[1]))  # a record may come by two of its keys
+    if len(met) < 2:
+        return
+    stretches = [met]
+    if len(met) > BUCKET:
+        beam.metrics.Metrics.counter("dedup", "hot buckets").inc()
+        met.sort(key=lambda entry: (entry.phash, entry))
+        stretches = [sorted(met[i : i + BUCKET]) for i in range(0, len(met), BUCKET)]
+    for stretch in stretches:
+        for worse, better in close_pairs(np.array([entry.phash for entry in stretch], np.uint64), radius, WINNERS):
+            yield stretch[worse][1:3], (stretch[worse], stretch[better])
+
+
+class Confirm(beam.DoFn):
+    """(record, its pairs) → the decision to drop it, once a better record turns out to show the same picture."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+
+    def setup(self) -> None:
+        self._look = functools.lru_cache(_KEPT)(_look)
+
+    def process(self, element: tuple[tuple[int, int], Iterable[tuple[Entry, Entry]]]) -> Iterator[tuple[int, dict]]:
+        found = list(element[1])
+        worse = found[0][0]
+        for better in sorted({better for _, better in found})[:_LOOKS]:
+            if same_picture(*(self._look(whole(entry, self._paths)) for entry in (worse, better))):
+                yield _drop(worse, NEAR, better, self._paths)
+                return
+
+
+def _look(place: Place) -> Look:
+    return look(decode_rgb(open_image(read_place(place)), short_side=512))
+
+
+def clashes(key: str, entries: Iterable[Entry]) -> Iterator[tuple[int, dict]]:
+    """Different pictures of one key: all but the best get a key with their digest's beginning in it."""
+    _, *others = sorted(entries)
+    given: set[str] = set()
+    for entry in others:
+        name = f"{key}~{entry.rank[12:20].hex()}"
+        while name in given:
+            name += "~"
+        given.add(name)
+        yield entry.unit, {"ordinal": entry.ordinal, "key": name}

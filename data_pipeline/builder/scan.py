@@ -1,0 +1,55 @@
+"""First pass: every item of a unit is decoded once and measured; facts are written, pixels forgotten."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from data_pipeline.builder.facts import Facts, look, read_rows, write_rows
+from data_pipeline.builder.inputs import Unit, read_unit
+from data_pipeline.builder.work import SCAN, Work
+from data_pipeline.items import BAD_TAR, BAD_TEXT, MISSING, UNDECODABLE, UNREADABLE, Item, Skip
+from data_pipeline.parquet_items import BAD_PARQUET
+
+BAD = {reason.replace(" ", "_") for reason in (UNDECODABLE, BAD_TAR, BAD_TEXT, MISSING, UNREADABLE, BAD_PARQUET)}
+
+
+class Scan(beam.DoFn):
+    """(number, unit) → its file of facts, decoded by `threads` threads (Pillow releases the GIL), few images in memory at a time."""
+
+    def __init__(self, work: Work, max_bytes: int, max_pixels: int, threads: int):
+        self._work, self._bounds, self._threads = work, (max_bytes, max_pixels), threads
+
+    def setup(self) -> None:
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged EXIF blocks, which are counted where they matter
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+
+    def teardown(self) -> None:
+        self._pool.shutdown()
+
+    def process(self, element: tuple[int, Unit]) -> Iterator[Any]:
+        number, unit = element
+        rows = [dataclasses.asdict(facts) for facts in self._looked(read_unit(unit))]
+        bad = [row for row in rows if row["problem"] in BAD]
+        # of a broken file only one row tells, so its lost bytes count too
+        header = {"items": len(rows), "bad": len(bad), "lost": sum(row["bytes"] for row in bad if not row["sha256"])}
+        write_rows(self._work.path(SCAN, number), [header, *rows])
+        return iter(())
+
+    def _looked(self, items: Iterable[Item | Skip]) -> Iterator[Facts]:
+        waiting: collections.deque = collections.deque()
+        for ordinal, item in enumerate(items):
+            waiting.append(self._pool.submit(look, item, ordinal, *self._bounds))
+            if len(waiting) > 2 * self._threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def read_header(work: Work, number: int) -> dict[str, int]:
+    """{"items", "bad", "lost": bytes} of a scanned unit."""
+    return next(read_rows(work.path(SCAN, number)))

@@ -1,0 +1,69 @@
+"""Third pass: reads the inputs again and writes what was kept, a shard a group of units, image bytes as they were."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+
+from data_pipeline import storage
+from data_pipeline.array_records import ShardWriter
+from data_pipeline.builder.facts import read_facts, read_rows, text_digest
+from data_pipeline.builder.inputs import Unit, read_unit
+from data_pipeline.builder.work import DECIDE, SCAN, SHARDS, Work
+from data_pipeline.errors import InputError
+from data_pipeline.items import Item
+from data_pipeline.records import FEATURES, Record
+
+SUFFIX = "array_record"
+
+
+class WriteShard(beam.DoFn):
+    """(group, [(number, unit), …]) → a shard of their kept items and, last, its count and sizes."""
+
+    def __init__(self, work: Work):
+        self._work = work
+
+    def process(self, element: tuple[int, list[tuple[int, Unit]]]) -> Iterator[Any]:
+        group, units = element
+        local = None if storage.is_remote(self._work.folder) else Path(self._work.folder)
+        with tempfile.TemporaryDirectory(prefix="writing-", dir=local) as folder:
+            shard, sizes = Path(folder) / "shard", []
+            with ShardWriter(shard, FEATURES) as writer:
+                for number, unit in units:
+                    for record in self._records(number, unit):
+                        writer.write(record)
+                        sizes.append([record["height"], record["width"]])
+            size = shard.stat().st_size
+            if sizes:
+                storage.upload(shard, self._work.path(SHARDS, group, SUFFIX))
+        # after the shard: where this is, the shard is whole
+        self._work.write(f"{SHARDS}/{group:06d}.json", {"bytes": size, "sizes": sizes})
+        return iter(())
+
+    def _records(self, number: int, unit: Unit) -> Iterator[Record]:
+        decisions = {row["ordinal"]: row for row in read_rows(self._work.path(DECIDE, number))}
+        facts_of = read_facts(self._work.path(SCAN, number))
+        for item in read_unit(unit):
+            facts = next(facts_of, None)
+            decision = decisions.get(facts.ordinal, {}) if facts else {}
+            same = facts is not None and item.key == facts.key
+            if same and "reason" in decision:
+                continue
+            same = same and isinstance(item, Item) and text_digest(item) == facts.text
+            if not same or hashlib.sha256(item.image).hexdigest() != facts.sha256:
+                raise _changed(unit)
+            yield Record(
+                image=item.image, caption=item.caption, recaption="", url=decision.get("url", item.url), key=decision.get("key", item.key),
+                width=facts.width, height=facts.height, sha256=facts.sha256, phash=f"{facts.phash:016x}",
+                scores=json.dumps(decision.get("scores", item.scores), sort_keys=True),
+            )  # fmt: skip
+        if next(facts_of, None) is not None:
+            raise _changed(unit)
+
+
+def _changed(unit: Unit) -> InputError:
+    return InputError(f"{unit.path} changed while it was being read; leave it alone, and the same command starts with it anew")
