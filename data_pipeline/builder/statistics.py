@@ -95,8 +95,8 @@ class Statistics:
             if rest := sum(n for _, n in counts[SOURCES:]):
                 sources[group]["(others)"] = sources[group].get("(others)", 0) + rest
         return {
-            "items": self.items, "kept": self.kept, "kept_bytes": self.kept_bytes, "joined": self.joined, "reasons": dict(sorted(self.reasons.items())),
-            "histograms": self.histograms, "sources": sources, "broken": self.broken, "examples": dict(sorted(self.examples.items())),
+            "items": self.items, "kept": self.kept, "kept_bytes": self.kept_bytes, "joined": self.joined,
+            "reasons": dict(sorted(self.reasons.items())), "histograms": self.histograms, "sources": sources, "broken": self.broken, "examples": dict(sorted(self.examples.items())),
         }  # fmt: skip
 
 
