@@ -42,7 +42,7 @@ def fields(data, *more):
 
 
 def test_each_size_is_one_compiled_step(data, tmp_path):
-    config = tiny_runs.config("base", *tiny_runs.ALONE, *fields(data))
+    config = tiny_runs.config("base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data))
     with tiny_runs.devices(1):
         pieces = build.build(config, tmp_path)
     assert pieces.data.sizes == SIZES

@@ -96,7 +96,8 @@ class Statistics:
                 sources[group]["(others)"] = sources[group].get("(others)", 0) + rest
         return {
             "items": self.items, "kept": self.kept, "kept_bytes": self.kept_bytes, "joined": self.joined,
-            "reasons": dict(sorted(self.reasons.items())), "histograms": self.histograms, "sources": sources, "broken": self.broken, "examples": dict(sorted(self.examples.items())),
+            "reasons": dict(sorted(self.reasons.items())), "histograms": self.histograms, "sources": sources,
+            "broken": self.broken, "examples": dict(sorted(self.examples.items())),
         }  # fmt: skip
 
 
