@@ -64,7 +64,7 @@ test-all: setup lint
 test-gpu: setup
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 
-# what the figures of docs/benchmarks.md come from, one after the other; about an hour on two cores that do nothing else
+# what the figures of docs/benchmarks.md come from, one after the other; about two hours on two cores that do nothing else
 benchmarks: setup-torch setup-tpu setup-gpu
 	@mkdir -p benchmarks/results
 	@for name in $(BENCHMARKS); do \

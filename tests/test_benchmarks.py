@@ -36,6 +36,8 @@ def benchmark(monkeypatch):
     ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
     ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
     ("loop", ["--steps", "0"], "--rounds and --steps must be at least 1"),
+    ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
+    ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
 ])  # fmt: skip
 def test_a_bad_flag_is_no_traceback(name, flags, message, benchmark, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
