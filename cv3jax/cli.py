@@ -35,8 +35,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from absl import logging
 
     from cv3jax import hosts
-    from cv3jax.loop import NonFiniteLossError
-    from cv3jax.stopping import StoppedError
+    from cv3jax.stopping import NonFiniteLossError, StoppedError
     from data_pipeline.errors import InputError, first_line
 
     tune_cpu()

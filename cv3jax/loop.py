@@ -15,14 +15,11 @@ from cv3jax.accounting import Account
 from cv3jax.ahead import Ahead
 from cv3jax.metrics import MetricsLog, NoLog
 from cv3jax.state import TrainState
+from cv3jax.stopping import NonFiniteLossError
 from cv3jax.tracing import tracing
 
 CHECK = 50  # steps at most between two looks at whether the save in the background has failed
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
-
-
-class NonFiniteLossError(Exception):
-    """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +101,10 @@ def train_loop(
             with jax.transfer_guard("disallow"):
                 with account.doing("data"):
                     batch = next(batches)
+                # A step that has ended is looked at first. Where a process has died it has failed, and collectives of another
+                # step on top of its remains can make Gloo end this process before it says so.
+                if pending and all(value.is_ready() for value in pending[-1][1].values()):
+                    settle(0)
                 with account.doing("step"), jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics = step_fn(state, batch)
                 account.started(metrics)

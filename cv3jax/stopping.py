@@ -11,6 +11,10 @@ from cv3jax.peers import Peers
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class NonFiniteLossError(Exception):
+    """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
+
+
 class StoppedError(Exception):
     """A run ended because it was asked to. `signal` is the number by which."""
 

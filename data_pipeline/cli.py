@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         print(usage())
         return
     if not argv or argv[0] not in COMMANDS:
-        raise InputError(f"no command `data {argv[0] if argv else ''}`; after data comes one of {', '.join(COMMANDS)}")
+        given = f"no command data {argv[0]!r}; " if argv else ""
+        raise InputError(f"{given}after data comes one of {', '.join(COMMANDS)}, encode; see cv3jax data --help")
     name, (module, _, example) = argv[0], COMMANDS[argv[0]]
     module = importlib.import_module(module)
     summary = " ".join(module.__doc__.split("\n\n")[0].split())

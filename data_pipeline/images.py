@@ -9,9 +9,16 @@ from PIL import Image, ImageOps
 from data_pipeline.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# how files of other kinds begin: name, bytes, at which byte
+_OTHERS = (("GIF", b"GIF8", 0), ("BMP", b"BM", 0), ("TIFF", b"II*\0", 0), ("TIFF", b"MM\0*", 0), ("AVIF or HEIF", b"ftyp", 4),
+           ("JPEG XL", b"\xff\x0a", 0))  # fmt: skip
 MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
 MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
 MAX_ASPECT = 8  # long side over short: a square crop of more would show less than an eighth, which no caption of it describes
+
+class UnsupportedError(InputError):
+    """An image of a format that is not read; told apart because it is not damaged."""
+
 
 class TooLargeError(InputError):
     """More bytes or pixels than are read; told apart because it is not the image's fault."""
@@ -22,10 +29,13 @@ def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int
 
     Raises:
         TooLargeError: more than `max_bytes` or more than `max_pixels`.
+        UnsupportedError: another kind of image.
         InputError: not a png, jpeg or webp.
     """
     if len(data) > max_bytes:
         raise TooLargeError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
+    if kind := next((name for name, start, at in _OTHERS if data[at : at + len(start)] == start), None):
+        raise UnsupportedError(f"a {kind} image; png, jpeg and webp are read")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:

@@ -126,7 +126,7 @@ def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
     assert counted.kinds["attention kernel"] == blocks * 2 * 2 * 2 * rows * (128 + 256) * width  # of keys 16 and 225, padded
 
 
-@pytest.mark.parametrize("what", ["forward", "train"])
+@pytest.mark.parametrize("what", ["forward", pytest.param("train", marks=pytest.mark.slow)])
 def test_our_side_counts_the_flops_of_what_it_times(what, benchmark, monkeypatch, tmp_path, quick_compiles):
     script, measure = benchmark("unet"), benchmark("measure")
     net = UNet(channels=32, channel_mult=(1, 2), res_blocks=1, depth=(0, 1), mid_depth=1, head_dim=32, groups=8)

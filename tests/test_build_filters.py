@@ -163,7 +163,7 @@ def test_pixels_decide_what_is_the_same():
 def test_animations(kind):
     frames = [Image.new("RGB", (20, 20), (i * 80, 40, 255 - i * 80)) for i in range(3)]
     facts = look(item(saved(frames[0], kind, save_all=True, append_images=frames[1:])), 0, 10**6, 10**6)
-    assert facts.animated if kind != "GIF" else facts.problem == "undecodable"
+    assert facts.animated if kind != "GIF" else facts.problem == "unsupported_format"
 
 
 def saved(image, kind, **options):

@@ -72,8 +72,8 @@ def test_bad_input(tmp_path):
         with pytest.raises(InputError, match=message):
             main(argv)
     for argv, message in (
-        ([], "after data comes one of pack, "),
-        (["nothing"], "no command `data nothing`"),
+        ([], "after data comes one of build, pack, "),
+        (["nothing"], "no command data 'nothing'; after data comes"),
         (["scenes", "--num", "x", "--out", "o"], "--num: invalid int value: 'x'; see cv3jax data scenes --help"),
     ):
         with pytest.raises(InputError, match=message):

@@ -267,5 +267,8 @@ def test_bounds_on_pixels_and_bytes():
     open_image(encoded(0, size=(20, 20)), max_pixels=400)
     with pytest.raises(images.TooLargeError, match="bytes"):
         open_image(encoded(0), max_bytes=100)
+    for kind in ("BMP", "GIF", "TIFF"):
+        with pytest.raises(images.UnsupportedError, match=f"a {kind} image; png, jpeg and webp are read"):
+            open_image(saved(Image.new("RGB", (4, 4)), kind))
     with pytest.raises(InputError, match="not a readable"):
-        open_image(saved(Image.new("RGB", (4, 4)), "BMP"))
+        open_image(b"no image")

@@ -316,7 +316,7 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
         prices = ["--price-in", "1", "--price-out", "2"]
         main([*command, "--dialogue", str(template), "--api-key-env", "MY_KEY", *prices, "--json", str(tmp_path / "f.json")])
         out = capsys.readouterr().out
-        assert f"30 of 31 records recaptioned, in {tmp_path / 'out'}" in out
+        assert f"30 of 31 records have a new caption, in {tmp_path / 'out'}" in out
         assert f"{len(server.seen)} requests, 0 of them retries; " in out
         assert "; cost 0.0" in out
         assert "without a new caption 1: control characters (such as k/3: a ?[31mcaption)" in out

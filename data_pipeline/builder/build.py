@@ -73,7 +73,10 @@ def build(
             raise InputError(f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see --join-on")
         if not figures.kept:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common()) or "no items"
-            raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; loosen the filters, the scan is kept")
+            hint = "loosen the filters, the scan is kept"
+            if set(figures.reasons) <= {"no_caption", "no_image"}:
+                hint = "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or --captions FILE"
+            raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
         with _timed(seconds, "write"):
             groups = inputs.groups(units, shard_bytes)
             _write(work, units, groups, options)

@@ -14,11 +14,11 @@ from PIL import Image
 
 from data_pipeline import storage
 from data_pipeline.errors import InputError
-from data_pipeline.images import TooLargeError, decode_rgb, is_animated, open_image, upright_size
+from data_pipeline.images import TooLargeError, UnsupportedError, decode_rgb, is_animated, open_image, upright_size
 from data_pipeline.items import TOO_LARGE, UNDECODABLE, Item, Place, Skip
 from data_pipeline.perceptual import phash
 
-BOMB = "decompression bomb"
+BOMB, UNSUPPORTED = "decompression bomb", "unsupported_format"
 _WORD = re.compile(r"\w+")
 _DETAIL, _EXCERPT = 300, 160  # characters
 
@@ -67,6 +67,8 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
     except TooLargeError as e:
         problem = TOO_LARGE if len(item.image) > max_bytes else BOMB
         return dataclasses.replace(known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL])
+    except UnsupportedError as e:
+        return dataclasses.replace(known, problem=UNSUPPORTED, detail=str(e))
     except InputError as e:
         return dataclasses.replace(known, problem=UNDECODABLE, detail=str(e)[:_DETAIL])
     found = phash(image)

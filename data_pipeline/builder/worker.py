@@ -3,6 +3,7 @@
 Beam's own worker waits for ever for a build that is gone.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,7 @@ def watch(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
+    logging.disable(logging.WARNING)  # of clouds that it could not reach, and of every start and end
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv[:1])

@@ -72,10 +72,10 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         print(f"cv3jax: {e}", file=sys.stderr)
         sys.exit(128 + e.signal)
     tokens = report["tokens"]
-    where = f"in {args.out}" if args.limit is None else "asked, no dataset written (--limit)"
-    print(f"{report['recaptioned']:,} of {report['records']:,} records recaptioned, {where}, {report['seconds']} s")
+    where = f", in {args.out}" if args.limit is None else " (--limit: no dataset was written)"
+    print(f"{report['recaptioned']:,} of {report['records']:,} records have a new caption{where}, {report['seconds']} s")
     print(f"{report['requests']:,} requests, {report['retries']:,} of them retries; {tokens['prompt']:,} tokens in prompts, "
-          f"{tokens['completion']:,} in answers" + ("" if report["cost"] is None else f"; cost {report['cost']:.2f}"))  # fmt: skip
+          f"{tokens['completion']:,} in answers" + ("" if report["cost"] is None else f"; cost {report['cost']:.4g}"))  # fmt: skip
     for reason, count in sorted(report["reasons"].items(), key=lambda kv: -kv[1]):
         print(f"without a new caption {count:,}: {reason} (such as {report['examples'][reason][0]})")
     return report

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_pipeline.array_records import ShardWriter, describe, publish
 from data_pipeline.errors import InputError, first_line
 from data_pipeline.records import ABOUT, FEATURES, NAME, Record
+from data_pipeline.sizes import write_sizes
 
 REPORT = "recaption_report.json"
 _OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?")
@@ -26,6 +27,7 @@ class SameShards:
     def __init__(self, out: Path, lengths: Sequence[int]):
         self.out, self.staging = out, out.with_name(out.name + ".partial")
         self._lengths, self._writers = lengths, []
+        self._image_sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> "SameShards":
         try:
@@ -47,6 +49,7 @@ class SameShards:
                     self._next_shard().close()
                 paths, lengths = [writer.path for writer in self._writers], [writer.count for writer in self._writers]
                 describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
+                write_sizes(self.staging, self._image_sizes)
                 publish(self.staging, self.out)
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
@@ -57,6 +60,7 @@ class SameShards:
                 self._writers[-1].close()
             self._next_shard()
         self._writers[-1].write(record)
+        self._image_sizes.append((record["height"], record["width"]))
 
     def _next_shard(self) -> ShardWriter:
         self._writers.append(ShardWriter(self.staging / f"{len(self._writers):05d}.writing", FEATURES))
