@@ -103,7 +103,7 @@ def train_loop(
                     batch = next(batches)
                 # A step that has ended is looked at first. Where a process has died it has failed, and collectives of another
                 # step on top of its remains can make Gloo end this process before it says so.
-                if pending and all(value.is_ready() for value in pending[-1][1].values()):
+                if pending and _ended(pending[-1][1]):
                     settle(0)
                 with account.doing("step"), jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics = step_fn(state, batch)
@@ -130,6 +130,11 @@ def train_loop(
             where = manager.directory / str(step)
             raise stopping.StoppedError(stop, f"stopped after step {step}, saved in {where}; run the same command to continue")
     return state, account.seconds
+
+
+def _ended(metrics: dict[str, jax.Array]) -> bool:
+    """Whether the step that gave these is done, or has failed."""
+    return all(value.is_ready() for value in metrics.values())
 
 
 def _due(step: int, every: int) -> bool:

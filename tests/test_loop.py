@@ -18,7 +18,13 @@ from cv3jax.metrics import read_lines
 from data_pipeline.errors import InputError
 
 
-def test_metrics_are_read_while_the_next_step_runs(tmp_path, monkeypatch):
+# at the steps that are saved, and at the last, the state is needed anyway
+@pytest.mark.parametrize(("ended", "expected"), [
+    (False, {1: 2, 2: 3, 3: 4, 4: 4, 5: 6, 6: 7, 7: 8, 8: 8, 9: 9}),
+    (True, {step: step for step in range(1, 10)}),
+], ids=["running", "ended"])  # fmt: skip
+def test_metrics_are_read_while_the_next_step_runs_or_before_it_where_they_are_there(ended, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_ended", lambda metrics: ended)
     dispatched, looks = [], {}
     look = loop._look
     monkeypatch.setattr(loop, "_look", lambda step, *rest: looks.update({step: len(dispatched)}) or look(step, *rest))
@@ -32,8 +38,7 @@ def test_metrics_are_read_while_the_next_step_runs(tmp_path, monkeypatch):
         return counted
 
     toy(tmp_path, wrap=wrap, cadence=dataclasses.replace(CADENCE, steps=9, log=1, save=4))
-    # at the steps that are saved, and at the last, the state is needed anyway
-    assert looks == {1: 2, 2: 3, 3: 4, 4: 4, 5: 6, 6: 7, 7: 8, 8: 8, 9: 9}
+    assert looks == expected
 
 
 class Clock:
