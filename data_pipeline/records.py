@@ -20,7 +20,6 @@ from data_pipeline.sizes import write_sizes
 
 NAME = "records"
 ABOUT = "Captioned images for cv3jax; images as encoded bytes."
-_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*")
 _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
 
 FEATURES = tfds.features.FeaturesDict(
@@ -88,6 +87,25 @@ def make_record(
     )
 
 
+_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*")
+
+
+def begin_staging(staging: Path) -> None:
+    """An empty directory for a dataset of records that is being written; what a killed process left there is removed.
+
+    Raises:
+        InputError: it is somebody's own directory, or cannot be made.
+    """
+    try:
+        if staging.exists():
+            if foreign := [p.name for p in staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
+                raise InputError(f"{staging} is in the way and holds {foreign[0]!r}; move it or give another name")
+            shutil.rmtree(staging)
+        staging.mkdir(parents=True)
+    except OSError as e:
+        raise InputError(f"cannot write {staging} ({first_line(e, 160)}); give another directory") from e
+
+
 class RecordWriter:
     """Writes records round-robin into `shards` files. A context manager: leaving it normally publishes the dataset.
 
@@ -114,14 +132,7 @@ class RecordWriter:
         check_replaceable(self.out, overwrite)
 
     def __enter__(self) -> "RecordWriter":
-        try:
-            if self.staging.exists():  # left behind by a killed process; unless it is somebody's own directory of that name
-                if foreign := [p.name for p in self.staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
-                    raise InputError(f"{self.staging} is in the way and holds {foreign[0]!r}; move it or give another name")
-                shutil.rmtree(self.staging)
-            self.staging.mkdir(parents=True)
-        except OSError as e:
-            raise InputError(f"cannot write {self.staging} ({first_line(e, 160)}); give another directory") from e
+        begin_staging(self.staging)
         return self
 
     def __exit__(self, kind, value, traceback) -> None:

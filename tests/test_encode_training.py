@@ -115,7 +115,7 @@ def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypat
     assert plain["x0"].shape == (8, 4, 4, 8)
     for stored, rtol in (("float32", "float32"), 1e-5), (("float16", "bfloat16"), 2**-8):
         cut = encoded(f"data.cache={companion(*stored)}")
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 8), cut, plain)  # noqa: B023
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 8), cut, plain)
 
 
 def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):

@@ -5,16 +5,21 @@ import io
 import json
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipeline.errors import InputError
+from data_pipeline.images import encode_png
 from data_pipeline.recaption import answers, dialogue
 from data_pipeline.recaption.answers import Answer, Failure, Tokens, read_answer
 from data_pipeline.recaption.dialogue import DEFAULT, fill, load_dialogue
 from data_pipeline.recaption.endpoint import Endpoint, retry_after
+from data_pipeline.recaption.output import SameShards
 from data_pipeline.recaption.picture import data_url
 from data_pipeline.recaption.triplets import file_name
+from data_pipeline.records import make_record, open_records
+from data_pipeline.sizes import sizes_of
 
 
 def test_the_shipped_dialogue_is_the_papers():
@@ -206,3 +211,16 @@ def test_keys_become_names_of_files():
 def test_the_template_is_where_setup_finds_it():
     assert DEFAULT.is_file()
     assert DEFAULT.parent.name == "recaption"
+
+
+def test_what_a_killed_run_left_is_no_hindrance(tmp_path):
+    """All that stands in the directory of a dataset that was about to be published."""
+    staging = tmp_path / "out.partial"
+    staging.mkdir()
+    for name in ("00000.writing", "records-train.array_record-00000-of-00001", "dataset_info.json", "sizes.npy", "sizes.npy.7.tmp"):
+        (staging / name).write_text("")
+    image = encode_png(np.zeros((8, 9, 3), np.uint8))
+    with SameShards(tmp_path / "out", [1]) as writer:
+        writer.write(make_record(image, "a caption", key="k"))
+    assert sizes_of(open_records(tmp_path / "out")).tolist() == [[8, 9]]
+    assert (tmp_path / "out" / "sizes.npy").is_file()

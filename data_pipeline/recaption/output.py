@@ -1,17 +1,14 @@
 """What a recaptioning leaves: the same dataset with new captions, shard for shard, and optionally triplets for a captioner."""
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.array_records import ShardWriter, describe, publish
-from data_pipeline.errors import InputError, first_line
-from data_pipeline.records import ABOUT, FEATURES, NAME, Record
+from data_pipeline.records import ABOUT, FEATURES, NAME, Record, begin_staging
 from data_pipeline.sizes import write_sizes
 
 REPORT = "recaption_report.json"
-_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?")
 
 
 class SameShards:
@@ -30,14 +27,7 @@ class SameShards:
         self._image_sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> "SameShards":
-        try:
-            if self.staging.exists():  # left behind by a killed process
-                if foreign := [p.name for p in self.staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
-                    raise InputError(f"{self.staging} is in the way and holds {foreign[0]!r}; move it or give another --out")
-                shutil.rmtree(self.staging)
-            self.staging.mkdir(parents=True)
-        except OSError as e:
-            raise InputError(f"cannot write {self.staging} ({first_line(e, 160)}); give another --out") from e
+        begin_staging(self.staging)
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
