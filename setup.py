@@ -19,6 +19,7 @@ setup(
               "data_pipeline.builder", "data_pipeline.recaption"],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
+        "cv3jax": ["checkpoints/**/*"],  # trained weights, in files that orbax names
         "cv3jax.topologies": ["*.textproto"], "data_pipeline.builder": ["*.jinja"], "data_pipeline.recaption": ["*.json"],
     },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},

@@ -74,10 +74,11 @@ def picture_flops(description: dict) -> dict[str, int]:
         return jax.ShapeDtypeStruct((1, side // vae.factor, side // vae.factor, vae.z_channels), jnp.float32)
 
     def stage(name: str, side: int) -> int:
-        run = make_stage_sampler(description["stages"][name], **{k: description["stages"][name][k] for k in ("steps", "guidance")})
+        facts = description["stages"][name]
+        run = make_stage_sampler(facts, steps=facts["steps"], unguided=facts["guidance"] == 1.0)
         low = latent(side) if name == "relay" else None
-        return flops.count(lambda params, text, low, noise, keys: run(params, text, low, noise, keys), shapes[name], text, low,
-                           latent(side), keys).total  # fmt: skip
+        w = jax.ShapeDtypeStruct((), jnp.float32)
+        return flops.count(lambda *args: run(*args), shapes[name], text, low, latent(side), keys, w).total
 
     def decoded(side: int) -> int:
         return flops.count(lambda p, z: vae.apply({"params": p}, z, method="decode"), shapes["vae"], latent(side)).total

@@ -1,5 +1,7 @@
 """What every recipe starts from. Fields are documented here, once; a recipe changes what makes it itself."""
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -98,12 +100,47 @@ def vae_config() -> ConfigDict:
     return c
 
 
-def select(c: ConfigDict, variant: str) -> ConfigDict:
-    """The recipe itself, or its `:tiny` variant. Raises ValueError on another one."""
-    if variant == "tiny":
-        return tiny(c)
-    if variant:
-        raise ValueError(f"unknown variant {variant!r}; there is only tiny")
+def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigDict]) -> ConfigDict:
+    """The recipe itself, its `:tiny` variant, or one of `others`, name → what makes it. Raises ValueError on another one."""
+    variants = {"tiny": tiny, **others}
+    if variant and variant not in variants:
+        raise ValueError(f"unknown variant {variant!r}; there is {' and '.join(variants) if others else 'only tiny'}")
+    return variants[variant](c) if variant else c
+
+
+def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> ConfigDict:
+    """A recipe for two cores as one for a GPU with 16 of them: the same model and losses, of large batches, as long as it pays.
+
+    Batches are prepared in processes, one batch at a time in each: with small pictures Python itself is the bottleneck. Those 12
+    leave cores for the training itself.
+    """
+    c.batch.size = c.batch.per_device = batch
+    c.data.update({"threads": 1, "workers": 12})
+    c.optim.update({"lr": lr, "warmup": warmup, "ema": 0.999})
+    c.train.update({"steps": steps, "log_every": 100, "save_every": 2000})
+    return c
+
+
+def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -> ConfigDict:
+    """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the length go, `distill` comes.
+
+    rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve. w: what the rounds are judged by.
+    """
+    # target: landing, the paper's, or x0. ema: over which share of a round weights are averaged. diverged: how many times as far from
+    # the full sampler (sample.steps, guided) as at its start a round may get. See docs/distillation.md
+    c.distill = ConfigDict({"rounds": rounds, "target": "landing", "ema": 0.1, "w": w, "diverged": 3.0})
+    c.objective = ConfigDict({"prediction": c.objective.prediction, "text_drop": 0.0})
+    for section, name in (("optim", "lr"), ("optim", "ema"), ("train", "steps")):
+        del c[section][name]
+    c.model.w_dim = 512
+    c.optim.warmup = warmup
+    return c
+
+
+def distil_tiny(c: ConfigDict) -> ConfigDict:
+    """A `:tiny` recipe as that of its distillation. Untrained teachers are followed to anywhere."""
+    c = distil(c, rounds=((2, 4, 1e-3, 1.0, 4.0), (1, 4, 1e-3, 1.0, 4.0)), w=(1.0, 3.0), warmup=2)
+    c.distill.diverged = 1e6
     return c
 
 

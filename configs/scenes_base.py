@@ -1,7 +1,14 @@
 """A small base stage at 64² on rendered scenes, behind a frozen random text encoder. Minutes on two cores.
 
     cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae
+
+`:long` is the same model trained as long as it pays, minutes of one GPU with 16 cores beside it, behind an autoencoder of
+`scenes_vae:long`:
+
+    cv3jax train --config=scenes_base:long --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae
 """
+
+from ml_collections import ConfigDict
 
 from cv3jax.configs import common
 
@@ -25,4 +32,10 @@ def get_config(variant: str = ""):
     c.optim.update({"kind": "muon", "lr": 5e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
     c.train.update({"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
     c.sample.update({"steps": 4, "guidance": 1.75, "prompts": PROMPTS})
-    return common.select(c, variant)
+    return common.select(c, variant, long=long)
+
+
+def long(c: ConfigDict) -> ConfigDict:
+    c.model.dtype = "bfloat16"
+    c.attention = "xla"  # 16 positions: no kernel pays
+    return common.long(c, batch=256, steps=12_000, lr=5e-3, warmup=200)

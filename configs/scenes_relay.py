@@ -2,7 +2,14 @@
 
     cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \\
         --config.cascade=runs/base --config.init_from=runs/base
+
+`:long` is the same model trained as long as it pays, minutes of one GPU with 16 cores beside it, from a base of `scenes_base:long`:
+
+    cv3jax train --config=scenes_relay:long --workdir runs/relay --config.data.path=runs/scenes \\
+        --config.cascade=runs/base --config.init_from=runs/base
 """
+
+from ml_collections import ConfigDict
 
 from cv3jax.configs import common, relay_1024, scenes_base
 
@@ -17,7 +24,12 @@ def get_config(variant: str = ""):
     c.optim.update({"lr": 4e-3, "warmup": 20})
     c.train.update({"steps": 200, "save_every": 50})
     c.sample.update({"steps": 2, "guidance": 1.5})
-    return common.select(c, variant)
+    return common.select(c, variant, long=long)
+
+
+def long(c: ConfigDict) -> ConfigDict:
+    c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
+    return common.long(c, batch=256, steps=4000, lr=4e-3, warmup=100)
 
 
 def sweep():

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
@@ -18,7 +20,7 @@ from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
 from data_pipeline.errors import InputError
 
-STEPS = ("train", "encode", "sample")
+STEPS = ("train", "later", "encode", "sample")
 RELEASED = {"vae": {"model": {}, "scale": 0.13025}, "t5": {"model": {}, "length": 225}}  # the models' defaults are the released sizes
 
 
@@ -34,7 +36,7 @@ class Program(NamedTuple):
 
 
 def program(config: ConfigDict, devices: list, step: str) -> Program:
-    """The `train`, `encode` or `sample` program of a recipe on `devices`.
+    """The `train`, `encode` or `sample` program of a recipe on `devices`. Of a distillation `train` is round 1's, `later` the others'.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
 
@@ -47,11 +49,17 @@ def program(config: ConfigDict, devices: list, step: str) -> Program:
         return _vae(config, deal, step)
     description = frozen_facts(config)
     check_sides(config, description["vae"]["model"])
-    steps = diffusion_steps(config, deal, description["vae"], description["t5"]["model"], description["t5"]["length"])
+    distils = "distill" in config
+    if step == "later" and not distils:
+        raise InputError("--step later: of a distillation recipe, its rounds after the first")
+    steps = diffusion_steps(
+        config, deal, description["vae"], description["t5"]["model"], description["t5"]["length"],
+        teacher_w_dim=(config.model.w_dim if step == "later" else 0) if distils else None,
+    )  # fmt: skip
     size, params = config.batch.size, steps.like.params
     if step == "encode":
         return Program(steps.encode, encode_args(steps), deal.mesh, size, deal.accumulate, steps.frozen)
-    if step == "train":
+    if step in ("train", "later"):
         return Program(steps.train, train_args(steps), deal.mesh, size, deal.accumulate, params)
     return _sample(config, deal, description, params)
 
@@ -79,7 +87,8 @@ def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Pr
     stage = describe(config, description)
     mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
     run = make_stage_sampler(
-        stage, **{name: stage[name] for name in ("steps", "guidance", "eta", "form")}, mesh=mesh, attend=attend_of(config, mesh)
+        stage, **{name: stage[name] for name in ("steps", "eta", "form")}, unguided=stage["guidance"] == 1.0, mesh=mesh,
+        attend=attend_of(config, mesh),
     )  # fmt: skip
     vae, t5 = build_model(Autoencoder, description["vae"]["model"]), build_model(T5Encoder, description["t5"]["model"])
     rows, side = batch_sharding(mesh), whole_side(config) // vae.factor
@@ -91,4 +100,5 @@ def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Pr
     keys = checkpoint.abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
     ema = checkpoint.abstract(params, tree_sharding(params, mesh))
     low = noise if stage["kind"] == "relay" else None
-    return Program(run, (ema, text, low, noise, keys), mesh, count, 1, params)
+    w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
+    return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params)

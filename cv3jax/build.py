@@ -204,7 +204,9 @@ def make_tx(config: ConfigDict) -> Any:
     """The optimizer of config.optim. Raises InputError on an unknown kind, decay or type of moments."""
     o = config.optim
     try:
-        rate = optim.learning_rate(o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final)
+        rate: Any = 1.0  # of a distillation, whose rounds have their own among their arguments
+        if "distill" not in config:
+            rate = optim.learning_rate(o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final)
         return optim.make_optimizer(
             o.kind, rate, weight_decay=o.weight_decay, clip=o.clip, b1=o.b1, b2=o.b2, momentum=o.momentum, moments=o.moments
         )  # fmt: skip

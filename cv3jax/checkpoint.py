@@ -22,6 +22,7 @@ from cv3jax import leaves, manifest
 from data_pipeline.errors import InputError, first_line, naming
 
 CASCADE = "cascade.json"
+PACKAGED = Path(__file__).parent / "checkpoints"  # small trained cascades that are installed with the code, each found by its name
 FORMAT = 2
 STAGES = ("base", "relay")
 FIELDS = {  # what a description must hold, and of which type
@@ -233,16 +234,29 @@ def abstract(tree: Any, sharding: Any = None) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def packaged() -> list[str]:
+    """The names of the cascades that came with the package."""
+    return sorted(place.parent.name for place in PACKAGED.glob(f"*/{CASCADE}"))
+
+
 def cascade_at(path: str | Path) -> Path | None:
-    """The cascade directory at `path`, or the one a run left in `path`/cascade, or None."""
-    return next((place for place in (Path(path), Path(path) / "cascade") if (place / CASCADE).is_file()), None)
+    """The cascade directory at `path`, or the one a run left in `path`/cascade; the packaged one of that name where nothing is; or None."""
+    path = Path(path)
+    if str(path) in packaged() and not path.exists():
+        return PACKAGED / path
+    return next((place for place in (path, path / "cascade") if (place / CASCADE).is_file()), None)
 
 
 def find_cascade(path: str | Path) -> Path:
     """`cascade_at`; raises InputError where that is None."""
     if (place := cascade_at(path)) is not None:
         return place
-    raise InputError(f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}; give a run's --workdir or its cascade")
+    names = packaged()
+    others = f", or one that is installed: {', '.join(names)}" if names else ""
+    if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
+        others = f"; the installed {path} is {PACKAGED / path}"
+    advice = f"give a run's --workdir or its cascade{others}"
+    raise InputError(f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}; {advice}")
 
 
 def read_cascade(path: str | Path) -> tuple[Path, dict]:

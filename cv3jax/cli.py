@@ -11,6 +11,7 @@ from pathlib import Path
 COMMANDS = {
     "quickstart": ("cv3jax.quickstart", "the whole system on one CPU: data, training, samples, report"),
     "train": ("cv3jax.train", "train one stage from a recipe; resumes where its workdir left off"),
+    "distill": ("cv3jax.distill", "a trained stage in fewer steps, by rounds of halving"),
     "sample": ("cv3jax.sample", "prompts to pictures with a trained cascade"),
     "compile": ("cv3jax.compile", "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline"),
     "convert": ("cv3jax.convert", "released PyTorch weights to a checkpoint, and trained weights back"),
@@ -35,7 +36,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from absl import logging
 
     from cv3jax import hosts
-    from cv3jax.stopping import NonFiniteLossError, StoppedError
+    from cv3jax.stopping import DivergedError, NonFiniteLossError, StoppedError
     from data_pipeline.errors import InputError, first_line
 
     tune_cpu()
@@ -53,7 +54,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         hosts.finish()
     except InputError as e:
         _end(e, 2)
-    except NonFiniteLossError as e:
+    except (NonFiniteLossError, DivergedError) as e:
         _end(e, 1)
     except KeyboardInterrupt:
         _end("interrupted; run the same command to continue", 130)

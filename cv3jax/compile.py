@@ -23,7 +23,7 @@ from cv3jax.traffic import traffic
 from data_pipeline.errors import InputError, first_line
 
 EXAMPLE = "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 200000 --json base_512.json"
-STEPS = ("train", "encode", "sample")
+STEPS = ("train", "later", "encode", "sample")
 DOES_NOT_FIT = 3
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # a GPU that is not there cannot be asked which of Triton's tiles is the fastest, and XLA may find none that it can use: cuBLAS then
@@ -48,8 +48,10 @@ def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = Non
         progress.phase("shapes")
         work = program(config, where.devices, step)
         # once forward and once backward, where what is computed again is computed from the same gather; nested, once more
-        gathers = {"train": 3 if config.model.get("remat") == "full" else 2, "encode": 1}.get(step)
-        figures = analyse(work, where, progress, gathers=gathers, train=step == "train")
+        trains = step in ("train", "later")
+        student = 3 if config.model.get("remat") == "full" else 2
+        gathers = student + 2 * ("distill" in config) if trains else {"encode": 1}.get(step)  # a teacher's two passes, of the same sizes
+        figures = analyse(work, where, progress, gathers=gathers, train=trains)
     figures.update({"step": step, "topology": topology})
     if steps is not None:
         roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else None
@@ -146,7 +148,8 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = recipe.command("compile", __doc__, f"{EXAMPLE}\n\nrecipes: {', '.join(recipe.recipes())} (each also :tiny)")
     parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe; any field: --config.batch.size=1024")
     parser.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1")
-    parser.add_argument("--step", choices=STEPS, default="train", help="which program of the recipe (default: train)")
+    parser.add_argument("--step", choices=STEPS, default="train",
+                        help="which program of the recipe (default: train); a distillation's: train of round 1, later of the others")
     parser.add_argument("--steps", type=int, metavar="N", help="estimate the chip-hours of so many steps")
     parser.add_argument("--mfu", type=float, default=0.4, metavar="X", help="the MFU of that estimate, 0..1 (default: 0.4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")

@@ -16,6 +16,7 @@ from cv3jax.cached import Arrays
 from cv3jax.cascade import build_model, model_shapes, unet_init
 from cv3jax.conditioning import stage_batch
 from cv3jax.denoiser import make_denoiser
+from cv3jax.distill_steps import Side, distillation_step
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -37,15 +38,18 @@ class DiffusionSteps(NamedTuple):
     frozen: dict  # vae and t5, as `encode` takes them; neither where a companion dataset has what it would make
     batch: dict  # of the loader
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
-    train: Callable  # (state, {}, encoded batch) → (state, metrics); the state is donated
+    aside: dict  # what `train` is told besides: nothing, or of a distillation its teacher and round
+    train: Callable  # (state, aside, encoded batch) → (state, metrics); the state is donated
 
 
 def diffusion_steps(
-    config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int, cached: Arrays | None = None
+    config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int, cached: Arrays | None = None, *,
+    teacher_w_dim: int | None = None,
 ) -> DiffusionSteps:  # fmt: skip
     """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5 sizes, tokens a caption).
 
-    cached: what batches hold of a companion dataset (`cached.arrays`).
+    cached: what batches hold of a companion dataset (`cached.arrays`). teacher_w_dim: `model.w_dim` of the teacher of a distillation,
+    0 of one that is guided; None: there is no teacher.
 
     Raises:
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
@@ -60,20 +64,32 @@ def diffusion_steps(
     init, tx = unet_init(model, t5.channels), make_tx(config)
     like = state_shapes(init, tx, config.seed, mesh)
 
-    layout = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype)
-    local = model.clone(gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh))
-    try:
-        schedule = stage_schedule(config)
-        denoise = make_denoiser(
+    def denoiser(of, layout):
+        local = of.clone(gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh))
+        return make_denoiser(
             lambda p, x, i, c: local.apply({"params": layout.whole(p, UNet.gathers)}, x, i, c), schedule.sigma, o.prediction
         )  # fmt: skip
-        loss = diffusion_loss(
-            denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
-            norm=o.norm, offset_noise=o.offset_noise,
-        )  # fmt: skip
+
+    layout, aside = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype), {}
+    try:
+        schedule = stage_schedule(config)
+        denoise = denoiser(model, layout)
+        if teacher_w_dim is not None:
+            teacher = model.clone(w_dim=teacher_w_dim, remat="none")
+            shapes = as_computed(model_shapes(teacher, t5.channels), config.model.dtype)
+            theirs = Layout(mesh, tree_specs(shapes, mesh), config.model.dtype)
+            train, aside = distillation_step(
+                config, deal, tx, Side(denoise, layout), Side(denoiser(teacher, theirs), theirs),
+                checkpoint.abstract(shapes, tree_sharding(shapes, mesh)), teacher_w_dim,
+            )  # fmt: skip
+        else:
+            loss = diffusion_loss(
+                denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
+                norm=o.norm, offset_noise=o.offset_noise,
+            )  # fmt: skip
+            train = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient)
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
-    train = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient)
 
     cached = cached or {}
     shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
@@ -82,7 +98,7 @@ def diffusion_steps(
     encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
     return DiffusionSteps(
         init, tx, like, frozen, cached_like(config, mesh, length, cached), jax.jit(encode, out_shardings=batch_sharding(mesh)),
-        jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
+        aside, jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
     )  # fmt: skip
 
 
@@ -104,7 +120,7 @@ def train_args(steps: DiffusionSteps) -> tuple:
     """What `steps.train` is called with, as shapes."""
     encoded = jax.eval_shape(steps.encode, *encode_args(steps))
     rows = batch_sharding(steps.like.step.sharding.mesh)
-    return steps.like, {}, checkpoint.abstract(encoded, rows)
+    return steps.like, steps.aside, checkpoint.abstract(encoded, rows)
 
 
 def make_encode(config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict) -> Callable:

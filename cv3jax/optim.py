@@ -15,17 +15,20 @@ FACTORED = 128  # adafactor factors matrices with both sides at least this long;
 EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")  # wide, shallow and cheap to train by adam
 
 
-def learning_rate(lr: float, *, warmup: int, decay: str, steps: int, final: float = 0.0) -> optax.Schedule:
+def learning_rate(
+    lr: float | jax.Array, *, warmup: int | jax.Array, decay: str, steps: int | jax.Array, final: float = 0.0
+) -> optax.Schedule:  # fmt: skip
     """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a cosine."""
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {decay!r}")
-    rest = max(steps - warmup, 1)
-    after = {
-        "constant": optax.constant_schedule(lr),
-        "linear": optax.linear_schedule(lr, lr * final, rest),
-        "cosine": optax.cosine_decay_schedule(lr, rest, alpha=final),
-    }[decay]
-    return optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup]) if warmup else after
+
+    def at(step):
+        share = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
+        left = {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * share))}[decay]
+        after = left if decay == "constant" else final + (1.0 - final) * left
+        return lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), after)
+
+    return at
 
 
 def muon_labels(params) -> dict:
@@ -100,8 +103,8 @@ def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
 
 
 def make_optimizer(
-    kind: str, lr: optax.Schedule, *, weight_decay: float = 0.0, clip: float = 1.0, b1: float = 0.9, b2: float = 0.99, eps: float = 1e-8,
-    momentum: float = 0.0, moments: str = "float32",
+    kind: str, lr: float | optax.Schedule, *, weight_decay: float = 0.0, clip: float = 1.0, b1: float = 0.9, b2: float = 0.99,
+    eps: float = 1e-8, momentum: float = 0.0, moments: str = "float32",
 ) -> optax.GradientTransformation:  # fmt: skip
     """adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings). Decay is decoupled, times lr.
 

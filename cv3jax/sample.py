@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cv3jax import checkpoint
 from cv3jax.attention import KINDS
-from cv3jax.cascade import Cascade, load
+from cv3jax.cascade import Cascade, check_trained, load
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import check_directory, check_file, command, write_json
 from cv3jax.sample_batches import batch_width, choose_mesh, draw
@@ -122,6 +123,7 @@ def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
     count = args.num * len(args.prompt)
     mesh = choose_mesh(args.mesh, count)
     width = batch_width(args.batch, mesh, count)
+    check_trained(checkpoint.read_cascade(args.checkpoint)[1], base={} if args.image else base, relay=relay)
     cascade = load(args.checkpoint, mesh=mesh, attention=args.attention)
     files = given(cascade, args)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(args.prompt)]

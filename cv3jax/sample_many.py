@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from cv3jax import checkpoint, sample_jobs, stopping
-from cv3jax.cascade import load, relay_passes
+from cv3jax.cascade import check_trained, load, relay_passes
 from cv3jax.sample_batches import batch_width, choose_mesh, draw
 from cv3jax.sample_inputs import LAST_SEED, read_prompts
 from cv3jax.sample_jobs import FORMAT, INDEX, PLAN, Jobs, Part
@@ -37,6 +37,7 @@ def sample_many(
         raise InputError(f"--seed {seed}: {len(jobs):,} pictures count up past {LAST_SEED}; give a smaller one")
     _, description = checkpoint.read_cascade(source)
     require(source, description, "base")
+    check_trained(description, base=base, relay=relay)
     passes = relay_passes(description, size)
     stages = {"base": base, "relay": relay} if passes else {"base": base}
     side = description["stages"]["base"]["image_size"] << passes

@@ -218,11 +218,14 @@ class Layout(NamedTuple):
     def spread(self, function: Callable) -> Callable:
         """`function(params, frozen, batch)` → arrays [B, ...], each device on its own part of the parameters and its own rows."""
         return jax.shard_map(
-            function, mesh=self.mesh, in_specs=(self._held(), P(), P(BATCH)), out_specs=P(BATCH), axis_names=self._manual(), check_vma=False
+            function, mesh=self.mesh, in_specs=(self.held(), P(), P(BATCH)), out_specs=P(BATCH), axis_names=self._manual(), check_vma=False
         )
 
-    def spread_gradient(self, function: Callable) -> Callable:
-        """`function(params, frozen, batch)` → (gradients like params, metrics) of a device's rows, made the means over the batch."""
+    def spread_gradient(self, function: Callable, frozen: Any = None) -> Callable:
+        """`function(params, frozen, batch)` → (gradients like params, metrics) of a device's rows, made the means over the batch.
+
+        frozen: how that lies, as specs, such as the `held` of a layout of its own; None: whole on each device.
+        """
         ways = batch_ways(self.mesh)
 
         def local(params, frozen, batch):
@@ -232,8 +235,8 @@ class Layout(NamedTuple):
             return grads, jax.tree.map(lambda x: self._sum(x, BATCH) / ways, metrics)
 
         return jax.shard_map(
-            local, mesh=self.mesh, in_specs=(self._held(), P(), P(BATCH)), out_specs=(self._held(), P()), axis_names=self._manual(),
-            check_vma=False,
+            local, mesh=self.mesh, in_specs=(self.held(), P() if frozen is None else frozen, P(BATCH)), out_specs=(self.held(), P()),
+            axis_names=self._manual(), check_vma=False,
         )  # fmt: skip
 
     def _sum(self, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -244,8 +247,8 @@ class Layout(NamedTuple):
         """The axes of `spread`: those of the batch, and the others where they are 1, so that the compiler has none to divide by."""
         return {axis for axis in AXES if axis in BATCH or self.mesh.shape[axis] == 1}
 
-    def _held(self) -> Any:
-        """What a device holds, as far as the axes of the batch go."""
+    def held(self) -> Any:
+        """What a device holds of the parameters inside `spread`, as specs: as far as the axes of the batch go."""
         return jax.tree.map(lambda p: P(*(axis if axis in BATCH else None for axis in p)), self.specs, is_leaf=lambda x: isinstance(x, P))
 
 

@@ -49,14 +49,15 @@ def image_keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float, accumulate: int = 1,
-    spread: Callable[[Callable], Callable] = lambda gradient: gradient,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float | Callable[[Any], jax.Array], accumulate: int = 1,
+    spread: Callable[[Callable], Callable] = lambda gradient: gradient, rate: Callable[[Any, jax.Array], jax.Array] | None = None,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:  # fmt: skip
     """step(state, frozen, batch) → (state, metrics). Jit it with state donated; `frozen` (encoders, teacher) never is.
 
     `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` makes of a function of rows
-    (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole batch, over a mesh. metrics: loss, grad_norm,
-    param_norm (after the update) and the loss's own, float32 scalars.
+    (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole batch, over a mesh. Where `frozen` sets the pace,
+    `decay(frozen)` is the EMA's and `rate(frozen, step)` what the updates are multiplied by. metrics: loss, grad_norm, param_norm
+    (after the update) and the loss's own, float32 scalars.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -77,8 +78,11 @@ def make_train_step(
         keys = image_keys(jax.random.fold_in(state.key, state.step), jax.tree.leaves(batch)[0].shape[0])
         grads, metrics = spread(accumulated)(state.params, frozen, (batch, keys))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if rate is not None:
+            updates = optax.tree.scale(rate(frozen, state.step), updates)
         params = optax.apply_updates(state.params, updates)
-        ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(decay, state.step))
+        limit = decay(frozen) if callable(decay) else decay
+        ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(limit, state.step))
         metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, state.key, params, ema, opt_state), metrics
 

@@ -15,6 +15,10 @@ class NonFiniteLossError(Exception):
     """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
 
 
+class DivergedError(Exception):
+    """A distillation round got further from its goal than where it began."""
+
+
 class StoppedError(Exception):
     """A run ended because it was asked to. `signal` is the number by which."""
 

@@ -79,10 +79,10 @@ def hold(workdir: Path):
         hosts.barrier("unlock")
 
 
-def check_resume(facts: dict, workdir: Path, resume_from: int | None = None) -> int | None:
+def check_resume(facts: dict, workdir: Path, resume_from: int | None = None, *, resumable: tuple[str, ...] = RESUMABLE) -> int | None:
     """The step to resume from: the newest there is, or `resume_from`. A run that has gone on from there goes on from its newest.
 
-    Refuses to continue a run with another model, data or optimizer: the result would be neither run's.
+    Refuses to continue a run with another model, data or optimizer: the result would be neither run's. `resumable`: what may change.
 
     Raises:
         DamagedError: the checkpoint of that step is not what was written.
@@ -99,7 +99,7 @@ def check_resume(facts: dict, workdir: Path, resume_from: int | None = None) -> 
     else:
         raise InputError(f"--resume_from={resume_from}: {directory} has {'only ' + ', '.join(map(str, steps)) if steps else 'none'}")
     checkpoint.verify(directory, step)
-    changed = [name for name in recipe.differences(facts, checkpoint.run_of(directory, step)["config"]) if not name.startswith(RESUMABLE)]
+    changed = [name for name in recipe.differences(facts, checkpoint.run_of(directory, step)["config"]) if not name.startswith(resumable)]
     if changed:
         raise InputError(f"{workdir} holds a run with other values of {', '.join(changed)}; restore them or give a new --workdir")
     if step > facts["train"]["steps"]:

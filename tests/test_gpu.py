@@ -45,9 +45,9 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
             state, metrics = steps.train(state, {}, encoded)
             curve.append([metrics["loss"], metrics["grad_norm"]])
         stage = describe(config, {"vae": vae, "t5": text})
-        run = make_stage_sampler(stage, steps=stage["steps"], guidance=stage["guidance"], mesh=deal.mesh)
+        run = make_stage_sampler(stage, steps=stage["steps"], mesh=deal.mesh)
         keys = jax.vmap(jax.random.key)(jnp.arange(config.batch.size))
-        latents = run(state.ema, encoded["cond"]["text"], None, normals(keys, encoded["x0"].shape[1:]), keys)
+        latents = run(state.ema, encoded["cond"]["text"], None, normals(keys, encoded["x0"].shape[1:]), keys, stage["guidance"])
         assert latents.devices() == {device}
         return {"curve": np.asarray(jax.device_get(curve)), "latents": np.asarray(latents, np.float32)}
 

@@ -138,13 +138,13 @@ def stage_sampler(mesh: Mesh | None, *kernel):
     """Of one image of 64×64 latents by a small UNet."""
     told = {"attend": kernel[0]} if kernel else {}
     stage = {"kind": "base", "model": FIELDS, "prediction": "v", "factor": 8}
-    return make_stage_sampler(stage, steps=2, guidance=2.0, mesh=mesh, **told)
+    return make_stage_sampler(stage, steps=2, mesh=mesh, **told)
 
 
 def stage_shapes():
     """What it is called with."""
     shapes = (jax.ShapeDtypeStruct((1, 8, 16), jnp.float32), None, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32))
-    return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype))
+    return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype), jax.ShapeDtypeStruct((), jnp.float32))
 
 
 def test_context_shares_the_activations_of_one_image():

@@ -33,6 +33,8 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     assert not (target / "configs").exists()
     for name in ("cv3jax/topologies/h100.textproto", "data_pipeline/builder/report.html.jinja", "data_pipeline/recaption/dialogue.json"):
         assert (target / name).is_file()
+    weights = [name for name in listed.stdout.splitlines() if name.startswith("cv3jax/checkpoints/") and (ROOT / name).is_file()]
+    assert [name for name in weights if not (target / name).is_file() or (target / name).read_bytes() != (ROOT / name).read_bytes()] == []
     shown = tiny_runs.run("cv3jax.train", "--help", **where).stdout
     for name in (path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common")):
         assert name in shown

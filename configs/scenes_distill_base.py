@@ -1,0 +1,16 @@
+"""The small base distilled: 16 guided steps become 8 and 4 that are told w. Minutes on two cores.
+
+    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base --config.data.path=runs/scenes --config.cascade=runs/relay
+"""
+
+from cv3jax.configs import common, scenes_base
+
+
+def get_config(variant: str = ""):
+    c = scenes_base.get_config("tiny" if variant == "tiny" else "")
+    if variant == "tiny":
+        return common.distil_tiny(c)
+    c.batch.size = c.batch.per_device = 16
+    c.sample.steps = 20
+    c = common.distil(c, rounds=((8, 200, 2e-3, 1.0, 3.0), (4, 200, 2e-3, 1.0, 3.0)), w=(1.0, 1.75, 3.0), warmup=10)
+    return common.select(c, variant)

@@ -1,0 +1,16 @@
+"""The small relay distilled: 4 guided steps become 2 and 1 that are told w. Minutes on two cores.
+
+    cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes --config.cascade=runs/fast_base
+"""
+
+from cv3jax.configs import common, scenes_relay
+
+
+def get_config(variant: str = ""):
+    c = scenes_relay.get_config("tiny" if variant == "tiny" else "")
+    if variant == "tiny":
+        return common.distil_tiny(c)
+    c.batch.size = c.batch.per_device = 16
+    c.sample.steps = 10
+    c = common.distil(c, rounds=((2, 100, 2e-3, 1.0, 2.0), (1, 100, 2e-3, 1.0, 2.0)), w=(1.0, 1.5), warmup=10)
+    return common.select(c, variant)

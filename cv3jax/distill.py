@@ -1,0 +1,174 @@
+"""`cv3jax distill`: a trained stage in fewer steps. Each round halves the steps of the one before; a killed one goes on where it was,
+a finished one is not touched again. What it costs stands in quality.md and quality.png, what it looks like in rounds.png.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cv3jax import build_distill, checkpoint, hosts, recipe, tracing
+from cv3jax.build_distill import Distillation, Teacher
+from cv3jax.cascade import Cascade
+from cv3jax.distill_bench import Bench, references
+from cv3jax.distill_parity import parity
+from cv3jax.distill_plan import Plan, span
+from cv3jax.distill_report import Row, write_quality
+from cv3jax.distill_watch import BEST, Watch
+from cv3jax.loop import Cadence, train_loop
+from cv3jax.stopping import StoppedError
+from cv3jax.train import check_resume, hold
+from data_pipeline.errors import InputError
+
+EXAMPLE = "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base --config.data.path=runs/scenes --config.cascade=runs/relay"
+RESUMABLE = ("train.", "mesh.", "attention", "batch.per_device", "data.threads", "data.workers", "data.max_damaged", "profile")
+FIGURES = "figures.json"
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """Distil the stage `config` names under `workdir`: rounds/*/cascade has each round's weights, cascade the last. Returns figures.
+
+    Raises:
+        InputError: a field, file, teacher or checkpoint that does not fit; before anything is written.
+        NonFiniteLossError, DivergedError: a round that gets nowhere.
+        StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
+        OSError: something could not be written; what was before it remains.
+    """
+    recipe.check_directory(workdir, "--workdir")
+    with hold(workdir):
+        work = build_distill.build_distillation(config, workdir)
+        found = [finished(work, plan, workdir) for plan in work.rounds]
+        if None in found and any(found[found.index(None) :]):
+            raise InputError(f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a new --workdir")
+        if hosts.main():
+            for word in work.words:
+                print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
+        bench = make_bench(work)
+        asked = {name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")} | {"w": bench.weights}
+        steps = sorted({config.sample.steps, *(plan.steps for plan in work.rounds)}, reverse=True)
+        if work.teacher.w_dim:  # knows no other
+            steps = [work.teacher.stage["steps"]]
+        made = references(
+            workdir / "references.npz", {**asked, "teacher": str(work.teacher.directory.absolute())}, bench, work.teacher.stage,
+            lambda: build_distill.load_stage(work, work.teacher), steps,
+        )  # fmt: skip
+        full = made[steps[0]]
+        teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in steps[1:]]
+        pictures, done = {f"full, {steps[0]} steps": full}, []
+        for plan, figures in zip(work.rounds, found, strict=True):
+            place = workdir / "rounds" / plan.name
+            if figures is None:
+                figures = run_round(work, plan, teacher, place, bench, full)
+            rows.append(Row(plan.steps, plan.number, figures["distance"]))
+            with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
+                pictures[f"{plan.steps} steps"] = file["latents"]
+            picture = bench.picture(pictures)  # all processes decode
+            if hosts.main():
+                write_quality(workdir, config.stage, steps[0], rows, bench.weights, picture)
+            teacher = Teacher(place / "cascade", build_distill.student_stage(work, plan))
+            done.append({key: value for key, value in figures.items() if key != "config"})
+        export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
+    undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
+    return {"stage": config.stage, "full": steps[0], "undistilled": undistilled, "rounds": done,
+            "seconds": sum(one["seconds"] for one in done)}  # fmt: skip
+
+
+def finished(work: Distillation, plan: Plan, workdir: Path) -> dict | None:
+    """The figures of a finished round, None of another. Raises InputError where it was made from another recipe."""
+    path = workdir / "rounds" / plan.name / FIGURES
+    if not path.exists():
+        return None
+    figures = json.loads(path.read_text())
+    facts = recipe.to_json(build_distill.round_config(work, plan))
+    if changed := [name for name in recipe.differences(facts, figures["config"]) if not name.startswith(RESUMABLE)]:
+        raise InputError(f"{path.parent} was made with other values of {', '.join(changed)}; restore them or give a new --workdir")
+    return figures
+
+
+def make_bench(work: Distillation) -> Bench:
+    """What the rounds are looked at by."""
+    description = {**work.frozen.description, "stages": {}}
+    cascade = Cascade(description, dict(work.frozen.params), work.frozen.tokenize, within=work.deal.mesh)
+    return Bench(cascade, work.config, work.records, work.deal.mesh)
+
+
+def run_round(work: Distillation, plan: Plan, teacher: Teacher, place: Path, bench: Bench, full: np.ndarray) -> dict:
+    """One round under `place`, from where it was; its cascade holds the best weights. Returns its figures."""
+    config = build_distill.round_config(work, plan)
+    facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
+    latest = hosts.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
+    stage, like = build_distill.student_stage(work, plan), work.steps(teacher.w_dim).like
+    watch = Watch(place, plan, bench, stage, full, config.distill.diverged)
+    state, params = None, build_distill.load_stage(work, teacher)
+    if latest is None:
+        place.mkdir(parents=True, exist_ok=True)
+        state = build_distill.create_student(work, plan, teacher, params)
+        text = work.frozen.description["t5"]
+        same = parity(
+            config, work.deal, plan, state.params, params, teacher.w_dim, bench.latent,
+            (text["length"], text["model"]["channels"]), stage["factor"],
+        )  # fmt: skip
+        watch.look(state.ema, 0, parity=same)
+        if hosts.main():
+            at = f"every w of {span(plan.w)}" if teacher.w_dim else "w = 1"
+            print(f"cv3jax: {name} steps: student = teacher at {at}, to {same:.1g} (float32)", file=sys.stderr)
+    params = build_distill.as_frozen(work, params)
+    every, (data, placed) = config.train, build_distill.round_data(work, plan)
+    profile = tracing.steps_of(config.profile.steps)
+    cadence = Cadence(plan.updates, every.log_every, every.save_every, every.preview_every or plan.updates, every.keep, profile)
+    _, seconds = train_loop(
+        name=f"{name} steps", workdir=place, state=state, like=like, data=data, place=placed,
+        step_fn=build_distill.round_step(work, plan, teacher, params), cadence=cadence, config=facts, preview=watch.look,
+    )  # fmt: skip
+    best = watch.best()
+    export(work, stage, place / BEST, place / "cascade")
+    figures = {
+        "round": plan.number, "steps": plan.steps, "updates": plan.updates, "lr": plan.lr, "w": list(plan.w), "best": best["step"],
+        "distance": {key: value for key, value in best.items() if key != "step"}, "start": watch.lines()[0],
+        "seconds": sum(seconds.values()), "seconds_by_kind": seconds, "config": facts,
+    }  # fmt: skip
+    if hosts.main():
+        recipe.write_json(place / FIGURES, figures)
+    hosts.barrier("round")
+    return figures
+
+
+def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None:
+    """The cascade at `target` with `weights` as the distilled stage, the other parts as they were."""
+    if hosts.main():
+        target.mkdir(parents=True, exist_ok=True)
+        for part, source in work.frozen.directories.items():
+            checkpoint.carry_part(source, target / part)
+        checkpoint.carry_part(weights, target / work.config.stage)
+        stages = {**work.frozen.description["stages"], work.config.stage: stage}
+        checkpoint.write_cascade(target, {**work.frozen.description, "stages": stages})
+    hosts.barrier("exported")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = recipe.parser("distill", __doc__, EXAMPLE)
+    hosts.add_flags(parser)
+    args, overrides = parser.parse_known_args(argv)
+    recipe.check_file(args.json, "--json")
+    hosts.start(args)
+    try:
+        figures = run(recipe.load(args.config, overrides), args.workdir)
+    except StoppedError as e:
+        if e.signal != signal.SIGTERM:
+            raise
+        print(f"cv3jax: {e}", file=sys.stderr)  # and exit 0: a preempted run has done what it should
+        return
+    if hosts.main():
+        least = figures["rounds"][-1]["steps"]
+        said = f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in {figures['seconds']:.0f} s"
+        print(f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it", file=sys.stderr)
+        recipe.write_json(args.json, figures)
+
+
+if __name__ == "__main__":
+    from cv3jax.cli import run_command
+
+    run_command(main)

@@ -1,0 +1,121 @@
+"""What a distillation is to do, from the recipe: its rounds, their grids, and which teacher they can have."""
+
+import math
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from cv3jax.distillation import TARGETS
+from cv3jax.schedule import Grid, base_grid, relay_grid
+from data_pipeline.errors import InputError
+
+ENTRY = "(student steps, updates, learning rate, least w, greatest w)"
+
+
+class Plan(NamedTuple):
+    """A round: a student of `steps` is taught by a teacher of twice as many."""
+
+    number: int  # from 1
+    steps: int
+    updates: int
+    lr: float
+    w: tuple[float, float]  # range of guidance weights
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}_{self.steps}_steps"
+
+
+def plans(config: ConfigDict) -> tuple[Plan, ...]:
+    """The rounds of config.distill.rounds.
+
+    Raises:
+        InputError: an entry that is none, steps that do not halve, a w that the round before did not learn, or another field of
+            config.distill that cannot be.
+    """
+    d = config.distill
+    where = "config.distill.rounds"
+    if not d.rounds:
+        raise InputError(f"{where} is empty; give one or more of {ENTRY}")
+    found = []
+    for number, entry in enumerate(d.rounds, 1):
+        plan = _plan(number, entry, f"{where}[{number - 1}] = {entry}")
+        if found:
+            before = found[-1]
+            if plan.steps * 2 != before.steps:
+                raise InputError(f"{where}: {before.steps} steps are halved to {before.steps / 2:g}, not to {plan.steps}")
+            if not before.w[0] <= plan.w[0] <= plan.w[1] <= before.w[1]:
+                knows = f"but its teacher, round {number - 1}, knows {span(before.w)}"
+                raise InputError(f"{where}: round {number} has w in {span(plan.w)}, {knows}")
+        found.append(plan)
+    try:
+        grid_of(config, 2 * found[0].steps)
+    except ValueError as e:
+        raise InputError(f"{where}: a teacher of {2 * found[0].steps} steps: {e}") from e
+    if d.target not in TARGETS:
+        raise InputError(f"config.distill.target = {d.target!r}: one of {', '.join(TARGETS)}")
+    if not 0 < d.ema <= 1:
+        raise InputError(f"config.distill.ema = {d.ema}: a share of the round, above 0 and at most 1")
+    if not d.diverged > 1:
+        raise InputError(f"config.distill.diverged = {d.diverged}: how many times as far as at the start is too far, above 1")
+    if not d.w or not all(found[-1].w[0] <= w <= found[-1].w[1] for w in d.w):
+        raise InputError(f"config.distill.w = {tuple(d.w)}: one weight or more to judge by, each in all rounds' range {span(found[-1].w)}")
+    if config.model.w_dim < 4 or config.model.w_dim % 2:
+        raise InputError(f"config.model.w_dim = {config.model.w_dim}: the student is told w; give an even width, as 512")
+    return tuple(found)
+
+
+def _plan(number: int, entry: object, where: str) -> Plan:
+    try:
+        steps, updates, lr, *w = entry
+        whole = steps == int(steps) >= 1 and updates == int(updates) >= 1
+        good = whole and 0 < lr < math.inf and len(w) == 2 and 0 <= w[0] <= w[1] < math.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise InputError(f"{where}: must be {ENTRY}, as (16, 10000, 1e-5, 1.0, 10.0)")
+    return Plan(number, int(steps), int(updates), float(lr), (float(w[0]), float(w[1])))
+
+
+def span(w: tuple[float, float]) -> str:
+    """A range as people read it."""
+    return f"{w[0]:g}..{w[1]:g}"
+
+
+def grid_of(config: ConfigDict, steps: int) -> Grid:
+    """The released grid of the recipe's stage. Raises ValueError where two points would coincide."""
+    return base_grid(steps) if config.schedule.blur == "none" else relay_grid(steps, config.schedule.start)
+
+
+def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
+    """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot teach the first round.
+
+    Returns what is worth saying: an undistilled teacher's own number of steps is no matter, it knows every noise level of its range.
+    """
+    first = plans(config)[0]
+    steps = 2 * first.steps
+    relay = config.schedule.blur != "none"
+    if stage["kind"] != ("relay" if relay else "base"):
+        raise InputError(f"{where} is a {stage['kind']} stage, config.schedule says {'relay' if relay else 'base'}")
+    if relay and stage["start"] != config.schedule.start:
+        raise InputError(
+            f"{where} was trained from T_r = {stage['start']}, config.schedule.start = {config.schedule.start} is out of its distribution: "
+            f"fine-tune it with that start first (cv3jax train --config=relay_1024 --config.schedule.start={config.schedule.start})"
+        )
+    theirs = {"objective.prediction": stage["prediction"], "sample.form": stage["form"], "schedule.blur": stage["blur"]}
+    for field, value in theirs.items():
+        section, name = field.split(".")
+        if config[section][name] != value:
+            raise InputError(f"config.{field} = {config[section][name]}, but {where} has {value}; give --config.{field}={value}")
+    w_dim = stage["model"].get("w_dim", 0)
+    if not w_dim:
+        return [] if stage["steps"] == steps else [f"the teacher's own {stage['steps']} steps become {steps} in round 1"]
+    if w_dim != config.model.w_dim:
+        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
+    knows = stage.get("distilled") or {"steps": stage["steps"], "w": None}
+    if knows["steps"] != steps:
+        half = f"begin with {knows['steps'] // 2} student steps" if knows["steps"] % 2 == 0 else "it cannot be halved"
+        raise InputError(f"{where} is distilled to {knows['steps']} steps and knows no others, round 1 asks it for {steps}; {half}")
+    if knows["w"] and not knows["w"][0] <= first.w[0] <= first.w[1] <= knows["w"][1]:
+        raise InputError(f"{where} knows w in {span(knows['w'])}, round 1 asks it for {span(first.w)}")
+    return []

@@ -1,0 +1,66 @@
+"""What each halving costs: quality against steps as a table, a figure, and the same pictures a row a round."""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cv3jax import recipe
+from cv3jax.pictures import save_png
+from data_pipeline.errors import naming
+
+EXPLAINED = """Distance: the root mean square difference of latents (whose own is about 1) from those of the full sampler, {full} guided
+steps from the same noise, the mean over prompts; "all" is over every w."""
+
+
+class Row(NamedTuple):
+    """A sampler of so many steps: of the undistilled stage, or of a round's student."""
+
+    steps: int
+    round: int | None
+    distance: dict[str, float]  # w → distance; "all"
+
+
+def table(rows: list[Row], weights: list[float]) -> str:
+    """Markdown; a student beside the undistilled stage with as many steps."""
+    names = [f"{w:g}" for w in weights]
+    lines = ["| steps | sampler | " + " | ".join(f"w {name}" for name in names) + " | all |", "|---|---|" + "---|" * (len(names) + 1)]
+    for row in sorted(rows, key=lambda row: (-row.steps, row.round or 0)):
+        what = "undistilled, guided" if row.round is None else f"distilled, round {row.round}"
+        lines.append(f"| {row.steps} | {what} | " + " | ".join(f"{row.distance[name]:.3f}" for name in (*names, "all")) + " |")
+    return "\n".join(lines)
+
+
+def figure(rows: list[Row], stage: str, full: int) -> Figure:
+    """Distance against steps, distilled and not."""
+    plot = Figure(figsize=(6, 4), layout="constrained")
+    axes = plot.subplots()
+    for what, some, style in (
+        ("undistilled, guided", [row for row in rows if row.round is None], "o--"),
+        ("distilled", [row for row in rows if row.round is not None], "s-"),
+    ):
+        if some:
+            axes.plot([row.steps for row in some], [row.distance["all"] for row in some], style, label=what)
+    axes.set_xscale("log", base=2)
+    counts = sorted({row.steps for row in rows})
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.invert_xaxis()
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="steps", ylabel=f"distance from {full} steps (RMS of latents)", title=f"{stage}: what each halving costs")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return plot
+
+
+def write_quality(workdir: Path, stage: str, full: int, rows: list[Row], weights: list[float], picture: np.ndarray) -> None:
+    """quality.json, quality.md, quality.png and rounds.png under `workdir`; the table on stderr too."""
+    recipe.write_json(workdir / "quality.json", {"stage": stage, "full": full, "rows": [row._asdict() for row in rows]})
+    text = table(rows, weights)
+    with naming(workdir / "quality.md"):
+        (workdir / "quality.md").write_text(f"# {stage}: quality against steps\n\n{EXPLAINED.format(full=full)}\n\n{text}\n")
+    with naming(workdir / "quality.png"):
+        figure(rows, stage, full).savefig(workdir / "quality.png", dpi=120)
+    save_png(workdir / "rounds.png", picture)
+    print(text, file=sys.stderr)

@@ -1,0 +1,63 @@
+"""Looking at a round while it trains: distance to the full sampler, the best weights so far, and a stop where it only gets worse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cv3jax import checkpoint, hosts
+from cv3jax.distill_bench import Bench
+from cv3jax.distill_plan import Plan
+from cv3jax.metrics import read_lines
+from cv3jax.pictures import save_png
+from cv3jax.stopping import DivergedError
+from data_pipeline.errors import naming
+
+LINES, BEST = "evaluations.jsonl", "best"
+
+
+class Watch:
+    """The evaluations of a round under `directory`. A resumed round makes those after its checkpoint again, with the same figures."""
+
+    def __init__(self, directory: Path, plan: Plan, bench: Bench, stage: dict, full: np.ndarray, diverged: float):
+        self._directory, self._plan, self._bench, self._stage, self._full, self._diverged = directory, plan, bench, stage, full, diverged
+
+    def lines(self, before: int | None = None) -> list[dict]:
+        """The evaluations, {"step", "all", and each w}, of steps before `before`."""
+        return [line for line in read_lines(self._directory / LINES) if before is None or line["step"] < before]
+
+    def best(self) -> dict:
+        """The evaluation nearest to the full sampler, of those after an update."""
+        return min((line for line in self.lines() if line["step"]), key=lambda line: line["all"])
+
+    def look(self, params: Any, step: int, **facts: float) -> np.ndarray:
+        """Evaluate the EMA `params` after `step` updates. Keeps them where they are the best so far. Returns the contact sheet.
+
+        facts: what else is to stand in the line.
+
+        Raises:
+            DivergedError: they are `diverged` times as far from the full sampler as the round was at its start.
+        """
+        latents = self._bench.sample(self._stage, params, self._plan.steps)
+        line, before = {"step": step, **self._bench.distances(latents, self._full), **facts}, self.lines(step)
+        if step and all(line["all"] < other["all"] for other in before if other["step"]):
+            checkpoint.save_part(self._directory / BEST, params)
+            if hosts.main():
+                with naming(self._directory / f"{BEST}.npz"):
+                    np.savez(self._directory / f"{BEST}.npz", latents=latents)
+        picture = self._bench.picture({"full": self._full, f"{self._plan.steps} steps": latents})
+        hosts.barrier("evaluated")  # who reads the lines of earlier steps has done so
+        if hosts.main():
+            save_png(self._directory / "previews" / f"step_{step:07d}.png", picture)
+            temporary = self._directory / f"{LINES}.tmp"
+            with naming(temporary):
+                temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
+            temporary.replace(self._directory / LINES)
+        start = next((other["all"] for other in before if other["step"] == 0), None)
+        if start is not None and not line["all"] <= self._diverged * start:
+            raise DivergedError(
+                f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full sampler, {line['all'] / start:.1f} times as "
+                "far as at the round's start; stopped; try a lower learning rate, in a new --workdir"
+            )
+        return picture
