@@ -33,7 +33,8 @@ def plan_line(plan: dict[str, int], device: Any) -> str:
 
 def compiled_and_announced(programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any) -> list[Callable]:
     """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is printed to stderr."""
-    compiled = [jitted.lower(*args).compile() for jitted, args in programs]
+    with jax.transfer_guard("allow"):  # a run calls this from within its first step, and lowering reads the constants off the device
+        compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]
     if jax.process_index() == 0:
         tqdm.write(f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}", file=sys.stderr)

@@ -119,10 +119,10 @@ def distance(samples):
 
 
 def test_few_steps_of_the_exact_denoiser_are_bad(undistilled):
-    """So that there is something to gain: W1 of 32, 16, 8 and 4 steps is 0.057, 0.078, 0.118 and 0.281."""
-    assert distance(data(1)) < 0.006  # what 200,000 samples can tell
+    """So that there is something to gain: W1 of 32, 16, 8 and 4 steps is 0.057, 0.079, 0.119 and 0.281."""
+    assert distance(data(1)) < 0.005  # what 200,000 samples can tell
     w1 = {steps: distance(samples) for steps, samples in undistilled.items()}
-    print({steps: round(value, 4) for steps, value in w1.items()})
+    print({steps: round(float(value), 4) for steps, value in w1.items()})
     assert w1[32] == pytest.approx(0.056, rel=0.1)
     assert w1[4] == pytest.approx(0.281, rel=0.1)
     assert w1[32] < w1[16] < w1[8] < w1[4]
@@ -131,9 +131,10 @@ def test_few_steps_of_the_exact_denoiser_are_bad(undistilled):
 
 @pytest.mark.parametrize("steps", [16, 8, 4])
 def test_distilled_steps_are_as_good_as_32(steps, students, undistilled):
+    """W1 of 16, 8 and 4 distilled steps is 0.057, 0.058 and 0.058."""
     samples = np.ravel(sampled(table, steps, students[steps][0], noise()))
     wanted, without = undistilled[32], undistilled[steps]
-    print(steps, round(distance(samples), 4), np.abs(samples - wanted).mean(), np.abs(without - wanted).mean())
+    print(steps, round(distance(samples), 4))
     assert distance(samples) < 1.5 * distance(wanted)
     # and for the right reason: each sample goes where the 32 steps bring it, which no distance between distributions shows
     assert np.abs(samples - wanted).mean() < 0.1 * np.abs(without - wanted).mean()
