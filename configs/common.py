@@ -121,6 +121,15 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
     return c
 
 
+def long_distil(c: ConfigDict) -> ConfigDict:
+    """A distillation for two cores as one for a GPU with 16 of them."""
+    c.batch.size = c.batch.per_device = 256
+    c.data.update({"threads": 1, "workers": 12})
+    c.optim.warmup = 50
+    c.train.update({"log_every": 100, "save_every": 1000})
+    return c
+
+
 def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -> ConfigDict:
     """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the length go, `distill` comes.
 

@@ -13,4 +13,10 @@ def get_config(variant: str = ""):
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 20
     c = common.distil(c, rounds=((8, 200, 2e-3, 1.0, 3.0), (4, 200, 2e-3, 1.0, 3.0)), w=(1.0, 1.75, 3.0), warmup=10)
-    return common.select(c, variant)
+    return common.select(c, variant, long=long)
+
+
+def long(c):
+    c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
+    c.distill.rounds, c.distill.w = ((8, 1000, 1e-3, 1.0, 4.0), (4, 1000, 1e-3, 1.0, 4.0)), (1.0, 2.0, 3.0, 4.0)
+    return common.long_distil(c)

@@ -80,10 +80,11 @@ def trained(stage: str) -> Run:
     workdir, facts = root() / stage, root() / f"{stage}.json"
     with once(stage) as missing:
         if missing:
+            chosen = config(stage, *MESH[stage])  # which may train the stages before it
             with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
                 seen = []
                 watch(patch, lambda step: seen.append(list(compiled)))
-                figures = train.run(config(stage, *MESH[stage]), workdir)
+                figures = train.run(chosen, workdir)
             assert len(seen) == STEPS
             facts.write_text(json.dumps([figures, seen]))
     return Run(workdir, *read_json(facts))
