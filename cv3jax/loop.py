@@ -117,7 +117,7 @@ def train_loop(
             save = _due(step, cadence.save) or last or stop
             settle(0 if show or save else 1)  # what uses the state waits for it; else this step runs while the one before is looked at
             if show:
-                with account.doing("preview"):
+                with account.doing("preview"), jax.transfer_guard("allow"):  # pictures are for the host
                     log.image("preview", step, preview(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
