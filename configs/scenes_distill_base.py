@@ -12,7 +12,7 @@ def get_config(variant: str = ""):
         return common.distil_tiny(c)
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 20
-    c = common.distil(c, rounds=((8, 200, 2e-3, 1.0, 3.0), (4, 200, 2e-3, 1.0, 3.0)), w=(1.0, 1.75, 3.0), warmup=10)
+    c = common.distil(c, rounds=((8, 400, 4e-4, 1.0, 2.0), (4, 300, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
     return common.select(c, variant, long=long)
 
 

@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
         return common.distil_tiny(c)
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 10
-    c = common.distil(c, rounds=((2, 100, 2e-3, 1.0, 2.0), (1, 100, 2e-3, 1.0, 2.0)), w=(1.0, 1.5), warmup=10)
+    c = common.distil(c, rounds=((2, 120, 5e-4, 1.0, 2.0), (1, 150, 5e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
     return common.select(c, variant, long=long)
 
 

@@ -294,9 +294,19 @@ def _misfit(description: dict) -> str | None:
             if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
                 return f"{name} has no proper {field}"
     for name, stage in stages.items():
+        if "distilled" in stage and not _knows(stage["distilled"]):
+            return f"{name} has no proper distilled"
         if "t5" in description and description["t5"]["model"].get("channels") != stage["text_width"]:
             return f"the {name} reads text features {stage['text_width']} wide, t5 makes {description['t5']['model'].get('channels')}"
     return None
+
+
+def _knows(distilled: Any) -> bool:
+    """Whether an entry says for how many steps, and which w (None: not known), a stage was distilled."""
+    if not isinstance(distilled, dict) or not isinstance(distilled.get("steps"), int) or "w" not in distilled:
+        return False
+    w = distilled["w"]
+    return w is None or (isinstance(w, list) and len(w) == 2 and all(isinstance(x, (int, float)) for x in w))
 
 
 def write_cascade(directory: str | Path, description: dict) -> None:

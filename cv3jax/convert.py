@@ -199,6 +199,8 @@ def describe_stage(
         "kind": name, "model": part.model, "text_width": part.facts["text_width"], "factor": factor, "eta": 0.0, "form": "released",
         "blur": "linear" if relay else "none", **values,
     }  # fmt: skip
+    if distilled:  # what it was distilled to its files say; of the range of w they say nothing
+        stage["distilled"] = {"steps": values["steps"], "w": None}
     return stage, f"{name}: {', '.join(reasons)}"
 
 

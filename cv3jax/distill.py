@@ -48,16 +48,17 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
         asked = {name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")} | {"w": bench.weights}
-        steps = sorted({config.sample.steps, *(plan.steps for plan in work.rounds)}, reverse=True)
-        if work.teacher.w_dim:  # knows no other
-            steps = [work.teacher.stage["steps"]]
+        count = config.sample.steps
+        fewer = sorted({plan.steps for plan in work.rounds} - {count}, reverse=True)
+        if work.teacher.w_dim:  # knows its own number of steps alone
+            count, fewer = work.teacher.stage["steps"], []
         made = references(
             workdir / "references.npz", {**asked, "teacher": str(work.teacher.directory.absolute())}, bench, work.teacher.stage,
-            lambda: build_distill.load_stage(work, work.teacher), steps,
+            lambda: build_distill.load_stage(work, work.teacher), [count, *fewer],
         )  # fmt: skip
-        full = made[steps[0]]
-        teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in steps[1:]]
-        pictures, done = {f"full, {steps[0]} steps": full}, []
+        full = made[count]
+        teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in fewer]
+        pictures, done = {f"full, {count} steps": full}, []
         for plan, figures in zip(work.rounds, found, strict=True):
             place = workdir / "rounds" / plan.name
             if figures is None:
@@ -67,12 +68,12 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 pictures[f"{plan.steps} steps"] = file["latents"]
             picture = bench.picture(pictures)  # all processes decode
             if hosts.main():
-                write_quality(workdir, config.stage, steps[0], rows, bench.weights, picture)
+                write_quality(workdir, config.stage, count, rows, bench.weights, picture)
             teacher = Teacher(place / "cascade", build_distill.student_stage(work, plan))
             done.append({key: value for key, value in figures.items() if key != "config"})
         export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
-    return {"stage": config.stage, "full": steps[0], "undistilled": undistilled, "rounds": done,
+    return {"stage": config.stage, "full": count, "undistilled": undistilled, "rounds": done,
             "seconds": sum(one["seconds"] for one in done)}  # fmt: skip
 
 
@@ -122,6 +123,7 @@ def run_round(work: Distillation, plan: Plan, teacher: Teacher, place: Path, ben
     _, seconds = train_loop(
         name=f"{name} steps", workdir=place, state=state, like=like, data=data, place=placed,
         step_fn=build_distill.round_step(work, plan, teacher, params), cadence=cadence, config=facts, preview=watch.look,
+        before=sum(other.updates for other in work.rounds[: plan.number - 1]),
     )  # fmt: skip
     best = watch.best()
     export(work, stage, place / BEST, place / "cascade")

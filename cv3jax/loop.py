@@ -36,13 +36,14 @@ class Cadence:
 
 def train_loop(
     *, name: str, workdir: Path, state: TrainState | None, like: Any, data: Any, place: Callable, step_fn: Callable, cadence: Cadence,
-    config: dict, preview: Callable[[Any, int], Any] | None = None, resume_from: int | None = None,
+    config: dict, preview: Callable[[Any, int], Any] | None = None, resume_from: int | None = None, before: int = 0,
 ) -> tuple[TrainState, dict[str, float]]:  # fmt: skip
     """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or else from `state`.
 
     `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of its batches on the mesh,
     `step_fn(state, batch)` → (state, metrics) is compiled once, `preview(ema, step)` → uint8 [H, W, 3]. `resume_from` is kept
-    with the checkpoints (see `train.check_resume`). Returns (the last state, the seconds by kind in all sittings).
+    with the checkpoints (see `train.check_resume`). `before`: the steps of this process's earlier loops, by which the processes agree on
+    a last one. Returns (the last state, the seconds by kind in all sittings).
     Loss and norms of every step are looked at: while the next step runs, and in any case before anything is saved. Meanwhile the batch
     after it is fetched and placed.
 
@@ -109,7 +110,7 @@ def train_loop(
                     state, metrics = step_fn(state, batch)
                 account.started(metrics)
                 pending.append((step, metrics, batches.damaged))
-                last, stop = step == cadence.steps, noticed(step)
+                last, stop = step == cadence.steps, noticed(before + step)
                 if not (last or stop):
                     with account.doing("data"):
                         batches.fetch()
@@ -126,7 +127,7 @@ def train_loop(
                     checkpoint.save(manager, step, state, batches, {**run, "resume_from": resume_from})
             if stop:
                 break
-        if stop := noticed(step):
+        if stop := noticed(before + step):
             where = manager.directory / str(step)
             raise stopping.StoppedError(stop, f"stopped after step {step}, saved in {where}; run the same command to continue")
     return state, account.seconds
