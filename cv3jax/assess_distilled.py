@@ -3,7 +3,9 @@
 "full" is the undistilled cascade in many guided steps; the others are judged by their own pictures, and by how far those are from its.
 """
 
+import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from data_pipeline import scenes
 FULL = "full"
 PARTS = ("text", "base", "relay", "vae")  # what is timed by itself; the noise and the enlargement are in the total alone
 SHOWN = 6  # captions of the picture: the first of the judged ones
-DIRECT = 3  # batches of the single-stage model, the first untimed
+DIRECT = 2  # batches of the single-stage model, the first untimed; its 20 steps take as long as all else
 
 
 class Sampler(NamedTuple):
@@ -67,7 +69,7 @@ def _names(steps: tuple[int, int]) -> tuple[str, str]:
     return f"base_{steps[0]}", f"relay_{steps[1]}"
 
 
-def samplers(cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, int]]) -> dict[str, Sampler]:
+def compared(cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, int]]) -> dict[str, Sampler]:
     """full, then undistilled_8_2, undistilled_4_1, distilled_8_2, distilled_4_1 and the last of each at w = 1, for rounds (8, 2), (4, 1).
 
     All but those are guided as the cascade says. `cascade` is one of `with_rounds`.
@@ -86,7 +88,7 @@ def samplers(cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, in
 def sample(cascade: Cascade, sampler: Sampler, captions: list[str], seeds: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """(what `Cascade.generate` makes of them in the end, uint8 [B, S, S, 3]; seconds by PARTS and "rest")."""
     (base, relay), (many, few), (w_base, w_relay) = sampler
-    side, lap = cascade.description["stages"][base]["image_size"], Laps()
+    side, lap = cascade.description["stages"]["base"]["image_size"], Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     noise = lap("rest", cascade.noise(keys, side))
     text = lap("text", cascade.text(captions))
@@ -125,8 +127,9 @@ def assess_distilled(cascade: Cascade, samplers: dict[str, Sampler], *, count: i
     turns = batches(count)
     for number, rows in enumerate(turns if len(turns) > 1 else [*turns, *turns]):  # the first compiles, and is not timed
         texts, seeds = [captions[i] for i in rows], (seed + rows) % 2**32
-        for name, sampler in samplers.items():
-            images, seconds = sample(cascade, sampler, texts, seeds)
+        with ThreadPoolExecutor(1 if number else 2) as workers:  # compiling keeps one core busy
+            results = list(workers.map(functools.partial(sample, cascade, captions=texts, seeds=seeds), samplers.values()))
+        for name, (images, seconds) in zip(samplers, results):
             made[name].append(images)
             laps[name].append(seconds)
         if number < DIRECT:

@@ -55,7 +55,7 @@ class Watch:
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
             temporary.replace(self._directory / LINES)
         start = next((other["all"] for other in before if other["step"] == 0), None)
-        if start is not None and not line["all"] <= self._diverged * start:
+        if start and not line["all"] <= self._diverged * start:  # from no distance at all there is no ratio
             raise DivergedError(
                 f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full sampler, {line['all'] / start:.1f} times as "
                 "far as at the round's start; stopped; try a lower learning rate, in a new --workdir"

@@ -1,9 +1,10 @@
-"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder, base and relay, and shows
-what they make of captions they never saw, in one report. Killed and started again it continues.
+"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder, base and relay, distils both, and
+shows what they make of captions they never saw, in one report. Killed and started again it continues.
 """
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -12,13 +13,16 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, lock, recipe, train
+from cv3jax import checkpoint, distill, lock, recipe, train
 from cv3jax.assess import assess, draw, round_trip
+from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
 from cv3jax.cascade import Cascade, load
 from cv3jax.metrics import read_lines
 from cv3jax.pictures import contact_sheet, save_png
@@ -29,6 +33,7 @@ from data_pipeline.scenes_render import render
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 STAGES = ("vae", "base", "relay")
+DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
 
 
 class Stopwatch:
@@ -82,27 +87,61 @@ def build_data(directory: Path, *, count: int, seed: int) -> None:
         scenes.build(directory, count, seed, "train")
 
 
-def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
-    """Train one stage from its recipe; a finished one is not touched again. Returns its figures."""
-    finished = workdir / stage / "figures.json"
-    if finished.exists():
-        return read_facts(finished)
-    before = dict(zip(STAGES, (None, *STAGES)))[stage]
-    config = recipe.load(f"scenes_{stage}{':tiny' if tiny else ''}", [])
+def small_recipe(name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int) -> ConfigDict:
+    """The recipe of a step of this run, whose frozen parts are those of `cascade`, a directory of `workdir`."""
+    config = recipe.load(f"scenes_{name}{':tiny' if tiny else ''}", [])
     with config.unlocked():
         config.seed = seed
         config.data.path = str(workdir / "data" / "train")
-        config.cascade = str(workdir / before) if before else None
-        config.init_from = str(workdir / "base") if stage == "relay" else None
-        if tiny and before:
+        config.cascade = str(workdir / cascade) if cascade else None
+        if tiny and cascade:
             config.data.image_size = 64  # the least that can be judged, the relay's at twice the zoom
+    return config
+
+
+def finish(place: Path, work: Callable[[Path], dict]) -> dict:
+    """The figures of `work(place)`, which is done once: a finished one is not touched again, another goes on."""
+    finished = place / "figures.json"
+    if finished.exists():
+        return read_facts(finished)
     try:
-        figures = train.run(config, workdir / stage)
+        figures = work(place)
     except checkpoint.DamagedError as e:
         older = f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
         raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
     recipe.write_json(finished, figures)
     return figures
+
+
+def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
+    """Train one stage from its recipe. Returns its figures."""
+    before = dict(zip(STAGES, (None, *STAGES)))[stage]
+    config = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
+    with config.unlocked():
+        config.init_from = str(workdir / "base") if stage == "relay" else None
+    return finish(workdir / stage, lambda place: train.run(config, place))
+
+
+def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
+    """Distil base and relay from their recipes. Returns the figures of each."""
+    figures = {}
+    for stage, cascade in DISTILLED.items():
+        print(f"quickstart: {stage}, distilled", file=sys.stderr)
+        config = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
+        figures[stage] = finish(workdir / f"distill_{stage}", functools.partial(distill.run, config))
+    return figures
+
+
+def rounds_of(figures: dict) -> dict[int, str]:
+    """Steps → the directory of that round, the last round first, from the figures of a distillation."""
+    return {one["steps"]: f"rounds/{one['round']}_{one['steps']}_steps" for one in reversed(figures["rounds"])}
+
+
+def paired_rounds(workdir: Path, figures: dict[str, dict]) -> dict[tuple[int, int], tuple[Path, Path]]:
+    """(base steps, relay steps) → the cascades of those rounds, the last of both together, and those before them. The last comes last."""
+    both = [[(steps, workdir / f"distill_{stage}" / place / "cascade") for steps, place in rounds_of(figures[stage]).items()]
+            for stage in DISTILLED]  # fmt: skip
+    return {(b, r): (base, relay) for (b, base), (r, relay) in list(zip(*both))[::-1]}
 
 
 def show(cascade: Cascade, *, count: int, seed: int) -> dict:
@@ -147,18 +186,32 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         print(f"quickstart: {stage}", file=sys.stderr)
         watch.run(stage, lambda stage=stage: train_stage(stage, workdir, tiny=tiny, seed=seed))
 
+    distilled = watch.run("distill", lambda: distil_stages(workdir, tiny=tiny, seed=seed))
+
     def sample():
         carry_cascade(workdir / "relay" / "cascade", workdir / "cascade")
-        cascade = load(workdir / "cascade")
-        return assess(cascade, count=4 if tiny else 200, seed=seed), show(cascade, count=2 if tiny else 12, seed=seed)
+        carry_cascade(workdir / "distill_relay" / "cascade", workdir / "distilled")
+        rounds = paired_rounds(workdir, distilled)
+        cascade = with_rounds(load(workdir / "cascade"), rounds)
+        count = 4 if tiny else 200
+        judged, pictures = assess(cascade, count=count, seed=seed), show(cascade, count=2 if tiny else 12, seed=seed)
+        ways = compared(cascade, tuple(distilled[stage]["full"] for stage in DISTILLED), list(rounds))
+        figures, pictures["distilled"] = assess_distilled(cascade, ways, count=count, seed=seed)
+        return judged | figures, pictures
 
     print("quickstart: samples, judged", file=sys.stderr)
     watch.seconds.pop("sample", None)  # it is done anew every time
     figures, pictures = watch.run("sample", sample)
-    seconds = {stage: round(watch.seconds[stage], 1) for stage in ("install", "data", *STAGES, "sample")}
+    seconds = {stage: round(watch.seconds[stage], 1) for stage in ("install", "data", *STAGES, "distill", "sample")}
     report = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, **figures, "environment": environment()}
     recipe.write_json(workdir / "report.json", report)
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
+    for stage in DISTILLED:
+        place = workdir / f"distill_{stage}"
+        pictures["distilled"].setdefault("quality", {})[stage] = read_facts(place / "quality.json")
+        for steps, name in reversed(rounds_of(distilled[stage]).items()):
+            what = f"{stage.capitalize()}, distilled to {steps} step{'s' if steps > 1 else ''}"
+            curves[what] = read_lines(place / name / "metrics.jsonl")
     write_report(workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures)
     shown = pictures["samples"]
     rows = [np.stack([sample[stage] for sample in shown]) for stage in ("base", "relay")]
@@ -168,7 +221,7 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
 
 def next_steps(workdir: Path) -> list[tuple[str, str]]:
     """What a reader of the report may want to do next: (what, command)."""
-    here = shlex.quote(str(workdir))
+    here, distilled = shlex.quote(str(workdir)), shlex.quote(str(workdir / "distilled"))
     prompt = "a small green star on the left and a large purple circle on the right, black background"
     mine = "--config.data.path=runs/mine/data"
     return [
@@ -176,6 +229,8 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
          f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"'),
         ("Other numbers of base and relay steps, and another guidance weight, to see what they do.",
          f'cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine --prompt "{prompt}"'),
+        ("The same in the fewest steps, by the distilled stages. They are told the guidance weight and do not run twice for it.",
+         f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"'),
         ("Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
          "cv3jax data pack --source pictures/ --out runs/mine/data"),
         ("Train the three stages on them.",
@@ -183,6 +238,9 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
          f"cv3jax train --config=scenes_base --workdir runs/mine/base {mine} --config.cascade=runs/mine/vae\n"
          f"cv3jax train --config=scenes_relay --workdir runs/mine/relay {mine} --config.cascade=runs/mine/base"
          " --config.init_from=runs/mine/base"),
+        ("Distil what came of it: base, then relay, which ends up with both.",
+         f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine} --config.cascade=runs/mine/relay\n"
+         f"cv3jax distill --config=scenes_distill_relay --workdir runs/mine/fast {mine} --config.cascade=runs/mine/fast_base"),
     ]  # fmt: skip
 
 

@@ -1,18 +1,14 @@
 """The page a run leaves behind: pictures, curves and figures in one HTML file that loads nothing from anywhere."""
 
-import base64
-import io
 import json
-import re
 from pathlib import Path
 
 import jinja2
-import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
+from cv3jax.report_distilled import section
+from cv3jax.report_plots import QUANTITIES, plot, png_uri
 from data_pipeline.errors import naming
 
 COLUMNS = (  # key of a sample, heading, what one sees
@@ -30,13 +26,11 @@ JUDGED = (  # key of prompt_following, heading, what one sees
     ("relay", "Relay", "the result"),
 )
 STAGES = {"vae": "Autoencoder", "base": "Base model", "relay": "Relay model"}
-QUANTITIES = {"loss": "loss (no unit)", "psnr": "PSNR of training batches (dB)"}
-_INK = "#012345"  # what becomes the page's text colour, light or dark
 
 
 def write_report(
     path: Path, report: dict, *, samples: list[dict], curves: dict[str, list[dict]], recon: dict[str, tuple[np.ndarray, np.ndarray]],
-    next_steps: list[tuple[str, str]],
+    next_steps: list[tuple[str, str]], distilled: dict | None = None,
 ) -> None:  # fmt: skip
     """Write the page of a finished run to `path`.
 
@@ -45,7 +39,8 @@ def write_report(
     (sets as in JUDGED; "noise_control" and the standard error "se" too in "detail"). Whatever else it holds is shown as JSON.
     samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled",
     "round_trip", "relay": uint8 [2h, 2h, 3]}, one a held-out caption. curves: stage → lines of its metrics.jsonl. recon: side →
-    (images, round trips), uint8 [N, side, side, 3]. next_steps: (what it does, command). Text is shown as text, whatever is in it.
+    (images, round trips), uint8 [N, side, side, 3]. next_steps: (what it does, command). distilled: where report has "distilled",
+    what `report_distilled.section` shows beside it. Text is shown as text, whatever is in it.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"png": png_uri, "clock": clock, "plain": plain}
@@ -59,20 +54,13 @@ def write_report(
             (f"{STAGES.get(stage, stage)}: {key if key == 'loss' else key.upper()}", plot(lines, key))
             for stage, lines in curves.items() for key in QUANTITIES if sum(key in line for line in lines) > 1
         ],
-        everything=json.dumps(report, indent=2),
+        everything=json.dumps(report, indent=2), distilled=section(environment, report, distilled) if "distilled" in report else "",
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with naming(temporary):
         temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
-
-
-def png_uri(image: np.ndarray) -> str:
-    """uint8 [H, W, 3] → a data: address of it as PNG."""
-    out = io.BytesIO()
-    Image.fromarray(np.asarray(image)).save(out, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def clock(seconds: float | None) -> str:
@@ -88,33 +76,6 @@ def clock(seconds: float | None) -> str:
 def plain(value: object) -> str:
     """A value of the environment as one line: {"jax": "0.10", "flax": "0.12"} → jax 0.10, flax 0.12."""
     return ", ".join(f"{name} {text}" for name, text in value.items()) if isinstance(value, dict) else str(value)
-
-
-def plot(lines: list[dict], key: str) -> Markup:
-    """Inline SVG of `key` over the steps, with its running mean, in the page's own font and colours."""
-    points = [(line["step"], line[key]) for line in lines if key in line]
-    step, value = np.array(points, np.float64).T
-    with matplotlib.rc_context({"svg.fonttype": "none", "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK,
-                                "xtick.color": _INK, "ytick.color": _INK, "font.size": 11}):  # fmt: skip
-        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
-        axes = figure.subplots()
-        width = max(len(value) // 15, 1)  # of the running mean, in points
-        axes.plot(step, value, color="#7c8cf8", alpha=0.45 if width > 1 else 1.0, linewidth=1.4)
-        if width > 1:
-            axes.plot(np.convolve(step, np.ones(width) / width, "valid"), np.convolve(value, np.ones(width) / width, "valid"),
-                      color="#6475f5", linewidth=2.2)  # fmt: skip
-        axes.set(xlabel="optimizer steps", ylabel=QUANTITIES[key])
-        if key == "loss" and (value > 0).all():
-            axes.set(yscale="log", ylabel=f"{QUANTITIES[key]}, log scale")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}" if value.max() < 5 * value.min() else "")
-        axes.grid(alpha=0.18, color=_INK, which="both", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue()[out.getvalue().index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
-    return Markup(re.sub(r'<g id="[^"]*"', "<g", svg).replace(_INK, "currentColor"))
 
 
 _STYLE = """
@@ -144,6 +105,11 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 tr:last-child > * { border-bottom: 0; } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { font-weight: 500; color: var(--soft); vertical-align: top; } td { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } th.n { text-align: right; }
+.ways { display: grid; grid-template-columns: 150px repeat(var(--columns), minmax(96px, 1fr)); gap: 8px; }
+.ways > * { font-size: 13.5px; line-height: 1.4; }
+.ways > span { color: var(--soft); } .ways > b { align-self: center; font-weight: 600; }
+.lists { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 14px; margin: 14px 0; }
+.lists ul { margin: 0; padding-left: 18px; } .lists li { margin-bottom: 6px; }
 tr.total > * { font-weight: 650; color: inherit; }
 .bar { width: 50%; } .bar i { display: block; height: 9px; border-radius: 5px; background: var(--accent); min-width: 2px; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 8px; } .strip div { display: grid; gap: 4px; }
@@ -167,7 +133,11 @@ _PAGE = """<!doctype html>
 <h1>Pictures from captions, trained from nothing on this machine</h1>
 <p>cv3jax is CogView3 (arXiv:2403.05121) in JAX. This run trained an autoencoder, a base model that draws small pictures from captions,
 and a relay model that takes the picture at twice the side, adds noise, and removes it together with the blur: that adds the detail the
-small one cannot hold. Training began at random weights; none were downloaded.</p>
+small one cannot hold.
+{% if distilled %}
+Both were then distilled, to draw in a fraction of the steps.
+{% endif %}
+Training began at random weights; none were downloaded.</p>
 <div class="tiles">
   <div class="card tile"><b>{{ report.seconds.total | clock }}</b><span>from nothing to this page</span></div>
 {% for side, value in report.vae_psnr.items() %}
@@ -224,6 +194,7 @@ last column; the standard error of the relay's lead is {{ "%.1f" | format(100 * 
 </section>
 {% endif %}
 
+{{ distilled }}
 {% if plots %}
 <section>
 <h2>Training</h2>

@@ -6,8 +6,9 @@ import pytest
 import tiny_runs
 from states import name_of
 
-from cv3jax import build, build_diffusion, cascade
+from cv3jax import build, build_diffusion, build_distill, cascade, recipe
 from cv3jax.abstract import program
+from cv3jax.distill_plan import plans
 from cv3jax.sharding import make_mesh
 from data_pipeline.errors import InputError
 
@@ -73,6 +74,70 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
         assert (latents.shape, work.images) == (called[stage][3].shape, 8)
     split = {not x.sharding.is_fully_replicated for x in jax.tree.leaves(ours["relay"].args[0])}
     assert split == {True, False}
+
+
+@pytest.mark.parametrize("step", ["train", "later"])
+def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, monkeypatch):
+    """The teacher lies like the student, as what it is computed with."""
+    config, called = tiny_runs.distill_config("relay", "model.dtype=bfloat16"), {}
+
+    def programs(compiled, *_):
+        def train(*args):
+            called[step] = args[:2]
+
+        def encode(*args):
+            called["encode"] = args
+            return compiled[1][1][2]
+
+        return (train, encode)
+
+    monkeypatch.setattr(build_distill, "compiled_and_announced", lambda compiled, *rest: programs(compiled, *rest)[: len(compiled)])
+    done = tiny_runs.distilled("relay").workdir / "rounds" / "1_2_steps" / "cascade"
+    with tiny_runs.split_small():
+        work = build_distill.build_distillation(config, tmp_path)
+        teacher, plan = work.teacher, work.rounds[0]
+        if step == "later":
+            teacher, plan = build_distill.Teacher(done, build_distill.student_stage(work, plan)), work.rounds[1]
+        params = build_distill.load_stage(work, teacher)
+        state = build_distill.create_student(work, plan, teacher, params)
+        data, placed = build_distill.round_data(work, plan)
+        build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))(state, placed(next(data)))
+        ours = {name: program(config, jax.devices(), name) for name in called}
+    assert ours.keys() == {step, "encode"}
+    assert facts(ours["encode"].args) == facts(called["encode"])
+    assert facts(ours[step].args[:2]) == facts(called[step])
+    encoded = jax.eval_shape(ours["encode"].jitted, *ours["encode"].args)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(lambda x: (x.shape, x.dtype), ours[step].args[2])
+    theirs, mine = (facts(tree) for tree in (ours[step].args[1]["teacher"], ours[step].args[0].params))
+    assert mine.keys() - theirs.keys() == ({"w_proj/kernel"} if step == "train" else set())
+    assert {name: (shape, place) for name, (shape, _, place) in theirs.items()} == {
+        name: (shape, place) for name, (shape, _, place) in mine.items() if name in theirs
+    }
+    assert {str(dtype) for _, dtype, _ in mine.values()} == {"float32"}
+    for name, (_, dtype, _) in theirs.items():
+        assert str(dtype) == ("bfloat16" if name.endswith(("kernel", "embedding")) else "float32")
+    assert any(len(set(place.values())) == 4 for _, _, place in theirs.values())
+
+
+@pytest.mark.parametrize(("name", "start", "steps"), [
+    ("distill_base", 1000, (16, 8, 4)), ("distill_relay", 500, (4, 2, 1)), ("distill_relay:start200", 200, (4, 2, 1)),
+])  # fmt: skip
+def test_the_distillations_of_the_released_models(name, start, steps):
+    config = recipe.load(name, [])
+    assert config.schedule.start == start
+    assert tuple(plan.steps for plan in plans(config)) == steps
+    sizes = {}
+    for step in ("train", "later"):
+        state, aside, _ = program(config, jax.devices(), step).args
+        assert aside["round"].pairs.t.shape == (steps[0], 3)
+        sizes[step] = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])]
+    told = 2_906_612_484 + 512 * config.model.channels
+    assert sizes == {"train": [told, 2_906_612_484], "later": [told, told]}
+
+
+def test_only_a_distillation_has_later_rounds():
+    with pytest.raises(InputError, match="--step later: of a distillation recipe, its rounds after the first"):
+        program(tiny_runs.config("base"), jax.devices(), "later")
 
 
 def test_a_vae_has_neither_text_to_encode_nor_pictures_to_draw():

@@ -36,6 +36,7 @@ def benchmark(monkeypatch):
     ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
     ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
     ("loop", ["--steps", "0"], "--rounds and --steps must be at least 1"),
+    ("distill", ["--batch", "0"], "--batch, --steps and --rounds must be at least 1"),
     ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
     ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
 ])  # fmt: skip
@@ -161,6 +162,23 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
     assert script.missed([row("train", 0.7)], "gpu", "torch.compile") == []  # a chip whose peak is not known
     assert "forward 0.9" in script.missed([row("forward", 0.9), fast], "gpu", "torch.compile")[0]
     assert script.missed([row("train", 0.9, rival="torch")], "cpu", "torch") == []
+
+
+@pytest.mark.parametrize("kind", [pytest.param("guided", marks=pytest.mark.slow), "told"])
+def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark, quick_compiles):
+    """Those of two teacher passes, of twice the rows where it is guided, and of the student forward and backward."""
+    script = benchmark("distill")
+    config = script.load("scenes_distill_relay:tiny", 2)
+    config.optim.kind = "adamw"
+    some = script.pieces(config, kind)
+    count = script.counted(some)
+    assert count["step"] == count["teacher"] + count["student"] + count["update"]
+    rows = 2 if kind == "guided" else 1
+    forward = count["teacher"] / (2 * rows)
+    assert 2.7 * forward < count["student"] < 3 * forward + count["teacher"] / 4
+    ratio = sys.modules["measure"].spread([1.2])
+    told = {"recipe": "a", "kind": kind, "ratio": ratio, "flops_ratio": 1.0}
+    assert script.missed([told]) == [f"a, {kind}: a step is 1.200 of its passes and update in time (bar: 1.05)"]
 
 
 def test_chips_have_the_names_that_jax_gives_them():

@@ -12,7 +12,7 @@ import tiny_runs
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import cli, compile, sharding, topology
+from cv3jax import cli, compile, recipe, sharding, topology
 from cv3jax.chips import CHIPS
 from cv3jax.compile_report import text
 from cv3jax.progress import Progress
@@ -233,6 +233,19 @@ def test_bad_input_is_one_line(argv, message, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "step", "gathers"), [
+    ("base_256", "train", 2), ("base_256", "encode", 1), ("base_256", "sample", None), ("base_256:tiny", "train", 2),
+    ("distill_base", "train", 4), ("distill_base", "later", 4),
+])  # fmt: skip
+def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(name, step, gathers, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
+    monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
+    monkeypatch.setattr(compile, "analyse", lambda *_, **options: seen.update(options) or {})
+    compile.run(recipe.load(name, []), "v5e:2x4", step)
+    assert seen == {"gathers": gathers, "train": step in ("train", "later")}
 
 
 def test_an_estimate_is_marked_as_one():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import quickstart, sample, train
+from cv3jax import checkpoint, distill, quickstart, recipe, sample, train
 from cv3jax.assess import assess, psnr, with_noise
+from cv3jax.assess_distilled import compared
 from cv3jax.cascade import load, to_uint8
 from cv3jax.resize import up2
+from cv3jax.stopping import StoppedError
 from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -128,14 +131,35 @@ def fake_training(config, workdir: Path) -> dict:
     return run.figures
 
 
+def fake_distillation(config, workdir: Path) -> dict:
+    """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2 steps and then of 1."""
+    (source, description), rounds = checkpoint.read_cascade(config.cascade), []
+    for number, steps in enumerate((2, 1), 1):
+        place = workdir / "rounds" / f"{number}_{steps}_steps"
+        stages = {**description["stages"], config.stage: {**description["stages"][config.stage], "steps": steps}}
+        for target in (place / "cascade", workdir / "cascade"):
+            shutil.copytree(source, target, dirs_exist_ok=True)
+            checkpoint.write_cascade(target, {**description, "stages": stages})
+        (place / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (2, 4)))
+        rounds.append({"round": number, "steps": steps})
+    rows = [{"steps": n, "round": one, "distance": {"all": 0.1}} for n in (2, 1) for one in (None, 3 - n)]
+    recipe.write_json(workdir / "quality.json", {"stage": config.stage, "full": 2, "rows": rows})
+    return {"stage": config.stage, "full": 2, "rounds": rounds}
+
+
+def some_compared(*args) -> dict:
+    """Of what is compared, samplers of two steps: each other one is something more to compile."""
+    return {name: way for name, way in compared(*args).items() if way.steps == (2, 2)}
+
+
 def remembered(function):
-    """The function of a cascade and keywords, computed once for the same keywords."""
+    """The function of a cascade, perhaps something else, and keywords, computed once for the same keywords."""
     results = {}
 
-    def call(cascade, **options):
+    def call(cascade, *more, **options):
         key = tuple(sorted(options.items()))
         if key not in results:
-            results[key] = function(cascade, **options)
+            results[key] = function(cascade, *more, **options)
         return results[key]
 
     return call
@@ -148,24 +172,45 @@ def judged(cascade, **options):
 
 
 def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(tmp_path, monkeypatch):
-    trained = []
+    trained, distilled = [], []
+    tiny_runs.trained("relay")  # by what is replaced below
+
+    def distil(config, workdir):
+        distilled.append((config, workdir))
+        if [each.stage for each, _ in distilled].count("relay") == 1:
+            raise StoppedError(signal.SIGTERM, "stopped")
+        return fake_distillation(config, workdir)
+
     monkeypatch.setattr(train, "run", lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir))
-    for name, function in (("assess", judged), ("show", quickstart.show)):  # once is enough for the second start
-        monkeypatch.setattr(quickstart, name, remembered(function))
+    monkeypatch.setattr(distill, "run", distil)
+    for name, function in (("assess", judged), ("show", quickstart.show), ("assess_distilled", quickstart.assess_distilled)):
+        monkeypatch.setattr(quickstart, name, remembered(function))  # once is enough for the second start
+    monkeypatch.setattr(quickstart, "compared", some_compared)
     stages = quickstart.STAGES
     monkeypatch.setattr(quickstart, "STAGES", stages[:2])
-    with pytest.raises(InputError, match="relay/cascade"):  # stopped: there is no relay yet
+    with pytest.raises(InputError, match="q/relay"):  # stopped: there is no relay yet
         quickstart.run(tmp_path / "q", tiny=True)
     monkeypatch.setattr(quickstart, "STAGES", stages)
+    with pytest.raises(StoppedError):  # in the middle of its distillation
+        quickstart.run(tmp_path / "q", tiny=True)
     report = quickstart.run(tmp_path / "q", tiny=True, install=3.0)
+    assert [config.stage for config, _ in distilled] == ["base", "base", "relay", "relay"]
+    before, after = distilled[2:]
+    assert before == after
+    assert before[0].data.path == str(tmp_path / "q" / "data" / "train")
     assert trained == list(stages)
-    assert set(report["seconds"]) >= {"install", "data", *stages, "sample", "total"}
+    assert set(report["seconds"]) >= {"install", "data", *stages, "distill", "sample", "total"}
+    assert list(report["distilled"]) == ["full", "undistilled_2_2", "distilled_2_2"]
+    assert report["distilled"]["distilled_2_2"]["image_distance"] == 0.0  # what is called distilled is the full sampler's
     assert set(report["vae_psnr"]) == {"64", "128"}
     assert set(report["prompt_following"]) == {"real", "real_altered", "vae", "vae_final", "base", "control", "relay"}
     assert set(report["prompt_following"]["real"].values()) == {1.0}
     assert set(report["detail"]) == {"real", "vae_final", "control", "noise_control", "relay", "se"}
     assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
-    assert (tmp_path / "q" / "report.html").read_text().startswith("<!")
+    page = (tmp_path / "q" / "report.html").read_text()
+    assert page.startswith("<!")
+    for title in ("Distilled", "Base: quality against steps", "Relay, distilled to 1 step: loss"):
+        assert title in page
     assert read(tmp_path / "q" / "samples.png").shape[0] > 2 * 128
     stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()
     again = quickstart.run(tmp_path / "q", tiny=True)
@@ -173,7 +218,10 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert again["seconds"]["install"] == 3.0
     assert again["n"] == report["n"] == 4
     assert next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat() == stamp
+    assert len(distilled) == 4
     assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
+    assert load(tmp_path / "q").description["stages"]["base"]["steps"] == 2
+    assert [stage["steps"] for stage in load(tmp_path / "q" / "distilled").description["stages"].values()] == [1, 1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
@@ -206,5 +254,9 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     assert "report.html" in again.stderr
     assert tiny_runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
-    tiny_runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / "q"), "--prompt", PROMPTS[0], "--out", str(tmp_path / "out"))
-    assert read(next((tmp_path / "out").glob("00_a_large*.png"))).shape == (128, 128, 3)
+    for name in ("q", "q/distilled"):
+        out = tmp_path / "out" / name
+        tiny_runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / name), "--prompt", PROMPTS[0], "--out", str(out))
+        assert read(next(out.glob("00_a_large*.png"))).shape == (128, 128, 3)
+    with pytest.raises(InputError, match=r"distilled to 1 .* give 1"):
+        load(tmp_path / "q" / "distilled").generate(PROMPTS[:1], [0], base={"steps": 2})

@@ -144,7 +144,8 @@ def stage_sampler(mesh: Mesh | None, *kernel):
 def stage_shapes():
     """What it is called with."""
     shapes = (jax.ShapeDtypeStruct((1, 8, 16), jnp.float32), None, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32))
-    return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype), jax.ShapeDtypeStruct((), jnp.float32))
+    keys, w = jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype), jax.ShapeDtypeStruct((), jnp.float32)
+    return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, keys, w)
 
 
 def test_context_shares_the_activations_of_one_image():

@@ -18,7 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import build, recipe, sharding, train
+from cv3jax import build, build_distill, distill, recipe, sharding, train
 from cv3jax.build import Stage
 from cv3jax.metrics import read_lines
 from data_pipeline import scenes as scene_data
@@ -34,6 +34,9 @@ ALONE = ("mesh.fsdp=1", "batch.per_device=2")  # one device, four microbatches
 PREVIEWED = ("vae", "relay")
 SCHEDULE = ("train.log_every=1", "train.save_every=3", "train.keep=2", "optim.decay=constant")
 OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
+W = (1.0, 4.0)
+UPDATES = 3  # of a round
+ROUNDS = {"base": (4, 2, 1), "relay": (2, 1)}  # the first is taught by the guided stage, the second and third are of one kind
 
 
 class Run(NamedTuple):
@@ -72,6 +75,62 @@ def config(stage: str, *fields: str) -> ConfigDict:
     """The config those arguments give."""
     name, _, _, *overrides = argv(stage, Path(), *fields)
     return recipe.load(name.removeprefix("--config="), overrides)
+
+
+def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
+    """The distill command's arguments: the tiny relay's cascade, of which the base is distilled first, then the relay."""
+    before = distilled("base") if stage == "relay" else trained("relay")
+    given = [f"data.path={scenes()}", *SCHEDULE, "train.save_every=0", "optim.kind=adamw", f"cascade={before.workdir}"]
+    given += [f"distill.rounds={rounds(dict.fromkeys(ROUNDS[stage], UPDATES))}", f"sample.steps={ROUNDS[stage][0]}", *MESH["base"]]
+    last = dict(field.split("=", 1) for field in (*given, *fields))  # of a tuple that is given twice the values would be joined
+    return [f"--config=scenes_distill_{stage}:tiny", "--workdir", str(workdir), *(f"--config.{name}={last[name]}" for name in last)]
+
+
+def rounds(updates: dict[int, int]) -> str:
+    """The value of distill.rounds: student steps → updates."""
+    return str(tuple((steps, count, 1e-3, *W) for steps, count in updates.items())).replace(" ", "")
+
+
+def distill_config(stage: str, *fields: str) -> ConfigDict:
+    """The config those arguments give."""
+    name, _, _, *overrides = distill_argv(stage, Path(), *fields)
+    return recipe.load(name.removeprefix("--config="), overrides)
+
+
+@functools.cache
+def distilled(stage: str) -> Run:
+    """The stage of the tiny relay's cascade after its rounds on eight devices; `compiled` of every step of all rounds."""
+    name = f"distilled_{stage}"
+    workdir, facts = root() / name, root() / f"{name}.json"
+    with once(name) as missing:
+        if missing:
+            chosen = distill_config(stage)
+            with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
+                seen = []
+                watch_rounds(patch, lambda plan, step: seen.append(list(compiled)))
+                figures = distill.run(chosen, workdir)
+            assert len(seen) == UPDATES * len(ROUNDS[stage])
+            facts.write_text(json.dumps([figures, seen]))
+    return Run(workdir, *read_json(facts))
+
+
+def watch_rounds(patch: pytest.MonkeyPatch, after) -> None:
+    """Call `after(plan, step)` after each step of a distillation's rounds."""
+    of = build_distill.round_step
+
+    def watched(work, plan, teacher, params):
+        run, count = of(work, plan, teacher, params), 0
+
+        def step(state, batch):
+            nonlocal count
+            out = run(state, batch)
+            count += 1
+            after(plan, count)
+            return out
+
+        return step
+
+    patch.setattr(build_distill, "round_step", watched)
 
 
 @functools.cache

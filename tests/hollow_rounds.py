@@ -1,0 +1,62 @@
+"""Distillation runs in which all is real but what costs seconds: an update adds 1 to the EMA, and distances are what a test says."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cv3jax import build_distill, distill
+from cv3jax.distill_bench import Bench
+
+SHEET = np.zeros((8, 8, 3), np.uint8)
+
+
+class Seen(NamedTuple):
+    """What a hollow run did, in the order of its updates."""
+
+    updates: list  # (round, update)
+    states: dict  # round → the state that its first update was given
+    images: dict  # round → the first batch's images
+
+
+def hollow(patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=lambda plan, step: None) -> Seen:
+    """Make the runs that follow hollow. distances: of a student of so many steps, at its start and later; `then` follows each update."""
+    seen, asked = Seen([], {}, {}), {steps: list(values) for steps, values in distances.items()}
+
+    class Told(Bench):
+        def __init__(self, work):
+            self.weights, self.prompts, self.latent = [float(w) for w in work.config.distill.w], ["one"], (4, 4, 4)
+
+        def sample(self, stage, params, steps):
+            rows = len(self.weights)
+            return np.full((rows, *self.latent), asked[steps].pop(0) if "distilled" in stage and steps in asked else 0.0, np.float32)
+
+        def picture(self, rows):
+            return SHEET
+
+    def round_step(work, plan, teacher, params):
+        @jax.jit
+        def update(state):
+            metrics = dict.fromkeys(("loss", "grad_norm", "param_norm"), state.step * 1.0)
+            return dataclasses.replace(state, step=state.step + 1, ema=jax.tree.map(lambda x: x + 1.0, state.ema)), metrics
+
+        def step(state, batch):
+            with jax.transfer_guard("allow"):
+                now = int(state.step) + 1
+                if now == 1:
+                    seen.states[plan.number] = jax.tree.map(jnp.copy, state)
+                    seen.images[plan.number] = np.asarray(batch["image"])
+            seen.updates.append((plan.number, now))
+            out = update(state)
+            then(plan, now)
+            return out
+
+        return step
+
+    patch.setattr(distill, "make_bench", Told)
+    patch.setattr(distill, "parity", lambda *_: 0.0)
+    patch.setattr(build_distill, "round_step", round_step)
+    return seen

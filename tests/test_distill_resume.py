@@ -1,0 +1,121 @@
+"""A distillation that is killed goes on to the bit, and one device trains as eight do: with a teacher as small as a UNet can be."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from states import assert_equal, leaves, untimed
+
+from cv3jax import build_distill, checkpoint
+from cv3jax.cascade import build_model, load_params, unet_init
+from cv3jax.metrics import read_lines
+from cv3jax.models.unet import UNet
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+UPDATES = {4: 3, 2: 10}
+SIZES = {"channels": 16, "channel_mult": (1,), "res_blocks": 1, "depth": (0,), "mid_depth": 1}
+FIELDS = (*(f"model.{name}={value}".replace(" ", "") for name, value in SIZES.items()), f"distill.rounds={tiny_runs.rounds(UPDATES)}",
+          "train.save_every=2", "train.preview_every=4")  # fmt: skip
+ALONE = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=8")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A cascade whose base was never trained, behind the tiny one's text encoder."""
+    place = shutil.copytree(tiny_runs.trained("base").workdir / "cascade", tmp_path_factory.mktemp("teacher") / "cascade")
+    description = checkpoint.read_cascade(place)[1]
+    stage = description["stages"]["base"]
+    stage["model"].update(SIZES)
+    shutil.rmtree(place / "base")
+    model = build_model(UNet, stage["model"])
+    fresh = jax.jit(unet_init(model, stage["text_width"]))(jax.random.key(0))
+    draws = np.random.default_rng(0)  # what begins as zeros would make all of its predictions alike
+    checkpoint.save_part(place / "base", jax.tree.map(lambda x: x + 0.05 * draws.standard_normal(x.shape, np.float32), fresh))
+    checkpoint.write_cascade(place, description)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    """Both rounds on one device, by a command that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("whole") / "w"
+    tiny_runs.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    return workdir
+
+
+def argv(teacher: Path, workdir: Path) -> list[str]:
+    return tiny_runs.distill_argv("base", workdir, *FIELDS, *ALONE, f"cascade={teacher}")
+
+
+def weights(place: Path) -> dict:
+    directory, description = checkpoint.read_cascade(place)
+    return load_params(directory, description, ("base",))[0]["base"]
+
+
+def stamps(place: Path) -> dict:
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.rglob("*") if path.is_file()}
+
+
+def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
+    """The first round is the whole run's, which is not repeated; the second is killed after a checkpoint of its own."""
+    workdir, command = tmp_path / "w", tiny_runs.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w"))
+    first, second = (workdir / "rounds" / name for name in ("1_4_steps", "2_2_steps"))
+    shutil.copytree(whole / "rounds" / "1_4_steps", first)
+    before = stamps(first)
+    process = subprocess.Popen(command, env=tiny_runs.environment(), stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not (second / "checkpoints" / "2").is_dir():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL, "ended before it was killed"
+    assert not (second / "figures.json").exists()
+    assert max(checkpoint.steps(second / "checkpoints")) < UPDATES[2]
+    tiny_runs.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    assert stamps(first) == before
+    theirs = whole / "rounds" / "2_2_steps"
+    assert_equal(leaves(second, UPDATES[2]), leaves(theirs, UPDATES[2]))
+    for place in ("cascade", "rounds/2_2_steps/cascade"):
+        jax.tree.map(np.testing.assert_array_equal, weights(workdir / place), weights(whole / place))
+        assert checkpoint.read_cascade(workdir / place)[1] == checkpoint.read_cascade(whole / place)[1]
+    assert [line["step"] for line in read_lines(second / "evaluations.jsonl")] == [0, 4, 8, 10]
+    for name in ("rounds/2_2_steps/evaluations.jsonl", "quality.json", "quality.md"):
+        assert (workdir / name).read_text() == (whole / name).read_text()
+    assert untimed(read_lines(second / "metrics.jsonl")) == untimed(read_lines(theirs / "metrics.jsonl"))
+    ours, others = (tiny_runs.read_json(place / "figures.json") for place in (second, theirs))
+    assert untimed([ours]) == untimed([others])
+
+
+def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_path):
+    """The rounds of the guided teacher and of one that is told w."""
+    with tiny_runs.split_small():
+        work = build_distill.build_distillation(tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path)
+        of = work.teacher
+        for plan in work.rounds:
+            eight, one = first_losses(work, plan, of), read_lines(whole / "rounds" / plan.name / "metrics.jsonl")
+            assert len(set(eight)) == 3
+            np.testing.assert_allclose(eight, [line["loss"] for line in one[:3]], rtol=1e-4)
+            of = build_distill.Teacher(whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan))
+
+
+def first_losses(work: build_distill.Distillation, plan, teacher: build_distill.Teacher) -> list[float]:
+    """Of a round on eight devices."""
+    params = build_distill.load_stage(work, teacher)
+    assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
+    state = build_distill.create_student(work, plan, teacher, params)
+    step = build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))
+    (data, placed), losses = build_distill.round_data(work, plan), []
+    for _ in range(3):
+        state, metrics = step(state, placed(next(data)))
+        losses.append(float(metrics["loss"]))
+    data.close()
+    return losses

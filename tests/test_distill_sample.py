@@ -1,0 +1,147 @@
+"""Sampling with distilled stages: alone and beside undistilled ones, told w, and never with what they were not trained for."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+
+from cv3jax import cascade, checkpoint, cli, sample, sample_many, sampler
+from cv3jax.cascade import build_model, untrained
+from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.denoiser import make_denoiser
+from cv3jax.models.unet import UNet
+from cv3jax.schedule import base_grid, ddpm_sigma
+from data_pipeline.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Cascades by which of their stages are distilled, both to one step, w in 1..4."""
+    base, both = (tiny_runs.distilled(stage).workdir / "cascade" for stage in ("base", "relay"))
+    relay = tmp_path_factory.mktemp("mixed") / "cascade"
+    shutil.copytree(tiny_runs.trained("relay").workdir / "cascade", relay)
+    shutil.rmtree(relay / "relay")
+    shutil.copytree(both / "relay", relay / "relay")
+    description = checkpoint.read_cascade(relay)[1]
+    description["stages"]["relay"] = checkpoint.read_cascade(both)[1]["stages"]["relay"]
+    (relay / "cascade.json").write_text(json.dumps(description))
+    picture = tmp_path_factory.mktemp("picture") / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(picture)
+    return {"base": base, "relay": relay, "both": both, "picture": picture}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_device_and_loaded_once():
+    """A cascade compiles its samplers once, whatever asks for it."""
+    once = functools.cache(cascade.load)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sample, sample_many):
+            patch.setattr(module, "choose_mesh", lambda text, count: None)
+            patch.setattr(module, "load", lambda path, parts=(), mesh=None, attention="auto": once(path, mesh=mesh, attention=attention))
+        yield
+
+
+def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
+    """Of both prompts, by the command."""
+    given = [flag for prompt in PROMPTS for flag in ("--prompt", prompt)] if "--prompts" not in flags else []
+    sample.main(["--checkpoint", str(place), "--out", str(out), *given, *flags])
+    return [np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))]
+
+
+@pytest.mark.parametrize("name", ["base", "relay", "both"])
+def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places, tmp_path):
+    stages = checkpoint.read_cascade(places[name])[1]["stages"]
+    assert {stage for stage, facts in stages.items() if "distilled" in facts} == ({"base", "relay"} if name == "both" else {name})
+    default = pictures(places[name], tmp_path / "a")
+    assert [picture.shape for picture in default] == [(64, 64, 3)] * 2
+    strong = pictures(places[name], tmp_path / "b", "--guidance", "4")
+    assert not np.array_equal(default, strong)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    many = pictures(places[name], tmp_path / "c", "--prompts", str(tmp_path / "prompts.txt"), "--guidance", "4")
+    np.testing.assert_array_equal(many[0], strong[0])  # the second has another seed there
+    free = {"base": "1,3", "relay": "3,1", "both": "1"}[name]  # an undistilled stage takes any steps
+    assert len(pictures(places[name], tmp_path / "d", "--steps", free)) == 2
+
+
+def test_w_is_what_the_model_is_told(places):
+    """A single step to the end lands on x̂0: the model itself, told w, at the grid's first point. An image may have its own w."""
+    loaded = cascade.load(places["base"])
+    stage = loaded.description["stages"]["base"]
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    text, noise, grid = loaded.text(PROMPTS), loaded.noise(keys, stage["image_size"]), base_grid(1)
+    model = build_model(UNet, stage["model"])
+    denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
+
+    @jax.jit
+    def alone(params, w):
+        cond = make_cond(text, square_sizes(2, stage["image_size"]), w, model.w_dim)
+        return denoise(params, sampler.start(grid, noise), jnp.full(2, grid.t[0]), cond)
+
+    def drawn(w):
+        return np.asarray(loaded.stage("base", text, keys, noise, guidance=w))
+
+    for w in (1.0, 2.5, 4.0):
+        np.testing.assert_allclose(drawn(w), alone(loaded.params["base"], jnp.full(2, w)), rtol=1e-4, atol=1e-5)
+    assert np.abs(drawn(1.0) - drawn(4.0)).max() > 1e-3
+    np.testing.assert_allclose(drawn(np.array([1.0, 4.0])), [drawn(1.0)[0], drawn(4.0)[1]], rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"guidance \[1. 5.\] of the base stage"):
+        drawn(np.array([1.0, 5.0]))
+
+
+STEPS = "{n} steps of the {name} stage: it is distilled to 1 and knows no others; give 1"
+GUIDANCE = "guidance {n} of the {name} stage: it is distilled for 1..4; give one of these"
+
+
+REFUSED = [
+    ("both", ("--steps", "2"), STEPS.format(n=2, name="base")), ("both", ("--steps", "1,4"), STEPS.format(n=4, name="relay")),
+    ("both", ("--guidance", "5"), GUIDANCE.format(n=5.0, name="base")),
+    ("both", ("--guidance", "2,0.5"), GUIDANCE.format(n=0.5, name="relay")),
+    ("base", ("--steps", "4,4"), STEPS.format(n=4, name="base")), ("base", ("--guidance", "0.5,2"), GUIDANCE.format(n=0.5, name="base")),
+    ("relay", ("--steps", "4"), STEPS.format(n=4, name="relay")), ("relay", ("--guidance", "7.5"), GUIDANCE.format(n=7.5, name="relay")),
+]  # fmt: skip
+MODES = ("prompt", "prompts", "image")
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "flags", "said"), [(mode, *row) for row in REFUSED for mode in MODES if mode != "image" or "relay" in row[2]]
+)
+def test_what_a_stage_was_not_trained_for_is_refused_before_anything_is_drawn(
+    mode, name, flags, said, places, tmp_path, monkeypatch, capsys
+):  # fmt: skip
+    (tmp_path / "p.txt").write_text(PROMPTS[0])
+    given = {"prompt": ["--prompt", PROMPTS[0]], "prompts": ["--prompts", str(tmp_path / "p.txt")],
+             "image": ["--prompt", PROMPTS[0], "--image", str(places["picture"])]}[mode]  # fmt: skip
+    for module in (sample, sample_many):
+        monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(SystemExit) as ended:
+        cli.run_command(sample.main, ["--checkpoint", str(places[name]), "--out", str(tmp_path / "out"), *given, *flags])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"cv3jax: {said}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_to_enlarge_asks_nothing_of_the_base(places, tmp_path):
+    for name, steps, guidance in (("base", "7,2", "9,1.5"), ("both", "7,1", "0,2")):
+        made = pictures(places[name], tmp_path / name, "--image", str(places["picture"]), "--steps", steps, "--guidance", guidance)
+        assert [picture.shape for picture in made] == [(64, 64, 3)] * 2
+
+
+def test_untrained_is_of_distilled_stages_alone():
+    assert untrained("base", {"steps": 50}, 7, 100.0) is None
+    stage = {"distilled": {"steps": 4, "w": None}}
+    assert untrained("base", stage, 4, 100.0) is None
+    assert "distilled to 4" in untrained("base", stage, 8, 1.0)
+    stage = {"distilled": {"steps": 4, "w": [1.0, 4.0]}}
+    assert untrained("base", stage, 4, np.array([1.0, 4.0])) is None
+    assert "distilled for 1..4" in untrained("base", stage, 4, np.array([1.0, 4.5]))
