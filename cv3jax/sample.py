@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from cv3jax import checkpoint
 from cv3jax.attention import KINDS
-from cv3jax.cascade import Cascade, check_trained, load
+from cv3jax.cascade import Cascade, check_trained, load, relay_passes
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import check_directory, check_file, command, write_json
 from cv3jax.sample_batches import batch_width, choose_mesh, draw
@@ -97,7 +97,6 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
 
 def given(cascade: Cascade, args: argparse.Namespace) -> dict:
     """The arguments of `draw` that are in files. Raises InputError where they do not suit the cascade, or a part it takes is missing."""
-    require(args.checkpoint, cascade.description, "relay" if args.image else "base")
     images = None
     if args.image:
         if len(args.image) not in (1, len(args.prompt)):
@@ -123,7 +122,10 @@ def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
     count = args.num * len(args.prompt)
     mesh = choose_mesh(args.mesh, count)
     width = batch_width(args.batch, mesh, count)
-    check_trained(checkpoint.read_cascade(args.checkpoint)[1], base={} if args.image else base, relay=relay)
+    description = checkpoint.read_cascade(args.checkpoint)[1]
+    require(args.checkpoint, description, "relay" if args.image else "base")
+    enlarges = args.image or relay_passes(description, args.size)
+    check_trained(description, **({} if args.image else {"base": base}), **({"relay": relay} if enlarges else {}))
     cascade = load(args.checkpoint, mesh=mesh, attention=args.attention)
     files = given(cascade, args)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(args.prompt)]

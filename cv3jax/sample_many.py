@@ -37,9 +37,9 @@ def sample_many(
         raise InputError(f"--seed {seed}: {len(jobs):,} pictures count up past {LAST_SEED}; give a smaller one")
     _, description = checkpoint.read_cascade(source)
     require(source, description, "base")
-    check_trained(description, base=base, relay=relay)
     passes = relay_passes(description, size)
     stages = {"base": base, "relay": relay} if passes else {"base": base}
+    check_trained(description, **stages)
     side = description["stages"]["base"]["image_size"] << passes
     parts = ("vae", "t5", *stages)
     plan = {

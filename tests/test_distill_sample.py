@@ -145,3 +145,8 @@ def test_untrained_is_of_distilled_stages_alone():
     stage = {"distilled": {"steps": 4, "w": [1.0, 4.0]}}
     assert untrained("base", stage, 4, np.array([1.0, 4.0])) is None
     assert "distilled for 1..4" in untrained("base", stage, 4, np.array([1.0, 4.5]))
+
+
+def test_pictures_of_the_base_s_size_ask_nothing_of_the_relay(places, tmp_path):
+    made = pictures(places["both"], tmp_path / "small", "--size", "32", "--steps", "1,7", "--guidance", "2,9")
+    assert [picture.shape for picture in made] == [(32, 32, 3)] * 2
