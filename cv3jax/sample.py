@@ -97,6 +97,7 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
 
 def given(cascade: Cascade, args: argparse.Namespace) -> dict:
     """The arguments of `draw` that are in files. Raises InputError where they do not suit the cascade, or a part it takes is missing."""
+    require(args.checkpoint, cascade.description, "relay" if args.image else "base")
     images = None
     if args.image:
         if len(args.image) not in (1, len(args.prompt)):
@@ -123,9 +124,10 @@ def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
     mesh = choose_mesh(args.mesh, count)
     width = batch_width(args.batch, mesh, count)
     description = checkpoint.read_cascade(args.checkpoint)[1]
-    require(args.checkpoint, description, "relay" if args.image else "base")
-    enlarges = args.image or relay_passes(description, args.size)
-    check_trained(description, **({} if args.image else {"base": base}), **({"relay": relay} if enlarges else {}))
+    if "base" in description["stages"] and not args.image:  # where it is needed and not there `given` says so
+        check_trained(description, base=base)
+    if args.image or ("base" in description["stages"] and relay_passes(description, args.size)):
+        check_trained(description, relay=relay)
     cascade = load(args.checkpoint, mesh=mesh, attention=args.attention)
     files = given(cascade, args)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(args.prompt)]

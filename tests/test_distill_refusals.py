@@ -143,6 +143,7 @@ def test_another_command_s_recipe_has_no_rounds(tmp_path, capsys):
     refused(tiny_runs.argv("base", tmp_path / "w"), capsys, said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "said"), [
     (f"distill.rounds={rounds({4: 9, 2: 3, 1: 3})}", "1_4_steps was made with other values of distill.rounds"),
     ("distill.target=x0", "1_4_steps was made with other values of distill.target"),
@@ -157,6 +158,7 @@ def test_a_finished_round_is_of_one_recipe(change, said, capsys):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == stamps
 
 
+@pytest.mark.slow
 def test_a_round_that_is_lost_is_not_made_up(tmp_path, capsys):
     workdir = tmp_path / "w"
     for name in ("1_4_steps", "3_1_steps"):

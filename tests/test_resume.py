@@ -40,6 +40,7 @@ def saved(workdir: Path) -> list[int]:
     return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
 
 
+@pytest.mark.slow  # test_distill_resume kills the same loop
 def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path):
     fields = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}")
     whole, killed = (tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))

@@ -278,7 +278,7 @@ def test_a_signal_ends_it_after_the_batch(number, paint, whole, tmp_path):
 
 @pytest.mark.parametrize(("flags", "prompts", "line"), [
     (["--seed", "8"], "p.txt", r"holds pictures of another plan \(other seed\); give its command, or another directory"),
-    (["--seed", "7", "--steps", "5"], "p.txt", r"another plan \(other base\.steps\)"),
+    (["--seed", "7", "--steps", "5"], "p.txt", "5 steps of the base stage: it is distilled to 4 and knows no others"),
     (["--seed", "7", "--guidance", "3"], "p.txt", r"another plan \(other base\.guidance\)"),
     (["--seed", "7", "--size", "64"], "p.txt", r"another plan \(other checkpoint, relay, size\)"),  # it takes the relay too
     (["--seed", "7"], "q.txt", r"another plan \(other prompts\.sha256\)"),

@@ -41,6 +41,7 @@ def fields(data, *more):
     return (f"data.path={data}/square:1,{data}/wide:2", "data.buckets=32x32,32x64", *more)
 
 
+@pytest.mark.slow
 def test_each_size_is_one_compiled_step(data, tmp_path):
     config = tiny_runs.config("base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data))
     with tiny_runs.devices(1):
