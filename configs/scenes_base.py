@@ -2,8 +2,8 @@
 
     cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae
 
-`:long` is the same model trained as long as it pays, minutes of one GPU with 16 cores beside it, behind an autoencoder of
-`scenes_vae:long`:
+`:long` is the same model in large batches for one GPU with 16 cores beside it, behind an autoencoder of `scenes_vae:long`. It has not
+been run to its end yet:
 
     cv3jax train --config=scenes_base:long --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae
 """

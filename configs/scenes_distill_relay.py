@@ -2,7 +2,7 @@
 
     cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes --config.cascade=runs/fast_base
 
-`:long` is for one GPU, of a relay of `scenes_relay:long`.
+`:long` is for one GPU, of a relay of `scenes_relay:long`. It has not been run to its end yet.
 """
 
 from cv3jax.configs import common, scenes_relay

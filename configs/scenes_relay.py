@@ -3,7 +3,8 @@
     cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \\
         --config.cascade=runs/base --config.init_from=runs/base
 
-`:long` is the same model trained as long as it pays, minutes of one GPU with 16 cores beside it, from a base of `scenes_base:long`:
+`:long` is the same model in large batches for one GPU with 16 cores beside it, from a base of `scenes_base:long`. It has not been run to
+its end yet:
 
     cv3jax train --config=scenes_relay:long --workdir runs/relay --config.data.path=runs/scenes \\
         --config.cascade=runs/base --config.init_from=runs/base
