@@ -3,7 +3,6 @@ a finished one is not touched again. What it costs stands in quality.md and qual
 """
 
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from cv3jax.distill_plan import Plan, span
 from cv3jax.distill_report import Row, write_quality
 from cv3jax.distill_watch import BEST, Watch
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.stopping import StoppedError
+from cv3jax.stopping import preemptible
 from cv3jax.train import check_resume, hold
 from data_pipeline.errors import InputError
 
@@ -156,18 +155,13 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(argv)
     recipe.check_file(args.json, "--json")
     hosts.start(args)
-    try:
+    with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir)
-    except StoppedError as e:
-        if e.signal != signal.SIGTERM:
-            raise
-        print(f"cv3jax: {e}", file=sys.stderr)  # and exit 0: a preempted run has done what it should
-        return
-    if hosts.main():
-        least = figures["rounds"][-1]["steps"]
-        said = f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in {figures['seconds']:.0f} s"
-        print(f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it", file=sys.stderr)
-        recipe.write_json(args.json, figures)
+        if hosts.main():
+            least = figures["rounds"][-1]["steps"]
+            said = f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in {figures['seconds']:.0f} s"
+            print(f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it", file=sys.stderr)
+            recipe.write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,6 +26,17 @@ class StoppedError(Exception):
     def __init__(self, number: int, message: str):
         super().__init__(f"{signal.Signals(number).name}: {message}")
         self.signal = number
+
+
+@contextlib.contextmanager
+def preemptible() -> Iterator[None]:
+    """A run inside that SIGTERM ended is no error: it says so, and the command exits with 0. A preempted run has done what it should."""
+    try:
+        yield
+    except StoppedError as e:
+        if e.signal != signal.SIGTERM:
+            raise
+        print(f"cv3jax: {e}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing workdir continues."""
 
 import contextlib
-import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 from cv3jax import checkpoint, hosts, lock, manifest, recipe, tracing
 from cv3jax.build import build
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.stopping import StoppedError
+from cv3jax.stopping import preemptible
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae"
@@ -119,17 +118,12 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(argv)
     recipe.check_file(args.json, "--json")
     hosts.start(args)
-    try:
+    with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
-    except StoppedError as e:
-        if e.signal != signal.SIGTERM:
-            raise
-        print(f"cv3jax: {e}", file=sys.stderr)  # and exit 0: a preempted run has done what it should
-        return
-    if hosts.main():
-        done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
-        print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
-        recipe.write_json(args.json, figures)
+        if hosts.main():
+            done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
+            print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
+            recipe.write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ MAY_IMPORT = {
     "cv3jax/denoiser.py": {*ARRAYS, "cv3jax.schedule"},
     "cv3jax/sampler.py": {*ARRAYS, "cv3jax.schedule"},
     "cv3jax/objectives.py": {*ARRAYS, "cv3jax.schedule", "cv3jax.denoiser"},
+    "cv3jax/distillation.py": {
+        *ARRAYS, *(f"cv3jax.{name}" for name in ("schedule", "denoiser", "sampler", "objectives", "models.embeddings")),
+    },
     "cv3jax/state.py": {*ARRAYS, "optax"},
     "cv3jax/muon.py": {*ARRAYS, "optax", "cv3jax.sharding"},  # which axes are a stack of layers
     "cv3jax/optim.py": {*ARRAYS, "optax", "cv3jax.muon"},
