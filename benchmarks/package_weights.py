@@ -1,4 +1,4 @@
-"""A small trained cascade into the package, where it is found by name: matrices in half precision, everything else as it is.
+"""A small trained cascade into the package, where it is found by name: matrices in half precision, to be computed with in float32.
 
     python benchmarks/package_weights.py runs/quickstart --name scenes
     cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background" --out pictures
@@ -96,6 +96,8 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
                 copy_tokenizer(directory / part / "tokenizer", new / part / "tokenizer")
             count = sum(x.size for x in jax.tree.leaves(stored.params))
             rows.append((part, count, size(new / part), stored.error))
+        for stage in description["stages"].values():
+            stage["model"]["dtype"] = "float32"  # they are for a CPU, whatever they were trained on
         checkpoint.write_cascade(new, description)
         if target.exists():
             target.rename(Path(place) / "old")

@@ -2,7 +2,7 @@
 
     cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes --config.cascade=runs/fast_base
 
-`:long` is for one GPU, of a relay of `scenes_relay:long`. It has not been run to its end yet.
+`:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's (docs/scenes.md).
 """
 
 from cv3jax.configs import common, scenes_relay
@@ -20,5 +20,5 @@ def get_config(variant: str = ""):
 
 def long(c):
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
-    c.distill.rounds, c.distill.w = ((2, 500, 1e-3, 1.0, 3.0), (1, 500, 1e-3, 1.0, 3.0)), (1.0, 1.5, 2.0, 3.0)
+    c.distill.rounds, c.distill.w = ((2, 600, 1e-3, 1.0, 3.0), (1, 800, 1e-3, 1.0, 3.0)), (1.0, 1.5, 2.0, 3.0)
     return common.long_distil(c)

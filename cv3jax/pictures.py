@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_pipeline.errors import naming
 
 GAP = 4
+LINE = 15  # pixels from one line of a label to the next
 
 
 def contact_sheet(
@@ -22,9 +23,10 @@ def contact_sheet(
     """
     side = side or max(images.shape[1] for images in rows_of_images)
     font = ImageFont.load_default(size=12)
-    left = 96 if rows else 0
+    names = [_narrow(text, side // LINE) for text in rows]
+    left = max((96, *(GAP + int(font.getlength(line)) for lines in names for line in lines))) if rows else 0
     captions = [textwrap.wrap(text, max(side // 7, 8)) for text in columns]
-    top = 15 * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
+    top = LINE * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
     count = max(len(images) for images in rows_of_images)
     sheet = Image.new("RGB", (left + count * (side + GAP) + GAP, top + len(rows_of_images) * (side + GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
@@ -33,11 +35,17 @@ def contact_sheet(
     for row, images in enumerate(rows_of_images):
         y = top + GAP + row * (side + GAP)
         if rows:
-            draw.multiline_text((GAP, y + side // 2 - 8), "\n".join(textwrap.wrap(rows[row], 13)), fill="black", font=font)
+            middle = y + (side - LINE * len(names[row])) // 2
+            draw.multiline_text((GAP, middle), "\n".join(names[row]), fill="black", font=font, spacing=1)
         for column, image in enumerate(images):
             picture = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(picture, (left + GAP + column * (side + GAP), y))
     return np.asarray(sheet)
+
+
+def _narrow(text: str, lines: int) -> list[str]:
+    """The text in as narrow lines as make no more than `lines` (or 1) of them, from 13 letters on."""
+    return next(wrapped for width in range(13, len(text) + 14) if len(wrapped := textwrap.wrap(text, width)) <= max(lines, 1))
 
 
 def save_png(path: Path, image: np.ndarray, place: Path | None = None) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""The packaged cascades of scenes: what they draw, and what distillation took from it. `benchmarks/packaged.py` has the figures of many more."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cv3jax import assess, checkpoint, sample
+from cv3jax.cascade import load
+from cv3jax.judge import judge
+from data_pipeline import scenes
+from data_pipeline.errors import InputError
+from data_pipeline.scenes_render import render
+
+COUNT = assess.BATCH
+
+
+@pytest.fixture(scope="module")
+def student():
+    return load(checkpoint.PACKAGED / "scenes")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load(checkpoint.PACKAGED / "scenes_teacher")
+
+
+@pytest.fixture(scope="module")
+def noise(teacher):
+    """Captions, keys, and the noise that both cascades start from."""
+    captions = [scenes.caption(scene) for scene in assess.judged_scenes(12, 0)]
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(captions)))
+    return captions, keys, teacher.noise(keys, 64)
+
+
+def base(cascade, noise, w, steps=None):
+    captions, keys, start = noise
+    return np.asarray(cascade.stage("base", cascade.text(captions), keys, start, steps=steps, guidance=w))
+
+
+def apart(a, b) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def test_real_pictures_survive_the_autoencoder(student):
+    shown = assess.judged_scenes(COUNT, 0)
+    for side in (64, 128):
+        backs = assess.round_trip(student, np.stack([render(scene, side) for scene in shown]))
+        assert np.mean([judge(image, scenes.caption(scene))["all"] for image, scene in zip(backs, shown)]) >= 0.95
+
+
+def test_five_steps_draw_what_held_out_captions_say(student):
+    """Colours and shapes that no training picture had together, and orders that only the words tell."""
+    held = assess.judged_scenes(COUNT, 0)
+    relational = [scenes.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)]
+    captions = [scenes.caption(scene) for scene in held + relational]
+    assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
+    made = assess.draw(student, captions, 0)["relay"]
+    said = [judge(*pair) for pair in zip(made, captions)]
+    assert np.mean([v["colour"] for v in said]) >= 0.97
+    assert np.mean([v["all"] for v in said]) >= 0.9
+    assert np.mean([v["position"] for v in said[COUNT:]]) >= 0.9
+    swapped = np.roll(made[:COUNT], 1, axis=0)  # and the judge is not one that says yes to anything
+    assert np.mean([judge(*pair)["all"] for pair in zip(swapped, captions)]) <= 0.1
+
+
+def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(student, teacher, noise):
+    for w in (1.0, 2.0):
+        full = base(teacher, noise, w)
+        assert apart(base(student, noise, w), full) < 0.9 * apart(base(teacher, noise, w, steps=4), full)
+
+
+def test_the_student_was_taught_guidance(student, teacher, noise):
+    """At each of these w it is nearer to the teacher guided by that w than to the one guided by another."""
+    weights = (1.0, 1.5)
+    theirs = [base(teacher, noise, w) for w in weights]
+    for i, w in enumerate(weights):
+        assert int(np.argmin([apart(base(student, noise, w), one) for one in theirs])) == i, w
+
+
+def test_the_command_draws_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prompt = "a large red circle to the left of a small blue square, white background"
+    sample.main(["--checkpoint", "scenes", "--prompt", prompt, "--out", "out"])
+    (file,) = (tmp_path / "out").glob("0*.png")
+    assert judge(np.asarray(Image.open(file)), prompt)["all"]
+
+
+def test_what_it_was_not_taught_is_refused(student, noise):
+    with pytest.raises(InputError, match="1..3"):
+        base(student, noise, 5.0)
+    with pytest.raises(InputError, match="distilled to 4"):
+        base(student, noise, 2.0, steps=8)
