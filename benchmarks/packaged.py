@@ -154,7 +154,8 @@ def report(found: dict) -> str:
         [f"{side}² through the autoencoder", f"{one['all']:.3f}", f"{one['psnr']:.1f}"] for side, one in found["vae"].items()
     ]))  # fmt: skip
     took = found["commands"]
-    tables.append(f"One picture by itself: {found['one_picture']} s. `cv3jax sample`: {took['first']:.0f} s with compilation, {took['again']:.0f} s again.")
+    whole = f"`cv3jax sample`: {took['first']:.0f} s with compilation, {took['again']:.0f} s again"
+    tables.append(f"One picture by itself: {found['one_picture']} s. {whole}.")
     return "\n\n".join(tables)
 
 

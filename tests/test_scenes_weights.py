@@ -1,4 +1,4 @@
-"""The packaged cascades of scenes: what they draw, and what distillation took from it. `benchmarks/packaged.py` has the figures of many more."""
+"""The packaged cascades of scenes: what they draw, and what distillation took from it. Of more pictures: `benchmarks/packaged.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def test_the_command_draws_by_name(tmp_path, monkeypatch):
 
 
 def test_what_it_was_not_taught_is_refused(student, noise):
-    with pytest.raises(InputError, match="1..3"):
+    with pytest.raises(InputError, match=r"1\.\.3"):
         base(student, noise, 5.0)
     with pytest.raises(InputError, match="distilled to 4"):
         base(student, noise, 2.0, steps=8)
