@@ -92,6 +92,7 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
                 shutil.copytree(known, new / part, ignore=shutil.ignore_patterns("tokenizer"))
             else:
                 checkpoint.save_part(new / part, stored.params)
+                (new / part / "commit_success.txt").unlink(missing_ok=True)  # names this machine's path, and no one reads it
             if part == "t5":
                 copy_tokenizer(directory / part / "tokenizer", new / part / "tokenizer")
             count = sum(x.size for x in jax.tree.leaves(stored.params))

@@ -126,7 +126,7 @@ def long_distil(c: ConfigDict) -> ConfigDict:
     c.batch.size = c.batch.per_device = 256
     c.data.update({"threads": 1, "workers": 12})
     c.optim.warmup = 50
-    c.train.update({"log_every": 100, "save_every": 1000})
+    c.train.update({"log_every": 100, "save_every": 1000, "preview_every": looks(c.distill.rounds)})
     return c
 
 
@@ -143,13 +143,19 @@ def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -
         del c[section][name]
     c.model.w_dim = 512
     c.optim.warmup = warmup
+    c.train.preview_every = looks(rounds)
     return c
+
+
+def looks(rounds: tuple) -> int:
+    """Updates from one evaluation to the next: four in the longest round."""
+    return -(-max(updates for _, updates, *_ in rounds) // 4)
 
 
 def distil_tiny(c: ConfigDict) -> ConfigDict:
     """A `:tiny` recipe as that of its distillation. Untrained teachers are followed to anywhere."""
     c = distil(c, rounds=((2, 4, 1e-3, 1.0, 4.0), (1, 4, 1e-3, 1.0, 4.0)), w=(1.0, 3.0), warmup=2)
-    c.distill.diverged = 1e6
+    c.distill.diverged, c.train.preview_every = 1e6, 0
     return c
 
 

@@ -19,7 +19,6 @@ def get_config(variant: str = ""):
     c = relay_1024.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)
-    c.optim.lr = 1e-5
     rounds = ((4, 10_000, 1e-5, 1.0, 12.0), (2, 10_000, 1e-5, 1.0, 12.0), (1, 20_000, 1e-5, 1.0, 12.0))
     c = common.distil(c, rounds=rounds, w=(1.0, 4.0, 7.5, 12.0), warmup=500)
     return common.select(c, variant, start200=start200)

@@ -29,12 +29,12 @@ def get_config(variant: str = ""):
     c.objective.update({"prediction": "v", "weighting": "v"})
     c.optim.update({"kind": "muon", "lr": 5e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
     c.train.update({"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
-    c.sample.update({"steps": 4, "guidance": 1.75, "prompts": PROMPTS})
+    c.sample.update({"steps": 4, "guidance": 1.5, "prompts": PROMPTS})
     return common.select(c, variant, long=long)
 
 
 def long(c: ConfigDict) -> ConfigDict:
     c.model.dtype = "bfloat16"
     c.attention = "xla"  # 16 positions: no kernel pays
-    c.sample.steps = 20
+    c.sample.steps, c.sample.guidance = 20, 1.75
     return common.long(c, batch=256, steps=4500, lr=5e-3, warmup=200)

@@ -15,6 +15,7 @@ from cv3jax.build_diffusion import check_sides, describe, random_facts, whole_si
 from cv3jax.build_vae import vae_step
 from cv3jax.cascade import build_model, make_stage_sampler
 from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
+from cv3jax.distill_plan import plans
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
@@ -85,6 +86,8 @@ def _vae(config: ConfigDict, deal: Any, step: str) -> Program:
 def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Program:
     """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
     stage = describe(config, description)
+    if "distill" in config:  # the student, as the last round leaves it
+        stage |= {"steps": plans(config)[-1].steps}
     mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
     run = make_stage_sampler(
         stage, **{name: stage[name] for name in ("steps", "eta", "form")}, unguided=stage["guidance"] == 1.0, mesh=mesh,

@@ -117,7 +117,8 @@ def sample_directly(cascade: Cascade, steps: int, captions: list[str], seeds: np
 def assess_distilled(cascade: Cascade, samplers: dict[str, Sampler], *, count: int, seed: int) -> tuple[dict, dict]:
     """({"distilled", "single_stage"} of report.json over `count` held-out captions; {"prompts", "rows"} of SHOWN of them, for people).
 
-    distilled, by sampler: "all", share of pictures right; "se", the standard error of its difference from full's, in pairs;
+    distilled, by sampler: "right", 1 for a picture that is, else 0; "all", their share; "se", the standard error of its difference
+    from full's, in pairs;
     "image_distance" from full's, the root mean square difference of the final pictures in 0..1, the mean over images; "seconds" an
     image at "batch", without compilation: the median over batches. single_stage: the time of the base's network in as many steps at
     the final side, for which it is not trained. The samplers take turns at every batch, so that what else a machine does hits them alike.
@@ -138,7 +139,7 @@ def assess_distilled(cascade: Cascade, samplers: dict[str, Sampler], *, count: i
     right = {name: np.array([judge(*pair)["all"] for pair in zip(some, captions)], float) for name, some in images.items()}
     figures = {
         name: {
-            "all": float(right[name].mean()),
+            "all": float(right[name].mean()), "right": right[name].astype(int).tolist(),
             "se": float(np.std(right[name] - right[FULL], ddof=1) / np.sqrt(count)),
             "image_distance": image_distance(images[name], images[FULL]),
             **dict(zip(("steps", "guidance"), map(list, sampler[1:]))), "batch": BATCH, "seconds": per_image(laps[name][1:]),

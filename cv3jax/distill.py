@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """Distil the stage `config` names under `workdir`: rounds/*/cascade has each round's weights, cascade the last. Returns figures.
 
     Raises:
-        InputError: a field, file, teacher or checkpoint that does not fit; before anything is written.
+        InputError: a field, file, teacher or checkpoint that does not fit; before anything is trained.
         NonFiniteLossError, DivergedError: a round that gets nowhere.
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; what was before it remains.
@@ -113,7 +113,7 @@ def run_round(work: Distillation, plan: Plan, teacher: Teacher, place: Path, ben
         )  # fmt: skip
         watch.look(state.ema, 0, parity=same)
         if hosts.main():
-            at = f"every w of {span(plan.w)}" if teacher.w_dim else "w = 1"
+            at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
             print(f"cv3jax: {name} steps: student = teacher at {at}, to {same:.1g} (float32)", file=sys.stderr)
     params = build_distill.as_frozen(work, params)
     every, (data, placed) = config.train, build_distill.round_data(work, plan)

@@ -100,7 +100,7 @@ def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
     if relay and stage["start"] != config.schedule.start:
         raise InputError(
             f"{where} was trained from T_r = {stage['start']}, config.schedule.start = {config.schedule.start} is out of its distribution: "
-            f"fine-tune it with that start first (cv3jax train --config=relay_1024 --config.schedule.start={config.schedule.start})"
+            f"fine-tune it with that start first (cv3jax train, --config.schedule.start={config.schedule.start})"
         )
     theirs = {"objective.prediction": stage["prediction"], "sample.form": stage["form"], "schedule.blur": stage["blur"]}
     for field, value in theirs.items():

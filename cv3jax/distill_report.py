@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cv3jax import recipe
 from cv3jax.pictures import save_png
+from cv3jax.report_plots import draw_quality
 from data_pipeline.errors import naming
 
 EXPLAINED = """Distance: the root mean square difference of latents (whose own is about 1) from those of the full sampler, {full} guided
@@ -37,19 +38,8 @@ def figure(rows: list[Row], stage: str, full: int) -> Figure:
     """Distance against steps, distilled and not."""
     plot = Figure(figsize=(6, 4), layout="constrained")
     axes = plot.subplots()
-    for what, some, style in (
-        ("undistilled, guided", [row for row in rows if row.round is None], "o--"),
-        ("distilled", [row for row in rows if row.round is not None], "s-"),
-    ):
-        if some:
-            axes.plot([row.steps for row in some], [row.distance["all"] for row in some], style, label=what)
-    axes.set_xscale("log", base=2)
-    counts = sorted({row.steps for row in rows})
-    axes.set_xticks(counts, [str(n) for n in counts])
-    axes.invert_xaxis()
-    axes.set_ylim(bottom=0)
-    axes.set(xlabel="steps", ylabel=f"distance from {full} steps (RMS of latents)", title=f"{stage}: what each halving costs")
-    axes.legend()
+    draw_quality(axes, [row._asdict() for row in rows], full)
+    axes.set_title(f"{stage}: what each halving costs")
     axes.grid(alpha=0.3)
     return plot
 

@@ -27,9 +27,9 @@ class Watch:
         """The evaluations, {"step", "all", and each w}, of steps before `before`."""
         return [line for line in read_lines(self._directory / LINES) if before is None or line["step"] < before]
 
-    def best(self) -> dict:
-        """The evaluation nearest to the full sampler, of those after an update."""
-        return min((line for line in self.lines() if line["step"]), key=lambda line: line["all"])
+    def best(self) -> dict | None:
+        """The evaluation of the weights that are kept; None where there are none yet. As process 0 reads it."""
+        return hosts.first("best", lambda: kept(self._directory))
 
     def look(self, params: Any, step: int, **facts: float) -> np.ndarray:
         """Evaluate the EMA `params` after `step` updates. Keeps them where they are the best so far. Returns the contact sheet.
@@ -41,11 +41,13 @@ class Watch:
         """
         latents = self._bench.sample(self._stage, params, self._plan.steps)
         line, before = {"step": step, **self._bench.distances(latents, self._full), **facts}, self.lines(step)
-        if step and all(line["all"] < other["all"] for other in before if other["step"]):
+        if step and ((best := self.best()) is None or line["all"] < best["all"]):
             checkpoint.save_part(self._directory / BEST, params)
             if hosts.main():
-                with naming(self._directory / f"{BEST}.npz"):
-                    np.savez(self._directory / f"{BEST}.npz", latents=latents)
+                temporary = self._directory / f"{BEST}.tmp.npz"
+                with naming(temporary):
+                    np.savez(temporary, latents=latents, line=json.dumps(line))
+                temporary.replace(self._directory / f"{BEST}.npz")
         picture = self._bench.picture({"full": self._full, f"{self._plan.steps} steps": latents})
         hosts.barrier("evaluated")  # who reads the lines of earlier steps has done so
         if hosts.main():
@@ -58,6 +60,14 @@ class Watch:
         if start and not line["all"] <= self._diverged * start:  # from no distance at all there is no ratio
             raise DivergedError(
                 f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full sampler, {line['all'] / start:.1f} times as "
-                "far as at the round's start; stopped; try a lower learning rate, in a new --workdir"
+                f"far as at the round's start; stopped; remove {self._directory} and lower the round's learning rate"
             )
         return picture
+
+
+def kept(directory: Path) -> dict | None:
+    """The evaluation of the weights that the round under `directory` keeps; None where it keeps none yet."""
+    if not (directory / f"{BEST}.npz").exists():
+        return None
+    with np.load(directory / f"{BEST}.npz", allow_pickle=False) as file:
+        return json.loads(file["line"].item())

@@ -1,13 +1,12 @@
 """The report's section on distillation: what it saves, what it costs, and where it pays, said from the figures."""
 
-import math
-
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
+from cv3jax.assess_distilled import FULL
 from cv3jax.report_plots import png_uri, quality_plot
 
-FULL = "full"
 AS_FAST = 1.2  # a sampler that takes at most so many times as long is one that could be taken instead
 HEADINGS = {True: "Where it pays", False: "Where it does not", None: "What these figures do not tell apart"}
 
@@ -98,7 +97,7 @@ def verdicts(rows: dict, quality: dict) -> dict[str, list[str]]:
         rival = as_fast(rows, row)
         if rival is not None and rival is not twin:
             guided = "without guidance" if unguided(rival) else "guided"
-            found += beside(row, rival, f"{plus(row)}, beside undistilled {plus(rival)} {guided}, which is as fast")
+            found += beside(row, rival, f"{plus(row)}, beside undistilled {plus(rival)} {guided}, which takes about as long")
     for stage, one in quality.items():
         theirs = {line["steps"]: line["distance"]["all"] for line in one["rows"] if line["round"] is None}
         for line in one["rows"]:
@@ -117,7 +116,8 @@ def less(ours: float, theirs: float) -> bool | None:
 def beside(row: dict, other: dict, where: str) -> list[tuple[bool | None, str]]:
     """(whether it is better, or None where that cannot be told; sentence) of a distilled sampler's score and likeness, beside another's."""
     score = less(other["all"], row["all"])
-    if abs(row["all"] - other["all"]) <= 2 * math.hypot(row["se"], other["se"]):
+    leads = np.subtract(row["right"], other["right"])  # caption by caption
+    if abs(leads.mean()) <= 2 * leads.std(ddof=1) / np.sqrt(len(leads)):
         score = None
     near = less(row["image_distance"], other["image_distance"])
     right = f"{100 * row['all']:.1f} % right, undistilled {100 * other['all']:.1f} %"

@@ -61,20 +61,26 @@ def plot(lines: list[dict], key: str) -> Markup:
 
 
 def quality_plot(rows: list[dict], full: int) -> Markup:
-    """Inline SVG of the distance from `full` steps against the steps, distilled and not. rows: of a quality.json."""
+    """Inline SVG of `draw_quality`."""
     pieces: list[Markup] = []
     with drawn(pieces) as axes:
-        for what, some, style, colour in (
-            ("undistilled, guided", [row for row in rows if row["round"] is None], "o--", _OTHER),
-            ("distilled", [row for row in rows if row["round"] is not None], "s-", _LINE),
-        ):
-            axes.plot([row["steps"] for row in some], [row["distance"]["all"] for row in some], style, color=colour, label=what)
-        counts = sorted({row["steps"] for row in rows})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(counts, [str(count) for count in counts])
-        axes.set_xticks([], minor=True)
-        axes.invert_xaxis()
-        axes.set(xlabel="steps", ylabel=f"distance from {full} steps, latents")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
+        draw_quality(axes, rows, full)
     return pieces[0]
+
+
+def draw_quality(axes: Axes, rows: list[dict], full: int) -> None:
+    """The distance from `full` steps against the steps, distilled and not. rows: of a quality.json."""
+    for what, some, style, colour in (
+        ("undistilled, guided", [row for row in rows if row["round"] is None], "o--", _OTHER),
+        ("distilled", [row for row in rows if row["round"] is not None], "s-", _LINE),
+    ):
+        if some:
+            axes.plot([row["steps"] for row in some], [row["distance"]["all"] for row in some], style, color=colour, label=what)
+    counts = sorted({row["steps"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xticks([], minor=True)
+    axes.invert_xaxis()
+    axes.set(xlabel="steps", ylabel=f"distance from {full} steps, latents")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)

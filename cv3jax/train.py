@@ -34,6 +34,8 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         OSError: something could not be written; the checkpoints before it remain.
     """
     recipe.check_directory(workdir, "--workdir")
+    if "distill" in config:
+        raise InputError("this recipe is a distillation's: cv3jax distill runs it")
     with hold(workdir):
         facts = recipe.to_json(config)
         latest = hosts.first("resume", lambda: check_resume(facts, workdir, resume_from))

@@ -6,7 +6,7 @@ import pytest
 import tiny_runs
 from states import name_of
 
-from cv3jax import build, build_diffusion, build_distill, cascade, recipe
+from cv3jax import abstract, build, build_diffusion, build_distill, cascade, recipe
 from cv3jax.abstract import program
 from cv3jax.distill_plan import plans
 from cv3jax.sharding import make_mesh
@@ -79,6 +79,7 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 @pytest.mark.parametrize("step", ["train", "later"])
 def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, monkeypatch):
     """The teacher lies like the student, as what it is computed with."""
+    done = tiny_runs.distilled("relay").workdir / "rounds" / "1_2_steps" / "cascade"
     config, called = tiny_runs.distill_config("relay", "model.dtype=bfloat16"), {}
 
     def programs(compiled, *_):
@@ -92,7 +93,6 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
         return (train, encode)
 
     monkeypatch.setattr(build_distill, "compiled_and_announced", lambda compiled, *rest: programs(compiled, *rest)[: len(compiled)])
-    done = tiny_runs.distilled("relay").workdir / "rounds" / "1_2_steps" / "cascade"
     with tiny_runs.split_small():
         work = build_distill.build_distillation(config, tmp_path)
         teacher, plan = work.teacher, work.rounds[0]
@@ -133,6 +133,20 @@ def test_the_distillations_of_the_released_models(name, start, steps):
         sizes[step] = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])]
     told = 2_906_612_484 + 512 * config.model.channels
     assert sizes == {"train": [told, 2_906_612_484], "later": [told, told]}
+
+
+def test_a_distillation_samples_as_its_last_student(monkeypatch):
+    seen = {}
+
+    def sampler(stage, **given):
+        seen.update(given, model=stage["model"])
+        return lambda *args: args[3]
+
+    monkeypatch.setattr(abstract, "make_stage_sampler", sampler)
+    config = tiny_runs.distill_config("base")
+    assert program(config, jax.devices(), "sample").params.keys() >= {"w_proj"}
+    assert seen["steps"] == tiny_runs.ROUNDS["base"][-1] != config.sample.steps
+    assert seen["model"]["w_dim"] == 512
 
 
 def test_only_a_distillation_has_later_rounds():

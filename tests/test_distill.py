@@ -15,9 +15,12 @@ from PIL import Image
 
 from cv3jax import build_distill, checkpoint, cli, distill
 from cv3jax.cascade import load_params
-from cv3jax.distill_parity import TOLERANCE
+from cv3jax.distill_parity import TOLERANCE, parity
+from cv3jax.distill_plan import Plan
 from cv3jax.distill_steps import round_of
+from cv3jax.distill_watch import Watch
 from cv3jax.metrics import read_lines
+from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -175,6 +178,49 @@ def test_the_weights_kept_are_those_nearest_to_the_full_sampler(stopped):
     assert last["best"] == 3
     ours, before = weights(stopped.workdir), weights(stopped.first / "cascade")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + 3.0, rtol=1e-6), ours, before)
+
+
+def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
+    """Killed after its best look, and gone on with others: the figures are those of the weights that are there."""
+    far = {0: 5.0, 4: 2.0, 8: 1.0, 6: 1.5, 9: 1.2}
+
+    class Told:
+        def sample(self, stage, params, steps):
+            return params["step"]
+
+        def distances(self, latents, full):
+            return {"all": far[int(latents)]}
+
+        def picture(self, rows):
+            return np.zeros((8, 8, 3), np.uint8)
+
+    def look(*steps):
+        watch = Watch(tmp_path, Plan(1, 4, 9, 1e-3, (1.0, 2.0)), Told(), {}, np.zeros(()), 3.0)
+        for step in steps:
+            watch.look({"step": jax.numpy.float32(step)}, step)
+        return watch.best()
+
+    tmp_path.mkdir(exist_ok=True)
+    assert look(0) is None
+    for steps in ((4, 8), (6, 9)):
+        assert look(*steps) == {"step": 8, "all": 1.0}
+        like = {"step": jax.ShapeDtypeStruct((), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))}
+        assert float(checkpoint.load_part(tmp_path / "best", like)["step"]) == 8
+    assert [line["step"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [0, 4, 6, 9]
+
+
+def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
+    work = build_distill.build_distillation(tiny_runs.distill_config("base"), tmp_path)
+    plan, teacher = work.rounds[0], build_distill.load_stage(work, work.teacher)
+    student = build_distill.create_student(work, plan, work.teacher, teacher).params
+    text, latent = work.frozen.description["t5"], distill.make_bench(work).latent
+
+    def differ(ours):
+        return parity(work.config, work.deal, plan, ours, teacher, 0, latent, (text["length"], text["model"]["channels"]), 8)
+
+    assert differ(student) <= TOLERANCE
+    with pytest.raises(InputError, match="round 1: the student is not its teacher"):
+        differ(jax.tree.map(lambda x: 1.01 * x, student))
 
 
 def test_the_average_is_over_a_share_of_the_round():

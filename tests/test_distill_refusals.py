@@ -7,7 +7,7 @@ import pytest
 import tiny_runs
 from tiny_runs import rounds
 
-from cv3jax import build_distill, checkpoint, cli, distill, recipe
+from cv3jax import build_distill, checkpoint, cli, distill, recipe, train
 from cv3jax.distill_plan import ENTRY, check_teacher, plans
 from data_pipeline.errors import InputError
 
@@ -66,7 +66,7 @@ def test_rounds_that_can_be():
 
 @pytest.mark.parametrize(("stage", "changes", "said"), [
     ("relay", {"start": 500}, "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its distribution: fine-tune it with "
-     "that start first (cv3jax train --config=relay_1024 --config.schedule.start=40)"),
+     "that start first (cv3jax train, --config.schedule.start=40)"),
     ("base", {"prediction": "eps"}, "config.objective.prediction = v, but HERE has eps; give --config.objective.prediction=eps"),
     ("relay", {"form": "paper"}, "config.sample.form = released, but HERE has paper; give --config.sample.form=paper"),
     ("relay", {"blur": "sigma"}, "config.schedule.blur = linear, but HERE has sigma; give --config.schedule.blur=sigma"),
@@ -141,6 +141,12 @@ def refused(argv: list[str], capsys, said: str) -> None:
 def test_another_command_s_recipe_has_no_rounds(tmp_path, capsys):
     said = "the config has no distill; take a distillation recipe, such as distill_base"
     refused(tiny_runs.argv("base", tmp_path / "w"), capsys, said)
+
+
+def test_a_distillation_s_recipe_is_not_trained(tmp_path):
+    with pytest.raises(InputError, match="cv3jax distill runs it"):
+        train.run(plain("base"), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.slow

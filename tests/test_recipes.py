@@ -9,7 +9,7 @@ from data_pipeline.errors import InputError
 LONG = ("scenes_vae", "scenes_base", "scenes_relay")
 # what may differ between a recipe and its `:long`: how it is trained, not what is trained
 HOW = ("batch.", "data.threads", "data.workers", "optim.lr", "optim.warmup", "optim.ema", "train.", "model.dtype", "attention",
-       "sample.steps")  # fmt: skip
+       "sample.steps", "sample.guidance")  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])

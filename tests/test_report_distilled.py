@@ -14,9 +14,14 @@ from cv3jax.report import write_report
 from cv3jax.report_distilled import denoising, label, last, verdicts
 
 
+def score(right: float) -> dict:
+    """So many of a hundred pictures, the first ones."""
+    return {"all": right, "right": [int(i < 100 * right) for i in range(100)]}
+
+
 def row(steps, guidance, right, se, distance, base, relay):
     seconds = {"text": 0.001, "base": base, "relay": relay, "vae": 0.003, "total": base + relay + 0.005}
-    return {"all": right, "se": se, "image_distance": distance, "steps": steps, "guidance": guidance, "batch": 25, "seconds": seconds}
+    return {**score(right), "se": se, "image_distance": distance, "steps": steps, "guidance": guidance, "batch": 25, "seconds": seconds}
 
 
 W, PLAIN = [1.75, 1.5], [1.0, 1.0]
@@ -81,29 +86,38 @@ def test_the_summary_says_them(source):
 
 def test_verdicts_follow_from_the_figures():
     pays, does_not, untold = ([text.replace("\xa0", " ") for text in texts] for texts in verdicts(ROWS, QUALITY).values())
-    as_long = "8 + 2, beside undistilled 4 + 1 guided, which is as fast: 48.0 % right, undistilled 30.0 %; pictures 0.0200"
+    as_long = "8 + 2, beside undistilled 4 + 1 guided, which takes about as long: 48.0 % right, undistilled 30.0 %; pictures 0.0200"
     assert [text for text in pays if text.startswith("8 + 2")] == [
         "8 + 2: 14.0 ms of denoising an image, undistilled 28.0 ms.", f"{as_long} from the full sampler's, undistilled 0.0600.",
     ]  # fmt: skip
     assert "4 + 1, beside the undistilled sampler in as many steps: 46.0 % right, undistilled 30.0 %; pictures 0.0300" in "".join(pays)
-    assert "without guidance, which is as fast: pictures 0.0300 from the full sampler's, undistilled 0.0700." in "".join(pays)
+    assert "without guidance, which takes about as long: pictures 0.0300 from the full sampler's, undistilled 0.0700." in "".join(pays)
     assert "The base alone in 4: its latents are 0.150 from the full sampler's, undistilled 0.200." in pays
     assert does_not == [
         "8 + 2, beside the undistilled sampler in as many steps: pictures 0.0200 from the full sampler's, undistilled 0.0100.",
         "The base alone in 8: its latents are 0.100 from the full sampler's, undistilled 0.050.",
     ]
-    assert len(untold) == 3  # 0.48 and 0.5, and 0.46 and 0.45, with errors of 0.02; and the relay, equally far
+    assert len(untold) == 3  # two pictures of 0.48 and 0.5, one of 0.46 and 0.45; and the relay, equally far
     assert untold[0].endswith("in as many steps: 48.0 % right, undistilled 50.0 %.")
 
 
 def test_worse_is_said_to_be_worse():
     rows = copy.deepcopy(ROWS)
-    rows["distilled_4_1"] |= {"all": 0.1, "image_distance": 0.09, "seconds": ROWS["undistilled_8_2"]["seconds"]}
+    rows["distilled_4_1"] |= {**score(0.1), "image_distance": 0.09, "seconds": ROWS["undistilled_8_2"]["seconds"]}
     pays, does_not, _ = verdicts(rows, {}).values()
     assert not any(text.startswith("4") for text in pays)
     assert next(text for text in does_not if text.startswith("4")).endswith("28.0 ms of denoising an image, undistilled 14.0 ms.")
     assert denoising(rows["distilled_4_1"]) == pytest.approx(0.028)
     assert last(rows) == "distilled_4_1"
+
+
+@pytest.mark.parametrize(("same", "told"), [(40, True), (0, False)])
+def test_scores_are_compared_caption_by_caption(same, told):
+    """46 and 40 right: of the same captions, or of others, which is what chance does."""
+    rows = copy.deepcopy(ROWS)
+    rows["undistilled_4_1"] |= {"all": 0.4, "right": [int(46 - same <= i < 86 - same) for i in range(100)]}
+    found = [text.replace("\xa0", " ") for text in verdicts(rows, {})["Where it pays"]]
+    assert any("4 + 1, beside the undistilled sampler in as many steps: 46.0 % right" in text for text in found) == told
 
 
 def test_the_picture_has_a_row_a_sampler(source, images):
@@ -133,5 +147,5 @@ def test_quality_against_steps_is_drawn(source):
 
 
 def test_a_run_whose_pictures_are_all_wrong_has_a_page(images, tmp_path):
-    text = Page(write(tmp_path / "r.html", {name: {**one, "all": 0.0, "se": 0.0} for name, one in ROWS.items()}, images)).text
+    text = Page(write(tmp_path / "r.html", {name: {**one, **score(0.0), "se": 0.0} for name, one in ROWS.items()}, images)).text
     assert "it keeps – of the full sampler's score" in text
