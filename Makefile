@@ -9,7 +9,7 @@ INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
-BENCHMARKS := loop unet attention cascade distill loader recaption data_build
+BENCHMARKS := loop unet attention cascade distill packaged loader recaption data_build
 
 .PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu benchmarks lint clean
 

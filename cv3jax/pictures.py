@@ -25,7 +25,7 @@ def contact_sheet(
     font = ImageFont.load_default(size=12)
     names = [_narrow(text, side // LINE) for text in rows]
     left = max((96, *(GAP + int(font.getlength(line)) for lines in names for line in lines))) if rows else 0
-    captions = [textwrap.wrap(text, max(side // 7, 8)) for text in columns]
+    captions = [textwrap.wrap(text, max(side // 7, 10)) for text in columns]
     top = LINE * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
     count = max(len(images) for images in rows_of_images)
     sheet = Image.new("RGB", (left + count * (side + GAP) + GAP, top + len(rows_of_images) * (side + GAP) + GAP), "white")

@@ -125,7 +125,7 @@ def test_local_goes_on_after_one_failure(tmp_path):
     fails_once = f"if mkdir {tmp_path}/$JAX_PROCESS_ID; then exit 3; fi; echo $JAX_PROCESS_ID"
     done = run("local.sh", "-n", "2", "--", "bash", "-c", fails_once)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split()) == ["0", "1"]
+    assert sorted(done.stdout.split()[-2:]) == ["0", "1"]  # of the last start; one that was stopped may have got this far before
 
 
 @pytest.mark.parametrize("processes", [1, 2])
