@@ -211,7 +211,7 @@ class Module:
                     yield frame, it, times
             elif it.opcode.endswith(("-done", "-update")):
                 continue
-            elif busy := [name for name in it.calls if self.busy(name)]:
+            elif busy := [name for name in it.calls if name in self.busy]:
                 repeats = self.trips(frame, it) if it.opcode == "while" else 1
                 for name in busy:
                     yield from self.walk(Frame(name, it, frame), times * repeats)
@@ -222,13 +222,18 @@ class Module:
             return False
         return not any(STARTS in one.attributes for one in self.computations[computation].values())
 
-    @functools.cache  # noqa: B019 (modules are few, and end with the command)
-    def busy(self, computation: str) -> bool:
-        """Whether a computation has a collective, in itself or in what it calls."""
-        return any(
-            collective(it.opcode) or any(self.busy(name) for name in it.calls if name in self.computations)
-            for it in self.computations[computation].values()
-        )
+    @functools.cached_property
+    def busy(self) -> frozenset[str]:
+        """The computations that have a collective, in themselves or in what they call."""
+
+        @functools.cache
+        def busy(computation: str) -> bool:
+            return any(
+                collective(it.opcode) or any(busy(name) for name in it.calls if name in self.computations)
+                for it in self.computations[computation].values()
+            )
+
+        return frozenset(filter(busy, self.computations))
 
 
 class _NeededError(UnknownError):

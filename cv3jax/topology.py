@@ -93,16 +93,20 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
     from jax.experimental import topologies
 
     description = (descriptions() / f"{kind}.textproto").read_text()
-    return _described(name, lambda: topologies.get_topology_desc(
-        platform="cuda", topology_name="", topology="x".join(map(str, shape)), target_config=description
-    ))  # fmt: skip
+    def get():
+        try:
+            return topologies.get_topology_desc(
+                platform="cuda", topology_name="", topology="x".join(map(str, shape)), target_config=description
+            )
+        except NotImplementedError as e:  # JAX's word for a platform without a plug-in: it was installed, and did not load
+            raise InputError(f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits") from e
+
+    return _described(name, get)
 
 
 def _described(name: str, get) -> list:
     try:
         return list(get().devices)
-    except NotImplementedError as e:  # JAX's word for a platform without a plug-in: it was installed, and did not load
-        raise InputError(f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits") from e
     except (jax.errors.JaxRuntimeError, RuntimeError) as e:
         raise InputError(f"--topology {name}: {first_line(e, 300)}") from e
 
