@@ -51,7 +51,7 @@ def test_rounds_of_one_kind_share_one_compilation(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_round_is_kept_and_stands_in_the_tables(stage):
     run = tiny_runs.distilled(stage)
-    counts, full = tiny_runs.ROUNDS[stage], tiny_runs.ROUNDS[stage][0]
+    counts, full = tiny_runs.ROUNDS[stage], tiny_runs.FULL[stage]
     assert [(one["round"], one["steps"]) for one in run.figures["rounds"]] == list(enumerate(counts, 1))
     assert run.figures["full"] == full
     for number, steps in enumerate(counts, 1):

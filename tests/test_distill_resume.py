@@ -95,6 +95,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     assert untimed([ours]) == untimed([others])
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_path):
     """The rounds of the guided teacher and of one that is told w."""
     with tiny_runs.split_small():

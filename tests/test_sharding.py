@@ -177,8 +177,9 @@ def two_steps(state, batch, step):
 
 
 @pytest.mark.parametrize(
-    "axes", [pytest.param(MESHES[0], marks=pytest.mark.slow), *MESHES[1:]], ids=lambda axes: "x".join(map(str, axes.values()))
-)
+    "axes", [MESHES[1], *(pytest.param(axes, marks=pytest.mark.slow) for axes in (MESHES[0], MESHES[2]))],
+    ids=lambda axes: "x".join(map(str, axes.values())),
+)  # fmt: skip
 def test_every_mesh_computes_in_two_microbatches_what_one_device_does_in_one(axes, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SIZE", 512)
     np.testing.assert_allclose(two_steps(*small_step(make_mesh(**axes), "block", accumulate=2)), alone(), rtol=1e-4)

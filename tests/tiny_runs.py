@@ -36,7 +36,8 @@ SCHEDULE = ("train.log_every=1", "train.save_every=3", "train.keep=2", "optim.de
 OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
 W = (1.0, 4.0)
 UPDATES = 3  # of a round
-ROUNDS = {"base": (4, 2, 1), "relay": (2, 1)}  # the first is taught by the guided stage, the second and third are of one kind
+ROUNDS = {"base": (4, 2, 1), "relay": (1,)}  # the first is taught by the guided stage, the second and third are of one kind
+FULL = {"base": 4, "relay": 2}  # steps of the sampler that students are measured against
 
 
 class Run(NamedTuple):
@@ -81,7 +82,7 @@ def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
     """The distill command's arguments: the tiny relay's cascade, of which the base is distilled first, then the relay."""
     before = distilled("base") if stage == "relay" else trained("relay")
     given = [f"data.path={scenes()}", *SCHEDULE, "train.save_every=0", "optim.kind=adamw", f"cascade={before.workdir}"]
-    given += [f"distill.rounds={rounds(dict.fromkeys(ROUNDS[stage], UPDATES))}", f"sample.steps={ROUNDS[stage][0]}", *MESH["base"]]
+    given += [f"distill.rounds={rounds(dict.fromkeys(ROUNDS[stage], UPDATES))}", f"sample.steps={FULL[stage]}", *MESH["base"]]
     last = dict(field.split("=", 1) for field in (*given, *fields))  # of a tuple that is given twice the values would be joined
     return [f"--config=scenes_distill_{stage}:tiny", "--workdir", str(workdir), *(f"--config.{name}={last[name]}" for name in last)]
 
