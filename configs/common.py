@@ -135,8 +135,8 @@ def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -
 
     rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve. w: what the rounds are judged by.
     """
-    # target: landing, the paper's, or x0. ema: over which share of a round weights are averaged. diverged: how many times as far from
-    # the full sampler (sample.steps, guided) as at its start a round may get. See docs/distillation.md
+    # target: landing, the paper's, x0 or x0_root_snr. ema: over which share of a round weights are averaged. diverged: how many times as
+    # far from the full sampler (sample.steps, guided) as at its start a round may get. See docs/distillation.md
     c.distill = ConfigDict({"rounds": rounds, "target": "landing", "ema": 0.1, "w": w, "diverged": 3.0})
     c.objective = ConfigDict({"prediction": c.objective.prediction, "text_drop": 0.0})
     for section, name in (("optim", "lr"), ("optim", "ema"), ("train", "steps")):

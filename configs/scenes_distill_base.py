@@ -13,12 +13,14 @@ def get_config(variant: str = ""):
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 20
     # of so few updates a student learns the middle of its range best: that is the w by which the base is guided
-    c = common.distil(c, rounds=((8, 700, 4e-4, 1.0, 2.0), (4, 450, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
+    c = common.distil(c, rounds=((8, 500, 4e-4, 1.0, 2.0), (4, 800, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
+    c.distill.target = "x0_root_snr"
     return common.select(c, variant, long=long)
 
 
 def long(c):
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
     # one guided round: a second one taught by the first added its own error to the first's, and took half of the time
+    c.distill.target = "landing"
     c.distill.rounds, c.distill.w = ((4, 2500, 1e-3, 1.0, 3.0),), (1.0, 1.5, 2.0, 3.0)
     return common.long_distil(c)

@@ -24,7 +24,7 @@ from cv3jax.objectives import weight
 from cv3jax.sampler import means, step
 from cv3jax.schedule import Grid, mean, per_sample
 
-TARGETS = ("landing", "x0")
+TARGETS = {"landing": None, "x0": "truncated", "x0_root_snr": "root_snr"}  # → how the error of x0 is weighted
 
 
 @jax.tree_util.register_dataclass
@@ -111,8 +111,9 @@ def distillation_loss(
     """(params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics); base and relay, as `low` in the batch says.
 
     A teacher without `teacher_w_dim` is guided by w (round 1: its passes have twice the rows), any other is told it, like the student.
-    target "landing" is the paper's: the distance of the landing points; "x0" the error of x0 with the weight max(1/σ_t², 1). Images
-    are noised at the grid's own points, without offset noise, as the sampler meets them. Batch: as of `diffusion_loss`, no text dropped.
+    target "landing" is the paper's: the distance of the landing points; "x0" the error of x0 with the weight max(1/σ_t², 1),
+    "x0_root_snr" with 1/σ_t. Images are noised at the grid's own points, without offset noise, as the sampler meets them.
+    Batch: as of `diffusion_loss`, no text dropped.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
@@ -131,7 +132,7 @@ def distillation_loss(
         error = student(params, x, t[:, 0], told(cond, w, w_dim)) - jax.lax.stop_gradient(wanted)
         squared = (error**2).mean(axis=(1, 2, 3))
         moved = pair_weights(way, sigma, blur)[2]
-        scale = moved**2 if target == "landing" else weight(sigma[:, 0], "truncated")
+        scale = moved**2 if target == "landing" else weight(sigma[:, 0], TARGETS[target])
         return (scale * squared).mean(), {"x0_error": squared.mean()}
 
     return loss_fn

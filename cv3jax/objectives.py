@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from cv3jax.denoiser import Cond, Denoise, Params
 from cv3jax.schedule import Schedule, T
 
-WEIGHTINGS = ("eps", "v", "min_snr", "truncated")
+WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
 
 
 def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
-    """The factor on the squared x0 error at σ: eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1)."""
+    """The factor on the squared x0 error at σ.
+
+    eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1), root SNR 1/σ.
+    """
     snr = 1.0 / sigma**2
     if kind == "eps":
         return snr
@@ -23,6 +26,8 @@ def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
         return jnp.minimum(snr, gamma)
     if kind == "truncated":
         return jnp.maximum(snr, 1.0)
+    if kind == "root_snr":
+        return 1.0 / sigma
     raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}")
 
 

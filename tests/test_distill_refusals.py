@@ -49,7 +49,7 @@ def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
     ("distill.w=()", "config.distill.w = ()"),
     ("distill.diverged=1.0", "config.distill.diverged = 1.0: how many times as far as at the start is too far, above 1"),
     ("distill.ema=0.0", "config.distill.ema = 0.0: a share of the round, above 0 and at most 1"),
-    ("distill.target=eps", "config.distill.target = 'eps': one of landing, x0"),
+    ("distill.target=eps", "config.distill.target = 'eps': one of landing, x0, x0_root_snr"),
     ("model.w_dim=3", "config.model.w_dim = 3: the student is told w; give an even width, as 512"),
 ])  # fmt: skip
 def test_rounds_that_cannot_be(field, said):

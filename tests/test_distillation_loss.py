@@ -32,7 +32,7 @@ def test_an_unknown_form_or_target_is_refused():
     rows = pairs(base_grid(4))
     with pytest.raises(ValueError, match="form must be released or paper, not 'linear'"):
         pair_weights("linear", rows.sigma, rows.blur)
-    with pytest.raises(ValueError, match="target must be one of landing, x0, not 'eps'"):
+    with pytest.raises(ValueError, match="target must be one of landing, x0, x0_root_snr, not 'eps'"):
         distillation_loss(network, network, target="eps", w_dim=0, teacher_w_dim=0)
 
 
@@ -122,9 +122,10 @@ def test_the_loss_by_hand(stage, teacher_w_dim):
     loss, metrics = loss_of(stage, teacher_w_dim=teacher_w_dim)
     np.testing.assert_allclose(loss, ((one - two) ** 2).mean(), rtol=1e-9)
     np.testing.assert_allclose(metrics["x0_error"], error.mean(), rtol=1e-9)
-    loss, metrics = loss_of(stage, teacher_w_dim=teacher_w_dim, target="x0")
-    np.testing.assert_allclose(loss, (jnp.maximum(1 / sigma**2, 1) * error).mean(), rtol=1e-9)
-    np.testing.assert_allclose(metrics["x0_error"], error.mean(), rtol=1e-9)
+    for target, weight in (("x0", jnp.maximum(1 / sigma**2, 1)), ("x0_root_snr", 1 / sigma)):
+        loss, metrics = loss_of(stage, teacher_w_dim=teacher_w_dim, target=target)
+        np.testing.assert_allclose(loss, (weight * error).mean(), rtol=1e-9)
+        np.testing.assert_allclose(metrics["x0_error"], error.mean(), rtol=1e-9)
 
 
 def test_a_base_stage_has_one_form():

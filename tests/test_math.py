@@ -152,6 +152,7 @@ def test_the_denoiser_shows_the_network_index_t_minus_one_and_scaled_input():
 
 @pytest.mark.parametrize(("kind", "wanted"), [
     ("eps", 1 / SIGMA**2), ("v", 1 + 1 / SIGMA**2), ("min_snr", np.minimum(1 / SIGMA**2, 5)), ("truncated", np.maximum(1 / SIGMA**2, 1)),
+    ("root_snr", 1 / SIGMA),
 ])  # fmt: skip
 def test_weights(kind, wanted):
     np.testing.assert_allclose(weight(jnp.asarray(SIGMA, jnp.float32), kind), wanted, rtol=1e-6)
@@ -159,7 +160,7 @@ def test_weights(kind, wanted):
 
 def test_weights_gamma_and_unknown_kind():
     assert weight(jnp.asarray(0.1), "min_snr", gamma=3.0) == 3.0
-    with pytest.raises(ValueError, match="weighting must be one of eps, v, min_snr, truncated, not 'snr'"):
+    with pytest.raises(ValueError, match="weighting must be one of eps, v, min_snr, truncated, root_snr, not 'snr'"):
         weight(jnp.ones(1), "snr")
 
 
