@@ -26,12 +26,13 @@ def contact_sheet(
     names = [_narrow(text, side // LINE) for text in rows]
     left = max((96, *(GAP + int(font.getlength(line)) for lines in names for line in lines))) if rows else 0
     captions = [textwrap.wrap(text, max(side // 7, 10)) for text in columns]
+    pitch = GAP + max((side, *(int(font.getlength(line)) + 1 for lines in captions for line in lines)))
     top = LINE * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
     count = max(len(images) for images in rows_of_images)
-    sheet = Image.new("RGB", (left + count * (side + GAP) + GAP, top + len(rows_of_images) * (side + GAP) + GAP), "white")
+    sheet = Image.new("RGB", (left + count * pitch + GAP, top + len(rows_of_images) * (side + GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for column, lines in enumerate(captions):
-        draw.multiline_text((left + GAP + column * (side + GAP), GAP), "\n".join(lines), fill="black", font=font, spacing=1)
+        draw.multiline_text((left + GAP + column * pitch, GAP), "\n".join(lines), fill="black", font=font, spacing=1)
     for row, images in enumerate(rows_of_images):
         y = top + GAP + row * (side + GAP)
         if rows:
@@ -39,7 +40,7 @@ def contact_sheet(
             draw.multiline_text((GAP, middle), "\n".join(names[row]), fill="black", font=font, spacing=1)
         for column, image in enumerate(images):
             picture = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left + GAP + column * (side + GAP), y))
+            sheet.paste(picture, (left + GAP + column * pitch, y))
     return np.asarray(sheet)
 
 

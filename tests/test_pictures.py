@@ -22,3 +22,15 @@ def test_a_label_stays_beside_its_own_row(text, side):
     for row in range(rows):
         np.testing.assert_array_equal(sheet[row * height : (row + 1) * height], alone[:height])
     assert ink.any()
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_a_caption_stays_above_its_own_column(side):
+    white = np.full((2, side, side, 3), 255, np.uint8)
+    sheet = contact_sheet([white], columns=[CAPTION, ""])
+    pitch = (sheet.shape[1] - GAP) // 2
+    ink = (sheet < 128).any(axis=-1)
+    assert ink[:, : GAP + pitch].any()
+    assert not ink[:, GAP + pitch :].any()
+    assert pitch >= side + GAP
+    np.testing.assert_array_equal(contact_sheet([white], columns=["", CAPTION])[:, GAP + pitch :], sheet[:, GAP : GAP + pitch])
