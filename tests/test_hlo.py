@@ -1,6 +1,7 @@
 """Collectives, loops and memory traffic read from the text of compiled modules: forms as the compilers print them, and real CPU ones."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,121 +14,15 @@ from cv3jax.collectives import by_kind, collectives, fsdp_minimum, replica_group
 from cv3jax.hlo import Module, UnknownError, array_bytes
 from cv3jax.traffic import traffic
 
+HLO = Path(__file__).parent / "hlo"
 # as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a parameter gathered in the loop
-TPU = """HloModule jit_step, is_scheduled=true, num_partitions=16
-
-%slice (p.0: bf16[5,128,2048], p.1: s32[]) -> bf16[1,128,2048] {
-  %p.0 = bf16[5,128,2048]{2,1,0:T(8,128)(2,1)} parameter(0)
-  %p.1 = s32[]{:T(128)S(6)} parameter(1)
-  %zero = s32[]{:T(128)} constant(0)
-  ROOT %ds = bf16[1,128,2048]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={1,128,2048}
-}
-
-%add (x: bf16[], y: bf16[]) -> bf16[] {
-  %x = bf16[] parameter(0)
-  %y = bf16[] parameter(1)
-  ROOT %sum = bf16[] add(%x, %y)
-}
-
-%all-reduce-scatter.1 (input: bf16[2048,2048]) -> bf16[512,2048] {
-  %input = bf16[2048,2048]{1,0} parameter(0)
-  %all-reduce.5 = bf16[2048,2048]{1,0} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
-  %start = u32[] constant(0)
-  ROOT %part = bf16[512,2048]{1,0} dynamic-slice(%all-reduce.5, %start, %start), dynamic_slice_sizes={512,2048}
-}
-
-%body (carry: (s32[], f32[8,2048], bf16[5,128,2048], s32[])) -> (s32[], f32[8,2048], bf16[5,128,2048], s32[]) {
-  %carry = (s32[]{:T(128)}, f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, /*index=3*/s32[]) parameter(0)
-  %i = s32[]{:T(128)} get-tuple-element(%carry), index=0
-  %copy.i = s32[]{:T(128)S(6)} copy(%i)
-  %one = s32[] constant(1)
-  %h = f32[8,2048]{1,0} get-tuple-element(%carry), index=1
-  %w = bf16[5,128,2048]{2,1,0} get-tuple-element(%carry), index=2
-  %limit = s32[] get-tuple-element(%carry), index=3
-  %next = s32[] add(%copy.i, %one)
-  %row = bf16[1,128,2048]{2,1,0} fusion(%w, %copy.i), kind=kLoop, calls=%slice
-  %all-gather.1 = bf16[1,2048,2048]{2,1,0} all-gather(%row), replica_groups=mesh['a'=1,'b'=16] {'b'}, dimensions={1}, metadata={op_name="jit(step)/w"}
-  %all-gather.2 = f32[32,2048]{1,0} all-gather(%h), replica_groups=[4,4]<=[16], dimensions={0}, metadata={op_name="jit(step)/h"}
-  %big = bf16[2048,2048]{1,0} custom-call(%all-gather.1, %all-gather.2), custom_call_target="product"
-  %fusion.50 = bf16[512,2048]{1,0} fusion(%big), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/transpose/w"}
-  %h2 = f32[8,2048]{1,0} custom-call(%h, %fusion.50), custom_call_target="use"
-  ROOT %out = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) tuple(%next, %h2, %w, %limit)
-}
-
-%condition (carry.2: (s32[], f32[8,2048], bf16[5,128,2048], s32[])) -> pred[] {
-  %carry.2 = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) parameter(0)
-  %i.2 = s32[] get-tuple-element(%carry.2), index=0
-  %limit.2 = s32[] get-tuple-element(%carry.2), index=3
-  ROOT %lt = pred[] compare(%i.2, %limit.2), direction=LT
-}
-
-ENTRY %main (param.0: f32[5,128,2048], param.1: f32[8,2048]) -> f32[8,2048] {
-  %param.0 = f32[5,128,2048]{2,1,0} parameter(0), metadata={op_name="state.params['w']"}
-  %param.1 = f32[8,2048]{1,0} parameter(1), metadata={op_name="batch['x']"}
-  %w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)
-  %zero.3 = s32[] constant(0)
-  %five = s32[] constant(5)
-  %begin = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) tuple(%zero.3, %param.1, %w16, %five)
-  %while.1 = (s32[], f32[8,2048]{1,0}, bf16[5,128,2048]{2,1,0}, s32[]) while(%begin), condition=%condition, body=%body
-  ROOT %result = f32[8,2048]{1,0} get-tuple-element(%while.1), index=1
-}
-"""  # noqa: E501 (an instruction is a line, as the compilers print it)
+TPU = (HLO / "tpu.txt").read_text()
 
 # as the GPU compiler prints it: known trip counts, starts and dones, groups on a permuted mesh
-GPU = """HloModule jit_step, num_partitions=8
-
-%nothing (n: (s32[], bf16[512,2048])) -> pred[] {
-  %n = (s32[], bf16[512,2048]{1,0}) parameter(0)
-  ROOT %computed = pred[] custom-call(%n), custom_call_target="whether"
-}
-
-%body (c: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
-  %c = (s32[], bf16[512,2048]{1,0}) parameter(0)
-  %i = s32[] get-tuple-element(%c), index=0
-  %w = bf16[512,2048]{1,0} get-tuple-element(%c), index=1
-  %all-gather-start = (bf16[512,2048]{1,0}, bf16[2048,2048]{1,0}) all-gather-start(%w), replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}
-  %all-gather-done = bf16[2048,2048]{1,0} all-gather-done(%all-gather-start)
-  %reduce-scatter-start = ((bf16[2048,2048]{1,0}), bf16[512,2048]{1,0}) reduce-scatter-start(%all-gather-done), replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
-  %reduce-scatter-done = bf16[512,2048]{1,0} reduce-scatter-done(%reduce-scatter-start)
-  %permute-start = (bf16[512,2048]{1,0}, bf16[512,2048]{1,0}, u32[], u32[]) collective-permute-start(%reduce-scatter-done), source_target_pairs={{0,1},{1,0}}
-  %permute-done = bf16[512,2048]{1,0} collective-permute-done(%permute-start)
-  ROOT %t = (s32[], bf16[512,2048]{1,0}) tuple(%i, %permute-done)
-}
-
-ENTRY %main (p: (s32[], bf16[512,2048])) -> (s32[], bf16[512,2048]) {
-  %p = (s32[], bf16[512,2048]{1,0}) parameter(0)
-  ROOT %while.38 = (s32[], bf16[512,2048]{1,0}) while(%p), condition=%nothing, body=%body, backend_config={"known_trip_count":{"n":"7"}}
-}
-"""  # noqa: E501 (an instruction is a line, as the compilers print it)
+GPU = (HLO / "gpu.txt").read_text()
 
 # as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in each that it goes on beside
-CHAIN = """HloModule jit_step, num_partitions=8
-
-%start (s.0: f32[1,192,64]) -> (f32[1,192,64], f32[8,192,64], u32[]) {
-  %s.0 = f32[1,192,64]{2,1,0} parameter(0)
-  %all-gather.6 = f32[8,192,64]{2,1,0} all-gather(%s.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
-  ROOT %began = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) custom-call(%all-gather.6), custom_call_target="AsyncCollectiveStart"
-}
-
-%beside (b.0: f32[1,192,64], b.1: f32[8,192,64], b.2: f32[32,32]) -> (f32[32,32], f32[1,192,64], f32[8,192,64], f32[8,192,64]) {
-  %b.0 = f32[1,192,64]{2,1,0} parameter(0)
-  %b.1 = f32[8,192,64]{2,1,0} parameter(1)
-  %b.2 = f32[32,32]{1,0} parameter(2)
-  %work = f32[32,32]{1,0} tanh(%b.2)
-  %all-gather.8 = f32[8,192,64]{2,1,0} all-gather(%b.0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
-  ROOT %both = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) tuple(%work, %b.0, %b.1, %all-gather.8)
-}
-
-ENTRY %main (p: f32[1,192,64], q: f32[32,32]) -> f32[32,32] {
-  %p = f32[1,192,64]{2,1,0} parameter(0), metadata={op_name="state.params['w']"}
-  %q = f32[32,32]{1,0} parameter(1), metadata={op_name="batch"}
-  %async-collective-start = (f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%start
-  %from = f32[1,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=0
-  %to = f32[8,192,64]{2,1,0} get-tuple-element(%async-collective-start), index=1
-  %fusion.1 = (f32[32,32]{1,0}, f32[1,192,64]{2,1,0}, f32[8,192,64]{2,1,0}, f32[8,192,64]{2,1,0}) fusion(%from, %to, %q), kind=kOutput, calls=%beside
-  ROOT %out = f32[32,32]{1,0} get-tuple-element(%fusion.1), index=0
-}
-"""  # noqa: E501 (an instruction is a line, as the compilers print it)
+CHAIN = (HLO / "chain.txt").read_text()
 
 MB = 2**20
 

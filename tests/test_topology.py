@@ -113,3 +113,15 @@ def test_chip_hours_of_a_recipe():
     assert hours["chip_hours_at_roofline"] == pytest.approx(2 * 64)
     assert hours["chip_hours_at_mfu"] == pytest.approx(64 / 0.4)
     assert hours["days_at_mfu"] == pytest.approx(1 / 0.4 / 24)
+
+
+def test_a_plug_in_that_does_not_load_is_told_as_that(monkeypatch):
+    """JAX then knows no platform cuda. The message says what installs one that fits."""
+
+    def no_platform(**_):
+        raise NotImplementedError("UNIMPLEMENTED: topology not implemented for platform cuda")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", no_platform)
+    with pytest.raises(InputError, match="h100:1x8x1: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits"):
+        topology.load("h100:1x8x1")
