@@ -15,7 +15,7 @@ from cv3jax.build_diffusion import Frozen, check_sides, describe, frozen_descrip
 from cv3jax.cached import arrays, open_companion, prepare_of
 from cv3jax.cascade import build_model, load_params
 from cv3jax.diffusion_steps import DiffusionSteps, as_computed, diffusion_steps, encode_args, train_args
-from cv3jax.distill_plan import Plan, check_teacher, plans
+from cv3jax.distill_plan import Plan, check_student, check_teacher, plans
 from cv3jax.distill_steps import round_of
 from cv3jax.memory import compiled_and_announced
 from cv3jax.models.vae import Autoencoder
@@ -25,8 +25,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.records import RecordSource
 
 
-class Teacher(NamedTuple):
-    """Whose steps a round halves."""
+class Trained(NamedTuple):
+    """A stage on disk: whose steps a round halves, or which begins the first."""
 
     directory: Path  # of its cascade
     stage: dict  # its entry in cascade.json
@@ -44,7 +44,8 @@ class Distillation(NamedTuple):
     deal: Any
     records: RecordSource
     frozen: Frozen
-    teacher: Teacher  # of round 1
+    teacher: Trained  # of round 1
+    student: Trained | None  # that goes on in round 1; None: the teacher's weights begin it
     rounds: tuple[Plan, ...]
     words: list[str]  # what is worth saying about them
     steps: Callable[[int], DiffusionSteps]  # a teacher's w_dim → the programs
@@ -65,8 +66,12 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
     directory, description = frozen_description(config)
     if "t5" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no t5: a student reads its teacher's text features")
-    teacher = find_teacher(config)
+    teacher = find(config, config.init_from or config.cascade, "distil")
     words = check_teacher(config, teacher.stage, f"the {config.stage} of {teacher.directory}")
+    student = find(config, config.distill.student, "go on with") if config.distill.student else None
+    if student:
+        check_student(config, student.stage, f"the {config.stage} of {student.directory}")
+        words.append(f"round 1 goes on with the student of {student.directory}")
     text = description["t5"]
     cache = open_companion(config, directory, description, records)
     held = arrays(config, cache)
@@ -76,7 +81,9 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
         return diffusion_steps(config, deal, description["vae"], text["model"], text["length"], held, teacher_w_dim=w_dim)
 
     steps(teacher.w_dim)
-    check_sizes(config, description, teacher)
+    check_sizes(config, description, teacher, "the teacher")
+    if student:
+        check_sizes(config, description, student, "config.distill.student")
     loader(config, records, None, deal.mesh)  # what it refuses it should refuse now
     frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir, ("vae", "t5"))
 
@@ -91,32 +98,31 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
             known[w_dim] = (encode[0] if encode else next(iter(known.values()))[0], train)
         return known[w_dim]
 
-    return Distillation(config, deal, records, frozen, teacher, rounds, words, steps, compiled, cache)
+    return Distillation(config, deal, records, frozen, teacher, student, rounds, words, steps, compiled, cache)
 
 
-def find_teacher(config: ConfigDict) -> Teacher:
-    """The stage of config.init_from, or else of config.cascade. Raises InputError where it is not there."""
-    where = config.init_from or config.cascade
+def find(config: ConfigDict, where: str, what: str) -> Trained:
+    """The recipe's stage of the cascade at `where`. Raises InputError where it has none to do `what` with."""
     directory, description = checkpoint.read_cascade(where)
     if config.stage not in description["stages"]:
-        raise InputError(f"{where} has no {config.stage} to distil, only {', '.join(sorted(description['stages'])) or 'a vae'}")
-    return Teacher(directory, description["stages"][config.stage])
+        raise InputError(f"{where} has no {config.stage} to {what}, only {', '.join(sorted(description['stages'])) or 'a vae'}")
+    return Trained(directory, description["stages"][config.stage])
 
 
-def check_sizes(config: ConfigDict, description: dict, teacher: Teacher) -> None:
-    """Raise InputError unless the student is the teacher, but for w, and both are of this autoencoder and text encoder."""
+def check_sizes(config: ConfigDict, description: dict, trained: Trained, who: str) -> None:
+    """Raise InputError unless the student is as large as `trained`, but for w, and both are of this autoencoder and text encoder."""
     check_sides(config, description["vae"]["model"])
-    if (side := whole_side(config)) != teacher.stage["image_size"]:
-        raise InputError(f"config.data gives pictures of {side} pixels a side, the teacher makes {teacher.stage['image_size']}")
-    if description["t5"]["model"]["channels"] != teacher.stage["text_width"]:
-        raise InputError(f"config.cascade = {config.cascade}: its text features are not as wide as the teacher reads them")
+    if (side := whole_side(config)) != trained.stage["image_size"]:
+        raise InputError(f"config.data gives pictures of {side} pixels a side, {who} makes {trained.stage['image_size']}")
+    if description["t5"]["model"]["channels"] != trained.stage["text_width"]:
+        raise InputError(f"config.cascade = {config.cascade}: its text features are not as wide as {who} reads them")
     ours = {"out_channels": build_model(Autoencoder, description["vae"]["model"]).z_channels, **config.model}
-    theirs = {**{name: ours[name] for name in ours if name not in teacher.stage["model"]}, **teacher.stage["model"]}
+    theirs = {**{name: ours[name] for name in ours if name not in trained.stage["model"]}, **trained.stage["model"]}
     free = ("w_dim", "dtype", "remat")
     for name in sorted(theirs.keys() - set(free)):
         mine, other = ours.get(name), theirs[name]
         if (list(mine) if isinstance(mine, tuple) else mine) != other:
-            raise InputError(f"config.model.{name} = {mine}, but the teacher has {other}: a student is as large; give its value")
+            raise InputError(f"config.model.{name} = {mine}, but {who} has {other}: a student is as large; give its value")
 
 
 def student_stage(run: Distillation, plan: Plan) -> dict:
@@ -126,9 +132,9 @@ def student_stage(run: Distillation, plan: Plan) -> dict:
     return {**describe(run.config, run.frozen.description), "steps": steps, **told}
 
 
-def load_stage(run: Distillation, teacher: Teacher) -> Any:
-    """A teacher's parameters on the mesh, float32."""
-    directory, description = checkpoint.read_cascade(teacher.directory)
+def load_stage(run: Distillation, trained: Trained) -> Any:
+    """Its parameters on the mesh, float32."""
+    directory, description = checkpoint.read_cascade(trained.directory)
     name = run.config.stage
     return load_params(directory, description, (name,), lambda shapes: tree_sharding(shapes, run.deal.mesh))[0][name]
 
@@ -146,8 +152,8 @@ def round_config(run: Distillation, plan: Plan) -> ConfigDict:
     return config
 
 
-def create_student(run: Distillation, plan: Plan, teacher: Teacher, params: Any) -> Any:
-    """The round's fresh train state: the teacher's parameters, and where those are not told w, a kernel of zeros for it."""
+def create_student(run: Distillation, plan: Plan, teacher: Trained, params: Any) -> Any:
+    """The round's fresh train state: `params`, the teacher's or a student's, and where those are not told w, a kernel of zeros for it."""
     one = run.steps(teacher.w_dim)
     shardings = placement(one.like)
 
@@ -166,7 +172,7 @@ def round_data(run: Distillation, plan: Plan) -> tuple[Any, Callable]:
     return loader(config, run.records, tokenize, run.deal.mesh, prepare), placer(run.deal.mesh, config.batch.size)
 
 
-def round_step(run: Distillation, plan: Plan, teacher: Teacher, params: Any) -> Callable[[Any, Any], tuple[Any, dict]]:
+def round_step(run: Distillation, plan: Plan, teacher: Trained, params: Any) -> Callable[[Any, Any], tuple[Any, dict]]:
     """(state, batch) → (state, metrics) with that teacher, its parameters as `as_frozen`."""
     one = run.steps(teacher.w_dim)
     encode, train = run.compiled(teacher.w_dim)

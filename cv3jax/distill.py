@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import build_distill, checkpoint, hosts, recipe, tracing
-from cv3jax.build_distill import Distillation, Teacher
+from cv3jax.build_distill import Distillation, Trained
 from cv3jax.cascade import Cascade
 from cv3jax.distill_bench import Bench, references
 from cv3jax.distill_parity import parity
@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             picture = bench.picture(pictures)  # all processes decode
             if hosts.main():
                 write_quality(workdir, config.stage, count, rows, bench.weights, picture)
-            teacher = Teacher(place / "cascade", build_distill.student_stage(work, plan))
+            teacher = Trained(place / "cascade", build_distill.student_stage(work, plan))
             done.append({key: value for key, value in figures.items() if key != "config"})
         export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
@@ -95,7 +95,7 @@ def make_bench(work: Distillation) -> Bench:
     return Bench(cascade, work.config, work.records, work.deal.mesh)
 
 
-def run_round(work: Distillation, plan: Plan, teacher: Teacher, place: Path, bench: Bench, full: np.ndarray) -> dict:
+def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, bench: Bench, full: np.ndarray) -> dict:
     """One round under `place`, from where it was; its cascade holds the best weights. Returns its figures."""
     config = build_distill.round_config(work, plan)
     facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
@@ -105,16 +105,20 @@ def run_round(work: Distillation, plan: Plan, teacher: Teacher, place: Path, ben
     state, params = None, build_distill.load_stage(work, teacher)
     if latest is None:
         place.mkdir(parents=True, exist_ok=True)
-        state = build_distill.create_student(work, plan, teacher, params)
-        text = work.frozen.description["t5"]
-        same = parity(
-            config, work.deal, plan, state.params, params, teacher.w_dim, bench.latent,
-            (text["length"], text["model"]["channels"]), stage["factor"],
-        )  # fmt: skip
-        watch.look(state.ema, 0, parity=same)
-        if hosts.main():
-            at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
-            print(f"cv3jax: {name} steps: student = teacher at {at}, to {same:.1g} (float32)", file=sys.stderr)
+        goes_on = work.student if plan.number == 1 else None
+        state = build_distill.create_student(work, plan, teacher, build_distill.load_stage(work, goes_on) if goes_on else params)
+        if goes_on:  # has left its teacher already: there is nothing that it should be
+            watch.look(state.ema, 0)
+        else:
+            text = work.frozen.description["t5"]
+            same = parity(
+                config, work.deal, plan, state.params, params, teacher.w_dim, bench.latent,
+                (text["length"], text["model"]["channels"]), stage["factor"],
+            )  # fmt: skip
+            watch.look(state.ema, 0, parity=same)
+            if hosts.main():
+                at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
+                print(f"cv3jax: {name} steps: student = teacher at {at}, to {same:.1g} (float32)", file=sys.stderr)
     params = build_distill.as_frozen(work, params)
     every, (data, placed) = config.train, build_distill.round_data(work, plan)
     profile = tracing.steps_of(config.profile.steps)

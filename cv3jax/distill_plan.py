@@ -94,6 +94,35 @@ def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
     """
     first = plans(config)[0]
     steps = 2 * first.steps
+    check_stage(config, stage, where)
+    w_dim = stage["model"].get("w_dim", 0)
+    if not w_dim:
+        return [] if stage["steps"] == steps else [f"the teacher's own {stage['steps']} steps become {steps} in round 1"]
+    if w_dim != config.model.w_dim:
+        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
+    knows = stage.get("distilled") or {"steps": stage["steps"], "w": None}
+    if knows["steps"] != steps:
+        half = f"begin with {knows['steps'] // 2} student steps" if knows["steps"] % 2 == 0 else "it cannot be halved"
+        raise InputError(f"{where} is distilled to {knows['steps']} steps and knows no others, round 1 asks it for {steps}; {half}")
+    if knows["w"] and not knows["w"][0] <= first.w[0] <= first.w[1] <= knows["w"][1]:
+        raise InputError(f"{where} knows w in {span(knows['w'])}, round 1 asks it for {span(first.w)}")
+    return []
+
+
+def check_student(config: ConfigDict, stage: dict, where: str) -> None:
+    """Raise InputError, with the reason, where the stage at `where` cannot go on as the first round's student. It may learn another w."""
+    check_stage(config, stage, where)
+    w_dim, steps = stage["model"].get("w_dim", 0), plans(config)[0].steps
+    if not w_dim:
+        raise InputError(f"{where} is not told w, it is no student; without config.distill.student the first round begins at its teacher")
+    if w_dim != config.model.w_dim:
+        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
+    if stage["steps"] != steps:
+        raise InputError(f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}")
+
+
+def check_stage(config: ConfigDict, stage: dict, where: str) -> None:
+    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction, form or blur."""
     relay = config.schedule.blur != "none"
     if stage["kind"] != ("relay" if relay else "base"):
         raise InputError(f"{where} is a {stage['kind']} stage, config.schedule says {'relay' if relay else 'base'}")
@@ -107,15 +136,3 @@ def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
         section, name = field.split(".")
         if config[section][name] != value:
             raise InputError(f"config.{field} = {config[section][name]}, but {where} has {value}; give --config.{field}={value}")
-    w_dim = stage["model"].get("w_dim", 0)
-    if not w_dim:
-        return [] if stage["steps"] == steps else [f"the teacher's own {stage['steps']} steps become {steps} in round 1"]
-    if w_dim != config.model.w_dim:
-        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
-    knows = stage.get("distilled") or {"steps": stage["steps"], "w": None}
-    if knows["steps"] != steps:
-        half = f"begin with {knows['steps'] // 2} student steps" if knows["steps"] % 2 == 0 else "it cannot be halved"
-        raise InputError(f"{where} is distilled to {knows['steps']} steps and knows no others, round 1 asks it for {steps}; {half}")
-    if knows["w"] and not knows["w"][0] <= first.w[0] <= first.w[1] <= knows["w"][1]:
-        raise InputError(f"{where} knows w in {span(knows['w'])}, round 1 asks it for {span(first.w)}")
-    return []

@@ -97,7 +97,7 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
         work = build_distill.build_distillation(config, tmp_path)
         teacher, plan = work.teacher, work.rounds[0]
         if step == "later":
-            teacher, plan = build_distill.Teacher(done, build_distill.student_stage(work, plan)), work.rounds[1]
+            teacher, plan = build_distill.Trained(done, build_distill.student_stage(work, plan)), work.rounds[1]
         params = build_distill.load_stage(work, teacher)
         state = build_distill.create_student(work, plan, teacher, params)
         data, placed = build_distill.round_data(work, plan)

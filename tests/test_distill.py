@@ -244,6 +244,18 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
     assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"]["steps"] == 2
 
 
+def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(stopped, tmp_path, capsys):
+    run = Hollow(tmp_path / "w")
+    wider = "distill.rounds=((2,2,1e-3,1.0,6.0),)"
+    run.argv = tiny_runs.distill_argv("base", run.workdir, *HOLLOW, wider, f"distill.student={stopped.first / 'cascade'}")
+    seen = run.sit({2: [3.0, 2.0, 1.0]})
+    assert f"cv3jax: base: round 1 goes on with the student of {stopped.first / 'cascade'}" in capsys.readouterr().err
+    same(seen.states[1].params, weights(stopped.first / "cascade"))  # and not the teacher's
+    assert int(seen.states[1].step) == 0
+    assert "parity" not in tiny_runs.read_json(run.first / "figures.json")["start"]
+    assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {"steps": 2, "w": [1.0, 6.0]}
+
+
 def test_a_round_that_only_gets_worse_stops_with_exit_1_and_leaves_what_it_has(tmp_path, capsys):
     run = Hollow(tmp_path / "w")
     run.argv = [*run.argv, "--config.distill.diverged=3"]

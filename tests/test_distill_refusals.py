@@ -8,7 +8,7 @@ import tiny_runs
 from tiny_runs import rounds
 
 from cv3jax import build_distill, checkpoint, cli, distill, recipe, train
-from cv3jax.distill_plan import ENTRY, check_teacher, plans
+from cv3jax.distill_plan import ENTRY, check_student, check_teacher, plans
 from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -92,6 +92,23 @@ def test_a_teacher_that_fits(changes, words):
     assert check_teacher(plain("base"), teacher("base", **changes), "HERE") == words
 
 
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, "HERE is not told w, it is no student; without config.distill.student the first round begins at its teacher"),
+    (told(4), "HERE has 4 steps, config.distill.rounds begins with 2"),
+    (told(2, model={"w_dim": 256}), "HERE is told w in 256 dimensions; give --config.model.w_dim=256"),
+    (told(2, prediction="eps"), "config.objective.prediction = v, but HERE has eps; give --config.objective.prediction=eps"),
+])  # fmt: skip
+def test_a_student_that_cannot_go_on(changes, said):
+    with pytest.raises(InputError) as e:
+        check_student(plain("base"), teacher("base", **changes), "HERE")
+    assert str(e.value) == said
+
+
+@pytest.mark.parametrize("w", [(2.0, 3.0), None])
+def test_a_student_that_can_go_on(w):
+    check_student(plain("base"), teacher("base", **told(2, w)), "HERE")
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """Cascades that are not there, or are of other sizes than the rows below ask for."""
@@ -111,6 +128,9 @@ def places(tmp_path_factory):
     ("base", ("cascade={vae}",), "config.cascade = {vae} has no t5: a student reads its teacher's text features"),
     ("base", ("cascade={at}/nowhere",), "{at}/nowhere"),
     ("base", ("init_from={at}/bare",), "{at}/bare has no base to distil, only a vae"),
+    ("base", ("distill.student={at}/nowhere",), "{at}/nowhere"),
+    ("relay", ("distill.student={base}",), "{base} has no relay to go on with, only base"),
+    ("base", ("distill.student={whole}",), "the base of {whole} is not told w, it is no student"),
     ("base", ("model.channels=32",), "config.model.channels = 32, but the teacher has 16: a student is as large; give its value"),
     ("base", ("model.depth=(0,2)",), "config.model.depth = (0, 2), but the teacher has [0, 1]"),
     ("base", ("data.image_size=64",), "config.data gives pictures of 64 pixels a side, the teacher makes 32"),

@@ -105,10 +105,10 @@ def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_p
             eight, one = first_losses(work, plan, of), read_lines(whole / "rounds" / plan.name / "metrics.jsonl")
             assert len(set(eight)) == 3
             np.testing.assert_allclose(eight, [line["loss"] for line in one[:3]], rtol=1e-4)
-            of = build_distill.Teacher(whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan))
+            of = build_distill.Trained(whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan))
 
 
-def first_losses(work: build_distill.Distillation, plan, teacher: build_distill.Teacher) -> list[float]:
+def first_losses(work: build_distill.Distillation, plan, teacher: build_distill.Trained) -> list[float]:
     """Of a round on eight devices."""
     params = build_distill.load_stage(work, teacher)
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
