@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
-# a serial run keeps about one core busy; tests of one file share models
-WORKERS := -n 2 --dist loadfile
+# a serial run keeps about one core busy; tests of one file share models; files are taken in the order of tests/conftest.py
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
-BENCHMARKS := loop unet attention cascade distill packaged loader recaption data_build
+BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
 
 .PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu benchmarks lint clean
 

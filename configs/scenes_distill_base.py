@@ -21,6 +21,6 @@ def get_config(variant: str = ""):
 def long(c):
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
     # one guided round: a second one taught by the first added its own error to the first's, and took half of the time
-    c.distill.target = "landing"
-    c.distill.rounds, c.distill.w = ((4, 2500, 1e-3, 1.0, 3.0),), (1.0, 1.5, 2.0, 3.0)
+    c.distill.rounds, c.distill.w = ((4, 17000, 1e-3, 1.0, 3.0),), (1.0, 1.5, 2.0, 3.0)
+    c.sample.guidance = 1.75  # its teacher's
     return common.long_distil(c)

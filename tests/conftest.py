@@ -23,12 +23,22 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Files of more than half a minute, in the order in which the workers take them: long ones early, so that all end together. The first
+# makes what many later ones need, and the next two need none of it.
+LONG = (
+    "distill_sample", "golden_end_to_end", "golden_losses", "bad_input", "golden_models", "distill_resume", "abstract", "sample",
+    "distill", "hosts", "train", "sharding", "scenes_weights", "build", "golden_samplers", "finetune", "encode_training", "attention",
+    "distill_refusals", "convert_out", "encode", "faults_checkpoints",
+)  # fmt: skip
+
 if shared.VARIABLE not in os.environ:
     os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
+    """Long files first; and without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
+    place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (os.environ["JAX_PLATFORMS"] == "cpu" or jax.default_backend() != "gpu"):
         config.hook.pytest_deselected(items=marked)

@@ -1,0 +1,136 @@
+"""Where a distilled base has learnt guidance: the share of it at each of its steps, and which step keeps it from the guided teacher.
+
+    python benchmarks/guidance.py --student scenes --json benchmarks/results/guidance.json
+
+Shares: of the difference between the teacher's two steps guided by the greatest w and those by the least, in x0 and from noised latents,
+how much the student makes (the slope of its own difference on that one). Replaced: the student's samples where steps of it are taken by the
+teacher's two instead, and how far they are from the teacher's own at its full number of steps, from the same noise.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from cv3jax.assess import judged_scenes
+from cv3jax.cascade import Cascade, build_on, load
+from cv3jax.cli import tune_cpu
+from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.denoiser import guided, make_denoiser
+from cv3jax.distillation import Pairs, pairs, told, two_steps
+from cv3jax.models.unet import UNet
+from cv3jax.schedule import base_grid, ddpm_sigma
+from data_pipeline import scenes
+
+
+class Both(NamedTuple):
+    """A student and its teacher on the same captions and noise: (x, step of the student, w) → x̂0 of that step."""
+
+    student: Callable[[jax.Array, int, float], jax.Array]
+    teacher: Callable[[jax.Array, int, float], jax.Array]  # of two steps
+    grid: Pairs  # a row a step of the student
+    full: Callable[[float], np.ndarray]  # w → the teacher's latents at its full number of steps
+    first: jax.Array  # what sampling begins with
+
+
+def both(teacher: Cascade, student: Cascade, count: int) -> Both:
+    """Of `count` held-out captions."""
+    captions, keys = [scenes.caption(scene) for scene in judged_scenes(count, 0)], jax.vmap(jax.random.key)(jnp.arange(count))
+    stages = [one.description["stages"]["base"] for one in (teacher, student)]
+    steps, side, w_dim = stages[1]["steps"], stages[0]["image_size"], stages[1]["model"]["w_dim"]
+    grid, text, noise = pairs(base_grid(2 * steps)), teacher.text(captions), teacher.noise(keys, side)
+    cond = make_cond(text, square_sizes(count, side))
+
+    def denoiser(cascade, stage):
+        model = build_on(None, UNet, stage["model"])
+        return make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
+
+    theirs, ours = (denoiser(one, stage) for one, stage in zip((teacher, student), stages))
+
+    @jax.jit
+    def one_step(params, x, row, w):
+        return ours(params, x, row.t[:, 0], told(cond, w, w_dim))
+
+    @jax.jit
+    def two(params, x, row, w):
+        low = jnp.zeros_like(x)
+        return two_steps(lambda x, t: guided(theirs, w)(params, x, t, cond), "released", x, low, low, row.t, row.sigma, row.blur)
+
+    def of(call, cascade):
+        def run(x, k, w):
+            row = Pairs(*(jnp.broadcast_to(values[k], (count, 3)) for values in (grid.t, grid.sigma, grid.blur)), grid.count)
+            return call(cascade.params["base"], x, row, jnp.full(count, w))
+
+        return run
+
+    def full(w):
+        return np.asarray(teacher.stage("base", text, keys, noise, guidance=w))
+
+    return Both(of(one_step, student), of(two, teacher), grid, full, noise * jnp.sqrt(1.0 + grid.sigma[0, 0] ** 2))
+
+
+def shares(found: Both, low: float, high: float) -> list[dict[str, float]]:
+    """Of each step: σ at its start, the root mean square of the difference that w makes, the share of it that the student makes."""
+    x0 = jnp.asarray(found.full((low + high) / 2))
+    noise, rows = jax.random.normal(jax.random.key(7), x0.shape), []
+    for k in range(int(found.grid.count)):
+        sigma = found.grid.sigma[k, 0]
+        theirs, ours = (call(x0 + sigma * noise, k, high) - call(x0 + sigma * noise, k, low) for call in (found.teacher, found.student))
+        rows.append({"sigma": float(sigma), "difference": float(jnp.sqrt((theirs**2).mean())),
+                     "share": float((ours * theirs).sum() / (theirs**2).sum())})  # fmt: skip
+    return rows
+
+
+def distances(found: Both, weights: list[float], replaced: set[int]) -> list[list[float]]:
+    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher takes, a column a w of the teacher."""
+    full, rows = [found.full(w) for w in weights], []
+    for w in weights:
+        x = found.first
+        for k in range(int(found.grid.count)):
+            x0 = (found.teacher if k in replaced else found.student)(x, k, w)
+            x = x0 + found.grid.sigma[k, 2] / found.grid.sigma[k, 0] * (x - x0)
+        rows.append([float(np.sqrt(np.mean((np.asarray(x) - other) ** 2))) for other in full])
+    return rows
+
+
+def report(weights: list[float], steps: list[dict], replaced: dict[str, list[list[float]]]) -> str:
+    """Two tables."""
+    first = measure.table(
+        (f"step of {len(steps)}", "σ at its start", "difference", "share"),
+        [[k + 1, f"{one['sigma']:.1f}", f"{one['difference']:.2f}", f"{one['share']:.2f}"] for k, one in enumerate(steps)],
+    )
+    second = measure.table(
+        ("steps replaced", *(f"at w = {w:g}" for w in weights), "nearest teacher"),
+        [[name, *(f"{row[i]:.4f}" for i, row in enumerate(rows)), ", ".join(f"{weights[int(np.argmin(row))]:g}" for row in rows)]
+         for name, rows in replaced.items()],
+    )  # fmt: skip
+    return f"{first}\n\n{second}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="scenes_teacher", metavar="CASCADE", help="(default: %(default)s)")
+    parser.add_argument("--student", default="scenes", metavar="CASCADE", help="(default: %(default)s)")
+    parser.add_argument("--count", type=int, default=50, metavar="N", help="captions (default: %(default)s)")
+    parser.add_argument("--weights", default="1,1.5,2,3", metavar="W,…", help="guidance weights (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    args = parser.parse_args()
+    tune_cpu()
+    facts, weights = measure.facts(), [float(w) for w in args.weights.split(",")]
+    found = both(load(args.teacher), load(args.student), args.count)
+    count = int(found.grid.count)
+    sets = {"none": set(), **{str(k + 1): {k} for k in range(count)}, "all": set(range(count))}
+    steps, replaced = shares(found, weights[0], weights[-1]), {name: distances(found, weights, one) for name, one in sets.items()}
+    print(f"{report(weights, steps, replaced)}\n\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    if args.json:
+        args.json.write_text(json.dumps({**facts, "weights": weights, "steps": steps, "replaced": replaced}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
