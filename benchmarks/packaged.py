@@ -162,7 +162,7 @@ def report(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, metavar="N", help="captions of each kind (default: %(default)s)")
-    parser.add_argument("--weights", default="1,1.25,1.5,1.75,2,2.5,3", metavar="W,…", help="guidance weights that are compared (default: %(default)s)")
+    parser.add_argument("--weights", default="1,1.25,1.5,1.75,2,2.5,3", metavar="W,…", help="guidance weights (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     tune_cpu()
