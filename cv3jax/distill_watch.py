@@ -31,17 +31,17 @@ class Watch:
         """The evaluation of the weights that are kept; None where there are none yet. As process 0 reads it."""
         return hosts.first("best", lambda: kept(self._directory))
 
-    def look(self, params: Any, step: int, **facts: float) -> np.ndarray:
+    def look(self, params: Any, step: int, keep: bool = True, **facts: float) -> np.ndarray:
         """Evaluate the EMA `params` after `step` updates. Keeps them where they are the best so far. Returns the contact sheet.
 
-        facts: what else is to stand in the line.
+        keep: whether they may be what the round leaves. facts: what else is to stand in the line.
 
         Raises:
             DivergedError: they are `diverged` times as far from the full sampler as the round was at its start.
         """
         latents = self._bench.sample(self._stage, params, self._plan.steps)
         line, before = {"step": step, **self._bench.distances(latents, self._full), **facts}, self.lines(step)
-        if step and ((best := self.best()) is None or line["all"] < best["all"]):
+        if keep and ((best := self.best()) is None or line["all"] < best["all"]):
             checkpoint.save_part(self._directory / BEST, params)
             if hosts.main():
                 temporary = self._directory / f"{BEST}.tmp.npz"

@@ -38,6 +38,8 @@ if shared.VARIABLE not in os.environ:
 def pytest_collection_modifyitems(config, items):
     """Long files first; and without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
     place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    if lost := [name for name in place if not (Path(__file__).parent / name).exists()]:
+        raise pytest.UsageError(f"conftest.LONG names {', '.join(lost)}, which is not there")
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (os.environ["JAX_PLATFORMS"] == "cpu" or jax.default_backend() != "gpu"):

@@ -20,11 +20,12 @@ class Seen(NamedTuple):
     updates: list  # (round, update)
     states: dict  # round → the state that its first update was given
     images: dict  # round → the first batch's images
+    teachers: dict  # round → the parameters that teach it
 
 
 def hollow(patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=lambda plan, step: None) -> Seen:
     """Make the runs that follow hollow. distances: of a student of so many steps, at its start and later; `then` follows each update."""
-    seen, asked = Seen([], {}, {}), {steps: list(values) for steps, values in distances.items()}
+    seen, asked = Seen([], {}, {}, {}), {steps: list(values) for steps, values in distances.items()}
 
     class Told(Bench):
         def __init__(self, work):
@@ -38,6 +39,8 @@ def hollow(patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=la
             return SHEET
 
     def round_step(work, plan, teacher, params):
+        seen.teachers[plan.number] = jax.tree.map(np.asarray, params)
+
         @jax.jit
         def update(state):
             metrics = dict.fromkeys(("loss", "grad_norm", "param_norm"), state.step * 1.0)

@@ -37,6 +37,8 @@ def benchmark(monkeypatch):
     ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
     ("loop", ["--steps", "0"], "--rounds and --steps must be at least 1"),
     ("distill", ["--batch", "0"], "--batch, --steps and --rounds must be at least 1"),
+    ("guidance", ["--weights", "1"], "--weights must be two or more, --count at least 1"),
+    ("guidance", ["--student", "scenes_teacher"], "--student scenes_teacher: its base is not told w"),
     ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
     ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
 ])  # fmt: skip

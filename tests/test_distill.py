@@ -1,6 +1,7 @@
 """`cv3jax distill`: what rounds leave, where each begins and which weights it keeps; a stop on request and on divergence."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -160,6 +161,8 @@ def test_each_round_starts_from_the_best_ema_before_it_with_a_fresh_optimizer(st
     # an update adds 1, so these are of update 2 of 4
     jax.tree.map(lambda ours, x: np.testing.assert_allclose(ours, x + 2.0, rtol=1e-6), weights(stopped.first / "cascade"), start)
     same(states[2].params, weights(stopped.first / "cascade"))
+    same(stopped.seen.teachers[1], teacher)
+    same(stopped.seen.teachers[2], weights(stopped.first / "cascade"))
     for state in states.values():
         same(state.ema, state.params)
         assert int(state.step) == 0
@@ -244,16 +247,36 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
     assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"]["steps"] == 2
 
 
+def going_on(workdir: Path, student: Path, w: str) -> Hollow:
+    """One round of two updates for a student of two steps."""
+    run = Hollow(workdir)
+    run.argv = tiny_runs.distill_argv("base", workdir, *HOLLOW, f"distill.rounds=((2,2,1e-3,{w}),)", f"distill.student={student}")
+    return run
+
+
 def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(stopped, tmp_path, capsys):
-    run = Hollow(tmp_path / "w")
-    wider = "distill.rounds=((2,2,1e-3,1.0,6.0),)"
-    run.argv = tiny_runs.distill_argv("base", run.workdir, *HOLLOW, wider, f"distill.student={stopped.first / 'cascade'}")
-    seen = run.sit({2: [3.0, 2.0, 1.0]})
-    assert f"cv3jax: base: round 1 goes on with the student of {stopped.first / 'cascade'}" in capsys.readouterr().err
-    same(seen.states[1].params, weights(stopped.first / "cascade"))  # and not the teacher's
+    student = tmp_path / "student"
+    shutil.copytree(stopped.first / "cascade", student)
+    run = going_on(tmp_path / "w", student, "1.0,6.0")
+    seen = run.sit({2: [3.0, 5.0, 4.0]})
+    assert f"cv3jax: base 2 steps: goes on with the student of {student}" in capsys.readouterr().err
+    same(seen.states[1].params, weights(student))
     assert int(seen.states[1].step) == 0
-    assert "parity" not in tiny_runs.read_json(run.first / "figures.json")["start"]
+    same(seen.teachers[1], weights(tiny_runs.trained("relay").workdir))
+    figures = tiny_runs.read_json(run.first / "figures.json")
+    assert figures["start"] == {"step": 0, "1": 3.0, "3": 3.0, "all": 3.0}  # and no parity
+    assert figures["best"] == 2  # what it began with does not know these w
     assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {"steps": 2, "w": [1.0, 6.0]}
+    shutil.rmtree(student)  # of no use to a round that has begun
+    assert run.sit({}).updates == []
+
+
+def test_a_student_that_only_gets_worse_is_kept_as_it_was(stopped, tmp_path, capsys):
+    run = going_on(tmp_path / "w", stopped.first / "cascade", "1.0,3.0")
+    assert run.sit({2: [3.0, 5.0, 4.0]}).updates == [(1, 1), (1, 2)]
+    assert "no update came nearer to the full sampler; what the round began with is kept" in capsys.readouterr().err
+    assert tiny_runs.read_json(run.first / "figures.json")["best"] == 0
+    same(weights(run.workdir), weights(stopped.first / "cascade"))
 
 
 def test_a_round_that_only_gets_worse_stops_with_exit_1_and_leaves_what_it_has(tmp_path, capsys):

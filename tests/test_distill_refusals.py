@@ -67,6 +67,8 @@ def test_rounds_that_can_be():
 @pytest.mark.parametrize(("stage", "changes", "said"), [
     ("relay", {"start": 500}, "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its distribution: fine-tune it with "
      "that start first (cv3jax train, --config.schedule.start=40)"),
+    ("relay", told(4, start=500), "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its distribution: "
+     "give --config.schedule.start=500"),
     ("base", {"prediction": "eps"}, "config.objective.prediction = v, but HERE has eps; give --config.objective.prediction=eps"),
     ("relay", {"form": "paper"}, "config.sample.form = released, but HERE has paper; give --config.sample.form=paper"),
     ("relay", {"blur": "sigma"}, "config.schedule.blur = linear, but HERE has sigma; give --config.schedule.blur=sigma"),
@@ -118,6 +120,13 @@ def places(tmp_path_factory):
     for name, change in (("bare", {"stages": {}}), ("no_t5", {"stages": description["stages"], "t5": None})):
         (at / name).mkdir(exist_ok=True)
         (at / name / "cascade.json").write_text(json.dumps({k: v for k, v in {**description, **change}.items() if v is not None}))
+    wide = teacher("base", **told(2, model={**description["stages"]["base"]["model"], "w_dim": 512, "channels": 32}))
+    fits = {**wide, "model": {**wide["model"], "channels": 16}}
+    for name, stage, scale in (("wide", wide, 1.0), ("other_vae", fits, 2.0)):
+        (at / name).mkdir()
+        like = {**description["stages"]["base"], **stage}
+        vae = {**description["vae"], "scale": scale * description["vae"]["scale"]}
+        (at / name / "cascade.json").write_text(json.dumps({**description, "vae": vae, "stages": {"base": like}}))
     return {"at": at, "whole": directory, "base": tiny_runs.trained("base").workdir, "vae": tiny_runs.trained("vae").workdir}
 
 
@@ -130,7 +139,9 @@ def places(tmp_path_factory):
     ("base", ("init_from={at}/bare",), "{at}/bare has no base to distil, only a vae"),
     ("base", ("distill.student={at}/nowhere",), "{at}/nowhere"),
     ("relay", ("distill.student={base}",), "{base} has no relay to go on with, only base"),
-    ("base", ("distill.student={whole}",), "the base of {whole} is not told w, it is no student"),
+    ("base", ("distill.student={whole}",), "config.distill.student = {whole} is not told w, it is no student"),
+    ("base", ("distill.student={at}/wide",), "config.model.channels = 16, but config.distill.student = {at}/wide has 32"),
+    ("base", ("distill.student={at}/other_vae",), "{at}/other_vae has latents of another autoencoder: its scale is"),
     ("base", ("model.channels=32",), "config.model.channels = 32, but the teacher has 16: a student is as large; give its value"),
     ("base", ("model.depth=(0,2)",), "config.model.depth = (0, 2), but the teacher has [0, 1]"),
     ("base", ("data.image_size=64",), "config.data gives pictures of 64 pixels a side, the teacher makes 32"),
