@@ -44,11 +44,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         found = [finished(work, plan, workdir) for plan in work.rounds]
         if None in found and any(found[found.index(None) :]):
             raise InputError(f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a new --workdir")
+        begun = found[0] is not None or checkpoint.steps(workdir / "rounds" / work.rounds[0].name / "checkpoints")
+        student = None if begun else build_distill.find_student(work)
         if hosts.main():
             for word in work.words:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
-        begun = found[0] is not None or checkpoint.steps(workdir / "rounds" / work.rounds[0].name / "checkpoints")
-        student = None if begun else build_distill.find_student(work)
         bench = make_bench(work)
         asked = {name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")} | {"w": bench.weights}
         count = config.sample.steps

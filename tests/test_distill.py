@@ -200,7 +200,7 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
     def look(*steps):
         watch = Watch(tmp_path, Plan(1, 4, 9, 1e-3, (1.0, 2.0)), Told(), {}, np.zeros(()), 3.0)
         for step in steps:
-            watch.look({"step": jax.numpy.float32(step)}, step)
+            watch.look({"step": jax.numpy.float32(step)}, step, keep=step > 0)
         return watch.best()
 
     tmp_path.mkdir(exist_ok=True)
