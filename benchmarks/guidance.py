@@ -47,11 +47,11 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     grid, text, noise = pairs(base_grid(2 * steps)), teacher.text(captions), teacher.noise(keys, side)
     cond = make_cond(text, square_sizes(count, side))
 
-    def denoiser(cascade, stage):
+    def denoiser(stage):
         model = build_on(None, UNet, stage["model"])
         return make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
 
-    theirs, ours = (denoiser(one, stage) for one, stage in zip((teacher, student), stages))
+    theirs, ours = (denoiser(stage) for stage in stages)
 
     @jax.jit
     def one_step(params, x, row, w):
@@ -87,9 +87,9 @@ def shares(found: Both, low: float, high: float) -> list[dict[str, float]]:
     return rows
 
 
-def distances(found: Both, weights: list[float], replaced: set[int]) -> list[list[float]]:
-    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher takes, a column a w of the teacher."""
-    full, rows = [found.full(w) for w in weights], []
+def distances(found: Both, weights: list[float], full: list[np.ndarray], replaced: set[int]) -> list[list[float]]:
+    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher takes, a column one of `full`."""
+    rows = []
     for w in weights:
         x = found.first
         for k in range(int(found.grid.count)):
@@ -131,7 +131,8 @@ def main() -> None:
     found = both(load(args.teacher), student, args.count)
     count = int(found.grid.count)
     sets = {"none": set(), **{str(k + 1): {k} for k in range(count)}, "all": set(range(count))}
-    steps, replaced = shares(found, weights[0], weights[-1]), {name: distances(found, weights, one) for name, one in sets.items()}
+    steps, full = shares(found, weights[0], weights[-1]), [found.full(w) for w in weights]
+    replaced = {name: distances(found, weights, full, one) for name, one in sets.items()}
     print(f"{report(weights, steps, replaced)}\n\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
     if args.json:
         args.json.write_text(json.dumps({**facts, "weights": weights, "steps": steps, "replaced": replaced}, indent=1) + "\n")

@@ -65,7 +65,7 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
     directory, description = frozen_description(config)
     if "t5" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no t5: a student reads its teacher's text features")
-    teacher = find(config, config.init_from or config.cascade, "distil")[0]
+    teacher = find(config, config.init_from or config.cascade, "distil")
     words = check_teacher(config, teacher.stage, f"the {config.stage} of {teacher.directory}")
     text = description["t5"]
     cache = open_companion(config, directory, description, records)
@@ -94,12 +94,12 @@ def build_distillation(config: ConfigDict, workdir: Path) -> Distillation:
     return Distillation(config, deal, records, frozen, teacher, rounds, words, steps, compiled, cache)
 
 
-def find(config: ConfigDict, where: str, what: str) -> tuple[Trained, dict]:
-    """(the recipe's stage of the cascade at `where`, cascade.json). Raises InputError where it has none to do `what` with."""
+def find(config: ConfigDict, where: str, what: str) -> Trained:
+    """The recipe's stage of the cascade at `where`. Raises InputError where it has none to do `what` with."""
     directory, description = checkpoint.read_cascade(where)
     if config.stage not in description["stages"]:
         raise InputError(f"{where} has no {config.stage} to {what}, only {', '.join(sorted(description['stages'])) or 'a vae'}")
-    return Trained(directory, description["stages"][config.stage]), description
+    return Trained(directory, description["stages"][config.stage])
 
 
 def find_student(run: Distillation) -> Trained | None:
@@ -107,12 +107,13 @@ def find_student(run: Distillation) -> Trained | None:
     config, ours = run.config, run.frozen.description
     if not config.distill.student:
         return None
-    student, description = find(config, config.distill.student, "go on with")
+    student = find(config, config.distill.student, "go on with")
     where = f"config.distill.student = {config.distill.student}"
     check_student(config, student.stage, where)
     check_sizes(config, ours, student, where)
-    if description["vae"]["scale"] != ours["vae"]["scale"]:
-        scales = f"{description['vae']['scale']:.6g}, that of config.cascade {ours['vae']['scale']:.6g}"
+    theirs = checkpoint.read_cascade(student.directory)[1]
+    if theirs["vae"]["scale"] != ours["vae"]["scale"]:
+        scales = f"{theirs['vae']['scale']:.6g}, that of config.cascade {ours['vae']['scale']:.6g}"
         raise InputError(f"{where} has latents of another autoencoder: its scale is {scales}")
     return student
 

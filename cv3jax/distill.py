@@ -14,7 +14,7 @@ from cv3jax.build_distill import Distillation, Trained
 from cv3jax.cascade import Cascade
 from cv3jax.distill_bench import Bench, references
 from cv3jax.distill_parity import parity
-from cv3jax.distill_plan import Plan, knows, span
+from cv3jax.distill_plan import Plan, span, taught, within
 from cv3jax.distill_report import Row, write_quality
 from cv3jax.distill_watch import BEST, Watch
 from cv3jax.loop import Cadence, train_loop
@@ -115,7 +115,8 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
         place.mkdir(parents=True, exist_ok=True)
         state = build_distill.create_student(work, plan, teacher, build_distill.load_stage(work, student) if student else params)
         if student:  # has left its teacher already: there is nothing that it should be
-            watch.look(state.ema, 0, keep=knows(student.stage, plan.w))
+            knows = taught(student.stage)
+            watch.look(state.ema, 0, keep=bool(knows) and within(plan.w, knows))
             said = f"goes on with the student of {student.directory}"
         else:
             text = work.frozen.description["t5"]

@@ -44,7 +44,7 @@ def plans(config: ConfigDict) -> tuple[Plan, ...]:
             before = found[-1]
             if plan.steps * 2 != before.steps:
                 raise InputError(f"{where}: {before.steps} steps are halved to {before.steps / 2:g}, not to {plan.steps}")
-            if not before.w[0] <= plan.w[0] <= plan.w[1] <= before.w[1]:
+            if not within(plan.w, before.w):
                 knows = f"but its teacher, round {number - 1}, knows {span(before.w)}"
                 raise InputError(f"{where}: round {number} has w in {span(plan.w)}, {knows}")
         found.append(plan)
@@ -82,6 +82,16 @@ def span(w: tuple[float, float]) -> str:
     return f"{w[0]:g}..{w[1]:g}"
 
 
+def within(w: tuple[float, float], whole: tuple[float, float]) -> bool:
+    """Whether a range lies in another."""
+    return whole[0] <= w[0] <= w[1] <= whole[1]
+
+
+def taught(stage: dict) -> tuple[float, float] | None:
+    """The range of w that a stage was distilled for, by its cascade.json entry; None where that does not say."""
+    return (stage.get("distilled") or {"w": None})["w"]
+
+
 def grid_of(config: ConfigDict, steps: int) -> Grid:
     """The released grid of the recipe's stage. Raises ValueError where two points would coincide."""
     return base_grid(steps) if config.schedule.blur == "none" else relay_grid(steps, config.schedule.start)
@@ -95,51 +105,42 @@ def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
     first = plans(config)[0]
     steps = 2 * first.steps
     check_stage(config, stage, where)
-    w_dim = stage["model"].get("w_dim", 0)
-    if not w_dim:
-        return [] if stage["steps"] == steps else [f"the teacher's own {stage['steps']} steps become {steps} in round 1"]
-    if w_dim != config.model.w_dim:
-        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
-    theirs, w = stage["steps"], (stage.get("distilled") or {"w": None})["w"]
+    theirs, w = stage["steps"], taught(stage)
+    if not stage["model"].get("w_dim", 0):
+        return [] if theirs == steps else [f"the teacher's own {theirs} steps become {steps} in round 1"]
     if theirs != steps:
         half = f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
         raise InputError(f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for {steps}; {half}")
-    if w and not knows(stage, first.w):
+    if w and not within(first.w, w):
         raise InputError(f"{where} knows w in {span(w)}, round 1 asks it for {span(first.w)}")
     return []
-
-
-def knows(stage: dict, w: tuple[float, float]) -> bool:
-    """Whether a stage's cascade.json entry says that it was taught all of the range w."""
-    taught = (stage.get("distilled") or {"w": None})["w"]
-    return bool(taught) and taught[0] <= w[0] <= w[1] <= taught[1]
 
 
 def check_student(config: ConfigDict, stage: dict, where: str) -> None:
     """Raise InputError, with the reason, where the stage at `where` cannot go on as the first round's student. It may learn another w."""
     check_stage(config, stage, where)
-    w_dim, steps = stage["model"].get("w_dim", 0), plans(config)[0].steps
-    if not w_dim:
+    if not stage["model"].get("w_dim", 0):
         raise InputError(f"{where} is not told w, it is no student; without config.distill.student the first round begins at its teacher")
-    if w_dim != config.model.w_dim:
-        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
+    steps = plans(config)[0].steps
     if stage["steps"] != steps:
         raise InputError(f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}")
 
 
 def check_stage(config: ConfigDict, stage: dict, where: str) -> None:
-    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction, form or blur."""
-    relay = config.schedule.blur != "none"
+    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction, form or blur, or is told w otherwise."""
+    relay, w_dim = config.schedule.blur != "none", stage["model"].get("w_dim", 0)
     if stage["kind"] != ("relay" if relay else "base"):
         raise InputError(f"{where} is a {stage['kind']} stage, config.schedule says {'relay' if relay else 'base'}")
     if relay and stage["start"] != config.schedule.start:
         ours = f"config.schedule.start = {config.schedule.start}"
         tune = f"fine-tune it with that start first (cv3jax train, --config.schedule.start={config.schedule.start})"
         give = f"give --config.schedule.start={stage['start']}"
-        told = stage["model"].get("w_dim", 0)  # which cv3jax train does not train
-        raise InputError(f"{where} was trained from T_r = {stage['start']}, {ours} is out of its distribution: {give if told else tune}")
+        right = give if w_dim else tune  # cv3jax train does not train what is told w
+        raise InputError(f"{where} was trained from T_r = {stage['start']}, {ours} is out of its distribution: {right}")
     theirs = {"objective.prediction": stage["prediction"], "sample.form": stage["form"], "schedule.blur": stage["blur"]}
     for field, value in theirs.items():
         section, name = field.split(".")
         if config[section][name] != value:
             raise InputError(f"config.{field} = {config[section][name]}, but {where} has {value}; give --config.{field}={value}")
+    if w_dim not in (0, config.model.w_dim):
+        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")

@@ -41,6 +41,8 @@ class Watch:
         """
         latents = self._bench.sample(self._stage, params, self._plan.steps)
         line, before = {"step": step, **self._bench.distances(latents, self._full), **facts}, self.lines(step)
+        if step == 0 and hosts.main():  # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may be
+            (self._directory / f"{BEST}.npz").unlink(missing_ok=True)
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
             checkpoint.save_part(self._directory / BEST, params)
             if hosts.main():

@@ -210,6 +210,7 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
         like = {"step": jax.ShapeDtypeStruct((), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))}
         assert float(checkpoint.load_part(tmp_path / "best", like)["step"]) == 8
     assert [line["step"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [0, 4, 6, 9]
+    assert look(0) is None  # begun anew
 
 
 def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
