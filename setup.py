@@ -1,10 +1,16 @@
-"""Install: `pip install -e .[dev,data]`; exact versions that were tested stand in constraints.txt."""
+"""Install: `pip install -e .[dev,data]`; exact versions that were tested stand in
+constraints.txt.
+"""
 
 from pathlib import Path
 
 from setuptools import setup
 
-VERSION = next(line.split('"')[1] for line in Path("cv3jax/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+VERSION = next(
+    line.split('"')[1]
+    for line in Path("cv3jax/__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
 
 setup(
     name="cv3jax",
@@ -14,13 +20,24 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs` is claimed
-    packages=["cv3jax", "cv3jax.models", "cv3jax.weights", "cv3jax.configs", "cv3jax.topologies", "data_pipeline",
-              "data_pipeline.builder", "data_pipeline.recaption"],
+    # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs`
+    # is claimed
+    packages=[
+        "cv3jax",
+        "cv3jax.models",
+        "cv3jax.weights",
+        "cv3jax.configs",
+        "cv3jax.topologies",
+        "data_pipeline",
+        "data_pipeline.builder",
+        "data_pipeline.recaption",
+    ],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
         "cv3jax": ["checkpoints/**/*"],  # trained weights, in files that orbax names
-        "cv3jax.topologies": ["*.textproto"], "data_pipeline.builder": ["*.jinja"], "data_pipeline.recaption": ["*.json"],
+        "cv3jax.topologies": ["*.textproto"],
+        "data_pipeline.builder": ["*.jinja"],
+        "data_pipeline.recaption": ["*.json"],
     },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
     install_requires=[
@@ -52,12 +69,21 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         # `cv3jax data build` and `recaption`; packing and loading need the bare install alone
-        "data": ["apache-beam>=2.70,<3", "pyarrow>=18,<26", "pyahocorasick>=2.1,<3", "httpx>=0.28,<1"],
+        "data": [
+            "apache-beam>=2.70,<3",
+            "pyarrow>=18,<26",
+            "pyahocorasick>=2.1,<3",
+            "httpx>=0.28,<1",
+        ],
         # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
         "tpu-compile": ["libtpu>=0.0.52,<0.1"],
         "gpu-compile": [
-            "jax-cuda13-plugin>=0.10.2,<0.12", "jax-cuda13-pjrt>=0.10.2,<0.12", "nvidia-cuda-nvcc>=13.0.48,<14",
-            "nvidia-cuda-nvrtc>=13.0.48,<14", "nvidia-cuda-crt>=13.0.48,<14", "nvidia-cuda-runtime>=13.0.48,<14",
+            "jax-cuda13-plugin>=0.10.2,<0.12",
+            "jax-cuda13-pjrt>=0.10.2,<0.12",
+            "nvidia-cuda-nvcc>=13.0.48,<14",
+            "nvidia-cuda-nvrtc>=13.0.48,<14",
+            "nvidia-cuda-crt>=13.0.48,<14",
+            "nvidia-cuda-runtime>=13.0.48,<14",
             "nvidia-cudnn-cu13>=9.12.0.46,<10",
         ],
         "torch": ["torch>=2.6,<3"],  # .pt files in and out

@@ -1,10 +1,12 @@
-"""Attention kernels against XLA's and PyTorch's at the UNet's sizes, forward and with gradients, on the device that is there.
+"""Attention kernels against XLA's and PyTorch's at the UNet's sizes, forward and with gradients, on
+the device that is there.
 
     python benchmarks/attention.py --json benchmarks/results/attention.json
 
-On a CPU XLA, ours by heads and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's flash kernel too, on a TPU splash.
-They take turns; a ratio is the seconds of one to those of XLA in the same turn, median and quartiles. Each is checked against XLA first.
-PyTorch is left out where it is not installed, or not for the device.
+On a CPU XLA, ours by heads and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's
+flash kernel too, on a TPU splash. They take turns; a ratio is the seconds of one to those of XLA in
+the same turn, median and quartiles. Each is checked against XLA first. PyTorch is left out where it
+is not installed, or not for the device.
 """
 
 import argparse
@@ -25,8 +27,13 @@ from cv3jax.attention import KERNELS, make_attend
 from cv3jax.cli import tune_cpu
 from cv3jax.sharding import make_mesh
 
-# queries, keys, heads: self-attention and cross-attention to 225 tokens, of the released UNet's two stages at 512² and 1024²
-SHAPES = tuple((queries, keys, heads) for queries, heads in ((256, 20), (1024, 10), (1024, 20), (4096, 10)) for keys in (queries, 225))
+# queries, keys, heads: self-attention and cross-attention to 225 tokens, of the released UNet's two
+# stages at 512² and 1024²
+SHAPES = tuple(
+    (queries, keys, heads)
+    for queries, heads in ((256, 20), (1024, 10), (1024, 20), (4096, 10))
+    for keys in (queries, 225)
+)
 HEAD_DIM = 64
 LEAST = 0.1  # seconds of what is timed at once: a call that takes less is repeated
 WITHIN = {"bfloat16": 0.03, "float32": 1e-4}  # of the largest value
@@ -35,13 +42,20 @@ WITHIN = {"bfloat16": 0.03, "float32": 1e-4}  # of the largest value
 def draw(batch: int, queries: int, keys: int, heads: int) -> list[np.ndarray]:
     """q, k, v and the cotangent of the output."""
     rng = np.random.default_rng(0)
-    return [rng.standard_normal((batch, length, heads, HEAD_DIM), np.float32) for length in (queries, keys, keys, queries)]
+    return [
+        rng.standard_normal((batch, length, heads, HEAD_DIM), np.float32)
+        for length in (queries, keys, keys, queries)
+    ]
 
 
-def jax_call(kind: str, arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callable[[], tuple]:
+def jax_call(
+    kind: str, arrays: list[np.ndarray], dtype: str, gradients: bool
+) -> Callable[[], tuple]:
     """A call of one kernel, compiled → its outputs."""
     device = jax.devices()[0]
-    attend = make_attend(kind, device.platform, make_mesh(devices=[device]), head_dim=HEAD_DIM, dtype=dtype)
+    attend = make_attend(
+        kind, device.platform, make_mesh(devices=[device]), head_dim=HEAD_DIM, dtype=dtype
+    )
 
     def run(q, k, v, g):
         if not gradients:
@@ -55,7 +69,9 @@ def jax_call(kind: str, arrays: list[np.ndarray], dtype: str, gradients: bool) -
 
 
 def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callable[[], tuple] | None:
-    """A call of PyTorch's attention on the same kind of device → its outputs; None where there is no such PyTorch."""
+    """A call of PyTorch's attention on the same kind of device → its outputs; None where there is
+    no such PyTorch.
+    """
     try:
         import torch
     except ImportError:
@@ -65,7 +81,10 @@ def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callabl
         return None
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     # its layout is [B, N, S, D]: the transposition is no copy
-    inputs = [torch.from_numpy(x).to("cuda" if gpu else "cpu", getattr(torch, dtype)).transpose(1, 2) for x in arrays]
+    inputs = [
+        torch.from_numpy(x).to("cuda" if gpu else "cpu", getattr(torch, dtype)).transpose(1, 2)
+        for x in arrays
+    ]
     q, k, v = (x.detach().requires_grad_(gradients) for x in inputs[:3])
 
     def run():
@@ -81,14 +100,20 @@ def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callabl
 
 def as_array(x: Any) -> np.ndarray:
     """float32 [B, S, N, D] of either library's output."""
-    return np.asarray(x, np.float32) if isinstance(x, jax.Array) else x.detach().transpose(1, 2).float().cpu().numpy()
+    return (
+        np.asarray(x, np.float32)
+        if isinstance(x, jax.Array)
+        else x.detach().transpose(1, 2).float().cpu().numpy()
+    )
 
 
 def check(name: str, ours: tuple, theirs: tuple, within: float) -> None:
     """RuntimeError unless outputs and gradients are those of XLA."""
     for a, b in zip(map(as_array, ours), map(as_array, theirs), strict=True):
         if not np.abs(a - b).max() <= within * np.abs(b).max():
-            raise RuntimeError(f"{name} is off by {np.abs(a - b).max() / np.abs(b).max():.2g} of the largest value")
+            raise RuntimeError(
+                f"{name} is off by {np.abs(a - b).max() / np.abs(b).max():.2g} of the largest value"
+            )
 
 
 def seconds(call: Callable[[], tuple], repeats: int) -> float:
@@ -99,7 +124,9 @@ def seconds(call: Callable[[], tuple], repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def compare(shape: tuple[int, int, int], batch: int, dtype: str, gradients: bool, rounds: int) -> dict:
+def compare(
+    shape: tuple[int, int, int], batch: int, dtype: str, gradients: bool, rounds: int
+) -> dict:
     """Seconds of every kernel there is at one shape, and the ratios to XLA's."""
     arrays, platform = draw(batch, *shape), jax.devices()[0].platform
     kinds = ["xla"] + ([KERNELS[platform]] if platform in KERNELS else [])
@@ -110,29 +137,49 @@ def compare(shape: tuple[int, int, int], batch: int, dtype: str, gradients: bool
     for name, call in calls.items():
         check(name, call(), reference, WITHIN[dtype])
     repeats = {name: max(1, round(LEAST / seconds(call, 2))) for name, call in calls.items()}
-    took = measure.turns({name: functools.partial(seconds, call, repeats[name]) for name, call in calls.items()}, rounds)
+    took = measure.turns(
+        {name: functools.partial(seconds, call, repeats[name]) for name, call in calls.items()},
+        rounds,
+    )
     queries, keys, heads = shape
     return {
-        "queries": queries, "keys": keys, "heads": heads, "pass": "forward, gradients" if gradients else "forward", "seconds": took,
-        "ratio": {name: measure.ratios(values, took["xla"]) for name, values in took.items() if name != "xla"},
-    }  # fmt: skip
+        "queries": queries,
+        "keys": keys,
+        "heads": heads,
+        "pass": "forward, gradients" if gradients else "forward",
+        "seconds": took,
+        "ratio": {
+            name: measure.ratios(values, took["xla"])
+            for name, values in took.items()
+            if name != "xla"
+        },
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, help="images (default: 1 on a CPU, else 8)")
-    parser.add_argument("--dtype", choices=tuple(WITHIN), help="default: float32 on a CPU, else bfloat16")
+    parser.add_argument(
+        "--dtype", choices=tuple(WITHIN), help="default: float32 on a CPU, else bfloat16"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="turns of all (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     if args.rounds < 1 or (args.batch is not None and args.batch < 1):
         parser.error("--batch and --rounds must be at least 1")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of the GPU's memory too
+    # PyTorch needs some of the GPU's memory too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     tune_cpu()
     cpu = jax.devices()[0].platform == "cpu"
     batch, dtype = args.batch or (1 if cpu else 8), args.dtype or ("float32" if cpu else "bfloat16")
     facts = {**measure.facts(), "batch": batch, "dtype": dtype, "head_dim": HEAD_DIM}
-    results = [compare(shape, batch, dtype, gradients, args.rounds) for shape in SHAPES for gradients in (False, True)]
+    results = [
+        compare(shape, batch, dtype, gradients, args.rounds)
+        for shape in SHAPES
+        for gradients in (False, True)
+    ]
     if "torch" in results[0]["seconds"]:
         import torch
 
@@ -140,10 +187,22 @@ def main() -> None:
     print(json.dumps(facts, indent=2))
     others = list(results[0]["ratio"])
     rows = [
-        (r["queries"], r["keys"], r["heads"], r["pass"], measure.spread([1e3 * s for s in r["seconds"]["xla"]]), *r["ratio"].values())
+        (
+            r["queries"],
+            r["keys"],
+            r["heads"],
+            r["pass"],
+            measure.spread([1e3 * s for s in r["seconds"]["xla"]]),
+            *r["ratio"].values(),
+        )
         for r in results
     ]
-    print(measure.table(("queries", "keys", "heads", "pass", "xla, ms", *(f"{name} / xla" for name in others)), rows))
+    print(
+        measure.table(
+            ("queries", "keys", "heads", "pass", "xla, ms", *(f"{name} / xla" for name in others)),
+            rows,
+        )
+    )
     measure.write_json(args.json, {**facts, "results": results})
 
 

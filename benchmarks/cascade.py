@@ -1,10 +1,12 @@
-"""The cascade (50 base steps, 10 of the relay) against single-stage sampling (50 steps) at the relay's resolution with the same UNet.
+"""The cascade (50 base steps, 10 of the relay) against single-stage sampling (50 steps) at the
+relay's resolution with the same UNet.
 
     python benchmarks/cascade.py --json benchmarks/results/cascade.json
 
-Measured: seconds a batch of pictures with the scenes' models, from prompts to uint8 pictures, text encoder and autoencoder included,
-guided on both sides. Their weights are random, for time does not depend on them. Counted: the FLOPs of a picture at the released
-sizes, 512² → 1024², of the same functions. The paper has 10.33 s against 19.67 s, a ratio of 0.525. Exits 1 when one is above 0.5.
+Measured: seconds a batch of pictures with the scenes' models, from prompts to uint8 pictures, text
+encoder and autoencoder included, guided on both sides. Their weights are random, for time does not
+depend on them. Counted: the FLOPs of a picture at the released sizes, 512² → 1024², of the same
+functions. The paper has 10.33 s against 19.67 s, a ratio of 0.525. Exits 1 when one is above 0.5.
 """
 
 import argparse
@@ -20,7 +22,16 @@ import measure
 import numpy as np
 
 from cv3jax import flops
-from cv3jax.cascade import Cascade, build_model, make_stage_sampler, part_shapes, relay_passes, t5_init, unet_init, vae_init
+from cv3jax.cascade import (
+    Cascade,
+    build_model,
+    make_stage_sampler,
+    part_shapes,
+    relay_passes,
+    t5_init,
+    unet_init,
+    vae_init,
+)
 from cv3jax.cli import tune_cpu
 from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
 from cv3jax.models.t5 import T5Encoder
@@ -36,24 +47,52 @@ def describe(base: Any, relay: Any, vae: dict, t5: dict) -> dict:
     """A cascade of these recipes, with STEPS, guided. The relay's side is twice the base's."""
     model = build_model(Autoencoder, vae)
     stages = {}
-    for name, config, side in (("base", base, base.data.image_size), ("relay", relay, 2 * base.data.image_size)):
-        fields = {"out_channels": model.z_channels, **{key: config.model[key] for key in base.model if key != "remat"}}
+    for name, config, side in (
+        ("base", base, base.data.image_size),
+        ("relay", relay, 2 * base.data.image_size),
+    ):
+        fields = {
+            "out_channels": model.z_channels,
+            **{key: config.model[key] for key in base.model if key != "remat"},
+        }
         stages[name] = {
-            "kind": name, "model": fields, "text_width": t5["channels"], "prediction": config.objective.prediction, "factor": model.factor,
-            "image_size": side, "start": config.schedule.start, "steps": STEPS[name], "guidance": config.sample.guidance, "eta": 0.0,
+            "kind": name,
+            "model": fields,
+            "text_width": t5["channels"],
+            "prediction": config.objective.prediction,
+            "factor": model.factor,
+            "image_size": side,
+            "start": config.schedule.start,
+            "steps": STEPS[name],
+            "guidance": config.sample.guidance,
+            "eta": 0.0,
             "form": "released",
-        }  # fmt: skip
-    return {"stages": stages, "vae": {"model": vae, "scale": 0.13025}, "t5": {"model": t5, "length": base.text.length}}
+        }
+    return {
+        "stages": stages,
+        "vae": {"model": vae, "scale": 0.13025},
+        "t5": {"model": t5, "length": base.text.length},
+    }
 
 
 def scenes() -> dict:
     base = scenes_base.get_config()
-    return describe(base, scenes_relay.get_config(), scenes_vae.get_config().model.to_dict(), {k: base.text[k] for k in SCENES_TEXT})
+    return describe(
+        base,
+        scenes_relay.get_config(),
+        scenes_vae.get_config().model.to_dict(),
+        {k: base.text[k] for k in SCENES_TEXT},
+    )
 
 
 def released() -> dict:
     """The released sizes: 2.9 B parameters a stage, SDXL's autoencoder, T5-XXL."""
-    return describe(base_512.get_config(), relay_1024.get_config(), {}, {"channels": T5Encoder.channels, "dtype": "bfloat16"})
+    return describe(
+        base_512.get_config(),
+        relay_1024.get_config(),
+        {},
+        {"channels": T5Encoder.channels, "dtype": "bfloat16"},
+    )
 
 
 def single(description: dict) -> dict:
@@ -64,32 +103,51 @@ def single(description: dict) -> dict:
 
 def picture_flops(description: dict) -> dict[str, int]:
     """FLOPs of one picture by part, of the functions that `Cascade.generate` runs."""
-    side, text_width = description["stages"]["base"]["image_size"], description["stages"]["base"]["text_width"]
-    vae, t5 = build_model(Autoencoder, description["vae"]["model"]), build_model(T5Encoder, description["t5"]["model"])
-    shapes = {part: part_shapes(description, part) for part in ("vae", "t5", *description["stages"])}
+    side, text_width = (
+        description["stages"]["base"]["image_size"],
+        description["stages"]["base"]["text_width"],
+    )
+    vae, t5 = (
+        build_model(Autoencoder, description["vae"]["model"]),
+        build_model(T5Encoder, description["t5"]["model"]),
+    )
+    shapes = {
+        part: part_shapes(description, part) for part in ("vae", "t5", *description["stages"])
+    }
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     text = jax.ShapeDtypeStruct((1, description["t5"]["length"], text_width), jnp.float32)
 
     def latent(side: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, side // vae.factor, side // vae.factor, vae.z_channels), jnp.float32)
+        return jax.ShapeDtypeStruct(
+            (1, side // vae.factor, side // vae.factor, vae.z_channels), jnp.float32
+        )
 
     def stage(name: str, side: int) -> int:
         facts = description["stages"][name]
         run = make_stage_sampler(facts, steps=facts["steps"], unguided=facts["guidance"] == 1.0)
         low = latent(side) if name == "relay" else None
         w = jax.ShapeDtypeStruct((), jnp.float32)
-        return flops.count(lambda *args: run(*args), shapes[name], text, low, latent(side), keys, w).total
+        return flops.count(
+            lambda *args: run(*args), shapes[name], text, low, latent(side), keys, w
+        ).total
 
     def decoded(side: int) -> int:
-        return flops.count(lambda p, z: vae.apply({"params": p}, z, method="decode"), shapes["vae"], latent(side)).total
+        return flops.count(
+            lambda p, z: vae.apply({"params": p}, z, method="decode"), shapes["vae"], latent(side)
+        ).total
 
     tokens = jax.ShapeDtypeStruct((1, description["t5"]["length"]), jnp.int32)
-    found = {"text": flops.count(lambda p, x: t5.apply({"params": p}, x), shapes["t5"], tokens).total,
-             "base": stage("base", side), "decode": decoded(side)}  # fmt: skip
+    found = {
+        "text": flops.count(lambda p, x: t5.apply({"params": p}, x), shapes["t5"], tokens).total,
+        "base": stage("base", side),
+        "decode": decoded(side),
+    }
     for _ in range(relay_passes(description)):
         side *= 2
         pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-        found["encode"] = flops.count(lambda p, x: vae.apply({"params": p}, x, method="encode"), shapes["vae"], pixels).total
+        found["encode"] = flops.count(
+            lambda p, x: vae.apply({"params": p}, x, method="encode"), shapes["vae"], pixels
+        ).total
         found["relay"] = stage("relay", side)
         found["decode"] += decoded(side)
     return found
@@ -99,16 +157,23 @@ def random_cascades() -> dict[str, Cascade]:
     """The scenes' cascade, and its base at the relay's resolution."""
     description = scenes()
     key = jax.random.key(0)
-    params = {"vae": jax.jit(vae_init(build_model(Autoencoder, description["vae"]["model"])))(key),
-              "t5": jax.jit(t5_init(build_model(T5Encoder, description["t5"]["model"])))(key)}  # fmt: skip
+    params = {
+        "vae": jax.jit(vae_init(build_model(Autoencoder, description["vae"]["model"])))(key),
+        "t5": jax.jit(t5_init(build_model(T5Encoder, description["t5"]["model"])))(key),
+    }
     for name, stage in description["stages"].items():
-        params[name] = jax.jit(unet_init(build_model(UNet, stage["model"]), stage["text_width"]))(key)
+        params[name] = jax.jit(unet_init(build_model(UNet, stage["model"]), stage["text_width"]))(
+            key
+        )
     length, vocab = description["t5"]["length"], description["t5"]["model"]["vocab"]
 
     def tokenize(prompts: list[str]) -> np.ndarray:
         return np.random.default_rng(0).integers(0, vocab, (len(prompts), length), np.int32)
 
-    return {"cascade": Cascade(description, params, tokenize), "single stage": Cascade(single(description), params, tokenize)}
+    return {
+        "cascade": Cascade(description, params, tokenize),
+        "single stage": Cascade(single(description), params, tokenize),
+    }
 
 
 def measured(batch: int, rounds: int) -> dict:
@@ -118,20 +183,35 @@ def measured(batch: int, rounds: int) -> dict:
     for name, cascade in random_cascades().items():
         side = cascade.generate(prompts, seeds, final=True).popitem()[1].shape[1]  # compiles
         print(f"{name}: {side}² pictures", file=sys.stderr, flush=True)
-        calls[name] = measure.timed(lambda cascade=cascade: cascade.generate(prompts, seeds, final=True))
+        calls[name] = measure.timed(
+            lambda cascade=cascade: cascade.generate(prompts, seeds, final=True)
+        )
     took = measure.turns(calls, rounds, lambda line: print(line, file=sys.stderr, flush=True))
-    return {"batch": batch, "rounds": rounds, "seconds": took, "ratio": measure.ratios(took["cascade"], took["single stage"])}
+    return {
+        "batch": batch,
+        "rounds": rounds,
+        "seconds": took,
+        "ratio": measure.ratios(took["cascade"], took["single stage"]),
+    }
 
 
 def counted() -> dict:
     """FLOPs of a picture at the released sizes by both."""
     description = released()
-    found = {"cascade": picture_flops(description), "single stage": picture_flops(single(description))}
-    return {"flops": found, "ratio": sum(found["cascade"].values()) / sum(found["single stage"].values())}
+    found = {
+        "cascade": picture_flops(description),
+        "single stage": picture_flops(single(description)),
+    }
+    return {
+        "flops": found,
+        "ratio": sum(found["cascade"].values()) / sum(found["single stage"].values()),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=4, help="pictures at once (default: 4)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of both (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -143,13 +223,24 @@ def main() -> None:
     print(json.dumps(facts, indent=2))
     time, count = measured(args.batch, args.rounds), counted()
     rows = [
-        (f"seconds a batch of {args.batch}, scenes, median (quartiles)", *map(measure.spread, time["seconds"].values()), time["ratio"]),
-        ("TFLOPs a picture, released sizes",
-         *(f"{sum(parts.values()) / 1e12:.1f}" for parts in count["flops"].values()), f"{count['ratio']:.3f}"),
-    ]  # fmt: skip
+        (
+            f"seconds a batch of {args.batch}, scenes, median (quartiles)",
+            *map(measure.spread, time["seconds"].values()),
+            time["ratio"],
+        ),
+        (
+            "TFLOPs a picture, released sizes",
+            *(f"{sum(parts.values()) / 1e12:.1f}" for parts in count["flops"].values()),
+            f"{count['ratio']:.3f}",
+        ),
+    ]
     print(measure.table(("", *time["seconds"], "ratio"), rows))
     for name, parts in count["flops"].items():
-        print(f"{name}: " + ", ".join(f"{part} {value / 1e12:.1f}" for part, value in parts.items()) + " TFLOPs")
+        print(
+            f"{name}: "
+            + ", ".join(f"{part} {value / 1e12:.1f}" for part, value in parts.items())
+            + " TFLOPs"
+        )
     measure.write_json(args.json, {**facts, "measured": time, "counted": count})
     if not max(time["ratio"].median, count["ratio"]) <= MOST or math.isnan(count["ratio"]):
         sys.exit(f"the cascade takes more than {MOST} of single-stage sampling")

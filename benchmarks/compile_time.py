@@ -1,12 +1,14 @@
-"""How long `cv3jax compile` takes, and how much of this machine's memory, for the paper's stages on the hardware they are meant for.
+"""How long `cv3jax compile` takes, and how much of this machine's memory, for the paper's stages on
+the hardware they are meant for.
 
     python benchmarks/compile_time.py --out benchmarks/results
     python benchmarks/compile_time.py --out /tmp/try --recipes scenes_base:tiny --topologies v5e:2x4
 
-One compile at a time, each the command that users run, of this checkout and in a process of its own. Writes compile_time.json after each
-and compile_time.md at the end; given again, it goes on with what is missing. What it keeps may be of older code: each result has the date
-and the git revision that it was made at, and the table says of which its lines are. Exits 1 when a step does not fit or a train step took
-longer, or more memory, than the ten minutes and 12 GB that it may.
+One compile at a time, each the command that users run, of this checkout and in a process of its
+own. Writes compile_time.json after each and compile_time.md at the end; given again, it goes on
+with what is missing. What it keeps may be of older code: each result has the date and the git
+revision that it was made at, and the table says of which its lines are. Exits 1 when a step does
+not fit or a train step took longer, or more memory, than the ten minutes and 12 GB that it may.
 """
 
 import argparse
@@ -27,12 +29,29 @@ TPUS = ("v5e:16x16", "v5p:8x8x4")
 ON_GPUS, GPUS = ("base_512", "relay_1024"), ("h100:1x8x1",)
 STEPS = ("train", "encode")
 MOST_SECONDS, MOST_BYTES = 600, 12e9  # of a train step
-COLUMNS = ("recipe", "step", "hardware", "fits", "peak GB a chip", "arguments GB", "temporaries GB", "PFLOP a step", "on the wire GB",
-           "to FSDP's least", "bound on MFU", "compile s", "host GB")  # fmt: skip
+COLUMNS = (
+    "recipe",
+    "step",
+    "hardware",
+    "fits",
+    "peak GB a chip",
+    "arguments GB",
+    "temporaries GB",
+    "PFLOP a step",
+    "on the wire GB",
+    "to FSDP's least",
+    "bound on MFU",
+    "compile s",
+    "host GB",
+)
 
 
-def cells(recipes: list[str] | None, topologies: list[str] | None, steps: list[str]) -> list[tuple[str, str, str]]:
-    """(recipe, step, topology) of every compile; without flags, the paper's stages on TPU pods and two of them on GPUs."""
+def cells(
+    recipes: list[str] | None, topologies: list[str] | None, steps: list[str]
+) -> list[tuple[str, str, str]]:
+    """(recipe, step, topology) of every compile; without flags, the paper's stages on TPU pods and
+    two of them on GPUs.
+    """
     if recipes or topologies:
         pairs = itertools.product(recipes or RECIPES, topologies or TPUS)
     else:
@@ -44,11 +63,32 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
     """The command's figures; its last words where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
-        argv = ["compile", f"--config={recipe}", "--topology", topology, "--step", step, "--json", str(figures)]
-        done = subprocess.run([sys.executable, "-m", "cv3jax.cli", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
+        argv = [
+            "compile",
+            f"--config={recipe}",
+            "--topology",
+            topology,
+            "--step",
+            step,
+            "--json",
+            str(figures),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "cv3jax.cli", *argv],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         print(done.stdout, flush=True)
         if not figures.exists():
-            return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"}
+            return {
+                "error": (
+                    done.stderr.strip().splitlines()[-1]
+                    if done.stderr.strip()
+                    else f"exit code {done.returncode}"
+                )
+            }
         return json.loads(figures.read_text())
 
 
@@ -61,25 +101,50 @@ def row(key: str, f: dict) -> tuple:
     def of(value, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    wire = None if f["collectives"] is None else sum(kind["wire_bytes"] for kind in f["collectives"].values()) / 1e9
-    peak, arguments, temporaries = (f[f"{name}_bytes_per_chip"] / 1e9 for name in ("peak", "argument", "temporary"))
+    wire = (
+        None
+        if f["collectives"] is None
+        else sum(kind["wire_bytes"] for kind in f["collectives"].values()) / 1e9
+    )
+    peak, arguments, temporaries = (
+        f[f"{name}_bytes_per_chip"] / 1e9 for name in ("peak", "argument", "temporary")
+    )
     return (
-        recipe, step, topology, "yes" if f["fits"] else "no", f"{peak:.2f}", f"{arguments:.2f}", f"{temporaries:.2f}",
-        f"{f['flops_per_step'] / 1e15:.1f}", of(wire, ".1f"), of(f["fsdp"] and f["fsdp"]["ratio"], ".2f"), of(f["mfu_bound"], ".0%"),
-        f"{f['compile_seconds']:.0f}", f"{f['host_peak_bytes'] / 1e9:.1f}",
-    )  # fmt: skip
+        recipe,
+        step,
+        topology,
+        "yes" if f["fits"] else "no",
+        f"{peak:.2f}",
+        f"{arguments:.2f}",
+        f"{temporaries:.2f}",
+        f"{f['flops_per_step'] / 1e15:.1f}",
+        of(wire, ".1f"),
+        of(f["fsdp"] and f["fsdp"]["ratio"], ".2f"),
+        of(f["mfu_bound"], ".0%"),
+        f"{f['compile_seconds']:.0f}",
+        f"{f['host_peak_bytes'] / 1e9:.1f}",
+    )
 
 
 def head(facts: dict, results: dict[str, dict]) -> str:
     """When and of which revision the results were made, and what the newest was made on."""
-    made = collections.Counter((f.get("revision") or "unrecorded code", f.get("date", "unknown")[:10]) for f in results.values())
-    where = ", ".join(f"{name} {value}" for name, value in facts.items() if name not in ("date", "load"))
+    made = collections.Counter(
+        (f.get("revision") or "unrecorded code", f.get("date", "unknown")[:10])
+        for f in results.values()
+    )
+    where = ", ".join(
+        f"{name} {value}" for name, value in facts.items() if name not in ("date", "load")
+    )
     rows = "; ".join(f"{revision}, {day} ({n})" for (revision, day), n in made.items())
     return f"results by revision and day: {rows}. The newest was made with {where}"
 
 
 def table(results: dict[str, dict]) -> str:
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(row(key, figures) for key, figures in results.items())]
+    rows = [
+        COLUMNS,
+        ["---"] * len(COLUMNS),
+        *(row(key, figures) for key, figures in results.items()),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in rows)
 
 
@@ -87,16 +152,32 @@ def over(results: dict[str, dict]) -> list[str]:
     """What failed, does not fit or took more than allowed."""
     bad = [key for key, f in results.items() if "error" in f or not f["fits"]]
     trains = {key: f for key, f in results.items() if "error" not in f and f["step"] == "train"}
-    return bad + [key for key, f in trains.items() if f["compile_seconds"] > MOST_SECONDS or f["host_peak_bytes"] > MOST_BYTES]
+    return bad + [
+        key
+        for key, f in trains.items()
+        if f["compile_seconds"] > MOST_SECONDS or f["host_peak_bytes"] > MOST_BYTES
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where compile_time.json and compile_time.md go")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="where compile_time.json and compile_time.md go",
+    )
     parser.add_argument("--recipes", nargs="+", metavar="NAME")
     parser.add_argument("--topologies", nargs="+", metavar="CHIP:SHAPE")
-    parser.add_argument("--steps", nargs="+", choices=("train", "encode", "sample"), default=list(STEPS))
-    parser.add_argument("--again", action="store_true", help="measure also what the results have already")
+    parser.add_argument(
+        "--steps", nargs="+", choices=("train", "encode", "sample"), default=list(STEPS)
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure also what the results have already"
+    )
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # nothing here runs on a device
     args.out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +197,10 @@ def main() -> None:
     (args.out / "compile_time.md").write_text(f"{written}\n")
     print(written)
     if bad := over(results):
-        sys.exit(f"failed, does not fit, or over {MOST_SECONDS} s or {MOST_BYTES / 1e9:.0f} GB: {', '.join(bad)}")
+        sys.exit(
+            f"failed, does not fit, or over {MOST_SECONDS} s or {MOST_BYTES / 1e9:.0f} GB:"
+            f" {', '.join(bad)}"
+        )
 
 
 if __name__ == "__main__":

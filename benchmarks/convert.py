@@ -1,10 +1,12 @@
-"""A full-size random fp16 SAT checkpoint (2,906,612,484 parameters) into a cv3jax checkpoint and out again: seconds, sizes, peak memory.
+"""A full-size random fp16 SAT checkpoint (2,906,612,484 parameters) into a cv3jax checkpoint and
+out again: seconds, sizes, peak memory.
 
     python benchmarks/convert.py --workdir runs/convert --json docs/weights.json
 
-Needs 24 GB of disk and PyTorch (`make setup-torch`). Each conversion is the command that users run, in a process of its own;
-its peak is VmHWM, the most memory that was ever resident, files it has mapped included. The tensors of the SAT file that comes
-out are compared with those that went in, bit by bit. Beside it, what PyTorch takes to read that file and write it again.
+Needs 24 GB of disk and PyTorch (`make setup-torch`). Each conversion is the command that users run,
+in a process of its own; its peak is VmHWM, the most memory that was ever resident, files it has
+mapped included. The tensors of the SAT file that comes out are compared with those that went in,
+bit by bit. Beside it, what PyTorch takes to read that file and write it again.
 """
 
 import argparse
@@ -36,18 +38,31 @@ from pathlib import Path
 print("VmHWM", re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 """
 CONVERT = PEAK.format(work="from cv3jax import convert; convert.main(sys.argv[1:])")
-PLAIN = PEAK.format(work="import torch; torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])")
+PLAIN = PEAK.format(
+    work="import torch; torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])"
+)
 
 
 def random_unet(folder: Path) -> int:
-    """Write a SAT folder of random half-precision tensors with the released names and shapes. Returns how many parameters."""
+    """Write a SAT folder of random half-precision tensors with the released names and shapes.
+
+    Returns how many parameters.
+    """
     model = UNet()
-    shapes = torch_shapes(model_shapes(model, 4096), unet_entries(
-        channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks, depth=model.depth,
-        mid_depth=model.mid_depth, w_dim=model.w_dim,
-    ))  # fmt: skip
+    shapes = torch_shapes(
+        model_shapes(model, 4096),
+        unet_entries(
+            channels=model.channels,
+            channel_mult=model.channel_mult,
+            res_blocks=model.res_blocks,
+            depth=model.depth,
+            mid_depth=model.mid_depth,
+            w_dim=model.w_dim,
+        ),
+    )
     rng = np.random.default_rng(0)
-    bits = {name: rng.integers(0x1C00, 0x2C00, shape, np.uint16) for name, shape in shapes.items()}  # .004 to .06, as weights are
+    # .004 to .06, as weights are
+    bits = {name: rng.integers(0x1C00, 0x2C00, shape, np.uint16) for name, shape in shapes.items()}
     tensors = {PREFIX["unet"] + name: value.view(np.float16) for name, value in bits.items()}
     (folder / "1").mkdir(parents=True)
     (folder / "latest").write_text("1")
@@ -58,10 +73,18 @@ def random_unet(folder: Path) -> int:
 def run(program: str, *argv: str | Path) -> dict:
     """Run it in a process of its own: {"seconds", "peak_gb"}."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program, *map(str, argv)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.stderr[-2000:])
-    return {"seconds": time.monotonic() - began, "peak_gb": int(done.stderr.split("VmHWM ")[1].split()[0]) * 1024 / 1e9}
+    return {
+        "seconds": time.monotonic() - began,
+        "peak_gb": int(done.stderr.split("VmHWM ")[1].split()[0]) * 1024 / 1e9,
+    }
 
 
 def size(folder: Path) -> float:
@@ -72,20 +95,29 @@ def differing(ours: Path, theirs: Path) -> list[str]:
     """Names of tensors whose bits, dtype or shape differ."""
     a, b = open_torch(ours), open_torch(theirs)
     same = {
-        name for name in a.keys() & b.keys()
-        if a[name].dtype == b[name].dtype and np.array_equal(a[name].read().view(np.uint16), b[name].read().view(np.uint16))
-    }  # fmt: skip
+        name
+        for name in a.keys() & b.keys()
+        if a[name].dtype == b[name].dtype
+        and np.array_equal(a[name].read().view(np.uint16), b[name].read().view(np.uint16))
+    }
     return sorted((a.keys() | b.keys()) - same)
 
 
 def one_round(work: Path, source: Path) -> dict:
-    """Plain copy by PyTorch, conversion in, exports out, each after the other; what they wrote is removed again."""
-    figures = {"plain": run(PLAIN, source, work / "copy.pt"), "in": run(CONVERT, "--unet", source.parents[1], "--out", work / "cv3jax")}
+    """Plain copy by PyTorch, conversion in, exports out, each after the other; what they wrote is
+    removed again.
+    """
+    figures = {
+        "plain": run(PLAIN, source, work / "copy.pt"),
+        "in": run(CONVERT, "--unet", source.parents[1], "--out", work / "cv3jax"),
+    }
     figures["checkpoint_gb"] = size(work / "cv3jax")
     (work / "copy.pt").unlink()
     for target in TARGETS:
         out = work / f"to_{target}"
-        figures[target] = run(CONVERT, "--checkpoint", work / "cv3jax", "--to", target, "--out", out)
+        figures[target] = run(
+            CONVERT, "--checkpoint", work / "cv3jax", "--to", target, "--out", out
+        )
         if target == "sat":
             figures["differing"] = differing(source, out / "base" / "1" / SAT_FILE)
         shutil.rmtree(out)
@@ -96,21 +128,33 @@ def one_round(work: Path, source: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, type=Path, help="a directory with 24 GB of room")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="a directory with 24 GB of room"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     shutil.rmtree(args.workdir / "sat", ignore_errors=True)
     count = random_unet(args.workdir / "sat")
-    figures: dict = {"environment": environment(), "parameters": count, "sat_gb": size(args.workdir / "sat"), "rounds": []}
+    figures: dict = {
+        "environment": environment(),
+        "parameters": count,
+        "sat_gb": size(args.workdir / "sat"),
+        "rounds": [],
+    }
     for _ in range(args.rounds):
         figures["rounds"].append(one_round(args.workdir, args.workdir / "sat" / "1" / SAT_FILE))
         print(json.dumps(figures["rounds"][-1]), flush=True)
     for way in ("in", *TARGETS):
         ratios = [one[way]["times_plain"] for one in figures["rounds"]]
-        figures[way] = {"times_plain": statistics.median(ratios), "spread": max(ratios) - min(ratios),
-                        "peak_gb": max(one[way]["peak_gb"] for one in figures["rounds"])}  # fmt: skip
+        figures[way] = {
+            "times_plain": statistics.median(ratios),
+            "spread": max(ratios) - min(ratios),
+            "peak_gb": max(one[way]["peak_gb"] for one in figures["rounds"]),
+        }
     shutil.rmtree(args.workdir / "sat")
     bad = [way for way in ("in", *TARGETS) if figures[way]["peak_gb"] > MOST_GB]
     bad += [one["differing"] for one in figures["rounds"] if one["differing"]]

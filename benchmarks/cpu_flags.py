@@ -1,8 +1,10 @@
-"""Seconds of a small base stage's gradient and optimizer step on this CPU, by which of its operations XLA hands to YNN (`cli.tune_cpu`).
+"""Seconds of a small base stage's gradient and optimizer step on this CPU, by which of its
+operations XLA hands to YNN (`cli.tune_cpu`).
 
     python benchmarks/cpu_flags.py --rounds 3
 
-Each round times every choice, one after the other, in processes of their own. Prints every round, the ratio of each, and its spread.
+Each round times every choice, one after the other, in processes of their own. Prints every round,
+the ratio of each, and its spread.
 """
 
 import argparse
@@ -25,9 +27,11 @@ from cv3jax.quickstart import environment
 
 YNN, OURS = "--xla_cpu_experimental_ynn_fusion_type=", "products, sums"
 FLAGS = {
-    "XLA's default": "", "none": YNN, "sums": f"{YNN}LIBRARY_FUSION_TYPE_REDUCE",
+    "XLA's default": "",
+    "none": YNN,
+    "sums": f"{YNN}LIBRARY_FUSION_TYPE_REDUCE",
     OURS: f"{YNN}LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
-}  # fmt: skip
+}
 
 
 def measure(repeats: int) -> dict[str, float]:
@@ -38,9 +42,18 @@ def measure(repeats: int) -> dict[str, float]:
     params = jax.jit(unet_init(model, c.text.channels))(jax.random.key(0))
     side, batch = c.data.image_size // vae.factor, c.batch.size
     x = jax.random.normal(jax.random.key(1), (batch, side, side, model.out_channels))
-    cond = {"text": jax.random.normal(jax.random.key(2), (batch, c.text.length, c.text.channels)), "vector": jnp.ones((batch, 1536))}
-    optimizer = make_optimizer(c.optim.kind, learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10))
-    gradient = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, x, jnp.zeros(batch, jnp.int32), cond) ** 2).mean()))
+    cond = {
+        "text": jax.random.normal(jax.random.key(2), (batch, c.text.length, c.text.channels)),
+        "vector": jnp.ones((batch, 1536)),
+    }
+    optimizer = make_optimizer(
+        c.optim.kind, learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10)
+    )
+    gradient = jax.jit(
+        jax.grad(
+            lambda p: (model.apply({"params": p}, x, jnp.zeros(batch, jnp.int32), cond) ** 2).mean()
+        )
+    )
     update = jax.jit(optimizer.update)
     opt_state = optimizer.init(params)
 
@@ -53,14 +66,25 @@ def measure(repeats: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - began)
         return min(seconds)
 
-    return {"gradient": least(lambda: gradient(params)), "optimizer": least(lambda: update(params, opt_state, params))}
+    return {
+        "gradient": least(lambda: gradient(params)),
+        "optimizer": least(lambda: update(params, opt_state, params)),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=10, help="of each call, of which the fastest counts (default: 10)")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # what the rounds start
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=10,
+        help="of each call, of which the fastest counts (default: 10)",
+    )
+    # what the rounds start
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.repeats)))
@@ -71,15 +95,27 @@ def main() -> None:
         took = {}
         for name, flags in FLAGS.items():
             command = [sys.executable, __file__, "--one", "--repeats", str(args.repeats)]
-            done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True, check=True)
+            done = subprocess.run(
+                command,
+                env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                capture_output=True,
+                check=True,
+            )
             took[name] = json.loads(done.stdout)
-            print(f"round {number + 1}  {name:<16}" + "  ".join(f"{part} {value:.3f} s" for part, value in took[name].items()), flush=True)
+            print(
+                f"round {number + 1}  {name:<16}"
+                + "  ".join(f"{part} {value:.3f} s" for part, value in took[name].items()),
+                flush=True,
+            )
         for name in FLAGS:
             for part, value in took[name].items():
                 ratios.setdefault((part, name), []).append(value / took[OURS][part])
     for (part, name), values in ratios.items():
         if name != OURS:
-            print(f"{part}: {name} takes {statistics.median(values):.2f} times as long as {OURS} ({min(values):.2f} to {max(values):.2f})")
+            print(
+                f"{part}: {name} takes {statistics.median(values):.2f} times as long as {OURS}"
+                f" ({min(values):.2f} to {max(values):.2f})"
+            )
 
 
 if __name__ == "__main__":

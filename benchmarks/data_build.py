@@ -1,10 +1,12 @@
-"""What `cv3jax data build` finds of known faults, and what it takes: against planted truth, growing input, kill -9 and two processes.
+"""What `cv3jax data build` finds of known faults, and what it takes: against planted truth, growing
+input, kill -9 and two processes.
 
     python benchmarks/data_build.py --count 20000
 
-Fails when a bar is missed: every blocked, undecodable and bomb record found, 99 % of the exact and 95 % of the near duplicates, at most
-0.1 % of the good ones dropped, counts that add up; 4 times the input in at most 4.4 times the time and 1.5 times the memory; the same
-bytes after kill -9 at a random point, and from two processes as from one. Dataflow, Flink and Spark are not run.
+Fails when a bar is missed: every blocked, undecodable and bomb record found, 99 % of the exact and
+95 % of the near duplicates, at most 0.1 % of the good ones dropped, counts that add up; 4 times the
+input in at most 4.4 times the time and 1.5 times the memory; the same bytes after kill -9 at a
+random point, and from two processes as from one. Dataflow, Flink and Spark are not run.
 """
 
 import argparse
@@ -27,47 +29,90 @@ import planted
 from cv3jax.cli import prefer_cpu
 from data_pipeline.records import open_records
 
-BARS = {"blocked": 1.0, "undecodable": 1.0, "bomb": 1.0, "oversize": 1.0, "exact": 0.99, "near": 0.95}
+BARS = {
+    "blocked": 1.0,
+    "undecodable": 1.0,
+    "bomb": 1.0,
+    "oversize": 1.0,
+    "exact": 0.99,
+    "near": 0.95,
+}
 GOOD_LOST, SLOWER, LARGER = 0.001, 4.4, 1.5
-REASONS = {"blocked": "blocked_source", "undecodable": "undecodable", "bomb": "decompression_bomb", "oversize": "too_large"}
+REASONS = {
+    "blocked": "blocked_source",
+    "undecodable": "undecodable",
+    "bomb": "decompression_bomb",
+    "oversize": "too_large",
+}
 TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
     """The build's command line; `--input` by tars, of which `folder` has some."""
     return [
-        sys.executable, "-m", "data_pipeline.cli", "build", "--input", f"{folder}/*.tar", "--output", str(out),
-        "--blocked-sources", f"{folder}/blocked.txt", "--max-bytes", str(planted.MAX_BYTES), "--shard-mb", "64", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "data_pipeline.cli",
+        "build",
+        "--input",
+        f"{folder}/*.tar",
+        "--output",
+        str(out),
+        "--blocked-sources",
+        f"{folder}/blocked.txt",
+        "--max-bytes",
+        str(planted.MAX_BYTES),
+        "--shard-mb",
+        "64",
+        *more,
+    ]
 
 
 def build(folder: Path, out: Path, *more: str) -> tuple[float, float]:
     """(seconds, peak resident MB of the process and of those it started, the largest)."""
     began = time.perf_counter()
-    process = subprocess.Popen(command(folder, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(folder, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     error = process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
-        raise RuntimeError(f"the build ended with {os.waitstatus_to_exitcode(status)}: {error[-2000:]}")
+        raise RuntimeError(
+            f"the build ended with {os.waitstatus_to_exitcode(status)}: {error[-2000:]}"
+        )
     return time.perf_counter() - began, used.ru_maxrss / 1024
 
 
 def found(out: Path, dealt: planted.Plan) -> dict[str, Any]:
     """Shares found of each kind, what of the good ones was lost, and whether the report adds up."""
     records = open_records(out)
-    kept = {records[i]["key"]: records[i]["width"] * records[i]["height"] for i in range(len(records))}
+    kept = {
+        records[i]["key"]: records[i]["width"] * records[i]["height"] for i in range(len(records))
+    }
     report = json.loads((out / "report.json").read_text())
     here = {planted.key_of(i): kind for i, kind in enumerate(dealt.kinds) if i not in dealt.lost}
-    of = {kind: [key for key, is_kind in here.items() if is_kind == kind] for kind in (*BARS, "good")}
-    figures: dict[str, Any] = {kind: sum(key not in kept for key in of[kind]) / len(of[kind]) for kind in REASONS}
+    of = {
+        kind: [key for key, is_kind in here.items() if is_kind == kind] for kind in (*BARS, "good")
+    }
+    figures: dict[str, Any] = {
+        kind: sum(key not in kept for key in of[kind]) / len(of[kind]) for kind in REASONS
+    }
     # of a record and its copy one stays, the larger: a pair is found when it is not there twice
     pairs = {planted.key_of(copy): planted.key_of(first) for copy, first in dealt.repeats.items()}
     for kind in ("exact", "near"):
-        figures[kind] = sum(not (key in kept and pairs[key] in kept) for key in of[kind]) / len(of[kind])
+        figures[kind] = sum(not (key in kept and pairs[key] in kept) for key in of[kind]) / len(
+            of[kind]
+        )
     copied = {first: copy for copy, first in pairs.items()}
     lost = [key for key in of["good"] if key not in kept and copied.get(key) not in kept]
-    figures |= {"good lost": len(lost) / len(of["good"]), "good": len(of["good"]), "kept": len(kept)}
-    figures["reasons right"] = all(report["dropped"].get(reason, 0) == len(of[kind]) for kind, reason in REASONS.items())
+    figures |= {
+        "good lost": len(lost) / len(of["good"]),
+        "good": len(of["good"]),
+        "kept": len(kept),
+    }
+    figures["reasons right"] = all(
+        report["dropped"].get(reason, 0) == len(of[kind]) for kind, reason in REASONS.items()
+    )
     # the record that the cut goes through is counted, as damaged_tar
     read = report["kept"] + sum(report["dropped"].values())
     figures["adds up"] = read == report["items"] == len(here) + 1 and report["kept"] == len(kept)
@@ -77,12 +122,22 @@ def found(out: Path, dealt: planted.Plan) -> dict[str, Any]:
 
 def digest(out: Path) -> dict[str, str]:
     """File → digest of its bytes."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())
+    }
 
 
 def killed(folder: Path, out: Path, after: float) -> int:
-    """Kills a build with -9, all its processes, `after` so many seconds, then runs it to its end. Returns how often it was killed."""
-    process = subprocess.Popen(command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    """Kills a build with -9, all its processes, `after` so many seconds, then runs it to its end.
+
+    Returns how often it was killed.
+    """
+    process = subprocess.Popen(
+        command(folder, out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -93,12 +148,30 @@ def killed(folder: Path, out: Path, after: float) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20_000, help="records; a fifth and four fifths are built too (default: %(default)s)")
-    parser.add_argument("--shard", type=int, default=1000, help="records in a tar (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=20_000,
+        help="records; a fifth and four fifths are built too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard", type=int, default=1000, help="records in a tar (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--kills", type=int, default=2, help="builds of the fifth killed at a random point (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to keep the tars; those that are there are used (default: a temporary one)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=2,
+        help="builds of the fifth killed at a random point (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to keep the tars; those that are there are used (default: a temporary one)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args()
     if args.count < 5 * args.shard or args.count % (5 * args.shard):
@@ -110,7 +183,10 @@ def main() -> None:
     for name, value in figures["facts"].items():
         print(f"{name}: {value}")
     print()
-    rows = [(row["name"], row["value"], row["bar"], "" if row["reached"] else "MISSED") for row in figures["rows"]]
+    rows = [
+        (row["name"], row["value"], row["bar"], "" if row["reached"] else "MISSED")
+        for row in figures["rows"]
+    ]
     print(measure.table(("figure", "value", "bar", ""), rows))
     print("\nNot run: Dataflow, Flink, Spark.")
     sys.exit(0 if all(row["reached"] for row in figures["rows"]) else 1)
@@ -132,31 +208,66 @@ def measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
         print(f"drawing {args.count:,} records", file=sys.stderr)
         planted.generate(tars, args.count, seed=args.seed, shard=args.shard)
     paths = sorted(tars.glob("*.tar"))
-    small, large = (part(tars, paths[:count], temporary / f"of{count}") for count in (len(paths) // 5, len(paths) // 5 * 4))
+    small, large = (
+        part(tars, paths[:count], temporary / f"of{count}")
+        for count in (len(paths) // 5, len(paths) // 5 * 4)
+    )
 
     def row(name: str, value: Any, bar: str, reached: bool) -> None:
         print(f"{name}: {value} ({bar})", file=sys.stderr)
         rows.append({"name": name, "value": value, "bar": bar, "reached": bool(reached)})
 
-    seconds, memory = zip(build(small, temporary / "a" / "D"), build(large, temporary / "large" / "D"))
+    seconds, memory = zip(
+        build(small, temporary / "a" / "D"), build(large, temporary / "large" / "D")
+    )
     whole_seconds, _ = build(tars, temporary / "whole" / "D")
     figures = found(temporary / "whole" / "D", dealt)
     for kind, bar in BARS.items():
         row(f"{kind} found", f"{figures[kind]:.4f}", f"at least {bar}", figures[kind] >= bar)
-    row("good ones lost", f"{figures['good lost']:.5f} of {figures['good']:,}", f"at most {GOOD_LOST}", figures["good lost"] <= GOOD_LOST)
-    row("counts by reason are the planted ones", figures["reasons right"], "True", figures["reasons right"])
+    row(
+        "good ones lost",
+        f"{figures['good lost']:.5f} of {figures['good']:,}",
+        f"at most {GOOD_LOST}",
+        figures["good lost"] <= GOOD_LOST,
+    )
+    row(
+        "counts by reason are the planted ones",
+        figures["reasons right"],
+        "True",
+        figures["reasons right"],
+    )
     row("report adds up to the input", figures["adds up"], "True", figures["adds up"])
-    row("broken tars named", ", ".join(figures["broken files"]), paths[-1].name, figures["broken files"] == [paths[-1].name])
+    row(
+        "broken tars named",
+        ", ".join(figures["broken files"]),
+        paths[-1].name,
+        figures["broken files"] == [paths[-1].name],
+    )
     slower, larger = seconds[1] / seconds[0], memory[1] / memory[0]
-    row("seconds, 4 times the input", f"{slower:.2f} ({seconds[0]:.0f} s, {seconds[1]:.0f} s)", f"at most {SLOWER}", slower <= SLOWER)
-    row("peak memory, 4 times the input", f"{larger:.2f} ({memory[0]:.0f} MB, {memory[1]:.0f} MB)", f"at most {LARGER}", larger <= LARGER)
+    row(
+        "seconds, 4 times the input",
+        f"{slower:.2f} ({seconds[0]:.0f} s, {seconds[1]:.0f} s)",
+        f"at most {SLOWER}",
+        slower <= SLOWER,
+    )
+    row(
+        "peak memory, 4 times the input",
+        f"{larger:.2f} ({memory[0]:.0f} MB, {memory[1]:.0f} MB)",
+        f"at most {LARGER}",
+        larger <= LARGER,
+    )
     fifth = digest(temporary / "a" / "D")
     rng = random.Random(args.seed)
     for number in range(args.kills):
         after = rng.uniform(2, seconds[0])
         times = killed(small, temporary / f"k{number}" / "D", after)
         same = digest(temporary / f"k{number}" / "D") == fifth
-        row(f"same bytes, kill -9 after {after:.1f} s", f"{same}, killed {times} times", "True", same and times)
+        row(
+            f"same bytes, kill -9 after {after:.1f} s",
+            f"{same}, killed {times} times",
+            "True",
+            same and times,
+        )
     build(small, temporary / "two" / "D", *TWO)
     same = digest(temporary / "two" / "D") == fifth
     row("same bytes from two processes", same, "True", same)

@@ -1,13 +1,17 @@
-"""A distillation step against its bare passes: two of the teacher, and forward and backward of the student.
+"""A distillation step against its bare passes: two of the teacher, and forward and backward of the
+student.
 
     python benchmarks/distill.py --json benchmarks/results/distill.json
 
-On one device, with random weights, for time does not depend on them, and without microbatches. The step is the compiled train step of a
-round: in the first the teacher is guided, so its passes have twice the rows; later it is told w. The passes are jitted one by one on inputs
-of the same shapes: the teacher's prediction, twice, and value and gradient of the student's squared error. What the step does beside them
-(draws, noise, the pair's weights, the landing) is what the bar is for. Updating parameters and EMA is no pass but every training step has
-it: the same update, jitted by itself, is added to the bare side, and the ratio to the passes alone is printed beside.
-FLOPs (matrix products and convolutions) are counted of the same functions. Exits 1 when a ratio to passes and update is above 1.05.
+On one device, with random weights, for time does not depend on them, and without microbatches. The
+step is the compiled train step of a round: in the first the teacher is guided, so its passes have
+twice the rows; later it is told w. The passes are jitted one by one on inputs of the same shapes:
+the teacher's prediction, twice, and value and gradient of the student's squared error. What the
+step does beside them (draws, noise, the pair's weights, the landing) is what the bar is for.
+Updating parameters and EMA is no pass but every training step has it: the same update, jitted by
+itself, is added to the bare side, and the ratio to the passes alone is printed beside. FLOPs
+(matrix products and convolutions) are counted of the same functions. Exits 1 when a ratio to passes
+and update is above 1.05.
 """
 
 import argparse
@@ -67,23 +71,41 @@ def pieces(config: ConfigDict, kind: str) -> Pieces:
     if config.text.random:  # a recipe of the scenes, whose autoencoder is not the released one
         facts["vae"] = {"model": scenes_vae.get_config().model.to_dict(), "scale": 1.0}
     w_dim = config.model.w_dim if kind == "told" else 0
-    steps = diffusion_steps(config, deal, facts["vae"], facts["t5"]["model"], facts["t5"]["length"], teacher_w_dim=w_dim)
-    state = jit_once(lambda key: create_state(steps.init, steps.tx, key), placement(steps.like))(jax.random.key(0))
+    steps = diffusion_steps(
+        config, deal, facts["vae"], facts["t5"]["model"], facts["t5"]["length"], teacher_w_dim=w_dim
+    )
+    state = jit_once(lambda key: create_state(steps.init, steps.tx, key), placement(steps.like))(
+        jax.random.key(0)
+    )
     draws = np.random.default_rng(0)
-    batch = jax.tree.map(lambda x: jnp.asarray(draws.standard_normal(x.shape), x.dtype), train_args(steps)[2])
-    copy = jax.tree.map(jnp.copy, {name: value for name, value in state.params.items() if w_dim or name != "w_proj"})
+    batch = jax.tree.map(
+        lambda x: jnp.asarray(draws.standard_normal(x.shape), x.dtype), train_args(steps)[2]
+    )
+    copy = jax.tree.map(
+        jnp.copy, {name: value for name, value in state.params.items() if w_dim or name != "w_proj"}
+    )
     theirs = as_computed(copy, config.model.dtype)
     now = round_of(config, plans(config)[kind == "told" and len(plans(config)) > 1])
-    batch, theirs, now = jax.device_put((batch, theirs, now), NamedSharding(deal.mesh, P()))  # where the step leaves the state
+    # where the step leaves the state
+    batch, theirs, now = jax.device_put((batch, theirs, now), NamedSharding(deal.mesh, P()))
     aside = {"teacher": theirs, "round": now}
 
-    model = model_of(UNet, config.model, "config.model", out_channels=batch["x0"].shape[-1]).clone(attend=attend_of(config, deal.mesh))
+    model = model_of(UNet, config.model, "config.model", out_channels=batch["x0"].shape[-1]).clone(
+        attend=attend_of(config, deal.mesh)
+    )
 
     def denoiser(of: UNet) -> Callable:
-        return make_denoiser(lambda p, x, i, c: of.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), config.objective.prediction)
+        return make_denoiser(
+            lambda p, x, i, c: of.apply({"params": p}, x, i, c),
+            jnp.asarray(ddpm_sigma()),
+            config.objective.prediction,
+        )
 
     denoise, plain = denoiser(model), denoiser(model.clone(w_dim=w_dim, remat="none"))
-    t, w = jnp.full(config.batch.size, config.schedule.start, jnp.int32), jnp.linspace(1.0, 3.0, config.batch.size)
+    t, w = (
+        jnp.full(config.batch.size, config.schedule.start, jnp.int32),
+        jnp.linspace(1.0, 3.0, config.batch.size),
+    )
     cond, shown = (told(batch["cond"], w, dim) for dim in (config.model.w_dim, w_dim))
 
     def teacher(params, x, t, cond, w):
@@ -102,15 +124,25 @@ def pieces(config: ConfigDict, kind: str) -> Pieces:
     x0, grads = batch["x0"], jax.tree.map(lambda x: jnp.full_like(x, 1e-3), state.params)
     another = jax.tree.map(jnp.copy, state)
     return Pieces(
-        (steps.train, (state, aside, batch)), (jax.jit(teacher), (theirs, x0, t, shown, w)),
-        (jax.jit(jax.value_and_grad(error)), (jax.tree.map(jnp.copy, state.params), x0, t, cond, x0)),
-        (jax.jit(update, donate_argnums=0), (another, grads, aside["round"].lr, aside["round"].decay)),
-    )  # fmt: skip
+        (steps.train, (state, aside, batch)),
+        (jax.jit(teacher), (theirs, x0, t, shown, w)),
+        (
+            jax.jit(jax.value_and_grad(error)),
+            (jax.tree.map(jnp.copy, state.params), x0, t, cond, x0),
+        ),
+        (
+            jax.jit(update, donate_argnums=0),
+            (another, grads, aside["round"].lr, aside["round"].decay),
+        ),
+    )
 
 
 def counted(some: Pieces) -> dict[str, int]:
     """FLOPs of each function, the teacher's of both passes."""
-    found = {name: flops.count(lambda *args, run=run: run(*args), *args).total for name, (run, args) in some._asdict().items()}
+    found = {
+        name: flops.count(lambda *args, run=run: run(*args), *args).total
+        for name, (run, args) in some._asdict().items()
+    }
     return {**found, "teacher": 2 * found["teacher"]}
 
 
@@ -130,15 +162,18 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
     def passing(run: Callable, args: tuple, times: int) -> Callable[[], Any]:
         def call() -> Any:
             for _ in range(steps * times):
-                out = jax.block_until_ready(run(*args))  # as the passes of a step wait for each other
+                # as the passes of a step wait for each other
+                out = jax.block_until_ready(run(*args))
             return out
 
         return call
 
     calls = {
-        "step": training(*some.step), "teacher": passing(*some.teacher, 2), "student": passing(*some.student, 1),
+        "step": training(*some.step),
+        "teacher": passing(*some.teacher, 2),
+        "student": passing(*some.student, 1),
         "update": training(*some.update),
-    }  # fmt: skip
+    }
     timed = {name: measure.timed(call) for name, call in calls.items()}
     for call in timed.values():
         call()
@@ -150,25 +185,56 @@ def measured(name: str, kind: str, *, batch: int | None, steps: int, rounds: int
     config = load(name, batch)
     some = pieces(config, kind)
     count = counted(some)
-    took = measure.turns(seconds(some, steps), rounds, lambda line: print(f"{name}, {kind}: {line}", file=sys.stderr, flush=True))
+    took = measure.turns(
+        seconds(some, steps),
+        rounds,
+        lambda line: print(f"{name}, {kind}: {line}", file=sys.stderr, flush=True),
+    )
     passes = [a + b for a, b in zip(took["teacher"], took["student"], strict=True)]
     bare = [a + b for a, b in zip(passes, took["update"], strict=True)]
     of_passes = count["teacher"] + count["student"]
     return {
-        "recipe": name, "kind": kind, "batch": config.batch.size, "optimizer": config.optim.kind, "seconds": took, "flops": count,
-        "ratio": measure.ratios(took["step"], bare), "ratio_passes": measure.ratios(took["step"], passes),
-        "flops_ratio": count["step"] / (of_passes + count["update"]), "flops_ratio_passes": count["step"] / of_passes,
-    }  # fmt: skip
+        "recipe": name,
+        "kind": kind,
+        "batch": config.batch.size,
+        "optimizer": config.optim.kind,
+        "seconds": took,
+        "flops": count,
+        "ratio": measure.ratios(took["step"], bare),
+        "ratio_passes": measure.ratios(took["step"], passes),
+        "flops_ratio": count["step"] / (of_passes + count["update"]),
+        "flops_ratio_passes": count["step"] / of_passes,
+    }
 
 
 def table(rows: list[dict]) -> str:
     """A row a recipe and kind; seconds are medians."""
-    head = ("", "batch", "s a step", "teacher", "student", "update", "of passes + update", "of passes", "FLOPs, so", "FLOPs, of passes")
+    head = (
+        "",
+        "batch",
+        "s a step",
+        "teacher",
+        "student",
+        "update",
+        "of passes + update",
+        "of passes",
+        "FLOPs, so",
+        "FLOPs, of passes",
+    )
     lines = []
     for row in rows:
         took = [f"{measure.spread(values).median:.3f}" for values in row["seconds"].values()]
         counts = [f"{row[name]:.4f}" for name in ("flops_ratio", "flops_ratio_passes")]
-        lines.append((f"{row['recipe']}, {row['kind']}", row["batch"], *took, row["ratio"], row["ratio_passes"], *counts))
+        lines.append(
+            (
+                f"{row['recipe']}, {row['kind']}",
+                row["batch"],
+                *took,
+                row["ratio"],
+                row["ratio_passes"],
+                *counts,
+            )
+        )
     return measure.table(head, lines)
 
 
@@ -178,13 +244,23 @@ def missed(rows: list[dict]) -> list[str]:
     for row in rows:
         for what, ratio in (("time", row["ratio"].median), ("FLOPs", row["flops_ratio"])):
             if not ratio <= MOST:
-                found.append(f"{row['recipe']}, {row['kind']}: a step is {ratio:.3f} of its passes and update in {what} (bar: {MOST})")
+                found.append(
+                    f"{row['recipe']}, {row['kind']}: a step is {ratio:.3f} of its passes and"
+                    f" update in {what} (bar: {MOST})"
+                )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", action="append", metavar="NAME[:VARIANT]", help=f"may be repeated (default: {', '.join(RECIPES)})")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        metavar="NAME[:VARIANT]",
+        help=f"may be repeated (default: {', '.join(RECIPES)})",
+    )
     parser.add_argument("--batch", type=int, help="images a step (default: the recipe's)")
     parser.add_argument("--steps", type=int, default=3, help="timed in each round (default: 3)")
     parser.add_argument("--rounds", type=int, default=9)
@@ -196,7 +272,10 @@ def main() -> None:
     facts = measure.facts("optax")
     print(json.dumps(facts, indent=2))
     cells = [(name, kind) for name in args.config or RECIPES for kind in KINDS]
-    rows = [measured(name, kind, batch=args.batch, steps=args.steps, rounds=args.rounds) for name, kind in cells]
+    rows = [
+        measured(name, kind, batch=args.batch, steps=args.steps, rounds=args.rounds)
+        for name, kind in cells
+    ]
     print(table(rows))
     measure.write_json(args.json, {**facts, "rows": rows})
     if over := missed(rows):

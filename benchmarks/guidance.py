@@ -1,10 +1,13 @@
-"""Where a distilled base has learnt guidance: the share of it at each of its steps, and which step keeps it from the guided teacher.
+"""Where a distilled base has learnt guidance: the share of it at each of its steps, and which step
+keeps it from the guided teacher.
 
     python benchmarks/guidance.py --student scenes --json benchmarks/results/guidance.json
 
-Shares: of the difference between the teacher's two steps guided by the greatest w and those by the least, in x0 and from its own samples
-noised anew, how much the student makes (the slope of its own difference on that one). Replaced: the student's samples where steps of it
-are taken by the teacher's two instead, and how far they are from the teacher's own at its full number of steps, from the same noise.
+Shares: of the difference between the teacher's two steps guided by the greatest w and those by the
+least, in x0 and from its own samples noised anew, how much the student makes (the slope of its own
+difference on that one). Replaced: the student's samples where steps of it are taken by the
+teacher's two instead, and how far they are from the teacher's own at its full number of steps, from
+the same noise.
 """
 
 import argparse
@@ -30,7 +33,9 @@ from data_pipeline import scenes
 
 
 class Both(NamedTuple):
-    """A student and its teacher on the same captions and noise: (x, step of the student, w) → x̂0 of that step."""
+    """A student and its teacher on the same captions and noise: (x, step of the student, w) → x̂0
+    of that step.
+    """
 
     student: Callable[[jax.Array, int, float], jax.Array]
     teacher: Callable[[jax.Array, int, float], jax.Array]  # of two steps
@@ -41,15 +46,26 @@ class Both(NamedTuple):
 
 def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     """Of `count` held-out captions."""
-    captions, keys = [scenes.caption(scene) for scene in judged_scenes(count, 0)], jax.vmap(jax.random.key)(jnp.arange(count))
+    captions, keys = (
+        [scenes.caption(scene) for scene in judged_scenes(count, 0)],
+        jax.vmap(jax.random.key)(jnp.arange(count)),
+    )
     stages = [one.description["stages"]["base"] for one in (teacher, student)]
     steps, side, w_dim = stages[1]["steps"], stages[0]["image_size"], stages[1]["model"]["w_dim"]
-    grid, text, noise = pairs(base_grid(2 * steps)), teacher.text(captions), teacher.noise(keys, side)
+    grid, text, noise = (
+        pairs(base_grid(2 * steps)),
+        teacher.text(captions),
+        teacher.noise(keys, side),
+    )
     cond = make_cond(text, square_sizes(count, side))
 
     def denoiser(stage):
         model = build_on(None, UNet, stage["model"])
-        return make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
+        return make_denoiser(
+            lambda p, x, i, c: model.apply({"params": p}, x, i, c),
+            jnp.asarray(ddpm_sigma()),
+            stage["prediction"],
+        )
 
     theirs, ours = (denoiser(stage) for stage in stages)
 
@@ -60,11 +76,26 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     @jax.jit
     def two(params, x, row, w):
         low = jnp.zeros_like(x)
-        return two_steps(lambda x, t: guided(theirs, w)(params, x, t, cond), "released", x, low, low, row.t, row.sigma, row.blur)
+        return two_steps(
+            lambda x, t: guided(theirs, w)(params, x, t, cond),
+            "released",
+            x,
+            low,
+            low,
+            row.t,
+            row.sigma,
+            row.blur,
+        )
 
     def of(call, cascade):
         def run(x, k, w):
-            row = Pairs(*(jnp.broadcast_to(values[k], (count, 3)) for values in (grid.t, grid.sigma, grid.blur)), grid.count)
+            row = Pairs(
+                *(
+                    jnp.broadcast_to(values[k], (count, 3))
+                    for values in (grid.t, grid.sigma, grid.blur)
+                ),
+                grid.count,
+            )
             return call(cascade.params["base"], x, row, jnp.full(count, w))
 
         return run
@@ -72,23 +103,43 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     def full(w):
         return np.asarray(teacher.stage("base", text, keys, noise, guidance=w))
 
-    return Both(of(one_step, student), of(two, teacher), grid, full, noise * jnp.sqrt(1.0 + grid.sigma[0, 0] ** 2))
+    return Both(
+        of(one_step, student),
+        of(two, teacher),
+        grid,
+        full,
+        noise * jnp.sqrt(1.0 + grid.sigma[0, 0] ** 2),
+    )
 
 
 def shares(found: Both, low: float, high: float) -> list[dict[str, float]]:
-    """Of each step: σ at its start, the root mean square of the difference that w makes, the share of it that the student makes."""
+    """Of each step: σ at its start, the root mean square of the difference that w makes, the share
+    of it that the student makes.
+    """
     x0 = jnp.asarray(found.full((low + high) / 2))
     noise, rows = jax.random.normal(jax.random.key(7), x0.shape), []
     for k in range(int(found.grid.count)):
         sigma = found.grid.sigma[k, 0]
-        theirs, ours = (call(x0 + sigma * noise, k, high) - call(x0 + sigma * noise, k, low) for call in (found.teacher, found.student))
-        rows.append({"sigma": float(sigma), "difference": float(jnp.sqrt((theirs**2).mean())),
-                     "share": float((ours * theirs).sum() / (theirs**2).sum())})  # fmt: skip
+        theirs, ours = (
+            call(x0 + sigma * noise, k, high) - call(x0 + sigma * noise, k, low)
+            for call in (found.teacher, found.student)
+        )
+        rows.append(
+            {
+                "sigma": float(sigma),
+                "difference": float(jnp.sqrt((theirs**2).mean())),
+                "share": float((ours * theirs).sum() / (theirs**2).sum()),
+            }
+        )
     return rows
 
 
-def distances(found: Both, weights: list[float], full: list[np.ndarray], replaced: set[int]) -> list[list[float]]:
-    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher takes, a column one of `full`."""
+def distances(
+    found: Both, weights: list[float], full: list[np.ndarray], replaced: set[int]
+) -> list[list[float]]:
+    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher
+    takes, a column one of `full`.
+    """
     rows = []
     for w in weights:
         x = found.first
@@ -103,22 +154,44 @@ def report(weights: list[float], steps: list[dict], replaced: dict[str, list[lis
     """Two tables."""
     first = measure.table(
         (f"step of {len(steps)}", "σ at its start", "difference", "share"),
-        [[k + 1, f"{one['sigma']:.1f}", f"{one['difference']:.2f}", f"{one['share']:.2f}"] for k, one in enumerate(steps)],
+        [
+            [k + 1, f"{one['sigma']:.1f}", f"{one['difference']:.2f}", f"{one['share']:.2f}"]
+            for k, one in enumerate(steps)
+        ],
     )
     second = measure.table(
         ("steps replaced", *(f"at w = {w:g}" for w in weights), "nearest teacher"),
-        [[name, *(f"{row[i]:.4f}" for i, row in enumerate(rows)), ", ".join(f"{weights[int(np.argmin(row))]:g}" for row in rows)]
-         for name, rows in replaced.items()],
-    )  # fmt: skip
+        [
+            [
+                name,
+                *(f"{row[i]:.4f}" for i, row in enumerate(rows)),
+                ", ".join(f"{weights[int(np.argmin(row))]:g}" for row in rows),
+            ]
+            for name, rows in replaced.items()
+        ],
+    )
     return f"{first}\n\n{second}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="scenes_teacher", metavar="CASCADE", help="(default: %(default)s)")
-    parser.add_argument("--student", default="scenes", metavar="CASCADE", help="(default: %(default)s)")
-    parser.add_argument("--count", type=int, default=50, metavar="N", help="captions (default: %(default)s)")
-    parser.add_argument("--weights", default="1,1.5,2,3", metavar="W,…", help="guidance weights (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--teacher", default="scenes_teacher", metavar="CASCADE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--student", default="scenes", metavar="CASCADE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--count", type=int, default=50, metavar="N", help="captions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--weights",
+        default="1,1.5,2,3",
+        metavar="W,…",
+        help="guidance weights (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     weights = sorted({float(w) for w in args.weights.split(",")})
@@ -133,9 +206,17 @@ def main() -> None:
     sets = {"none": set(), **{str(k + 1): {k} for k in range(count)}, "all": set(range(count))}
     steps, full = shares(found, weights[0], weights[-1]), [found.full(w) for w in weights]
     replaced = {name: distances(found, weights, full, one) for name, one in sets.items()}
-    print(f"{report(weights, steps, replaced)}\n\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(
+        f"{report(weights, steps, replaced)}\n\n"
+        + ", ".join(f"{key} {value}" for key, value in facts.items())
+    )
     if args.json:
-        args.json.write_text(json.dumps({**facts, "weights": weights, "steps": steps, "replaced": replaced}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps(
+                {**facts, "weights": weights, "steps": steps, "replaced": replaced}, indent=1
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

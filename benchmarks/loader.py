@@ -1,13 +1,16 @@
-"""Decoded crops a second: this project's loader against webdataset with PyTorch's DataLoader, on the same JPEGs and cores.
+"""Decoded crops a second: this project's loader against webdataset with PyTorch's DataLoader, on
+the same JPEGs and cores.
 
     python benchmarks/loader.py --rounds 5 --json benchmarks/results/loader.json
 
-Makes --images JPEGs (quality 90, both sides uniform in 512..1024 pixels) from the photographs that come with scikit-image and
-scikit-learn, and writes them twice: as records, and as tars. Each side has --workers: threads here (and, for comparison, processes),
-worker processes there. The peer is what its users write: batches of uint8 made in the worker, Pillow's whole decode, the same window
-with the same filter. Each side runs in a process of its own. A turn starts it anew, empties what was prepared ahead, and times
---batches batches of --batch. Fails when the median of the ratio, within each round, is below 1.5 at 256², or below 1 at 512², or when
-pixels differ by more than 2 of 255 where both decode the whole image. Needs PyTorch and webdataset.
+Makes --images JPEGs (quality 90, both sides uniform in 512..1024 pixels) from the photographs that
+come with scikit-image and scikit-learn, and writes them twice: as records, and as tars. Each side
+has --workers: threads here (and, for comparison, processes), worker processes there. The peer is
+what its users write: batches of uint8 made in the worker, Pillow's whole decode, the same window
+with the same filter. Each side runs in a process of its own. A turn starts it anew, empties what
+was prepared ahead, and times --batches batches of --batch. Fails when the median of the ratio,
+within each round, is below 1.5 at 256², or below 1 at 512², or when pixels differ by more than 2 of
+255 where both decode the whole image. Needs PyTorch and webdataset.
 """
 
 import argparse
@@ -35,8 +38,18 @@ SIDES = ("threads", "processes", "peer")
 DIFFERENCE = 2  # of 255
 SHARDS = 8
 PREFETCH = 8  # batches ahead, either side
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "motorcycle_left.png", "retina.jpg", "rocket.jpg",
-               "brick.png", "grass.png", "gravel.png")  # fmt: skip
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+)
 
 
 def jpegs(count: int) -> Iterator[bytes]:
@@ -50,7 +63,9 @@ def jpegs(count: int) -> Iterator[bytes]:
         size = draws.integers(512, 1025, 2)
         share = draws.uniform(0.7, 1.0) * min(np.array(photograph.size) / size)
         corner = draws.random(2) * (np.array(photograph.size) - share * size)
-        image = photograph.resize(tuple(map(int, size)), Image.Resampling.BICUBIC, box=(*corner, *(corner + share * size)))
+        image = photograph.resize(
+            tuple(map(int, size)), Image.Resampling.BICUBIC, box=(*corner, *(corner + share * size))
+        )
         out = io.BytesIO()
         image.save(out, "JPEG", quality=90)
         yield out.getvalue()
@@ -59,16 +74,21 @@ def jpegs(count: int) -> Iterator[bytes]:
 def write(folder: Path, count: int) -> None:
     """The same pictures as records and as tars."""
     (folder / "tars").mkdir(parents=True)
-    with RecordWriter(folder / "records", shards=SHARDS) as records, webdataset.ShardWriter(
-        str(folder / "tars" / "%03d.tar"), maxcount=-(-count // SHARDS), verbose=0
-    ) as tars:  # fmt: skip
+    with (
+        RecordWriter(folder / "records", shards=SHARDS) as records,
+        webdataset.ShardWriter(
+            str(folder / "tars" / "%03d.tar"), maxcount=-(-count // SHARDS), verbose=0
+        ) as tars,
+    ):
         for number, jpeg in enumerate(jpegs(count)):
             records.write(make_record(jpeg, f"photograph {number}", key=f"{number:06d}"))
             tars.write({"__key__": f"{number:06d}", "jpg": jpeg, "txt": f"photograph {number}"})
 
 
 def peer_crop(data: bytes, size: int, down: float, across: float) -> np.ndarray:
-    """What a user of Pillow writes: decode, and resize the window that a square cropped from the resized image is."""
+    """What a user of Pillow writes: decode, and resize the window that a square cropped from the
+    resized image is.
+    """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
     scale = size / min(width, height)
@@ -79,12 +99,20 @@ def peer_crop(data: bytes, size: int, down: float, across: float) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def ours(folder: Path, size: int, batch: int, workers: int, *, processes: bool) -> tuple[Iterator, Callable]:
+def ours(
+    folder: Path, size: int, batch: int, workers: int, *, processes: bool
+) -> tuple[Iterator, Callable]:
     """(endless batches, what ends them)."""
     loader = make_loader(
-        folder / "records", batch_size=batch, image_size=size, tokenize=None, seed=0, num_threads=1 if processes else workers,
-        num_workers=workers if processes else 0, prefetch=PREFETCH,
-    )  # fmt: skip
+        folder / "records",
+        batch_size=batch,
+        image_size=size,
+        tokenize=None,
+        seed=0,
+        num_threads=1 if processes else workers,
+        num_workers=workers if processes else 0,
+        prefetch=PREFETCH,
+    )
     return loader, loader.close
 
 
@@ -97,19 +125,32 @@ def peer(folder: Path, size: int, batch: int, workers: int) -> tuple[Iterator, C
         return peer_crop(sample[0], size, *draws.random(2)), sample[1]
 
     def collate(samples):
-        return torch.from_numpy(np.stack([image for image, _ in samples])), [text for _, text in samples]
+        return torch.from_numpy(np.stack([image for image, _ in samples])), [
+            text for _, text in samples
+        ]
 
     tars = sorted(map(str, (folder / "tars").glob("*.tar")))
-    data = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).repeat().shuffle(64).to_tuple("jpg", "txt").map(example)
+    data = (
+        webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0)
+        .repeat()
+        .shuffle(64)
+        .to_tuple("jpg", "txt")
+        .map(example)
+    )
     loader = torch.utils.data.DataLoader(
-        data.batched(batch, collation_fn=collate), batch_size=None, num_workers=workers, prefetch_factor=PREFETCH // workers
-    )  # fmt: skip
+        data.batched(batch, collation_fn=collate),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH // workers,
+    )
     running = [iter(loader)]
     return running[0], running.clear
 
 
 def turn(side: str, folder: Path, size: int, batch: int, workers: int, batches: int) -> float:
-    """Seconds of so many batches, when as many as are prepared ahead, and one of each worker, have been taken."""
+    """Seconds of so many batches, when as many as are prepared ahead, and one of each worker, have
+    been taken.
+    """
     given = (folder, size, batch, workers)
     data, end = peer(*given) if side == "peer" else ours(*given, processes=side == "processes")
     try:
@@ -125,63 +166,122 @@ def turn(side: str, folder: Path, size: int, batch: int, workers: int, batches: 
 
 
 def compare(folder: Path, size: int, count: int = 100) -> dict[str, float]:
-    """The same windows of the same files on both sides: where both decode whole, and, in dB, where this side reduces while it decodes."""
+    """The same windows of the same files on both sides: where both decode whole, and, in dB, where
+    this side reduces while it decodes.
+    """
     records, draws = open_records(folder / "records"), np.random.default_rng(1)
     worst, alike, psnr = 0, 0, []
     for i in range(min(count, len(records))):
         data, (down, across) = records[i]["image"], draws.random(2)
         theirs = peer_crop(data, size, down, across).astype(int)
         whole = fit(data, size, position=(down, across), reduced=False)[0]
-        worst, mine = max(worst, int(np.abs(whole - theirs).max())), fit(data, size, position=(down, across))[0]
+        worst, mine = (
+            max(worst, int(np.abs(whole - theirs).max())),
+            fit(data, size, position=(down, across))[0],
+        )
         if np.array_equal(mine, whole):
             alike += 1
         else:
             psnr.append(float(10 * np.log10(255**2 / np.mean((mine - theirs) ** 2))))
-    return {"largest_difference": worst, "decoded_whole": alike, "of": min(count, len(records)), "reduced_psnr": psnr}
+    return {
+        "largest_difference": worst,
+        "decoded_whole": alike,
+        "of": min(count, len(records)),
+        "reduced_psnr": psnr,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--batches", type=int, default=16, help="timed in each turn (default: 16)")
-    parser.add_argument("--workers", type=int, default=2, help="threads or processes of each side (default: 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="threads or processes of each side (default: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", nargs=3, metavar=("SIDE", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--serve", nargs=3, metavar=("SIDE", "SIZE", "FOLDER"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
     if min(args.images, args.batch, args.batches, args.workers, args.rounds) < 1:
         parser.error("--images, --batch, --batches, --workers and --rounds must be at least 1")
     if args.serve:
         side, size, folder = args.serve
-        measure.serve({}, lambda: turn(side, Path(folder), int(size), args.batch, args.workers, args.batches))
+        measure.serve(
+            {}, lambda: turn(side, Path(folder), int(size), args.batch, args.workers, args.batches)
+        )
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "data"
         write(folder, args.images)
         figures, missed = {}, []
         for size, bar in BARS.items():
-            fixed = ["--batch", str(args.batch), "--batches", str(args.batches), "--workers", str(args.workers)]
-            commands = {side: [sys.executable, __file__, *fixed, "--serve", side, str(size), str(folder)] for side in SIDES}
+            fixed = [
+                "--batch",
+                str(args.batch),
+                "--batches",
+                str(args.batches),
+                "--workers",
+                str(args.workers),
+            ]
+            commands = {
+                side: [sys.executable, __file__, *fixed, "--serve", side, str(size), str(folder)]
+                for side in SIDES
+            }
             with measure.workers(commands) as sides:
-                took = measure.turns(sides, args.rounds, lambda line, size=size: print(f"{size}², {line}", flush=True))
-            rates = {side: [args.batch * args.batches / t for t in values] for side, values in took.items()}
-            ratios = {side: measure.ratios(rates[side], rates["peer"]) for side in SIDES if side != "peer"}
+                took = measure.turns(
+                    sides,
+                    args.rounds,
+                    lambda line, size=size: print(f"{size}², {line}", flush=True),
+                )
+            rates = {
+                side: [args.batch * args.batches / t for t in values]
+                for side, values in took.items()
+            }
+            ratios = {
+                side: measure.ratios(rates[side], rates["peer"]) for side in SIDES if side != "peer"
+            }
             same = compare(folder, size)
             figures[size] = {"images_a_second": rates, "ratio": ratios, **same}
             if ratios["threads"].median < bar:
-                missed.append(f"{size}²: {ratios['threads']} times the peer's rate, the bar is {bar}")
+                missed.append(
+                    f"{size}²: {ratios['threads']} times the peer's rate, the bar is {bar}"
+                )
             if same["largest_difference"] > DIFFERENCE:
-                missed.append(f"{size}²: pixels differ by {same['largest_difference']} of 255, at most {DIFFERENCE} is right")
+                missed.append(
+                    f"{size}²: pixels differ by {same['largest_difference']} of 255, at most"
+                    f" {DIFFERENCE} is right"
+                )
     facts = measure.facts("grain", "torch", "webdataset", "pillow")
     print(json.dumps(facts, indent=2))
-    rows = [(f"{size}²", side, measure.spread(one["images_a_second"][side]), one["ratio"].get(side, ""))
-            for size, one in figures.items() for side in SIDES]  # fmt: skip
+    rows = [
+        (f"{size}²", side, measure.spread(one["images_a_second"][side]), one["ratio"].get(side, ""))
+        for size, one in figures.items()
+        for side in SIDES
+    ]
     print(measure.table(("crops", "side", "images a second", "of the peer's"), rows))
     for size, one in figures.items():
-        reduced = f"; reduced while decoding, {measure.spread(one['reduced_psnr'])} dB from that" if one["reduced_psnr"] else ""
-        print(f"{size}²: whole decodes differ by {one['largest_difference']} at most; {one['decoded_whole']} of {one['of']} are{reduced}")
-    measure.write_json(args.json, {**facts, **{k: getattr(args, k) for k in ("images", "batch", "batches", "workers")}, "sizes": figures})
+        reduced = (
+            f"; reduced while decoding, {measure.spread(one['reduced_psnr'])} dB from that"
+            if one["reduced_psnr"]
+            else ""
+        )
+        print(
+            f"{size}²: whole decodes differ by {one['largest_difference']} at most;"
+            f" {one['decoded_whole']} of {one['of']} are{reduced}"
+        )
+    measure.write_json(
+        args.json,
+        {
+            **facts,
+            **{k: getattr(args, k) for k in ("images", "batch", "batches", "workers")},
+            "sizes": figures,
+        },
+    )
     if missed:
         sys.exit("; ".join(missed))
 

@@ -1,12 +1,14 @@
-"""What the training loop adds to the bare step: transfers, metrics, time-keeping, and the loader, against the same compiled step.
+"""What the training loop adds to the bare step: transfers, metrics, time-keeping, and the loader,
+against the same compiled step.
 
     python benchmarks/loop.py --data runs/scenes --rounds 5
 
-The stage is the scenes' autoencoder at the batch whose step takes about --step seconds here (0.2). Each round times --steps of
-each, in turns and in one process: the bare step on a batch that is on the device already, dispatched one ahead as the loop
-does; `train_loop` on batches that the host has ready; and `train_loop` with the real loader, whose threads on a CPU share the
-step's cores. The loop is timed from its third step on, with a line of metrics every 10 steps and no checkpoint or preview in the
-time. Fails when the median ratio of either is above 1.03.
+The stage is the scenes' autoencoder at the batch whose step takes about --step seconds here (0.2).
+Each round times --steps of each, in turns and in one process: the bare step on a batch that is on
+the device already, dispatched one ahead as the loop does; `train_loop` on batches that the host has
+ready; and `train_loop` with the real loader, whose threads on a CPU share the step's cores. The
+loop is timed from its third step on, with a line of metrics every 10 steps and no checkpoint or
+preview in the time. Fails when the median ratio of either is above 1.03.
 """
 
 import argparse
@@ -32,7 +34,14 @@ WARM = 3  # steps before the time is taken
 
 
 def config(data: Path, batch: int) -> ConfigDict:
-    return recipe.load("scenes_vae", [f"--config.data.path={data}", f"--config.batch.size={batch}", "--config.batch.per_device=1024"])
+    return recipe.load(
+        "scenes_vae",
+        [
+            f"--config.data.path={data}",
+            f"--config.batch.size={batch}",
+            "--config.batch.per_device=1024",
+        ],
+    )
 
 
 def bare(stage: Stage, steps: int) -> float:
@@ -67,7 +76,9 @@ class Ready:
 
 
 def looped(stage: Stage, data: Any, steps: int) -> float:
-    """Seconds a step in `train_loop` over `data`: from the end of one step to the end of the last."""
+    """Seconds a step in `train_loop` over `data`: from the end of one step to the end of the
+    last.
+    """
     called = []
 
     def step(state, batch):
@@ -76,9 +87,16 @@ def looped(stage: Stage, data: Any, steps: int) -> float:
 
     with tempfile.TemporaryDirectory() as workdir:
         train_loop(
-            name="loop", workdir=Path(workdir), state=stage.create(), like=stage.like, data=data, place=stage.place, step_fn=step,
-            cadence=Cadence(WARM + steps + 2, log=10, save=0, preview=0, keep=1), config={},
-        )  # fmt: skip
+            name="loop",
+            workdir=Path(workdir),
+            state=stage.create(),
+            like=stage.like,
+            data=data,
+            place=stage.place,
+            step_fn=step,
+            cadence=Cadence(WARM + steps + 2, log=10, save=0, preview=0, keep=1),
+            config={},
+        )
     # step n + 2 is dispatched when step n has been looked at
     return (called[WARM + steps + 1] - called[WARM + 1]) / steps
 
@@ -96,9 +114,15 @@ def fitting(data: Path, seconds: float) -> tuple[int, Stage]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="records to train on (default: 256 scenes, rendered first)")
-    parser.add_argument("--step", type=float, default=0.2, help="seconds the step should take (default: 0.2)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="records to train on (default: 256 scenes, rendered first)"
+    )
+    parser.add_argument(
+        "--step", type=float, default=0.2, help="seconds the step should take (default: 0.2)"
+    )
     parser.add_argument("--steps", type=int, default=40, help="timed in each round (default: 40)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -113,16 +137,29 @@ def main() -> None:
             scenes.build(data, 256, 0, "train", size=128)
         batch, stage = fitting(data, args.step)
         ready = Ready(next(stage.data))
-        took = measure.turns({
-            "bare": lambda: bare(stage, args.steps), "loop": lambda: looped(stage, ready, args.steps),
-            "loop, loader": lambda: looped(stage, stage.data, args.steps),
-        }, args.rounds, lambda line: print(line, flush=True))  # fmt: skip
-    ratios = {name: measure.ratios(values, took["bare"]) for name, values in took.items() if name != "bare"}
+        took = measure.turns(
+            {
+                "bare": lambda: bare(stage, args.steps),
+                "loop": lambda: looped(stage, ready, args.steps),
+                "loop, loader": lambda: looped(stage, stage.data, args.steps),
+            },
+            args.rounds,
+            lambda line: print(line, flush=True),
+        )
+    ratios = {
+        name: measure.ratios(values, took["bare"])
+        for name, values in took.items()
+        if name != "bare"
+    }
     print(json.dumps({**facts, "batch": batch}, indent=2))
     rows = [(name, measure.spread(values), ratios.get(name, "")) for name, values in took.items()]
     print(measure.table(("", "s a step", "of the bare step's"), rows))
     recipe.write_json(args.json, {**facts, "batch": batch, "seconds": took, "ratio": ratios})
-    if over := [f"{name} takes {ratio} times the bare step" for name, ratio in ratios.items() if ratio.median > MOST]:
+    if over := [
+        f"{name} takes {ratio} times the bare step"
+        for name, ratio in ratios.items()
+        if ratio.median > MOST
+    ]:
         sys.exit(f"{'; '.join(over)} (bar: {MOST})")
 
 

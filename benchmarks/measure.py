@@ -1,6 +1,8 @@
-"""What benchmarks share: where and when they ran, seconds of things that take turns, medians and ratios with their spread, a table.
+"""What benchmarks share: where and when they ran, seconds of things that take turns, medians and
+ratios with their spread, a table.
 
-Two things that are compared take turns, so that what else the machine does meets both; a ratio is taken within each turn.
+Two things that are compared take turns, so that what else the machine does meets both; a ratio is
+taken within each turn.
 """
 
 import contextlib
@@ -47,13 +49,22 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def turns(calls: dict[str, Callable[[], float]], rounds: int, say: Callable[[str], None] = lambda line: None) -> dict[str, list[float]]:
-    """Seconds of each call, which returns them, in `rounds` turns; every second one the other way round."""
+def turns(
+    calls: dict[str, Callable[[], float]],
+    rounds: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, list[float]]:
+    """Seconds of each call, which returns them, in `rounds` turns; every second one the other way
+    round.
+    """
     took: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
             took[name].append(calls[name]())
-        say(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:.3f} s" for name, values in took.items()))
+        say(
+            f"round {number + 1}: "
+            + ", ".join(f"{name} {values[-1]:.3f} s" for name, values in took.items())
+        )
     return took
 
 
@@ -71,35 +82,52 @@ def timed(call: Callable[[], Any]) -> Callable[[], float]:
 def facts(*packages: str) -> dict[str, str]:
     """Date, hardware, what else keeps it busy, and versions: of JAX and of `packages`."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "hardware": hardware(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hardware": hardware(),
         "load": f"{os.getloadavg()[0]:.1f} processes waited for a core in the minute before",
-        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
-    }  # fmt: skip
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", *packages)},
+    }
 
 
 CODE = ("cv3jax", "configs", "data_pipeline", "launch/topologies")  # what the package is made of
 
 
 def revision(checkout: Path) -> str | None:
-    """Git's short name of what is checked out, with a + where the package's files differ from it; None where git knows nothing of it."""
+    """Git's short name of what is checked out, with a + where the package's files differ from it;
+    None where git knows nothing of it.
+    """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", *CODE) else "")
+        return git("rev-parse", "--short", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", *CODE) else ""
+        )
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
 
 
 def hardware() -> str:
     """The processor, its cores, the memory, and the accelerators where there are any."""
-    models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    memory = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
+    memory = [
+        int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")
+    ]
     parts = [models[0] if models else platform.machine(), f"{len(os.sched_getaffinity(0))} cores"]
     parts += [f"{memory[0] / 2**20:.0f} GiB"] if memory else []
     devices = jax.devices()
-    return ", ".join(parts + ([] if devices[0].platform == "cpu" else [f"{len(devices)} × {devices[0].device_kind}"]))
+    return ", ".join(
+        parts
+        + ([] if devices[0].platform == "cpu" else [f"{len(devices)} × {devices[0].device_kind}"])
+    )
 
 
 def _lines(path: str) -> list[str]:
@@ -112,19 +140,29 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table, aligned to be read as it is."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    return "\n".join(
+        [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+    )
 
 
 class Worker:
     """A process that does one thing whenever it is told to, and says how many seconds it took.
 
-    It prints a line of JSON when it is ready (`ready`), then for each line that it reads one with the seconds: see `serve`.
+    It prints a line of JSON when it is ready (`ready`), then for each line that it reads one with
+    the seconds: see `serve`.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None):
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.ready = self._read()
 
@@ -145,8 +183,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(commands: dict[str, Sequence[str]], environment: dict[str, str] | None = None) -> Iterator[dict[str, Worker]]:
-    """Workers that are made ready one after the other, so that none is timed while another one compiles, and ended with the block."""
+def workers(
+    commands: dict[str, Sequence[str]], environment: dict[str, str] | None = None
+) -> Iterator[dict[str, Worker]]:
+    """Workers that are made ready one after the other, so that none is timed while another one
+    compiles, and ended with the block.
+    """
     running: dict[str, Worker] = {}
     try:
         for name, command in commands.items():

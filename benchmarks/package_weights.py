@@ -1,10 +1,12 @@
-"""A small trained cascade into the package, where it is found by name: matrices in half precision, to be computed with in float32.
+"""A small trained cascade into the package, where it is found by name: matrices in half precision,
+to be computed with in float32.
 
     python benchmarks/package_weights.py runs/quickstart --name scenes
-    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background" --out pictures
+    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background"
+        --out pictures
 
-orbax names its files at random. So a part whose values a packaged cascade has already is copied from there: packaging again changes
-no file, and git stores what two cascades share once.
+orbax names its files at random. So a part whose values a packaged cascade has already is copied
+from there: packaging again changes no file, and git stores what two cascades share once.
 """
 
 import argparse
@@ -29,14 +31,17 @@ DTYPES = ("float16", "bfloat16")
 
 
 class Rounded(NamedTuple):
-    """A part's parameters as they are stored, and the largest |difference| / |matrix| (2-norms) of them."""
+    """A part's parameters as they are stored, and the largest |difference| / |matrix| (2-norms) of
+    them.
+    """
 
     params: Any
     error: float
 
 
 def rounded(params: Any, dtype: str, part: str) -> Rounded:
-    """Arrays of two and more axes in `dtype`, the others as they are: scales and biases are a thousandth of the bytes.
+    """Arrays of two and more axes in `dtype`, the others as they are: scales and biases are a
+    thousandth of the bytes.
 
     Raises:
         InputError: a value that the dtype cannot hold.
@@ -49,50 +54,79 @@ def rounded(params: Any, dtype: str, part: str) -> Rounded:
         with np.errstate(over="ignore"):
             y = x.astype(jnp.dtype(dtype))
         if not np.isfinite(y.astype(np.float32)).all():
-            raise InputError(f"--dtype {dtype}: the {part} has values up to {np.abs(x).max():.3g}, which it cannot hold")
-        errors.append(float(np.linalg.norm(x - y.astype(np.float32)) / max(np.linalg.norm(x), np.finfo(np.float32).tiny)))
+            raise InputError(
+                f"--dtype {dtype}: the {part} has values up to {np.abs(x).max():.3g}, which it"
+                " cannot hold"
+            )
+        errors.append(
+            float(
+                np.linalg.norm(x - y.astype(np.float32))
+                / max(np.linalg.norm(x), np.finfo(np.float32).tiny)
+            )
+        )
         return y
 
     return Rounded(jax.tree.map(one, params), max(errors))
 
 
 def same(directory: Path, params: Any) -> bool:
-    """Whether the part at `directory` is there, undamaged, and holds just these values in these dtypes."""
+    """Whether the part at `directory` is there, undamaged, and holds just these values in these
+    dtypes.
+    """
     if manifest.damage(directory) is not None:
         return False
     there, ours = dict(leaves.walk(leaves.open_tree(directory))), dict(leaves.walk(params))
-    if {name: (x.shape, x.dtype) for name, x in there.items()} != {name: (x.shape, x.dtype) for name, x in ours.items()}:
+    if {name: (x.shape, x.dtype) for name, x in there.items()} != {
+        name: (x.shape, x.dtype) for name, x in ours.items()
+    }:
         return False
     return all(np.array_equal(there[name].read(), ours[name]) for name in ours)
 
 
 def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str, int, int, float]]:
-    """Write the cascade at `source` to the package as `name`. Returns (part, parameters, bytes on disk, rounding error) of each.
+    """Write the cascade at `source` to the package as `name`.
+
+    Returns (part, parameters, bytes on disk, rounding error) of each.
 
     Raises:
-        InputError: no cascade there or a damaged one, a name that does not do or is taken, or a value that the dtype cannot hold.
+        InputError: no cascade there or a damaged one, a name that does not do or is taken, or a
+            value that the dtype cannot hold.
         OSError: it could not be written; what was packaged before stays.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise InputError(f"--name {name!r}: small letters, digits and _ alone, for it is given in place of a path")
+        raise InputError(
+            f"--name {name!r}: small letters, digits and _ alone, for it is given in place of a"
+            " path"
+        )
     target = checkpoint.PACKAGED / name
     if target.exists() and not force:
         raise InputError(f"--name {name}: {target} exists already; --force replaces it")
     directory, description = checkpoint.read_cascade(source)
-    parts = [*(part for part in ("vae", "t5") if part in description), *sorted(description["stages"])]
+    parts = [
+        *(part for part in ("vae", "t5") if part in description),
+        *sorted(description["stages"]),
+    ]
     here, rows = SingleDeviceSharding(jax.local_devices()[0]), []
     checkpoint.PACKAGED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=checkpoint.PACKAGED, prefix=f".{name}.") as place:
         new = Path(place) / "new"
         for part in parts:
             like = checkpoint.abstract(part_shapes(description, part), here)
-            stored = rounded(jax.tree.map(np.asarray, checkpoint.load_part(directory / part, like)), dtype, part)
-            others = (checkpoint.PACKAGED / other / part for other in dict.fromkeys((name, *checkpoint.packaged())))
-            if (known := next((other for other in others if same(other, stored.params)), None)) is not None:
+            stored = rounded(
+                jax.tree.map(np.asarray, checkpoint.load_part(directory / part, like)), dtype, part
+            )
+            others = (
+                checkpoint.PACKAGED / other / part
+                for other in dict.fromkeys((name, *checkpoint.packaged()))
+            )
+            if (
+                known := next((other for other in others if same(other, stored.params)), None)
+            ) is not None:
                 shutil.copytree(known, new / part, ignore=shutil.ignore_patterns("tokenizer"))
             else:
                 checkpoint.save_part(new / part, stored.params)
-                (new / part / "commit_success.txt").unlink(missing_ok=True)  # names this machine's path, and no one reads it
+                # names this machine's path, and no one reads it
+                (new / part / "commit_success.txt").unlink(missing_ok=True)
             if part == "t5":
                 copy_tokenizer(directory / part / "tokenizer", new / part / "tokenizer")
             count = sum(x.size for x in jax.tree.leaves(stored.params))
@@ -112,10 +146,19 @@ def size(directory: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="CASCADE", help="a cascade directory, or the --workdir of a run that made one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="CASCADE",
+        help="a cascade directory, or the --workdir of a run that made one",
+    )
     parser.add_argument("--name", required=True, help="what it is called, e.g. scenes")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the matrices (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=DTYPES[0], help="of the matrices (default: %(default)s)"
+    )
     parser.add_argument("--force", action="store_true", help="replace the one of that name")
     args = parser.parse_args(argv)
     rows = package(args.source, args.name, args.dtype, args.force)

@@ -1,10 +1,11 @@
-"""What the packaged cascades of scenes can do, against what they should: pictures judged, guidance, distances and seconds.
+"""What the packaged cascades of scenes can do, against what they should: pictures judged, guidance,
+distances and seconds.
 
     python benchmarks/packaged.py --count 200 --json benchmarks/results/packaged.json
 
-`scenes_teacher` samples in its own 20 + 10 guided steps, `scenes` is it distilled to 4 + 1. Captions are held out: each has a colour and
-shape that no training picture has together; the relational ones say only which of two things is to the left of which. Exits 1 when a bar
-is missed.
+`scenes_teacher` samples in its own 20 + 10 guided steps, `scenes` is it distilled to 4 + 1.
+Captions are held out: each has a colour and shape that no training picture has together; the
+relational ones say only which of two things is to the left of which. Exits 1 when a bar is missed.
 """
 
 import argparse
@@ -36,20 +37,34 @@ PROMPT = "a small green star on the left and a large purple circle on the right,
 
 
 def relational_scenes(count: int, seed: int) -> list[scenes.Scene]:
-    """Held-out scenes of two things whose caption says their order alone, every other one textured."""
-    return [scenes.sample_scene(seed, i, split="heldout", textured=float(i % 2), two=1.0, relational=1.0) for i in range(count)]
+    """Held-out scenes of two things whose caption says their order alone, every other one
+    textured.
+    """
+    return [
+        scenes.sample_scene(
+            seed, i, split="heldout", textured=float(i % 2), two=1.0, relational=1.0
+        )
+        for i in range(count)
+    ]
 
 
 def following(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str, float]]:
     """Share of pictures right by property, of the base's and of the final ones."""
     captions = [scenes.caption(scene) for scene in shown]
     made = draw(cascade, captions, 0)
-    verdicts = {name: [judge(*pair) for pair in zip(made[name], captions)] for name in ("base", "relay")}
-    return {name: {key: float(np.mean([v[key] for v in said])) for key in (*PROPERTIES, "all")} for name, said in verdicts.items()}
+    verdicts = {
+        name: [judge(*pair) for pair in zip(made[name], captions)] for name in ("base", "relay")
+    }
+    return {
+        name: {key: float(np.mean([v[key] for v in said])) for key in (*PROPERTIES, "all")}
+        for name, said in verdicts.items()
+    }
 
 
 def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str, float]]:
-    """Of real pictures through the autoencoder and back, by their side: the share still right, PSNR in dB."""
+    """Of real pictures through the autoencoder and back, by their side: the share still right, PSNR
+    in dB.
+    """
     found = {}
     for side in (64, 128):
         real = np.stack([render(scene, side) for scene in shown])
@@ -59,27 +74,50 @@ def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str,
     return found
 
 
-def guidance(teacher: Cascade, student: Cascade, shown: list[scenes.Scene], weights: list[float]) -> list[list[float]]:
-    """Root mean square differences of base latents from the same noise: a row a w of the student, a column a w of the guided teacher."""
+def guidance(
+    teacher: Cascade, student: Cascade, shown: list[scenes.Scene], weights: list[float]
+) -> list[list[float]]:
+    """Root mean square differences of base latents from the same noise: a row a w of the student, a
+    column a w of the guided teacher.
+    """
     captions = [scenes.caption(scene) for scene in shown]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(shown)))
     noise = teacher.noise(keys, teacher.description["stages"]["base"]["image_size"])
     theirs, ours = (
-        [np.asarray(one.stage("base", one.text(captions), keys, noise, guidance=w)) for w in weights] for one in (teacher, student)
+        [
+            np.asarray(one.stage("base", one.text(captions), keys, noise, guidance=w))
+            for w in weights
+        ]
+        for one in (teacher, student)
     )
     return [[float(np.sqrt(np.mean((a - b) ** 2))) for b in theirs] for a in ours]
 
 
 def commands() -> dict[str, float]:
-    """Seconds of `cv3jax sample` for one picture, from the shell: with an empty compile cache, and again."""
+    """Seconds of `cv3jax sample` for one picture, from the shell: with an empty compile cache, and
+    again.
+    """
     took = {}
     with tempfile.TemporaryDirectory() as place:
         for name in ("first", "again"):
             began = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-m", "cv3jax.cli", "sample", "--checkpoint", STUDENT, "--prompt", PROMPT, "--out", f"{place}/{name}"],
-                check=True, capture_output=True, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{place}/cache"},
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "cv3jax.cli",
+                    "sample",
+                    "--checkpoint",
+                    STUDENT,
+                    "--prompt",
+                    PROMPT,
+                    "--out",
+                    f"{place}/{name}",
+                ],
+                check=True,
+                capture_output=True,
+                env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{place}/cache"},
+            )
             took[name] = time.perf_counter() - began
     return took
 
@@ -104,10 +142,14 @@ def measured(count: int, weights: list[float]) -> dict:
             name: {"heldout": following(one, held), "relational": following(one, relational)}
             for name, one in ((STUDENT, student), (TEACHER, teacher))
         },
-        "samplers": assess_distilled(both, compared(both, full, [few]), count=count, seed=0)[0]["distilled"],
-        "weights": weights, "guidance": guidance(teacher, student, held[:50], weights),
-        "one_picture": alone(student), "commands": commands(),
-    }  # fmt: skip
+        "samplers": assess_distilled(both, compared(both, full, [few]), count=count, seed=0)[0][
+            "distilled"
+        ],
+        "weights": weights,
+        "guidance": guidance(teacher, student, held[:50], weights),
+        "one_picture": alone(student),
+        "commands": commands(),
+    }
 
 
 def nearest(rows: list[list[float]]) -> int:
@@ -117,18 +159,33 @@ def nearest(rows: list[list[float]]) -> int:
 
 def missed(found: dict) -> list[str]:
     """What is below its bar."""
-    held, relational = (found["following"][STUDENT][kind]["relay"] for kind in ("heldout", "relational"))
+    held, relational = (
+        found["following"][STUDENT][kind]["relay"] for kind in ("heldout", "relational")
+    )
     samplers = found["samplers"]
     values = {
-        "vae": min(one["all"] for one in found["vae"].values()), "colour": held["colour"], "all": held["all"],
-        "order": relational["position"], "guidance": nearest(found["guidance"]),
-    }  # fmt: skip
-    lines = [f"{name} {value:.3g}, bar {BARS[name]}" for name, value in values.items() if value < BARS[name]]
+        "vae": min(one["all"] for one in found["vae"].values()),
+        "colour": held["colour"],
+        "all": held["all"],
+        "order": relational["position"],
+        "guidance": nearest(found["guidance"]),
+    }
+    lines = [
+        f"{name} {value:.3g}, bar {BARS[name]}"
+        for name, value in values.items()
+        if value < BARS[name]
+    ]
     if found["one_picture"].median > BARS["seconds"]:
         lines.append(f"{found['one_picture'].median:.3g} s a picture, bar {BARS['seconds']}")
-    ours, theirs = (next(one for name, one in samplers.items() if name.startswith(kind)) for kind in ("distilled", "undistilled"))
+    ours, theirs = (
+        next(one for name, one in samplers.items() if name.startswith(kind))
+        for kind in ("distilled", "undistilled")
+    )
     if ours["image_distance"] > theirs["image_distance"]:
-        lines.append("the distilled sampler is further from the full one than the undistilled one in as many steps")
+        lines.append(
+            "the distilled sampler is further from the full one than the undistilled one in as many"
+            " steps"
+        )
     return lines
 
 
@@ -136,23 +193,50 @@ def report(found: dict) -> str:
     """Tables."""
     lines = [
         [name, kind, stage, *(f"{rates[key]:.3f}" for key in (*PROPERTIES, "all"))]
-        for name, kinds in found["following"].items() for kind, stages in kinds.items() for stage, rates in stages.items()
-    ]  # fmt: skip
+        for name, kinds in found["following"].items()
+        for kind, stages in kinds.items()
+        for stage, rates in stages.items()
+    ]
     tables = [measure.table(("cascade", "captions", "stage", *PROPERTIES, "all"), lines)]
-    tables.append(measure.table(
-        ("sampler", "all", "distance", "denoising, ms", "whole, ms"),
-        [[name.replace("_", " "), f"{one['all']:.3f}", f"{one['image_distance']:.4f}",
-          *(f"{1000 * x:.1f}" for x in (one["seconds"]["base"] + one["seconds"]["relay"], one["seconds"]["total"]))]
-         for name, one in found["samplers"].items()],
-    ))  # fmt: skip
+    tables.append(
+        measure.table(
+            ("sampler", "all", "distance", "denoising, ms", "whole, ms"),
+            [
+                [
+                    name.replace("_", " "),
+                    f"{one['all']:.3f}",
+                    f"{one['image_distance']:.4f}",
+                    *(
+                        f"{1000 * x:.1f}"
+                        for x in (
+                            one["seconds"]["base"] + one["seconds"]["relay"],
+                            one["seconds"]["total"],
+                        )
+                    ),
+                ]
+                for name, one in found["samplers"].items()
+            ],
+        )
+    )
     weights = [f"{w:g}" for w in found["weights"]]
-    tables.append(measure.table(
-        ("student at w", *(f"teacher at {w}" for w in weights), "nearest"),
-        [[w, *(f"{x:.4f}" for x in row), weights[int(np.argmin(row))]] for w, row in zip(weights, found["guidance"])],
-    ))  # fmt: skip
-    tables.append(measure.table(("real pictures", "all", "PSNR, dB"), [
-        [f"{side}² through the autoencoder", f"{one['all']:.3f}", f"{one['psnr']:.1f}"] for side, one in found["vae"].items()
-    ]))  # fmt: skip
+    tables.append(
+        measure.table(
+            ("student at w", *(f"teacher at {w}" for w in weights), "nearest"),
+            [
+                [w, *(f"{x:.4f}" for x in row), weights[int(np.argmin(row))]]
+                for w, row in zip(weights, found["guidance"])
+            ],
+        )
+    )
+    tables.append(
+        measure.table(
+            ("real pictures", "all", "PSNR, dB"),
+            [
+                [f"{side}² through the autoencoder", f"{one['all']:.3f}", f"{one['psnr']:.1f}"]
+                for side, one in found["vae"].items()
+            ],
+        )
+    )
     took = found["commands"]
     whole = f"`cv3jax sample`: {took['first']:.0f} s with compilation, {took['again']:.0f} s again"
     tables.append(f"One picture by itself: {found['one_picture']} s. {whole}.")
@@ -160,9 +244,22 @@ def report(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="captions of each kind (default: %(default)s)")
-    parser.add_argument("--weights", default="1,1.25,1.5,1.75,2,2.5,3", metavar="W,…", help="guidance weights (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=200,
+        metavar="N",
+        help="captions of each kind (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="1,1.25,1.5,1.75,2,2.5,3",
+        metavar="W,…",
+        help="guidance weights (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     weights = [float(w) for w in args.weights.split(",")]

@@ -1,8 +1,9 @@
-"""img2dataset tars of diverse made pictures with known faults, for what `cv3jax data build` finds of them.
+"""img2dataset tars of diverse made pictures with known faults, for what `cv3jax data build` finds
+of them.
 
-Each picture is drawn by its own seed: a field of colours, shapes and grain, of its own size and quality. Of N records, by their index,
-3 % are from blocked sources, 2 % undecodable, 1 % bombs or oversize, 5 % exact and 5 % near duplicates of others, and the last tar is
-cut in its middle.
+Each picture is drawn by its own seed: a field of colours, shapes and grain, of its own size and
+quality. Of N records, by their index, 3 % are from blocked sources, 2 % undecodable, 1 % bombs or
+oversize, 5 % exact and 5 % near duplicates of others, and the last tar is cut in its middle.
 """
 
 import dataclasses
@@ -18,17 +19,47 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SHARES = {"blocked": 0.03, "undecodable": 0.02, "bomb": 0.005, "oversize": 0.005, "exact": 0.05, "near": 0.05}
+SHARES = {
+    "blocked": 0.03,
+    "undecodable": 0.02,
+    "bomb": 0.005,
+    "oversize": 0.005,
+    "exact": 0.05,
+    "near": 0.05,
+}
 MAX_BYTES = 1_000_000  # what the build is told; oversize images have more
 CLAIMED = 60_000  # the side of a bomb that has no pixels
 CROP = 0.03  # of a side, at most, in all
 BLOCKED = ("evil.example", "пример-зло.рф", "stock.test/adult/", "xn--bcher-kva.bad")
 _BLOCKED_URLS = (
-    "http://evil.example/{i}.jpg", "HTTPS://WWW.EVIL.EXAMPLE/{i}.JPG", "http://cdn.evil.example:8080/a?b={i}",
-    "https://xn----itbhbscsbjd.xn--p1ai/{i}", "http://пример-зло.рф/{i}", "http://ПРИМЕР-ЗЛО.рф/{i}.png",
-    "https://stock.test/%61dult/{i}", "https://Stock.Test/adult/{i}", "http://bücher.bad/{i}", "http://XN--BCHER-KVA.BAD/{i}",
-)  # fmt: skip
-WORDS = ("old", "bright", "small", "quiet", "red", "field", "house", "river", "dog", "market", "window", "cloud", "paper", "train", "hill")
+    "http://evil.example/{i}.jpg",
+    "HTTPS://WWW.EVIL.EXAMPLE/{i}.JPG",
+    "http://cdn.evil.example:8080/a?b={i}",
+    "https://xn----itbhbscsbjd.xn--p1ai/{i}",
+    "http://пример-зло.рф/{i}",
+    "http://ПРИМЕР-ЗЛО.рф/{i}.png",
+    "https://stock.test/%61dult/{i}",
+    "https://Stock.Test/adult/{i}",
+    "http://bücher.bad/{i}",
+    "http://XN--BCHER-KVA.BAD/{i}",
+)
+WORDS = (
+    "old",
+    "bright",
+    "small",
+    "quiet",
+    "red",
+    "field",
+    "house",
+    "river",
+    "dog",
+    "market",
+    "window",
+    "cloud",
+    "paper",
+    "train",
+    "hill",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +82,24 @@ def plan(count: int, seed: int, shard: int) -> Plan:
             kinds[index] = kind
         start += round(share * count)
     copies = [index for index in range(cut) if kinds[index] in ("exact", "near")]
-    return Plan(tuple(kinds), dict(zip(copies, (int(index) for index in order[start:]), strict=False)), range(cut, count))
+    return Plan(
+        tuple(kinds),
+        dict(zip(copies, (int(index) for index in order[start:]), strict=False)),
+        range(cut, count),
+    )
 
 
-def generate(folder: Path, count: int, *, seed: int = 0, shard: int = 1000, processes: int = 2) -> Plan:
+def generate(
+    folder: Path, count: int, *, seed: int = 0, shard: int = 1000, processes: int = 2
+) -> Plan:
     """Writes ceil(count / shard) tars and the list of blocked sources, blocked.txt, beside them."""
     dealt = plan(count, seed, shard)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "blocked.txt").write_text("\n".join(BLOCKED) + "\n", encoding="utf-8")
-    jobs = [(folder / f"{n:05d}.tar", range(n * shard, min(count, (n + 1) * shard)), dealt, seed) for n in range(-(-count // shard))]
+    jobs = [
+        (folder / f"{n:05d}.tar", range(n * shard, min(count, (n + 1) * shard)), dealt, seed)
+        for n in range(-(-count // shard))
+    ]
     if processes == 1:
         list(map(_write, jobs))
     else:
@@ -83,8 +123,17 @@ def _write(job: tuple[Path, range, Plan, int]) -> None:
             url = f"https://host{rng.integers(200)}.example.org/{index}.{suffix}"
             if dealt.kinds[index] == "blocked":
                 url = _BLOCKED_URLS[index % len(_BLOCKED_URLS)].format(i=index)
-            fields = {"url": url, "key": key_of(index), "punsafe": round(float(rng.random()), 4), "NSFW": "UNLIKELY"}
-            for name, part in ((suffix, data), ("txt", text.encode()), ("json", json.dumps(fields).encode())):
+            fields = {
+                "url": url,
+                "key": key_of(index),
+                "punsafe": round(float(rng.random()), 4),
+                "NSFW": "UNLIKELY",
+            }
+            for name, part in (
+                (suffix, data),
+                ("txt", text.encode()),
+                ("json", json.dumps(fields).encode()),
+            ):
                 member = tarfile.TarInfo(f"{key_of(index)}.{name}")
                 member.size = len(part)
                 tar.addfile(member, io.BytesIO(part))
@@ -108,7 +157,11 @@ def encoded(index: int, dealt: Plan, seed: int) -> tuple[bytes, str]:
         data, suffix = encoded(dealt.repeats[index], dealt, seed)
         image = Image.open(io.BytesIO(data)).convert("RGB")
         if kind == "exact":
-            return [(data, suffix), (_save(image, "PNG"), "png"), (_save(image, "WEBP", lossless=True, method=0), "webp")][index % 3]
+            return [
+                (data, suffix),
+                (_save(image, "PNG"), "png"),
+                (_save(image, "WEBP", lossless=True, method=0), "webp"),
+            ][index % 3]
         return near(image, rng), "jpg"
     image = picture(seed, index)
     if kind == "oversize":
@@ -118,7 +171,15 @@ def encoded(index: int, dealt: Plan, seed: int) -> tuple[bytes, str]:
     elif index % 20 == 1:
         data, suffix = _save(image, "WEBP", quality=90, method=0), "webp"
     else:
-        data, suffix = _save(image, "JPEG", quality=int(rng.integers(80, 96)), subsampling=int(rng.choice([0, 2]))), "jpg"
+        data, suffix = (
+            _save(
+                image,
+                "JPEG",
+                quality=int(rng.integers(80, 96)),
+                subsampling=int(rng.choice([0, 2])),
+            ),
+            "jpg",
+        )
     return (damaged(data, index), suffix) if kind == "undecodable" else (data, suffix)
 
 
@@ -139,10 +200,18 @@ def picture(seed: int, index: int) -> Image.Image:
         elif kind == 1:
             draw.rectangle((x, y, x + w, y + h), fill=colour)
         elif kind == 2:
-            draw.polygon([tuple(p) for p in (rng.uniform(0, 1, (int(rng.integers(3, 7)), 2)) * (w, h) + (x, y))], fill=colour)
+            draw.polygon(
+                [
+                    tuple(p)
+                    for p in rng.uniform(0, 1, (int(rng.integers(3, 7)), 2)) * (w, h) + (x, y)
+                ],
+                fill=colour,
+            )
         else:
             draw.line((x, y, x + w, y + h), fill=colour, width=int(rng.integers(2, 20)))
-    grain = Image.fromarray(rng.integers(0, 256, (height // 2, width // 2), dtype=np.uint8)).resize((width, height))
+    grain = Image.fromarray(rng.integers(0, 256, (height // 2, width // 2), dtype=np.uint8)).resize(
+        (width, height)
+    )
     image = Image.blend(image, Image.merge("RGB", [grain] * 3), float(rng.uniform(0, 0.15)))
     return image.filter(ImageFilter.BoxBlur(float(rng.uniform(0, 1.5))))
 
@@ -155,16 +224,21 @@ def near(image: Image.Image, rng: np.random.Generator) -> bytes:
     box = (left * width, top * height, (1 - across + left) * width, (1 - down + top) * height)
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
     image = image.crop([round(x) for x in box])
-    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    image = image.resize(
+        [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
+    )
     return _save(image, "JPEG", quality=int(rng.integers(50, 96)))
 
 
 def damaged(data: bytes, index: int) -> bytes:
     """Undecodable in one of five ways."""
     return (
-        data[: len(data) // 2], data[: len(data) - len(data) // 10 - 2], b"<html><body>404 Not Found</body></html>",
-        bytes(data[i] ^ 0x5A for i in range(len(data))), b"",
-    )[index % 5]  # fmt: skip
+        data[: len(data) // 2],
+        data[: len(data) - len(data) // 10 - 2],
+        b"<html><body>404 Not Found</body></html>",
+        bytes(data[i] ^ 0x5A for i in range(len(data))),
+        b"",
+    )[index % 5]
 
 
 @functools.cache
@@ -172,7 +246,9 @@ def _bomb(side: int) -> bytes:
     """A PNG of 30,000² pixels in a hundred kilobytes; some claim even more and have nothing."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     body = zlib.compress(bytes(1 + side // 8) * side, 9) if side < CLAIMED else b""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))

@@ -1,9 +1,10 @@
 """The figures of several quickstarts beside one another, as a Markdown table.
 
-    for seed in 0 1 2; do
-        cv3jax quickstart --workdir runs/seed_$seed --seed $seed --install-seconds $(cat .venv/.done)
-    done
-    python benchmarks/quickstart_seeds.py runs/seed_*/report.json
+for seed in 0 1 2; do
+    cv3jax quickstart --workdir runs/seed_$seed --seed $seed --install-seconds $(cat
+        .venv/.done)
+done
+python benchmarks/quickstart_seeds.py runs/seed_*/report.json
 """
 
 import argparse
@@ -18,32 +19,57 @@ def share(part: float, whole: float) -> float:
 
 
 ROWS = (
-    *((f"autoencoder at {side}²: PSNR, dB", lambda r, side=side: r["vae_psnr"][side], "{:.1f}") for side in ("64", "128")),
+    *(
+        (f"autoencoder at {side}²: PSNR, dB", lambda r, side=side: r["vae_psnr"][side], "{:.1f}")
+        for side in ("64", "128")
+    ),
     ("minutes in all, set-up included", lambda r: r["seconds"]["total"] / 60, "{:.1f}"),
-    ("round trip of real pictures at 64²: all", lambda r: r["prompt_following"]["vae"]["all"], "{:.3f}"),
+    (
+        "round trip of real pictures at 64²: all",
+        lambda r: r["prompt_following"]["vae"]["all"],
+        "{:.3f}",
+    ),
     ("round trip of real pictures at 128²: detail", lambda r: r["detail"]["vae_final"], "{:.3f}"),
-    *((f"base: {key}", lambda r, key=key: r["prompt_following"]["base"][key], "{:.3f}")
-      for key in ("colour", "shape", "size", "position", "count", "background", "all")),
+    *(
+        (f"base: {key}", lambda r, key=key: r["prompt_following"]["base"][key], "{:.3f}")
+        for key in ("colour", "shape", "size", "position", "count", "background", "all")
+    ),
     ("control: all", lambda r: r["prompt_following"]["control"]["all"], "{:.3f}"),
     ("relay: all", lambda r: r["prompt_following"]["relay"]["all"], "{:.3f}"),
-    ("relay: all, of the control's", lambda r: share(*(r["prompt_following"][name]["all"] for name in ("relay", "control"))), "{:.2f}"),
+    (
+        "relay: all, of the control's",
+        lambda r: share(*(r["prompt_following"][name]["all"] for name in ("relay", "control"))),
+        "{:.2f}",
+    ),
     ("control: detail", lambda r: r["detail"]["control"], "{:.3f}"),
     ("control with noise: detail", lambda r: r["detail"]["noise_control"], "{:.3f}"),
     ("relay: detail", lambda r: r["detail"]["relay"], "{:.3f}"),
     ("standard error of its lead", lambda r: r["detail"]["se"], "{:.3f}"),
-)  # fmt: skip
+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("reports", nargs="+", type=Path, metavar="report.json")
     args = parser.parse_args(argv)
     reports = [read_facts(path) for path in args.reports]
     settings = [read_facts(path.parent / "quickstart.json") for path in args.reports]
     for report in reports:
         environment = report["environment"]
-        print(", ".join(f"{name} {environment[name]}" for name in ("date", "machine", "python", "jax")) + f", n = {report['n']}")
-    print("\n| |" + "|".join(f" seed {s['seed']} " for s in settings) + "|\n|---|" + "---|" * len(reports))
+        print(
+            ", ".join(
+                f"{name} {environment[name]}" for name in ("date", "machine", "python", "jax")
+            )
+            + f", n = {report['n']}"
+        )
+    print(
+        "\n| |"
+        + "|".join(f" seed {s['seed']} " for s in settings)
+        + "|\n|---|"
+        + "---|" * len(reports)
+    )
     for name, value, form in ROWS:
         print(f"| {name} | " + " | ".join(form.format(value(report)) for report in reports) + " |")
 

@@ -1,13 +1,16 @@
-"""How near to a server's limit recaptioning comes, and whether every record ends with a caption or a reason.
+"""How near to a server's limit recaptioning comes, and whether every record ends with a caption or
+a reason.
 
     python benchmarks/recaption.py --seconds 90
 
-The server (tests/caption_server.py, a process of its own) takes --limit requests a second, --burst at once, and 429s the rest with
-Retry-After: 1; it answers after 20 ms, and of ten records one meets a 500, a 503, a second's delay, a cut or malformed body, or an
-empty, truncated or refused answer. Twice: with the limit told to the client (--rate), and with nothing but 429s to find it by.
-The share is of all that the server could have taken (its burst and its rate times the time) from the first request until the last
-record was begun; after that there is no work left to fill the time. Fails when a share is below 0.9, when a record ends with neither
-caption nor reason, or when an answered question was asked again.
+The server (tests/caption_server.py, a process of its own) takes --limit requests a second, --burst
+at once, and 429s the rest with Retry-After: 1; it answers after 20 ms, and of ten records one meets
+a 500, a 503, a second's delay, a cut or malformed body, or an empty, truncated or refused answer.
+Twice: with the limit told to the client (--rate), and with nothing but 429s to find it by. The
+share is of all that the server could have taken (its burst and its rate times the time) from the
+first request until the last record was begun; after that there is no work left to fill the time.
+Fails when a share is below 0.9, when a record ends with neither caption nor reason, or when an
+answered question was asked again.
 """
 
 import argparse
@@ -34,71 +37,164 @@ LEAST = 0.9
 TURNS = 3
 
 
-def run(folder: Path, data: Path, name: str, *, limit: float, burst: float, told: bool) -> dict[str, Any]:
+def run(
+    folder: Path, data: Path, name: str, *, limit: float, burst: float, told: bool
+) -> dict[str, Any]:
     """One recaptioning against a fresh server, and what both sides counted."""
-    command = [sys.executable, caption_server.__file__, "--limit", str(limit), "--burst", str(burst)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    command = [
+        sys.executable,
+        caption_server.__file__,
+        "--limit",
+        str(limit),
+        "--burst",
+        str(burst),
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         url = server.stdout.readline().strip()
         began = time.perf_counter()
         report = recaption(
-            data, folder / name, endpoint=url, model=caption_server.MODEL, key=caption_server.KEY, dialogue=folder / "dialogue.json",
-            rate=60 * limit if told else None, timeout=30, image_side=64,
-        )  # fmt: skip
+            data,
+            folder / name,
+            endpoint=url,
+            model=caption_server.MODEL,
+            key=caption_server.KEY,
+            dialogue=folder / "dialogue.json",
+            rate=60 * limit if told else None,
+            timeout=30,
+            image_side=64,
+        )
         seconds = time.perf_counter() - began
         server.stdin.close()
         log = json.loads(server.stdout.readline())
-    admitted = [(at, record, turn, action) for at, record, turn, action in log["seen"] if action != "limited"]
+    admitted = [
+        (at, record, turn, action)
+        for at, record, turn, action in log["seen"]
+        if action != "limited"
+    ]
     start, end = admitted[0][0], max(at for at, _, turn, _ in admitted if turn == 0)
     taken = sum(at <= end for at, *_ in admitted)
-    answered = collections.Counter((record, turn) for _, record, turn, action in admitted if action in ("ok", "slow"))
+    answered = collections.Counter(
+        (record, turn) for _, record, turn, action in admitted if action in ("ok", "slow")
+    )
     return {
-        "share": taken / (burst + limit * (end - start)), "requests_per_second": taken / (end - start), "seconds": seconds,
-        "requests": len(log["seen"]), "limited": len(log["seen"]) - len(admitted), "records": report["records"],
-        "recaptioned": report["recaptioned"], "reasons": report["reasons"], "retries": report["retries"],
+        "share": taken / (burst + limit * (end - start)),
+        "requests_per_second": taken / (end - start),
+        "seconds": seconds,
+        "requests": len(log["seen"]),
+        "limited": len(log["seen"]) - len(admitted),
+        "records": report["records"],
+        "recaptioned": report["recaptioned"],
+        "reasons": report["reasons"],
+        "retries": report["retries"],
         "unsettled": report["records"] - report["recaptioned"] - sum(report["reasons"].values()),
-        "repeated": sum(n - 1 for n in answered.values()), "refused_by_server": log["wrong"],
+        "repeated": sum(n - 1 for n in answered.values()),
+        "refused_by_server": log["wrong"],
         "captions": sum(bool(record["recaption"]) for record in open_records(folder / name)),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=float, default=100, help="requests a second that the server takes (default: 100)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=100,
+        help="requests a second that the server takes (default: 100)",
+    )
     parser.add_argument("--burst", type=float, default=10, help="of them at once (default: 10)")
-    parser.add_argument("--seconds", type=float, default=90, help="that each of the two should take (default: 90)")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="that each of the two should take (default: 90)"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     records = int(args.limit * args.seconds / TURNS)
     if args.limit <= 0 or args.burst < 1 or not 80 <= records <= 100_000:
-        parser.error("--limit must be above 0, --burst at least 1, and the seconds enough for 80 to 100,000 records of three requests")
+        parser.error(
+            "--limit must be above 0, --burst at least 1, and the seconds enough for 80 to 100,000"
+            " records of three requests"
+        )
     prefer_cpu()
     facts = measure.facts("httpx")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        turns = ["Describe the image.", "Which colours are there?", "Merge {caption} with your answers."]
+        turns = [
+            "Describe the image.",
+            "Which colours are there?",
+            "Merge {caption} with your answers.",
+        ]
         (folder / "dialogue.json").write_text(json.dumps({"turns": turns}))
         with RecordWriter(folder / "data") as writer:
-            # the writer deals records out to shards in turn and they are read shard by shard; numbers only have to be distinct
+            # the writer deals records out to shards in turn and they are read shard by shard;
+            # numbers only have to be distinct
             for number in range(records):
-                writer.write(make_record(encode_png(caption_server.solid(number)), f"old {number}", key=f"{number:06d}"))
+                writer.write(
+                    make_record(
+                        encode_png(caption_server.solid(number)),
+                        f"old {number}",
+                        key=f"{number:06d}",
+                    )
+                )
         results = {
             name: run(folder, folder / "data", name, limit=args.limit, burst=args.burst, told=told)
             for name, told in (("told", True), ("found", False))
         }
     print(json.dumps(facts, indent=2))
-    head = ("the limit is", "share of it", "requests/s", "429s", "records", "captions", "with a reason", "retries", "asked again")
+    head = (
+        "the limit is",
+        "share of it",
+        "requests/s",
+        "429s",
+        "records",
+        "captions",
+        "with a reason",
+        "retries",
+        "asked again",
+    )
     rows = [
-        (name, f"{r['share']:.3f}", f"{r['requests_per_second']:.1f}", r["limited"], r["records"], r["captions"],
-         sum(r["reasons"].values()), r["retries"], r["repeated"])
+        (
+            name,
+            f"{r['share']:.3f}",
+            f"{r['requests_per_second']:.1f}",
+            r["limited"],
+            r["records"],
+            r["captions"],
+            sum(r["reasons"].values()),
+            r["retries"],
+            r["repeated"],
+        )
         for name, r in results.items()
-    ]  # fmt: skip
+    ]
     print(measure.table(head, rows))
     measure.write_json(args.json, {**facts, "limit": args.limit, "burst": args.burst, **results})
-    wrong = [f"{name}: share {r['share']:.3f} (bar: {LEAST})" for name, r in results.items() if r["share"] < LEAST]
-    wrong += [f"{name}: {r['unsettled']} records without caption or reason" for name, r in results.items() if r["unsettled"]]
-    wrong += [f"{name}: captions and report differ" for name, r in results.items() if r["captions"] != r["recaptioned"]]
-    wrong += [f"{name}: {r['repeated']} answered questions asked again" for name, r in results.items() if r["repeated"]]
-    wrong += [f"{name}: malformed requests, {r['refused_by_server'][0]}" for name, r in results.items() if r["refused_by_server"]]
+    wrong = [
+        f"{name}: share {r['share']:.3f} (bar: {LEAST})"
+        for name, r in results.items()
+        if r["share"] < LEAST
+    ]
+    wrong += [
+        f"{name}: {r['unsettled']} records without caption or reason"
+        for name, r in results.items()
+        if r["unsettled"]
+    ]
+    wrong += [
+        f"{name}: captions and report differ"
+        for name, r in results.items()
+        if r["captions"] != r["recaptioned"]
+    ]
+    wrong += [
+        f"{name}: {r['repeated']} answered questions asked again"
+        for name, r in results.items()
+        if r["repeated"]
+    ]
+    wrong += [
+        f"{name}: malformed requests, {r['refused_by_server'][0]}"
+        for name, r in results.items()
+        if r["refused_by_server"]
+    ]
     if wrong:
         sys.exit("; ".join(wrong))
 

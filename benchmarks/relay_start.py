@@ -1,7 +1,9 @@
-"""The relay's start point on the scenes: the judge's figures of one cascade a point, all on the same base, as a table and a picture.
+"""The relay's start point on the scenes: the judge's figures of one cascade a point, all on the
+same base, as a table and a picture.
 
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- --config.data.path=runs/quickstart/data/train \\
-        --config.cascade=runs/quickstart/base --config.init_from=runs/quickstart/base | sh
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --
+        --config.data.path=runs/quickstart/data/train \\ --config.cascade=runs/quickstart/base
+        --config.init_from=runs/quickstart/base | sh
     python benchmarks/relay_start.py --workdir runs/ablation --out docs
 """
 
@@ -18,8 +20,13 @@ from cv3jax.cli import run_command
 from cv3jax.quickstart import environment
 from data_pipeline.errors import InputError
 
-ROWS = (("all", "all of the caption, relay"), ("control", "the same, control"), ("detail", "texture and outline, relay"),
-        ("detail_control", "the same, control"), ("detail_noise", "the same, control with noise"))  # fmt: skip
+ROWS = (
+    ("all", "all of the caption, relay"),
+    ("control", "the same, control"),
+    ("detail", "texture and outline, relay"),
+    ("detail_control", "the same, control"),
+    ("detail_noise", "the same, control with noise"),
+)
 
 
 def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
@@ -31,20 +38,33 @@ def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
         figures = assess(cascade, count=count, seed=seed)
         following, detail = figures["prompt_following"], figures["detail"]
         found[start] = {
-            "all": following["relay"]["all"], "control": following["control"]["all"], "detail": detail["relay"],
-            "detail_control": detail["control"], "detail_noise": detail["noise_control"], "detail_se": detail["se"],
-        }  # fmt: skip
+            "all": following["relay"]["all"],
+            "control": following["control"]["all"],
+            "detail": detail["relay"],
+            "detail_control": detail["control"],
+            "detail_noise": detail["noise_control"],
+            "detail_se": detail["se"],
+        }
         print(f"start {start}: {json.dumps(found[start])}", flush=True)
     if not found:
-        raise InputError(f"{workdir} has no schedule.start=*/cascade; run the first command of --help")
+        raise InputError(
+            f"{workdir} has no schedule.start=*/cascade; run the first command of --help"
+        )
     return dict(sorted(found.items()))
 
 
 def table(found: dict[int, dict]) -> str:
     """Markdown, a row a start."""
-    lines = ["| start | " + " | ".join(text for _, text in ROWS) + " | se of its lead |", "|---|" + "---|" * (len(ROWS) + 1)]
+    lines = [
+        "| start | " + " | ".join(text for _, text in ROWS) + " | se of its lead |",
+        "|---|" + "---|" * (len(ROWS) + 1),
+    ]
     for start, row in found.items():
-        lines.append(f"| {start} | " + " | ".join(f"{row[key]:.3f}" for key, _ in ROWS) + f" | {row['detail_se']:.3f} |")
+        lines.append(
+            f"| {start} | "
+            + " | ".join(f"{row[key]:.3f}" for key, _ in ROWS)
+            + f" | {row['detail_se']:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -56,9 +76,16 @@ def draw(found: dict[int, dict], path: Path) -> None:
         (right, ("detail", "detail_control", "detail_noise"), "texture and outline right"),
     ):
         for key in keys:
-            name = {"all": "relay", "detail": "relay", "detail_noise": "control + noise"}.get(key, "control")
-            axes.plot(list(found), [row[key] for row in found.values()], marker="o" if name == "relay" else None,
-                      linestyle="-" if name == "relay" else "--", label=name)  # fmt: skip
+            name = {"all": "relay", "detail": "relay", "detail_noise": "control + noise"}.get(
+                key, "control"
+            )
+            axes.plot(
+                list(found),
+                [row[key] for row in found.values()],
+                marker="o" if name == "relay" else None,
+                linestyle="-" if name == "relay" else "--",
+                label=name,
+            )
         axes.set(title=title, xlabel="start of the relay, of 1,000", ylim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend()
@@ -66,9 +93,13 @@ def draw(found: dict[int, dict], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workdir", required=True, type=Path, help="of the sweep")
-    parser.add_argument("--out", required=True, type=Path, help="folder for relay_start.json and relay_start.png")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for relay_start.json and relay_start.png"
+    )
     parser.add_argument("--count", type=int, default=200, help="held-out captions (default 200)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -1,13 +1,16 @@
-"""Our UNet beside diffusers' UNet2DConditionModel in PyTorch: seconds of a forward pass and of a train step, with the same weights.
+"""Our UNet beside diffusers' UNet2DConditionModel in PyTorch: seconds of a forward pass and of a
+train step, with the same weights.
 
     python benchmarks/unet.py --json benchmarks/results/unet.json
 
-Each side has a process of its own, and they take turns. On a CPU both compute in float32; on a GPU in bfloat16, and PyTorch a second
-time under torch.compile. A forward pass has its weights in that precision. A train step keeps them in float32 and is the mean
-squared error, its gradient, clipping by the global norm, AdamW, and an EMA; ours is `make_train_step` without rematerialisation, PyTorch's
-its fused AdamW. Before the time is taken, both sides' outputs and, after one step, losses have to agree. MFU is ours, where the chip's peak
-is known. Exits 1 when a median ratio is above 1.0 (on a GPU 0.8, of torch.compile), or the train step of the full size on a GPU under 60 %
-MFU. Takes PyTorch (`make setup-torch`) and diffusers.
+Each side has a process of its own, and they take turns. On a CPU both compute in float32; on a GPU
+in bfloat16, and PyTorch a second time under torch.compile. A forward pass has its weights in that
+precision. A train step keeps them in float32 and is the mean squared error, its gradient, clipping
+by the global norm, AdamW, and an EMA; ours is `make_train_step` without rematerialisation,
+PyTorch's its fused AdamW. Before the time is taken, both sides' outputs and, after one step, losses
+have to agree. MFU is ours, where the chip's peak is known. Exits 1 when a median ratio is above 1.0
+(on a GPU 0.8, of torch.compile), or the train step of the full size on a GPU under 60 % MFU. Takes
+PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
@@ -43,13 +46,17 @@ from cv3jax.weights.diffusers import unet_config, unet_names
 from cv3jax.weights.names import unet_entries
 from cv3jax.weights.tree import to_torch
 
-# The released shape of the network at widths that two cores and 10 GiB take; `full` is the released one
+# The released shape of the network at widths that two cores and 10 GiB take; `full` is the released
+# one
 SIZES = {
     "small": {"channels": 64, "side": 32, "batch": 2},
     "medium": {"channels": 160, "side": 64, "batch": 1},
     "full": {"channels": 320, "side": 64, "batch": 8},
 }
-DEFAULT = {"cpu": {"forward": "medium", "train": "small"}, "gpu": {"forward": "full", "train": "full"}}
+DEFAULT = {
+    "cpu": {"forward": "medium", "train": "small"},
+    "gpu": {"forward": "full", "train": "full"},
+}
 TEXT = (225, 4096)  # positions and width of T5-XXL's features
 ADAMW = {"lr": 1e-4, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.01}
 CLIP, DECAY = 1.0, 0.999
@@ -64,7 +71,10 @@ def model(size: str, dtype: str) -> UNet:
 
 
 def names(net: UNet) -> list:
-    sizes = {key: getattr(net, key) for key in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")}
+    sizes = {
+        key: getattr(net, key)
+        for key in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")
+    }
     return unet_names(unet_entries(**sizes), len(net.channel_mult))
 
 
@@ -73,16 +83,20 @@ def inputs(size: str) -> dict[str, np.ndarray]:
     batch, side, rng = SIZES[size]["batch"], SIZES[size]["side"], np.random.default_rng(0)
     shape = (batch, side, side, UNet.out_channels)
     return {
-        "x": rng.standard_normal(shape, np.float32), "target": rng.standard_normal(shape, np.float32),
-        "index": rng.integers(0, 1000, batch, np.int32), "text": rng.standard_normal((batch, *TEXT), np.float32),
-    }  # fmt: skip
+        "x": rng.standard_normal(shape, np.float32),
+        "target": rng.standard_normal(shape, np.float32),
+        "index": rng.integers(0, 1000, batch, np.int32),
+        "text": rng.standard_normal((batch, *TEXT), np.float32),
+    }
 
 
 # Ours
 
 
 def random_params(net: UNet) -> Any:
-    """Random parameters of the sizes that training makes, none of them zero, so that every layer shows in the output."""
+    """Random parameters of the sizes that training makes, none of them zero, so that every layer
+    shows in the output.
+    """
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
@@ -98,20 +112,29 @@ def random_params(net: UNet) -> Any:
 def attending(net: UNet, platform: str) -> UNet:
     """The model with the attention that a recipe's `auto` takes on one such device."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    return net.clone(attend=make_attend("auto", platform, mesh, head_dim=net.head_dim, dtype=net.dtype))
+    return net.clone(
+        attend=make_attend("auto", platform, mesh, head_dim=net.head_dim, dtype=net.dtype)
+    )
 
 
 def ours(what: str, size: str, dtype: str, folder: Path) -> None:
     """A worker: writes the weights to `folder`, then its output there."""
     tune_cpu()
-    net, batch = attending(model(size, dtype), jax.devices()[0].platform), jax.tree.map(jnp.asarray, inputs(size))
+    net, batch = (
+        attending(model(size, dtype), jax.devices()[0].platform),
+        jax.tree.map(jnp.asarray, inputs(size)),
+    )
     params = random_params(net)
     save_file(to_torch(params, names(net)), folder / "weights.safetensors")
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def apply(params, batch):
-        return net.apply({"params": params}, batch["x"], batch["index"],
-                         make_cond(batch["text"], square_sizes(len(batch["x"]), 8 * SIZES[size]["side"])))  # fmt: skip
+        return net.apply(
+            {"params": params},
+            batch["x"],
+            batch["index"],
+            make_cond(batch["text"], square_sizes(len(batch["x"]), 8 * SIZES[size]["side"])),
+        )
 
     began = time.perf_counter()
     if what == "forward":
@@ -121,13 +144,21 @@ def ours(what: str, size: str, dtype: str, folder: Path) -> None:
         np.save(folder / f"{OURS}.npy", np.asarray(run(params, batch)))
         call = measure.timed(lambda: run(params, batch))
     else:
+
         def loss(params, frozen, batch, keys):
             return jnp.mean((apply(params, batch) - batch["target"]) ** 2), {}
 
         rate = learning_rate(ADAMW["lr"], warmup=0, decay="constant", steps=1)
-        optimizer = make_optimizer("adamw", rate, clip=CLIP, **{key: ADAMW[key] for key in ("b1", "b2", "eps", "weight_decay")})
+        optimizer = make_optimizer(
+            "adamw",
+            rate,
+            clip=CLIP,
+            **{key: ADAMW[key] for key in ("b1", "b2", "eps", "weight_decay")},
+        )
         step = jax.jit(make_train_step(loss, optimizer, decay=DECAY), donate_argnums=0)
-        state = jax.jit(functools.partial(create_state, None, optimizer), donate_argnums=1)(jax.random.key(0), params)
+        state = jax.jit(functools.partial(create_state, None, optimizer), donate_argnums=1)(
+            jax.random.key(0), params
+        )
         del params
         traced = step.trace(state, {}, batch)
 
@@ -140,7 +171,14 @@ def ours(what: str, size: str, dtype: str, folder: Path) -> None:
         np.save(folder / f"{OURS}.npy", np.array(losses))
         call = measure.timed(train)
     compile_seconds = time.perf_counter() - began
-    measure.serve({"parameters": count, "first": compile_seconds, "flops": flops.count_jaxpr(traced.jaxpr).model}, call)
+    measure.serve(
+        {
+            "parameters": count,
+            "first": compile_seconds,
+            "flops": flops.count_jaxpr(traced.jaxpr).model,
+        },
+        call,
+    )
 
 
 # PyTorch
@@ -156,13 +194,20 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
     precision = getattr(torch, dtype)
     with torch.device(device):
         unet = UNet2DConditionModel.from_config(unet_config(net, TEXT[1], SIZES[size]["side"]))
-    unet.load_state_dict({name: torch.from_numpy(value) for name, value in load_file(folder / "weights.safetensors").items()})
+    unet.load_state_dict(
+        {
+            name: torch.from_numpy(value)
+            for name, value in load_file(folder / "weights.safetensors").items()
+        }
+    )
     side = 8 * SIZES[size]["side"]
     batch = {name: torch.from_numpy(value).to(device) for name, value in inputs(size).items()}
     for name in ("x", "target"):
         batch[name] = batch[name].permute(0, 3, 1, 2).contiguous()
-    added = {"text_embeds": torch.zeros(len(batch["x"]), 0, device=device),
-             "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(batch["x"]), device=device)}  # fmt: skip
+    added = {
+        "text_embeds": torch.zeros(len(batch["x"]), 0, device=device),
+        "time_ids": torch.tensor([[side, side, 0, 0, side, side]] * len(batch["x"]), device=device),
+    }
     if what == "forward":
         unet = unet.eval() if dtype == "float32" else unet.to(precision).eval()
         batch |= {name: batch[name].to(precision) for name in ("x", "text")}
@@ -171,7 +216,9 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
         unet = torch.compile(unet)
 
     def forward():
-        return unet(batch["x"], batch["index"], batch["text"], added_cond_kwargs=added, return_dict=False)[0]
+        return unet(
+            batch["x"], batch["index"], batch["text"], added_cond_kwargs=added, return_dict=False
+        )[0]
 
     def finished(call: Callable[[], Any]) -> Callable[[], float]:
         def run() -> float:
@@ -193,7 +240,12 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
     parameters = list(unet.parameters())
     ema = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(
-        parameters, lr=ADAMW["lr"], betas=(ADAMW["b1"], ADAMW["b2"]), eps=ADAMW["eps"], weight_decay=ADAMW["weight_decay"], fused=True
+        parameters,
+        lr=ADAMW["lr"],
+        betas=(ADAMW["b1"], ADAMW["b2"]),
+        eps=ADAMW["eps"],
+        weight_decay=ADAMW["weight_decay"],
+        fused=True,
     )
 
     def train() -> Any:
@@ -218,8 +270,22 @@ def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) ->
 def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) -> dict:
     """Figures of one row. Raises RuntimeError where the two sides do not compute the same."""
     with tempfile.TemporaryDirectory() as folder:
+
         def command(side: str) -> list[str]:
-            return [sys.executable, __file__, "--worker", side, "--what", what, "--size", size, "--dtype", dtype, "--folder", folder]
+            return [
+                sys.executable,
+                __file__,
+                "--worker",
+                side,
+                "--what",
+                what,
+                "--size",
+                size,
+                "--dtype",
+                dtype,
+                "--folder",
+                folder,
+            ]
 
         took: dict[str, list[list[float]]] = {}
         ready, errors = {}, {}
@@ -228,45 +294,93 @@ def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) ->
                 a, b = (np.load(Path(folder) / f"{name}.npy") for name in (OURS, "theirs"))
                 errors[rival] = float(np.abs(a - b).max() / np.abs(a).max())
                 if not errors[rival] <= CLOSE[dtype]:
-                    raise RuntimeError(f"{what} {size}: {OURS} and {rival} differ by {errors[rival]:.1e} of the largest value")
+                    raise RuntimeError(
+                        f"{what} {size}: {OURS} and {rival} differ by {errors[rival]:.1e} of the"
+                        " largest value"
+                    )
                 ready |= {name: worker.ready for name, worker in pair.items()}
                 for worker in pair.values():
                     worker()  # warm
-                took[rival] = measure.turns(pair, rounds, lambda line: print(f"{what} {size}: {line}", file=sys.stderr, flush=True))
+                took[rival] = measure.turns(
+                    pair,
+                    rounds,
+                    lambda line: print(f"{what} {size}: {line}", file=sys.stderr, flush=True),
+                )
     return {
-        "what": what, "size": size, **SIZES[size], "dtype": dtype, "rounds": rounds, "parameters": ready[OURS]["parameters"],
-        "flops": ready[OURS]["flops"], "seconds": took, "first_call_seconds": {name: value["first"] for name, value in ready.items()},
-        "difference": errors, "ratio": {rival: measure.ratios(values[OURS], values[rival]) for rival, values in took.items()},
-    }  # fmt: skip
+        "what": what,
+        "size": size,
+        **SIZES[size],
+        "dtype": dtype,
+        "rounds": rounds,
+        "parameters": ready[OURS]["parameters"],
+        "flops": ready[OURS]["flops"],
+        "seconds": took,
+        "first_call_seconds": {name: value["first"] for name, value in ready.items()},
+        "difference": errors,
+        "ratio": {
+            rival: measure.ratios(values[OURS], values[rival]) for rival, values in took.items()
+        },
+    }
 
 
 def with_mfu(row: dict, device_kind: str) -> dict:
     """The row with our MFU in all its turns; as it is where the chip's peak is not known."""
     chip = chip_of(device_kind)
     turns = [seconds for took in row["seconds"].values() for seconds in took[OURS]]
-    return {**row, "mfu": measure.spread([row["flops"] / seconds / chip.flops for seconds in turns])} if chip else row
+    return (
+        {**row, "mfu": measure.spread([row["flops"] / seconds / chip.flops for seconds in turns])}
+        if chip
+        else row
+    )
 
 
 def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
     """The bars that were not met, in words."""
-    slower = [f"{row['what']} {row['ratio'][rival]} of {rival}'s time, above {MOST[kind]}"
-              for row in figures if not row["ratio"][rival].median <= MOST[kind]]  # fmt: skip
-    held = [row for row in figures if kind == "gpu" and (row["what"], row["size"]) == ("train", "full") and "mfu" in row]
-    return slower + [f"train {row['mfu']} of the peak, under {LEAST_MFU}" for row in held if not row["mfu"].median >= LEAST_MFU]
+    slower = [
+        f"{row['what']} {row['ratio'][rival]} of {rival}'s time, above {MOST[kind]}"
+        for row in figures
+        if not row["ratio"][rival].median <= MOST[kind]
+    ]
+    held = [
+        row
+        for row in figures
+        if kind == "gpu" and (row["what"], row["size"]) == ("train", "full") and "mfu" in row
+    ]
+    return slower + [
+        f"train {row['mfu']} of the peak, under {LEAST_MFU}"
+        for row in held
+        if not row["mfu"].median >= LEAST_MFU
+    ]
 
 
 def rows(figures: list[dict]) -> list[tuple]:
     return [
-        (row["what"], f"{row['parameters'] / 1e9:.2f} B", f"{row['batch']} × {row['side']}²", row["dtype"], rival,
-         measure.spread(took[OURS]), measure.spread(took[rival]), row["ratio"][rival], f"{row['mfu'].median:.0%}" if "mfu" in row else "")
-        for row in figures for rival, took in row["seconds"].items()
-    ]  # fmt: skip
+        (
+            row["what"],
+            f"{row['parameters'] / 1e9:.2f} B",
+            f"{row['batch']} × {row['side']}²",
+            row["dtype"],
+            rival,
+            measure.spread(took[OURS]),
+            measure.spread(took[rival]),
+            row["ratio"][rival],
+            f"{row['mfu'].median:.0%}" if "mfu" in row else "",
+        )
+        for row in figures
+        for rival, took in row["seconds"].items()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--what", choices=("forward", "train"), help="one of them alone")
-    parser.add_argument("--size", choices=SIZES, help="of the model (default on a CPU: medium forward, small train; on a GPU: full)")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        help="of the model (default on a CPU: medium forward, small train; on a GPU: full)",
+    )
     parser.add_argument("--rounds", type=int, default=9, help="turns of each pair (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # what this program starts
@@ -278,7 +392,9 @@ def main() -> None:
     if args.worker == OURS:
         return ours(args.what, args.size, args.dtype, args.folder)
     if args.worker:
-        return theirs(args.what, args.size, args.dtype, args.folder, compiled=args.worker == "torch.compile")
+        return theirs(
+            args.what, args.size, args.dtype, args.folder, compiled=args.worker == "torch.compile"
+        )
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the two sides share a GPU
     facts = measure.facts("torch", "diffusers")
     print(json.dumps(facts, indent=2), flush=True)
@@ -289,7 +405,17 @@ def main() -> None:
         size = args.size or DEFAULT[kind][what]
         row = compare(what, size, "float32" if kind == "cpu" else "bfloat16", args.rounds, rivals)
         figures.append(with_mfu(row, jax.devices()[0].device_kind))
-    head = ("", "parameters", "latents", "precision", "beside", f"{OURS} s", "theirs s", "ratio", "MFU")
+    head = (
+        "",
+        "parameters",
+        "latents",
+        "precision",
+        "beside",
+        f"{OURS} s",
+        "theirs s",
+        "ratio",
+        "MFU",
+    )
     print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
     measure.write_json(args.json, {**facts, "rows": figures})
     if short := missed(figures, kind, rivals[-1]):

@@ -1,1 +1,4 @@
-"""The recipes. Each file is one training stage; its docstring is the exact command and what to expect."""
+"""The recipes.
+
+Each file is one training stage; its docstring is the exact command and what to expect.
+"""

@@ -1,4 +1,7 @@
-"""What every recipe starts from. Fields are documented here, once; a recipe changes what makes it itself."""
+"""What every recipe starts from.
+
+Fields are documented here, once; a recipe changes what makes it itself.
+"""
 
 from collections.abc import Callable
 
@@ -10,68 +13,141 @@ def stage_config() -> ConfigDict:
     c = ConfigDict()
     c.stage = "base"  # what the result is called in the cascade: base or relay
     c.seed = 0
-    c.cascade = config_dict.placeholder(str)  # checkpoint whose frozen parts (vae, t5, base) this stage stands on
-    c.init_from = config_dict.placeholder(str)  # checkpoint whose EMA the parameters start from; none: from scratch
+    # checkpoint whose frozen parts (vae, t5, base) this stage stands on
+    c.cascade = config_dict.placeholder(str)
+    # checkpoint whose EMA the parameters start from; none: from scratch
+    c.init_from = config_dict.placeholder(str)
     c.init_part = "base"  # which part of it
 
     c.mesh = mesh()
-    c.attention = "auto"  # the UNet's: xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes
-    c.batch = ConfigDict({"size": 2048, "per_device": 8})  # images an update; images a device and microbatch
-    # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn between its two numbers (zoom_levels:
-    # only so many of them), and a square cropped, its corner on crop_grid pixels. What the stage draws has image_size × the least zoom.
-    # path: a record directory, or several with their shares of what is drawn: A:3,B:1. buckets: none; "64", sizes of about image_size²
-    # whose sides are multiples of that; or "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
-    # threads prepare batches, in this process, or with workers in as many others, so many in each. max_damaged: how many records that
-    # have become unreadable are passed over. See docs/loader.md
-    c.data = ConfigDict({
-        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
-        "random_crop": True, "flip": False, "recaption": 0.95, "threads": 16, "workers": 0, "max_damaged": 100,
-        "buckets": config_dict.placeholder(str),
-        "cache": config_dict.placeholder(str),  # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
-    })  # fmt: skip
-    c.model = ConfigDict({
-        "channels": 320, "channel_mult": (1, 2, 4), "res_blocks": 2, "depth": (0, 2, 10), "mid_depth": 10, "head_dim": 64, "w_dim": 0,
-        "groups": 32, "remat": "block", "dtype": "bfloat16",
-    })  # fmt: skip
-    # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's own captions
-    c.text = ConfigDict({
-        "random": False, "length": 225, "vocab": 2048, "channels": 128, "layers": 2, "heads": 4, "head_dim": 32, "ff": 256,
-        "dtype": "bfloat16",
-    })  # fmt: skip
+    # the UNet's: xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes
+    c.attention = "auto"
+    # images an update; images a device and microbatch
+    c.batch = ConfigDict({"size": 2048, "per_device": 8})
+    # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn
+    # between its two numbers (zoom_levels: only so many of them), and a square cropped, its corner
+    # on crop_grid pixels. What the stage draws has image_size × the least zoom.
+    # path: a record directory, or several with their shares of what is drawn: A:3,B:1. buckets:
+    # none; "64", sizes of about image_size² whose sides are multiples of that; or
+    # "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
+    # threads prepare batches, in this process, or with workers in as many others, so many in each.
+    # max_damaged: how many records that have become unreadable are passed over. See docs/loader.md
+    c.data = ConfigDict(
+        {
+            "path": config_dict.placeholder(str),
+            "image_size": 256,
+            "zoom": (1.0, 1.0),
+            "zoom_levels": 0,
+            "crop_grid": 1,
+            "random_crop": True,
+            "flip": False,
+            "recaption": 0.95,
+            "threads": 16,
+            "workers": 0,
+            "max_damaged": 100,
+            "buckets": config_dict.placeholder(str),
+            # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
+            "cache": config_dict.placeholder(str),
+        }
+    )
+    c.model = ConfigDict(
+        {
+            "channels": 320,
+            "channel_mult": (1, 2, 4),
+            "res_blocks": 2,
+            "depth": (0, 2, 10),
+            "mid_depth": 10,
+            "head_dim": 64,
+            "w_dim": 0,
+            "groups": 32,
+            "remat": "block",
+            "dtype": "bfloat16",
+        }
+    )
+    # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's
+    # own captions
+    c.text = ConfigDict(
+        {
+            "random": False,
+            "length": 225,
+            "vocab": 2048,
+            "channels": 128,
+            "layers": 2,
+            "heads": 4,
+            "head_dim": 32,
+            "ff": 256,
+            "dtype": "bfloat16",
+        }
+    )
     c.vae = ConfigDict({"dtype": "bfloat16"})
     c.schedule = ConfigDict({"blur": "none", "start": 1000})
-    c.objective = ConfigDict({
-        "prediction": "eps", "weighting": "eps", "gamma": 5.0, "norm": "l2", "offset_noise": 0.0, "text_drop": 0.1,
-    })  # fmt: skip
+    c.objective = ConfigDict(
+        {
+            "prediction": "eps",
+            "weighting": "eps",
+            "gamma": 5.0,
+            "norm": "l2",
+            "offset_noise": 0.0,
+            "text_drop": 0.1,
+        }
+    )
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=600_000)
-    c.profile = ConfigDict({"steps": ""})  # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
-    c.sample = ConfigDict({"steps": 50, "guidance": 7.5, "eta": 0.0, "form": "released", "prompts": (
-        "a red bicycle leaning against an old brick wall", "a lighthouse on a cliff at dusk",
-        "a bowl of ramen, studio light", "an astronaut riding a horse",
-    )})  # fmt: skip
+    # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
+    c.profile = ConfigDict({"steps": ""})
+    c.sample = ConfigDict(
+        {
+            "steps": 50,
+            "guidance": 7.5,
+            "eta": 0.0,
+            "form": "released",
+            "prompts": (
+                "a red bicycle leaning against an old brick wall",
+                "a lighthouse on a cliff at dusk",
+                "a bowl of ramen, studio light",
+                "an astronaut riding a horse",
+            ),
+        }
+    )
     return c
 
 
 def mesh() -> ConfigDict:
-    """Over how many devices each axis splits. -1 takes what is left; data and fsdp both -1: fsdp takes one ring of the devices.
+    """Over how many devices each axis splits. -1 takes what is left; data and fsdp both -1: fsdp
+    takes one ring of the devices.
 
-    slices: how many groups the devices are, joined by a slower network than within; -1: as many as they say they are.
+    slices: how many groups the devices are, joined by a slower network than within; -1: as many as
+    they say they are.
     """
     return ConfigDict({"data": -1, "fsdp": -1, "tensor": 1, "context": 1, "slices": -1})
 
 
 def optim(*, lr: float, warmup: int) -> ConfigDict:
-    # kind: adamw, adafactor or muon. b1 is adam's, b2 adam's and adafactor's, momentum adafactor's (0: none, which saves its memory).
+    # kind: adamw, adafactor or muon. b1 is adam's, b2 adam's and adafactor's, momentum adafactor's
+    # (0: none, which saves its memory).
     # moments: what their statistics are stored in, float32 or bfloat16
-    return ConfigDict({
-        "kind": "adamw", "lr": lr, "warmup": warmup, "decay": "constant", "final": 0.0, "weight_decay": 0.01, "clip": 1.0,
-        "b1": 0.9, "b2": 0.95, "momentum": 0.0, "moments": "float32", "ema": 0.9999,
-    })  # fmt: skip
+    return ConfigDict(
+        {
+            "kind": "adamw",
+            "lr": lr,
+            "warmup": warmup,
+            "decay": "constant",
+            "final": 0.0,
+            "weight_decay": 0.01,
+            "clip": 1.0,
+            "b1": 0.9,
+            "b2": 0.95,
+            "momentum": 0.0,
+            "moments": "float32",
+            "ema": 0.9999,
+        }
+    )
 
 
 def train(*, steps: int) -> ConfigDict:
-    return ConfigDict({"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000, "keep": 3})
+    return ConfigDict(
+        {"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000, "keep": 3}
+    )
 
 
 def vae_config() -> ConfigDict:
@@ -84,16 +160,36 @@ def vae_config() -> ConfigDict:
     c.init_part = "vae"
     c.mesh = mesh()
     c.batch = ConfigDict({"size": 256, "per_device": 4})
-    c.data = ConfigDict({
-        "path": config_dict.placeholder(str), "image_size": 256, "zoom": (1.0, 1.0), "zoom_levels": 0, "crop_grid": 1,
-        "random_crop": True, "flip": True, "threads": 16, "workers": 0, "max_damaged": 100,
-        "buckets": config_dict.placeholder(str),
-    })  # fmt: skip
-    c.model = ConfigDict({
-        "channels": 128, "channel_mult": (1, 2, 4, 4), "res_blocks": 2, "z_channels": 4, "patch": 1, "groups": 32, "mid_attention": True,
-        "dtype": "bfloat16",
-    })  # fmt: skip
-    c.objective = ConfigDict({"kl_weight": 1e-6, "perceptual_weight": 0.0, "perceptual": config_dict.placeholder(str)})
+    c.data = ConfigDict(
+        {
+            "path": config_dict.placeholder(str),
+            "image_size": 256,
+            "zoom": (1.0, 1.0),
+            "zoom_levels": 0,
+            "crop_grid": 1,
+            "random_crop": True,
+            "flip": True,
+            "threads": 16,
+            "workers": 0,
+            "max_damaged": 100,
+            "buckets": config_dict.placeholder(str),
+        }
+    )
+    c.model = ConfigDict(
+        {
+            "channels": 128,
+            "channel_mult": (1, 2, 4, 4),
+            "res_blocks": 2,
+            "z_channels": 4,
+            "patch": 1,
+            "groups": 32,
+            "mid_attention": True,
+            "dtype": "bfloat16",
+        }
+    )
+    c.objective = ConfigDict(
+        {"kl_weight": 1e-6, "perceptual_weight": 0.0, "perceptual": config_dict.placeholder(str)}
+    )
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=200_000)
     c.profile = ConfigDict({"steps": ""})
@@ -101,18 +197,25 @@ def vae_config() -> ConfigDict:
 
 
 def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigDict]) -> ConfigDict:
-    """The recipe itself, its `:tiny` variant, or one of `others`, name → what makes it. Raises ValueError on another one."""
+    """The recipe itself, its `:tiny` variant, or one of `others`, name → what makes it.
+
+    Raises ValueError on another one.
+    """
     variants = {"tiny": tiny, **others}
     if variant and variant not in variants:
-        raise ValueError(f"unknown variant {variant!r}; there is {' and '.join(variants) if others else 'only tiny'}")
+        raise ValueError(
+            f"unknown variant {variant!r}; there is"
+            f" {' and '.join(variants) if others else 'only tiny'}"
+        )
     return variants[variant](c) if variant else c
 
 
 def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> ConfigDict:
-    """A recipe for two cores as one for a GPU with 16 of them: the same model and losses, of large batches, as long as it pays.
+    """A recipe for two cores as one for a GPU with 16 of them: the same model and losses, of large
+    batches, as long as it pays.
 
-    Batches are prepared in processes, one batch at a time in each: with small pictures Python itself is the bottleneck. Those 12
-    leave cores for the training itself.
+    Batches are prepared in processes, one batch at a time in each: with small pictures Python
+    itself is the bottleneck. Those 12 leave cores for the training itself.
     """
     c.batch.size = c.batch.per_device = batch
     c.data.update({"threads": 1, "workers": 12})
@@ -131,15 +234,26 @@ def long_distil(c: ConfigDict) -> ConfigDict:
 
 
 def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -> ConfigDict:
-    """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the length go, `distill` comes.
+    """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the
+    length go, `distill` comes.
 
-    rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve. w: what the rounds are judged by.
+    rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve.
+    w: what the rounds are judged by.
     """
-    # target: landing, the paper's, x0 or x0_root_snr. ema: over which share of a round weights are averaged. diverged: how many times as
-    # far from the full sampler (sample.steps, guided) as at its start a round may get. student: checkpoint of a student of the first
-    # round's steps, which goes on learning from the same teacher; none: the teacher's weights. See docs/distillation.md
-    c.distill = ConfigDict({"rounds": rounds, "target": "landing", "ema": 0.1, "w": w, "diverged": 3.0,
-                            "student": config_dict.placeholder(str)})  # fmt: skip
+    # target: landing, the paper's, x0 or x0_root_snr. ema: over which share of a round weights are
+    # averaged. diverged: how many times as far from the full sampler (sample.steps, guided) as at
+    # its start a round may get. student: checkpoint of a student of the first round's steps, which
+    # goes on learning from the same teacher; none: the teacher's weights. See docs/distillation.md
+    c.distill = ConfigDict(
+        {
+            "rounds": rounds,
+            "target": "landing",
+            "ema": 0.1,
+            "w": w,
+            "diverged": 3.0,
+            "student": config_dict.placeholder(str),
+        }
+    )
     c.objective = ConfigDict({"prediction": c.objective.prediction, "text_drop": 0.0})
     for section, name in (("optim", "lr"), ("optim", "ema"), ("train", "steps")):
         del c[section][name]
@@ -162,18 +276,51 @@ def distil_tiny(c: ConfigDict) -> ConfigDict:
 
 
 def tiny(c: ConfigDict) -> ConfigDict:
-    """The same recipe at a size that compiles in seconds: what the tests train. Kinds of step, losses and data stay."""
+    """The same recipe at a size that compiles in seconds: what the tests train.
+
+    Kinds of step, losses and data stay.
+    """
     c.batch.size, c.batch.per_device = 8, 1
     c.data.image_size, c.data.threads = 32, 1
     c.optim.warmup = 2
     c.train.update({"steps": 4, "log_every": 2, "save_every": 2, "preview_every": 0, "keep": 2})
     if c.stage == "vae":
-        c.model.update({"channels": 8, "channel_mult": (1, 1), "res_blocks": 1, "patch": 4, "groups": 4, "dtype": "float32"})
+        c.model.update(
+            {
+                "channels": 8,
+                "channel_mult": (1, 1),
+                "res_blocks": 1,
+                "patch": 4,
+                "groups": 4,
+                "dtype": "float32",
+            }
+        )
     else:
-        c.model.update({"channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16,
-                        "groups": 8, "dtype": "float32"})  # fmt: skip
-        c.text.update({"random": True, "length": 24, "vocab": 256, "channels": 16, "layers": 1, "heads": 2, "head_dim": 8, "ff": 32,
-                       "dtype": "float32"})  # fmt: skip
+        c.model.update(
+            {
+                "channels": 16,
+                "channel_mult": (1, 2),
+                "res_blocks": 1,
+                "depth": (0, 1),
+                "mid_depth": 1,
+                "head_dim": 16,
+                "groups": 8,
+                "dtype": "float32",
+            }
+        )
+        c.text.update(
+            {
+                "random": True,
+                "length": 24,
+                "vocab": 256,
+                "channels": 16,
+                "layers": 1,
+                "heads": 2,
+                "head_dim": 8,
+                "ff": 32,
+                "dtype": "float32",
+            }
+        )
         c.vae.dtype = "float32"
         c.sample.steps = 2
     return c

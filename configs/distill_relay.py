@@ -1,15 +1,21 @@
-"""The relay distilled: 8 guided steps from T_r = 500 become 4, 2 and 1 that are told w. From stage 5's EMA; its rounds are kept.
+"""The relay distilled: 8 guided steps from T_r = 500 become 4, 2 and 1 that are told w.
 
-    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE --config.cascade=WORK/fast_base
+From stage 5's EMA; its rounds are kept.
 
-`:start200` ends where the released 1-step relay does, which starts at index 199. A teacher of T_r = 500 has seen no drift to `low` that
-is complete at t = 200, so it is fine-tuned with that start first:
+    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE
+        --config.cascade=WORK/fast_base
 
-    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA --config.cascade=WORK/fast_base \\
-        --config.init_from=WORK/relay --config.schedule.start=200
-    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE --config.cascade=WORK/relay_200
+`:start200` ends where the released 1-step relay does, which starts at index 199. A teacher of T_r =
+500 has seen no drift to `low` that is complete at t = 200, so it is fine-tuned with that start
+first:
 
-The paper gives neither lengths nor rates; these are ours, and not run at this size (docs/distillation.md).
+    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA
+        --config.cascade=WORK/fast_base \\ --config.init_from=WORK/relay --config.schedule.start=200
+    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE
+        --config.cascade=WORK/relay_200
+
+The paper gives neither lengths nor rates; these are ours, and not run at this size
+(docs/distillation.md).
 """
 
 from cv3jax.configs import common, relay_1024
@@ -19,7 +25,11 @@ def get_config(variant: str = ""):
     c = relay_1024.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)
-    rounds = ((4, 10_000, 1e-5, 1.0, 12.0), (2, 10_000, 1e-5, 1.0, 12.0), (1, 20_000, 1e-5, 1.0, 12.0))
+    rounds = (
+        (4, 10_000, 1e-5, 1.0, 12.0),
+        (2, 10_000, 1e-5, 1.0, 12.0),
+        (1, 20_000, 1e-5, 1.0, 12.0),
+    )
     c = common.distil(c, rounds=rounds, w=(1.0, 4.0, 7.5, 12.0), warmup=500)
     return common.select(c, variant, start200=start200)
 

@@ -1,9 +1,12 @@
-"""A small base stage at 64² on rendered scenes, behind a frozen random text encoder. Minutes on two cores.
+"""A small base stage at 64² on rendered scenes, behind a frozen random text encoder.
 
-    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes --config.cascade=runs/vae
+Minutes on two cores.
 
-`:long` is the same model in large batches for one GPU with 16 cores beside it, behind an autoencoder of `scenes_vae:long`: the packaged
-cascades' (docs/scenes.md).
+    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes
+        --config.cascade=runs/vae
+
+`:long` is the same model in large batches for one GPU with 16 cores beside it, behind an
+autoencoder of `scenes_vae:long`: the packaged cascades' (docs/scenes.md).
 """
 
 from ml_collections import ConfigDict
@@ -22,13 +25,36 @@ def get_config(variant: str = ""):
     c = common.stage_config()
     c.batch.size = c.batch.per_device = 32
     c.data.update({"image_size": 64, "threads": 2})
-    c.model.update({"channels": 64, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 32, "groups": 16,
-                    "remat": "none", "dtype": "float32"})  # fmt: skip
+    c.model.update(
+        {
+            "channels": 64,
+            "channel_mult": (1, 2),
+            "res_blocks": 1,
+            "depth": (0, 1),
+            "mid_depth": 1,
+            "head_dim": 32,
+            "groups": 16,
+            "remat": "none",
+            "dtype": "float32",
+        }
+    )
     c.text.update({"random": True, "length": 48, "vocab": 512, "dtype": "float32"})
     c.vae.dtype = "float32"
     c.objective.update({"prediction": "v", "weighting": "v"})
-    c.optim.update({"kind": "muon", "lr": 5e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2})
+    c.optim.update(
+        {
+            "kind": "muon",
+            "lr": 5e-3,
+            "warmup": 50,
+            "decay": "linear",
+            "final": 0.0,
+            "weight_decay": 0.0,
+            "ema": 0.99,
+        }
+    )
+    c.train.update(
+        {"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2}
+    )
     c.sample.update({"steps": 4, "guidance": 1.5, "prompts": PROMPTS})
     return common.select(c, variant, long=long)
 

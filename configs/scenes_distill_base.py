@@ -1,9 +1,10 @@
 """The small base distilled: 16 guided steps become 8 and 4 that are told w. Minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base --config.data.path=runs/scenes --config.cascade=runs/relay
+    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base
+        --config.data.path=runs/scenes --config.cascade=runs/relay
 
-`:long` is for one GPU, of a base of `scenes_base:long`: 8 guided steps become 4 in one round of 17,000 large batches. It made the
-packaged cascade's (docs/scenes.md).
+`:long` is for one GPU, of a base of `scenes_base:long`: 8 guided steps become 4 in one round of
+17,000 large batches. It made the packaged cascade's (docs/scenes.md).
 """
 
 from cv3jax.configs import common, scenes_base
@@ -15,15 +16,19 @@ def get_config(variant: str = ""):
         return common.distil_tiny(c)
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 20
-    # of so few updates a student learns the middle of its range best: that is the w by which the base is guided
-    c = common.distil(c, rounds=((8, 500, 4e-4, 1.0, 2.0), (4, 800, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
+    # of so few updates a student learns the middle of its range best: that is the w by which the
+    # base is guided
+    c = common.distil(
+        c, rounds=((8, 500, 4e-4, 1.0, 2.0), (4, 800, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10
+    )
     c.distill.target = "x0_root_snr"
     return common.select(c, variant, long=long)
 
 
 def long(c):
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
-    # one guided round: a second one taught by the first added its own error to the first's, and took half of the time
+    # one guided round: a second one taught by the first added its own error to the first's, and
+    # took half of the time
     c.distill.rounds, c.distill.w = ((4, 17000, 1e-3, 1.0, 3.0),), (1.0, 1.5, 2.0, 3.0)
     c.sample.guidance = 1.75  # its teacher's
     return common.long_distil(c)

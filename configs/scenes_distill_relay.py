@@ -1,6 +1,7 @@
 """The small relay distilled: 4 guided steps become 2 and 1 that are told w. Minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes --config.cascade=runs/fast_base
+    cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes
+        --config.cascade=runs/fast_base
 
 `:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's (docs/scenes.md).
 """
@@ -14,11 +15,16 @@ def get_config(variant: str = ""):
         return common.distil_tiny(c)
     c.batch.size = c.batch.per_device = 16
     c.sample.steps = 10
-    c = common.distil(c, rounds=((2, 120, 5e-4, 1.0, 2.0), (1, 150, 5e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10)
+    c = common.distil(
+        c, rounds=((2, 120, 5e-4, 1.0, 2.0), (1, 150, 5e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10
+    )
     return common.select(c, variant, long=long)
 
 
 def long(c):
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
-    c.distill.rounds, c.distill.w = ((2, 600, 1e-3, 1.0, 3.0), (1, 800, 1e-3, 1.0, 3.0)), (1.0, 1.5, 2.0, 3.0)
+    c.distill.rounds, c.distill.w = (
+        ((2, 600, 1e-3, 1.0, 3.0), (1, 800, 1e-3, 1.0, 3.0)),
+        (1.0, 1.5, 2.0, 3.0),
+    )
     return common.long_distil(c)

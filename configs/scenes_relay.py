@@ -1,10 +1,12 @@
-"""A small relay stage, 64² → 128², on rendered scenes, from the base stage's weights. Trains on quarters of the pictures.
+"""A small relay stage, 64² → 128², on rendered scenes, from the base stage's weights.
+
+Trains on quarters of the pictures.
 
     cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \\
         --config.cascade=runs/base --config.init_from=runs/base
 
-`:long` is the same model in large batches for one GPU with 16 cores beside it, from a base of `scenes_base:long`: the packaged cascades'
-(docs/scenes.md).
+`:long` is the same model in large batches for one GPU with 16 cores beside it, from a base of
+`scenes_base:long`: the packaged cascades' (docs/scenes.md).
 """
 
 from ml_collections import ConfigDict
@@ -15,10 +17,13 @@ from cv3jax.configs import common, relay_1024, scenes_base
 def get_config(variant: str = ""):
     c = scenes_base.get_config()
     c.stage = "relay"
-    c.data.update({"zoom": (2.0, 2.0), "crop_grid": 8})  # 64² of 128²: four times the captions of whole pictures for the same work
-    # 16×16 latents: the paper's 500 of 128×128, averaged over 8×8, is the noise of t = 42; from 100 shapes suffer
+    # 64² of 128²: four times the captions of whole pictures for the same work
+    c.data.update({"zoom": (2.0, 2.0), "crop_grid": 8})
+    # 16×16 latents: the paper's 500 of 128×128, averaged over 8×8, is the noise of t = 42; from 100
+    # shapes suffer
     c.schedule.update({"blur": "linear", "start": 40})
-    c.objective.update({"weighting": "min_snr", "offset_noise": 0.05})  # below σ = 0.45 all noise levels then count the same
+    # below σ = 0.45 all noise levels then count the same
+    c.objective.update({"weighting": "min_snr", "offset_noise": 0.05})
     c.optim.update({"lr": 4e-3, "warmup": 20})
     c.train.update({"steps": 200, "save_every": 50})
     c.sample.update({"steps": 2, "guidance": 1.5})

@@ -1,10 +1,12 @@
-"""A small autoencoder for rendered scenes (and emoji), trained in minutes on two cores. No download.
+"""A small autoencoder for rendered scenes (and emoji), trained in minutes on two cores.
+
+No download.
 
     cv3jax data scenes --out runs/scenes --num 12000 --seed 0
     cv3jax train --config=scenes_vae --workdir runs/vae --config.data.path=runs/scenes
 
-`:long` is the same model trained as long as it pays, a minute of one GPU with 16 cores beside it: that of the packaged cascades
-(docs/scenes.md).
+`:long` is the same model trained as long as it pays, a minute of one GPU with 16 cores beside it:
+that of the packaged cascades (docs/scenes.md).
 """
 
 import functools
@@ -15,10 +17,43 @@ from cv3jax.configs import common
 def get_config(variant: str = ""):
     c = common.vae_config()
     c.batch.size = c.batch.per_device = 4
-    c.data.update({"image_size": 64, "zoom": (1.0, 2.0), "zoom_levels": 2, "crop_grid": 8, "flip": False, "threads": 2})
-    c.model.update({"channels": 64, "channel_mult": (1, 1), "res_blocks": 1, "z_channels": 8, "patch": 4, "groups": 0,
-                    "mid_attention": False, "dtype": "float32"})  # fmt: skip
+    c.data.update(
+        {
+            "image_size": 64,
+            "zoom": (1.0, 2.0),
+            "zoom_levels": 2,
+            "crop_grid": 8,
+            "flip": False,
+            "threads": 2,
+        }
+    )
+    c.model.update(
+        {
+            "channels": 64,
+            "channel_mult": (1, 1),
+            "res_blocks": 1,
+            "z_channels": 8,
+            "patch": 4,
+            "groups": 0,
+            "mid_attention": False,
+            "dtype": "float32",
+        }
+    )
     c.objective.kl_weight = 2e-4
-    c.optim.update({"kind": "muon", "lr": 3e-3, "warmup": 50, "decay": "linear", "final": 0.0, "weight_decay": 0.0, "ema": 0.99})
-    c.train.update({"steps": 4000, "log_every": 50, "save_every": 1000, "preview_every": 0, "keep": 2})
-    return common.select(c, variant, long=functools.partial(common.long, batch=64, steps=8_000, lr=3e-3, warmup=200))
+    c.optim.update(
+        {
+            "kind": "muon",
+            "lr": 3e-3,
+            "warmup": 50,
+            "decay": "linear",
+            "final": 0.0,
+            "weight_decay": 0.0,
+            "ema": 0.99,
+        }
+    )
+    c.train.update(
+        {"steps": 4000, "log_every": 50, "save_every": 1000, "preview_every": 0, "keep": 2}
+    )
+    return common.select(
+        c, variant, long=functools.partial(common.long, batch=64, steps=8_000, lr=3e-3, warmup=200)
+    )

@@ -1,4 +1,6 @@
-"""A recipe's programs on devices that need not be there: what `cv3jax compile` compiles, and what a run's memory plan goes by."""
+"""A recipe's programs on devices that need not be there: what `cv3jax compile` compiles, and what a
+run's memory plan goes by.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
 from data_pipeline.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
-RELEASED = {"vae": {"model": {}, "scale": 0.13025}, "t5": {"model": {}, "length": 225}}  # the models' defaults are the released sizes
+# the models' defaults are the released sizes
+RELEASED = {"vae": {"model": {}, "scale": 0.13025}, "t5": {"model": {}, "length": 225}}
 
 
 class Program(NamedTuple):
@@ -37,12 +40,15 @@ class Program(NamedTuple):
 
 
 def program(config: ConfigDict, devices: list, step: str) -> Program:
-    """The `train`, `encode` or `sample` program of a recipe on `devices`. Of a distillation `train` is round 1's, `later` the others'.
+    """The `train`, `encode` or `sample` program of a recipe on `devices`.
+
+    Of a distillation `train` is round 1's, `later` the others'.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
 
     Raises:
-        InputError: what the recipe says does not fit together or not these devices, or it has no such step.
+        InputError: what the recipe says does not fit together or not these devices, or it has no
+            such step.
     """
     check(config)
     deal = plan(config, devices)
@@ -54,12 +60,18 @@ def program(config: ConfigDict, devices: list, step: str) -> Program:
     if step == "later" and not distils:
         raise InputError("--step later: of a distillation recipe, its rounds after the first")
     steps = diffusion_steps(
-        config, deal, description["vae"], description["t5"]["model"], description["t5"]["length"],
+        config,
+        deal,
+        description["vae"],
+        description["t5"]["model"],
+        description["t5"]["length"],
         teacher_w_dim=(config.model.w_dim if step == "later" else 0) if distils else None,
-    )  # fmt: skip
+    )
     size, params = config.batch.size, steps.like.params
     if step == "encode":
-        return Program(steps.encode, encode_args(steps), deal.mesh, size, deal.accumulate, steps.frozen)
+        return Program(
+            steps.encode, encode_args(steps), deal.mesh, size, deal.accumulate, steps.frozen
+        )
     if step in ("train", "later"):
         return Program(steps.train, train_args(steps), deal.mesh, size, deal.accumulate, params)
     return _sample(config, deal, description, params)
@@ -70,7 +82,9 @@ def frozen_facts(config: ConfigDict) -> dict:
     facts = dict(RELEASED)
     if config.cascade:
         facts |= checkpoint.read_cascade(config.cascade)[1]
-    if config.text.random and (not config.cascade or "t5" not in checkpoint.read_cascade(config.cascade)[1]):
+    if config.text.random and (
+        not config.cascade or "t5" not in checkpoint.read_cascade(config.cascade)[1]
+    ):
         facts["t5"] = {"model": random_facts(config), "length": config.text.length}
     return facts
 
@@ -80,7 +94,14 @@ def _vae(config: ConfigDict, deal: Any, step: str) -> Program:
         raise InputError(f"--step {step}: the vae recipe has only the step train")
     model = model_of(Autoencoder, config.model, "config.model")
     like, _, _, train = vae_step(config, deal, model, None)
-    return Program(train, (like, {}, batch_like(config, deal.mesh)), deal.mesh, config.batch.size, deal.accumulate, like.params)
+    return Program(
+        train,
+        (like, {}, batch_like(config, deal.mesh)),
+        deal.mesh,
+        config.batch.size,
+        deal.accumulate,
+        like.params,
+    )
 
 
 def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Program:
@@ -90,17 +111,25 @@ def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Pr
         stage |= {"steps": plans(config)[-1].steps}
     mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
     run = make_stage_sampler(
-        stage, **{name: stage[name] for name in ("steps", "eta", "form")}, unguided=stage["guidance"] == 1.0, mesh=mesh,
+        stage,
+        **{name: stage[name] for name in ("steps", "eta", "form")},
+        unguided=stage["guidance"] == 1.0,
+        mesh=mesh,
         attend=attend_of(config, mesh),
-    )  # fmt: skip
-    vae, t5 = build_model(Autoencoder, description["vae"]["model"]), build_model(T5Encoder, description["t5"]["model"])
+    )
+    vae, t5 = (
+        build_model(Autoencoder, description["vae"]["model"]),
+        build_model(T5Encoder, description["t5"]["model"]),
+    )
     rows, side = batch_sharding(mesh), whole_side(config) // vae.factor
 
     def like(*shape):
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
 
     noise, text = like(side, side, vae.z_channels), like(description["t5"]["length"], t5.channels)
-    keys = checkpoint.abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
+    keys = checkpoint.abstract(
+        jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows
+    )
     ema = checkpoint.abstract(params, tree_sharding(params, mesh))
     low = noise if stage["kind"] == "relay" else None
     w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))

@@ -1,7 +1,8 @@
-"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they waited for in the others.
+"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they
+waited for in the others.
 
-"data" is the wait for the loader and for placing its batch: with the next batch fetched while a step runs, only what of that was longer
-than the step.
+"data" is the wait for the loader and for placing its batch: with the next batch fetched while a
+step runs, only what of that was longer than the step.
 """
 
 import contextlib
@@ -19,11 +20,13 @@ now = time.monotonic  # the tests have a clock of their own
 
 
 class Account:
-    """Seconds by kind since a run began; their sum is all the time there was. `add` brings in those of earlier sittings.
+    """Seconds by kind since a run began; their sum is all the time there was.
 
-    Steps are dispatched ahead, so what the host does while one of them runs costs nothing: from a step's dispatch to its end
-    all is "step". From then to the next dispatch it is what the host was doing. A thread notes when each step ends, so that
-    nobody has to wait for it.
+    `add` brings in those of earlier sittings.
+
+    Steps are dispatched ahead, so what the host does while one of them runs costs nothing: from a
+    step's dispatch to its end all is "step". From then to the next dispatch it is what the host was
+    doing. A thread notes when each step ends, so that nobody has to wait for it.
     """
 
     def __init__(self):
@@ -44,19 +47,26 @@ class Account:
 
     @contextlib.contextmanager
     def doing(self, kind: str) -> Iterator[None]:
-        """What the host does in the block is of this kind; a "step" that had to be compiled is "compile"."""
+        """What the host does in the block is of this kind; a "step" that had to be compiled is
+        "compile".
+        """
         began, compiled = now(), self._compiled
         try:
             yield
         finally:
-            self._host.append(("compile" if kind == "step" and self._compiled > compiled else kind, began, now()))
+            self._host.append(
+                ("compile" if kind == "step" and self._compiled > compiled else kind, began, now())
+            )
 
     def started(self, metrics: Any) -> None:
         """A step was dispatched, whose results are `metrics`."""
         self._steps.append((now(), self._watch.submit(_end, metrics)))
 
     def finished(self) -> None:
-        """Wait for the oldest step under way and account for all until its end. Raises what the devices raised."""
+        """Wait for the oldest step under way and account for all until its end.
+
+        Raises what the devices raised.
+        """
         dispatched, end = self._steps.popleft()
         end = end.result()
         self._waited(dispatched)
@@ -67,14 +77,21 @@ class Account:
         return sum(self.seconds.values())
 
     def line(self) -> dict[str, float]:
-        """For a line of metrics: seconds so far, all and by kind, and of the time since the last line the shares in which the devices
-        computed steps (goodput) and waited for data.
+        """For a line of metrics: seconds so far, all and by kind, and of the time since the last
+        line the shares in which the devices computed steps (goodput) and waited for data.
         """
         since, steps = self._until - self._line, self.seconds["step"] - self._line_steps
         data = self.seconds["data"] - self._line_data
-        self._line, self._line_steps, self._line_data = self._until, self.seconds["step"], self.seconds["data"]
+        self._line, self._line_steps, self._line_data = (
+            self._until,
+            self.seconds["step"],
+            self.seconds["data"],
+        )
         named = {f"seconds_{kind}": value for kind, value in self.seconds.items()}
-        shares = {"goodput": steps / since if since > 0 else 0.0, "data_wait": data / since if since > 0 else 0.0}
+        shares = {
+            "goodput": steps / since if since > 0 else 0.0,
+            "data_wait": data / since if since > 0 else 0.0,
+        }
         return {"seconds": self.total(), **named, **shares}
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""The batch after the present one is on the devices already, or on its way there, while a step runs."""
+"""The batch after the present one is on the devices already, or on its way there, while a step
+runs.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 class Ahead:
     """`place`d batches of the loader `data`, at most one of them held before it is taken.
 
-    The state is that of the batches taken: one that is only held comes again after a restart. What the loader raises for a batch
-    is raised when that batch is taken, so that the steps before it are done and saved first.
+    The state is that of the batches taken: one that is only held comes again after a restart. What
+    the loader raises for a batch is raised when that batch is taken, so that the steps before it
+    are done and saved first.
     """
 
     def __init__(self, data: Any, place: Callable[[Any], Any]):
@@ -23,7 +26,8 @@ class Ahead:
         self._state = self._data.get_state()
         try:
             self._held.append((self._place(next(self._data)), None))
-        except Exception as e:  # whatever it is, it belongs to a batch that nobody has asked for yet
+        # whatever it is, it belongs to a batch that nobody has asked for yet
+        except Exception as e:
             self._held.append((None, e))
 
     def __next__(self) -> Any:

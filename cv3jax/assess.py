@@ -1,7 +1,9 @@
-"""How well a cascade of scenes follows its prompts: the pixel judge over held-out captions, with what bounds and what flatters it.
+"""How well a cascade of scenes follows its prompts: the pixel judge over held-out captions, with
+what bounds and what flatters it.
 
-Ceilings: real renders, and their round trip through the autoencoder. Controls of the relay: the round trip of the enlarged base
-picture (the decoder alone sharpens), and that plus white noise of the relay's residual energy (so would any residual, perhaps).
+Ceilings: real renders, and their round trip through the autoencoder. Controls of the relay: the
+round trip of the enlarged base picture (the decoder alone sharpens), and that plus white noise of
+the relay's residual energy (so would any residual, perhaps).
 """
 
 import jax
@@ -20,14 +22,19 @@ SEED = 1  # beside the run's own: the judged scenes are none of those shown
 
 def judged_scenes(count: int, seed: int) -> list[scenes.Scene]:
     """Held-out scenes, every other one plain and textured."""
-    return [scenes.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2)) for i in range(count)]
+    return [
+        scenes.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2))
+        for i in range(count)
+    ]
 
 
 def draw(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
     """What `Cascade.generate` makes of the captions, a batch at a time; image i from seed + i."""
     parts = []
     for rows in batches(len(captions)):
-        parts.append(cascade.generate([captions[i] for i in rows], [(seed + int(i)) % 2**32 for i in rows]))
+        parts.append(
+            cascade.generate([captions[i] for i in rows], [(seed + int(i)) % 2**32 for i in rows])
+        )
     return {key: np.concatenate([part[key] for part in parts])[: len(captions)] for key in parts[0]}
 
 
@@ -36,25 +43,40 @@ def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
     backs = []
     for rows in batches(len(images)):
         keys = fold(jax.vmap(jax.random.key)(jnp.asarray(rows)), 0)
-        backs.append(cascade.decode(cascade.encode(to_pixels(jnp.asarray(images[rows])), cascade.noise(keys, images.shape[1]))))
+        backs.append(
+            cascade.decode(
+                cascade.encode(
+                    to_pixels(jnp.asarray(images[rows])), cascade.noise(keys, images.shape[1])
+                )
+            )
+        )
     return np.concatenate(backs)[: len(images)]
 
 
 def batches(count: int) -> np.ndarray:
-    """Which of `count` rows go together, [batches, BATCH]; the last batch is filled up with the last row: one compilation for all."""
+    """Which of `count` rows go together, [batches, BATCH]; the last batch is filled up with the
+    last row: one compilation for all.
+    """
     return np.minimum(np.arange(-(-count // BATCH) * BATCH), count - 1).reshape(-1, BATCH)
 
 
 def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 images plus white noise, in each of the energy (mean square) of its difference from `like`, counted after the cut to 0..255."""
+    """uint8 images plus white noise, in each of the energy (mean square) of its difference from
+    `like`, counted after the cut to 0..255.
+    """
     noise = np.random.default_rng(seed).standard_normal(images.shape)
     noisy = np.empty_like(images)
     for i, (image, other) in enumerate(zip(images.astype(np.float64), like)):
         wanted, least, most = np.mean((other - image) ** 2), 0.0, 512.0
-        for _ in range(20):  # white ground loses half of the noise to the cut, so the amplitude is looked for
+        # white ground loses half of the noise to the cut, so the amplitude is looked for
+        for _ in range(20):
             amplitude = (least + most) / 2
             noisy[i] = np.clip(np.rint(image + amplitude * noise[i]), 0, 255)
-            least, most = (amplitude, most) if np.mean((noisy[i] - image) ** 2) < wanted else (least, amplitude)
+            least, most = (
+                (amplitude, most)
+                if np.mean((noisy[i] - image) ** 2) < wanted
+                else (least, amplitude)
+            )
     return noisy
 
 
@@ -65,37 +87,58 @@ def psnr(images: np.ndarray, others: np.ndarray) -> float:
 
 
 def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
-    """{"n", "vae_psnr", "prompt_following", "detail"} of report.json, over `count` held-out captions, plain and textured in turn.
+    """{"n", "vae_psnr", "prompt_following", "detail"} of report.json, over `count` held-out
+    captions, plain and textured in turn.
 
-    prompt_following: share of pictures right, by property: "real" and "relay" and "control" at the cascade's final side, "vae"
-    (the round trip of real renders: what the base could reach) and "base" at the base's, "vae_final" the round trip at the
-    final side. "real_altered": share of real renders rejected once the caption is altered in that property.
-    detail: share with textures and outlines right, final side; "se": the larger standard error of the relay's lead, in pairs.
+    prompt_following: share of pictures right, by property: "real" and "relay" and "control" at the
+    cascade's final side, "vae" (the round trip of real renders: what the base could reach) and
+    "base" at the base's, "vae_final" the round trip at the final side. "real_altered": share of
+    real renders rejected once the caption is altered in that property.
+    detail: share with textures and outlines right, final side; "se": the larger standard error of
+    the relay's lead, in pairs.
     """
     shown = judged_scenes(count, seed)
     captions = [scenes.caption(scene) for scene in shown]
     made = draw(cascade, captions, seed)
     sides = {name: made[name].shape[1] for name in ("base", "relay")}
-    real = {name: np.stack([render(scene, side) for scene in shown]) for name, side in sides.items()}
+    real = {
+        name: np.stack([render(scene, side) for scene in shown]) for name, side in sides.items()
+    }
     backs = {name: round_trip(cascade, images) for name, images in real.items()}
     noise = with_noise(made["round_trip"], made["relay"], seed)
     sets = {
-        "real": real["relay"], "vae": backs["base"], "vae_final": backs["relay"], "base": made["base"], "control": made["round_trip"],
-        "noise_control": noise, "relay": made["relay"],
-    }  # fmt: skip
-    verdicts = {name: [judge(image, text) for image, text in zip(images, captions)] for name, images in sets.items()}
-    right = {name: np.array([v["detail"] for v in said], float) for name, said in verdicts.items() if name not in ("vae", "base")}
+        "real": real["relay"],
+        "vae": backs["base"],
+        "vae_final": backs["relay"],
+        "base": made["base"],
+        "control": made["round_trip"],
+        "noise_control": noise,
+        "relay": made["relay"],
+    }
+    verdicts = {
+        name: [judge(image, text) for image, text in zip(images, captions)]
+        for name, images in sets.items()
+    }
+    right = {
+        name: np.array([v["detail"] for v in said], float)
+        for name, said in verdicts.items()
+        if name not in ("vae", "base")
+    }
     leads = [right["relay"] - right[name] for name in ("control", "noise_control")]
     following = {
         name: {key: float(np.mean([v[key] for v in said])) for key in (*PROPERTIES, "all")}
-        for name, said in verdicts.items() if name != "noise_control"
-    }  # fmt: skip
+        for name, said in verdicts.items()
+        if name != "noise_control"
+    }
     return {
         "n": count,
         "vae_psnr": {str(side): psnr(real[name], backs[name]) for name, side in sides.items()},
-        "prompt_following": {**following, "real_altered": altered_rates(real["relay"], captions, seed)},
+        "prompt_following": {
+            **following,
+            "real_altered": altered_rates(real["relay"], captions, seed),
+        },
         "detail": {
             **{name: float(values.mean()) for name, values in right.items()},
             "se": max(float(lead.std(ddof=1) / np.sqrt(count)) for lead in leads),
         },
-    }  # fmt: skip
+    }

@@ -1,6 +1,8 @@
-"""What distillation saves and what it costs: samplers of one cascade over the same held-out captions, from the same seeds.
+"""What distillation saves and what it costs: samplers of one cascade over the same held-out
+captions, from the same seeds.
 
-"full" is the undistilled cascade in many guided steps; the others are judged by their own pictures, and by how far those are from its.
+"full" is the undistilled cascade in many guided steps; the others are judged by their own pictures,
+and by how far those are from its.
 """
 
 import functools
@@ -22,13 +24,17 @@ from cv3jax.resize import up2
 from data_pipeline import scenes
 
 FULL = "full"
-PARTS = ("text", "base", "relay", "vae")  # what is timed by itself; the noise and the enlargement are in the total alone
+# what is timed by itself; the noise and the enlargement are in the total alone
+PARTS = ("text", "base", "relay", "vae")
 SHOWN = 6  # captions of the picture: the first of the judged ones
-DIRECT = 2  # batches of the single-stage model, the first untimed; its 20 steps take as long as all else
+# batches of the single-stage model, the first untimed; its 20 steps take as long as all else
+DIRECT = 2
 
 
 class Sampler(NamedTuple):
-    """Which stages of a cascade draw, base and relay, in how many steps and at which guidance weights."""
+    """Which stages of a cascade draw, base and relay, in how many steps and at which guidance
+    weights.
+    """
 
     stages: tuple[str, str]
     steps: tuple[int, int]
@@ -52,7 +58,8 @@ class Laps:
 
 
 def with_rounds(cascade: Cascade, rounds: dict[tuple[int, int], tuple[Path, Path]]) -> Cascade:
-    """The cascade with the stages of its rounds beside its own, so that all share what is compiled: "base_4", "relay_1".
+    """The cascade with the stages of its rounds beside its own, so that all share what is compiled:
+    "base_4", "relay_1".
 
     rounds: (base, relay) steps → the cascades that hold them.
     """
@@ -69,8 +76,11 @@ def _names(steps: tuple[int, int]) -> tuple[str, str]:
     return f"base_{steps[0]}", f"relay_{steps[1]}"
 
 
-def compared(cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, int]]) -> dict[str, Sampler]:
-    """full, then undistilled_8_2, undistilled_4_1, distilled_8_2, distilled_4_1 and the last of each at w = 1, for rounds (8, 2), (4, 1).
+def compared(
+    cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, int]]
+) -> dict[str, Sampler]:
+    """full, then undistilled_8_2, undistilled_4_1, distilled_8_2, distilled_4_1 and the last of
+    each at w = 1, for rounds (8, 2), (4, 1).
 
     All but those are guided as the cascade says. `cascade` is one of `with_rounds`.
     """
@@ -85,8 +95,12 @@ def compared(cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, in
     }
 
 
-def sample(cascade: Cascade, sampler: Sampler, captions: list[str], seeds: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """(what `Cascade.generate` makes of them in the end, uint8 [B, S, S, 3]; seconds by PARTS and "rest")."""
+def sample(
+    cascade: Cascade, sampler: Sampler, captions: list[str], seeds: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """(what `Cascade.generate` makes of them in the end, uint8 [B, S, S, 3]; seconds by PARTS and
+    "rest").
+    """
     (base, relay), (many, few), (w_base, w_relay) = sampler
     side, lap = cascade.description["stages"]["base"]["image_size"], Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -99,56 +113,89 @@ def sample(cascade: Cascade, sampler: Sampler, captions: list[str], seeds: np.nd
     noises = [cascade.noise(some, 2 * side) for some in (of_low, of_relay)]
     lap("rest", (up, noises))
     low = lap("vae", cascade.encode(up, noises[0]))
-    latents = lap("relay", cascade.stage(relay, text, of_relay, noises[1], low, steps=few, guidance=w_relay))
+    latents = lap(
+        "relay", cascade.stage(relay, text, of_relay, noises[1], low, steps=few, guidance=w_relay)
+    )
     return lap("vae", cascade.decode(latents)), lap.seconds
 
 
-def sample_directly(cascade: Cascade, steps: int, captions: list[str], seeds: np.ndarray) -> dict[str, float]:
-    """Seconds by part of the base's network on latents of the relay's side: a single-stage model's, whose pictures are of no use."""
+def sample_directly(
+    cascade: Cascade, steps: int, captions: list[str], seeds: np.ndarray
+) -> dict[str, float]:
+    """Seconds by part of the base's network on latents of the relay's side: a single-stage model's,
+    whose pictures are of no use.
+    """
     lap = Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    noise = lap("rest", cascade.noise(keys, 2 * cascade.description["stages"]["base"]["image_size"]))
+    noise = lap(
+        "rest", cascade.noise(keys, 2 * cascade.description["stages"]["base"]["image_size"])
+    )
     text = lap("text", cascade.text(captions))
     latents = lap("base", cascade.stage("base", text, keys, noise, steps=steps))
     lap("vae", cascade.decode(latents))
     return lap.seconds
 
 
-def assess_distilled(cascade: Cascade, samplers: dict[str, Sampler], *, count: int, seed: int) -> tuple[dict, dict]:
-    """({"distilled", "single_stage"} of report.json over `count` held-out captions; {"prompts", "rows"} of SHOWN of them, for people).
+def assess_distilled(
+    cascade: Cascade, samplers: dict[str, Sampler], *, count: int, seed: int
+) -> tuple[dict, dict]:
+    """({"distilled", "single_stage"} of report.json over `count` held-out captions; {"prompts",
+    "rows"} of SHOWN of them, for people).
 
-    distilled, by sampler: "right", 1 for a picture that is, else 0; "all", their share; "se", the standard error of its difference
-    from full's, in pairs;
-    "image_distance" from full's, the root mean square difference of the final pictures in 0..1, the mean over images; "seconds" an
-    image at "batch", without compilation: the median over batches. single_stage: the time of the base's network in as many steps at
-    the final side, for which it is not trained. The samplers take turns at every batch, so that what else a machine does hits them alike.
+    distilled, by sampler: "right", 1 for a picture that is, else 0; "all", their share; "se", the
+    standard error of its difference from full's, in pairs; "image_distance" from full's, the root
+    mean square difference of the final pictures in 0..1, the mean over images; "seconds" an image
+    at "batch", without compilation: the median over batches. single_stage: the time of the base's
+    network in as many steps at the final side, for which it is not trained. The samplers take turns
+    at every batch, so that what else a machine does hits them alike.
     """
     captions = [scenes.caption(scene) for scene in judged_scenes(count, seed)]
     made, laps, direct = {name: [] for name in samplers}, {name: [] for name in samplers}, []
     turns = batches(count)
-    for number, rows in enumerate(turns if len(turns) > 1 else [*turns, *turns]):  # the first compiles, and is not timed
+    # the first compiles, and is not timed
+    for number, rows in enumerate(turns if len(turns) > 1 else [*turns, *turns]):
         texts, seeds = [captions[i] for i in rows], (seed + rows) % 2**32
         with ThreadPoolExecutor(1 if number else 2) as workers:  # compiling keeps one core busy
-            results = list(workers.map(functools.partial(sample, cascade, captions=texts, seeds=seeds), samplers.values()))
+            results = list(
+                workers.map(
+                    functools.partial(sample, cascade, captions=texts, seeds=seeds),
+                    samplers.values(),
+                )
+            )
         for name, (images, seconds) in zip(samplers, results):
             made[name].append(images)
             laps[name].append(seconds)
         if number < DIRECT:
             direct.append(sample_directly(cascade, samplers[FULL].steps[0], texts, seeds))
     images = {name: np.concatenate(parts)[:count] for name, parts in made.items()}
-    right = {name: np.array([judge(*pair)["all"] for pair in zip(some, captions)], float) for name, some in images.items()}
+    right = {
+        name: np.array([judge(*pair)["all"] for pair in zip(some, captions)], float)
+        for name, some in images.items()
+    }
     figures = {
         name: {
-            "all": float(right[name].mean()), "right": right[name].astype(int).tolist(),
+            "all": float(right[name].mean()),
+            "right": right[name].astype(int).tolist(),
             "se": float(np.std(right[name] - right[FULL], ddof=1) / np.sqrt(count)),
             "image_distance": image_distance(images[name], images[FULL]),
-            **dict(zip(("steps", "guidance"), map(list, sampler[1:]))), "batch": BATCH, "seconds": per_image(laps[name][1:]),
+            **dict(zip(("steps", "guidance"), map(list, sampler[1:]))),
+            "batch": BATCH,
+            "seconds": per_image(laps[name][1:]),
         }
         for name, sampler in samplers.items()
-    }  # fmt: skip
+    }
     steps, w = (figures[FULL][key][0] for key in ("steps", "guidance"))
-    single = {"side": images[FULL].shape[1], "steps": steps, "guidance": w, "batch": BATCH, "seconds": per_image(direct[1:])}
-    shown = {"prompts": captions[:SHOWN], "rows": {name: some[:SHOWN] for name, some in images.items()}}
+    single = {
+        "side": images[FULL].shape[1],
+        "steps": steps,
+        "guidance": w,
+        "batch": BATCH,
+        "seconds": per_image(direct[1:]),
+    }
+    shown = {
+        "prompts": captions[:SHOWN],
+        "rows": {name: some[:SHOWN] for name, some in images.items()},
+    }
     return {"distilled": figures, "single_stage": single}, shown
 
 
@@ -158,6 +205,13 @@ def image_distance(images: np.ndarray, others: np.ndarray) -> float:
 
 
 def per_image(laps: list[dict[str, float]]) -> dict[str, float]:
-    """PARTS and "total" of one image: medians over batches, the total their sum and that of the rest."""
-    medians = {part: float(np.median([seconds[part] for seconds in laps])) / BATCH for part in laps[0]}
-    return {**{part: medians[part] for part in PARTS if part in medians}, "total": sum(medians.values())}
+    """PARTS and "total" of one image: medians over batches, the total their sum and that of the
+    rest.
+    """
+    medians = {
+        part: float(np.median([seconds[part] for seconds in laps])) / BATCH for part in laps[0]
+    }
+    return {
+        **{part: medians[part] for part in PARTS if part in medians},
+        "total": sum(medians.values()),
+    }

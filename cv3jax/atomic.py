@@ -1,4 +1,6 @@
-"""A directory that appears when it is whole: written beside its place under another name, then renamed."""
+"""A directory that appears when it is whole: written beside its place under another name, then
+renamed.
+"""
 
 import contextlib
 import shutil
@@ -19,18 +21,23 @@ def check_new(out: Path, flag: str = "--out") -> None:
 
 @contextlib.contextmanager
 def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
-    """The directory to write into; it becomes `out` when the block ends, and is removed when the block fails.
+    """The directory to write into; it becomes `out` when the block ends, and is removed when the
+    block fails.
 
     What a killed process left under that name, a lock beside it, is removed first.
 
     Raises:
-        InputError: as `check_new`, or something else has that name, or another process is writing the same.
+        InputError: as `check_new`, or something else has that name, or another process is writing
+            the same.
     """
     check_new(out, flag)
     place = out.resolve()  # a directory cannot be renamed to a link
     partial = place.with_name(f"{place.name}.partial")
     if partial.exists() and not (partial / lock.NAME).is_file():
-        raise InputError(f"{flag} {out}: {partial} is in the way, and was not left by a conversion; move it or give another directory")
+        raise InputError(
+            f"{flag} {out}: {partial} is in the way, and was not left by a conversion; move it or"
+            " give another directory"
+        )
     with lock.hold(partial, flag):
         try:
             for left in partial.iterdir():

@@ -1,4 +1,6 @@
-"""Attention by name: the models' `attend` for the hardware that a mesh is made of. The models know neither.
+"""Attention by name: the models' `attend` for the hardware that a mesh is made of.
+
+The models know neither.
 
 xla     everywhere; the logits [B, N, S, L] are written to memory wherever they do not fit the chip's.
 cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward.
@@ -6,8 +8,9 @@ splash  TPUs: jax's Pallas kernels, forward and backward. The logits never leave
 heads   CPUs: ours, a few heads at a time (attention_heads.py).
 auto    the kernel of the backend where its limits hold and the logits are large enough for it to pay; else xla.
 
-The compiler cannot split a kernel over devices. It is therefore called on each device's part, under shard_map: images over data and
-fsdp, heads over tensor, queries over context, keys and values whole.
+The compiler cannot split a kernel over devices. It is therefore called on each device's part, under
+shard_map: images over data and fsdp, heads over tensor, queries over context, keys and values
+whole.
 """
 
 import functools
@@ -26,23 +29,30 @@ from cv3jax.models.layers import attend as xla
 from cv3jax.sharding import BATCH
 
 KINDS = ("auto", "xla", "cudnn", "splash", "heads")
-KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}  # platform → what it has beside xla
-# Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the chip anyway (docs/decisions.md).
+# platform → what it has beside xla
+KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}
+# Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the
+# chip anyway (docs/decisions.md).
 PAYS = {"splash": 32 * 2**20, "cudnn": 0, "heads": 0}
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
 
-# Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid costs about a third of a
-# microsecond whatever it does; 1024 × 512 float32 logits are 2 MiB, of which the compiler holds a few in the 16 MiB it gives a kernel.
-# Backward, each block of keys leaves a gradient of all queries to be summed: 2048 leave two of them for 4096 keys, not four.
+# Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid
+# costs about a third of a microsecond whatever it does; 1024 × 512 float32 logits are 2 MiB, of
+# which the compiler holds a few in the 16 MiB it gives a kernel. Backward, each block of keys
+# leaves a gradient of all queries to be summed: 2048 leave two of them for 4096 keys, not four.
 FORWARD = (1024, 1024, 512)
 BACKWARD = (1024, 2048, 512)
 
 
-def make_attend(kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: Any, interpret: bool = False) -> Attend:
-    """attend(q [B, S, N, D], k, v [B, L, N, D]) → [B, S, N, D] of their dtype; scale D^-1/2, softmax in float32.
+def make_attend(
+    kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: Any, interpret: bool = False
+) -> Attend:
+    """attend(q [B, S, N, D], k, v [B, L, N, D]) → [B, S, N, D] of their dtype; scale D^-1/2,
+    softmax in float32.
 
-    `platform` is jax's name of what will run it. To be called under a plain jit, or inside a shard_map that has made some axes of
-    `mesh` manual, as the train step does. `interpret` runs splash's kernels on any backend, slowly: for tests.
+    `platform` is jax's name of what will run it. To be called under a plain jit, or inside a
+    shard_map that has made some axes of `mesh` manual, as the train step does. `interpret` runs
+    splash's kernels on any backend, slowly: for tests.
 
     Raises:
         ValueError: no such kind, or one that the platform, `head_dim` or `dtype` does not allow.
@@ -57,7 +67,11 @@ def make_attend(kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: A
         raise ValueError(f"attention {kind!r} takes {problem}; take auto or xla")
     if kind == "xla" or own == "xla" or problem:
         return xla
-    kernel = {"splash": functools.partial(splash, interpret=interpret), "cudnn": cudnn, "heads": by_heads}[own]
+    kernel = {
+        "splash": functools.partial(splash, interpret=interpret),
+        "cudnn": cudnn,
+        "heads": by_heads,
+    }[own]
     least = PAYS[own] if kind == "auto" else 0
     return lambda q, k, v: split(kernel, mesh, q, k, v, least)
 
@@ -73,10 +87,14 @@ def limit(kernel: str, head_dim: int, dtype: Any) -> str | None:
     return None
 
 
-def split(kernel: Attend, mesh: Mesh, q: jax.Array, k: jax.Array, v: jax.Array, least: int) -> jax.Array:
-    """`kernel` on each device's images, heads and queries, or XLA where a device's logits take less than `least` bytes.
+def split(
+    kernel: Attend, mesh: Mesh, q: jax.Array, k: jax.Array, v: jax.Array, least: int
+) -> jax.Array:
+    """`kernel` on each device's images, heads and queries, or XLA where a device's logits take less
+    than `least` bytes.
 
-    What an axis of the mesh does not divide stays whole on all its devices: correct, and as slow as one.
+    What an axis of the mesh does not divide stays whole on all its devices: correct, and as slow as
+    one.
     """
     around = jax.sharding.get_abstract_mesh()  # empty under a plain jit
     free = [axis for axis in mesh.axis_names if axis not in around.manual_axes]
@@ -86,17 +104,28 @@ def split(kernel: Attend, mesh: Mesh, q: jax.Array, k: jax.Array, v: jax.Array, 
         return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
     batch, length, heads, _ = q.shape
-    images, queries, heads_over = over(batch, *BATCH), over(length, "context"), over(heads, "tensor")
+    images, queries, heads_over = (
+        over(batch, *BATCH),
+        over(length, "context"),
+        over(heads, "tensor"),
+    )
     ways = math.prod(mesh.shape[axis] for axis in (*images, *queries, *heads_over))
     if batch * heads * length * k.shape[1] * 4 < least * ways:
         return xla(q, k, v)
     if not free:
         return kernel(q, k, v)
-    ours, theirs = P(images or None, queries or None, heads_over or None), P(images or None, None, heads_over or None)
+    ours, theirs = (
+        P(images or None, queries or None, heads_over or None),
+        P(images or None, None, heads_over or None),
+    )
     return jax.shard_map(
-        kernel, mesh=mesh if around.empty else around, in_specs=(ours, theirs, theirs), out_specs=ours, axis_names=set(free),
+        kernel,
+        mesh=mesh if around.empty else around,
+        in_specs=(ours, theirs, theirs),
+        out_specs=ours,
+        axis_names=set(free),
         check_vma=False,  # Pallas calls do not say over which axes they vary
-    )(q, k, v)  # fmt: skip
+    )(q, k, v)
 
 
 def padded(x: jax.Array) -> jax.Array:
@@ -105,16 +134,25 @@ def padded(x: jax.Array) -> jax.Array:
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """cuDNN's flash attention. Keys are padded to a multiple of `TILE`, and their true number hides the padding."""
+    """cuDNN's flash attention.
+
+    Keys are padded to a multiple of `TILE`, and their true number hides the padding.
+    """
     length = k.shape[1]
     if length % TILE == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     lengths = jnp.full(k.shape[0], length, jnp.int32)
-    return jax.nn.dot_product_attention(q, padded(k), padded(v), key_value_seq_lengths=lengths, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q, padded(k), padded(v), key_value_seq_lengths=lengths, implementation="cudnn"
+    )
 
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Splash attention. Sequences are padded to a multiple of `TILE`; padded keys are of another segment than every query."""
+    """Splash attention.
+
+    Sequences are padded to a multiple of `TILE`; padded keys are of another segment than every
+    query.
+    """
     queries, keys, dim = q.shape[1], k.shape[1], q.shape[-1]
     q = padded((q.astype(jnp.float32) * dim**-0.5).astype(q.dtype))  # the kernel has no scale
     k, v = padded(k), padded(v)
@@ -123,7 +161,9 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False)
     if k.shape[1] != keys:
         real = jnp.arange(k.shape[1]) < keys
         segments = kernels.SegmentIds(jnp.ones(q.shape[1], jnp.int32), real.astype(jnp.int32))
-    out = jax.vmap(lambda q, k, v: attend(q, k, v, segment_ids=segments))(*(x.swapaxes(1, 2) for x in (q, k, v)))
+    out = jax.vmap(lambda q, k, v: attend(q, k, v, segment_ids=segments))(
+        *(x.swapaxes(1, 2) for x in (q, k, v))
+    )
     return out.swapaxes(1, 2)[:, :queries]
 
 
@@ -135,10 +175,13 @@ def splash_kernel(heads: int, queries: int, keys: int, interpret: bool):
         return largest(queries, most_queries), block, largest(block, most_compute)
 
     forward, backward = blocks(*FORWARD), blocks(*BACKWARD)
-    # the fused backward kernel makes the logits once for all three gradients, not twice: 5 products of matrices, not 7
+    # the fused backward kernel makes the logits once for all three gradients, not twice: 5 products
+    # of matrices, not 7
     sizes = kernels.BlockSizes(*forward, *backward, use_fused_bwd_kernel=True)
     mask = kernels.MultiHeadMask([kernels.FullMask((queries, keys))] * heads)
-    return kernels.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return kernels.make_splash_mha(
+        mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
 
 
 def largest(size: int, most: int) -> int:

@@ -1,8 +1,10 @@
-"""Softmax attention for CPUs: a few heads at a time, so that their logits stay in the cache, forward and backward.
+"""Softmax attention for CPUs: a few heads at a time, so that their logits stay in the cache,
+forward and backward.
 
-XLA makes all heads' logits at once and normalises them before the second product. Here the product comes first and its [S, D] are
-divided, the logits are made again in the backward pass from the log of their sum (FlashAttention, arXiv 2205.14135, by heads
-instead of blocks of positions), and no more than `CACHED` bytes of them exist at a time. docs/benchmarks.md has what it saves.
+XLA makes all heads' logits at once and normalises them before the second product. Here the product
+comes first and its [S, D] are divided, the logits are made again in the backward pass from the log
+of their sum (FlashAttention, arXiv 2205.14135, by heads instead of blocks of positions), and no
+more than `CACHED` bytes of them exist at a time. docs/benchmarks.md has what it saves.
 """
 
 import jax
@@ -15,7 +17,8 @@ CACHED = 8 * 2**20  # bytes of float32 logits of the heads that are computed at 
 
 @jax.custom_vjp
 def by_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D] of q's dtype; scale D^-1/2, softmax in float32.
+    """q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D] of q's dtype; scale D^-1/2, softmax in
+    float32.
 
     Differentiable in reverse only.
     """
@@ -40,7 +43,8 @@ def _backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     queries, keys, values, out, log_total = kept
     dtype, dim = queries.dtype, queries.shape[-1]
     g_heads = _heads(g)
-    along = (g_heads * out).sum(-1, keepdims=True)  # what the softmax's normalisation takes from each row's gradient
+    # what the softmax's normalisation takes from each row's gradient
+    along = (g_heads * out).sum(-1, keepdims=True)
 
     def group(q, k, v, g, log_total, along):
         with jax.named_scope(RECOMPUTED):  # as `flops` tells what is computed a second time
@@ -55,21 +59,30 @@ def _backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
 
     dq, dk, dv = _in_groups(group, queries, keys, values, g_heads, log_total, along)
     shape = (g.shape[0], keys.shape[1], *g.shape[2:])
-    return _positions(dq.astype(dtype), g.shape), _positions(dk.astype(dtype), shape), _positions(dv.astype(dtype), shape)
+    return (
+        _positions(dq.astype(dtype), g.shape),
+        _positions(dk.astype(dtype), shape),
+        _positions(dv.astype(dtype), shape),
+    )
 
 
 by_heads.defvjp(_forward, _backward)
 
 
 def _in_groups(function, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    """`function` of as many of the operands' heads [B N, ...] at a time as `CACHED` allows → its outputs [B N, ...]."""
+    """`function` of as many of the operands' heads [B N, ...] at a time as `CACHED` allows → its
+    outputs [B N, ...].
+    """
     queries, keys = operands[0], operands[1]
     count = len(queries)
     most = max(1, CACHED // (4 * queries.shape[1] * keys.shape[1]))
     size = max(size for size in range(1, min(count, most) + 1) if count % size == 0)
     if size == count:
         return function(*operands)
-    groups = jax.lax.map(lambda group: function(*group), tuple(x.reshape(count // size, size, *x.shape[1:]) for x in operands))
+    groups = jax.lax.map(
+        lambda group: function(*group),
+        tuple(x.reshape(count // size, size, *x.shape[1:]) for x in operands),
+    )
     return tuple(x.reshape(count, *x.shape[2:]) for x in groups)
 
 

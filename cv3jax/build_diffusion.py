@@ -1,4 +1,6 @@
-"""The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their outputs."""
+"""The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their
+outputs.
+"""
 
 import functools
 import itertools
@@ -13,7 +15,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint, hosts
-from cv3jax.build import Stage, bucket_sizes, by_size, jit_once, loader, of_size, open_data, part_loader, placer, plan, state_creator
+from cv3jax.build import (
+    Stage,
+    bucket_sizes,
+    by_size,
+    jit_once,
+    loader,
+    of_size,
+    open_data,
+    part_loader,
+    placer,
+    plan,
+    state_creator,
+)
 from cv3jax.build_vae import first_images
 from cv3jax.cached import arrays, open_companion, prepare_of
 from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
@@ -50,10 +64,13 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     directory, description = frozen_description(config)
     text = description.get("t5", {"model": random_facts(config), "length": config.text.length})
     cache = open_companion(config, directory, description, records)
-    steps = diffusion_steps(config, deal, description["vae"], text["model"], text["length"], arrays(config, cache))
+    steps = diffusion_steps(
+        config, deal, description["vae"], text["model"], text["length"], arrays(config, cache)
+    )
     load = part_loader(config.init_from, config.init_part) if config.init_from else None
     create = state_creator(steps.init, steps.tx, config.seed, steps.like, load)
-    loader(config, records, None, deal.mesh)  # what it refuses it should refuse before a tokenizer is written
+    # what it refuses it should refuse before a tokenizer is written
+    loader(config, records, None, deal.mesh)
     needed = ("vae", "t5") if config.train.preview_every else tuple(steps.frozen)
     frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir, needed)
     parts = {name: frozen.params[name] for name in steps.frozen}
@@ -61,9 +78,15 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
     @functools.cache
     def compiled():
         at = {size: steps._replace(batch=of_size(steps.batch, size)) for size in data.sizes}
-        programs = [program for one in at.values() for program in ((one.encode, encode_args(one)), (one.train, train_args(one)))]
+        programs = [
+            program
+            for one in at.values()
+            for program in ((one.encode, encode_args(one)), (one.train, train_args(one)))
+        ]
         largest = max(at.values(), key=lambda one: held(one.batch))
-        made = compiled_and_announced(programs, steps.like, frozen.params, (largest.batch, train_args(largest)[2]))
+        made = compiled_and_announced(
+            programs, steps.like, frozen.params, (largest.batch, train_args(largest)[2])
+        )
         return dict(zip(at, zip(made[::2], made[1::2])))
 
     def step(state, batch):
@@ -71,19 +94,36 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
         return train(state, {}, encode(parts, batch, state.key, state.step))
 
     def preview(directory: Path):
-        description = {**frozen.description, "stages": {config.stage: describe(config, frozen.description)}}
-        cascade = Cascade(description, dict(frozen.params), frozen.tokenize, attention=config.attention, within=deal.mesh)
+        description = {
+            **frozen.description,
+            "stages": {config.stage: describe(config, frozen.description)},
+        }
+        cascade = Cascade(
+            description,
+            dict(frozen.params),
+            frozen.tokenize,
+            attention=config.attention,
+            within=deal.mesh,
+        )
         show = base_preview if config.schedule.blur == "none" else relay_preview
 
         def save(ema, step):
             cascade.params[config.stage] = ema
             picture = show(cascade, config, records)
-            return save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
+            return (
+                save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
+            )
 
         return save
 
     def export(ema, directory: Path) -> dict:
-        description = {**frozen.description, "stages": {**frozen.description["stages"], config.stage: describe(config, frozen.description)}}
+        description = {
+            **frozen.description,
+            "stages": {
+                **frozen.description["stages"],
+                config.stage: describe(config, frozen.description),
+            },
+        }
         directory.mkdir(parents=True, exist_ok=True)
         parts = dict(frozen.directories)
         if "t5" not in parts:
@@ -96,27 +136,41 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
             checkpoint.write_cascade(directory, description)
         return {}
 
-    tokenize, prepare = frozen.tokenize if "tokens" in steps.batch else None, None if cache is None else prepare_of(config, cache)
-    data, place = loader(config, records, tokenize, deal.mesh, prepare), placer(deal.mesh, config.batch.size)
+    tokenize, prepare = (
+        frozen.tokenize if "tokens" in steps.batch else None,
+        None if cache is None else prepare_of(config, cache),
+    )
+    data, place = (
+        loader(config, records, tokenize, deal.mesh, prepare),
+        placer(deal.mesh, config.batch.size),
+    )
     return Stage(create, steps.like, data, place, step, preview, export)
 
 
 def whole_side(config: ConfigDict) -> int:
-    """The side in pixels of a whole picture, which is what the stage draws. It trains on crops of it where the least zoom is above 1."""
+    """The side in pixels of a whole picture, which is what the stage draws.
+
+    It trains on crops of it where the least zoom is above 1.
+    """
     return round(config.data.image_size * config.data.zoom[0])
 
 
 def check_sides(config: ConfigDict, vae: dict) -> None:
-    """Raise InputError unless crops and whole images become latents that the UNet can halve stage by stage."""
+    """Raise InputError unless crops and whole images become latents that the UNet can halve stage
+    by stage.
+    """
     factor = build_model(Autoencoder, vae).factor * 2 ** (len(config.model.channel_mult) - 1)
     for size in bucket_sizes(config):
         if any(side % factor for side in size):
             what = f"config.data.buckets: {size[0]}x{size[1]}"
-            raise InputError(f"{what} is not of multiples of {factor}, the autoencoder's factor times the UNet's")
+            raise InputError(
+                f"{what} is not of multiples of {factor}, the autoencoder's factor times the UNet's"
+            )
     for what, side in (("", config.data.image_size), (" times the least zoom", whole_side(config))):
         if side % factor:
             raise InputError(
-                f"config.data.image_size{what} = {side} is not a multiple of {factor}, the autoencoder's factor times the UNet's"
+                f"config.data.image_size{what} = {side} is not a multiple of {factor}, the"
+                " autoencoder's factor times the UNet's"
             )
 
 
@@ -124,29 +178,50 @@ def frozen_description(config: ConfigDict) -> tuple[Path, dict]:
     """(directory, description) of config.cascade.
 
     Raises:
-        InputError: config.cascade unset or without the parts a stage needs, or an image size that does not suit them.
+        InputError: config.cascade unset or without the parts a stage needs, or an image size that
+            does not suit them.
     """
     if not config.cascade:
-        raise InputError("config.cascade is not set; give a checkpoint with a vae (and t5), e.g. --config.cascade=runs/vae")
+        raise InputError(
+            "config.cascade is not set; give a checkpoint with a vae (and t5), e.g."
+            " --config.cascade=runs/vae"
+        )
     directory, description = checkpoint.read_cascade(config.cascade)
     if "vae" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
     if "t5" not in description and not config.text.random:
-        raise InputError(f"config.cascade = {config.cascade} has no t5; give one that has, or set config.text.random=True")
+        raise InputError(
+            f"config.cascade = {config.cascade} has no t5; give one that has, or set"
+            " config.text.random=True"
+        )
     check_sides(config, description["vae"]["model"])
     return directory, description
 
 
 def frozen_parts(
-    config: ConfigDict, directory: Path, description: dict, records: RecordSource, mesh: Any, workdir: Path, needed: tuple[str, ...]
-) -> Frozen:  # fmt: skip
-    """The parts `needed` of vae and t5 of config.cascade, placed on the mesh; a random text encoder where it brings none."""
+    config: ConfigDict,
+    directory: Path,
+    description: dict,
+    records: RecordSource,
+    mesh: Any,
+    workdir: Path,
+    needed: tuple[str, ...],
+) -> Frozen:
+    """The parts `needed` of vae and t5 of config.cascade, placed on the mesh; a random text encoder
+    where it brings none.
+    """
     has = tuple(part for part in ("vae", "t5") if part in description)
     loaded = tuple(part for part in has if part in needed)
-    params, tokenize = load_params(directory, description, loaded, lambda tree: tree_sharding(tree, mesh)) if loaded else ({}, None)
+    params, tokenize = (
+        load_params(directory, description, loaded, lambda tree: tree_sharding(tree, mesh))
+        if loaded
+        else ({}, None)
+    )
     if "t5" in params:
         params["t5"] = as_computed(params["t5"], config.text.dtype)
-    directories = {part: directory / part for part in (*has, *description["stages"]) if part != config.stage}
+    directories = {
+        part: directory / part for part in (*has, *description["stages"]) if part != config.stage
+    }
     if "t5" not in description:
         params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
     return Frozen(description, params, tokenize, directories)
@@ -154,47 +229,79 @@ def frozen_parts(
 
 def random_facts(config: ConfigDict) -> dict:
     """The sizes of the random text encoder of config.text."""
-    return {key: value for key, value in to_json(config)["text"].items() if key not in ("random", "length")}
+    return {
+        key: value
+        for key, value in to_json(config)["text"].items()
+        if key not in ("random", "length")
+    }
 
 
-def random_text(config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path) -> tuple[Any, Callable, dict]:
-    """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's own captions.
+def random_text(
+    config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path
+) -> tuple[Any, Callable, dict]:
+    """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's
+    own captions.
 
-    The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first checkpoint it is made anew.
+    The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first
+    checkpoint it is made anew.
     """
     folder = workdir / "tokenizer"
-    if hosts.first("tokenizer", lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*")))) and hosts.main():
+    if (
+        hosts.first(
+            "tokenizer",
+            lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))),
+        )
+        and hosts.main()
+    ):
         parts = records.parts if isinstance(records, Mixture) else (records,)
-        some = itertools.chain.from_iterable(itertools.islice(readable(part), TOKENIZER_CAPTIONS // len(parts)) for part in parts)
+        some = itertools.chain.from_iterable(
+            itertools.islice(readable(part), TOKENIZER_CAPTIONS // len(parts)) for part in parts
+        )
         shutil.rmtree(folder, ignore_errors=True)
-        train_tokenizer((record["caption"] for record in some), folder, config.text.vocab, config.text.length)
+        train_tokenizer(
+            (record["caption"] for record in some), folder, config.text.vocab, config.text.length
+        )
     hosts.barrier("tokenizer")
     facts = random_facts(config)
     init = t5_init(build_model(T5Encoder, facts))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     params = jit_once(init, shardings)(jax.random.key(config.seed))
-    return params, load_tokenizer(folder, config.text.length), {"model": facts, "length": config.text.length}
+    return (
+        params,
+        load_tokenizer(folder, config.text.length),
+        {"model": facts, "length": config.text.length},
+    )
 
 
 def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
     """The recipe's prompts, sampled."""
     prompts = list(config.sample.prompts)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
-    images = cascade.decode(cascade.stage(config.stage, cascade.text(prompts), keys, cascade.noise(keys, whole_side(config))))
+    images = cascade.decode(
+        cascade.stage(
+            config.stage, cascade.text(prompts), keys, cascade.noise(keys, whole_side(config))
+        )
+    )
     return contact_sheet([images], columns=prompts)
 
 
 def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
-    """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay makes of it, and the originals."""
+    """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay
+    makes of it, and the originals.
+    """
     some, side = list(itertools.islice(readable(records), 6)), whole_side(config)
     real, captions = first_images(some, side, len(some)), [record["caption"] for record in some]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(some)))
     low_pixels = up2(down2(to_pixels(jnp.asarray(real))))
     low = cascade.encode(low_pixels, cascade.noise(keys, side))
     own = fold(keys, 1)
-    images = cascade.decode(cascade.stage(config.stage, cascade.text(captions), own, cascade.noise(own, side), low))
+    images = cascade.decode(
+        cascade.stage(config.stage, cascade.text(captions), own, cascade.noise(own, side), low)
+    )
     rows = [np.asarray(to_uint8(low_pixels)), cascade.decode(low), images, real]
-    return contact_sheet(rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions)
+    return contact_sheet(
+        rows, rows=("half size, enlarged", "round trip", "relay", "original"), columns=captions
+    )
 
 
 def describe(config: ConfigDict, description: dict) -> dict:
@@ -203,8 +310,14 @@ def describe(config: ConfigDict, description: dict) -> dict:
     return {
         "kind": "base" if config.schedule.blur == "none" else "relay",
         "model": {**to_json(config)["model"], "out_channels": vae.z_channels},
-        "text_width": build_model(T5Encoder, description["t5"]["model"]).channels, "prediction": config.objective.prediction,
-        "factor": vae.factor, "image_size": whole_side(config),
-        "start": config.schedule.start, "blur": config.schedule.blur, "steps": config.sample.steps, "guidance": config.sample.guidance,
-        "eta": config.sample.eta, "form": config.sample.form,
-    }  # fmt: skip
+        "text_width": build_model(T5Encoder, description["t5"]["model"]).channels,
+        "prediction": config.objective.prediction,
+        "factor": vae.factor,
+        "image_size": whole_side(config),
+        "start": config.schedule.start,
+        "blur": config.schedule.blur,
+        "steps": config.sample.steps,
+        "guidance": config.sample.guidance,
+        "eta": config.sample.eta,
+        "form": config.sample.form,
+    }

@@ -51,9 +51,17 @@ def build_vae(config: ConfigDict) -> Stage:
     model = model_of(Autoencoder, config.model, "config.model")
     side = config.data.image_size
     if side % model.factor:
-        raise InputError(f"config.data.image_size = {side} is not a multiple of the autoencoder's factor {model.factor}")
-    if odd := [size for size in bucket_sizes(config) if size[0] % model.factor or size[1] % model.factor]:
-        raise InputError(f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's factor {model.factor}")
+        raise InputError(
+            f"config.data.image_size = {side} is not a multiple of the autoencoder's factor"
+            f" {model.factor}"
+        )
+    if odd := [
+        size for size in bucket_sizes(config) if size[0] % model.factor or size[1] % model.factor
+    ]:
+        raise InputError(
+            f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's"
+            f" factor {model.factor}"
+        )
 
     perceptual, frozen = None, {}
     if config.objective.perceptual:
@@ -70,42 +78,68 @@ def build_vae(config: ConfigDict) -> Stage:
         kept = checkpoint.abstract(frozen, replicated(deal.mesh))
         batches = [of_size(batch_like(config, deal.mesh), size) for size in data.sizes]
         programs = [(train, (like, kept, batch)) for batch in batches]
-        return dict(zip(data.sizes, compiled_and_announced(programs, like, kept, max(batches, key=held))))
+        return dict(
+            zip(data.sizes, compiled_and_announced(programs, like, kept, max(batches, key=held)))
+        )
 
     def step(state, batch):
         return by_size(compiled(), batch)(state, frozen, batch)
 
     whole = replicated(deal.mesh)  # so that every process has what it looks at
-    decode = jax.jit(lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]), out_shardings=whole)
+    decode = jax.jit(
+        lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]),
+        out_shardings=whole,
+    )
 
     def preview(directory: Path):
         images = first_images(records, side, 8)
 
         def show(ema, step):
-            sheet = contact_sheet([images, np.asarray(decode(ema, images))], rows=("image", "round trip"))
+            sheet = contact_sheet(
+                [images, np.asarray(decode(ema, images))], rows=("image", "round trip")
+            )
             return save_png(directory / f"step_{step:07d}.png", sheet) if hosts.main() else sheet
 
         return show
 
     def export(ema, directory: Path) -> dict:
         images = first_images(records, side, SCALE_IMAGES)
-        encode = jax.jit(lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0], out_shardings=whole)
-        squares = [np.asarray(encode(ema, images[i : i + 16]), np.float64) for i in range(0, len(images), 16)]
+        encode = jax.jit(
+            lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0],
+            out_shardings=whole,
+        )
+        squares = [
+            np.asarray(encode(ema, images[i : i + 16]), np.float64)
+            for i in range(0, len(images), 16)
+        ]
         scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
         directory.mkdir(parents=True, exist_ok=True)
         checkpoint.save_part(directory / "vae", ema)
         if hosts.main():
-            checkpoint.write_cascade(directory, {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}})
-        errors = [(np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16]) for i in range(0, len(images), 16)]
+            checkpoint.write_cascade(
+                directory,
+                {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}},
+            )
+        errors = [
+            (np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16])
+            for i in range(0, len(images), 16)
+        ]
         mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
-        return {"latent_scale": scale, "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))}
+        return {
+            "latent_scale": scale,
+            "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3)))),
+        }
 
     data, place = loader(config, records, None, deal.mesh), placer(deal.mesh, config.batch.size)
     return Stage(create, like, data, place, step, preview, export)
 
 
-def vae_step(config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Callable | None) -> tuple[Any, Callable, Any, Callable]:
-    """(shapes of the state, init, optimizer, jitted (state, frozen, batch) → (state, metrics)); needs neither data nor devices."""
+def vae_step(
+    config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Callable | None
+) -> tuple[Any, Callable, Any, Callable]:
+    """(shapes of the state, init, optimizer, jitted (state, frozen, batch) → (state, metrics));
+    needs neither data nor devices.
+    """
     init, tx = vae_init(model), make_tx(config)
     like = state_shapes(init, tx, config.seed, deal.mesh)
     layout = Layout(deal.mesh, tree_specs(like.params, deal.mesh), config.model.dtype)
@@ -117,20 +151,42 @@ def vae_step(config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Cal
         return model.apply({"params": params}, z, method="decode"), mean, logvar
 
     loss = autoencoder_loss(
-        reconstruct, perceptual, kl_weight=config.objective.kl_weight, perceptual_weight=config.objective.perceptual_weight
-    )  # fmt: skip
+        reconstruct,
+        perceptual,
+        kl_weight=config.objective.kl_weight,
+        perceptual_weight=config.objective.perceptual_weight,
+    )
     train_step = make_train_step(
-        lambda params, frozen, batch, keys: loss(params, frozen, {"pixels": to_pixels(batch["image"])}, keys), tx,
-        decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient,
-    )  # fmt: skip
-    return like, init, tx, jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
+        lambda params, frozen, batch, keys: loss(
+            params, frozen, {"pixels": to_pixels(batch["image"])}, keys
+        ),
+        tx,
+        decay=config.optim.ema,
+        accumulate=deal.accumulate,
+        spread=layout.spread_gradient,
+    )
+    return (
+        like,
+        init,
+        tx,
+        jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None)),
+    )
 
 
 def first_images(records, side: int, count: int) -> np.ndarray:
-    """The first `count` readable images in order, cropped at the middle: uint8 [count, side, side, 3] (fewer when there are fewer)."""
+    """The first `count` readable images in order, cropped at the middle: uint8 [count, side, side,
+    3] (fewer when there are fewer).
+    """
     some = list(itertools.islice(readable(records), count))
     batches = make_loader(
-        some, batch_size=max(len(some), 1), image_size=side, tokenize=None, seed=0, num_threads=0, random_crop=False, shuffle=False,
+        some,
+        batch_size=max(len(some), 1),
+        image_size=side,
+        tokenize=None,
+        seed=0,
+        num_threads=0,
+        random_crop=False,
+        shuffle=False,
         num_epochs=1,
-    )  # fmt: skip
+    )
     return next(batches)["image"]

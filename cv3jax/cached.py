@@ -1,4 +1,6 @@
-"""A run that reads latents and text features from a companion dataset: whether it may, and what its loader and steps take from it."""
+"""A run that reads latents and text features from a companion dataset: whether it may, and what its
+loader and steps take from it.
+"""
 
 import functools
 from pathlib import Path
@@ -17,13 +19,16 @@ from data_pipeline.records import RecordSource
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) of a batch's row
 
 
-def open_companion(config: ConfigDict, directory: Path, description: dict, records: RecordSource) -> EncodedSource | None:
+def open_companion(
+    config: ConfigDict, directory: Path, description: dict, records: RecordSource
+) -> EncodedSource | None:
     """The companion at config.data.cache, None where none is given.
 
     `directory` and `description` are those of config.cascade.
 
     Raises:
-        InputError: it is of other records, or of another view, stage or encoder than the recipe has.
+        InputError: it is of other records, or of another view, stage or encoder than the recipe
+            has.
     """
     path = config.data.get("cache")
     if not path:
@@ -37,7 +42,10 @@ def open_companion(config: ConfigDict, directory: Path, description: dict, recor
             theirs["latents"]["low"] = False
     if theirs["text"]:
         if "t5" not in description:
-            raise InputError(f"config.data.cache = {path} has text features, config.cascade = {config.cascade} no t5 that made them")
+            raise InputError(
+                f"config.data.cache = {path} has text features, config.cascade = {config.cascade}"
+                " no t5 that made them"
+            )
         ours["text"] = text_facts(config, directory, description)
     for section, facts in ours.items():
         theirs[section] = {name: theirs[section].get(name) for name in facts}
@@ -48,21 +56,34 @@ def open_companion(config: ConfigDict, directory: Path, description: dict, recor
 
 
 def check_view(config: ConfigDict) -> None:
-    """Raise InputError where the recipe would show other views of an image than the one of which there are latents."""
+    """Raise InputError where the recipe would show other views of an image than the one of which
+    there are latents.
+    """
     low, high = config.data.zoom
     right = {
-        "random_crop=False": not config.data.random_crop, "flip=False": not config.data.flip, f"zoom='({low}, {low})'": low == high,
-    }  # fmt: skip
+        "random_crop=False": not config.data.random_crop,
+        "flip=False": not config.data.flip,
+        f"zoom='({low}, {low})'": low == high,
+    }
     if fields := [f"--config.data.{field}" for field, fine in right.items() if not fine]:
-        raise InputError(f"config.data.cache has latents of one view of each image; give {' '.join(fields)}, or encode with --latents none")
+        raise InputError(
+            f"config.data.cache has latents of one view of each image; give {' '.join(fields)}, or"
+            " encode with --latents none"
+        )
 
 
 def arrays(config: ConfigDict, cache: EncodedSource | None) -> Arrays:
-    """What a batch holds of the companion: in place of images {mean, dev, …}, in place of tokens {text, …}."""
+    """What a batch holds of the companion: in place of images {mean, dev, …}, in place of tokens
+    {text, …}.
+    """
     if cache is None:
         return {}
     relay = config.schedule.blur != "none"
-    latents = {name: kind for name, kind in latent_arrays(cache.facts).items() if relay or not name.startswith("low")}
+    latents = {
+        name: kind
+        for name, kind in latent_arrays(cache.facts).items()
+        if relay or not name.startswith("low")
+    }
     return {**latents, **text_arrays(cache.facts)}
 
 
@@ -72,10 +93,20 @@ def prepare_of(config: ConfigDict, cache: EncodedSource) -> Prepare:
     image = None
     if not cache.facts["latents"]:
         image = functools.partial(
-            crop, zoom=tuple(data.zoom), zoom_levels=data.zoom_levels, grid=data.crop_grid, random=data.random_crop, flip=data.flip,
+            crop,
+            zoom=tuple(data.zoom),
+            zoom_levels=data.zoom_levels,
+            grid=data.crop_grid,
+            random=data.random_crop,
+            flip=data.flip,
             recaption_prob=data.recaption,
-        )  # fmt: skip
+        )
     names = tuple(name for name in arrays(config, cache) if not name.startswith("text"))
     return functools.partial(
-        example, cache=cache, latents=names, text=bool(cache.facts["text"]), image=image, recaption_prob=data.recaption
-    )  # fmt: skip
+        example,
+        cache=cache,
+        latents=names,
+        text=bool(cache.facts["text"]),
+        image=image,
+        recaption_prob=data.recaption,
+    )

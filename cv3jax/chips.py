@@ -1,9 +1,12 @@
 """What a chip can do: the figures of its data sheet, against which a compiled program is held.
 
-bfloat16 products without sparsity; GB are 10^9 bytes; a link's figure is one direction of it. Sources:
-TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e; a link is the interconnect's bandwidth a chip over its ports: 1600 Gb/s over 4,
-1200 GB/s in both directions over 6, 3584 Gb/s over 4. GPUs: NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB; NVLink
-is half of their total of both directions; the network is that of NVIDIA's eight-GPU systems, a 400 Gb/s (A100: 200 Gb/s) adapter a GPU.
+bfloat16 products without sparsity; GB are 10^9 bytes; a link's figure is one direction of it.
+Sources:
+TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e; a link is the interconnect's bandwidth a chip
+over its ports: 1600 Gb/s over 4, 1200 GB/s in both directions over 6, 3584 Gb/s over 4. GPUs:
+NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB; NVLink is half of their total of
+both directions; the network is that of NVIDIA's eight-GPU systems, a 400 Gb/s (A100: 200 Gb/s)
+adapter a GPU.
 """
 
 import math
@@ -51,16 +54,27 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[int, ...]]) -> float:
-    """Bytes a second that a chip can send to the others of a group, at best; infinite where there are none. group: their places in `shape`.
+    """Bytes a second that a chip can send to the others of a group, at best; infinite where there
+    are none. group: their places in `shape`.
 
-    A TPU's group has the links of the torus axes (`shape`) that it extends over. Along an axis that wraps round it has both directions
-    if it fills it, and so has a pair, whose other direction serves another pair; else it is a line, whose ends send one way only.
-    GPUs (`shape`: partitions × hosts × GPUs) have NVLink within as many hosts of a partition as make eight, or else the network.
+    A TPU's group has the links of the torus axes (`shape`) that it extends over. Along an axis that
+    wraps round it has both directions if it fills it, and so has a pair, whose other direction
+    serves another pair; else it is a line, whose ends send one way only. GPUs (`shape`: partitions
+    × hosts × GPUs) have NVLink within as many hosts of a partition as make eight, or else the
+    network.
     """
     if len(set(group)) == 1:
         return math.inf
     if not chip.tpu:
         hosts = max(DOMAIN // shape[2], 1)
-        return chip.network if len({(at[0], at[1] // hosts, at[2] // DOMAIN) for at in group}) > 1 else chip.link
+        return (
+            chip.network
+            if len({(at[0], at[1] // hosts, at[2] // DOMAIN) for at in group}) > 1
+            else chip.link
+        )
     extents = [(len(set(along)), size) for along, size in zip(zip(*group), shape)]
-    return sum(chip.link * (2 if size % chip.ring == 0 and extent in (2, size) else 1) for extent, size in extents if extent > 1)
+    return sum(
+        chip.link * (2 if size % chip.ring == 0 and extent in (2, size) else 1)
+        for extent, size in extents
+        if extent > 1
+    )

@@ -9,28 +9,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 COMMANDS = {
-    "quickstart": ("cv3jax.quickstart", "the whole system on one CPU: data, training, samples, report"),
+    "quickstart": (
+        "cv3jax.quickstart",
+        "the whole system on one CPU: data, training, samples, report",
+    ),
     "train": ("cv3jax.train", "train one stage from a recipe; resumes where its workdir left off"),
     "distill": ("cv3jax.distill", "a trained stage in fewer steps, by rounds of halving"),
     "sample": ("cv3jax.sample", "prompts to pictures with a trained cascade"),
-    "compile": ("cv3jax.compile", "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline"),
-    "convert": ("cv3jax.convert", "released PyTorch weights to a checkpoint, and trained weights back"),
+    "compile": (
+        "cv3jax.compile",
+        "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline",
+    ),
+    "convert": (
+        "cv3jax.convert",
+        "released PyTorch weights to a checkpoint, and trained weights back",
+    ),
     "data": ("data_pipeline.cli", "pack, inspect and render training data"),
-    "data encode": ("cv3jax.encode", "latents and text features of a dataset, made once for many epochs"),
+    "data encode": (
+        "cv3jax.encode",
+        "latents and text features of a dataset, made once for many epochs",
+    ),
 }
 
 
 def usage() -> str:
     rows = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
     example = "cv3jax quickstart --workdir runs/quickstart"
-    return f"usage: cv3jax <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach command has --help"
+    return (
+        f"usage: cv3jax <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach"
+        " command has --help"
+    )
 
 
 def run_command(command: Callable, argv: list[str] | None = None) -> None:
     """Run `command(argv)`; what ends it becomes one line on stderr and an exit code.
 
-    2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not finite). 143, 130: SIGTERM,
-    Ctrl-C. The same command goes on after all but the first. Of many processes all end when one does.
+    2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not
+    finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on after all but the first. Of many
+    processes all end when one does.
     """
     import jax
     from absl import logging
@@ -41,10 +57,14 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
 
     tune_cpu()
     prefer_cpu()
-    logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of an error that it raises as well
+    # orbax logs the traceback of an error that it raises as well
+    logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _unraisable
-    if not jax.config.jax_compilation_cache_dir:  # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla"))
+    # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update(
+            "jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla")
+        )
     stopped = 0
     try:
         try:
@@ -83,10 +103,11 @@ def _end(message: object, code: int) -> None:
 
 
 def tune_cpu() -> None:
-    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions, those of products and sums stay.
+    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions,
+    those of products and sums stay.
 
-    Must come before the first use of a backend. A flag that XLA does not know ends the process, so only those that do get it;
-    one that XLA_FLAGS already sets stays.
+    Must come before the first use of a backend. A flag that XLA does not know ends the process, so
+    only those that do get it; one that XLA_FLAGS already sets stays.
     """
     import jaxlib
 
@@ -97,21 +118,34 @@ def tune_cpu() -> None:
 
 
 def prefer_cpu(devices: Path = Path("/dev")) -> None:
-    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and none of either is there.
+    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and
+    none of either is there.
 
-    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS overrides.
+    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS
+    overrides.
     """
     import jax
 
-    installed = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin"))
-    there = any(next(devices.glob(pattern), None) for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*"))
+    installed = any(
+        importlib.util.find_spec(name)
+        for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+    )
+    there = any(
+        next(devices.glob(pattern), None)
+        for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*")
+    )
     if installed and not there and not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")
 
 
 def _unraisable(unraisable) -> None:
-    """Python's own report of an error that nobody can catch, but for those of the event loop that a failed save leaves closed."""
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    """Python's own report of an error that nobody can catch, but for those of the event loop that a
+    failed save leaves closed.
+    """
+    if not (
+        isinstance(unraisable.exc_value, RuntimeError)
+        and str(unraisable.exc_value) == "Event loop is closed"
+    ):
         sys.__unraisablehook__(unraisable)
 
 

@@ -1,13 +1,15 @@
-"""What a compiled program moves between chips: collectives by kind, counted with the loops they stand in, in bytes.
+"""What a compiled program moves between chips: collectives by kind, counted with the loops they
+stand in, in bytes.
 
-`payload`: the whole array that a group gathers, reduces or exchanges, in the type it travels in. `wire`: what each chip sends (and
-receives) of it with ring algorithms, in a group of n:
+`payload`: the whole array that a group gathers, reduces or exchanges, in the type it travels in.
+`wire`: what each chip sends (and receives) of it with ring algorithms, in a group of n:
 
     all-gather, reduce-scatter, all-to-all    payload · (n - 1) / n
     all-reduce                                payload · (n - 1) / n · 2
     collective-permute, broadcast             payload
 
-What the TPU compiler prints as a fusion named all-reduce-scatter, with an all-reduce inside, is a reduce-scatter.
+What the TPU compiler prints as a fusion named all-reduce-scatter, with an all-reduce inside, is a
+reduce-scatter.
 """
 
 import itertools
@@ -22,21 +24,38 @@ from cv3jax.hlo import SAME, Frame, Instruction, Module, UnknownError, array_byt
 
 TURNS = {"all-reduce": 2}
 WHOLE = ("collective-permute", "collective-broadcast")
-# what passes numbers on, perhaps fewer of them, or among zeros: an array that goes through these is still a parameter
+# what passes numbers on, perhaps fewer of them, or among zeros: an array that goes through these is
+# still a parameter
 PASSES = (
-    *SAME, "transpose", "slice", "slice-start", "slice-done", "dynamic-slice", "pad", "all-reduce", "all-gather", "all-gather-start",
-    "all-gather-done", "collective-permute", "collective-permute-start", "collective-permute-done",
-)  # fmt: skip
-JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}  # and their operands that are passed on
-JOINED = 'custom_call_target="ConcatBitcast"'  # the TPU compiler's, of slices that it copied one by one
+    *SAME,
+    "transpose",
+    "slice",
+    "slice-start",
+    "slice-done",
+    "dynamic-slice",
+    "pad",
+    "all-reduce",
+    "all-gather",
+    "all-gather-start",
+    "all-gather-done",
+    "collective-permute",
+    "collective-permute-start",
+    "collective-permute-done",
+)
+# and their operands that are passed on
+JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}
+# the TPU compiler's, of slices that it copied one by one
+JOINED = 'custom_call_target="ConcatBitcast"'
 NOTHING = ("constant", "iota", "broadcast", "partition-id", "replica-id")
-GATHERED = re.compile(r"(?:^|[/(])gathered(?:[/)]|$)")  # the name scope of parameters that the step gathers itself, `jvp(gathered)` too
+# the name scope of parameters that the step gathers itself, `jvp(gathered)` too
+GATHERED = re.compile(r"(?:^|[/(])gathered(?:[/)]|$)")
 PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program's argument
 
 
 class Collective(NamedTuple):
     kind: str
-    groups: tuple[tuple[int, ...], ...]  # the chips of each, by their number in the program; of a permutation, its pairs
+    # the chips of each, by their number in the program; of a permutation, its pairs
+    groups: tuple[tuple[int, ...], ...]
     times: int  # in one execution of the program
     payload: int  # bytes, each time
     wire: float  # bytes a chip, each time
@@ -68,19 +87,44 @@ def collectives(module: Module) -> list[Collective]:
         shapes = [module[frame, name].shape for name in operands]
         payload = sum(map(array_bytes, shapes)) * (group if kind == "all-gather" else 1)
         wire = payload if kind in WHOLE else payload * TURNS.get(kind, 1) * (group - 1) / group
-        scope = it.op_name or (frame.call.op_name if frame.call and frame.call.opcode == "fusion" else "")
-        ours = kind in ("all-gather", "all-reduce", "collective-permute") and of_parameters(module, frame, it, scope)
-        found.append(Collective(kind, groups, times, payload, wire, shapes[0].partition("[")[0].lstrip("("), ours, scope))
+        scope = it.op_name or (
+            frame.call.op_name if frame.call and frame.call.opcode == "fusion" else ""
+        )
+        ours = kind in ("all-gather", "all-reduce", "collective-permute") and of_parameters(
+            module, frame, it, scope
+        )
+        found.append(
+            Collective(
+                kind,
+                groups,
+                times,
+                payload,
+                wire,
+                shapes[0].partition("[")[0].lstrip("("),
+                ours,
+                scope,
+            )
+        )
     return found
 
 
 def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """The chips of each replica group, in any of the forms that XLA writes them; of a permutation, its pairs."""
-    if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", attributes):
-        return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d, ]+)\}", listed[1]))
-    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
+    """The chips of each replica group, in any of the forms that XLA writes them; of a permutation,
+    its pairs.
+    """
+    if listed := re.search(
+        r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", attributes
+    ):
+        return tuple(
+            tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d, ]+)\}", listed[1])
+        )
+    if counted := re.search(
+        r"replica_groups=\[\d+,(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes
+    ):
         return tuple(map(tuple, _iota(counted[2]).reshape(-1, int(counted[1])).tolist()))
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", attributes):
+    if mesh := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", attributes
+    ):
         return _mesh_groups(*mesh.groups())
     if re.search(r"replica_groups=\{\}", attributes) or "replica_groups" not in attributes:
         return (tuple(range(devices)),)
@@ -96,24 +140,37 @@ def _iota(text: str) -> np.ndarray:
 
 
 def _mesh_groups(sizes: str, ids: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
-    """`'x'=16,'y'=4`, `[4,16]T(1,0)` (or all numbers), `'x','y'`; an axis may be the part of it that `'x':(before)size` names."""
+    """`'x'=16,'y'=4`, `[4,16]T(1,0)` (or all numbers), `'x','y'`; an axis may be the part of it
+    that `'x':(before)size` names.
+    """
     shape = {name: int(size) for name, size in re.findall(r"'?([^',= ]+)'?=(\d+)", sizes)}
     count, step, steps = math.prod(shape.values()), 1, {}
     for name in reversed(shape):
         steps[name] = step
         step *= shape[name]
-    numbers = range(count) if not ids else _iota(ids).ravel().tolist() if "T" in ids else [int(n) for n in re.findall(r"\d+", ids)]
+    numbers = (
+        range(count)
+        if not ids
+        else (
+            _iota(ids).ravel().tolist() if "T" in ids else [int(n) for n in re.findall(r"\d+", ids)]
+        )
+    )
     parts = []  # (how far apart in the mesh, how many)
     for name, before, size in re.findall(r"'?([^',: ]+)'?(?::\((\d+)\)(\d+))?", axes):
         size = int(size or shape[name])
         parts.append((steps[name] * shape[name] // (int(before or 1) * size), size))
-    offsets = [sum(place) for place in itertools.product(*(range(0, step * size, step) for step, size in parts))]
+    offsets = [
+        sum(place)
+        for place in itertools.product(*(range(0, step * size, step) for step, size in parts))
+    ]
     first = [at for at in range(count) if all(at // step % size == 0 for step, size in parts)]
     return tuple(tuple(numbers[at + offset] for offset in offsets) for at in first)
 
 
 def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> bool:
-    """Whether what `it` moves comes from the program's parameters, only converted, sliced or padded on the way."""
+    """Whether what `it` moves comes from the program's parameters, only converted, sliced or padded
+    on the way.
+    """
     if GATHERED.search(scope):
         return True
     try:
@@ -124,13 +181,18 @@ def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> 
 
 
 def _origin(module: Module, frame: Frame, name: str) -> set[str]:
-    """Names of the program's arguments that a value is made of. Raises UnknownError where it is computed."""
+    """Names of the program's arguments that a value is made of.
+
+    Raises UnknownError where it is computed.
+    """
     it = module[frame, name]
     if it.opcode == "parameter":
         if frame.parent is None:
             return {it.op_name or it.name}
         return _origin(module, *module.caller(frame, int(it.literal)))
-    if it.opcode == "get-tuple-element" and not module[frame, it.operands[0]].opcode.startswith("all-"):
+    if it.opcode == "get-tuple-element" and not module[frame, it.operands[0]].opcode.startswith(
+        "all-"
+    ):
         return _origin(module, *module.element(frame, it.operands[0], int(it.attribute("index"))))
     if it.opcode in ("fusion", "call"):
         inner = Frame(it.calls[0], it, frame)
@@ -146,15 +208,25 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict]:
-    """{kind: {count, payload_bytes, wire_bytes, wire_bytes_by_type, parameter_wire_bytes}} of one execution, bytes of a chip."""
+    """{kind: {count, payload_bytes, wire_bytes, wire_bytes_by_type, parameter_wire_bytes}} of one
+    execution, bytes of a chip.
+    """
     kinds: dict[str, dict] = {}
     for one in found:
-        empty = {"count": 0, "payload_bytes": 0, "wire_bytes": 0.0, "wire_bytes_by_type": {}, "parameter_wire_bytes": 0.0}
+        empty = {
+            "count": 0,
+            "payload_bytes": 0,
+            "wire_bytes": 0.0,
+            "wire_bytes_by_type": {},
+            "parameter_wire_bytes": 0.0,
+        }
         row = kinds.setdefault(one.kind, empty)
         row["count"] += one.times
         row["payload_bytes"] += one.payload * one.times
         row["wire_bytes"] += one.total
-        row["wire_bytes_by_type"][one.dtype] = row["wire_bytes_by_type"].get(one.dtype, 0.0) + one.total
+        row["wire_bytes_by_type"][one.dtype] = (
+            row["wire_bytes_by_type"].get(one.dtype, 0.0) + one.total
+        )
         row["parameter_wire_bytes"] += one.total * one.parameters
     return dict(sorted(kinds.items()))
 
@@ -171,17 +243,28 @@ class Minimum(NamedTuple):
 
 
 def fsdp_minimum(params: Any, *, microbatches: int, gathers: int, train: bool) -> Minimum:
-    """Each parameter gathered `gathers` times a microbatch in bfloat16; each gradient reduced once in float32.
+    """Each parameter gathered `gathers` times a microbatch in bfloat16; each gradient reduced once
+    in float32.
 
-    What is sharded over "fsdp" is reduced over it once a microbatch, since a whole gradient has no place to wait in; over the axes
-    that hold copies ("data", "context", and "fsdp" of what is not sharded) once a step. params: ShapeDtypeStructs with shardings.
+    What is sharded over "fsdp" is reduced over it once a microbatch, since a whole gradient has no
+    place to wait in; over the axes that hold copies ("data", "context", and "fsdp" of what is not
+    sharded) once a step. params: ShapeDtypeStructs with shardings.
     """
     gather = reduce = 0.0
     for leaf in jax.tree.leaves(params):
         mesh, shard = leaf.sharding.mesh, math.prod(leaf.sharding.shard_shape(leaf.shape))
-        sharded = {axis for entry in leaf.sharding.spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)}
+        sharded = {
+            axis
+            for entry in leaf.sharding.spec
+            if entry
+            for axis in ((entry,) if isinstance(entry, str) else entry)
+        }
         ways = mesh.shape["fsdp"] if "fsdp" in sharded else 1
-        copies = math.prod(mesh.shape[axis] for axis in ("data", "context", "fsdp") if axis in mesh.shape and axis not in sharded)
+        copies = math.prod(
+            mesh.shape[axis]
+            for axis in ("data", "context", "fsdp")
+            if axis in mesh.shape and axis not in sharded
+        )
         gather += gathers * microbatches * min(leaf.dtype.itemsize, 2) * shard * (ways - 1)
         if train:
             reduce += 4 * shard * (microbatches * (ways - 1) + 2 * (copies - 1) / copies)

@@ -1,4 +1,5 @@
-"""`cv3jax compile`: a recipe's step compiled for hardware that is not here; whether it fits, what it moves, how fast it can go.
+"""`cv3jax compile`: a recipe's step compiled for hardware that is not here; whether it fits, what
+it moves, how fast it can go.
 
 Exit code 0: it fits; 3: it does not.
 """
@@ -22,23 +23,34 @@ from cv3jax.topology import Topology, load, parse
 from cv3jax.traffic import traffic
 from data_pipeline.errors import InputError, first_line
 
-EXAMPLE = "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 200000 --json base_512.json"
+EXAMPLE = (
+    "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 200000 --json base_512.json"
+)
 STEPS = ("train", "later", "encode", "sample")
 DOES_NOT_FIT = 3
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# a GPU that is not there cannot be asked which of Triton's tiles is the fastest, and XLA may find none that it can use: cuBLAS then
+# a GPU that is not there cannot be asked which of Triton's tiles is the fastest, and XLA may find
+# none that it can use: cuBLAS then
 WITHOUT_A_GPU = {"xla_gpu_enable_triton_gemm": False}
-# jaxlib 0.10.2 cannot read a module in which libtpu 0.0.52 has a SparseCore (v5p, v6e) look up T5's embeddings
+# jaxlib 0.10.2 cannot read a module in which libtpu 0.0.52 has a SparseCore (v5p, v6e) look up T5's
+# embeddings
 READABLE = {"xla_tpu_offload_gather_to_sparsecore": False}
-# what the TPU compiler says when it gives up; both figures with their unit, the first of everything that it would need
-RAN_OUT = (r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# what the TPU compiler says when it gives up; both figures with their unit, the first of everything
+# that it would need
+RAN_OUT = (
+    r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)",
+    r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
+)
 
 
-def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = None, mfu: float = 0.4) -> dict:
+def run(
+    config: ConfigDict, topology: str, step: str, *, steps: int | None = None, mfu: float = 0.4
+) -> dict:
     """Compile and measure. Returns the report's figures.
 
     Raises:
-        InputError: a topology or recipe that cannot be, or a step that XLA does not compile for another reason than memory.
+        InputError: a topology or recipe that cannot be, or a step that XLA does not compile for
+            another reason than memory.
     """
     parse(topology)  # a wrong name should not wait for the tools behind a right one
     from cv3jax.abstract import program
@@ -47,22 +59,33 @@ def run(config: ConfigDict, topology: str, step: str, *, steps: int | None = Non
     with Progress() as progress:
         progress.phase("shapes")
         work = program(config, where.devices, step)
-        # once forward and once backward, where what is computed again is computed from the same gather; nested, once more
+        # once forward and once backward, where what is computed again is computed from the same
+        # gather; nested, once more
         trains = step in ("train", "later")
         student = 3 if config.model.get("remat") == "full" else 2
-        gathers = student + 2 * ("distill" in config) if trains else {"encode": 1}.get(step)  # a teacher's two passes, of the same sizes
+        # a teacher's two passes, of the same sizes
+        gathers = student + 2 * ("distill" in config) if trains else {"encode": 1}.get(step)
         figures = analyse(work, where, progress, gathers=gathers, train=trains)
     figures.update({"step": step, "topology": topology})
     if steps is not None:
-        roof = roofline.Roofline(**figures["roofline_seconds"]) if figures["roofline_seconds"] else None
-        figures["estimate"] = roofline.chip_hours(where.chip, figures["chips"], figures["model_flops_per_step"], roof, steps, mfu)
+        roof = (
+            roofline.Roofline(**figures["roofline_seconds"])
+            if figures["roofline_seconds"]
+            else None
+        )
+        figures["estimate"] = roofline.chip_hours(
+            where.chip, figures["chips"], figures["model_flops_per_step"], roof, steps, mfu
+        )
     return figures
 
 
-def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | None, train: bool) -> dict:
+def analyse(
+    work: Any, where: Topology, progress: Progress, *, gathers: int | None, train: bool
+) -> dict:
     """The figures of a `cv3jax.abstract.Program` compiled for `where`.
 
-    gathers: how often a microbatch may gather each parameter; None where nothing is held against that.
+    gathers: how often a microbatch may gather each parameter; None where nothing is held against
+    that.
     """
     progress.phase("tracing")
     traced = work.jitted.trace(*work.args)
@@ -80,78 +103,159 @@ def analyse(work: Any, where: Topology, progress: Progress, *, gathers: int | No
         try:
             moved, read = collectives.collectives(module), traffic(module, on_chip=where.chip.tpu)
         except ValueError as e:
-            raise InputError(f"the compiled step cannot be read ({first_line(e, 300)}); please report it") from e
+            raise InputError(
+                f"the compiled step cannot be read ({first_line(e, 300)}); please report it"
+            ) from e
     seconds, chips = progress.end(), len(where.devices)
     figures = {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(work.params)),
-        "chips": chips, "chip": where.chip.title, "mesh": dict(work.mesh.shape), "images": work.images, "microbatches": work.microbatches,
-        **memory, "capacity_bytes": int(where.chip.memory), "fits": memory["peak_bytes_per_chip"] <= where.chip.memory,
-        "flops_per_step": counted.total, "flops_per_image": counted.total / work.images, "flops_by_kind": counted.kinds,
-        "recomputed_flops_per_step": counted.recomputed, "model_flops_per_step": counted.model,
-        "compile_seconds": sum(seconds.values()), "seconds": seconds,
+        "chips": chips,
+        "chip": where.chip.title,
+        "mesh": dict(work.mesh.shape),
+        "images": work.images,
+        "microbatches": work.microbatches,
+        **memory,
+        "capacity_bytes": int(where.chip.memory),
+        "fits": memory["peak_bytes_per_chip"] <= where.chip.memory,
+        "flops_per_step": counted.total,
+        "flops_per_image": counted.total / work.images,
+        "flops_by_kind": counted.kinds,
+        "recomputed_flops_per_step": counted.recomputed,
+        "model_flops_per_step": counted.model,
+        "compile_seconds": sum(seconds.values()),
+        "seconds": seconds,
         "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "collectives": None, "fsdp": None, "memory_traffic_bytes_per_chip": None, "arithmetic_intensity": None, "roofline_seconds": None,
+        "collectives": None,
+        "fsdp": None,
+        "memory_traffic_bytes_per_chip": None,
+        "arithmetic_intensity": None,
+        "roofline_seconds": None,
         "mfu_bound": None,
-    }  # fmt: skip
+    }
     if moved is None:  # the compiler ran out of memory: there is no program to look into
         figures["fits"] = False
         return figures
-    places = [tuple(device.coords) for device in work.mesh.devices.flat]  # the program numbers its chips as the mesh does
-    roof = roofline.roofline(where.chip, where.shape, places, flops=counted.total, traffic=read, moved=moved)
-    figures.update({
-        "collectives": collectives.by_kind(moved), "memory_traffic_bytes_per_chip": read,
-        "arithmetic_intensity": counted.total / chips / read if read else None,
-        "roofline_seconds": roof._asdict(), "mfu_bound": roofline.mfu_bound(where.chip, chips, counted.model, roof),
-    })  # fmt: skip
+    # the program numbers its chips as the mesh does
+    places = [tuple(device.coords) for device in work.mesh.devices.flat]
+    roof = roofline.roofline(
+        where.chip, where.shape, places, flops=counted.total, traffic=read, moved=moved
+    )
+    figures.update(
+        {
+            "collectives": collectives.by_kind(moved),
+            "memory_traffic_bytes_per_chip": read,
+            "arithmetic_intensity": counted.total / chips / read if read else None,
+            "roofline_seconds": roof._asdict(),
+            "mfu_bound": roofline.mfu_bound(where.chip, chips, counted.model, roof),
+        }
+    )
     if gathers is not None:
-        least = collectives.fsdp_minimum(work.params, microbatches=work.microbatches, gathers=gathers, train=train)
+        least = collectives.fsdp_minimum(
+            work.params, microbatches=work.microbatches, gathers=gathers, train=train
+        )
         actual = sum(one.total for one in moved)
         figures["fsdp"] = {
-            "gathers": gathers, "minimum_gather_bytes": least.gather, "minimum_reduce_bytes": least.reduce, "actual_bytes": actual,
+            "gathers": gathers,
+            "minimum_gather_bytes": least.gather,
+            "minimum_reduce_bytes": least.reduce,
+            "actual_bytes": actual,
             "ratio": actual / least.total if least.total else None,
-            "activation_gather_bytes": sum(one.total for one in moved if one.kind == "all-gather" and not one.parameters),
-        }  # fmt: skip
+            "activation_gather_bytes": sum(
+                one.total for one in moved if one.kind == "all-gather" and not one.parameters
+            ),
+        }
     return figures
 
 
 def memory_of(compiled: Any) -> dict[str, int]:
-    """Bytes of a chip that the compiled program takes; peak = arguments + outputs - aliased + temporaries + code."""
+    """Bytes of a chip that the compiled program takes; peak = arguments + outputs - aliased +
+    temporaries + code.
+    """
     m = compiled.memory_analysis()
     parts = {
-        "argument": m.argument_size_in_bytes, "output": m.output_size_in_bytes, "aliased": m.alias_size_in_bytes,
-        "temporary": m.temp_size_in_bytes, "code": m.generated_code_size_in_bytes,
-    }  # fmt: skip
-    host = m.host_argument_size_in_bytes + m.host_output_size_in_bytes - m.host_alias_size_in_bytes + m.host_temp_size_in_bytes
-    peak = parts["argument"] + parts["output"] - parts["aliased"] + parts["temporary"] + parts["code"]
+        "argument": m.argument_size_in_bytes,
+        "output": m.output_size_in_bytes,
+        "aliased": m.alias_size_in_bytes,
+        "temporary": m.temp_size_in_bytes,
+        "code": m.generated_code_size_in_bytes,
+    }
+    host = (
+        m.host_argument_size_in_bytes
+        + m.host_output_size_in_bytes
+        - m.host_alias_size_in_bytes
+        + m.host_temp_size_in_bytes
+    )
+    peak = (
+        parts["argument"] + parts["output"] - parts["aliased"] + parts["temporary"] + parts["code"]
+    )
     named = {f"{name}_bytes_per_chip": size for name, size in parts.items()}
     return {**named, "peak_bytes_per_chip": peak, "host_memory_bytes_per_chip": host}
 
 
 def ran_out(message: str, args: Any, where: Topology) -> dict[str, int | None]:
-    """What `memory_of` gives, from the compiler's complaint. Raises InputError where it complains of something else."""
+    """What `memory_of` gives, from the compiler's complaint.
+
+    Raises InputError where it complains of something else.
+    """
     found = next((found for pattern in RAN_OUT if (found := re.search(pattern, message))), None)
     if not found:
-        raise InputError(f"XLA does not compile this step for {where.name}: {first_line(ValueError(message), 400)}")
+        raise InputError(
+            f"XLA does not compile this step for {where.name}:"
+            f" {first_line(ValueError(message), 400)}"
+        )
     peak = int(float(found[1]) * UNITS[found[2]])
     arguments = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(args) if leaf.sharding
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(args)
+        if leaf.sharding
     )
     return {
-        "argument_bytes_per_chip": arguments, "output_bytes_per_chip": None, "aliased_bytes_per_chip": None,
-        "temporary_bytes_per_chip": max(peak - arguments, 0), "code_bytes_per_chip": None, "peak_bytes_per_chip": peak,
+        "argument_bytes_per_chip": arguments,
+        "output_bytes_per_chip": None,
+        "aliased_bytes_per_chip": None,
+        "temporary_bytes_per_chip": max(peak - arguments, 0),
+        "code_bytes_per_chip": None,
+        "peak_bytes_per_chip": peak,
         "host_memory_bytes_per_chip": None,
-    }  # fmt: skip
+    }
 
 
 def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """(the flags, `--config.a.b=v` overrides). Raises InputError on a value that cannot be."""
-    parser = recipe.command("compile", __doc__, f"{EXAMPLE}\n\nrecipes: {', '.join(recipe.recipes())} (each also :tiny)")
-    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe; any field: --config.batch.size=1024")
-    parser.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1")
-    parser.add_argument("--step", choices=STEPS, default="train",
-                        help="which program of the recipe (default: train); a distillation's: train of round 1, later of the others")
-    parser.add_argument("--steps", type=int, metavar="N", help="estimate the chip-hours of so many steps")
-    parser.add_argument("--mfu", type=float, default=0.4, metavar="X", help="the MFU of that estimate, 0..1 (default: 0.4)")
+    parser = recipe.command(
+        "compile", __doc__, f"{EXAMPLE}\n\nrecipes: {', '.join(recipe.recipes())} (each also :tiny)"
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME[:VARIANT]|FILE.py",
+        help="the recipe; any field: --config.batch.size=1024",
+    )
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="CHIP:SHAPE",
+        help="as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1",
+    )
+    parser.add_argument(
+        "--step",
+        choices=STEPS,
+        default="train",
+        help=(
+            "which program of the recipe (default: train); a distillation's: train of round 1,"
+            " later of the others"
+        ),
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="estimate the chip-hours of so many steps"
+    )
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        metavar="X",
+        help="the MFU of that estimate, 0..1 (default: 0.4)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     args, overrides = parser.parse_known_args(argv)
     if args.steps is not None and args.steps < 1:
@@ -165,7 +269,13 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are part of the report
-    figures = run(recipe.load(args.config, overrides), args.topology, args.step, steps=args.steps, mfu=args.mfu)
+    figures = run(
+        recipe.load(args.config, overrides),
+        args.topology,
+        args.step,
+        steps=args.steps,
+        mfu=args.mfu,
+    )
     print(text({"config": args.config, **figures}))
     recipe.write_json(args.json, {"config": args.config, **figures})
     if not figures["fits"]:

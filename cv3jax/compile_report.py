@@ -3,22 +3,49 @@
 
 def text(f: dict) -> str:
     """figures (`compile.run`, with "config") → the report."""
-    mesh = " × ".join(f"{axis} {size}" for axis, size in f["mesh"].items() if size > 1) or "one chip"
+    mesh = (
+        " × ".join(f"{axis} {size}" for axis, size in f["mesh"].items() if size > 1) or "one chip"
+    )
     batches = "1 microbatch" if f["microbatches"] == 1 else f"{f['microbatches']} microbatches"
-    again = f", {f['recomputed_flops_per_step'] / f['flops_per_step']:.0%} of it recomputed" if f["recomputed_flops_per_step"] else ""
+    again = (
+        f", {f['recomputed_flops_per_step'] / f['flops_per_step']:.0%} of it recomputed"
+        if f["recomputed_flops_per_step"]
+        else ""
+    )
     rows = [
-        (f"{f['config']}, {f['step']}", f"{f['topology']}: {f['chips']} × {f['chip']}, {mesh}; {f['images']:,} images in {batches}"),
+        (
+            f"{f['config']}, {f['step']}",
+            (
+                f"{f['topology']}: {f['chips']} × {f['chip']}, {mesh}; {f['images']:,} images in"
+                f" {batches}"
+            ),
+        ),
         ("parameters", f"{f['parameters']:,}"),
         ("memory a chip", memory(f)),
-        ("FLOPs", f"{si(f['flops_per_step'])}FLOP a step, {si(f['flops_per_image'])}FLOP an image{again}"),
-    ]  # fmt: skip
+        (
+            "FLOPs",
+            f"{si(f['flops_per_step'])}FLOP a step, {si(f['flops_per_image'])}FLOP an image{again}",
+        ),
+    ]
     if f["collectives"] is not None:
         rows += moved(f)
         rows += [
-            ("memory traffic", f"{si(f['memory_traffic_bytes_per_chip'])}B a chip and step, {f['arithmetic_intensity']:.0f} FLOP a byte"),
-            ("roofline", ", ".join(f"{name} {seconds * 1e3:,.1f} ms" for name, seconds in f["roofline_seconds"].items())),
+            (
+                "memory traffic",
+                (
+                    f"{si(f['memory_traffic_bytes_per_chip'])}B a chip and step,"
+                    f" {f['arithmetic_intensity']:.0f} FLOP a byte"
+                ),
+            ),
+            (
+                "roofline",
+                ", ".join(
+                    f"{name} {seconds * 1e3:,.1f} ms"
+                    for name, seconds in f["roofline_seconds"].items()
+                ),
+            ),
             ("bound on MFU", f"{f['mfu_bound']:.0%}"),
-        ]  # fmt: skip
+        ]
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in f["seconds"].items())
     host = f"at most {f['host_peak_bytes'] / 1e9:.1f} GB of this machine's memory"
     rows.append(("compiled in", f"{f['compile_seconds']:.0f} s ({phases}), {host}"))
@@ -32,11 +59,19 @@ def memory(f: dict) -> str:
     capacity = f"{gb(f['capacity_bytes'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
     if f["output_bytes_per_chip"] is None:
         arguments = gb(f["argument_bytes_per_chip"])
-        return f"the compiler ran out: it needs {gb(f['peak_bytes_per_chip'])}, {arguments} of it arguments, of {capacity}"
-    parts = [gb(f[f"{name}_bytes_per_chip"]) for name in ("argument", "output", "aliased", "temporary", "code")]
+        return (
+            f"the compiler ran out: it needs {gb(f['peak_bytes_per_chip'])}, {arguments} of it"
+            f" arguments, of {capacity}"
+        )
+    parts = [
+        gb(f[f"{name}_bytes_per_chip"])
+        for name in ("argument", "output", "aliased", "temporary", "code")
+    ]
     words = "arguments {} + outputs {} - aliased {} + temporaries {} + code {}".format(*parts)
     host = f["host_memory_bytes_per_chip"]
-    return f"{words} = {gb(f['peak_bytes_per_chip'])} of {capacity}" + (f"; {gb(host)} of the host's memory" if host else "")
+    return f"{words} = {gb(f['peak_bytes_per_chip'])} of {capacity}" + (
+        f"; {gb(host)} of the host's memory" if host else ""
+    )
 
 
 def moved(f: dict) -> list[tuple[str, str]]:
@@ -45,23 +80,43 @@ def moved(f: dict) -> list[tuple[str, str]]:
     for kind, row in f["collectives"].items():
         types = ", ".join(f"{name} {gb(size)}" for name, size in row["wire_bytes_by_type"].items())
         ours = f", of parameters {gb(row['parameter_wire_bytes'])}" if kind == "all-gather" else ""
-        rows.append((kind, f"{row['count']:,} ×, {gb(row['wire_bytes'])} on the wire of a chip ({types}{ours})"))
+        rows.append(
+            (
+                kind,
+                (
+                    f"{row['count']:,} ×, {gb(row['wire_bytes'])} on the wire of a chip"
+                    f" ({types}{ours})"
+                ),
+            )
+        )
     if not rows:
         rows.append(("collectives", "none"))
     if f["fsdp"] and f["fsdp"]["ratio"] is not None:
         least = f["fsdp"]["minimum_gather_bytes"] + f["fsdp"]["minimum_reduce_bytes"]
         reduced = ", each gradient reduced once in f32" if f["fsdp"]["minimum_reduce_bytes"] else ""
-        rows.append(("to FSDP's least", (
-            f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered {f['fsdp']['gathers']} × a microbatch in bf16{reduced}); "
-            f"gathers of activations {gb(f['fsdp']['activation_gather_bytes'])}"
-        )))  # fmt: skip
+        rows.append(
+            (
+                "to FSDP's least",
+                (
+                    f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered"
+                    f" {f['fsdp']['gathers']} × a microbatch in bf16{reduced}); gathers of"
+                    f" activations {gb(f['fsdp']['activation_gather_bytes'])}"
+                ),
+            )
+        )
     return rows
 
 
 def estimate(e: dict) -> str:
-    roof = "" if e["chip_hours_at_roofline"] is None else f"{e['chip_hours_at_roofline']:,.0f} chip-hours at the roofline, "
-    return (f"{e['steps']:,} steps: {roof}{e['chip_hours_at_mfu']:,.0f} at {e['mfu']:.0%} MFU ({e['days_at_mfu']:,.1f} days); "
-            "of the steps alone, nothing measured")  # fmt: skip
+    roof = (
+        ""
+        if e["chip_hours_at_roofline"] is None
+        else f"{e['chip_hours_at_roofline']:,.0f} chip-hours at the roofline, "
+    )
+    return (
+        f"{e['steps']:,} steps: {roof}{e['chip_hours_at_mfu']:,.0f} at {e['mfu']:.0%} MFU"
+        f" ({e['days_at_mfu']:,.1f} days); of the steps alone, nothing measured"
+    )
 
 
 def gb(size: float) -> str:

@@ -1,4 +1,6 @@
-"""From a batch of the loader to what a stage trains on: latents of the frozen autoencoder, text features, the size vector."""
+"""From a batch of the loader to what a stage trains on: latents of the frozen autoencoder, text
+features, the size vector.
+"""
 
 from collections.abc import Callable
 
@@ -8,11 +10,16 @@ import jax.numpy as jnp
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
 from cv3jax.resize import down2, up2
 
-Encode = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # pixels [B, H, W, 3] → posterior mean and log-variance
+# pixels [B, H, W, 3] → posterior mean and log-variance
+Encode = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def make_cond(text: jax.Array, sizes: jax.Array, w: jax.Array | None = None, w_dim: int = 0) -> dict[str, jax.Array]:
-    """What the UNet is told. text [B, L, C]; sizes [B, 6] in pixels (original, crop, target; height or top first); w [B] guidance."""
+def make_cond(
+    text: jax.Array, sizes: jax.Array, w: jax.Array | None = None, w_dim: int = 0
+) -> dict[str, jax.Array]:
+    """What the UNet is told. text [B, L, C]; sizes [B, 6] in pixels (original, crop, target; height
+    or top first); w [B] guidance.
+    """
     cond = {"text": text, "vector": size_embedding(sizes)}
     return cond if w is None else {**cond, "w": guidance_embedding(w, w_dim)}
 
@@ -23,7 +30,9 @@ def square_sizes(batch: int, side: int) -> jax.Array:
 
 
 def drop_text(text: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Zero whole captions with probability `rate`: what guidance calls the unconditional model. text [B, L, C], keys [B]"""
+    """Zero whole captions with probability `rate`: what guidance calls the unconditional model.
+    text [B, L, C], keys [B]
+    """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     return jnp.where(dropped[:, None, None], 0.0, text)
 
@@ -39,14 +48,17 @@ def to_pixels(image: jax.Array) -> jax.Array:
 
 
 def posteriors(image: jax.Array, encode: Encode, relay: bool) -> dict[str, jax.Array]:
-    """The autoencoder's posterior of images uint8 [B, H, W, 3]: {mean, dev} float32 [B, h, w, z], unscaled; dev is the standard deviation.
+    """The autoencoder's posterior of images uint8 [B, H, W, 3]: {mean, dev} float32 [B, h, w, z],
+    unscaled; dev is the standard deviation.
 
-    For a relay stage also {low_mean, low_dev}, of the image shrunk to half and enlarged again in pixel space (REFERENCE §7).
+    For a relay stage also {low_mean, low_dev}, of the image shrunk to half and enlarged again in
+    pixel space (REFERENCE §7).
     """
     pixels = to_pixels(image)
     out = dict(zip(("mean", "dev"), moments(encode, pixels)))
     if relay:
-        # one after the other: the activations of both at once, of four pictures of 1024², are more than a v5e has
+        # one after the other: the activations of both at once, of four pictures of 1024², are more
+        # than a v5e has
         pixels, out = jax.lax.optimization_barrier((pixels, out))
         out |= zip(("low_mean", "low_dev"), moments(encode, up2(down2(pixels))))
     return out
@@ -59,29 +71,50 @@ def moments(encode: Encode, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def sample_latent(mean: jax.Array, dev: jax.Array, scale: float, keys: jax.Array) -> jax.Array:
-    """Scaled latents: samples of the posterior, as the released code takes everywhere. mean, dev [B, h, w, z] of any type, keys [B]."""
-    return scale * (mean.astype(jnp.float32) + dev.astype(jnp.float32) * normals(keys, mean.shape[1:]))
+    """Scaled latents: samples of the posterior, as the released code takes everywhere. mean, dev
+    [B, h, w, z] of any type, keys [B].
+    """
+    return scale * (
+        mean.astype(jnp.float32) + dev.astype(jnp.float32) * normals(keys, mean.shape[1:])
+    )
 
 
 def stored_text(batch: dict[str, jax.Array]) -> jax.Array:
-    """Text features of a companion dataset, float32 [B, L, C]; those in int8 are multiples of their token's scale."""
+    """Text features of a companion dataset, float32 [B, L, C]; those in int8 are multiples of their
+    token's scale.
+    """
     text = batch["text"].astype(jnp.float32)
     return text * batch["text_scale"][..., None] if "text_scale" in batch else text
 
 
 def stage_batch(
-    batch: dict[str, jax.Array], keys: jax.Array, *, encode_image: Encode, encode_text: Callable, scale: float, relay: bool,
+    batch: dict[str, jax.Array],
+    keys: jax.Array,
+    *,
+    encode_image: Encode,
+    encode_text: Callable,
+    scale: float,
+    relay: bool,
     text_drop: float,
-) -> dict:  # fmt: skip
-    """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay only), cond} for `diffusion_loss`.
+) -> dict:
+    """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay
+    only), cond} for `diffusion_loss`.
 
-    What a companion dataset holds (data_pipeline/cache.py) stands in place of images, {mean, dev, low_mean, low_dev}, of tokens,
-    {text, text_scale}, or of both. The noise has the same keys either way.
+    What a companion dataset holds (data_pipeline/cache.py) stands in place of images, {mean, dev,
+    low_mean, low_dev}, of tokens, {text, text_scale}, or of both. The noise has the same keys
+    either way.
     """
-    key_low, key_image, key_text = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3))
-    text = drop_text(stored_text(batch) if "text" in batch else encode_text(batch["tokens"]), key_text, text_drop)
+    key_low, key_image, key_text = (
+        jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)
+    )
+    text = drop_text(
+        stored_text(batch) if "text" in batch else encode_text(batch["tokens"]), key_text, text_drop
+    )
     latents = batch if "mean" in batch else posteriors(batch["image"], encode_image, relay)
-    out = {"x0": sample_latent(latents["mean"], latents["dev"], scale, key_image), "cond": make_cond(text, batch["sizes"])}
+    out = {
+        "x0": sample_latent(latents["mean"], latents["dev"], scale, key_image),
+        "cond": make_cond(text, batch["sizes"]),
+    }
     if relay:
         out["low"] = sample_latent(latents["low_mean"], latents["low_dev"], scale, key_low)
     return out

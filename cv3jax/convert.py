@@ -18,38 +18,119 @@ from data_pipeline.tokenizer import load_tokenizer
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
 SCALE = 0.13025  # of SDXL's latents
-SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")  # what a stage is told besides its weights
+# what a stage is told besides its weights
+SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command("convert", __doc__, EXAMPLE)
-    parser.add_argument("--out", required=True, type=Path, help="the directory to make; it appears when it is whole")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was recognised or written as JSON")
-    into = parser.add_argument_group("in: any of these, from PyTorch files to a checkpoint directory")
-    into.add_argument("--base", type=Path, metavar="U", help="UNet of the base stage: a SAT folder, its .pt, or .safetensors")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="the directory to make; it appears when it is whole"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what was recognised or written as JSON"
+    )
+    into = parser.add_argument_group(
+        "in: any of these, from PyTorch files to a checkpoint directory"
+    )
+    into.add_argument(
+        "--base",
+        type=Path,
+        metavar="U",
+        help="UNet of the base stage: a SAT folder, its .pt, or .safetensors",
+    )
     into.add_argument("--relay", type=Path, metavar="U", help="UNet of the relay stage")
-    into.add_argument("--unet", type=Path, metavar="U",
-                      help="a UNet alone: a relay's where --config is a relay's or --relay-start is given, else a base's")
-    into.add_argument("--vae", type=Path, metavar="V", help="autoencoder: a file in sgm's naming, or a diffusers AutoencoderKL folder")
-    into.add_argument("--t5", type=Path, metavar="T", help="text encoder: a Hugging Face T5 v1.1 folder with its tokenizer")
-    into.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="the tokenizer's files (default: beside the text encoder)")
-    into.add_argument("--config", type=Path, action="append", default=[], metavar="YAML",
-                      help="configuration that came with the weights, of base or relay; may be given for each")
-    into.add_argument("--head-channels", type=int, help="channels of an attention head (default: 64, where all widths divide by it)")
-    into.add_argument("--image-size", type=int, help="side of the base's pictures in pixels (default: 512; the relay's is twice that)")
+    into.add_argument(
+        "--unet",
+        type=Path,
+        metavar="U",
+        help=(
+            "a UNet alone: a relay's where --config is a relay's or --relay-start is given, else a"
+            " base's"
+        ),
+    )
+    into.add_argument(
+        "--vae",
+        type=Path,
+        metavar="V",
+        help="autoencoder: a file in sgm's naming, or a diffusers AutoencoderKL folder",
+    )
+    into.add_argument(
+        "--t5",
+        type=Path,
+        metavar="T",
+        help="text encoder: a Hugging Face T5 v1.1 folder with its tokenizer",
+    )
+    into.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="the tokenizer's files (default: beside the text encoder)",
+    )
+    into.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="configuration that came with the weights, of base or relay; may be given for each",
+    )
+    into.add_argument(
+        "--head-channels",
+        type=int,
+        help="channels of an attention head (default: 64, where all widths divide by it)",
+    )
+    into.add_argument(
+        "--image-size",
+        type=int,
+        help="side of the base's pictures in pixels (default: 512; the relay's is twice that)",
+    )
     into.add_argument("--steps", help="base and relay steps (default: 50,12; distilled models 4,1)")
-    into.add_argument("--guidance", help="guidance weight, or the w that distilled models are told, one or base,relay (default: 7.5)")
-    into.add_argument("--relay-start", type=int, help="T_r, where the relay starts, of 1000 (default: 500; the released 1-step relay: 200)")
-    into.add_argument("--prediction", choices=("eps", "v"), help="what the UNets predict (default: eps)")
-    into.add_argument("--latent-scale", type=float, help=f"what latents are multiplied by (default: {SCALE}, SDXL's)")
+    into.add_argument(
+        "--guidance",
+        help=(
+            "guidance weight, or the w that distilled models are told, one or base,relay (default:"
+            " 7.5)"
+        ),
+    )
+    into.add_argument(
+        "--relay-start",
+        type=int,
+        help="T_r, where the relay starts, of 1000 (default: 500; the released 1-step relay: 200)",
+    )
+    into.add_argument(
+        "--prediction", choices=("eps", "v"), help="what the UNets predict (default: eps)"
+    )
+    into.add_argument(
+        "--latent-scale",
+        type=float,
+        help=f"what latents are multiplied by (default: {SCALE}, SDXL's)",
+    )
     into.add_argument("--text-length", type=int, help="tokens of a prompt (default: 225)")
-    into.add_argument("--dtype", choices=("float32", "bfloat16"),
-                      help="what UNets and text encoder compute in (default: float32; the autoencoder always does)")
-    out = parser.add_argument_group("out: from a checkpoint directory or a run's --workdir to PyTorch files")
+    into.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help=(
+            "what UNets and text encoder compute in (default: float32; the autoencoder always does)"
+        ),
+    )
+    out = parser.add_argument_group(
+        "out: from a checkpoint directory or a run's --workdir to PyTorch files"
+    )
     out.add_argument("--checkpoint", type=Path, metavar="DIR", help="what to export")
-    out.add_argument("--to", choices=TARGETS, help="the names and files of the SAT release, of diffusers, or SAT's names in safetensors")
-    out.add_argument("--parts", metavar="P,Q", help="of base, relay, vae, t5 (default: all there are)")
-    out.add_argument("--weights", choices=WEIGHTS, help="the EMA (default), or a run's newest parameters without it")
+    out.add_argument(
+        "--to",
+        choices=TARGETS,
+        help="the names and files of the SAT release, of diffusers, or SAT's names in safetensors",
+    )
+    out.add_argument(
+        "--parts", metavar="P,Q", help="of base, relay, vae, t5 (default: all there are)"
+    )
+    out.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help="the EMA (default), or a run's newest parameters without it",
+    )
     return parser.parse_args(argv)
 
 
@@ -59,7 +140,10 @@ def main(argv: list[str] | None = None) -> None:
     check_file(args.json, "--json")
     sources = [flag for flag in ("base", "relay", "unet", "vae", "t5") if getattr(args, flag)]
     if bool(args.checkpoint) == bool(sources) or bool(args.checkpoint) != bool(args.to):
-        raise InputError("give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to; see cv3jax convert --help")
+        raise InputError(
+            "give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to; see"
+            " cv3jax convert --help"
+        )
     check_flags(args)
     facts = convert_out(args) if args.checkpoint else convert_in(args)
     write_json(args.json, facts)
@@ -69,18 +153,34 @@ def main(argv: list[str] | None = None) -> None:
 def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that would do nothing beside the others."""
     unet = ("base", "relay", "unet")
-    belongs = {"parts": ("checkpoint",), "weights": ("checkpoint",), "tokenizer": ("t5",), "text_length": ("t5",), "latent_scale": ("vae",),
-               "dtype": (*unet, "t5"), "config": (*unet, "vae", "t5"), "head_channels": unet, "image_size": unet, "steps": unet,
-               "guidance": unet, "prediction": unet, "relay_start": ("relay", "unet")}  # fmt: skip
+    belongs = {
+        "parts": ("checkpoint",),
+        "weights": ("checkpoint",),
+        "tokenizer": ("t5",),
+        "text_length": ("t5",),
+        "latent_scale": ("vae",),
+        "dtype": (*unet, "t5"),
+        "config": (*unet, "vae", "t5"),
+        "head_channels": unet,
+        "image_size": unet,
+        "steps": unet,
+        "guidance": unet,
+        "prediction": unet,
+        "relay_start": ("relay", "unet"),
+    }
     for name, others in belongs.items():
-        if getattr(args, name) not in (None, []) and not any(getattr(args, other) for other in others):
+        if getattr(args, name) not in (None, []) and not any(
+            getattr(args, other) for other in others
+        ):
             flag, needed = name.replace("_", "-"), " or ".join(f"--{other}" for other in others)
             raise InputError(f"--{flag} is for {needed}, and there is none; leave it out")
 
 
 def convert_out(args: argparse.Namespace) -> dict:
     """Export, saying what was written."""
-    source = open_source(args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None)
+    source = open_source(
+        args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None
+    )
     lines = export(source, args.to, args.out)
     for line in lines:
         print(line, file=sys.stderr)
@@ -97,7 +197,10 @@ def convert_in(args: argparse.Namespace) -> dict:
     parts: dict[str, Part] = {}
     for name, (flag, path) in unets.items():
         own = next((one for one in official if one.kind == name), None)
-        parts[name] = say(name, import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=dtype))
+        parts[name] = say(
+            name,
+            import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=dtype),
+        )
     if args.vae:
         parts["vae"] = say("vae", import_vae(args.vae, "--vae"))
     if args.t5:
@@ -108,32 +211,58 @@ def convert_in(args: argparse.Namespace) -> dict:
     tokenizer = None
     if args.t5:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
-        load_tokenizer(tokenizer, description["t5"]["length"], description["t5"]["model"]["vocab"])  # for what it refuses
+        # for what it refuses
+        load_tokenizer(tokenizer, description["t5"]["length"], description["t5"]["model"]["vocab"])
     write(args.out, parts, description, tokenizer)
     return {"recognised": {name: part.words for name, part in parts.items()}, "settings": words}
 
 
 def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, tuple[str, Path]]:
-    """{stage: (flag, file)} of the UNets. Raises InputError where flags or configurations contradict each other."""
+    """{stage: (flag, file)} of the UNets.
+
+    Raises InputError where flags or configurations contradict each other.
+    """
     kinds = [one.kind for one in official]
     if len(set(kinds)) < len(kinds):
-        raise InputError(f"--config was given {kinds.count(kinds[0])} times for the {kinds[0]} stage; give one for each stage")
-    unets = {name: (f"--{name}", getattr(args, name)) for name in ("base", "relay") if getattr(args, name)}
+        raise InputError(
+            f"--config was given {kinds.count(kinds[0])} times for the {kinds[0]} stage; give one"
+            " for each stage"
+        )
+    unets = {
+        name: (f"--{name}", getattr(args, name))
+        for name in ("base", "relay")
+        if getattr(args, name)
+    }
     if args.unet:
         if unets or len(official) > 1:
-            raise InputError("--unet is for one UNet alone; give --base and --relay for two, each with its --config")
+            raise InputError(
+                "--unet is for one UNet alone; give --base and --relay for two, each with its"
+                " --config"
+            )
         kind = kinds[0] if kinds else "relay" if args.relay_start else "base"
         unets = {kind: ("--unet", args.unet)}
     if args.relay_start is not None and "relay" not in unets:
-        raise InputError(f"--relay-start {args.relay_start}: there is no relay here; give --relay or --unet")
+        raise InputError(
+            f"--relay-start {args.relay_start}: there is no relay here; give --relay or --unet"
+        )
     if unused := [one for one in official if unets and one.kind not in unets]:
-        raise InputError(f"--config {unused[0].path} is of a {unused[0].kind}, and there is no --{unused[0].kind}")
+        raise InputError(
+            f"--config {unused[0].path} is of a {unused[0].kind}, and there is no"
+            f" --{unused[0].kind}"
+        )
     return unets
 
 
-def describe(args: argparse.Namespace, parts: dict[str, Part], official: list[Official]) -> tuple[dict, list[str]]:
-    """(cascade.json's content, a line for each part on the settings that no tensor tells and where they are from)."""
-    steps, guidance = pair(args.steps, "steps", int, 1, 1000), pair(args.guidance, "guidance", float, 0.0, 100.0)
+def describe(
+    args: argparse.Namespace, parts: dict[str, Part], official: list[Official]
+) -> tuple[dict, list[str]]:
+    """(cascade.json's content, a line for each part on the settings that no tensor tells and where
+    they are from).
+    """
+    steps, guidance = (
+        pair(args.steps, "steps", int, 1, 1000),
+        pair(args.guidance, "guidance", float, 0.0, 100.0),
+    )
     by_kind = {one.kind: one for one in official}
     description: dict[str, Any] = {"stages": {}}
     words = []
@@ -141,9 +270,14 @@ def describe(args: argparse.Namespace, parts: dict[str, Part], official: list[Of
         saved = parts["vae"].facts.get("scale")
         scales = {one.scale for one in official if one.scale} | ({saved} if saved else set())
         if len(scales) > 1:
-            raise InputError(f"the configurations disagree on the latents' scale: {', '.join(map(str, sorted(scales)))}")
+            raise InputError(
+                "the configurations disagree on the latents' scale:"
+                f" {', '.join(map(str, sorted(scales)))}"
+            )
         file = "its config.json" if saved else "--config"
-        scale, why = choose(args.latent_scale, saved or next(iter(scales), None), SCALE, file, "--latent-scale")
+        scale, why = choose(
+            args.latent_scale, saved or next(iter(scales), None), SCALE, file, "--latent-scale"
+        )
         if not 0 < scale < 100:
             raise InputError(f"--latent-scale {scale}: must be between 0 and 100")
         description["vae"] = {"model": parts["vae"].model, "scale": scale}
@@ -155,32 +289,65 @@ def describe(args: argparse.Namespace, parts: dict[str, Part], official: list[Of
         words.append(f"t5: {length} tokens ({why})")
     factor = 2 ** (len(parts["vae"].model["channel_mult"]) - 1) if "vae" in parts else 8
     for name in (name for name in ("base", "relay") if name in parts):
-        side = 2 * description["stages"]["base"]["image_size"] if "base" in description["stages"] else 512 * (1 + (name == "relay"))
+        side = (
+            2 * description["stages"]["base"]["image_size"]
+            if "base" in description["stages"]
+            else 512 * (1 + (name == "relay"))
+        )
         given = steps[name == "relay"] | guidance[name == "relay"]
-        stage, line = describe_stage(args, name, parts[name], by_kind.get(name), given, side, factor)
+        stage, line = describe_stage(
+            args, name, parts[name], by_kind.get(name), given, side, factor
+        )
         description["stages"][name] = stage
         words.append(line)
         if "t5" in parts and parts["t5"].model["channels"] != stage["text_width"]:
-            raise InputError(f"the {name} reads text features {stage['text_width']} wide, --t5 makes {parts['t5'].model['channels']}")
+            raise InputError(
+                f"the {name} reads text features {stage['text_width']} wide, --t5 makes"
+                f" {parts['t5'].model['channels']}"
+            )
         if "vae" in parts and parts["vae"].model["z_channels"] != parts[name].model["out_channels"]:
             z = parts["vae"].model["z_channels"]
-            raise InputError(f"the {name} has latents of {parts[name].model['out_channels']} channels, --vae of {z}")
+            raise InputError(
+                f"the {name} has latents of {parts[name].model['out_channels']} channels, --vae"
+                f" of {z}"
+            )
     sizes = {name: stage["image_size"] for name, stage in description["stages"].items()}
     if len(sizes) == 2 and sizes["relay"] != 2 * sizes["base"]:
-        raise InputError(f"the relay makes {sizes['relay']} pixels a side of the base's {sizes['base']}; it doubles, so give --image-size")
+        raise InputError(
+            f"the relay makes {sizes['relay']} pixels a side of the base's {sizes['base']}; it"
+            " doubles, so give --image-size"
+        )
     return description, words
 
 
 def describe_stage(
-    args: argparse.Namespace, name: str, part: Part, official: Official | None, given: dict, side: int, factor: int
-) -> tuple[dict, str]:  # fmt: skip
-    """(a stage's entry in cascade.json, the line on its settings). given: steps and guidance of flags; side: the default image size."""
+    args: argparse.Namespace,
+    name: str,
+    part: Part,
+    official: Official | None,
+    given: dict,
+    side: int,
+    factor: int,
+) -> tuple[dict, str]:
+    """(a stage's entry in cascade.json, the line on its settings). given: steps and guidance of
+    flags; side: the default image size.
+    """
     relay, distilled = name == "relay", bool(part.model["w_dim"])
     file = official.path.name if official else ""
-    flags = {"image_size": args.image_size and args.image_size * (1 + relay), "steps": given.get("steps"),
-             "start": args.relay_start if relay else None, "guidance": given.get("guidance"), "prediction": args.prediction}  # fmt: skip
-    defaults = {"image_size": side, "steps": (1 if relay else 4) if distilled else 12 if relay else 50,
-                "start": 500 if relay else 1000, "guidance": 7.5, "prediction": "eps"}  # fmt: skip
+    flags = {
+        "image_size": args.image_size and args.image_size * (1 + relay),
+        "steps": given.get("steps"),
+        "start": args.relay_start if relay else None,
+        "guidance": given.get("guidance"),
+        "prediction": args.prediction,
+    }
+    defaults = {
+        "image_size": side,
+        "steps": (1 if relay else 4) if distilled else 12 if relay else 50,
+        "start": 500 if relay else 1000,
+        "guidance": 7.5,
+        "prediction": "eps",
+    }
     values, reasons = {}, []
     for field in SETTINGS:
         said = getattr(official, field) if official else None
@@ -190,15 +357,32 @@ def describe_stage(
             label = "w" if field == "guidance" and distilled else field.replace("_", " ")
             reasons.append(f"{label} {values[field]} ({why})")
     if not 1 <= values["start"] <= 1000 or values["steps"] > values["start"]:
-        raise InputError(f"the {name} has {values['steps']} steps from t = {values['start']}: both 1..1000, and no more steps than that")
-    if values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1)) or values["image_size"] < multiple:
-        raise InputError(f"--image-size: the {name}'s pictures have {values['image_size']} pixels a side; give a multiple of {multiple}")
+        raise InputError(
+            f"the {name} has {values['steps']} steps from t = {values['start']}: both 1..1000, and"
+            " no more steps than that"
+        )
+    if (
+        values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1))
+        or values["image_size"] < multiple
+    ):
+        raise InputError(
+            f"--image-size: the {name}'s pictures have {values['image_size']} pixels a side; give a"
+            f" multiple of {multiple}"
+        )
     if relay and distilled and args.relay_start is None and not official:
-        reasons.append("a distilled relay: the released 1-step one starts at 200, --relay-start 200")
+        reasons.append(
+            "a distilled relay: the released 1-step one starts at 200, --relay-start 200"
+        )
     stage = {
-        "kind": name, "model": part.model, "text_width": part.facts["text_width"], "factor": factor, "eta": 0.0, "form": "released",
-        "blur": "linear" if relay else "none", **values,
-    }  # fmt: skip
+        "kind": name,
+        "model": part.model,
+        "text_width": part.facts["text_width"],
+        "factor": factor,
+        "eta": 0.0,
+        "form": "released",
+        "blur": "linear" if relay else "none",
+        **values,
+    }
     if distilled:  # what it was distilled to its files say; of the range of w they say nothing
         stage["distilled"] = {"steps": values["steps"], "w": None}
     return stage, f"{name}: {', '.join(reasons)}"
@@ -206,7 +390,13 @@ def describe_stage(
 
 def choose(given: Any, said: Any, default: Any, file: str, flag: str) -> tuple[Any, str]:
     """(the value: the flag's, else the file's, else the default; which of them it is)."""
-    return (given, flag) if given is not None else (said, file) if said is not None else (default, "default")
+    return (
+        (given, flag)
+        if given is not None
+        else (said, file)
+        if said is not None
+        else (default, "default")
+    )
 
 
 def say(name: str, part: Part) -> Part:

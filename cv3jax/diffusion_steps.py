@@ -1,6 +1,8 @@
-"""The two jitted programs of a base or relay run, `encode` and `train`, from the recipe, a mesh and the frozen parts' descriptions.
+"""The two jitted programs of a base or relay run, `encode` and `train`, from the recipe, a mesh and
+the frozen parts' descriptions.
 
-Nothing here needs data, weights or devices that are there: a run calls the programs, `cv3jax compile` only compiles them.
+Nothing here needs data, weights or devices that are there: a run calls the programs, `cv3jax
+compile` only compiles them.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
-from cv3jax.build import Deal, attend_of, batch_like, bucket_sizes, make_tx, model_of, placement, state_shapes
+from cv3jax.build import (
+    Deal,
+    attend_of,
+    batch_like,
+    bucket_sizes,
+    make_tx,
+    model_of,
+    placement,
+    state_shapes,
+)
 from cv3jax.cached import Arrays
 from cv3jax.cascade import build_model, model_shapes, unet_init
 from cv3jax.conditioning import stage_batch
@@ -26,7 +37,8 @@ from cv3jax.sharding import Layout, batch_sharding, context_problem, tree_shardi
 from cv3jax.state import image_keys, make_train_step, microbatches
 from data_pipeline.errors import InputError
 
-MATRICES = ("kernel", "embedding")  # what a model computes with as its own dtype, whatever it is stored as
+# what a model computes with as its own dtype, whatever it is stored as
+MATRICES = ("kernel", "embedding")
 
 
 class DiffusionSteps(NamedTuple):
@@ -35,7 +47,8 @@ class DiffusionSteps(NamedTuple):
     init: Callable[[jax.Array], Any]  # key → parameters
     tx: Any
     like: Any  # the train state
-    frozen: dict  # vae and t5, as `encode` takes them; neither where a companion dataset has what it would make
+    # vae and t5, as `encode` takes them; neither where a companion dataset has what it would make
+    frozen: dict
     batch: dict  # of the loader
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
     aside: dict  # what `train` is told besides: nothing, or of a distillation its teacher and round
@@ -43,13 +56,20 @@ class DiffusionSteps(NamedTuple):
 
 
 def diffusion_steps(
-    config: ConfigDict, deal: Deal, vae_facts: dict, t5_facts: dict, length: int, cached: Arrays | None = None, *,
+    config: ConfigDict,
+    deal: Deal,
+    vae_facts: dict,
+    t5_facts: dict,
+    length: int,
+    cached: Arrays | None = None,
+    *,
     teacher_w_dim: int | None = None,
-) -> DiffusionSteps:  # fmt: skip
-    """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5 sizes, tokens a caption).
+) -> DiffusionSteps:
+    """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5
+    sizes, tokens a caption).
 
-    cached: what batches hold of a companion dataset (`cached.arrays`). teacher_w_dim: `model.w_dim` of the teacher of a distillation,
-    0 of one that is guided; None: there is no teacher.
+    cached: what batches hold of a companion dataset (`cached.arrays`). teacher_w_dim: `model.w_dim`
+    of the teacher of a distillation, 0 of one that is guided; None: there is no teacher.
 
     Raises:
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
@@ -65,10 +85,14 @@ def diffusion_steps(
     like = state_shapes(init, tx, config.seed, mesh)
 
     def denoiser(of, layout):
-        local = of.clone(gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh))
+        local = of.clone(
+            gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh)
+        )
         return make_denoiser(
-            lambda p, x, i, c: local.apply({"params": layout.whole(p, UNet.gathers)}, x, i, c), schedule.sigma, o.prediction
-        )  # fmt: skip
+            lambda p, x, i, c: local.apply({"params": layout.whole(p, UNet.gathers)}, x, i, c),
+            schedule.sigma,
+            o.prediction,
+        )
 
     layout, aside = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype), {}
     try:
@@ -79,15 +103,31 @@ def diffusion_steps(
             shapes = as_computed(model_shapes(teacher, t5.channels), config.model.dtype)
             theirs = Layout(mesh, tree_specs(shapes, mesh), config.model.dtype)
             train, aside = distillation_step(
-                config, deal, tx, Side(denoise, layout), Side(denoiser(teacher, theirs), theirs),
-                checkpoint.abstract(shapes, tree_sharding(shapes, mesh)), teacher_w_dim,
-            )  # fmt: skip
+                config,
+                deal,
+                tx,
+                Side(denoise, layout),
+                Side(denoiser(teacher, theirs), theirs),
+                checkpoint.abstract(shapes, tree_sharding(shapes, mesh)),
+                teacher_w_dim,
+            )
         else:
             loss = diffusion_loss(
-                denoise, schedule, t_max=config.schedule.start if relay else T, weighting=o.weighting, gamma=o.gamma,
-                norm=o.norm, offset_noise=o.offset_noise,
-            )  # fmt: skip
-            train = make_train_step(loss, tx, decay=config.optim.ema, accumulate=deal.accumulate, spread=layout.spread_gradient)
+                denoise,
+                schedule,
+                t_max=config.schedule.start if relay else T,
+                weighting=o.weighting,
+                gamma=o.gamma,
+                norm=o.norm,
+                offset_noise=o.offset_noise,
+            )
+            train = make_train_step(
+                loss,
+                tx,
+                decay=config.optim.ema,
+                accumulate=deal.accumulate,
+                spread=layout.spread_gradient,
+            )
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
 
@@ -97,18 +137,29 @@ def diffusion_steps(
     frozen = checkpoint.abstract(shapes, tree_sharding(shapes, mesh))
     encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
     return DiffusionSteps(
-        init, tx, like, frozen, cached_like(config, mesh, length, cached), jax.jit(encode, out_shardings=batch_sharding(mesh)),
-        aside, jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
-    )  # fmt: skip
+        init,
+        tx,
+        like,
+        frozen,
+        cached_like(config, mesh, length, cached),
+        jax.jit(encode, out_shardings=batch_sharding(mesh)),
+        aside,
+        jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
+    )
 
 
 def cached_like(config: ConfigDict, mesh: Any, length: int, cached: Arrays) -> dict:
     """`build.batch_like`, with what a companion dataset has in place of images, tokens or both."""
     gone = {"image"} if "mean" in cached else set()
     gone |= {"tokens"} if "text" in cached else set()
-    kept = {name: like for name, like in batch_like(config, mesh, length).items() if name not in gone}
+    kept = {
+        name: like for name, like in batch_like(config, mesh, length).items() if name not in gone
+    }
     rows = batch_sharding(mesh)
-    return kept | {name: jax.ShapeDtypeStruct((config.batch.size, *shape), dtype, sharding=rows) for name, (shape, dtype) in cached.items()}
+    return kept | {
+        name: jax.ShapeDtypeStruct((config.batch.size, *shape), dtype, sharding=rows)
+        for name, (shape, dtype) in cached.items()
+    }
 
 
 def encode_args(steps: DiffusionSteps) -> tuple:
@@ -123,60 +174,91 @@ def train_args(steps: DiffusionSteps) -> tuple:
     return steps.like, steps.aside, checkpoint.abstract(encoded, rows)
 
 
-def make_encode(config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict) -> Callable:
-    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on its own rows.
+def make_encode(
+    config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict
+) -> Callable:
+    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on
+    its own rows.
 
-    shapes: of the frozen parts. One that is not among them is not asked: the batch has what it would make.
+    shapes: of the frozen parts. One that is not among them is not asked: the batch has what it
+    would make.
     """
     relay = config.schedule.blur != "none"
     both = Layout(deal.mesh, tree_specs(shapes, deal.mesh), None)
-    layouts = {name: Layout(deal.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype) for name in shapes}
+    layouts = {
+        name: Layout(deal.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype)
+        for name in shapes
+    }
     later = {"t5": T5Encoder.gathers}  # which parameters the model makes whole itself
     t5 = t5.clone(gather=layouts["t5"].gather) if "t5" in layouts else t5
 
     def rows(params, _, batch):
-        whole = {name: layout.whole(params[name], later.get(name, lambda path: False)) for name, layout in layouts.items()}
+        whole = {
+            name: layout.whole(params[name], later.get(name, lambda path: False))
+            for name, layout in layouts.items()
+        }
 
         def one(part):
             return stage_batch(
                 *part,
                 encode_image=lambda x: vae.apply({"params": whole["vae"]}, x, method="encode"),
                 encode_text=lambda tokens: t5.apply({"params": whole["t5"]}, tokens),
-                scale=scale, relay=relay, text_drop=config.objective.text_drop,
-            )  # fmt: skip
+                scale=scale,
+                relay=relay,
+                text_drop=config.objective.text_drop,
+            )
 
-        # one microbatch at a time, so that the encoders' activations are bounded by the same figure as the UNet's
+        # one microbatch at a time, so that the encoders' activations are bounded by the same figure
+        # as the UNet's
         out = jax.lax.map(one, microbatches(batch, deal.accumulate))
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
 
     def encode(params, batch, key, step):
-        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)  # not those of the step itself
+        # not those of the step itself
+        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)
         return both.spread(rows)(params, {}, (batch, keys))
 
     return encode
 
 
 def as_computed(tree: Any, dtype: Any) -> Any:
-    """`tree`, arrays or shapes, with its matrices as `dtype`: of frozen parameters nothing is lost by keeping them as they are used."""
+    """`tree`, arrays or shapes, with its matrices as `dtype`: of frozen parameters nothing is lost
+    by keeping them as they are used.
+    """
 
     def cast(path, x):
         if path[-1].key not in MATRICES:
             return x
-        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
+        return (
+            jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+            if isinstance(x, jax.ShapeDtypeStruct)
+            else x.astype(dtype)
+        )
 
     return jax.tree.map_with_path(cast, tree)
 
 
 def stage_schedule(config: ConfigDict):
-    """The training table of config.schedule. Raises InputError on an unknown blur, a start out of range, or too many steps from it."""
+    """The training table of config.schedule.
+
+    Raises InputError on an unknown blur, a start out of range, or too many steps from it.
+    """
     blur, start = config.schedule.blur, config.schedule.start
     try:
         schedule = make_schedule(blur, start)
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
     try:
-        _ = base_grid(config.sample.steps) if blur == "none" else relay_grid(config.sample.steps, start)
+        _ = (
+            base_grid(config.sample.steps)
+            if blur == "none"
+            else relay_grid(config.sample.steps, start)
+        )
     except ValueError as e:
-        most = "1..1000" if blur == "none" else f"at least 1, and few enough for start = {start} to have a point for each"
+        most = (
+            "1..1000"
+            if blur == "none"
+            else f"at least 1, and few enough for start = {start} to have a point for each"
+        )
         raise InputError(f"config.sample.steps = {config.sample.steps}: must be {most}") from e
     return schedule

@@ -1,5 +1,8 @@
-"""`cv3jax distill`: a trained stage in fewer steps. Each round halves the steps of the one before; a killed one goes on where it was,
-a finished one is not touched again. What it costs stands in quality.md and quality.png, what it looks like in rounds.png.
+"""`cv3jax distill`: a trained stage in fewer steps.
+
+Each round halves the steps of the one before; a killed one goes on where it was, a finished one is
+not touched again. What it costs stands in quality.md and quality.png, what it looks like in
+rounds.png.
 """
 
 import json
@@ -22,18 +25,31 @@ from cv3jax.stopping import preemptible
 from cv3jax.train import check_resume, hold
 from data_pipeline.errors import InputError
 
-EXAMPLE = "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base --config.data.path=runs/scenes --config.cascade=runs/relay"
+EXAMPLE = (
+    "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base"
+    " --config.data.path=runs/scenes --config.cascade=runs/relay"
+)
 RESUMABLE = (
-    "train.", "mesh.", "attention", "batch.per_device", "data.threads", "data.workers", "data.max_damaged", "profile", "distill.student",
-)  # fmt: skip
+    "train.",
+    "mesh.",
+    "attention",
+    "batch.per_device",
+    "data.threads",
+    "data.workers",
+    "data.max_damaged",
+    "profile",
+    "distill.student",
+)
 FIGURES = "figures.json"
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Distil the stage `config` names under `workdir`: rounds/*/cascade has each round's weights, cascade the last. Returns figures.
+    """Distil the stage `config` names under `workdir`: rounds/*/cascade has each round's weights,
+    cascade the last. Returns figures.
 
     Raises:
-        InputError: a field, file, teacher or checkpoint that does not fit; before anything is trained.
+        InputError: a field, file, teacher or checkpoint that does not fit; before anything is
+            trained.
         NonFiniteLossError, DivergedError: a round that gets nowhere.
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; what was before it remains.
@@ -43,29 +59,42 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         work = build_distill.build_distillation(config, workdir)
         found = [finished(work, plan, workdir) for plan in work.rounds]
         if None in found and any(found[found.index(None) :]):
-            raise InputError(f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a new --workdir")
-        begun = found[0] is not None or checkpoint.steps(workdir / "rounds" / work.rounds[0].name / "checkpoints")
+            raise InputError(
+                f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a"
+                " new --workdir"
+            )
+        begun = found[0] is not None or checkpoint.steps(
+            workdir / "rounds" / work.rounds[0].name / "checkpoints"
+        )
         student = None if begun else build_distill.find_student(work)
         if hosts.main():
             for word in work.words:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
-        asked = {name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")} | {"w": bench.weights}
+        asked = {
+            name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")
+        } | {"w": bench.weights}
         count = config.sample.steps
         fewer = sorted({plan.steps for plan in work.rounds} - {count}, reverse=True)
         if work.teacher.w_dim:  # knows its own number of steps alone
             count, fewer = work.teacher.stage["steps"], []
         made = references(
-            workdir / "references.npz", {**asked, "teacher": str(work.teacher.directory.absolute())}, bench, work.teacher.stage,
-            lambda: build_distill.load_stage(work, work.teacher), [count, *fewer],
-        )  # fmt: skip
+            workdir / "references.npz",
+            {**asked, "teacher": str(work.teacher.directory.absolute())},
+            bench,
+            work.teacher.stage,
+            lambda: build_distill.load_stage(work, work.teacher),
+            [count, *fewer],
+        )
         full = made[count]
         teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in fewer]
         pictures, done = {f"full, {count} steps": full}, []
         for plan, figures in zip(work.rounds, found, strict=True):
             place = workdir / "rounds" / plan.name
             if figures is None:
-                figures = run_round(work, plan, teacher, place, bench, full, student if plan.number == 1 else None)
+                figures = run_round(
+                    work, plan, teacher, place, bench, full, student if plan.number == 1 else None
+                )
             rows.append(Row(plan.steps, plan.number, figures["distance"]))
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
                 pictures[f"{plan.steps} steps"] = file["latents"]
@@ -76,32 +105,58 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             done.append({key: value for key, value in figures.items() if key != "config"})
         export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
-    return {"stage": config.stage, "full": count, "undistilled": undistilled, "rounds": done,
-            "seconds": sum(one["seconds"] for one in done)}  # fmt: skip
+    return {
+        "stage": config.stage,
+        "full": count,
+        "undistilled": undistilled,
+        "rounds": done,
+        "seconds": sum(one["seconds"] for one in done),
+    }
 
 
 def finished(work: Distillation, plan: Plan, workdir: Path) -> dict | None:
-    """The figures of a finished round, None of another. Raises InputError where it was made from another recipe."""
+    """The figures of a finished round, None of another.
+
+    Raises InputError where it was made from another recipe.
+    """
     path = workdir / "rounds" / plan.name / FIGURES
     if not path.exists():
         return None
     figures = json.loads(path.read_text())
     facts = recipe.to_json(build_distill.round_config(work, plan))
-    if changed := [name for name in recipe.differences(facts, figures["config"]) if not name.startswith(RESUMABLE)]:
-        raise InputError(f"{path.parent} was made with other values of {', '.join(changed)}; restore them or give a new --workdir")
+    if changed := [
+        name
+        for name in recipe.differences(facts, figures["config"])
+        if not name.startswith(RESUMABLE)
+    ]:
+        raise InputError(
+            f"{path.parent} was made with other values of {', '.join(changed)}; restore them or"
+            " give a new --workdir"
+        )
     return figures
 
 
 def make_bench(work: Distillation) -> Bench:
     """What the rounds are looked at by."""
     description = {**work.frozen.description, "stages": {}}
-    cascade = Cascade(description, dict(work.frozen.params), work.frozen.tokenize, within=work.deal.mesh)
+    cascade = Cascade(
+        description, dict(work.frozen.params), work.frozen.tokenize, within=work.deal.mesh
+    )
     return Bench(cascade, work.config, work.records, work.deal.mesh)
 
 
-def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, bench: Bench, full: np.ndarray,
-              student: Trained | None) -> dict:  # fmt: skip
-    """One round under `place`, from where it was; its cascade holds the best weights. Returns its figures.
+def run_round(
+    work: Distillation,
+    plan: Plan,
+    teacher: Trained,
+    place: Path,
+    bench: Bench,
+    full: np.ndarray,
+    student: Trained | None,
+) -> dict:
+    """One round under `place`, from where it was; its cascade holds the best weights.
+
+    Returns its figures.
 
     student: whose weights begin it; None: the teacher's.
     """
@@ -113,7 +168,9 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
     state, params = None, build_distill.load_stage(work, teacher)
     if latest is None:
         place.mkdir(parents=True, exist_ok=True)
-        state = build_distill.create_student(work, plan, teacher, build_distill.load_stage(work, student) if student else params)
+        state = build_distill.create_student(
+            work, plan, teacher, build_distill.load_stage(work, student) if student else params
+        )
         if student:  # has left its teacher already: there is nothing that it should be
             knows = taught(student.stage)
             watch.look(state.ema, 0, keep=bool(knows) and within(plan.w, knows))
@@ -121,9 +178,16 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
         else:
             text = work.frozen.description["t5"]
             same = parity(
-                config, work.deal, plan, state.params, params, teacher.w_dim, bench.latent,
-                (text["length"], text["model"]["channels"]), stage["factor"],
-            )  # fmt: skip
+                config,
+                work.deal,
+                plan,
+                state.params,
+                params,
+                teacher.w_dim,
+                bench.latent,
+                (text["length"], text["model"]["channels"]),
+                stage["factor"],
+            )
             watch.look(state.ema, 0, keep=False, parity=same)
             at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
             said = f"student = teacher at {at}, to {same:.1g} (float32)"
@@ -132,21 +196,48 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
     params = build_distill.as_frozen(work, params)
     every, (data, placed) = config.train, build_distill.round_data(work, plan)
     profile = tracing.steps_of(config.profile.steps)
-    cadence = Cadence(plan.updates, every.log_every, every.save_every, every.preview_every or plan.updates, every.keep, profile)
+    cadence = Cadence(
+        plan.updates,
+        every.log_every,
+        every.save_every,
+        every.preview_every or plan.updates,
+        every.keep,
+        profile,
+    )
     _, seconds = train_loop(
-        name=f"{name} steps", workdir=place, state=state, like=like, data=data, place=placed,
-        step_fn=build_distill.round_step(work, plan, teacher, params), cadence=cadence, config=facts, preview=watch.look,
+        name=f"{name} steps",
+        workdir=place,
+        state=state,
+        like=like,
+        data=data,
+        place=placed,
+        step_fn=build_distill.round_step(work, plan, teacher, params),
+        cadence=cadence,
+        config=facts,
+        preview=watch.look,
         before=sum(other.updates for other in work.rounds[: plan.number - 1]),
-    )  # fmt: skip
+    )
     best = watch.best()
     if best["step"] == 0 and hosts.main():
-        print(f"cv3jax: {name} steps: no update came nearer to the full sampler; what the round began with is kept", file=sys.stderr)
+        print(
+            f"cv3jax: {name} steps: no update came nearer to the full sampler; what the round began"
+            " with is kept",
+            file=sys.stderr,
+        )
     export(work, stage, place / BEST, place / "cascade")
     figures = {
-        "round": plan.number, "steps": plan.steps, "updates": plan.updates, "lr": plan.lr, "w": list(plan.w), "best": best["step"],
-        "distance": {key: value for key, value in best.items() if key != "step"}, "start": watch.lines()[0],
-        "seconds": sum(seconds.values()), "seconds_by_kind": seconds, "config": facts,
-    }  # fmt: skip
+        "round": plan.number,
+        "steps": plan.steps,
+        "updates": plan.updates,
+        "lr": plan.lr,
+        "w": list(plan.w),
+        "best": best["step"],
+        "distance": {key: value for key, value in best.items() if key != "step"},
+        "start": watch.lines()[0],
+        "seconds": sum(seconds.values()),
+        "seconds_by_kind": seconds,
+        "config": facts,
+    }
     if hosts.main():
         recipe.write_json(place / FIGURES, figures)
     hosts.barrier("round")
@@ -154,7 +245,9 @@ def run_round(work: Distillation, plan: Plan, teacher: Trained, place: Path, ben
 
 
 def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None:
-    """The cascade at `target` with `weights` as the distilled stage, the other parts as they were."""
+    """The cascade at `target` with `weights` as the distilled stage, the other parts as they
+    were.
+    """
     if hosts.main():
         target.mkdir(parents=True, exist_ok=True)
         for part, source in work.frozen.directories.items():
@@ -175,8 +268,15 @@ def main(argv: list[str] | None = None) -> None:
         figures = run(recipe.load(args.config, overrides), args.workdir)
         if hosts.main():
             least = figures["rounds"][-1]["steps"]
-            said = f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in {figures['seconds']:.0f} s"
-            print(f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it", file=sys.stderr)
+            said = (
+                f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in"
+                f" {figures['seconds']:.0f} s"
+            )
+            print(
+                f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png"
+                " beside it",
+                file=sys.stderr,
+            )
             recipe.write_json(args.json, figures)
 
 

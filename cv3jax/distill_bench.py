@@ -1,4 +1,6 @@
-"""How far a distilled stage is from the full sampler: the same prompts, seeds and guidance weights every time."""
+"""How far a distilled stage is from the full sampler: the same prompts, seeds and guidance weights
+every time.
+"""
 
 import itertools
 import json
@@ -27,7 +29,9 @@ from data_pipeline.errors import naming
 
 
 class Bench:
-    """A stage's inputs: each prompt of the recipe with each w of config.distill.w. A relay starts from real pictures, by their captions.
+    """A stage's inputs: each prompt of the recipe with each w of config.distill.w.
+
+    A relay starts from real pictures, by their captions.
 
     `cascade` encodes and decodes; `mesh` is that of the parameters which it will be given.
     """
@@ -46,35 +50,60 @@ class Bench:
         low = None if pixels is None else cascade.encode(pixels, cascade.noise(keys, side))
         own, self.latent = fold(keys, 1), cascade.latent(side)
         text = cascade.text(prompts)
-        several = jax.tree.map(lambda x: jnp.concatenate([x] * repeat), (text, low, cascade.noise(own, side)))
-        self._inputs = (*several, jnp.concatenate([own] * repeat), jnp.asarray(np.repeat(self.weights, len(prompts)), jnp.float32))
+        several = jax.tree.map(
+            lambda x: jnp.concatenate([x] * repeat), (text, low, cascade.noise(own, side))
+        )
+        self._inputs = (
+            *several,
+            jnp.concatenate([own] * repeat),
+            jnp.asarray(np.repeat(self.weights, len(prompts)), jnp.float32),
+        )
 
     def sample(self, stage: dict, params: Any, steps: int) -> np.ndarray:
         """Latents [weights · prompts, h, w, z] of a stage as described in cascade.json."""
         call = (json.dumps(stage["model"], sort_keys=True), steps)
         if call not in self._samplers:
             attend = stage_attend(stage, self._attention, self._mesh)
-            self._samplers[call] = make_stage_sampler(stage, steps=steps, eta=self._eta, form=self._form, attend=attend)
+            self._samplers[call] = make_stage_sampler(
+                stage, steps=steps, eta=self._eta, form=self._form, attend=attend
+            )
         return hosts.whole(self._samplers[call](params, *self._inputs))
 
     def distances(self, latents: np.ndarray, others: np.ndarray) -> dict[str, float]:
-        """w → the root mean square difference of latents (whose own is about 1), the mean over prompts; "all": over every w too."""
-        each = np.sqrt(np.mean((latents - others) ** 2, axis=(1, 2, 3))).reshape(len(self.weights), -1).mean(1)
-        return {**{f"{w:g}": float(d) for w, d in zip(self.weights, each)}, "all": float(each.mean())}
+        """w → the root mean square difference of latents (whose own is about 1), the mean over
+        prompts; "all": over every w too.
+        """
+        each = (
+            np.sqrt(np.mean((latents - others) ** 2, axis=(1, 2, 3)))
+            .reshape(len(self.weights), -1)
+            .mean(1)
+        )
+        return {
+            **{f"{w:g}": float(d) for w, d in zip(self.weights, each)},
+            "all": float(each.mean()),
+        }
 
     def picture(self, rows: dict[str, np.ndarray]) -> np.ndarray:
-        """A contact sheet of latents by name: for every w its rows under one another, a column a prompt. uint8 [H, W, 3]"""
+        """A contact sheet of latents by name: for every w its rows under one another, a column a
+        prompt. uint8 [H, W, 3]
+        """
         sheets, names = [], []
         for i, w in enumerate(self.weights):
             for name, latents in rows.items():
                 count = len(self.prompts)
-                sheets.append(self._cascade.decode(jnp.asarray(latents[i * count : (i + 1) * count])))
+                sheets.append(
+                    self._cascade.decode(jnp.asarray(latents[i * count : (i + 1) * count]))
+                )
                 names.append(f"w {w:g}: {name}")
         return contact_sheet(sheets, rows=names, columns=self.prompts)
 
 
-def references(path: Path, facts: dict, bench: Bench, stage: dict, load: Callable[[], Any], steps: list[int]) -> dict[int, np.ndarray]:
-    """Steps → latents of the undistilled stage. Kept in `path`, and read from there where they were made for the same `facts`.
+def references(
+    path: Path, facts: dict, bench: Bench, stage: dict, load: Callable[[], Any], steps: list[int]
+) -> dict[int, np.ndarray]:
+    """Steps → latents of the undistilled stage.
+
+    Kept in `path`, and read from there where they were made for the same `facts`.
 
     `load()` → its parameters, which are held only meanwhile.
     """
@@ -82,7 +111,10 @@ def references(path: Path, facts: dict, bench: Bench, stage: dict, load: Callabl
     if hosts.first("references", lambda: _kept(path, key) is not None):
         return dict(zip(steps, _kept(path, key), strict=True))
     params = load()
-    made = {n: bench.sample(stage, params, n) for n in tqdm(steps, desc="the teacher's pictures", unit="grid", file=sys.stderr)}
+    made = {
+        n: bench.sample(stage, params, n)
+        for n in tqdm(steps, desc="the teacher's pictures", unit="grid", file=sys.stderr)
+    }
     if hosts.main():
         temporary = path.with_suffix(".tmp")
         with naming(path), temporary.open("wb") as file:
@@ -93,7 +125,9 @@ def references(path: Path, facts: dict, bench: Bench, stage: dict, load: Callabl
 
 
 def _kept(path: Path, key: str) -> list[np.ndarray] | None:
-    """What `references` kept, in the order of its steps; None where it is of something else, or damaged: it is made anew then."""
+    """What `references` kept, in the order of its steps; None where it is of something else, or
+    damaged: it is made anew then.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[str(n)] for n in json.loads(key)[1]] if str(file["key"]) == key else None

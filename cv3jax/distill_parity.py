@@ -1,4 +1,6 @@
-"""That a round begins where its teacher stands: both denoisers on the same random inputs, in float32, before the teacher is cast."""
+"""That a round begins where its teacher stands: both denoisers on the same random inputs, in
+float32, before the teacher is cast.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +22,28 @@ from cv3jax.sharding import Layout, batch_sharding, batch_ways, tree_specs
 from data_pipeline.errors import InputError
 
 ROWS = 4  # inputs at least
-TOLERANCE = 1e-4  # of the predictions' root mean square; the same arithmetic in two programs differs by rounding alone
+# of the predictions' root mean square; the same arithmetic in two programs differs by rounding
+# alone
+TOLERANCE = 1e-4
 
 
-def parity(config: ConfigDict, deal: Deal, plan: Plan, student: Any, teacher: Any, teacher_w_dim: int, latent: tuple[int, int, int],
-           text: tuple[int, int], factor: int) -> float:  # fmt: skip
-    """The largest difference of the two predictions over their root mean square. A teacher without w is asked unguided, as at w = 1.
+def parity(
+    config: ConfigDict,
+    deal: Deal,
+    plan: Plan,
+    student: Any,
+    teacher: Any,
+    teacher_w_dim: int,
+    latent: tuple[int, int, int],
+    text: tuple[int, int],
+    factor: int,
+) -> float:
+    """The largest difference of the two predictions over their root mean square.
 
-    student, teacher: float32 parameters as they lie on the mesh; latent (h, w, z), text (tokens, width).
+    A teacher without w is asked unguided, as at w = 1.
+
+    student, teacher: float32 parameters as they lie on the mesh; latent (h, w, z), text (tokens,
+    width).
 
     Raises:
         InputError: they differ by more than rounding: these are not the teacher's weights.
@@ -36,20 +52,34 @@ def parity(config: ConfigDict, deal: Deal, plan: Plan, student: Any, teacher: An
     draws, grid = np.random.default_rng(config.seed), grid_of(config, 2 * plan.steps)
     t = np.asarray(grid.t)[np.arange(rows) % (2 * plan.steps)]
     inputs = {
-        "x": draws.standard_normal((rows, *latent), np.float32), "t": t, "text": draws.standard_normal((rows, *text), np.float32),
-        "sizes": np.asarray(square_sizes(rows, latent[0] * factor)), "w": draws.uniform(*plan.w, rows).astype(np.float32),
-    }  # fmt: skip
+        "x": draws.standard_normal((rows, *latent), np.float32),
+        "t": t,
+        "text": draws.standard_normal((rows, *text), np.float32),
+        "sizes": np.asarray(square_sizes(rows, latent[0] * factor)),
+        "w": draws.uniform(*plan.w, rows).astype(np.float32),
+    }
     inputs = jax.device_put(inputs, batch_sharding(deal.mesh))
 
     def program(like: Any, w_dim: int) -> Callable:
         layout = Layout(deal.mesh, tree_specs(like, deal.mesh), "float32")
         fields = {**config.model, "w_dim": w_dim, "dtype": "float32", "remat": "none"}
-        model = model_of(UNet, fields, "config.model", out_channels=latent[2], gather=layout.gather, constrain=layout.constrain)
+        model = model_of(
+            UNet,
+            fields,
+            "config.model",
+            out_channels=latent[2],
+            gather=layout.gather,
+            constrain=layout.constrain,
+        )
 
         def run(params, _, given):
             whole = layout.whole(params, UNet.gathers)
             sigma = jnp.asarray(ddpm_sigma())
-            denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), sigma, config.objective.prediction)
+            denoise = make_denoiser(
+                lambda p, x, i, c: model.apply({"params": p}, x, i, c),
+                sigma,
+                config.objective.prediction,
+            )
             cond = told(make_cond(given["text"], given["sizes"]), given["w"], w_dim)
             x = given["x"] * per_sample(jnp.sqrt(1.0 + sigma[given["t"]] ** 2), given["x"])
             return denoise(whole, x, given["t"], cond)
@@ -58,9 +88,14 @@ def parity(config: ConfigDict, deal: Deal, plan: Plan, student: Any, teacher: An
 
     ours = program(student, config.model.w_dim)
     theirs = ours if teacher_w_dim == config.model.w_dim else program(teacher, teacher_w_dim)
-    ours, theirs = (hosts.whole(run(params, {}, inputs)) for run, params in ((ours, student), (theirs, teacher)))
+    ours, theirs = (
+        hosts.whole(run(params, {}, inputs)) for run, params in ((ours, student), (theirs, teacher))
+    )
     difference = float(np.abs(ours - theirs).max() / np.sqrt(np.mean(theirs**2)))
     if not difference <= TOLERANCE:
         much = f"by {difference:.2g}, where rounding makes less than {TOLERANCE:g}"
-        raise InputError(f"round {plan.number}: the student is not its teacher before the first update: predictions differ {much}")
+        raise InputError(
+            f"round {plan.number}: the student is not its teacher before the first update:"
+            f" predictions differ {much}"
+        )
     return difference

@@ -1,4 +1,6 @@
-"""What a distillation is to do, from the recipe: its rounds, their grids, and which teacher they can have."""
+"""What a distillation is to do, from the recipe: its rounds, their grids, and which teacher they
+can have.
+"""
 
 import math
 from typing import NamedTuple
@@ -30,8 +32,8 @@ def plans(config: ConfigDict) -> tuple[Plan, ...]:
     """The rounds of config.distill.rounds.
 
     Raises:
-        InputError: an entry that is none, steps that do not halve, a w that the round before did not learn, or another field of
-            config.distill that cannot be.
+        InputError: an entry that is none, steps that do not halve, a w that the round before did
+            not learn, or another field of config.distill that cannot be.
     """
     d = config.distill
     where = "config.distill.rounds"
@@ -43,7 +45,10 @@ def plans(config: ConfigDict) -> tuple[Plan, ...]:
         if found:
             before = found[-1]
             if plan.steps * 2 != before.steps:
-                raise InputError(f"{where}: {before.steps} steps are halved to {before.steps / 2:g}, not to {plan.steps}")
+                raise InputError(
+                    f"{where}: {before.steps} steps are halved to {before.steps / 2:g}, not to"
+                    f" {plan.steps}"
+                )
             if not within(plan.w, before.w):
                 knows = f"but its teacher, round {number - 1}, knows {span(before.w)}"
                 raise InputError(f"{where}: round {number} has w in {span(plan.w)}, {knows}")
@@ -55,13 +60,24 @@ def plans(config: ConfigDict) -> tuple[Plan, ...]:
     if d.target not in TARGETS:
         raise InputError(f"config.distill.target = {d.target!r}: one of {', '.join(TARGETS)}")
     if not 0 < d.ema <= 1:
-        raise InputError(f"config.distill.ema = {d.ema}: a share of the round, above 0 and at most 1")
+        raise InputError(
+            f"config.distill.ema = {d.ema}: a share of the round, above 0 and at most 1"
+        )
     if not d.diverged > 1:
-        raise InputError(f"config.distill.diverged = {d.diverged}: how many times as far as at the start is too far, above 1")
+        raise InputError(
+            f"config.distill.diverged = {d.diverged}: how many times as far as at the start is too"
+            " far, above 1"
+        )
     if not d.w or not all(found[-1].w[0] <= w <= found[-1].w[1] for w in d.w):
-        raise InputError(f"config.distill.w = {tuple(d.w)}: one weight or more to judge by, each in all rounds' range {span(found[-1].w)}")
+        raise InputError(
+            f"config.distill.w = {tuple(d.w)}: one weight or more to judge by, each in all rounds'"
+            f" range {span(found[-1].w)}"
+        )
     if config.model.w_dim < 4 or config.model.w_dim % 2:
-        raise InputError(f"config.model.w_dim = {config.model.w_dim}: the student is told w; give an even width, as 512")
+        raise InputError(
+            f"config.model.w_dim = {config.model.w_dim}: the student is told w; give an even width,"
+            " as 512"
+        )
     return tuple(found)
 
 
@@ -88,59 +104,106 @@ def within(w: tuple[float, float], whole: tuple[float, float]) -> bool:
 
 
 def taught(stage: dict) -> tuple[float, float] | None:
-    """The range of w that a stage was distilled for, by its cascade.json entry; None where that does not say."""
+    """The range of w that a stage was distilled for, by its cascade.json entry; None where that
+    does not say.
+    """
     return (stage.get("distilled") or {"w": None})["w"]
 
 
 def grid_of(config: ConfigDict, steps: int) -> Grid:
-    """The released grid of the recipe's stage. Raises ValueError where two points would coincide."""
-    return base_grid(steps) if config.schedule.blur == "none" else relay_grid(steps, config.schedule.start)
+    """The released grid of the recipe's stage.
+
+    Raises ValueError where two points would coincide.
+    """
+    return (
+        base_grid(steps)
+        if config.schedule.blur == "none"
+        else relay_grid(steps, config.schedule.start)
+    )
 
 
 def check_teacher(config: ConfigDict, stage: dict, where: str) -> list[str]:
-    """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot teach the first round.
+    """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot
+    teach the first round.
 
-    Returns what is worth saying: an undistilled teacher's own number of steps is no matter, it knows every noise level of its range.
+    Returns what is worth saying: an undistilled teacher's own number of steps is no matter, it
+    knows every noise level of its range.
     """
     first = plans(config)[0]
     steps = 2 * first.steps
     check_stage(config, stage, where)
     theirs, w = stage["steps"], taught(stage)
     if not stage["model"].get("w_dim", 0):
-        return [] if theirs == steps else [f"the teacher's own {theirs} steps become {steps} in round 1"]
+        return (
+            []
+            if theirs == steps
+            else [f"the teacher's own {theirs} steps become {steps} in round 1"]
+        )
     if theirs != steps:
-        half = f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
-        raise InputError(f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for {steps}; {half}")
+        half = (
+            f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
+        )
+        raise InputError(
+            f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for"
+            f" {steps}; {half}"
+        )
     if w and not within(first.w, w):
         raise InputError(f"{where} knows w in {span(w)}, round 1 asks it for {span(first.w)}")
     return []
 
 
 def check_student(config: ConfigDict, stage: dict, where: str) -> None:
-    """Raise InputError, with the reason, where the stage at `where` cannot go on as the first round's student. It may learn another w."""
+    """Raise InputError, with the reason, where the stage at `where` cannot go on as the first
+    round's student. It may learn another w.
+    """
     check_stage(config, stage, where)
     if not stage["model"].get("w_dim", 0):
-        raise InputError(f"{where} is not told w, it is no student; without config.distill.student the first round begins at its teacher")
+        raise InputError(
+            f"{where} is not told w, it is no student; without config.distill.student the first"
+            " round begins at its teacher"
+        )
     steps = plans(config)[0].steps
     if stage["steps"] != steps:
-        raise InputError(f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}")
+        raise InputError(
+            f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}"
+        )
 
 
 def check_stage(config: ConfigDict, stage: dict, where: str) -> None:
-    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction, form or blur, or is told w otherwise."""
+    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction,
+    form or blur, or is told w otherwise.
+    """
     relay, w_dim = config.schedule.blur != "none", stage["model"].get("w_dim", 0)
     if stage["kind"] != ("relay" if relay else "base"):
-        raise InputError(f"{where} is a {stage['kind']} stage, config.schedule says {'relay' if relay else 'base'}")
+        raise InputError(
+            f"{where} is a {stage['kind']} stage, config.schedule says"
+            f" {'relay' if relay else 'base'}"
+        )
     if relay and stage["start"] != config.schedule.start:
         ours = f"config.schedule.start = {config.schedule.start}"
-        tune = f"fine-tune it with that start first (cv3jax train, --config.schedule.start={config.schedule.start})"
+        tune = (
+            "fine-tune it with that start first (cv3jax train,"
+            f" --config.schedule.start={config.schedule.start})"
+        )
         give = f"give --config.schedule.start={stage['start']}"
         right = give if w_dim else tune  # cv3jax train does not train what is told w
-        raise InputError(f"{where} was trained from T_r = {stage['start']}, {ours} is out of its distribution: {right}")
-    theirs = {"objective.prediction": stage["prediction"], "sample.form": stage["form"], "schedule.blur": stage["blur"]}
+        raise InputError(
+            f"{where} was trained from T_r = {stage['start']}, {ours} is out of its distribution:"
+            f" {right}"
+        )
+    theirs = {
+        "objective.prediction": stage["prediction"],
+        "sample.form": stage["form"],
+        "schedule.blur": stage["blur"],
+    }
     for field, value in theirs.items():
         section, name = field.split(".")
         if config[section][name] != value:
-            raise InputError(f"config.{field} = {config[section][name]}, but {where} has {value}; give --config.{field}={value}")
+            raise InputError(
+                f"config.{field} = {config[section][name]}, but {where} has {value}; give"
+                f" --config.{field}={value}"
+            )
     if w_dim not in (0, config.model.w_dim):
-        raise InputError(f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}")
+        raise InputError(
+            f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}"
+        )

@@ -1,4 +1,6 @@
-"""What each halving costs: quality against steps as a table, a figure, and the same pictures a row a round."""
+"""What each halving costs: quality against steps as a table, a figure, and the same pictures a row
+a round.
+"""
 
 import sys
 from pathlib import Path
@@ -27,10 +29,17 @@ class Row(NamedTuple):
 def table(rows: list[Row], weights: list[float]) -> str:
     """Markdown; a student beside the undistilled stage with as many steps."""
     names = [f"{w:g}" for w in weights]
-    lines = ["| steps | sampler | " + " | ".join(f"w {name}" for name in names) + " | all |", "|---|---|" + "---|" * (len(names) + 1)]
+    lines = [
+        "| steps | sampler | " + " | ".join(f"w {name}" for name in names) + " | all |",
+        "|---|---|" + "---|" * (len(names) + 1),
+    ]
     for row in sorted(rows, key=lambda row: (-row.steps, row.round or 0)):
         what = "undistilled, guided" if row.round is None else f"distilled, round {row.round}"
-        lines.append(f"| {row.steps} | {what} | " + " | ".join(f"{row.distance[name]:.3f}" for name in (*names, "all")) + " |")
+        lines.append(
+            f"| {row.steps} | {what} | "
+            + " | ".join(f"{row.distance[name]:.3f}" for name in (*names, "all"))
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -44,12 +53,21 @@ def figure(rows: list[Row], stage: str, full: int) -> Figure:
     return plot
 
 
-def write_quality(workdir: Path, stage: str, full: int, rows: list[Row], weights: list[float], picture: np.ndarray) -> None:
-    """quality.json, quality.md, quality.png and rounds.png under `workdir`; the table on stderr too."""
-    recipe.write_json(workdir / "quality.json", {"stage": stage, "full": full, "rows": [row._asdict() for row in rows]})
+def write_quality(
+    workdir: Path, stage: str, full: int, rows: list[Row], weights: list[float], picture: np.ndarray
+) -> None:
+    """quality.json, quality.md, quality.png and rounds.png under `workdir`; the table on stderr
+    too.
+    """
+    recipe.write_json(
+        workdir / "quality.json",
+        {"stage": stage, "full": full, "rows": [row._asdict() for row in rows]},
+    )
     text = table(rows, weights)
     with naming(workdir / "quality.md"):
-        (workdir / "quality.md").write_text(f"# {stage}: quality against steps\n\n{EXPLAINED.format(full=full)}\n\n{text}\n")
+        (workdir / "quality.md").write_text(
+            f"# {stage}: quality against steps\n\n{EXPLAINED.format(full=full)}\n\n{text}\n"
+        )
     with naming(workdir / "quality.png"):
         figure(rows, stage, full).savefig(workdir / "quality.png", dpi=120)
     save_png(workdir / "rounds.png", picture)

@@ -1,4 +1,6 @@
-"""The train step of a distillation round, on a mesh: the teacher lies in shards like the student's, and is as frozen as the encoders."""
+"""The train step of a distillation round, on a mesh: the teacher lies in shards like the student's,
+and is as frozen as the encoders.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,32 +28,59 @@ class Side(NamedTuple):
 
 
 def distillation_step(
-    config: ConfigDict, deal: Deal, tx: Any, student: Side, teacher: Side, shapes: Any, teacher_w_dim: int
-) -> tuple[Callable, dict]:  # fmt: skip
-    """(the train step, what it is told beside state and batch, as shapes): {"teacher", "round"}. shapes: the teacher's, placed."""
+    config: ConfigDict,
+    deal: Deal,
+    tx: Any,
+    student: Side,
+    teacher: Side,
+    shapes: Any,
+    teacher_w_dim: int,
+) -> tuple[Callable, dict]:
+    """(the train step, what it is told beside state and batch, as shapes): {"teacher", "round"}.
+    shapes: the teacher's, placed.
+    """
     loss = distillation_loss(
-        student.denoise, teacher.denoise, form=config.sample.form, target=config.distill.target, w_dim=config.model.w_dim,
+        student.denoise,
+        teacher.denoise,
+        form=config.sample.form,
+        target=config.distill.target,
+        w_dim=config.model.w_dim,
         teacher_w_dim=teacher_w_dim,
-    )  # fmt: skip
+    )
 
     def rate(frozen: dict, step: jax.Array) -> jax.Array:
         now, o = frozen["round"], config.optim
-        return optim.learning_rate(now.lr, warmup=now.warmup, decay=o.decay, steps=now.updates, final=o.final)(step)
+        return optim.learning_rate(
+            now.lr, warmup=now.warmup, decay=o.decay, steps=now.updates, final=o.final
+        )(step)
 
     lies = {"teacher": teacher.layout.held(), "round": P()}
     train = make_train_step(
-        loss, tx, decay=lambda frozen: frozen["round"].decay, accumulate=deal.accumulate, rate=rate,
+        loss,
+        tx,
+        decay=lambda frozen: frozen["round"].decay,
+        accumulate=deal.accumulate,
+        rate=rate,
         spread=lambda gradient: student.layout.spread_gradient(gradient, lies),
-    )  # fmt: skip
+    )
     everywhere = NamedSharding(deal.mesh, P())
     like = round_of(config, plans(config)[0])
-    return train, {"teacher": shapes, "round": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)}
+    return train, {
+        "teacher": shapes,
+        "round": jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
+        ),
+    }
 
 
 def round_of(config: ConfigDict, plan: Plan) -> Round:
     """A round as the train step takes it; all rounds of a recipe are alike in shape."""
     averaged = max(config.distill.ema * plan.updates, 1.0)  # over about so many updates
     return Round(
-        pairs(grid_of(config, 2 * plan.steps), plans(config)[0].steps), jnp.asarray(plan.w, jnp.float32), jnp.asarray(plan.lr, jnp.float32),
-        jnp.asarray(plan.updates, jnp.int32), jnp.asarray(config.optim.warmup, jnp.int32), jnp.asarray(1.0 - 1.0 / averaged, jnp.float32),
-    )  # fmt: skip
+        pairs(grid_of(config, 2 * plan.steps), plans(config)[0].steps),
+        jnp.asarray(plan.w, jnp.float32),
+        jnp.asarray(plan.lr, jnp.float32),
+        jnp.asarray(plan.updates, jnp.int32),
+        jnp.asarray(config.optim.warmup, jnp.int32),
+        jnp.asarray(1.0 - 1.0 / averaged, jnp.float32),
+    )

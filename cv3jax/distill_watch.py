@@ -1,4 +1,6 @@
-"""Looking at a round while it trains: distance to the full sampler, the best weights so far, and a stop where it only gets worse."""
+"""Looking at a round while it trains: distance to the full sampler, the best weights so far, and a
+stop where it only gets worse.
+"""
 
 import json
 from pathlib import Path
@@ -18,30 +20,63 @@ LINES, BEST = "evaluations.jsonl", "best"
 
 
 class Watch:
-    """The evaluations of a round under `directory`. A resumed round makes those after its checkpoint again, with the same figures."""
+    """The evaluations of a round under `directory`.
 
-    def __init__(self, directory: Path, plan: Plan, bench: Bench, stage: dict, full: np.ndarray, diverged: float):
-        self._directory, self._plan, self._bench, self._stage, self._full, self._diverged = directory, plan, bench, stage, full, diverged
+    A resumed round makes those after its checkpoint again, with the same figures.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        plan: Plan,
+        bench: Bench,
+        stage: dict,
+        full: np.ndarray,
+        diverged: float,
+    ):
+        self._directory, self._plan, self._bench, self._stage, self._full, self._diverged = (
+            directory,
+            plan,
+            bench,
+            stage,
+            full,
+            diverged,
+        )
 
     def lines(self, before: int | None = None) -> list[dict]:
         """The evaluations, {"step", "all", and each w}, of steps before `before`."""
-        return [line for line in read_lines(self._directory / LINES) if before is None or line["step"] < before]
+        return [
+            line
+            for line in read_lines(self._directory / LINES)
+            if before is None or line["step"] < before
+        ]
 
     def best(self) -> dict | None:
-        """The evaluation of the weights that are kept; None where there are none yet. As process 0 reads it."""
+        """The evaluation of the weights that are kept; None where there are none yet.
+
+        As process 0 reads it.
+        """
         return hosts.first("best", lambda: kept(self._directory))
 
     def look(self, params: Any, step: int, keep: bool = True, **facts: float) -> np.ndarray:
-        """Evaluate the EMA `params` after `step` updates. Keeps them where they are the best so far. Returns the contact sheet.
+        """Evaluate the EMA `params` after `step` updates.
+
+        Keeps them where they are the best so far. Returns the contact sheet.
 
         keep: whether they may be what the round leaves. facts: what else is to stand in the line.
 
         Raises:
-            DivergedError: they are `diverged` times as far from the full sampler as the round was at its start.
+            DivergedError: they are `diverged` times as far from the full sampler as the round was
+                at its start.
         """
         latents = self._bench.sample(self._stage, params, self._plan.steps)
-        line, before = {"step": step, **self._bench.distances(latents, self._full), **facts}, self.lines(step)
-        if step == 0 and hosts.main():  # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may be
+        line, before = (
+            {"step": step, **self._bench.distances(latents, self._full), **facts},
+            self.lines(step),
+        )
+        # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may
+        # be
+        if step == 0 and hosts.main():
             (self._directory / f"{BEST}.npz").unlink(missing_ok=True)
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
             checkpoint.save_part(self._directory / BEST, params)
@@ -59,16 +94,20 @@ class Watch:
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
             temporary.replace(self._directory / LINES)
         start = next((other["all"] for other in before if other["step"] == 0), None)
-        if start and not line["all"] <= self._diverged * start:  # from no distance at all there is no ratio
+        # from no distance at all there is no ratio
+        if start and not line["all"] <= self._diverged * start:
             raise DivergedError(
-                f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full sampler, {line['all'] / start:.1f} times as "
-                f"far as at the round's start; stopped; remove {self._directory} and lower the round's learning rate"
+                f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full"
+                f" sampler, {line['all'] / start:.1f} times as far as at the round's start;"
+                f" stopped; remove {self._directory} and lower the round's learning rate"
             )
         return picture
 
 
 def kept(directory: Path) -> dict | None:
-    """The evaluation of the weights that the round under `directory` keeps; None where it keeps none yet."""
+    """The evaluation of the weights that the round under `directory` keeps; None where it keeps
+    none yet.
+    """
     if not (directory / f"{BEST}.npz").exists():
         return None
     with np.load(directory / f"{BEST}.npz", allow_pickle=False) as file:

@@ -1,14 +1,16 @@
-"""Progressive distillation: one step of a student lands where two steps of its teacher do (paper Eq. 8-9), in base and relay stages.
+"""Progressive distillation: one step of a student lands where two steps of its teacher do (paper
+Eq. 8-9), in base and relay stages.
 
-On the teacher's grid t → m → s, with its predictions D₁ at t and D₂ at m, the x0 with which a single step from t lands in the same
-place is an average of the two, and needs neither x nor low:
+On the teacher's grid t → m → s, with its predictions D₁ at t and D₂ at m, the x0 with which a
+single step from t lands in the same place is an average of the two, and needs neither x nor low:
 
     released form   x0* = [r₂((1-b_m) - r₁(1-b_t)) D₁ + ((1-b_s) - r₂(1-b_m)) D₂] / c,    c = (1-b_s) - r₁r₂(1-b_t)
     paper's form    x0* = [ρ₂(1-ρ₁) D₁ + (1-ρ₂) D₂] / c,                                  c = 1 - ρ₁ρ₂
 
 with r₁ = σ_m/σ_t, r₂ = σ_s/σ_m, ρ₁ = b_m/b_t, ρ₂ = b_s/b_m.
 
-c is by how much the landing point moves with the x0 of the step; a base stage is the released form with blur 0.
+c is by how much the landing point moves with the x0 of the step; a base stage is the released form
+with blur 0.
 """
 
 import dataclasses
@@ -24,13 +26,17 @@ from cv3jax.objectives import weight
 from cv3jax.sampler import means, step
 from cv3jax.schedule import Grid, mean, per_sample
 
-TARGETS = {"landing": None, "x0": "truncated", "x0_root_snr": "root_snr"}  # → how the error of x0 is weighted
+# → how the error of x0 is weighted
+TARGETS = {"landing": None, "x0": "truncated", "x0_root_snr": "root_snr"}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """The pairs of teacher steps of a round, one a student step. Rows past `count` only make rounds of one kind alike in shape."""
+    """The pairs of teacher steps of a round, one a student step.
+
+    Rows past `count` only make rounds of one kind alike in shape.
+    """
 
     t: jax.Array  # int32 [K, 3], at t, m and s
     sigma: jax.Array  # float32 [K, 3]
@@ -41,7 +47,9 @@ class Pairs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What differs between rounds, as arguments of the train step: one compilation serves all rounds of a kind."""
+    """What differs between rounds, as arguments of the train step: one compilation serves all
+    rounds of a kind.
+    """
 
     pairs: Pairs
     w: jax.Array  # float32 [2], the range that guidance weights are drawn from
@@ -52,7 +60,10 @@ class Round:
 
 
 def pairs(grid: Grid, rows: int | None = None) -> Pairs:
-    """The pairs of the teacher's `grid`, padded to `rows`. Raises ValueError where its steps are odd in number, or too many."""
+    """The pairs of the teacher's `grid`, padded to `rows`.
+
+    Raises ValueError where its steps are odd in number, or too many.
+    """
     count = grid.steps // 2
     rows = count if rows is None else rows
     if grid.steps != 2 * count or not 1 <= count <= rows:
@@ -61,7 +72,9 @@ def pairs(grid: Grid, rows: int | None = None) -> Pairs:
     return Pairs(grid.t[row], grid.sigma[row], grid.blur[row], jnp.asarray(count, jnp.int32))
 
 
-def pair_weights(form: str, sigma: jax.Array, blur: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def pair_weights(
+    form: str, sigma: jax.Array, blur: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(weight of D₁, weight of D₂, c) of pairs of steps [..., 3]: the weights add up to 1."""
     (s_t, s_m, s_s), (b_t, b_m, b_s) = (jnp.moveaxis(values, -1, 0) for values in (sigma, blur))
     if form == "released":
@@ -77,11 +90,21 @@ def pair_weights(form: str, sigma: jax.Array, blur: jax.Array) -> tuple[jax.Arra
 
 
 def two_steps(
-    predict: Callable[[jax.Array, jax.Array], jax.Array], form: str, x: jax.Array, m: jax.Array, low: jax.Array, t: jax.Array,
-    sigma: jax.Array, blur: jax.Array,
-) -> jax.Array:  # fmt: skip
-    """x0* of each image of x [B, H, W, C] at t [B, 3], from two predictions (x, t [B]) → x̂0. m: the mean at t, of the paper's form."""
-    (s_t, s_m), (b_t, b_m) = ([per_sample(values[:, i], x) for i in (0, 1)] for values in (sigma, blur))
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    form: str,
+    x: jax.Array,
+    m: jax.Array,
+    low: jax.Array,
+    t: jax.Array,
+    sigma: jax.Array,
+    blur: jax.Array,
+) -> jax.Array:
+    """x0* of each image of x [B, H, W, C] at t [B, 3], from two predictions (x, t [B]) → x̂0. m:
+    the mean at t, of the paper's form.
+    """
+    (s_t, s_m), (b_t, b_m) = (
+        [per_sample(values[:, i], x) for i in (0, 1)] for values in (sigma, blur)
+    )
     first = predict(x, t[:, 0])
     m_t, m_m = means(form, first, low, m, b_t, b_m)
     second = predict(step(x, m_t, m_m, s_t, s_m, 0.0, jnp.zeros_like(x)), t[:, 1])
@@ -89,13 +112,21 @@ def two_steps(
     return a * first + b * second
 
 
-def draw(keys: jax.Array, shape: tuple[int, ...], count: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(pair [B], w [B], noise [B, H, W, C]) for images of `shape`, one key each: pairs uniform in 0..count - 1, w in its range."""
+def draw(
+    keys: jax.Array, shape: tuple[int, ...], count: jax.Array, w: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(pair [B], w [B], noise [B, H, W, C]) for images of `shape`, one key each: pairs uniform in
+    0..count - 1, w in its range.
+    """
 
     def one(key):
         key_pair, key_w, key_noise = jax.random.split(key, 3)
         pair = jax.random.randint(key_pair, (), 0, count)
-        return pair, jax.random.uniform(key_w, (), minval=w[0], maxval=w[1]), jax.random.normal(key_noise, shape)
+        return (
+            pair,
+            jax.random.uniform(key_w, (), minval=w[0], maxval=w[1]),
+            jax.random.normal(key_noise, shape),
+        )
 
     return jax.vmap(one)(keys)
 
@@ -106,13 +137,21 @@ def told(cond: Cond, w: jax.Array, w_dim: int) -> Cond:
 
 
 def distillation_loss(
-    student: Denoise, teacher: Denoise, *, form: str = "released", target: str = "landing", w_dim: int, teacher_w_dim: int
+    student: Denoise,
+    teacher: Denoise,
+    *,
+    form: str = "released",
+    target: str = "landing",
+    w_dim: int,
+    teacher_w_dim: int,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """(params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics); base and relay, as `low` in the batch says.
+    """(params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics); base
+    and relay, as `low` in the batch says.
 
-    A teacher without `teacher_w_dim` is guided by w (round 1: its passes have twice the rows), any other is told it, like the student.
-    target "landing" is the paper's: the distance of the landing points; "x0" the error of x0 with the weight max(1/σ_t², 1),
-    "x0_root_snr" with 1/σ_t. Images are noised at the grid's own points, without offset noise, as the sampler meets them.
+    A teacher without `teacher_w_dim` is guided by w (round 1: its passes have twice the rows), any
+    other is told it, like the student. target "landing" is the paper's: the distance of the landing
+    points; "x0" the error of x0 with the weight max(1/σ_t², 1), "x0_root_snr" with 1/σ_t. Images
+    are noised at the grid's own points, without offset noise, as the sampler meets them.
     Batch: as of `diffusion_loss`, no text dropped.
     """
     if target not in TARGETS:
@@ -128,7 +167,9 @@ def distillation_loss(
 
         predict = teacher if teacher_w_dim else guided(teacher, w)
         shown = told(cond, w, teacher_w_dim)
-        wanted = two_steps(lambda x, t: predict(frozen["teacher"], x, t, shown), way, x, m, low, t, sigma, blur)
+        wanted = two_steps(
+            lambda x, t: predict(frozen["teacher"], x, t, shown), way, x, m, low, t, sigma, blur
+        )
         error = student(params, x, t[:, 0], told(cond, w, w_dim)) - jax.lax.stop_gradient(wanted)
         squared = (error**2).mean(axis=(1, 2, 3))
         moved = pair_weights(way, sigma, blur)[2]

@@ -1,4 +1,6 @@
-"""One shard of a companion dataset: records read and decoded ahead, encoded batch after batch, written while the next is computed."""
+"""One shard of a companion dataset: records read and decoded ahead, encoded batch after batch,
+written while the next is computed.
+"""
 
 import collections
 import concurrent.futures
@@ -29,13 +31,24 @@ class Item(NamedTuple):
 
 
 def encode_shard(
-    records: RecordSource, rows: range, encoders: Encoders, place: Path, path: Path, *, threads: int, damaged: Callable[[str], None],
-    advance: Callable[[int], None], stop: Callable[[], int | None],
-) -> int:  # fmt: skip
-    """Write the companion shard of the records `rows` to `path`, by way of the directory `place`. Returns how many it wrote.
+    records: RecordSource,
+    rows: range,
+    encoders: Encoders,
+    place: Path,
+    path: Path,
+    *,
+    threads: int,
+    damaged: Callable[[str], None],
+    advance: Callable[[int], None],
+    stop: Callable[[], int | None],
+) -> int:
+    """Write the companion shard of the records `rows` to `path`, by way of the directory `place`.
 
-    `damaged(problem)` is told of records that cannot be read, by other threads; it may raise. `advance(n)` is called as records are
-    written; `stop` is asked after each batch, and leaves no shard, and 0.
+    Returns how many it wrote.
+
+    `damaged(problem)` is told of records that cannot be read, by other threads; it may raise.
+    `advance(n)` is called as records are written; `stop` is asked after each batch, and leaves no
+    shard, and 0.
 
     Raises:
         InputError: the encoders make infinities of a record.
@@ -45,7 +58,8 @@ def encode_shard(
     try:
         with ShardWriter(temporary, FEATURES) as writer:
             for some in batches(records, rows, encoders, threads, damaged):
-                begun = (some, start(some, encoders))  # the devices are at it while the batch before is written
+                # the devices are at it while the batch before is written
+                begun = (some, start(some, encoders))
                 if before:
                     advance(write(writer, *before, name=records.name))
                 before = begun
@@ -61,8 +75,16 @@ def encode_shard(
     return len(rows)
 
 
-def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int, damaged: Callable[[str], None]) -> Iterator[list[Item]]:
-    """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by `threads`."""
+def batches(
+    records: RecordSource,
+    rows: range,
+    encoders: Encoders,
+    threads: int,
+    damaged: Callable[[str], None],
+) -> Iterator[list[Item]]:
+    """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by
+    `threads`.
+    """
     nothing = np.zeros(6, np.int32)
 
     def item(i: int) -> Item:
@@ -75,7 +97,9 @@ def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int
         except InputError as e:
             damaged(f"{name} of {records.name}: {e}")
             black = np.zeros((encoders.side, encoders.side, 3), np.uint8)
-            return Item(dict.fromkeys(KEPT, ""), black if encoders.latents else None, nothing, whole=False)
+            return Item(
+                dict.fromkeys(KEPT, ""), black if encoders.latents else None, nothing, whole=False
+            )
         return Item({name: record[name] for name in KEPT}, pixels, sizes, whole=True)
 
     width, read = encoders.width, collections.deque()
@@ -90,7 +114,9 @@ def batches(records: RecordSource, rows: range, encoders: Encoders, threads: int
 
 
 def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array]]:
-    """Have the devices begin a batch, filled up with its last record: a row's result depends on its place, not on what stands beside it."""
+    """Have the devices begin a batch, filled up with its last record: a row's result depends on its
+    place, not on what stands beside it.
+    """
     filled = some + [some[-1]] * (encoders.width - len(some))
     out = {"latents": {}, "text": {}, "recaption": {}}
     if encoders.latents:
@@ -98,20 +124,34 @@ def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array
     if encoders.text:
         out["text"] = encoders.text(encoders.tokenize([item.record["caption"] for item in filled]))
         if any(item.record["recaption"] for item in some):
-            out["recaption"] = encoders.text(encoders.tokenize([item.record["recaption"] for item in filled]))
+            out["recaption"] = encoders.text(
+                encoders.tokenize([item.record["recaption"] for item in filled])
+            )
     return out
 
 
-def write(writer: ShardWriter, some: list[Item], out: dict[str, dict[str, jax.Array]], *, name: str) -> int:
+def write(
+    writer: ShardWriter, some: list[Item], out: dict[str, dict[str, jax.Array]], *, name: str
+) -> int:
     """Write a batch when the devices have it. Returns how many records that were."""
     arrays = jax.device_get(out)
     for row, item in enumerate(some):
-        own = {kind: {name: value[row] for name, value in values.items()} if item.whole else {} for kind, values in arrays.items()}
+        own = {
+            kind: {name: value[row] for name, value in values.items()} if item.whole else {}
+            for kind, values in arrays.items()
+        }
         if not item.record["recaption"]:
             own["recaption"] = {}
         for kind, values in own.items():
             if values and not values.pop("finite"):
-                other = "store latents as float32 or bfloat16" if kind == "latents" else "give another --config.text.dtype"
-                raise InputError(f"record {item.record['key']!r} of {name}: infinite or no number among its {kind}; {other}")
+                other = (
+                    "store latents as float32 or bfloat16"
+                    if kind == "latents"
+                    else "give another --config.text.dtype"
+                )
+                raise InputError(
+                    f"record {item.record['key']!r} of {name}: infinite or no number among its"
+                    f" {kind}; {other}"
+                )
         writer.write(pack(item.record, item.sizes, own["latents"], own["text"], own["recaption"]))
     return len(some)

@@ -1,4 +1,6 @@
-"""What a companion dataset is made of, as `data_pipeline.cache` keeps it: said before encoding, and held against a run that reads one."""
+"""What a companion dataset is made of, as `data_pipeline.cache` keeps it: said before encoding, and
+held against a run that reads one.
+"""
 
 import hashlib
 import json
@@ -16,23 +18,44 @@ from data_pipeline.records import RecordSource
 
 
 def plan(
-    config: ConfigDict, directory: Path, description: dict, records: RecordSource, *, latents: str | None, text: str | None
-) -> dict[str, Any]:  # fmt: skip
-    """The facts of a companion of `records` for the stage of `config`, behind the encoders of the cascade in `directory`.
+    config: ConfigDict,
+    directory: Path,
+    description: dict,
+    records: RecordSource,
+    *,
+    latents: str | None,
+    text: str | None,
+) -> dict[str, Any]:
+    """The facts of a companion of `records` for the stage of `config`, behind the encoders of the
+    cascade in `directory`.
 
     latents, text: the types they are stored in; None leaves them out.
     """
-    facts = {"format": FORMAT, "records": described(records), "view": view(config) if latents else None, "latents": None, "text": None}
+    facts = {
+        "format": FORMAT,
+        "records": described(records),
+        "view": view(config) if latents else None,
+        "latents": None,
+        "text": None,
+    }
     if latents:
         facts["latents"] = {"dtype": latents, **latent_facts(config, directory, description)}
     if text:
-        facts["text"] = {"dtype": text, **text_facts(config, directory, description), "captions": captions_of(records)}
+        facts["text"] = {
+            "dtype": text,
+            **text_facts(config, directory, description),
+            "captions": captions_of(records),
+        }
     return facts
 
 
 def view(config: ConfigDict) -> dict[str, Any]:
     """What of an image is encoded: its middle, at the least zoom."""
-    return {"image_size": config.data.image_size, "zoom": float(config.data.zoom[0]), "crop_grid": config.data.crop_grid}
+    return {
+        "image_size": config.data.image_size,
+        "zoom": float(config.data.zoom[0]),
+        "crop_grid": config.data.crop_grid,
+    }
 
 
 def latent_facts(config: ConfigDict, directory: Path, description: dict) -> dict[str, Any]:
@@ -40,29 +63,46 @@ def latent_facts(config: ConfigDict, directory: Path, description: dict) -> dict
     vae = build_model(Autoencoder, description["vae"]["model"])
     side = config.data.image_size // vae.factor
     return {
-        "shape": [side, side, vae.z_channels], "low": config.schedule.blur != "none", "computed": config.vae.dtype,
+        "shape": [side, side, vae.z_channels],
+        "low": config.schedule.blur != "none",
+        "computed": config.vae.dtype,
         "vae": fingerprint(directory, description, "vae"),
-    }  # fmt: skip
+    }
 
 
 def text_facts(config: ConfigDict, directory: Path, description: dict) -> dict[str, Any]:
     """Which text encoder makes features of what shape."""
     t5 = build_model(T5Encoder, description["t5"]["model"])
     return {
-        "shape": [description["t5"]["length"], t5.channels], "computed": config.text.dtype,
+        "shape": [description["t5"]["length"], t5.channels],
+        "computed": config.text.dtype,
         "t5": fingerprint(directory, description, "t5"),
-    }  # fmt: skip
+    }
 
 
 def fingerprint(directory: Path, description: dict, part: str) -> str:
-    """Of an encoder in the cascade at `directory`: its sizes, the hashes that it was written with, the text encoder's tokenizer."""
+    """Of an encoder in the cascade at `directory`: its sizes, the hashes that it was written with,
+    the text encoder's tokenizer.
+    """
     place = directory / part
-    found = hashlib.sha256(json.dumps([part, description[part]["model"], description[part].get("length")], sort_keys=True).encode())
+    found = hashlib.sha256(
+        json.dumps(
+            [part, description[part]["model"], description[part].get("length")], sort_keys=True
+        ).encode()
+    )
     if (place / manifest.NAME).is_file():
         found.update((place / manifest.NAME).read_bytes())
     else:  # of another program, which is taken as it is
-        files = (file for file in place.rglob("*") if file.is_file() and "tokenizer" not in file.relative_to(place).parts)
-        found.update(json.dumps(sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)).encode())
+        files = (
+            file
+            for file in place.rglob("*")
+            if file.is_file() and "tokenizer" not in file.relative_to(place).parts
+        )
+        found.update(
+            json.dumps(
+                sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
+            ).encode()
+        )
     for file in sorted((place / "tokenizer").glob("*")):
         found.update(file.name.encode() + file.read_bytes())
     return found.hexdigest()

@@ -1,4 +1,6 @@
-"""The frozen encoders at work on a batch of records: two jitted programs, each device on its own rows."""
+"""The frozen encoders at work on a batch of records: two jitted programs, each device on its own
+rows.
+"""
 
 import functools
 from collections.abc import Callable
@@ -25,53 +27,86 @@ INT8 = 127  # the largest, of either sign
 class Encoders(NamedTuple):
     """Loaded encoders. `latents` and `text` are None where the plan leaves them out.
 
-    Their results lie on the devices, {name: [width, ...]} as `data_pipeline.cache` names them, and "finite" bool [width].
+    Their results lie on the devices, {name: [width, ...]} as `data_pipeline.cache` names them, and
+    "finite" bool [width].
     """
 
     width: int  # rows of a batch
     side: int  # pixels
-    view: Callable[[bytes], tuple[np.ndarray, np.ndarray]]  # an encoded image → what of it is encoded, uint8 [side, side, 3], and sizes
+    # an encoded image → what of it is encoded, uint8 [side, side, 3], and sizes
+    view: Callable[[bytes], tuple[np.ndarray, np.ndarray]]
     latents: Callable[[np.ndarray], dict[str, jax.Array]] | None  # uint8 [width, side, side, 3]
     text: Callable[[np.ndarray], dict[str, jax.Array]] | None  # tokens int32 [width, L]
     tokenize: Callable[[list[str]], np.ndarray] | None
 
 
-def load_encoders(config: ConfigDict, directory: Path, description: dict, facts: dict[str, Any], mesh: Mesh, batch: int) -> Encoders:
-    """The encoders that `facts` (`encode_plan.plan`) names, on `mesh`, for `batch` images a device. Raises InputError on a damaged part."""
-    needed = tuple(part for part, there in (("vae", facts["latents"]), ("t5", facts["text"])) if there)
-    params, tokenize = load_params(directory, description, needed, lambda tree: tree_sharding(tree, mesh))
+def load_encoders(
+    config: ConfigDict,
+    directory: Path,
+    description: dict,
+    facts: dict[str, Any],
+    mesh: Mesh,
+    batch: int,
+) -> Encoders:
+    """The encoders that `facts` (`encode_plan.plan`) names, on `mesh`, for `batch` images a device.
+
+    Raises InputError on a damaged part.
+    """
+    needed = tuple(
+        part for part, there in (("vae", facts["latents"]), ("t5", facts["text"])) if there
+    )
+    params, tokenize = load_params(
+        directory, description, needed, lambda tree: tree_sharding(tree, mesh)
+    )
     latents = text = None
     if "vae" in params:
         vae = build_model(Autoencoder, {**description["vae"]["model"], "dtype": config.vae.dtype})
-        latents = on_rows(latent_program(vae, params["vae"], mesh, facts["latents"]), params["vae"], mesh)
+        latents = on_rows(
+            latent_program(vae, params["vae"], mesh, facts["latents"]), params["vae"], mesh
+        )
     if "t5" in params:
         t5 = build_model(T5Encoder, {**description["t5"]["model"], "dtype": config.text.dtype})
         params["t5"] = as_computed(params["t5"], config.text.dtype)
-        text = on_rows(text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh)
-    view = functools.partial(fit, size=config.data.image_size, zoom=config.data.zoom[0], grid=config.data.crop_grid)
+        text = on_rows(
+            text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh
+        )
+    view = functools.partial(
+        fit, size=config.data.image_size, zoom=config.data.zoom[0], grid=config.data.crop_grid
+    )
     return Encoders(batch * batch_ways(mesh), config.data.image_size, view, latents, text, tokenize)
 
 
-def on_rows(program: Callable, params: Any, mesh: Mesh) -> Callable[[np.ndarray], dict[str, jax.Array]]:
+def on_rows(
+    program: Callable, params: Any, mesh: Mesh
+) -> Callable[[np.ndarray], dict[str, jax.Array]]:
     """`program(params, rows)`, of rows that lie on the host."""
     return lambda rows: program(params, jax.device_put(rows, batch_sharding(mesh)))
 
 
 def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, facts: dict[str, Any]) -> Callable:
-    """(params, uint8 [B, H, W, 3]) → posteriors as `facts` says they are stored, and which rows are finite as that."""
+    """(params, uint8 [B, H, W, 3]) → posteriors as `facts` says they are stored, and which rows are
+    finite as that.
+    """
     layout = Layout(mesh, tree_specs(params, mesh), vae.dtype)
 
     def rows(params, _, image):
         whole = layout.whole(params)
-        out = posteriors(image, lambda x: vae.apply({"params": whole}, x, method="encode"), facts["low"])
+        out = posteriors(
+            image, lambda x: vae.apply({"params": whole}, x, method="encode"), facts["low"]
+        )
         out = {name: value.astype(facts["dtype"]) for name, value in out.items()}
         return {**out, "finite": finite(*out.values())}
 
-    return jax.jit(lambda params, image: layout.spread(rows)(params, {}, image), out_shardings=batch_sharding(mesh))
+    return jax.jit(
+        lambda params, image: layout.spread(rows)(params, {}, image),
+        out_shardings=batch_sharding(mesh),
+    )
 
 
 def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable:
-    """(params, tokens [B, L]) → features as `dtype`, with int8 their scales beside them, and which rows are finite."""
+    """(params, tokens [B, L]) → features as `dtype`, with int8 their scales beside them, and which
+    rows are finite.
+    """
     layout = Layout(mesh, tree_specs(params, mesh), t5.dtype)
     local = t5.clone(gather=layout.gather)
 
@@ -79,11 +114,16 @@ def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable
         features = local.apply({"params": layout.whole(params, T5Encoder.gathers)}, tokens)
         return {**stored(features, dtype), "finite": finite(features)}
 
-    return jax.jit(lambda params, tokens: layout.spread(rows)(params, {}, tokens), out_shardings=batch_sharding(mesh))
+    return jax.jit(
+        lambda params, tokens: layout.spread(rows)(params, {}, tokens),
+        out_shardings=batch_sharding(mesh),
+    )
 
 
 def stored(features: jax.Array, dtype: str) -> dict[str, jax.Array]:
-    """Features float32 [B, L, C] as they are kept: {text}, or of int8 {text, text_scale [B, L]}, whose largest value of a token is 127."""
+    """Features float32 [B, L, C] as they are kept: {text}, or of int8 {text, text_scale [B, L]},
+    whose largest value of a token is 127.
+    """
     if dtype != "int8":
         return {"text": features.astype(dtype)}
     scale = jnp.max(jnp.abs(features), axis=-1) / INT8

@@ -1,8 +1,10 @@
-"""A companion dataset in the making: who encodes which shard, what is there already, and when it gets its name.
+"""A companion dataset in the making: who encodes which shard, what is there already, and when it
+gets its name.
 
-Shard k is process k mod N's, and processes do not talk to each other. Whole shards stand in `OUT.partial` under their final names,
-beside the `encoded.json` that says what they are of; a shard that was begun and not finished is made again from its first record. Whoever
-finds the last one there describes the dataset and renames it.
+Shard k is process k mod N's, and processes do not talk to each other. Whole shards stand in
+`OUT.partial` under their final names, beside the `encoded.json` that says what they are of; a shard
+that was begun and not finished is made again from its first record. Whoever finds the last one
+there describes the dataset and renames it.
 """
 
 import contextlib
@@ -36,26 +38,39 @@ def shard_path(out: Path, k: int, facts: dict[str, Any]) -> Path:
 
 def complete(out: Path, facts: dict[str, Any]) -> bool:
     """Whether `out` is the dataset that `facts` says."""
-    return (out / "dataset_info.json").is_file() and (out / FACTS).is_file() and read_facts(out) == facts
+    return (
+        (out / "dataset_info.json").is_file()
+        and (out / FACTS).is_file()
+        and read_facts(out) == facts
+    )
 
 
 def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
     """Have `OUT.partial` ready for shards of `facts`; those that are there of them stay.
 
     Raises:
-        InputError: `out` is something else, or there are shards of other facts; `overwrite` replaces those.
+        InputError: `out` is something else, or there are shards of other facts; `overwrite`
+            replaces those.
     """
     if (out / FACTS).is_file():
         if not overwrite:
             changed = ", ".join(recipe.differences(facts, read_facts(out)))
-            raise InputError(f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or another directory")
+            raise InputError(
+                f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
+                " another directory"
+            )
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"--out {out} holds something else than latents and text features; give a new or empty directory")
+        raise InputError(
+            f"--out {out} holds something else than latents and text features; give a new or empty"
+            " directory"
+        )
     staging = partial(out)
     try:
         staging.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise InputError(f"--out {out}: cannot be written ({e.strerror}); give another place") from e
+        raise InputError(
+            f"--out {out}: cannot be written ({e.strerror}); give another place"
+        ) from e
     with one_at_a_time(out):
         present = {path.name for path in staging.iterdir()}
         if FACTS in present:
@@ -63,11 +78,16 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
             if not changed:
                 return
             if not overwrite:
-                raise InputError(f"{staging} was begun with other {', '.join(changed)}; give its command, or --overwrite to begin anew")
+                raise InputError(
+                    f"{staging} was begun with other {', '.join(changed)}; give its command, or"
+                    " --overwrite to begin anew"
+                )
             for path in staging.glob(f"{NAME}-*"):
                 path.unlink()
         elif foreign := sorted(name for name in present if not name.startswith(".")):
-            raise InputError(f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out")
+            raise InputError(
+                f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out"
+            )
         temporary = staging / f".{FACTS}"
         with naming(temporary):
             temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
@@ -76,11 +96,17 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 def missing(out: Path, facts: dict[str, Any]) -> list[int]:
     """The shards that are not there yet, or not whole."""
-    return [k for k, length in enumerate(facts["records"]["lengths"]) if not is_whole(shard_path(out, k, facts), length)]
+    return [
+        k
+        for k, length in enumerate(facts["records"]["lengths"])
+        if not is_whole(shard_path(out, k, facts), length)
+    ]
 
 
 def is_whole(path: Path, length: int) -> bool:
-    """Whether `path` is a shard of so many records; ArrayRecord's index, which is written last, says it."""
+    """Whether `path` is a shard of so many records; ArrayRecord's index, which is written last,
+    says it.
+    """
     if not path.is_file():
         return False
     try:
@@ -93,14 +119,18 @@ def is_whole(path: Path, length: int) -> bool:
 
 
 def finish(out: Path, facts: dict[str, Any]) -> list[int]:
-    """Give the dataset its name where every shard of every process is there. Returns those that are not."""
+    """Give the dataset its name where every shard of every process is there.
+
+    Returns those that are not.
+    """
     with one_at_a_time(out):
         if complete(out, facts):  # by another process, meanwhile
             return []
         lacking = missing(out, facts)
         if not lacking:
             staging, lengths = partial(out), facts["records"]["lengths"]
-            for place in staging.glob(".*"):  # where processes that have done their part hold it until they end
+            # where processes that have done their part hold it until they end
+            for place in staging.glob(".*"):
                 shutil.rmtree(place, ignore_errors=True)
             paths = [shard_path(out, k, facts) for k in range(len(lengths))]
             describe(staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
@@ -110,14 +140,19 @@ def finish(out: Path, facts: dict[str, Any]) -> list[int]:
 
 @contextlib.contextmanager
 def one_at_a_time(out: Path) -> Iterator[None]:
-    """Wait for whichever process is in this block for the same `out`. The file beside it is the lock, and goes with the block."""
+    """Wait for whichever process is in this block for the same `out`.
+
+    The file beside it is the lock, and goes with the block.
+    """
     path = out.with_name(f".{out.name}.lock")
     with contextlib.ExitStack() as held:
         while True:
             file = held.enter_context(path.open("a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as e:  # a file system without locks: of two that end at once one then fails, and its command goes on
+            # a file system without locks: of two that end at once one then fails, and its command
+            # goes on
+            except OSError as e:
                 if e.errno not in _NO_LOCKS:
                     raise
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):

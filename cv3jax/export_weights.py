@@ -1,4 +1,6 @@
-"""Trained weights out: the parts of a cascade directory, or of a run's checkpoint, as files that PyTorch's world reads."""
+"""Trained weights out: the parts of a cascade directory, or of a run's checkpoint, as files that
+PyTorch's world reads.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,9 @@ WEIGHTS = ("ema", "params")
 
 
 class Source(NamedTuple):
-    """What there is to export: parameters by part, still on disk, and what a cascade says of them."""
+    """What there is to export: parameters by part, still on disk, and what a cascade says of
+    them.
+    """
 
     params: dict[str, dict]  # part → nested leaves
     description: dict
@@ -36,7 +40,8 @@ class Source(NamedTuple):
 
 
 def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Source:
-    """`parts` (all) of the cascade at `path`, or of the run's newest checkpoint: for its parameters, or while it has no cascade.
+    """`parts` (all) of the cascade at `path`, or of the run's newest checkpoint: for its
+    parameters, or while it has no cascade.
 
     Raises:
         InputError: neither is there, or has no such part, or it is damaged.
@@ -44,30 +49,46 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
     newest = checkpoint.steps(path / "checkpoints")[-1:]
     if weights == "ema" and (checkpoint.cascade_at(path) or not newest):
         directory, description = checkpoint.read_cascade(path)
-        names = _chosen(parts, [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]), path)
+        names = _chosen(
+            parts,
+            [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]),
+            path,
+        )
         for name in names:
             checkpoint.check_part(directory / name)
         tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
         return Source({name: _tree(directory / name) for name in names}, description, tokenizer)
     if not newest:
-        raise InputError(f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the --workdir of its run has both")
+        raise InputError(
+            f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the"
+            " --workdir of its run has both"
+        )
     checkpoint.verify(path / "checkpoints", newest[0])
     config = checkpoint.run_of(path / "checkpoints", newest[0])["config"]
     params = _tree(path / "checkpoints" / str(newest[0]) / "state", (weights,))
-    return Source(dict.fromkeys(_chosen(parts, [config["stage"]], path), params), _of_run(config, params), None)
+    return Source(
+        dict.fromkeys(_chosen(parts, [config["stage"]], path), params),
+        _of_run(config, params),
+        None,
+    )
 
 
 def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
     if unknown := [part for part in parts or [] if part not in there]:
-        raise InputError(f"--parts {','.join(parts)}: {path} has no {unknown[0]!r}, only {', '.join(there)}")
+        raise InputError(
+            f"--parts {','.join(parts)}: {path} has no {unknown[0]!r}, only {', '.join(there)}"
+        )
     return parts or there
 
 
 def export(source: Source, target: str, out: Path) -> list[str]:
-    """Write the parts of `source` to the directory `out` as `target` wants them. Returns a line on each.
+    """Write the parts of `source` to the directory `out` as `target` wants them.
+
+    Returns a line on each.
 
     Raises:
-        InputError: a part that the target cannot hold, before anything is written; PyTorch is missing; or `out` exists.
+        InputError: a part that the target cannot hold, before anything is written; PyTorch is
+            missing; or `out` exists.
         OSError: it could not be written; nothing is left of it.
     """
     if target == "sat":
@@ -97,54 +118,105 @@ def _of_run(config: dict, params: dict) -> dict:
     if config["stage"] == "vae":
         return {"vae": {"model": config["model"], "scale": None}, "stages": {}}
     z = params["conv_final"]["kernel"].shape[-1]
-    width = next((leaf.shape[-2] for path, leaf in leaves.walk(params) if path[-3:] == ("cross_attention", "k", "kernel")), 0)
-    stage = {"model": {**config["model"], "out_channels": z}, "text_width": width, "prediction": config["objective"]["prediction"],
-             "image_size": None, "factor": 1}  # fmt: skip
+    width = next(
+        (
+            leaf.shape[-2]
+            for path, leaf in leaves.walk(params)
+            if path[-3:] == ("cross_attention", "k", "kernel")
+        ),
+        0,
+    )
+    stage = {
+        "model": {**config["model"], "out_channels": z},
+        "text_width": width,
+        "prediction": config["objective"]["prediction"],
+        "image_size": None,
+        "factor": 1,
+    }
     return {"stages": {config["stage"]: stage}}
 
 
 def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
-    """(the table of a part's names, its config.json or None). Raises InputError where the target cannot hold it."""
-    advice = f"leave it out: --parts {','.join(other for other in source.params if other != name) or '(other parts)'}"
+    """(the table of a part's names, its config.json or None).
+
+    Raises InputError where the target cannot hold it.
+    """
+    advice = (
+        "leave it out: --parts"
+        f" {','.join(other for other in source.params if other != name) or '(other parts)'}"
+    )
     try:
-        described = {path: leaf.shape for path, leaf in leaves.walk(part_shapes(source.description, name))}
+        described = {
+            path: leaf.shape for path, leaf in leaves.walk(part_shapes(source.description, name))
+        }
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         raise InputError(f"the description of the {name} makes no model: {first_line(e)}") from e
     stored = {path: leaf.shape for path, leaf in leaves.walk(source.params[name])}
-    if differing := sorted("/".join(path) for path in described.keys() | stored.keys() if described.get(path) != stored.get(path)):
-        raise InputError(f"the {name} on disk is not the model that its description says: {differing[0]} ({len(differing)} such)")
+    if differing := sorted(
+        "/".join(path)
+        for path in described.keys() | stored.keys()
+        if described.get(path) != stored.get(path)
+    ):
+        raise InputError(
+            f"the {name} on disk is not the model that its description says: {differing[0]}"
+            f" ({len(differing)} such)"
+        )
     if name == "t5":
         model = build_model(T5Encoder, source.description["t5"]["model"])
         entries, config = t5_entries(layers=model.layers), _t5_config(model)
     elif name == "vae":
-        model, scale = build_model(Autoencoder, source.description["vae"]["model"]), source.description["vae"]["scale"]
+        model, scale = (
+            build_model(Autoencoder, source.description["vae"]["model"]),
+            source.description["vae"]["scale"],
+        )
         if model.patch != 1 or not model.mid_attention or not model.groups:
-            shown = f"patch {model.patch}, {model.groups} groups of norms, middle attention {model.mid_attention}"
+            shown = (
+                f"patch {model.patch}, {model.groups} groups of norms, middle attention"
+                f" {model.mid_attention}"
+            )
             raise InputError(f"the vae is not of SDXL's family ({shown}); {advice}")
-        entries = vae_entries(channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks)
+        entries = vae_entries(
+            channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks
+        )
         config = None
         if target == "diffusers":
             if scale is None:
-                raise InputError("the latent scale is measured when the run ends, and diffusers needs it; let the run finish")
-            entries, config = diffusers.vae_names(entries, len(model.channel_mult)), diffusers.vae_config(model, scale)
+                raise InputError(
+                    "the latent scale is measured when the run ends, and diffusers needs it; let"
+                    " the run finish"
+                )
+            entries, config = (
+                diffusers.vae_names(entries, len(model.channel_mult)),
+                diffusers.vae_config(model, scale),
+            )
     else:
         stage = source.description["stages"][name]
         model = build_model(UNet, stage["model"])
         entries = unet_entries(
-            channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks, depth=model.depth,
-            mid_depth=model.mid_depth, w_dim=model.w_dim,
-        )  # fmt: skip
+            channels=model.channels,
+            channel_mult=model.channel_mult,
+            res_blocks=model.res_blocks,
+            depth=model.depth,
+            mid_depth=model.mid_depth,
+            w_dim=model.w_dim,
+        )
         config = None
         if target == "diffusers":
-            side = stage["image_size"] and stage["image_size"] // stage["factor"]  # unknown before a run has ended
+            # unknown before a run has ended
+            side = stage["image_size"] and stage["image_size"] // stage["factor"]
             config = diffusers.unet_config(model, stage["text_width"], side)
             entries = diffusers.unet_names(entries, len(model.channel_mult))
     if target != "diffusers" and name != "t5" and model.groups != GROUPS:
-        raise InputError(f"the {name} has norms of {model.groups} groups, sgm's have {GROUPS}: --to diffusers, or {advice}")
+        raise InputError(
+            f"the {name} has norms of {model.groups} groups, sgm's have {GROUPS}: --to diffusers,"
+            f" or {advice}"
+        )
     return entries, config
 
 
-def _write(out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str) -> str:
+def _write(
+    out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str
+) -> str:
     """One part's files. Returns the line that says what they are."""
     prefix = PREFIX["unet"] if name in checkpoint.STAGES and target != "diffusers" else ""
     tensors = {prefix + key: value for key, value in tensors.items()}
@@ -159,7 +231,9 @@ def _write(out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | 
     path.parent.mkdir(parents=True, exist_ok=True)
     if config is not None:
         with naming(path.parent / "config.json"):
-            (path.parent / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            (path.parent / "config.json").write_text(
+                json.dumps(config, indent=2, sort_keys=True) + "\n"
+            )
     if path.name == SAT_FILE:
         (path.parent.parent / "latest").write_text("1")
         with naming(path):
@@ -170,15 +244,32 @@ def _write(out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | 
                 save_file(tensors, path, metadata={"format": "pt"})
         except SafetensorError as e:
             raise OSError(None, f"could not be written ({str(e)[:200]})", str(path)) from e
-    kinds, count = ", ".join(sorted({value.dtype.name for value in tensors.values()})), sum(value.size for value in tensors.values())
-    return f"{name}: {path.relative_to(out)}, {len(tensors):,} tensors, {count:,} parameters, {kinds}"
+    kinds, count = (
+        ", ".join(sorted({value.dtype.name for value in tensors.values()})),
+        sum(value.size for value in tensors.values()),
+    )
+    return (
+        f"{name}: {path.relative_to(out)}, {len(tensors):,} tensors, {count:,} parameters, {kinds}"
+    )
 
 
 def _t5_config(model: T5Encoder) -> dict[str, Any]:
     return {
-        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": model.channels, "d_kv": model.head_dim, "d_ff": model.ff,
-        "num_layers": model.layers, "num_heads": model.heads, "vocab_size": model.vocab, "feed_forward_proj": "gated-gelu",
-        "relative_attention_num_buckets": model.buckets, "relative_attention_max_distance": model.max_distance,
-        "layer_norm_epsilon": model.epsilon, "is_encoder_decoder": False, "use_cache": False, "dropout_rate": 0.0,
-        "pad_token_id": 0, "eos_token_id": 1,
-    }  # fmt: skip
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "d_model": model.channels,
+        "d_kv": model.head_dim,
+        "d_ff": model.ff,
+        "num_layers": model.layers,
+        "num_heads": model.heads,
+        "vocab_size": model.vocab,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": model.buckets,
+        "relative_attention_max_distance": model.max_distance,
+        "layer_norm_epsilon": model.epsilon,
+        "is_encoder_decoder": False,
+        "use_cache": False,
+        "dropout_rate": 0.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }

@@ -1,15 +1,19 @@
-"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, a multiply-add as two.
+"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, a multiply-add as
+two.
 
-Nothing else counts as model FLOPs: norms, activations and the softmax are bound by memory. The count is of the whole function
-over all devices, as if there were one, and of what is computed: dead code is left out, a scan's body counts once for each
-of its steps, of a branch the dearer side, recomputation by remat where the jaxpr has it (and once more in `recomputed`). XLA's own
-count takes a loop's body once, whatever the length.
+Nothing else counts as model FLOPs: norms, activations and the softmax are bound by memory. The
+count is of the whole function over all devices, as if there were one, and of what is computed: dead
+code is left out, a scan's body counts once for each of its steps, of a branch the dearer side,
+recomputation by remat where the jaxpr has it (and once more in `recomputed`). XLA's own count takes
+a loop's body once, whatever the length.
 
-A backward attention kernel makes the logits once more, the first of its five products: it counts as recomputed, so that model FLOPs are
-those of XLA's attention, which has kept them. What a kernel computes on padding (225 keys as 256) counts in full, in both.
+A backward attention kernel makes the logits once more, the first of its five products: it counts as
+recomputed, so that model FLOPs are those of XLA's attention, which has kept them. What a kernel
+computes on padding (225 keys as 256) counts in full, in both.
 
-A convolution has the closed form outputs × taps × channels: a tap that lies on padding counts, as in every published count; one
-that lies on the holes of a dilated input, as the gradient of a strided convolution has them, does not.
+A convolution has the closed form outputs × taps × channels: a tap that lies on padding counts, as
+in every published count; one that lies on the holes of a dilated input, as the gradient of a
+strided convolution has them, does not.
 """
 
 import math
@@ -23,13 +27,18 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-RECOMPUTED = "rematted_computation"  # jax.checkpoint's own name scope for what it computes a second time
-KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}  # cuDNN attention: its matrix products
-BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")  # those of five products; splash's in one, as cv3jax.attention has it
+# jax.checkpoint's own name scope for what it computes a second time
+RECOMPUTED = "rematted_computation"
+# cuDNN attention: its matrix products
+KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+# those of five products; splash's in one, as cv3jax.attention has it
+BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")
 
 
 class Flops(NamedTuple):
-    """total: with recomputation; recomputed: what of it remat and attention kernels compute again; kinds: total by primitive."""
+    """total: with recomputation; recomputed: what of it remat and attention kernels compute again;
+    kinds: total by primitive.
+    """
 
     total: int
     recomputed: int
@@ -42,18 +51,28 @@ class Flops(NamedTuple):
 
 
 def count(function: Callable, *args) -> Flops:
-    """FLOPs of `function(*args)`; the arguments may be ShapeDtypeStructs. Raises ValueError as `count_jaxpr` does."""
+    """FLOPs of `function(*args)`; the arguments may be ShapeDtypeStructs.
+
+    Raises ValueError as `count_jaxpr` does.
+    """
     return count_jaxpr(jax.make_jaxpr(function)(*args))
 
 
 def count_jaxpr(closed: core.ClosedJaxpr) -> Flops:
-    """FLOPs of a jaxpr. Raises ValueError on a loop with products whose length only running it would tell."""
+    """FLOPs of a jaxpr.
+
+    Raises ValueError on a loop with products whose length only running it would tell.
+    """
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     found = _count(live, False)
     kinds: Counter = Counter()
     for (kind, _), flops in found.items():
         kinds[kind] += flops
-    return Flops(sum(found.values()), sum(flops for (_, again), flops in found.items() if again), dict(sorted(kinds.items())))
+    return Flops(
+        sum(found.values()),
+        sum(flops for (_, again), flops in found.items() if again),
+        dict(sorted(kinds.items())),
+    )
 
 
 def _count(jaxpr: core.Jaxpr, again: bool) -> Counter:
@@ -82,15 +101,23 @@ def _count_eqn(eqn: core.JaxprEqn, again: bool) -> Counter:
     if name == "cond":
         return max(bodies, key=lambda body: sum(body.values()))
     if name == "while":
-        raise ValueError(f"a while loop with products has no length before it runs; use a scan ({eqn.source_info.name_stack})")
+        raise ValueError(
+            "a while loop with products has no length before it runs; use a scan"
+            f" ({eqn.source_info.name_stack})"
+        )
     if len(bodies) > 1:
-        raise ValueError(f"{name} has more than one body with products: which of them runs is not known ({eqn.source_info.name_stack})")
+        raise ValueError(
+            f"{name} has more than one body with products: which of them runs is not known"
+            f" ({eqn.source_info.name_stack})"
+        )
     return _times(bodies[0], _repeats(eqn))
 
 
 def _kernel(name: str, flops: int, again: bool) -> Counter:
     logits = flops // 5 if BACKWARD.match(name) else 0
-    return Counter({("attention kernel", again): flops - logits}) + Counter({("attention kernel", True): logits})
+    return Counter({("attention kernel", again): flops - logits}) + Counter(
+        {("attention kernel", True): logits}
+    )
 
 
 def _repeats(eqn: core.JaxprEqn) -> int:
@@ -109,24 +136,46 @@ def _times(found: Counter, factor: int) -> Counter:
 def dot_flops(eqn: core.JaxprEqn) -> int:
     """2 · batch · rows · columns · depth."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    return (
+        2
+        * math.prod(eqn.outvars[0].aval.shape)
+        * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    )
 
 
 def conv_flops(eqn: core.JaxprEqn) -> int:
-    """2 · batch · output channels · input channels of a group · the pairs of output position and tap, axis by axis."""
+    """2 · batch · output channels · input channels of a group · the pairs of output position and
+    tap, axis by axis.
+    """
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
     kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
     pairs = 1
     for axis, (place, tap) in enumerate(zip(numbers.out_spec[2:], numbers.rhs_spec[2:])):
-        stride, holes, spread = params["window_strides"][axis], params["lhs_dilation"][axis], params["rhs_dilation"][axis]
-        # where each tap of each output reads, from the first element of the dilated input on: only every `holes`th is a value
-        reads = np.add.outer(np.arange(out[place]) * stride, np.arange(kernel[tap]) * spread) - params["padding"][axis][0]
+        stride, holes, spread = (
+            params["window_strides"][axis],
+            params["lhs_dilation"][axis],
+            params["rhs_dilation"][axis],
+        )
+        # where each tap of each output reads, from the first element of the dilated input on: only
+        # every `holes`th is a value
+        reads = (
+            np.add.outer(np.arange(out[place]) * stride, np.arange(kernel[tap]) * spread)
+            - params["padding"][axis][0]
+        )
         pairs *= int(np.count_nonzero(reads % holes == 0))
-    return 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]] * pairs
+    return (
+        2
+        * out[numbers.out_spec[0]]
+        * out[numbers.out_spec[1]]
+        * kernel[numbers.rhs_spec[1]]
+        * pairs
+    )
 
 
 def attention_flops(eqn: core.JaxprEqn) -> int:
-    """One matrix product of attention: 2 · queries · keys · width over batch and heads, nothing left out for a mask."""
+    """One matrix product of attention: 2 · queries · keys · width over batch and heads, nothing
+    left out for a mask.
+    """
     query, key = (eqn.invars[i].aval.shape for i in (0, 1))
     keys = key[2] if eqn.params["layout"] == 1 else key[1]  # 1: [B, N, T, H], else [B, T, N, H]
     return 2 * math.prod(query) * keys
@@ -139,5 +188,8 @@ def pallas_flops(eqn: core.JaxprEqn) -> int:
     grid = eqn.params["grid_mapping"].grid
     body = sum(_count(eqn.params["jaxpr"], False).values())
     if body and not all(isinstance(size, int) for size in grid):
-        raise ValueError(f"kernel {eqn.params.get('name')}: its grid is not known before it runs, and it has no cost_estimate")
+        raise ValueError(
+            f"kernel {eqn.params.get('name')}: its grid is not known before it runs, and it has no"
+            " cost_estimate"
+        )
     return body * math.prod(grid) if body else 0

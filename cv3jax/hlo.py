@@ -1,8 +1,10 @@
-"""The text of a compiled XLA module, read: its instructions, who calls whom, and how often each loop runs.
+"""The text of a compiled XLA module, read: its instructions, who calls whom, and how often each
+loop runs.
 
-Text is the one form that every backend gives of what it compiled; nothing here knows a backend. What calls a computation is a
-`Frame`: through it a parameter is traced to the value that the caller passes, which is how the length of a loop is found where the
-compiler does not state it, and how an operand is traced back to the arguments of the program.
+Text is the one form that every backend gives of what it compiled; nothing here knows a backend.
+What calls a computation is a `Frame`: through it a parameter is traced to the value that the caller
+passes, which is how the length of a loop is found where the compiler does not state it, and how an
+operand is traced back to the arguments of the program.
 """
 
 import functools
@@ -11,11 +13,26 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}  # the others have theirs in the name: f32, bf16, s4, f8e4m3fn
+# the others have theirs in the name: f32, bf16, s4, f8e4m3fn
+BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 LONGEST = 100_000  # steps of a loop that are followed before it counts as endless
-SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")  # the same numbers, elsewhere
-ARITHMETIC = {"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "minimum": min, "maximum": max}
-COMPARE = {"LT": operator.lt, "LE": operator.le, "GT": operator.gt, "GE": operator.ge, "EQ": operator.eq, "NE": operator.ne}
+# the same numbers, elsewhere
+SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")
+ARITHMETIC = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "minimum": min,
+    "maximum": max,
+}
+COMPARE = {
+    "LT": operator.lt,
+    "LE": operator.le,
+    "GT": operator.gt,
+    "GE": operator.ge,
+    "EQ": operator.eq,
+    "NE": operator.ne,
+}
 
 STARTS = 'custom_call_target="AsyncCollectiveStart"'
 
@@ -23,7 +40,8 @@ HEADER = re.compile(r"^(ENTRY )?%?([^ ]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 CALLS = re.compile(
-    r"\b(?:calls|to_apply|body|condition|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[^ ,}]+)"
+    r"\b(?:calls|to_apply|body|condition|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[^"
+    r" ,}]+)"
 )
 
 
@@ -53,11 +71,18 @@ class Instruction(NamedTuple):
     @property
     def calls(self) -> list[str]:
         """Computations it runs, in the order of the text."""
-        return [name for group in CALLS.findall(self.attributes) for name in re.findall(r"[^ ,{}%]+", group)]
+        return [
+            name
+            for group in CALLS.findall(self.attributes)
+            for name in re.findall(r"[^ ,{}%]+", group)
+        ]
 
 
 class Frame(NamedTuple):
-    """A computation as one call of it sees it. `state`: figures of a loop's state at one of its steps."""
+    """A computation as one call of it sees it.
+
+    `state`: figures of a loop's state at one of its steps.
+    """
 
     computation: str
     call: Instruction | None = None
@@ -66,7 +91,9 @@ class Frame(NamedTuple):
 
 
 class Module:
-    """A parsed module: computations by name, each a dict of instructions by name in the order of the text."""
+    """A parsed module: computations by name, each a dict of instructions by name in the order of
+    the text.
+    """
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
@@ -99,7 +126,10 @@ class Module:
         return self.computations[computation][self.roots[computation]]
 
     def caller(self, frame: Frame, number: int) -> tuple[Frame, str]:
-        """Where parameter `number` of a called computation comes from. Raises UnknownError for the program's own."""
+        """Where parameter `number` of a called computation comes from.
+
+        Raises UnknownError for the program's own.
+        """
         if frame.parent is None:
             raise UnknownError("an argument of the program")
         if frame.call.opcode == "conditional":
@@ -107,7 +137,10 @@ class Module:
         return frame.parent, frame.call.operands[number]
 
     def element(self, frame: Frame, name: str, index: int) -> tuple[Frame, str]:
-        """Where element `index` of the tuple `name` was put in. A loop's carry is what the loop began with."""
+        """Where element `index` of the tuple `name` was put in.
+
+        A loop's carry is what the loop began with.
+        """
         it = self[frame, name]
         if it.opcode == "tuple":
             return frame, it.operands[index]
@@ -116,14 +149,19 @@ class Module:
         if it.opcode in ("while", *SAME):
             return self.element(frame, it.operands[0], index)
         if it.opcode == "get-tuple-element":
-            return self.element(*self.element(frame, it.operands[0], int(it.attribute("index"))), index)
+            return self.element(
+                *self.element(frame, it.operands[0], int(it.attribute("index"))), index
+            )
         if it.opcode in ("fusion", "call"):
             inner = Frame(it.calls[0], it, frame)
             return self.element(inner, self.roots[inner.computation], index)
         raise UnknownError(f"{name} is a {it.opcode}")
 
     def number(self, frame: Frame, name: str) -> int:
-        """The integer that the scalar `name` is. Raises UnknownError where only running it would tell."""
+        """The integer that the scalar `name` is.
+
+        Raises UnknownError where only running it would tell.
+        """
         it = self[frame, name]
         if it.opcode == "constant":
             if it.literal in ("true", "false"):
@@ -139,7 +177,11 @@ class Module:
         if it.opcode in ARITHMETIC:
             return ARITHMETIC[it.opcode](*(self.number(frame, operand) for operand in it.operands))
         if it.opcode == "compare":
-            return int(COMPARE[it.attribute("direction")](*(self.number(frame, operand) for operand in it.operands)))
+            return int(
+                COMPARE[it.attribute("direction")](
+                    *(self.number(frame, operand) for operand in it.operands)
+                )
+            )
         if it.opcode == "and":
             return int(all(self.number(frame, operand) for operand in it.operands))
         if it.opcode in ("fusion", "call"):
@@ -171,7 +213,8 @@ class Module:
         return self.computations[body][it.operands[0]].opcode == "parameter"
 
     def trips(self, frame: Frame, loop: Instruction) -> int:
-        """How often the body of a while loop runs: the compiler's word, else its counter followed from step to step.
+        """How often the body of a while loop runs: the compiler's word, else its counter followed
+        from step to step.
 
         Raises:
             UnknownError: the counter depends on something computed.
@@ -185,21 +228,31 @@ class Module:
                 return self._follow(frame, loop, body, condition, dict(state))
             except _NeededError as e:
                 if e.index in state:
-                    raise UnknownError(f"loop {loop.name}: its state has no figure {e.index}") from e
+                    raise UnknownError(
+                        f"loop {loop.name}: its state has no figure {e.index}"
+                    ) from e
                 state[e.index] = self.number(*self.element(frame, loop.operands[0], e.index))
 
-    def _follow(self, frame: Frame, loop: Instruction, body: str, condition: str, state: dict[int, int]) -> int:
+    def _follow(
+        self, frame: Frame, loop: Instruction, body: str, condition: str, state: dict[int, int]
+    ) -> int:
         steps = 0
         while self.number(Frame(condition, loop, frame, state), self.roots[condition]):
             now, before = Frame(body, loop, frame, state), state
-            state = {index: self.number(*self.element(now, self.roots[body], index)) for index in state}
+            state = {
+                index: self.number(*self.element(now, self.roots[body], index)) for index in state
+            }
             steps += 1
             if state == before or steps > LONGEST:
                 raise UnknownError(f"loop {loop.name} does not end")
         return steps
 
-    def walk(self, frame: Frame | None = None, times: int = 1) -> Iterator[tuple[Frame, Instruction, int]]:
-        """Every collective with the frame it stands in and how often it runs. Of a conditional every branch counts.
+    def walk(
+        self, frame: Frame | None = None, times: int = 1
+    ) -> Iterator[tuple[Frame, Instruction, int]]:
+        """Every collective with the frame it stands in and how often it runs.
+
+        Of a conditional every branch counts.
 
         Raises:
             UnknownError: a loop with collectives whose length the text does not tell.
@@ -217,7 +270,9 @@ class Module:
                     yield from self.walk(Frame(name, it, frame), times * repeats)
 
     def continues(self, computation: str, it: Instruction) -> bool:
-        """Whether a collective goes on with one that another fusion started: the TPU compiler prints it in each that it overlaps with."""
+        """Whether a collective goes on with one that another fusion started: the TPU compiler
+        prints it in each that it overlaps with.
+        """
         if "chain_id=" not in it.attributes or not collective(it.opcode):
             return False
         return not any(STARTS in one.attributes for one in self.computations[computation].values())
@@ -229,7 +284,8 @@ class Module:
         @functools.cache
         def busy(computation: str) -> bool:
             return any(
-                collective(it.opcode) or any(busy(name) for name in it.calls if name in self.computations)
+                collective(it.opcode)
+                or any(busy(name) for name in it.calls if name in self.computations)
                 for it in self.computations[computation].values()
             )
 
@@ -242,7 +298,15 @@ class _NeededError(UnknownError):
         self.index = index
 
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "ragged-all-to-all", "collective-broadcast")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
 
 
 def collective(opcode: str) -> str | None:
@@ -275,11 +339,15 @@ def _instruction(name: str, rest: str) -> Instruction:
     stop = _closing(rest, start)
     inside = rest[start + 1 : stop]
     operands = tuple(re.findall(r"%([^ ,()]+)", inside))
-    return Instruction(name, rest[end:start].strip(), rest[:end], operands, inside.strip(), rest[stop + 1 :])
+    return Instruction(
+        name, rest[end:start].strip(), rest[:end], operands, inside.strip(), rest[stop + 1 :]
+    )
 
 
 def _closing(text: str, start: int) -> int:
-    """The index of the parenthesis that closes the one at `start`; one within quotes does not count."""
+    """The index of the parenthesis that closes the one at `start`; one within quotes does not
+    count.
+    """
     depth = 0
     for found in re.compile(r'"(?:[^"\\]|\\.)*"|[()]').finditer(text, start):
         depth += {"(": 1, ")": -1}.get(found[0], 0)

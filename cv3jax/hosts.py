@@ -1,4 +1,6 @@
-"""Runs of many processes: which of them this is, as Slurm, a TPU or the command line says, and what all of them do together."""
+"""Runs of many processes: which of them this is, as Slurm, a TPU or the command line says, and what
+all of them do together.
+"""
 
 import argparse
 import contextlib
@@ -16,7 +18,11 @@ from data_pipeline.errors import InputError, first_line
 
 JOIN = 300  # seconds for all processes to turn up
 PATIENCE = 60
-FLAGS = (("coordinator", "JAX_COORDINATOR_ADDRESS"), ("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID"))
+FLAGS = (
+    ("coordinator", "JAX_COORDINATOR_ADDRESS"),
+    ("num_processes", "JAX_NUM_PROCESSES"),
+    ("process_id", "JAX_PROCESS_ID"),
+)
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _peers: Peers | None = None
 
@@ -31,17 +37,30 @@ class Place(NamedTuple):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """--coordinator, --num_processes, --process_id, --patience."""
-    group = parser.add_argument_group("many processes", "known by itself under Slurm and on TPUs; else these, or JAX_COORDINATOR_ADDRESS, "
-                                      "JAX_NUM_PROCESSES, JAX_PROCESS_ID")  # fmt: skip
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="process 0's host, and a free port there; the same for all")
+    group = parser.add_argument_group(
+        "many processes",
+        "known by itself under Slurm and on TPUs; else these, or JAX_COORDINATOR_ADDRESS, "
+        "JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="process 0's host, and a free port there; the same for all",
+    )
     group.add_argument("--num_processes", type=int, metavar="N")
     group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, 0..N-1")
-    group.add_argument("--patience", type=float, default=PATIENCE, metavar="S",
-                       help=f"end when one of them has been silent for so many seconds (default: {PATIENCE})")  # fmt: skip
+    group.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        metavar="S",
+        help=f"end when one of them has been silent for so many seconds (default: {PATIENCE})",
+    )
 
 
 def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
-    """The place that flags or JAX_* variables give; None where they give none, or there is one process.
+    """The place that flags or JAX_* variables give; None where they give none, or there is one
+    process.
 
     Raises:
         InputError: some of them are given and not all, or they do not fit together.
@@ -65,13 +84,22 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
             return None
         given = ", ".join(names[flag] for flag in values if flag not in missing)
         lack = " and ".join(f"--{flag}" for flag in missing)
-        raise InputError(f"{given} given without {lack}; give --coordinator HOST:PORT --num_processes N --process_id I")
+        raise InputError(
+            f"{given} given without {lack}; give --coordinator HOST:PORT --num_processes N"
+            " --process_id I"
+        )
     if count < 1:
         raise InputError(f"{names['num_processes']} = {count}: at least 1")
     if not 0 <= index < count:
-        raise InputError(f"{names['process_id']} = {index}: must be 0..{count - 1}, for {names['num_processes']} is {count}")
+        raise InputError(
+            f"{names['process_id']} = {index}: must be 0..{count - 1}, for {names['num_processes']}"
+            f" is {count}"
+        )
     if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", values["coordinator"]):
-        raise InputError(f"{names['coordinator']} = {values['coordinator']}: must be HOST:PORT, such as 10.0.0.1:8476")
+        raise InputError(
+            f"{names['coordinator']} = {values['coordinator']}: must be HOST:PORT, such as"
+            " 10.0.0.1:8476"
+        )
     return None if count == 1 else Place(**values)
 
 
@@ -86,33 +114,46 @@ def start(args: argparse.Namespace) -> None:
         raise InputError(f"--patience {args.patience:g}: must be positive")
     given = place(args, os.environ)
     if given:
-        how = {"coordinator_address": given.coordinator, "num_processes": given.num_processes, "process_id": given.process_id,
-               "cluster_detection_method": "deactivate"}  # fmt: skip
+        how = {
+            "coordinator_address": given.coordinator,
+            "num_processes": given.num_processes,
+            "process_id": given.process_id,
+            "cluster_detection_method": "deactivate",
+        }
     elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
         how = {"cluster_detection_method": "slurm"}
     elif _on_tpu():
         how = {}  # JAX asks GKE's variables or the VM's metadata
     else:
         return
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself, and knows no Ctrl-C
+    # it takes SIGTERM for itself, and knows no Ctrl-C
+    jax.config.update("jax_enable_preemption_service", False)
     # JAX looks for dead processes too, but ends the others without saying which; it comes second
-    limits = {"initialization_timeout": JOIN, "heartbeat_timeout_seconds": max(int(3 * args.patience), 10)}
+    limits = {
+        "initialization_timeout": JOIN,
+        "heartbeat_timeout_seconds": max(int(3 * args.patience), 10),
+    }
     try:
         jax.distributed.initialize(**how, **limits)
     except (RuntimeError, OSError, ValueError) as e:
         if not how and not isinstance(e, RuntimeError):  # a TPU that belongs to no cluster
             return
-        raise ConnectionError(f"the processes did not find each other within {JOIN} s ({first_line(e, 200)})") from e
+        raise ConnectionError(
+            f"the processes did not find each other within {JOIN} s ({first_line(e, 200)})"
+        ) from e
     _watch(args.patience)
 
 
 def _watch(patience: float) -> None:
     global _peers
-    from jax._src import distributed  # there is no public way to the client; orbax takes this one too
+    # there is no public way to the client; orbax takes this one too
+    from jax._src import distributed
 
     state = distributed.global_state
     if state.num_processes > 1:
-        _peers = Peers(state.client, state.process_id, state.num_processes, state.coordinator_address, patience)
+        _peers = Peers(
+            state.client, state.process_id, state.num_processes, state.coordinator_address, patience
+        )
 
 
 def _on_tpu() -> bool:
@@ -138,7 +179,10 @@ def barrier(name: str) -> None:
 
 
 def first(name: str, function: Callable[[], Any]) -> Any:
-    """`function()` as it is in process 0, which alone calls it: a JSON value. What it raises ends all."""
+    """`function()` as it is in process 0, which alone calls it: a JSON value.
+
+    What it raises ends all.
+    """
     value = function() if main() else None
     return _peers.share(name, value) if _peers else value
 
@@ -169,12 +213,17 @@ def finish() -> None:
 
 
 def leave(message: str, code: int) -> None:
-    """This process ends before its work is done: the others are told why, and end too. Returns only where there are none."""
+    """This process ends before its work is done: the others are told why, and end too.
+
+    Returns only where there are none.
+    """
     if _peers:
         _peers.leave(message, code)
 
 
 def suspect(error: Exception) -> None:
-    """If `error` may come of the death of another process, wait until that is known; it then ends this one."""
+    """If `error` may come of the death of another process, wait until that is known; it then ends
+    this one.
+    """
     if _peers:
         _peers.suspect(error)

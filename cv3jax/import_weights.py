@@ -1,4 +1,6 @@
-"""Released weights in: files of PyTorch's world → the parts of a cascade directory, once every name and shape is right."""
+"""Released weights in: files of PyTorch's world → the parts of a cascade directory, once every name
+and shape is right.
+"""
 
 import contextlib
 import json
@@ -25,7 +27,13 @@ from cv3jax.weights.official import Official, disagreement
 from cv3jax.weights.tree import check, stack, torch_shapes
 from data_pipeline.errors import InputError, first_line, naming
 
-TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _CONFIG_BYTES = 2**20
 
 
@@ -38,34 +46,60 @@ class Part(NamedTuple):
     words: list[str]  # what was recognised, line by line
 
 
-def import_unet(path: Path, flag: str, *, head_channels: int | None, official: Official | None, dtype: str) -> Part:
+def import_unet(
+    path: Path, flag: str, *, head_channels: int | None, official: Official | None, dtype: str
+) -> Part:
     """A UNet from a SAT folder, .pt or safetensors file.
 
     Raises:
-        InputError: no such file, damaged or carrying code; or its tensors are not those of a UNet of CogView3's family.
+        InputError: no such file, damaged or carrying code; or its tensors are not those of a UNet
+            of CogView3's family.
     """
     tensors, where, others = _open(path, flag, "unet")
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     said = official.head_channels if official else None
     head = said if head_channels is None else head_channels
-    fields, width = _recognised(where, lambda: (recognise.unet_fields(shapes, head), recognise.text_width(shapes)))
+    fields, width = _recognised(
+        where, lambda: (recognise.unet_fields(shapes, head), recognise.text_width(shapes))
+    )
     if official and (problem := disagreement(official, fields)):
         raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
     fields = {**fields, "groups": GROUPS, "remat": "none", "dtype": dtype}
-    entries = unet_entries(**{name: fields[name] for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")})
+    entries = unet_entries(
+        **{
+            name: fields[name]
+            for name in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")
+        }
+    )
     params = _fit(tensors, entries, lambda: model_shapes(build_model(UNet, fields), width), where)
-    why = "--head-channels" if head_channels is not None else official.path.name if said else "default: every attention width divides by it"
-    distilled = f"distilled, w in {fields['w_dim']} dimensions" if fields["w_dim"] else "not distilled"
+    why = (
+        "--head-channels"
+        if head_channels is not None
+        else official.path.name
+        if said
+        else "default: every attention width divides by it"
+    )
+    distilled = (
+        f"distilled, w in {fields['w_dim']} dimensions" if fields["w_dim"] else "not distilled"
+    )
     words = [
-        f"UNet of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage, depth {fields['depth']} "
-        f"and {fields['mid_depth']} in the middle, {fields['out_channels']} latent channels, text {width} wide, {distilled}",
-        f"heads of {fields['head_dim']} channels ({why})", *_contents(tensors, others, where),
-    ]  # fmt: skip
+        (
+            f"UNet of {fields['channels']} × {fields['channel_mult']} channels,"
+            f" {fields['res_blocks']} blocks a stage, depth {fields['depth']} and"
+            f" {fields['mid_depth']} in the middle, {fields['out_channels']} latent channels, text"
+            f" {width} wide, {distilled}"
+        ),
+        f"heads of {fields['head_dim']} channels ({why})",
+        *_contents(tensors, others, where),
+    ]
     return Part(fields, params, {"text_width": width}, words)
 
 
 def import_vae(path: Path, flag: str) -> Part:
-    """An autoencoder in sgm's naming, from a file or folder, or a diffusers AutoencoderKL folder. Raises as `import_unet`."""
+    """An autoencoder in sgm's naming, from a file or folder, or a diffusers AutoencoderKL folder.
+
+    Raises as `import_unet`.
+    """
     tensors, where, others = _open(path, flag, "vae")
     facts, words = {}, []
     tensors = {diffusers.old_attention(name): tensor for name, tensor in tensors.items()}
@@ -75,32 +109,75 @@ def import_vae(path: Path, flag: str) -> Part:
         names = diffusers.vae_names
         words = [f"diffusers' AutoencoderKL, latent scale {facts['scale']} (config.json)"]
     else:
-        fields = _recognised(where, lambda: recognise.vae_fields({name: tensor.shape for name, tensor in tensors.items()}))
+        fields = _recognised(
+            where,
+            lambda: recognise.vae_fields({name: tensor.shape for name, tensor in tensors.items()}),
+        )
         fields, names = {**fields, "groups": GROUPS}, lambda entries, stages: entries
-    fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}  # SDXL's overflows in float16
+    # SDXL's overflows in float16
+    fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}
     sizes = {name: fields[name] for name in ("channels", "channel_mult", "res_blocks")}
     entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
     params = _fit(tensors, entries, lambda: model_shapes(build_model(Autoencoder, fields)), where)
-    sizes_in_words = f"autoencoder of {fields['channels']} × {fields['channel_mult']} channels, {fields['res_blocks']} blocks a stage"
-    words = [f"{sizes_in_words}, {fields['z_channels']} latent channels", *words, *_contents(tensors, others, where)]
+    sizes_in_words = (
+        f"autoencoder of {fields['channels']} × {fields['channel_mult']} channels,"
+        f" {fields['res_blocks']} blocks a stage"
+    )
+    words = [
+        f"{sizes_in_words}, {fields['z_channels']} latent channels",
+        *words,
+        *_contents(tensors, others, where),
+    ]
     return Part(fields, params, facts, words)
 
 
 def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     """The encoder half of a T5 v1.1 in transformers' naming. Raises as `import_unet`."""
     tensors, where, others = _open(path, flag, "t5")
-    fields = _recognised(where, lambda: recognise.t5_fields({name: tensor.shape for name, tensor in tensors.items()}))
+    fields = _recognised(
+        where, lambda: recognise.t5_fields({name: tensor.shape for name, tensor in tensors.items()})
+    )
     folder = path if path.is_dir() else path.parent
     config = _read_config(folder) if (folder / "config.json").is_file() else {}
     if config.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
-        raise InputError(f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]}; T5 v1.1 has gated-gelu")
-    distance, epsilon = config.get("relative_attention_max_distance", 128), config.get("layer_norm_epsilon", 1e-6)
-    if not isinstance(distance, int) or not isinstance(epsilon, float) or not 8 <= distance <= 10**6 or not 0 < epsilon < 1:
-        raise InputError(f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon {epsilon}: not T5's")
+        raise InputError(
+            f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]};"
+            " T5 v1.1 has gated-gelu"
+        )
+    distance, epsilon = (
+        config.get("relative_attention_max_distance", 128),
+        config.get("layer_norm_epsilon", 1e-6),
+    )
+    if (
+        not isinstance(distance, int)
+        or not isinstance(epsilon, float)
+        or not 8 <= distance <= 10**6
+        or not 0 < epsilon < 1
+    ):
+        raise InputError(
+            f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon"
+            f" {epsilon}: not T5's"
+        )
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
-    params = _fit(tensors, t5_entries(layers=fields["layers"]), lambda: model_shapes(build_model(T5Encoder, fields)), where)
-    sizes = f"T5 encoder of {fields['layers']} layers, {fields['channels']} channels, {fields['heads']} heads of {fields['head_dim']}"
-    return Part(fields, params, {}, [f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens", *_contents(tensors, others, where)])
+    params = _fit(
+        tensors,
+        t5_entries(layers=fields["layers"]),
+        lambda: model_shapes(build_model(T5Encoder, fields)),
+        where,
+    )
+    sizes = (
+        f"T5 encoder of {fields['layers']} layers, {fields['channels']} channels, {fields['heads']}"
+        f" heads of {fields['head_dim']}"
+    )
+    return Part(
+        fields,
+        params,
+        {},
+        [
+            f"{sizes}, {fields['ff']} in between, {fields['vocab']} tokens",
+            *_contents(tensors, others, where),
+        ],
+    )
 
 
 def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path | None) -> None:
@@ -134,11 +211,15 @@ def _recognised(where: str, sizes: Callable[[], Any]) -> Any:
 
 
 def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], where: str) -> dict:
-    """Our parameters of `tensors`, which must be just those that a model of the recognised sizes has."""
+    """Our parameters of `tensors`, which must be just those that a model of the recognised sizes
+    has.
+    """
     try:
         wanted = torch_shapes(shapes(), entries)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as e:
-        raise InputError(f"{where}: the sizes that its shapes show make no model ({first_line(e)})") from e
+        raise InputError(
+            f"{where}: the sizes that its shapes show make no model ({first_line(e)})"
+        ) from e
     check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
     return stack(tensors, entries)
 
@@ -157,7 +238,9 @@ def _read_config(folder: Path) -> dict:
             raise ValueError(f"{path.stat().st_size:,} bytes")
         config = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one") from e
+        raise InputError(
+            f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one"
+        ) from e
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
     return config
@@ -176,7 +259,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def progress(name: str, params: dict) -> Iterator[dict]:
     """The same leaves, which move a bar on stderr when they are read."""
     total = sum(leaf.nbytes for _, leaf in walk(params))
-    with tqdm(total=total, unit="B", unit_scale=True, desc=name, mininterval=1.0, file=sys.stderr) as bar:
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc=name, mininterval=1.0, file=sys.stderr
+    ) as bar:
 
         def count(leaf: Leaf) -> Leaf:
             def read():

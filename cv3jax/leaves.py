@@ -1,7 +1,8 @@
-"""Parameters that stay on disk: a tree of `Leaf`, each read when its turn comes, into and out of orbax trees.
+"""Parameters that stay on disk: a tree of `Leaf`, each read when its turn comes, into and out of
+orbax trees.
 
-orbax would otherwise hold every array of a part at once, and while reading a second time as encoded bytes (4.7 GB for 2.1 GB of
-arrays). A few at a time it is the largest leaf, some hundred MB.
+orbax would otherwise hold every array of a part at once, and while reading a second time as encoded
+bytes (4.7 GB for 2.1 GB of arrays). A few at a time it is the largest leaf, some hundred MB.
 """
 
 import dataclasses
@@ -17,12 +18,16 @@ from orbax.checkpoint import type_handlers
 
 AT_ONCE = 2**27  # bytes of small leaves that are written together
 SMALL = 2**20  # bytes; 318 of the 500 leaves of a released UNet in half precision, 18 MB
-CHUNK = 2**26  # bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
+# bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
+CHUNK = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An array that `read()` brings into memory; shape and dtype are known before. What was read is not kept."""
+    """An array that `read()` brings into memory; shape and dtype are known before.
+
+    What was read is not kept.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -42,7 +47,9 @@ class Leaf:
 
 
 class _FewAtATime(type_handlers.NumpyHandler):
-    """Writes leaves as orbax writes NumPy arrays, AT_ONCE bytes or one leaf, reading the next only when these are on disk."""
+    """Writes leaves as orbax writes NumPy arrays, AT_ONCE bytes or one leaf, reading the next only
+    when these are on disk.
+    """
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)
@@ -51,7 +58,9 @@ class _FewAtATime(type_handlers.NumpyHandler):
         waiting = list(zip(values, infos, args, strict=True))
         while waiting:
             group, size = [waiting.pop(0)], 0
-            while waiting and (size := size + group[-1][0].nbytes) + waiting[0][0].nbytes <= AT_ONCE:
+            while (
+                waiting and (size := size + group[-1][0].nbytes) + waiting[0][0].nbytes <= AT_ONCE
+            ):
                 group.append(waiting.pop(0))
             leaves, *rest = zip(*group, strict=True)
             await super()._background_serialize([leaf.read() for leaf in leaves], *rest)
@@ -59,23 +68,35 @@ class _FewAtATime(type_handlers.NumpyHandler):
 
 def handler() -> ocp.PyTreeCheckpointHandler:
     """What orbax saves a tree of `Leaf` with."""
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=type_handlers.create_type_handler_registry((Leaf, _FewAtATime())))
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=type_handlers.create_type_handler_registry((Leaf, _FewAtATime()))
+    )
 
 
 def save_args(tree: Any) -> ocp.args.PyTreeSave:
     """The arguments of that save."""
-    return ocp.args.PyTreeSave(tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree))
+    return ocp.args.PyTreeSave(
+        tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
+    )
 
 
 def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
-    """The orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`: dtypes as stored. Raises KeyError, ValueError."""
+    """The orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`: dtypes as
+    stored. Raises KeyError, ValueError.
+    """
     path = Path(directory).absolute()
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
     for name in within:
         tree = tree[name]
 
-    reader = _Reader(path, {within + names: math.prod(facts.shape) * np.dtype(facts.dtype).itemsize for names, facts in walk(tree)})
+    reader = _Reader(
+        path,
+        {
+            within + names: math.prod(facts.shape) * np.dtype(facts.dtype).itemsize
+            for names, facts in walk(tree)
+        },
+    )
 
     def leaf(keys: tuple, facts) -> Leaf:
         names = within + tuple(key.key for key in keys)
@@ -85,7 +106,9 @@ def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
 
 
 class _Reader:
-    """Reads leaves of one tree. orbax takes 40 ms to find one among the hundreds of a UNet, so the small ones come together."""
+    """Reads leaves of one tree. orbax takes 40 ms to find one among the hundreds of a UNet, so the
+    small ones come together.
+    """
 
     def __init__(self, path: Path, sizes: dict[tuple[str, ...], int]):
         self.path, self.small = path, [names for names, size in sizes.items() if size <= SMALL]

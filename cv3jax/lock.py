@@ -1,4 +1,6 @@
-"""One run at a time in a directory: a lock that the kernel drops when its process ends, however it ends."""
+"""One run at a time in a directory: a lock that the kernel drops when its process ends, however it
+ends.
+"""
 
 import contextlib
 import errno
@@ -19,7 +21,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Hold `directory` for this process, making it where there is none; one that is left empty goes again.
+    """Hold `directory` for this process, making it where there is none; one that is left empty goes
+    again.
 
     Raises:
         InputError: another process holds it; which one is said.
@@ -32,7 +35,9 @@ def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
         except OSError as e:
             if e.errno in _FULL:  # not the flag's fault
                 raise
-            raise InputError(f"{flag} {directory}: cannot be written ({e.strerror}); give another place") from e
+            raise InputError(
+                f"{flag} {directory}: cannot be written ({e.strerror}); give another place"
+            ) from e
         try:
             yield
         finally:
@@ -53,12 +58,18 @@ def _lock(path: Path, what: str) -> IO[str]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise InputError(f"{what} is in use by {holder}; wait for it, stop it, or give another directory") from None
+            raise InputError(
+                f"{what} is in use by {holder}; wait for it, stop it, or give another directory"
+            ) from None
         except OSError as e:
             if e.errno not in _NO_LOCKS:
                 file.close()
                 raise
-            print(f"cv3jax: {path.parent} is on a file system without locks; see that only one run uses it", file=sys.stderr)
+            print(
+                f"cv3jax: {path.parent} is on a file system without locks; see that only one run"
+                " uses it",
+                file=sys.stderr,
+            )
         if _is(file, path):
             break
         file.close()  # its last holder removed it between our two calls

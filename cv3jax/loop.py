@@ -1,4 +1,6 @@
-"""The training loop every stage runs in: steps, metrics, previews, checkpoints, resumption, and the stops on NaN and on request."""
+"""The training loop every stage runs in: steps, metrics, previews, checkpoints, resumption, and the
+stops on NaN and on request.
+"""
 
 import contextlib
 import dataclasses
@@ -24,7 +26,9 @@ Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """How long a run is and how often it does what, in steps; 0 only at the end (previews: not at all)."""
+    """How long a run is and how often it does what, in steps; 0 only at the end (previews: not at
+    all).
+    """
 
     steps: int
     log: int
@@ -35,20 +39,34 @@ class Cadence:
 
 
 def train_loop(
-    *, name: str, workdir: Path, state: TrainState | None, like: Any, data: Any, place: Callable, step_fn: Callable, cadence: Cadence,
-    config: dict, preview: Callable[[Any, int], Any] | None = None, resume_from: int | None = None, before: int = 0,
-) -> tuple[TrainState, dict[str, float]]:  # fmt: skip
-    """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or else from `state`.
+    *,
+    name: str,
+    workdir: Path,
+    state: TrainState | None,
+    like: Any,
+    data: Any,
+    place: Callable,
+    step_fn: Callable,
+    cadence: Cadence,
+    config: dict,
+    preview: Callable[[Any, int], Any] | None = None,
+    resume_from: int | None = None,
+    before: int = 0,
+) -> tuple[TrainState, dict[str, float]]:
+    """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or
+    else from `state`.
 
-    `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of its batches on the mesh,
-    `step_fn(state, batch)` → (state, metrics) is compiled once, `preview(ema, step)` → uint8 [H, W, 3]. `resume_from` is kept
-    with the checkpoints (see `train.check_resume`). `before`: the steps of this process's earlier loops, by which the processes agree on
-    a last one. Returns (the last state, the seconds by kind in all sittings).
-    Loss and norms of every step are looked at: while the next step runs, and in any case before anything is saved. Meanwhile the batch
-    after it is fetched and placed.
+    `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of
+    its batches on the mesh, `step_fn(state, batch)` → (state, metrics) is compiled once,
+    `preview(ema, step)` → uint8 [H, W, 3]. `resume_from` is kept with the checkpoints (see
+    `train.check_resume`). `before`: the steps of this process's earlier loops, by which the
+    processes agree on a last one. Returns (the last state, the seconds by kind in all sittings).
+    Loss and norms of every step are looked at: while the next step runs, and in any case before
+    anything is saved. Meanwhile the batch after it is fetched and placed.
 
     Raises:
-        NonFiniteLossError: naming the first step that was not finite and the checkpoint that remains.
+        NonFiniteLossError: naming the first step that was not finite and the checkpoint that
+            remains.
         StoppedError: SIGTERM or Ctrl-C came, to any process; the last step is saved.
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
@@ -62,16 +80,25 @@ def train_loop(
         at_end.callback(manager.close)
         at_end.callback(data.close)
         batches = Ahead(data, place)
-        # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line, with the checkpoint
+        # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line,
+        # with the checkpoint
         start, pending, looked, account = 0, deque(), [], Account()
         at_end.callback(account.close)
-        if (latest := hosts.first("latest", manager.latest_step)) is not None:  # a network file system may show others late
+        # a network file system may show others late
+        if (latest := hosts.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"):
-                state, run = checkpoint.restore(manager, latest, like, data), checkpoint.read_run(manager, latest)
+                state, run = (
+                    checkpoint.restore(manager, latest, like, data),
+                    checkpoint.read_run(manager, latest),
+                )
             account.add(run.get("account", {"other": run["seconds"]}))
             start, looked = latest, [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
-        log = MetricsLog(workdir, name=name, start=start, steps=cadence.steps) if hosts.main() else NoLog()
+        log = (
+            MetricsLog(workdir, name=name, start=start, steps=cadence.steps)
+            if hosts.main()
+            else NoLog()
+        )
         at_end.callback(log.close)
 
         @at_end.callback
@@ -80,7 +107,9 @@ def train_loop(
                 checkpoint.finish(manager)
 
         def settle(running: int) -> None:
-            """Look at the metrics of all steps but the last `running`, which waits for them, and write the lines that are due."""
+            """Look at the metrics of all steps but the last `running`, which waits for them, and
+            write the lines that are due.
+            """
             while len(pending) > running:
                 step, metrics, damaged = pending.popleft()
                 account.finished()
@@ -102,11 +131,15 @@ def train_loop(
             with jax.transfer_guard("disallow"):
                 with account.doing("data"):
                     batch = next(batches)
-                # A step that has ended is looked at first. Where a process has died it has failed, and collectives of another
-                # step on top of its remains can make Gloo end this process before it says so.
+                # A step that has ended is looked at first. Where a process has died it has failed,
+                # and collectives of another step on top of its remains can make Gloo end this
+                # process before it says so.
                 if pending and _ended(pending[-1][1]):
                     settle(0)
-                with account.doing("step"), jax.profiler.StepTraceAnnotation("train", step_num=step):
+                with (
+                    account.doing("step"),
+                    jax.profiler.StepTraceAnnotation("train", step_num=step),
+                ):
                     state, metrics = step_fn(state, batch)
                 account.started(metrics)
                 pending.append((step, metrics, batches.damaged))
@@ -116,20 +149,33 @@ def train_loop(
                         batches.fetch()
             show = preview and cadence.preview and (_due(step, cadence.preview) or last)
             save = _due(step, cadence.save) or last or stop
-            settle(0 if show or save else 1)  # what uses the state waits for it; else this step runs while the one before is looked at
+            # what uses the state waits for it; else this step runs while the one before is looked
+            # at
+            settle(0 if show or save else 1)
             if show:
-                with account.doing("preview"), jax.transfer_guard("allow"):  # pictures are for the host
+                # pictures are for the host
+                with account.doing("preview"), jax.transfer_guard("allow"):
                     log.image("preview", step, preview(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
                     checkpoint.check_saved(manager)
-                    run = {"seconds": account.total(), "account": dict(account.seconds), "config": config, "metrics": list(looked)}
-                    checkpoint.save(manager, step, state, batches, {**run, "resume_from": resume_from})
+                    run = {
+                        "seconds": account.total(),
+                        "account": dict(account.seconds),
+                        "config": config,
+                        "metrics": list(looked),
+                    }
+                    checkpoint.save(
+                        manager, step, state, batches, {**run, "resume_from": resume_from}
+                    )
             if stop:
                 break
         if stop := noticed(before + step):
             where = manager.directory / str(step)
-            raise stopping.StoppedError(stop, f"stopped after step {step}, saved in {where}; run the same command to continue")
+            raise stopping.StoppedError(
+                stop,
+                f"stopped after step {step}, saved in {where}; run the same command to continue",
+            )
     return state, account.seconds
 
 
@@ -149,9 +195,14 @@ def _look(step: int, metrics: dict, manager: Any) -> dict[str, float]:
     if bad:
         saved = manager.latest_step()
         kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
-        raise NonFiniteLossError(f"step {step}: {' and '.join(bad)} not finite; stopped, {kept}; try a lower learning rate")
+        raise NonFiniteLossError(
+            f"step {step}: {' and '.join(bad)} not finite; stopped, {kept}; try a lower learning"
+            " rate"
+        )
     return values
 
 
 def _mean(values: Metrics) -> dict[str, float]:
-    return {name: sum(metrics[name] for _, metrics in values) / len(values) for name in values[0][1]}
+    return {
+        name: sum(metrics[name] for _, metrics in values) / len(values) for name in values[0][1]
+    }

@@ -1,4 +1,5 @@
-"""What a finished checkpoint consists of: size and SHA-256 of its files, written before it appears, compared before it is read.
+"""What a finished checkpoint consists of: size and SHA-256 of its files, written before it appears,
+compared before it is read.
 
 orbax's storage notices some damage and not other: flipped bytes may come back as other numbers.
 """
@@ -15,8 +16,14 @@ _OTHERS = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write(directory: Path) -> None:
-    """Hash every file below `directory` into its manifest.json, and have the disk hold them all before that says so."""
-    files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in _OTHERS}
+    """Hash every file below `directory` into its manifest.json, and have the disk hold them all
+    before that says so.
+    """
+    files = {
+        str(path.relative_to(directory)): path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name not in _OTHERS
+    }
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         facts = dict(zip(files, pool.map(_settle, files.values()), strict=True))
     with (directory / NAME).open("w") as file:
@@ -26,7 +33,9 @@ def write(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with `directory` since its manifest was written, its file named; None when nothing is."""
+    """What is wrong with `directory` since its manifest was written, its file named; None when
+    nothing is.
+    """
     try:
         content = json.loads((directory / NAME).read_text())
         files = content["files"]
@@ -38,8 +47,17 @@ def damage(directory: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{NAME} cannot be read"
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda item: _compare(directory / item[0], *item[1]), sorted(wanted.items()))
-        return next((f"{name} {problem}" for name, problem in zip(sorted(wanted), found, strict=True) if problem), None)
+        found = pool.map(
+            lambda item: _compare(directory / item[0], *item[1]), sorted(wanted.items())
+        )
+        return next(
+            (
+                f"{name} {problem}"
+                for name, problem in zip(sorted(wanted), found, strict=True)
+                if problem
+            ),
+            None,
+        )
 
 
 def _digest(files: dict) -> str:
@@ -53,7 +71,11 @@ def _compare(path: Path, size: int, digest: str) -> str | None:
     if path.stat().st_size != size:
         return f"has {path.stat().st_size:,} bytes where {size:,} were written"
     with path.open("rb") as file:
-        return None if hashlib.file_digest(file, "sha256").hexdigest() == digest else "has other bytes than were written"
+        return (
+            None
+            if hashlib.file_digest(file, "sha256").hexdigest() == digest
+            else "has other bytes than were written"
+        )
 
 
 def _settle(path: Path) -> tuple[int, str]:

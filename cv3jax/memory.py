@@ -1,4 +1,6 @@
-"""What a run holds on each device, by kind: printed before its first step, when the programs are compiled and nothing has run yet."""
+"""What a run holds on each device, by kind: printed before its first step, when the programs are
+compiled and nothing has run yet.
+"""
 
 import math
 import sys
@@ -13,29 +15,47 @@ GB = 1e9
 
 def held(tree: Any) -> int:
     """Bytes of a tree, arrays or shapes with shardings, on one device."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
 
 
 def memory_plan(state: Any, frozen: Any, batches: Any, compiled: list[Any]) -> dict[str, int]:
-    """Kind → bytes a device: of the state's parts, the frozen parameters, the batches, and the most that a program needs beside them."""
+    """Kind → bytes a device: of the state's parts, the frozen parameters, the batches, and the most
+    that a program needs beside them.
+    """
     return {
-        "parameters": held(state.params), "moments": held(state.opt_state), "EMA": held(state.ema), "frozen": held(frozen),
-        "batch": held(batches), "activations": max(program.memory_analysis().temp_size_in_bytes for program in compiled),
-    }  # fmt: skip
+        "parameters": held(state.params),
+        "moments": held(state.opt_state),
+        "EMA": held(state.ema),
+        "frozen": held(frozen),
+        "batch": held(batches),
+        "activations": max(program.memory_analysis().temp_size_in_bytes for program in compiled),
+    }
 
 
 def plan_line(plan: dict[str, int], device: Any) -> str:
     """The plan in one line, against the device's capacity where the backend tells it."""
     parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    return f"memory a device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (f" of {limit / GB:.2f}" if limit else "")
+    return f"memory a device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (
+        f" of {limit / GB:.2f}" if limit else ""
+    )
 
 
-def compiled_and_announced(programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any) -> list[Callable]:
-    """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is printed to stderr."""
-    with jax.transfer_guard("allow"):  # a run calls this from within its first step, and lowering reads the constants off the device
+def compiled_and_announced(
+    programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any
+) -> list[Callable]:
+    """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is
+    printed to stderr.
+    """
+    # a run calls this from within its first step, and lowering reads the constants off the device
+    with jax.transfer_guard("allow"):
         compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]
     if jax.process_index() == 0:
-        tqdm.write(f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}", file=sys.stderr)
+        tqdm.write(
+            f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}",
+            file=sys.stderr,
+        )
     return compiled

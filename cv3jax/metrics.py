@@ -16,10 +16,13 @@ from data_pipeline.errors import InputError, naming
 
 
 class MetricsLog:
-    """`metrics.jsonl` (one object a logging interval) and TensorBoard files under a workdir, and a bar on stderr.
+    """`metrics.jsonl` (one object a logging interval) and TensorBoard files under a workdir, and a
+    bar on stderr.
 
-    A resumed run drops the lines past the step it resumes from: they will be written again, with the same losses.
-    All is written at once and here: a writing thread would hang on a full disk, and wait for a clock that was set back.
+    A resumed run drops the lines past the step it resumes from: they will be written again, with
+    the same losses.
+    All is written at once and here: a writing thread would hang on a full disk, and wait for a
+    clock that was set back.
     """
 
     def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):
@@ -32,13 +35,25 @@ class MetricsLog:
         self._file = self.path.open("a")
         board = Path(workdir) / "tensorboard"
         board.mkdir(exist_ok=True)
-        self._board = EventsWriter(str(board / f"events.{start:09d}"))  # TensorBoard reads them in the order of their names
+        # TensorBoard reads them in the order of their names
+        self._board = EventsWriter(str(board / f"events.{start:09d}"))
         if start:  # and forgets what it had from this step on
             restarted = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(step=start + 1, wall_time=time.time(), session_log=restarted))
-        # tqdm goes by the wall clock and would stand still where that is set back; miniters, else its thread resets it by that clock
-        self._bar = tqdm(total=steps, initial=start, desc=name, unit="step", file=sys.stderr, dynamic_ncols=True, miniters=1,
-                         mininterval=1.0 if sys.stderr.isatty() else 15.0)  # fmt: skip
+            self._board.write_event(
+                Event(step=start + 1, wall_time=time.time(), session_log=restarted)
+            )
+        # tqdm goes by the wall clock and would stand still where that is set back; miniters, else
+        # its thread resets it by that clock
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            desc=name,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            miniters=1,
+            mininterval=1.0 if sys.stderr.isatty() else 15.0,
+        )
         self._bar._time = time.monotonic
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
@@ -52,7 +67,9 @@ class MetricsLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         self._show(step, *(summary.scalar(name, value) for name, value in values.items()))
-        self._bar.set_postfix({k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False)
+        self._bar.set_postfix(
+            {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False
+        )
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show uint8 [H, W, 3] in TensorBoard."""
@@ -60,7 +77,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._bar.close()
-        with contextlib.suppress(OSError):  # all was flushed when it was written; what could not be was said then
+        # all was flushed when it was written; what could not be was said then
+        with contextlib.suppress(OSError):
             self._board.close()
         with contextlib.suppress(OSError):
             self._file.close()
@@ -89,7 +107,9 @@ class NoLog:
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a metrics.jsonl; none when there is no file. A last line cut off by a kill is dropped.
+    """The objects of a metrics.jsonl; none when there is no file.
+
+    A last line cut off by a kill is dropped.
 
     Raises:
         InputError: another line is damaged.
@@ -104,6 +124,8 @@ def read_lines(path: str | Path) -> list[dict]:
             _ = int(objects[-1]["step"])
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise InputError(f"{path}, line {number} is not a line of metrics; remove it") from None
+                raise InputError(
+                    f"{path}, line {number} is not a line of metrics; remove it"
+                ) from None
             del objects[number - 1 :]
     return objects

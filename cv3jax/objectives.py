@@ -1,4 +1,6 @@
-"""What training minimises: the denoising loss of base and relay stages alike, and the autoencoder's."""
+"""What training minimises: the denoising loss of base and relay stages alike, and the
+autoencoder's.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,8 @@ WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
 def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
     """The factor on the squared x0 error at σ.
 
-    eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1), root SNR 1/σ.
+    eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1), root SNR
+    1/σ.
     """
     snr = 1.0 / sigma**2
     if kind == "eps":
@@ -32,10 +35,21 @@ def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
 
 
 def denoising_loss(
-    denoise: Denoise, schedule: Schedule, params: Params, x0: jax.Array, low: jax.Array, cond: Cond, t: jax.Array, noise: jax.Array,
-    *, weighting: str, gamma: float = 5.0, norm: str = "l2",
-) -> jax.Array:  # fmt: skip
-    """Paper Eq. 6 at given t and noise: weight(σ) · mean |denoise(xt) - x0|² (or |·|), per sample, float32 [B].
+    denoise: Denoise,
+    schedule: Schedule,
+    params: Params,
+    x0: jax.Array,
+    low: jax.Array,
+    cond: Cond,
+    t: jax.Array,
+    noise: jax.Array,
+    *,
+    weighting: str,
+    gamma: float = 5.0,
+    norm: str = "l2",
+) -> jax.Array:
+    """Paper Eq. 6 at given t and noise: weight(σ) · mean |denoise(xt) - x0|² (or |·|), per sample,
+    float32 [B].
 
     x0, low, noise [B, H, W, C]; t int [B] in 1..T. A base stage passes low = x0.
     """
@@ -44,8 +58,12 @@ def denoising_loss(
     return weight(schedule.sigma[t], weighting, gamma) * distance.mean(axis=(1, 2, 3))
 
 
-def draw(keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float) -> tuple[jax.Array, jax.Array]:
-    """(t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], one key each: t uniform in 1..t_max; offset noise is one scalar."""
+def draw(
+    keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float
+) -> tuple[jax.Array, jax.Array]:
+    """(t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], one key each: t uniform in
+    1..t_max; offset noise is one scalar.
+    """
 
     def one(key):
         key_t, key_noise, key_offset = jax.random.split(key, 3)
@@ -56,10 +74,17 @@ def draw(keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: floa
 
 
 def diffusion_loss(
-    denoise: Denoise, schedule: Schedule, *, t_max: int = T, weighting: str = "eps", gamma: float = 5.0, norm: str = "l2",
+    denoise: Denoise,
+    schedule: Schedule,
+    *,
+    t_max: int = T,
+    weighting: str = "eps",
+    gamma: float = 5.0,
+    norm: str = "l2",
     offset_noise: float = 0.0,
-) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:  # fmt: skip
-    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params, frozen, batch, keys [B]) → (loss, metrics).
+) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
+    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params,
+    frozen, batch, keys [B]) → (loss, metrics).
 
     The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C].
     """
@@ -71,21 +96,37 @@ def diffusion_loss(
         x0, low = batch["x0"], batch.get("low", batch["x0"])
         t, noise = draw(keys, x0.shape[1:], t_max, offset_noise)
         losses = denoising_loss(
-            denoise, schedule, params, x0, low, batch["cond"], t, noise, weighting=weighting, gamma=gamma, norm=norm
-        )  # fmt: skip
+            denoise,
+            schedule,
+            params,
+            x0,
+            low,
+            batch["cond"],
+            t,
+            noise,
+            weighting=weighting,
+            gamma=gamma,
+            norm=norm,
+        )
         return losses.mean(), {}
 
     return loss_fn
 
 
 def autoencoder_loss(
-    reconstruct: Callable, perceptual: Callable | None = None, *, kl_weight: float, perceptual_weight: float = 0.0
+    reconstruct: Callable,
+    perceptual: Callable | None = None,
+    *,
+    kl_weight: float,
+    perceptual_weight: float = 0.0,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, keys [B]) → (loss, metrics).
+    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, keys [B]) →
+    (loss, metrics).
 
-    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is the mean error² over pixels
-    in [-1, 1]; the KL to N(0, 1) is a mean over latent values. `perceptual(frozen, a, b)` → [B] compares images with
-    frozen weights, e.g. LPIPS; without one nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
+    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is the mean
+    error² over pixels in [-1, 1]; the KL to N(0, 1) is a mean over latent values.
+    `perceptual(frozen, a, b)` → [B] compares images with frozen weights, e.g. LPIPS; without one
+    nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
     """
 
     def loss_fn(params, frozen, batch, keys):
@@ -95,7 +136,11 @@ def autoencoder_loss(
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         loss = squared + kl_weight * kl
         # pixels span 2, hence the factor 4
-        metrics = {"psnr": 10.0 * jnp.log10(4.0 / squared), "kl": kl, "latent_rms": jnp.sqrt(jnp.mean(mean**2))}
+        metrics = {
+            "psnr": 10.0 * jnp.log10(4.0 / squared),
+            "kl": kl,
+            "latent_rms": jnp.sqrt(jnp.mean(mean**2)),
+        }
         if perceptual is not None:
             metrics["perceptual"] = perceptual(frozen, out, pixels).mean()
             loss = loss + perceptual_weight * metrics["perceptual"]

@@ -1,4 +1,6 @@
-"""The optimizer: adamw, adafactor or muon, learning-rate warm-up and decay, clipping of the global gradient norm."""
+"""The optimizer: adamw, adafactor or muon, learning-rate warm-up and decay, clipping of the global
+gradient norm.
+"""
 
 from typing import Any, NamedTuple
 
@@ -11,20 +13,33 @@ from cv3jax.muon import matrix_shape, scale_by_muon
 OPTIMIZERS = ("adamw", "adafactor", "muon")
 DECAYS = ("constant", "linear", "cosine")
 MOMENTS = ("float32", "bfloat16")
-FACTORED = 128  # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
-EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")  # wide, shallow and cheap to train by adam
+# adafactor factors matrices with both sides at least this long; shorter ones are small anyway
+FACTORED = 128
+# wide, shallow and cheap to train by adam
+EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
 
 
 def learning_rate(
-    lr: float | jax.Array, *, warmup: int | jax.Array, decay: str, steps: int | jax.Array, final: float = 0.0
-) -> optax.Schedule:  # fmt: skip
-    """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a cosine."""
+    lr: float | jax.Array,
+    *,
+    warmup: int | jax.Array,
+    decay: str,
+    steps: int | jax.Array,
+    final: float = 0.0,
+) -> optax.Schedule:
+    """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a
+    cosine.
+    """
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {decay!r}")
 
     def at(step):
         share = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
-        left = {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * share))}[decay]
+        left = {
+            "constant": 1.0,
+            "linear": 1.0 - share,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * share)),
+        }[decay]
         after = left if decay == "constant" else final + (1.0 - final) * left
         return lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), after)
 
@@ -32,7 +47,9 @@ def learning_rate(
 
 
 def muon_labels(params) -> dict:
-    """Which optimizer takes each parameter: muon the matrices between hidden states, adam vectors and (as is usual) embeddings."""
+    """Which optimizer takes each parameter: muon the matrices between hidden states, adam vectors
+    and (as is usual) embeddings.
+    """
 
     def label(path, value):
         names = [getattr(key, "key", None) for key in path]
@@ -50,24 +67,30 @@ class Stored(NamedTuple):
 
 
 def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, computing in float32, its float32 statistics rounded to bfloat16 between updates: half the bytes.
+    """`inner`, computing in float32, its float32 statistics rounded to bfloat16 between updates:
+    half the bytes.
 
-    They are rounded up or down at random, to the right mean. Rounded to nearest, a running mean that changes by less than its
-    two-hundredth an update stays where it is, and adam's second moment with b2 = 0.999 changes by a thousandth.
+    They are rounded up or down at random, to the right mean. Rounded to nearest, a running mean
+    that changes by less than its two-hundredth an update stays where it is, and adam's second
+    moment with b2 = 0.999 changes by a thousandth.
     """
 
     def down(count, state):
         leaves, structure = jax.tree.flatten(state)
         key = jax.random.fold_in(jax.random.key(0), count)
         keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
-        return structure.unflatten([round_at_random(k, x) if x.dtype == jnp.float32 else x for k, x in zip(keys, leaves)])
+        return structure.unflatten(
+            [round_at_random(k, x) if x.dtype == jnp.float32 else x for k, x in zip(keys, leaves)]
+        )
 
     def init(params):
         count = jnp.zeros((), jnp.int32)
         return Stored(count, down(count, inner.init(params)))
 
     def update(updates, state, params=None):
-        wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner)
+        wide = jax.tree.map(
+            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner
+        )
         updates, wide = inner.update(updates, wide, params)
         count = optax.safe_increment(state.count)
         return updates, Stored(count, down(count, wide))
@@ -76,24 +99,37 @@ def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTra
 
 
 def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
-    """float32 → one of the two bfloat16 beside it, the nearer the likelier, so that the mean is x. Infinities and NaN stay."""
-    # a bfloat16 is the upper half of a float32: what is added to the lower half carries as often as it is large
+    """float32 → one of the two bfloat16 beside it, the nearer the likelier, so that the mean is x.
+
+    Infinities and NaN stay.
+    """
+    # a bfloat16 is the upper half of a float32: what is added to the lower half carries as often as
+    # it is large
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
-    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
+    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(
+        jnp.bfloat16
+    )
 
 
 def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformation:
-    """Adafactor (arXiv 1804.04235) without its own learning rate: updates have a root mean square of about 1, as adam's have.
+    """Adafactor (arXiv 1804.04235) without its own learning rate: updates have a root mean square
+    of about 1, as adam's have.
 
-    The second moment of a matrix is kept as the means of its rows and columns. It is averaged with 1 - t^-0.8, at most `b2`. `momentum`
-    is a running mean of the updates; 0 keeps none.
+    The second moment of a matrix is kept as the means of its rows and columns. It is averaged with
+    1 - t^-0.8, at most `b2`. `momentum` is a running mean of the updates; 0 keeps none.
     """
     second = optax.scale_by_factored_rms(
-        min_dim_size_to_factor=FACTORED, decay_rate=0.8, decay_rate_fn=lambda t, power: jnp.minimum(1.0 - (t + 1.0) ** -power, b2)
+        min_dim_size_to_factor=FACTORED,
+        decay_rate=0.8,
+        decay_rate_fn=lambda t, power: jnp.minimum(1.0 - (t + 1.0) ** -power, b2),
     )
     first = [optax.ema(momentum, debias=False)] if momentum else []
-    return optax.chain(second, optax.stateless(lambda updates, params: jax.tree.map_with_path(clip_rms, updates)), *first)
+    return optax.chain(
+        second,
+        optax.stateless(lambda updates, params: jax.tree.map_with_path(clip_rms, updates)),
+        *first,
+    )
 
 
 def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
@@ -103,12 +139,23 @@ def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
 
 
 def make_optimizer(
-    kind: str, lr: float | optax.Schedule, *, weight_decay: float = 0.0, clip: float = 1.0, b1: float = 0.9, b2: float = 0.99,
-    eps: float = 1e-8, momentum: float = 0.0, moments: str = "float32",
-) -> optax.GradientTransformation:  # fmt: skip
-    """adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings). Decay is decoupled, times lr.
+    kind: str,
+    lr: float | optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    moments: str = "float32",
+) -> optax.GradientTransformation:
+    """adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings).
 
-    Gradients are clipped to the global norm `clip` first. `moments`: the type in which all three store their statistics.
+    Decay is decoupled, times lr.
+
+    Gradients are clipped to the global norm `clip` first. `moments`: the type in which all three
+    store their statistics.
 
     Raises:
         ValueError: no such kind or type of moments.
@@ -122,7 +169,10 @@ def make_optimizer(
     elif kind == "adafactor":
         optimizer = optax.chain(store(scale_by_adafactor(b2, momentum)), decay, rate)
     elif kind == "muon":
-        parts = {"muon": optax.chain(store(scale_by_muon()), decay), "adam": store(optax.scale_by_adam(b1, b2, eps))}
+        parts = {
+            "muon": optax.chain(store(scale_by_muon()), decay),
+            "adam": store(optax.scale_by_adam(b1, b2, eps)),
+        }
         optimizer = optax.chain(optax.partition(parts, muon_labels), rate)
     else:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {kind!r}")

@@ -1,8 +1,10 @@
-"""The processes of one run, as each of them sees the others: who has died, and after which step all of them stop.
+"""The processes of one run, as each of them sees the others: who has died, and after which step all
+of them stop.
 
-Each process has a thread that writes a beat to the key-value store of `jax.distributed`, which process 0 serves, and reads the
-notices there. Process 0 looks at the beats. A device that waits for a dead process would wait for ever, so what ends a process
-here is not an exception in its main thread but its exit.
+Each process has a thread that writes a beat to the key-value store of `jax.distributed`, which
+process 0 serves, and reads the notices there. Process 0 looks at the beats. A device that waits for
+a dead process would wait for ever, so what ends a process here is not an exception in its main
+thread but its exit.
 """
 
 import ctypes
@@ -16,18 +18,31 @@ from typing import Any
 
 import jax
 
-NOTICES, BEATS, POSITIONS, NAMES = (f"cv3jax/{name}/" for name in ("notice", "beat", "position", "name"))
+NOTICES, BEATS, POSITIONS, NAMES = (
+    f"cv3jax/{name}/" for name in ("notice", "beat", "position", "name")
+)
 FOREVER = 10**9  # milliseconds; the thread ends the process where waiting has become futile
-GONE = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED", "Gloo", "NCCL", "Connection", "peer", "heartbeat")
+GONE = (
+    "UNAVAILABLE",
+    "ABORTED",
+    "DEADLINE_EXCEEDED",
+    "CANCELLED",
+    "Gloo",
+    "NCCL",
+    "Connection",
+    "peer",
+    "heartbeat",
+)
 AGAIN = "All processes end; run the same command to go on from the last checkpoint"
 now = time.monotonic
 
 
 class Peers:
-    """This process among `count`; `client` is jax.distributed's, `coordinator` process 0's HOST:PORT.
+    """This process among `count`; `client` is jax.distributed's, `coordinator` process 0's
+    HOST:PORT.
 
-    A process that is silent for `patience` seconds is taken for dead: process 0 says so to the others, and all end with exit
-    code 1 and a line that names it.
+    A process that is silent for `patience` seconds is taken for dead: process 0 says so to the
+    others, and all end with exit code 1 and a line that names it.
     """
 
     def __init__(self, client: Any, index: int, count: int, coordinator: str, patience: float):
@@ -36,11 +51,16 @@ class Peers:
         self._client, self._coordinator = client, coordinator
         self._uses: dict[str, int] = {}
         self._asked: int | None = None  # the signal that this process was sent
-        self._position, self._stop, self._signal = None, None, None  # the last step begun; the one to stop after, and why
-        self._between = threading.Lock()  # held by the thread while it is agreed on the last step: nobody begins another
+        # the last step begun; the one to stop after, and why
+        self._position, self._stop, self._signal = None, None, None
+        # held by the thread while it is agreed on the last step: nobody begins another
+        self._between = threading.Lock()
         self._beat, self._heard, self._silent = 0, now(), [("", 0)] * count
         self._closed = threading.Event()
-        client.key_value_set(f"{NAMES}{index}", f"process {index} of {count} (pid {os.getpid()} on {socket.gethostname()})")
+        client.key_value_set(
+            f"{NAMES}{index}",
+            f"process {index} of {count} (pid {os.getpid()} on {socket.gethostname()})",
+        )
         self.names = [client.blocking_key_value_get(f"{NAMES}{i}", FOREVER) for i in range(count)]
         if index:
             self._say_when_aborted()
@@ -59,9 +79,11 @@ class Peers:
         return json.loads(self._client.blocking_key_value_get(key, FOREVER))
 
     def last(self, step: int, asked: int | None) -> int | None:
-        """To be called after each step was begun, `asked` being the signal sent to this process, if any.
+        """To be called after each step was begun, `asked` being the signal sent to this process, if
+        any.
 
-        The signal by which any process was asked to stop, at the one step after which all do; else None.
+        The signal by which any process was asked to stop, at the one step after which all do; else
+        None.
         """
         self._asked = asked
         with self._between:
@@ -69,9 +91,12 @@ class Peers:
             return self._signal if self._stop is not None and step >= self._stop else None
 
     def suspect(self, error: Exception) -> None:
-        """Where `error` looks like the end of another process, wait until the thread knows which one; it then ends this process."""
+        """Where `error` looks like the end of another process, wait until the thread knows which
+        one; it then ends this process.
+        """
         if any(word in str(error) for word in GONE):
-            self._closed.wait(2 * self.patience)  # it looks by a count, says it, and lets the others read it: later than `patience`
+            # it looks by a count, says it, and lets the others read it: later than `patience`
+            self._closed.wait(2 * self.patience)
 
     def leave(self, message: str, code: int) -> None:
         """End this process and have the others end with it: `message` says why. Never returns."""
@@ -92,12 +117,23 @@ class Peers:
         deciding = False
         while not self._closed.wait(self.interval / 10 if deciding else self.interval):
             try:
-                if self.index:  # the one call that gives up where process 0 is there and does not answer
+                # the one call that gives up where process 0 is there and does not answer
+                if self.index:
                     self._client.blocking_key_value_get(f"{NAMES}0", int(1000 * self.patience))
-                self._client.key_value_set(f"{BEATS}{self.index}", str(self._beat), allow_overwrite=True)
-                notices = {key.removeprefix(NOTICES): value for key, value in self._client.key_value_dir_get(NOTICES)}
-                # while it is decided there are ten passes to one look: who dies before it has said its position must be missed too
-                if "lost" not in notices and self.index == 0 and (not deciding or self._beat % 10 == 0):
+                self._client.key_value_set(
+                    f"{BEATS}{self.index}", str(self._beat), allow_overwrite=True
+                )
+                notices = {
+                    key.removeprefix(NOTICES): value
+                    for key, value in self._client.key_value_dir_get(NOTICES)
+                }
+                # while it is decided there are ten passes to one look: who dies before it has said
+                # its position must be missed too
+                if (
+                    "lost" not in notices
+                    and self.index == 0
+                    and (not deciding or self._beat % 10 == 0)
+                ):
                     self._look(notices)
                 if self._asked and "stop" not in notices:
                     self._notify("stop", str(self._asked))
@@ -105,25 +141,47 @@ class Peers:
                     deciding = self._decide(int(notices["stop"]), deciding)
             except jax.errors.JaxRuntimeError as e:
                 if not self._closed.is_set():
-                    self._end(self._without_leader() or f"process 0 cannot be asked about the others ({str(e)[:200]})", 1)
+                    self._end(
+                        self._without_leader()
+                        or f"process 0 cannot be asked about the others ({str(e)[:200]})",
+                        1,
+                    )
                 return
             self._beat, self._heard = self._beat + 1, now()
             if "lost" in notices:
                 self._end(*json.loads(notices["lost"]))
 
     def _look(self, notices: dict[str, str]) -> None:
-        """Process 0: whose beat has stood for too long? Looks are counted and not seconds: this process may itself have stood still."""
-        beats = {int(key.removeprefix(BEATS)): value for key, value in self._client.key_value_dir_get(BEATS)}
-        self._silent = [(beat := beats.get(i, ""), looks + 1 if beat == old else 0) for i, (old, looks) in enumerate(self._silent)]
-        lost = [name for name, (_, looks) in zip(self.names, self._silent) if looks * self.interval > self.patience]
+        """Process 0: whose beat has stood for too long? Looks are counted and not seconds: this
+        process may itself have stood still.
+        """
+        beats = {
+            int(key.removeprefix(BEATS)): value
+            for key, value in self._client.key_value_dir_get(BEATS)
+        }
+        self._silent = [
+            (beat := beats.get(i, ""), looks + 1 if beat == old else 0)
+            for i, (old, looks) in enumerate(self._silent)
+        ]
+        lost = [
+            name
+            for name, (_, looks) in zip(self.names, self._silent)
+            if looks * self.interval > self.patience
+        ]
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            silent = f"{lost[0]}{more}: nothing heard for {self.patience:g} s; it has died or cannot be reached"
+            silent = (
+                f"{lost[0]}{more}: nothing heard for {self.patience:g} s; it has died or cannot be"
+                " reached"
+            )
             notices["lost"] = json.dumps([f"{silent}. {AGAIN}", 1])
             self._notify("lost", notices["lost"])
 
     def _decide(self, number: int, deciding: bool) -> bool:
-        """One step of the agreement on the last step: 1 + the furthest that any process has begun. True while it is not complete."""
+        """One step of the agreement on the last step: 1 + the furthest that any process has begun.
+
+        True while it is not complete.
+        """
         if not deciding:
             self._between.acquire()
             self._client.key_value_set(f"{POSITIONS}{self.index}", str(self._position))
@@ -149,10 +207,16 @@ class Peers:
         except OSError:
             return f"{self.names[0]} has died or cannot be reached. {AGAIN}"
         silent = now() - self._heard
-        return f"{self.names[0]}: nothing heard for {silent:.0f} s. {AGAIN}" if silent > self.patience else None
+        return (
+            f"{self.names[0]}: nothing heard for {silent:.0f} s. {AGAIN}"
+            if silent > self.patience
+            else None
+        )
 
     def _say_when_aborted(self) -> None:
-        """JAX's own client aborts the process as soon as it misses process 0, before anything here can say which one that is."""
+        """JAX's own client aborts the process as soon as it misses process 0, before anything here
+        can say which one that is.
+        """
 
         @ctypes.CFUNCTYPE(None, ctypes.c_int)
         def aborted(_):

@@ -1,4 +1,6 @@
-"""One line on stderr that says what a long computation is at, and for how long: where its library shows nothing for minutes."""
+"""One line on stderr that says what a long computation is at, and for how long: where its library
+shows nothing for minutes.
+"""
 
 import resource
 import sys
@@ -54,12 +56,22 @@ class Progress:
         terminal = self.stream.isatty()
         if not terminal and last and seconds < 1:
             return
-        line = f"{self._name:<10}{seconds:6.0f} s   {_resident() / 1e9:.1f} GB of this machine's memory"
-        print(f"\r{line}" if terminal else line, end="\n" if last or not terminal else "", file=self.stream, flush=True)
+        line = (
+            f"{self._name:<10}{seconds:6.0f} s   {_resident() / 1e9:.1f} GB of this machine's"
+            " memory"
+        )
+        print(
+            f"\r{line}" if terminal else line,
+            end="\n" if last or not terminal else "",
+            file=self.stream,
+            flush=True,
+        )
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds; where the system does not say, the most it ever held."""
+    """Bytes of memory that this process holds; where the system does not say, the most it ever
+    held.
+    """
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, IndexError, ValueError):

@@ -1,5 +1,6 @@
-"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder, base and relay, distils both, and
-shows what they make of captions they never saw, in one report. Killed and started again it continues.
+"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder,
+base and relay, distils both, and shows what they make of captions they never saw, in one report.
+Killed and started again it continues.
 """
 
 import contextlib
@@ -37,7 +38,9 @@ DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cas
 
 
 class Stopwatch:
-    """Seconds by stage, kept in a file so that they add up over restarts, a killed stage's included (to the last tick)."""
+    """Seconds by stage, kept in a file so that they add up over restarts, a killed stage's included
+    (to the last tick).
+    """
 
     TICK = 2.0
 
@@ -77,37 +80,51 @@ def read_facts(path: Path) -> dict:
     except ValueError as e:
         raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
     if not isinstance(facts, dict):
-        raise InputError(f"{path} is damaged (not a JSON object); remove it and run the same command")
+        raise InputError(
+            f"{path} is damaged (not a JSON object); remove it and run the same command"
+        )
     return facts
 
 
 def build_data(directory: Path, *, count: int, seed: int) -> None:
-    """Records of training scenes, unless they are there already. Held-out ones are drawn when they are judged."""
+    """Records of training scenes, unless they are there already.
+
+    Held-out ones are drawn when they are judged.
+    """
     if not directory.exists():
         scenes.build(directory, count, seed, "train")
 
 
-def small_recipe(name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int) -> ConfigDict:
-    """The recipe of a step of this run, whose frozen parts are those of `cascade`, a directory of `workdir`."""
+def small_recipe(
+    name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int
+) -> ConfigDict:
+    """The recipe of a step of this run, whose frozen parts are those of `cascade`, a directory of
+    `workdir`.
+    """
     config = recipe.load(f"scenes_{name}{':tiny' if tiny else ''}", [])
     with config.unlocked():
         config.seed = seed
         config.data.path = str(workdir / "data" / "train")
         config.cascade = str(workdir / cascade) if cascade else None
         if tiny and cascade:
-            config.data.image_size = 64  # the least that can be judged, the relay's at twice the zoom
+            # the least that can be judged, the relay's at twice the zoom
+            config.data.image_size = 64
     return config
 
 
 def finish(place: Path, work: Callable[[Path], dict]) -> dict:
-    """The figures of `work(place)`, which is done once: a finished one is not touched again, another goes on."""
+    """The figures of `work(place)`, which is done once: a finished one is not touched again,
+    another goes on.
+    """
     finished = place / "figures.json"
     if finished.exists():
         return read_facts(finished)
     try:
         figures = work(place)
     except checkpoint.DamagedError as e:
-        older = f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
+        older = (
+            f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
+        )
         raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
     recipe.write_json(finished, figures)
     return figures
@@ -128,24 +145,42 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
     for stage, cascade in DISTILLED.items():
         print(f"quickstart: {stage}, distilled", file=sys.stderr)
         config = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
-        figures[stage] = finish(workdir / f"distill_{stage}", functools.partial(distill.run, config))
+        figures[stage] = finish(
+            workdir / f"distill_{stage}", functools.partial(distill.run, config)
+        )
     return figures
 
 
 def rounds_of(figures: dict) -> dict[int, str]:
-    """Steps → the directory of that round, the last round first, from the figures of a distillation."""
-    return {one["steps"]: f"rounds/{one['round']}_{one['steps']}_steps" for one in reversed(figures["rounds"])}
+    """Steps → the directory of that round, the last round first, from the figures of a
+    distillation.
+    """
+    return {
+        one["steps"]: f"rounds/{one['round']}_{one['steps']}_steps"
+        for one in reversed(figures["rounds"])
+    }
 
 
-def paired_rounds(workdir: Path, figures: dict[str, dict]) -> dict[tuple[int, int], tuple[Path, Path]]:
-    """(base steps, relay steps) → the cascades of those rounds, the last of both together, and those before them. The last comes last."""
-    both = [[(steps, workdir / f"distill_{stage}" / place / "cascade") for steps, place in rounds_of(figures[stage]).items()]
-            for stage in DISTILLED]  # fmt: skip
+def paired_rounds(
+    workdir: Path, figures: dict[str, dict]
+) -> dict[tuple[int, int], tuple[Path, Path]]:
+    """(base steps, relay steps) → the cascades of those rounds, the last of both together, and
+    those before them. The last comes last.
+    """
+    both = [
+        [
+            (steps, workdir / f"distill_{stage}" / place / "cascade")
+            for steps, place in rounds_of(figures[stage]).items()
+        ]
+        for stage in DISTILLED
+    ]
     return {(b, r): (base, relay) for (b, base), (r, relay) in list(zip(*both))[::-1]}
 
 
 def show(cascade: Cascade, *, count: int, seed: int) -> dict:
-    """The first `count` held-out captions with the pictures of every stage, none picked, and round trips of real pictures."""
+    """The first `count` held-out captions with the pictures of every stage, none picked, and round
+    trips of real pictures.
+    """
     shown = [scenes.sample_scene(seed, i, split="heldout") for i in range(count)]
     prompts = [scenes.caption(scene) for scene in shown]
     images = draw(cascade, prompts, seed)
@@ -154,7 +189,10 @@ def show(cascade: Cascade, *, count: int, seed: int) -> dict:
         side = images[name].shape[1]
         real = np.stack([render(scene, side) for scene in shown])
         recon[str(side)] = (real, round_trip(cascade, real))
-    samples = [{"prompt": prompt, **{stage: batch[i] for stage, batch in images.items()}} for i, prompt in enumerate(prompts)]
+    samples = [
+        {"prompt": prompt, **{stage: batch[i] for stage, batch in images.items()}}
+        for i, prompt in enumerate(prompts)
+    ]
     return {"samples": samples, "recon": recon}
 
 
@@ -162,14 +200,21 @@ def environment() -> dict:
     """Hardware, versions and date, for the report."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind} × {jax.device_count()}",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": platform.python_version(),
+        "machine": (
+            f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind} ×"
+            f" {jax.device_count()}"
+        ),
         **{name: importlib.metadata.version(name) for name in packages},
-    }  # fmt: skip
+    }
 
 
 def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = False) -> dict:
-    """The whole quickstart under `workdir`. Returns what report.json holds. Raises InputError where another process is at it."""
+    """The whole quickstart under `workdir`. Returns what report.json holds.
+
+    Raises InputError where another process is at it.
+    """
     with lock.hold(workdir):
         return _run(workdir, install=install, seed=seed, tiny=tiny)
 
@@ -178,10 +223,16 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     settings = {"seed": seed, "tiny": tiny}
     marker = workdir / "quickstart.json"
     if marker.exists() and (theirs := read_facts(marker)) != settings:
-        raise InputError(f"{workdir} holds a quickstart with other settings {json.dumps(theirs)}; give another --workdir")
+        raise InputError(
+            f"{workdir} holds a quickstart with other settings {json.dumps(theirs)}; give another"
+            " --workdir"
+        )
     recipe.write_json(marker, settings)
     watch = Stopwatch(workdir / "seconds.json", install)
-    watch.run("data", lambda: build_data(workdir / "data" / "train", count=64 if tiny else 10_000, seed=seed))
+    watch.run(
+        "data",
+        lambda: build_data(workdir / "data" / "train", count=64 if tiny else 10_000, seed=seed),
+    )
     for stage in STAGES:
         print(f"quickstart: {stage}", file=sys.stderr)
         watch.run(stage, lambda stage=stage: train_stage(stage, workdir, tiny=tiny, seed=seed))
@@ -194,16 +245,28 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         rounds = paired_rounds(workdir, distilled)
         cascade = with_rounds(load(workdir / "cascade"), rounds)
         count = 4 if tiny else 200
-        judged, pictures = assess(cascade, count=count, seed=seed), show(cascade, count=2 if tiny else 12, seed=seed)
-        ways = compared(cascade, tuple(distilled[stage]["full"] for stage in DISTILLED), list(rounds))
+        judged, pictures = (
+            assess(cascade, count=count, seed=seed),
+            show(cascade, count=2 if tiny else 12, seed=seed),
+        )
+        ways = compared(
+            cascade, tuple(distilled[stage]["full"] for stage in DISTILLED), list(rounds)
+        )
         figures, pictures["distilled"] = assess_distilled(cascade, ways, count=count, seed=seed)
         return judged | figures, pictures
 
     print("quickstart: samples, judged", file=sys.stderr)
     watch.seconds.pop("sample", None)  # it is done anew every time
     figures, pictures = watch.run("sample", sample)
-    seconds = {stage: round(watch.seconds[stage], 1) for stage in ("install", "data", *STAGES, "distill", "sample")}
-    report = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}, **figures, "environment": environment()}
+    seconds = {
+        stage: round(watch.seconds[stage], 1)
+        for stage in ("install", "data", *STAGES, "distill", "sample")
+    }
+    report = {
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        **figures,
+        "environment": environment(),
+    }
     recipe.write_json(workdir / "report.json", report)
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
     for stage in DISTILLED:
@@ -212,36 +275,70 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         for steps, name in reversed(rounds_of(distilled[stage]).items()):
             what = f"{stage.capitalize()}, distilled to {steps} step{'s' if steps > 1 else ''}"
             curves[what] = read_lines(place / name / "metrics.jsonl")
-    write_report(workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures)
+    write_report(
+        workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures
+    )
     shown = pictures["samples"]
     rows = [np.stack([sample[stage] for sample in shown]) for stage in ("base", "relay")]
-    save_png(workdir / "samples.png", contact_sheet(rows, rows=("base", "relay"), columns=[sample["prompt"] for sample in shown]))
+    save_png(
+        workdir / "samples.png",
+        contact_sheet(rows, rows=("base", "relay"), columns=[sample["prompt"] for sample in shown]),
+    )
     return report
 
 
 def next_steps(workdir: Path) -> list[tuple[str, str]]:
     """What a reader of the report may want to do next: (what, command)."""
     here, distilled = shlex.quote(str(workdir)), shlex.quote(str(workdir / "distilled"))
-    prompt = "a small green star on the left and a large purple circle on the right, black background"
+    prompt = (
+        "a small green star on the left and a large purple circle on the right, black background"
+    )
     mine = "--config.data.path=runs/mine/data"
     return [
-        ("Draw what you like, in the words of the captions above.",
-         f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"'),
-        ("Other numbers of base and relay steps, and another guidance weight, to see what they do.",
-         f'cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine --prompt "{prompt}"'),
-        ("The same in the fewest steps, by the distilled stages. They are told the guidance weight and do not run twice for it.",
-         f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"'),
-        ("Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
-         "cv3jax data pack --source pictures/ --out runs/mine/data"),
-        ("Train the three stages on them.",
-         f"cv3jax train --config=scenes_vae --workdir runs/mine/vae {mine}\n"
-         f"cv3jax train --config=scenes_base --workdir runs/mine/base {mine} --config.cascade=runs/mine/vae\n"
-         f"cv3jax train --config=scenes_relay --workdir runs/mine/relay {mine} --config.cascade=runs/mine/base"
-         " --config.init_from=runs/mine/base"),
-        ("Distil what came of it: base, then relay, which ends up with both.",
-         f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine} --config.cascade=runs/mine/relay\n"
-         f"cv3jax distill --config=scenes_distill_relay --workdir runs/mine/fast {mine} --config.cascade=runs/mine/fast_base"),
-    ]  # fmt: skip
+        (
+            "Draw what you like, in the words of the captions above.",
+            f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"',
+        ),
+        (
+            (
+                "Other numbers of base and relay steps, and another guidance weight, to see what"
+                " they do."
+            ),
+            (
+                f"cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine"
+                f' --prompt "{prompt}"'
+            ),
+        ),
+        (
+            (
+                "The same in the fewest steps, by the distilled stages. They are told the guidance"
+                " weight and do not run twice for it."
+            ),
+            f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"',
+        ),
+        (
+            "Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
+            "cv3jax data pack --source pictures/ --out runs/mine/data",
+        ),
+        (
+            "Train the three stages on them.",
+            (
+                f"cv3jax train --config=scenes_vae --workdir runs/mine/vae {mine}\ncv3jax train"
+                f" --config=scenes_base --workdir runs/mine/base {mine}"
+                " --config.cascade=runs/mine/vae\ncv3jax train --config=scenes_relay --workdir"
+                f" runs/mine/relay {mine} --config.cascade=runs/mine/base"
+                " --config.init_from=runs/mine/base"
+            ),
+        ),
+        (
+            "Distil what came of it: base, then relay, which ends up with both.",
+            (
+                f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine}"
+                " --config.cascade=runs/mine/relay\ncv3jax distill --config=scenes_distill_relay"
+                f" --workdir runs/mine/fast {mine} --config.cascade=runs/mine/fast_base"
+            ),
+        ),
+    ]
 
 
 def carry_cascade(source: Path, target: Path) -> None:
@@ -255,21 +352,42 @@ def carry_cascade(source: Path, target: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = recipe.command("quickstart", __doc__, EXAMPLE)
-    parser.add_argument("--workdir", required=True, type=Path, help="where everything goes; an existing one continues")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default 0)")
-    parser.add_argument("--install-seconds", type=float, default=0.0, help="how long the set-up took, for the report")
-    parser.add_argument("--tiny", action="store_true", help="sizes that only exercise the machinery: pictures will be noise")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        help="where everything goes; an existing one continues",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of data, weights and samples (default 0)"
+    )
+    parser.add_argument(
+        "--install-seconds",
+        type=float,
+        default=0.0,
+        help="how long the set-up took, for the report",
+    )
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="sizes that only exercise the machinery: pictures will be noise",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
     args = parser.parse_args(argv)
     recipe.check_directory(args.workdir, "--workdir")
     recipe.check_file(args.json, "--json")
     if not 0 <= args.install_seconds < 1e6:
-        raise InputError(f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more")
+        raise InputError(
+            f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more"
+        )
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
     report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
     recipe.write_json(args.json, report)
-    print(f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html", file=sys.stderr)
+    print(
+        f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

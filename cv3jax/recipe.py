@@ -1,4 +1,6 @@
-"""Recipes: finding a config file by name or path, applying `--config.a.b=v`, and keeping it with a checkpoint as JSON."""
+"""Recipes: finding a config file by name or path, applying `--config.a.b=v`, and keeping it with a
+checkpoint as JSON.
+"""
 
 import argparse
 import importlib.util
@@ -10,17 +12,24 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError, naming
 
-SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")  # what every recipe has
+# what every recipe has
+SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
 
 
 def recipes() -> dict[str, Path]:
     """Name → file of the recipes that travel with the package."""
     directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])
-    return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in ("__init__", "common")}
+    return {
+        path.stem: path
+        for path in sorted(directory.glob("*.py"))
+        if path.stem not in ("__init__", "common")
+    }
 
 
 def locate(spec: str) -> str:
-    """`base_512:tiny` or `path/to/recipe.py:tiny` → `FILE:tiny`, which is what config_flags reads."""
+    """`base_512:tiny` or `path/to/recipe.py:tiny` → `FILE:tiny`, which is what config_flags
+    reads.
+    """
     name, _, variant = spec.partition(":")
     known = recipes()
     if name.endswith(".py"):
@@ -30,7 +39,9 @@ def locate(spec: str) -> str:
     elif name in known:
         path = known[name]
     else:
-        raise InputError(f"--config={spec}: no recipe {name!r}; give a .py file or one of {', '.join(known)}")
+        raise InputError(
+            f"--config={spec}: no recipe {name!r}; give a .py file or one of {', '.join(known)}"
+        )
     return f"{path}:{variant}"
 
 
@@ -55,17 +66,24 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     except Exception as e:  # the file is the user's own program
         message = _one_line(e)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
-        raise InputError(f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}") from e
+        raise InputError(
+            f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}"
+        ) from e
     if missing := [name for name in SECTIONS if name not in config]:
-        raise InputError(f"--config={spec}: the config has no {', '.join(missing)}; start it from cv3jax.configs.common")
+        raise InputError(
+            f"--config={spec}: the config has no {', '.join(missing)}; start it from"
+            " cv3jax.configs.common"
+        )
     return config
 
 
 def _one_line(e: Exception) -> str:
     """What an exception of a recipe or an override says, in one line."""
-    inner = e.args[0] if isinstance(e, AttributeError) and e.args else e  # ConfigDict puts a KeyError in it
+    # ConfigDict puts a KeyError in it
+    inner = e.args[0] if isinstance(e, AttributeError) and e.args else e
     said = str(e)
-    if isinstance(inner, KeyError) and inner.args:  # its own str is a repr; ConfigDict's has the name in quotes, or a sentence
+    # its own str is a repr; ConfigDict's has the name in quotes, or a sentence
+    if isinstance(inner, KeyError) and inner.args:
         said = str(inner.args[0]).partition(" Other fields present")[0]
         said = f"no field {said}" if said.startswith("'") else said
     lines = said.strip().splitlines() or [""]
@@ -90,20 +108,36 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
 
 
 def parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command line every config-driven command shares: --config, --workdir, --json, and `--config.a.b=v` for the rest."""
-    parse = command(name, description, f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field: --config.optim.lr=1e-4")
-    parse.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe")
-    parse.add_argument("--workdir", required=True, type=Path, help="where the run lives; an existing run continues")
+    """The command line every config-driven command shares: --config, --workdir, --json, and
+    `--config.a.b=v` for the rest.
+    """
+    parse = command(
+        name,
+        description,
+        f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field:"
+        " --config.optim.lr=1e-4",
+    )
+    parse.add_argument(
+        "--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe"
+    )
+    parse.add_argument(
+        "--workdir", required=True, type=Path, help="where the run lives; an existing run continues"
+    )
     parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
     return parse
 
 
 def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
     """The parser of `cv3jax <name>`, with an example under its --help."""
-    return one_line(argparse.ArgumentParser(
-        prog=f"cv3jax {name}", description=description, allow_abbrev=False, epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))  # fmt: skip
+    return one_line(
+        argparse.ArgumentParser(
+            prog=f"cv3jax {name}",
+            description=description,
+            allow_abbrev=False,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
 
 
 def one_line(parse: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -117,7 +151,9 @@ def one_line(parse: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check_directory(path: Path, flag: str) -> None:
-    """Raise InputError where a file is in the way of the directory `path`: before the work and not after it."""
+    """Raise InputError where a file is in the way of the directory `path`: before the work and not
+    after it.
+    """
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")

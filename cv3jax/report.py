@@ -1,4 +1,6 @@
-"""The page a run leaves behind: pictures, curves and figures in one HTML file that loads nothing from anywhere."""
+"""The page a run leaves behind: pictures, curves and figures in one HTML file that loads nothing
+from anywhere.
+"""
 
 import json
 from pathlib import Path
@@ -21,41 +23,73 @@ JUDGED = (  # key of prompt_following, heading, what one sees
     ("real", "Real scenes", "what the judge says of the renderer's own pictures"),
     ("vae", "Round trip, small", "real small pictures through the autoencoder: the base's ceiling"),
     ("base", "Base", "sampled from the caption alone"),
-    ("vae_final", "Round trip, large", "real large pictures through the autoencoder: the relay's ceiling"),
-    ("control", "Base, enlarged", "bilinear ×2 and through the autoencoder: where the relay starts"),
+    (
+        "vae_final",
+        "Round trip, large",
+        "real large pictures through the autoencoder: the relay's ceiling",
+    ),
+    (
+        "control",
+        "Base, enlarged",
+        "bilinear ×2 and through the autoencoder: where the relay starts",
+    ),
     ("relay", "Relay", "the result"),
 )
 STAGES = {"vae": "Autoencoder", "base": "Base model", "relay": "Relay model"}
 
 
 def write_report(
-    path: Path, report: dict, *, samples: list[dict], curves: dict[str, list[dict]], recon: dict[str, tuple[np.ndarray, np.ndarray]],
-    next_steps: list[tuple[str, str]], distilled: dict | None = None,
-) -> None:  # fmt: skip
+    path: Path,
+    report: dict,
+    *,
+    samples: list[dict],
+    curves: dict[str, list[dict]],
+    recon: dict[str, tuple[np.ndarray, np.ndarray]],
+    next_steps: list[tuple[str, str]],
+    distilled: dict | None = None,
+) -> None:
     """Write the page of a finished run to `path`.
 
-    report: what report.json holds: "seconds" {name: s, ..., "total": s}, "vae_psnr" {side: dB}, "environment" {name: text or
-    {name: text}}; and, where judged, "n", "prompt_following" {set: {property: share}} and "detail" {set: share}
-    (sets as in JUDGED; "noise_control" and the standard error "se" too in "detail"). Whatever else it holds is shown as JSON.
+    report: what report.json holds: "seconds" {name: s, ..., "total": s}, "vae_psnr" {side: dB},
+    "environment" {name: text or {name: text}}; and, where judged, "n", "prompt_following" {set:
+    {property: share}} and "detail" {set: share} (sets as in JUDGED; "noise_control" and the
+    standard error "se" too in "detail"). Whatever else it holds is shown as JSON.
     samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled",
-    "round_trip", "relay": uint8 [2h, 2h, 3]}, one a held-out caption. curves: stage → lines of its metrics.jsonl. recon: side →
-    (images, round trips), uint8 [N, side, side, 3]. next_steps: (what it does, command). distilled: where report has "distilled",
-    what `report_distilled.section` shows beside it. Text is shown as text, whatever is in it.
+    "round_trip", "relay": uint8 [2h, 2h, 3]}, one a held-out caption. curves: stage → lines of its
+    metrics.jsonl. recon: side → (images, round trips), uint8 [N, side, side, 3]. next_steps: (what
+    it does, command). distilled: where report has "distilled", what `report_distilled.section`
+    shows beside it. Text is shown as text, whatever is in it.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"png": png_uri, "clock": clock, "plain": plain}
     steps = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
     page = environment.from_string(_PAGE).render(
-        report=report, samples=samples, next_steps=next_steps, columns=COLUMNS, judged=JUDGED, style=Markup(_STYLE), steps=steps,
+        report=report,
+        samples=samples,
+        next_steps=next_steps,
+        columns=COLUMNS,
+        judged=JUDGED,
+        style=Markup(_STYLE),
+        steps=steps,
         longest=max((seconds or 0.0 for seconds in steps.values()), default=0.0) or 1.0,
         sides={key: samples[0][key].shape[0] for key, _, _ in COLUMNS} if samples else {},
-        pairs={side: list(zip(images, backs, strict=True)) for side, (images, backs) in recon.items()},
+        pairs={
+            side: list(zip(images, backs, strict=True)) for side, (images, backs) in recon.items()
+        },
         plots=[
-            (f"{STAGES.get(stage, stage)}: {key if key == 'loss' else key.upper()}", plot(lines, key))
-            for stage, lines in curves.items() for key in QUANTITIES if sum(key in line for line in lines) > 1
+            (
+                f"{STAGES.get(stage, stage)}: {key if key == 'loss' else key.upper()}",
+                plot(lines, key),
+            )
+            for stage, lines in curves.items()
+            for key in QUANTITIES
+            if sum(key in line for line in lines) > 1
         ],
-        everything=json.dumps(report, indent=2), distilled=section(environment, report, distilled) if "distilled" in report else "",
-    )  # fmt: skip
+        everything=json.dumps(report, indent=2),
+        distilled=section(environment, report, distilled) if "distilled" in report else "",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with naming(temporary):
@@ -70,12 +104,22 @@ def clock(seconds: float | None) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def plain(value: object) -> str:
-    """A value of the environment as one line: {"jax": "0.10", "flax": "0.12"} → jax 0.10, flax 0.12."""
-    return ", ".join(f"{name} {text}" for name, text in value.items()) if isinstance(value, dict) else str(value)
+    """A value of the environment as one line: {"jax": "0.10", "flax": "0.12"} → jax 0.10, flax
+    0.12.
+    """
+    return (
+        ", ".join(f"{name} {text}" for name, text in value.items())
+        if isinstance(value, dict)
+        else str(value)
+    )
 
 
 _STYLE = """

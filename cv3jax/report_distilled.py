@@ -1,4 +1,6 @@
-"""The report's section on distillation: what it saves, what it costs, and where it pays, said from the figures."""
+"""The report's section on distillation: what it saves, what it costs, and where it pays, said from
+the figures.
+"""
 
 import jinja2
 import numpy as np
@@ -7,23 +9,41 @@ from markupsafe import Markup
 from cv3jax.assess_distilled import FULL
 from cv3jax.report_plots import png_uri, quality_plot
 
-AS_FAST = 1.2  # a sampler that takes at most so many times as long is one that could be taken instead
-HEADINGS = {True: "Where it pays", False: "Where it does not", None: "What these figures do not tell apart"}
+# a sampler that takes at most so many times as long is one that could be taken instead
+AS_FAST = 1.2
+HEADINGS = {
+    True: "Where it pays",
+    False: "Where it does not",
+    None: "What these figures do not tell apart",
+}
 
 
 def section(environment: jinja2.Environment, report: dict, shown: dict) -> Markup:
-    """The section. report: with "distilled" and "single_stage" as `assess_distilled` returns them, and "n".
+    """The section. report: with "distilled" and "single_stage" as `assess_distilled` returns them,
+    and "n".
 
-    shown: "prompts", "rows" {sampler: uint8 [N, S, S, 3], N as many as prompts} and "quality" {stage: its quality.json}.
+    shown: "prompts", "rows" {sampler: uint8 [N, S, S, 3], N as many as prompts} and "quality"
+    {stage: its quality.json}.
     """
     rows, single = report["distilled"], report["single_stage"]
     page = environment.from_string(_SECTION).render(
-        n=report["n"], rows=rows, single=single, names={name: label(name, row) for name, row in rows.items()}, full=rows[FULL],
-        cells=cells, prompts=shown["prompts"], summary=summary(rows, single),
+        n=report["n"],
+        rows=rows,
+        single=single,
+        names={name: label(name, row) for name, row in rows.items()},
+        full=rows[FULL],
+        cells=cells,
+        prompts=shown["prompts"],
+        summary=summary(rows, single),
         verdicts=verdicts(rows, shown["quality"]),
-        pictures={name: [png_uri(image) for image in images] for name, images in shown["rows"].items()},
-        plots={stage: quality_plot(quality["rows"], quality["full"]) for stage, quality in shown["quality"].items()},
-    )  # fmt: skip
+        pictures={
+            name: [png_uri(image) for image in images] for name, images in shown["rows"].items()
+        },
+        plots={
+            stage: quality_plot(quality["rows"], quality["full"])
+            for stage, quality in shown["quality"].items()
+        },
+    )
     return Markup(page)
 
 
@@ -53,9 +73,15 @@ def cells(row: dict, full: dict) -> list[str]:
     """A row of the table; no quality where there is none."""
     quality = ["–"] * 3
     if "all" in row:
-        quality = [f"{100 * row['all']:.1f}", share(row["all"], full["all"]), f"{row['image_distance']:.4f}"]
+        quality = [
+            f"{100 * row['all']:.1f}",
+            share(row["all"], full["all"]),
+            f"{row['image_distance']:.4f}",
+        ]
     times = [(denoising(row), denoising(full)), (row["seconds"]["total"], full["seconds"]["total"])]
-    return quality + [text for ours, theirs in times for text in (f"{1000 * ours:.1f}", f"{theirs / ours:.1f}")]
+    return quality + [
+        text for ours, theirs in times for text in (f"{1000 * ours:.1f}", f"{theirs / ours:.1f}")
+    ]
 
 
 def share(part: float, whole: float) -> str:
@@ -69,43 +95,82 @@ def summary(rows: dict, single: dict) -> list[str]:
     change = f"{100 * (row['all'] - full['all']):+.1f}".replace("-", "−")
     total, rest = row["seconds"]["total"], row["seconds"]["total"] - denoising(row)
     return [
-        f"Distilled to {plus(row)} steps it keeps {share(row['all'], full['all'])} of the full sampler's score ({plus(full)} steps, "
-        f"guided) and denoises {denoising(full) / denoising(row):.1f} times as fast. The difference of the scores is "
-        f"{change} points, with a standard error of {100 * row['se']:.1f}.",
-        f"A whole picture comes {full['seconds']['total'] / total:.1f} times as fast: text, autoencoder and what is between them take "
-        f"{1000 * rest:.1f} of its {1000 * total:.1f} ms, and no distillation shortens that. A single-stage model of the same width at "
-        f"{single['side']}² would take {1000 * single['seconds']['total']:.0f} ms for {single['steps']} guided steps, "
-        f"{single['seconds']['total'] / total:.1f} times as long (only its time was measured: no such model was trained).",
-    ]  # fmt: skip
+        (
+            f"Distilled to {plus(row)} steps it keeps {share(row['all'], full['all'])} of the full"
+            f" sampler's score ({plus(full)} steps, guided) and denoises"
+            f" {denoising(full) / denoising(row):.1f} times as fast. The difference of the scores"
+            f" is {change} points, with a standard error of {100 * row['se']:.1f}."
+        ),
+        (
+            f"A whole picture comes {full['seconds']['total'] / total:.1f} times as fast: text,"
+            f" autoencoder and what is between them take {1000 * rest:.1f} of its"
+            f" {1000 * total:.1f} ms, and no distillation shortens that. A single-stage model of"
+            f" the same width at {single['side']}² would take"
+            f" {1000 * single['seconds']['total']:.0f} ms for {single['steps']} guided steps,"
+            f" {single['seconds']['total'] / total:.1f} times as long (only its time was measured:"
+            " no such model was trained)."
+        ),
+    ]
 
 
 def last(rows: dict) -> str:
     """The distilled sampler with the fewest steps, as guided as the full one."""
-    return [name for name, row in rows.items() if name.startswith("distilled") and row["guidance"] == rows[FULL]["guidance"]][-1]
+    return [
+        name
+        for name, row in rows.items()
+        if name.startswith("distilled") and row["guidance"] == rows[FULL]["guidance"]
+    ][-1]
 
 
 def verdicts(rows: dict, quality: dict) -> dict[str, list[str]]:
-    """Heading → sentences: each distilled sampler beside undistilled ones in as many steps and as fast, and each stage by itself."""
+    """Heading → sentences: each distilled sampler beside undistilled ones in as many steps and as
+    fast, and each stage by itself.
+    """
     found: list[tuple[bool | None, str]] = []
     for name, row in rows.items():
         twin = rows.get(f"un{name}")
-        if not name.startswith("distilled") or twin is None or row["guidance"] != rows[FULL]["guidance"]:
+        if (
+            not name.startswith("distilled")
+            or twin is None
+            or row["guidance"] != rows[FULL]["guidance"]
+        ):
             continue
         ours, theirs = denoising(row), denoising(twin)
-        found.append((less(ours, theirs), f"{plus(row)}: {1000 * ours:.1f} ms of denoising an image, undistilled {1000 * theirs:.1f} ms."))
+        found.append(
+            (
+                less(ours, theirs),
+                (
+                    f"{plus(row)}: {1000 * ours:.1f} ms of denoising an image, undistilled"
+                    f" {1000 * theirs:.1f} ms."
+                ),
+            )
+        )
         found += beside(row, twin, f"{plus(row)}, beside the undistilled sampler in as many steps")
         rival = as_fast(rows, row)
         if rival is not None and rival is not twin:
             guided = "without guidance" if unguided(rival) else "guided"
-            found += beside(row, rival, f"{plus(row)}, beside undistilled {plus(rival)} {guided}, which takes about as long")
+            found += beside(
+                row,
+                rival,
+                f"{plus(row)}, beside undistilled {plus(rival)} {guided}, which takes about as"
+                " long",
+            )
     for stage, one in quality.items():
-        theirs = {line["steps"]: line["distance"]["all"] for line in one["rows"] if line["round"] is None}
+        theirs = {
+            line["steps"]: line["distance"]["all"] for line in one["rows"] if line["round"] is None
+        }
         for line in one["rows"]:
             if line["round"] is not None and line["steps"] in theirs:
                 ours, other = line["distance"]["all"], theirs[line["steps"]]
-                text = f"The {stage} alone in {line['steps']}: its latents are {ours:.3f} from the full sampler's, undistilled {other:.3f}."
+                text = (
+                    f"The {stage} alone in {line['steps']}: its latents are {ours:.3f} from the"
+                    f" full sampler's, undistilled {other:.3f}."
+                )
                 found.append((less(ours, other), text))
-    return {heading: [text for verdict, text in found if verdict is which] for which, heading in HEADINGS.items()}
+    return {
+        heading: [text for verdict, text in found if verdict is which]
+        for which, heading in HEADINGS.items()
+    }
 
 
 def less(ours: float, theirs: float) -> bool | None:
@@ -114,14 +179,19 @@ def less(ours: float, theirs: float) -> bool | None:
 
 
 def beside(row: dict, other: dict, where: str) -> list[tuple[bool | None, str]]:
-    """(whether it is better, or None where that cannot be told; sentence) of a distilled sampler's score and likeness, beside another's."""
+    """(whether it is better, or None where that cannot be told; sentence) of a distilled sampler's
+    score and likeness, beside another's.
+    """
     score = less(other["all"], row["all"])
     leads = np.subtract(row["right"], other["right"])  # caption by caption
     if abs(leads.mean()) <= 2 * leads.std(ddof=1) / np.sqrt(len(leads)):
         score = None
     near = less(row["image_distance"], other["image_distance"])
     right = f"{100 * row['all']:.1f} % right, undistilled {100 * other['all']:.1f} %"
-    close = f"pictures {row['image_distance']:.4f} from the full sampler's, undistilled {other['image_distance']:.4f}"
+    close = (
+        f"pictures {row['image_distance']:.4f} from the full sampler's, undistilled"
+        f" {other['image_distance']:.4f}"
+    )
     if score is near:
         return [(score, f"{where}: {right}; {close}.")]
     return [(score, f"{where}: {right}."), (near, f"{where}: {close}.")]
@@ -129,7 +199,11 @@ def beside(row: dict, other: dict, where: str) -> list[tuple[bool | None, str]]:
 
 def as_fast(rows: dict, row: dict) -> dict | None:
     """The undistilled sampler nearest to the full one, of those as fast as `row`."""
-    some = [one for name, one in rows.items() if name.startswith("undistilled") and denoising(one) <= AS_FAST * denoising(row)]
+    some = [
+        one
+        for name, one in rows.items()
+        if name.startswith("undistilled") and denoising(one) <= AS_FAST * denoising(row)
+    ]
     return min(some, key=lambda one: one["image_distance"], default=None)
 
 

@@ -1,4 +1,6 @@
-"""Pictures and curves inside a page: addresses that hold the data, and SVG in the page's own font and colours."""
+"""Pictures and curves inside a page: addresses that hold the data, and SVG in the page's own font
+and colours.
+"""
 
 import base64
 import contextlib
@@ -28,8 +30,17 @@ def png_uri(image: np.ndarray) -> str:
 @contextlib.contextmanager
 def drawn(pieces: list[Markup]) -> Iterator[Axes]:
     """Axes to draw on; afterwards their inline SVG is appended to `pieces`."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK,
-                                "xtick.color": _INK, "ytick.color": _INK, "font.size": 11}):  # fmt: skip
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "text.color": _INK,
+            "axes.edgecolor": _INK,
+            "axes.labelcolor": _INK,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+            "font.size": 11,
+        }
+    ):
         figure = Figure(figsize=(5.4, 3.1), layout="constrained")
         axes = figure.subplots()
         yield axes
@@ -37,21 +48,34 @@ def drawn(pieces: list[Markup]) -> Iterator[Axes]:
         axes.spines[["top", "right"]].set_visible(False)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue()[out.getvalue().index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
+    svg = re.sub(
+        r"<metadata>.*?</metadata>",
+        "",
+        out.getvalue()[out.getvalue().index("<svg") :],
+        flags=re.DOTALL,
+    )
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1
+    )
     pieces.append(Markup(re.sub(r'<g id="[^"]*"', "<g", svg).replace(_INK, "currentColor")))
 
 
 def plot(lines: list[dict], key: str) -> Markup:
     """Inline SVG of `key` over the steps, with its running mean."""
-    step, value = np.array([(line["step"], line[key]) for line in lines if key in line], np.float64).T
+    step, value = np.array(
+        [(line["step"], line[key]) for line in lines if key in line], np.float64
+    ).T
     pieces: list[Markup] = []
     with drawn(pieces) as axes:
         width = max(len(value) // 15, 1)  # of the running mean, in points
         axes.plot(step, value, color=_FAINT, alpha=0.45 if width > 1 else 1.0, linewidth=1.4)
         if width > 1:
-            axes.plot(np.convolve(step, np.ones(width) / width, "valid"), np.convolve(value, np.ones(width) / width, "valid"),
-                      color=_LINE, linewidth=2.2)  # fmt: skip
+            axes.plot(
+                np.convolve(step, np.ones(width) / width, "valid"),
+                np.convolve(value, np.ones(width) / width, "valid"),
+                color=_LINE,
+                linewidth=2.2,
+            )
         axes.set(xlabel="optimizer steps", ylabel=QUANTITIES[key])
         if key == "loss" and (value > 0).all():
             axes.set(yscale="log", ylabel=f"{QUANTITIES[key]}, log scale")
@@ -69,13 +93,21 @@ def quality_plot(rows: list[dict], full: int) -> Markup:
 
 
 def draw_quality(axes: Axes, rows: list[dict], full: int) -> None:
-    """The distance from `full` steps against the steps, distilled and not. rows: of a quality.json."""
+    """The distance from `full` steps against the steps, distilled and not. rows: of a
+    quality.json.
+    """
     for what, some, style, colour in (
         ("undistilled, guided", [row for row in rows if row["round"] is None], "o--", _OTHER),
         ("distilled", [row for row in rows if row["round"] is not None], "s-", _LINE),
     ):
         if some:
-            axes.plot([row["steps"] for row in some], [row["distance"]["all"] for row in some], style, color=colour, label=what)
+            axes.plot(
+                [row["steps"] for row in some],
+                [row["distance"]["all"] for row in some],
+                style,
+                color=colour,
+                label=what,
+            )
     counts = sorted({row["steps"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -1,6 +1,8 @@
-"""Bilinear resizing of pixels by exactly two, as the released code does it: half-pixel centres, no antialiasing.
+"""Bilinear resizing of pixels by exactly two, as the released code does it: half-pixel centres, no
+antialiasing.
 
-Relay training and relay sampling both pass images through these (REFERENCE §7); `jax.image.resize` would antialias.
+Relay training and relay sampling both pass images through these (REFERENCE §7); `jax.image.resize`
+would antialias.
 """
 
 import jax
@@ -8,7 +10,8 @@ import jax.numpy as jnp
 
 
 def down2(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] with even H and W → [B, H/2, W/2, C]: the mean of each 2×2 box, which is what bilinear ×½ comes to.
+    """[B, H, W, C] with even H and W → [B, H/2, W/2, C]: the mean of each 2×2 box, which is what
+    bilinear ×½ comes to.
 
     Raises ValueError when a side is odd.
     """

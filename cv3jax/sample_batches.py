@@ -1,4 +1,6 @@
-"""Batches of pictures over the devices of one process: the mesh, the size of a batch, and drawing one."""
+"""Batches of pictures over the devices of one process: the mesh, the size of a batch, and drawing
+one.
+"""
 
 import jax
 import numpy as np
@@ -11,7 +13,9 @@ from data_pipeline.errors import InputError
 
 
 def choose_mesh(text: str | None, count: int) -> Mesh | None:
-    """The mesh of `--mesh` over this process's devices; without it, `count` pictures over as many of them as they fill, None for one."""
+    """The mesh of `--mesh` over this process's devices; without it, `count` pictures over as many
+    of them as they fill, None for one.
+    """
     devices = jax.local_devices()
     if text is None:
         return make_mesh(devices=devices[:count]) if min(len(devices), count) > 1 else None
@@ -21,7 +25,9 @@ def choose_mesh(text: str | None, count: int) -> Mesh | None:
     except ValueError:
         sizes = {}
     if not sizes or len(sizes) < len(given) or not sizes.keys() <= set(AXES):
-        raise InputError(f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4")
+        raise InputError(
+            f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
+        )
     try:
         return make_mesh(**{"data": 1 if -1 in sizes.values() else -1, **sizes}, devices=devices)
     except ValueError as e:
@@ -29,22 +35,34 @@ def choose_mesh(text: str | None, count: int) -> Mesh | None:
 
 
 def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:
-    """Images of one batch: `batch` a device, fewer where `count` pictures are fewer; the same for all batches, as each is a compilation."""
+    """Images of one batch: `batch` a device, fewer where `count` pictures are fewer; the same for
+    all batches, as each is a compilation.
+    """
     ways = 1 if mesh is None else batch_ways(mesh)
     return min(batch, -(-count // ways)) * ways
 
 
 def draw(
-    cascade: Cascade, jobs: list[Job], width: int, images: np.ndarray | None = None, noise: dict[str, np.ndarray] | None = None,
+    cascade: Cascade,
+    jobs: list[Job],
+    width: int,
+    images: np.ndarray | None = None,
+    noise: dict[str, np.ndarray] | None = None,
     **options: dict | int | None,
-) -> np.ndarray:  # fmt: skip
-    """Pictures of up to `width` jobs, uint8 [N, side, side, 3]. The batch is filled up with its last one.
+) -> np.ndarray:
+    """Pictures of up to `width` jobs, uint8 [N, side, side, 3].
+
+    The batch is filled up with its last one.
 
     images, noise: of these jobs. `options`: as of `Cascade.generate`.
     """
     rows = np.minimum(np.arange(width), len(jobs) - 1)
     made = cascade.generate(
-        [jobs[row].prompt for row in rows], [jobs[row].seed for row in rows], images=None if images is None else images[rows],
-        noise=None if noise is None else {name: value[rows] for name, value in noise.items()}, final=True, **options,
-    )  # fmt: skip
+        [jobs[row].prompt for row in rows],
+        [jobs[row].seed for row in rows],
+        images=None if images is None else images[rows],
+        noise=None if noise is None else {name: value[rows] for name, value in noise.items()},
+        final=True,
+        **options,
+    )
     return made.get("relay", made["base"])[: len(jobs)]

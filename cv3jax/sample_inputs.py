@@ -1,4 +1,6 @@
-"""What `cv3jax sample` reads: files of prompts, pictures to enlarge, and noise that another program drew."""
+"""What `cv3jax sample` reads: files of prompts, pictures to enlarge, and noise that another program
+drew.
+"""
 
 import hashlib
 import json
@@ -19,7 +21,10 @@ MAX_LINE = 65_536  # bytes, of a file of prompts
 MAX_LINES = 1_000_000
 LAST_SEED = 2**32 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a picture, as a part of its file's name
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Prompt(NamedTuple):
@@ -42,7 +47,9 @@ def check_prompt(text: Any) -> str | None:
 
 
 def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
-    """(the prompts of a file, one a line, the hash of its bytes). A .jsonl has {"prompt", "seed" and "name" if wanted} a line.
+    """(the prompts of a file, one a line, the hash of its bytes).
+
+    A .jsonl has {"prompt", "seed" and "name" if wanted} a line.
 
     num: pictures of each, which seeds must leave room for.
 
@@ -60,19 +67,31 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
                 found.update(line)
                 where = f"--prompts {path} line {number}"
                 if number > MAX_LINES:
-                    raise InputError(f"--prompts {path} has more than {MAX_LINES:,} lines; split it")
+                    raise InputError(
+                        f"--prompts {path} has more than {MAX_LINES:,} lines; split it"
+                    )
                 if len(line) > MAX_LINE:
                     raise InputError(f"{where} is longer than {MAX_LINE:,} bytes")
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+                    text = (
+                        line.decode("utf-8-sig" if number == 1 else "utf-8")
+                        .removesuffix("\n")
+                        .removesuffix("\r")
+                    )
                 except UnicodeDecodeError as e:
-                    raise InputError(f"{where} is not UTF-8: {e.reason}; save the file as UTF-8") from e
+                    raise InputError(
+                        f"{where} is not UTF-8: {e.reason}; save the file as UTF-8"
+                    ) from e
                 if not text.strip():
                     blank = blank or number  # the last lines may be
                     continue
                 if blank:
-                    raise InputError(f"--prompts {path} line {blank} is blank; give a prompt on every line")
-                prompts.append(_parse(text, where, num) if path.suffix == ".jsonl" else Prompt(text))
+                    raise InputError(
+                        f"--prompts {path} line {blank} is blank; give a prompt on every line"
+                    )
+                prompts.append(
+                    _parse(text, where, num) if path.suffix == ".jsonl" else Prompt(text)
+                )
                 if problem := check_prompt(prompts[-1].text):
                     raise InputError(f"{where}: a prompt {problem}")
     except OSError as e:
@@ -88,19 +107,36 @@ def _parse(text: str, where: str, num: int) -> Prompt:
         entry = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise InputError(f'{where} is no JSON ({first_line(e)}); give {{"prompt": "..."}}') from e
-    if not isinstance(entry, dict) or "prompt" not in entry or entry.keys() - {"prompt", "seed", "name"}:
-        found = (", ".join(sorted(entry))[:80] or "nothing") if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise InputError(f'{where} has {found}; it takes {{"prompt": "...", "seed": 0, "name": "..."}}, the last two if wanted')
+    if (
+        not isinstance(entry, dict)
+        or "prompt" not in entry
+        or entry.keys() - {"prompt", "seed", "name"}
+    ):
+        found = (
+            (", ".join(sorted(entry))[:80] or "nothing")
+            if isinstance(entry, dict)
+            else f"a {type(entry).__name__}"
+        )
+        raise InputError(
+            f'{where} has {found}; it takes {{"prompt": "...", "seed": 0, "name": "..."}}, the last'
+            " two if wanted"
+        )
     seed, name = entry.get("seed"), entry.get("name", "")
     if seed is not None and (type(seed) is not int or not 0 <= seed <= LAST_SEED + 1 - num):
         raise InputError(f"{where}: seed {str(seed)[:40]}: 0..{LAST_SEED + 1 - num}")
     if name != "" and not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise InputError(f"{where}: name {str(name)[:40]!r}: give letters, digits, dots, dashes and underscores, at most 100")
+        raise InputError(
+            f"{where}: name {str(name)[:40]!r}: give letters, digits, dots, dashes and underscores,"
+            " at most 100"
+        )
     return Prompt(entry["prompt"], seed, name)
 
 
 def read_images(paths: list[Path], multiple: int) -> np.ndarray:
-    """Square pictures of one size → uint8 [N, side, side, 3]. Raises InputError on others, and where a side is no such multiple."""
+    """Square pictures of one size → uint8 [N, side, side, 3].
+
+    Raises InputError on others, and where a side is no such multiple.
+    """
     images: dict[Path, np.ndarray] = {}
     for path in dict.fromkeys(paths):  # one for all prompts is read once
         try:
@@ -112,32 +148,60 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
             raise InputError(f"--image {path}: {e}") from e
         height, width = image.shape[:2]
         if height != width or height % multiple or height > MAX_SIDE:
-            right = f"give a square picture whose side is a multiple of {multiple}, at most {MAX_SIDE}"
+            right = (
+                f"give a square picture whose side is a multiple of {multiple}, at most {MAX_SIDE}"
+            )
             raise InputError(f"--image {path} is {width}×{height}; {right}")
         if image.shape != (first := next(iter(images.values()), image)).shape:
-            raise InputError(f"--image {path} is {width}×{height}, the first is {first.shape[1]}×{first.shape[0]}; give one size a call")
+            raise InputError(
+                f"--image {path} is {width}×{height}, the first is"
+                f" {first.shape[1]}×{first.shape[0]}; give one size a call"
+            )
         images[path] = image
     return np.stack([images[path] for path in paths])
 
 
 def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Standard normal noise from an .npz: float arrays of just these names and shapes [N, h, w, z], as float32. Raises InputError."""
+    """Standard normal noise from an .npz: float arrays of just these names and shapes [N, h, w, z],
+    as float32. Raises InputError.
+    """
     wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     try:
         with zipfile.ZipFile(path) as file:
             names = {name.removesuffix(".npy") for name in file.namelist()}
             if names != shapes.keys():
-                raise InputError(f"--noise {path} holds {', '.join(sorted(names)[:8]) or 'nothing'}; it takes {wanted}")
+                raise InputError(
+                    f"--noise {path} holds {', '.join(sorted(names)[:8]) or 'nothing'}; it takes"
+                    f" {wanted}"
+                )
             for name, shape in shapes.items():
                 with file.open(f"{name}.npy") as member:  # before any of its values are unpacked
                     found, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
                 if found != shape or dtype.kind != "f":
-                    raise InputError(f"--noise {path}: {name} is {dtype} {list(found)}; it takes {wanted}, of floats")
+                    raise InputError(
+                        f"--noise {path}: {name} is {dtype} {list(found)}; it takes {wanted}, of"
+                        " floats"
+                    )
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in shapes}
-    # KeyError: another version of .npy; RuntimeError: members that are encrypted or packed in a way zipfile does not know
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
-        raise InputError(f"--noise {path} is no .npz of numbers: {getattr(e, 'strerror', None) or first_line(e)}; it takes {wanted}") from e
+    # KeyError: another version of .npy; RuntimeError: members that are encrypted or packed in a way
+    # zipfile does not know
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as e:
+        raise InputError(
+            f"--noise {path} is no .npz of numbers:"
+            f" {getattr(e, 'strerror', None) or first_line(e)}; it takes {wanted}"
+        ) from e
     if wild := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
-        raise InputError(f"--noise {path}: {wild[0]} has values that are not finite; it takes {wanted}, standard normal")
+        raise InputError(
+            f"--noise {path}: {wild[0]} has values that are not finite; it takes {wanted}, standard"
+            " normal"
+        )
     return arrays

@@ -1,9 +1,11 @@
-"""Pictures of many prompts: who makes which, what is there already, and what a directory of them promises.
+"""Pictures of many prompts: who makes which, what is there already, and what a directory of them
+promises.
 
-`plan.json` in the directory says what decides its pictures: the prompts' hash, seeds, settings, the checkpoint's hash. A directory
-holds pictures of one plan. Batches, not pictures, are dealt to processes, batch k to process k mod N, and a batch of which a picture
-is missing is drawn as it was: so a picture has the same bytes whoever made it, and after whatever interruptions.
-`index.jsonl` names all pictures with prompts and seeds; it appears when every one of them is there.
+`plan.json` in the directory says what decides its pictures: the prompts' hash, seeds, settings, the
+checkpoint's hash. A directory holds pictures of one plan. Batches, not pictures, are dealt to
+processes, batch k to process k mod N, and a batch of which a picture is missing is drawn as it was:
+so a picture has the same bytes whoever made it, and after whatever interruptions. `index.jsonl`
+names all pictures with prompts and seeds; it appears when every one of them is there.
 """
 
 import contextlib
@@ -42,7 +44,10 @@ class Job(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Jobs:
-    """All pictures of a plan, in their order: `num` of each prompt. Seeds count up from `seed`, or from a prompt's own."""
+    """All pictures of a plan, in their order: `num` of each prompt.
+
+    Seeds count up from `seed`, or from a prompt's own.
+    """
 
     prompts: list[Prompt]
     num: int
@@ -56,11 +61,15 @@ class Jobs:
         prompt = self.prompts[number]
         seed = self.seed + i if prompt.seed is None else prompt.seed + copy
         digits = max(len(str(len(self) - 1)), 5)
-        return Job(prompt.text, seed, f"{i:0{digits}d}_{prompt.name or slug(prompt.text)}_{seed}.png")
+        return Job(
+            prompt.text, seed, f"{i:0{digits}d}_{prompt.name or slug(prompt.text)}_{seed}.png"
+        )
 
 
 class Part(NamedTuple):
-    """Which of `count` processes this is, each of which makes the batches k with k mod count = index."""
+    """Which of `count` processes this is, each of which makes the batches k with k mod count =
+    index.
+    """
 
     index: int
     count: int
@@ -72,16 +81,26 @@ def slug(text: str) -> str:
 
 
 def digest(path: str | Path, parts: Sequence[str]) -> str:
-    """Of these parts of the checkpoint at `path`: their descriptions, the hashes that they were written with, the tokenizer."""
+    """Of these parts of the checkpoint at `path`: their descriptions, the hashes that they were
+    written with, the tokenizer.
+    """
     directory, description = checkpoint.read_cascade(path)
     found = hashlib.sha256()
     for part in parts:
-        found.update(json.dumps([part, description["stages"].get(part) or description[part]], sort_keys=True).encode())
+        found.update(
+            json.dumps(
+                [part, description["stages"].get(part) or description[part]], sort_keys=True
+            ).encode()
+        )
         place = directory / part
         if (place / manifest.NAME).is_file():
             found.update((place / manifest.NAME).read_bytes())
         else:  # of another program, which is taken as it is
-            sizes = sorted((str(file.relative_to(place)), file.stat().st_size) for file in place.rglob("*") if file.is_file())
+            sizes = sorted(
+                (str(file.relative_to(place)), file.stat().st_size)
+                for file in place.rglob("*")
+                if file.is_file()
+            )
             found.update(json.dumps(sizes).encode())
     for file in sorted((directory / "t5" / "tokenizer").glob("*")):
         found.update(file.name.encode() + file.read_bytes())
@@ -96,17 +115,28 @@ def check(out: Path, plan: dict, jobs: Jobs) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as e:
-        raise InputError(f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory") from e
+        raise InputError(
+            f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory"
+        ) from e
     if theirs is None:
         if strange := next((job.file for job in jobs if job.file in names), None):
-            raise InputError(f"--out {out} has {strange} but no {PLAN} that says what it is of; give another directory")
+            raise InputError(
+                f"--out {out} has {strange} but no {PLAN} that says what it is of; give another"
+                " directory"
+            )
     elif changed := recipe.differences(plan, theirs if isinstance(theirs, dict) else {}):
-        raise InputError(f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its command, or another directory")
+        raise InputError(
+            f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its"
+            " command, or another directory"
+        )
 
 
 @contextlib.contextmanager
 def holding(out: Path, part: Part) -> Iterator[Path]:
-    """Hold this part of `out` for this process. Yields where its files are written before they get their names."""
+    """Hold this part of `out` for this process.
+
+    Yields where its files are written before they get their names.
+    """
     place = out / f".part_{part.index}_of_{part.count}"
     try:
         with lock.hold(place, "--out"):
@@ -115,7 +145,8 @@ def holding(out: Path, part: Part) -> Iterator[Path]:
                     left.unlink()
             yield place
     finally:
-        with contextlib.suppress(OSError):  # a directory that was there before is not removed by the lock
+        # a directory that was there before is not removed by the lock
+        with contextlib.suppress(OSError):
             place.rmdir()
 
 
@@ -130,7 +161,10 @@ def write(place: Path, path: Path, text: Iterator[str]) -> None:
 
 
 def is_whole(path: Path, side: int) -> bool:
-    """Whether `path` is a PNG of that side from its beginning to its end. What is between is not read: it was written before the name."""
+    """Whether `path` is a PNG of that side from its beginning to its end.
+
+    What is between is not read: it was written before the name.
+    """
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < len(_PNG_HEAD) + 8 + len(_PNG_TAIL):
@@ -146,24 +180,42 @@ def missing(jobs: Jobs, rows: list[int], out: Path, side: int) -> list[int]:
     """Those of `rows` whose picture is not there, or not whole."""
     there = set(os.listdir(out)) if out.exists() else set()
     with ThreadPoolExecutor(WRITERS) as pool:
-        whole = pool.map(lambda i: jobs[i].file in there and is_whole(out / jobs[i].file, side), rows)
+        whole = pool.map(
+            lambda i: jobs[i].file in there and is_whole(out / jobs[i].file, side), rows
+        )
         return [i for i, found in zip(rows, whole, strict=True) if not found]
 
 
 def make(
-    jobs: Jobs, rows: list[int], width: int, draw: Callable[[list[Job]], np.ndarray], out: Path, place: Path, stop: Callable[[], int | None]
+    jobs: Jobs,
+    rows: list[int],
+    width: int,
+    draw: Callable[[list[Job]], np.ndarray],
+    out: Path,
+    place: Path,
+    stop: Callable[[], int | None],
 ) -> int:
-    """Draw the pictures `rows`, batch after batch of `width`, and save them in `out`; `stop` is asked after each. Returns how many it made.
+    """Draw the pictures `rows`, batch after batch of `width`, and save them in `out`; `stop` is
+    asked after each. Returns how many it made.
 
-    `draw` makes a whole batch, uint8 [N, side, side, 3], always of the same pictures; those that are not in `rows` are not saved again.
-    A batch is written while the next is drawn, so that no more than two are in memory.
+    `draw` makes a whole batch, uint8 [N, side, side, 3], always of the same pictures; those that
+    are not in `rows` are not saved again. A batch is written while the next is drawn, so that no
+    more than two are in memory.
     """
     wanted: dict[int, list[int]] = {}
     for i in rows:
         wanted.setdefault(i // width, []).append(i)
     made, writing = 0, []
-    rate = {"unit": "picture", "desc": "sample", "file": sys.stderr, "mininterval": 1.0 if sys.stderr.isatty() else 15.0}
-    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=len(rows), dynamic_ncols=True, **rate) as bar:
+    rate = {
+        "unit": "picture",
+        "desc": "sample",
+        "file": sys.stderr,
+        "mininterval": 1.0 if sys.stderr.isatty() else 15.0,
+    }
+    with (
+        ThreadPoolExecutor(WRITERS) as pool,
+        tqdm(total=len(rows), dynamic_ncols=True, **rate) as bar,
+    ):
 
         def settle() -> None:
             nonlocal made
@@ -173,9 +225,14 @@ def make(
             bar.update(len(writing))
 
         for batch, some in sorted(wanted.items()):
-            images = draw([jobs[i] for i in range(batch * width, min((batch + 1) * width, len(jobs)))])
+            images = draw(
+                [jobs[i] for i in range(batch * width, min((batch + 1) * width, len(jobs)))]
+            )
             settle()
-            writing = [pool.submit(save_png, out / jobs[i].file, images[i - batch * width], place) for i in some]
+            writing = [
+                pool.submit(save_png, out / jobs[i].file, images[i - batch * width], place)
+                for i in some
+            ]
             if stop():
                 break
         settle()
@@ -186,5 +243,12 @@ def index(jobs: Jobs, out: Path, place: Path, side: int) -> int:
     """Write index.jsonl where every picture of every part is there. Returns how many are not."""
     lacking = len(missing(jobs, list(range(len(jobs))), out, side))
     if not lacking:
-        write(place, out / INDEX, (json.dumps({"file": job.file, "prompt": job.prompt, "seed": job.seed}) + "\n" for job in jobs))
+        write(
+            place,
+            out / INDEX,
+            (
+                json.dumps({"file": job.file, "prompt": job.prompt, "seed": job.seed}) + "\n"
+                for job in jobs
+            ),
+        )
     return lacking

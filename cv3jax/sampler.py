@@ -1,4 +1,5 @@
-"""Sampling as one scan over a grid: base and relay, deterministic or not, in the released form or the paper's.
+"""Sampling as one scan over a grid: base and relay, deterministic or not, in the released form or
+the paper's.
 
     released form    m_t = mean(x̂0, low, b_t),  m_s = mean(x̂0, low, b_s)             low stays fixed; base is the case b = 0
     paper's form     m_s = (b_s/b_t) m_t + (1 - b_s/b_t) x̂0,  m starts at low           Algorithm 1
@@ -17,13 +18,20 @@ Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int 
 
 
 def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
-    """Where sampling begins: √(1 + σ²) ε for a base stage, low + σ ε for a relay stage. noise [B, H, W, C]."""
+    """Where sampling begins: √(1 + σ²) ε for a base stage, low + σ ε for a relay stage. noise [B,
+    H, W, C].
+    """
     sigma = grid.sigma[0]
     return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
 
 
-def means(form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array, b_s: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(m_t, m_s), the means at the two ends of a step. `m` is the carried mean, which only the paper's form reads."""
+def means(
+    form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array, b_s: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(m_t, m_s), the means at the two ends of a step.
+
+    `m` is the carried mean, which only the paper's form reads.
+    """
     if form == "released":
         return mean(x0, low, b_t), mean(x0, low, b_s)
     if form == "paper":
@@ -32,19 +40,38 @@ def means(form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array
     raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
 
 
-def step(x: jax.Array, m_t: jax.Array, m_s: jax.Array, sigma_t: jax.Array, sigma_s: jax.Array, eta: float, noise: jax.Array) -> jax.Array:
-    """One step from σ_t to σ_s between the means of both ends; η = 0 is Euler in σ, η = 1 ancestral."""
+def step(
+    x: jax.Array,
+    m_t: jax.Array,
+    m_s: jax.Array,
+    sigma_t: jax.Array,
+    sigma_s: jax.Array,
+    eta: float,
+    noise: jax.Array,
+) -> jax.Array:
+    """One step from σ_t to σ_s between the means of both ends; η = 0 is Euler in σ, η = 1
+    ancestral.
+    """
     delta = eta * sigma_s * jnp.sqrt(1.0 - (sigma_s / sigma_t) ** 2)
     return m_s + jnp.sqrt(sigma_s**2 - delta**2) / sigma_t * (x - m_t) + delta * noise
 
 
 def sample(
-    predict: Predict, grid: Grid, x: jax.Array, low: jax.Array | None = None, *, keys: jax.Array | None = None, eta: float = 0.0,
+    predict: Predict,
+    grid: Grid,
+    x: jax.Array,
+    low: jax.Array | None = None,
+    *,
+    keys: jax.Array | None = None,
+    eta: float = 0.0,
     form: str = "released",
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Run `predict` down the grid from x (see `start`). Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step).
+) -> tuple[jax.Array, jax.Array]:
+    """Run `predict` down the grid from x (see `start`).
 
-    `keys` [B], one an image, draw the noise of η > 0 and are needed only then. Under jit an unused trajectory costs nothing.
+    Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step).
+
+    `keys` [B], one an image, draw the noise of η > 0 and are needed only then. Under jit an unused
+    trajectory costs nothing.
     """
     if eta and keys is None:
         raise ValueError("eta > 0 draws noise at every step: pass keys, one an image")
@@ -57,7 +84,11 @@ def sample(
         i, t, (sigma_t, sigma_s), (b_t, b_s) = point
         x0 = predict(x, jnp.full(x.shape[:1], t))
         m_t, m_s = means(form, x0, low, m, b_t, b_s)
-        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys) if eta else jnp.zeros_like(x)
+        noise = (
+            jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys)
+            if eta
+            else jnp.zeros_like(x)
+        )
         x = step(x, m_t, m_s, sigma_t, sigma_s, eta, noise)
         return (x, m_s), x
 

@@ -1,15 +1,19 @@
-"""Noise and blur over time, and the grids that samplers run on. The theory of the whole package stands here, once.
+"""Noise and blur over time, and the grids that samplers run on.
 
-Index t runs 0..T, T = 1000; t = 0 is clean data and t = k + 1 is the released code's index k. Relay diffusion (paper §3.2)
-drifts the clean latent x0 towards the low-resolution latent `low` (the paper's z_L) while noise is added:
+The theory of the whole package stands here, once.
+
+Index t runs 0..T, T = 1000; t = 0 is clean data and t = k + 1 is the released code's index k. Relay
+diffusion (paper §3.2) drifts the clean latent x0 towards the low-resolution latent `low` (the
+paper's z_L) while noise is added:
 
     mean(x0, low, b)  = (1 - b) x0 + b low                      F in the paper, Eq. 4
     diffuse           = mean(x0, low, blur[t]) + sigma[t] ε     forward process, Eq. 5
     denoise(x, t, c)  → x̂0                                      denoiser.py; only it knows about ε or v
     loss              = weight(σ) · mean |denoise(xt) - x0|²    objectives.py, Eq. 6
 
-Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma, blur) from its start down
-to (0, 0, 0): the released relay grid pairs the table's sigma with blur k/p, so the grid is not the training table.
+Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma,
+blur) from its start down to (0, 0, 0): the released relay grid pairs the table's sigma with blur
+k/p, so the grid is not the training table.
 """
 
 import dataclasses
@@ -25,18 +29,25 @@ BLURS = ("none", "linear", "sigma", "exp")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Noise and blur at index t in 0..T. t = 0 is clean data; base diffusion is the case blur = 0."""
+    """Noise and blur at index t in 0..T. t = 0 is clean data; base diffusion is the case blur =
+    0.
+    """
 
     sigma: jax.Array  # float32 [T + 1], sigma[0] = 0, increasing
     blur: jax.Array  # float32 [T + 1] in [0, 1], non-decreasing
 
     def diffuse(self, x0: jax.Array, low: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """Paper Eq. 5: x0 drifted towards the low-resolution latent, plus noise. All [B, H, W, C]; t int [B] in 0..T."""
+        """Paper Eq. 5: x0 drifted towards the low-resolution latent, plus noise.
+
+        All [B, H, W, C]; t int [B] in 0..T.
+        """
         return mean(x0, low, per_sample(self.blur[t], x0)) + per_sample(self.sigma[t], x0) * noise
 
 
 def ddpm_sigma() -> np.ndarray:
-    """The released noise table: float32 [T + 1], 0 then √((1 - ᾱ)/ᾱ) of betas linear in √β from 0.00085 to 0.012."""
+    """The released noise table: float32 [T + 1], 0 then √((1 - ᾱ)/ᾱ) of betas linear in √β from
+    0.00085 to 0.012.
+    """
     betas = np.linspace(0.00085**0.5, 0.012**0.5, T, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1.0 - betas)
     variance = ((1.0 - alphas_cumprod) / alphas_cumprod).astype(np.float32)
@@ -44,10 +55,12 @@ def ddpm_sigma() -> np.ndarray:
 
 
 def blur_table(kind: str, start: int) -> np.ndarray:
-    """float32 [T + 1]: how far x0 has drifted towards `low` at t; 1 from the relay's start point T_r = `start` on.
+    """float32 [T + 1]: how far x0 has drifted towards `low` at t; 1 from the relay's start point
+    T_r = `start` on.
 
-    "none" is base diffusion. "linear" is (t - 1)/T_r, "sigma" is σ[t]/σ[T_r]: REFERENCE's index k = t - 1 over the start.
-    "exp" is (1 - exp(-sin(π t / 2 T_r)⁴)) / (1 - e⁻¹), which the released loss evaluates at k + 1 = t.
+    "none" is base diffusion. "linear" is (t - 1)/T_r, "sigma" is σ[t]/σ[T_r]: REFERENCE's index k =
+    t - 1 over the start. "exp" is (1 - exp(-sin(π t / 2 T_r)⁴)) / (1 - e⁻¹), which the released
+    loss evaluates at k + 1 = t.
     """
     if kind not in BLURS:
         raise ValueError(f"blur must be one of {', '.join(BLURS)}, not {kind!r}")
@@ -68,13 +81,19 @@ def blur_table(kind: str, start: int) -> np.ndarray:
 
 
 def make_schedule(blur: str = "none", start: int = T) -> Schedule:
-    """The training table of a base stage (`blur="none"`) or of a relay stage that starts at T_r = `start`."""
+    """The training table of a base stage (`blur="none"`) or of a relay stage that starts at T_r =
+    `start`.
+    """
     return Schedule(jnp.asarray(ddpm_sigma()), jnp.asarray(blur_table(blur, start)))
 
 
 def per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
     """[B] → [B, 1, 1, 1], to multiply `like` [B, H, W, C]; scalars pass through."""
-    return jnp.reshape(value, jnp.shape(value) + (1,) * (like.ndim - jnp.ndim(value))) if jnp.ndim(value) else value
+    return (
+        jnp.reshape(value, jnp.shape(value) + (1,) * (like.ndim - jnp.ndim(value)))
+        if jnp.ndim(value)
+        else value
+    )
 
 
 def mean(x0: jax.Array, low: jax.Array, b: jax.Array) -> jax.Array:
@@ -97,7 +116,9 @@ class Grid:
 
 
 def released_points(steps: int, start: int) -> list[int]:
-    """t of the released grids, the last 0: index floor((T - 1)(T_r/T)(k/steps)), k = steps..1, where T_r = `start`."""
+    """t of the released grids, the last 0: index floor((T - 1)(T_r/T)(k/steps)), k = steps..1,
+    where T_r = `start`.
+    """
     if not 1 <= start <= T:
         raise ValueError(f"start must be in 1..{T}, not {start}")
     if steps < 1:
@@ -114,13 +135,15 @@ def base_grid(steps: int) -> Grid:
 def relay_grid(steps: int, start: int) -> Grid:
     """The released relay grid of p = `steps` steps from T_r = `start`: blur k/p, k = p..0.
 
-    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where two points would coincide.
+    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where
+    two points would coincide.
     """
     return custom_grid(released_points(steps, start), [k / steps for k in range(steps, -1, -1)])
 
 
 def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
-    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, one value a point, or 0.
+    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, one value a point,
+    or 0.
 
     Raises ValueError when t does not decrease strictly, or blur has another length.
     """
@@ -130,4 +153,6 @@ def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
     table = np.zeros(len(points)) if blur is None else np.asarray(blur)
     if len(table) != len(points):
         raise ValueError(f"a grid of {len(points)} points needs as many blurs, not {len(table)}")
-    return Grid(jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32))
+    return Grid(
+        jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32)
+    )

@@ -8,25 +8,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
-LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]  # (params, frozen, batch, keys [B]) → (loss, metrics)
+# (params, frozen, batch, keys [B]) → (loss, metrics)
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes. Built inside a jitted init: built outside, `ema` would alias `params` and donation fail."""
+    """All that training changes.
+
+    Built inside a jitted init: built outside, `ema` would alias `params` and donation fail.
+    """
 
     step: jax.Array  # int32, updates done
-    key: jax.Array  # typed PRNG key; step n draws from fold_in(key, n), so a resumed run repeats nothing
+    # typed PRNG key; step n draws from fold_in(key, n), so a resumed run repeats nothing
+    key: jax.Array
     params: Any  # float32
     ema: Any  # float32, like params
     opt_state: Any
 
 
 def create_state(
-    init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, params: Any = None
-) -> TrainState:  # fmt: skip
-    """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are given."""
+    init: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    params: Any = None,
+) -> TrainState:
+    """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are
+    given.
+    """
     key_init, key_run = jax.random.split(key)
     params = init(key_init) if params is None else params
     ema = jax.tree.map(jnp.copy, params)
@@ -39,25 +49,40 @@ def ema_decay(decay: float, step: jax.Array) -> jax.Array:
 
 
 def microbatches(batch: Any, count: int) -> Any:
-    """Leaves [B, ...] → [count, B/count, ...], dealt so that a batch sharded over devices stays where it is."""
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+    """Leaves [B, ...] → [count, B/count, ...], dealt so that a batch sharded over devices stays
+    where it is.
+    """
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
+    )
 
 
 def image_keys(key: jax.Array, count: int) -> jax.Array:
-    """One key an image of a batch. Noise goes by an image's row, so that neither devices nor microbatches change it."""
+    """One key an image of a batch.
+
+    Noise goes by an image's row, so that neither devices nor microbatches change it.
+    """
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(count))
 
 
 def make_train_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, decay: float | Callable[[Any], jax.Array], accumulate: int = 1,
-    spread: Callable[[Callable], Callable] = lambda gradient: gradient, rate: Callable[[Any, jax.Array], jax.Array] | None = None,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:  # fmt: skip
-    """step(state, frozen, batch) → (state, metrics). Jit it with state donated; `frozen` (encoders, teacher) never is.
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    decay: float | Callable[[Any], jax.Array],
+    accumulate: int = 1,
+    spread: Callable[[Callable], Callable] = lambda gradient: gradient,
+    rate: Callable[[Any, jax.Array], jax.Array] | None = None,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
+    """step(state, frozen, batch) → (state, metrics).
 
-    `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` makes of a function of rows
-    (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole batch, over a mesh. Where `frozen` sets the pace,
-    `decay(frozen)` is the EMA's and `rate(frozen, step)` what the updates are multiplied by. metrics: loss, grad_norm, param_norm
-    (after the update) and the loss's own, float32 scalars.
+    Jit it with state donated; `frozen` (encoders, teacher) never is.
+
+    `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` makes of a
+    function of rows (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole
+    batch, over a mesh. Where `frozen` sets the pace, `decay(frozen)` is the EMA's and `rate(frozen,
+    step)` what the updates are multiplied by. metrics: loss, grad_norm, param_norm (after the
+    update) and the loss's own, float32 scalars.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -71,11 +96,17 @@ def make_train_step(
         parts = microbatches(rows, accumulate)
         shape = jax.eval_shape(one, params, frozen, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-        total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(params, frozen, part)), None), zeros, parts)
+        total, _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, one(params, frozen, part)), None),
+            zeros,
+            parts,
+        )
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(state, frozen, batch):
-        keys = image_keys(jax.random.fold_in(state.key, state.step), jax.tree.leaves(batch)[0].shape[0])
+        keys = image_keys(
+            jax.random.fold_in(state.key, state.step), jax.tree.leaves(batch)[0].shape[0]
+        )
         grads, metrics = spread(accumulated)(state.params, frozen, (batch, keys))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if rate is not None:

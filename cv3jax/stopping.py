@@ -1,4 +1,6 @@
-"""Stopping when asked to: SIGTERM (a scheduler's preemption) and the first Ctrl-C end a run after its step, with a checkpoint."""
+"""Stopping when asked to: SIGTERM (a scheduler's preemption) and the first Ctrl-C end a run after
+its step, with a checkpoint.
+"""
 
 import contextlib
 import os
@@ -30,7 +32,10 @@ class StoppedError(Exception):
 
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
-    """A run inside that SIGTERM ended is no error: it says so, and the command exits with 0. A preempted run has done what it should."""
+    """A run inside that SIGTERM ended is no error: it says so, and the command exits with 0.
+
+    A preempted run has done what it should.
+    """
     try:
         yield
     except StoppedError as e:
@@ -42,11 +47,12 @@ def preemptible() -> Iterator[None]:
 @contextlib.contextmanager
 def noticing(
     peers: Peers | None = None, *, ends: str = "ends after this step, with a checkpoint"
-) -> Iterator[Callable[..., int | None]]:  # fmt: skip
+) -> Iterator[Callable[..., int | None]]:
     """Within the block the first of SIGNALS is noted and not obeyed. A second one is obeyed.
 
-    The yielded function, called with each step after it was begun, gives the signal's number once it has come; where there are `peers`
-    it is that of any process, in all of them at the same step. `ends` is what is said when it comes.
+    The yielded function, called with each step after it was begun, gives the signal's number once
+    it has come; where there are `peers` it is that of any process, in all of them at the same step.
+    `ends` is what is said when it comes.
     """
     received = []
 
@@ -54,7 +60,8 @@ def noticing(
         first = received[0] if received else None
         return peers.last(step, first) if peers else first
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    # only the main thread may set handlers
+    if threading.current_thread() is not threading.main_thread():
         yield noticed
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}

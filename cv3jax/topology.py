@@ -1,7 +1,9 @@
-"""Hardware by name, without the hardware: `v5e:16x16`, `v5p:8x8x4`, `h100:1x8x1` to devices that XLA compiles for.
+"""Hardware by name, without the hardware: `v5e:16x16`, `v5p:8x8x4`, `h100:1x8x1` to devices that
+XLA compiles for.
 
-TPUs take libtpu, whose compiler runs on any machine; GPUs take JAX's CUDA plug-in and a description of the device, which lies in
-launch/topologies (installed as cv3jax.topologies). Neither needs a device, a driver or the network.
+TPUs take libtpu, whose compiler runs on any machine; GPUs take JAX's CUDA plug-in and a description
+of the device, which lies in launch/topologies (installed as cv3jax.topologies). Neither needs a
+device, a driver or the network.
 """
 
 import importlib.util
@@ -19,11 +21,27 @@ from data_pipeline.errors import InputError, first_line
 SHAPES = {
     "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
-    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16", "16x16x24"),
+    "v5p": (
+        "2x2x1",
+        "2x2x2",
+        "2x2x4",
+        "2x4x4",
+        "4x4x4",
+        "4x4x8",
+        "4x8x8",
+        "8x8x8",
+        "8x8x16",
+        "8x16x16",
+        "16x16x16",
+        "16x16x24",
+    ),
 }
 LARGEST = (16, 16, 24)
-QUIET = {  # libtpu asks the metadata server of a TPU machine who it is, and complains at length where there is none
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing here opens a device, so another process's lock on them is no matter
+# libtpu asks the metadata server of a TPU machine who it is, and complains at length where there is
+# none
+QUIET = {
+    # nothing here opens a device, so another process's lock on them is no matter
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -37,27 +55,43 @@ QUIET = {  # libtpu asks the metadata server of a TPU machine who it is, and com
 class Topology(NamedTuple):
     name: str
     chip: Chip
-    shape: tuple[int, ...]  # of the torus; of GPUs: partitions × hosts of a partition × GPUs of a host
+    # of the torus; of GPUs: partitions × hosts of a partition × GPUs of a host
+    shape: tuple[int, ...]
     devices: list
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-    """`v5e:16x16` → ("v5e", (16, 16)). Raises InputError on an unknown chip or a shape that there is not."""
+    """`v5e:16x16` → ("v5e", (16, 16)).
+
+    Raises InputError on an unknown chip or a shape that there is not.
+    """
     found = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", name)
     kind = found[1] if found else name.partition(":")[0]
     if kind not in CHIPS:
-        raise InputError(f"--topology {name}: no chip {kind!r}; one of {', '.join(CHIPS)}, as in v5e:16x16, v5p:8x8x4 or h100:1x8x1")
+        raise InputError(
+            f"--topology {name}: no chip {kind!r}; one of {', '.join(CHIPS)}, as in v5e:16x16,"
+            " v5p:8x8x4 or h100:1x8x1"
+        )
     shape = tuple(map(int, found[2].split("x"))) if found else ()
     if CHIPS[kind].tpu:
         sizes = "x".join(map(str, sorted(shape)))
-        fine = sizes in {"x".join(map(str, sorted(map(int, known.split("x"))))) for known in SHAPES[kind]}
-        cube = kind == "v5p" and len(shape) == 3 and all(a % 4 == 0 and 0 < a <= b for a, b in zip(sorted(shape), LARGEST))
+        fine = sizes in {
+            "x".join(map(str, sorted(map(int, known.split("x"))))) for known in SHAPES[kind]
+        }
+        cube = (
+            kind == "v5p"
+            and len(shape) == 3
+            and all(a % 4 == 0 and 0 < a <= b for a, b in zip(sorted(shape), LARGEST))
+        )
         if not (fine or cube):
             more = ", and other multiples of 4 a side" if kind == "v5p" else ""
-            raise InputError(f"--topology {name}: {CHIPS[kind].title} come as {', '.join(SHAPES[kind])}{more}")
+            raise InputError(
+                f"--topology {name}: {CHIPS[kind].title} come as {', '.join(SHAPES[kind])}{more}"
+            )
     elif len(shape) != 3 or 0 in shape:
         raise InputError(
-            f"--topology {name}: GPUs are named partitions x hosts of a partition x GPUs of a host, as in {kind}:1x8x1 or {kind}:1x1x8"
+            f"--topology {name}: GPUs are named partitions x hosts of a partition x GPUs of a host,"
+            f" as in {kind}:1x8x1 or {kind}:1x1x8"
         )
     return kind, shape
 
@@ -76,7 +110,10 @@ def load(name: str) -> Topology:
 
 def _tpu(name: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {name}: compiling for a TPU takes libtpu; run `make setup-tpu`, or pip install 'cv3jax[tpu-compile]'")
+        raise InputError(
+            f"--topology {name}: compiling for a TPU takes libtpu; run `make setup-tpu`, or pip"
+            " install 'cv3jax[tpu-compile]'"
+        )
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -88,7 +125,9 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
     name = f"{kind}:{'x'.join(map(str, shape))}"
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         right = "run `make setup-gpu`, or pip install 'cv3jax[gpu-compile]'"
-        raise InputError(f"--topology {name}: compiling for a GPU takes JAX's CUDA plug-in; {right}")
+        raise InputError(
+            f"--topology {name}: compiling for a GPU takes JAX's CUDA plug-in; {right}"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from jax.experimental import topologies
 
@@ -97,10 +136,17 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
     def get():
         try:
             return topologies.get_topology_desc(
-                platform="cuda", topology_name="", topology="x".join(map(str, shape)), target_config=description
+                platform="cuda",
+                topology_name="",
+                topology="x".join(map(str, shape)),
+                target_config=description,
             )
-        except NotImplementedError as e:  # JAX's word for a platform without a plug-in: it was installed, and did not load
-            raise InputError(f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits") from e
+        # JAX's word for a platform without a plug-in: it was installed, and did not load
+        except NotImplementedError as e:
+            raise InputError(
+                f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs"
+                " one that fits"
+            ) from e
 
     return _described(name, get)
 
@@ -113,6 +159,8 @@ def _described(name: str, get) -> list:
 
 
 def descriptions() -> Path:
-    """Where the descriptions of GPUs are: beside this file in an installed wheel, in launch/ in a checkout."""
+    """Where the descriptions of GPUs are: beside this file in an installed wheel, in launch/ in a
+    checkout.
+    """
     installed = Path(__file__).parent / "topologies"
     return installed if installed.is_dir() else installed.parent.parent / "launch" / "topologies"

@@ -12,7 +12,10 @@ from data_pipeline.errors import InputError
 
 
 def steps_of(text: str) -> range | None:
-    """`10:15` → the steps 10 to 15, both included; an empty text: none. Raises ValueError on another text."""
+    """`10:15` → the steps 10 to 15, both included; an empty text: none.
+
+    Raises ValueError on another text.
+    """
     if not text:
         return None
     found = re.fullmatch(r"(\d+):(\d+)", text)
@@ -22,17 +25,24 @@ def steps_of(text: str) -> range | None:
 
 
 def check(steps: range | None) -> None:
-    """Raise InputError where a trace would end the process: the profiler of an accelerator that is installed and not there crashes."""
+    """Raise InputError where a trace would end the process: the profiler of an accelerator that is
+    installed and not there crashes.
+    """
     plugins = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]
     if steps and plugins and not jax.config.jax_platforms and jax.default_backend() == "cpu":
-        raise InputError(f"config.profile.steps: {plugins[0]} is installed, and its device is not here; set JAX_PLATFORMS=cpu to trace")
+        raise InputError(
+            f"config.profile.steps: {plugins[0]} is installed, and its device is not here; set"
+            " JAX_PLATFORMS=cpu to trace"
+        )
 
 
 @contextlib.contextmanager
 def tracing(directory: Path, steps: range | None) -> Iterator[Callable[[int], None]]:
-    """Yields a function to be called before each step, when no other runs: from the first of `steps` it traces, after the last it writes.
+    """Yields a function to be called before each step, when no other runs: from the first of
+    `steps` it traces, after the last it writes.
 
-    The trace is `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the steps writes what it has.
+    The trace is `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the
+    steps writes what it has.
     """
     running = False
 

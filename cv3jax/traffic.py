@@ -1,24 +1,39 @@
-"""Bytes that a compiled program reads from and writes to a chip's memory, from its text, with loops by their length.
+"""Bytes that a compiled program reads from and writes to a chip's memory, from its text, with loops
+by their length.
 
-Each instruction outside a fusion reads its operands and writes its result once; what a fusion only slices is read as far as it is
-sliced, what it updates in place written as far as it is updated. It is an estimate: it knows no cache, and XLA's own figure, made
-the same way, takes the body of a loop once.
+Each instruction outside a fusion reads its operands and writes its result once; what a fusion only
+slices is read as far as it is sliced, what it updates in place written as far as it is updated. It
+is an estimate: it knows no cache, and XLA's own figure, made the same way, takes the body of a loop
+once.
 """
 
 import re
 
 from cv3jax.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
 
-FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "opt-barrier",
-        "optimization-barrier", "add-dependency")  # fmt: skip
+FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "optimization-barrier",
+    "add-dependency",
+)
 FREE_CALLS = ('custom_call_target="AllocateBuffer"', 'custom_call_target="ConcatBitcast"')
 ENTERED = ("while", "conditional", "call")
 SLICES = ("dynamic-slice", "slice", "gather")
-ELSEWHERE = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")  # an array in another memory than the main one
+# an array in another memory than the main one
+ELSEWHERE = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")
 
 
 def traffic(module: Module, on_chip: bool) -> int:
-    """Bytes of one execution on one chip. on_chip: whether other memory spaces are within the chip (a TPU's) and free.
+    """Bytes of one execution on one chip. on_chip: whether other memory spaces are within the chip
+    (a TPU's) and free.
 
     Raises:
         UnknownError: a loop whose length the text does not tell.
@@ -29,11 +44,19 @@ def traffic(module: Module, on_chip: bool) -> int:
 def _computation(module: Module, frame: Frame, on_chip: bool) -> int:
     total = 0
     for it in module.computations[frame.computation].values():
-        if it.opcode in FREE or it.opcode.endswith("-update") or any(target in it.attributes for target in FREE_CALLS):
+        if (
+            it.opcode in FREE
+            or it.opcode.endswith("-update")
+            or any(target in it.attributes for target in FREE_CALLS)
+        ):
             continue
         if it.opcode in ENTERED:
             repeats = module.trips(frame, it) if it.opcode == "while" else 1
-            inside = [_computation(module, Frame(name, it, frame), on_chip) for name in it.calls if name != it.attribute("condition")]
+            inside = [
+                _computation(module, Frame(name, it, frame), on_chip)
+                for name in it.calls
+                if name != it.attribute("condition")
+            ]
             total += repeats * (max(inside) if it.opcode == "conditional" else sum(inside))
             continue
         if not it.opcode.endswith("-done"):
@@ -48,7 +71,9 @@ def _reads(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
     if it.opcode in SLICES:
         return min(sizes[0], array_bytes(it.shape))
     if it.opcode == "slice-start":  # ((operand), slice, …)
-        return min(sizes[0], array_bytes(it.shape) - array_bytes(module[frame, it.operands[0]].shape))
+        return min(
+            sizes[0], array_bytes(it.shape) - array_bytes(module[frame, it.operands[0]].shape)
+        )
     if it.opcode == "dynamic-update-slice":
         return sizes[1]
     if it.opcode != "fusion":
@@ -56,18 +81,26 @@ def _reads(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
     inner = module.computations[it.calls[0]]
     total = 0
     for parameter in (one for one in inner.values() if one.opcode == "parameter"):
-        parts = [_part(module, it.calls[0], user, parameter.name) for user in inner.values() if parameter.name in user.operands]
+        parts = [
+            _part(module, it.calls[0], user, parameter.name)
+            for user in inner.values()
+            if parameter.name in user.operands
+        ]
         whole = sizes[int(parameter.literal)]
         total += whole if None in parts else min(whole, sum(parts))
     return total
 
 
 def _part(module: Module, computation: str, user: Instruction, name: str) -> int | None:
-    """Bytes that a user takes of an array: those of a slice, none of what it overwrites, hands on or goes on with; None for all."""
+    """Bytes that a user takes of an array: those of a slice, none of what it overwrites, hands on
+    or goes on with; None for all.
+    """
     if user.opcode in SLICES and user.operands[0] == name:
         return array_bytes(user.shape)
     overwritten = user.opcode == "dynamic-update-slice" and user.operands[0] == name
-    return 0 if overwritten or user.opcode == "tuple" or module.continues(computation, user) else None
+    return (
+        0 if overwritten or user.opcode == "tuple" or module.continues(computation, user) else None
+    )
 
 
 def _writes(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
@@ -95,7 +128,9 @@ def _written(module: Module, computation: str, it: Instruction) -> int:
         return 0
     if STARTS in it.attributes:
         return array_bytes(inner[it.operands[0]].shape)
-    return array_bytes(inner[it.operands[1]].shape if it.opcode == "dynamic-update-slice" else shape)
+    return array_bytes(
+        inner[it.operands[1]].shape if it.opcode == "dynamic-update-slice" else shape
+    )
 
 
 def _size(shape: str, on_chip: bool) -> int:

@@ -1,1 +1,4 @@
-"""From pictures with captions to training batches: pack, render, stream. Imports neither jax nor cv3jax."""
+"""From pictures with captions to training batches: pack, render, stream.
+
+Imports neither jax nor cv3jax.
+"""

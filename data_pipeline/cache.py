@@ -1,17 +1,20 @@
-"""Companion datasets: what the frozen encoders make of each record, so that training need not make it again.
+"""Companion datasets: what the frozen encoders make of each record, so that training need not make
+it again.
 
-A companion has one record for each record of the dataset it was made of, in the same order and the same shards: index i of the one is
-index i of the other. It is a directory of ArrayRecord shards under a TFDS description, and `encoded.json`, which says what made it:
+A companion has one record for each record of the dataset it was made of, in the same order and the
+same shards: index i of the one is index i of the other. It is a directory of ArrayRecord shards
+under a TFDS description, and `encoded.json`, which says what made it:
 
     records   {"lengths": [records of each shard], "sha256": `identity`}
     view      {"image_size", "zoom", "crop_grid"}: the middle of every image, as the loader crops it; null without latents
     latents   {"dtype", "shape": [h, w, z], "low": bool, "computed": dtype, "vae": fingerprint}, or null
     text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions": `identity`}, or null
 
-A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew each time; `low` is that of the image
-shrunk to half and enlarged again, for relays. The deviation and not the log-variance: a float16 is off by 2^-11 of a deviation at most,
-and by 2^-8 of a log-variance between -8 and -16, which is 2^-9 of the deviation. int8 text has a scale for each token. A record that could
-not be read when it was encoded has no arrays.
+A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew
+each time; `low` is that of the image shrunk to half and enlarged again, for relays. The deviation
+and not the log-variance: a float16 is off by 2^-11 of a deviation at most, and by 2^-8 of a
+log-variance between -8 and -16, which is 2^-9 of the deviation. int8 text has a scale for each
+token. A record that could not be read when it was encoded has no arrays.
 """
 
 import hashlib
@@ -29,14 +32,20 @@ from data_pipeline.errors import InputError, first_line
 from data_pipeline.records import Record, RecordSource
 
 NAME = "encoded"
-ABOUT = "Latents and text features of a cv3jax dataset; encoded.json says how they are stored and what made them."
+ABOUT = (
+    "Latents and text features of a cv3jax dataset; encoded.json says how they are stored and what"
+    " made them."
+)
 FACTS = "encoded.json"
 FORMAT = 1
 LATENTS = ("float32", "float16", "bfloat16")
 TEXTS = ("float32", "bfloat16", "int8")
 MADE_BY = "cv3jax data encode"
 SAMPLED = 64  # records that tell one dataset from another
-_DTYPES = {**{name: np.dtype(name) for name in ("float32", "float16", "int8")}, "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_DTYPES = {
+    **{name: np.dtype(name) for name in ("float32", "float16", "int8")},
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 _MOMENTS, _LOW = ("mean", "dev"), ("low_mean", "low_dev")
 
 
@@ -50,7 +59,11 @@ FEATURES = tfds.features.FeaturesDict(
         "sha256": tfds.features.Text(doc="of the record's image bytes"),
         "caption": tfds.features.Text(doc="what `text` is of"),
         "recaption": tfds.features.Text(doc="what `recaption_text` is of, or empty"),
-        "sizes": tfds.features.Tensor(shape=(6,), dtype=np.int32, doc="the loader's, of the image's middle; zeros without latents"),
+        "sizes": tfds.features.Tensor(
+            shape=(6,),
+            dtype=np.int32,
+            doc="the loader's, of the image's middle; zeros without latents",
+        ),
         "mean": _bytes("[h, w, z], of the image's posterior"),
         "dev": _bytes("[h, w, z], standard deviation"),
         "low_mean": _bytes("[h, w, z], of the image at half its size, enlarged"),
@@ -92,7 +105,9 @@ def text_arrays(facts: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np
 
 
 def payload(facts: Mapping[str, Any], captions: int = 1) -> int:
-    """Bytes of a record's arrays, with features of so many captions, before ArrayRecord compresses them."""
+    """Bytes of a record's arrays, with features of so many captions, before ArrayRecord compresses
+    them.
+    """
     return _size(latent_arrays(facts)) + captions * _size(text_arrays(facts))
 
 
@@ -101,19 +116,30 @@ def _size(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> int:
 
 
 def pack(
-    record: Mapping[str, Any], sizes: np.ndarray, latents: Mapping[str, np.ndarray], text: Mapping[str, np.ndarray],
+    record: Mapping[str, Any],
+    sizes: np.ndarray,
+    latents: Mapping[str, np.ndarray],
+    text: Mapping[str, np.ndarray],
     recaption: Mapping[str, np.ndarray],
-) -> dict[str, Any]:  # fmt: skip
-    """What a ShardWriter of FEATURES takes. The arrays are one record's, as `latent_arrays` and `text_arrays` name them, or nothing."""
+) -> dict[str, Any]:
+    """What a ShardWriter of FEATURES takes.
+
+    The arrays are one record's, as `latent_arrays` and `text_arrays` name them, or nothing.
+    """
     out = {name: record[name] for name in ("key", "sha256", "caption", "recaption")}
     out |= {name: latents[name].tobytes() if name in latents else b"" for name in _MOMENTS + _LOW}
-    joined = {name: b"".join(some[part].tobytes() for part in ("text_scale", "text") if part in some)
-              for name, some in (("text", text), ("recaption_text", recaption))}  # fmt: skip
+    joined = {
+        name: b"".join(some[part].tobytes() for part in ("text_scale", "text") if part in some)
+        for name, some in (("text", text), ("recaption_text", recaption))
+    }
     return {**out, **joined, "sizes": sizes}
 
 
 def identity(records: RecordSource, fields: tuple[str, ...] = ("key", "sha256")) -> str:
-    """A hash of these fields of at most SAMPLED records, evenly spread. With captions, of the shards' sizes too, which change with any."""
+    """A hash of these fields of at most SAMPLED records, evenly spread.
+
+    With captions, of the shards' sizes too, which change with any.
+    """
     chosen = sorted({i * (len(records) - 1) // (SAMPLED - 1) for i in range(SAMPLED)})
     found = hashlib.sha256()
     if "caption" in fields:
@@ -136,7 +162,10 @@ def captions_of(records: RecordSource) -> str:
 
 
 class EncodedSource(ExampleSource):
-    """Random access: `len(source)` and `source[i]` → Encoded. `facts` is what encoded.json says. Safe to read from many threads."""
+    """Random access: `len(source)` and `source[i]` → Encoded. `facts` is what encoded.json says.
+
+    Safe to read from many threads.
+    """
 
     def __init__(self, path: Path, shards: list, facts: dict[str, Any]):
         super().__init__(path, shards, FEATURES)
@@ -144,11 +173,20 @@ class EncodedSource(ExampleSource):
         self._latents, self._text = latent_arrays(facts), text_arrays(facts)
 
     def decode(self, example: dict[str, Any]) -> Encoded:
-        if any(not example[name] for name, there in (("mean", self._latents), ("text", self._text)) if there):
+        if any(
+            not example[name]
+            for name, there in (("mean", self._latents), ("text", self._text))
+            if there
+        ):
             raise ValueError("its image or caption was damaged when it was encoded")
-        latents = {name: np.frombuffer(example[name], dtype).reshape(shape) for name, (shape, dtype) in self._latents.items()}
+        latents = {
+            name: np.frombuffer(example[name], dtype).reshape(shape)
+            for name, (shape, dtype) in self._latents.items()
+        }
         texts = {name: self._split(example[name]) for name in ("text", "recaption_text")}
-        strings = {name: example[name].decode() for name in ("key", "sha256", "caption", "recaption")}
+        strings = {
+            name: example[name].decode() for name in ("key", "sha256", "caption", "recaption")
+        }
         return Encoded(sizes=example["sizes"], latents=latents, **texts, **strings)
 
     def _split(self, data: bytes) -> dict[str, np.ndarray]:
@@ -171,14 +209,27 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads((path / FACTS).read_text())
         if facts["format"] != FORMAT:
-            raise InputError(f"{path / FACTS} is of format {facts['format']}, not {FORMAT}; encode again")
-        shapes = [shape for shape, _ in (*latent_arrays(facts).values(), *text_arrays(facts).values())]
-        if not shapes or not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape) or not sum(facts["records"]["lengths"]):
+            raise InputError(
+                f"{path / FACTS} is of format {facts['format']}, not {FORMAT}; encode again"
+            )
+        shapes = [
+            shape for shape, _ in (*latent_arrays(facts).values(), *text_arrays(facts).values())
+        ]
+        if (
+            not shapes
+            or not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape)
+            or not sum(facts["records"]["lengths"])
+        ):
             raise ValueError("no arrays")
     except FileNotFoundError as e:
-        raise InputError(f"{path} holds no latents or text features: it has no {FACTS}; `{MADE_BY} --out {path}` makes one") from e
+        raise InputError(
+            f"{path} holds no latents or text features: it has no {FACTS}; `{MADE_BY} --out {path}`"
+            " makes one"
+        ) from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path / FACTS} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode again") from e
+        raise InputError(
+            f"{path / FACTS} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode again"
+        ) from e
     return facts
 
 
@@ -186,7 +237,8 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
     """Opens the companion of `records` at `path`.
 
     Raises:
-        InputError: nothing there, damaged, or made of other records; with text features also where captions have changed since.
+        InputError: nothing there, damaged, or made of other records; with text features also where
+            captions have changed since.
     """
     path = Path(path)
     facts = read_facts(path)
@@ -194,24 +246,45 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
     ours = described(records)
     if facts["records"] != ours or source.lengths != records.lengths:
         count = sum(facts["records"]["lengths"])
-        other = f"{count:,} where there are {len(records):,}" if count != len(records) else "their keys, images or shards differ"
-        raise InputError(f"{path} was encoded from other records than {records.name} holds ({other}); `{MADE_BY} --data {records.name}`")
+        other = (
+            f"{count:,} where there are {len(records):,}"
+            if count != len(records)
+            else "their keys, images or shards differ"
+        )
+        raise InputError(
+            f"{path} was encoded from other records than {records.name} holds ({other}); `{MADE_BY}"
+            f" --data {records.name}`"
+        )
     if facts["text"] and facts["text"]["captions"] != captions_of(records):
-        raise InputError(f"{path} has text features of other captions than {records.name} has now; `{MADE_BY} --data {records.name}`")
+        raise InputError(
+            f"{path} has text features of other captions than {records.name} has now; `{MADE_BY}"
+            f" --data {records.name}`"
+        )
     return source
 
 
 def example(
-    source: Sequence[Record], index: int, rng: np.random.Generator, size: tuple[int, int], *, cache: EncodedSource,
-    latents: tuple[str, ...], text: bool, image: Callable[..., dict[str, np.ndarray | str]] | None, recaption_prob: float,
-) -> dict[str, np.ndarray | str]:  # fmt: skip
-    """A `loader.Prepare` that takes from `cache`, the companion of `source`, what it has instead of making it.
+    source: Sequence[Record],
+    index: int,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    cache: EncodedSource,
+    latents: tuple[str, ...],
+    text: bool,
+    image: Callable[..., dict[str, np.ndarray | str]] | None,
+    recaption_prob: float,
+) -> dict[str, np.ndarray | str]:
+    """A `loader.Prepare` that takes from `cache`, the companion of `source`, what it has instead of
+    making it.
 
-    latents: names of `latent_arrays`; empty where `image` (crops.crop, with captions) makes pixels as ever. text: features stand in the
-    place of the caption. With both, `source` is not read at all. The caption is chosen as without a companion: by the same draw.
+    latents: names of `latent_arrays`; empty where `image` (crops.crop, with captions) makes pixels
+    as ever. text: features stand in the place of the caption. With both, `source` is not read at
+    all. The caption is chosen as without a companion: by the same draw.
 
     Raises:
-        InputError: a record of either is damaged, or the companion's is of another image or caption.
+        InputError: a record of either is damaged, or the companion's is of another image or
+            caption.
     """
     encoded = cache[index]
     if image is not None:
@@ -228,11 +301,20 @@ def example(
 def check_pair(record: Mapping[str, Any], encoded: Encoded, cache: EncodedSource) -> None:
     """Raise InputError unless the one is the companion of the other."""
     if (record["key"], record["sha256"]) != (encoded["key"], encoded["sha256"]):
-        raise InputError(f"{cache.name} has {encoded['key']!r} where the records have {record['key']!r}; encode them again")
+        raise InputError(
+            f"{cache.name} has {encoded['key']!r} where the records have {record['key']!r}; encode"
+            " them again"
+        )
 
 
 def _features(encoded: Encoded, caption: str, cache: EncodedSource) -> dict[str, np.ndarray]:
-    for of, arrays in ((encoded["recaption"], encoded["recaption_text"]), (encoded["caption"], encoded["text"])):
+    for of, arrays in (
+        (encoded["recaption"], encoded["recaption_text"]),
+        (encoded["caption"], encoded["text"]),
+    ):
         if arrays and of == caption:
             return arrays
-    raise InputError(f"{cache.name} has no features of the present caption of {encoded['key']!r}; encode the records again")
+    raise InputError(
+        f"{cache.name} has no features of the present caption of {encoded['key']!r}; encode the"
+        " records again"
+    )

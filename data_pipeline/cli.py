@@ -1,4 +1,6 @@
-"""`cv3jax data <sub>`: from captioned images, however they come, to records that training reads, and looking into them."""
+"""`cv3jax data <sub>`: from captioned images, however they come, to records that training reads,
+and looking into them.
+"""
 
 import importlib
 import json
@@ -9,33 +11,49 @@ from typing import Any
 from data_pipeline.arguments import Parser, check_file, run
 from data_pipeline.errors import InputError
 
-# name → (module, summary, example). A module has `add_arguments(parser)` and `command(args)` → figures; its docstring's
-# first paragraph is the description; with TAKES_MORE, args.more are the flags that it does not know. Only the module that was
-# asked for is imported: Beam alone takes seconds.
+# name → (module, summary, example). A module has `add_arguments(parser)` and `command(args)` →
+# figures; its docstring's first paragraph is the description; with TAKES_MORE, args.more are the
+# flags that it does not know. Only the module that was asked for is imported: Beam alone takes
+# seconds.
 COMMANDS = {
     "build": (
-        "data_pipeline.builder.command", "shards of captioned images to filtered, deduplicated records, on one machine or many",
-        "build --input 'laion/*.tar' --output runs/laion --min-side 256 --blocked-sources blocked.txt --direct_num_workers 8 "
-        "--direct_running_mode multi_processing",
+        "data_pipeline.builder.command",
+        "shards of captioned images to filtered, deduplicated records, on one machine or many",
+        (
+            "build --input 'laion/*.tar' --output runs/laion --min-side 256 --blocked-sources"
+            " blocked.txt --direct_num_workers 8 --direct_running_mode multi_processing"
+        ),
     ),
     "pack": (
-        "data_pipeline.pack_command", "captioned images to records, on one machine in one go", "pack --source photos/ --out runs/photos"
+        "data_pipeline.pack_command",
+        "captioned images to records, on one machine in one go",
+        "pack --source photos/ --out runs/photos",
     ),
     "inspect": (
-        "data_pipeline.inspect_command", "a dataset's schema, counts and sizes, and a contact sheet", "inspect runs/photos --out look.png"
+        "data_pipeline.inspect_command",
+        "a dataset's schema, counts and sizes, and a contact sheet",
+        "inspect runs/photos --out look.png",
     ),
     "recaption": (
-        "data_pipeline.recaption.command", "new captions from a vision model behind an OpenAI-compatible endpoint",
-        "recaption runs/photos --endpoint http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned",
+        "data_pipeline.recaption.command",
+        "new captions from a vision model behind an OpenAI-compatible endpoint",
+        (
+            "recaption runs/photos --endpoint http://localhost:8000/v1 --model"
+            " Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned"
+        ),
     ),
     "scenes": (
-        "data_pipeline.scenes_command", "renders captioned scenes of coloured shapes", "scenes --out runs/scenes --num 12000 --split train"
+        "data_pipeline.scenes_command",
+        "renders captioned scenes of coloured shapes",
+        "scenes --out runs/scenes --num 12000 --split train",
     ),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one subcommand. Figures go to stdout and, with --json, to a file; progress goes to stderr.
+    """Runs one subcommand.
+
+    Figures go to stdout and, with --json, to a file; progress goes to stderr.
 
     Raises:
         InputError: something given is unusable, a wrong flag included.
@@ -46,11 +64,15 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not argv or argv[0] not in COMMANDS:
         given = f"no command data {argv[0]!r}; " if argv else ""
-        raise InputError(f"{given}after data comes one of {', '.join(COMMANDS)}, encode; see cv3jax data --help")
+        raise InputError(
+            f"{given}after data comes one of {', '.join(COMMANDS)}, encode; see cv3jax data --help"
+        )
     name, (module, _, example) = argv[0], COMMANDS[argv[0]]
     module = importlib.import_module(module)
     summary = " ".join(module.__doc__.split("\n\n")[0].split())
-    parser = Parser(prog=f"cv3jax data {name}", description=summary, epilog=f"example: cv3jax data {example}")
+    parser = Parser(
+        prog=f"cv3jax data {name}", description=summary, epilog=f"example: cv3jax data {example}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
     module.add_arguments(parser)
     args, more = parser.parse_known_args(argv[1:])
@@ -65,10 +87,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def usage() -> str:
     shown = {name: summary for name, (_, summary, _) in COMMANDS.items()}
-    shown["encode"] = "a dataset's latents and text features, for training without the encoders"  # in cv3jax.encode: it runs the models
+    # in cv3jax.encode: it runs the models
+    shown["encode"] = "a dataset's latents and text features, for training without the encoders"
     rows = "\n".join(f"  {name:<12}{summary}" for name, summary in shown.items())
     example = f"cv3jax data {COMMANDS['pack'][2]}"
-    return f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach command has --help"
+    return (
+        f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\nexample:\n "
+        f" {example}\n\neach command has --help"
+    )
 
 
 def write_json(path: Path, figures: Any) -> None:

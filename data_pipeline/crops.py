@@ -24,7 +24,8 @@ def crop(
     recaption_prob: float = 0.95,
     with_caption: bool = True,
 ) -> dict[str, np.ndarray | str]:
-    """A `loader.Prepare`: record `index` decoded and cropped to `size`, as `loader.make_loader` has the options.
+    """A `loader.Prepare`: record `index` decoded and cropped to `size`, as `loader.make_loader` has
+    the options.
 
     Returns:
         image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str.
@@ -33,7 +34,8 @@ def crop(
         InputError: the record or its image is damaged.
     """
     record = source[index]
-    # Drawn in this order whatever the options, so that switching one of them off leaves the other choices as they were.
+    # Drawn in this order whatever the options, so that switching one of them off leaves the other
+    # choices as they were.
     share, across, down, mirror, recaption = rng.random(5)
     if zoom_levels:
         share = int(share * zoom_levels) / (zoom_levels - 1)
@@ -48,7 +50,9 @@ def crop(
         )
     except InputError as e:
         name = getattr(source, "name", "the given records")
-        raise InputError(f"record {record['key']!r} of {name}: {e}; pack the data again without it") from e
+        raise InputError(
+            f"record {record['key']!r} of {name}: {e}; pack the data again without it"
+        ) from e
     out = {"image": image, "sizes": sizes}
     if with_caption:
         use = record["recaption"] and recaption < recaption_prob
@@ -73,12 +77,15 @@ def fit(
         size: of the crop, (height, width) or the side of a square, pixels.
         position: of the window, (down, across), from 0 (top, left) to 1.
         grid: the window's corner is at multiples of this many pixels of the resized image.
-        mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it is seen.
-        reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized to: in half of the time for 256²
-            from 512 to 1024 pixels, and as near to Lanczos as a box filter (docs/decisions.md). Else always whole.
+        mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it
+            is seen.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized
+            to: in half of the time for 256² from 512 to 1024 pixels, and as near to Lanczos as a
+            box filter (docs/decisions.md). Else always whole.
 
     Returns:
-        uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target height, width.
+        uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target
+            height, width.
 
     Raises:
         InputError: the image is damaged, too large, or so long that the corner's place is no int32.
@@ -90,17 +97,29 @@ def fit(
     scale = max(least[0] / width, least[1] / height)
     resized = (max(least[0], round(width * scale)), max(least[1], round(height * scale)))
     if max(resized) > np.iinfo(np.int32).max:
-        raise InputError(f"image of {width}x{height} pixels is too long to be resized to a short side of {min(resized)}")
+        raise InputError(
+            f"image of {width}x{height} pixels is too long to be resized to a short side of"
+            f" {min(resized)}"
+        )
     image = decode_rgb(opened, short_side=min(resized) if reduced else None)
     rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
     top, left = (grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms))
-    # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146 GiB for 512 rows. The
-    # filter still sees the pixels around the window, so the result is that of resizing everything and then cropping.
+    # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146
+    # GiB for 512 rows. The filter still sees the pixels around the window, so the result is that of
+    # resizing everything and then cropping.
     start = resized[0] - wide - left if mirror else left
-    part = round(width / image.width)  # 1, 2, 4 or 8; an odd side decoded at 1/2 is half a pixel more than a half
-    across, down = width / part / resized[0], height / part / resized[1]  # of the decoded image, per pixel of the resized
-    box = (start * across, top * down, min((start + wide) * across, width / part), min((top + high) * down, height / part))
-    # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it cannot be told apart
+    # 1, 2, 4 or 8; an odd side decoded at 1/2 is half a pixel more than a half
+    part = round(width / image.width)
+    # of the decoded image, per pixel of the resized
+    across, down = width / part / resized[0], height / part / resized[1]
+    box = (
+        start * across,
+        top * down,
+        min((start + wide) * across, width / part),
+        min((top + high) * down, height / part),
+    )
+    # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it
+    # cannot be told apart
     image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,7 +1,9 @@
-"""Records that became unreadable after they were written: passed over, so that batches keep their size, and counted up to a bound.
+"""Records that became unreadable after they were written: passed over, so that batches keep their
+size, and counted up to a bound.
 
-The one that stands in is the next readable record of the same dataset (of the same bucket, where there are buckets), prepared
-with the randomness of the place in the order: what else is drawn stays as it was, and so does the data position.
+The one that stands in is the next readable record of the same dataset (of the same bucket, where
+there are buckets), prepared with the randomness of the place in the order: what else is drawn stays
+as it was, and so does the data position.
 """
 
 import sys
@@ -13,7 +15,8 @@ from tqdm import tqdm
 
 from data_pipeline.errors import InputError
 
-FIELD = "damaged"  # of an example and of a batch of grain's: what was passed over; never seen outside of the loader
+# of an example and of a batch of grain's: what was passed over; never seen outside of the loader
+FIELD = "damaged"
 
 
 class Cell(NamedTuple):
@@ -47,8 +50,11 @@ class Picks:
         return f"Picks({getattr(self.cell.source, 'name', 'records')}, {len(self)})"
 
 
-def read(pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple[int, int], most: int) -> dict[str, Any]:
-    """`prepare`'s example of a pick, or of the next one that can be read, and under FIELD what could not: a line "PART:INDEX why" each.
+def read(
+    pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple[int, int], most: int
+) -> dict[str, Any]:
+    """`prepare`'s example of a pick, or of the next one that can be read, and under FIELD what
+    could not: a line "PART:INDEX why" each.
 
     Raises:
         InputError: as `prepare` does, when more than `most` in a row cannot be read.
@@ -68,11 +74,17 @@ def read(pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple
         else:
             return {**example, FIELD: "\n".join(lost)}
     first = lost[0].partition(" ")[2]
-    raise InputError(first if len(lost) == 1 else f"{len(lost)} damaged records one after the other; the first: {first}")
+    raise InputError(
+        first
+        if len(lost) == 1
+        else f"{len(lost)} damaged records one after the other; the first: {first}"
+    )
 
 
 def readable(source: Sequence) -> Iterator[Any]:
-    """The records of `source` in order, without the damaged ones: for looking at some, such as in previews. None is counted here."""
+    """The records of `source` in order, without the damaged ones: for looking at some, such as in
+    previews. None is counted here.
+    """
     for i in range(len(source)):
         try:
             record = source[i]
@@ -111,4 +123,7 @@ class Tally:
     def check(self) -> None:
         if len(self.lost) > self.most:
             first = next(iter(self.lost.values()))
-            raise InputError(f"{len(self.lost)} damaged records, at most {self.most} are passed over (max_damaged); the first: {first}")
+            raise InputError(
+                f"{len(self.lost)} damaged records, at most {self.most} are passed over"
+                f" (max_damaged); the first: {first}"
+            )

@@ -1,4 +1,6 @@
-"""The one exception every command turns into a single line and exit code 2, and names for the system's errors."""
+"""The one exception every command turns into a single line and exit code 2, and names for the
+system's errors.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,18 +10,23 @@ from pathlib import Path
 class InputError(Exception):
     """Something given from outside is unusable: a flag, a config field, a file, a record.
 
-    The message is one line that says what was wrong with which file or flag, and what would be right.
+    The message is one line that says what was wrong with which file or flag, and what would be
+    right.
     """
 
 
 def first_line(e: BaseException, most: int = 200) -> str:
-    """What another library's error says first, `most` characters of it; its kind where it says nothing."""
+    """What another library's error says first, `most` characters of it; its kind where it says
+    nothing.
+    """
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
 
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError of the block, which writes `path`, that name: those of a full disk come without one."""
+    """Give an OSError of the block, which writes `path`, that name: those of a full disk come
+    without one.
+    """
     try:
         yield
     except OSError as e:

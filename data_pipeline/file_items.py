@@ -1,4 +1,7 @@
-"""Images as files of a folder, with captions beside them or in a table. No link leads outside the folder."""
+"""Images as files of a folder, with captions beside them or in a table.
+
+No link leads outside the folder.
+"""
 
 import csv
 import json
@@ -26,13 +29,16 @@ from data_pipeline.items import (
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # where a folder's captions may stand
 TableRow = tuple[int, dict[str, Any] | str]  # line, and its fields or what is wrong with it
-_NAMES, _CAPTIONS = ("file_name", "image", "filename", "path"), ("caption", "text")  # columns, the first that is there
+# columns, the first that is there
+_NAMES, _CAPTIONS = ("file_name", "image", "filename", "path"), ("caption", "text")
 
 
 def list_files(root: Path) -> tuple[list[Path], set[Path]]:
     """All images below `root`, and the captions that have none, hidden ones left out."""
     # all but directories: a dangling link is counted when it is read, not passed over in silence
-    files = sorted(p for p in root.rglob("*") if not os.path.isdir(p) and not _hidden(p.relative_to(root)))
+    files = sorted(
+        p for p in root.rglob("*") if not os.path.isdir(p) and not _hidden(p.relative_to(root))
+    )
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
     images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES]
     named = {p.with_suffix("") for p in images}
@@ -44,7 +50,9 @@ def _hidden(relative: Path) -> bool:
 
 
 def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Iterator[Item | Skip]:
-    """Each image with the .txt and .json beside it; its key is its path below `root` without suffix."""
+    """Each image with the .txt and .json beside it; its key is its path below `root` without
+    suffix.
+    """
     inside = root.resolve()
     for path in sorted([*images, *captions_alone]):
         if path in captions_alone:
@@ -55,7 +63,9 @@ def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Ite
         try:
             image = _image(path, inside)
             for kind in ("txt", "json"):
-                if os.path.lexists(beside := path.with_suffix(f".{kind}")) and not os.path.isdir(beside):
+                if os.path.lexists(beside := path.with_suffix(f".{kind}")) and not os.path.isdir(
+                    beside
+                ):
                     texts[kind] = _read(beside, items.MAX_TEXT_BYTES, inside)[1]
             yield make_item(key, image, texts)
         except UnusableError as e:
@@ -84,12 +94,15 @@ def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item
         try:
             file = next((fields[column] for column in _NAMES if column in fields), None)
             path = root / file
-            key = PurePosixPath(file).with_suffix("").as_posix()  # ValueError where the name is empty
+            # ValueError where the name is empty
+            key = PurePosixPath(file).with_suffix("").as_posix()
         except (ValueError, TypeError) as e:
             yield Skip(where, BAD_TEXT, f"{name}: {type(e).__name__}: {str(e)[:80]}")
             continue
         # "text" is what Hugging Face's imagefolder calls it
-        fields["caption"] = next((fields[column] for column in _CAPTIONS if fields.get(column) is not None), None)
+        fields["caption"] = next(
+            (fields[column] for column in _CAPTIONS if fields.get(column) is not None), None
+        )
         try:
             yield make_item(key, _image(path, inside), {}, fields)
         except UnusableError as e:
@@ -106,7 +119,14 @@ def table_rows(table: Path) -> Iterator[TableRow]:
             try:
                 for fields in lines:
                     texts = (*_NAMES, *_CAPTIONS, "url")
-                    yield lines.line_num, {k: v if k in texts else _number(v) for k, v in fields.items() if k is not None}
+                    yield (
+                        lines.line_num,
+                        {
+                            k: v if k in texts else _number(v)
+                            for k, v in fields.items()
+                            if k is not None
+                        },
+                    )
             except csv.Error as e:
                 yield lines.line_num, f"cannot be read from here on ({e})"
         return
@@ -145,7 +165,9 @@ class UnusableError(Exception):
 
 
 def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
-    """The file that `path` names once links are followed, and its size. It must be below `inside`, an absolute directory.
+    """The file that `path` names once links are followed, and its size.
+
+    It must be below `inside`, an absolute directory.
 
     Raises:
         UnusableError: it is outside, missing, or not a file.
@@ -157,7 +179,8 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
         if not os.path.isfile(real):  # a pipe or a device would block
             raise UnusableError(MISSING, path.name)
         return real, real.stat().st_size
-    except (OSError, RuntimeError, ValueError) as e:  # a RuntimeError: links in a circle; a ValueError: characters no name has
+    # a RuntimeError: links in a circle; a ValueError: characters no name has
+    except (OSError, RuntimeError, ValueError) as e:
         raise UnusableError(UNREADABLE, f"{path.name}: {str(e)[:80]}") from e
 
 

@@ -1,4 +1,6 @@
-"""Encoded image bytes → upright RGB, within bounds: the one place where foreign pixels are decoded."""
+"""Encoded image bytes → upright RGB, within bounds: the one place where foreign pixels are
+decoded.
+"""
 
 import io
 from typing import Literal
@@ -10,11 +12,20 @@ from data_pipeline.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 # how files of other kinds begin: name, bytes, at which byte
-_OTHERS = (("GIF", b"GIF8", 0), ("BMP", b"BM", 0), ("TIFF", b"II*\0", 0), ("TIFF", b"MM\0*", 0), ("AVIF or HEIF", b"ftyp", 4),
-           ("JPEG XL", b"\xff\x0a", 0))  # fmt: skip
+_OTHERS = (
+    ("GIF", b"GIF8", 0),
+    ("BMP", b"BM", 0),
+    ("TIFF", b"II*\0", 0),
+    ("TIFF", b"MM\0*", 0),
+    ("AVIF or HEIF", b"ftyp", 4),
+    ("JPEG XL", b"\xff\x0a", 0),
+)
 MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
 MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
-MAX_ASPECT = 8  # long side over short: a square crop of more would show less than an eighth, which no caption of it describes
+# long side over short: a square crop of more would show less than an eighth, which no caption of it
+# describes
+MAX_ASPECT = 8
+
 
 class UnsupportedError(InputError):
     """An image of a format that is not read; told apart because it is not damaged."""
@@ -24,7 +35,9 @@ class TooLargeError(InputError):
     """More bytes or pixels than are read; told apart because it is not the image's fault."""
 
 
-def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Reads the header only, and refuses what is too large to decode.
 
     Raises:
@@ -34,13 +47,17 @@ def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int
     """
     if len(data) > max_bytes:
         raise TooLargeError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
-    if kind := next((name for name, start, at in _OTHERS if data[at : at + len(start)] == start), None):
+    if kind := next(
+        (name for name, start, at in _OTHERS if data[at : at + len(start)] == start), None
+    ):
         raise UnsupportedError(f"a {kind} image; png, jpeg and webp are read")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise TooLargeError(f"too many pixels to decode: {e}") from e
-    except Exception as e:  # Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError, SyntaxError, ...
+    # Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError,
+    # SyntaxError, ...
+    except Exception as e:
         raise InputError(f"not a readable png, jpeg or webp image ({type(e).__name__})") from e
     width, height = image.size
     if width * height > max_pixels:
@@ -49,7 +66,9 @@ def open_image(data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as displayed, that is, after the EXIF orientation, without decoding pixels."""
+    """(height, width) as displayed, that is, after the EXIF orientation, without decoding
+    pixels.
+    """
     width, height = image.size
     try:
         turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -71,12 +90,14 @@ def is_animated(image: Image.Image) -> bool:
 
 
 def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
-    """Decodes what `open_image` opened: mode RGB, EXIF orientation applied, transparency on white, first frame only.
+    """Decodes what `open_image` opened: mode RGB, EXIF orientation applied, transparency on white,
+    first frame only.
 
     Args:
         image: not decoded yet.
-        short_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as no side falls below it. This saves most of
-            the work for large photographs that are about to be reduced anyway.
+        short_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as no side falls
+            below it. This saves most of the work for large photographs that are about to be reduced
+            anyway.
 
     Raises:
         InputError: the pixels are damaged or truncated.
@@ -85,8 +106,10 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
         if short_side is not None and image.format == "JPEG":
             image.draft(None, (short_side, short_side))
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
-        if image.mode.startswith("I"):  # 16-bit greyscale: convert() would clip it to 255 instead of scaling
+        # copies nothing where there is nothing to turn
+        ImageOps.exif_transpose(image, in_place=True)
+        # 16-bit greyscale: convert() would clip it to 255 instead of scaling
+        if image.mode.startswith("I"):
             values = np.asarray(image, np.float32) / 257.0
             image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
         if image.has_transparency_data:
@@ -98,7 +121,10 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
 
 
 def encode_png(pixels: np.ndarray, *, compress_level: Literal[1, 6, 9] = 1) -> bytes:
-    """uint8 [H, W, 3] → PNG bytes. Level 1 is several times faster than the default and a few percent larger."""
+    """uint8 [H, W, 3] → PNG bytes.
+
+    Level 1 is several times faster than the default and a few percent larger.
+    """
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=compress_level)
     return out.getvalue()

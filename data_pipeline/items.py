@@ -1,4 +1,7 @@
-"""A captioned image as a source gives it, not decoded yet, and the reasons why one is left out. Every file is untrusted."""
+"""A captioned image as a source gives it, not decoded yet, and the reasons why one is left out.
+
+Every file is untrusted.
+"""
 
 import dataclasses
 import json
@@ -14,14 +17,27 @@ MAX_KEY = 512  # characters
 _TAGS = ("nsfw", "language", "license")  # text worth keeping beside the scores
 
 # Reasons to leave an item out, as reports count them.
-NO_CAPTION, NO_IMAGE, MISSING, OUTSIDE = "no caption", "no image", "file missing", "file outside the source"
-TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = "too large", "undecodable", "duplicate key", "damaged text or json", "damaged tar"
+NO_CAPTION, NO_IMAGE, MISSING, OUTSIDE = (
+    "no caption",
+    "no image",
+    "file missing",
+    "file outside the source",
+)
+TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = (
+    "too large",
+    "undecodable",
+    "duplicate key",
+    "damaged text or json",
+    "damaged tar",
+)
 LONG_CAPTION, TOO_LONG, UNREADABLE = "caption too long", "extreme aspect ratio", "unreadable file"
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an image's bytes lie: `size` bytes at `offset` of a file, or, of a parquet file, row `offset` (size -1)."""
+    """Where an image's bytes lie: `size` bytes at `offset` of a file, or, of a parquet file, row
+    `offset` (size -1).
+    """
 
     file: str
     offset: int
@@ -50,9 +66,12 @@ class Skip:
     lost: int = 0  # bytes of a file that could not be gone through
 
     def __post_init__(self):
-        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not UTF-8
+        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not
+        # UTF-8
         for field in ("key", "detail"):
-            object.__setattr__(self, field, getattr(self, field).encode(errors="backslashreplace").decode())
+            object.__setattr__(
+                self, field, getattr(self, field).encode(errors="backslashreplace").decode()
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +80,12 @@ class Image:
     place: Place
 
 
-def make_item(key: str, image: Image | None, texts: dict[str, bytes], fields: dict[str, Any] | None = None) -> Item | Skip:
-    """From the files of one key: the image, and "txt" and "json" where they exist. `fields` stand for the json where given.
+def make_item(
+    key: str, image: Image | None, texts: dict[str, bytes], fields: dict[str, Any] | None = None
+) -> Item | Skip:
+    """From the files of one key: the image, and "txt" and "json" where they exist.
+
+    `fields` stand for the json where given.
 
     The text file is the caption; without one, the "caption" of the fields is.
     """
@@ -93,13 +116,20 @@ def make_item(key: str, image: Image | None, texts: dict[str, bytes], fields: di
 
 
 def scores_of(fields: dict[str, Any]) -> dict[str, float | str]:
-    """The numbers the source gave (similarity, aesthetic, pwatermark, punsafe, …) and a few tags, but not sizes: those are measured."""
+    """The numbers the source gave (similarity, aesthetic, pwatermark, punsafe, …) and a few tags,
+    but not sizes: those are measured.
+    """
 
     def keeps(name: str, value: Any) -> bool:
         if isinstance(value, str):
             return name.lower() in _TAGS and len(value) <= 64 and value.isprintable()
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and abs(value) < 1e300 and math.isfinite(value) and not name.endswith(("width", "height"))
+        return (
+            number
+            and abs(value) < 1e300
+            and math.isfinite(value)
+            and not name.endswith(("width", "height"))
+        )
 
     return {str(k)[:64]: v for k, v in list(fields.items())[:256] if keeps(str(k), v)}
 

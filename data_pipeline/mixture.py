@@ -11,7 +11,9 @@ from data_pipeline.records import Record, RecordSource, open_records
 
 
 class Mixture(Sequence):
-    """`parts` and their `weights`, positive. As a sequence it is all of their records, the parts one after the other.
+    """`parts` and their `weights`, positive.
+
+    As a sequence it is all of their records, the parts one after the other.
 
     `name` is what was given, for error messages.
 
@@ -21,7 +23,10 @@ class Mixture(Sequence):
 
     def __init__(self, parts: Sequence[Sequence[Record]], weights: Sequence[float], name: str):
         if not parts or len(parts) != len(weights) or not all(0 < w < math.inf for w in weights):
-            raise InputError(f"{name}: a positive weight for each dataset, not {', '.join(map(str, weights)) or 'none'}")
+            raise InputError(
+                f"{name}: a positive weight for each dataset, not"
+                f" {', '.join(map(str, weights)) or 'none'}"
+            )
         self.parts, self.weights, self.name = tuple(parts), tuple(weights), name
         self._ends = list(itertools.accumulate(map(len, parts)))
 
@@ -40,7 +45,9 @@ class Mixture(Sequence):
 
 
 def parse(text: str) -> list[tuple[str, float]]:
-    """"A:3,B:1" → [("A", 3.0), ("B", 1.0)]; without a weight 1. One dataset is its path, colons and commas included.
+    """ "A:3,B:1" → [("A", 3.0), ("B", 1.0)]; without a weight 1.
+
+    One dataset is its path, colons and commas included.
 
     Raises:
         InputError: an empty path, the same twice, or a weight that is not positive.
@@ -56,11 +63,16 @@ def parse(text: str) -> list[tuple[str, float]]:
             path, value = item.strip(), 1.0
         path = path if colon else item.strip()
         if not path or not 0 < value < math.inf:
-            raise InputError(f"{text!r}: datasets are PATH or PATH:WEIGHT,PATH:WEIGHT, each weight a positive number; {item!r} is not one")
+            raise InputError(
+                f"{text!r}: datasets are PATH or PATH:WEIGHT,PATH:WEIGHT, each weight a positive"
+                f" number; {item!r} is not one"
+            )
         parts.append((path, value))
     names = [path for path, _ in parts]
     if twice := [path for path in names if names.count(path) > 1]:
-        raise InputError(f"{text!r}: {twice[0]} is there twice; give it once, with the sum of the weights")
+        raise InputError(
+            f"{text!r}: {twice[0]} is there twice; give it once, with the sum of the weights"
+        )
     return parts
 
 

@@ -1,4 +1,7 @@
-"""Captioned images → a record dataset. What is left out is counted by reason, reported, and never stops the rest."""
+"""Captioned images → a record dataset.
+
+What is left out is counted by reason, reported, and never stops the rest.
+"""
 
 import collections
 import concurrent.futures
@@ -33,17 +36,19 @@ def pack(
 ) -> dict[str, Any]:
     """Packs a folder (image + .txt, or metadata.jsonl) or img2dataset tars into ArrayRecord shards.
 
-    The records depend on the source's files alone, not on `workers`: same order, same keys, same bytes.
+    The records depend on the source's files alone, not on `workers`: same order, same keys, same
+    bytes.
 
     Args:
         source: see `sources.open_source`.
         out: the dataset's directory; it appears when all is written.
-        max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than 8:1 (images.MAX_ASPECT).
+        max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than
+            8:1 (images.MAX_ASPECT).
         workers: threads that decode and hash; None: one per core, at most 16.
 
     Returns:
-        The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes", "skipped": {reason: n},
-        "examples": {reason: ["key: detail", …]}, "seconds"}.
+        The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes",
+            "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "seconds"}.
 
     Raises:
         InputError: no such source, an `out` that cannot be written, or no usable image.
@@ -57,7 +62,9 @@ def pack(
     workers = workers or min(16, os.cpu_count() or 1)
     scale = {"unit_scale": True, "unit_divisor": 1024} if opened.unit == "B" else {}
     with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
-        with tqdm(total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale) as bar:
+        with tqdm(
+            total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale
+        ) as bar:
             for result, progress in _decoded(opened.items, workers, max_bytes, max_pixels):
                 bar.update(progress)
                 if not isinstance(result, Skip) and result["key"] in seen:
@@ -66,16 +73,22 @@ def pack(
                     skipped[result.reason] += 1
                     if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
                         line = f"{result.key}: {result.detail}" if result.detail else result.key
-                        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not UTF-8
+                        # a name from JSON may hold half a surrogate pair, one from a file system
+                        # any bytes: not UTF-8
                         lines.append(line[:_LINE].encode(errors="backslashreplace").decode())
                     continue
                 seen.add(result["key"])
                 size += len(result["image"])
                 writer.write(result)
         if not writer.count:
-            reasons = ", ".join(f"{n} × {reason}" for reason, n in skipped.most_common()) or "no items"
+            reasons = (
+                ", ".join(f"{n} × {reason}" for reason, n in skipped.most_common()) or "no items"
+            )
             first = next(iter(examples.values()), [""])[0]
-            raise InputError(f"nothing usable in {source}: {reasons} (first: {first}); an item is an image and a caption of the same name")
+            raise InputError(
+                f"nothing usable in {source}: {reasons} (first: {first}); an item is an image and a"
+                " caption of the same name"
+            )
         report = {
             "source": str(source),
             "kind": opened.kind,
@@ -86,19 +99,29 @@ def pack(
             "seconds": round(time.monotonic() - start, 2),
         }
         with naming(writer.staging / REPORT):
-            (writer.staging / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (writer.staging / REPORT).write_text(
+                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     return report
 
 
 def _decoded(
     items: Iterable[tuple[Item | Skip, int]], workers: int, max_bytes: int, max_pixels: int
 ) -> Iterator[tuple[Record | Skip, int]]:
-    """Decodes and hashes in threads (Pillow releases the GIL), in the order of `items`, with few of them in memory."""
+    """Decodes and hashes in threads (Pillow releases the GIL), in the order of `items`, with few of
+    them in memory.
+    """
 
     def decode(item: Item) -> Record | Skip:
         try:
             record = make_record(
-                item.image, item.caption, key=item.key, url=item.url, scores=item.scores, max_bytes=max_bytes, max_pixels=max_pixels
+                item.image,
+                item.caption,
+                key=item.key,
+                url=item.url,
+                scores=item.scores,
+                max_bytes=max_bytes,
+                max_pixels=max_pixels,
             )
         except TooLargeError as e:
             return Skip(item.key, TOO_LARGE, str(e))
@@ -106,18 +129,26 @@ def _decoded(
             return Skip(item.key, UNDECODABLE, str(e))
         short, long = sorted((record["width"], record["height"]))
         if long > MAX_ASPECT * short:
-            return Skip(item.key, TOO_LONG, f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1")
+            return Skip(
+                item.key,
+                TOO_LONG,
+                f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1",
+            )
         return record
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         waiting: collections.deque = collections.deque()
         for item, progress in items:
-            waiting.append((item if isinstance(item, Skip) else pool.submit(decode, item), progress))
+            waiting.append(
+                (item if isinstance(item, Skip) else pool.submit(decode, item), progress)
+            )
             if len(waiting) > 2 * workers:
                 yield _resolved(*waiting.popleft())
         while waiting:
             yield _resolved(*waiting.popleft())
 
 
-def _resolved(result: "Skip | concurrent.futures.Future[Record | Skip]", progress: int) -> tuple[Record | Skip, int]:
+def _resolved(
+    result: "Skip | concurrent.futures.Future[Record | Skip]", progress: int
+) -> tuple[Record | Skip, int]:
     return (result if isinstance(result, Skip) else result.result()), progress

@@ -1,14 +1,30 @@
-"""Parquet: img2dataset's files with image bytes in them, and tables of metadata (LAION's) that are joined by key."""
+"""Parquet: img2dataset's files with image bytes in them, and tables of metadata (LAION's) that are
+joined by key.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 from data_pipeline import storage
 from data_pipeline.errors import InputError, first_line
-from data_pipeline.items import TOO_LARGE, Image, Item, Place, Skip, limit_of, make_item, scores_of, too_large
+from data_pipeline.items import (
+    TOO_LARGE,
+    Image,
+    Item,
+    Place,
+    Skip,
+    limit_of,
+    make_item,
+    scores_of,
+    too_large,
+)
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # img2dataset names it after its encoding
-CAPTION_COLUMNS, KEY_COLUMNS, URL_COLUMNS = ("caption", "txt", "TEXT", "text"), ("key", "__key__"), ("url", "URL")
+CAPTION_COLUMNS, KEY_COLUMNS, URL_COLUMNS = (
+    ("caption", "txt", "TEXT", "text"),
+    ("key", "__key__"),
+    ("url", "URL"),
+)
 BAD_PARQUET = "damaged parquet file"
 _ROWS = 64  # read at a time
 
@@ -29,11 +45,21 @@ def image_column(path: str) -> str | None:
 
     # a struct is Hugging Face's {"bytes", "path"}
     kinds = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_struct)
-    return next((name for name in IMAGE_COLUMNS if name in schema.names and any(kind(schema.field(name).type) for kind in kinds)), None)
+    return next(
+        (
+            name
+            for name in IMAGE_COLUMNS
+            if name in schema.names and any(kind(schema.field(name).type) for kind in kinds)
+        ),
+        None,
+    )
 
 
 def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
-    """The rows of a file with image bytes in `column`. A row group that is damaged ends the file: its last Skip says so."""
+    """The rows of a file with image bytes in `column`.
+
+    A row group that is damaged ends the file: its last Skip says so.
+    """
     row = 0
     with storage.open_read(path) as file:
         try:
@@ -58,15 +84,20 @@ def read_image(place: Place) -> bytes:
             for group in range(parquet.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
                 if row < count:
-                    return _bytes(parquet.read_row_group(group, columns=[column]).column(0)[row].as_py())
+                    return _bytes(
+                        parquet.read_row_group(group, columns=[column]).column(0)[row].as_py()
+                    )
                 row -= count
     except DamagedError as e:
-        raise InputError(f"{place.file} cannot be read any more ({first_line(e)}); start the build anew") from e
+        raise InputError(
+            f"{place.file} cannot be read any more ({first_line(e)}); start the build anew"
+        ) from e
     raise InputError(f"{place.file} has no row {place.offset} any more; start the build anew")
 
 
 def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(value of the column `on`, the row's scores, tags and URL). "url" is found under the names that sources give it.
+    """(value of the column `on`, the row's scores, tags and URL). "url" is found under the names
+    that sources give it.
 
     Raises:
         InputError: no such column, or the file is damaged.
@@ -75,14 +106,25 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             parquet = _open(file)
             columns = _plain_columns(parquet)
-            key = next((name for name in (URL_COLUMNS if on in URL_COLUMNS else (on,)) if name in columns), None)
+            key = next(
+                (name for name in (URL_COLUMNS if on in URL_COLUMNS else (on,)) if name in columns),
+                None,
+            )
             if key is None:
-                raise InputError(f"--metadata {path} has no column {on!r} of text or numbers; it has {', '.join(columns[:20])} (--join-on)")
+                raise InputError(
+                    f"--metadata {path} has no column {on!r} of text or numbers; it has"
+                    f" {', '.join(columns[:20])} (--join-on)"
+                )
             for fields in _rows(parquet, columns):
                 if (value := join_value(fields[key])) is not None:
-                    yield value, {"scores": scores_of(fields), "url": _first(fields, URL_COLUMNS)[:2048]}
+                    yield (
+                        value,
+                        {"scores": scores_of(fields), "url": _first(fields, URL_COLUMNS)[:2048]},
+                    )
         except DamagedError as e:
-            raise InputError(f"--metadata {path} is damaged ({first_line(e)}); restore it, or leave it out") from e
+            raise InputError(
+                f"--metadata {path} is damaged ({first_line(e)}); restore it, or leave it out"
+            ) from e
 
 
 def join_value(value: Any) -> str | None:
@@ -105,7 +147,9 @@ def _open(file) -> Any:
 
 
 def _plain_columns(parquet: Any) -> list[str]:
-    """Of text, numbers, and lists of text; not images, dates, EXIF and whatever else there may be."""
+    """Of text, numbers, and lists of text; not images, dates, EXIF and whatever else there may
+    be.
+    """
     import pyarrow.types as kinds
 
     def plain(kind: Any) -> bool:
@@ -113,7 +157,9 @@ def _plain_columns(parquet: Any) -> list[str]:
         listed = (kinds.is_list(kind) or kinds.is_large_list(kind)) and plain(kind.value_type)
         return text or listed or kinds.is_integer(kind) or kinds.is_floating(kind)
 
-    return [field.name for field in parquet.schema_arrow if field.name != "exif" and plain(field.type)]
+    return [
+        field.name for field in parquet.schema_arrow if field.name != "exif" and plain(field.type)
+    ]
 
 
 def _rows(parquet: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -140,7 +186,10 @@ def _cell(value: Any) -> Any:
 
 def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
     stem = place.file.rpartition("/")[2].removesuffix(".parquet")
-    key = join_value(next((fields[name] for name in KEY_COLUMNS if name in fields), None)) or f"{stem}-{place.offset:08d}"
+    key = (
+        join_value(next((fields[name] for name in KEY_COLUMNS if name in fields), None))
+        or f"{stem}-{place.offset:08d}"
+    )
     data = _bytes(fields.pop(column))
     if len(data) > limit_of("image"):
         return Skip(key, TOO_LARGE, too_large(key, len(data), limit_of("image")))

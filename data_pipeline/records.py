@@ -1,4 +1,6 @@
-"""Captioned images on disk: what a record is, and datasets of them, written in one go and read at random."""
+"""Captioned images on disk: what a record is, and datasets of them, written in one go and read at
+random.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,14 @@ from typing import Any, TypedDict
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipeline.array_records import ExampleSource, ShardWriter, check_replaceable, describe, find_shards, publish
+from data_pipeline.array_records import (
+    ExampleSource,
+    ShardWriter,
+    check_replaceable,
+    describe,
+    find_shards,
+    publish,
+)
 from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_image, upright_size
 from data_pipeline.perceptual import phash
@@ -24,8 +33,11 @@ _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores
 
 FEATURES = tfds.features.FeaturesDict(
     {
-        # A scalar of bytes, not features.Image: the encoded file comes back as it was received, whatever its format.
-        "image": tfds.features.Tensor(shape=(), dtype=np.object_, doc="encoded png, jpeg or webp, as received"),
+        # A scalar of bytes, not features.Image: the encoded file comes back as it was received,
+        # whatever its format.
+        "image": tfds.features.Tensor(
+            shape=(), dtype=np.object_, doc="encoded png, jpeg or webp, as received"
+        ),
         "caption": tfds.features.Text(doc="the source's caption"),
         "recaption": tfds.features.Text(doc="a caption written by a model, or empty"),
         "url": tfds.features.Text(doc="where the image came from, or empty"),
@@ -65,7 +77,8 @@ def make_record(
     max_bytes: int = MAX_IMAGE_BYTES,
     max_pixels: int = MAX_PIXELS,
 ) -> Record:
-    """Decodes the image once, so that no dataset holds one that cannot be read, and fills in size and hashes.
+    """Decodes the image once, so that no dataset holds one that cannot be read, and fills in size
+    and hashes.
 
     Raises:
         InputError: the image is damaged, too large, or not a png, jpeg or webp.
@@ -87,11 +100,14 @@ def make_record(
     )
 
 
-_OWN_FILES = re.compile(rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*")
+_OWN_FILES = re.compile(
+    rf"\d+\.writing|{NAME}-.*\.array_record-.*|.*\.json(\.incomplete.*)?|sizes\.npy.*"
+)
 
 
 def begin_staging(staging: Path) -> None:
-    """An empty directory for a dataset of records that is being written; what a killed process left there is removed.
+    """An empty directory for a dataset of records that is being written; what a killed process left
+    there is removed.
 
     Raises:
         InputError: it is somebody's own directory, or cannot be made.
@@ -99,23 +115,32 @@ def begin_staging(staging: Path) -> None:
     try:
         if staging.exists():
             if foreign := [p.name for p in staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
-                raise InputError(f"{staging} is in the way and holds {foreign[0]!r}; move it or give another name")
+                raise InputError(
+                    f"{staging} is in the way and holds {foreign[0]!r}; move it or give another"
+                    " name"
+                )
             shutil.rmtree(staging)
         staging.mkdir(parents=True)
     except OSError as e:
-        raise InputError(f"cannot write {staging} ({first_line(e, 160)}); give another directory") from e
+        raise InputError(
+            f"cannot write {staging} ({first_line(e, 160)}); give another directory"
+        ) from e
 
 
 class RecordWriter:
-    """Writes records round-robin into `shards` files. A context manager: leaving it normally publishes the dataset.
+    """Writes records round-robin into `shards` files.
 
-    Until then everything is in `NAME.partial`, which an exception removes and a later writer replaces, so a killed
-    process leaves nothing that could be taken for a dataset. `staging` is that directory, for files that belong beside
-    the records. Two processes must not write the same dataset at once.
+    A context manager: leaving it normally publishes the dataset.
+
+    Until then everything is in `NAME.partial`, which an exception removes and a later writer
+    replaces, so a killed process leaves nothing that could be taken for a dataset. `staging` is
+    that directory, for files that belong beside the records. Two processes must not write the same
+    dataset at once.
 
     Raises:
-        InputError: `out` exists (without `overwrite`), is something else than a dataset or no place to write, `shards` is
-            not in 1..10000, a record's key came before, or nothing was written.
+        InputError: `out` exists (without `overwrite`), is something else than a dataset or no place
+            to write, `shards` is not in 1..10000, a record's key came before, or nothing was
+            written.
         OSError: the disk is full, or fails.
     """
 
@@ -146,7 +171,9 @@ class RecordWriter:
 
     def write(self, record: Record) -> None:
         if record["key"] in self._keys:
-            raise InputError(f"record key {record['key']!r} came twice for {self.out}; keys must be unique")
+            raise InputError(
+                f"record key {record['key']!r} came twice for {self.out}; keys must be unique"
+            )
         self._keys.add(record["key"])
         shard = self.count % self._shards
         if shard == len(self._writers):
@@ -159,7 +186,10 @@ class RecordWriter:
     def _publish(self) -> None:
         if not self.count:
             raise InputError(f"no records for {self.out}: nothing was written (count = 0)")
-        paths, lengths = [writer.path for writer in self._writers], [writer.count for writer in self._writers]
+        paths, lengths = (
+            [writer.path for writer in self._writers],
+            [writer.count for writer in self._writers],
+        )
         describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
         write_sizes(self.staging, np.concatenate([np.asarray(sizes) for sizes in self._sizes]))
         publish(self.staging, self.out)
@@ -170,11 +200,17 @@ class RecordSource(ExampleSource):
 
     def decode(self, example: dict[str, Any]) -> Record:
         fields = {k: example[k].decode() for k in _TEXT_FIELDS}
-        return Record(image=example["image"], width=int(example["width"]), height=int(example["height"]), **fields)
+        return Record(
+            image=example["image"],
+            width=int(example["width"]),
+            height=int(example["height"]),
+            **fields,
+        )
 
 
 def open_records(path: str | Path) -> RecordSource:
-    """Opens a dataset that RecordWriter, `cv3jax data build`, or a TFDS build with the same features has written.
+    """Opens a dataset that RecordWriter, `cv3jax data build`, or a TFDS build with the same
+    features has written.
 
     Raises:
         InputError: see `find_shards`.

@@ -1,11 +1,13 @@
 """Captioned scenes by seed: what is in them and how they are called. `scenes_render` draws them.
 
-The grammar is small enough that a judge can be exact, and has what the two stages of a cascade divide between them: number,
-colours, shapes, sizes and positions survive at half the resolution, textures and thin outlines do not.
+The grammar is small enough that a judge can be exact, and has what the two stages of a cascade
+divide between them: number, colours, shapes, sizes and positions survive at half the resolution,
+textures and thin outlines do not.
 
     a large red circle in the center, white background
-    a large red striped circle with a thin white outline on the left and a small blue square on the right, grey background
-    a small pink dotted star to the left of a large cyan cross, black background
+    a large red striped circle with a thin white outline on the left and a small blue square on the
+        right, grey background a small pink dotted star to the left of a large cyan cross, black
+        background
 """
 
 import dataclasses
@@ -22,7 +24,8 @@ from data_pipeline.errors import InputError
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-# radius, in sides of the image: at 64² a small shape is more than two latents wide, and two large ones fit beside one another
+# radius, in sides of the image: at 64² a small shape is more than two latents wide, and two large
+# ones fit beside one another
 SIZES = {"small": (0.145, 0.155), "large": (0.195, 0.205)}
 TEXTURES = ("striped", "dotted")
 OUTLINES = ("white", "black")
@@ -40,7 +43,8 @@ RELATION_ROWS = (0.28, 0.5, 0.72)  # height of both its objects
 LAYOUTS = ("one", "pair", "relation")
 SPLITS = ("train", "heldout")
 
-# Never drawn in the train split: one shape of every colour, so that every colour and every shape is still learnt.
+# Never drawn in the train split: one shape of every colour, so that every colour and every shape is
+# still learnt.
 HELD_OUT = frozenset(
     {
         ("red", "star"),
@@ -86,13 +90,20 @@ class Scene:
 
 
 def sample_scene(
-    seed: int, index: int, *, split: Split = "train", textured: float = 0.5, two: float = 0.6, relational: float = 0.2
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    textured: float = 0.5,
+    two: float = 0.6,
+    relational: float = 0.2,
 ) -> Scene:
     """Scene number `index` of `seed`: a pure function of its arguments.
 
     Args:
         seed, index: at least 0.
-        split: "train" never has a (colour, shape) of HELD_OUT; in "heldout" every scene has at least one.
+        split: "train" never has a (colour, shape) of HELD_OUT; in "heldout" every scene has at
+            least one.
         textured: probability of an object to have a texture, an outline or both, a third each.
         two: probability of two objects.
         relational: probability that two objects stand in a relation instead of on their own sides.
@@ -107,28 +118,53 @@ def sample_scene(
 
     first = _pick(rng, _PAIRS[split])
     other_pairs = _PAIRS["train" if split == "train" else "any"]
-    second = _pick(rng, tuple(p for p in other_pairs if p != first))  # two alike would make "X left of X"
+    # two alike would make "X left of X"
+    second = _pick(rng, tuple(p for p in other_pairs if p != first))
     pairs = (first, second) if rng.random() < 0.5 else (second, first)
     relation = rng.random() < relational
     words = ("left", "right") if relation else PAIR_POSITIONS
-    left, right = (_object(rng, pair, background, textured, word, 0.0, 0.0) for pair, word in zip(pairs, words))
-    row = _pick(rng, RELATION_ROWS) if relation else 0.5  # the words of a relation say the order only
+    left, right = (
+        _object(rng, pair, background, textured, word, 0.0, 0.0) for pair, word in zip(pairs, words)
+    )
+    # the words of a relation say the order only
+    row = _pick(rng, RELATION_ROWS) if relation else 0.5
     xs, ys = np.array([[0.25, 0.75], [row, row]]) + rng.uniform(-_JITTER, _JITTER, (2, 2))
-    placed = tuple(dataclasses.replace(o, cx=float(x), cy=float(y)) for o, x, y in zip((left, right), xs, ys))
+    placed = tuple(
+        dataclasses.replace(o, cx=float(x), cy=float(y)) for o, x, y in zip((left, right), xs, ys)
+    )
     return Scene(background, "relation" if relation else "pair", placed)
 
 
-def _object(rng: np.random.Generator, pair: tuple[str, str], background: str, textured: float, position: str, x: float, y: float) -> Object:
+def _object(
+    rng: np.random.Generator,
+    pair: tuple[str, str],
+    background: str,
+    textured: float,
+    position: str,
+    x: float,
+    y: float,
+) -> Object:
     texture = outline = None
     if rng.random() < textured:
         kind = rng.integers(3)
         if kind != 1:
             texture = _pick(rng, TEXTURES)
         if kind != 0:
-            outline = _pick(rng, tuple(o for o in OUTLINES if o != background))  # white on white could not be seen
+            # white on white could not be seen
+            outline = _pick(rng, tuple(o for o in OUTLINES if o != background))
     size = _pick(rng, tuple(SIZES))
     colour, shape = pair
-    return Object(size, colour, texture, shape, outline, position, float(x), float(y), float(rng.uniform(*SIZES[size])))
+    return Object(
+        size,
+        colour,
+        texture,
+        shape,
+        outline,
+        position,
+        float(x),
+        float(y),
+        float(rng.uniform(*SIZES[size])),
+    )
 
 
 def _pick(rng: np.random.Generator, options: tuple) -> Any:
@@ -152,10 +188,14 @@ def _noun(o: Object) -> str:
 
 
 def properties(scene: Scene) -> dict[str, Any]:
-    """What the caption says, without coordinates: {"background", "layout", "objects": [{"size", "colour", "texture", "shape",
-    "outline", "position"}, …]}; texture and outline may be None. JSON can hold it, and `parse(caption(scene))` equals it.
+    """What the caption says, without coordinates: {"background", "layout", "objects": [{"size",
+    "colour", "texture", "shape", "outline", "position"}, …]}; texture and outline may be None. JSON
+    can hold it, and `parse(caption(scene))` equals it.
     """
-    objects = [{k: v for k, v in dataclasses.asdict(o).items() if k not in ("cx", "cy", "radius")} for o in scene.objects]
+    objects = [
+        {k: v for k, v in dataclasses.asdict(o).items() if k not in ("cx", "cy", "radius")}
+        for o in scene.objects
+    ]
     return {"background": scene.background, "layout": scene.layout, "objects": objects}
 
 
@@ -169,11 +209,19 @@ def parse(text: str) -> dict[str, Any]:
         if match := pattern.fullmatch(text):
             values = match.groupdict()
             count = 1 if layout == "one" else 2
-            objects = [{k: values[f"{k}{i}"] for k in ("size", "colour", "texture", "shape", "outline")} for i in range(count)]
+            objects = [
+                {k: values[f"{k}{i}"] for k in ("size", "colour", "texture", "shape", "outline")}
+                for i in range(count)
+            ]
             for i, o in enumerate(objects):
-                o["position"] = ("left", "right")[i] if layout == "relation" else values[f"position{i}"]
+                o["position"] = (
+                    ("left", "right")[i] if layout == "relation" else values[f"position{i}"]
+                )
             return {"background": values["background"], "layout": layout, "objects": objects}
-    raise InputError(f'not a caption of a scene: {text[:120]!r}; one is "a large red circle in the center, white background"')
+    raise InputError(
+        f'not a caption of a scene: {text[:120]!r}; one is "a large red circle in the center, white'
+        ' background"'
+    )
 
 
 @functools.cache
@@ -184,7 +232,10 @@ def _patterns() -> dict[str, re.Pattern]:
     def noun(i: int) -> str:
         texture = f"(?: {group(f'texture{i}', TEXTURES)})?"
         outline = f"(?: with a thin {group(f'outline{i}', OUTLINES)} outline)?"
-        return f"a {group(f'size{i}', SIZES)} {group(f'colour{i}', COLOURS)}{texture} {group(f'shape{i}', SHAPES)}{outline}"
+        return (
+            f"a {group(f'size{i}', SIZES)} {group(f'colour{i}', COLOURS)}{texture}"
+            f" {group(f'shape{i}', SHAPES)}{outline}"
+        )
 
     end = f", {group('background', BACKGROUNDS)} background"
     left, right = (group(f"position{i}", [word]) for i, word in enumerate(PAIR_POSITIONS))
@@ -197,8 +248,26 @@ def _patterns() -> dict[str, re.Pattern]:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption can have, sorted; the comma is not one."""
-    phrases = (*COLOURS, *SHAPES, *SIZES, *TEXTURES, *OUTLINES, *BACKGROUNDS, *ONE_POSITIONS, *PAIR_POSITIONS, RELATION)
-    return tuple(sorted({word for phrase in (*phrases, "a with thin outline and background") for word in phrase.split()}))
+    phrases = (
+        *COLOURS,
+        *SHAPES,
+        *SIZES,
+        *TEXTURES,
+        *OUTLINES,
+        *BACKGROUNDS,
+        *ONE_POSITIONS,
+        *PAIR_POSITIONS,
+        RELATION,
+    )
+    return tuple(
+        sorted(
+            {
+                word
+                for phrase in (*phrases, "a with thin outline and background")
+                for word in phrase.split()
+            }
+        )
+    )
 
 
 def build(
@@ -216,8 +285,8 @@ def build(
 ) -> int:
     """Renders scenes 0..num-1 of `seed` and writes them as records; returns how many.
 
-    A record's `scores` holds {"scene": …, "split", "seed", "index"}, the scene with coordinates, so that a judge need not
-    parse captions. Its key is SPLIT-SEED-INDEX.
+    A record's `scores` holds {"scene": …, "split", "seed", "index"}, the scene with coordinates, so
+    that a judge need not parse captions. Its key is SPLIT-SEED-INDEX.
 
     Raises:
         InputError: an argument out of range, or an `out` that RecordWriter refuses.
@@ -228,7 +297,10 @@ def build(
     from data_pipeline.scenes_render import render
 
     if num < 1 or seed < 0 or not 16 <= size <= 4096:
-        raise InputError(f"num = {num}, seed = {seed}, size = {size}: num must be at least 1, seed at least 0, size in 16..4096")
+        raise InputError(
+            f"num = {num}, seed = {seed}, size = {size}: num must be at least 1, seed at least 0,"
+            " size in 16..4096"
+        )
     if split not in SPLITS:
         raise InputError(f"split = {split!r}: one of {', '.join(SPLITS)}")
     for name, share in (("textured", textured), ("two", two), ("relational", relational)):
@@ -236,10 +308,19 @@ def build(
             raise InputError(f"{name} = {share}: a probability, in 0..1")
     with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
         for index in tqdm(range(num), desc=f"scenes {split}", unit="image", mininterval=0.5):
-            scene = sample_scene(seed, index, split=split, textured=textured, two=two, relational=relational)
-            scores = {"scene": dataclasses.asdict(scene), "split": split, "seed": seed, "index": index}
+            scene = sample_scene(
+                seed, index, split=split, textured=textured, two=two, relational=relational
+            )
+            scores = {
+                "scene": dataclasses.asdict(scene),
+                "split": split,
+                "seed": seed,
+                "index": index,
+            }
             png = encode_png(render(scene, size))
-            writer.write(make_record(png, caption(scene), key=f"{split}-{seed}-{index:07d}", scores=scores))
+            writer.write(
+                make_record(png, caption(scene), key=f"{split}-{seed}-{index:07d}", scores=scores)
+            )
         return writer.count
 
 
@@ -251,6 +332,10 @@ def scene_of(scores: str) -> Scene:
     """
     try:
         fields = json.loads(scores)["scene"]
-        return Scene(fields["background"], fields["layout"], tuple(Object(**o) for o in fields["objects"]))
+        return Scene(
+            fields["background"], fields["layout"], tuple(Object(**o) for o in fields["objects"])
+        )
     except (ValueError, KeyError, TypeError) as e:
-        raise InputError(f"not the scores of a rendered scene ({type(e).__name__}: {str(e)[:80]})") from e
+        raise InputError(
+            f"not the scores of a rendered scene ({type(e).__name__}: {str(e)[:80]})"
+        ) from e

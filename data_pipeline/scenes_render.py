@@ -1,4 +1,6 @@
-"""Pixels of a scene: anti-aliased signed distances, evaluated at the resolution asked for and only where the object is."""
+"""Pixels of a scene: anti-aliased signed distances, evaluated at the resolution asked for and only
+where the object is.
+"""
 
 import functools
 
@@ -17,13 +19,19 @@ RGB = {
     "purple": (124, 34, 168),
     "pink": (255, 132, 192),
 }
-BACKGROUND_RGB = {"white": (255, 255, 255), "grey": (128, 128, 128), "black": (0, 0, 0), "beige": (226, 205, 168)}
+BACKGROUND_RGB = {
+    "white": (255, 255, 255),
+    "grey": (128, 128, 128),
+    "black": (0, 0, 0),
+    "beige": (226, 205, 168),
+}
 OUTLINE_RGB = {"white": (255, 255, 255), "black": (0, 0, 0)}
 OUTLINE_WIDTH = 0.015  # sides of the image, outside the shape: 1.9 px at 128²
 
-# Textures lie on a grid that is fixed in the image: period 4 px at 128², symmetric about the points where a 64² image has its
-# pixel centres. There any symmetric filter gives their mean, so halving 128² erases them exactly, whatever filter does it.
-# Both have the same mean (0.8 of the colour), so that not even the tone of the 64² image tells stripes from dots.
+# Textures lie on a grid that is fixed in the image: period 4 px at 128², symmetric about the points
+# where a 64² image has its pixel centres. There any symmetric filter gives their mean, so halving
+# 128² erases them exactly, whatever filter does it. Both have the same mean (0.8 of the colour), so
+# that not even the tone of the 64² image tells stripes from dots.
 TEXTURE_PERIOD = 1 / 32
 STRIPE_SHARE, STRIPE_SHADE = 1 / 2, 0.6
 DOT_SHARE, DOT_SHADE = 1 / 3, 0.4
@@ -47,15 +55,23 @@ def render(scene: Scene, size: int) -> np.ndarray:
 def _draw(pixels: np.ndarray, o: Object, size: int) -> None:
     """Lays one object over pixels [size, size, 3], inside its bounding box."""
     reach = 1.2 * o.radius + OUTLINE_WIDTH + 1 / size
-    x0, x1 = (int(np.clip(np.floor((o.cx + side) * size), 0, size)) for side in (-reach, reach + 1 / size))
-    y0, y1 = (int(np.clip(np.floor((o.cy + side) * size), 0, size)) for side in (-reach, reach + 1 / size))
+    x0, x1 = (
+        int(np.clip(np.floor((o.cx + side) * size), 0, size)) for side in (-reach, reach + 1 / size)
+    )
+    y0, y1 = (
+        int(np.clip(np.floor((o.cy + side) * size), 0, size)) for side in (-reach, reach + 1 / size)
+    )
     x = ((np.arange(x0, x1, dtype=np.float32) + 0.5) / size - o.cx)[None, :]
     y = ((np.arange(y0, y1, dtype=np.float32) + 0.5) / size - o.cy)[:, None]
     d = SHAPES[o.shape](x, y, np.float32(o.radius)) * size  # pixels; negative inside
     box = pixels[y0:y1, x0:x1]
     colour = np.asarray(RGB[o.colour], np.float32)
     if o.outline:
-        _over(box, np.asarray(OUTLINE_RGB[o.outline], np.float32), _coverage(d - np.float32(OUTLINE_WIDTH * size)))
+        _over(
+            box,
+            np.asarray(OUTLINE_RGB[o.outline], np.float32),
+            _coverage(d - np.float32(OUTLINE_WIDTH * size)),
+        )
     if o.texture:
         colour = colour * _shading(o.texture, size)[y0:y1, x0:x1, None]
     _over(box, colour, _coverage(d))
@@ -72,10 +88,13 @@ def _over(box: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _shading(texture: str, size: int) -> np.ndarray:
-    """float32 [size, size]: what a texture multiplies the colour with, each pixel the mean of 8×8 points."""
+    """float32 [size, size]: what a texture multiplies the colour with, each pixel the mean of 8×8
+    points.
+    """
     fine = 8
     step = 1 / (size * fine)
-    phase = ((np.arange(size * fine) + 0.5) * step / TEXTURE_PERIOD) % 1 - 0.5  # of the period, 0 in the middle of a band or dot
+    # of the period, 0 in the middle of a band or dot
+    phase = ((np.arange(size * fine) + 0.5) * step / TEXTURE_PERIOD) % 1 - 0.5
     if texture == "striped":
         dark = (np.abs(phase) < STRIPE_SHARE / 2).reshape(size, fine).mean(1)
         shading = np.repeat((1 - (1 - STRIPE_SHADE) * dark)[:, None], size, 1)
@@ -83,7 +102,8 @@ def _shading(texture: str, size: int) -> np.ndarray:
         radius_squared = DOT_SHARE / np.pi  # area of a dot = DOT_SHARE of its cell
         square = (phase**2).reshape(size, fine)
         dark = np.zeros((size, size))
-        for i in range(fine):  # one sub-row and sub-column at a time: the full grid of a large image would not fit
+        # one sub-row and sub-column at a time: the full grid of a large image would not fit
+        for i in range(fine):
             for j in range(fine):
                 dark += square[:, i, None] + square[None, :, j] < radius_squared
         shading = 1 - (1 - DOT_SHADE) * dark / fine**2
@@ -92,8 +112,8 @@ def _shading(texture: str, size: int) -> np.ndarray:
     return shading
 
 
-# Signed distances: x [1, w], y [h, 1] relative to the centre, y downwards, and a scalar r → [h, w]. All shapes of one r look
-# about equally large, and stay within 1.2 r.
+# Signed distances: x [1, w], y [h, 1] relative to the centre, y downwards, and a scalar r → [h, w].
+# All shapes of one r look about equally large, and stay within 1.2 r.
 
 
 def _circle(x, y, r):
@@ -142,4 +162,11 @@ def _polygon(x, y, corners_x, corners_y):
     return np.where(inside, -1, 1) * np.sqrt(squared)
 
 
-SHAPES = {"circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross, "ring": _ring}
+SHAPES = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+}

@@ -1,7 +1,9 @@
-"""Height and width of every record of a dataset, without its images: the file `sizes.npy` beside the shards.
+"""Height and width of every record of a dataset, without its images: the file `sizes.npy` beside
+the shards.
 
-int32 [N, 2], height and width in pixels, upright, in the order in which `RecordSource` numbers records: shard after shard, as each was
-written. 8 bytes a record, read through a memory map. A dataset without the file (of another program) is read once, and gets it.
+int32 [N, 2], height and width in pixels, upright, in the order in which `RecordSource` numbers
+records: shard after shard, as each was written. 8 bytes a record, read through a memory map. A
+dataset without the file (of another program) is read once, and gets it.
 """
 
 import os
@@ -18,7 +20,10 @@ NAME = "sizes.npy"
 
 
 def write_sizes(directory: Path, sizes: Sequence[tuple[int, int]] | np.ndarray) -> None:
-    """Write (height, width) of all records, in the order above, whole or not at all. Raises OSError."""
+    """Write (height, width) of all records, in the order above, whole or not at all.
+
+    Raises OSError.
+    """
     array = np.asarray(sizes, np.int32).reshape(-1, 2)
     temporary = directory / f"{NAME}.{os.getpid()}.tmp"
     with naming(temporary):
@@ -42,10 +47,15 @@ def read_sizes(directory: Path, count: int) -> np.ndarray | None:
     try:
         sizes = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew") from e
+        raise InputError(
+            f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew"
+        ) from e
     if sizes.shape != (count, 2) or sizes.dtype != np.int32 or not (sizes > 0).all():
         found = f"{sizes.dtype.name} {list(sizes.shape)}"
-        raise InputError(f"{path} holds {found}, not positive sizes of {count} records; remove it, and it is made anew")
+        raise InputError(
+            f"{path} holds {found}, not positive sizes of {count} records; remove it, and it is"
+            " made anew"
+        )
     return sizes
 
 
@@ -60,8 +70,12 @@ def sizes_of(source: Sequence) -> np.ndarray:
         return known
     numbers: Iterable[int] = range(len(source))
     if directory is not None:
-        numbers = tqdm(numbers, desc=f"sizes of {directory}", unit="record", file=sys.stderr, mininterval=1.0)
-    sizes = [(int(record["height"]), int(record["width"])) for record in (source[i] for i in numbers)]
+        numbers = tqdm(
+            numbers, desc=f"sizes of {directory}", unit="record", file=sys.stderr, mininterval=1.0
+        )
+    sizes = [
+        (int(record["height"]), int(record["width"])) for record in (source[i] for i in numbers)
+    ]
     if directory is not None and os.access(directory, os.W_OK):
         write_sizes(directory, sizes)
     return np.array(sizes, np.int32)

@@ -1,4 +1,7 @@
-"""Files here and in object stores (gs://, s3://, hdfs://): whole ones read and written. Only what has a scheme needs Beam."""
+"""Files here and in object stores (gs://, s3://, hdfs://): whole ones read and written.
+
+Only what has a scheme needs Beam.
+"""
 
 import glob
 import os
@@ -38,7 +41,9 @@ def read_at(path: str, offset: int, size: int) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes a whole file: whoever sees it sees all of it, also after the machine has lost its power."""
+    """Writes a whole file: whoever sees it sees all of it, also after the machine has lost its
+    power.
+    """
     if is_remote(path):
         from apache_beam.io.filesystem import CompressionTypes
 
@@ -70,7 +75,10 @@ def upload(local: Path, path: str) -> None:
         return
     from apache_beam.io.filesystem import CompressionTypes
 
-    with local.open("rb") as source, _systems().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target:
+    with (
+        local.open("rb") as source,
+        _systems().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as target,
+    ):
         while piece := source.read(2**23):
             target.write(piece)
     local.unlink()
@@ -85,7 +93,11 @@ def names(folder: str, suffix: str) -> list[str]:
     if is_remote(folder):
         return list(files(join(folder, f"*{suffix}")))
     place = Path(folder)
-    return sorted(str(path) for path in place.iterdir() if path.name.endswith(suffix)) if place.is_dir() else []
+    return (
+        sorted(str(path) for path in place.iterdir() if path.name.endswith(suffix))
+        if place.is_dir()
+        else []
+    )
 
 
 class File(NamedTuple):
@@ -100,13 +112,31 @@ def files(pattern: str) -> dict[str, File]:
         InputError: the file system cannot be asked.
     """
     if not is_remote(pattern):
-        paths = [Path(pattern)] if Path(pattern).is_file() else [Path(path) for path in glob.glob(pattern, recursive=True)]
-        return dict(sorted((str(path), File(path.stat().st_size, str(path.stat().st_mtime_ns))) for path in paths if path.is_file()))
+        paths = (
+            [Path(pattern)]
+            if Path(pattern).is_file()
+            else [Path(path) for path in glob.glob(pattern, recursive=True)]
+        )
+        return dict(
+            sorted(
+                (str(path), File(path.stat().st_size, str(path.stat().st_mtime_ns)))
+                for path in paths
+                if path.is_file()
+            )
+        )
     try:
         found = _systems().match([pattern])[0].metadata_list
     except Exception as e:  # of whichever library reaches that store
-        raise InputError(f"{pattern} cannot be listed ({first_line(e)}); is its library installed, and may you read there?") from e
-    return dict(sorted((each.path, File(each.size_in_bytes, str(each.last_updated_in_seconds))) for each in found))
+        raise InputError(
+            f"{pattern} cannot be listed ({first_line(e)}); is its library installed, and may you"
+            " read there?"
+        ) from e
+    return dict(
+        sorted(
+            (each.path, File(each.size_in_bytes, str(each.last_updated_in_seconds)))
+            for each in found
+        )
+    )
 
 
 def remove(paths: Iterable[str]) -> None:

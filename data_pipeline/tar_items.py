@@ -5,12 +5,32 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from data_pipeline.items import BAD_TAR, IMAGE_SUFFIXES, TOO_LARGE, UNREADABLE, Image, Item, Place, Skip, limit_of, make_item, too_large
+from data_pipeline.items import (
+    BAD_TAR,
+    IMAGE_SUFFIXES,
+    TOO_LARGE,
+    UNREADABLE,
+    Image,
+    Item,
+    Place,
+    Skip,
+    limit_of,
+    make_item,
+    too_large,
+)
 from data_pipeline.storage import is_remote
 
 MAX_TAIL = 2**20  # bytes of zeros after the end mark: tools pad to records of 10 KiB, some to more
 # what tarfile raises on headers that are not what they claim to be
-_DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, IndexError, struct.error)
+_DAMAGED = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    struct.error,
+)
 
 
 class _Sample:
@@ -32,9 +52,10 @@ class _Sample:
 def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[Item | Skip, int]]:
     """(Item or Skip, bytes gone through) of each key, in the order of the tar.
 
-    A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and `name`, the tar's, as key. The
-    sample before the break counts as lost with it unless it has all the kinds of files that the one before it had: without its
-    json nobody could say where it is from. `path` is what the items' places name; `file` can seek.
+    A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and
+    `name`, the tar's, as key. The sample before the break counts as lost with it unless it has all
+    the kinds of files that the one before it had: without its json nobody could say where it is
+    from. `path` is what the items' places name; `file` can seek.
     """
     sample, before, end, broken = None, None, 0, ""
     try:
@@ -64,13 +85,18 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
         yield sample.made(), size - start
         start = size
     if broken or not sample:
-        yield Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start), size - start
+        yield (
+            Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start),
+            size - start,
+        )
 
 
 def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
-    """What is wrong with what follows the last member, or nothing. tarfile takes a damaged header, or none at all, for the end.
+    """What is wrong with what follows the last member, or nothing. tarfile takes a damaged header,
+    or none at all, for the end.
 
-    A block of zeros is the end mark; much more of them is a file that was made large before it was filled.
+    A block of zeros is the end mark; much more of them is a file that was made large before it was
+    filled.
     """
     file.seek(end)
     tail = file.read(MAX_TAIL)
@@ -81,16 +107,22 @@ def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
     return f"{size - end:,} bytes after its end mark" if size - end > MAX_TAIL or any(tail) else ""
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str) -> None:
+def _read_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str
+) -> None:
     suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
     kind = "image" if suffix in IMAGE_SUFFIXES else suffix
     if kind not in ("image", "txt", "json"):
         return
     if member.size > limit_of(kind):
-        sample.unusable = Skip(sample.key, TOO_LARGE, too_large(f"{name}: {member.name}", member.size, limit_of(kind)))
+        sample.unusable = Skip(
+            sample.key, TOO_LARGE, too_large(f"{name}: {member.name}", member.size, limit_of(kind))
+        )
         return
     if member.issparse():  # its bytes are not in one piece
-        sample.unusable = Skip(sample.key, UNREADABLE, f"{name}: {member.name} is stored with holes")
+        sample.unusable = Skip(
+            sample.key, UNREADABLE, f"{name}: {member.name} is stored with holes"
+        )
         return
     data = tar.extractfile(member).read()
     if len(data) < member.size:

@@ -8,7 +8,16 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from data_pipeline.errors import InputError, first_line
 
@@ -17,11 +26,15 @@ _CONFIG_CHARACTERS = 2**20
 MAX_PROMPT = 8192  # characters; what is beyond could not fit into the tokens a model reads
 
 
-def train_tokenizer(captions: Iterable[str], out_dir: str | Path, vocab_size: int, max_length: int) -> None:
-    """Trains a word-piece vocabulary on captions and saves it as a `transformers` folder: NFKC, lower case, EOS appended.
+def train_tokenizer(
+    captions: Iterable[str], out_dir: str | Path, vocab_size: int, max_length: int
+) -> None:
+    """Trains a word-piece vocabulary on captions and saves it as a `transformers` folder: NFKC,
+    lower case, EOS appended.
 
-    The same captions give the same file, byte for byte, in whatever order they come. BPE and not T5's Unigram: the Unigram
-    trainer of `tokenizers` runs EM over hash maps, and its vocabulary differs from run to run, even on one thread.
+    The same captions give the same file, byte for byte, in whatever order they come. BPE and not
+    T5's Unigram: the Unigram trainer of `tokenizers` runs EM over hash maps, and its vocabulary
+    differs from run to run, even on one thread.
 
     Args:
         captions: what the vocabulary should be good at. Characters that are not in them become UNK.
@@ -35,27 +48,52 @@ def train_tokenizer(captions: Iterable[str], out_dir: str | Path, vocab_size: in
     if not captions:
         raise InputError("no captions to train a tokenizer on: every caption is empty")
     if max_length < 2:
-        raise InputError(f"max_length = {max_length}: at least 2, one of them is the end of the caption")
+        raise InputError(
+            f"max_length = {max_length}: at least 2, one of them is the end of the caption"
+        )
     tokenizer = Tokenizer(models.BPE(unk_token=UNK, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
     )
     # Commas and the like stand alone, so that "red," does not become a second word for red.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+    )
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], show_progress=False
+    )
     tokenizer.train_from_iterator(captions, trainer)
     if tokenizer.get_vocab_size() > vocab_size:
-        characters = len({c for caption in captions for c in tokenizer.normalizer.normalize_str(caption)})
-        raise InputError(f"vocab_size = {vocab_size}: too small for captions of {characters} different characters")
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, 1)])
+        characters = len(
+            {c for caption in captions for c in tokenizer.normalizer.normalize_str(caption)}
+        )
+        raise InputError(
+            f"vocab_size = {vocab_size}: too small for captions of {characters} different"
+            " characters"
+        )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, 1)]
+    )
     _import_transformers().PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNK, model_max_length=max_length
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        model_max_length=max_length,
     ).save_pretrained(str(out_dir))
 
 
-def load_tokenizer(folder: str | Path, max_length: int | None = None, vocab: int | None = None) -> Callable[[list[str]], np.ndarray]:
-    """Loads a tokenizer folder: one of `train_tokenizer`, or of a released T5 (tokenizer.json, or spiece.model alone).
+def load_tokenizer(
+    folder: str | Path, max_length: int | None = None, vocab: int | None = None
+) -> Callable[[list[str]], np.ndarray]:
+    """Loads a tokenizer folder: one of `train_tokenizer`, or of a released T5 (tokenizer.json, or
+    spiece.model alone).
 
     Nothing is downloaded and no code of the folder is run.
 
@@ -65,23 +103,31 @@ def load_tokenizer(folder: str | Path, max_length: int | None = None, vocab: int
         vocab: how many tokens the encoder knows, where that is to be held against the tokenizer's.
 
     Returns:
-        prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their end token.
+        prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their
+            end token.
 
     Raises:
-        InputError: no such folder, or not a tokenizer with padding and end tokens, or one with ids that the encoder does not know.
+        InputError: no such folder, or not a tokenizer with padding and end tokens, or one with ids
+            that the encoder does not know.
     """
     tokenizer = _load(Path(folder))
     if vocab is not None and (most := max(tokenizer.get_vocab().values()) + 1) > vocab:
-        raise InputError(f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not belong together")
+        raise InputError(
+            f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not"
+            " belong together"
+        )
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-        raise InputError(f"{folder}: the tokenizer has no padding or no end-of-sequence token, as T5's has")
+        raise InputError(
+            f"{folder}: the tokenizer has no padding or no end-of-sequence token, as T5's has"
+        )
     length = max_length if max_length is not None else tokenizer.model_max_length
     if not 2 <= length <= 4096:
         raise InputError(f"max_length = {length} for {folder}: give a length in 2..4096")
 
     def tokenize(prompts: list[str]) -> np.ndarray:
         encoded = tokenizer(
-            # Half a surrogate pair, as a terminal's stray byte becomes in argv, is text that Rust cannot hold: "?" instead.
+            # Half a surrogate pair, as a terminal's stray byte becomes in argv, is text that Rust
+            # cannot hold: "?" instead.
             [p[:MAX_PROMPT].encode(errors="replace").decode() for p in prompts],
             padding="max_length",
             truncation=True,
@@ -99,7 +145,9 @@ def _load(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"no tokenizer at {folder}: no such directory")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise InputError(f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model")
+        raise InputError(
+            f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model"
+        )
     try:
         with (folder / "tokenizer_config.json").open() as file:
             config = json.loads(file.read(_CONFIG_CHARACTERS))
@@ -110,20 +158,29 @@ def _load(folder: Path) -> Any:
     auto = _import_transformers().AutoTokenizer
     try:
         return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of it is about this folder
+    # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of
+    # it is about this folder
     except Exception as e:
-        raise InputError(f"{folder} is not a tokenizer that transformers can load: {_explain(e)}") from e
+        raise InputError(
+            f"{folder} is not a tokenizer that transformers can load: {_explain(e)}"
+        ) from e
 
 
 def _explain(e: Exception) -> str:
     line = first_line(e)
-    if "tiktoken" in line:  # what transformers tries last, when sentencepiece and protobuf could not read spiece.model
-        line = "spiece.model is damaged, or sentencepiece and protobuf do not fit together (sentencepiece 0.2.0 and 0.2.1 do)"
+    # what transformers tries last, when sentencepiece and protobuf could not read spiece.model
+    if "tiktoken" in line:
+        line = (
+            "spiece.model is damaged, or sentencepiece and protobuf do not fit together"
+            " (sentencepiece 0.2.0 and 0.2.1 do)"
+        )
     return line
 
 
 def _import_transformers() -> ModuleType:
-    """On first use, because it takes seconds; and without its warning that PyTorch is missing, as is intended here."""
+    """On first use, because it takes seconds; and without its warning that PyTorch is missing, as
+    is intended here.
+    """
     logging.getLogger("transformers").addFilter(_not_about_torch)
     import transformers
 

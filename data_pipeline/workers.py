@@ -1,7 +1,8 @@
-"""Batches prepared ahead, by threads of this process or by processes with threads of their own: the same batches either way.
+"""Batches prepared ahead, by threads of this process or by processes with threads of their own: the
+same batches either way.
 
-grain's own state of worker processes depends on how many they are. Here the position is a number of batches, and the pipeline
-is made anew from there; so a run goes on with any number of either.
+grain's own state of worker processes depends on how many they are. Here the position is a number of
+batches, and the pipeline is made anew from there; so a run goes on with any number of either.
 """
 
 import ctypes
@@ -12,10 +13,13 @@ from multiprocessing import connection, parent_process
 import grain
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names
-MAPPED, KEPT = 64 << 20, 256 << 20  # bytes: allocations from which on each is a mapping of its own; free ones that are kept
+# bytes: allocations from which on each is a mapping of its own; free ones that are kept
+MAPPED, KEPT = 64 << 20, 256 << 20
 
 
-def start(data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int) -> grain.DatasetIterator:
+def start(
+    data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int
+) -> grain.DatasetIterator:
     """An iterator over the batches of `data` from number `position` on.
 
     Args:
@@ -29,20 +33,31 @@ def start(data: grain.MapDataset, position: int, *, threads: int, prefetch: int,
     if not 0 <= position <= len(data):
         raise IndexError(f"data position {position} is out of range: there are {len(data)} batches")
     _keep_memory()
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
+    )
     if not workers:
         iterator = iter(data.to_iter_dataset(options))
         iterator.set_state({"next_index": position})
         return iterator
     _parse_flags()
     each = max(prefetch // workers, 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(threads, each) if threads else 0)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=min(threads, each) if threads else 0
+    )
     rest = data[position:].to_iter_dataset(options)
-    return iter(rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each), worker_init_fn=_begin))
+    return iter(
+        rest.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each),
+            worker_init_fn=_begin,
+        )
+    )
 
 
 def _begin(worker: int, count: int) -> None:
-    """In a new worker: end when its parent does, however that ends. grain's would wait for ever for one that was killed."""
+    """In a new worker: end when its parent does, however that ends. grain's would wait for ever for
+    one that was killed.
+    """
 
     def watch() -> None:
         connection.wait([parent_process().sentinel])
@@ -53,9 +68,11 @@ def _begin(worker: int, count: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Have malloc keep what one image leaves for the next: mapping and unmapping its megabytes took a tenth of the time.
+    """Have malloc keep what one image leaves for the next: mapping and unmapping its megabytes took
+    a tenth of the time.
 
-    glibc goes there by itself, but up to 32 MiB only, and gives memory back that is wanted again at once. Other libraries are left alone.
+    glibc goes there by itself, but up to 32 MiB only, and gives memory back that is wanted again at
+    once. Other libraries are left alone.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_MMAP_THRESHOLD, MAPPED)

@@ -3,9 +3,10 @@
     python launch/gke.py --name=base-512 --image=IMAGE --topology=v5e:16x16 -- \\
         cv3jax train --config=base_512 --workdir=/runs/base_512 | kubectl apply --filename=-
 
-A topology is named as in `cv3jax compile --topology`: a TPU kind and the shape of a slice, or a GPU kind with machines × GPUs × 1
-(every way of dealing a machine's GPUs to processes, h100:4x8x1 or h100:4x1x8, is the same machines, with one process each). What
-is printed is launch/jobset_tpu.yaml or launch/jobset_gpu.yaml with these values in it.
+A topology is named as in `cv3jax compile --topology`: a TPU kind and the shape of a slice, or a GPU
+kind with machines × GPUs × 1 (every way of dealing a machine's GPUs to processes, h100:4x8x1 or
+h100:4x1x8, is the same machines, with one process each). What is printed is launch/jobset_tpu.yaml
+or launch/jobset_gpu.yaml with these values in it.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from cv3jax.topology import parse
 from data_pipeline.errors import InputError
 
 FOLDER = Path(__file__).parent
-TPUS = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}  # GKE's names
+# GKE's names
+TPUS = {"v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}
 GPUS = {"a100": "nvidia-a100-80gb", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 POD_NAME = 63  # characters
 
@@ -39,30 +41,60 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """v5e:16x16, h100:4x8x1. Raises InputError for another form, and for a slice that is not to be had."""
+    """v5e:16x16, h100:4x8x1.
+
+    Raises InputError for another form, and for a slice that is not to be had.
+    """
     kind, sizes = parse(name)
     if kind in GPUS:
         if sizes[1] * sizes[2] > DOMAIN:
-            raise InputError(f"--topology={name}: a machine has {DOMAIN} GPUs; give machines x GPUs x 1, as in {kind}:4x8x1")
+            raise InputError(
+                f"--topology={name}: a machine has {DOMAIN} GPUs; give machines x GPUs x 1, as in"
+                f" {kind}:4x8x1"
+            )
         selector = {"cloud.google.com/gke-accelerator": GPUS[kind]}
-        return Topology("jobset_gpu.yaml", "nvidia.com/gpu", sizes[0], sizes[1] * sizes[2], selector)
+        return Topology(
+            "jobset_gpu.yaml", "nvidia.com/gpu", sizes[0], sizes[1] * sizes[2], selector
+        )
     total = math.prod(sizes)
     chips = 1 if total == 1 else 4
-    shape = "x".join(str(size) for size in sorted(sizes, key=lambda size: (size == 1, size)))  # GKE's order: 4x8x8, 2x2x1
-    selector = {"cloud.google.com/gke-tpu-accelerator": TPUS[kind], "cloud.google.com/gke-tpu-topology": shape}
+    # GKE's order: 4x8x8, 2x2x1
+    shape = "x".join(str(size) for size in sorted(sizes, key=lambda size: (size == 1, size)))
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": TPUS[kind],
+        "cloud.google.com/gke-tpu-topology": shape,
+    }
     return Topology("jobset_tpu.yaml", "google.com/tpu", total // chips, chips, selector)
 
 
-def jobset(name: str, image: str, topology: Topology, slices: int, restarts: int, volume: str, spot: bool, command: list[str]) -> dict:
-    """The JobSet. Raises InputError for a name that Kubernetes would refuse, and for slices of machines that have none."""
+def jobset(
+    name: str,
+    image: str,
+    topology: Topology,
+    slices: int,
+    restarts: int,
+    volume: str,
+    spot: bool,
+    command: list[str],
+) -> dict:
+    """The JobSet.
+
+    Raises InputError for a name that Kubernetes would refuse, and for slices of machines that have
+    none.
+    """
     made = yaml.safe_load((FOLDER / topology.template).read_text())
     job = made["spec"]["replicatedJobs"][0]
     if slices > 1 and topology.resource != "google.com/tpu":
-        raise InputError(f"--slices={slices}: only TPUs come in slices; give the number of machines in --topology")
+        raise InputError(
+            f"--slices={slices}: only TPUs come in slices; give the number of machines in"
+            " --topology"
+        )
     longest = f"{name}-{job['name']}-{slices - 1}-{topology.hosts - 1}-abcde"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(longest) > POD_NAME:
         most = POD_NAME - len(longest) + len(name)
-        raise InputError(f"--name={name}: lower-case letters, digits and dashes, a letter first, {most} at most")
+        raise InputError(
+            f"--name={name}: lower-case letters, digits and dashes, a letter first, {most} at most"
+        )
     made["metadata"]["name"] = name
     made["spec"]["failurePolicy"]["maxRestarts"] = restarts
     job["replicas"] = slices
@@ -71,7 +103,14 @@ def jobset(name: str, image: str, topology: Topology, slices: int, restarts: int
     pod["nodeSelector"] = dict(topology.selector)
     if spot:
         pod["nodeSelector"]["cloud.google.com/gke-spot"] = "true"
-        pod["tolerations"].append({"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"})
+        pod["tolerations"].append(
+            {
+                "key": "cloud.google.com/gke-spot",
+                "operator": "Equal",
+                "value": "true",
+                "effect": "NoSchedule",
+            }
+        )
     [container] = pod["containers"]
     container.update(image=image, args=[escaped(argument) for argument in command])
     container["resources"]["limits"] = {topology.resource: topology.chips}
@@ -80,7 +119,10 @@ def jobset(name: str, image: str, topology: Topology, slices: int, restarts: int
             variable["value"] = str(topology.hosts)
     claim, _, path = volume.partition(":")
     if not claim or not path.startswith("/"):
-        raise InputError(f"--volume={volume}: CLAIM:/PATH is needed, a PersistentVolumeClaim and where it is mounted")
+        raise InputError(
+            f"--volume={volume}: CLAIM:/PATH is needed, a PersistentVolumeClaim and where it is"
+            " mounted"
+        )
     container["volumeMounts"][0]["mountPath"] = path
     pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
     return made
@@ -94,24 +136,53 @@ def escaped(argument: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="python launch/gke.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="python launch/gke.py --name=NAME --image=IMAGE --topology=TOPOLOGY [OPTION...] -- COMMAND...",
-    )  # fmt: skip
+        prog="python launch/gke.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=(
+            "python launch/gke.py --name=NAME --image=IMAGE --topology=TOPOLOGY [OPTION...] --"
+            " COMMAND..."
+        ),
+    )
     parser.add_argument("--name", required=True, help="of the JobSet")
     parser.add_argument("--image", required=True, help="with cv3jax in it: launch/Dockerfile")
-    parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:8x8x4, v6e:16x16, h100:4x8x1, …")
+    parser.add_argument(
+        "--topology", required=True, help="v5e:16x16, v5p:8x8x4, v6e:16x16, h100:4x8x1, …"
+    )
     parser.add_argument("--slices", type=int, default=1, help="of a TPU (default: 1)")
-    parser.add_argument("--restarts", type=int, default=3, help="after failures; preemptions do not count (default: 3)")
-    parser.add_argument("--volume", default="runs:/runs", help="CLAIM:/PATH, which all hosts can write (default: runs:/runs)")
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=3,
+        help="after failures; preemptions do not count (default: 3)",
+    )
+    parser.add_argument(
+        "--volume",
+        default="runs:/runs",
+        help="CLAIM:/PATH, which all hosts can write (default: runs:/runs)",
+    )
     parser.add_argument("--spot", action="store_true", help="on spot nodes")
     split = argv.index("--") if "--" in argv else len(argv)
     args, command = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not command:
-        raise InputError("no command; it stands after --, as in -- cv3jax train --config=base_512 --workdir=/runs/base_512")
+        raise InputError(
+            "no command; it stands after --, as in -- cv3jax train --config=base_512"
+            " --workdir=/runs/base_512"
+        )
     for flag in ("slices", "restarts"):
         if getattr(args, flag) < (flag == "slices"):
             raise InputError(f"--{flag}={getattr(args, flag)}: too few")
-    made = jobset(args.name, args.image, parse_topology(args.topology), args.slices, args.restarts, args.volume, args.spot, command)
+    made = jobset(
+        args.name,
+        args.image,
+        parse_topology(args.topology),
+        args.slices,
+        args.restarts,
+        args.volume,
+        args.spot,
+        command,
+    )
     print("---\n" + yaml.safe_dump(made, sort_keys=False, width=1000), end="")
 
 

@@ -1,12 +1,15 @@
-"""One `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir: printed, or run here.
+"""One `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir:
+printed, or run here.
 
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- --config.data.path=DATA --config.cascade=runs/base \\
-        --config.init_from=runs/sr
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation --launcher="sbatch --nodes=4 launch/slurm.sh --" | sh
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- --config.cascade=runs/base --config.init_from=runs/base
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- --config.data.path=DATA
+        --config.cascade=runs/base \\ --config.init_from=runs/sr
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation --launcher="sbatch --nodes=4
+        launch/slurm.sh --" | sh python launch/sweep.py --config=scenes_relay --workdir
+        runs/ablation --run -- --config.cascade=runs/base --config.init_from=runs/base
 
-`sweep()` yields dicts {"schedule.start": 200, ...}. `--launcher` stands in front of each printed line, with {index} in it the
-number of the point. `--run` runs the points one after the other, in this terminal; the same command goes on where it ended.
+`sweep()` yields dicts {"schedule.start": 200, ...}. `--launcher` stands in front of each printed
+line, with {index} in it the number of the point. `--run` runs the points one after the other, in
+this terminal; the same command goes on where it ended.
 """
 
 import argparse
@@ -24,14 +27,20 @@ from data_pipeline.errors import InputError
 
 
 def points(spec: str) -> list[dict]:
-    """What `sweep()` of the recipe `spec` yields. Raises InputError when it has none, or it yields nothing."""
+    """What `sweep()` of the recipe `spec` yields.
+
+    Raises InputError when it has none, or it yields nothing.
+    """
     path = recipe.locate(spec).rpartition(":")[0]
     module_spec = importlib.util.spec_from_file_location("recipe", path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     found = list(module.sweep()) if hasattr(module, "sweep") else []
     if not found:
-        raise InputError(f"--config={spec}: {path} has no sweep(); add `def sweep(): yield {{\"optim.lr\": 1e-4}}` to it")
+        raise InputError(
+            f'--config={spec}: {path} has no sweep(); add `def sweep(): yield {{"optim.lr": 1e-4}}`'
+            " to it"
+        )
     return found
 
 
@@ -39,30 +48,52 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
     """The commands, one a point; every one is checked against the recipe first.
 
     Raises:
-        InputError: no sweep, a field or value that the recipe does not take, an override of a swept field, two equal points.
+        InputError: no sweep, a field or value that the recipe does not take, an override of a swept
+            field, two equal points.
     """
     lines = {}
     for point in points(spec):
         settings = [f"--config.{field}={value}" for field, value in point.items()]
-        if clash := [o for o in overrides if o.partition("=")[0] in {s.partition("=")[0] for s in settings}]:
+        if clash := [
+            o for o in overrides if o.partition("=")[0] in {s.partition("=")[0] for s in settings}
+        ]:
             raise InputError(f"{clash[0]}: the sweep sets this field itself")
         recipe.load(spec, [*settings, *overrides])
-        name = re.sub(r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items()))
+        name = re.sub(
+            r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items())
+        )
         if name in lines:
-            raise InputError(f"--config={spec}: two points of its sweep() would share the workdir {workdir / name}")
-        lines[name] = ["cv3jax", "train", f"--config={spec}", "--workdir", str(workdir / name), *settings, *overrides]
+            raise InputError(
+                f"--config={spec}: two points of its sweep() would share the workdir"
+                f" {workdir / name}"
+            )
+        lines[name] = [
+            "cv3jax",
+            "train",
+            f"--config={spec}",
+            "--workdir",
+            str(workdir / name),
+            *settings,
+            *overrides,
+        ]
     return list(lines.values())
 
 
 def printed(lines: list[list[str]], launcher: str) -> list[str]:
     """The shell's lines. `launcher` is the shell's as well, and is not quoted."""
-    return [" ".join([*([launcher.replace("{index}", str(i))] if launcher else []), shlex.join(line)]) for i, line in enumerate(lines)]
+    return [
+        " ".join([*([launcher.replace("{index}", str(i))] if launcher else []), shlex.join(line)])
+        for i, line in enumerate(lines)
+    ]
 
 
 def run_all(lines: list[list[str]]) -> int:
-    """Runs the commands one after the other. A run that fails does not keep the next from running, a signal or exit 2 does.
+    """Runs the commands one after the other.
 
-    Returns the exit code: 0 when all ended well, 1 when any failed, 2 when one was refused, 143 or 130 after SIGTERM or Ctrl-C.
+    A run that fails does not keep the next from running, a signal or exit 2 does.
+
+    Returns the exit code: 0 when all ended well, 1 when any failed, 2 when one was refused, 143 or
+    130 after SIGTERM or Ctrl-C.
     """
     stopped, told, failed, child = [], [], [], None
 
@@ -79,32 +110,56 @@ def run_all(lines: list[list[str]]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     for i, line in enumerate(lines):
-        print(f"sweep: point {i + 1} of {len(lines)}: {shlex.join(line)}", file=sys.stderr, flush=True)
+        print(
+            f"sweep: point {i + 1} of {len(lines)}: {shlex.join(line)}", file=sys.stderr, flush=True
+        )
         child = subprocess.Popen([sys.executable, "-m", "cv3jax.cli", *line[1:]])
         if stopped:  # just before there was a child
             tell()
         code = child.wait()
         child = None
         if stopped or code == 2:
-            why = f"stopped by {signal.Signals(stopped[0]).name}" if stopped else "exit code 2: what was given has to change"
-            print(f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command goes on", file=sys.stderr)
+            why = (
+                f"stopped by {signal.Signals(stopped[0]).name}"
+                if stopped
+                else "exit code 2: what was given has to change"
+            )
+            print(
+                f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command goes on",
+                file=sys.stderr,
+            )
             return 128 + stopped[0] if stopped else 2
         if code:
             failed.append(f"{i + 1} (exit code {code})")
     if failed:
-        print(f"sweep: failed: point {', '.join(failed)}; the same command tries them again", file=sys.stderr)
+        print(
+            f"sweep: failed: point {', '.join(failed)}; the same command tries them again",
+            file=sys.stderr,
+        )
     return int(bool(failed))
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python launch/sweep.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python launch/sweep.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="a recipe with a sweep()")
-    parser.add_argument("--workdir", required=True, type=Path, help="each point's workdir is made under it")
+    parser.add_argument(
+        "--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="a recipe with a sweep()"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="each point's workdir is made under it"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--run", action="store_true", help="run the points here, one after the other")
-    how.add_argument("--launcher", default="", metavar="WORDS", help='in front of each line: "sbatch --nodes=4 launch/slurm.sh --"')
+    how.add_argument(
+        "--launcher",
+        default="",
+        metavar="WORDS",
+        help='in front of each line: "sbatch --nodes=4 launch/slurm.sh --"',
+    )
     args, overrides = parser.parse_known_args(argv)
     lines = commands(args.config, args.workdir, [o for o in overrides if o != "--"])
     if args.run:

@@ -1,14 +1,17 @@
-"""A loopback server that answers /v1/chat/completions as the API does, misbehaves on schedule, and remembers every request.
+"""A loopback server that answers /v1/chat/completions as the API does, misbehaves on schedule, and
+remembers every request.
 
-Which record a request is about it reads from the image, whose red, green and blue make its number (`solid`), which turn from the
-number of answers in the chat. A schedule is a function of (record, turn, attempt), all from 0, that names an action:
+Which record a request is about it reads from the image, whose red, green and blue make its number
+(`solid`), which turn from the number of answers in the chat. A schedule is a function of (record,
+turn, attempt), all from 0, that names an action:
 
-    ok, slow (after `delay` seconds), hang (never), cut (the connection ends in the middle of the body), malformed, empty, blank,
-    truncated, filtered, refusal, sorry, unmeasured, huge (a body that does not end), control, error-in-200, or a status such as
-    500, 429 (with `retry_after`), 400, redirect
+    ok, slow (after `delay` seconds), hang (never), cut (the connection ends in the middle of the
+        body), malformed, empty, blank, truncated, filtered, refusal, sorry, unmeasured, huge (a
+        body that does not end), control, error-in-200, or a status such as 500, 429 (with
+        `retry_after`), 400, redirect
 
-Alone, with the limit and the schedule of benchmarks/recaption.py: python tests/caption_server.py --limit 100. It prints its
-address, and when standard input ends what it has seen, as JSON.
+Alone, with the limit and the schedule of benchmarks/recaption.py: python tests/caption_server.py
+--limit 100. It prints its address, and when standard input ends what it has seen, as JSON.
 """
 
 import argparse
@@ -32,7 +35,9 @@ Schedule = Callable[[int, int, int], str]
 
 
 class Seen(NamedTuple):
-    """One request: when it came (seconds), what it was about, what was done, and its headers and body."""
+    """One request: when it came (seconds), what it was about, what was done, and its headers and
+    body.
+    """
 
     time: float
     record: int
@@ -71,13 +76,27 @@ class Bucket:
 
 
 class CaptionServer:
-    """A context manager; `url` is the endpoint. `on_answer` is called after each whole 200 with the number of those so far."""
+    """A context manager; `url` is the endpoint.
+
+    `on_answer` is called after each whole 200 with the number of those so far.
+    """
 
     def __init__(
-        self, schedule: Schedule = lambda record, turn, attempt: "ok", *, latency: float = 0.0, delay: float = 0.0,
-        retry_after: str | None = "0.01", bucket: Bucket | None = None, on_answer: Callable[[int], None] = lambda n: None,
-    ):  # fmt: skip
-        self.schedule, self.latency, self.delay, self.retry_after = schedule, latency, delay, retry_after
+        self,
+        schedule: Schedule = lambda record, turn, attempt: "ok",
+        *,
+        latency: float = 0.0,
+        delay: float = 0.0,
+        retry_after: str | None = "0.01",
+        bucket: Bucket | None = None,
+        on_answer: Callable[[int], None] = lambda n: None,
+    ):
+        self.schedule, self.latency, self.delay, self.retry_after = (
+            schedule,
+            latency,
+            delay,
+            retry_after,
+        )
         self.bucket, self.on_answer = bucket or Bucket(None, 1), on_answer
         self.seen: list[Seen] = []
         self.wrong: list[str] = []  # what a real server would have refused
@@ -95,7 +114,9 @@ class CaptionServer:
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def __enter__(self) -> "CaptionServer":
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -115,7 +136,9 @@ class CaptionServer:
         return record, turn, action
 
     def entered(self, number: int) -> None:
-        """So many more requests are under way; one ends just before its response, for after that the client may send another."""
+        """So many more requests are under way; one ends just before its response, for after that
+        the client may send another.
+        """
         with self._lock:
             self.at_once += number
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -136,7 +159,9 @@ class _Quiet(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request, client_address) -> None:
-        """A client that is gone, or was killed, is what the tests are about; anything else is an error of this file."""
+        """A client that is gone, or was killed, is what the tests are about; anything else is an
+        error of this file.
+        """
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -155,16 +180,38 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self.say(404, {"error": {"message": f"no {self.path}", "code": 404}})
         if headers.get("authorization") != f"Bearer {KEY}":
-            return self.say(401, {"error": {"message": f"Incorrect API key: {headers.get('authorization')}", "code": "invalid_api_key"}})
+            return self.say(
+                401,
+                {
+                    "error": {
+                        "message": f"Incorrect API key: {headers.get('authorization')}",
+                        "code": "invalid_api_key",
+                    }
+                },
+            )
         try:
             body = json.loads(data)
             if body["model"] != MODEL:
-                error = {"object": "error", "message": f"The model `{body['model']}` does not exist.", "type": "NotFoundError", "code": 404}
+                error = {
+                    "object": "error",
+                    "message": f"The model `{body['model']}` does not exist.",
+                    "type": "NotFoundError",
+                    "code": 404,
+                }
                 return self.say(404, error)
             record, turn, action = owner.note(headers, body)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as e:
             owner.wrong.append(f"{type(e).__name__}: {e}")
-            return self.say(400, {"error": {"message": f"{type(e).__name__}: {e}", "type": "invalid_request_error", "code": None}})
+            return self.say(
+                400,
+                {
+                    "error": {
+                        "message": f"{type(e).__name__}: {e}",
+                        "type": "invalid_request_error",
+                        "code": None,
+                    }
+                },
+            )
         owner.entered(1)
         time.sleep(owner.latency)
         self.act(record, turn, action)
@@ -172,19 +219,45 @@ class _Handler(BaseHTTPRequestHandler):
     def act(self, record: int, turn: int, action: str) -> None:
         """The response to a request that was in order."""
         owner, text, finish = self.owner, answer_of(record, turn), "stop"
-        usage: dict[str, int] | None = {"prompt_tokens": 100 + turn, "completion_tokens": 10, "total_tokens": 110 + turn}
+        usage: dict[str, int] | None = {
+            "prompt_tokens": 100 + turn,
+            "completion_tokens": 10,
+            "total_tokens": 110 + turn,
+        }
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if action in ("429", "limited", "broke", "redirect") or action.isdigit():
             owner.entered(-1)
         if action in ("429", "limited"):
             extra = {"Retry-After": owner.retry_after} if owner.retry_after else {}
-            return self.say(429, {"error": {"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}}, extra)
+            return self.say(
+                429,
+                {
+                    "error": {
+                        "message": "Rate limit reached",
+                        "type": "requests",
+                        "code": "rate_limit_exceeded",
+                    }
+                },
+                extra,
+            )
         if action == "broke":
-            return self.say(429, {"error": {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": None}})
+            return self.say(
+                429,
+                {
+                    "error": {
+                        "message": "You exceeded your current quota",
+                        "type": "insufficient_quota",
+                        "code": None,
+                    }
+                },
+            )
         if action == "redirect":
             return self.say(307, {}, {"Location": "http://example.invalid/v1/chat/completions"})
         if action.isdigit():
-            return self.say(int(action), {"error": {"message": f"status {action}", "type": "server_error", "code": None}})
+            return self.say(
+                int(action),
+                {"error": {"message": f"status {action}", "type": "server_error", "code": None}},
+            )
         if action == "hang":
             owner.entered(-1)
             owner.closing.wait(60)
@@ -203,14 +276,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         message |= {
-            "empty": {"content": None}, "blank": {"content": " \n "}, "sorry": {"content": REFUSAL},
-            "refusal": {"content": None, "refusal": "I cannot look at this."}, "control": {"content": "a \x1b[31mcaption"},
-        }.get(action, {})  # fmt: skip
+            "empty": {"content": None},
+            "blank": {"content": " \n "},
+            "sorry": {"content": REFUSAL},
+            "refusal": {"content": None, "refusal": "I cannot look at this."},
+            "control": {"content": "a \x1b[31mcaption"},
+        }.get(action, {})
         finish = {"truncated": "length", "filtered": "content_filter"}.get(action, finish)
         answer: dict[str, Any] = {
-            "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": MODEL,
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        }  # fmt: skip
+        }
         body = json.dumps(answer if action == "unmeasured" else answer | {"usage": usage}).encode()
         if action == "cut":
             self.send(200, body[: len(body) // 2], {}, length=len(body))
@@ -222,7 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
     def say(self, status: int, value: dict[str, Any], extra: dict[str, str] | None = None) -> None:
         self.send(status, json.dumps(value).encode(), extra or {})
 
-    def send(self, status: int, body: bytes, extra: dict[str, str], length: int | None = None) -> None:
+    def send(
+        self, status: int, body: bytes, extra: dict[str, str], length: int | None = None
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -240,7 +321,9 @@ def read_request(body: dict[str, Any]) -> tuple[int, int]:
         ValueError, KeyError, TypeError, IndexError, OSError: it is not what the API takes.
     """
     chat = [m for m in body["messages"] if m["role"] != "system"]
-    if [m["role"] for m in chat] != [("user", "assistant")[i % 2] for i in range(len(chat))] or len(chat) % 2 == 0:
+    if [m["role"] for m in chat] != [("user", "assistant")[i % 2] for i in range(len(chat))] or len(
+        chat
+    ) % 2 == 0:
         raise ValueError(f"roles {[m['role'] for m in body['messages']]}")
     parts = chat[0]["content"]
     if sorted(part["type"] for part in parts) != ["image_url", "text"]:
@@ -262,7 +345,8 @@ KINDS = ("500", "slow", "cut", "malformed", "empty", "truncated", "sorry", "503"
 
 
 def misbehaving(record: int, turn: int, attempt: int) -> str:
-    """The benchmark's schedule: each tenth record meets something, one of KINDS after the other, the first time in one of three turns.
+    """The benchmark's schedule: each tenth record meets something, one of KINDS after the other,
+    the first time in one of three turns.
 
     Empty, truncated and refused answers are the end of a record: 3 of 80.
     """
@@ -272,12 +356,16 @@ def misbehaving(record: int, turn: int, attempt: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--limit", type=float, default=100, help="requests a second")
     parser.add_argument("--burst", type=float, default=10, help="requests that may come at once")
     args = parser.parse_args()
     bucket = Bucket(args.limit, args.burst)
-    with CaptionServer(misbehaving, latency=0.02, delay=1.0, retry_after="1", bucket=bucket) as server:
+    with CaptionServer(
+        misbehaving, latency=0.02, delay=1.0, retry_after="1", bucket=bucket
+    ) as server:
         print(server.url, flush=True)
         sys.stdin.read()
         seen = [[s.time, s.record, s.turn, s.action] for s in server.seen]

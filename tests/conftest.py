@@ -1,4 +1,6 @@
-"""Eight CPU devices, set before the first use of a backend, and a compile cache that survives between runs."""
+"""Eight CPU devices, set before the first use of a backend, and a compile cache that survives
+between runs.
+"""
 
 import gc
 import os
@@ -12,31 +14,55 @@ import shared
 
 from cv3jax.cli import tune_cpu
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for the processes that tests start; this one has read it already
+# for the processes that tests start; this one has read it already
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 tune_cpu()  # as every command does
-# A program of eight devices that comes from the compile cache may start two collectives a device at once; with only as many
-# threads as devices they wait for each other until XLA aborts. The pool is as large as this says.
+# A program of eight devices that comes from the compile cache may start two collectives a device at
+# once; with only as many threads as devices they wait for each other until XLA aborts. The pool is
+# as large as this says.
 os.environ.setdefault("NPROC", "64")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# Files of more than half a minute, in the order in which the workers take them: long ones early, so that all end together. The first
-# makes what many later ones need, and the next two need none of it.
+# Files of more than half a minute, in the order in which the workers take them: long ones early, so
+# that all end together. The first makes what many later ones need, and the next two need none of
+# it.
 LONG = (
-    "distill_sample", "golden_end_to_end", "golden_losses", "bad_input", "golden_models", "distill_resume", "abstract", "sample",
-    "distill", "hosts", "train", "sharding", "scenes_weights", "build", "golden_samplers", "finetune", "encode_training", "attention",
-    "distill_refusals", "convert_out", "encode", "faults_checkpoints",
-)  # fmt: skip
+    "distill_sample",
+    "golden_end_to_end",
+    "golden_losses",
+    "bad_input",
+    "golden_models",
+    "distill_resume",
+    "abstract",
+    "sample",
+    "distill",
+    "hosts",
+    "train",
+    "sharding",
+    "scenes_weights",
+    "build",
+    "golden_samplers",
+    "finetune",
+    "encode_training",
+    "attention",
+    "distill_refusals",
+    "convert_out",
+    "encode",
+    "faults_checkpoints",
+)
 
 if shared.VARIABLE not in os.environ:
     os.environ[shared.VARIABLE] = tempfile.mkdtemp(prefix="cv3jax_tests_")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Long files first; and without a GPU there is nothing that tests of one could show: they are left out, not passed over."""
+    """Long files first; and without a GPU there is nothing that tests of one could show: they are
+    left out, not passed over.
+    """
     place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
     if lost := [name for name in place if not (Path(__file__).parent / name).exists()]:
         raise pytest.UsageError(f"conftest.LONG names {', '.join(lost)}, which is not there")
@@ -54,7 +80,9 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="module")
 def quick_compiles():
-    """XLA's expensive passes off while a module runs: where what it asks does not depend on them, and compiling is its time."""
+    """XLA's expensive passes off while a module runs: where what it asks does not depend on them,
+    and compiling is its time.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -63,6 +91,8 @@ def quick_compiles():
 
 @pytest.fixture(scope="module", autouse=True)
 def _older_objects_are_left_alone():
-    """A module collects its own garbage only: JAX keeps so many objects that looking through them takes 0.6 s each time."""
+    """A module collects its own garbage only: JAX keeps so many objects that looking through them
+    takes 0.6 s each time.
+    """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,6 @@
-"""What the tests of distillation's mathematics share: grids, random arrays, a nonlinear denoiser, the sampler's own steps. In float64."""
+"""What the tests of distillation's mathematics share: grids, random arrays, a nonlinear denoiser,
+the sampler's own steps. In float64.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,11 @@ from cv3jax import sampler
 from cv3jax.schedule import Grid, base_grid, per_sample, relay_grid
 
 B, SHAPE = 6, (6, 4, 4, 2)
-STAGES = {"base": (base_grid(8), "released"), "relay": (relay_grid(8, 500), "released"), "relay paper": (relay_grid(8, 500), "paper")}
-
+STAGES = {
+    "base": (base_grid(8), "released"),
+    "relay": (relay_grid(8, 500), "released"),
+    "relay paper": (relay_grid(8, 500), "paper"),
+}
 
 
 def normal(seed, shape=SHAPE):
@@ -20,9 +25,13 @@ def double(grid):
 
 
 def land(form, predictions, x, m, low, sigma, blur):
-    """(x, carried mean) at the last of the points [B, n + 1], by the sampler's own steps with the n given x̂0."""
+    """(x, carried mean) at the last of the points [B, n + 1], by the sampler's own steps with the n
+    given x̂0.
+    """
     for i, x0 in enumerate(predictions):
-        s_t, s_s, b_t, b_s = (per_sample(v, x) for v in (sigma[:, i], sigma[:, i + 1], blur[:, i], blur[:, i + 1]))
+        s_t, s_s, b_t, b_s = (
+            per_sample(v, x) for v in (sigma[:, i], sigma[:, i + 1], blur[:, i], blur[:, i + 1])
+        )
         m_t, m = sampler.means(form, x0, low, m, b_t, b_s)
         x = sampler.step(x, m_t, m, s_t, s_s, 0.0, jnp.zeros_like(x))
     return x, m

@@ -1,4 +1,6 @@
-"""A small dataset with recaptions on some of its records, the tiny recipes that train on it, and companions of it, each made once."""
+"""A small dataset with recaptions on some of its records, the tiny recipes that train on it, and
+companions of it, each made once.
+"""
 
 import functools
 from pathlib import Path
@@ -24,7 +26,12 @@ def data() -> Path:
             with RecordWriter(root() / "encode_data", shards=SHARDS) as writer:
                 for i in range(COUNT):
                     record = records[i]
-                    writer.write({**record, "recaption": f"a picture of {record['caption']}" if i % 2 else ""})
+                    writer.write(
+                        {
+                            **record,
+                            "recaption": f"a picture of {record['caption']}" if i % 2 else "",
+                        }
+                    )
     return root() / "encode_data"
 
 
@@ -35,9 +42,17 @@ def records() -> RecordSource:
 def config(stage: str, *fields: str) -> ConfigDict:
     """The tiny recipe, on the middle quarters of images, behind the trained base's encoders."""
     cascade = tiny_runs.trained("base").workdir
-    if not any(field.startswith("data.zoom") for field in fields):  # given twice, a tuple would have four numbers
+    # given twice, a tuple would have four numbers
+    if not any(field.startswith("data.zoom") for field in fields):
         fields = ("data.zoom=(2.0, 2.0)", "data.crop_grid=8", *fields)  # the scenes' relay has them
-    return tiny_runs.config(stage, f"data.path={data()}", "data.recaption=0.5", f"cascade={cascade}", "init_from=", *fields)
+    return tiny_runs.config(
+        stage,
+        f"data.path={data()}",
+        "data.recaption=0.5",
+        f"cascade={cascade}",
+        "init_from=",
+        *fields,
+    )
 
 
 @functools.cache

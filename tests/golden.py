@@ -1,8 +1,10 @@
-"""The tensors of the released PyTorch model that the port is held against: reading them, and comparing.
+"""The tensors of the released PyTorch model that the port is held against: reading them, and
+comparing.
 
-A test says with `@reads` which keys are its own. It is run once per preset and case, and fails unless it reads every one of
-them and no other; so `DECLARED` is the list of keys that tests read, whatever selection of them runs in whatever order.
-test_golden_coverage.py holds it against the files.
+A test says with `@reads` which keys are its own. It is run once per preset and case, and fails
+unless it reads every one of them and no other; so `DECLARED` is the list of keys that tests read,
+whatever selection of them runs in whatever order. test_golden_coverage.py holds it against the
+files.
 """
 
 import fnmatch
@@ -14,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# micro: the smallest, distilled (w embedding 512 wide); tiny: the structure of the released UNet; tiny2: wider, distilled
+# micro: the smallest, distilled (w embedding 512 wide); tiny: the structure of the released UNet;
+# tiny2: wider, distilled
 PRESETS = ("micro", "tiny", "tiny2")
 ROOT = Path(__file__).parent / "golden"
 DECLARED: set[tuple[str, str]] = set()  # (preset, key)
 
-# A key with an entry in meta.json's fp64_floor (how far the reference in float32 is from itself in float64) may be off by
-# this many times that. "*.traj" takes the larger floor of its first and last step.
+# A key with an entry in meta.json's fp64_floor (how far the reference in float32 is from itself in
+# float64) may be off by this many times that. "*.traj" takes the larger floor of its first and last
+# step.
 FLOORS = 30
 
 # The PNGs, which truncate: ±1 on at most this share of pixels. See test_golden_end_to_end.py.
@@ -38,17 +42,35 @@ TOLERANCES = {
     "den.out": (6e-4, 0, "the network's own tolerance, 30 × 1.3e-6, times σ = 14.6"),
     "den.c_*": (1e-7, 2e-7, "a few roundings of float32"),
     "den.w": (0, 3e-7, "a few roundings of float32; up to 4e6"),
-    "temb.*": (6.2e-5, 0, "the last bit of the reference's float32 frequency, ours being correctly rounded, times 999"),
+    "temb.*": (
+        6.2e-5,
+        0,
+        (
+            "the last bit of the reference's float32 frequency, ours being correctly rounded,"
+            " times 999"
+        ),
+    ),
     "cte.out": (1.3e-4, 0, "the last bit of a frequency times 2048"),
     "*.vector": (1.3e-4, 0, "as cte.out"),
     "*.y": (1.3e-4, 0, "as cte.out"),
     "gse.7*": (1e-6, 0, "three frequencies only; the reference's own error is 1.4e-7"),
-    "gse.*.exact_f64": (1e-3, 0, "the float32 rounding of the released frequencies; the reference is 8e-4 from exact"),
+    "gse.*.exact_f64": (
+        1e-3,
+        0,
+        "the float32 rounding of the released frequencies; the reference is 8e-4 from exact",
+    ),
     "gse.*": (8.5e-4, 0, "the last bit of a frequency times 14000"),
     "*.scale_emb": (4.5e-4, 0, "the last bit of a frequency times 7500"),
     "mod.downsample.out": (1e-6, 0, "one convolution, outputs up to 0.2"),
     "mod.upsample.out": (1e-6, 0, "one convolution, outputs up to 0.2"),
-    "mod.*": (5e-5, 0, "inputs of 2e-3 amplified by a norm to outputs up to 6; the wrong epsilon is off by 16 to 54 %"),
+    "mod.*": (
+        5e-5,
+        0,
+        (
+            "inputs of 2e-3 amplified by a norm to outputs up to 6; the wrong epsilon is off by 16"
+            " to 54 %"
+        ),
+    ),
     "vae.latent": (1e-5, 0, "vae.moments' tolerance times the latent scale 0.13"),
     "vae.*": (7e-5, 0, "the same network as vae.moments, whose 30 floors these are"),
     "dgd.std_f64": (0, 1e-6, "an exponential in float32; up to 2.2e4"),
@@ -57,7 +79,11 @@ TOLERANCES = {
     "text.emb": (1.5e-4, 0, "as t5.out_nomask of micro, 30 floors"),
     "cond.c.crossattn": (1.5e-4, 0, "as text.emb"),
     "cond.uc.crossattn": (0, 0, "zeros"),
-    "loss.*.grad_norms": (1e-7, 1e-5, "float32 sums over each tensor; those that are zero but for rounding are about 1e-9"),
+    "loss.*.grad_norms": (
+        1e-7,
+        1e-5,
+        "float32 sums over each tensor; those that are zero but for rounding are about 1e-9",
+    ),
     "loss.*.grad.*": (1e-6, 1e-5, "a backward pass in float32; the largest are 0.005 and 0.1"),
     "train.lr_latent": (1e-5, 0, "as vae.latent"),
     "train.loss_mean": (1e-5, 0, "both latents are off by up to 1e-5"),
@@ -74,7 +100,11 @@ def tolerance(preset: str, key: str) -> tuple[float, float]:
     """(atol, rtol) of a key. Raises KeyError where nothing says."""
     floors = meta(preset)["fp64_floor"]
     stem = key.removesuffix(".traj")
-    own = [floors[name]["max_abs"] for name in ((key,) if stem == key else (f"{stem}.step1", f"{stem}.final")) if name in floors]
+    own = [
+        floors[name]["max_abs"]
+        for name in ((key,) if stem == key else (f"{stem}.step1", f"{stem}.final"))
+        if name in floors
+    ]
     if own:
         return FLOORS * max(own), 0.0
     for pattern, (atol, rtol, _) in TOLERANCES.items():
@@ -100,7 +130,10 @@ def arrays(preset: str) -> dict[str, np.ndarray]:
 
 
 class Golden:
-    """The keys one test may read. Arrays come as stored, torch's NCHW; `nhwc` and `check_nhwc` turn them to our layout."""
+    """The keys one test may read.
+
+    Arrays come as stored, torch's NCHW; `nhwc` and `check_nhwc` turn them to our layout.
+    """
 
     def __init__(self, preset: str, keys: set[str]):
         self.preset, self.meta = preset, meta(preset)
@@ -135,22 +168,38 @@ class Golden:
         atol, rtol = tolerance(self.preset, key)
         ours = np.asarray(ours)
         assert ours.shape == wanted.shape, f"{key}: shape {ours.shape}, golden {wanted.shape}"
-        np.testing.assert_allclose(ours, wanted, atol=atol, rtol=rtol, err_msg=f"{self.preset} {key}")
+        np.testing.assert_allclose(
+            ours, wanted, atol=atol, rtol=rtol, err_msg=f"{self.preset} {key}"
+        )
 
 
-def reads(*patterns: str, case: tuple[str, ...] = ("",), presets: tuple[str, ...] = PRESETS) -> Callable:
-    """Parametrise a test `(g)` or, with cases, `(g, case)`: `{}` in a pattern stands for the case, `*` for anything.
+def reads(
+    *patterns: str, case: tuple[str, ...] = ("",), presets: tuple[str, ...] = PRESETS
+) -> Callable:
+    """Parametrise a test `(g)` or, with cases, `(g, case)`: `{}` in a pattern stands for the case,
+    `*` for anything.
 
-    Presets that have no key for a pattern of the case are left out (tiny has no distilled model, for one).
+    Presets that have no key for a pattern of the case are left out (tiny has no distilled model,
+    for one).
     """
 
     def decorate(test):
         runs = []
         for preset in presets:
             for one in case:
-                matches = [set(fnmatch.filter(arrays(preset), pattern.replace("{}", one))) for pattern in patterns]
+                matches = [
+                    set(fnmatch.filter(arrays(preset), pattern.replace("{}", one)))
+                    for pattern in patterns
+                ]
                 if all(matches):
-                    runs.append(pytest.param(preset, one, set.union(*matches), id=f"{preset}-{one}" if one else preset))
+                    runs.append(
+                        pytest.param(
+                            preset,
+                            one,
+                            set.union(*matches),
+                            id=f"{preset}-{one}" if one else preset,
+                        )
+                    )
                     DECLARED.update((preset, key) for key in set.union(*matches))
         if not runs:
             raise ValueError(f"no golden has all of {patterns}")

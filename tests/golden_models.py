@@ -1,4 +1,6 @@
-"""The models of the golden presets in float32, from checkpoints that `cv3jax convert` makes, and ways to run them that compile little."""
+"""The models of the golden presets in float32, from checkpoints that `cv3jax convert` makes, and
+ways to run them that compile little.
+"""
 
 import functools
 import shutil
@@ -26,9 +28,11 @@ from cv3jax.weights.names import Entry, unet_entries, vae_entries
 from cv3jax.weights.tree import to_torch
 
 LATENT_SCALE = 0.13025
-UNET_SIZES = ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")  # what the table of names needs
+# what the table of names needs
+UNET_SIZES = ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")
 GUIDANCE = 7.5
-BATCH = 4  # of every UNet call: smaller ones are filled up, larger ones split, so that few shapes are compiled
+# of every UNet call: smaller ones are filled up, larger ones split, so that few shapes are compiled
+BATCH = 4
 
 
 @functools.cache
@@ -39,7 +43,10 @@ def files(preset: str) -> Path:
         if missing:
             shutil.copytree(ROOT / preset / "t5", folder / "t5")
             for file, spec in weights_spec(preset).items():
-                tensors = {spec["prefix"] + name: value for name, value in golden_weights.build(spec).items()}
+                tensors = {
+                    spec["prefix"] + name: value
+                    for name, value in golden_weights.build(spec).items()
+                }
                 save_file(tensors, folder / file, metadata={"format": "pt"})
     return folder
 
@@ -51,11 +58,25 @@ def converted(preset: str) -> Path:
     unet = str(folder / "unet.safetensors")
     base, relay = (facts["e2e"][f"sampler_{stage}"]["params"] for stage in ("base", "relay"))
     arguments = [
-        "--base", unet, "--relay", unet, "--vae", str(folder / "vae.safetensors"), "--t5", str(folder / "t5"),
-        "--head-channels", str(facts["preset_config"]["unet"]["num_head_channels"]),
-        "--image-size", str(8 * facts["e2e"]["base_latent_hw"][0]), "--steps", f"{base['num_steps']},{relay['partial_num_steps']}",
-        "--relay-start", str(1000 * relay["partial_num_steps"] // relay["num_steps"]), "--out", str(folder / "checkpoint"),
-    ]  # fmt: skip
+        "--base",
+        unet,
+        "--relay",
+        unet,
+        "--vae",
+        str(folder / "vae.safetensors"),
+        "--t5",
+        str(folder / "t5"),
+        "--head-channels",
+        str(facts["preset_config"]["unet"]["num_head_channels"]),
+        "--image-size",
+        str(8 * facts["e2e"]["base_latent_hw"][0]),
+        "--steps",
+        f"{base['num_steps']},{relay['partial_num_steps']}",
+        "--relay-start",
+        str(1000 * relay["partial_num_steps"] // relay["num_steps"]),
+        "--out",
+        str(folder / "checkpoint"),
+    ]
     with once(f"{preset}_converted") as missing:
         if missing:
             convert.main(arguments)
@@ -72,7 +93,10 @@ def part(preset: str, name: str) -> tuple[dict, dict]:
 
 def unet_sizes(preset: str) -> dict[str, Any]:
     fields = part(preset, "base")[0]
-    return {name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in UNET_SIZES}
+    return {
+        name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name]
+        for name in UNET_SIZES
+    }
 
 
 @functools.cache
@@ -85,7 +109,13 @@ def unet(preset: str) -> tuple[UNet, dict, list[Entry]]:
 def vae(preset: str) -> tuple[Autoencoder, dict, list[Entry]]:
     fields, params = part(preset, "vae")
     model = build_model(Autoencoder, fields)
-    return model, params, vae_entries(channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks)
+    return (
+        model,
+        params,
+        vae_entries(
+            channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks
+        ),
+    )
 
 
 @functools.cache
@@ -97,18 +127,27 @@ def t5(preset: str) -> tuple[T5Encoder, dict]:
 @functools.cache
 def _executable(function, shapes, treedef, optimise):
     args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    return jax.jit(function).lower(*args).compile(compiler_options={} if optimise else {"xla_backend_optimization_level": 0})
+    return (
+        jax.jit(function)
+        .lower(*args)
+        .compile(compiler_options={} if optimise else {"xla_backend_optimization_level": 0})
+    )
 
 
 def call(function, *args, optimise=False):
-    """jit(function)(*args), which also works where jit is disabled. `function` must be the same object from call to call.
+    """jit(function)(*args), which also works where jit is disabled.
 
-    What runs a few times only is quicker without the backend's optimisations: they take more than half of a UNet's compilation.
+    `function` must be the same object from call to call.
+
+    What runs a few times only is quicker without the backend's optimisations: they take more than
+    half of a UNet's compilation.
     """
     args = jax.tree.map(jnp.asarray, args)
     leaves, treedef = jax.tree.flatten(args)
     with jax.disable_jit(False):
-        return _executable(function, tuple((leaf.shape, leaf.dtype) for leaf in leaves), treedef, optimise)(*args)
+        return _executable(
+            function, tuple((leaf.shape, leaf.dtype) for leaf in leaves), treedef, optimise
+        )(*args)
 
 
 @functools.cache
@@ -118,7 +157,9 @@ def unet_function(preset: str):
 
 
 def with_w(preset: str, cond: dict) -> dict:
-    """A zero w embedding where there is none: it adds nothing, and saves compiling the model a second time."""
+    """A zero w embedding where there is none: it adds nothing, and saves compiling the model a
+    second time.
+    """
     width = unet_sizes(preset)["w_dim"]
     return {"w": np.zeros((len(cond["text"]), width), np.float32), **cond} if width else cond
 
@@ -133,20 +174,27 @@ def network(preset: str):
         parts = [jax.tree.map(lambda value, rows=rows: value[rows], batch) for rows in cuts]
         # the samplers' shape, which runs some 300 times
         optimise = cond["text"].shape[1] == meta(preset)["preset_config"]["ctx_len"]
-        return np.concatenate([call(unet_function(preset), params, *part, optimise=optimise) for part in parts])[:size]
+        return np.concatenate(
+            [call(unet_function(preset), params, *part, optimise=optimise) for part in parts]
+        )[:size]
 
     return apply
 
 
 @functools.cache
 def differentiable_network(preset: str):
-    """As `network`, for jax.grad with respect to params outside jit: one compiled backward pass serves every loss."""
+    """As `network`, for jax.grad with respect to params outside jit: one compiled backward pass
+    serves every loss.
+    """
 
     def pull_back(params, x, index, cond, cotangent):
-        return jax.vjp(lambda params: unet_function(preset)(params, x, index, cond), params)[1](cotangent)[0]
+        return jax.vjp(lambda params: unet_function(preset)(params, x, index, cond), params)[1](
+            cotangent
+        )[0]
 
     def forward(*args):
-        return call(unet_function(preset), *args, optimise=True), args  # which the samplers compile anyway
+        # which the samplers compile anyway
+        return call(unet_function(preset), *args, optimise=True), args
 
     def backward(args, cotangent):
         return call(pull_back, *args, cotangent), None, None, None
@@ -191,8 +239,12 @@ class _ReachedError(Exception):
     """Carries out of a model what the module it stopped at returned."""
 
 
-def run_module(model: nn.Module, params: dict, path: tuple[str, ...], model_args: tuple, args: tuple):
-    """What the submodule at `path` makes of `args`, built by the model itself, so with the epsilon that the model gives it."""
+def run_module(
+    model: nn.Module, params: dict, path: tuple[str, ...], model_args: tuple, args: tuple
+):
+    """What the submodule at `path` makes of `args`, built by the model itself, so with the epsilon
+    that the model gives it.
+    """
 
     def function(params, args):
         def intercept(next_function, given, named, context):
@@ -222,4 +274,6 @@ def our_path(torch: str, entries: list[Entry]) -> tuple[str, ...]:
 def gradient_norms(preset: str, gradients: dict) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Gradients under their torch names, and their norms in the order of meta's named_params."""
     tensors = to_torch(gradients, unet(preset)[2])
-    return tensors, np.array([np.linalg.norm(tensors[name]) for name in meta(preset)["named_params"]], np.float32)
+    return tensors, np.array(
+        [np.linalg.norm(tensors[name]) for name in meta(preset)["named_params"]], np.float32
+    )

@@ -1,4 +1,7 @@
-"""The weights that belong to the golden tensors. Each is a pure function of seed, file, name and shape, so none is stored."""
+"""The weights that belong to the golden tensors.
+
+Each is a pure function of seed, file, name and shape, so none is stored.
+"""
 
 import hashlib
 
@@ -6,10 +9,14 @@ import numpy as np
 
 
 def _normal(tag: str, n: int) -> np.ndarray:
-    """n nearly normal numbers: the sum of the four 16-bit parts of a Philox word, a stream NumPy keeps stable."""
+    """n nearly normal numbers: the sum of the four 16-bit parts of a Philox word, a stream NumPy
+    keeps stable.
+    """
     key = np.frombuffer(hashlib.sha256(tag.encode()).digest()[:16], dtype="<u8")
     words = np.random.Philox(key=key).random_raw(n)
-    total = sum(((words >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float64) for k in range(4))
+    total = sum(
+        ((words >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float64) for k in range(4)
+    )
     return (total - 131070.0) / np.sqrt(4 * (65536.0**2 - 1) / 12)
 
 
@@ -21,16 +28,25 @@ def _tensor(seed: int, file: str, name: str, shape: tuple[int, ...], gain: float
         z = 1.0 + 0.15 * z if name.endswith("weight") else 0.08 * z
     elif not name.endswith(("shared.weight", "embed_tokens.weight")):
         z = gain * z / np.sqrt(int(np.prod(shape[1:])))
-    return z.astype(np.float16).astype(np.float32)  # checkpoints in half and single precision hold the same numbers
+    # checkpoints in half and single precision hold the same numbers
+    return z.astype(np.float16).astype(np.float32)
 
 
 def build(spec: dict) -> dict[str, np.ndarray]:
-    """One file of weights_spec.json → {torch name: float32 array}. Raises ValueError when the bytes are not those of the spec."""
-    tensors = {name: _tensor(spec["seed"], spec["file"], name, tuple(p["shape"]), p["gain"]) for name, p in spec["params"].items()}
+    """One file of weights_spec.json → {torch name: float32 array}.
+
+    Raises ValueError when the bytes are not those of the spec.
+    """
+    tensors = {
+        name: _tensor(spec["seed"], spec["file"], name, tuple(p["shape"]), p["gain"])
+        for name, p in spec["params"].items()
+    }
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensors[name], dtype="<f4").tobytes())
     if digest.hexdigest() != spec["sha256"]:
-        raise ValueError(f"the weights of {spec['file']} are not the ones its goldens were made with")
+        raise ValueError(
+            f"the weights of {spec['file']} are not the ones its goldens were made with"
+        )
     return tensors

@@ -1,4 +1,6 @@
-"""Distillation runs in which all is real but what costs seconds: an update adds 1 to the EMA, and distances are what a test says."""
+"""Distillation runs in which all is real but what costs seconds: an update adds 1 to the EMA, and
+distances are what a test says.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -23,17 +25,29 @@ class Seen(NamedTuple):
     teachers: dict  # round → the parameters that teach it
 
 
-def hollow(patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=lambda plan, step: None) -> Seen:
-    """Make the runs that follow hollow. distances: of a student of so many steps, at its start and later; `then` follows each update."""
+def hollow(
+    patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=lambda plan, step: None
+) -> Seen:
+    """Make the runs that follow hollow. distances: of a student of so many steps, at its start and
+    later; `then` follows each update.
+    """
     seen, asked = Seen([], {}, {}, {}), {steps: list(values) for steps, values in distances.items()}
 
     class Told(Bench):
         def __init__(self, work):
-            self.weights, self.prompts, self.latent = [float(w) for w in work.config.distill.w], ["one"], (4, 4, 4)
+            self.weights, self.prompts, self.latent = (
+                [float(w) for w in work.config.distill.w],
+                ["one"],
+                (4, 4, 4),
+            )
 
         def sample(self, stage, params, steps):
             rows = len(self.weights)
-            return np.full((rows, *self.latent), asked[steps].pop(0) if "distilled" in stage and steps in asked else 0.0, np.float32)
+            return np.full(
+                (rows, *self.latent),
+                asked[steps].pop(0) if "distilled" in stage and steps in asked else 0.0,
+                np.float32,
+            )
 
         def picture(self, rows):
             return SHEET
@@ -44,7 +58,12 @@ def hollow(patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=la
         @jax.jit
         def update(state):
             metrics = dict.fromkeys(("loss", "grad_norm", "param_norm"), state.step * 1.0)
-            return dataclasses.replace(state, step=state.step + 1, ema=jax.tree.map(lambda x: x + 1.0, state.ema)), metrics
+            return (
+                dataclasses.replace(
+                    state, step=state.step + 1, ema=jax.tree.map(lambda x: x + 1.0, state.ema)
+                ),
+                metrics,
+            )
 
         def step(state, batch):
             with jax.transfer_guard("allow"):

@@ -1,6 +1,8 @@
-"""Training by many processes, at the smallest size: the real loop, loader, mesh, layout, checkpoints and peers around five matrices.
+"""Training by many processes, at the smallest size: the real loop, loader, mesh, layout,
+checkpoints and peers around five matrices.
 
-`start(...)` runs this file in N processes; `train(...)` is what each of them does, and what a test does in its own.
+`start(...)` runs this file in N processes; `train(...)` is what each of them does, and what a test
+does in its own.
 """
 
 import argparse
@@ -33,17 +35,28 @@ PATIENCE = 8.0  # seconds; a machine that has other work may be late
 def records() -> list[dict]:
     draws = np.random.default_rng(0)
     pictures = [draws.integers(0, 256, (12, 10, 3), dtype=np.uint8) for _ in range(24)]
-    return [{"key": str(i), "image": encode_png(x), "caption": "", "recaption": ""} for i, x in enumerate(pictures)]
+    return [
+        {"key": str(i), "image": encode_png(x), "caption": "", "recaption": ""}
+        for i, x in enumerate(pictures)
+    ]
 
 
 def init(key: jax.Array) -> dict:
-    """As a UNet's: matrices, one made whole at once and scanned ones each where it is needed; and biases, too small to be split."""
+    """As a UNet's: matrices, one made whole at once and scanned ones each where it is needed; and
+    biases, too small to be split.
+    """
     one, two, three = jax.random.split(key, 3)
     size = 3 * SIDE**2
     return {
         "in": {"kernel": jax.random.normal(one, (size, WIDTH)) / size**0.5},
-        "blocks": {"kernel": jax.random.normal(two, (LAYERS, WIDTH, WIDTH)) / WIDTH**0.5, "bias": jnp.zeros((LAYERS, WIDTH))},
-        "out": {"kernel": jax.random.normal(three, (WIDTH, size)) / WIDTH**0.5, "bias": jnp.zeros(size)},
+        "blocks": {
+            "kernel": jax.random.normal(two, (LAYERS, WIDTH, WIDTH)) / WIDTH**0.5,
+            "bias": jnp.zeros((LAYERS, WIDTH)),
+        },
+        "out": {
+            "kernel": jax.random.normal(three, (WIDTH, size)) / WIDTH**0.5,
+            "bias": jnp.zeros(size),
+        },
     }
 
 
@@ -71,19 +84,45 @@ def pieces(mesh, accumulate: int = 2):
     tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
     with mock.patch.object(sharding, "MIN_SIZE", 256):
-        layout, shardings = Layout(mesh, tree_specs(shape.params, mesh), "float32"), tree_sharding(shape, mesh)
-    step = make_train_step(denoiser(layout), tx, decay=0.9, accumulate=accumulate, spread=layout.spread_gradient)
+        layout, shardings = (
+            Layout(mesh, tree_specs(shape.params, mesh), "float32"),
+            tree_sharding(shape, mesh),
+        )
+    step = make_train_step(
+        denoiser(layout), tx, decay=0.9, accumulate=accumulate, spread=layout.spread_gradient
+    )
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-    data = make_loader(records(), batch_size=BATCH, rows=build.own_rows(mesh, BATCH), image_size=SIDE, tokenize=None, seed=0, flip=True)
+    data = make_loader(
+        records(),
+        batch_size=BATCH,
+        rows=build.own_rows(mesh, BATCH),
+        image_size=SIDE,
+        tokenize=None,
+        seed=0,
+        flip=True,
+    )
 
     def create():
-        return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(jax.random.key(0))
+        return jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(
+            jax.random.key(0)
+        )
 
-    return create, checkpoint.abstract(shape, shardings), data, build.placer(mesh, BATCH), lambda state, batch: jitted(state, {}, batch)
+    return (
+        create,
+        checkpoint.abstract(shape, shardings),
+        data,
+        build.placer(mesh, BATCH),
+        lambda state, batch: jitted(state, {}, batch),
+    )
 
 
-def run(workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None) -> TrainState:
-    """Train to `steps`, or on from what `workdir` has. `before(step)` is called before each step."""
+def run(
+    workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None
+) -> TrainState:
+    """Train to `steps`, or on from what `workdir` has.
+
+    `before(step)` is called before each step.
+    """
     create, like, data, place, step_fn = pieces(mesh, accumulate)
     count = 0
 
@@ -97,9 +136,16 @@ def run(workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda s
     with train.hold(workdir):
         state = create() if not checkpoint.steps(workdir / "checkpoints") else None
         return train_loop(
-            name="many", workdir=workdir, state=state, like=like, data=data, place=place, step_fn=step,
-            cadence=Cadence(steps, log=1, save=0, preview=0, keep=3), config={},
-        )[0]  # fmt: skip
+            name="many",
+            workdir=workdir,
+            state=state,
+            like=like,
+            data=data,
+            place=place,
+            step_fn=step,
+            cadence=Cadence(steps, log=1, save=0, preview=0, keep=3),
+            config={},
+        )[0]
 
 
 def main(argv: list[str]) -> None:
@@ -130,18 +176,48 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(workdir: Path, steps: int, *, count: int = 2, pause: float = 0.0, what: str = "", who: int = -1, at: int = -1) -> list[tuple]:
-    """`count` processes of 8 / `count` devices train; process `who` does `what` before step `at`. Returns (exit code, stderr) of each."""
-    flags = {"workdir": workdir, "steps": steps, "pause": pause, "what": what, "who": who, "at": at, "patience": PATIENCE}
-    return together([__file__, *(f"--{name}={value}" for name, value in flags.items())], count, who if what == "SIGSTOP" else None)
+def start(
+    workdir: Path,
+    steps: int,
+    *,
+    count: int = 2,
+    pause: float = 0.0,
+    what: str = "",
+    who: int = -1,
+    at: int = -1,
+) -> list[tuple]:
+    """`count` processes of 8 / `count` devices train; process `who` does `what` before step `at`.
+
+    Returns (exit code, stderr) of each.
+    """
+    flags = {
+        "workdir": workdir,
+        "steps": steps,
+        "pause": pause,
+        "what": what,
+        "who": who,
+        "at": at,
+        "patience": PATIENCE,
+    }
+    return together(
+        [__file__, *(f"--{name}={value}" for name, value in flags.items())],
+        count,
+        who if what == "SIGSTOP" else None,
+    )
 
 
 def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
-    """A Python command in `count` processes of 8 / `count` devices: (exit code, stderr) of each. One that is `stopped` is killed."""
+    """A Python command in `count` processes of 8 / `count` devices: (exit code, stderr) of each.
+
+    One that is `stopped` is killed.
+    """
     env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
     flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}")
     commands = [[sys.executable, *command, *flags, f"--process_id={i}"] for i in range(count)]
-    processes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
+    processes = [
+        subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
     said = [""] * count
     try:
         for i in sorted(range(count), key=lambda i: i == stopped):

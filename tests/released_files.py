@@ -1,4 +1,6 @@
-"""The micro preset's weights in the many forms that people have such weights in, and what a conversion of them holds."""
+"""The micro preset's weights in the many forms that people have such weights in, and what a
+conversion of them holds.
+"""
 
 import functools
 from pathlib import Path
@@ -19,7 +21,9 @@ FLAGS = ("--head-channels", "16", "--image-size", "32")
 @functools.cache
 def tensors(file: str) -> dict[str, np.ndarray]:
     """unet.safetensors (without its prefix), vae.safetensors or t5/model.safetensors, float32."""
-    return {name.removeprefix(UNET): value for name, value in load_file(files("micro") / file).items()}
+    return {
+        name.removeprefix(UNET): value for name, value in load_file(files("micro") / file).items()
+    }
 
 
 def cast(values: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
@@ -41,7 +45,10 @@ def write_pt(path: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"module": {name: torch.from_numpy(value) for name, value in values.items()}, **beside}, path)
+    torch.save(
+        {"module": {name: torch.from_numpy(value) for name, value in values.items()}, **beside},
+        path,
+    )
     return path
 
 
@@ -60,12 +67,17 @@ def converted(out: Path, *argv: str | Path) -> Path:
 
 def stored(directory: Path, part: str) -> dict[str, np.ndarray]:
     """The parameters of a part by path, with the dtypes that are on disk."""
-    return {"/".join(path): leaf.read() for path, leaf in leaves.walk(leaves.open_tree(directory / part))}
+    return {
+        "/".join(path): leaf.read()
+        for path, leaf in leaves.walk(leaves.open_tree(directory / part))
+    }
 
 
 def same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
     """The same names, dtypes, shapes and bits."""
     return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == value.dtype and ours[name].shape == value.shape and ours[name].tobytes() == value.tobytes()
+        ours[name].dtype == value.dtype
+        and ours[name].shape == value.shape
+        and ours[name].tobytes() == value.tobytes()
         for name, value in theirs.items()
     )

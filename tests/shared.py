@@ -1,4 +1,6 @@
-"""A directory of the test session, and what the first of its processes that needs something makes there for all."""
+"""A directory of the test session, and what the first of its processes that needs something makes
+there for all.
+"""
 
 import contextlib
 import fcntl
@@ -6,7 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-VARIABLE = "CV3JAX_TESTS_ROOT"  # conftest.py sets it in the first process, whose workers inherit it, and removes the directory
+# conftest.py sets it in the first process, whose workers inherit it, and removes the directory
+VARIABLE = "CV3JAX_TESTS_ROOT"
 
 
 def root() -> Path:
@@ -15,7 +18,9 @@ def root() -> Path:
 
 @contextlib.contextmanager
 def once(name: str) -> Iterator[bool]:
-    """Whether the block is to make `name`: True for the first process, and again where that failed; the others wait for its end."""
+    """Whether the block is to make `name`: True for the first process, and again where that failed;
+    the others wait for its end.
+    """
     with (root() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = root() / f"{name}.done"

@@ -1,6 +1,8 @@
-"""A private Slurm of one machine in a folder: munged, slurmctld and slurmd of Debian's slurm-wlm, run by whoever runs the tests.
+"""A private Slurm of one machine in a folder: munged, slurmctld and slurmd of Debian's slurm-wlm,
+run by whoever runs the tests.
 
-Two partitions, so that preemption can be seen: a job in `urgent` has the jobs in `normal` requeued, GRACE seconds after SIGTERM.
+Two partitions, so that preemption can be seen: a job in `urgent` has the jobs in `normal` requeued,
+GRACE seconds after SIGTERM.
 """
 
 import contextlib
@@ -55,30 +57,47 @@ class Cluster(NamedTuple):
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """What a Slurm command prints; it has to succeed."""
-        done = subprocess.run(command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def job(self, number: str) -> dict[str, str]:
         """The fields of `scontrol show job`."""
-        return dict(field.split("=", 1) for field in self.run("scontrol", "show", "job", number, "--oneliner").split() if "=" in field)
+        return dict(
+            field.split("=", 1)
+            for field in self.run("scontrol", "show", "job", number, "--oneliner").split()
+            if "=" in field
+        )
 
     def wait(self, until, seconds: float = 120) -> None:
-        """Returns when `until()` holds; fails with what the daemons logged when it does not for so long."""
+        """Returns when `until()` holds; fails with what the daemons logged when it does not for so
+        long.
+        """
         end = time.monotonic() + seconds
         while not until():
             if time.monotonic() > end:
-                said = [f"{log.name}:\n" + "\n".join(log.read_text().splitlines()[-25:]) for log in sorted(self.root.glob("*.log"))]
+                said = [
+                    f"{log.name}:\n" + "\n".join(log.read_text().splitlines()[-25:])
+                    for log in sorted(self.root.glob("*.log"))
+                ]
                 raise AssertionError(f"not within {seconds} s\n" + "\n".join(said))
             time.sleep(0.2)
 
 
 @contextlib.contextmanager
 def cluster(root: Path) -> Iterator[Cluster]:
-    """Starts one in `root`, and ends its processes. Fails, and says what to install, where Slurm is missing."""
+    """Starts one in `root`, and ends its processes.
+
+    Fails, and says what to install, where Slurm is missing.
+    """
     found = {name: shutil.which(name, path=SYSTEM) for name in DAEMONS}
     missing = [name for name, path in found.items() if path is None]
-    assert not missing, f"no {', '.join(missing)} on this machine; `make setup-slurm`, which is apt-get install slurm-wlm munge, as root"
+    assert not missing, (
+        f"no {', '.join(missing)} on this machine; `make setup-slurm`, which is apt-get install"
+        " slurm-wlm munge, as root"
+    )
     for folder in ("state", "spool"):
         (root / folder).mkdir(parents=True)
     root.chmod(0o755)
@@ -86,8 +105,18 @@ def cluster(root: Path) -> Iterator[Cluster]:
     (root / "munge.key").chmod(0o600)
     conf = root / "slurm.conf"
     host = socket.gethostname().split(".")[0]
-    conf.write_text(CONFIGURATION.format(root=root, user=getpass.getuser(), host=host, ports=ports(2), grace=GRACE))
-    endings = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    conf.write_text(
+        CONFIGURATION.format(
+            root=root, user=getpass.getuser(), host=host, ports=ports(2), grace=GRACE
+        )
+    )
+    endings = {
+        "key-file": "key",
+        "socket": "socket",
+        "pid-file": "pid",
+        "log-file": "log",
+        "seed-file": "seed",
+    }
     munge = [f"--{option}={root}/munge.{ending}" for option, ending in endings.items()]
     commands = {  # munged with --force: nobody else needs to reach its socket
         "munged": ["--foreground", "--force", *munge],
@@ -98,12 +127,26 @@ def cluster(root: Path) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         for name in DAEMONS:
             log = stack.enter_context(open(root / f"{name}.log", "w"))
-            process = subprocess.Popen([found[name], *commands[name]], stdout=log, stderr=log, env=this.environment, start_new_session=True)
+            process = subprocess.Popen(
+                [found[name], *commands[name]],
+                stdout=log,
+                stderr=log,
+                env=this.environment,
+                start_new_session=True,
+            )
             stack.callback(end, process)
             if name == "munged":
                 this.wait((root / "munge.socket").exists, 20)
         ready = ["sinfo", "--noheader", "--format=%T"]
-        this.wait(lambda: "idle" in subprocess.run(ready, env=this.environment, capture_output=True, text=True).stdout, 60)
+        this.wait(
+            lambda: (
+                "idle"
+                in subprocess.run(
+                    ready, env=this.environment, capture_output=True, text=True
+                ).stdout
+            ),
+            60,
+        )
         yield this
         subprocess.run(["scancel", "--user", getpass.getuser()], env=this.environment, check=False)
         this.wait(lambda: not this.run("squeue", "--noheader"), 90)

@@ -1,4 +1,6 @@
-"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints, and metrics but for their times."""
+"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints, and metrics but
+for their times.
+"""
 
 from pathlib import Path
 
@@ -19,8 +21,13 @@ def name_of(path: tuple) -> str:
 
 
 def named_leaves(state) -> dict[str, np.ndarray]:
-    """The leaves of a train state, whether in its class or in the dicts that orbax reads without one."""
-    return {name_of(path): np.asarray(raw(value)) for path, value in jax.tree.flatten_with_path(state)[0]}
+    """The leaves of a train state, whether in its class or in the dicts that orbax reads without
+    one.
+    """
+    return {
+        name_of(path): np.asarray(raw(value))
+        for path, value in jax.tree.flatten_with_path(state)[0]
+    }
 
 
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
@@ -35,7 +42,14 @@ def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 def untimed(lines: list[dict]) -> list[dict]:
     """Lines of metrics but for what the clock says."""
-    return [{name: value for name, value in line.items() if not name.startswith(("seconds", "goodput", "data_wait"))} for line in lines]
+    return [
+        {
+            name: value
+            for name, value in line.items()
+            if not name.startswith(("seconds", "goodput", "data_wait"))
+        }
+        for line in lines
+    ]
 
 
 def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,6 @@
-"""What `cv3jax compile` compiles, without data, weights or devices, is what runs: the same arguments, and they lie where they will."""
+"""What `cv3jax compile` compiles, without data, weights or devices, is what runs: the same
+arguments, and they lie where they will.
+"""
 
 import jax
 import numpy as np
@@ -22,13 +24,21 @@ def facts(tree) -> dict[str, tuple]:
     """Leaf → (shape, type, which part of it each device has)."""
 
     def fact(x):
-        return x.shape, x.dtype, {device.id: str(part) for device, part in x.sharding.devices_indices_map(x.shape).items()}
+        return (
+            x.shape,
+            x.dtype,
+            {
+                device.id: str(part)
+                for device, part in x.sharding.devices_indices_map(x.shape).items()
+            },
+        )
 
     return {name_of(path): fact(x) for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatch):
-    config, called = tiny_runs.config("relay", *MESH), {}  # what is trained for it must not run the functions below
+    # what is trained for it must not run the functions below
+    config, called = tiny_runs.config("relay", *MESH), {}
 
     def programs(compiled, *_):
         def encode(*args):
@@ -48,7 +58,9 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
     assert facts(ours["encode"].args) == facts(called["encode"])
     assert facts(ours["train"].args[:2]) == facts(called["train"])
     encoded = jax.eval_shape(ours["encode"].jitted, *ours["encode"].args)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(lambda x: (x.shape, x.dtype), ours["train"].args[2])
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), ours["train"].args[2]
+    )
     assert {work.images for work in ours.values()} == {config.batch.size}
 
 
@@ -63,10 +75,19 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
         return run
 
     monkeypatch.setattr(cascade, "make_stage_sampler", sampler)
-    monkeypatch.setattr(cascade.Cascade, "decode", lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8))
+    monkeypatch.setattr(
+        cascade.Cascade,
+        "decode",
+        lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8),
+    )
     with tiny_runs.split_small():
-        cascade.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(PROMPTS, list(range(8)), final=True)
-        ours = {stage: program(tiny_runs.config(stage, *MESH), jax.devices(), "sample") for stage in ("base", "relay")}
+        cascade.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(
+            PROMPTS, list(range(8)), final=True
+        )
+        ours = {
+            stage: program(tiny_runs.config(stage, *MESH), jax.devices(), "sample")
+            for stage in ("base", "relay")
+        }
     assert called.keys() == ours.keys()
     for stage, work in ours.items():
         assert facts(work.args) == facts(called[stage])
@@ -79,8 +100,14 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 @pytest.mark.parametrize("step", ["train", "later"])
 def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, monkeypatch):
     """The teacher lies like the student, as what it is computed with."""
-    done = tiny_runs.distilled("relay").workdir / "rounds" / "1_1_steps" / "cascade"  # told w, whatever its steps
-    config, called = tiny_runs.distill_config("relay", "model.dtype=bfloat16", f"distill.rounds={tiny_runs.rounds({2: 1, 1: 1})}"), {}
+    # told w, whatever its steps
+    done = tiny_runs.distilled("relay").workdir / "rounds" / "1_1_steps" / "cascade"
+    config, called = (
+        tiny_runs.distill_config(
+            "relay", "model.dtype=bfloat16", f"distill.rounds={tiny_runs.rounds({2: 1, 1: 1})}"
+        ),
+        {},
+    )
 
     def programs(compiled, *_):
         def train(*args):
@@ -92,23 +119,36 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
 
         return (train, encode)
 
-    monkeypatch.setattr(build_distill, "compiled_and_announced", lambda compiled, *rest: programs(compiled, *rest)[: len(compiled)])
+    monkeypatch.setattr(
+        build_distill,
+        "compiled_and_announced",
+        lambda compiled, *rest: programs(compiled, *rest)[: len(compiled)],
+    )
     with tiny_runs.split_small():
         work = build_distill.build_distillation(config, tmp_path)
         teacher, plan = work.teacher, work.rounds[0]
         if step == "later":
-            teacher, plan = build_distill.Trained(done, build_distill.student_stage(work, plan)), work.rounds[1]
+            teacher, plan = (
+                build_distill.Trained(done, build_distill.student_stage(work, plan)),
+                work.rounds[1],
+            )
         params = build_distill.load_stage(work, teacher)
         state = build_distill.create_student(work, plan, teacher, params)
         data, placed = build_distill.round_data(work, plan)
-        build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))(state, placed(next(data)))
+        build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))(
+            state, placed(next(data))
+        )
         ours = {name: program(config, jax.devices(), name) for name in called}
     assert ours.keys() == {step, "encode"}
     assert facts(ours["encode"].args) == facts(called["encode"])
     assert facts(ours[step].args[:2]) == facts(called[step])
     encoded = jax.eval_shape(ours["encode"].jitted, *ours["encode"].args)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(lambda x: (x.shape, x.dtype), ours[step].args[2])
-    theirs, mine = (facts(tree) for tree in (ours[step].args[1]["teacher"], ours[step].args[0].params))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), encoded) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), ours[step].args[2]
+    )
+    theirs, mine = (
+        facts(tree) for tree in (ours[step].args[1]["teacher"], ours[step].args[0].params)
+    )
     assert mine.keys() - theirs.keys() == ({"w_proj/kernel"} if step == "train" else set())
     assert {name: (shape, place) for name, (shape, _, place) in theirs.items()} == {
         name: (shape, place) for name, (shape, _, place) in mine.items() if name in theirs
@@ -119,9 +159,14 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
     assert any(len(set(place.values())) == 4 for _, _, place in theirs.values())
 
 
-@pytest.mark.parametrize(("name", "start", "steps"), [
-    ("distill_base", 1000, (16, 8, 4)), ("distill_relay", 500, (4, 2, 1)), ("distill_relay:start200", 200, (4, 2, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "start", "steps"),
+    [
+        ("distill_base", 1000, (16, 8, 4)),
+        ("distill_relay", 500, (4, 2, 1)),
+        ("distill_relay:start200", 200, (4, 2, 1)),
+    ],
+)
 def test_the_distillations_of_the_released_models(name, start, steps):
     config = recipe.load(name, [])
     assert config.schedule.start == start
@@ -130,7 +175,9 @@ def test_the_distillations_of_the_released_models(name, start, steps):
     for step in ("train", "later"):
         state, aside, _ = program(config, jax.devices(), step).args
         assert aside["round"].pairs.t.shape == (steps[0], 3)
-        sizes[step] = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])]
+        sizes[step] = [
+            sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])
+        ]
     told = 2_906_612_484 + 512 * config.model.channels
     assert sizes == {"train": [told, 2_906_612_484], "later": [told, told]}
 
@@ -150,11 +197,15 @@ def test_a_distillation_samples_as_its_last_student(monkeypatch):
 
 
 def test_only_a_distillation_has_later_rounds():
-    with pytest.raises(InputError, match="--step later: of a distillation recipe, its rounds after the first"):
+    with pytest.raises(
+        InputError, match="--step later: of a distillation recipe, its rounds after the first"
+    ):
         program(tiny_runs.config("base"), jax.devices(), "later")
 
 
 def test_a_vae_has_neither_text_to_encode_nor_pictures_to_draw():
     for step in ("encode", "sample"):
-        with pytest.raises(InputError, match=f"--step {step}: the vae recipe has only the step train"):
+        with pytest.raises(
+            InputError, match=f"--step {step}: the vae recipe has only the step train"
+        ):
             program(tiny_runs.config("vae"), jax.devices(), step)

@@ -1,4 +1,6 @@
-"""Samplers compared: the same pictures as `generate` makes, the same figures from the same sampler, times that add up."""
+"""Samplers compared: the same pictures as `generate` makes, the same figures from the same sampler,
+times that add up.
+"""
 
 import numpy as np
 import pytest
@@ -6,13 +8,24 @@ import tiny_runs
 
 from cv3jax import assess_distilled
 from cv3jax.assess import BATCH
-from cv3jax.assess_distilled import PARTS, Sampler, compared, image_distance, per_image, sample, with_rounds
+from cv3jax.assess_distilled import (
+    PARTS,
+    Sampler,
+    compared,
+    image_distance,
+    per_image,
+    sample,
+    with_rounds,
+)
 from cv3jax.cascade import load
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 W = (3.0, 2.0)
-PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
+PROMPTS = [
+    "a large red circle in the center, white background",
+    "a small blue ring on the left, black background",
+]
 COUNT = 4
 
 
@@ -25,17 +38,24 @@ def cascade():
 
 @pytest.fixture(scope="module")
 def assessed(cascade):
-    """(samplers, figures, what is shown): the full sampler twice, once by stages of its own name, and one of fewer steps."""
+    """(samplers, figures, what is shown): the full sampler twice, once by stages of its own name,
+    and one of fewer steps.
+    """
     ways = {
-        "full": Sampler(("base", "relay"), (2, 1), W), "twin": Sampler(("base_2", "relay_1"), (2, 1), W),
+        "full": Sampler(("base", "relay"), (2, 1), W),
+        "twin": Sampler(("base_2", "relay_1"), (2, 1), W),
         "fewer": Sampler(("base", "relay"), (1, 1), W),
-    }  # fmt: skip
+    }
     return ways, *assess_distilled.assess_distilled(cascade, ways, count=COUNT, seed=3)
 
 
 def test_a_sampler_s_pictures_are_those_of_generate(cascade):
-    images, seconds = sample(cascade, Sampler(("base", "relay"), (2, 1), W), PROMPTS, np.array([7, 9]))
-    made = cascade.generate(PROMPTS, [7, 9], base={"steps": 2, "guidance": W[0]}, relay={"steps": 1, "guidance": W[1]})
+    images, seconds = sample(
+        cascade, Sampler(("base", "relay"), (2, 1), W), PROMPTS, np.array([7, 9])
+    )
+    made = cascade.generate(
+        PROMPTS, [7, 9], base={"steps": 2, "guidance": W[0]}, relay={"steps": 1, "guidance": W[1]}
+    )
     assert np.abs(images.astype(int) - made["relay"]).max() <= 1
     assert set(seconds) == {*PARTS, "rest"}
     assert min(seconds.values()) > 0
@@ -52,7 +72,8 @@ def test_the_same_sampler_has_the_same_figures(assessed):
     assert fewer["image_distance"] > 0
     rows = shown["rows"]
     np.testing.assert_array_equal(rows["full"], rows["twin"])
-    assert fewer["image_distance"] == pytest.approx(image_distance(rows["fewer"], rows["full"]))  # all of them are shown
+    # all of them are shown
+    assert fewer["image_distance"] == pytest.approx(image_distance(rows["fewer"], rows["full"]))
     assert rows["full"].shape == (COUNT, 64, 64, 3)
     assert len(set(shown["prompts"])) == COUNT
 
@@ -60,8 +81,16 @@ def test_the_same_sampler_has_the_same_figures(assessed):
 def test_seconds_add_up(assessed):
     _, figures, _ = assessed
     single = figures["single_stage"]
-    assert (single["side"], single["steps"], single["guidance"], single["batch"]) == (64, 2, W[0], BATCH)
-    for row, parts in (*((row, PARTS) for row in figures["distilled"].values()), (single, ("text", "base", "vae"))):
+    assert (single["side"], single["steps"], single["guidance"], single["batch"]) == (
+        64,
+        2,
+        W[0],
+        BATCH,
+    )
+    for row, parts in (
+        *((row, PARTS) for row in figures["distilled"].values()),
+        (single, ("text", "base", "vae")),
+    ):
         seconds = row["seconds"]
         assert tuple(seconds) == (*parts, "total")
         assert min(seconds.values()) > 0
@@ -70,7 +99,9 @@ def test_seconds_add_up(assessed):
 
 def test_seconds_are_medians_over_batches_of_one_image():
     laps = [{"text": 1.0, "base": b, "vae": 2.0, "rest": 3.0} for b in (10.0, 1000.0, 20.0)]
-    assert per_image(laps) == pytest.approx({"text": 1 / BATCH, "base": 20 / BATCH, "vae": 2 / BATCH, "total": 26 / BATCH})
+    assert per_image(laps) == pytest.approx(
+        {"text": 1 / BATCH, "base": 20 / BATCH, "vae": 2 / BATCH, "total": 26 / BATCH}
+    )
 
 
 def test_image_distance_is_the_mean_over_images():
@@ -81,11 +112,17 @@ def test_image_distance_is_the_mean_over_images():
 
 
 def test_the_judged_pictures_count(assessed, cascade, monkeypatch):
-    """What the judge says of each caption becomes the share, and its error that of differences in pairs."""
+    """What the judge says of each caption becomes the share, and its error that of differences in
+    pairs.
+    """
     ways, figures, shown = assessed
     full = {image.tobytes() for image in shown["rows"]["full"]}
     first = shown["prompts"][0]
-    monkeypatch.setattr(assess_distilled, "judge", lambda image, caption: {"all": image.tobytes() in full or caption == first})
+    monkeypatch.setattr(
+        assess_distilled,
+        "judge",
+        lambda image, caption: {"all": image.tobytes() in full or caption == first},
+    )
     again, _ = assess_distilled.assess_distilled(cascade, ways, count=COUNT, seed=3)
     assert [row["all"] for row in again["distilled"].values()] == [1.0, 1.0, 0.25]
     assert again["distilled"]["fewer"]["se"] == pytest.approx(np.std([0, 1, 1, 1], ddof=1) / 2)
@@ -97,8 +134,14 @@ def test_the_judged_pictures_count(assessed, cascade, monkeypatch):
 def test_what_is_compared(cascade):
     ways = compared(cascade, (20, 10), [(8, 2), (4, 1)])
     assert list(ways) == [
-        "full", "undistilled_8_2", "undistilled_4_1", "distilled_8_2", "distilled_4_1", "undistilled_4_1_w1", "distilled_4_1_w1",
-    ]  # fmt: skip
+        "full",
+        "undistilled_8_2",
+        "undistilled_4_1",
+        "distilled_8_2",
+        "distilled_4_1",
+        "undistilled_4_1_w1",
+        "distilled_4_1_w1",
+    ]
     w = tuple(cascade.description["stages"][stage]["guidance"] for stage in ("base", "relay"))
     assert ways["full"] == (("base", "relay"), (20, 10), w)
     assert ways["distilled_8_2"] == (("base_8", "relay_2"), (8, 2), w)

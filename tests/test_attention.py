@@ -1,4 +1,6 @@
-"""Kernels against XLA's attention, forward and gradient: Pallas's interpreted, ours for CPUs; cuDNN's on a GPU, elsewhere to its call."""
+"""Kernels against XLA's attention, forward and gradient: Pallas's interpreted, ours for CPUs;
+cuDNN's on a GPU, elsewhere to its call.
+"""
 
 import re
 
@@ -23,7 +25,12 @@ def one_device():
 
 
 def splash(mesh, **options):
-    return make_attend("splash", "tpu", mesh, **{"head_dim": 64, "dtype": jnp.float32, "interpret": True, **options})
+    return make_attend(
+        "splash",
+        "tpu",
+        mesh,
+        **{"head_dim": 64, "dtype": jnp.float32, "interpret": True, **options},
+    )
 
 
 def heads(mesh, dtype="float32"):
@@ -41,7 +48,10 @@ def with_gradients(attend):
 
 
 def draw(batch, queries, keys, heads, dim=64, dtype=jnp.float32):
-    q, g, k, v = (jax.random.normal(jax.random.key(i), (batch, queries if i < 2 else keys, heads, dim), dtype) for i in range(4))
+    q, g, k, v = (
+        jax.random.normal(jax.random.key(i), (batch, queries if i < 2 else keys, heads, dim), dtype)
+        for i in range(4)
+    )
     return q, k, v, g
 
 
@@ -67,10 +77,14 @@ def primitives(jaxpr) -> list:
 def calls(attend, *shape, **options) -> list:
     """The Pallas calls in attention and gradients of such inputs."""
     jaxpr = jax.make_jaxpr(with_gradients(attend))(*jax.eval_shape(lambda: draw(*shape, **options)))
-    return [equation for equation in primitives(jaxpr.jaxpr) if equation.primitive.name == "pallas_call"]
+    return [
+        equation for equation in primitives(jaxpr.jaxpr) if equation.primitive.name == "pallas_call"
+    ]
 
 
-@pytest.mark.parametrize("shape", [(2, 256, 225, 2), (1, 100, 77, 2, 16), (1, 384, 256, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 256, 225, 2), (1, 100, 77, 2, 16), (1, 384, 256, 1)], ids=str
+)
 def test_splash_is_xla_s_attention_and_gradient(shape):
     inputs = draw(*shape)
     mesh, dim = one_device(), inputs[0].shape[-1]
@@ -78,23 +92,33 @@ def test_splash_is_xla_s_attention_and_gradient(shape):
     assert_close(ours, jax.jit(with_gradients(attention.xla))(*inputs), 3e-6)
 
 
-@pytest.mark.parametrize("cached", [1, 2 * 4 * 64 * 77, 2**30], ids=["one head", "some heads", "all heads"])
+@pytest.mark.parametrize(
+    "cached", [1, 2 * 4 * 64 * 77, 2**30], ids=["one head", "some heads", "all heads"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_by_heads_is_xla_s_attention_and_gradient(cached, dtype, monkeypatch):
     monkeypatch.setattr(attention_heads, "CACHED", cached)
     inputs = draw(2, 64, 77, 3, 48)
     ours = jax.jit(with_gradients(heads(one_device(), dtype)))(*(x.astype(dtype) for x in inputs))
     assert all(x.dtype == dtype for x in ours)
-    assert_close(ours, jax.jit(with_gradients(attention.xla))(*inputs), {"float32": 3e-6, "bfloat16": 0.02}[dtype])
+    assert_close(
+        ours,
+        jax.jit(with_gradients(attention.xla))(*inputs),
+        {"float32": 3e-6, "bfloat16": 0.02}[dtype],
+    )
 
 
 @pytest.mark.parametrize("cached", [4 * 64 * 64, 2 * 4 * 64 * 64, 2**30])
 def test_by_heads_holds_no_more_logits_than_it_may(cached, monkeypatch):
     monkeypatch.setattr(attention_heads, "CACHED", cached)
     run = with_gradients(heads(one_device()))
-    equations = primitives(jax.make_jaxpr(run)(*jax.eval_shape(lambda: draw(2, 64, 64, 3, 16))).jaxpr)
+    equations = primitives(
+        jax.make_jaxpr(run)(*jax.eval_shape(lambda: draw(2, 64, 64, 3, 16))).jaxpr
+    )
     shapes = [out.aval.shape for equation in equations for out in equation.outvars]
-    assert max(4 * shape[0] * 64 * 64 for shape in shapes if shape[-2:] == (64, 64)) == min(cached, 6 * 4 * 64 * 64)
+    assert max(4 * shape[0] * 64 * 64 for shape in shapes if shape[-2:] == (64, 64)) == min(
+        cached, 6 * 4 * 64 * 64
+    )
 
 
 def test_auto_goes_by_heads_on_a_cpu():
@@ -130,7 +154,9 @@ def test_what_stands_in_the_padding_has_no_influence(monkeypatch):
     for fill in (0.0, 50.0):
 
         def filled(x, fill=fill):
-            return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 128), (0, 0), (0, 0)), constant_values=fill)
+            return jnp.pad(
+                x, ((0, 0), (0, -x.shape[1] % 128), (0, 0), (0, 0)), constant_values=fill
+            )
 
         monkeypatch.setattr(attention, "padded", filled)
         outcomes.append(jax.jit(with_gradients(splash(one_device())))(*inputs))
@@ -139,15 +165,27 @@ def test_what_stands_in_the_padding_has_no_influence(monkeypatch):
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["jit", "train step"])
-@pytest.mark.parametrize(("sizes", "shape"), [
-    ((1, 2, 2, 2), (2, 256, 225, 2)), ((2, 2, 2, 1), (4, 130, 130, 3)),
-], ids=["every axis", "heads do not divide"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ((1, 2, 2, 2), (2, 256, 225, 2)),
+        ((2, 2, 2, 1), (4, 130, 130, 3)),
+    ],
+    ids=["every axis", "heads do not divide"],
+)
 def test_eight_devices_make_the_attention_of_one(sizes, shape, inside):
     mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor", "context"), sizes)))
     inputs = draw(*shape)
     run = with_gradients(splash(mesh))
     if inside:  # as the train step: data and fsdp by hand, the rest by the compiler
-        run = jax.shard_map(run, mesh=mesh, in_specs=P(BATCH), out_specs=P(BATCH), axis_names=set(BATCH), check_vma=False)
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=P(BATCH),
+            out_specs=P(BATCH),
+            axis_names=set(BATCH),
+            check_vma=False,
+        )
     rows = NamedSharding(mesh, P(BATCH))
     ours = jax.jit(run)(*(jax.device_put(x, rows) for x in inputs))
     assert_close(ours, jax.jit(with_gradients(attention.xla))(*inputs), 3e-6)
@@ -155,43 +193,63 @@ def test_eight_devices_make_the_attention_of_one(sizes, shape, inside):
 
 def test_a_batch_that_does_not_divide_is_computed_whole():
     mesh, inputs = make_mesh(), draw(1, 128, 128, 1)
-    np.testing.assert_allclose(jax.jit(splash(mesh))(*inputs[:3]), attention.xla(*inputs[:3]), atol=2e-6)
+    np.testing.assert_allclose(
+        jax.jit(splash(mesh))(*inputs[:3]), attention.xla(*inputs[:3]), atol=2e-6
+    )
 
 
 def test_each_device_has_its_images_heads_and_queries():
     mesh = make_mesh(data=1, fsdp=2, tensor=2, context=2)
     forward = calls(splash(mesh), 4, 512, 225, 2)[0]
     shapes = [x.aval.shape for x in forward.invars if len(x.aval.shape) == 4]
-    assert shapes == [(2, 1, 256, 64), (2, 1, 256, 64), (2, 1, 256, 64)]  # images, heads, positions: half of the queries, all keys
+    # images, heads, positions: half of the queries, all keys
+    assert shapes == [(2, 1, 256, 64), (2, 1, 256, 64), (2, 1, 256, 64)]
 
 
 def test_transformers_with_remat_and_scan_train_alike():
     mesh = make_mesh(data=1, fsdp=2, tensor=2, context=2)
-    x, text = jax.random.normal(jax.random.key(0), (2, 8, 8, 32)), jax.random.normal(jax.random.key(1), (2, 9, 16))
+    x, text = (
+        jax.random.normal(jax.random.key(0), (2, 8, 8, 32)),
+        jax.random.normal(jax.random.key(1), (2, 9, 16)),
+    )
     init = jax.jit(SpatialTransformer(2, 16, groups=4).init)
-    params = jax.tree.map(lambda p: p + 0.1, init(jax.random.key(2), x, text)["params"])  # away from the zeros at its end
+    # away from the zeros at its end
+    params = jax.tree.map(lambda p: p + 0.1, init(jax.random.key(2), x, text)["params"])
 
     def gradients(attend):
         model = SpatialTransformer(2, 16, groups=4, attend=attend)
         apply = jax.checkpoint(lambda params, x, text: model.apply({"params": params}, x, text))
 
         def local(params, x, text):
-            loss, grads = jax.value_and_grad(lambda params: jnp.square(apply(params, x, text)).sum())(params)
+            loss, grads = jax.value_and_grad(
+                lambda params: jnp.square(apply(params, x, text)).sum()
+            )(params)
             return jax.lax.psum((loss, grads), BATCH)
 
         spread = jax.shard_map(
-            local, mesh=mesh, in_specs=(P(), P(BATCH), P(BATCH)), out_specs=P(), axis_names=set(BATCH), check_vma=False
-        )  # fmt: skip
+            local,
+            mesh=mesh,
+            in_specs=(P(), P(BATCH), P(BATCH)),
+            out_specs=P(),
+            axis_names=set(BATCH),
+            check_vma=False,
+        )
         return jax.jit(spread)(params, x, text)
 
     ours, theirs = gradients(splash(mesh, head_dim=16)), gradients(attention.xla)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), ours, theirs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), ours, theirs
+    )
 
 
 def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
     mesh, bf16 = one_device(), {"head_dim": 64, "dtype": jnp.bfloat16}
     tpu = make_attend("auto", "tpu", mesh, **bf16)
-    for shape, kernels in (((4, 1024, 1024, 20), 2), ((1, 4096, 225, 10), 2), ((8, 256, 256, 10), 0)):
+    for shape, kernels in (
+        ((4, 1024, 1024, 20), 2),
+        ((1, 4096, 225, 10), 2),
+        ((8, 256, 256, 10), 0),
+    ):
         assert len(calls(tpu, *shape, dtype=jnp.bfloat16)) == kernels
     spread = make_attend("auto", "tpu", make_mesh(), **bf16)
     assert not calls(spread, 8, 1024, 225, 20, dtype=jnp.bfloat16)  # 18 MB a device
@@ -200,27 +258,66 @@ def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
     assert make_attend("auto", "gpu", mesh, **bf16) is not attention.xla
 
 
-@pytest.mark.parametrize(("kind", "platform", "head_dim", "dtype", "message"), [
-    ("flash", "cpu", 64, "float32", "attention must be one of auto, xla, cudnn, splash, heads, not 'flash'"),
-    ("cudnn", "cpu", 64, "bfloat16", "attention 'cudnn' does not run on cpu devices; take auto or xla"),
-    ("splash", "gpu", 64, "bfloat16", "attention 'splash' does not run on gpu devices"),
-    ("cudnn", "gpu", 64, "float32", "attention 'cudnn' takes bfloat16 or float16, not float32"),
-    ("cudnn", "gpu", 192, "bfloat16", "takes a head_dim that is a multiple of 8 up to 128, not 192"),
-    ("splash", "tpu", 20, "bfloat16", "takes a head_dim that is a multiple of 8 up to 128, not 20"),
-    ("splash", "tpu", 64, "float16", "takes bfloat16 or float32, not float16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "platform", "head_dim", "dtype", "message"),
+    [
+        (
+            "flash",
+            "cpu",
+            64,
+            "float32",
+            "attention must be one of auto, xla, cudnn, splash, heads, not 'flash'",
+        ),
+        (
+            "cudnn",
+            "cpu",
+            64,
+            "bfloat16",
+            "attention 'cudnn' does not run on cpu devices; take auto or xla",
+        ),
+        ("splash", "gpu", 64, "bfloat16", "attention 'splash' does not run on gpu devices"),
+        ("cudnn", "gpu", 64, "float32", "attention 'cudnn' takes bfloat16 or float16, not float32"),
+        (
+            "cudnn",
+            "gpu",
+            192,
+            "bfloat16",
+            "takes a head_dim that is a multiple of 8 up to 128, not 192",
+        ),
+        (
+            "splash",
+            "tpu",
+            20,
+            "bfloat16",
+            "takes a head_dim that is a multiple of 8 up to 128, not 20",
+        ),
+        ("splash", "tpu", 64, "float16", "takes bfloat16 or float32, not float16"),
+    ],
+)
 def test_what_does_not_run_is_refused(kind, platform, head_dim, dtype, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_attend(kind, platform, one_device(), head_dim=head_dim, dtype=dtype)
 
 
 def program(attend, mesh, platform, inside) -> str:
-    """Attention and gradients of bfloat16 inputs split over `mesh`, as they go to the compiler of `platform`."""
+    """Attention and gradients of bfloat16 inputs split over `mesh`, as they go to the compiler of
+    `platform`.
+    """
     run = with_gradients(attend)
     if inside:
-        run = jax.shard_map(run, mesh=mesh, in_specs=P(BATCH), out_specs=P(BATCH), axis_names=set(BATCH), check_vma=False)
+        run = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=P(BATCH),
+            out_specs=P(BATCH),
+            axis_names=set(BATCH),
+            check_vma=False,
+        )
     rows = NamedSharding(mesh, P(BATCH))
-    q, k = (jax.ShapeDtypeStruct((8, length, 4, 64), jnp.bfloat16, sharding=rows) for length in (256, 225))
+    q, k = (
+        jax.ShapeDtypeStruct((8, length, 4, 64), jnp.bfloat16, sharding=rows)
+        for length in (256, 225)
+    )
     return jax.jit(run).trace(q, k, k, q).lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -232,7 +329,10 @@ def test_programs_for_other_hardware_hold_the_kernels(inside, monkeypatch):
         monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     mesh, bf16 = make_mesh(data=2, fsdp=2, tensor=2), {"head_dim": 64, "dtype": jnp.bfloat16}
     gpu = program(make_attend("cudnn", "gpu", mesh, **bf16), mesh, "cuda", inside)
-    assert re.findall(r"custom_call @([\w$]+)", gpu) == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    assert re.findall(r"custom_call @([\w$]+)", gpu) == [
+        "__cudnn$fmhaSoftmax",
+        "__cudnn$fmhaSoftmaxBackward",
+    ]
     # a device's images, its heads, and keys padded with a mask that goes by their true number
     assert '"PADDING"' in gpu.replace("\\22", '"')
     assert "dense<225> : tensor<i32>" in gpu
@@ -242,25 +342,43 @@ def test_programs_for_other_hardware_hold_the_kernels(inside, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "share"), [
-    ((4, 1024, 1024, 20), 0.25), ((4, 4096, 4096, 10), 0.1), ((4, 1024, 225, 20), 0.7),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [
+        ((4, 1024, 1024, 20), 0.25),
+        ((4, 4096, 4096, 10), 0.1),
+        ((4, 1024, 225, 20), 0.7),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
 def test_splash_compiles_for_a_tpu_and_saves_memory(topology, shape, share, monkeypatch):
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    mesh = make_mesh(devices=list(topologies.get_topology_desc(topology, platform="tpu").devices[:1]))
+    mesh = make_mesh(
+        devices=list(topologies.get_topology_desc(topology, platform="tpu").devices[:1])
+    )
     inputs = jax.eval_shape(lambda: draw(*shape, dtype=jnp.bfloat16))
-    inputs = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())) for x in inputs]
+    inputs = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, P())) for x in inputs
+    ]
 
     def temporaries(kind):
         attend = make_attend(kind, "tpu", mesh, head_dim=64, dtype=jnp.bfloat16)
-        return jax.jit(with_gradients(attend)).lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(with_gradients(attend))
+            .lower(*inputs)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
 
     assert temporaries("splash") < share * temporaries("xla")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [(2, 1024, 225, 10), (2, 1024, 1024, 20), (1, 256, 256, 10), (2, 64, 24, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 1024, 225, 10), (2, 1024, 1024, 20), (1, 256, 256, 10), (2, 64, 24, 2)], ids=str
+)
 def test_cudnn_is_xla_s_attention_and_gradient(shape):
     inputs = draw(*shape, dtype=jnp.bfloat16)
     attend = make_attend("cudnn", "gpu", make_mesh(), head_dim=64, dtype=jnp.bfloat16)
@@ -275,7 +393,9 @@ def test_cudnn_does_not_see_the_padding(monkeypatch):
     for fill in (0.0, 50.0):
 
         def filled(x, fill=fill):
-            return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 128), (0, 0), (0, 0)), constant_values=fill)
+            return jnp.pad(
+                x, ((0, 0), (0, -x.shape[1] % 128), (0, 0), (0, 0)), constant_values=fill
+            )
 
         monkeypatch.setattr(attention, "padded", filled)
         attend = make_attend("cudnn", "gpu", make_mesh(), head_dim=64, dtype=jnp.bfloat16)

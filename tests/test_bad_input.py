@@ -1,4 +1,6 @@
-"""Bad input of every kind ends in one line that names it and what would be right, exit 2, nothing written and no traceback."""
+"""Bad input of every kind ends in one line that names it and what would be right, exit 2, nothing
+written and no traceback.
+"""
 
 import gc
 import importlib
@@ -26,7 +28,12 @@ def places(tmp_path_factory):
     at = tmp_path_factory.mktemp("bad")
     (at / "empty").mkdir()
     (at / "file").write_text("not a directory")
-    for name, text in (("damaged", "{"), ("foreign", "[]"), ("format", '{"format": 99}'), ("bare", '{"format": 2, "stages": {}}')):
+    for name, text in (
+        ("damaged", "{"),
+        ("foreign", "[]"),
+        ("format", '{"format": 99}'),
+        ("bare", '{"format": 2, "stages": {}}'),
+    ):
         (at / name).mkdir()
         (at / name / "cascade.json").write_text(text)
     shutil.copytree(tiny_runs.trained("vae").workdir / "cascade", at / "hollow")
@@ -40,23 +47,42 @@ def places(tmp_path_factory):
     first, second = sorted((at / "torn").glob("*array_record*"))[:2]
     first.write_bytes(b"torn")
     (at / "lost" / second.name).unlink()
-    flip((at / "flipped" / first.name).read_bytes().rindex(b"PNG") + 200, at / "flipped" / first.name)
+    flip(
+        (at / "flipped" / first.name).read_bytes().rindex(b"PNG") + 200, at / "flipped" / first.name
+    )
     shutil.copy(at / "swapped" / "features.json", at / "swapped" / "dataset_info.json")
     for stage in ("vae", "base"):  # one byte of the weights
         shutil.copytree(tiny_runs.trained(stage).workdir / "cascade", at / f"{stage}_flipped")
-        flip(1000, max((at / f"{stage}_flipped" / stage).rglob("d/*"), key=lambda path: path.stat().st_size))
+        flip(
+            1000,
+            max(
+                (at / f"{stage}_flipped" / stage).rglob("d/*"), key=lambda path: path.stat().st_size
+            ),
+        )
     for name in ("damaged_run", "other_run"):
         shutil.copytree(tiny_runs.trained("vae").workdir, at / name)
-    flip(1000, max((at / "damaged_run" / "checkpoints" / "6" / "state").rglob("*"), key=lambda path: path.stat().st_size))
+    flip(
+        1000,
+        max(
+            (at / "damaged_run" / "checkpoints" / "6" / "state").rglob("*"),
+            key=lambda path: path.stat().st_size,
+        ),
+    )
     for name, files in PICTURES.items():
         (at / name).mkdir()
         for file, content in files.items():
             (at / name / file).write_bytes(content)
     (at / "recipe.py").write_text("def get_config(variant=''):\n    return undefined\n")
     (at / "broken.py").write_text("def get_config(:\n")
-    unknown = "from cv3jax.configs import common\n\ndef get_config(_=''):\n    common.stage_config().lock().nope = 1\n"
+    unknown = (
+        "from cv3jax.configs import common\n\ndef get_config(_=''):\n   "
+        " common.stage_config().lock().nope = 1\n"
+    )
     (at / "unknown.py").write_text(unknown)
-    (at / "half.py").write_text("import ml_collections\n\ndef get_config(_=''):\n    return ml_collections.ConfigDict({'seed': 0})\n")
+    (at / "half.py").write_text(
+        "import ml_collections\n\ndef get_config(_=''):\n    return"
+        " ml_collections.ConfigDict({'seed': 0})\n"
+    )
     trained = {stage: tiny_runs.trained(stage).workdir for stage in ("vae", "base")}
     return {**trained, "at": at, "scenes": tiny_runs.scenes()}
 
@@ -88,20 +114,26 @@ PICTURES = {  # folders of images and captions in which nothing can be used, but
 
 def files(directory: Path) -> dict[str, tuple[int, int]]:
     """Every file below a directory, with time and size."""
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def refused(command: str, argv: list[str], capsys, contains: str) -> None:
     """Run a command in this process: one line on stderr, exit 2."""
     main = importlib.import_module(cli.COMMANDS[command][0]).main
-    gc.collect()  # what a test before this one left behind, and complains when it is collected, complains now
+    # what a test before this one left behind, and complains when it is collected, complains now
+    gc.collect()
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_loop", lambda **_: pytest.fail("accepted"))
         with pytest.raises(SystemExit) as e:
             cli.run_command(main, argv)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    lines = [line for line in lines if line.strip() and not re.match(r"\w+:.*\[\d\d:\d\d", line)]  # but for a progress bar
+    # but for a progress bar
+    lines = [line for line in lines if line.strip() and not re.match(r"\w+:.*\[\d\d:\d\d", line)]
     assert e.value.code == 2, lines
     assert len(lines) == 1, lines
     assert lines[0].startswith("cv3jax: ")
@@ -174,20 +206,52 @@ FIELDS = [
     ("base", ["data.zoom=(2.0, 1.0)"], "zoom"),
     ("base", ["text.random=False"], "has no t5"),
     ("base", ["data.image_size=40"], "not a multiple of 16"),
-    ("base", ["data.zoom=(1.25, 1.25)"], "config.data.image_size times the least zoom = 40 is not a multiple of 16"),
-    ("base", ["data.zoom=2.0"], "config.data.zoom = (2.0,): must be two numbers, 1 <= low <= high <= 8"),
+    (
+        "base",
+        ["data.zoom=(1.25, 1.25)"],
+        "config.data.image_size times the least zoom = 40 is not a multiple of 16",
+    ),
+    (
+        "base",
+        ["data.zoom=2.0"],
+        "config.data.zoom = (2.0,): must be two numbers, 1 <= low <= high <= 8",
+    ),
     ("relay", ["data.zoom=(1e999, 1e999)"], "must be two numbers"),
     ("vae", ["data.zoom=('a', 'b')"], "must be two numbers"),
     ("base", ["model.head_dim=7"], "head_dim"),
     ("base", ["model.groups=5"], "groups"),
     ("base", ["model.depth=(0,)"], "depth"),
-    ("base", ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "mesh.context=2"], "config.mesh: tensor and context are both above 1"),
-    ("base", ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2"], "config.mesh: context=2: latents of 4 rows have 2 at the UNet's lowest"),
-    ("base", ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2", "data.image_size=80"], "latents of 10 rows have 5 at the UNet's lowest"),
-    ("base", ["attention=flash"], "config.attention: attention must be one of auto, xla, cudnn, splash, heads"),
-    ("base", ["attention=splash"], "config.attention: attention 'splash' does not run on cpu devices"),
+    (
+        "base",
+        ["mesh.data=1", "mesh.fsdp=2", "mesh.tensor=2", "mesh.context=2"],
+        "config.mesh: tensor and context are both above 1",
+    ),
+    (
+        "base",
+        ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2"],
+        "config.mesh: context=2: latents of 4 rows have 2 at the UNet's lowest",
+    ),
+    (
+        "base",
+        ["mesh.data=1", "mesh.fsdp=4", "mesh.context=2", "data.image_size=80"],
+        "latents of 10 rows have 5 at the UNet's lowest",
+    ),
+    (
+        "base",
+        ["attention=flash"],
+        "config.attention: attention must be one of auto, xla, cudnn, splash, heads",
+    ),
+    (
+        "base",
+        ["attention=splash"],
+        "config.attention: attention 'splash' does not run on cpu devices",
+    ),
     ("base", ["schedule.blur=fog"], "blur must be one of"),
-    ("base", ["objective.prediction=x0"], "config.objective.prediction = x0: must be one of eps, v"),
+    (
+        "base",
+        ["objective.prediction=x0"],
+        "config.objective.prediction = x0: must be one of eps, v",
+    ),
     ("base", ["objective.weighting=flat"], "config.objective.weighting = flat: must be one of eps"),
     ("base", ["objective.norm=l3"], "norm must be l1 or l2"),
     ("base", ["objective.text_drop=1.5"], "config.objective.text_drop = 1.5"),
@@ -204,45 +268,94 @@ FIELDS = [
     ("relay", ["init_from={at}/halved", "model.channels=32"], "does not hold the model"),
     ("relay", ["model.channels=32"], "other sizes than config.model"),
     ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("stage", "fields", "contains"), FIELDS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    ("stage", "fields", "contains"),
+    FIELDS,
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
 def test_a_bad_field(stage, fields, contains, places, tmp_path, capsys):
-    given = {"vae": [], "base": ["cascade={vae}"], "relay": ["cascade={base}", "init_from={base}"]}[stage]
-    overrides = [f"--config.{field}".format(**places) for field in ("data.path={scenes}", *given, *fields)]
+    given = {"vae": [], "base": ["cascade={vae}"], "relay": ["cascade={base}", "init_from={base}"]}[
+        stage
+    ]
+    overrides = [
+        f"--config.{field}".format(**places) for field in ("data.path={scenes}", *given, *fields)
+    ]
     before = files(places["at"])
-    refused("train", [f"--config=scenes_{stage}:tiny", "--workdir", str(tmp_path / "w"), *overrides], capsys, contains)
+    refused(
+        "train",
+        [f"--config=scenes_{stage}:tiny", "--workdir", str(tmp_path / "w"), *overrides],
+        capsys,
+        contains,
+    )
     assert list(tmp_path.iterdir()) == []
     assert files(places["at"]) == before
 
 
 # command, arguments, what the line says
 COMMANDS = [
-    ("train", "--config=scenes_vea --workdir {w}", "no recipe 'scenes_vea'; give a .py file or one of base_256"),
+    (
+        "train",
+        "--config=scenes_vea --workdir {w}",
+        "no recipe 'scenes_vea'; give a .py file or one of base_256",
+    ),
     ("train", "--config=scenes_vae:small --workdir {w}", "unknown variant 'small'"),
     ("train", "--config={at}/none.py --workdir {w}", "there is no file"),
     ("train", "--config={at}/recipe.py --workdir {w}", "undefined"),
     ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
-    ("train", "--config={at}/unknown.py --workdir {w}", "unknown.py: Key \"nope\" does not exist"),
+    ("train", "--config={at}/unknown.py --workdir {w}", 'unknown.py: Key "nope" does not exist'),
     ("train", "--config={at}/half.py --workdir {w}", "half.py"),
     ("train", "--config=scenes_vae:tiny --workdir {w} --lr 3", "unknown argument"),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
-    ("train", "--config=scenes_vae:tiny --workdir {at}/file --config.data.path={scenes}", "{at}/file"),
-    ("train", "--config=scenes_vae:tiny --workdir {at}/file/below --config.data.path={scenes}", "{at}/file"),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {at}/file --config.data.path={scenes}",
+        "{at}/file",
+    ),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {at}/file/below --config.data.path={scenes}",
+        "{at}/file",
+    ),
     ("train", "--config=scenes_vae:tiny", "--workdir"),
     ("train", "--workdir {w}", "--config"),
-    ("train", "--config=scenes_vae:tiny --workdir /proc/none/w --config.data.path={scenes}", "--workdir /proc/none/w: cannot be written"),
-    ("train", "--config=scenes_vae:tiny --workdir {w} --resume_from=6 --config.data.path={scenes}", "checkpoints has none"),
-    ("train", "--config=scenes_vae:tiny --workdir {w} --resume_from=last", "--resume_from: invalid int value: 'last'"),
-    ("train", "--config=scenes_vae:tiny --workdir {at}/other_run --config.data.path={scenes}", "holds a run with other values of"),
-    ("train", "--config=scenes_vae:tiny --workdir {at}/damaged_run --config.data.path={scenes}", "checkpoints/6 is damaged: state/"),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir /proc/none/w --config.data.path={scenes}",
+        "--workdir /proc/none/w: cannot be written",
+    ),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {w} --resume_from=6 --config.data.path={scenes}",
+        "checkpoints has none",
+    ),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {w} --resume_from=last",
+        "--resume_from: invalid int value: 'last'",
+    ),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {at}/other_run --config.data.path={scenes}",
+        "holds a run with other values of",
+    ),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {at}/damaged_run --config.data.path={scenes}",
+        "checkpoints/6 is damaged: state/",
+    ),
     ("sample", "--checkpoint {at}/none --prompt x --out {w}", "is no checkpoint"),
     ("sample", "--checkpoint {at}/damaged --prompt x --out {w}", "is damaged"),
     ("sample", "--checkpoint {at}/bare --prompt x --out {w}", "has no vae"),
     ("sample", "--checkpoint {vae} --prompt x --out {w}", "has no base stage"),
     ("sample", "--checkpoint {at}/halved --prompt x --out {w}", "does not hold the model"),
-    ("sample", "--checkpoint {at}/base_flipped --prompt x --out {w}", "base_flipped/base is damaged: "),
+    (
+        "sample",
+        "--checkpoint {at}/base_flipped --prompt x --out {w}",
+        "base_flipped/base is damaged: ",
+    ),
     ("sample", "--checkpoint {base} --prompt {long} --out {w}", "--prompt 'xxxxx"),
     ("sample", "--checkpoint {base} --out {w}", "--prompt"),
     ("sample", "--checkpoint {base} --prompt= --out {w}", "--prompt"),
@@ -258,7 +371,11 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size big", "--size"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num 0", "--num 0"),
-    ("sample", "--checkpoint {base} --prompt x --out {w} --attention splash", "'splash' does not run on cpu"),
+    (
+        "sample",
+        "--checkpoint {base} --prompt x --out {w} --attention splash",
+        "'splash' does not run on cpu",
+    ),
     ("sample", "--checkpoint {base} --prompt x --out {w} --num two", "--num"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed -1", "--seed -1"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed 4294967296", "--seed 4294967296"),
@@ -273,19 +390,34 @@ COMMANDS = [
     ("data", "inspect {at}/lost", "is missing; restore the file"),
     ("data", "inspect {at}/flipped --num 64", "is damaged"),
     ("data", "pack --source {at}/none --out {w}", "no source"),
-    *(("data", f"pack --source {{at}}/{name} --out {{w}}", line) for name, line in (
-        ("no_images", "no"), ("no_captions", "caption"), ("not_an_image", "undecodable"), ("empty_image", "undecodable"),
-        ("half_an_image", "undecodable"), ("flipped_image", "undecodable"), ("long_image", "200x8 pixels"), ("blank_caption", "caption"),
-        ("binary_caption", "text"), ("torn_metadata", "json"), ("no_caption_field", "caption"), ("number_caption", "caption"),
-        ("outside", "outside"), ("torn_tar", "tar"),
-    )),
+    *(
+        ("data", f"pack --source {{at}}/{name} --out {{w}}", line)
+        for name, line in (
+            ("no_images", "no"),
+            ("no_captions", "caption"),
+            ("not_an_image", "undecodable"),
+            ("empty_image", "undecodable"),
+            ("half_an_image", "undecodable"),
+            ("flipped_image", "undecodable"),
+            ("long_image", "200x8 pixels"),
+            ("blank_caption", "caption"),
+            ("binary_caption", "text"),
+            ("torn_metadata", "json"),
+            ("no_caption_field", "caption"),
+            ("number_caption", "caption"),
+            ("outside", "outside"),
+            ("torn_tar", "tar"),
+        )
+    ),
     ("data", "scenes --num 0 --out {w}", "num = 0"),
     ("data", "scenes --num 1 --size 4 --out {w}", "size = 4"),
     ("data", "scenes --num 1 --out {at}/file", "is a file"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("command", "line", "contains"), COMMANDS, ids=lambda x: x.replace("{", "").replace("}", ""))
+@pytest.mark.parametrize(
+    ("command", "line", "contains"), COMMANDS, ids=lambda x: x.replace("{", "").replace("}", "")
+)
 def test_a_bad_argument(command, line, contains, places, tmp_path, capsys):
     words = {"{blank}": "  \t", "{long}": "x" * 5000}
     names = {**places, "w": tmp_path / "w", "blank": "{blank}", "long": "{long}"}
@@ -296,7 +428,9 @@ def test_a_bad_argument(command, line, contains, places, tmp_path, capsys):
     assert files(places["at"]) == before
 
 
-@pytest.mark.parametrize(("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str)
+@pytest.mark.parametrize(
+    ("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str
+)
 def test_the_dispatcher(argv, code, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cv3jax", *argv])
     with pytest.raises(SystemExit) as e:
@@ -312,7 +446,9 @@ def test_the_dispatcher(argv, code, monkeypatch, capsys):
 YNN = "--xla_cpu_experimental_ynn_fusion_type"
 
 
-@pytest.mark.parametrize("given", ["", "--xla_cpu_enable_fast_math=false", f"{YNN}=LIBRARY_FUSION_TYPE_REDUCE"])
+@pytest.mark.parametrize(
+    "given", ["", "--xla_cpu_enable_fast_math=false", f"{YNN}=LIBRARY_FUSION_TYPE_REDUCE"]
+)
 def test_the_cpu_flag_is_added_once_and_xla_takes_it(given, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", given)
     cli.tune_cpu()
@@ -320,6 +456,9 @@ def test_the_cpu_flag_is_added_once_and_xla_takes_it(given, monkeypatch):
     flags = os.environ["XLA_FLAGS"].split()
     assert sum(flag.startswith(YNN) for flag in flags) == 1
     assert set(given.split()) <= set(flags)
-    code = "import jax; print(float(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((4, 4)))))"  # a flag unknown to XLA aborts
-    done = subprocess.run([sys.executable, "-c", code], env=tiny_runs.environment(), capture_output=True, text=True)
+    # a flag unknown to XLA aborts
+    code = "import jax; print(float(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((4, 4)))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=tiny_runs.environment(), capture_output=True, text=True
+    )
     assert done.stdout == "64.0\n", done.stderr[-500:]

@@ -1,4 +1,6 @@
-"""`cv3jax data build` against planted faults: what it finds, what it counts, and that neither order, kills nor processes change a byte."""
+"""`cv3jax data build` against planted faults: what it finds, what it counts, and that neither
+order, kills nor processes change a byte.
+"""
 
 import contextlib
 import importlib
@@ -37,8 +39,20 @@ def tars(benchmarks, tmp_path_factory):
 
 
 def flags(folder, out, *more):
-    return ["build", "--input", f"{folder}/*.tar", "--output", str(out), "--blocked-sources", f"{folder}/blocked.txt",
-            "--max-bytes", "1000000", "--shard-mb", "8", *more]  # fmt: skip
+    return [
+        "build",
+        "--input",
+        f"{folder}/*.tar",
+        "--output",
+        str(out),
+        "--blocked-sources",
+        f"{folder}/blocked.txt",
+        "--max-bytes",
+        "1000000",
+        "--shard-mb",
+        "8",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +64,9 @@ def built(tars, tmp_path_factory):
 
 def test_what_was_planted_is_found(tars, built, benchmarks):
     figures = benchmarks[1].found(built, tars[1])
-    assert {kind: figures[kind] for kind in benchmarks[1].BARS} == dict.fromkeys(benchmarks[1].BARS, 1.0)
+    assert {kind: figures[kind] for kind in benchmarks[1].BARS} == dict.fromkeys(
+        benchmarks[1].BARS, 1.0
+    )
     assert figures["good lost"] == 0
     assert figures["reasons right"]
     assert figures["adds up"]
@@ -69,7 +85,9 @@ def test_of_duplicates_the_largest_stays(tars, built):
     for path in sorted(tars[0].glob("*.tar")):
         with tarfile.open(path) as tar, contextlib.suppress(tarfile.ReadError):  # one is cut
             for member in tar:
-                if (key := member.name.partition(".")[0]) in copies and not member.name.endswith((".txt", ".json")):
+                if (key := member.name.partition(".")[0]) in copies and not member.name.endswith(
+                    (".txt", ".json")
+                ):
                     with Image.open(tar.extractfile(member)) as image:
                         sizes[key] = image.width * image.height
     for copy, first in tars[1].repeats.items():
@@ -87,11 +105,16 @@ def test_records_hold_what_the_tars_held(tars, built):
         stem = record["key"]
         if f"{stem}.txt" in members:
             found += 1
-            assert record["image"] in (members.get(f"{stem}.{suffix}") for suffix in ("jpg", "png", "webp"))
+            assert record["image"] in (
+                members.get(f"{stem}.{suffix}") for suffix in ("jpg", "png", "webp")
+            )
             assert record["caption"] == members[f"{stem}.txt"].decode()
             fields = json.loads(members[f"{stem}.json"])
             assert record["url"] == fields["url"]
-            assert json.loads(record["scores"]) == {"NSFW": "UNLIKELY", "punsafe": fields["punsafe"]}
+            assert json.loads(record["scores"]) == {
+                "NSFW": "UNLIKELY",
+                "punsafe": fields["punsafe"],
+            }
             assert record["recaption"] == ""
     assert found > SHARD / 2
 
@@ -103,29 +126,40 @@ import tensorflow_datasets as tfds
 source = tfds.builder_from_directory({str(built)!r}).as_data_source(split="train")
 print(json.dumps([len(source), sorted(source[0]), "tensorflow" in sys.modules]))
 """
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     count, fields, tensorflow = json.loads(out)
     records = open_records(built)
     assert (count, fields, tensorflow) == (len(records), sorted(records[0]), False)
 
 
 def test_the_order_of_shards_changes_nothing(tars, built, tmp_path):
-    """The same tars under other names, so that they are read in another order; with copies under other keys in one of two places."""
+    """The same tars under other names, so that they are read in another order; with copies under
+    other keys in one of two places.
+    """
     names = sorted(path.name for path in tars[0].glob("*.tar"))
     for name, other in zip(names, [*names[2:], *names[:2]]):
         os.link(tars[0] / name, tmp_path / other)
     (tmp_path / "blocked.txt").write_text((tars[0] / "blocked.txt").read_text())
     main(flags(tmp_path, tmp_path / "D"))
-    ours, theirs = ({r["key"]: r["sha256"] for r in open_records(out)} for out in (built, tmp_path / "D"))
+    ours, theirs = (
+        {r["key"]: r["sha256"] for r in open_records(out)} for out in (built, tmp_path / "D")
+    )
     assert ours == theirs
 
 
-def test_killed_and_started_again_it_ends_with_the_same_bytes(tars, built, benchmarks, tmp_path, monkeypatch):
+def test_killed_and_started_again_it_ends_with_the_same_bytes(
+    tars, built, benchmarks, tmp_path, monkeypatch
+):
     out, digest = tmp_path / "D", benchmarks[1].digest
     work = out.with_name("D.build")
     command = [sys.executable, "-m", "data_pipeline.cli", *flags(tars[0], out)]
-    for there in ("scan/000001.gz", "shards/*.json"):  # in the middle of the first and of the last pass
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # in the middle of the first and of the last pass
+    for there in ("scan/000001.gz", "shards/*.json"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         while process.poll() is None and not any(work.glob(there)):
             time.sleep(0.001)
         os.killpg(process.pid, signal.SIGKILL)
@@ -139,9 +173,14 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tars, built, bench
     assert not work.exists()
 
 
-def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(tars, built, benchmarks, tmp_path, monkeypatch):
+def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(
+    tars, built, benchmarks, tmp_path, monkeypatch
+):
     out, digest = tmp_path / "D", benchmarks[1].digest
-    with pytest.raises(InputError, match=r"nothing is left of .* × min_side, .*; loosen the filters, the scan is kept"):
+    with pytest.raises(
+        InputError,
+        match=r"nothing is left of .* × min_side, .*; loosen the filters, the scan is kept",
+    ):
         main(flags(tars[0], out, "--min-side", "5000"))
     from data_pipeline.builder import build
 
@@ -157,7 +196,9 @@ def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(tars,
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path, monkeypatch):
-    """The dataset is there, and so is a part of the work: the same command ends well, and so does one that replaces it."""
+    """The dataset is there, and so is a part of the work: the same command ends well, and so does
+    one that replaces it.
+    """
     from data_pipeline.builder import build
     from data_pipeline.builder.work import Work
 
@@ -183,7 +224,9 @@ def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path,
 
 
 def test_too_much_that_is_bad_ends_the_build(tars, tmp_path):
-    with pytest.raises(InputError, match=r"\d of 2\d\d items are damaged .* at most --max-bad-fraction 0.01 may be"):
+    with pytest.raises(
+        InputError, match=r"\d of 2\d\d items are damaged .* at most --max-bad-fraction 0.01 may be"
+    ):
         main(flags(tars[0], tmp_path / "D", "--max-bad-fraction", "0.01"))
     assert not (tmp_path / "D").exists()
 
@@ -211,7 +254,10 @@ time.sleep(600)
     build.kill()
     build.wait()
     for _ in range(600):
-        if not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+        if (
+            not Path(f"/proc/{child}").exists()
+            or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+        ):
             return
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)

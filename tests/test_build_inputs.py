@@ -1,4 +1,6 @@
-"""What `cv3jax data build` reads: tars that break, parquet, metadata joined by key, folders with captions in files and tables."""
+"""What `cv3jax data build` reads: tars that break, parquet, metadata joined by key, folders with
+captions in files and tables.
+"""
 
 import io
 import json
@@ -33,11 +35,17 @@ def jpeg(i, size=(64, 48)):
 
 def build(out, *flags):
     main(["build", "--output", str(out), *(str(flag) for flag in flags)])
-    return {record["key"]: record for record in open_records(out)}, json.loads((out / "report.json").read_text())
+    return {record["key"]: record for record in open_records(out)}, json.loads(
+        (out / "report.json").read_text()
+    )
 
 
 def sample(i, **fields):
-    return [(f"{i:03d}.jpg", jpeg(i)), (f"{i:03d}.txt", b"picture %d" % i), (f"{i:03d}.json", json.dumps(fields).encode())]
+    return [
+        (f"{i:03d}.jpg", jpeg(i)),
+        (f"{i:03d}.txt", b"picture %d" % i),
+        (f"{i:03d}.json", json.dumps(fields).encode()),
+    ]
 
 
 def test_tars_that_break(tmp_path):
@@ -50,15 +58,20 @@ def test_tars_that_break(tmp_path):
     cuts = {
         "b.tar": data[: image.offset_data + 100],  # in an image
         "c.tar": data[: text.offset + 300],  # in a header
-        "d.tar": data[: members["003.jpg"].offset],  # between two samples: nothing but the end mark tells
-        "e.tar": data[: text.offset] + b"\xff" * 512 + data[text.offset + 512 :],  # a header of noise
+        # between two samples: nothing but the end mark tells
+        "d.tar": data[: members["003.jpg"].offset],
+        # a header of noise
+        "e.tar": data[: text.offset] + b"\xff" * 512 + data[text.offset + 512 :],
         "f.tar": b"not a tar at all",
         "g.tar": b"",
         "h.tar": data.rstrip(b"\0") + bytes(1024),  # whole, but not padded to a record's length
         "i.tar": data[: members["002.json"].offset],  # before a sample's json
-        "j.tar": data[: members["002.jpg"].offset] + bytes(2**21),  # made large before it was filled
+        # made large before it was filled
+        "j.tar": data[: members["002.jpg"].offset] + bytes(2**21),
         "k.tar": data + data,  # two, of which the second would be lost
-        "l.tar": b"".join(pax(kind) for kind in ("GNU.sparse.map=x,y", "GNU.sparse.size=abc")) + data,
+        "l.tar": (
+            b"".join(pax(kind) for kind in ("GNU.sparse.map=x,y", "GNU.sparse.size=abc")) + data
+        ),
     }
     for name, part in cuts.items():
         (tmp_path / name).write_bytes(part)
@@ -66,7 +79,10 @@ def test_tars_that_break(tmp_path):
     for unit in find_units([f"{tmp_path}/*.tar"], None):
         items = list(read_unit(unit))
         good = [item for item in items if isinstance(item, Item)]
-        found[Path(unit.name).name] = ([item.key for item in good], [item.reason for item in items if item not in good])
+        found[Path(unit.name).name] = (
+            [item.key for item in good],
+            [item.reason for item in items if item not in good],
+        )
         assert [read_place(item.place) for item in good] == [item.image for item in good]
     assert found == {
         "a.tar": (["000", "001", "002", "003"], []),
@@ -92,46 +108,106 @@ def pax(record):
 
 
 def test_keys_that_two_downloads_share(tmp_path):
-    """img2dataset counts from 0 each time. Other pictures of one key stay; the same picture of one key does not."""
+    """img2dataset counts from 0 each time.
+
+    Other pictures of one key stay; the same picture of one key does not.
+    """
     for name, numbers in (("a.tar", (0, 1, 2)), ("b.tar", (10, 11, 2))):
-        tar(tmp_path / name, [(f"{key:03d}.{kind}", part) for key, i in enumerate(numbers) for kind, part in
-                              (("jpg", jpeg(i)), ("txt", b"picture %d" % i))])  # fmt: skip
+        tar(
+            tmp_path / name,
+            [
+                (f"{key:03d}.{kind}", part)
+                for key, i in enumerate(numbers)
+                for kind, part in (("jpg", jpeg(i)), ("txt", b"picture %d" % i))
+            ],
+        )
     records, report = build(tmp_path / "D", "--input", f"{tmp_path}/*.tar")
     assert sorted(key.partition("~")[0] for key in records) == ["000", "000", "001", "001", "002"]
-    assert {records[key]["sha256"][:16] for key in records if "~" in key} == {key.partition("~")[2] for key in records if "~" in key}
+    assert {records[key]["sha256"][:16] for key in records if "~" in key} == {
+        key.partition("~")[2] for key in records if "~" in key
+    }
     assert report["dropped"] == {"exact_duplicate": 1}
 
 
 def test_parquet_with_images_and_metadata_joined_by_key(tmp_path):
-    rows = [{"key": f"{i:03d}", "jpg": jpeg(i), "caption": f"picture {i}", "url": f"http://h/{i}", "similarity": 0.25} for i in range(6)]
+    rows = [
+        {
+            "key": f"{i:03d}",
+            "jpg": jpeg(i),
+            "caption": f"picture {i}",
+            "url": f"http://h/{i}",
+            "similarity": 0.25,
+        }
+        for i in range(6)
+    ]
     rows[4]["jpg"] = rows[4]["jpg"][:200]
     rows[5] |= {"jpg": None}
     table = pyarrow.Table.from_pylist([*rows, {**rows[3], "jpg": jpeg(77), "key": "006"}])
-    latin = pyarrow.array([*(row["caption"].encode() for row in rows), b"caf\xe9"]).view(pyarrow.string())  # is not UTF-8
-    parquet.write_table(table.set_column(2, "caption", latin), tmp_path / "in.parquet", row_group_size=2)
-    parquet.write_table(pyarrow.Table.from_pylist([{"similarity": 9.5, "punsafe": 0.1}]), tmp_path / "other.parquet")
+    # is not UTF-8
+    latin = pyarrow.array([*(row["caption"].encode() for row in rows), b"caf\xe9"]).view(
+        pyarrow.string()
+    )
+    parquet.write_table(
+        table.set_column(2, "caption", latin), tmp_path / "in.parquet", row_group_size=2
+    )
+    parquet.write_table(
+        pyarrow.Table.from_pylist([{"similarity": 9.5, "punsafe": 0.1}]), tmp_path / "other.parquet"
+    )
     (tmp_path / "torn.parquet").write_bytes((tmp_path / "in.parquet").read_bytes()[:-50])
     tags = {1: "NSFW"}
-    scores = [{"key": f"{i:03d}", "punsafe": i / 10, "NSFW": tags.get(i, "UNLIKELY"), "URL": f"http://other/{i}"} for i in (0, 1, 2, 9)]
+    scores = [
+        {
+            "key": f"{i:03d}",
+            "punsafe": i / 10,
+            "NSFW": tags.get(i, "UNLIKELY"),
+            "URL": f"http://other/{i}",
+        }
+        for i in (0, 1, 2, 9)
+    ]
     parquet.write_table(pyarrow.Table.from_pylist(scores), tmp_path / "meta.parquet")
     flags = ("--input", tmp_path / "in.parquet", "--max-bad-fraction", 1, "--nsfw-tags", "nsfw")
     joined = (*flags, "--metadata", tmp_path / "meta.parquet", "--input", tmp_path / "torn.parquet")
     records, report = build(tmp_path / "D", *joined, "--max-unsafe", "0.15")
     assert sorted(records) == ["000", "003"]
-    assert report["dropped"] == {"damaged_parquet_file": 1, "no_caption": 1, "no_image": 1, "nsfw": 1, "undecodable": 1, "unsafe": 1}
+    assert report["dropped"] == {
+        "damaged_parquet_file": 1,
+        "no_caption": 1,
+        "no_image": 1,
+        "nsfw": 1,
+        "undecodable": 1,
+        "unsafe": 1,
+    }
     assert records["000"]["image"] == jpeg(0)
-    assert json.loads(records["000"]["scores"]) == {"NSFW": "UNLIKELY", "punsafe": 0.0, "similarity": 0.25}
+    assert json.loads(records["000"]["scores"]) == {
+        "NSFW": "UNLIKELY",
+        "punsafe": 0.0,
+        "similarity": 0.25,
+    }
     assert records["000"]["url"] == "http://h/0"  # its own wins
     assert json.loads(records["003"]["scores"]) == {"similarity": 0.25}
     (unit,) = find_units([str(tmp_path / "in.parquet")], None)
-    assert [read_place(item.place) for item in read_unit(unit) if isinstance(item, Item)] == [row["jpg"] for row in rows[:5]]
+    assert [read_place(item.place) for item in read_unit(unit) if isinstance(item, Item)] == [
+        row["jpg"] for row in rows[:5]
+    ]
     assert find_units([str(tmp_path / "torn.parquet")], None)[0].column == ""
-    with pytest.raises(InputError, match=r"meta.parquet has no column 'hash' of text or numbers; it has key, punsafe"):
+    with pytest.raises(
+        InputError,
+        match=r"meta.parquet has no column 'hash' of text or numbers; it has key, punsafe",
+    ):
         build(tmp_path / "E", *joined, "--join-on", "hash")
     with pytest.raises(InputError, match="no column of image bytes"):
         build(tmp_path / "E", "--input", tmp_path / "meta.parquet")
-    with pytest.raises(InputError, match="--metadata has no row for any of 7 items by 'similarity'"):
-        build(tmp_path / "F", *flags, "--metadata", tmp_path / "other.parquet", "--join-on", "similarity")
+    with pytest.raises(
+        InputError, match="--metadata has no row for any of 7 items by 'similarity'"
+    ):
+        build(
+            tmp_path / "F",
+            *flags,
+            "--metadata",
+            tmp_path / "other.parquet",
+            "--join-on",
+            "similarity",
+        )
 
 
 def folder(root, count=4):
@@ -148,9 +224,18 @@ def test_a_folder_with_captions_beside_them(tmp_path):
     for name in ("alone.txt", "b.1.txt", "b.2.txt", os.fsdecode(b"\xff.txt")):
         (root / name).write_text("of nothing")
     records, report = build(tmp_path / "D", "--input", root)
-    assert {key: record["caption"] for key, record in records.items()} == {"p0": "picture 0", "sub/p1": "picture 1", "p2": "picture 2"}
+    assert {key: record["caption"] for key, record in records.items()} == {
+        "p0": "picture 0",
+        "sub/p1": "picture 1",
+        "p2": "picture 2",
+    }
     assert report["dropped"] == {"no_caption": 1, "no_image": 4}
-    assert {each["key"] for each in report["examples"]["no_image"]} == {"alone", "b.1", "b.2", "\\udcff"}
+    assert {each["key"] for each in report["examples"]["no_image"]} == {
+        "alone",
+        "b.1",
+        "b.2",
+        "\\udcff",
+    }
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -158,7 +243,10 @@ def test_a_folder_with_a_table(kind, tmp_path):
     root = folder(tmp_path / "in")
     (tmp_path / "outside.jpg").write_bytes(jpeg(9))
     names = ["p0.jpg", "sub/p1.jpg", "gone.jpg", "../outside.jpg"]
-    rows = [{"file_name": name, "caption": f'picture {i}, "quoted"\u00e4', "aesthetic": i + 0.5} for i, name in enumerate(names)]
+    rows = [
+        {"file_name": name, "caption": f'picture {i}, "quoted"\u00e4', "aesthetic": i + 0.5}
+        for i, name in enumerate(names)
+    ]
     table = tmp_path / f"captions.{kind}"
     if kind == "csv":
         import csv
@@ -169,28 +257,60 @@ def test_a_folder_with_a_table(kind, tmp_path):
             writer.writerows(rows)
     else:
         table.write_text("\n".join(json.dumps(row) for row in rows))
-    records, report = build(tmp_path / "D", "--input", root, "--captions", table, "--max-bad-fraction", 0.6)
+    records, report = build(
+        tmp_path / "D", "--input", root, "--captions", table, "--max-bad-fraction", 0.6
+    )
     assert sorted(records) == ["p0", "sub/p1"]
     assert records["sub/p1"]["caption"] == 'picture 1, "quoted"ä'
     assert json.loads(records["sub/p1"]["scores"]) == {"aesthetic": 1.5}
     assert report["dropped"] == {"file_missing": 1, "file_outside_the_source": 1}
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--input", "{at}/none/*.tar"], "--input .*none/.* nothing there; give tars, parquet files or a folder"),
-    (["--input", "{at}/x.jpg"], "neither .tar nor .parquet"),
-    (["--input", "{at}/empty"], "holds no .tar, no .parquet and no images"),
-    (["--input", "{at}/a.tar", "--captions", "c.csv"], "--captions c.csv: only for a folder of images"),
-    (["--input", "{at}/a.tar", "--metadata", "{at}/no*.parquet"], "--metadata .* nothing there"),
-    (["--input", "{at}/a.tar", "--max-bad-fraction", "2"], "--max-bad-fraction 2: give a number in 0..1"),
-    (["--input", "{at}/a.tar", "--min-sde", "2"], "unrecognized: --min-sde 2; neither a flag of data build"),
-    (["--input", "{at}/a.tar", "--blocked-sources", "{at}/none.txt"], "blocked sources .*none.txt cannot be read"),
-    (["--input", "{at}/a.tar", "--filters", "{at}/none.yaml"], "none.yaml: not readable as YAML"),
-    (["--input", "{at}/a.tar", "--direct_num_workers", "two"], "Apache Beam refuses its options"),
-    (["--input", "{at}/a.tar", "--threads", "0"], "--threads 0: give a number in 1..256"),
-    (["--input", "{at}/a.tar", "--keep-exact"], "keep_exact keeps what near_radius = 12 would drop"),
-    (["--input", "{at}/a.tar", "--nsfw-tags", " , "], "nsfw_tags is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--input", "{at}/none/*.tar"],
+            "--input .*none/.* nothing there; give tars, parquet files or a folder",
+        ),
+        (["--input", "{at}/x.jpg"], "neither .tar nor .parquet"),
+        (["--input", "{at}/empty"], "holds no .tar, no .parquet and no images"),
+        (
+            ["--input", "{at}/a.tar", "--captions", "c.csv"],
+            "--captions c.csv: only for a folder of images",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--metadata", "{at}/no*.parquet"],
+            "--metadata .* nothing there",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--max-bad-fraction", "2"],
+            "--max-bad-fraction 2: give a number in 0..1",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--min-sde", "2"],
+            "unrecognized: --min-sde 2; neither a flag of data build",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--blocked-sources", "{at}/none.txt"],
+            "blocked sources .*none.txt cannot be read",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--filters", "{at}/none.yaml"],
+            "none.yaml: not readable as YAML",
+        ),
+        (
+            ["--input", "{at}/a.tar", "--direct_num_workers", "two"],
+            "Apache Beam refuses its options",
+        ),
+        (["--input", "{at}/a.tar", "--threads", "0"], "--threads 0: give a number in 1..256"),
+        (
+            ["--input", "{at}/a.tar", "--keep-exact"],
+            "keep_exact keeps what near_radius = 12 would drop",
+        ),
+        (["--input", "{at}/a.tar", "--nsfw-tags", " , "], "nsfw_tags is empty"),
+    ],
+)
 def test_wrong_inputs(flags, message, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.jpg").write_bytes(jpeg(0))
@@ -205,7 +325,11 @@ def test_a_file_that_changed_meanwhile(tmp_path, monkeypatch):
 
     tar(tmp_path / "a.tar", sample(0) + sample(1))
 
-    for parts in (sample(1) + sample(2), sample(0), [*sample(0), *sample(1)[:1], ("001.txt", b"picture 9"), sample(1)[2]]):
+    for parts in (
+        sample(1) + sample(2),
+        sample(0),
+        [*sample(0), *sample(1)[:1], ("001.txt", b"picture 9"), sample(1)[2]],
+    ):
 
         def write(work, units, groups, options, wrapped=passes._write, parts=parts):
             tar(tmp_path / "a.tar", parts)
@@ -213,7 +337,9 @@ def test_a_file_that_changed_meanwhile(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(passes, "_write", write)
-            with pytest.raises(InputError, match=r"a.tar changed while it was being read; .* starts with it anew$"):
+            with pytest.raises(
+                InputError, match=r"a.tar changed while it was being read; .* starts with it anew$"
+            ):
                 build(tmp_path / "D", "--input", tmp_path / "a.tar")
         tar(tmp_path / "a.tar", sample(0) + sample(1))
     records, _ = build(tmp_path / "D", "--input", tmp_path / "a.tar")
@@ -231,7 +357,9 @@ def entry(rank, ordinal, bits=0):
 
 
 def test_crowded_bands_stay_cheap(monkeypatch):
-    """Of copies without number a record is compared with some better ones, and more than BUCKET are cut into stretches."""
+    """Of copies without number a record is compared with some better ones, and more than BUCKET are
+    cut into stretches.
+    """
     crowd = [entry(1, i, i % 2) for i in range(300)]
     met = list(pairs((0, crowd), 4))
     assert len(met) == sum(min(i, 8) for i in range(300))
@@ -248,7 +376,10 @@ def test_an_entry_survives_the_shuffle(file):
 
 
 def test_of_one_key_the_best_keeps_it():
-    renamed = {row["ordinal"]: row["key"] for _, row in clashes("k", [entry(3, 0), entry(1, 1), entry(2, 2), entry(2, 3)])}
+    renamed = {
+        row["ordinal"]: row["key"]
+        for _, row in clashes("k", [entry(3, 0), entry(1, 1), entry(2, 2), entry(2, 3)])
+    }
     assert renamed == {2: f"k~{'02' * 8}", 3: f"k~{'02' * 8}~", 0: f"k~{'03' * 8}"}
 
 
@@ -264,14 +395,22 @@ def test_damaged_images_of_any_kind_are_undecodable():
             data = bytearray(out.getvalue())
             for place in rng.integers(0, min(len(data), 200), 3):
                 data[place] = rng.integers(256)
-            problems.add(look(Item("k", bytes(data), "caption", "", {}, Place("", 0, 0)), 0, 10**6, 10**6).problem)
+            problems.add(
+                look(
+                    Item("k", bytes(data), "caption", "", {}, Place("", 0, 0)), 0, 10**6, 10**6
+                ).problem
+            )
     assert problems <= {"", "undecodable", "decompression_bomb"}
     assert len(problems) == 3
     empty = b"\x00\x00\x00\x00gAMA" + zlib.crc32(b"gAMA").to_bytes(4)
     png = io.BytesIO()
     Image.new("RGB", (40, 40)).save(png, "PNG")
-    late = png.getvalue()[:-12] + empty + png.getvalue()[-12:]  # after the pixels: read when they have been
-    assert look(Item("k", late, "caption", "", {}, Place("", 0, 0)), 0, 10**6, 10**6).problem in ("", "undecodable")
+    # after the pixels: read when they have been
+    late = png.getvalue()[:-12] + empty + png.getvalue()[-12:]
+    assert look(Item("k", late, "caption", "", {}, Place("", 0, 0)), 0, 10**6, 10**6).problem in (
+        "",
+        "undecodable",
+    )
 
 
 def test_files_that_break_off_end_the_build(tmp_path):
@@ -279,7 +418,13 @@ def test_files_that_break_off_end_the_build(tmp_path):
     (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:5000])
     tar(tmp_path / "c.tar", [part for i in range(8, 90) for part in sample(i)])
     (tmp_path / "c.tar").write_bytes((tmp_path / "c.tar").read_bytes()[:40_000] + b"\xff" * 60_000)
-    with pytest.raises(InputError, match=r"bytes are lost in files that break off \(most of them in .*\); at most --max-bad-fraction 0.2"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"bytes are lost in files that break off \(most of them in .*\); at most"
+            r" --max-bad-fraction 0.2"
+        ),
+    ):
         build(tmp_path / "D", "--input", f"{tmp_path}/*.tar", "--max-bad-fraction", 0.2)
 
 
@@ -303,7 +448,12 @@ def test_names_with_brackets_and_folders_that_share_a_table(tmp_path):
         folder(tmp_path / name, 2)
     for i in (0, 1):
         (tmp_path / "y" / ("sub" if i else ".") / f"p{i}.jpg").write_bytes(jpeg(i + 20))
-    table.write_text("\n".join(json.dumps({"file_name": n, "caption": f"picture {n}"}) for n in ("p0.jpg", "sub/p1.jpg")))
+    table.write_text(
+        "\n".join(
+            json.dumps({"file_name": n, "caption": f"picture {n}"})
+            for n in ("p0.jpg", "sub/p1.jpg")
+        )
+    )
     flags = [flag for name in ("x[1]", "y") for flag in ("--input", tmp_path / name)]
     records, _ = build(tmp_path / "D[2]", *flags, "--captions", table)
     assert sorted(key.partition("~")[0] for key in records) == ["p0", "p0", "sub/p1", "sub/p1"]

@@ -1,4 +1,6 @@
-"""`cv3jax compile` on small programs: what it says of memory and collectives, for TPUs and GPUs that are not here."""
+"""`cv3jax compile` on small programs: what it says of memory and collectives, for TPUs and GPUs
+that are not here.
+"""
 
 import io
 import json
@@ -20,8 +22,20 @@ from cv3jax.topology import Topology
 from data_pipeline.errors import InputError
 
 LAYERS, WIDTH, ROWS = 4, 1024, 512
-FIELDS = {"fits", "peak_bytes_per_chip", "argument_bytes_per_chip", "temporary_bytes_per_chip", "capacity_bytes", "flops_per_step",
-          "flops_per_image", "collectives", "roofline_seconds", "mfu_bound", "compile_seconds", "host_peak_bytes"}  # fmt: skip
+FIELDS = {
+    "fits",
+    "peak_bytes_per_chip",
+    "argument_bytes_per_chip",
+    "temporary_bytes_per_chip",
+    "capacity_bytes",
+    "flops_per_step",
+    "flops_per_image",
+    "collectives",
+    "roofline_seconds",
+    "mfu_bound",
+    "compile_seconds",
+    "host_peak_bytes",
+}
 PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
 
 
@@ -43,13 +57,18 @@ def small(devices, rows=ROWS, width=WIDTH) -> Program:
 
     def loss(params, x):
         def layer(h, w):
-            return jax.lax.with_sharding_constraint(jnp.tanh(h @ w.astype(jnp.bfloat16)), batch), None
+            return (
+                jax.lax.with_sharding_constraint(jnp.tanh(h @ w.astype(jnp.bfloat16)), batch),
+                None,
+            )
 
         return (jax.lax.scan(layer, x, params)[0].astype(jnp.float32) ** 2).mean()
 
     params = jax.ShapeDtypeStruct((LAYERS, width, width), jnp.float32, sharding=split)
     x = jax.ShapeDtypeStruct((rows * len(devices), width), jnp.bfloat16, sharding=batch)
-    step = jax.jit(lambda params, x: params - jax.grad(loss)(params, x), donate_argnums=0, out_shardings=split)
+    step = jax.jit(
+        lambda params, x: params - jax.grad(loss)(params, x), donate_argnums=0, out_shardings=split
+    )
     return Program(step, (params, x), mesh, x.shape[0], 1, {"w": params})
 
 
@@ -77,31 +96,52 @@ def check(figures: dict, chips: int) -> None:
     weights, rows = LAYERS * WIDTH**2 * 4 // chips, ROWS * WIDTH * 2
     assert figures["argument_bytes_per_chip"] == pytest.approx(weights + rows, rel=0.01)
     assert figures["aliased_bytes_per_chip"] == pytest.approx(weights, rel=0.01)  # donated
-    parts = [figures[f"{name}_bytes_per_chip"] for name in ("argument", "output", "temporary", "code")]
+    parts = [
+        figures[f"{name}_bytes_per_chip"] for name in ("argument", "output", "temporary", "code")
+    ]
     assert figures["peak_bytes_per_chip"] == sum(parts) - figures["aliased_bytes_per_chip"]
     assert figures["fits"]
-    assert figures["fsdp"]["minimum_gather_bytes"] == 2 * 2 * LAYERS * WIDTH**2 * (chips - 1) / chips
+    assert (
+        figures["fsdp"]["minimum_gather_bytes"] == 2 * 2 * LAYERS * WIDTH**2 * (chips - 1) / chips
+    )
     assert figures["fsdp"]["minimum_reduce_bytes"] == 4 * LAYERS * WIDTH**2 * (chips - 1) / chips
-    assert sum(row["wire_bytes"] for row in figures["collectives"].values()) == figures["fsdp"]["actual_bytes"]
+    assert (
+        sum(row["wire_bytes"] for row in figures["collectives"].values())
+        == figures["fsdp"]["actual_bytes"]
+    )
     moved = sum(row["count"] for row in figures["collectives"].values())
     assert moved >= 2 * LAYERS  # in the loop over layers, forward or backward; once each would be 2
-    assert figures["roofline_seconds"]["compute"] == pytest.approx(figures["flops_per_step"] / chips / PEAK[figures["chip"]])
-    least = 2 * weights + rows  # what cannot stay within the chip: weights read and written, the batch read
-    assert least < figures["memory_traffic_bytes_per_chip"] < 40 * LAYERS * (WIDTH**2 * 2 + rows)  # and gathered weights, activations
+    assert figures["roofline_seconds"]["compute"] == pytest.approx(
+        figures["flops_per_step"] / chips / PEAK[figures["chip"]]
+    )
+    # what cannot stay within the chip: weights read and written, the batch read
+    least = 2 * weights + rows
+    # and gathered weights, activations
+    assert least < figures["memory_traffic_bytes_per_chip"] < 40 * LAYERS * (WIDTH**2 * 2 + rows)
     assert 0 < figures["mfu_bound"] <= 1
 
 
 @pytest.mark.tpu_compile
 @pytest.mark.usefixtures("no_cache")
 def test_what_a_sparsecore_would_look_up_is_read():
-    """A table as T5's, of which libtpu hands the look-up to a v5p's SparseCore unless it is told not to; jaxlib cannot read that."""
+    """A table as T5's, of which libtpu hands the look-up to a v5p's SparseCore unless it is told
+    not to; jaxlib cannot read that.
+    """
     where = topology.load("v5p:2x2x1")
     mesh = sharding.make_mesh(data=1, fsdp=4, devices=where.devices)
     table = jax.ShapeDtypeStruct((32128, 4096), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
     tokens = jax.ShapeDtypeStruct((32, 225), jnp.int32, sharding=NamedSharding(mesh, P("fsdp")))
-    look_up = jax.jit(lambda table, tokens: jnp.tanh(table[tokens].astype(jnp.float32)).astype(jnp.bfloat16))
+    look_up = jax.jit(
+        lambda table, tokens: jnp.tanh(table[tokens].astype(jnp.float32)).astype(jnp.bfloat16)
+    )
     with Progress(io.StringIO()) as progress:
-        figures = compile.analyse(Program(look_up, (table, tokens), mesh, 32, 1, table), where, progress, gathers=None, train=False)
+        figures = compile.analyse(
+            Program(look_up, (table, tokens), mesh, 32, 1, table),
+            where,
+            progress,
+            gathers=None,
+            train=False,
+        )
     assert figures["memory_traffic_bytes_per_chip"] >= 2 * 8 * 225 * 4096 * 2
 
 
@@ -125,7 +165,10 @@ def test_where_the_tpu_compiler_runs_out_its_figure_is_the_peak(no_cache):
     assert not figures["fits"]
     assert figures["argument_bytes_per_chip"] == LAYERS * 8192**2 * 4 + rows
     assert LAYERS * rows < figures["peak_bytes_per_chip"] < 100 * rows  # activations of every layer
-    assert figures["temporary_bytes_per_chip"] == figures["peak_bytes_per_chip"] - figures["argument_bytes_per_chip"]
+    assert (
+        figures["temporary_bytes_per_chip"]
+        == figures["peak_bytes_per_chip"] - figures["argument_bytes_per_chip"]
+    )
     assert figures["collectives"] is None
     assert figures["flops_per_step"] == 3 * LAYERS * 2 * 2**17 * 8192**2
     report = text({"config": "small", "step": "train", "topology": "v5e:1x1", **figures})
@@ -152,7 +195,10 @@ def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
         work = Program(jax.jit(lambda x: x + 1, out_shardings=whole), (x,), mesh, 1, 1, {"x": x})
         with Progress(io.StringIO()) as progress:
             figures = compile.analyse(work, where, progress, gathers=None, train=False)
-        return sum(row["wire_bytes"] for row in figures["collectives"].values()), figures["roofline_seconds"]["interconnect"]
+        return (
+            sum(row["wire_bytes"] for row in figures["collectives"].values()),
+            figures["roofline_seconds"]["interconnect"],
+        )
 
     for axis, speed in (("fsdp", 450e9), ("data", 50e9)):
         sent, seconds = moving(axis)
@@ -160,14 +206,31 @@ def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
         assert seconds == pytest.approx(sent / speed)
 
 
-@pytest.mark.parametrize(("message", "peak"), [
-    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (28.12G) exceeds available HBM (15.75G). "
-     "HLO module: jit_f.", 28.12 * 2**30),
-    ("Ran out of memory in memory space hbm. Used 18512.5M of 15.75G hbm. Exceeded hbm capacity by 2.3G.", 18512.5 * 2**20),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("message", "peak"),
+    [
+        (
+            (
+                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO"
+                " temporaries (28.12G) exceeds available HBM (15.75G). HLO module: jit_f."
+            ),
+            28.12 * 2**30,
+        ),
+        (
+            (
+                "Ran out of memory in memory space hbm. Used 18512.5M of 15.75G hbm. Exceeded hbm"
+                " capacity by 2.3G."
+            ),
+            18512.5 * 2**20,
+        ),
+    ],
+)
 def test_the_compilers_own_figure(message, peak):
     mesh = sharding.make_mesh(data=2, fsdp=4)
-    args = ({"a": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P("fsdp")))}, None)
+    args = (
+        {"a": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P("fsdp")))},
+        None,
+    )
     memory = compile.ran_out(message, args, Topology("v5e:2x4", CHIPS["v5e"], (2, 4), []))
     assert memory["peak_bytes_per_chip"] == int(peak)
     assert memory["argument_bytes_per_chip"] == 2 * 3 * 2
@@ -175,31 +238,74 @@ def test_the_compilers_own_figure(message, peak):
 
 def test_another_complaint_of_the_compiler_is_passed_on():
     with pytest.raises(InputError, match="v5e:2x4: INTERNAL: a bug"):
-        compile.ran_out("INTERNAL: a bug\nsomewhere", (), Topology("v5e:2x4", CHIPS["v5e"], (2, 4), []))
+        compile.ran_out(
+            "INTERNAL: a bug\nsomewhere", (), Topology("v5e:2x4", CHIPS["v5e"], (2, 4), [])
+        )
 
 
 def fake_figures(**changes) -> dict:
     """What `run` would give."""
     figures = {
-        "step": "train", "topology": "v5e:16x16", "parameters": 10, "chips": 256, "chip": "TPU v5e", "mesh": {"data": 16, "fsdp": 16},
-        "images": 2048, "microbatches": 1, "capacity_bytes": int(16e9), "fits": True, "flops_per_step": 4 * 10**15, "flops_per_image": 2e12,
-        "recomputed_flops_per_step": 10**15, "model_flops_per_step": 3 * 10**15, "compile_seconds": 3.0, "seconds": {"compiling": 3.0},
-        "host_peak_bytes": 10**9, "memory_traffic_bytes_per_chip": 10**11, "arithmetic_intensity": 156.0, "mfu_bound": 0.6,
+        "step": "train",
+        "topology": "v5e:16x16",
+        "parameters": 10,
+        "chips": 256,
+        "chip": "TPU v5e",
+        "mesh": {"data": 16, "fsdp": 16},
+        "images": 2048,
+        "microbatches": 1,
+        "capacity_bytes": int(16e9),
+        "fits": True,
+        "flops_per_step": 4 * 10**15,
+        "flops_per_image": 2e12,
+        "recomputed_flops_per_step": 10**15,
+        "model_flops_per_step": 3 * 10**15,
+        "compile_seconds": 3.0,
+        "seconds": {"compiling": 3.0},
+        "host_peak_bytes": 10**9,
+        "memory_traffic_bytes_per_chip": 10**11,
+        "arithmetic_intensity": 156.0,
+        "mfu_bound": 0.6,
         "roofline_seconds": {"compute": 0.1, "memory": 0.12, "interconnect": 0.02},
-        "collectives": {"all-gather": {"count": 30, "payload_bytes": 2**30, "wire_bytes": 1e9, "wire_bytes_by_type": {"bf16": 1e9},
-                                       "parameter_wire_bytes": 9e8}},
-        "fsdp": {"gathers": 3, "minimum_gather_bytes": 8e8, "minimum_reduce_bytes": 1e8, "actual_bytes": 1e9, "ratio": 1.11,
-                 "activation_gather_bytes": 1e8},
-        "host_memory_bytes_per_chip": 0, "peak_bytes_per_chip": 12 * 10**9,
-        **{f"{name}_bytes_per_chip": 3 * 10**9 for name in ("argument", "output", "aliased", "temporary", "code")},
-    }  # fmt: skip
+        "collectives": {
+            "all-gather": {
+                "count": 30,
+                "payload_bytes": 2**30,
+                "wire_bytes": 1e9,
+                "wire_bytes_by_type": {"bf16": 1e9},
+                "parameter_wire_bytes": 9e8,
+            }
+        },
+        "fsdp": {
+            "gathers": 3,
+            "minimum_gather_bytes": 8e8,
+            "minimum_reduce_bytes": 1e8,
+            "actual_bytes": 1e9,
+            "ratio": 1.11,
+            "activation_gather_bytes": 1e8,
+        },
+        "host_memory_bytes_per_chip": 0,
+        "peak_bytes_per_chip": 12 * 10**9,
+        **{
+            f"{name}_bytes_per_chip": 3 * 10**9
+            for name in ("argument", "output", "aliased", "temporary", "code")
+        },
+    }
     return {**figures, **changes}
 
 
 @pytest.mark.parametrize(("fits", "code"), [(True, 0), (False, 3)])
-def test_the_command_prints_writes_and_tells_by_its_exit_code(fits, code, monkeypatch, tmp_path, capsys):
+def test_the_command_prints_writes_and_tells_by_its_exit_code(
+    fits, code, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(compile, "run", lambda *_, **__: fake_figures(fits=fits))
-    argv = ["--config=base_512", "--topology", "v5e:16x16", "--json", str(tmp_path / "a" / "figures.json")]
+    argv = [
+        "--config=base_512",
+        "--topology",
+        "v5e:16x16",
+        "--json",
+        str(tmp_path / "a" / "figures.json"),
+    ]
     if code:
         with pytest.raises(SystemExit) as ended:
             compile.main(argv)
@@ -210,22 +316,40 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(fits, code, monkey
     assert written["fits"] is fits
     assert set(written) >= FIELDS
     shown = capsys.readouterr().out
-    for part in ("base_512, train", "256 × TPU v5e, data 16 × fsdp 16", "2,048 images in 1 microbatch", "25% of it recomputed",
-                 "30 ×, 1.00 GB", "1.11 × 0.90 GB", "gathers of activations 0.10 GB", "memory 120.0 ms", "60%"):  # fmt: skip
+    for part in (
+        "base_512, train",
+        "256 × TPU v5e, data 16 × fsdp 16",
+        "2,048 images in 1 microbatch",
+        "25% of it recomputed",
+        "30 ×, 1.00 GB",
+        "1.11 × 0.90 GB",
+        "gathers of activations 0.10 GB",
+        "memory 120.0 ms",
+        "60%",
+    ):
         assert part in shown
     assert ("DOES NOT FIT" in shown) is not fits
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--topology", "v5e:16x16"], "--config"),
-    (["--config=base_512"], "--topology"),
-    (["--config=base_512", "--topology", "v5e:5x5"], "--topology v5e:5x5: TPU v5e come as"),
-    (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
-    (["--config=base_512", "--topology", "v5e:2x2", "--steps", "0"], "--steps 0: must be at least 1"),
-    (["--config=base_512", "--topology", "v5e:2x2", "--mfu", "40"], "--mfu 40"),
-    (["--config=base_512", "--topology", "v5e:2x2", "--step", "distil"], "--step"),
-    (["--config=base_512", "--topology", "v5e:2x2", "--workdir", "x"], "unknown argument --workdir"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--topology", "v5e:16x16"], "--config"),
+        (["--config=base_512"], "--topology"),
+        (["--config=base_512", "--topology", "v5e:5x5"], "--topology v5e:5x5: TPU v5e come as"),
+        (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
+        (
+            ["--config=base_512", "--topology", "v5e:2x2", "--steps", "0"],
+            "--steps 0: must be at least 1",
+        ),
+        (["--config=base_512", "--topology", "v5e:2x2", "--mfu", "40"], "--mfu 40"),
+        (["--config=base_512", "--topology", "v5e:2x2", "--step", "distil"], "--step"),
+        (
+            ["--config=base_512", "--topology", "v5e:2x2", "--workdir", "x"],
+            "unknown argument --workdir",
+        ),
+    ],
+)
 def test_bad_input_is_one_line(argv, message, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.run_command(compile.main, argv)
@@ -235,11 +359,20 @@ def test_bad_input_is_one_line(argv, message, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "step", "gathers"), [
-    ("base_256", "train", 2), ("base_256", "encode", 1), ("base_256", "sample", None), ("base_256:tiny", "train", 2),
-    ("distill_base", "train", 4), ("distill_base", "later", 4),
-])  # fmt: skip
-def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(name, step, gathers, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "step", "gathers"),
+    [
+        ("base_256", "train", 2),
+        ("base_256", "encode", 1),
+        ("base_256", "sample", None),
+        ("base_256:tiny", "train", 2),
+        ("distill_base", "train", 4),
+        ("distill_base", "later", 4),
+    ],
+)
+def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(
+    name, step, gathers, monkeypatch
+):
     seen = {}
     monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
     monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
@@ -249,7 +382,13 @@ def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(name, step, 
 
 
 def test_an_estimate_is_marked_as_one():
-    estimate = {"steps": 600000, "mfu": 0.4, "chip_hours_at_roofline": 1000.0, "chip_hours_at_mfu": 2500.0, "days_at_mfu": 4.2}
+    estimate = {
+        "steps": 600000,
+        "mfu": 0.4,
+        "chip_hours_at_roofline": 1000.0,
+        "chip_hours_at_mfu": 2500.0,
+        "days_at_mfu": 4.2,
+    }
     shown = text({"config": "base_512", **fake_figures(estimate=estimate)})
     assert "estimate" in shown
     assert "1,000 chip-hours at the roofline, 2,500 at 40% MFU (4.2 days)" in shown
@@ -257,12 +396,24 @@ def test_an_estimate_is_marked_as_one():
 
 
 def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, capsys):
-    """Where the compiler ran out of memory there is no roofline, and its chip-hours are not none but unknown."""
-    out = dict.fromkeys(("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip"))
+    """Where the compiler ran out of memory there is no roofline, and its chip-hours are not none
+    but unknown.
+    """
+    out = dict.fromkeys(
+        ("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip")
+    )
     monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
     monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
     monkeypatch.setattr(compile, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
-    argv = ["--config=base_512", "--topology", "v5e:16x16", "--steps", "1000", "--json", str(tmp_path / "figures.json")]
+    argv = [
+        "--config=base_512",
+        "--topology",
+        "v5e:16x16",
+        "--steps",
+        "1000",
+        "--json",
+        str(tmp_path / "figures.json"),
+    ]
     with pytest.raises(SystemExit):
         compile.main(argv)
     written = json.loads((tmp_path / "figures.json").read_text())["estimate"]
@@ -273,11 +424,20 @@ def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, ca
     assert "at the roofline" not in shown
 
 
-@pytest.mark.parametrize(("installed", "device", "chosen", "becomes"), [
-    ("libtpu", None, "", "cpu"), ("jax_cuda13_plugin", None, "", "cpu"), ("libtpu", "vfio/0", "", ""),
-    ("jax_cuda13_plugin", "nvidia0", "", ""), ("libtpu", None, "tpu", "tpu"), (None, None, "", ""),
-])  # fmt: skip
-def test_a_compiler_without_its_hardware_leaves_commands_on_the_cpu(installed, device, chosen, becomes, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("installed", "device", "chosen", "becomes"),
+    [
+        ("libtpu", None, "", "cpu"),
+        ("jax_cuda13_plugin", None, "", "cpu"),
+        ("libtpu", "vfio/0", "", ""),
+        ("jax_cuda13_plugin", "nvidia0", "", ""),
+        ("libtpu", None, "tpu", "tpu"),
+        (None, None, "", ""),
+    ],
+)
+def test_a_compiler_without_its_hardware_leaves_commands_on_the_cpu(
+    installed, device, chosen, becomes, monkeypatch, tmp_path
+):
     if device:
         (tmp_path / device).parent.mkdir(exist_ok=True)
         (tmp_path / device).touch()
@@ -307,8 +467,19 @@ def test_progress_names_the_phases_and_times_them():
 def test_the_command_works_from_another_directory_beside_a_process_that_has_libtpu(tmp_path):
     topology.load("v5e:2x2")  # this process is the other one
     figures = tmp_path / "figures.json"
-    shown = tiny_runs.run("cv3jax.cli", "compile", "--config=scenes_base:tiny", "--topology", "v5e:2x4", "--config.batch.per_device=1",
-                          "--steps", "100", "--json", str(figures), cwd=tmp_path)  # fmt: skip
+    shown = tiny_runs.run(
+        "cv3jax.cli",
+        "compile",
+        "--config=scenes_base:tiny",
+        "--topology",
+        "v5e:2x4",
+        "--config.batch.per_device=1",
+        "--steps",
+        "100",
+        "--json",
+        str(figures),
+        cwd=tmp_path,
+    )
     assert "v5e:2x4: 8 × TPU v5e, " in shown.stdout
     assert "compiling" in shown.stderr
     written = json.loads(figures.read_text())

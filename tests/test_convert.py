@@ -1,4 +1,6 @@
-"""`cv3jax convert`, the way in: every form of the released files gives the same parameters, and says what no tensor tells."""
+"""`cv3jax convert`, the way in: every form of the released files gives the same parameters, and
+says what no tensor tells.
+"""
 
 import json
 import shutil
@@ -8,7 +10,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 import yaml
-from released_files import FLAGS, UNET, cast, converted, prefixed, same_bits, stored, tensors, write, write_pt, write_sat
+from released_files import (
+    FLAGS,
+    UNET,
+    cast,
+    converted,
+    prefixed,
+    same_bits,
+    stored,
+    tensors,
+    write,
+    write_pt,
+    write_sat,
+)
 from safetensors.numpy import load_file
 
 from cv3jax import checkpoint, convert, leaves, lock
@@ -37,15 +51,21 @@ def as_file(form: str, at):
     return write_pt(at / "u.pt", prefixed(values)), np.float32
 
 
-@pytest.mark.parametrize("form", ["bare bfloat16 safetensors", "half-precision SAT folder", "bare .pt", "prefixed .pt"])
+@pytest.mark.parametrize(
+    "form", ["bare bfloat16 safetensors", "half-precision SAT folder", "bare .pt", "prefixed .pt"]
+)
 def test_every_form_of_a_unet_gives_the_same_parameters(form, tmp_path):
     file, dtype = as_file(form, tmp_path)
     out = converted(tmp_path / "out", "--base", file, *FLAGS)
     assert same_bits(stored(out, "base"), reference("base", dtype))
     directory, description = checkpoint.read_cascade(out)
     assert description["stages"].keys() == {"base"}
-    loaded = load_params(directory, description)[0]["base"]  # as training and sampling read it: float32 whatever is stored
-    assert same_bits({"/".join(path): np.asarray(value) for path, value in leaves.walk(loaded)}, cast(reference("base", dtype), np.float32))
+    # as training and sampling read it: float32 whatever is stored
+    loaded = load_params(directory, description)[0]["base"]
+    assert same_bits(
+        {"/".join(path): np.asarray(value) for path, value in leaves.walk(loaded)},
+        cast(reference("base", dtype), np.float32),
+    )
     assert sorted(path.name for path in out.iterdir()) == ["base", "cascade.json"]
 
 
@@ -67,24 +87,45 @@ def test_it_says_what_it_recognised_and_where_each_setting_is_from(tmp_path, cap
     converted(tmp_path / "out", "--relay", unet, *FLAGS, "--steps", "9,2", "--json", tmp_path / "f")
     said = capsys.readouterr().err
     for words in (
-        "relay: UNet of 32 × (1, 1, 2) channels, 1 blocks a stage, depth (0, 1, 1) and 1 in the middle, 4 latent channels, text 24 wide",
-        "distilled, w in 512 dimensions; heads of 16 channels (--head-channels); 329 tensors, 1,388,516 parameters, float32",
-        "relay: image size 64 (--image-size), steps 2 (--steps), start 500 (default), w 7.5 (default), prediction eps (default)",
+        (
+            "relay: UNet of 32 × (1, 1, 2) channels, 1 blocks a stage, depth (0, 1, 1) and 1 in the"
+            " middle, 4 latent channels, text 24 wide"
+        ),
+        (
+            "distilled, w in 512 dimensions; heads of 16 channels (--head-channels); 329 tensors,"
+            " 1,388,516 parameters, float32"
+        ),
+        (
+            "relay: image size 64 (--image-size), steps 2 (--steps), start 500 (default), w 7.5"
+            " (default), prediction eps (default)"
+        ),
         "the released 1-step one starts at 200, --relay-start 200",
     ):
         assert words in said
-    assert json.loads((tmp_path / "f").read_text())["recognised"]["relay"][1] == "heads of 16 channels (--head-channels)"
+    assert (
+        json.loads((tmp_path / "f").read_text())["recognised"]["relay"][1]
+        == "heads of 16 channels (--head-channels)"
+    )
 
 
 def test_models_of_one_engine_s_checkpoint_are_used_where_asked_for_else_listed(tmp_path, capsys):
     engine = {
-        **prefixed(tensors("unet.safetensors")), **prefixed(tensors("vae.safetensors"), PREFIX["vae"]),
-        **prefixed(tensors("t5/model.safetensors"), PREFIX["t5"]), "denoiser.sigmas": np.zeros(1000, np.float32),
-    }  # fmt: skip
-    file, tokenizer = write(tmp_path / "engine.safetensors", engine), golden_models.files("micro") / "t5"
+        **prefixed(tensors("unet.safetensors")),
+        **prefixed(tensors("vae.safetensors"), PREFIX["vae"]),
+        **prefixed(tensors("t5/model.safetensors"), PREFIX["t5"]),
+        "denoiser.sigmas": np.zeros(1000, np.float32),
+    }
+    file, tokenizer = (
+        write(tmp_path / "engine.safetensors", engine),
+        golden_models.files("micro") / "t5",
+    )
     out = converted(tmp_path / "one", "--unet", file, *FLAGS)
     assert same_bits(stored(out, "base"), reference("base"))
-    counts = "176 tensors of first_stage_model.*", "21 tensors of conditioner.embedders.0.transformer.*", "1 tensors of denoiser.*"
+    counts = (
+        "176 tensors of first_stage_model.*",
+        "21 tensors of conditioner.embedders.0.transformer.*",
+        "1 tensors of denoiser.*",
+    )
     said = capsys.readouterr().err
     assert all(count in said for count in counts)
     out = converted(tmp_path / "all", "--vae", file, "--t5", file, "--tokenizer", tokenizer)
@@ -95,16 +136,24 @@ def test_models_of_one_engine_s_checkpoint_are_used_where_asked_for_else_listed(
 
 
 def test_t5_comes_sharded_whole_and_tied(tmp_path):
-    """transformers' shards, with the decoder that nobody reads here and the table of tokens under both of its names."""
-    values = {**tensors("t5/model.safetensors"), "lm_head.weight": np.ones((256, 24), np.float32),
-              "decoder.block.0.layer.0.SelfAttention.q.weight": np.ones((32, 24), np.float32)}  # fmt: skip
+    """transformers' shards, with the decoder that nobody reads here and the table of tokens under
+    both of its names.
+    """
+    values = {
+        **tensors("t5/model.safetensors"),
+        "lm_head.weight": np.ones((256, 24), np.float32),
+        "decoder.block.0.layer.0.SelfAttention.q.weight": np.ones((32, 24), np.float32),
+    }
     values["encoder.embed_tokens.weight"] = values["shared.weight"].copy()
     folder = tmp_path / "t5"
     folder.mkdir()
     for name in T5_FILES:
         shutil.copy(golden_models.files("micro") / "t5" / name, folder)
     names = sorted(values)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    shards = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for shard, own in shards.items():
         write(folder / shard, {name: values[name] for name in own})
     index = {"weight_map": {name: shard for shard, own in shards.items() for name in own}}
@@ -114,20 +163,41 @@ def test_t5_comes_sharded_whole_and_tied(tmp_path):
     values["encoder.embed_tokens.weight"][3, 3] += 1
     write(folder / "model-00001-of-00002.safetensors", {name: values[name] for name in names[::2]})
     write(folder / "model-00002-of-00002.safetensors", {name: values[name] for name in names[1::2]})
-    with pytest.raises(InputError, match=r"encoder\.embed_tokens\.weight is another table than shared\.weight"):
+    with pytest.raises(
+        InputError, match=r"encoder\.embed_tokens\.weight is another table than shared\.weight"
+    ):
         converted(tmp_path / "again", "--t5", folder)
 
 
 def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
-    """Its folder, made of ours (test_convert_out.py has diffusers itself compute with one), with today's and with older names."""
-    folder = converted(tmp_path / "d", "--checkpoint", golden_models.converted("micro"), "--to", "diffusers", "--parts", "vae") / "vae"
+    """Its folder, made of ours (test_convert_out.py has diffusers itself compute with one), with
+    today's and with older names.
+    """
+    folder = (
+        converted(
+            tmp_path / "d",
+            "--checkpoint",
+            golden_models.converted("micro"),
+            "--to",
+            "diffusers",
+            "--parts",
+            "vae",
+        )
+        / "vae"
+    )
     out = converted(tmp_path / "new", "--vae", folder)
     assert same_bits(stored(out, "vae"), reference("vae"))
-    assert checkpoint.read_cascade(out)[1]["vae"] == checkpoint.read_cascade(golden_models.converted("micro"))[1]["vae"]
+    assert (
+        checkpoint.read_cascade(out)[1]["vae"]
+        == checkpoint.read_cascade(golden_models.converted("micro"))[1]["vae"]
+    )
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     values = load_file(folder / "diffusion_pytorch_model.safetensors")
     for new, old in older.items():
-        values = {name.replace(f".attentions.0.{new}.", f".attentions.0.{old}."): value for name, value in values.items()}
+        values = {
+            name.replace(f".attentions.0.{new}.", f".attentions.0.{old}."): value
+            for name, value in values.items()
+        }
     write(folder / "diffusion_pytorch_model.safetensors", values)
     config = json.loads((folder / "config.json").read_text()) | {"scaling_factor": 0.5}
     (folder / "config.json").write_text(json.dumps(config))
@@ -137,25 +207,55 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
 
 
 def official(kind: str, **changes) -> dict:
-    """A configuration with the keys that the released ones have and the micro preset's sizes; `changes` by dotted path."""
+    """A configuration with the keys that the released ones have and the micro preset's sizes;
+    `changes` by dotted path.
+    """
     relay = kind == "relay"
-    sampler = {"target": f"sgm.modules.diffusionmodules.sampling.{'LinearRelayEDMSampler' if relay else 'EulerEDMSampler'}",
-               "params": {"num_steps": 5 if relay else 4, "cfg_cond_scale": 6.5, "cfg_cond_embed_dim": 512,
-                          **({"partial_num_steps": 1} if relay else {})}}  # fmt: skip
+    sampler = {
+        "target": (
+            f"sgm.modules.diffusionmodules.sampling.{'LinearRelayEDMSampler' if relay else 'EulerEDMSampler'}"
+        ),
+        "params": {
+            "num_steps": 5 if relay else 4,
+            "cfg_cond_scale": 6.5,
+            "cfg_cond_embed_dim": 512,
+            **({"partial_num_steps": 1} if relay else {}),
+        },
+    }
     content = {
-        "args": {"sampling_image_size": 64 if relay else 32, **({"relay_model": True} if relay else {})},
+        "args": {
+            "sampling_image_size": 64 if relay else 32,
+            **({"relay_model": True} if relay else {}),
+        },
         "model": {
             "scale_factor": 0.25,
-            "denoiser_config": {"params": {"scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling"}}},
-            "network_config": {"params": {
-                "model_channels": 32, "channel_mult": [1, 1, 2], "num_res_blocks": 1, "num_head_channels": 16,
-                "attention_resolutions": [4, 2], "transformer_depth": [1, 1, 1], "cfg_cond_embed_dim": 512,
-            }},
-            "conditioner_config": {"params": {"emb_models": [{"params": {"max_length": 77}}, {"params": {"outdim": 256}}]}},
+            "denoiser_config": {
+                "params": {
+                    "scaling_config": {
+                        "target": "sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling"
+                    }
+                }
+            },
+            "network_config": {
+                "params": {
+                    "model_channels": 32,
+                    "channel_mult": [1, 1, 2],
+                    "num_res_blocks": 1,
+                    "num_head_channels": 16,
+                    "attention_resolutions": [4, 2],
+                    "transformer_depth": [1, 1, 1],
+                    "cfg_cond_embed_dim": 512,
+                }
+            },
+            "conditioner_config": {
+                "params": {
+                    "emb_models": [{"params": {"max_length": 77}}, {"params": {"outdim": 256}}]
+                }
+            },
             "first_stage_config": {"params": {"ddconfig": {"in_channels": 3}}},
             "sampler_config": sampler,
         },
-    }  # fmt: skip
+    }
     for path, value in changes.items():
         *parents, last = path.split("__")
         node = content
@@ -172,18 +272,43 @@ def write_official(path, kind: str, **changes):
 
 def test_the_official_configurations_say_the_rest(tmp_path, capsys):
     """Both with the flaws that the released ones have, which are passed over with a word."""
-    base = write_official(tmp_path / "base.yaml", "base", model__first_stage_config__params__ddconfig__in_channels="3f")
+    base = write_official(
+        tmp_path / "base.yaml",
+        "base",
+        model__first_stage_config__params__ddconfig__in_channels="3f",
+    )
     relay = write_official(tmp_path / "relay.yaml", "relay", args={"sampling_image_size": 64})
     folder = golden_models.files("micro")
     unet = folder / "unet.safetensors"
-    out = converted(tmp_path / "out", "--base", unet, "--relay", unet, "--vae", folder / "vae.safetensors", "--t5", folder / "t5",
-                    "--config", base, "--config", relay, "--guidance", "7,8")  # fmt: skip
+    out = converted(
+        tmp_path / "out",
+        "--base",
+        unet,
+        "--relay",
+        unet,
+        "--vae",
+        folder / "vae.safetensors",
+        "--t5",
+        folder / "t5",
+        "--config",
+        base,
+        "--config",
+        relay,
+        "--guidance",
+        "7,8",
+    )
     said = capsys.readouterr().err
     assert "base.yaml: ddconfig.in_channels is '3f': taken as 3" in said
-    assert "relay.yaml: args.relay_model is not True though the sampler is a relay's: taken as a relay" in said
+    assert (
+        "relay.yaml: args.relay_model is not True though the sampler is a relay's: taken as a relay"
+        in said
+    )
     assert "heads of 16 channels (base.yaml)" in said
     description = checkpoint.read_cascade(out)[1]
-    settings = {name: {key: stage[key] for key in convert.SETTINGS} for name, stage in description["stages"].items()}
+    settings = {
+        name: {key: stage[key] for key in convert.SETTINGS}
+        for name, stage in description["stages"].items()
+    }
     assert settings == {
         "base": {"image_size": 32, "steps": 4, "start": 1000, "guidance": 7.0, "prediction": "eps"},
         "relay": {"image_size": 64, "steps": 1, "start": 200, "guidance": 8.0, "prediction": "eps"},
@@ -194,10 +319,20 @@ def test_the_official_configurations_say_the_rest(tmp_path, capsys):
 
 def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path):
     unet = golden_models.files("micro") / "unet.safetensors"
-    cases = {"a": ("--config", write_official(tmp_path / "r.yaml", "relay")), "b": (*FLAGS, "--relay-start", "300"), "c": FLAGS}
-    made = {name: converted(tmp_path / name, "--unet", unet, *flags) for name, flags in cases.items()}
+    cases = {
+        "a": ("--config", write_official(tmp_path / "r.yaml", "relay")),
+        "b": (*FLAGS, "--relay-start", "300"),
+        "c": FLAGS,
+    }
+    made = {
+        name: converted(tmp_path / name, "--unet", unet, *flags) for name, flags in cases.items()
+    }
     stages = {name: checkpoint.read_cascade(out)[1]["stages"] for name, out in made.items()}
-    assert {name: [*stage] for name, stage in stages.items()} == {"a": ["relay"], "b": ["relay"], "c": ["base"]}
+    assert {name: [*stage] for name, stage in stages.items()} == {
+        "a": ["relay"],
+        "b": ["relay"],
+        "c": ["base"],
+    }
     assert stages["b"]["relay"]["start"] == 300
 
 
@@ -205,7 +340,10 @@ def test_what_a_killed_conversion_left_is_replaced(tmp_path):
     vae, partial = golden_models.files("micro") / "vae.safetensors", tmp_path / "out.partial"
     (partial / "base").mkdir(parents=True)
     (partial / "base" / "half").write_text("half")
-    with pytest.raises(InputError, match=r"out\.partial is in the way, and was not left by a conversion"):  # somebody's own
+    # somebody's own
+    with pytest.raises(
+        InputError, match=r"out\.partial is in the way, and was not left by a conversion"
+    ):
         converted(tmp_path / "out", "--vae", vae)
     (partial / lock.NAME).touch()
     out = converted(tmp_path / "out", "--vae", vae)
@@ -222,12 +360,20 @@ def test_an_out_that_is_a_link_is_made_where_it_points(tmp_path):
 
 def test_base_and_relay_are_not_exchanged(tmp_path):
     """Neither on the way in nor on the way out."""
-    files = {name: write(tmp_path / f"{name}.safetensors", {key: value + offset for key, value in tensors("unet.safetensors").items()})
-             for name, offset in (("base", np.float32(1)), ("relay", np.float32(2)))}  # fmt: skip
+    files = {
+        name: write(
+            tmp_path / f"{name}.safetensors",
+            {key: value + offset for key, value in tensors("unet.safetensors").items()},
+        )
+        for name, offset in (("base", np.float32(1)), ("relay", np.float32(2)))
+    }
     inside = converted(tmp_path / "in", "--relay", files["relay"], "--base", files["base"], *FLAGS)
     out = converted(tmp_path / "out", "--checkpoint", inside, "--to", "safetensors")
     for name, offset in (("base", 1), ("relay", 2)):
-        np.testing.assert_array_equal(stored(inside, name)["conv_in/bias"], reference("base")["conv_in/bias"] + np.float32(offset))
+        np.testing.assert_array_equal(
+            stored(inside, name)["conv_in/bias"],
+            reference("base")["conv_in/bias"] + np.float32(offset),
+        )
         assert same_bits(load_file(out / f"{name}.safetensors"), prefixed(load_file(files[name])))
 
 
@@ -237,5 +383,8 @@ def test_names_with_and_without_the_prefix(tmp_path):
     out = converted(tmp_path / "out", "--unet", write(tmp_path / "u.safetensors", values), *FLAGS)
     assert same_bits(stored(out, "base"), reference("base"))
     bare = {name.removeprefix(UNET): value for name, value in values.items()}
-    with pytest.raises(InputError, match=r"0 tensors missing, 1 unexpected, 0 of another shape: extra\.weight is unexpected"):
+    with pytest.raises(
+        InputError,
+        match=r"0 tensors missing, 1 unexpected, 0 of another shape: extra\.weight is unexpected",
+    ):
         converted(tmp_path / "again", "--unet", write(tmp_path / "v.safetensors", bare), *FLAGS)

@@ -1,4 +1,6 @@
-"""`cv3jax convert`, the way out: what was converted comes out bit by bit, and PyTorch's libraries compute the same with it."""
+"""`cv3jax convert`, the way out: what was converted comes out bit by bit, and PyTorch's libraries
+compute the same with it.
+"""
 
 import dataclasses
 import json
@@ -13,7 +15,17 @@ import optax
 import pytest
 import toy_runs
 from golden import arrays, meta
-from released_files import FLAGS, cast, converted, prefixed, same_bits, stored, tensors, write, write_sat
+from released_files import (
+    FLAGS,
+    cast,
+    converted,
+    prefixed,
+    same_bits,
+    stored,
+    tensors,
+    write,
+    write_sat,
+)
 from safetensors.numpy import load_file
 
 from cv3jax import checkpoint, leaves, recipe
@@ -33,25 +45,59 @@ RELATIVE = 1e-4
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """The --workdir of a finished run of the tiny base recipe, its parameters random instead of trained: the EMA half of them."""
+    """The --workdir of a finished run of the tiny base recipe, its parameters random instead of
+    trained: the EMA half of them.
+    """
     run, c = tmp_path_factory.mktemp("own"), recipe.load("scenes_base:tiny", [])
-    vae, fields = recipe.load("scenes_vae:tiny", []).model.to_dict(), {**recipe.to_json(c)["model"], "out_channels": 4}
-    t5 = {name: value for name, value in recipe.to_json(c)["text"].items() if name not in ("random", "length")}
-    shapes = {"base": model_shapes(build_model(UNet, fields), t5["channels"]), "vae": model_shapes(build_model(Autoencoder, vae)),
-              "t5": model_shapes(build_model(T5Encoder, t5))}  # fmt: skip
+    vae, fields = (
+        recipe.load("scenes_vae:tiny", []).model.to_dict(),
+        {**recipe.to_json(c)["model"], "out_channels": 4},
+    )
+    t5 = {
+        name: value
+        for name, value in recipe.to_json(c)["text"].items()
+        if name not in ("random", "length")
+    }
+    shapes = {
+        "base": model_shapes(build_model(UNet, fields), t5["channels"]),
+        "vae": model_shapes(build_model(Autoencoder, vae)),
+        "t5": model_shapes(build_model(T5Encoder, t5)),
+    }
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0.0, 0.2, x.shape).astype(x.dtype), shapes)
     halved = jax.tree.map(lambda x: x / 2, params)
     for name, tree in halved.items():
         checkpoint.save_part(run / "cascade" / name, tree)
-    stage = {"kind": "base", "model": fields, "text_width": t5["channels"], "prediction": "v", "factor": 8, "image_size": 32,
-             "start": 1000, "steps": 2, "guidance": 1.0, "eta": 0.0, "form": "released"}  # fmt: skip
-    vae_facts, t5_facts = {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0}, {"model": t5, "length": 24}
-    checkpoint.write_cascade(run / "cascade", {"vae": vae_facts, "t5": t5_facts, "stages": {"base": stage}})
+    stage = {
+        "kind": "base",
+        "model": fields,
+        "text_width": t5["channels"],
+        "prediction": "v",
+        "factor": 8,
+        "image_size": 32,
+        "start": 1000,
+        "steps": 2,
+        "guidance": 1.0,
+        "eta": 0.0,
+        "form": "released",
+    }
+    vae_facts, t5_facts = (
+        {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0},
+        {"model": t5, "length": 24},
+    )
+    checkpoint.write_cascade(
+        run / "cascade", {"vae": vae_facts, "t5": t5_facts, "stages": {"base": stage}}
+    )
     train_tokenizer(["a red star", "a blue ring"], run / "cascade" / "t5" / "tokenizer", 64, 24)
     state = create_state(lambda key: None, optax.sgd(0.1), jax.random.key(0), params["base"])
     manager = checkpoint.open_manager(run / "checkpoints")
-    checkpoint.save(manager, 3, dataclasses.replace(state, ema=halved["base"]), toy_runs.numbers(), {"config": recipe.to_json(c)})
+    checkpoint.save(
+        manager,
+        3,
+        dataclasses.replace(state, ema=halved["base"]),
+        toy_runs.numbers(),
+        {"config": recipe.to_json(c)},
+    )
     checkpoint.finish(manager)
     manager.close()
     return run
@@ -60,7 +106,10 @@ def own(tmp_path_factory) -> Path:
 def module(path: Path) -> dict[str, np.ndarray]:
     """What a .pt of SAT holds."""
     torch = pytest.importorskip("torch")
-    return {name: tensor.numpy() for name, tensor in torch.load(path, weights_only=True)["module"].items()}
+    return {
+        name: tensor.numpy()
+        for name, tensor in torch.load(path, weights_only=True)["module"].items()
+    }
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -83,9 +132,22 @@ def test_bfloat16_in_and_out_of_safetensors_is_the_same_bits(tmp_path):
 
 def test_all_parts_come_out_and_go_in_again(tmp_path):
     source = golden_models.converted("micro")
-    out = converted(tmp_path / "out", "--checkpoint", source, "--to", "safetensors", "--parts", "relay,vae,t5")
-    assert sorted(path.name for path in out.iterdir()) == ["relay.safetensors", "t5", "vae.safetensors"]
-    files = ("--relay", out / "relay.safetensors", "--vae", out / "vae.safetensors", "--t5", out / "t5")
+    out = converted(
+        tmp_path / "out", "--checkpoint", source, "--to", "safetensors", "--parts", "relay,vae,t5"
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "relay.safetensors",
+        "t5",
+        "vae.safetensors",
+    ]
+    files = (
+        "--relay",
+        out / "relay.safetensors",
+        "--vae",
+        out / "vae.safetensors",
+        "--t5",
+        out / "t5",
+    )
     again = converted(tmp_path / "again", *files, *FLAGS)
     for part in ("relay", "vae", "t5"):
         assert same_bits(stored(again, part), stored(source, part))
@@ -103,25 +165,54 @@ def test_diffusers_and_transformers_compute_the_same(preset, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     from transformers import T5EncoderModel
 
-    out = converted(tmp_path / "out", "--checkpoint", golden_models.converted(preset), "--to", "diffusers", "--parts", "base,vae,t5")
-    g = {name: torch.from_numpy(value) for name, value in arrays(preset).items() if value.dtype != object}
+    out = converted(
+        tmp_path / "out",
+        "--checkpoint",
+        golden_models.converted(preset),
+        "--to",
+        "diffusers",
+        "--parts",
+        "base,vae,t5",
+    )
+    g = {
+        name: torch.from_numpy(value)
+        for name, value in arrays(preset).items()
+        if value.dtype != object
+    }
     load = {"low_cpu_mem_usage": False}
     unet = diffusers.UNet2DConditionModel.from_pretrained(out / "base", **load).eval()
     vae = diffusers.AutoencoderKL.from_pretrained(out / "vae", **load).eval()
     t5 = T5EncoderModel.from_pretrained(out / "t5").eval()
-    cases = ["main", "rect", "zeroctx"] + (["scale"] if meta(preset)["preset_config"]["cfg_dim"] else [])
+    cases = ["main", "rect", "zeroctx"] + (
+        ["scale"] if meta(preset)["preset_config"]["cfg_dim"] else []
+    )
     with torch.no_grad():
         for case in cases:
             at = f"unet.{case}"
-            added = {"text_embeds": torch.zeros(len(g[f"{at}.x"]), 0), "time_ids": g[f"{at}.sizes6"]}
+            added = {
+                "text_embeds": torch.zeros(len(g[f"{at}.x"]), 0),
+                "time_ids": g[f"{at}.sizes6"],
+            }
             made = unet(
-                g[f"{at}.x"], g[f"{at}.timesteps"], g[f"{at}.context"], added_cond_kwargs=added, timestep_cond=g.get(f"{at}.scale_emb")
-            ).sample  # fmt: skip
+                g[f"{at}.x"],
+                g[f"{at}.timesteps"],
+                g[f"{at}.context"],
+                added_cond_kwargs=added,
+                timestep_cond=g.get(f"{at}.scale_emb"),
+            ).sample
             assert relative(made, arrays(preset)[f"{at}.out"]) <= RELATIVE
-        assert relative(vae.encode(g["vae.image"]).latent_dist.parameters, arrays(preset)["vae.moments"]) <= RELATIVE
+        assert (
+            relative(
+                vae.encode(g["vae.image"]).latent_dist.parameters, arrays(preset)["vae.moments"]
+            )
+            <= RELATIVE
+        )
         made = vae.decode(g["vae.z"] / vae.config.scaling_factor).sample
         assert relative(made, arrays(preset)["vae.decode_first_stage"]) <= RELATIVE
-        assert relative(t5(g["t5.input_ids"]).last_hidden_state, arrays(preset)["t5.out_nomask"]) <= RELATIVE
+        assert (
+            relative(t5(g["t5.input_ids"]).last_hidden_state, arrays(preset)["t5.out_nomask"])
+            <= RELATIVE
+        )
 
 
 def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
@@ -136,14 +227,24 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     x = rng.standard_normal((2, 8, 8, stage["model"]["out_channels"]), np.float32)
     text = rng.standard_normal((2, 5, stage["text_width"]), np.float32)
     index = np.array([3, 900], np.int32)
-    ours = jax.jit(build_model(UNet, stage["model"]).apply)({"params": params}, x, index, make_cond(text, square_sizes(2, 32)))
-    unet = diffusers.UNet2DConditionModel.from_pretrained(out / "base", low_cpu_mem_usage=False).eval()
-    added = {"text_embeds": torch.zeros(2, 0), "time_ids": torch.from_numpy(np.array(square_sizes(2, 32)))}
+    ours = jax.jit(build_model(UNet, stage["model"]).apply)(
+        {"params": params}, x, index, make_cond(text, square_sizes(2, 32))
+    )
+    unet = diffusers.UNet2DConditionModel.from_pretrained(
+        out / "base", low_cpu_mem_usage=False
+    ).eval()
+    added = {
+        "text_embeds": torch.zeros(2, 0),
+        "time_ids": torch.from_numpy(np.array(square_sizes(2, 32))),
+    }
     given = (torch.from_numpy(value) for value in (x.transpose(0, 3, 1, 2).copy(), index, text))
     with torch.no_grad():
         theirs = unet(*given, added_cond_kwargs=added)
     assert relative(ours, theirs.sample.numpy().transpose(0, 2, 3, 1)) <= RELATIVE
-    assert json.loads((out / "base" / "config.json").read_text())["norm_num_groups"] == stage["model"]["groups"]
+    assert (
+        json.loads((out / "base" / "config.json").read_text())["norm_num_groups"]
+        == stage["model"]["groups"]
+    )
 
 
 def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
@@ -152,29 +253,74 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
     shutil.copytree(own / "checkpoints", unfinished / "checkpoints")
     made = {}
     for weights in ("ema", "params"):
-        out = converted(tmp_path / weights, "--checkpoint", unfinished, "--to", "diffusers", "--weights", weights)
+        out = converted(
+            tmp_path / weights,
+            "--checkpoint",
+            unfinished,
+            "--to",
+            "diffusers",
+            "--weights",
+            weights,
+        )
         made[weights] = load_file(out / "base" / "diffusion_pytorch_model.safetensors")
-        kernel = leaves.open_tree(own / "checkpoints" / "3" / "state", (weights,))["conv_in"]["kernel"].read()
+        kernel = leaves.open_tree(own / "checkpoints" / "3" / "state", (weights,))["conv_in"][
+            "kernel"
+        ].read()
         np.testing.assert_array_equal(made[weights]["conv_in.weight"], kernel.transpose(3, 2, 0, 1))
     assert not np.array_equal(made["ema"]["conv_in.weight"], made["params"]["conv_in.weight"])
-    finished = converted(tmp_path / "finished", "--checkpoint", own, "--to", "diffusers", "--parts", "base")
-    assert same_bits(load_file(finished / "base" / "diffusion_pytorch_model.safetensors"), made["ema"])
+    finished = converted(
+        tmp_path / "finished", "--checkpoint", own, "--to", "diffusers", "--parts", "base"
+    )
+    assert same_bits(
+        load_file(finished / "base" / "diffusion_pytorch_model.safetensors"), made["ema"]
+    )
 
 
-@pytest.mark.parametrize(("argv", "line"), [
-    (["--checkpoint", "{base}", "--to", "sat", "--parts", "base"], r"the base has norms of 8 groups, sgm's have 32: --to diffusers, or"),
-    (["--checkpoint", "{base}", "--to", "diffusers"], r"the vae is not of SDXL's family \(patch 4, 4 groups of norms, .*--parts t5,base"),
-    (["--checkpoint", "{base}", "--to", "sat", "--parts", "relay"], r"--parts relay: .* has no 'relay', only vae, t5, base"),
-    (["--checkpoint", "{base}/cascade", "--to", "diffusers", "--weights", "params"], r"--weights params: .* has no checkpoints/"),
-    (["--checkpoint", "{at}", "--to", "diffusers"], r"is no checkpoint: it has neither cascade\.json"),
-    (["--checkpoint", "{base}"], r"give either --base, .* or --checkpoint and --to"),
-    (["--checkpoint", "{base}", "--to", "diffusers", "--parts", "base", "--vae", "x"], r"give either --base, .* or --checkpoint and --to"),
-    (["--checkpoint", "{foreign}", "--to", "diffusers", "--parts", "base"],
-     r"the base on disk is not the model that its description says: .* \(\d+ such\)"),
-    (["--checkpoint", "{damaged}", "--to", "diffusers", "--parts", "base"], r"damaged/base is damaged: .* has other bytes than were"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["--checkpoint", "{base}", "--to", "sat", "--parts", "base"],
+            r"the base has norms of 8 groups, sgm's have 32: --to diffusers, or",
+        ),
+        (
+            ["--checkpoint", "{base}", "--to", "diffusers"],
+            r"the vae is not of SDXL's family \(patch 4, 4 groups of norms, .*--parts t5,base",
+        ),
+        (
+            ["--checkpoint", "{base}", "--to", "sat", "--parts", "relay"],
+            r"--parts relay: .* has no 'relay', only vae, t5, base",
+        ),
+        (
+            ["--checkpoint", "{base}/cascade", "--to", "diffusers", "--weights", "params"],
+            r"--weights params: .* has no checkpoints/",
+        ),
+        (
+            ["--checkpoint", "{at}", "--to", "diffusers"],
+            r"is no checkpoint: it has neither cascade\.json",
+        ),
+        (["--checkpoint", "{base}"], r"give either --base, .* or --checkpoint and --to"),
+        (
+            ["--checkpoint", "{base}", "--to", "diffusers", "--parts", "base", "--vae", "x"],
+            r"give either --base, .* or --checkpoint and --to",
+        ),
+        (
+            ["--checkpoint", "{foreign}", "--to", "diffusers", "--parts", "base"],
+            r"the base on disk is not the model that its description says: .* \(\d+ such\)",
+        ),
+        (
+            ["--checkpoint", "{damaged}", "--to", "diffusers", "--parts", "base"],
+            r"damaged/base is damaged: .* has other bytes than were",
+        ),
+    ],
+)
 def test_what_cannot_go_out_is_refused(argv, line, own, tmp_path):
-    places = {"base": own, "at": tmp_path, "damaged": tmp_path / "damaged", "foreign": tmp_path / "foreign"}
+    places = {
+        "base": own,
+        "at": tmp_path,
+        "damaged": tmp_path / "damaged",
+        "foreign": tmp_path / "foreign",
+    }
     if "{foreign}" in argv:
         shutil.copytree(own / "cascade", places["foreign"])
         description = json.loads((own / "cascade" / "cascade.json").read_text())

@@ -18,9 +18,32 @@ from data_pipeline.records import open_records
 
 
 def test_scenes_inspect_and_pack(tmp_path, capsys):
-    main(["scenes", "--out", str(tmp_path / "d"), "--num", "9", "--size", "32", "--json", str(tmp_path / "x" / "s.json")])
+    main(
+        [
+            "scenes",
+            "--out",
+            str(tmp_path / "d"),
+            "--num",
+            "9",
+            "--size",
+            "32",
+            "--json",
+            str(tmp_path / "x" / "s.json"),
+        ]
+    )
     assert json.loads((tmp_path / "x" / "s.json").read_text())["records"] == 9
-    main(["inspect", str(tmp_path / "d"), "--num", "4", "--out", str(tmp_path / "c.png"), "--json", str(tmp_path / "i.json")])
+    main(
+        [
+            "inspect",
+            str(tmp_path / "d"),
+            "--num",
+            "4",
+            "--out",
+            str(tmp_path / "c.png"),
+            "--json",
+            str(tmp_path / "i.json"),
+        ]
+    )
     out = capsys.readouterr().out
     assert "9 records" in out
     assert "32x32" in out
@@ -35,7 +58,19 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
         (tmp_path / "src" / f"{i}.png").write_bytes(encode_png(np.full((8, 8, 3), i, np.uint8)))
     (tmp_path / "src" / "0.txt").write_text("a \x1b[31mcaption")
     (tmp_path / "src" / "1.txt").write_text("b")
-    main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--shards", "1", "--json", str(tmp_path / "p.json")])
+    main(
+        [
+            "pack",
+            "--source",
+            str(tmp_path / "src"),
+            "--out",
+            str(tmp_path / "p"),
+            "--shards",
+            "1",
+            "--json",
+            str(tmp_path / "p.json"),
+        ]
+    )
     out = capsys.readouterr().out
     assert "2 records" in out
     assert "left out 1: no caption (such as 2)" in out
@@ -66,7 +101,10 @@ def test_bad_input(tmp_path):
         (["inspect", str(tmp_path), "--num", "0"], "--num 0"),
         (["inspect", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
         (["pack", "--source", str(tmp_path / "no"), "--out", str(tmp_path / "o")], "no source"),
-        (["pack", "--source", str(tmp_path), "--out", str(tmp_path / "o"), "--workers", "0"], "--workers 0"),
+        (
+            ["pack", "--source", str(tmp_path), "--out", str(tmp_path / "o"), "--workers", "0"],
+            "--workers 0",
+        ),
         (["scenes", "--num", "0", "--out", str(tmp_path / "o")], "num = 0"),
     ):
         with pytest.raises(InputError, match=message):
@@ -74,7 +112,10 @@ def test_bad_input(tmp_path):
     for argv, message in (
         ([], "after data comes one of build, pack, "),
         (["nothing"], "no command data 'nothing'; after data comes"),
-        (["scenes", "--num", "x", "--out", "o"], "--num: invalid int value: 'x'; see cv3jax data scenes --help"),
+        (
+            ["scenes", "--num", "x", "--out", "o"],
+            "--num: invalid int value: 'x'; see cv3jax data scenes --help",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             main(argv)
@@ -82,8 +123,22 @@ def test_bad_input(tmp_path):
 
 def test_json_is_checked_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    scenes = ["scenes", "--num", "2", "--size", "32", "--shards", "1", "--out", str(tmp_path / "d"), "--json"]
-    for target, message in ((tmp_path, "is a directory"), (tmp_path / "file" / "x" / "f.json", "file is a file")):
+    scenes = [
+        "scenes",
+        "--num",
+        "2",
+        "--size",
+        "32",
+        "--shards",
+        "1",
+        "--out",
+        str(tmp_path / "d"),
+        "--json",
+    ]
+    for target, message in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "file" / "x" / "f.json", "file is a file"),
+    ):
         with pytest.raises(InputError, match=f"--json .*{message}"):
             main([*scenes, str(target)])
     monkeypatch.setattr(os, "access", lambda place, mode: False)
@@ -92,9 +147,16 @@ def test_json_is_checked_before_the_work(tmp_path, monkeypatch):
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("program", [["-m", "data_pipeline.cli", "pack"], ["examples/emoji/draw.py"]], ids=str)
+@pytest.mark.parametrize(
+    "program", [["-m", "data_pipeline.cli", "pack"], ["examples/emoji/draw.py"]], ids=str
+)
 def test_a_wrong_flag_is_one_line(program):
-    done = subprocess.run([sys.executable, *program, "--nothing"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *program, "--nothing"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("cv3jax: ")
     assert done.stderr.endswith("--help\n")
@@ -105,7 +167,16 @@ def test_pack_as_a_module(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     (tmp_path / "src" / "a.txt").write_text("a")
-    command = [sys.executable, "-m", "data_pipeline.cli", "pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "d")]
+    command = [
+        sys.executable,
+        "-m",
+        "data_pipeline.cli",
+        "pack",
+        "--source",
+        str(tmp_path / "src"),
+        "--out",
+        str(tmp_path / "d"),
+    ]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 records" in done.stdout
@@ -126,8 +197,16 @@ def test_emoji_captions_read_as_one_says_them(emoji_example):
         ("😊", ":smiling_face_with_smiling_eyes:", "smiling face with smiling eyes"),
         ("🇫🇷", ":France:", "flag of france"),
         ("👍🏽", ":thumbs_up_medium_skin_tone:", "thumbs up, medium skin tone"),
-        ("👩🏾‍🦱", ":woman_medium-dark_skin_tone_curly_hair:", "woman with curly hair, medium-dark skin tone"),
-        ("💏", ":kiss_woman_man_light_skin_tone_dark_skin_tone:", "kiss, woman and man, light skin tone, dark skin tone"),
+        (
+            "👩🏾‍🦱",
+            ":woman_medium-dark_skin_tone_curly_hair:",
+            "woman with curly hair, medium-dark skin tone",
+        ),
+        (
+            "💏",
+            ":kiss_woman_man_light_skin_tone_dark_skin_tone:",
+            "kiss, woman and man, light skin tone, dark skin tone",
+        ),
         ("7️⃣", ":keycap_7:", "keycap 7 button"),
         ("💋", ":kiss_mark:", "kiss mark"),
     ):
@@ -146,7 +225,11 @@ def test_emoji_says_which_package_has_the_font(emoji_example, tmp_path):
 def test_emoji_where_it_cannot_be_drawn(emoji_example, tmp_path, monkeypatch):
     monkeypatch.setattr(emoji_example, "open_font", lambda path: None)
     (tmp_path / "file").write_text("")
-    for out, message in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "o", "Not a directory"), (tmp_path, "not an empty")):
+    for out, message in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "o", "Not a directory"),
+        (tmp_path, "not an empty"),
+    ):
         with pytest.raises(InputError, match=f"--out .*{message}"):
             emoji_example.main(["--out", str(out)])
 

@@ -1,4 +1,6 @@
-"""The loader: exact resume, disjoint hosts, a new order every epoch, and sizes that agree with the pixels."""
+"""The loader: exact resume, disjoint hosts, a new order every epoch, and sizes that agree with the
+pixels.
+"""
 
 import io
 import itertools
@@ -22,11 +24,17 @@ def solid(i):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record i is an image of value i with caption "i", and recaption "1000 + i" where i is even."""
+    """Record i is an image of value i with caption "i", and recaption "1000 + i" where i is
+    even.
+    """
     out = tmp_path_factory.mktemp("loader") / "d"
     with RecordWriter(out, shards=3) as writer:
         for i in range(COUNT):
-            writer.write(make_record(solid(i), str(i), key=f"k{i}", recaption=str(1000 + i) if i % 2 == 0 else ""))
+            writer.write(
+                make_record(
+                    solid(i), str(i), key=f"k{i}", recaption=str(1000 + i) if i % 2 == 0 else ""
+                )
+            )
     return out
 
 
@@ -36,7 +44,17 @@ def tokenize(captions):
 
 
 def loader(data, **kwargs):
-    return make_loader(data, **{"batch_size": 4, "image_size": 8, "tokenize": tokenize, "seed": 0, "num_threads": 2, **kwargs})
+    return make_loader(
+        data,
+        **{
+            "batch_size": 4,
+            "image_size": 8,
+            "tokenize": tokenize,
+            "seed": 0,
+            "num_threads": 2,
+            **kwargs,
+        },
+    )
 
 
 def ids(batches):
@@ -61,7 +79,8 @@ def test_resume_is_exact(data, threads):
     list(itertools.islice(first, 9))  # into the second epoch
     state = first.get_state()
     rest = list(itertools.islice(first, 9))
-    again = loader(data, **{**kwargs, "num_threads": 3 - threads})  # the number of threads is not part of the state
+    # the number of threads is not part of the state
+    again = loader(data, **{**kwargs, "num_threads": 3 - threads})
     again.set_state(state)
     for a, b in zip(rest, itertools.islice(again, 9)):
         assert all(np.array_equal(a[k], b[k]) for k in a)
@@ -87,15 +106,26 @@ def test_hosts_are_disjoint_and_together_cover_an_epoch(data):
     assert [len(w) for w in whole] == [6, 6, 6, 5]
     assert sorted(itertools.chain(*whole)) == list(range(COUNT))
     even = [ids(host(i)) for i in range(4)]
-    assert [len(e) for e in even] == [5] * 4  # every host takes as many steps, or the others would wait for ever
+    # every host takes as many steps, or the others would wait for ever
+    assert [len(e) for e in even] == [5] * 4
     assert len(set(itertools.chain(*even))) == 20
     endless = [ids(itertools.islice(loader(data, batch_size=4, rows=[i]), COUNT)) for i in range(4)]
     assert sorted(itertools.chain(*zip(*endless))) == sorted(list(range(COUNT)) * 4)
 
 
-@pytest.mark.parametrize("dealt", [((0, 1), (2, 3)), ((0, 3), (1, 2)), ((2,), (0, 1, 3)), ((0, 1), (0, 1), (2, 3))], ids=str)
+@pytest.mark.parametrize(
+    "dealt",
+    [((0, 1), (2, 3)), ((0, 3), (1, 2)), ((2,), (0, 1, 3)), ((0, 1), (0, 1), (2, 3))],
+    ids=str,
+)
 def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
-    kwargs = {"batch_size": 4, "zoom": (1.0, 2.0), "flip": True, "recaption_prob": 0.5, "num_threads": 0}
+    kwargs = {
+        "batch_size": 4,
+        "zoom": (1.0, 2.0),
+        "flip": True,
+        "recaption_prob": 0.5,
+        "num_threads": 0,
+    }
     stream = loader(data, **kwargs)
     alone = list(itertools.islice(stream, 12))  # into the third epoch
     for rows in dealt:
@@ -108,11 +138,14 @@ def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
 
 def test_incomplete_batches(data):
     assert [len(b["image"]) for b in loader(data, num_epochs=1)] == [4] * 5
-    assert [len(b["image"]) for b in loader(data, num_epochs=1, drop_remainder=False)] == [4] * 5 + [3]
+    assert [len(b["image"]) for b in loader(data, num_epochs=1, drop_remainder=False)] == [
+        4
+    ] * 5 + [3]
     with pytest.raises(InputError, match="23 records are less than one batch of 24"):
         loader(data, batch_size=24, num_epochs=1)
     assert len(next(loader(data, batch_size=24, num_epochs=1, drop_remainder=False))["image"]) == 23
-    assert len(next(loader(data, batch_size=50))["image"]) == 50  # for ever: an epoch boundary inside the batch
+    # for ever: an epoch boundary inside the batch
+    assert len(next(loader(data, batch_size=50))["image"]) == 50
     last = loader(data, batch_size=24, rows=[22], num_epochs=1, drop_remainder=False, shuffle=False)
     assert ids(last) == [int(open_records(data)[22]["key"][1:])]
     with pytest.raises(InputError, match="23 records are less than one batch of 24"):
@@ -125,7 +158,10 @@ def test_recaptions_are_chosen_where_there_is_one(data):
     odd, even = tokens[tokens % 2 == 1], tokens[tokens % 2 == 0]
     assert (odd < 1000).all()
     assert (even >= 1000).mean() == pytest.approx(0.75, abs=0.07)
-    by_epoch = [set(b["tokens"][:, 0]) for b in itertools.islice(loader(data, batch_size=COUNT, recaption_prob=0.5), 2)]
+    by_epoch = [
+        set(b["tokens"][:, 0])
+        for b in itertools.islice(loader(data, batch_size=COUNT, recaption_prob=0.5), 2)
+    ]
     assert by_epoch[0] != by_epoch[1]  # drawn anew each epoch
     for prob in (0, 1):
         tokens = next(loader(data, batch_size=COUNT, recaption_prob=prob))["tokens"][:, 0]
@@ -133,7 +169,9 @@ def test_recaptions_are_chosen_where_there_is_one(data):
 
 
 def gradient(height, width):
-    """Red says the row, green the column, in steps of 1: the crop's corner can be read from any pixel."""
+    """Red says the row, green the column, in steps of 1: the crop's corner can be read from any
+    pixel.
+    """
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
 
@@ -142,7 +180,8 @@ def test_the_crop_is_where_sizes_says():
     image = gradient(100, 180)
     seen = set()
     for down, across in ((0, 0), (0.999, 0.999), (0.5, 0.5), (0.2, 0.7)):
-        pixels, sizes = fit(encode_png(image), 60, zoom=100 / 60, position=(down, across))  # not resized
+        # not resized
+        pixels, sizes = fit(encode_png(image), 60, zoom=100 / 60, position=(down, across))
         height, width, top, left, *target = sizes
         assert (height, width, *target) == (100, 180, 60, 60)
         assert np.array_equal(pixels, image[top : top + 60, left : left + 60])
@@ -171,7 +210,9 @@ def test_the_window_alone_is_resized_as_it_would_be_with_the_whole(size, mirror)
     noise = np.random.default_rng(0).integers(0, 256, (60, 101, 3), dtype=np.uint8)
     pixels, sizes = fit(encode_png(noise), size, zoom=1.25, position=(0.3, 0.8), mirror=mirror)
     short = round(size * 1.25)
-    whole = Image.fromarray(noise[:, ::-1] if mirror else noise).resize((round(101 * short / 60), short), Image.Resampling.LANCZOS)
+    whole = Image.fromarray(noise[:, ::-1] if mirror else noise).resize(
+        (round(101 * short / 60), short), Image.Resampling.LANCZOS
+    )
     cropped = np.asarray(whole)[sizes[2] : sizes[2] + size, sizes[3] : sizes[3] + size].astype(int)
     assert np.abs(pixels - cropped).max() <= 2  # rounding
 
@@ -190,12 +231,16 @@ def test_a_strip_needs_no_more_memory_than_its_window():
 
 def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((900, 600), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize(
+        (900, 600), Image.Resampling.BICUBIC
+    )
     out = io.BytesIO()
     smooth.save(out, "JPEG", quality=95)
     pixels, sizes = fit(out.getvalue(), 64)
     assert list(sizes) == [600, 900, 0, 16, 64, 64]
-    whole = np.asarray(Image.open(io.BytesIO(out.getvalue())).resize((96, 64), Image.Resampling.LANCZOS))[:, 16:80]
+    whole = np.asarray(
+        Image.open(io.BytesIO(out.getvalue())).resize((96, 64), Image.Resampling.LANCZOS)
+    )[:, 16:80]
     assert np.abs(pixels.astype(int) - whole).mean() < 2.5  # a pixel off would be 20
 
 
@@ -203,9 +248,15 @@ def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():
 def test_a_jpeg_of_odd_sides_reads_reduced_where_it_does_whole(position):
     smooth = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(smooth).resize((901, 603), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)  # at 1/2 451 × 302
-    reduced, whole = (fit(out.getvalue(), 256, position=position, reduced=r)[0].astype(int) for r in (True, False))
-    assert 0 < np.abs(reduced - whole).mean() < 0.45  # 0.34; half a pixel off at the far end would be 0.6 or more
+    # at 1/2 451 × 302
+    Image.fromarray(smooth).resize((901, 603), Image.Resampling.BICUBIC).save(
+        out, "JPEG", quality=95
+    )
+    reduced, whole = (
+        fit(out.getvalue(), 256, position=position, reduced=r)[0].astype(int) for r in (True, False)
+    )
+    # 0.34; half a pixel off at the far end would be 0.6 or more
+    assert 0 < np.abs(reduced - whole).mean() < 0.45
 
 
 def test_crops_and_zooms_vary_and_stay_in_range(data):
@@ -216,15 +267,23 @@ def test_crops_and_zooms_vary_and_stay_in_range(data):
     assert sizes[:, 2].min() == 0
     assert 5 <= sizes[:, 2].max() <= 8
     assert len(np.unique(sizes[:, 3])) > 8
-    middle = np.concatenate([b["sizes"] for b in itertools.islice(loader(data, random_crop=False), 6)])
+    middle = np.concatenate(
+        [b["sizes"] for b in itertools.islice(loader(data, random_crop=False), 6)]
+    )
     assert (middle[:, 2:4] == (0, 2)).all()  # resized to 8 × 11
 
 
 def test_few_zooms_and_a_grid_of_corners():
     row = np.zeros((4, 16, 48, 3), np.uint8)
     row[..., 0] = np.arange(48) * 5  # a column's red tells where it came from
-    records = [make_record(encode_png(image), "a ramp", key=f"ramp{i}") for i, image in enumerate(row)]
-    batches = list(itertools.islice(loader(records, tokenize=None, zoom=(1.0, 2.0), zoom_levels=2, crop_grid=4), 30))
+    records = [
+        make_record(encode_png(image), "a ramp", key=f"ramp{i}") for i, image in enumerate(row)
+    ]
+    batches = list(
+        itertools.islice(
+            loader(records, tokenize=None, zoom=(1.0, 2.0), zoom_levels=2, crop_grid=4), 30
+        )
+    )
     left = np.concatenate([b["sizes"][:, 3] for b in batches])
     slope = np.concatenate([np.diff(b["image"][:, 4, :, 0].astype(float)).mean(1) for b in batches])
     assert set(np.round(slope)) == {5, 10}  # 16 rows of red 5 apart: as they are, or 8 rows of them

@@ -1,4 +1,6 @@
-"""What goes wrong around the loader: kill -9, records damaged after the build, worker processes and their ends, hosts that are fewer."""
+"""What goes wrong around the loader: kill -9, records damaged after the build, worker processes and
+their ends, hosts that are fewer.
+"""
 
 import hashlib
 import itertools
@@ -20,7 +22,14 @@ from data_pipeline.loader import make_loader
 from data_pipeline.records import RecordWriter, make_record, open_records
 
 COUNT, SHARDS = 37, 3
-OPTIONS = {"batch_size": 4, "image_size": 8, "seed": 5, "zoom": (1.0, 1.5), "flip": True, "recaption_prob": 0.5}
+OPTIONS = {
+    "batch_size": 4,
+    "image_size": 8,
+    "seed": 5,
+    "zoom": (1.0, 1.5),
+    "flip": True,
+    "recaption_prob": 0.5,
+}
 
 
 def tokenize(captions):
@@ -36,7 +45,9 @@ def data(tmp_path_factory):
         for i in range(COUNT):
             image = np.full((14, 12, 3), i, np.uint8)
             image[:3, :3] = draws.integers(0, 256, (3, 3, 3))
-            writer.write(make_record(encode_png(image), str(i), key=f"k{i}", recaption=str(100 + i)))
+            writer.write(
+                make_record(encode_png(image), str(i), key=f"k{i}", recaption=str(100 + i))
+            )
     return out
 
 
@@ -53,7 +64,9 @@ def digests(data, number):
 
 
 def say(path: str, state: dict, out: str, **kwargs) -> None:
-    """What the processes of these tests do: from `state` on, for ever, a line in `out` of each batch's digest and the state after it."""
+    """What the processes of these tests do: from `state` on, for ever, a line in `out` of each
+    batch's digest and the state after it.
+    """
     data = loader(Path(path), **kwargs)
     data.set_state(state)
     with open(out, "w") as file:
@@ -63,7 +76,10 @@ def say(path: str, state: dict, out: str, **kwargs) -> None:
 
 
 def serve() -> None:
-    """For each line of arguments of `say` a process that does it; its number is printed. Forked, for importing takes seconds."""
+    """For each line of arguments of `say` a process that does it; its number is printed.
+
+    Forked, for importing takes seconds.
+    """
     for line in sys.stdin:
         path, state, out, kwargs = json.loads(line)
         if not (pid := os.fork()):
@@ -73,10 +89,23 @@ def serve() -> None:
 
 @pytest.fixture(scope="module")
 def begin():
-    """(path, state, out, **kwargs of the loader) → the number of a process that does what `say` does."""
+    """(path, state, out, **kwargs of the loader) → the number of a process that does what `say`
+    does.
+    """
     code = "import test_data_loader_faults as t\nif __name__ == '__main__': t.serve()"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])}
-    server = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+        ),
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
     def call(path, state, out, **kwargs):
         server.stdin.write(json.dumps([str(path), state, str(out), kwargs]) + "\n")
@@ -133,7 +162,9 @@ def test_two_hosts_become_one_within_an_epoch(data):
 
 @pytest.fixture
 def broken(data, tmp_path):
-    """The same records, two of which can no longer be read; which, and the keys' numbers in the order of the source."""
+    """The same records, two of which can no longer be read; which, and the keys' numbers in the
+    order of the source.
+    """
     copy = tmp_path / "d"
     copy.mkdir()
     for path in data.iterdir():
@@ -187,13 +218,21 @@ def test_one_damaged_record_too_many_ends_it_and_the_first_is_named(broken):
     folder, _, _ = broken
     for threads in (0, 2):
         data = loader(folder, max_damaged=1, num_threads=threads)
-        with pytest.raises(InputError, match=r"2 damaged records, at most 1 .*the first: record \d+ of .*array_record.* is damaged"):
+        with pytest.raises(
+            InputError,
+            match=(
+                r"2 damaged records, at most 1 .*the first: record \d+ of .*array_record.* is"
+                r" damaged"
+            ),
+        ):
             list(itertools.islice(data, 30))
         assert data.get_state()["next_index"] < 30
     with pytest.raises(InputError, match=r"^record \d+ of .*array_record.* is damaged"):
         list(itertools.islice(loader(folder), 30))
     with pytest.raises(InputError, match="at most 1"):
-        loader(folder, max_damaged=1).set_state({"next_index": 3, "damaged": {"0:1": "one", "0:2": "two"}})
+        loader(folder, max_damaged=1).set_state(
+            {"next_index": 3, "damaged": {"0:1": "one", "0:2": "two"}}
+        )
 
 
 def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
@@ -204,7 +243,9 @@ def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
     assert keys([next(stream)]) == [int(records[i]["key"][1:]) for i in (0, 1, 2, 6)]
     assert keys([next(stream)])[:2] == [int(records[6]["key"][1:])] * 2
     assert sorted(stream.damaged) == ["0:3", "0:4", "0:5"]
-    with pytest.raises(InputError, match="3 damaged records one after the other; the first: record 'k9'"):
+    with pytest.raises(
+        InputError, match="3 damaged records one after the other; the first: record 'k9'"
+    ):
         list(itertools.islice(loader(records, max_damaged=2, shuffle=False), 2))
     with pytest.raises(InputError, match="damaged"):
         list(loader([{**r, "image": b""} for r in records], max_damaged=1000))
@@ -212,7 +253,9 @@ def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
 
 def test_what_looks_at_some_records_leaves_out_the_damaged(broken):
     folder, indices, order = broken
-    assert [int(r["key"][1:]) for r in readable(open_records(folder))] == [key for i, key in enumerate(order) if i not in indices]
+    assert [int(r["key"][1:]) for r in readable(open_records(folder))] == [
+        key for i, key in enumerate(order) if i not in indices
+    ]
 
 
 def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begin, tmp_path):
@@ -221,8 +264,21 @@ def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begi
     lines = [[digest(batch), expected.get_state()] for batch in itertools.islice(expected, 20)]
     pid = begin(folder, lines[5][1], tmp_path / "out", num_workers=2, num_threads=1, max_damaged=2)
     seen = lines_of(tmp_path / "out", 10)[:10]
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    assert len([child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]) == 2
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    assert (
+        len(
+            [
+                child
+                for child in children
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+            ]
+        )
+        == 2
+    )
     os.kill(pid, signal.SIGKILL)
     assert seen == lines[6:16]  # batches, positions, and what was damaged
     deadline = time.monotonic() + 30

@@ -1,4 +1,6 @@
-"""Datasets mixed by weight, and batches of one size each: shares, whole epochs, resumption, and the same order on every host."""
+"""Datasets mixed by weight, and batches of one size each: shares, whole epochs, resumption, and the
+same order on every host.
+"""
 
 import itertools
 import math
@@ -15,7 +17,8 @@ from data_pipeline.records import RecordWriter, make_record, open_records
 from data_pipeline.sizes import NAME, read_sizes, sizes_of, write_sizes
 
 COUNTS = {"a": 23, "b": 8}
-SHAPES = ((16, 16), (16, 15), (16, 30), (16, 32), (32, 16))  # height, width of record i: number i % 5
+# height, width of record i: number i % 5
+SHAPES = ((16, 16), (16, 15), (16, 30), (16, 32), (32, 16))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,17 @@ def data(tmp_path_factory):
 
 
 def loader(records, **kwargs):
-    return make_loader(records, **{"batch_size": 4, "image_size": 16, "tokenize": None, "seed": 0, "num_threads": 0, **kwargs})
+    return make_loader(
+        records,
+        **{
+            "batch_size": 4,
+            "image_size": 16,
+            "tokenize": None,
+            "seed": 0,
+            "num_threads": 0,
+            **kwargs,
+        },
+    )
 
 
 def both(data, a=3.0, b=1.0):
@@ -81,14 +94,26 @@ def test_a_mixture_resumes_on_any_hosts(data):
 
 def test_an_epoch_of_a_mixture_has_every_record_once(data):
     mixed = both(data)
-    assert [mixed[i]["key"] for i in (0, 23, -1)] == [mixed.parts[0][0]["key"], mixed.parts[1][0]["key"], mixed.parts[1][7]["key"]]
-    assert sorted(values(loader(mixed, num_epochs=1, drop_remainder=False))) == sorted([*range(23), *range(100, 108)])
+    assert [mixed[i]["key"] for i in (0, 23, -1)] == [
+        mixed.parts[0][0]["key"],
+        mixed.parts[1][0]["key"],
+        mixed.parts[1][7]["key"],
+    ]
+    assert sorted(values(loader(mixed, num_epochs=1, drop_remainder=False))) == sorted(
+        [*range(23), *range(100, 108)]
+    )
 
 
-@pytest.mark.parametrize(("text", "parts"), [
-    ("a", [("a", 1)]), ("a:3,b:1", [("a", 3), ("b", 1)]), ("a, b:.5", [("a", 1), ("b", 0.5)]), ("gs://x/y", [("gs://x/y", 1)]),
-    ("gs://x/y:2,/z", [("gs://x/y", 2), ("/z", 1)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a", [("a", 1)]),
+        ("a:3,b:1", [("a", 3), ("b", 1)]),
+        ("a, b:.5", [("a", 1), ("b", 0.5)]),
+        ("gs://x/y", [("gs://x/y", 1)]),
+        ("gs://x/y:2,/z", [("gs://x/y", 2), ("/z", 1)]),
+    ],
+)
 def test_what_a_path_says(text, parts, tmp_path, monkeypatch):
     assert mixture.parse(text) == parts
     monkeypatch.chdir(tmp_path)
@@ -115,14 +140,23 @@ def test_a_batch_has_one_size_and_no_record_is_lost(data):
     assert {shape[1:3] for shape in shapes} == set(SIZES) == set(sized(data).sizes)
     assert all(shape[0] == 4 for shape in shapes)
     for size in SIZES:
-        members = [i for i in range(23) if buckets.assign(np.array([SHAPES[i % 5]]), SIZES)[0] == SIZES.index(size)]
+        members = [
+            i
+            for i in range(23)
+            if buckets.assign(np.array([SHAPES[i % 5]]), SIZES)[0] == SIZES.index(size)
+        ]
         own = values(b for b in drawn if b["image"].shape[1:3] == size)
         for start in range(0, len(own) - len(members), len(members)):
-            assert sorted(own[start : start + len(members)]) == members  # epochs of their own, nothing missed or twice
+            # epochs of their own, nothing missed or twice
+            assert sorted(own[start : start + len(members)]) == members
         assert len(own) / 240 == pytest.approx(len(members) / 23, abs=0.02)
-        assert all((b["sizes"][:, 4:] == size).all() for b in drawn if b["image"].shape[1:3] == size)
+        assert all(
+            (b["sizes"][:, 4:] == size).all() for b in drawn if b["image"].shape[1:3] == size
+        )
     first = drawn[: math.ceil(23 / 4) + len(SIZES)]
-    assert len(set(values(first))) >= 23 - sum(len([b for b in range(23) if SHAPES[b % 5] == s]) % 4 for s in SIZES)
+    assert len(set(values(first))) >= 23 - sum(
+        len([b for b in range(23) if SHAPES[b % 5] == s]) % 4 for s in SIZES
+    )
 
 
 def test_buckets_resume_and_hosts_agree(data):
@@ -135,7 +169,9 @@ def test_buckets_resume_and_hosts_agree(data):
         host = sized(data, rows=rows, **kwargs)
         host.set_state(state)
         same([{k: v[list(rows)] for k, v in b.items()} for b in rest], itertools.islice(host, 20))
-    share = np.mean([v >= 100 for v in values(itertools.islice(sized(data, records=both(data)), 100))])
+    share = np.mean(
+        [v >= 100 for v in values(itertools.islice(sized(data, records=both(data)), 100))]
+    )
     assert share == pytest.approx(0.25, abs=0.02)
 
 
@@ -152,17 +188,25 @@ def test_the_list_of_buckets():
     around = buckets.parse("64", 512)
     assert (512, 512) in around
     assert len({h / w for h, w in around}) == len(around) >= 7
-    assert all(h % 64 == 0 == w % 64 and 0.5 <= h / w <= 2 and 0.85 < h * w / 512**2 < 1.15 for h, w in around)
+    assert all(
+        h % 64 == 0 == w % 64 and 0.5 <= h / w <= 2 and 0.85 < h * w / 512**2 < 1.15
+        for h, w in around
+    )
     assert {(w, h) for h, w in around} == set(around)
     assert buckets.parse("", 512) == ()
     with pytest.raises(InputError, match="too many"):
         buckets.parse("8", 4096)
     assert buckets.parse("512x512, 448x576", 512) == ((512, 512), (448, 576))
-    nearest = buckets.assign(np.array([[512, 512], [448, 577], [1000, 1300], [1300, 1000], [10, 100]]), ((512, 512), (448, 576)))
+    nearest = buckets.assign(
+        np.array([[512, 512], [448, 577], [1000, 1300], [1300, 1000], [10, 100]]),
+        ((512, 512), (448, 576)),
+    )
     assert list(nearest) == [0, 1, 1, 0, 1]
 
 
-@pytest.mark.parametrize("text", ["512", "x", "512x", "0", "4x4", "512x512,256x256", "9000x512", "1024", "512x512;1x1"])
+@pytest.mark.parametrize(
+    "text", ["512", "x", "512x", "0", "4x4", "512x512,256x256", "9000x512", "1024", "512x512;1x1"]
+)
 def test_buckets_that_cannot_be_are_refused(text):
     with pytest.raises(InputError, match="buckets"):
         buckets.parse(text, 511)

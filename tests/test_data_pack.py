@@ -18,7 +18,9 @@ from data_pipeline.records import open_records
 
 def encoded(i, fmt="PNG", size=(12, 10)):
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(out, fmt)
+    Image.fromarray(
+        np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    ).save(out, fmt)
     return out.getvalue()
 
 
@@ -42,9 +44,19 @@ def test_folder_with_every_reason(tmp_path, monkeypatch):
     for name, data in {
         "b.png": encoded(1),
         "b.txt": b" a caption \n",
-        "b.json": json.dumps(
-            {"url": "http://u", "similarity": 0.3, "width": 9, "original_height": 7, "nsfw": "no", "ok": True, "x": 1e999}
-        ).encode(),
+        "b.json": (
+            json.dumps(
+                {
+                    "url": "http://u",
+                    "similarity": 0.3,
+                    "width": 9,
+                    "original_height": 7,
+                    "nsfw": "no",
+                    "ok": True,
+                    "x": 1e999,
+                }
+            ).encode()
+        ),
         "a.JPG": encoded(2, "JPEG"),
         "a.txt": "ein Bär".encode(),
         "sub/c.webp": encoded(3, "WEBP"),
@@ -98,10 +110,23 @@ def test_tars(tmp_path, monkeypatch):
     monkeypatch.setattr(items, "MAX_IMAGE_BYTES", 5000)
     src = tmp_path / "src"
     src.mkdir()
-    meta = json.dumps({"caption": "json caption", "url": "http://u/1", "aesthetic": 5.5, "pwatermark": 0.1, "width": 3}).encode()
+    meta = json.dumps(
+        {
+            "caption": "json caption",
+            "url": "http://u/1",
+            "aesthetic": 5.5,
+            "pwatermark": 0.1,
+            "width": 3,
+        }
+    ).encode()
     tar(
         src / "00001.tar",
-        [("000010002.jpg", encoded(1, "JPEG")), ("000010002.json", meta), ("000010001.png", encoded(2)), ("000010001.txt", b"again")],
+        [
+            ("000010002.jpg", encoded(1, "JPEG")),
+            ("000010002.json", meta),
+            ("000010001.png", encoded(2)),
+            ("000010001.txt", b"again"),
+        ],
     )
     tar(
         src / "00000.tar",
@@ -139,7 +164,14 @@ def test_tars(tmp_path, monkeypatch):
 
 def test_a_damaged_tar_does_not_stop_the_others(tmp_path):
     for i in range(2):
-        tar(tmp_path / f"{i}.tar", [(f"{i}{j}.{ext}", data) for j in range(9) for ext, data in (("png", encoded(j)), ("txt", b"x"))])
+        tar(
+            tmp_path / f"{i}.tar",
+            [
+                (f"{i}{j}.{ext}", data)
+                for j in range(9)
+                for ext, data in (("png", encoded(j)), ("txt", b"x"))
+            ],
+        )
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: 4 * 1024 + 700])  # in the third image
     report = pack(tmp_path, tmp_path / "out", shards=1)
@@ -176,13 +208,20 @@ def test_metadata_jsonl(tmp_path):
         {"file_name": 7},
         {"caption": "no name"},
     ]
-    (src / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\nnot json\n\n")
+    (src / "metadata.jsonl").write_text(
+        "\n".join(json.dumps(line) for line in lines) + "\nnot json\n\n"
+    )
     report = pack(src, tmp_path / "out", shards=1)
     assert [(r["key"], r["caption"], r["scores"]) for r in open_records(tmp_path / "out")] == [
         ("train/x", "cap", '{"punsafe": 0.25}'),
         ("y", "hugging face style", "{}"),
     ]
-    assert report["skipped"] == {items.MISSING: 1, items.OUTSIDE: 2, items.BAD_TEXT: 3, items.DUPLICATE: 1}
+    assert report["skipped"] == {
+        items.MISSING: 1,
+        items.OUTSIDE: 2,
+        items.BAD_TEXT: 3,
+        items.DUPLICATE: 1,
+    }
 
 
 def test_extreme_aspect_ratios_are_left_out(tmp_path):
@@ -268,7 +307,9 @@ def test_bounds_on_pixels_and_bytes():
     with pytest.raises(images.TooLargeError, match="bytes"):
         open_image(encoded(0), max_bytes=100)
     for kind in ("BMP", "GIF", "TIFF"):
-        with pytest.raises(images.UnsupportedError, match=f"a {kind} image; png, jpeg and webp are read"):
+        with pytest.raises(
+            images.UnsupportedError, match=f"a {kind} image; png, jpeg and webp are read"
+        ):
             open_image(saved(Image.new("RGB", (4, 4)), kind))
     with pytest.raises(InputError, match="not a readable"):
         open_image(b"no image")

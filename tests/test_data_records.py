@@ -16,12 +16,21 @@ from data_pipeline.records import FEATURES, RecordWriter, make_record, open_reco
 
 
 def png(i, size=8):
-    return encode_png(np.random.default_rng(i).integers(0, 256, (size, size + 2, 3), dtype=np.uint8))
+    return encode_png(
+        np.random.default_rng(i).integers(0, 256, (size, size + 2, 3), dtype=np.uint8)
+    )
 
 
 def write(out, count=7, shards=3, size=8, **kwargs):
     records = [
-        make_record(png(i, size), f"caption {i} ü", key=f"k{i}", url=f"http://x/{i}", scores={"aesthetic": i / 2}) for i in range(count)
+        make_record(
+            png(i, size),
+            f"caption {i} ü",
+            key=f"k{i}",
+            url=f"http://x/{i}",
+            scores={"aesthetic": i / 2},
+        )
+        for i in range(count)
     ]
     with RecordWriter(out, shards=shards, **kwargs) as writer:
         for record in records:
@@ -57,7 +66,9 @@ source = tfds.builder_from_directory({str(tmp_path / "d")!r}).as_data_source(spl
 digests = {{r["key"].decode(): hashlib.sha256(r["image"]).hexdigest() for r in (source[i] for i in range(len(source)))}}
 print(json.dumps([digests, [m for m in ("tensorflow", "cv3jax", "torch", "flax") if m in sys.modules]]))
 """
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.getcwd()).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.getcwd()
+    ).stdout
     digests, foreign = json.loads(out)
     assert digests == {k: r["sha256"] for k, r in written.items()}
     assert foreign == []  # jax is not in the list: grain itself imports it where it is installed
@@ -68,7 +79,9 @@ def test_shards_are_balanced_and_no_more_than_records(tmp_path):
     names = sorted(p.name for p in (tmp_path / "d").glob("*array_record*"))
     assert names == [f"records-train.array_record-0000{i}-of-00002" for i in (0, 1)]
     write(tmp_path / "e", count=7, shards=3)
-    lengths = json.loads((tmp_path / "e" / "dataset_info.json").read_text())["splits"][0]["shardLengths"]
+    lengths = json.loads((tmp_path / "e" / "dataset_info.json").read_text())["splits"][0][
+        "shardLengths"
+    ]
     assert lengths == ["3", "2", "2"]
 
 
@@ -94,7 +107,10 @@ with RecordWriter({str(tmp_path / "d")!r}) as writer:
         writer.write(make_record(png(i), "a", key=str(i)))
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", program], cwd=os.getcwd()).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=os.getcwd()).returncode
+        == -signal.SIGKILL
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["d.partial"]
     with pytest.raises(InputError, match="no records at"):
         open_records(tmp_path / "d")
@@ -152,7 +168,9 @@ def test_a_truncated_shard_is_named(tmp_path, keep):
 def test_a_shard_with_other_records_than_described_is_named(tmp_path):
     """Such as a file of another run, whole in itself."""
     write(tmp_path / "d", count=7)
-    first, second = (tmp_path / "d" / f"records-train.array_record-0000{i}-of-00003" for i in (0, 1))
+    first, second = (
+        tmp_path / "d" / f"records-train.array_record-0000{i}-of-00003" for i in (0, 1)
+    )
     first.write_bytes(second.read_bytes())
     with pytest.raises(InputError, match=f"{first.name} has 2 records where .* says 3"):
         open_records(tmp_path / "d")
@@ -196,7 +214,9 @@ def test_a_damaged_description_is_one_line(tmp_path):
         with pytest.raises(InputError, match=message):
             open_records(tmp_path / "d")
     info.write_text(good_info)
-    features.write_text(good_features.replace("tensorflow_datasets.core.features.text_feature.Text", "this.Evil"))
+    features.write_text(
+        good_features.replace("tensorflow_datasets.core.features.text_feature.Text", "this.Evil")
+    )
     assert len(open_records(tmp_path / "d")) == 7
     assert "this" not in sys.modules  # nothing that a dataset names is imported
     (tmp_path / "d" / "records-train.array_record-00002-of-00003").unlink()

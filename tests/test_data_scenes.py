@@ -1,4 +1,6 @@
-"""Scenes: pure functions of the seed, captions that can be read back, pixels that show what the caption says."""
+"""Scenes: pure functions of the seed, captions that can be read back, pixels that show what the
+caption says.
+"""
 
 import collections
 import dataclasses
@@ -13,7 +15,17 @@ from PIL import Image
 from data_pipeline import scenes
 from data_pipeline.errors import InputError
 from data_pipeline.records import open_records
-from data_pipeline.scenes import Object, Scene, build, caption, parse, properties, sample_scene, scene_of, vocabulary
+from data_pipeline.scenes import (
+    Object,
+    Scene,
+    build,
+    caption,
+    parse,
+    properties,
+    sample_scene,
+    scene_of,
+    vocabulary,
+)
 from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB, render
 
 PLAIN = Object("large", "red", None, "circle", None, "in the center", 0.5, 0.5, 0.2)
@@ -30,11 +42,20 @@ def halved(pixels):
 
 
 def test_the_same_arguments_give_the_same_scene_and_pixels():
-    assert caption(sample_scene(0, 0)) == "a small blue circle on the left and a large yellow triangle on the right, beige background"
+    assert (
+        caption(sample_scene(0, 0))
+        == "a small blue circle on the left and a large yellow triangle on the right, beige"
+        " background"
+    )
     for i in range(20):
         assert sample_scene(3, i) == sample_scene(3, i)
         assert np.array_equal(render(sample_scene(3, i), 64), render(sample_scene(3, i), 64))
-    ways = {sample_scene(0, 5), sample_scene(1, 5), sample_scene(0, 6), sample_scene(0, 5, split="heldout")}
+    ways = {
+        sample_scene(0, 5),
+        sample_scene(1, 5),
+        sample_scene(0, 6),
+        sample_scene(0, 5, split="heldout"),
+    }
     assert len(ways) == 4
 
 
@@ -58,7 +79,9 @@ def test_what_is_asked_for_comes_in_the_shares_asked_for():
     layouts = collections.Counter(s.layout for s in sampled)
     assert layouts["one"] / 4000 == pytest.approx(0.3, abs=0.03)
     assert layouts["relation"] / (4000 - layouts["one"]) == pytest.approx(0.3, abs=0.03)
-    heights = collections.Counter(round(s.objects[0].cy, 1) for s in sampled if s.layout == "relation")
+    heights = collections.Counter(
+        round(s.objects[0].cy, 1) for s in sampled if s.layout == "relation"
+    )
     assert set(heights) == {0.3, 0.5, 0.7}
     assert min(heights.values()) > 0.28 * layouts["relation"]
     assert np.mean([bool(o.texture or o.outline) for o in objects]) == pytest.approx(0.4, abs=0.03)
@@ -71,7 +94,9 @@ def test_what_is_asked_for_comes_in_the_shares_asked_for():
     assert {s.layout for s in plain} == {"one"}
 
 
-@given(st.integers(0, 2**40), st.integers(0, 2**40), st.sampled_from(scenes.SPLITS), st.floats(0, 1))
+@given(
+    st.integers(0, 2**40), st.integers(0, 2**40), st.sampled_from(scenes.SPLITS), st.floats(0, 1)
+)
 @settings(max_examples=200, deadline=None)
 def test_parse_is_the_inverse_of_caption(seed, index, split, share):
     scene = sample_scene(seed, index, split=split, textured=share, two=share, relational=share)
@@ -96,7 +121,15 @@ def test_parse_is_the_inverse_of_caption(seed, index, split, share):
 def test_parse_refuses_foreign_text():
     good = "a large red circle in the center, white background"
     parse(good)
-    for text in ("", "a photo of a cat", good + ".", good.replace("red", "mauve"), "  " + good, good.upper(), good.replace(",", "")):
+    for text in (
+        "",
+        "a photo of a cat",
+        good + ".",
+        good.replace("red", "mauve"),
+        "  " + good,
+        good.upper(),
+        good.replace(",", ""),
+    ):
         with pytest.raises(InputError, match="not a caption"):
             parse(text)
 
@@ -122,7 +155,8 @@ def test_the_same_picture_at_every_resolution(index):
     scene = sample_scene(5, index, textured=0.7)
     difference = np.abs(halved(render(scene, 128)) - render(scene, 64))
     assert difference.mean() < 1.0  # of 255
-    assert np.quantile(difference, 0.999) < 48  # hard edges without anti-aliasing would differ by a whole step, 100 to 255
+    # hard edges without anti-aliasing would differ by a whole step, 100 to 255
+    assert np.quantile(difference, 0.999) < 48
 
 
 def test_edges_are_anti_aliased():
@@ -161,7 +195,10 @@ def test_shapes_and_colours_are_well_separated():
             assert a == b or (mask_a ^ mask_b).sum() > 0.15 * (mask_a | mask_b).sum()
     assert max(areas.values()) < 3 * min(areas.values())
     colours = [*RGB.values(), *BACKGROUND_RGB.values()]
-    assert min(np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(colours) for b in colours[:i]) > 60
+    assert (
+        min(np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(colours) for b in colours[:i])
+        > 60
+    )
 
 
 @pytest.mark.parametrize("texture", scenes.TEXTURES)
@@ -171,17 +208,31 @@ def test_textures_show_at_128_and_are_gone_at_64(texture):
     assert fine.std() > 25
     assert fine.max() > 0.95 * RGB["red"][0]
     spectrum = np.abs(np.fft.fft2(fine - fine.mean()))
-    assert np.unravel_index(spectrum.argmax(), spectrum.shape)[0] in (8, 24, 0)  # 32 pixels / period 4
+    # 32 pixels / period 4
+    assert np.unravel_index(spectrum.argmax(), spectrum.shape)[0] in (8, 24, 0)
     pixels = render(one(shape="square", texture=texture), 128)
-    for method in (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS, Image.Resampling.BICUBIC):
-        coarse = np.asarray(Image.fromarray(pixels).resize((64, 64), method))[26:38, 26:38, 0].astype(float)
+    for method in (
+        Image.Resampling.BOX,
+        Image.Resampling.BILINEAR,
+        Image.Resampling.LANCZOS,
+        Image.Resampling.BICUBIC,
+    ):
+        coarse = np.asarray(Image.fromarray(pixels).resize((64, 64), method))[
+            26:38, 26:38, 0
+        ].astype(float)
         assert coarse.std() < 1.0  # rounding
-        assert coarse.mean() == pytest.approx(0.8 * RGB["red"][0], abs=2)  # so the tone does not tell stripes from dots
-    assert render(one(shape="square", texture=texture), 64)[26:38, 26:38, 0].astype(float).std() < 1.0
+        # so the tone does not tell stripes from dots
+        assert coarse.mean() == pytest.approx(0.8 * RGB["red"][0], abs=2)
+    assert (
+        render(one(shape="square", texture=texture), 64)[26:38, 26:38, 0].astype(float).std() < 1.0
+    )
 
 
 def test_stripes_and_dots_differ():
-    striped, dotted = (render(one(shape="square", texture=t), 128)[48:80, 48:80, 0].astype(float) for t in scenes.TEXTURES)
+    striped, dotted = (
+        render(one(shape="square", texture=t), 128)[48:80, 48:80, 0].astype(float)
+        for t in scenes.TEXTURES
+    )
     assert striped.std(1).max() < 1  # constant along a stripe
     assert dotted.std(1).max() > 25
 
@@ -216,7 +267,11 @@ def test_build_writes_records_a_judge_can_use(tmp_path):
         scene_of('{"aesthetic": 5}')
 
 
-@pytest.mark.parametrize("wrong", [{"num": 0}, {"seed": -1}, {"size": 8}, {"split": "test"}, {"textured": 1.5}, {"two": -0.1}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num": 0}, {"seed": -1}, {"size": 8}, {"split": "test"}, {"textured": 1.5}, {"two": -0.1}],
+    ids=str,
+)
 def test_build_refuses(tmp_path, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         build(tmp_path / "d", **{"num": 2, "seed": 0, "split": "train", **wrong})

@@ -1,4 +1,6 @@
-"""Sources that are damaged, unreadable or hostile: each item left out is counted, none stops the rest, no link leads outside."""
+"""Sources that are damaged, unreadable or hostile: each item left out is counted, none stops the
+rest, no link leads outside.
+"""
 
 import json
 import os
@@ -16,7 +18,16 @@ def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeyp
     for name in ("good.png", "locked.png"):
         (tmp_path / name).write_bytes(encoded(1))
     (tmp_path / "loop.png").symlink_to("loop.png")
-    names = ["", ".", "loop.png", "locked.png", "a\x00b.png", "x" * 5000 + ".png", "\ud800.png", "good.png"]
+    names = [
+        "",
+        ".",
+        "loop.png",
+        "locked.png",
+        "a\x00b.png",
+        "x" * 5000 + ".png",
+        "\ud800.png",
+        "good.png",
+    ]
     lines = [json.dumps({"file_name": name, "caption": "x"}) for name in names]
     (tmp_path / "metadata.jsonl").write_text("\n".join(["[" * 100_000, "7", "[]", *lines]))
     refuse_to_read(monkeypatch, "locked.png")
@@ -26,7 +37,9 @@ def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeyp
     assert sum(report["skipped"].values()) == 10
     assert "locked: line 7: locked.png: Permission denied" in report["examples"][items.UNREADABLE]
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
-    monkeypatch.setattr(Path, "open", lambda *args: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        Path, "open", lambda *args: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
     with pytest.raises(InputError, match=r"metadata\.jsonl cannot be read \(Permission denied\)"):
         sources.open_source(tmp_path)
 
@@ -53,14 +66,21 @@ def test_a_folder_with_unreadable_files_and_links(tmp_path, monkeypatch):
             (src / f"{name}.txt").write_text("caption")
     (src / "text.txt").symlink_to(tmp_path / "secret")
     (src / "meta.json").symlink_to("../secret")
-    for name, target in (("image", "../outside.png"), ("loop", "loop.png"), ("dangling", "none.png"), ("inside", "sub/real.png")):
+    for name, target in (
+        ("image", "../outside.png"),
+        ("loop", "loop.png"),
+        ("dangling", "none.png"),
+        ("inside", "sub/real.png"),
+    ):
         (src / f"{name}.png").symlink_to(target)
         (src / f"{name}.txt").write_text("caption")
     os.mkfifo(src / "pipe.png")
     refuse_to_read(monkeypatch, "locked.png")
     report = pack(src, tmp_path / "out", shards=1)
     assert keys(tmp_path / "out") == ["good", "inside", "sub/real"]
-    assert {k: sorted(line.partition(":")[0] for line in v) for k, v in report["examples"].items()} == {
+    assert {
+        k: sorted(line.partition(":")[0] for line in v) for k, v in report["examples"].items()
+    } == {
         items.OUTSIDE: ["image", "meta", "text"],
         items.UNREADABLE: ["locked", "loop"],
         items.MISSING: ["dangling", "pipe"],

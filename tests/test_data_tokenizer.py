@@ -1,4 +1,6 @@
-"""The trained tokenizer: the same file every time, ids as T5 numbers them, and no prompt that it refuses."""
+"""The trained tokenizer: the same file every time, ids as T5 numbers them, and no prompt that it
+refuses.
+"""
 
 import hashlib
 import os
@@ -61,7 +63,10 @@ def test_ids_are_those_of_t5(folder, tokenize):
     assert ids[1][1] == 1  # a word of the captions is one token
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
-    assert tokenizer.decode(ids[2], skip_special_tokens=True).replace(" ,", ",") == "a large red circle in the center, white background"
+    assert (
+        tokenizer.decode(ids[2], skip_special_tokens=True).replace(" ,", ",")
+        == "a large red circle in the center, white background"
+    )
     assert ids.max() < len(tokenizer) <= 512
 
 
@@ -120,7 +125,9 @@ def test_bad_folders(tmp_path, folder):
     with pytest.raises(InputError, match="max_length = 1"):
         load_tokenizer(folder, 1)
     (tmp_path / "spiece.model").write_bytes(b"\x0a\x00damaged")
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "pad_token": "<pad>", "eos_token": "</s>"}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "T5Tokenizer", "pad_token": "<pad>", "eos_token": "</s>"}'
+    )
     with pytest.raises(InputError, match="not a tokenizer"):
         load_tokenizer(tmp_path, 8)
 

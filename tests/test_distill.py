@@ -1,4 +1,6 @@
-"""`cv3jax distill`: what rounds leave, where each begins and which weights it keeps; a stop on request and on divergence."""
+"""`cv3jax distill`: what rounds leave, where each begins and which weights it keeps; a stop on
+request and on divergence.
+"""
 
 import os
 import shutil
@@ -53,7 +55,9 @@ def test_rounds_of_one_kind_share_one_compilation(stage):
 def test_every_round_is_kept_and_stands_in_the_tables(stage):
     run = tiny_runs.distilled(stage)
     counts, full = tiny_runs.ROUNDS[stage], tiny_runs.FULL[stage]
-    assert [(one["round"], one["steps"]) for one in run.figures["rounds"]] == list(enumerate(counts, 1))
+    assert [(one["round"], one["steps"]) for one in run.figures["rounds"]] == list(
+        enumerate(counts, 1)
+    )
     assert run.figures["full"] == full
     for number, steps in enumerate(counts, 1):
         place = run.workdir / "rounds" / f"{number}_{steps}_steps"
@@ -70,14 +74,20 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
         assert figures["start"]["parity"] <= TOLERANCE
         assert figures["distance"].keys() == {"1", "3", "all"}
         assert all(0 <= value < 10 for value in figures["distance"].values())
-        assert [line["step"] for line in read_lines(place / "evaluations.jsonl")] == [0, tiny_runs.UPDATES]
-        assert {path.name for path in (place / "previews").iterdir()} == {f"step_{n:07d}.png" for n in (0, tiny_runs.UPDATES)}
+        assert [line["step"] for line in read_lines(place / "evaluations.jsonl")] == [
+            0,
+            tiny_runs.UPDATES,
+        ]
+        assert {path.name for path in (place / "previews").iterdir()} == {
+            f"step_{n:07d}.png" for n in (0, tiny_runs.UPDATES)
+        }
         assert hashes(place / "cascade" / stage) == hashes(place / "best")
     assert hashes(run.workdir / "cascade" / stage) == hashes(place / "best")
     rows = tiny_runs.read_json(run.workdir / "quality.json")["rows"]
     undistilled = [steps for steps in counts if steps != full]
-    assert sorted((row["steps"], row["round"] or 0) for row in rows) == sorted([(n, 0) for n in undistilled]
-                                                                               + [(n, i) for i, n in enumerate(counts, 1)])  # fmt: skip
+    assert sorted((row["steps"], row["round"] or 0) for row in rows) == sorted(
+        [(n, 0) for n in undistilled] + [(n, i) for i, n in enumerate(counts, 1)]
+    )
     assert run.figures["undistilled"].keys() == {str(n) for n in undistilled}
     text = (run.workdir / "quality.md").read_text()
     for steps in undistilled:
@@ -106,12 +116,21 @@ def test_teacher_and_student_lie_in_shards(tmp_path):
 
 # of a hollow run: its distances, of which update 2 of round 1 has the least, and 3 of round 2
 FAR = {2: [5.0, 4.0, 1.0, 3.0, 2.0], 1: [6.0, 5.0, 4.0, 4.0, 2.5, 3.0]}
-HOLLOW = (f"distill.rounds={tiny_runs.rounds({2: 4, 1: 4})}", "sample.steps=2", "train.preview_every=1", "train.save_every=1",
-          "mesh.data=1", "mesh.fsdp=1", "batch.per_device=8")  # fmt: skip
+HOLLOW = (
+    f"distill.rounds={tiny_runs.rounds({2: 4, 1: 4})}",
+    "sample.steps=2",
+    "train.preview_every=1",
+    "train.save_every=1",
+    "mesh.data=1",
+    "mesh.fsdp=1",
+    "batch.per_device=8",
+)
 
 
 class Hollow:
-    """Two rounds of four updates in two sittings: SIGTERM comes in the second update of the second round."""
+    """Two rounds of four updates in two sittings: SIGTERM comes in the second update of the second
+    round.
+    """
 
     def __init__(self, workdir: Path):
         self.workdir, self.argv = workdir, tiny_runs.distill_argv("base", workdir, *HOLLOW)
@@ -124,13 +143,20 @@ class Hollow:
         return seen
 
     def stamps(self, place: Path) -> dict:
-        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.rglob("*") if path.is_file()}
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in place.rglob("*")
+            if path.is_file()
+        }
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     run = Hollow(tmp_path_factory.mktemp("hollow") / "w")
-    run.seen = run.sit(FAR, lambda plan, step: (plan.number, step) == (2, 2) and os.kill(os.getpid(), signal.SIGTERM))
+    run.seen = run.sit(
+        FAR,
+        lambda plan, step: (plan.number, step) == (2, 2) and os.kill(os.getpid(), signal.SIGTERM),
+    )
     run.before = run.stamps(run.first)
     run.saved = checkpoint.steps(run.second / "checkpoints")
     # its evaluations of updates 0 and 1 are there, that of 2 came before the save
@@ -143,7 +169,13 @@ def test_sigterm_inside_a_round_saves_exits_0_and_goes_on(stopped):
     assert stopped.saved[-1] == 2
     assert stopped.later.updates == [(2, 3), (2, 4)]
     assert stopped.stamps(stopped.first) == stopped.before  # a finished round is not touched
-    assert [line["step"] for line in read_lines(stopped.second / "evaluations.jsonl")] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in read_lines(stopped.second / "evaluations.jsonl")] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_a_finished_command_trains_nothing(stopped):
@@ -156,10 +188,15 @@ def test_a_finished_command_trains_nothing(stopped):
 
 def test_each_round_starts_from_the_best_ema_before_it_with_a_fresh_optimizer(stopped):
     states, teacher = stopped.seen.states, weights(tiny_runs.trained("relay").workdir)
-    start = {**teacher, "w_proj": jax.tree.map(np.zeros_like, states[1].params["w_proj"])}  # what it does not know begins as zeros
+    # what it does not know begins as zeros
+    start = {**teacher, "w_proj": jax.tree.map(np.zeros_like, states[1].params["w_proj"])}
     same(states[1].params, start)
     # an update adds 1, so these are of update 2 of 4
-    jax.tree.map(lambda ours, x: np.testing.assert_allclose(ours, x + 2.0, rtol=1e-6), weights(stopped.first / "cascade"), start)
+    jax.tree.map(
+        lambda ours, x: np.testing.assert_allclose(ours, x + 2.0, rtol=1e-6),
+        weights(stopped.first / "cascade"),
+        start,
+    )
     same(states[2].params, weights(stopped.first / "cascade"))
     same(stopped.seen.teachers[1], teacher)
     same(stopped.seen.teachers[2], weights(stopped.first / "cascade"))
@@ -170,7 +207,8 @@ def test_each_round_starts_from_the_best_ema_before_it_with_a_fresh_optimizer(st
         assert int(optax.tree.get(state.opt_state, "count")) == 0
     assert not np.array_equal(*(jax.random.key_data(states[number].key) for number in (1, 2)))
     assert stopped.seen.images[1].shape == stopped.seen.images[2].shape
-    assert not np.array_equal(stopped.seen.images[1], stopped.seen.images[2])  # another order of the data
+    # another order of the data
+    assert not np.array_equal(stopped.seen.images[1], stopped.seen.images[2])
 
 
 def test_the_weights_kept_are_those_nearest_to_the_full_sampler(stopped):
@@ -184,7 +222,9 @@ def test_the_weights_kept_are_those_nearest_to_the_full_sampler(stopped):
 
 
 def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
-    """Killed after its best look, and gone on with others: the figures are those of the weights that are there."""
+    """Killed after its best look, and gone on with others: the figures are those of the weights
+    that are there.
+    """
     far = {0: 5.0, 4: 2.0, 8: 1.0, 6: 1.5, 9: 1.2}
 
     class Told:
@@ -207,7 +247,11 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
     assert look(0) is None
     for steps in ((4, 8), (6, 9)):
         assert look(*steps) == {"step": 8, "all": 1.0}
-        like = {"step": jax.ShapeDtypeStruct((), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))}
+        like = {
+            "step": jax.ShapeDtypeStruct(
+                (), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            )
+        }
         assert float(checkpoint.load_part(tmp_path / "best", like)["step"]) == 8
     assert [line["step"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [0, 4, 6, 9]
     assert look(0) is None  # begun anew
@@ -220,7 +264,17 @@ def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
     text, latent = work.frozen.description["t5"], distill.make_bench(work).latent
 
     def differ(ours):
-        return parity(work.config, work.deal, plan, ours, teacher, 0, latent, (text["length"], text["model"]["channels"]), 8)
+        return parity(
+            work.config,
+            work.deal,
+            plan,
+            ours,
+            teacher,
+            0,
+            latent,
+            (text["length"], text["model"]["channels"]),
+            8,
+        )
 
     assert differ(student) <= TOLERANCE
     with pytest.raises(InputError, match="round 1: the student is not its teacher"):
@@ -228,7 +282,9 @@ def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
 
 
 def test_the_average_is_over_a_share_of_the_round():
-    config = tiny_runs.distill_config("base", f"distill.rounds={tiny_runs.rounds({4: 200, 2: 200})}", "distill.ema=0.25")
+    config = tiny_runs.distill_config(
+        "base", f"distill.rounds={tiny_runs.rounds({4: 200, 2: 200})}", "distill.ema=0.25"
+    )
     plans = distill.build_distill.plans(config)
     for plan in plans:
         np.testing.assert_allclose(round_of(config, plan).decay, 1 - 1 / 50, rtol=1e-6)
@@ -236,10 +292,18 @@ def test_the_average_is_over_a_share_of_the_round():
 
 
 def test_a_distilled_stage_is_distilled_further(tmp_path):
-    """From the first round on it is told w, like its student; there is no undistilled sampler to compare it with."""
+    """From the first round on it is told w, like its student; there is no undistilled sampler to
+    compare it with.
+    """
     first = tiny_runs.distilled("base").workdir / "rounds" / "1_4_steps" / "cascade"
     run = Hollow(tmp_path / "w")
-    run.argv = tiny_runs.distill_argv("base", run.workdir, *HOLLOW, f"distill.rounds={tiny_runs.rounds({2: 1})}", f"cascade={first}")
+    run.argv = tiny_runs.distill_argv(
+        "base",
+        run.workdir,
+        *HOLLOW,
+        f"distill.rounds={tiny_runs.rounds({2: 1})}",
+        f"cascade={first}",
+    )
     seen = run.sit({2: [1.0, 0.5]})
     same(seen.states[1].params, weights(first))
     rows = tiny_runs.read_json(run.workdir / "quality.json")
@@ -251,11 +315,15 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
 def going_on(workdir: Path, student: Path, w: str) -> Hollow:
     """One round of two updates for a student of two steps."""
     run = Hollow(workdir)
-    run.argv = tiny_runs.distill_argv("base", workdir, *HOLLOW, f"distill.rounds=((2,2,1e-3,{w}),)", f"distill.student={student}")
+    run.argv = tiny_runs.distill_argv(
+        "base", workdir, *HOLLOW, f"distill.rounds=((2,2,1e-3,{w}),)", f"distill.student={student}"
+    )
     return run
 
 
-def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(stopped, tmp_path, capsys):
+def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(
+    stopped, tmp_path, capsys
+):
     student = tmp_path / "student"
     shutil.copytree(stopped.first / "cascade", student)
     run = going_on(tmp_path / "w", student, "1.0,6.0")
@@ -267,7 +335,10 @@ def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(stop
     figures = tiny_runs.read_json(run.first / "figures.json")
     assert figures["start"] == {"step": 0, "1": 3.0, "3": 3.0, "all": 3.0}  # and no parity
     assert figures["best"] == 2  # what it began with does not know these w
-    assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {"steps": 2, "w": [1.0, 6.0]}
+    assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {
+        "steps": 2,
+        "w": [1.0, 6.0],
+    }
     shutil.rmtree(student)  # of no use to a round that has begun
     assert run.sit({}).updates == []
 
@@ -275,7 +346,10 @@ def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(stop
 def test_a_student_that_only_gets_worse_is_kept_as_it_was(stopped, tmp_path, capsys):
     run = going_on(tmp_path / "w", stopped.first / "cascade", "1.0,3.0")
     assert run.sit({2: [3.0, 5.0, 4.0]}).updates == [(1, 1), (1, 2)]
-    assert "no update came nearer to the full sampler; what the round began with is kept" in capsys.readouterr().err
+    assert (
+        "no update came nearer to the full sampler; what the round began with is kept"
+        in capsys.readouterr().err
+    )
     assert tiny_runs.read_json(run.first / "figures.json")["best"] == 0
     same(weights(run.workdir), weights(stopped.first / "cascade"))
 
@@ -290,8 +364,13 @@ def test_a_round_that_only_gets_worse_stops_with_exit_1_and_leaves_what_it_has(t
     assert ended.value.code == 1
     assert seen.updates == [(1, 1), (1, 2)]
     said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("cv3jax: round 1, update 2: 3.1 from the full sampler, 3.1 times as far as at the round's start; stopped")
+    assert said[-1].startswith(
+        "cv3jax: round 1, update 2: 3.1 from the full sampler, 3.1 times as far as at the round's"
+        " start; stopped"
+    )
     assert "Traceback" not in "".join(said)
-    assert [line["all"] for line in read_lines(run.first / "evaluations.jsonl")] == pytest.approx([1.0, 2.9, 3.1])
+    assert [line["all"] for line in read_lines(run.first / "evaluations.jsonl")] == pytest.approx(
+        [1.0, 2.9, 3.1]
+    )
     assert checkpoint.steps(run.first / "checkpoints") == [1]
     assert not (run.workdir / "cascade").exists()

@@ -1,4 +1,6 @@
-"""A distillation that is killed goes on to the bit, and one device trains as eight do: with a teacher as small as a UNet can be."""
+"""A distillation that is killed goes on to the bit, and one device trains as eight do: with a
+teacher as small as a UNet can be.
+"""
 
 import shutil
 import signal
@@ -21,15 +23,22 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 UPDATES = {4: 3, 2: 10}
 SIZES = {"channels": 16, "channel_mult": (1,), "res_blocks": 1, "depth": (0,), "mid_depth": 1}
-FIELDS = (*(f"model.{name}={value}".replace(" ", "") for name, value in SIZES.items()), f"distill.rounds={tiny_runs.rounds(UPDATES)}",
-          "train.save_every=2", "train.preview_every=4")  # fmt: skip
+FIELDS = (
+    *(f"model.{name}={value}".replace(" ", "") for name, value in SIZES.items()),
+    f"distill.rounds={tiny_runs.rounds(UPDATES)}",
+    "train.save_every=2",
+    "train.preview_every=4",
+)
 ALONE = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=8")
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """A cascade whose base was never trained, behind the tiny one's text encoder."""
-    place = shutil.copytree(tiny_runs.trained("base").workdir / "cascade", tmp_path_factory.mktemp("teacher") / "cascade")
+    place = shutil.copytree(
+        tiny_runs.trained("base").workdir / "cascade",
+        tmp_path_factory.mktemp("teacher") / "cascade",
+    )
     description = checkpoint.read_cascade(place)[1]
     stage = description["stages"]["base"]
     stage["model"].update(SIZES)
@@ -37,7 +46,10 @@ def teacher(tmp_path_factory):
     model = build_model(UNet, stage["model"])
     fresh = jax.jit(unet_init(model, stage["text_width"]))(jax.random.key(0))
     draws = np.random.default_rng(0)  # what begins as zeros would make all of its predictions alike
-    checkpoint.save_part(place / "base", jax.tree.map(lambda x: x + 0.05 * draws.standard_normal(x.shape, np.float32), fresh))
+    checkpoint.save_part(
+        place / "base",
+        jax.tree.map(lambda x: x + 0.05 * draws.standard_normal(x.shape, np.float32), fresh),
+    )
     checkpoint.write_cascade(place, description)
     return place
 
@@ -60,12 +72,21 @@ def weights(place: Path) -> dict:
 
 
 def stamps(place: Path) -> dict:
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.rglob("*") if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in place.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
-    """The first round is the whole run's, which is not repeated; the second is killed after a checkpoint of its own."""
-    workdir, command = tmp_path / "w", tiny_runs.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w"))
+    """The first round is the whole run's, which is not repeated; the second is killed after a
+    checkpoint of its own.
+    """
+    workdir, command = (
+        tmp_path / "w",
+        tiny_runs.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w")),
+    )
     first, second = (workdir / "rounds" / name for name in ("1_4_steps", "2_2_steps"))
     shutil.copytree(whole / "rounds" / "1_4_steps", first)
     before = stamps(first)
@@ -85,12 +106,18 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     theirs = whole / "rounds" / "2_2_steps"
     assert_equal(leaves(second, UPDATES[2]), leaves(theirs, UPDATES[2]))
     for place in ("cascade", "rounds/2_2_steps/cascade"):
-        jax.tree.map(np.testing.assert_array_equal, weights(workdir / place), weights(whole / place))
-        assert checkpoint.read_cascade(workdir / place)[1] == checkpoint.read_cascade(whole / place)[1]
+        jax.tree.map(
+            np.testing.assert_array_equal, weights(workdir / place), weights(whole / place)
+        )
+        assert (
+            checkpoint.read_cascade(workdir / place)[1] == checkpoint.read_cascade(whole / place)[1]
+        )
     assert [line["step"] for line in read_lines(second / "evaluations.jsonl")] == [0, 4, 8, 10]
     for name in ("rounds/2_2_steps/evaluations.jsonl", "quality.json", "quality.md"):
         assert (workdir / name).read_text() == (whole / name).read_text()
-    assert untimed(read_lines(second / "metrics.jsonl")) == untimed(read_lines(theirs / "metrics.jsonl"))
+    assert untimed(read_lines(second / "metrics.jsonl")) == untimed(
+        read_lines(theirs / "metrics.jsonl")
+    )
     ours, others = (tiny_runs.read_json(place / "figures.json") for place in (second, theirs))
     assert untimed([ours]) == untimed([others])
 
@@ -99,16 +126,25 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
 def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_path):
     """The rounds of the guided teacher and of one that is told w."""
     with tiny_runs.split_small():
-        work = build_distill.build_distillation(tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path)
+        work = build_distill.build_distillation(
+            tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path
+        )
         of = work.teacher
         for plan in work.rounds:
-            eight, one = first_losses(work, plan, of), read_lines(whole / "rounds" / plan.name / "metrics.jsonl")
+            eight, one = (
+                first_losses(work, plan, of),
+                read_lines(whole / "rounds" / plan.name / "metrics.jsonl"),
+            )
             assert len(set(eight)) == 3
             np.testing.assert_allclose(eight, [line["loss"] for line in one[:3]], rtol=1e-4)
-            of = build_distill.Trained(whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan))
+            of = build_distill.Trained(
+                whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan)
+            )
 
 
-def first_losses(work: build_distill.Distillation, plan, teacher: build_distill.Trained) -> list[float]:
+def first_losses(
+    work: build_distill.Distillation, plan, teacher: build_distill.Trained
+) -> list[float]:
     """Of a round on eight devices."""
     params = build_distill.load_stage(work, teacher)
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4

@@ -1,4 +1,6 @@
-"""Sampling with distilled stages: alone and beside undistilled ones, told w, and never with what they were not trained for."""
+"""Sampling with distilled stages: alone and beside undistilled ones, told w, and never with what
+they were not trained for.
+"""
 
 import functools
 import json
@@ -22,7 +24,10 @@ from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
+PROMPTS = [
+    "a large red circle in the center, white background",
+    "a small blue ring on the left, black background",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,9 @@ def places(tmp_path_factory):
     description["stages"]["relay"] = checkpoint.read_cascade(both)[1]["stages"]["relay"]
     (relay / "cascade.json").write_text(json.dumps(description))
     picture = tmp_path_factory.mktemp("picture") / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(picture)
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
+        picture
+    )
     return {"base": base, "relay": relay, "both": both, "picture": picture}
 
 
@@ -48,13 +55,23 @@ def _one_device_and_loaded_once():
     with pytest.MonkeyPatch.context() as patch:
         for module in (sample, sample_many):
             patch.setattr(module, "choose_mesh", lambda text, count: None)
-            patch.setattr(module, "load", lambda path, parts=(), mesh=None, attention="auto": once(path, mesh=mesh, attention=attention))
+            patch.setattr(
+                module,
+                "load",
+                lambda path, parts=(), mesh=None, attention="auto": once(
+                    path, mesh=mesh, attention=attention
+                ),
+            )
         yield
 
 
 def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
     """Of both prompts, by the command."""
-    given = [flag for prompt in PROMPTS for flag in ("--prompt", prompt)] if "--prompts" not in flags else []
+    given = (
+        [flag for prompt in PROMPTS for flag in ("--prompt", prompt)]
+        if "--prompts" not in flags
+        else []
+    )
     sample.main(["--checkpoint", str(place), "--out", str(out), *given, *flags])
     return [np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))]
 
@@ -62,26 +79,38 @@ def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", ["base", "relay", "both"])
 def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places, tmp_path):
     stages = checkpoint.read_cascade(places[name])[1]["stages"]
-    assert {stage for stage, facts in stages.items() if "distilled" in facts} == ({"base", "relay"} if name == "both" else {name})
+    assert {stage for stage, facts in stages.items() if "distilled" in facts} == (
+        {"base", "relay"} if name == "both" else {name}
+    )
     default = pictures(places[name], tmp_path / "a")
     assert [picture.shape for picture in default] == [(64, 64, 3)] * 2
     strong = pictures(places[name], tmp_path / "b", "--guidance", "4")
     assert not np.array_equal(default, strong)
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
-    many = pictures(places[name], tmp_path / "c", "--prompts", str(tmp_path / "prompts.txt"), "--guidance", "4")
+    many = pictures(
+        places[name], tmp_path / "c", "--prompts", str(tmp_path / "prompts.txt"), "--guidance", "4"
+    )
     np.testing.assert_array_equal(many[0], strong[0])  # the second has another seed there
-    free = {"base": "1,3", "relay": "3,1", "both": "1"}[name]  # an undistilled stage takes any steps
+    # an undistilled stage takes any steps
+    free = {"base": "1,3", "relay": "3,1", "both": "1"}[name]
     assert len(pictures(places[name], tmp_path / "d", "--steps", free)) == 2
 
 
 def test_w_is_what_the_model_is_told(places):
-    """A single step to the end lands on x̂0: the model itself, told w, at the grid's first point. An image may have its own w."""
+    """A single step to the end lands on x̂0: the model itself, told w, at the grid's first point.
+
+    An image may have its own w.
+    """
     loaded = cascade.load(places["base"])
     stage = loaded.description["stages"]["base"]
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     text, noise, grid = loaded.text(PROMPTS), loaded.noise(keys, stage["image_size"]), base_grid(1)
     model = build_model(UNet, stage["model"])
-    denoise = make_denoiser(lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), stage["prediction"])
+    denoise = make_denoiser(
+        lambda p, x, i, c: model.apply({"params": p}, x, i, c),
+        jnp.asarray(ddpm_sigma()),
+        stage["prediction"],
+    )
 
     @jax.jit
     def alone(params, w):
@@ -92,9 +121,13 @@ def test_w_is_what_the_model_is_told(places):
         return np.asarray(loaded.stage("base", text, keys, noise, guidance=w))
 
     for w in (1.0, 2.5, 4.0):
-        np.testing.assert_allclose(drawn(w), alone(loaded.params["base"], jnp.full(2, w)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            drawn(w), alone(loaded.params["base"], jnp.full(2, w)), rtol=1e-4, atol=1e-5
+        )
     assert np.abs(drawn(1.0) - drawn(4.0)).max() > 1e-3
-    np.testing.assert_allclose(drawn(np.array([1.0, 4.0])), [drawn(1.0)[0], drawn(4.0)[1]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        drawn(np.array([1.0, 4.0])), [drawn(1.0)[0], drawn(4.0)[1]], rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(InputError, match=r"guidance \[1. 5.\] of the base stage"):
         drawn(np.array([1.0, 5.0]))
 
@@ -104,28 +137,38 @@ GUIDANCE = "guidance {n} of the {name} stage: it is distilled for 1..4; give one
 
 
 REFUSED = [
-    ("both", ("--steps", "2"), STEPS.format(n=2, name="base")), ("both", ("--steps", "1,4"), STEPS.format(n=4, name="relay")),
+    ("both", ("--steps", "2"), STEPS.format(n=2, name="base")),
+    ("both", ("--steps", "1,4"), STEPS.format(n=4, name="relay")),
     ("both", ("--guidance", "5"), GUIDANCE.format(n=5.0, name="base")),
     ("both", ("--guidance", "2,0.5"), GUIDANCE.format(n=0.5, name="relay")),
-    ("base", ("--steps", "4,4"), STEPS.format(n=4, name="base")), ("base", ("--guidance", "0.5,2"), GUIDANCE.format(n=0.5, name="base")),
-    ("relay", ("--steps", "4"), STEPS.format(n=4, name="relay")), ("relay", ("--guidance", "7.5"), GUIDANCE.format(n=7.5, name="relay")),
-]  # fmt: skip
+    ("base", ("--steps", "4,4"), STEPS.format(n=4, name="base")),
+    ("base", ("--guidance", "0.5,2"), GUIDANCE.format(n=0.5, name="base")),
+    ("relay", ("--steps", "4"), STEPS.format(n=4, name="relay")),
+    ("relay", ("--guidance", "7.5"), GUIDANCE.format(n=7.5, name="relay")),
+]
 MODES = ("prompt", "prompts", "image")
 
 
 @pytest.mark.parametrize(
-    ("mode", "name", "flags", "said"), [(mode, *row) for row in REFUSED for mode in MODES if mode != "image" or "relay" in row[2]]
+    ("mode", "name", "flags", "said"),
+    [(mode, *row) for row in REFUSED for mode in MODES if mode != "image" or "relay" in row[2]],
 )
 def test_what_a_stage_was_not_trained_for_is_refused_before_anything_is_drawn(
     mode, name, flags, said, places, tmp_path, monkeypatch, capsys
-):  # fmt: skip
+):
     (tmp_path / "p.txt").write_text(PROMPTS[0])
-    given = {"prompt": ["--prompt", PROMPTS[0]], "prompts": ["--prompts", str(tmp_path / "p.txt")],
-             "image": ["--prompt", PROMPTS[0], "--image", str(places["picture"])]}[mode]  # fmt: skip
+    given = {
+        "prompt": ["--prompt", PROMPTS[0]],
+        "prompts": ["--prompts", str(tmp_path / "p.txt")],
+        "image": ["--prompt", PROMPTS[0], "--image", str(places["picture"])],
+    }[mode]
     for module in (sample, sample_many):
         monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(SystemExit) as ended:
-        cli.run_command(sample.main, ["--checkpoint", str(places[name]), "--out", str(tmp_path / "out"), *given, *flags])
+        cli.run_command(
+            sample.main,
+            ["--checkpoint", str(places[name]), "--out", str(tmp_path / "out"), *given, *flags],
+        )
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"cv3jax: {said}\n"
     assert not (tmp_path / "out").exists()
@@ -133,7 +176,16 @@ def test_what_a_stage_was_not_trained_for_is_refused_before_anything_is_drawn(
 
 def test_a_picture_to_enlarge_asks_nothing_of_the_base(places, tmp_path):
     for name, steps, guidance in (("base", "7,2", "9,1.5"), ("both", "7,1", "0,2")):
-        made = pictures(places[name], tmp_path / name, "--image", str(places["picture"]), "--steps", steps, "--guidance", guidance)
+        made = pictures(
+            places[name],
+            tmp_path / name,
+            "--image",
+            str(places["picture"]),
+            "--steps",
+            steps,
+            "--guidance",
+            guidance,
+        )
         assert [picture.shape for picture in made] == [(64, 64, 3)] * 2
 
 
@@ -148,5 +200,7 @@ def test_untrained_is_of_distilled_stages_alone():
 
 
 def test_pictures_of_the_base_s_size_ask_nothing_of_the_relay(places, tmp_path):
-    made = pictures(places["both"], tmp_path / "small", "--size", "32", "--steps", "1,7", "--guidance", "2,9")
+    made = pictures(
+        places["both"], tmp_path / "small", "--size", "32", "--steps", "1,7", "--guidance", "2,9"
+    )
     assert [picture.shape for picture in made] == [(32, 32, 3)] * 2

@@ -1,4 +1,7 @@
-"""Progressive distillation, in float64: where x0* lands, and on which points a round stands. Its loss: test_distillation_loss.py."""
+"""Progressive distillation, in float64: where x0* lands, and on which points a round stands.
+
+Its loss: test_distillation_loss.py.
+"""
 
 import functools
 
@@ -23,10 +26,14 @@ STARTS = (500, 200, 40)
 CASES = {
     **{f"base {n}": (base_grid(n), "released") for n in (32, 16, 8)},
     "base uneven": (custom_grid([1000, 950, 400, 3, 0]), "released"),
-    **{f"relay {p} from {start} {form}": (relay_grid(p, start), form)
-       for p in (8, 4, 2) for start in STARTS for form in sampler.FORMS},
+    **{
+        f"relay {p} from {start} {form}": (relay_grid(p, start), form)
+        for p in (8, 4, 2)
+        for start in STARTS
+        for form in sampler.FORMS
+    },
     **{f"relay uneven {form}": (UNEVEN, form) for form in sampler.FORMS},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,14 +44,27 @@ def _float64():
 
 @functools.partial(jax.jit, static_argnames="form")
 def landings(form, rows, first, second, x, low, m):
-    """Where one step with x0* brings x and the carried mean, and where two with D₁ and D₂; a row of pairs each image."""
-    x0 = two_steps(lambda x, t: jnp.where(per_sample(t == rows.t[:, 0], x), first, second), form, x, m, low, rows.t, rows.sigma, rows.blur)
+    """Where one step with x0* brings x and the carried mean, and where two with D₁ and D₂; a row of
+    pairs each image.
+    """
+    x0 = two_steps(
+        lambda x, t: jnp.where(per_sample(t == rows.t[:, 0], x), first, second),
+        form,
+        x,
+        m,
+        low,
+        rows.t,
+        rows.sigma,
+        rows.blur,
+    )
     one = land(form, [x0], x, m, low, rows.sigma[:, ::2], rows.blur[:, ::2])
     return one, land(form, [first, second], x, m, low, rows.sigma, rows.blur)
 
 
 def check_landing(grid, form, seed, size=1.0):
-    (one, m_one), (two, m_two) = landings(form, pairs(double(grid), ROWS), *size * normal(seed, (5, ROWS, 2, 2, 1)))
+    (one, m_one), (two, m_two) = landings(
+        form, pairs(double(grid), ROWS), *size * normal(seed, (5, ROWS, 2, 2, 1))
+    )
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-11 * size)
     if form == "paper":  # so that the student's later steps are the teacher's too
         np.testing.assert_allclose(m_one, m_two, rtol=0, atol=1e-11 * size)
@@ -61,11 +81,18 @@ def grids(draw):
     steps = draw(st.sampled_from([2, 4]))
     t = draw(st.lists(st.integers(1, 1000), min_size=steps, max_size=steps, unique=True))
     blur = draw(st.lists(st.integers(1, 100), min_size=steps, max_size=steps, unique=True))
-    return custom_grid([*sorted(t, reverse=True), 0], [*(b / 100 for b in sorted(blur, reverse=True)), 0.0])
+    return custom_grid(
+        [*sorted(t, reverse=True), 0], [*(b / 100 for b in sorted(blur, reverse=True)), 0.0]
+    )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(grid=grids(), form=st.sampled_from(sampler.FORMS), seed=st.integers(0, 10**6), size=st.sampled_from([1e-3, 1.0, 1e3]))
+@given(
+    grid=grids(),
+    form=st.sampled_from(sampler.FORMS),
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([1e-3, 1.0, 1e3]),
+)
 def test_it_does_for_any_grid(grid, form, seed, size):
     check_landing(grid, form, seed, size)
     weights_are_an_average(grid, form)
@@ -94,13 +121,16 @@ def test_the_teacher_is_asked_where_the_sampler_would_ask(case):
         asked.clear()
         x, low = 3 * normal(i), normal(i + 1) if case.startswith("relay") else jnp.zeros(SHAPE)
         t, sigma, blur = (jnp.tile(v[i], (B, 1)) for v in (rows.t, rows.sigma, rows.blur))
-        x0 = two_steps(predict, form, x, low, low, t, sigma, blur)  # the paper's m is low where a sampler starts
+        # the paper's m is low where a sampler starts
+        x0 = two_steps(predict, form, x, low, low, t, sigma, blur)
         final, trajectory = sampled(form, Grid(rows.t[i], rows.sigma[i], rows.blur[i]), x, low)
         (x_t, t_t), (x_m, t_m) = asked
         np.testing.assert_array_equal(x_t, x)
         np.testing.assert_allclose(x_m, trajectory[0], rtol=0, atol=1e-11)
         np.testing.assert_array_equal([t_t, t_m], t.T[:2])
-        np.testing.assert_allclose(land(form, [x0], x, low, low, sigma[:, ::2], blur[:, ::2])[0], final, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(
+            land(form, [x0], x, low, low, sigma[:, ::2], blur[:, ::2])[0], final, rtol=0, atol=1e-10
+        )
 
 
 def weights_are_an_average(grid, form):
@@ -126,18 +156,30 @@ def test_c_is_how_far_the_landing_moves_with_x0(case):
     rows = pairs(double(grid), ROWS)
     x, low, m, x0 = normal(0, (4, ROWS, 2, 2, 1))
     points = rows.sigma[:, ::2], rows.blur[:, ::2]
-    _, moved = jax.jvp(lambda x0: land(form, [x0], x, m, low, *points)[0], (x0,), (jnp.ones_like(x0),))
-    np.testing.assert_allclose(moved - pair_weights(form, rows.sigma, rows.blur)[2][:, None, None, None], 0, rtol=0, atol=1e-12)
+    _, moved = jax.jvp(
+        lambda x0: land(form, [x0], x, m, low, *points)[0], (x0,), (jnp.ones_like(x0),)
+    )
+    np.testing.assert_allclose(
+        moved - pair_weights(form, rows.sigma, rows.blur)[2][:, None, None, None],
+        0,
+        rtol=0,
+        atol=1e-12,
+    )
 
 
-@pytest.mark.parametrize(("many", "few"), [(base_grid(2 * n), base_grid(n)) for n in (16, 8, 4)]
-                         + [(relay_grid(2 * p, start), relay_grid(p, start)) for p in (4, 2, 1) for start in STARTS])  # fmt: skip
+@pytest.mark.parametrize(
+    ("many", "few"),
+    [(base_grid(2 * n), base_grid(n)) for n in (16, 8, 4)]
+    + [(relay_grid(2 * p, start), relay_grid(p, start)) for p in (4, 2, 1) for start in STARTS],
+)
 def test_the_student_s_grid_is_every_second_point_of_the_teacher_s(many, few):
     rows, many, few = jax.tree.map(np.asarray, (pairs(many), many, few))
     for teacher, student in zip(jax.tree.leaves(many), jax.tree.leaves(few), strict=True):
         np.testing.assert_array_equal(teacher[::2], student)
     assert rows.count == few.steps
-    for values, teacher, student in zip((rows.t, rows.sigma, rows.blur), jax.tree.leaves(many), jax.tree.leaves(few)):
+    for values, teacher, student in zip(
+        (rows.t, rows.sigma, rows.blur), jax.tree.leaves(many), jax.tree.leaves(few)
+    ):
         np.testing.assert_array_equal(values[:, 0], student[:-1])
         np.testing.assert_array_equal(values[:, 1], teacher[1::2])
         np.testing.assert_array_equal(values[:, 2], student[1:])
@@ -147,7 +189,11 @@ def test_rows_past_the_count_make_shapes_alike():
     padded, plain = pairs(base_grid(8), rows=16), pairs(base_grid(8))
     assert padded.count == plain.count == 4
     assert jax.tree.map(jnp.shape, padded) == jax.tree.map(jnp.shape, pairs(base_grid(32)))
-    for ours, theirs in ((padded.t, plain.t), (padded.sigma, plain.sigma), (padded.blur, plain.blur)):
+    for ours, theirs in (
+        (padded.t, plain.t),
+        (padded.sigma, plain.sigma),
+        (padded.blur, plain.blur),
+    ):
         np.testing.assert_array_equal(ours[:4], theirs)
     assert np.isfinite(padded.sigma).all()  # also in rows that no image is drawn from
 

@@ -1,4 +1,6 @@
-"""The loss of a distillation step, in float64 unless it is about what is drawn: by hand, who is shown what, and the step's pace."""
+"""The loss of a distillation step, in float64 unless it is about what is drawn: by hand, who is
+shown what, and the step's pace.
+"""
 
 import dataclasses
 
@@ -32,7 +34,9 @@ def test_an_unknown_form_or_target_is_refused():
     rows = pairs(base_grid(4))
     with pytest.raises(ValueError, match="form must be released or paper, not 'linear'"):
         pair_weights("linear", rows.sigma, rows.blur)
-    with pytest.raises(ValueError, match="target must be one of landing, x0, x0_root_snr, not 'eps'"):
+    with pytest.raises(
+        ValueError, match="target must be one of landing, x0, x0_root_snr, not 'eps'"
+    ):
         distillation_loss(network, network, target="eps", w_dim=0, teacher_w_dim=0)
 
 
@@ -42,7 +46,11 @@ STUDENT = {"scale": 0.9, "shift": 0.2}
 
 def a_round(grid, rows=None, w=RANGE, **options):
     settled = {"lr": 1e-3, "updates": 100, "warmup": 10, "decay": 0.99} | options
-    return Round(pairs(double(grid), rows), jnp.asarray(w), *(jnp.asarray(settled[name]) for name in ("lr", "updates", "warmup", "decay")))
+    return Round(
+        pairs(double(grid), rows),
+        jnp.asarray(w),
+        *(jnp.asarray(settled[name]) for name in ("lr", "updates", "warmup", "decay")),
+    )
 
 
 def a_batch(relay):
@@ -54,29 +62,61 @@ def keys(seed=0, n=B):
     return jax.random.split(jax.random.key(seed), n)
 
 
-def loss_of(stage, student=network, teacher=network, *, teacher_w_dim=0, w=RANGE, target="landing", rows=None, params=STUDENT):
+def loss_of(
+    stage,
+    student=network,
+    teacher=network,
+    *,
+    teacher_w_dim=0,
+    w=RANGE,
+    target="landing",
+    rows=None,
+    params=STUDENT,
+):
     grid, form = STAGES[stage]
-    loss = distillation_loss(student, teacher, form=form, target=target, w_dim=W_DIM, teacher_w_dim=teacher_w_dim)
-    return loss(params, {"teacher": TEACHER, "round": a_round(grid, rows, w)}, a_batch(stage != "base"), keys())
+    loss = distillation_loss(
+        student, teacher, form=form, target=target, w_dim=W_DIM, teacher_w_dim=teacher_w_dim
+    )
+    return loss(
+        params,
+        {"teacher": TEACHER, "round": a_round(grid, rows, w)},
+        a_batch(stage != "base"),
+        keys(),
+    )
 
 
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
 @pytest.mark.parametrize("target", distillation.TARGETS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(stage, target, teacher_w_dim):
-    """The prediction then does not change along the way, so x0* is that prediction. Not so where the student is off by one."""
+def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(
+    stage, target, teacher_w_dim
+):
+    """The prediction then does not change along the way, so x0* is that prediction.
+
+    Not so where the student is off by one.
+    """
 
     def constant(params, x, t, cond):
         # guidance changes nothing without text, and what is told of w is the same to both
-        return cond["size"].sum(-1)[:, None, None, None] + network({"scale": 0.0, "shift": 0.0}, x, t, {**cond, "text": cond["text"] * 0})
+        return cond["size"].sum(-1)[:, None, None, None] + network(
+            {"scale": 0.0, "shift": 0.0}, x, t, {**cond, "text": cond["text"] * 0}
+        )
 
     def student(params, x, t, cond):
-        return constant(params, x, t, cond if teacher_w_dim else {name: cond[name] for name in ("text", "size")})
+        return constant(
+            params, x, t, cond if teacher_w_dim else {name: cond[name] for name in ("text", "size")}
+        )
 
     loss, metrics = loss_of(stage, student, constant, target=target, teacher_w_dim=teacher_w_dim)
     assert loss < 1e-25
     assert metrics["x0_error"] < 1e-25
-    loss, metrics = loss_of(stage, lambda *args: student(*args) + 1, constant, target=target, teacher_w_dim=teacher_w_dim)
+    loss, metrics = loss_of(
+        stage,
+        lambda *args: student(*args) + 1,
+        constant,
+        target=target,
+        teacher_w_dim=teacher_w_dim,
+    )
     assert loss > 0.01
     np.testing.assert_allclose(metrics["x0_error"], 1, rtol=1e-12)
 
@@ -93,9 +133,14 @@ def test_a_guided_constant_teacher_is_the_student_s_target(stage):
 
 
 def by_hand(stage, teacher_w_dim, i, pair, w, noise):
-    """Image i of the batch with what is drawn for it: (its landing point, the teacher's, x̂0, x0*, σ). w is a number here."""
+    """Image i of the batch with what is drawn for it: (its landing point, the teacher's, x̂0, x0*,
+    σ). w is a number here.
+    """
     grid, form = STAGES[stage]
-    batch, rows = jax.tree.map(lambda v: v[i : i + 1], a_batch(stage != "base")), pairs(double(grid))
+    batch, rows = (
+        jax.tree.map(lambda v: v[i : i + 1], a_batch(stage != "base")),
+        pairs(double(grid)),
+    )
     t, sigma, blur = (values[pair][None] for values in (rows.t, rows.sigma, rows.blur))
     low, cond = batch.get("low", jnp.zeros((1, *SHAPE[1:]))), batch["cond"]
     m = mean(batch["x0"], low, blur[0, 0])
@@ -114,9 +159,15 @@ def by_hand(stage, teacher_w_dim, i, pair, w, noise):
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_by_hand(stage, teacher_w_dim):
-    """Landing: the mean squared distance of two landing points. x0: the error of x0, weighted. Each image has a w of its own."""
+    """Landing: the mean squared distance of two landing points. x0: the error of x0, weighted.
+
+    Each image has a w of its own.
+    """
     drawn = draw(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
-    images = [by_hand(stage, teacher_w_dim, i, int(pair), float(w), noise) for i, (pair, w, noise) in enumerate(zip(*drawn))]
+    images = [
+        by_hand(stage, teacher_w_dim, i, int(pair), float(w), noise)
+        for i, (pair, w, noise) in enumerate(zip(*drawn))
+    ]
     one, two, ours, wanted, sigma = (jnp.stack(values) for values in zip(*images))
     error = ((ours - wanted) ** 2).mean((1, 2, 3))
     loss, metrics = loss_of(stage, teacher_w_dim=teacher_w_dim)
@@ -140,7 +191,9 @@ def test_a_base_stage_has_one_form():
 
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
 def test_who_is_shown_what(teacher_w_dim):
-    """The first teacher sees the text and null in one batch of twice the rows, no w; the later ones and students see w and no null."""
+    """The first teacher sees the text and null in one batch of twice the rows, no w; the later ones
+    and students see w and no null.
+    """
     shown = {"student": [], "teacher": []}
 
     def spy(name):
@@ -167,7 +220,9 @@ def test_who_is_shown_what(teacher_w_dim):
         else:
             assert len(t) == 2 * B
             assert "w" not in teacher_cond
-            np.testing.assert_array_equal(teacher_cond["text"], np.concatenate([np.zeros_like(text), text]))
+            np.testing.assert_array_equal(
+                teacher_cond["text"], np.concatenate([np.zeros_like(text), text])
+            )
 
 
 def test_a_model_without_w_is_told_none():
@@ -184,7 +239,9 @@ def test_no_gradient_flows_to_the_teacher(stage, teacher_w_dim):
     loss = distillation_loss(network, network, form=form, w_dim=W_DIM, teacher_w_dim=teacher_w_dim)
 
     def both(params, teacher):
-        return loss(params, {"teacher": teacher, "round": a_round(grid)}, a_batch(stage != "base"), keys())[0]
+        return loss(
+            params, {"teacher": teacher, "round": a_round(grid)}, a_batch(stage != "base"), keys()
+        )[0]
 
     to_student, to_teacher = jax.grad(both, argnums=(0, 1))(STUDENT, TEACHER)
     assert all(abs(value) > 1e-3 for value in jax.tree.leaves(to_student))
@@ -205,7 +262,14 @@ def test_rounds_of_a_kind_share_one_compilation(family):
         return network(params, x, t, cond)
 
     loss = distillation_loss(student, network, w_dim=W_DIM, teacher_w_dim=W_DIM)
-    step = jax.jit(make_train_step(loss, optax.sgd(1.0), decay=lambda f: f["round"].decay, rate=lambda f, step: f["round"].lr))
+    step = jax.jit(
+        make_train_step(
+            loss,
+            optax.sgd(1.0),
+            decay=lambda f: f["round"].decay,
+            rate=lambda f, step: f["round"].lr,
+        )
+    )
     params = jax.tree.map(jnp.asarray, STUDENT)
     state = TrainState(jnp.array(0), jax.random.key(0), params, params, optax.sgd(1.0).init(params))
     seen = []
@@ -227,10 +291,14 @@ def test_draws_are_uniform_and_an_image_s_own():
     np.testing.assert_allclose(share, 1 / count, rtol=0, atol=5 * (1 / count / n) ** 0.5)
     assert RANGE[0] <= w.min() < RANGE[0] + 0.01
     assert RANGE[1] - 0.01 < w.max() <= RANGE[1]
-    np.testing.assert_allclose(np.histogram(w, 7, RANGE)[0] / n, 1 / 7, rtol=0, atol=5 * (1 / 7 / n) ** 0.5)
+    np.testing.assert_allclose(
+        np.histogram(w, 7, RANGE)[0] / n, 1 / 7, rtol=0, atol=5 * (1 / 7 / n) ** 0.5
+    )
     assert abs(np.corrcoef([pair, w, *noise.reshape(n, -1).T]) - np.eye(6)).max() < 5 / n**0.5
     np.testing.assert_allclose(noise.std(), 1, rtol=5 * (8 * n) ** -0.5)
-    for ours, theirs in zip(drawn(keys(n=n)[7:9], (2, 2, 1), count, jnp.asarray(RANGE)), (pair, w, noise)):
+    for ours, theirs in zip(
+        drawn(keys(n=n)[7:9], (2, 2, 1), count, jnp.asarray(RANGE)), (pair, w, noise)
+    ):
         np.testing.assert_array_equal(ours, theirs[7:9])  # whoever its neighbours are
     pair, w, _ = drawn(keys(n=n), (2, 2, 1), 1, jnp.asarray((5.0, 5.0)))
     assert not pair.any()
@@ -238,12 +306,17 @@ def test_draws_are_uniform_and_an_image_s_own():
 
 
 def test_a_round_sets_the_pace_of_a_train_step():
-    """An update is the optimizer's times `rate`, to the bit, and the average moves by 1 - `decay`: what the round says, not the program."""
+    """An update is the optimizer's times `rate`, to the bit, and the average moves by 1 - `decay`:
+    what the round says, not the program.
+    """
     tx = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale(-1.0))
     params = {"a": normal(0, (3, 2)), "b": normal(1, (4,))}
 
     def loss(params, frozen, batch, keys):
-        return sum(jnp.sum(jnp.sin(value) * batch["x"].mean()) for value in jax.tree.leaves(params)), {}
+        return (
+            sum(jnp.sum(jnp.sin(value) * batch["x"].mean()) for value in jax.tree.leaves(params)),
+            {},
+        )
 
     def rate(frozen, step):
         return frozen.lr * jnp.minimum(step / frozen.warmup, 1.0)
@@ -252,13 +325,31 @@ def test_a_round_sets_the_pace_of_a_train_step():
     batch, now = {"x": normal(2, (8,))}, a_round(base_grid(4), lr=0.5, warmup=4, decay=0.75)
     grads = jax.grad(lambda p: loss(p, None, batch, None)[0])(params)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
-    # warming up, warm, and another pace without another compilation; by then the cap on the decay is above it
-    for at, other, factor in [(100, {}, 0.5), (100, {"lr": 0.25, "decay": 0.5}, 0.25), (2, {}, 0.25)]:
-        frozen = dataclasses.replace(now, **{name: jnp.asarray(value) for name, value in other.items()})
+    # warming up, warm, and another pace without another compilation; by then the cap on the decay
+    # is above it
+    for at, other, factor in [
+        (100, {}, 0.5),
+        (100, {"lr": 0.25, "decay": 0.5}, 0.25),
+        (2, {}, 0.25),
+    ]:
+        frozen = dataclasses.replace(
+            now, **{name: jnp.asarray(value) for name, value in other.items()}
+        )
         ema = jax.tree.map(lambda p: p + 1, params)
-        state, _ = step(TrainState(jnp.array(at), jax.random.key(0), params, ema, tx.init(params)), frozen, batch)
+        state, _ = step(
+            TrainState(jnp.array(at), jax.random.key(0), params, ema, tx.init(params)),
+            frozen,
+            batch,
+        )
         decay = min(float(frozen.decay), (1 + at) / (10 + at))
         for name, value in params.items():
-            np.testing.assert_array_equal(state.params[name] - value, (value + factor * updates[name]) - value)
-            np.testing.assert_allclose(state.ema[name], decay * ema[name] + (1 - decay) * state.params[name], rtol=1e-14, atol=1e-14)
+            np.testing.assert_array_equal(
+                state.params[name] - value, (value + factor * updates[name]) - value
+            )
+            np.testing.assert_allclose(
+                state.ema[name],
+                decay * ema[name] + (1 - decay) * state.params[name],
+                rtol=1e-14,
+                atol=1e-14,
+            )
     assert step._cache_size() == 1

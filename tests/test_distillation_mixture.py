@@ -1,4 +1,6 @@
-"""Distilling 32 → 16 → 8 → 4 steps on a one-dimensional Gaussian mixture, whose best denoiser is known in closed form."""
+"""Distilling 32 → 16 → 8 → 4 steps on a one-dimensional Gaussian mixture, whose best denoiser is
+known in closed form.
+"""
 
 import functools
 
@@ -15,11 +17,13 @@ from cv3jax.schedule import T, base_grid, ddpm_sigma, per_sample
 from cv3jax.state import create_state, make_train_step
 
 MODES, SHARES, WIDTH = (-2.0, 0.0, 1.5), (0.3, 0.5, 0.2), 0.1
-SHAPE = (2000, 10, 10, 1)  # 200,000 samples: every pixel is one, and the denoisers below treat each for itself
+# 200,000 samples: every pixel is one, and the denoisers below treat each for itself
+SHAPE = (2000, 10, 10, 1)
 BATCHES = 10
 UPDATES = 200  # of a round
 W_DIM = 8  # the students are told w, as every distilled model is; here it changes nothing
-STUDENT = np.asarray(base_grid(16).t[:-1])  # the first student's points, of which the later ones keep every second
+# the first student's points, of which the later ones keep every second
+STUDENT = np.asarray(base_grid(16).t[:-1])
 NODES, REACH = 512, 4.5  # of the students' tables, over x/√(1 + σ²)
 
 SIGMA = jnp.asarray(ddpm_sigma())
@@ -27,22 +31,32 @@ SIGMA = jnp.asarray(ddpm_sigma())
 
 def data(seed):
     rng = np.random.default_rng(seed)
-    return (rng.choice(MODES, p=SHARES, size=SHAPE) + WIDTH * rng.normal(size=SHAPE)).astype(np.float32)
+    return (rng.choice(MODES, p=SHARES, size=SHAPE) + WIDTH * rng.normal(size=SHAPE)).astype(
+        np.float32
+    )
 
 
 def exact(params, x, t, cond):
-    """E[x0 | x] at t: what training would give with no end. Whatever the text, so that guidance changes nothing."""
+    """E[x0 | x] at t: what training would give with no end.
+
+    Whatever the text, so that guidance changes nothing.
+    """
     noise = per_sample(SIGMA[t], x) ** 2
     variance = WIDTH**2 + noise
     odds = [np.log(share) - (x - mode) ** 2 / (2 * variance) for share, mode in zip(SHARES, MODES)]
     top = functools.reduce(jnp.maximum, odds)
     odds = [jnp.exp(o - top) for o in odds]
-    return sum(o * (mode * noise + x * WIDTH**2) for o, mode in zip(odds, MODES)) / (sum(odds) * variance)
+    return sum(o * (mode * noise + x * WIDTH**2) for o, mode in zip(odds, MODES)) / (
+        sum(odds) * variance
+    )
 
 
 def fresh_table():
     """The exact denoiser at the nodes [16, NODES, 1, 1] of the first student's points."""
-    nodes = jnp.linspace(-REACH, REACH, NODES)[None, :, None, None] * jnp.sqrt(1 + SIGMA[STUDENT] ** 2)[:, None, None, None]
+    nodes = (
+        jnp.linspace(-REACH, REACH, NODES)[None, :, None, None]
+        * jnp.sqrt(1 + SIGMA[STUDENT] ** 2)[:, None, None, None]
+    )
     return {"table": exact(None, nodes, STUDENT, None)[..., 0, 0]}
 
 
@@ -58,7 +72,9 @@ def table(params, x, t, cond):
 @functools.partial(jax.jit, static_argnames=("denoise", "steps"))
 def sampled(denoise, steps, params, noise):
     grid = base_grid(steps)
-    return sampler.sample(lambda x, t: denoise(params, x, t, None), grid, sampler.start(grid, noise))[0]
+    return sampler.sample(
+        lambda x, t: denoise(params, x, t, None), grid, sampler.start(grid, noise)
+    )[0]
 
 
 def pace(frozen, step):
@@ -79,7 +95,9 @@ def distilled(frozen, pool, key, params, first):
 
     def update(state, i):
         x0 = pool[i % BATCHES]
-        state, metrics = step(state, frozen, {"x0": x0, "cond": {"text": jnp.zeros((len(x0), 1, 1))}})
+        state, metrics = step(
+            state, frozen, {"x0": x0, "cond": {"text": jnp.zeros((len(x0), 1, 1))}}
+        )
         return state, metrics["loss"]
 
     state, losses = jax.lax.scan(update, create_state(None, TX, key, params), jnp.arange(UPDATES))
@@ -88,15 +106,23 @@ def distilled(frozen, pool, key, params, first):
 
 @pytest.fixture(scope="module")
 def students():
-    """{steps: (parameters of the student that takes so many, the losses of its round)}, each round from the last one's EMA."""
+    """{steps: (parameters of the student that takes so many, the losses of its round)}, each round
+    from the last one's EMA.
+    """
     pool = jnp.asarray(data(0)).reshape(BATCHES, -1, *SHAPE[1:])
     teacher, params, students = {}, fresh_table(), {}
     for n, steps in enumerate((16, 8, 4)):
         now = Round(
-            pairs=distillation.pairs(base_grid(2 * steps), rows=16), w=jnp.array([4.0, 9.0]), lr=jnp.array(0.05),
-            updates=jnp.array(UPDATES), warmup=jnp.array(10), decay=jnp.array(0.9),
-        )  # fmt: skip
-        params, losses = distilled({"teacher": teacher, "round": now}, pool, jax.random.key(n), params, n == 0)
+            pairs=distillation.pairs(base_grid(2 * steps), rows=16),
+            w=jnp.array([4.0, 9.0]),
+            lr=jnp.array(0.05),
+            updates=jnp.array(UPDATES),
+            warmup=jnp.array(10),
+            decay=jnp.array(0.9),
+        )
+        params, losses = distilled(
+            {"teacher": teacher, "round": now}, pool, jax.random.key(n), params, n == 0
+        )
         students[steps], teacher = (params, losses), params
     return students
 
@@ -112,14 +138,20 @@ def noise():
 
 
 def distance(samples):
-    """Wasserstein-1 to the data, as its quantiles: 200,000 drawn ones would be 0.003 to 0.005 off themselves."""
+    """Wasserstein-1 to the data, as its quantiles: 200,000 drawn ones would be 0.003 to 0.005 off
+    themselves.
+    """
     counts = [round(share * samples.size) for share in SHARES]
-    quantiles = [mode + WIDTH * norm.ppf((np.arange(n) + 0.5) / n) for mode, n in zip(MODES, counts)]
+    quantiles = [
+        mode + WIDTH * norm.ppf((np.arange(n) + 0.5) / n) for mode, n in zip(MODES, counts)
+    ]
     return wasserstein_distance(np.concatenate(quantiles), np.ravel(samples))
 
 
 def test_few_steps_of_the_exact_denoiser_are_bad(undistilled):
-    """So that there is something to gain: W1 of 32, 16, 8 and 4 steps is 0.057, 0.079, 0.119 and 0.281."""
+    """So that there is something to gain: W1 of 32, 16, 8 and 4 steps is 0.057, 0.079, 0.119 and
+    0.281.
+    """
     assert distance(data(1)) < 0.005  # what 200,000 samples can tell
     w1 = {steps: distance(samples) for steps, samples in undistilled.items()}
     print({steps: round(float(value), 4) for steps, value in w1.items()})
@@ -136,7 +168,8 @@ def test_distilled_steps_are_as_good_as_32(steps, students, undistilled):
     wanted, without = undistilled[32], undistilled[steps]
     print(steps, round(distance(samples), 4))
     assert distance(samples) < 1.5 * distance(wanted)
-    # and for the right reason: each sample goes where the 32 steps bring it, which no distance between distributions shows
+    # and for the right reason: each sample goes where the 32 steps bring it, which no distance
+    # between distributions shows
     assert np.abs(samples - wanted).mean() < 0.1 * np.abs(without - wanted).mean()
 
 

@@ -1,4 +1,6 @@
-"""Training on a companion dataset: the losses of the run that encodes for itself, what it loads and exports, and what it refuses."""
+"""Training on a companion dataset: the losses of the run that encodes for itself, what it loads and
+exports, and what it refuses.
+"""
 
 import functools
 import pickle
@@ -26,13 +28,25 @@ from data_pipeline.records import RecordWriter, open_records
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STEPS = 4
-# one device, one resolution, one transformer: what is asked here does not depend on the UNet, and compiling it is these tests' time
-SMALL = ("mesh.fsdp=1", "batch.per_device=8", "model.channel_mult=(1,)", "model.depth=(1,)", "model.mid_depth=0", "train.preview_every=0")
+# one device, one resolution, one transformer: what is asked here does not depend on the UNet, and
+# compiling it is these tests' time
+SMALL = (
+    "mesh.fsdp=1",
+    "batch.per_device=8",
+    "model.channel_mult=(1,)",
+    "model.depth=(1,)",
+    "model.mid_depth=0",
+    "train.preview_every=0",
+)
 VIEW = ("data.random_crop=False", *SMALL)
-# (latents, text) → largest relative difference of a loss; None is not cached. A value of float16 is off by 2^-11, of bfloat16 by 2^-8 at
-# most, of int8 by 1/254 of its token's largest; in the mean over thousands of them most of it cancels
+# (latents, text) → largest relative difference of a loss; None is not cached. A value of float16 is
+# off by 2^-11, of bfloat16 by 2^-8 at most, of int8 by 1/254 of its token's largest; in the mean
+# over thousands of them most of it cancels
 STORED = {
-    ("float32", None): 1e-6, (None, "float32"): 1e-6, ("float16", "bfloat16"): 1e-3, ("bfloat16", "int8"): 1e-2,
+    ("float32", None): 1e-6,
+    (None, "float32"): 1e-6,
+    ("float16", "bfloat16"): 1e-3,
+    ("bfloat16", "int8"): 1e-2,
 }  # fmt: skip; ("float32", "float32") is the run below, in two sittings
 
 
@@ -81,7 +95,11 @@ def losses(pieces: build.Stage, start: Any) -> list[float]:
 def cheap(monkeypatch):
     """Relays take the train step that `online` compiled, and compile their encode step alone."""
     known = online()
-    monkeypatch.setattr(build_diffusion, "compiled_and_announced", lambda programs, *_: [programs[0][0], known.train])
+    monkeypatch.setattr(
+        build_diffusion,
+        "compiled_and_announced",
+        lambda programs, *_: [programs[0][0], known.train],
+    )
     monkeypatch.setattr(diffusion_steps, "state_shapes", lambda *_: known.like)
 
 
@@ -103,8 +121,10 @@ def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, chea
 def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypatch):
     """What its loss is a function of; the relay's tests go on to the loss."""
     monkeypatch.setattr(
-        build_diffusion, "compiled_and_announced", lambda programs, *_: [programs[0][0], lambda state, _, encoded: (state, encoded)]
-    )  # fmt: skip
+        build_diffusion,
+        "compiled_and_announced",
+        lambda programs, *_: [programs[0][0], lambda state, _, encoded: (state, encoded)],
+    )
 
     def encoded(*fields: str) -> dict:
         pieces = built("base", *VIEW, *fields)
@@ -115,13 +135,17 @@ def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypat
     assert plain["x0"].shape == (8, 4, 4, 8)
     for stored, rtol in (("float32", "float32"), 1e-5), (("float16", "bfloat16"), 2**-8):
         cut = encoded(f"data.cache={companion(*stored)}")
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 8), cut, plain)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 8), cut, plain
+        )
 
 
 def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):
     loaded = []
     load = build_diffusion.load_params
-    monkeypatch.setattr(build_diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args))
+    monkeypatch.setattr(
+        build_diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args)
+    )
     fields = (*VIEW, f"data.cache={companion('float32', 'float32')}", "train.save_every=0")
     for given in [config("relay", *fields, f"train.steps={steps}") for steps in (2, STEPS)]:
         with tiny_runs.devices(1):
@@ -131,7 +155,13 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
     np.testing.assert_allclose(lines, online().losses, rtol=1e-6)
     directory, description = checkpoint.read_cascade(tmp_path / "run")
     assert {"vae", "t5"} <= description.keys()
-    assert {path.name for path in directory.iterdir()} == {"cascade.json", "vae", "t5", "base", "relay"}
+    assert {path.name for path in directory.iterdir()} == {
+        "cascade.json",
+        "vae",
+        "t5",
+        "base",
+        "relay",
+    }
     for part in ("vae", "t5"):
         checkpoint.check_part(directory / part)
     assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
@@ -152,38 +182,72 @@ def test_text_alone_leaves_the_images_their_crops():
 def test_captions_are_chosen_as_without_a_companion():
     cache, ours = opened("float32", "float32"), records()
     options = {"cache": cache, "latents": (), "recaption_prob": 0.5}
-    prepare = pickle.loads(pickle.dumps(functools.partial(example, **options, text=True, image=None)))  # as worker processes get it
+    # as worker processes get it
+    prepare = pickle.loads(
+        pickle.dumps(functools.partial(example, **options, text=True, image=None))
+    )
     chosen = set()
     for seed in range(20):
         recaption = bool(ours[1]["recaption"]) and np.random.default_rng(seed).random(5)[4] < 0.5
         out = prepare(ours, 1, np.random.default_rng(seed), (32, 32))
-        np.testing.assert_array_equal(out["text"], cache[1]["recaption_text" if recaption else "text"]["text"])
+        np.testing.assert_array_equal(
+            out["text"], cache[1]["recaption_text" if recaption else "text"]["text"]
+        )
         chosen.add(bool(recaption))
     assert chosen == {True, False}
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="where the records have"):
         example([ours[0]] * 2, 1, rng, (32, 32), **options, text=False, image=None)
     with pytest.raises(InputError, match="no features of the present caption of"):
-        example(ours, 1, rng, (32, 32), **options, text=True, image=lambda *_: {"caption": "another"})
+        example(
+            ours, 1, rng, (32, 32), **options, text=True, image=lambda *_: {"caption": "another"}
+        )
 
 
 def test_int8_features_are_multiples_of_their_token_s_scale():
-    text = stored_text({"text": np.array([[[-127, 2], [3, 4]]], np.int8), "text_scale": np.array([[0.5, 2.0]], np.float32)})
+    text = stored_text(
+        {
+            "text": np.array([[[-127, 2], [3, 4]]], np.int8),
+            "text_scale": np.array([[0.5, 2.0]], np.float32),
+        }
+    )
     np.testing.assert_array_equal(text, [[[-63.5, 1.0], [6.0, 8.0]]])
     assert text.dtype == np.float32
 
 
-@pytest.mark.parametrize(("fields", "stored", "line"), [
-    (("data.random_crop=True", "data.flip=True"), ("float16", None), r"give --config\.data\.random_crop=False --config\.data\.flip=False,"),
-    (("data.zoom=(1.0, 2.0)",), ("float16", None), r"give --config\.data\.zoom='\(1\.0, 1\.0\)'"),
-    (("data.zoom=(1.0, 1.0)", "data.image_size=64"), ("float16", None), r"\(other latents\.shape, view\.image_size, view\.zoom\)"),
-    (("vae.dtype=bfloat16", "text.dtype=bfloat16"), ("float16", "bfloat16"), r"\(other latents\.computed, text\.computed\)"),
-    (("cascade=RELAY",), ("float16", "bfloat16"), None),  # the same encoders, carried over
-    (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5 that made them"),
-    (("schedule.blur=none",), ("float16", None), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "stored", "line"),
+    [
+        (
+            ("data.random_crop=True", "data.flip=True"),
+            ("float16", None),
+            r"give --config\.data\.random_crop=False --config\.data\.flip=False,",
+        ),
+        (
+            ("data.zoom=(1.0, 2.0)",),
+            ("float16", None),
+            r"give --config\.data\.zoom='\(1\.0, 1\.0\)'",
+        ),
+        (
+            ("data.zoom=(1.0, 1.0)", "data.image_size=64"),
+            ("float16", None),
+            r"\(other latents\.shape, view\.image_size, view\.zoom\)",
+        ),
+        (
+            ("vae.dtype=bfloat16", "text.dtype=bfloat16"),
+            ("float16", "bfloat16"),
+            r"\(other latents\.computed, text\.computed\)",
+        ),
+        (("cascade=RELAY",), ("float16", "bfloat16"), None),  # the same encoders, carried over
+        (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5 that made them"),
+        (("schedule.blur=none",), ("float16", None), None),
+    ],
+)
 def test_what_a_companion_does_not_suit(fields, stored, line):
-    fields = [field.replace("RELAY", str(tiny_runs.trained("base").workdir / "cascade")) for field in fields]
+    fields = [
+        field.replace("RELAY", str(tiny_runs.trained("base").workdir / "cascade"))
+        for field in fields
+    ]
     fields = [field.replace("VAE", str(tiny_runs.trained("vae").workdir)) for field in fields]
     cfg = config("relay", "data.random_crop=False", *fields, f"data.cache={companion(*stored)}")
     directory, description = frozen_description(cfg)
@@ -221,15 +285,28 @@ def test_the_companion_of_another_dataset_is_refused(tmp_path):
     rewritten(tmp_path / "same", lambda i, record: {})
     assert len(open_cache(whole, open_records(tmp_path / "same"))) == 20
     rewritten(tmp_path / "other", lambda i, record: {"key": f"other {i}"})
-    with pytest.raises(InputError, match=r"was encoded from other records than .*/other holds .their keys, images or shards differ"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"was encoded from other records than .*/other holds .their keys, images or shards"
+            r" differ"
+        ),
+    ):
         open_cache(whole, open_records(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"other records than .*/scenes holds .20 where there are 64"):
+    with pytest.raises(
+        InputError, match=r"other records than .*/scenes holds .20 where there are 64"
+    ):
         open_cache(whole, open_records(tiny_runs.scenes()))
-    rewritten(tmp_path / "said", lambda i, record: {"recaption": "something new"} if i == 13 else {})
+    rewritten(
+        tmp_path / "said", lambda i, record: {"recaption": "something new"} if i == 13 else {}
+    )
     with pytest.raises(InputError, match=r"text features of other captions than .*/said has now"):
         open_cache(whole, open_records(tmp_path / "said"))
-    assert len(open_cache(companion("float32", None), open_records(tmp_path / "said"))) == 20  # latents bear new captions
-    with pytest.raises(InputError, match=r"holds no latents or text features: it has no encoded\.json"):
+    # latents bear new captions
+    assert len(open_cache(companion("float32", None), open_records(tmp_path / "said"))) == 20
+    with pytest.raises(
+        InputError, match=r"holds no latents or text features: it has no encoded\.json"
+    ):
         open_cache(data(), records())
 
 
@@ -242,5 +319,7 @@ def test_a_damaged_companion_is_one_line(tmp_path):
     with pytest.raises(InputError, match="is of format 2, not 1"):
         open_cache(tmp_path / "c", records())
     shutil.copy(companion("float32", "bfloat16") / "encoded.json", tmp_path / "c")
-    with pytest.raises(InputError, match=r"record 0 of .*encoded-train.array_record-00000-of-00003 is damaged"):
+    with pytest.raises(
+        InputError, match=r"record 0 of .*encoded-train.array_record-00000-of-00003 is damaged"
+    ):
         open_cache(tmp_path / "c", records())[0]

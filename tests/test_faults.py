@@ -1,4 +1,7 @@
-"""Faults in the middle of training: signals, full disks, NaN, the clock, damaged records. Nothing is lost past the last checkpoint."""
+"""Faults in the middle of training: signals, full disks, NaN, the clock, damaged records.
+
+Nothing is lost past the last checkpoint.
+"""
 
 import contextlib
 import dataclasses
@@ -27,7 +30,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import make_loader
 from data_pipeline.records import open_records
 
-AT_END = dataclasses.replace(CADENCE, log=3, save=0)  # no checkpoint but the last, no line at the step of a stop
+# no checkpoint but the last, no line at the step of a stop
+AT_END = dataclasses.replace(CADENCE, log=3, save=0)
 
 
 def curve(workdir) -> list[dict]:
@@ -41,7 +45,9 @@ def same(ours, theirs) -> None:
 
 
 def ended(command, capsys) -> tuple[int, list[str]]:
-    """How `command()` ends under the dispatcher: (exit code, what it said on stderr but for the progress bar)."""
+    """How `command()` ends under the dispatcher: (exit code, what it said on stderr but for the
+    progress bar).
+    """
     capsys.readouterr()
     with pytest.raises(SystemExit) as e:
         cli.run_command(lambda argv: command())
@@ -57,7 +63,9 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(number, code, tmp_path, capsys, whole):
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    number, code, tmp_path, capsys, whole
+):
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 
     def send(step):
@@ -66,7 +74,10 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(number, code, tm
 
     exit_code, lines = ended(lambda: toy(tmp_path, before=send, cadence=AT_END), capsys)
     assert exit_code == code
-    assert lines[-1].startswith(f"cv3jax: {number.name}: stopped after step 4, saved in {tmp_path}/checkpoints/4; run the same command")
+    assert lines[-1].startswith(
+        f"cv3jax: {number.name}: stopped after step 4, saved in {tmp_path}/checkpoints/4; run the"
+        " same command"
+    )
     assert checkpoint.steps(tmp_path / "checkpoints") == [4]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     seen = []
@@ -77,7 +88,9 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(number, code, tm
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    # a shell's background job ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def twice(step):
         if step == 2:
             signal.raise_signal(signal.SIGINT)
@@ -113,9 +126,15 @@ def test_a_nan_from_the_data_is_noticed_and_never_saved(stop, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     rarely = dataclasses.replace(CADENCE, steps=100, log=0, save=0)
-    with pytest.raises(NonFiniteLossError, match="step 2: loss and grad_norm and param_norm not finite; stopped, there is no checkpoint"):
+    with pytest.raises(
+        NonFiniteLossError,
+        match=(
+            "step 2: loss and grad_norm and param_norm not finite; stopped, there is no checkpoint"
+        ),
+    ):
         toy(tmp_path, place=poisoned(2), before=before, cadence=rarely)
-    assert steps[-1] in ((2,) if stop else (2, 3))  # it is looked at before the next one where it has ended by then, else while that runs
+    # it is looked at before the next one where it has ended by then, else while that runs
+    assert steps[-1] in ((2,) if stop else (2, 3))
     assert checkpoint.steps(tmp_path / "checkpoints") == []
 
 
@@ -124,17 +143,32 @@ def test_a_nan_from_the_data_is_noticed_and_never_saved(stop, tmp_path):
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(kind, tmp_path, capsys):
     cadence = dataclasses.replace(CADENCE, keep=2)
     expected = toy(tmp_path / "whole", width=20_000, cadence=cadence)
-    files = [path.stat() for path in (tmp_path / "whole" / "checkpoints" / "8").rglob("*") if path.is_file()]
-    room, largest = int(2.6 * sum(file.st_blocks * 512 for file in files)), max(file.st_size for file in files)
-    with small_disk(tmp_path / "disk", room if kind == "disk" else None, largest // 2) as (disk, more):
+    files = [
+        path.stat()
+        for path in (tmp_path / "whole" / "checkpoints" / "8").rglob("*")
+        if path.is_file()
+    ]
+    room, largest = (
+        int(2.6 * sum(file.st_blocks * 512 for file in files)),
+        max(file.st_size for file in files),
+    )
+    with small_disk(tmp_path / "disk", room if kind == "disk" else None, largest // 2) as (
+        disk,
+        more,
+    ):
         code, lines = ended(lambda: toy(disk / "w", width=20_000, cadence=cadence), capsys)
         left = checkpoint.steps(disk / "w" / "checkpoints")
         assert code == 1
         assert len(lines) == 1
-        assert lines[0].startswith(f"cv3jax: {disk}/w/checkpoints: a checkpoint could not be written (")
+        assert lines[0].startswith(
+            f"cv3jax: {disk}/w/checkpoints: a checkpoint could not be written ("
+        )
         remains = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
         assert f"), {remains}; make room and run the same command to continue" in lines[0]
-        assert sorted(path.name for path in (disk / "w" / "checkpoints").iterdir()) == [str(step) for step in left]  # no half of one
+        # no half of one
+        assert sorted(path.name for path in (disk / "w" / "checkpoints").iterdir()) == [
+            str(step) for step in left
+        ]
         for step in left:
             checkpoint.verify(disk / "w" / "checkpoints", step)
         more()
@@ -144,12 +178,21 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(kind, tm
 
 @contextlib.contextmanager
 def small_disk(disk, room: int | None, largest: int):
-    """(`disk`, a function that makes it large): of `room` bytes, or where that may not be mounted with files of at most `largest`."""
+    """(`disk`, a function that makes it large): of `room` bytes, or where that may not be mounted
+    with files of at most `largest`.
+    """
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)]
-    if room and shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0:
+    if (
+        room
+        and shutil.which("mount")
+        and subprocess.run(mount, capture_output=True).returncode == 0
+    ):
         try:
-            yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            yield (
+                disk,
+                lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True),
+            )
         finally:
             subprocess.run(["umount", str(disk)], check=True)
         return
@@ -190,7 +233,9 @@ def test_metrics_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypat
             write(self, step, values)
 
         monkeypatch.setattr(MetricsLog, "write", full)
-        code, lines = ended(lambda: toy(tmp_path, cadence=dataclasses.replace(AT_END, save=4)), capsys)
+        code, lines = ended(
+            lambda: toy(tmp_path, cadence=dataclasses.replace(AT_END, save=4)), capsys
+        )
     assert (code, lines) == (1, [f"cv3jax: {tmp_path}/metrics.jsonl: {os.strerror(errno.ENOSPC)}"])
     monkeypatch.undo()
     assert checkpoint.steps(tmp_path / "checkpoints") == [4]
@@ -203,7 +248,11 @@ def test_the_clock_may_jump(tmp_path, monkeypatch, whole):
         monkeypatch.setattr(module, "time", lambda: now() + offset)
     elapsed = []
     close = MetricsLog.close
-    monkeypatch.setattr(MetricsLog, "close", lambda self: elapsed.append(self._bar.format_dict["elapsed"]) or close(self))
+    monkeypatch.setattr(
+        MetricsLog,
+        "close",
+        lambda self: elapsed.append(self._bar.format_dict["elapsed"]) or close(self),
+    )
 
     def jump(step):
         nonlocal offset
@@ -231,7 +280,15 @@ def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_p
     good = shard.read_bytes()
 
     def run(workdir):
-        data = make_loader(tmp_path / "data", batch_size=8, image_size=32, tokenize=None, seed=0, num_threads=2, flip=True)
+        data = make_loader(
+            tmp_path / "data",
+            batch_size=8,
+            image_size=32,
+            tokenize=None,
+            seed=0,
+            num_threads=2,
+            flip=True,
+        )
 
         def place(batch):
             return jax.device_put(batch["image"][:, 0, 0, :2].astype(np.float32) / 255)
@@ -247,16 +304,22 @@ def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_p
     assert len(lines) == 1
     assert f"of {shard} is damaged" in lines[0]
     left = checkpoint.steps(tmp_path / "w" / "checkpoints")
-    assert left[-1] < 8  # the record's batch is in the first epoch, which is all the steps there are
+    # the record's batch is in the first epoch, which is all the steps there are
+    assert left[-1] < 8
     shard.write_bytes(good)
     same(run(tmp_path / "w"), expected)
     assert curve(tmp_path / "w") == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("text", ['{"step": 1}\nnothing\n{"step": 3}\n', '[]\n{"step": 3}\n', '{"loss": 3}\n{"step": 3}\n'])
+@pytest.mark.parametrize(
+    "text",
+    ['{"step": 1}\nnothing\n{"step": 3}\n', '[]\n{"step": 3}\n', '{"loss": 3}\n{"step": 3}\n'],
+)
 def test_damaged_metrics_are_named(text, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(InputError, match=r"metrics\.jsonl, line [12] is not a line of metrics; remove it"):
+    with pytest.raises(
+        InputError, match=r"metrics\.jsonl, line [12] is not a line of metrics; remove it"
+    ):
         toy(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -265,7 +328,14 @@ def test_an_error_of_the_system_is_one_line_under_any_command(tmp_path, capsys):
     def command():
         (tmp_path / "none" / "x").write_text("")
 
-    assert ended(command, capsys) == (1, [f"cv3jax: {tmp_path}/none/x: {os.strerror(errno.ENOENT)}"])
-    program = "from cv3jax.cli import run_command\nrun_command(lambda argv: print('x\\n' * 100_000))"
-    done = subprocess.run(f"{sys.executable} -c \"{program}\" | head -1", shell=True, capture_output=True, text=True)
+    assert ended(command, capsys) == (
+        1,
+        [f"cv3jax: {tmp_path}/none/x: {os.strerror(errno.ENOENT)}"],
+    )
+    program = (
+        "from cv3jax.cli import run_command\nrun_command(lambda argv: print('x\\n' * 100_000))"
+    )
+    done = subprocess.run(
+        f'{sys.executable} -c "{program}" | head -1', shell=True, capture_output=True, text=True
+    )
     assert (done.stdout, done.stderr) == ("x\n", "")

@@ -1,4 +1,6 @@
-"""Damaged checkpoints and two runs on one workdir: refused by name before anything changes, and passed over only when asked."""
+"""Damaged checkpoints and two runs on one workdir: refused by name before anything changes, and
+passed over only when asked.
+"""
 
 import dataclasses
 import os
@@ -41,7 +43,9 @@ def remove(path):
 
 def everything(workdir) -> dict[str, tuple]:
     """What is in a directory, down to the times."""
-    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in workdir.rglob("*")}
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in workdir.rglob("*")
+    }
 
 
 def vae(workdir, resume_from=None) -> dict:
@@ -74,26 +78,42 @@ def test_damage_of_any_file_of_a_checkpoint_is_named(damage, tmp_path):
                 checkpoint.verify(damaged, 8)
             assert str(damaged / "8") in str(e.value)
             assert f"{'manifest.json' if name == 'manifest.json' else name} " in str(e.value)
-            assert str(e.value).endswith("; restore the file, or give --resume_from=6 to go on from that older one")
+            assert str(e.value).endswith(
+                "; restore the file, or give --resume_from=6 to go on from that older one"
+            )
         shutil.rmtree(tmp_path / "x")
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_asked_for(workdir, capsys):
+def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_asked_for(
+    workdir, capsys
+):
     newest = workdir / "checkpoints" / "6"
     flip(max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size))
     before = everything(workdir)
-    with pytest.raises(InputError, match=f"checkpoint {newest} is damaged: state/.* has other bytes than were written; .*resume_from=3"):
+    with pytest.raises(
+        InputError,
+        match=(
+            f"checkpoint {newest} is damaged: state/.* has other bytes than were written;"
+            " .*resume_from=3"
+        ),
+    ):
         vae(workdir)
     with pytest.raises(InputError, match=f"--resume_from=4: {workdir}/checkpoints has only 3, 6"):
         vae(workdir, resume_from=4)
     assert everything(workdir) == before
     vae(workdir, resume_from=3)
-    assert f"going on from step 3; the newer checkpoint is now {workdir}/set_aside/6" in capsys.readouterr().err
+    assert (
+        f"going on from step 3; the newer checkpoint is now {workdir}/set_aside/6"
+        in capsys.readouterr().err
+    )
     assert manifest.damage(workdir / "set_aside" / "6")  # it, not a new one
     assert_equal(leaves(workdir, 6), leaves(tiny_runs.trained("vae").workdir, 6))
-    assert [line["loss"] for line in read_lines(workdir / "metrics.jsonl")] == tiny_runs.trained("vae").losses
+    assert [line["loss"] for line in read_lines(workdir / "metrics.jsonl")] == tiny_runs.trained(
+        "vae"
+    ).losses
     assert checkpoint.steps(workdir / "checkpoints") == [3, 6]
-    with pytest.MonkeyPatch.context() as patch:  # the same command, given again by a scheduler, does not go back again
+    # the same command, given again by a scheduler, does not go back again
+    with pytest.MonkeyPatch.context() as patch:
         tiny_runs.watch(patch, lambda step: pytest.fail("trained"))
         vae(workdir, resume_from=3)
     assert sorted(path.name for path in (workdir / "set_aside").iterdir()) == ["6"]
@@ -102,7 +122,13 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
 def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
     for step in (3, 6):
         remove(workdir / "checkpoints" / str(step) / "manifest.json")
-    with pytest.raises(InputError, match=r"6 is damaged: manifest\.json is missing; restore the file, or start anew \(no older one is"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"6 is damaged: manifest\.json is missing; restore the file, or start anew \(no older"
+            r" one is"
+        ),
+    ):
         vae(workdir)
     with pytest.raises(InputError, match=r"3 is damaged: manifest\.json is missing"):
         vae(workdir, resume_from=3)
@@ -131,7 +157,9 @@ def test_checkpoints_set_aside_twice_are_all_kept(tmp_path):
         (tmp_path / "c" / "9" / "which").write_text(str(number))
         checkpoint.set_aside(tmp_path / "c", 3, tmp_path / "aside")
     assert checkpoint.steps(tmp_path / "c") == [3]
-    assert {path.name: path.joinpath("which").read_text() for path in tmp_path.glob("aside/9*")} == {"9": "1", "9.1": "2"}
+    assert {
+        path.name: path.joinpath("which").read_text() for path in tmp_path.glob("aside/9*")
+    } == {"9": "1", "9.1": "2"}
 
 
 @pytest.mark.parametrize("damage", [flip, cut, remove])
@@ -139,7 +167,10 @@ def test_a_damaged_part_of_a_cascade_is_named(damage, workdir):
     part = workdir / "cascade" / "vae"
     checkpoint.load_part(part, None)
     damage(max(part.rglob("d/*"), key=lambda path: path.stat().st_size))
-    with pytest.raises(InputError, match=f"{part} is damaged: .*d/.* (has|is) .*; restore it, or have its run write it again"):
+    with pytest.raises(
+        InputError,
+        match=f"{part} is damaged: .*d/.* (has|is) .*; restore it, or have its run write it again",
+    ):
         checkpoint.load_part(part, None)
 
 
@@ -147,8 +178,14 @@ def test_a_part_that_another_program_wrote_is_taken_as_it_is(workdir):
     part = workdir / "cascade" / "vae"
     expected = checkpoint.load_part(part, None)
     remove(part / "manifest.json")
-    assert_equal({"x": np.concatenate([np.ravel(x) for x in jax.tree.leaves(checkpoint.load_part(part, None))])},
-                 {"x": np.concatenate([np.ravel(x) for x in jax.tree.leaves(expected)])})  # fmt: skip
+    assert_equal(
+        {
+            "x": np.concatenate(
+                [np.ravel(x) for x in jax.tree.leaves(checkpoint.load_part(part, None))]
+            )
+        },
+        {"x": np.concatenate([np.ravel(x) for x in jax.tree.leaves(expected)])},
+    )
 
 
 HOLDER = """import sys, time
@@ -161,12 +198,17 @@ with lock.hold(Path(sys.argv[1])):
 
 
 def test_a_second_run_on_a_workdir_is_refused_and_a_killed_one_leaves_no_lock(workdir):
-    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(workdir)], stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(workdir)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert first.stdout.readline() == "held\n"
         before = everything(workdir)
         who = f"process {first.pid} on {socket.gethostname()}"
-        with pytest.raises(InputError, match=f"--workdir {workdir} is in use by {who}; wait for it, stop it, or give another"):
+        with pytest.raises(
+            InputError,
+            match=f"--workdir {workdir} is in use by {who}; wait for it, stop it, or give another",
+        ):
             vae(workdir)
         assert everything(workdir) == before
     finally:
@@ -174,8 +216,13 @@ def test_a_second_run_on_a_workdir_is_refused_and_a_killed_one_leaves_no_lock(wo
         first.wait(60)
     assert (workdir / lock.NAME).exists()
     with lock.hold(workdir):
-        assert (workdir / lock.NAME).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(InputError, match=f"in use by process {os.getpid()}"), lock.hold(workdir):
+        assert (
+            workdir / lock.NAME
+        ).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+        with (
+            pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
+            lock.hold(workdir),
+        ):
             pass
         assert (workdir / lock.NAME).exists()
     assert not (workdir / lock.NAME).exists()
@@ -188,5 +235,8 @@ def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path):
     with lock.hold(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "x").write_text("")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x"]
-    with pytest.raises(InputError, match="--workdir /proc/none/w: cannot be written"), lock.hold(Path("/proc/none/w")):
+    with (
+        pytest.raises(InputError, match="--workdir /proc/none/w: cannot be written"),
+        lock.hold(Path("/proc/none/w")),
+    ):
         pass

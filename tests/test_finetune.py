@@ -1,4 +1,6 @@
-"""Training that starts from a converted checkpoint: the released training step's loss at step 0, and less after ten."""
+"""Training that starts from a converted checkpoint: the released training step's loss at step 0,
+and less after ten.
+"""
 
 from pathlib import Path
 
@@ -26,10 +28,20 @@ START, OFFSET = 500, 0.05
 
 def config(preset: str, *fields: str):
     """The recipe of relay fine-tuning at the preset's sizes, from the converted checkpoint."""
-    sizes = unet_sizes(preset) | {"head_dim": meta(preset)["preset_config"]["unet"]["num_head_channels"], "groups": 32}
+    sizes = unet_sizes(preset) | {
+        "head_dim": meta(preset)["preset_config"]["unet"]["num_head_channels"],
+        "groups": 32,
+    }
     given = [f"model.{name}={value}" for name, value in sizes.items()]
-    given += [f"cascade={converted(preset)}", f"init_from={converted(preset)}", f"data.path={tiny_runs.scenes()}", "text.random=False",
-              "optim.lr=1e-4", "optim.warmup=0", *fields]  # fmt: skip
+    given += [
+        f"cascade={converted(preset)}",
+        f"init_from={converted(preset)}",
+        f"data.path={tiny_runs.scenes()}",
+        "text.random=False",
+        "optim.lr=1e-4",
+        "optim.warmup=0",
+        *fields,
+    ]
     return recipe.load("relay_1024:tiny", [f"--config.{field}" for field in given])
 
 
@@ -41,14 +53,28 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
     x0 = loaded.encode(image, g.nhwc("train.noise_encode"))
     low = loaded.encode(up2(down2(image)), g.nhwc("train.noise_lr_encode"))
     g.check_nhwc("train.lr_latent", low)
-    sizes = np.tile([image.shape[1], image.shape[1], *g["train.crop"], image.shape[1], image.shape[1]], (2, 1))
-    batch = {"x0": x0, "low": low, "cond": make_cond(loaded.text(g.meta["prompts"][1:3]), jnp.asarray(sizes))}
+    sizes = np.tile(
+        [image.shape[1], image.shape[1], *g["train.crop"], image.shape[1], image.shape[1]], (2, 1)
+    )
+    batch = {
+        "x0": x0,
+        "low": low,
+        "cond": make_cond(loaded.text(g.meta["prompts"][1:3]), jnp.asarray(sizes)),
+    }
     noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
     model = cascade.build_model(UNet, loaded.description["stages"]["relay"]["model"])
-    denoise = make_denoiser(lambda p, x, i, cond: model.apply({"params": p}, x, i, cond), jnp.asarray(ddpm_sigma()), "eps")
+    denoise = make_denoiser(
+        lambda p, x, i, cond: model.apply({"params": p}, x, i, cond),
+        jnp.asarray(ddpm_sigma()),
+        "eps",
+    )
     with pytest.MonkeyPatch.context() as patch:  # the released draws instead of ours
-        patch.setattr(objectives, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise)))
-        loss = objectives.diffusion_loss(denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET)
+        patch.setattr(
+            objectives, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise))
+        )
+        loss = objectives.diffusion_loss(
+            denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET
+        )
         step = jax.jit(make_train_step(loss, build.make_tx(c), decay=0.99))
         with tiny_runs.devices(1):
             state, losses = build.build(c, Path("unused")).create(), []
@@ -64,7 +90,9 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
 @pytest.mark.slow
 def test_the_train_command_goes_on_from_released_weights(tmp_path):
     """The run's own cascade brings the parts it stood on."""
-    train.run(config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run")
+    train.run(
+        config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run"
+    )
     losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert np.isfinite(losses).all()
     assert cascade.load(tmp_path / "run").description["stages"].keys() == {"base", "relay"}

@@ -20,7 +20,9 @@ def floats(*shape):
 
 
 class Hand:
-    """A hand count of the released UNet for one image: a closed formula a layer, walked as the paper's figure is."""
+    """A hand count of the released UNet for one image: a closed formula a layer, walked as the
+    paper's figure is.
+    """
 
     def __init__(self):
         self.total = 0
@@ -65,12 +67,26 @@ def hand() -> Hand:
         count.dense(1, 1280, 1280)
     count.conv(64, 4, 320, of_data=True)
     for side, inputs, width, depth in (
-        (64, 320, 320, 0), (64, 320, 320, 0), (32, 320, 640, 2), (32, 640, 640, 2), (16, 640, 1280, 10), (16, 1280, 1280, 10),  # down
-        (16, 1280, 1280, 10), (16, 1280, 1280, 0),  # middle
-        (16, 1280 + 1280, 1280, 10), (16, 1280 + 1280, 1280, 10), (16, 1280 + 640, 1280, 10),  # up, with the skips
-        (32, 1280 + 640, 640, 2), (32, 640 + 640, 640, 2), (32, 640 + 320, 640, 2),
-        (64, 640 + 320, 320, 0), (64, 320 + 320, 320, 0), (64, 320 + 320, 320, 0),
-    ):  # fmt: skip
+        # down
+        (64, 320, 320, 0),
+        (64, 320, 320, 0),
+        (32, 320, 640, 2),
+        (32, 640, 640, 2),
+        (16, 640, 1280, 10),
+        (16, 1280, 1280, 10),
+        (16, 1280, 1280, 10),
+        (16, 1280, 1280, 0),  # middle
+        # up, with the skips
+        (16, 1280 + 1280, 1280, 10),
+        (16, 1280 + 1280, 1280, 10),
+        (16, 1280 + 640, 1280, 10),
+        (32, 1280 + 640, 640, 2),
+        (32, 640 + 640, 640, 2),
+        (32, 640 + 320, 640, 2),
+        (64, 640 + 320, 320, 0),
+        (64, 320 + 320, 320, 0),
+        (64, 320 + 320, 320, 0),
+    ):
         count.block(side, inputs, width, depth)
     for side, width in ((32, 320), (16, 640), (32, 1280), (64, 640)):  # halving, doubling
         count.conv(side, width, width)
@@ -82,13 +98,22 @@ def hand() -> Hand:
 def unet():
     """(function of params and inputs, abstract params, abstract inputs) of the released UNet."""
     model = UNet(dtype=jnp.bfloat16)
-    inputs = (floats(BATCH, SIDE, SIDE, 4), floats(BATCH), {"text": floats(BATCH, TEXT, TEXT_WIDTH), "vector": floats(BATCH, VECTOR)})
-    params = jax.eval_shape(lambda key: model.init(key, *jax.tree.map(lambda x: jnp.zeros(x.shape), inputs)), jax.random.key(0))
+    inputs = (
+        floats(BATCH, SIDE, SIDE, 4),
+        floats(BATCH),
+        {"text": floats(BATCH, TEXT, TEXT_WIDTH), "vector": floats(BATCH, VECTOR)},
+    )
+    params = jax.eval_shape(
+        lambda key: model.init(key, *jax.tree.map(lambda x: jnp.zeros(x.shape), inputs)),
+        jax.random.key(0),
+    )
     return lambda p, *inputs: model.apply(p, *inputs), params, inputs
 
 
 def gradient(function, params, inputs):
-    return flops.count(jax.grad(lambda params, *inputs: function(params, *inputs).sum()), params, *inputs)
+    return flops.count(
+        jax.grad(lambda params, *inputs: function(params, *inputs).sum()), params, *inputs
+    )
 
 
 def test_the_full_unet_has_the_flops_of_the_hand_count():
@@ -113,11 +138,17 @@ def test_remat_is_counted_and_counted_apart():
         return lambda params, x, text: model.apply(params, x, text)
 
     model = SpatialTransformer(depth=3, head_dim=16, groups=8)
-    params = jax.eval_shape(lambda key: model.init(key, jnp.zeros(x.shape), jnp.zeros(text.shape)), jax.random.key(0))
+    params = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros(x.shape), jnp.zeros(text.shape)), jax.random.key(0)
+    )
     forward = flops.count(transformer(), params, x, text).total
-    plain, again = gradient(transformer(), params, (x, text)), gradient(transformer(remat="block"), params, (x, text))
+    plain, again = (
+        gradient(transformer(), params, (x, text)),
+        gradient(transformer(remat="block"), params, (x, text)),
+    )
     assert again.model == plain.total
-    assert 0.5 * forward < again.recomputed < forward  # blocks but for what no gradient needs again, their last products
+    # blocks but for what no gradient needs again, their last products
+    assert 0.5 * forward < again.recomputed < forward
 
 
 def dots(x, w):
@@ -136,7 +167,8 @@ def test_a_scan_counts_each_of_its_steps_and_remat_what_it_recomputes():
     back = jax.grad(lambda ws, x, body: scanned(x, ws, body).sum())
     assert flops.count(functools.partial(back, body=dots), ws, x).total == 5 * 6 * one
     counted = flops.count(functools.partial(back, body=jax.checkpoint(dots)), ws, x)
-    assert (counted.total, counted.recomputed) == (5 * 7 * one, 5 * one)  # the last product of the body is not needed again
+    # the last product of the body is not needed again
+    assert (counted.total, counted.recomputed) == (5 * 7 * one, 5 * one)
 
 
 def test_dead_code_and_elementwise_work_are_nothing():
@@ -163,31 +195,48 @@ def test_a_loop_of_unknown_length_is_refused_only_where_it_multiplies():
 
 def test_shard_map_is_counted_over_its_devices():
     mesh = sharding.make_mesh(data=2, fsdp=4)
-    split = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P(("data", "fsdp")), P()), out_specs=P(("data", "fsdp")))
+    split = jax.shard_map(
+        lambda x, w: x @ w,
+        mesh=mesh,
+        in_specs=(P(("data", "fsdp")), P()),
+        out_specs=P(("data", "fsdp")),
+    )
     assert flops.count(split, floats(16, 8), floats(8, 8)).total == 2 * 16 * 8 * 8
-    rows = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))  # four times the same
+    # four times the same
+    rows = jax.shard_map(
+        lambda x, w: x @ w, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data")
+    )
     assert flops.count(rows, floats(16, 8), floats(8, 8)).total == 4 * 2 * 16 * 8 * 8
 
 
-@pytest.mark.parametrize(("kernel", "options", "per_output"), [
-    ((3, 3, 8, 16), {}, 9 * 8),
-    ((3, 3, 8, 16), {"window_strides": (2, 2)}, 9 * 8),
-    ((3, 3, 2, 16), {"feature_group_count": 4}, 9 * 2),
-    ((3, 3, 8, 16), {"rhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))}, 9 * 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "options", "per_output"),
+    [
+        ((3, 3, 8, 16), {}, 9 * 8),
+        ((3, 3, 8, 16), {"window_strides": (2, 2)}, 9 * 8),
+        ((3, 3, 2, 16), {"feature_group_count": 4}, 9 * 2),
+        ((3, 3, 8, 16), {"rhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))}, 9 * 8),
+    ],
+)
 def test_a_convolution_and_its_gradients_have_the_closed_form(kernel, options, per_output):
-    conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                             **{"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), **options})  # fmt: skip
+    conv = functools.partial(
+        jax.lax.conv_general_dilated,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **{"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), **options},
+    )
     x, w = floats(3, 12, 12, 8), floats(*kernel)
     expected = 2 * jax.eval_shape(conv, x, w).size * per_output
     assert flops.count(conv, x, w).total == expected
     for argument in (0, 1):
         back = jax.grad(lambda x, w: conv(x, w).sum(), argument)
-        assert flops.count(back, x, w).total == expected  # a transposed convolution has holes, which cost nothing
+        # a transposed convolution has holes, which cost nothing
+        assert flops.count(back, x, w).total == expected
 
 
 def test_a_batch_of_products_and_einsum():
-    counted = flops.count(lambda q, k: jnp.einsum("bqnd,bknd->bnqk", q, k), floats(2, 5, 3, 4), floats(2, 7, 3, 4))
+    counted = flops.count(
+        lambda q, k: jnp.einsum("bqnd,bknd->bnqk", q, k), floats(2, 5, 3, 4), floats(2, 7, 3, 4)
+    )
     assert counted.total == 2 * 2 * 3 * 5 * 7 * 4
 
 
@@ -199,7 +248,12 @@ def test_custom_derivatives_count_what_runs():
     f.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, ct: (ct @ saved[1].T, saved[0].T @ ct))
     one = 2 * 4 * 8 * 8
     assert flops.count(f, floats(4, 8), floats(8, 8)).total == one
-    assert flops.count(jax.grad(lambda x, w: (f(x, w) ** 2).sum(), (0, 1)), floats(4, 8), floats(8, 8)).total == 3 * one
+    assert (
+        flops.count(
+            jax.grad(lambda x, w: (f(x, w) ** 2).sum(), (0, 1)), floats(4, 8), floats(8, 8)
+        ).total
+        == 3 * one
+    )
 
 
 @pytest.mark.parametrize(("estimate", "expected"), [(None, 4 * 2 * 8 * 8 * 8), (123, 123)])
@@ -211,9 +265,13 @@ def test_a_kernel_counts_its_estimate_or_its_body_at_each_point_of_the_grid(esti
 
     cost = estimate and pl.CostEstimate(flops=estimate, transcendentals=0, bytes_accessed=0)
     call = pl.pallas_call(
-        kernel, grid=(4,), in_specs=[pl.BlockSpec((8, 8), lambda i: (i, 0)), pl.BlockSpec((8, 8), lambda i: (0, 0))],
-        out_specs=pl.BlockSpec((8, 8), lambda i: (i, 0)), out_shape=floats(32, 8), cost_estimate=cost,
-    )  # fmt: skip
+        kernel,
+        grid=(4,),
+        in_specs=[pl.BlockSpec((8, 8), lambda i: (i, 0)), pl.BlockSpec((8, 8), lambda i: (0, 0))],
+        out_specs=pl.BlockSpec((8, 8), lambda i: (i, 0)),
+        out_shape=floats(32, 8),
+        cost_estimate=cost,
+    )
     assert flops.count(call, floats(32, 8), floats(8, 8)).total == expected
 
 
@@ -226,22 +284,30 @@ def test_the_cudnn_kernel_is_two_products_forward_and_five_back(monkeypatch):
     attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     one = 2 * 2 * 4 * 64 * 32 * 64
     assert flops.count(attend, q, k, k).total == 2 * one
-    counted = flops.count(jax.grad(lambda q, k: attend(q, k, k).astype(jnp.float32).sum(), (0, 1)), q, k)
-    assert (counted.total, counted.model) == (7 * one, 6 * one)  # of the five back one makes the logits again
+    counted = flops.count(
+        jax.grad(lambda q, k: attend(q, k, k).astype(jnp.float32).sum(), (0, 1)), q, k
+    )
+    # of the five back one makes the logits again
+    assert (counted.total, counted.model) == (7 * one, 6 * one)
 
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_useful_flops_do_not_depend_on_the_kernel(remat):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    splash = attention.make_attend("splash", "tpu", mesh, head_dim=64, dtype=jnp.float32, interpret=True)
+    splash = attention.make_attend(
+        "splash", "tpu", mesh, head_dim=64, dtype=jnp.float32, interpret=True
+    )
     q, k = floats(2, 256, 2, 64), floats(2, 128, 2, 64)
     one = 2 * 2 * 2 * 256 * 128 * 64
 
     def counted(attend):
         attend = jax.checkpoint(attend) if remat else attend
-        return flops.count(jax.grad(lambda q, k, v: (attend(q, k, v) ** 2).sum(), (0, 1, 2)), q, k, k)
+        return flops.count(
+            jax.grad(lambda q, k, v: (attend(q, k, v) ** 2).sum(), (0, 1, 2)), q, k, k
+        )
 
     assert counted(attention.xla).model == 6 * one
     for ours in (counted(splash), counted(attention.by_heads)):
-        assert ours.model == pytest.approx(6 * one, rel=2e-3)  # rows of the output times those of its gradient, which XLA does not multiply
+        # rows of the output times those of its gradient, which XLA does not multiply
+        assert ours.model == pytest.approx(6 * one, rel=2e-3)
         assert ours.recomputed == (3 if remat else 1) * one

@@ -1,5 +1,7 @@
-"""Every tensor of the goldens is held by a test. What a test declares it must read (golden.py sees to that when it runs), so
-it is enough to look at the declarations: this holds in any order, for any selection, and under any number of workers.
+"""Every tensor of the goldens is held by a test.
+
+What a test declares it must read (golden.py sees to that when it runs), so it is enough to look at
+the declarations: this holds in any order, for any selection, and under any number of workers.
 """
 
 import fnmatch
@@ -22,13 +24,25 @@ def test_every_key_is_read(preset):
 
 
 def test_every_preset_is_listed():
-    assert sorted(folder.name for folder in golden.ROOT.iterdir() if folder.is_dir()) == sorted(golden.PRESETS)
+    assert sorted(folder.name for folder in golden.ROOT.iterdir() if folder.is_dir()) == sorted(
+        golden.PRESETS
+    )
 
 
 def test_every_tolerance_is_of_use():
-    """Each pattern is the first to fit some key, so that the table holds nothing that changes nothing."""
-    keys = [key for preset in golden.PRESETS for key in golden.arrays(preset) if key not in golden.meta(preset)["fp64_floor"]]
-    first = {next((pattern for pattern in golden.TOLERANCES if fnmatch.fnmatchcase(key, pattern)), None) for key in keys}
+    """Each pattern is the first to fit some key, so that the table holds nothing that changes
+    nothing.
+    """
+    keys = [
+        key
+        for preset in golden.PRESETS
+        for key in golden.arrays(preset)
+        if key not in golden.meta(preset)["fp64_floor"]
+    ]
+    first = {
+        next((pattern for pattern in golden.TOLERANCES if fnmatch.fnmatchcase(key, pattern)), None)
+        for key in keys
+    }
     assert not set(golden.TOLERANCES) - first
 
 
@@ -39,11 +53,15 @@ def test_a_key_that_is_declared_but_not_read_fails():
         @golden.reads("temb.*", presets=("micro",))
         def reads_only_one(g):
             _ = g["temb.t"]
+
     finally:
         golden.DECLARED.clear()
         golden.DECLARED.update(declared)
     (run,) = reads_only_one.pytestmark[0].args[1]
-    with pytest.raises(AssertionError, match=r"declared but not read: \['temb\.256', 'temb\.32', 'temb\.320', 'temb\.64'\]"):
+    with pytest.raises(
+        AssertionError,
+        match=r"declared but not read: \['temb\.256', 'temb\.32', 'temb\.320', 'temb\.64'\]",
+    ):
         reads_only_one(*run.values)
 
 

@@ -1,4 +1,5 @@
-"""Files of the release → `cv3jax convert` → `cv3jax sample`: from a prompt to the released PNG, and from that to one of twice the side.
+"""Files of the release → `cv3jax convert` → `cv3jax sample`: from a prompt to the released PNG, and
+from that to one of twice the side.
 
 What the command computes on its way is held against the goldens too.
 """
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
-    """(the two pictures that the command makes, uint8 [2, H, W, 3]; what its steps were given and returned)."""
+    """(the two pictures that the command makes, uint8 [2, H, W, 3]; what its steps were given and
+    returned).
+    """
     seen = {}
 
     def watched(name):
@@ -36,15 +39,29 @@ def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
         for name in ("stage", "encode"):
             patch.setattr(Cascade, name, watched(name))
         np.savez(f"{out}/noise.npz", **{name: g.nhwc(key) for name, key in noise.items()})
-        sample.main(["--checkpoint", str(converted(g.preset)), "--out", out, "--noise", f"{out}/noise.npz", *flags])
-        return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(out).glob("0*.png"))]), seen
+        sample.main(
+            [
+                "--checkpoint",
+                str(converted(g.preset)),
+                "--out",
+                out,
+                "--noise",
+                f"{out}/noise.npz",
+                *flags,
+            ]
+        )
+        return (
+            np.stack([np.asarray(Image.open(path)) for path in sorted(Path(out).glob("0*.png"))]),
+            seen,
+        )
 
 
 def check_png(g, key: str, ours: np.ndarray) -> None:
-    """±1 on at most 0.1 % of pixels, a pixel being off where any of its channels is: so of micro's 2,048 no more than 2.
+    """±1 on at most 0.1 % of pixels, a pixel being off where any of its channels is: so of micro's
+    2,048 no more than 2.
 
-    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times the mean error of the decoded
-    picture is the share of values to expect.
+    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times
+    the mean error of the decoded picture is the share of values to expect.
     """
     difference = np.abs(ours.astype(int) - g[key])
     off = (difference > 0).any(axis=-1)
@@ -53,7 +70,9 @@ def check_png(g, key: str, ours: np.ndarray) -> None:
 
 
 def check_stage(g, stage: str, seen: dict, side: int) -> None:
-    """The sizes it is told, its latents, and what the decoder makes of them before they are cut to 8 bits."""
+    """The sizes it is told, its latents, and what the decoder makes of them before they are cut to
+    8 bits.
+    """
     g.check(f"e2e.{stage}.vector", size_embedding(np.tile([side, side, 0, 0, side, side], (2, 1))))
     latent = seen["stage"][1]
     g.check_nhwc(f"e2e.{stage}.latent", latent)

@@ -3,7 +3,14 @@
 import jax
 import numpy as np
 from golden import ROOT, reads
-from golden_models import denoiser, differentiable_network, encode, gradient_norms, text_features, unet
+from golden_models import (
+    denoiser,
+    differentiable_network,
+    encode,
+    gradient_norms,
+    text_features,
+    unet,
+)
 
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
 from cv3jax.objectives import denoising_loss
@@ -28,9 +35,17 @@ def check_loss(g, case, blur, w=None):
 
     def loss(params):
         losses = denoising_loss(
-            denoise, schedule, params, g.nhwc("loss.x"), g.nhwc("loss.lr"), cond, g[f"loss.{case}.idx"] + 1, noise,
-            weighting="eps", norm="l1" if case.endswith("l1") else "l2",
-        )  # fmt: skip
+            denoise,
+            schedule,
+            params,
+            g.nhwc("loss.x"),
+            g.nhwc("loss.lr"),
+            cond,
+            g[f"loss.{case}.idx"] + 1,
+            noise,
+            weighting="eps",
+            norm="l1" if case.endswith("l1") else "l2",
+        )
         return losses.mean(), losses
 
     gradients, losses = jax.grad(loss, has_aux=True)(unet(g.preset)[1])
@@ -42,7 +57,9 @@ def check_loss(g, case, blur, w=None):
 
 
 def check_discarded(g, key, index):
-    """The released relay loss draws a second index and drops it: what it trained on is `index`, as the losses here show."""
+    """The released relay loss draws a second index and drops it: what it trained on is `index`, as
+    the losses here show.
+    """
     assert g[key].shape == g[index].shape
     assert not np.array_equal(g[key], g[index])
 
@@ -72,7 +89,9 @@ def test_relay_loss_with_w(g):
 
 @reads("train.*")
 def test_training_step_from_pixels(g):
-    """The released shared_step: a relay stage, offset noise 0.05, prompts 1 and 2, original = target = the image's size."""
+    """The released shared_step: a relay stage, offset noise 0.05, prompts 1 and 2, original =
+    target = the image's size.
+    """
     image = g.nhwc("train.image")
     low = encode(g.preset, up2(down2(image)), g.nhwc("train.noise_lr_encode"))
     x0 = encode(g.preset, image, g.nhwc("train.noise_encode"))
@@ -84,7 +103,15 @@ def test_training_step_from_pixels(g):
     noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
     schedule = make_schedule("linear", RELAY_START)
     losses = denoising_loss(
-        denoiser(g.preset), schedule, unet(g.preset)[1], x0, low, cond, g["train.idx"] + 1, noise, weighting="eps"
-    )  # fmt: skip
+        denoiser(g.preset),
+        schedule,
+        unet(g.preset)[1],
+        x0,
+        low,
+        cond,
+        g["train.idx"] + 1,
+        noise,
+        weighting="eps",
+    )
     g.check("train.loss_mean", losses.mean())
     check_discarded(g, "train.discarded_randint", "train.idx")

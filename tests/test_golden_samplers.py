@@ -1,5 +1,7 @@
-"""Every step of the released samplers: base and relay, guided and distilled. `sample`'s scan runs as a Python loop here, so that
-one compiled network serves all grids; test_math.py runs it as a scan.
+"""Every step of the released samplers: base and relay, guided and distilled.
+
+`sample`'s scan runs as a Python loop here, so that one compiled network serves all grids;
+test_math.py runs it as a scan.
 """
 
 import jax
@@ -23,7 +25,9 @@ def run(preset, grid, x, low, text, vector, distilled):
     else:
         denoise = guided(denoise, GUIDANCE)
     with jax.disable_jit():
-        final, trajectory = sampler.sample(lambda x, t: denoise(unet(preset)[1], x, t, cond), grid, x, low)
+        final, trajectory = sampler.sample(
+            lambda x, t: denoise(unet(preset)[1], x, t, cond), grid, x, low
+        )
     np.testing.assert_array_equal(final, trajectory[-1])
     return trajectory
 
@@ -35,7 +39,13 @@ def check(g, name, trajectory):
 
 
 BASE = ("euler_cfg.50", "euler_cfg.8", "euler_cfg.4", "euler_distill.8", "euler_distill.4")
-RELAY = ("relay_cfg.24_12", "relay_cfg.20_10", "relay_cfg.5_1", "relay_distill.5_1", "relay_distill.10_2")
+RELAY = (
+    "relay_cfg.24_12",
+    "relay_cfg.20_10",
+    "relay_cfg.5_1",
+    "relay_distill.5_1",
+    "relay_distill.10_2",
+)
 
 
 @reads("{}.*", "samp.noise", "samp.context", "samp.y", case=BASE)
@@ -43,7 +53,11 @@ def test_base(g, case):
     kind, n = case.split(".")
     grid = base_grid(int(n))
     x = sampler.start(grid, g.nhwc("samp.noise"))
-    check(g, case, run(g.preset, grid, x, None, g["samp.context"], g["samp.y"], kind == "euler_distill"))
+    check(
+        g,
+        case,
+        run(g.preset, grid, x, None, g["samp.context"], g["samp.y"], kind == "euler_distill"),
+    )
 
 
 @reads("{}.*", "samp.*", case=RELAY)
@@ -53,4 +67,8 @@ def test_relay(g, case):
     grid = relay_grid(p, 1000 * p // n)
     low = g.nhwc("samp.image")
     x = sampler.start(grid, g.nhwc("samp.noise"), low)
-    check(g, case, run(g.preset, grid, x, low, g["samp.context"], g["samp.y"], kind == "relay_distill"))
+    check(
+        g,
+        case,
+        run(g.preset, grid, x, low, g["samp.context"], g["samp.y"], kind == "relay_distill"),
+    )

@@ -59,7 +59,9 @@ def test_denoiser(g):
     g.check("den.sigma_quantized", table[t])
     cond = {"text": g["den.context"], "vector": g["den.y"]}
     g.check_nhwc("den.out", denoiser(g.preset)(unet(g.preset)[1], g.nhwc("den.x"), t, cond))
-    for name, ours in zip(("c_skip", "c_out", "c_in"), preconditioning(jnp.asarray(sigma), "eps"), strict=True):
+    for name, ours in zip(
+        ("c_skip", "c_out", "c_in"), preconditioning(jnp.asarray(sigma), "eps"), strict=True
+    ):
         g.check(f"den.{name}", ours)
     g.check("den.c_noise", sigma)  # the released scaling hands σ on; the index is the denoiser's
     g.check("den.w", weight(jnp.asarray(sigma), "eps"))

@@ -1,4 +1,6 @@
-"""On a GPU the tiny base recipe trains and samples as on the CPU: one path through the code, by config only. `make test-gpu`."""
+"""On a GPU the tiny base recipe trains and samples as on the CPU: one path through the code, by
+config only. `make test-gpu`.
+"""
 
 import functools
 
@@ -16,28 +18,46 @@ from cv3jax.diffusion_steps import diffusion_steps
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 
-FIELDS = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=4", "optim.kind=adamw", "sample.steps=4")  # two microbatches
+# two microbatches
+FIELDS = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=4", "optim.kind=adamw", "sample.steps=4")
 
 
 @functools.cache
 def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
-    """Loss and gradient norm of three steps on random pictures, and the latents that the EMA then draws."""
+    """Loss and gradient norm of three steps on random pictures, and the latents that the EMA then
+    draws.
+    """
     fields = (*FIELDS, f"model.dtype={dtype}", f"attention={attention}")
     config = recipe.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
     vae = {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0}
     text = {"model": random_facts(config), "length": config.text.length}
-    with jax.default_device(device), jax.default_matmul_precision("highest"):  # a GPU's default for float32 is a product of 10 bits
+    # a GPU's default for float32 is a product of 10 bits
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
         deal = plan(config, [device])
         steps = diffusion_steps(config, deal, vae, text["model"], text["length"])
 
         def init(key):  # the zeros that a fresh model ends in would hide most of it
-            return jax.tree.map(lambda x: x + 0.02 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), steps.init(key))
+            return jax.tree.map(
+                lambda x: x + 0.02 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape),
+                steps.init(key),
+            )
 
         state = state_creator(init, steps.tx, config.seed, steps.like, None)()
-        inits = {"vae": vae_init(build_model(Autoencoder, vae["model"])), "t5": t5_init(build_model(T5Encoder, text["model"]))}
-        frozen = jit_once(lambda key: {name: init(key) for name, init in inits.items()}, placement(steps.frozen))(jax.random.key(1))
-        rng, highest = np.random.default_rng(0), {"image": 256, "sizes": 64, "tokens": config.text.vocab}
-        batch = {name: rng.integers(highest[name], size=x.shape, dtype=x.dtype) for name, x in steps.batch.items()}
+        inits = {
+            "vae": vae_init(build_model(Autoencoder, vae["model"])),
+            "t5": t5_init(build_model(T5Encoder, text["model"])),
+        }
+        frozen = jit_once(
+            lambda key: {name: init(key) for name, init in inits.items()}, placement(steps.frozen)
+        )(jax.random.key(1))
+        rng, highest = (
+            np.random.default_rng(0),
+            {"image": 256, "sizes": 64, "tokens": config.text.vocab},
+        )
+        batch = {
+            name: rng.integers(highest[name], size=x.shape, dtype=x.dtype)
+            for name, x in steps.batch.items()
+        }
         batch = jax.device_put(batch, placement(steps.batch))
         curve = []
         for _ in range(3):
@@ -47,14 +67,32 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
         stage = describe(config, {"vae": vae, "t5": text})
         run = make_stage_sampler(stage, steps=stage["steps"], mesh=deal.mesh)
         keys = jax.vmap(jax.random.key)(jnp.arange(config.batch.size))
-        latents = run(state.ema, encoded["cond"]["text"], None, normals(keys, encoded["x0"].shape[1:]), keys, stage["guidance"])
+        latents = run(
+            state.ema,
+            encoded["cond"]["text"],
+            None,
+            normals(keys, encoded["x0"].shape[1:]),
+            keys,
+            stage["guidance"],
+        )
         assert latents.devices() == {device}
-        return {"curve": np.asarray(jax.device_get(curve)), "latents": np.asarray(latents, np.float32)}
+        return {
+            "curve": np.asarray(jax.device_get(curve)),
+            "latents": np.asarray(latents, np.float32),
+        }
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dtype", "attention", "within"), [("float32", "xla", 1e-3), ("bfloat16", "cudnn", 0.02)])  # on a CPU: 0, 0.003
+# on a CPU: 0, 0.003
+@pytest.mark.parametrize(
+    ("dtype", "attention", "within"), [("float32", "xla", 1e-3), ("bfloat16", "cudnn", 0.02)]
+)
 def test_three_steps_and_a_sampling_are_the_cpu_backend_s(dtype, attention, within):
-    ours, exact = outcome(jax.devices("gpu")[0], dtype, attention), outcome(jax.devices("cpu")[0], "float32", "xla")
+    ours, exact = (
+        outcome(jax.devices("gpu")[0], dtype, attention),
+        outcome(jax.devices("cpu")[0], "float32", "xla"),
+    )
     np.testing.assert_allclose(ours["curve"], exact["curve"], rtol=within)
-    assert np.abs(ours["latents"] - exact["latents"]).max() < within * np.abs(exact["latents"]).max()
+    assert (
+        np.abs(ours["latents"] - exact["latents"]).max() < within * np.abs(exact["latents"]).max()
+    )

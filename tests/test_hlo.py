@@ -1,4 +1,6 @@
-"""Collectives, loops and memory traffic read from the text of compiled modules: forms as the compilers print them, and real CPU ones."""
+"""Collectives, loops and memory traffic read from the text of compiled modules: forms as the
+compilers print them, and real CPU ones.
+"""
 
 import itertools
 from pathlib import Path
@@ -15,13 +17,15 @@ from cv3jax.hlo import Module, UnknownError, array_bytes
 from cv3jax.traffic import traffic
 
 HLO = Path(__file__).parent / "hlo"
-# as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a parameter gathered in the loop
+# as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a
+# parameter gathered in the loop
 TPU = (HLO / "tpu.txt").read_text()
 
 # as the GPU compiler prints it: known trip counts, starts and dones, groups on a permuted mesh
 GPU = (HLO / "gpu.txt").read_text()
 
-# as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in each that it goes on beside
+# as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in
+# each that it goes on beside
 CHAIN = (HLO / "chain.txt").read_text()
 
 MB = 2**20
@@ -29,102 +33,152 @@ MB = 2**20
 
 def test_a_tpu_step_without_trip_counts():
     weights, activations, gradient = collectives(Module(TPU))
-    assert (weights.kind, weights.group, weights.times, weights.dtype) == ("all-gather", 16, 5, "bf16")
+    assert (weights.kind, weights.group, weights.times, weights.dtype) == (
+        "all-gather",
+        16,
+        5,
+        "bf16",
+    )
     assert (weights.payload, weights.wire) == (8 * MB, 8 * MB * 15 / 16)
     assert weights.parameters
     assert weights.scope == "jit(step)/w"
     assert (activations.group, activations.payload, activations.times) == (4, 32 * 2048 * 4, 5)
     assert activations.groups == ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15))
     assert not activations.parameters
-    assert (gradient.kind, gradient.group, gradient.payload, gradient.wire) == ("reduce-scatter", 4, 8 * MB, 6 * MB)
+    assert (gradient.kind, gradient.group, gradient.payload, gradient.wire) == (
+        "reduce-scatter",
+        4,
+        8 * MB,
+        6 * MB,
+    )
     assert gradient.scope == "jit(step)/transpose/w"
 
 
 def test_a_gpu_step_counts_starts_once():
     found = collectives(Module(GPU))
     assert [(one.kind, one.group, one.times, one.payload / MB, one.wire / MB) for one in found] == [
-        ("all-gather", 4, 7, 8, 6), ("reduce-scatter", 4, 7, 8, 6), ("collective-permute", 2, 7, 2, 2),
-    ]  # fmt: skip
+        ("all-gather", 4, 7, 8, 6),
+        ("reduce-scatter", 4, 7, 8, 6),
+        ("collective-permute", 2, 7, 2, 2),
+    ]
     assert by_kind(found)["all-gather"] == {
-        "count": 7, "payload_bytes": 56 * MB, "wire_bytes": 42 * MB, "wire_bytes_by_type": {"bf16": 42 * MB}, "parameter_wire_bytes": 0,
-    }  # fmt: skip
+        "count": 7,
+        "payload_bytes": 56 * MB,
+        "wire_bytes": 42 * MB,
+        "wire_bytes_by_type": {"bf16": 42 * MB},
+        "parameter_wire_bytes": 0,
+    }
 
 
 def test_a_gather_printed_in_a_chain_of_fusions_is_one():
     (gather,) = collectives(Module(CHAIN))
     assert (gather.times, gather.payload, gather.parameters) == (1, 8 * 192 * 64 * 4, True)
     shard, both = 192 * 64 * 4, 2 * 32 * 32 * 4
-    assert traffic(Module(CHAIN), on_chip=True) == 9 * shard + both  # the shard read, the whole written; what goes on beside it
+    # the shard read, the whole written; what goes on beside it
+    assert traffic(Module(CHAIN), on_chip=True) == 9 * shard + both
 
 
-@pytest.mark.parametrize(("change", "times"), [
-    (("%one = s32[] constant(1)", "%one = s32[] constant(2)"), 3),
-    (("direction=LT", "direction=LE"), 6),
-    (("%zero.3 = s32[] constant(0)", "%zero.3 = s32[] constant(3)"), 2),
-    (("%five = s32[] constant(5)", "%five = s32[] constant(0)"), 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "times"),
+    [
+        (("%one = s32[] constant(1)", "%one = s32[] constant(2)"), 3),
+        (("direction=LT", "direction=LE"), 6),
+        (("%zero.3 = s32[] constant(0)", "%zero.3 = s32[] constant(3)"), 2),
+        (("%five = s32[] constant(5)", "%five = s32[] constant(0)"), 0),
+    ],
+)
 def test_a_loop_runs_as_often_as_its_counter_says(change, times):
     assert change[0] in TPU
     assert {one.times for one in collectives(Module(TPU.replace(*change)))} == {times}
 
 
-@pytest.mark.parametrize("change", [
-    ("%next = s32[] add(%copy.i, %one)", "%next = s32[] custom-call(%copy.i)"),
-    ("%five = s32[] constant(5)", '%five = s32[] custom-call(), custom_call_target="computed"'),
-    ("%one = s32[] constant(1)", "%one = s32[] constant(0)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("%next = s32[] add(%copy.i, %one)", "%next = s32[] custom-call(%copy.i)"),
+        ("%five = s32[] constant(5)", '%five = s32[] custom-call(), custom_call_target="computed"'),
+        ("%one = s32[] constant(1)", "%one = s32[] constant(0)"),
+    ],
+)
 def test_a_loop_whose_length_is_not_told_is_refused(change):
     assert change[0] in TPU
     with pytest.raises(UnknownError):
         collectives(Module(TPU.replace(*change)))
 
 
-@pytest.mark.parametrize("change", [
-    ("%w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)", "%w16 = bf16[5,128,2048]{2,1,0} tanh(%param.0)"),
-    ("state.params['w']", "batch['w']"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        (
+            "%w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)",
+            "%w16 = bf16[5,128,2048]{2,1,0} tanh(%param.0)",
+        ),
+        ("state.params['w']", "batch['w']"),
+    ],
+)
 def test_what_is_computed_or_is_data_is_no_parameter(change):
     assert change[0] in TPU
     assert not any(one.parameters for one in collectives(Module(TPU.replace(*change))))
-    for scope, says in (("gathered", True), ("jvp(gathered)", True), ("ungathered", False)):  # the step says so itself
-        named = TPU.replace(*change).replace('op_name="jit(step)/w"', f'op_name="jit(step)/{scope}/w"')
+    # the step says so itself
+    for scope, says in (("gathered", True), ("jvp(gathered)", True), ("ungathered", False)):
+        named = TPU.replace(*change).replace(
+            'op_name="jit(step)/w"', f'op_name="jit(step)/{scope}/w"'
+        )
         assert [one.parameters for one in collectives(Module(named))] == [says, False, False]
 
 
 def test_a_parameter_copied_in_slices_is_one_still():
     whole = "%w16 = bf16[5,128,2048]{2,1,0} convert(%param.0)"
     slices = "\n".join(
-        f"  %slice-start.{i} = ((f32[5,128,2048]{{2,1,0}}), f32[{n},128,2048]{{2,1,0}}, s32[]) slice-start(%param.0)\n"
-        f"  %slice-done.{i} = f32[{n},128,2048]{{2,1,0:S(1)}} slice-done(%slice-start.{i})" for i, n in enumerate((2, 3))
-    )  # fmt: skip
-    joined = '%all = f32[5,128,2048]{2,1,0:S(1)} custom-call(%slice-done.0, %slice-done.1), custom_call_target="ConcatBitcast"'
-    module = Module(TPU.replace(whole, f"{slices[2:]}\n  {joined}\n  {whole.replace('param.0', 'all')}"))
+        f"  %slice-start.{i} = ((f32[5,128,2048]{{2,1,0}}), f32[{n},128,2048]{{2,1,0}}, s32[])"
+        f" slice-start(%param.0)\n  %slice-done.{i} = f32[{n},128,2048]{{2,1,0:S(1)}}"
+        f" slice-done(%slice-start.{i})"
+        for i, n in enumerate((2, 3))
+    )
+    joined = (
+        "%all = f32[5,128,2048]{2,1,0:S(1)} custom-call(%slice-done.0, %slice-done.1),"
+        ' custom_call_target="ConcatBitcast"'
+    )
+    module = Module(
+        TPU.replace(whole, f"{slices[2:]}\n  {joined}\n  {whole.replace('param.0', 'all')}")
+    )
     assert [one.parameters for one in collectives(module)] == [True, False, False]
-    assert traffic(module, on_chip=True) == pytest.approx(traffic(Module(TPU), on_chip=True), abs=16)  # read once, slice by slice
+    # read once, slice by slice
+    assert traffic(module, on_chip=True) == pytest.approx(
+        traffic(Module(TPU), on_chip=True), abs=16
+    )
 
 
-@pytest.mark.parametrize(("groups", "count", "first"), [
-    ("replica_groups={{0,1},{2,3}}", 2, (0, 1)),
-    ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 1, (0, 4, 8, 12)),
-    ("replica_groups=[16,8]<=[128]", 16, tuple(range(8))),
-    ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", 2, (0, 2, 4, 6)),
-    ("replica_groups=[4,2]<=[2,2,2]T(1,2,0)", 4, (0, 4)),
-    ("replica_groups=mesh['x'=16,'y'=4] {'y'}, dimensions={1}", 16, (0, 1, 2, 3)),
-    ("replica_groups=mesh['x'=4,'y'=4] {'x'}, dimensions={1}", 4, (0, 4, 8, 12)),
-    ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", 1, tuple(range(8))),
-    ("replica_groups=mesh['x'=16,'y'=4] {'x':(2)4}", 16, (0, 8, 16, 24)),
-    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, to_apply=%add", 4, (0, 4)),
-    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 2, (0, 1, 2, 3)),
-    ("replica_groups=mesh['x'=2,'y'=2], device_ids=(0,2,1,3) {'y'}", 2, (0, 2)),
-    ("replica_groups=mesh[x=2,y=4] {x}", 4, (0, 4)),  # as newer compilers write it
-    ("replica_groups={}", 1, tuple(range(256))),
-    ("source_target_pairs={{0,1},{1,2},{2,0}}", 3, (0, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("groups", "count", "first"),
+    [
+        ("replica_groups={{0,1},{2,3}}", 2, (0, 1)),
+        ("replica_groups={{0,4,8,12}}, use_global_device_ids=true", 1, (0, 4, 8, 12)),
+        ("replica_groups=[16,8]<=[128]", 16, tuple(range(8))),
+        ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", 2, (0, 2, 4, 6)),
+        ("replica_groups=[4,2]<=[2,2,2]T(1,2,0)", 4, (0, 4)),
+        ("replica_groups=mesh['x'=16,'y'=4] {'y'}, dimensions={1}", 16, (0, 1, 2, 3)),
+        ("replica_groups=mesh['x'=4,'y'=4] {'x'}, dimensions={1}", 4, (0, 4, 8, 12)),
+        ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", 1, tuple(range(8))),
+        ("replica_groups=mesh['x'=16,'y'=4] {'x':(2)4}", 16, (0, 8, 16, 24)),
+        (
+            "replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'y'}, to_apply=%add",
+            4,
+            (0, 4),
+        ),
+        ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 2, (0, 1, 2, 3)),
+        ("replica_groups=mesh['x'=2,'y'=2], device_ids=(0,2,1,3) {'y'}", 2, (0, 2)),
+        ("replica_groups=mesh[x=2,y=4] {x}", 4, (0, 4)),  # as newer compilers write it
+        ("replica_groups={}", 1, tuple(range(256))),
+        ("source_target_pairs={{0,1},{1,2},{2,0}}", 3, (0, 1)),
+    ],
+)
 def test_groups_in_every_form(groups, count, first):
     found = replica_groups(f", channel_id=1, {groups}, metadata={{}}", 256)
     assert (len(found), found[0]) == (count, first)
     assert {len(group) for group in found} == {len(first)}
-    assert len(set(itertools.chain(*found))) == (count if "pairs" in groups else count * len(first))  # no chip twice
+    # no chip twice
+    assert len(set(itertools.chain(*found))) == (count if "pairs" in groups else count * len(first))
 
 
 def test_groups_of_an_unknown_form_are_refused():
@@ -132,10 +186,19 @@ def test_groups_of_an_unknown_form_are_refused():
         replica_groups("replica_groups=@new[3]", 8)
 
 
-@pytest.mark.parametrize(("shape", "size"), [
-    ("bf16[2,3]{1,0:T(8,128)(2,1)S(1)}", 12), ("(f32[4]{0}, /*index=1*/s32[], pred[3])", 23), ("f8e4m3fn[7]", 7), ("s4[3]", 2),
-    ("f32[0,5]", 0), ("token[]", 0), ("c64[2]", 16), ("u32[]{:S(2)}", 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("bf16[2,3]{1,0:T(8,128)(2,1)S(1)}", 12),
+        ("(f32[4]{0}, /*index=1*/s32[], pred[3])", 23),
+        ("f8e4m3fn[7]", 7),
+        ("s4[3]", 2),
+        ("f32[0,5]", 0),
+        ("token[]", 0),
+        ("c64[2]", 16),
+        ("u32[]{:S(2)}", 4),
+    ],
+)
 def test_bytes_of_shapes(shape, size):
     assert array_bytes(shape) == size
 
@@ -146,16 +209,45 @@ def test_what_is_no_module_is_refused():
 
 
 def test_traffic_takes_loops_by_their_length_and_slices_by_their_size():
-    gathered, row, act, wide, big, part = 2048 * 2048 * 2, 128 * 2048 * 2, 8 * 2048 * 4, 32 * 2048 * 4, 2048 * 2048 * 2, 512 * 2048 * 2
+    gathered, row, act, wide, big, part = (
+        2048 * 2048 * 2,
+        128 * 2048 * 2,
+        8 * 2048 * 4,
+        32 * 2048 * 4,
+        2048 * 2048 * 2,
+        512 * 2048 * 2,
+    )
     step = (
-        3 * 4 + 3 * 4 - 4  # the counter: copied, added to; the constant is read
-        + 2 * row + 4  # the slice of the stacked weights, and its index
-        + row + gathered + act + wide + gathered + wide + big + big + part + act + part + act
-    )  # fmt: skip
+        3 * 4
+        + 3 * 4
+        - 4  # the counter: copied, added to; the constant is read
+        + 2 * row
+        + 4  # the slice of the stacked weights, and its index
+        + row
+        + gathered
+        + act
+        + wide
+        + gathered
+        + wide
+        + big
+        + big
+        + part
+        + act
+        + part
+        + act
+    )
     condition_is_free, convert = 0, 5 * 128 * 2048 * (4 + 2)
-    assert traffic(Module(TPU), on_chip=False) == pytest.approx(5 * step + convert + condition_is_free, rel=1e-6)
-    on_chip = TPU.replace("%all-gather.1 = bf16[1,2048,2048]{2,1,0}", "%all-gather.1 = bf16[1,2048,2048]{2,1,0:T(8,128)S(1)}")
-    assert traffic(Module(TPU), on_chip=True) - traffic(Module(on_chip), on_chip=True) == 5 * 2 * gathered
+    assert traffic(Module(TPU), on_chip=False) == pytest.approx(
+        5 * step + convert + condition_is_free, rel=1e-6
+    )
+    on_chip = TPU.replace(
+        "%all-gather.1 = bf16[1,2048,2048]{2,1,0}",
+        "%all-gather.1 = bf16[1,2048,2048]{2,1,0:T(8,128)S(1)}",
+    )
+    assert (
+        traffic(Module(TPU), on_chip=True) - traffic(Module(on_chip), on_chip=True)
+        == 5 * 2 * gathered
+    )
     assert traffic(Module(TPU), on_chip=False) == traffic(Module(on_chip), on_chip=False)
 
 
@@ -177,15 +269,26 @@ def test_a_real_sharded_step_has_the_bytes_of_its_shapes():
         return params - jax.lax.scan(add, jnp.zeros_like(params), batch)[0]
 
     rows = NamedSharding(mesh, P(("data", "fsdp")))
-    ws = jax.ShapeDtypeStruct((layers, width, width), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
-    x = jax.ShapeDtypeStruct((microbatches, 16, width), jnp.float32, sharding=NamedSharding(mesh, P(None, ("data", "fsdp"))))
+    ws = jax.ShapeDtypeStruct(
+        (layers, width, width), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp"))
+    )
+    x = jax.ShapeDtypeStruct(
+        (microbatches, 16, width),
+        jnp.float32,
+        sharding=NamedSharding(mesh, P(None, ("data", "fsdp"))),
+    )
     compiled = jax.jit(step, out_shardings=ws.sharding).lower(ws, x).compile()
     found = collectives(Module(compiled.as_text()))
     gathers = [one for one in found if one.kind == "all-gather"]
     assert {(one.group, one.parameters) for one in gathers} == {(4, True)}
     one_pass = microbatches * layers * width * width * 4
-    assert sum(one.payload * one.times for one in gathers) in (one_pass, 2 * one_pass)  # forward, and backward where it was not kept
-    reduced = sum(one.payload * one.times for one in found if one.kind in ("all-reduce", "reduce-scatter") and one.payload > width)
+    # forward, and backward where it was not kept
+    assert sum(one.payload * one.times for one in gathers) in (one_pass, 2 * one_pass)
+    reduced = sum(
+        one.payload * one.times
+        for one in found
+        if one.kind in ("all-reduce", "reduce-scatter") and one.payload > width
+    )
     assert one_pass <= reduced <= 1.25 * one_pass
 
 

@@ -1,4 +1,6 @@
-"""Many processes are one run: the same numbers as one, all end when one dies, all stop after the same step, any number goes on."""
+"""Many processes are one run: the same numbers as one, all end when one dies, all stop after the
+same step, any number goes on.
+"""
 
 import argparse
 import re
@@ -19,19 +21,29 @@ from cv3jax.sharding import make_mesh
 from data_pipeline.errors import InputError
 
 STEPS = 20
-VARIABLES = {"coordinator": "JAX_COORDINATOR_ADDRESS", "num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+VARIABLES = {
+    "coordinator": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
 
 
 def place(flags: dict, environment: dict | None = None):
     parser = argparse.ArgumentParser()
     hosts.add_flags(parser)
-    return hosts.place(parser.parse_args([f"--{name}={value}" for name, value in flags.items()]), environment or {})
+    return hosts.place(
+        parser.parse_args([f"--{name}={value}" for name, value in flags.items()]), environment or {}
+    )
 
 
 def test_a_process_knows_its_place_from_flags_and_variables():
     flags = {"coordinator": "10.0.0.1:8476", "num_processes": "4", "process_id": "3"}
     variables = {VARIABLES[name]: value for name, value in flags.items()}
-    for given in ((flags, {}), ({}, variables), ({"process_id": 3}, {**variables, "JAX_PROCESS_ID": "2"})):
+    for given in (
+        (flags, {}),
+        ({}, variables),
+        ({"process_id": 3}, {**variables, "JAX_PROCESS_ID": "2"}),
+    ):
         assert place(*given) == ("10.0.0.1:8476", 4, 3)
     assert place({}) is None
     assert place({**flags, "num_processes": 1, "process_id": 0}) is None
@@ -39,14 +51,44 @@ def test_a_process_knows_its_place_from_flags_and_variables():
     assert place({**flags, "coordinator": "[fe80::1]:8476"}).coordinator == "[fe80::1]:8476"
 
 
-@pytest.mark.parametrize(("flags", "environment", "words"), [
-    ({"num_processes": 4}, {}, "--num_processes given without --coordinator and --process_id; give --coordinator HOST:PORT"),
-    ({"process_id": 0}, {"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES, --process_id given without --coordinator"),
-    ({"coordinator": "a:1", "num_processes": 4, "process_id": 4}, {}, "--process_id = 4: must be 0..3, for --num_processes is 4"),
-    ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, {}, "--num_processes = 0: at least 1"),
-    ({"coordinator": "a", "num_processes": 2, "process_id": 0}, {}, "--coordinator = a: must be HOST:PORT"),
-    ({"coordinator": "a:1", "num_processes": 2}, {"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID = first: must be a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "environment", "words"),
+    [
+        (
+            {"num_processes": 4},
+            {},
+            (
+                "--num_processes given without --coordinator and --process_id; give --coordinator"
+                " HOST:PORT"
+            ),
+        ),
+        (
+            {"process_id": 0},
+            {"JAX_NUM_PROCESSES": "2"},
+            "JAX_NUM_PROCESSES, --process_id given without --coordinator",
+        ),
+        (
+            {"coordinator": "a:1", "num_processes": 4, "process_id": 4},
+            {},
+            "--process_id = 4: must be 0..3, for --num_processes is 4",
+        ),
+        (
+            {"coordinator": "a:1", "num_processes": 0, "process_id": 0},
+            {},
+            "--num_processes = 0: at least 1",
+        ),
+        (
+            {"coordinator": "a", "num_processes": 2, "process_id": 0},
+            {},
+            "--coordinator = a: must be HOST:PORT",
+        ),
+        (
+            {"coordinator": "a:1", "num_processes": 2},
+            {"JAX_PROCESS_ID": "first"},
+            "JAX_PROCESS_ID = first: must be a whole number",
+        ),
+    ],
+)
 def test_a_place_that_cannot_be_is_refused(flags, environment, words):
     with pytest.raises(InputError, match=re.escape(words)):
         place(flags, environment)
@@ -98,17 +140,29 @@ def test_what_two_processes_saved_one_goes_on_with(devices, alone, two):
 
 @pytest.mark.slow  # where the machine is loaded Gloo now and then aborts a survivor before its line
 def test_a_killed_process_ends_the_others_by_name(tmp_path):
-    (code, said), (killed, _) = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGKILL", who=1, at=4)
+    (code, said), (killed, _) = many_runs.start(
+        tmp_path, 1000, pause=0.05, what="SIGKILL", who=1, at=4
+    )
     assert (code, killed) == (1, -signal.SIGKILL)
-    assert re.search(r"^cv3jax: process 1 of 2 \(pid \d+ on .+\): nothing heard for 8 s; it has died", said, re.MULTILINE)
+    assert re.search(
+        r"^cv3jax: process 1 of 2 \(pid \d+ on .+\): nothing heard for 8 s; it has died",
+        said,
+        re.MULTILINE,
+    )
     assert "Traceback" not in said
 
 
 @pytest.mark.slow
 def test_a_killed_process_0_ends_the_others_by_name(tmp_path):
-    (killed, _), (code, said) = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGKILL", who=0, at=4)
+    (killed, _), (code, said) = many_runs.start(
+        tmp_path, 1000, pause=0.05, what="SIGKILL", who=0, at=4
+    )
     assert (code, killed) == (1, -signal.SIGKILL)
-    assert re.search(r"^cv3jax: process 0 of 2 \(pid \d+ on .+\) has died or cannot be reached", said, re.MULTILINE)
+    assert re.search(
+        r"^cv3jax: process 0 of 2 \(pid \d+ on .+\) has died or cannot be reached",
+        said,
+        re.MULTILINE,
+    )
 
 
 @pytest.mark.slow
@@ -116,14 +170,22 @@ def test_a_killed_process_0_ends_the_others_by_name(tmp_path):
 def test_a_process_that_stands_still_ends_the_others_by_name(who, tmp_path):
     code, said = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGSTOP", who=who, at=4)[1 - who]
     assert code == 1
-    assert re.search(rf"^cv3jax: process {who} of 2 \(pid .+: nothing heard for \d+ s", said, re.MULTILINE)
+    assert re.search(
+        rf"^cv3jax: process {who} of 2 \(pid .+: nothing heard for \d+ s", said, re.MULTILINE
+    )
 
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others_with_its_words(tmp_path):
-    (code, said), (raised, its) = many_runs.start(tmp_path, 1000, pause=0.05, what="raise", who=1, at=4)
+    (code, said), (raised, its) = many_runs.start(
+        tmp_path, 1000, pause=0.05, what="raise", who=1, at=4
+    )
     assert (code, raised) == (1, 1)
-    assert re.search(r"^cv3jax: process 1 of 2 \(pid .+ ended: ZeroDivisionError: nothing divides by zero", said, re.MULTILINE)
+    assert re.search(
+        r"^cv3jax: process 1 of 2 \(pid .+ ended: ZeroDivisionError: nothing divides by zero",
+        said,
+        re.MULTILINE,
+    )
     assert its.count("ZeroDivisionError: nothing divides by zero") == 1
 
 
@@ -137,7 +199,9 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(al
     assert len(losses(tmp_path)) == step + 2
     whole = many_runs.run(tmp_path / "whole", step + 2, mesh(8))
     for name, value in named_leaves(whole).items():
-        np.testing.assert_allclose(named_leaves(state)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            named_leaves(state)[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.slow
@@ -166,10 +230,18 @@ def test_a_recipe_trained_by_two_processes_is_the_one_trained_by_one(tmp_path):
     for name, value in leaves(alone, tiny_runs.STEPS).items():
         if name.startswith(("params", "ema", "key", "step")):
             np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-    assert sorted(path.name for path in (mine / "previews").iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    assert sorted(path.name for path in (mine / "previews").iterdir()) == [
+        "step_0000003.png",
+        "step_0000006.png",
+    ]
     cascade = load(mine)
-    assert_equal(named_leaves(cascade.params["base"]), {k.removeprefix("ema/"): v for k, v in theirs.items() if k.startswith("ema/")})
+    assert_equal(
+        named_leaves(cascade.params["base"]),
+        {k.removeprefix("ema/"): v for k, v in theirs.items() if k.startswith("ema/")},
+    )
     assert set(cascade.params) == {"vae", "t5", "base"}
     with tiny_runs.devices(1):
-        figures = train.run(tiny_runs.config("base", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 1}"), mine)
+        figures = train.run(
+            tiny_runs.config("base", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 1}"), mine
+        )
     assert figures["steps"] == tiny_runs.STEPS + 1

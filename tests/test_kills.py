@@ -1,4 +1,6 @@
-"""kill -9 at 21 random points of training autoencoder, base and relay: the runs end as those that nothing happened to, bit for bit."""
+"""kill -9 at 21 random points of training autoencoder, base and relay: the runs end as those that
+nothing happened to, bit for bit.
+"""
 
 import random
 import subprocess
@@ -19,27 +21,43 @@ from cv3jax.metrics import read_lines
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STEPS, SAVE_EVERY = 48, 6
-FIELDS = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.log_every=4", "train.keep=2")
-PHASES = ("compile", "step", "save", "resume", "step", "save", "export")  # what is going on at the seven kills of a stage
+FIELDS = (
+    *tiny_runs.ALONE,
+    f"train.steps={STEPS}",
+    f"train.save_every={SAVE_EVERY}",
+    "train.log_every=4",
+    "train.keep=2",
+)
+# what is going on at the seven kills of a stage
+PHASES = ("compile", "step", "save", "resume", "step", "save", "export")
 PATIENCE = 400.0  # seconds until a phase has to come
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
     with log.open("a") as file:
-        return subprocess.Popen(tiny_runs.command("cv3jax.cli", "train", *arguments), env=tiny_runs.environment(), stderr=file)
+        return subprocess.Popen(
+            tiny_runs.command("cv3jax.cli", "train", *arguments),
+            env=tiny_runs.environment(),
+            stderr=file,
+        )
 
 
 def last_line(workdir: Path) -> int:
     return max((line["step"] for line in read_lines(workdir / "metrics.jsonl")), default=0)
 
 
-def moment(phase: str, workdir: Path, at: int, rng: random.Random) -> tuple[Callable[[], bool], float]:
-    """(whether `phase` has come to a run that starts at step `at`, seconds from then to the kill)."""
+def moment(
+    phase: str, workdir: Path, at: int, rng: random.Random
+) -> tuple[Callable[[], bool], float]:
+    """(whether `phase` has come to a run that starts at step `at`, seconds from then to the
+    kill).
+    """
     metrics = workdir / "metrics.jsonl"
     before = metrics.stat().st_ino if metrics.exists() else None
 
     def stepping() -> bool:
-        return metrics.exists() and metrics.stat().st_ino != before  # written anew when the steps begin
+        # written anew when the steps begin
+        return metrics.exists() and metrics.stat().st_ino != before
 
     if phase == "compile":
         return stepping, rng.uniform(0, 5)
@@ -74,8 +92,14 @@ def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) 
         process.kill()
         process.wait(60)
     unfinished = [path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*-tmp")]
-    return {"phase": phase, "from": at, "line": last_line(workdir), "saved": checkpoint.steps(workdir / "checkpoints"),
-            "saving": unfinished, "alive": process.returncode == -9}  # fmt: skip
+    return {
+        "phase": phase,
+        "from": at,
+        "line": last_line(workdir),
+        "saved": checkpoint.steps(workdir / "checkpoints"),
+        "saving": unfinished,
+        "alive": process.returncode == -9,
+    }
 
 
 def position(workdir: Path) -> dict[str, bytes]:
@@ -97,7 +121,9 @@ def exported(workdir: Path, stage: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("stage", ["vae", "base", "relay"])
 def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_path, capsys):
     rng = random.Random(f"kills {stage}")
-    arguments = {name: tiny_runs.argv(stage, tmp_path / name, *FIELDS) for name in ("killed", "whole")}
+    arguments = {
+        name: tiny_runs.argv(stage, tmp_path / name, *FIELDS) for name in ("killed", "whole")
+    }
     workdir = tmp_path / "killed"
     points = []
     for phase in PHASES:
@@ -116,8 +142,12 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
     assert position(workdir)
     assert position(workdir) == position(tmp_path / "whole")
     assert curve(workdir) == curve(tmp_path / "whole")
-    assert [line["step"] for line in curve(workdir)] == [s for s in range(1, STEPS + 1) if s % 4 == 0 or s % SAVE_EVERY == 0]
-    for ours, theirs in zip(exported(workdir, stage), exported(tmp_path / "whole", stage), strict=True):
+    assert [line["step"] for line in curve(workdir)] == [
+        s for s in range(1, STEPS + 1) if s % 4 == 0 or s % SAVE_EVERY == 0
+    ]
+    for ours, theirs in zip(
+        exported(workdir, stage), exported(tmp_path / "whole", stage), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     assert not list((workdir / "checkpoints").glob("*-tmp"))
     assert not list(workdir.glob(".lock"))

@@ -1,7 +1,8 @@
 """What launch/ hands to Kubernetes, and what holds for all of its scripts.
 
-A JobSet is held to the models of its API that Kubeflow Trainer publishes (kubeflow-trainer-api, generated from JobSet's OpenAPI
-description), every field of it: one that they do not know is an error here, though an API server drops it in silence.
+A JobSet is held to the models of its API that Kubeflow Trainer publishes (kubeflow-trainer-api,
+generated from JobSet's OpenAPI description), every field of it: one that they do not know is an
+error here, though an API server drops it in silence.
 """
 
 import json
@@ -23,9 +24,10 @@ from data_pipeline.errors import InputError
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SHELL = [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"]
-COMMAND = ["cv3jax", "train", "--config=base_512", "--workdir=/runs/it's $(HOME) \"here\""]
+COMMAND = ["cv3jax", "train", "--config=base_512", '--workdir=/runs/it\'s $(HOME) "here"']
 GKE = ["--name=base-512", "--image=registry/cv3jax:1"]
-ACTIONS = {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}  # the models take any string there
+# the models take any string there
+ACTIONS = {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}
 # topology → (label, its value, hosts, chips a host), from GKE's tables
 TOPOLOGIES = {
     "v5e:16x16": ("gke-tpu-accelerator", "tpu-v5-lite-podslice", 64, 4),
@@ -79,7 +81,21 @@ def test_templates_are_jobsets_as_they_stand(name):
     ("path", "value"),
     [
         (("spec", "replicatedJobs", 0, "template", "spec", "backofLimit"), 0),
-        (("spec", "replicatedJobs", 0, "template", "spec", "template", "spec", "containers", 0, "resource"), {}),
+        (
+            (
+                "spec",
+                "replicatedJobs",
+                0,
+                "template",
+                "spec",
+                "template",
+                "spec",
+                "containers",
+                0,
+                "resource",
+            ),
+            {},
+        ),
         (("spec", "replicatedJobs", 0, "template", "spec", "parallelism"), "64"),
         (("spec", "failurePolicy", "rules", 0, "action"), "FailJob"),
         (("spec", "failurePolicy", "rules", 0, "name"), None),
@@ -103,19 +119,40 @@ def test_gke_topologies(gke, capsys, topology):
     job, pod, container = parts(made)
     assert made["metadata"]["name"] == "base-512"
     assert pod["nodeSelector"][f"cloud.google.com/{label}"] == value
-    assert (job["template"]["spec"]["parallelism"], job["template"]["spec"]["completions"]) == (hosts, hosts)
+    assert (job["template"]["spec"]["parallelism"], job["template"]["spec"]["completions"]) == (
+        hosts,
+        hosts,
+    )
     [(resource, count)] = container["resources"]["limits"].items()
-    assert (resource, count) == ("google.com/tpu" if topology.startswith("v") else "nvidia.com/gpu", chips)
+    assert (resource, count) == (
+        "google.com/tpu" if topology.startswith("v") else "nvidia.com/gpu",
+        chips,
+    )
     assert container["image"] == "registry/cv3jax:1"
 
 
 def test_gke_names_slices_as_google_does(gke, capsys):
-    selectors = [parts(printed(gke, capsys, f"--topology=v5p:{shape}"))[1]["nodeSelector"] for shape in ("8x8x4", "4x8x8", "1x2x2")]
-    assert [s["cloud.google.com/gke-tpu-topology"] for s in selectors] == ["4x8x8", "4x8x8", "2x2x1"]
+    selectors = [
+        parts(printed(gke, capsys, f"--topology=v5p:{shape}"))[1]["nodeSelector"]
+        for shape in ("8x8x4", "4x8x8", "1x2x2")
+    ]
+    assert [s["cloud.google.com/gke-tpu-topology"] for s in selectors] == [
+        "4x8x8",
+        "4x8x8",
+        "2x2x1",
+    ]
 
 
 def test_gke_options(gke, capsys):
-    made = printed(gke, capsys, "--topology=v5e:4x4", "--slices=3", "--restarts=7", "--volume=disk:/mnt/runs", "--spot")
+    made = printed(
+        gke,
+        capsys,
+        "--topology=v5e:4x4",
+        "--slices=3",
+        "--restarts=7",
+        "--volume=disk:/mnt/runs",
+        "--spot",
+    )
     check(made)
     job, pod, container = parts(made)
     assert job["replicas"] == 3
@@ -131,8 +168,12 @@ def test_gke_processes_on_gpus_are_told_their_places(gke, capsys):
     job, _, container = parts(printed(gke, capsys, "--topology=h100:4x8x1"))
     variables = {variable["name"]: variable for variable in container["env"]}
     assert variables["JAX_NUM_PROCESSES"]["value"] == "4"
-    assert variables["JAX_COORDINATOR_ADDRESS"]["value"] == f"$(JOBSET)-{job['name']}-0-0.$(JOBSET):8476"
-    assert list(variables).index("JOBSET") < list(variables).index("JAX_COORDINATOR_ADDRESS")  # only those before are put in
+    assert (
+        variables["JAX_COORDINATOR_ADDRESS"]["value"]
+        == f"$(JOBSET)-{job['name']}-0-0.$(JOBSET):8476"
+    )
+    # only those before are put in
+    assert list(variables).index("JOBSET") < list(variables).index("JAX_COORDINATOR_ADDRESS")
     rank = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert rank == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
@@ -147,16 +188,26 @@ def test_gke_hands_the_command_over_word_by_word(gke, capsys):
 
 @pytest.mark.parametrize("name", ["jobset_tpu.yaml", "jobset_gpu.yaml"])
 def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
-    """The rule that Kubernetes' Job picks makes the message and the reason by which JobSet picks its own."""
+    """The rule that Kubernetes' Job picks makes the message and the reason by which JobSet picks
+    its own.
+    """
     made = yaml.safe_load((LAUNCH / name).read_text())
     job, _, container = parts(made)
     given, stopped, drained = job["template"]["spec"]["podFailurePolicy"]["rules"]
     assert (given["onExitCodes"]["values"], stopped["onExitCodes"]["values"]) == ([2], [75])
-    assert {rule["onExitCodes"]["containerName"] for rule in (given, stopped)} == {container["name"]}
+    assert {rule["onExitCodes"]["containerName"] for rule in (given, stopped)} == {
+        container["name"]
+    }
     assert drained["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     first, second = made["spec"]["failurePolicy"]["rules"]
-    assert (first["action"], first["onJobFailureMessagePatterns"]) == ("FailJobSet", [".*exit code 2 .*"])
-    assert (second["action"], "onJobFailureMessagePatterns" in second) == ("RestartJobSetAndIgnoreMaxRestarts", False)
+    assert (first["action"], first["onJobFailureMessagePatterns"]) == (
+        "FailJobSet",
+        [".*exit code 2 .*"],
+    )
+    assert (second["action"], "onJobFailureMessagePatterns" in second) == (
+        "RestartJobSetAndIgnoreMaxRestarts",
+        False,
+    )
     assert first["onJobFailureReasons"] == second["onJobFailureReasons"] == ["PodFailurePolicy"]
 
 
@@ -194,25 +245,47 @@ def test_gke_without_a_command(gke, command):
 def xpk(tmp_path, *args):
     """What launch/xpk.sh calls xpk with."""
     program = tmp_path / "xpk"
-    program.write_text(f'#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
+    program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     program.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    return subprocess.run([LAUNCH / "xpk.sh", *args], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [LAUNCH / "xpk.sh", *args],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_xpk(tmp_path):
     """XPK runs its --command in a shell."""
     tpu = json.loads(xpk(tmp_path, "--cluster=c", "--tpu-type=v5p-4x8x8", "--", *COMMAND).stdout)
     assert tpu[:2] == ["workload", "create"]
-    assert {"--cluster=c", "--tpu-type=v5p-4x8x8", "--restart-on-exit-codes=1,75", "--max-restarts=20"} < set(tpu)
-    assert shlex.split(tpu[-1].removeprefix("--command=")) == ["exec", "/cv3jax/launch/task.sh", "--", *COMMAND]
+    assert {
+        "--cluster=c",
+        "--tpu-type=v5p-4x8x8",
+        "--restart-on-exit-codes=1,75",
+        "--max-restarts=20",
+    } < set(tpu)
+    assert shlex.split(tpu[-1].removeprefix("--command=")) == [
+        "exec",
+        "/cv3jax/launch/task.sh",
+        "--",
+        *COMMAND,
+    ]
     assert not [word for word in tpu if word.startswith("--env")]
 
 
-@pytest.mark.parametrize("device", [["--device-type=h100-mega-80gb-8"], ["--device-type", "h200-141gb-8"]])
+@pytest.mark.parametrize(
+    "device", [["--device-type=h100-mega-80gb-8"], ["--device-type", "h200-141gb-8"]]
+)
 def test_xpk_tells_gpu_processes_their_places(tmp_path, device):
-    gpu = json.loads(xpk(tmp_path, "--cluster=c", *device, "--num-nodes=4", "--", "cv3jax", "train").stdout)
-    variables = dict(word.removeprefix("--env=").split("=", 1) for word in gpu if word.startswith("--env="))
+    gpu = json.loads(
+        xpk(tmp_path, "--cluster=c", *device, "--num-nodes=4", "--", "cv3jax", "train").stdout
+    )
+    variables = dict(
+        word.removeprefix("--env=").split("=", 1) for word in gpu if word.startswith("--env=")
+    )
     assert set(variables) == {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"}
     assert variables["JAX_PROCESS_ID"] == "$(NODE_RANK)"
 
@@ -225,4 +298,8 @@ def test_xpk_without_a_command(tmp_path):
 
 def test_every_place_is_in_the_document():
     text = (ROOT / "docs" / "launch.md").read_text()
-    assert [path.name for path in LAUNCH.iterdir() if path.is_file() and f"launch/{path.name}" not in text] == []
+    assert [
+        path.name
+        for path in LAUNCH.iterdir()
+        if path.is_file() and f"launch/{path.name}" not in text
+    ] == []

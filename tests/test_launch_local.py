@@ -1,4 +1,6 @@
-"""The scripts that start processes on a machine, run: launch/local.sh, task.sh, and tpu_vm.sh, for which folders stand in as hosts."""
+"""The scripts that start processes on a machine, run: launch/local.sh, task.sh, and tpu_vm.sh, for
+which folders stand in as hosts.
+"""
 
 import os
 import re
@@ -35,13 +37,25 @@ def environment(**extra):
 
 
 def run(script, *args, **extra):
-    return subprocess.run([LAUNCH / script, *args], env=environment(**extra), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [LAUNCH / script, *args],
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def start(script, *args, **extra):
     """In a session of its own, so that it can be signalled as a whole."""
-    return subprocess.Popen([LAUNCH / script, *args], env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True)  # fmt: skip
+    return subprocess.Popen(
+        [LAUNCH / script, *args],
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def until(condition, seconds=60):
@@ -65,22 +79,31 @@ def test_local_processes_are_one_run(tmp_path):
     fixed = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "LOGS": str(tmp_path / "logs")}
     done = run("local.sh", "-n", "2", "-r", "0", "--", sys.executable, "-c", TOGETHER, **fixed)
     assert done.returncode == 0, done.stderr
-    assert [(tmp_path / "logs" / f"{i}.log").read_text().splitlines()[-1] for i in range(2)] == ["SUM 3 OF 2"] * 2
+    assert [(tmp_path / "logs" / f"{i}.log").read_text().splitlines()[-1] for i in range(2)] == [
+        "SUM 3 OF 2"
+    ] * 2
 
 
 def test_local_one_process_is_not_told_of_others():
     done = run("local.sh", "--", "bash", "-c", "env; exit 0")
     assert done.returncode == 0
-    assert not [line for line in done.stdout.splitlines() if line.startswith(("JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID"))]
+    assert not [
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(("JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID"))
+    ]
 
 
 def test_local_shares_gpus(tmp_path):
     listing = tmp_path / "nvidia-smi"
-    listing.write_text("#!/bin/sh\nfor i in 0 1 2 3; do echo \"GPU $i: NVIDIA H200\"; done\n")
+    listing.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA H200"; done\n')
     listing.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     say = ("bash", "-c", "echo $JAX_PROCESS_ID has $JAX_LOCAL_DEVICE_IDS")
-    assert sorted(run("local.sh", "-n", "2", "--", *say, PATH=path).stdout.splitlines()) == ["0 has 0,1", "1 has 2,3"]
+    assert sorted(run("local.sh", "-n", "2", "--", *say, PATH=path).stdout.splitlines()) == [
+        "0 has 0,1",
+        "1 has 2,3",
+    ]
     uneven = run("local.sh", "-n", "3", "--", *say, PATH=path)
     assert (uneven.returncode, uneven.stdout) == (2, "")
     assert "4 GPUs cannot be shared evenly by 3 processes" in uneven.stderr
@@ -113,8 +136,13 @@ def test_local_starts_again_after_failures(code, starts):
 
 def test_local_starts_nothing_again_where_any_process_was_refused(tmp_path):
     """Not even where another one failed first."""
-    wait = f"if [ $JAX_PROCESS_ID = 0 ]; then until [ -e {tmp_path}/up ]; do sleep 0.05; done; exit 7; fi"
-    refused = f"trap 'exit 2' TERM; {wait}; touch {tmp_path}/up; for i in {{1..600}}; do sleep 0.1; done"
+    wait = (
+        f"if [ $JAX_PROCESS_ID = 0 ]; then until [ -e {tmp_path}/up ]; do sleep 0.05; done; exit"
+        " 7; fi"
+    )
+    refused = (
+        f"trap 'exit 2' TERM; {wait}; touch {tmp_path}/up; for i in {{1..600}}; do sleep 0.1; done"
+    )
     done = run("local.sh", "-n", "2", "--", "bash", "-c", refused)
     assert done.returncode == 2
     assert "process 0 of 2: exit code 7" in done.stderr
@@ -125,7 +153,8 @@ def test_local_goes_on_after_one_failure(tmp_path):
     fails_once = f"if mkdir {tmp_path}/$JAX_PROCESS_ID; then exit 3; fi; echo $JAX_PROCESS_ID"
     done = run("local.sh", "-n", "2", "--", "bash", "-c", fails_once)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split()[-2:]) == ["0", "1"]  # of the last start; one that was stopped may have got this far before
+    # of the last start; one that was stopped may have got this far before
+    assert sorted(done.stdout.split()[-2:]) == ["0", "1"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -151,7 +180,9 @@ def test_local_where_all_are_signalled_passes_nothing_on():
     assert (rest.count("TERM\n"), rest.count("SAVED")) == (2, 2)
 
 
-@pytest.mark.parametrize("args", ["", "--", "-n 0 -- true", "-n two -- true", "-r -1 -- true", "-x", "-n"])
+@pytest.mark.parametrize(
+    "args", ["", "--", "-n 0 -- true", "-n two -- true", "-r -1 -- true", "-x", "-n"]
+)
 def test_local_bad_usage_is_one_line(args):
     done = run("local.sh", *args.split())
     assert (done.returncode, done.stdout) == (2, "")
@@ -165,9 +196,13 @@ def test_task_passes_exit_codes_on(code):
     assert (done.returncode, done.stdout, done.stderr) == (code, "out\n", "")
 
 
-@pytest.mark.parametrize(("signals", "code", "expected"), [("", 0, 75), ("", 1, 75), ("", 2, 2), ("all", 0, 75)])
+@pytest.mark.parametrize(
+    ("signals", "code", "expected"), [("", 0, 75), ("", 1, 75), ("", 2, 2), ("all", 0, 75)]
+)
 def test_task_says_that_it_was_stopped(signals, code, expected):
-    with start("task.sh", "--", "bash", "-c", PATIENT, TASK_SIGNALS=signals, CODE=str(code)) as running:
+    with start(
+        "task.sh", "--", "bash", "-c", PATIENT, TASK_SIGNALS=signals, CODE=str(code)
+    ) as running:
         read_until(running, "UP")
         if signals:
             os.killpg(running.pid, signal.SIGTERM)
@@ -210,7 +245,9 @@ def test_slurm_s_script_outside_slurm():
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Two homes with cv3jax in them, and a gcloud that runs its --command in each: ({name: value} for the environment, homes)."""
+    """Two homes with cv3jax in them, and a gcloud that runs its --command in each: ({name: value}
+    for the environment, homes).
+    """
     homes = [tmp_path / f"host{i}" for i in range(2)]
     for home in homes:
         (home / "cv3jax" / ".venv" / "bin").mkdir(parents=True)
@@ -235,7 +272,9 @@ done
     gcloud.chmod(0o755)
     yield {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, homes
     for home in homes:
-        if (home / "cv3jax" / ".pid").exists() and (leader := int((home / "cv3jax" / ".pid").read_text())):
+        if (home / "cv3jax" / ".pid").exists() and (
+            leader := int((home / "cv3jax" / ".pid").read_text())
+        ):
             subprocess.run(["kill", "-KILL", "--", f"-{leader}"], capture_output=True, check=False)
 
 
@@ -255,13 +294,21 @@ def test_tpu_vm_starts_shows_and_stops_every_host(hosts):
     assert run("tpu_vm.sh", *words, "--logs", **path).stdout == logs[0].read_text()
     assert run("tpu_vm.sh", *words, "--stop", **path).returncode == 0
     until(lambda: all("stopped (exit code 0)" in log.read_text() for log in logs))
-    assert [(log.read_text().count("TERM\n"), log.read_text().count("SAVED")) for log in logs] == [(1, 1), (1, 1)]
-    calls = re.findall(r"^compute tpus tpu-vm ssh pod --worker=(\w+) --zone=here --project=p --command=",
-                       (homes[0].parent / "calls").read_text(), re.M)  # fmt: skip
+    assert [(log.read_text().count("TERM\n"), log.read_text().count("SAVED")) for log in logs] == [
+        (1, 1),
+        (1, 1),
+    ]
+    calls = re.findall(
+        r"^compute tpus tpu-vm ssh pod --worker=(\w+) --zone=here --project=p --command=",
+        (homes[0].parent / "calls").read_text(),
+        re.M,
+    )
     assert calls == ["all", "all", "0", "all"]
 
 
-@pytest.mark.parametrize("args", [(), ("--zone=here", "--", "true"), ("pod", "--zone=here"), ("pod", "--")])
+@pytest.mark.parametrize(
+    "args", [(), ("--zone=here", "--", "true"), ("pod", "--zone=here"), ("pod", "--")]
+)
 def test_tpu_vm_bad_usage_is_one_line(hosts, args):
     done = run("tpu_vm.sh", *args, **hosts[0])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

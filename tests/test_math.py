@@ -1,4 +1,6 @@
-"""Identities of schedule, denoiser and losses, against NumPy in float64 or against themselves; test_math_sampler.py has the sampler's."""
+"""Identities of schedule, denoiser and losses, against NumPy in float64 or against themselves;
+test_math_sampler.py has the sampler's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,16 @@ from hypothesis import strategies as st
 
 from cv3jax.denoiser import guided, make_denoiser, null, preconditioning
 from cv3jax.objectives import autoencoder_loss, denoising_loss, diffusion_loss, draw, weight
-from cv3jax.schedule import T, base_grid, blur_table, custom_grid, ddpm_sigma, make_schedule, relay_grid, released_points
+from cv3jax.schedule import (
+    T,
+    base_grid,
+    blur_table,
+    custom_grid,
+    ddpm_sigma,
+    make_schedule,
+    relay_grid,
+    released_points,
+)
 
 SHAPE = (6, 4, 4, 2)
 SIGMA = np.array([0.03, 0.5, 1.0, 3.0, 14.6])
@@ -24,7 +35,9 @@ def condition(batch=SHAPE[0]):
 
 
 def test_base_grid_is_the_released_one_for_every_number_of_steps():
-    """linspace(999, 0, n, endpoint=False).astype(int), except where 999 k/n is whole and linspace rounds to just below it."""
+    """linspace(999, 0, n, endpoint=False).astype(int), except where 999 k/n is whole and linspace
+    rounds to just below it.
+    """
     steps_that_differ = 0
     for n in range(1, T + 1):
         released = np.linspace(T - 1, 0, n, endpoint=False).astype(int)
@@ -39,7 +52,9 @@ def test_base_grid_is_the_released_one_for_every_number_of_steps():
     np.testing.assert_array_equal(base_grid(50).t, released_points(50, T))
 
 
-@pytest.mark.parametrize(("n", "p"), [(24, 12), (20, 10), (5, 1), (10, 2), (8, 4), (50, 25), (40, 8), (1000, 500)])
+@pytest.mark.parametrize(
+    ("n", "p"), [(24, 12), (20, 10), (5, 1), (10, 2), (8, 4), (50, 25), (40, 8), (1000, 500)]
+)
 def test_relay_grid_is_the_end_of_a_base_grid(n, p):
     grid = relay_grid(p, T * p // n)
     for ours, base in ((grid.t, base_grid(n).t), (grid.sigma, base_grid(n).sigma)):
@@ -104,7 +119,9 @@ def test_blur_rises_from_zero_to_one_at_the_start(kind, start):
 
 def test_blur_none_is_zero_and_others_are_refused():
     assert not make_schedule().blur.any()
-    with pytest.raises(ValueError, match="blur must be one of none, linear, sigma, exp, not 'cosine'"):
+    with pytest.raises(
+        ValueError, match="blur must be one of none, linear, sigma, exp, not 'cosine'"
+    ):
         blur_table("cosine", 500)
     with pytest.raises(ValueError, match=r"relay start must be in 1\.\.1000, not 0"):
         blur_table("linear", 0)
@@ -113,7 +130,10 @@ def test_blur_none_is_zero_and_others_are_refused():
 def test_diffuse_is_equation_5():
     schedule, t = make_schedule("linear", 500), np.array([0, 1, 2, 300, 501, 1000])
     x0, low, noise = normal(0), normal(1), normal(2)
-    b, s = (np.asarray(table, np.float64)[t][:, None, None, None] for table in (schedule.blur, schedule.sigma))
+    b, s = (
+        np.asarray(table, np.float64)[t][:, None, None, None]
+        for table in (schedule.blur, schedule.sigma)
+    )
     xt = schedule.diffuse(x0, low, noise, t)
     np.testing.assert_allclose(xt, (1 - b) * x0 + b * low + s * noise, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(xt[0], x0[0])
@@ -123,12 +143,16 @@ def test_eps_and_v_are_one_denoiser():
     """Where the two networks are exact conversions of one another; float64."""
     with jax.enable_x64(True):
         x, epsilon = np.random.default_rng(0).normal(size=(2, 5, 8))
-        (skip, out, c_in), (v_skip, v_out, v_in) = (preconditioning(jnp.asarray(SIGMA), kind) for kind in ("eps", "v"))
+        (skip, out, c_in), (v_skip, v_out, v_in) = (
+            preconditioning(jnp.asarray(SIGMA), kind) for kind in ("eps", "v")
+        )
         np.testing.assert_array_equal(c_in, v_in)
         x0 = skip[:, None] * x + out[:, None] * epsilon
         # v of x0 and ε in the variance-preserving frame, α = c_in and α σ: v = α ε - α σ x0
         v = c_in[:, None] * epsilon - (SIGMA * c_in)[:, None] * x0
-        np.testing.assert_allclose(v_skip[:, None] * x + v_out[:, None] * v, x0, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            v_skip[:, None] * x + v_out[:, None] * v, x0, rtol=1e-12, atol=1e-12
+        )
     with pytest.raises(ValueError, match="prediction must be one of eps, v, not 'x0'"):
         preconditioning(jnp.ones(1), "x0")
 
@@ -150,17 +174,25 @@ def test_the_denoiser_shows_the_network_index_t_minus_one_and_scaled_input():
     np.testing.assert_allclose(x0, x - sigma * normal(3), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [
-    ("eps", 1 / SIGMA**2), ("v", 1 + 1 / SIGMA**2), ("min_snr", np.minimum(1 / SIGMA**2, 5)), ("truncated", np.maximum(1 / SIGMA**2, 1)),
-    ("root_snr", 1 / SIGMA),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("eps", 1 / SIGMA**2),
+        ("v", 1 + 1 / SIGMA**2),
+        ("min_snr", np.minimum(1 / SIGMA**2, 5)),
+        ("truncated", np.maximum(1 / SIGMA**2, 1)),
+        ("root_snr", 1 / SIGMA),
+    ],
+)
 def test_weights(kind, wanted):
     np.testing.assert_allclose(weight(jnp.asarray(SIGMA, jnp.float32), kind), wanted, rtol=1e-6)
 
 
 def test_weights_gamma_and_unknown_kind():
     assert weight(jnp.asarray(0.1), "min_snr", gamma=3.0) == 3.0
-    with pytest.raises(ValueError, match="weighting must be one of eps, v, min_snr, truncated, root_snr, not 'snr'"):
+    with pytest.raises(
+        ValueError, match="weighting must be one of eps, v, min_snr, truncated, root_snr, not 'snr'"
+    ):
         weight(jnp.ones(1), "snr")
 
 
@@ -179,7 +211,9 @@ def test_guidance():
     np.testing.assert_allclose(guided(toy, 1.0)(0.7, x, t, cond), plain, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(guided(toy, 0.0)(0.7, x, t, cond), empty, rtol=1e-5, atol=1e-5)
     w = np.linspace(1, 10, 6)[:, None, None, None]
-    np.testing.assert_allclose(guided(toy, w.ravel())(0.7, x, t, cond), (1 - w) * empty + w * plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        guided(toy, w.ravel())(0.7, x, t, cond), (1 - w) * empty + w * plain, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_draw():
@@ -200,7 +234,9 @@ def test_draw():
 @pytest.mark.parametrize("blur", ["none", "linear"])
 def test_a_perfect_denoiser_has_no_loss(blur, norm):
     x0, low = normal(0), normal(1)
-    loss = diffusion_loss(lambda params, *_: params, make_schedule(blur, 500), t_max=500, norm=norm, offset_noise=0.1)
+    loss = diffusion_loss(
+        lambda params, *_: params, make_schedule(blur, 500), t_max=500, norm=norm, offset_noise=0.1
+    )
     batch = {"x0": x0, "cond": condition()} | ({"low": low} if blur == "linear" else {})
     keys = jax.random.split(jax.random.key(0), len(x0))
     assert loss(x0, None, batch, keys)[0] == 0
@@ -213,13 +249,22 @@ def test_the_released_weight_makes_it_the_error_in_epsilon():
         x0, noise, output = np.random.default_rng(0).normal(size=(3, *SHAPE))
         t = np.array([1, 2, 30, 400, 999, 1000])
         schedule = make_schedule()
-        denoise = make_denoiser(lambda params, *_: params, schedule.sigma.astype(jnp.float64), "eps")
-        losses = denoising_loss(denoise, schedule, output, x0, x0, condition(), t, noise, weighting="eps")
+        denoise = make_denoiser(
+            lambda params, *_: params, schedule.sigma.astype(jnp.float64), "eps"
+        )
+        losses = denoising_loss(
+            denoise, schedule, output, x0, x0, condition(), t, noise, weighting="eps"
+        )
         np.testing.assert_allclose(losses, ((output - noise) ** 2).mean((1, 2, 3)), rtol=1e-6)
 
 
 def test_the_training_loss_is_the_mean_over_drawn_samples():
-    x0, low, cond, keys = normal(0), normal(1), condition(), jax.random.split(jax.random.key(3), SHAPE[0])
+    x0, low, cond, keys = (
+        normal(0),
+        normal(1),
+        condition(),
+        jax.random.split(jax.random.key(3), SHAPE[0]),
+    )
     schedule = make_schedule("exp", 300)
     options = {"weighting": "min_snr", "gamma": 2.0, "norm": "l1"}
     loss, metrics = diffusion_loss(toy, schedule, t_max=300, offset_noise=0.05, **options)(
@@ -228,7 +273,9 @@ def test_the_training_loss_is_the_mean_over_drawn_samples():
     t, noise = draw(keys, SHAPE[1:], 300, 0.05)
     sigma = np.asarray(schedule.sigma)[t]
     error = np.asarray(toy(0.3, schedule.diffuse(x0, low, noise, t), t, cond)) - x0
-    np.testing.assert_allclose(loss, (np.minimum(1 / sigma**2, 2) * np.abs(error).mean((1, 2, 3))).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, (np.minimum(1 / sigma**2, 2) * np.abs(error).mean((1, 2, 3))).mean(), rtol=1e-5
+    )
     assert metrics == {}
     with pytest.raises(ValueError, match="norm must be l1 or l2, not 'l3'"):
         diffusion_loss(toy, schedule, norm="l3")
@@ -243,7 +290,9 @@ def test_autoencoder_loss():
     def distance(frozen, a, b):
         return frozen * np.ones(2)
 
-    loss, metrics = autoencoder_loss(reconstruct, distance, kl_weight=0.1, perceptual_weight=0.5)(None, 3.0, {"pixels": pixels}, None)
+    loss, metrics = autoencoder_loss(reconstruct, distance, kl_weight=0.1, perceptual_weight=0.5)(
+        None, 3.0, {"pixels": pixels}, None
+    )
     error = (out - pixels).astype(np.float64)
     kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar).mean()
     np.testing.assert_allclose(loss, (error**2).mean() + 0.1 * kl + 0.5 * 3.0, rtol=1e-5)

@@ -64,7 +64,9 @@ def test_a_constant_prediction_is_where_sampling_lands(case, eta):
     grid, relay, form = CASES[case]
     x0, low = normal(0), normal(1) if relay else None
     x = sampler.start(double(grid), normal(2), low)
-    final, trajectory = run(lambda x, t: jnp.asarray(normal(0)), grid, x, low, form=form, eta=eta, keys=keys_of(x))
+    final, trajectory = run(
+        lambda x, t: jnp.asarray(normal(0)), grid, x, low, form=form, eta=eta, keys=keys_of(x)
+    )
     np.testing.assert_allclose(final, x0, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(final, trajectory[-1])
     assert trajectory.shape == (grid.steps, *SHAPE)
@@ -74,7 +76,11 @@ def test_a_constant_epsilon_lands_on_x0():
     """Base: x stays on the line x0 + σ ε, whatever the steps."""
     x0, epsilon, grid = normal(0), normal(1), double(BASE)
     sigma_of = jnp.zeros(1001).at[grid.t].set(grid.sigma)
-    final, trajectory = run(lambda x, t: x - sigma_of[t][:, None, None, None] * epsilon, BASE, x0 + grid.sigma[0] * epsilon)
+    final, trajectory = run(
+        lambda x, t: x - sigma_of[t][:, None, None, None] * epsilon,
+        BASE,
+        x0 + grid.sigma[0] * epsilon,
+    )
     np.testing.assert_allclose(final, x0, rtol=0, atol=1e-12)
     for x, sigma in zip(trajectory, grid.sigma[1:], strict=True):
         np.testing.assert_allclose(x, x0 + sigma * epsilon, rtol=0, atol=1e-12)
@@ -91,7 +97,8 @@ def test_both_forms_agree_where_the_prediction_does_not_change(grid):
     released, paper = (run(constant, grid, x, low, form=form)[1] for form in sampler.FORMS)
     np.testing.assert_allclose(released, paper, rtol=0, atol=1e-12)
     released, paper = (run(nonlinear, grid, x, low, form=form)[1] for form in sampler.FORMS)
-    np.testing.assert_allclose(released[0], paper[0], rtol=0, atol=1e-12)  # the first step starts at the same mean
+    # the first step starts at the same mean
+    np.testing.assert_allclose(released[0], paper[0], rtol=0, atol=1e-12)
     assert np.abs(released[1] - paper[1]).max() > 1e-3
 
 
@@ -102,7 +109,10 @@ def test_base_is_released_euler():
     for i in range(grid.steps):
         s, r = float(grid.sigma[i]), float(grid.sigma[i + 1])
         wanted.append((wanted[-1] if wanted else x) * 1.0)
-        wanted[-1] = wanted[-1] + (r - s) * (wanted[-1] - np.asarray(nonlinear(wanted[-1], jnp.full(2, grid.t[i])))) / s
+        wanted[-1] = (
+            wanted[-1]
+            + (r - s) * (wanted[-1] - np.asarray(nonlinear(wanted[-1], jnp.full(2, grid.t[i])))) / s
+        )
     np.testing.assert_allclose(run(nonlinear, BASE, x)[1], wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -131,31 +141,52 @@ def test_the_paper_form_is_algorithm_1():
         m = ratio * m + (1 - ratio) * x0
         x = m + grid.sigma[i + 1] * epsilon
         wanted.append(x)
-    np.testing.assert_allclose(run(nonlinear, UNEVEN, start, low, form="paper")[1], wanted, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        run(nonlinear, UNEVEN, start, low, form="paper")[1], wanted, rtol=0, atol=1e-10
+    )
 
 
 def test_base_is_the_relay_without_blur():
     x, low = normal(0), normal(1)
-    np.testing.assert_allclose(run(nonlinear, BASE, x, low)[1], run(nonlinear, BASE, x)[1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        run(nonlinear, BASE, x, low)[1], run(nonlinear, BASE, x)[1], rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_keeps_the_variance(case, eta):
-    """x_t ~ N(m_t, σ_t²) goes to x_s ~ N(m_s, σ_s²) for any η, correlated with x_t by √(1 - δ²/σ_s²)."""
+    """x_t ~ N(m_t, σ_t²) goes to x_s ~ N(m_s, σ_s²) for any η, correlated with x_t by √(1 -
+    δ²/σ_s²).
+    """
     grid, relay, form = CASES[case]
     grid = double(grid)
     n, x0, low = 200_000, 0.7, -0.4
-    x, m = low * relay + grid.sigma[0] * normal(2, (1, n, 1, 1)) + (0 if relay else x0), low if relay else x0
-    _, trajectory = jitted(lambda x, t: jnp.full_like(x, 0.7), grid, x, jnp.full_like(x, low) if relay else None,
-                           keys=keys_of(x, 5), eta=eta, form=form)  # fmt: skip
+    x, m = (
+        low * relay + grid.sigma[0] * normal(2, (1, n, 1, 1)) + (0 if relay else x0),
+        low if relay else x0,
+    )
+    _, trajectory = jitted(
+        lambda x, t: jnp.full_like(x, 0.7),
+        grid,
+        x,
+        jnp.full_like(x, low) if relay else None,
+        keys=keys_of(x, 5),
+        eta=eta,
+        form=form,
+    )
     for i, sample in enumerate(trajectory[:-1]):
         sigma_t, sigma, b = (float(v) for v in (grid.sigma[i], grid.sigma[i + 1], grid.blur[i + 1]))
         wanted = mean(x0, low, b) if relay else x0
         np.testing.assert_allclose(sample.mean(), wanted, rtol=0, atol=5 * sigma / n**0.5)
         np.testing.assert_allclose(sample.std(), sigma, rtol=5 * (2 * n) ** -0.5)
         correlation = np.corrcoef(np.ravel(x - m), np.ravel(sample - wanted))[0, 1]
-        np.testing.assert_allclose(correlation, np.sqrt(1 - eta**2 * (1 - (sigma / sigma_t) ** 2)), rtol=0, atol=5 * n**-0.5)
+        np.testing.assert_allclose(
+            correlation,
+            np.sqrt(1 - eta**2 * (1 - (sigma / sigma_t) ** 2)),
+            rtol=0,
+            atol=5 * n**-0.5,
+        )
         x, m = sample, wanted
 
 
@@ -165,7 +196,8 @@ def test_noise_is_drawn_from_the_key_and_only_if_needed():
     np.testing.assert_array_equal(run(nonlinear, BASE, x)[0], run(nonlinear, BASE, x, keys=keys)[0])
     drawn = run(nonlinear, BASE, x, keys=keys, eta=0.5)[0]
     np.testing.assert_array_equal(drawn, run(nonlinear, BASE, x, keys=keys, eta=0.5)[0])
-    np.testing.assert_array_equal(drawn[:1], run(nonlinear, BASE, x[:1], keys=keys[:1], eta=0.5)[0])  # whoever its neighbours are
+    # whoever its neighbours are
+    np.testing.assert_array_equal(drawn[:1], run(nonlinear, BASE, x[:1], keys=keys[:1], eta=0.5)[0])
     assert np.abs(drawn - run(nonlinear, BASE, x, keys=keys_of(x, 1), eta=0.5)[0]).max() > 1e-3
     with pytest.raises(ValueError, match="eta > 0 draws noise at every step: pass keys"):
         sampler.sample(nonlinear, BASE, jnp.asarray(x), eta=0.5)
@@ -174,8 +206,12 @@ def test_noise_is_drawn_from_the_key_and_only_if_needed():
 def test_start():
     noise, low = normal(0), normal(1)
     sigma = np.float64(BASE.sigma[0])
-    np.testing.assert_allclose(sampler.start(double(BASE), noise), np.sqrt(1 + sigma**2) * noise, rtol=1e-12)
-    np.testing.assert_allclose(sampler.start(double(RELAY), noise, low), low + float(RELAY.sigma[0]) * noise, rtol=1e-12)
+    np.testing.assert_allclose(
+        sampler.start(double(BASE), noise), np.sqrt(1 + sigma**2) * noise, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        sampler.start(double(RELAY), noise, low), low + float(RELAY.sigma[0]) * noise, rtol=1e-12
+    )
 
 
 def test_an_unknown_form_is_refused():

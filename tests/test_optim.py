@@ -17,7 +17,9 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 def draw(seed, **shapes):
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
 
 
 def run(tx, params, gradients):
@@ -36,7 +38,9 @@ def test_adafactor_s_second_update_by_hand():
     grads = [draw(seed, kernel=(130, 200), short=(4, 200), bias=(200,)) for seed in (1, 2)]
     grads[1] = jax.tree.map(lambda g: 3 * g, grads[1])
     lr, decay, b2 = 0.1, 0.05, 0.3
-    tx = optim.make_optimizer("adafactor", optax.constant_schedule(lr), clip=1e9, b2=b2, weight_decay=decay)
+    tx = optim.make_optimizer(
+        "adafactor", optax.constant_schedule(lr), clip=1e9, b2=b2, weight_decay=decay
+    )
     params_after, _ = run(tx, params, jax.tree.map(lambda *g: jnp.stack(g), *grads))
 
     expected = {name: np.asarray(value, np.float64) for name, value in params.items()}
@@ -44,9 +48,14 @@ def test_adafactor_s_second_update_by_hand():
     assert b2 < 1 - 2**-0.8  # the second update's own average would be longer
     for n, grad in enumerate(grads):
         for name, g in grad.items():
-            second = squares[0][name] if n == 0 else b2 * squares[0][name] + (1 - b2) * squares[1][name]
-            if name == "kernel":  # the only one with both sides of 128: rows times columns over the mean
-                second = second.mean(1, keepdims=True) * second.mean(0, keepdims=True) / second.mean()
+            second = (
+                squares[0][name] if n == 0 else b2 * squares[0][name] + (1 - b2) * squares[1][name]
+            )
+            # the only one with both sides of 128: rows times columns over the mean
+            if name == "kernel":
+                second = (
+                    second.mean(1, keepdims=True) * second.mean(0, keepdims=True) / second.mean()
+                )
             update = np.asarray(g, np.float64) / np.sqrt(second)
             update /= max(1.0, np.sqrt((update**2).mean()))
             expected[name] = expected[name] - lr * (update + decay * expected[name])
@@ -58,15 +67,25 @@ def test_adafactor_clips_each_layer_of_a_stack_for_itself():
     grads = draw(0, kernel=(3, 130, 140))["kernel"]
     both = grads.at[1].multiply(0.1)  # the second update: large for two layers, small for one
     tx = optim.make_optimizer("adafactor", optax.constant_schedule(1.0), clip=1e9, b2=0.9)
-    stacked = run(tx, {"blocks": {"kernel": jnp.zeros_like(grads)}}, {"blocks": {"kernel": jnp.stack([grads, 4 * both])}})[0]
+    stacked = run(
+        tx,
+        {"blocks": {"kernel": jnp.zeros_like(grads)}},
+        {"blocks": {"kernel": jnp.stack([grads, 4 * both])}},
+    )[0]
     for layer in range(3):
-        alone = run(tx, {"kernel": jnp.zeros_like(grads[0])}, {"kernel": jnp.stack([grads[layer], 4 * both[layer]])})[0]["kernel"]
+        alone = run(
+            tx,
+            {"kernel": jnp.zeros_like(grads[0])},
+            {"kernel": jnp.stack([grads[layer], 4 * both[layer]])},
+        )[0]["kernel"]
         np.testing.assert_allclose(stacked["blocks"]["kernel"][layer], alone, atol=1e-5)
 
 
 def bytes_of(kind, **options):
     tx = optim.make_optimizer(kind, optax.constant_schedule(0.1), **options)
-    shape = jax.eval_shape(tx.init, {"blocks": {"kernel": jax.ShapeDtypeStruct((10, 1280, 5120), jnp.float32)}})
+    shape = jax.eval_shape(
+        tx.init, {"blocks": {"kernel": jax.ShapeDtypeStruct((10, 1280, 5120), jnp.float32)}}
+    )
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape)) / (10 * 1280 * 5120)
 
 
@@ -84,16 +103,27 @@ def test_statistics_in_bfloat16_train_as_in_float32(kind):
     target, x = draw(0, kernel=(16, 8))["kernel"], draw(1, x=(64, 16))["x"]
 
     def losses(moments):
-        tx = optim.make_optimizer(kind, optax.cosine_decay_schedule(0.05, 200), clip=1e9, b2=0.95, momentum=0.9, moments=moments)
+        tx = optim.make_optimizer(
+            kind,
+            optax.cosine_decay_schedule(0.05, 200),
+            clip=1e9,
+            b2=0.95,
+            momentum=0.9,
+            moments=moments,
+        )
 
         def step(carry, _):
             params, state = carry
-            loss, grads = jax.value_and_grad(lambda p: jnp.mean((x @ (p["kernel"] - target)) ** 2))(params)
+            loss, grads = jax.value_and_grad(lambda p: jnp.mean((x @ (p["kernel"] - target)) ** 2))(
+                params
+            )
             updates, state = tx.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), loss
 
         params = {"kernel": jnp.zeros_like(target)}
-        (_, state), out = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), None, length=200))()
+        (_, state), out = jax.jit(
+            lambda: jax.lax.scan(step, (params, tx.init(params)), None, length=200)
+        )()
         stored = {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim}
         assert stored == {jnp.dtype(moments)}
         return out
@@ -105,7 +135,9 @@ def test_statistics_in_bfloat16_train_as_in_float32(kind):
 
 
 def test_slow_moments_in_bfloat16_follow_their_mean():
-    """b2 = 0.999 from 1 down to 0.25: rounded to nearest they would stay at 1, where a thousandth of the way is no step at all."""
+    """b2 = 0.999 from 1 down to 0.25: rounded to nearest they would stay at 1, where a thousandth
+    of the way is no step at all.
+    """
     tx = optim.stored_in_bfloat16(optax.scale_by_adam(b1=0.9, b2=0.999))
     grads, state = jnp.full(4096, 0.5), tx.init(jnp.zeros(4096))
     state = state._replace(inner=state.inner._replace(nu=jnp.ones(4096, jnp.bfloat16)))
@@ -113,13 +145,17 @@ def test_slow_moments_in_bfloat16_follow_their_mean():
     def step(state, _):
         return tx.update(grads, state)[1], None
 
-    nu = jax.jit(lambda state: jax.lax.scan(step, state, None, length=1000)[0])(state).inner.nu.astype(jnp.float32)
+    nu = jax.jit(lambda state: jax.lax.scan(step, state, None, length=1000)[0])(
+        state
+    ).inner.nu.astype(jnp.float32)
     np.testing.assert_allclose(nu.mean(), 0.25 + 0.75 * 0.999**1000, rtol=0.01)
 
 
 def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
     x = jnp.array([1.0 + 2**-10, -3.0, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
-    rounded = jax.vmap(lambda key: optim.round_at_random(key, x))(jax.random.split(jax.random.key(0), 4000))
+    rounded = jax.vmap(lambda key: optim.round_at_random(key, x))(
+        jax.random.split(jax.random.key(0), 4000)
+    )
     assert rounded.dtype == jnp.bfloat16
     rounded = np.asarray(rounded, np.float64)
     assert set(rounded[:, 0]) == {1.0, 1.0 + 2**-7}
@@ -131,12 +167,20 @@ def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
 
 
 def test_eight_devices_hold_parts_and_make_the_updates_of_one():
-    tx = optim.make_optimizer("adafactor", optax.constant_schedule(0.1), momentum=0.9, moments="bfloat16")
+    tx = optim.make_optimizer(
+        "adafactor", optax.constant_schedule(0.1), momentum=0.9, moments="bfloat16"
+    )
     shapes = {"blocks": {"kernel": (2, 256, 512)}, "w": (512, 256), "bias": (256,)}
-    leaves = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    leaves = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
 
     def init(key):
-        return jax.tree.map(lambda s: jnp.sin(jnp.arange(s.size, dtype=jnp.float32)).reshape(s.shape), leaves)
+        return jax.tree.map(
+            lambda s: jnp.sin(jnp.arange(s.size, dtype=jnp.float32)).reshape(s.shape), leaves
+        )
 
     def loss(params, frozen, batch, keys):
         h = batch @ params["blocks"]["kernel"].sum(0) @ params["w"] + params["bias"]
@@ -144,8 +188,12 @@ def test_eight_devices_hold_parts_and_make_the_updates_of_one():
 
     def trained(devices):
         mesh = make_mesh(data=2 if devices == 8 else 1, fsdp=-1, devices=jax.devices()[:devices])
-        shardings = tree_sharding(jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0)), mesh)
-        state = jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(jax.random.key(0))
+        shardings = tree_sharding(
+            jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0)), mesh
+        )
+        state = jax.jit(lambda key: create_state(init, tx, key), out_shardings=shardings)(
+            jax.random.key(0)
+        )
         step = jax.jit(make_train_step(loss, tx, decay=0.9), out_shardings=(shardings, None))
         for n in range(3):
             state, _ = step(state, None, draw(n, x=(8, 256))["x"])
@@ -173,10 +221,17 @@ def test_config_names_them():
     def config(field):
         return recipe.load("base_256:tiny", [f"--config.optim.{field}"])
 
-    for field, kinds, dtype in (("kind=adafactor", ("v_row", "v_col"), jnp.float32), ("moments=bfloat16", ("mu", "nu"), jnp.bfloat16)):
+    for field, kinds, dtype in (
+        ("kind=adafactor", ("v_row", "v_col"), jnp.float32),
+        ("moments=bfloat16", ("mu", "nu"), jnp.bfloat16),
+    ):
         state = build.make_tx(config(field)).init({"kernel": jnp.zeros((128, 128))})
         assert [optax.tree.get(state, kind)["kernel"].dtype for kind in kinds] == [dtype] * 2
-    with pytest.raises(InputError, match=r"config\.optim: moments must be one of float32, bfloat16, not 'float16'"):
+    with pytest.raises(
+        InputError, match=r"config\.optim: moments must be one of float32, bfloat16, not 'float16'"
+    ):
         build.make_tx(config("moments=float16"))
-    with pytest.raises(InputError, match=r"config\.optim\.momentum = 1\.0: must be 0\.\.1, without 1"):
+    with pytest.raises(
+        InputError, match=r"config\.optim\.momentum = 1\.0: must be 0\.\.1, without 1"
+    ):
         build.check(config("momentum=1.0"))

@@ -1,4 +1,6 @@
-"""Cascades that are installed with the code: found by name, stored in half precision, read as float32, complete in the wheel."""
+"""Cascades that are installed with the code: found by name, stored in half precision, read as
+float32, complete in the wheel.
+"""
 
 import ast
 import importlib
@@ -37,13 +39,28 @@ def source(tmp_path_factory) -> Path:
     directory, c = tmp_path_factory.mktemp("source"), recipe.load("scenes_base:tiny", [])
     vae, t5 = recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], random_facts(c)
     stage = {
-        "kind": "base", "model": {**recipe.to_json(c)["model"], "out_channels": vae["z_channels"]}, "text_width": t5["channels"],
-        "prediction": "v", "factor": 8, "image_size": 32, "start": 1000, "steps": 2, "guidance": 1.0, "eta": 0.0, "form": "released",
-    }  # fmt: skip
-    description = {"vae": {"model": vae, "scale": 1.0}, "t5": {"model": t5, "length": 24}, "stages": {"base": stage}}
+        "kind": "base",
+        "model": {**recipe.to_json(c)["model"], "out_channels": vae["z_channels"]},
+        "text_width": t5["channels"],
+        "prediction": "v",
+        "factor": 8,
+        "image_size": 32,
+        "start": 1000,
+        "steps": 2,
+        "guidance": 1.0,
+        "eta": 0.0,
+        "form": "released",
+    }
+    description = {
+        "vae": {"model": vae, "scale": 1.0},
+        "t5": {"model": t5, "length": 24},
+        "stages": {"base": stage},
+    }
     rng = np.random.default_rng(0)
     for part in ("vae", "t5", "base"):
-        params = jax.tree.map(lambda x: rng.normal(0.0, 0.05, x.shape).astype(x.dtype), part_shapes(description, part))
+        params = jax.tree.map(
+            lambda x: rng.normal(0.0, 0.05, x.shape).astype(x.dtype), part_shapes(description, part)
+        )
         checkpoint.save_part(directory / part, params)
     train_tokenizer(["a red star", "a blue ring"], directory / "t5" / "tokenizer", 64, 24)
     checkpoint.write_cascade(directory, description)
@@ -71,7 +88,11 @@ def packaged(made, tmp_path, monkeypatch) -> Path:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def error(place: Path | str) -> str:
@@ -83,7 +104,11 @@ def error(place: Path | str) -> str:
 
 def test_a_name_is_a_cascade(packaged):
     assert checkpoint.packaged() == ["tiny"]
-    assert checkpoint.find_cascade("tiny") == checkpoint.find_cascade(Path("tiny")) == packaged / "tiny"
+    assert (
+        checkpoint.find_cascade("tiny")
+        == checkpoint.find_cascade(Path("tiny"))
+        == packaged / "tiny"
+    )
     assert set(load("tiny", ("vae",)).params) == {"vae"}
 
 
@@ -116,11 +141,14 @@ def test_commands_take_the_name(packaged):
 def test_halves_are_read_as_float32_wherever_they_go(packaged, source, package_weights):
     before = contents(packaged)
     mesh = make_mesh(data=1, fsdp=8)
-    ours, alone, theirs = (load(*given).params for given in (("tiny", PARTS, mesh), ("tiny", PARTS), (source, PARTS)))
+    ours, alone, theirs = (
+        load(*given).params for given in (("tiny", PARTS, mesh), ("tiny", PARTS), (source, PARTS))
+    )
     for stored, one, value in zip(*map(jax.tree.leaves, (ours, alone, theirs)), strict=True):
         assert stored.dtype == one.dtype == jnp.float32
         assert stored.sharding.device_set == set(mesh.devices.flat)
-        within = HALF * np.abs(value) + 2.0**-25 if value.ndim > 1 else 0.0  # below 6e-5 float16's steps are 6e-8
+        # below 6e-5 float16's steps are 6e-8
+        within = HALF * np.abs(value) + 2.0**-25 if value.ndim > 1 else 0.0
         assert (np.abs(np.asarray(stored) - value) <= within).all()
         np.testing.assert_array_equal(stored, one)
     assert contents(packaged) == before  # it may be installed where nothing can be written
@@ -132,13 +160,20 @@ def test_a_damaged_one_is_refused(packaged):
     content = bytearray(largest.read_bytes())
     content[1000] ^= 1
     largest.write_bytes(content)
-    with pytest.raises(InputError, match=rf"tiny/base is damaged: .*{largest.name} has other bytes than were written"):
+    with pytest.raises(
+        InputError,
+        match=rf"tiny/base is damaged: .*{largest.name} has other bytes than were written",
+    ):
         load("tiny", ("base",))
 
 
-def test_packaging_again_changes_nothing_and_shares_what_is_the_same(packaged, source, package_weights, capsys):
+def test_packaging_again_changes_nothing_and_shares_what_is_the_same(
+    packaged, source, package_weights, capsys
+):
     before = contents(packaged / "tiny")
-    with pytest.raises(InputError, match=r"--name tiny: .*tiny exists already; --force replaces it"):
+    with pytest.raises(
+        InputError, match=r"--name tiny: .*tiny exists already; --force replaces it"
+    ):
         package_weights.main([str(source), "--name", "tiny"])
     package_weights.main([str(source), "--name", "tiny", "--force"])
     package_weights.main([str(source), "--name", "tiny_teacher"])
@@ -157,7 +192,9 @@ def test_what_cannot_be_packaged_is_refused(packaged, source, package_weights, t
         package_weights.main([str(tmp_path / "none"), "--name", "x"])
     with pytest.raises(SystemExit, match="2"):
         package_weights.main([str(source), "--name", "x", "--dtype", "int8"])
-    with pytest.raises(InputError, match=r"--dtype float16: the vae has values up to 7e\+04, which it cannot hold"):
+    with pytest.raises(
+        InputError, match=r"--dtype float16: the vae has values up to 7e\+04, which it cannot hold"
+    ):
         package_weights.rounded({"kernel": np.full((2, 2), 7e4, np.float32)}, "float16", "vae")
     assert contents(packaged) == before
 
@@ -170,14 +207,34 @@ def test_what_is_packaged_is_whole_and_small(package_weights):
             assert manifest.damage(directory / part) is None
         assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     assert not checkpoint.PACKAGED.exists() or package_weights.size(checkpoint.PACKAGED) <= MOST
-    assert [path.name for path in checkpoint.PACKAGED.glob("*") if path.name not in checkpoint.packaged()] == []
+    assert [
+        path.name
+        for path in checkpoint.PACKAGED.glob("*")
+        if path.name not in checkpoint.packaged()
+    ] == []
 
 
 def test_setup_names_every_file(made, tmp_path):
-    """What its patterns fit, of these files in their place; tests/test_wheel.py asks a real wheel."""
-    call = next(node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup")  # fmt: skip
-    patterns = next(ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "package_data")["cv3jax"]
+    """What its patterns fit, of these files in their place; tests/test_wheel.py asks a real
+    wheel.
+    """
+    call = next(
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    )
+    patterns = next(
+        ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+        if keyword.arg == "package_data"
+    )["cv3jax"]
     shutil.copytree(made, tmp_path / "cv3jax" / "checkpoints")
-    found = {path for pattern in patterns for path in (tmp_path / "cv3jax").glob(pattern) if path.is_file()}
-    assert {str(path.relative_to(tmp_path / "cv3jax" / "checkpoints")) for path in found} == set(contents(made))
+    found = {
+        path
+        for pattern in patterns
+        for path in (tmp_path / "cv3jax").glob(pattern)
+        if path.is_file()
+    }
+    assert {str(path.relative_to(tmp_path / "cv3jax" / "checkpoints")) for path in found} == set(
+        contents(made)
+    )

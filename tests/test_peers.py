@@ -1,4 +1,6 @@
-"""The agreement on the last step while another process compiles or dies, with a store of keys in this process for jax.distributed's."""
+"""The agreement on the last step while another process compiles or dies, with a store of keys in
+this process for jax.distributed's.
+"""
 
 import signal
 import threading
@@ -8,13 +10,17 @@ from cv3jax import peers
 from cv3jax.peers import BEATS, NAMES, POSITIONS, Peers
 
 PATIENCE = 0.5  # seconds
-LOOKS = 22  # at most, until a process that stands still is missed: patience / interval = 20 of them, one more than those, and the first
+# at most, until a process that stands still is missed: patience / interval = 20 of them, one more
+# than those, and the first
+LOOKS = 22
 
 
 class Store:
-    """The keys of process 0, which is real, and of process 1, which compiles: it beats and has no position until it `begins` a step.
+    """The keys of process 0, which is real, and of process 1, which compiles: it beats and has no
+    position until it `begins` a step.
 
-    It dies, if it `dies`, when process 0 has told its own position; what process 0 does after that is counted.
+    It dies, if it `dies`, when process 0 has told its own position; what process 0 does after that
+    is counted.
     """
 
     def __init__(self, dies: bool):
@@ -48,19 +54,26 @@ class Deciding:
 
     def __init__(self, monkeypatch, *, dies: bool):
         self.ends = []
-        monkeypatch.setattr(Peers, "_end", lambda peers, *what: self.ends.append(what) or peers._exit(what[1]))
+        monkeypatch.setattr(
+            Peers, "_end", lambda peers, *what: self.ends.append(what) or peers._exit(what[1])
+        )
         monkeypatch.setattr(peers.os, "_exit", lambda code: self.peers._closed.set())
         self.store = Store(dies)
         self.peers = Peers(self.store, 0, 2, "127.0.0.1:1", PATIENCE)
-        assert self.peers.last(3, signal.SIGTERM) is None  # the others have not said how far they are
+        # the others have not said how far they are
+        assert self.peers.last(3, signal.SIGTERM) is None
         assert self.store.deciding.wait(60)
 
 
-def test_a_process_that_dies_before_its_first_step_is_named_to_those_who_wait_for_its_position(monkeypatch):
+def test_a_process_that_dies_before_its_first_step_is_named_to_those_who_wait_for_its_position(
+    monkeypatch,
+):
     run = Deciding(monkeypatch, dies=True)
     run.peers._thread.join(20)
     assert not run.peers._thread.is_alive()
-    silent = "process 1 of 2 (pid 7 on there): nothing heard for 0.5 s; it has died or cannot be reached"
+    silent = (
+        "process 1 of 2 (pid 7 on there): nothing heard for 0.5 s; it has died or cannot be reached"
+    )
     assert run.ends == [(f"{silent}. {peers.AGAIN}", 1)]
     assert run.store.looks <= LOOKS
     assert run.store.passes <= 10 * LOOKS  # of a tenth of the interval each
@@ -73,7 +86,9 @@ def test_an_error_that_the_death_of_another_brings_is_not_told_before_the_death(
     assert len(run.ends) == 1
 
 
-def test_a_process_that_compiles_is_waited_for_and_all_stop_one_step_after_the_furthest(monkeypatch):
+def test_a_process_that_compiles_is_waited_for_and_all_stop_one_step_after_the_furthest(
+    monkeypatch,
+):
     run = Deciding(monkeypatch, dies=False)
     time.sleep(2 * PATIENCE)
     assert not run.ends

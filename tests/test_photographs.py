@@ -1,4 +1,6 @@
-"""Real photographs, scikit-learn's and scikit-image's, in the encodings they come in, through build and loader, against Pillow."""
+"""Real photographs, scikit-learn's and scikit-image's, in the encodings they come in, through build
+and loader, against Pillow.
+"""
 
 import io
 import json
@@ -24,7 +26,11 @@ from data_pipeline.loader import make_loader
 from data_pipeline.records import open_records
 
 SIDE = 64
-ENCODINGS = {"jpg": {"format": "JPEG", "quality": 92}, "png": {"format": "PNG"}, "webp": {"format": "WEBP", "quality": 90}}
+ENCODINGS = {
+    "jpg": {"format": "JPEG", "quality": 92},
+    "png": {"format": "PNG"},
+    "webp": {"format": "WEBP", "quality": 90},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,10 @@ def photographs():
     folder = Path(skimage.__file__).parent / "data"
     names = ("astronaut", "chelsea", "coffee", "motorcycle_left", "ihc")
     found = {name: Image.open(folder / f"{name}.png").convert("RGB") for name in names}
-    found |= {Path(n).stem: Image.fromarray(i) for n, i in zip(load_sample_images().filenames, load_sample_images().images)}
+    found |= {
+        Path(n).stem: Image.fromarray(i)
+        for n, i in zip(load_sample_images().filenames, load_sample_images().images)
+    }
     for image in found.values():
         image.thumbnail((320, 320))
     assert len(found) == 7
@@ -71,7 +80,9 @@ def test_exif_orientation(orientation, suffix, photographs):
     data = encoded(image, suffix, exif=exif)
     assert np.array_equal(decoded(data), pillow(data))
     turned = orientation >= 5
-    assert decoded(data).shape[:2] == ((image.width, image.height) if turned else (image.height, image.width))
+    assert decoded(data).shape[:2] == (
+        (image.width, image.height) if turned else (image.height, image.width)
+    )
     plain = decoded(encoded(image, suffix))
     assert np.array_equal(decoded(data), plain) == (orientation == 1)
 
@@ -115,7 +126,9 @@ def test_alpha_is_laid_on_white(mode, suffix, photographs):
 
 @pytest.fixture(scope="module")
 def built(photographs, tmp_path_factory):
-    """Each photograph in one encoding, of which some lie on their side or are of another mode, captioned by its name."""
+    """Each photograph in one encoding, of which some lie on their side or are of another mode,
+    captioned by its name.
+    """
     root = tmp_path_factory.mktemp("photographs")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -146,22 +159,37 @@ def test_they_go_through_the_build_as_they_are(built):
 
 
 def test_they_come_out_of_the_loader_as_pillow_sees_them(built):
-    batch = next(make_loader(built[0], batch_size=7, image_size=SIDE, tokenize=None, seed=0, random_crop=False, shuffle=False))
+    batch = next(
+        make_loader(
+            built[0],
+            batch_size=7,
+            image_size=SIDE,
+            tokenize=None,
+            seed=0,
+            random_crop=False,
+            shuffle=False,
+        )
+    )
     for image, sizes, record in zip(batch["image"], batch["sizes"], open_records(built[0])):
         whole = Image.fromarray(pillow(record["image"]).astype(np.uint8))
         assert list(sizes[:2]) == [whole.height, whole.width]
         scale, (top, left) = SIDE / min(whole.size), sizes[2:4]
-        resized = whole.resize([max(SIDE, round(side * scale)) for side in whole.size], Image.Resampling.LANCZOS)
+        resized = whole.resize(
+            [max(SIDE, round(side * scale)) for side in whole.size], Image.Resampling.LANCZOS
+        )
         expected = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)), np.int16)
         difference = np.abs(image.astype(np.int16) - expected)
-        if record["image"].startswith(b"\xff\xd8"):  # a JPEG of at least twice the size is decoded at half of it or less: another filter
+        # a JPEG of at least twice the size is decoded at half of it or less: another filter
+        if record["image"].startswith(b"\xff\xd8"):
             assert difference.mean() < 4
         else:
             assert difference.max() <= 2
 
 
 def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
-    """The stored posterior is the autoencoder's of Pillow's pixels, upright and RGB, whatever the file was."""
+    """The stored posterior is the autoencoder's of Pillow's pixels, upright and RGB, whatever the
+    file was.
+    """
     cascade = tiny_runs.trained("base").workdir
     config = tiny_runs.config("base", f"data.path={built[0]}", f"cascade={cascade}", "init_from=")
     encode.run(config, tmp_path / "E", latents="float32", text=None, batch=7)
@@ -170,9 +198,19 @@ def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
     vae, records = build_model(Autoencoder, description["vae"]["model"]), open_records(built[0])
     images = []
     for record in records:
-        data = record["image"]  # a JPEG that is decoded at half its size is filtered otherwise than by Pillow
-        images.append(fit(data if data.startswith(b"\xff\xd8") else encode_png(pillow(data).astype(np.uint8)), 32)[0])
-    mean, _ = jax.jit(lambda p, x: vae.apply({"params": p}, to_pixels(x), method="encode"))(params["vae"], np.stack(images))
-    for one, record, expected in zip(open_cache(tmp_path / "E", records), records, mean, strict=True):
+        # a JPEG that is decoded at half its size is filtered otherwise than by Pillow
+        data = record["image"]
+        images.append(
+            fit(
+                data if data.startswith(b"\xff\xd8") else encode_png(pillow(data).astype(np.uint8)),
+                32,
+            )[0]
+        )
+    mean, _ = jax.jit(lambda p, x: vae.apply({"params": p}, to_pixels(x), method="encode"))(
+        params["vae"], np.stack(images)
+    )
+    for one, record, expected in zip(
+        open_cache(tmp_path / "E", records), records, mean, strict=True
+    ):
         np.testing.assert_allclose(one["latents"]["mean"], expected, rtol=1e-3, atol=1e-4)
         assert list(one["sizes"][:2]) == list(pillow(record["image"]).shape[:2])

@@ -5,7 +5,10 @@ import pytest
 
 from cv3jax.pictures import GAP, contact_sheet
 
-CAPTION = "a small yellow cross with a thin black outline to the left of a small blue square with a thin white outline, grey background"
+CAPTION = (
+    "a small yellow cross with a thin black outline to the left of a small blue square with a thin"
+    " white outline, grey background"
+)
 
 
 @pytest.mark.parametrize("side", [32, 64, 128])
@@ -33,4 +36,6 @@ def test_a_caption_stays_above_its_own_column(side):
     assert ink[:, : GAP + pitch].any()
     assert not ink[:, GAP + pitch :].any()
     assert pitch >= side + GAP
-    np.testing.assert_array_equal(contact_sheet([white], columns=["", CAPTION])[:, GAP + pitch :], sheet[:, GAP : GAP + pitch])
+    np.testing.assert_array_equal(
+        contact_sheet([white], columns=["", CAPTION])[:, GAP + pitch :], sheet[:, GAP : GAP + pitch]
+    )

@@ -1,4 +1,6 @@
-"""Recaptioning against a server that misbehaves on schedule, and runs that are killed, stopped, refused or left alone by it."""
+"""Recaptioning against a server that misbehaves on schedule, and runs that are killed, stopped,
+refused or left alone by it.
+"""
 
 import collections
 import json
@@ -27,12 +29,22 @@ COUNT, TURNS = 31, 3
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record i is an image of which the server reads i, with caption "old i", in shards of 11, 10 and 10; some have a recaption."""
+    """Record i is an image of which the server reads i, with caption "old i", in shards of 11, 10
+    and 10; some have a recaption.
+    """
     out = tmp_path_factory.mktemp("recaption") / "d"
     with RecordWriter(out, shards=3) as writer:
         for i in range(COUNT):
             recaption = "of an earlier model" if i % 7 == 0 else ""
-            writer.write(make_record(encode_png(solid(i)), f"old {i} {{x}}", key=f"k/{i}", recaption=recaption, url=f"http://u/{i}"))
+            writer.write(
+                make_record(
+                    encode_png(solid(i)),
+                    f"old {i} {{x}}",
+                    key=f"k/{i}",
+                    recaption=recaption,
+                    url=f"http://u/{i}",
+                )
+            )
     return out
 
 
@@ -40,7 +52,11 @@ def data(tmp_path_factory):
 def template(tmp_path_factory):
     path = tmp_path_factory.mktemp("dialogue") / "d.json"
     turns = ["Describe it.", "Which colours?", "Merge {caption}."]
-    path.write_text(json.dumps({"turns": turns, "settings": {"temperature": 0, "seed": 3}, "triplet": "From {caption}"}))
+    path.write_text(
+        json.dumps(
+            {"turns": turns, "settings": {"temperature": 0, "seed": 3}, "triplet": "From {caption}"}
+        )
+    )
     return path
 
 
@@ -54,8 +70,21 @@ def ask(data, template, tmp_path):
     """`recaption` with what all tests share, into tmp_path / "out"."""
 
     def call(server, **changes):
-        settings = {"key": KEY, "model": MODEL, "dialogue": template, "concurrency": 8, "timeout": 20.0, "retries": 2, "backoff": 0.001}
-        return recaption(data, tmp_path / "out", endpoint=getattr(server, "url", server), **{**settings, **changes})
+        settings = {
+            "key": KEY,
+            "model": MODEL,
+            "dialogue": template,
+            "concurrency": 8,
+            "timeout": 20.0,
+            "retries": 2,
+            "backoff": 0.001,
+        }
+        return recaption(
+            data,
+            tmp_path / "out",
+            endpoint=getattr(server, "url", server),
+            **{**settings, **changes},
+        )
 
     return call
 
@@ -70,17 +99,41 @@ def lines(folder):
     return [(number(e), e["turn"], e["event"]) for e in events]
 
 
-ONCE = ("500", "503", "408", "409", "cut", "malformed", "error-in-200", "huge", "429", "slow", "unmeasured", "hang")
+ONCE = (
+    "500",
+    "503",
+    "408",
+    "409",
+    "cut",
+    "malformed",
+    "error-in-200",
+    "huge",
+    "429",
+    "slow",
+    "unmeasured",
+    "hang",
+)
 FOR_GOOD = {
-    "empty": answers.EMPTY, "blank": answers.EMPTY, "truncated": answers.TRUNCATED, "filtered": answers.REFUSED,
-    "refusal": answers.REFUSED, "sorry": answers.REFUSED, "control": answers.CONTROL, "400": answers.REJECTED,
-    "413": answers.REJECTED, "422": answers.REJECTED,
-}  # fmt: skip
+    "empty": answers.EMPTY,
+    "blank": answers.EMPTY,
+    "truncated": answers.TRUNCATED,
+    "filtered": answers.REFUSED,
+    "refusal": answers.REFUSED,
+    "sorry": answers.REFUSED,
+    "control": answers.CONTROL,
+    "400": answers.REJECTED,
+    "413": answers.REJECTED,
+    "422": answers.REJECTED,
+}
 ALWAYS = {"502": answers.SERVER, "malformed": answers.MALFORMED, "cut": answers.MALFORMED}
 
 
 def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
-    kinds = [*((kind, True) for kind in ONCE), *((kind, True) for kind in FOR_GOOD), *((kind, False) for kind in ALWAYS)]
+    kinds = [
+        *((kind, True) for kind in ONCE),
+        *((kind, True) for kind in FOR_GOOD),
+        *((kind, False) for kind in ALWAYS),
+    ]
 
     def schedule(record, turn, attempt):
         kind, once = kinds[record] if record < len(kinds) else ("ok", True)
@@ -100,14 +153,27 @@ def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
     assert report["recaptioned"] == COUNT - len(reasons)
     assert report["reasons"] == collections.Counter(reasons.values())
     assert report["requests"] == len(server.seen)
-    # those that misbehave once are sent again, but for slow and unmeasured, which are answers; those that always do, twice
+    # those that misbehave once are sent again, but for slow and unmeasured, which are answers;
+    # those that always do, twice
     assert report["retries"] == len(ONCE) - 2 + 2 * len(ALWAYS)
-    assert (tmp_path / "out" / REPORT).read_text() == json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    counted = [s for s in server.seen if s.action in {"ok", "slow", *FOR_GOOD} and not s.action.isdigit()]
-    assert report["tokens"] == {"prompt": sum(100 + s.turn for s in counted), "completion": 10 * len(counted), "unmeasured": 1}
-    assert report["cost"] == pytest.approx((report["tokens"]["prompt"] * 2 + report["tokens"]["completion"] * 10) / 1e6)
+    assert (tmp_path / "out" / REPORT).read_text() == json.dumps(
+        report, indent=2, ensure_ascii=False
+    ) + "\n"
+    counted = [
+        s for s in server.seen if s.action in {"ok", "slow", *FOR_GOOD} and not s.action.isdigit()
+    ]
+    assert report["tokens"] == {
+        "prompt": sum(100 + s.turn for s in counted),
+        "completion": 10 * len(counted),
+        "unmeasured": 1,
+    }
+    assert report["cost"] == pytest.approx(
+        (report["tokens"]["prompt"] * 2 + report["tokens"]["completion"] * 10) / 1e6
+    )
     settings = {"model": MODEL, "max_tokens": 400, "temperature": 0, "seed": 3}
-    assert all({k: v for k, v in s.body.items() if k != "messages"} == settings for s in server.seen)
+    assert all(
+        {k: v for k, v in s.body.items() if k != "messages"} == settings for s in server.seen
+    )
     last = next(s for s in server.seen if (s.record, s.turn) == (30, 2)).body["messages"]
     assert [m["content"] for m in last[1::2]] == [answer_of(30, 0), answer_of(30, 1)]
     assert last[-1]["content"] == "Merge <caption>old 30 {x}</caption>."
@@ -123,10 +189,33 @@ def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
 
 def start(data, server, template, out):
     """The command, in a process of its own."""
-    flags = ["--endpoint", server.url, "--model", MODEL, "--out", str(out), "--dialogue", str(template), "--concurrency", "8"]
+    flags = [
+        "--endpoint",
+        server.url,
+        "--model",
+        MODEL,
+        "--out",
+        str(out),
+        "--dialogue",
+        str(template),
+        "--concurrency",
+        "8",
+    ]
     command = [sys.executable, "-m", "data_pipeline.cli", "recaption", str(data), *flags]
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "OPENAI_API_KEY": KEY,
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+    }
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_after_a_kill_nothing_that_was_written_down_is_asked_again(ask, data, template, tmp_path):
@@ -151,11 +240,15 @@ def test_after_a_kill_nothing_that_was_written_down_is_asked_again(ask, data, te
     assert len(second) == len(set(second)) == COUNT * TURNS - len(written)
     assert len(set(first) & set(second)) <= 8  # what was under way: at most --concurrency
     assert report["requests"] == COUNT * TURNS
-    assert [r["recaption"] for r in open_records(tmp_path / "out")] == [answer_of(number(r), 2) for r in open_records(data)]
+    assert [r["recaption"] for r in open_records(tmp_path / "out")] == [
+        answer_of(number(r), 2) for r in open_records(data)
+    ]
 
 
 def test_sigterm_waits_for_what_is_paid_for(ask, data, template, tmp_path):
-    with CaptionServer(latency=0.05, on_answer=lambda n: process.send_signal(signal.SIGTERM) if n == 30 else None) as server:
+    with CaptionServer(
+        latency=0.05, on_answer=lambda n: process.send_signal(signal.SIGTERM) if n == 30 else None
+    ) as server:
         process = start(data, server, template, tmp_path / "out")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM, err
@@ -164,14 +257,19 @@ def test_sigterm_waits_for_what_is_paid_for(ask, data, template, tmp_path):
         assert said.startswith("cv3jax: SIGTERM: ")
         assert said.endswith("the same command goes on")
         assert "Traceback" not in err
-        assert collections.Counter(server.asked()) == collections.Counter((r, t) for r, t, _ in lines(tmp_path / "out.recaption"))
+        assert collections.Counter(server.asked()) == collections.Counter(
+            (r, t) for r, t, _ in lines(tmp_path / "out.recaption")
+        )
         ask(server)
     assert max(collections.Counter(server.asked()).values()) == 1
     assert len(open_records(tmp_path / "out")) == COUNT
 
 
 def test_429s_are_waited_for_and_are_no_failures(ask):
-    with CaptionServer(lambda record, turn, attempt: "429" if attempt < 3 and record % 8 == 0 else "ok", retry_after="0.001") as server:
+    with CaptionServer(
+        lambda record, turn, attempt: "429" if attempt < 3 and record % 8 == 0 else "ok",
+        retry_after="0.001",
+    ) as server:
         report = ask(server, retries=0)
     assert report["reasons"] == {}
     assert report["retries"] == 3 * TURNS * 4
@@ -194,23 +292,38 @@ def test_failures_can_be_asked_again(ask, data, tmp_path):
         assert ask(server, overwrite=True)["reasons"] == {answers.REFUSED: 1, answers.SERVER: 4}
         assert len(server.seen) == before
         assert ask(server, retry_failed=True)["reasons"] == {answers.REFUSED: 1}
-    assert sorted(server.asked()[before:]) == [(record, turn) for record in range(4) for turn in (1, 2)]
+    assert sorted(server.asked()[before:]) == [
+        (record, turn) for record in range(4) for turn in (1, 2)
+    ]
     captions = {number(r): r["recaption"] for r in open_records(tmp_path / "out")}
     assert captions == {i: "" if i == 5 else answer_of(i, 2) for i in range(COUNT)}
 
 
-@pytest.mark.parametrize(("action", "changes", "kind", "message"), [
-    ("ok", {"key": None}, InputError, r"does not accept the API key .*Incorrect API key: None"),
-    ("ok", {"key": "sk-wrong"}, InputError, r"Incorrect API key: Bearer \*\*\*"),
-    ("403", {}, InputError, "--api-key-env"),
-    ("ok", {"model": "other"}, InputError, "The model `other` does not exist.*--model"),
-    ("redirect", {}, InputError, "redirects to 'http://example.invalid"),
-    ("402", {}, StoppedByServerError, "wants payment .*the same command goes on"),
-    ("broke", {}, StoppedByServerError, "exceeded your current quota"),
-    ("400", {}, InputError, r"rejected 20 requests in a row \(400: status 400\)"),
-    ("500", {"retries": 0}, StoppedByServerError, "gave no answer to 20 records in a row.*--retry-failed"),
-    ("sorry", {}, InputError, rf"no record .* got a new caption: {COUNT} × refused \(such as k/\d+: {REFUSAL}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("action", "changes", "kind", "message"),
+    [
+        ("ok", {"key": None}, InputError, r"does not accept the API key .*Incorrect API key: None"),
+        ("ok", {"key": "sk-wrong"}, InputError, r"Incorrect API key: Bearer \*\*\*"),
+        ("403", {}, InputError, "--api-key-env"),
+        ("ok", {"model": "other"}, InputError, "The model `other` does not exist.*--model"),
+        ("redirect", {}, InputError, "redirects to 'http://example.invalid"),
+        ("402", {}, StoppedByServerError, "wants payment .*the same command goes on"),
+        ("broke", {}, StoppedByServerError, "exceeded your current quota"),
+        ("400", {}, InputError, r"rejected 20 requests in a row \(400: status 400\)"),
+        (
+            "500",
+            {"retries": 0},
+            StoppedByServerError,
+            "gave no answer to 20 records in a row.*--retry-failed",
+        ),
+        (
+            "sorry",
+            {},
+            InputError,
+            rf"no record .* got a new caption: {COUNT} × refused \(such as k/\d+: {REFUSAL}",
+        ),
+    ],
+)
 def test_runs_that_lead_nowhere_end(action, changes, kind, message, ask, tmp_path):
     with CaptionServer(lambda *_: action) as server:
         with pytest.raises(kind, match=message):
@@ -223,7 +336,10 @@ def test_runs_that_lead_nowhere_end(action, changes, kind, message, ask, tmp_pat
 
 
 def test_a_server_that_never_answers(ask):
-    with CaptionServer(lambda *_: "hang") as server, pytest.raises(InputError, match=r"1 × timeout .*no whole response within 0\.2 s"):
+    with (
+        CaptionServer(lambda *_: "hang") as server,
+        pytest.raises(InputError, match=r"1 × timeout .*no whole response within 0\.2 s"),
+    ):
         ask(server, limit=1, timeout=0.2, retries=1)
     assert server.asked() == [(server.seen[0].record, 0)] * 2
 
@@ -234,8 +350,19 @@ def test_an_image_that_cannot_be_read_costs_nothing(template, tmp_path):
         writer.write({**whole, "key": "k/0", "image": whole["image"][:40]})
         writer.write(whole)
     with CaptionServer() as server:
-        report = recaption(tmp_path / "d", tmp_path / "out", endpoint=server.url, model=MODEL, key=KEY, dialogue=template)
-    assert (report["reasons"], report["requests"], report["retries"]) == ({answers.UNREADABLE: 1}, TURNS, 0)
+        report = recaption(
+            tmp_path / "d",
+            tmp_path / "out",
+            endpoint=server.url,
+            model=MODEL,
+            key=KEY,
+            dialogue=template,
+        )
+    assert (report["reasons"], report["requests"], report["retries"]) == (
+        {answers.UNREADABLE: 1},
+        TURNS,
+        0,
+    )
     assert [r["recaption"] for r in open_records(tmp_path / "out")] == ["", answer_of(1, 2)]
 
 
@@ -260,7 +387,10 @@ def test_a_full_disk_loses_nothing(ask, tmp_path, monkeypatch):
             with pytest.raises(OSError, match="No space left") as e:
                 ask(server)
         assert e.value.filename.endswith(journal.NAME)
-        written = {(record, turn) for record, turn, _ in whole_lines(tmp_path / "out.recaption" / journal.NAME)}
+        written = {
+            (record, turn)
+            for record, turn, _ in whole_lines(tmp_path / "out.recaption" / journal.NAME)
+        }
         before = len(server.seen)
         assert ask(server)["recaptioned"] == COUNT
     assert written
@@ -268,14 +398,20 @@ def test_a_full_disk_loses_nothing(ask, tmp_path, monkeypatch):
 
 
 def whole_lines(path):
-    events = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"}\n")]
+    events = [
+        json.loads(line)
+        for line in path.read_bytes().splitlines(keepends=True)[1:]
+        if line.endswith(b"}\n")
+    ]
     return [(number(e), e["turn"], e["event"]) for e in events]
 
 
 def test_a_limited_run_makes_triplets_and_no_dataset(ask, data, tmp_path):
     records = list(open_records(data))
     path, third = tmp_path / "t.json", number(records[2])
-    with CaptionServer(lambda record, turn, attempt: "sorry" if record == third else "ok") as server:
+    with CaptionServer(
+        lambda record, turn, attempt: "sorry" if record == third else "ok"
+    ) as server:
         report = ask(server, limit=5, triplets=path)
         assert (report["records"], report["recaptioned"]) == (5, 4)
         assert not (tmp_path / "out").exists()
@@ -294,9 +430,18 @@ def test_a_limited_run_makes_triplets_and_no_dataset(ask, data, tmp_path):
         with pytest.raises(InputError, match=r"ends in \.json"):
             ask(server, triplets=tmp_path / "t.jsonl")
         assert ask(server, triplets=path, overwrite=True)["recaptioned"] == COUNT - 1
-    assert len(json.loads(path.read_text())) == len(list((tmp_path / "t_images").iterdir())) == COUNT - 1
+    assert (
+        len(json.loads(path.read_text()))
+        == len(list((tmp_path / "t_images").iterdir()))
+        == COUNT - 1
+    )
     assert max(collections.Counter(server.asked()).values()) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.recaption", "t.json", "t_images"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "out",
+        "out.recaption",
+        "t.json",
+        "t_images",
+    ]
 
 
 def test_the_same_journal_serves_no_other_model(ask, tmp_path):
@@ -312,16 +457,38 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with CaptionServer(lambda record, turn, attempt: "control" if record == 3 else "ok") as server:
-        command = ["recaption", str(data), "--endpoint", server.url, "--model", MODEL, "--out", str(tmp_path / "out")]
+        command = [
+            "recaption",
+            str(data),
+            "--endpoint",
+            server.url,
+            "--model",
+            MODEL,
+            "--out",
+            str(tmp_path / "out"),
+        ]
         prices = ["--price-in", "1", "--price-out", "2"]
-        main([*command, "--dialogue", str(template), "--api-key-env", "MY_KEY", *prices, "--json", str(tmp_path / "f.json")])
+        main(
+            [
+                *command,
+                "--dialogue",
+                str(template),
+                "--api-key-env",
+                "MY_KEY",
+                *prices,
+                "--json",
+                str(tmp_path / "f.json"),
+            ]
+        )
         out = capsys.readouterr().out
         assert f"30 of 31 records have a new caption, in {tmp_path / 'out'}" in out
         assert f"{len(server.seen)} requests, 0 of them retries; " in out
         assert "; cost 0.0" in out
         assert "without a new caption 1: control characters (such as k/3: a ?[31mcaption)" in out
         assert "\x1b" not in out
-        assert json.loads((tmp_path / "f.json").read_text()) == json.loads((tmp_path / "out" / REPORT).read_text())
+        assert json.loads((tmp_path / "f.json").read_text()) == json.loads(
+            (tmp_path / "out" / REPORT).read_text()
+        )
         for flags, message in (
             (["--concurrency", "0"], "--concurrency 0: give a number in 1..1024"),
             (["--rate", "nan"], "--rate nan"),

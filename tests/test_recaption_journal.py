@@ -20,12 +20,20 @@ def test_the_journal_goes_on_after_a_torn_line(tmp_path):
         journal.write(RECORD, name, 0, Answer("σ\u2028one", Tokens(10, 2)), 1)
         journal.write(RECORD, name, 1, Answer("two"), 3)
     whole = journal.path.read_bytes()
-    for torn in (b'{"event": "answer", "id": "', b"\0\0\0", whole.splitlines(keepends=True)[-1][:-1]):
+    for torn in (
+        b'{"event": "answer", "id": "',
+        b"\0\0\0",
+        whole.splitlines(keepends=True)[-1][:-1],
+    ):
         journal.path.write_bytes(whole + torn)
         with Journal(tmp_path, ASKED, turns=3) as journal:
             assert journal.answers(name) == ["σ\u2028one", "two"]
             assert not journal.ended(name)
-            assert (journal.totals.requests, journal.totals.retries, journal.totals.unmeasured) == (4, 2, 1)
+            assert (journal.totals.requests, journal.totals.retries, journal.totals.unmeasured) == (
+                4,
+                2,
+                1,
+            )
         assert journal.path.read_bytes() == whole
     with Journal(tmp_path, ASKED, turns=3) as journal:
         journal.write(RECORD, name, 2, Answer("three", Tokens(5, 1)), 1)
@@ -47,15 +55,25 @@ def test_what_failed_is_asked_again_where_that_may_help(tmp_path):
             journal.write(record, names[reason], 0, Answer("one"), 1)
             journal.write(record, names[reason], 1, Failure(reason, "so"), 6)
     with Journal(tmp_path, ASKED, turns=3) as journal:
-        assert [journal.result(name) for name in names.values()] == [Failure(reason, "so") for reason in names]
+        assert [journal.result(name) for name in names.values()] == [
+            Failure(reason, "so") for reason in names
+        ]
     with Journal(tmp_path, ASKED, turns=3, retry_failed=True) as journal:
         assert journal.ended(names[answers.REFUSED])
         assert not journal.ended(names[answers.TIMEOUT])
         assert journal.answers(names[answers.TIMEOUT]) == ["one"]
-        journal.write({**RECORD, "key": answers.TIMEOUT}, names[answers.TIMEOUT], 1, Answer("two"), 1)
+        journal.write(
+            {**RECORD, "key": answers.TIMEOUT}, names[answers.TIMEOUT], 1, Answer("two"), 1
+        )
     with Journal(tmp_path, ASKED, turns=3) as journal:
         assert journal.answers(names[answers.TIMEOUT]) == ["one", "two"]
-        journal.write({**RECORD, "key": answers.TIMEOUT}, names[answers.TIMEOUT], 2, Failure(answers.SERVER), 1)
+        journal.write(
+            {**RECORD, "key": answers.TIMEOUT},
+            names[answers.TIMEOUT],
+            2,
+            Failure(answers.SERVER),
+            1,
+        )
         assert journal.result(names[answers.TIMEOUT]) == Failure(answers.SERVER)
 
 
@@ -73,8 +91,14 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
             Journal(tmp_path, other, turns=3)
     with Journal(tmp_path, {**ASKED, "model": "n"}, turns=3, overwrite=True) as journal:
         assert journal.answers(identify(RECORD)) == []
-    assert (tmp_path / "journal.jsonl.old-1").read_bytes().count(b"\n") == 2  # answers are paid for: nothing throws them away
-    for line in (b"{}\n", b"7\n", b"\xff\n", b'{"event": "answer", "id": "zz", "turn": 0, "attempts": 1, "tokens": null}\n'):
+    # answers are paid for: nothing throws them away
+    assert (tmp_path / "journal.jsonl.old-1").read_bytes().count(b"\n") == 2
+    for line in (
+        b"{}\n",
+        b"7\n",
+        b"\xff\n",
+        b'{"event": "answer", "id": "zz", "turn": 0, "attempts": 1, "tokens": null}\n',
+    ):
         journal.path.write_bytes(journal.path.read_bytes().splitlines(keepends=True)[0] + line)
         with pytest.raises(InputError, match="line 2 is damaged"):
             Journal(tmp_path, {**ASKED, "model": "n"}, turns=3)

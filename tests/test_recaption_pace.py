@@ -1,4 +1,6 @@
-"""The pace on a clock of its own: how near it comes to a limit that it is told, or only meets, and what a 429 does to it."""
+"""The pace on a clock of its own: how near it comes to a limit that it is told, or only meets, and
+what a 429 does to it.
+"""
 
 import heapq
 
@@ -8,7 +10,9 @@ from data_pipeline.recaption.pacing import MARGIN, Pace
 
 
 def simulated(limit, burst, *, seconds, told=None, pause=1.0, latency=0.02, workers=32):
-    """A server with a token bucket, `workers` clients and one Pace on a clock of their own → (admitted, 429s)."""
+    """A server with a token bucket, `workers` clients and one Pace on a clock of their own →
+    (admitted, 429s).
+    """
     pace, level, last, now, admitted, limited = Pace(0.0, rate=told), burst, 0.0, 0.0, 0, 0
     idle, replies = [0.0] * workers, []
     while now < seconds:

@@ -1,4 +1,6 @@
-"""The parts of recaptioning that need no server: templates, judging answers, Retry-After, images, addresses, file names."""
+"""The parts of recaptioning that need no server: templates, judging answers, Retry-After, images,
+addresses, file names.
+"""
 
 import base64
 import io
@@ -32,7 +34,10 @@ def test_the_shipped_dialogue_is_the_papers():
     assert [m["role"] for m in chat] == ["system", "user", "assistant", "user", "assistant", "user"]
     assert [part["type"] for part in chat[1]["content"]] == ["image_url", "text"]
     assert [chat[i]["content"] for i in (2, 4)] == ["one", "two"]
-    assert "<caption>an old one</caption>" in script.messages("data:x", "an old one", ["1"] * (len(script.turns) - 1))[-1]["content"]
+    assert (
+        "<caption>an old one</caption>"
+        in script.messages("data:x", "an old one", ["1"] * (len(script.turns) - 1))[-1]["content"]
+    )
 
 
 def test_a_caption_cannot_leave_its_place():
@@ -42,28 +47,34 @@ def test_a_caption_cannot_leave_its_place():
         ("x" * 10_000, "x" * dialogue.MAX_OLD_CAPTION),
         (r"\1 \g<0>", r"\1 \g<0>"),
     ):
-        assert fill("old: {caption}, {not one}, {", foreign) == f"old: <caption>{expected}</caption>, {{not one}}, {{"
+        assert (
+            fill("old: {caption}, {not one}, {", foreign)
+            == f"old: <caption>{expected}</caption>, {{not one}}, {{"
+        )
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "not JSON"),
-    ("[]", '"turns", a list'),
-    ('{"turns": "one"}', '"turns", a list'),
-    ('{"turns": []}', "0 turns; give 1 to 20"),
-    ('{"turns": ["a", 7]}', "turn 2 must be a text"),
-    ('{"turns": ["a", "  "]}', "turn 2 must be a text"),
-    ('{"turns": ["a {answer}"]}', r"turn 1 has the placeholder \{answer\}"),
-    ('{"turns": ["a {}"]}', r"turn 1 has the placeholder \{\}"),
-    ('{"turns": ["a"], "triplet": "{old}"}', r"triplet has the placeholder \{old\}"),
-    ('{"turns": ["a"], "question": 1}', "unknown field 'question'"),
-    ('{"turns": ["a"], "system": 1}', "system must be a text"),
-    ('{"turns": ["a"], "settings": []}', "settings must be a JSON object"),
-    ('{"turns": ["a"], "settings": {"stream": true}}', "may not have 'stream'"),
-    ('{"turns": ["a"], "settings": {"temperature": NaN}}', "NaN"),
-    ('{"turns": ["\\ud83d"]}', "surrogate"),
-    ("[" * 60_000, "not JSON"),
-    (" " * 70_000, "more than 65,536 bytes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", '"turns", a list'),
+        ('{"turns": "one"}', '"turns", a list'),
+        ('{"turns": []}', "0 turns; give 1 to 20"),
+        ('{"turns": ["a", 7]}', "turn 2 must be a text"),
+        ('{"turns": ["a", "  "]}', "turn 2 must be a text"),
+        ('{"turns": ["a {answer}"]}', r"turn 1 has the placeholder \{answer\}"),
+        ('{"turns": ["a {}"]}', r"turn 1 has the placeholder \{\}"),
+        ('{"turns": ["a"], "triplet": "{old}"}', r"triplet has the placeholder \{old\}"),
+        ('{"turns": ["a"], "question": 1}', "unknown field 'question'"),
+        ('{"turns": ["a"], "system": 1}', "system must be a text"),
+        ('{"turns": ["a"], "settings": []}', "settings must be a JSON object"),
+        ('{"turns": ["a"], "settings": {"stream": true}}', "may not have 'stream'"),
+        ('{"turns": ["a"], "settings": {"temperature": NaN}}', "NaN"),
+        ('{"turns": ["\\ud83d"]}', "surrogate"),
+        ("[" * 60_000, "not JSON"),
+        (" " * 70_000, "more than 65,536 bytes"),
+    ],
+)
 def test_bad_templates_are_one_line(text, message, tmp_path):
     (tmp_path / "d.json").write_text(text)
     with pytest.raises(InputError, match=f"--dialogue .*{message}") as e:
@@ -75,13 +86,19 @@ def test_bad_templates_are_one_line(text, message, tmp_path):
 
 def response(content="A cat.", finish="stop", usage=None, **message):
     message = {"role": "assistant", "content": content, **message}
-    return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage}).encode()
+    return json.dumps(
+        {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+    ).encode()
 
 
 def test_answers_are_told_from_what_is_none():
     counted = {"prompt_tokens": 7, "completion_tokens": 3}
-    assert read_answer(response(" A cat.\n\n On a mat. ", usage=counted), last=True) == Answer("A cat. On a mat.", Tokens(7, 3))
-    assert read_answer(response(" A cat.\n\n On a mat. "), last=False) == Answer("A cat.\n\n On a mat.")
+    assert read_answer(response(" A cat.\n\n On a mat. ", usage=counted), last=True) == Answer(
+        "A cat. On a mat.", Tokens(7, 3)
+    )
+    assert read_answer(response(" A cat.\n\n On a mat. "), last=False) == Answer(
+        "A cat.\n\n On a mat."
+    )
     for body, reason in (
         (response(None), answers.EMPTY),
         (response(" \n"), answers.EMPTY),
@@ -108,27 +125,35 @@ def test_answers_are_told_from_what_is_none():
         assert failure.reason == reason, body[:80]
         assert failure.detail.isprintable()
     assert isinstance(read_answer(response("x" * 4001), last=False), Answer)
-    for usage in ({"prompt_tokens": -1, "completion_tokens": 3}, {"prompt_tokens": "7", "completion_tokens": 3}, {"prompt_tokens": 7}, []):
+    for usage in (
+        {"prompt_tokens": -1, "completion_tokens": 3},
+        {"prompt_tokens": "7", "completion_tokens": 3},
+        {"prompt_tokens": 7},
+        [],
+    ):
         assert read_answer(response(usage=usage), last=True).tokens is None
 
 
-@pytest.mark.parametrize(("text", "refused"), [
-    ("I'm sorry, but I can't assist with that request.", True),
-    ("I’m sorry, I can’t help with this image.", True),
-    ("Sorry, but I cannot describe this.", True),
-    ("I cannot provide a description of this person.", True),
-    ("I can't help with identifying people.", True),
-    ("Unfortunately, I am unable to assist.", True),
-    ("I apologize, but this is not possible.", True),
-    ("As an AI language model, I do not see images.", True),
-    ("I won't describe this image.", True),
-    ("I cannot see any text in the image.", False),
-    ("I'm unable to tell which colour the car has.", False),
-    ("I can see a cat.", False),
-    ('A sign that says "I\'m sorry".', False),
-    ("A sorry sight: an I-beam, rusted.", False),
-    ("A robot as an AI assistant.", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("I'm sorry, but I can't assist with that request.", True),
+        ("I’m sorry, I can’t help with this image.", True),
+        ("Sorry, but I cannot describe this.", True),
+        ("I cannot provide a description of this person.", True),
+        ("I can't help with identifying people.", True),
+        ("Unfortunately, I am unable to assist.", True),
+        ("I apologize, but this is not possible.", True),
+        ("As an AI language model, I do not see images.", True),
+        ("I won't describe this image.", True),
+        ("I cannot see any text in the image.", False),
+        ("I'm unable to tell which colour the car has.", False),
+        ("I can see a cat.", False),
+        ('A sign that says "I\'m sorry".', False),
+        ("A sorry sight: an I-beam, rusted.", False),
+        ("A robot as an AI assistant.", False),
+    ],
+)
 def test_refusals_are_known_by_how_they_begin(text, refused):
     outcome = read_answer(response(text), last=True)
     assert (isinstance(outcome, Failure) and outcome.reason == answers.REFUSED) == refused
@@ -168,7 +193,10 @@ def test_images_are_sent_as_they_are_or_as_training_sees_them():
     wide = Image.new("RGB", (64, 16), "red")
     for kind in ("PNG", "JPEG", "WEBP"):
         data = encoded(wide, kind)
-        assert data_url(data, 64) == f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+        assert (
+            data_url(data, 64)
+            == f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+        )
         head, small = opened(data_url(data, 32))
         assert (head, small.size) == ("data:image/jpeg;base64", (32, 8))
     assert opened(data_url(encoded(wide, "JPEG", exif=turned), 64))[1].size == (16, 64)
@@ -178,16 +206,19 @@ def test_images_are_sent_as_they_are_or_as_training_sees_them():
         data_url(encoded(wide, "PNG")[:50], 16)
 
 
-@pytest.mark.parametrize(("url", "key", "message"), [
-    ("localhost:8000/v1", None, "an address like http"),
-    ("http://", None, "an address like http"),
-    ("ftp://host/v1", None, "an address like http"),
-    ("http://user:secret@host/v1", None, "has a password or a query"),
-    ("http://host/v1?key=secret", None, "has a password or a query"),
-    ("http://host:port/v1", None, "not a URL"),
-    ("http://host/v1", "secret\n", "API key"),
-    ("http://host/v1", "sécret", "API key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "key", "message"),
+    [
+        ("localhost:8000/v1", None, "an address like http"),
+        ("http://", None, "an address like http"),
+        ("ftp://host/v1", None, "an address like http"),
+        ("http://user:secret@host/v1", None, "has a password or a query"),
+        ("http://host/v1?key=secret", None, "has a password or a query"),
+        ("http://host:port/v1", None, "not a URL"),
+        ("http://host/v1", "secret\n", "API key"),
+        ("http://host/v1", "sécret", "API key"),
+    ],
+)
 def test_bad_endpoints_and_keys(url, key, message):
     with pytest.raises(InputError, match=message) as e:
         Endpoint(url, key=key, timeout=1.0, connections=1)
@@ -197,7 +228,21 @@ def test_bad_endpoints_and_keys(url, key, message):
 def test_keys_become_names_of_files():
     assert file_name("000010001") == "000010001"
     assert file_name("a-b.c_d") == "a-b.c_d"
-    wild = ["../../etc/passwd", "a/b", "a_b", "a b", ".", "..", ".hidden", "", "x" * 300, "ä", "a\0b", "C:\\x", "-rf"]
+    wild = [
+        "../../etc/passwd",
+        "a/b",
+        "a_b",
+        "a b",
+        ".",
+        "..",
+        ".hidden",
+        "",
+        "x" * 300,
+        "ä",
+        "a\0b",
+        "C:\\x",
+        "-rf",
+    ]
     names = [file_name(key) for key in wild]
     assert len(set(names)) == len(wild)
     for name in names:
@@ -217,7 +262,13 @@ def test_what_a_killed_run_left_is_no_hindrance(tmp_path):
     """All that stands in the directory of a dataset that was about to be published."""
     staging = tmp_path / "out.partial"
     staging.mkdir()
-    for name in ("00000.writing", "records-train.array_record-00000-of-00001", "dataset_info.json", "sizes.npy", "sizes.npy.7.tmp"):
+    for name in (
+        "00000.writing",
+        "records-train.array_record-00000-of-00001",
+        "dataset_info.json",
+        "sizes.npy",
+        "sizes.npy.7.tmp",
+    ):
         (staging / name).write_text("")
     image = encode_png(np.zeros((8, 9, 3), np.uint8))
     with SameShards(tmp_path / "out", [1]) as writer:

@@ -8,8 +8,19 @@ from data_pipeline.errors import InputError
 
 LONG = ("scenes_vae", "scenes_base", "scenes_relay")
 # what may differ between a recipe and its `:long`: how it is trained, not what is trained
-HOW = ("batch.", "data.threads", "data.workers", "optim.lr", "optim.warmup", "optim.ema", "train.", "model.dtype", "attention",
-       "sample.steps", "sample.guidance")  # fmt: skip
+HOW = (
+    "batch.",
+    "data.threads",
+    "data.workers",
+    "optim.lr",
+    "optim.warmup",
+    "optim.ema",
+    "train.",
+    "model.dtype",
+    "attention",
+    "sample.steps",
+    "sample.guidance",
+)
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])
@@ -21,7 +32,10 @@ def test_every_recipe_loads(name, variant):
 @pytest.mark.parametrize("name", LONG)
 def test_long_trains_the_same_model_for_longer(name):
     short, long = recipe.load(name, []), recipe.load(f"{name}:long", [])
-    assert all(field.startswith(HOW) for field in recipe.differences(recipe.to_json(short), recipe.to_json(long)))
+    assert all(
+        field.startswith(HOW)
+        for field in recipe.differences(recipe.to_json(short), recipe.to_json(long))
+    )
     assert long.train.steps * long.batch.size >= 20 * short.train.steps * short.batch.size
     assert long.optim.warmup < long.train.steps
     assert long.model.dtype == ("float32" if name == "scenes_vae" else "bfloat16")

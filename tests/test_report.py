@@ -1,4 +1,6 @@
-"""The page of a run: its pictures are the arrays, its text is text, its figures are there, and it loads nothing."""
+"""The page of a run: its pictures are the arrays, its text is text, its figures are there, and it
+loads nothing.
+"""
 
 import base64
 import io
@@ -12,14 +14,38 @@ from PIL import Image
 
 from cv3jax.report import COLUMNS, JUDGED, clock, write_report
 
-HOSTILE = '</p><script>alert(1)</script><img src="//example.org/x.png" onerror=alert(1)> "quoted" \'single\' {{ 7 * 6 }} & más'
+HOSTILE = (
+    '</p><script>alert(1)</script><img src="//example.org/x.png" onerror=alert(1)> "quoted"'
+    " 'single' {{ 7 * 6 }} & más"
+)
 REPORT = {
-    "seconds": {"install": None, "data": 12.25, "vae": 301.5, "base": 640.75, "relay": 333.125, "sample": 9.5, "total": 1297.125},
+    "seconds": {
+        "install": None,
+        "data": 12.25,
+        "vae": 301.5,
+        "base": 640.75,
+        "relay": 333.125,
+        "sample": 9.5,
+        "total": 1297.125,
+    },
     "vae_psnr": {"64": 31.0625, "128": 33.4375},
-    "environment": {"date": "2026-01-02", "hardware": "<2 cores>", "versions": {"jax": "0.10.2", "flax": "0.12.8"}},
+    "environment": {
+        "date": "2026-01-02",
+        "hardware": "<2 cores>",
+        "versions": {"jax": "0.10.2", "flax": "0.12.8"},
+    },
     "n": 208,
-    "prompt_following": {key: {"count": 0.984375, "all": i / 8} for i, (key, _, _) in enumerate(JUDGED)},
-    "detail": {"real": 1.0, "vae_final": 0.8125, "control": 0.5, "noise_control": 0.4375, "relay": 0.75, "se": 0.03125},
+    "prompt_following": {
+        key: {"count": 0.984375, "all": i / 8} for i, (key, _, _) in enumerate(JUDGED)
+    },
+    "detail": {
+        "real": 1.0,
+        "vae_final": 0.8125,
+        "control": 0.5,
+        "noise_control": 0.4375,
+        "relay": 0.75,
+        "se": 0.03125,
+    },
 }
 SHAPES = {"base": 64, "upsampled": 128, "round_trip": 128, "relay": 128}
 
@@ -50,14 +76,20 @@ def line(step, **values):
 @pytest.fixture(scope="module")
 def samples():
     rng = np.random.default_rng(0)
-    pictures = [{key: rng.integers(0, 256, (side, side, 3), np.uint8) for key, side in SHAPES.items()} for _ in range(2)]
+    pictures = [
+        {key: rng.integers(0, 256, (side, side, 3), np.uint8) for key, side in SHAPES.items()}
+        for _ in range(2)
+    ]
     return [{"prompt": HOSTILE, **pictures[0]}, {"prompt": "a small red star", **pictures[1]}]
 
 
 @pytest.fixture(scope="module")
 def recon():
     rng = np.random.default_rng(1)
-    return {str(side): tuple(rng.integers(0, 256, (2, 3, side, side, 3), np.uint8)) for side in (64, 128)}
+    return {
+        str(side): tuple(rng.integers(0, 256, (2, 3, side, side, 3), np.uint8))
+        for side in (64, 128)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +111,15 @@ def source(samples, recon, tmp_path_factory):
 def test_pictures_are_the_arrays(source, samples, recon):
     sources = [attrs["src"] for tag, attrs in Page(source).elements if tag == "img"]
     prefix = "data:image/png;base64,"
-    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix(prefix))))) for src in sources if src.startswith(prefix)]
+    shown = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(src.removeprefix(prefix)))))
+        for src in sources
+        if src.startswith(prefix)
+    ]
     expected = [sample[key] for sample in samples for key, _, _ in COLUMNS]
-    expected += [image for images, backs in recon.values() for pair in zip(images, backs) for image in pair]
+    expected += [
+        image for images, backs in recon.values() for pair in zip(images, backs) for image in pair
+    ]
     assert len(sources) == len(shown) == len(expected)
     for ours, theirs in zip(shown, expected):
         np.testing.assert_array_equal(ours, theirs)
@@ -92,21 +130,40 @@ def test_captions_are_text(source):
     assert page.text.count(HOSTILE) == 1
     alternatives = [attrs["alt"] for tag, attrs in page.elements if tag == "img"]
     assert alternatives[: len(COLUMNS)] == [f"{name}: {HOSTILE}" for _, name, _ in COLUMNS]
-    assert not any(tag == "script" or any(name.startswith("on") for name in attrs) for tag, attrs in page.elements)
+    assert not any(
+        tag == "script" or any(name.startswith("on") for name in attrs)
+        for tag, attrs in page.elements
+    )
     assert "Draw <more>" in page.text
     assert 'cv3jax sample --prompt "x" && ls' in page.text
 
 
 def test_nothing_is_loaded(source):
     page = Page(source)
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {
+        tag for tag, _ in page.elements
+    }
     for tag, attrs in page.elements:
-        for name in ("src", "srcset", "href", "xlink:href", "data", "poster", "action", "background"):
+        for name in (
+            "src",
+            "srcset",
+            "href",
+            "xlink:href",
+            "data",
+            "poster",
+            "action",
+            "background",
+        ):
             assert attrs.get(name, "#").startswith(("data:", "#")), (tag, name, attrs[name][:80])
-    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^'\")]*)", source))  # clips inside the plots
+    # clips inside the plots
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^'\")]*)", source))
     assert "@import" not in source
     assert "http" not in source.replace("http-equiv", "")
-    policy = next(attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"]
+        for tag, attrs in page.elements
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy
 
 
@@ -120,9 +177,14 @@ def test_figures_are_on_the_page(source):
 
 
 def test_the_judges_figures_are_in_their_rows(source):
-    rows = [re.findall(r'<td class="n">(.*?)</td>', row) for row in re.findall(r'<tr><th scope="row"><b>.*?</tr>', source, re.DOTALL)]
+    rows = [
+        re.findall(r'<td class="n">(.*?)</td>', row)
+        for row in re.findall(r'<tr><th scope="row"><b>.*?</tr>', source, re.DOTALL)
+    ]
     detail = {"real": "100", "vae_final": "81", "control": "50", "relay": "75"}
-    assert rows == [["98", f"{100 * i / 8:.0f}", detail.get(key, "–")] for i, (key, _, _) in enumerate(JUDGED)]
+    assert rows == [
+        ["98", f"{100 * i / 8:.0f}", detail.get(key, "–")] for i, (key, _, _) in enumerate(JUDGED)
+    ]
     text = Page(source).text
     assert "208 pictures" in text
     assert "would give 44" in text
@@ -147,7 +209,15 @@ def test_a_run_without_samples_or_curves_has_a_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (3599.6, "1 h 00 min"), (4210, "1 h 10 min")]
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (3599.6, "1 h 00 min"),
+        (4210, "1 h 10 min"),
+    ],
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text

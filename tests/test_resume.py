@@ -1,4 +1,6 @@
-"""Stopping and going on: kill -9 loses nothing and changes nothing, other meshes read a checkpoint, another recipe is refused."""
+"""Stopping and going on: kill -9 loses nothing and changes nothing, other meshes read a checkpoint,
+another recipe is refused.
+"""
 
 import os
 import shutil
@@ -22,10 +24,18 @@ STEPS, SAVE_EVERY = 24, 8
 
 
 def start_and_kill(arguments: list[str], workdir: Path) -> int:
-    """Start training, kill -9 it some steps after its first checkpoint; the newest complete checkpoint then."""
-    process = subprocess.Popen(tiny_runs.command("cv3jax.train", *arguments), env=tiny_runs.environment(), stderr=subprocess.DEVNULL)
+    """Start training, kill -9 it some steps after its first checkpoint; the newest complete
+    checkpoint then.
+    """
+    process = subprocess.Popen(
+        tiny_runs.command("cv3jax.train", *arguments),
+        env=tiny_runs.environment(),
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        while process.poll() is None and not (saved(workdir) and read_lines(workdir / "metrics.jsonl")[-1]["step"] > SAVE_EVERY + 1):
+        while process.poll() is None and not (
+            saved(workdir) and read_lines(workdir / "metrics.jsonl")[-1]["step"] > SAVE_EVERY + 1
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     finally:
@@ -43,7 +53,9 @@ def saved(workdir: Path) -> list[int]:
 @pytest.mark.slow  # test_distill_resume kills the same loop
 def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path):
     fields = (*tiny_runs.ALONE, f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}")
-    whole, killed = (tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed"))
+    whole, killed = (
+        tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed")
+    )
     tiny_runs.run("cv3jax.train", *whole)
     assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS
     assert not (tmp_path / "killed" / "cascade").exists()
@@ -52,12 +64,20 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
     assert_equal(ours, theirs)
     assert int(ours["step"]) == STEPS
     assert {name.split("/")[0] for name in ours} == {"step", "key", "params", "ema", "opt_state"}
-    curves = [untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("killed", "whole")]
+    curves = [
+        untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("killed", "whole")
+    ]
     assert curves[0] == curves[1]
     assert [line["step"] for line in curves[0]] == list(range(1, STEPS + 1))
     seconds = [line["seconds"] for line in read_lines(tmp_path / "killed" / "metrics.jsonl")]
     assert seconds == sorted(seconds)
-    data = [(path / "data") for path in (tmp_path / "whole" / "checkpoints" / str(STEPS), tmp_path / "killed" / "checkpoints" / str(STEPS))]
+    data = [
+        (path / "data")
+        for path in (
+            tmp_path / "whole" / "checkpoints" / str(STEPS),
+            tmp_path / "killed" / "checkpoints" / str(STEPS),
+        )
+    ]
     files = [{p.relative_to(d): p.read_bytes() for p in d.rglob("metadata")} for d in data]
     assert files[0]
     assert files[0] == files[1]  # the loader stands at the same record
@@ -67,7 +87,10 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
 def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(data, fsdp, tmp_path):
     workdir = tiny_runs.trained("vae").workdir
     with tiny_runs.split_small(), tiny_runs.devices(data * fsdp):
-        pieces = build.build(tiny_runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"), tmp_path)
+        pieces = build.build(
+            tiny_runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"),
+            tmp_path,
+        )
     manager = checkpoint.open_manager(workdir / "checkpoints")
     state = checkpoint.restore(manager, tiny_runs.STEPS, pieces.like, pieces.data)
     manager.close()
@@ -81,12 +104,20 @@ def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     before = read_lines(workdir / "metrics.jsonl")
     with tiny_runs.devices(1):
-        figures = train.run(tiny_runs.config("vae", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 2}"), workdir)
+        figures = train.run(
+            tiny_runs.config("vae", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 2}"), workdir
+        )
     lines = read_lines(workdir / "metrics.jsonl")
     assert lines[: tiny_runs.STEPS] == before
-    assert [line["step"] for line in lines[tiny_runs.STEPS :]] == [tiny_runs.STEPS + 1, tiny_runs.STEPS + 2]
+    assert [line["step"] for line in lines[tiny_runs.STEPS :]] == [
+        tiny_runs.STEPS + 1,
+        tiny_runs.STEPS + 2,
+    ]
     assert figures["steps"] == tiny_runs.STEPS + 2
-    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [tiny_runs.STEPS, tiny_runs.STEPS + 2]
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [
+        tiny_runs.STEPS,
+        tiny_runs.STEPS + 2,
+    ]
 
 
 def test_a_finished_run_is_exported_again_and_not_trained(tmp_path, monkeypatch):
@@ -95,14 +126,28 @@ def test_a_finished_run_is_exported_again_and_not_trained(tmp_path, monkeypatch)
     tiny_runs.watch(monkeypatch, lambda step: pytest.fail("a finished run was trained"))
     with tiny_runs.split_small():
         figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir)
-    assert figures["latent_scale"] == pytest.approx(tiny_runs.trained("vae").figures["latent_scale"])
+    assert figures["latent_scale"] == pytest.approx(
+        tiny_runs.trained("vae").figures["latent_scale"]
+    )
     assert (workdir / "cascade" / "cascade.json").is_file()
 
 
-@pytest.mark.parametrize("field", ["optim.lr=0.5", "seed=3", "batch.size=16", "model.channels=16", "data.flip=True", "optim.kind=adamw"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "optim.lr=0.5",
+        "seed=3",
+        "batch.size=16",
+        "model.channels=16",
+        "data.flip=True",
+        "optim.kind=adamw",
+    ],
+)
 def test_another_recipe_on_an_existing_workdir_is_refused_by_name(field, tmp_path):
     workdir = tiny_runs.trained("vae").workdir
     stamps = {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")}
-    with pytest.raises(InputError, match=f"{workdir} holds a run with other values of {field.split('=')[0]}"):
+    with pytest.raises(
+        InputError, match=f"{workdir} holds a run with other values of {field.split('=')[0]}"
+    ):
         train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], field), workdir)
     assert {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")} == stamps

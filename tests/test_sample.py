@@ -1,4 +1,6 @@
-"""Sampling: a picture depends on its prompt and seed alone, the command leaves what it says, every doubling is one relay pass."""
+"""Sampling: a picture depends on its prompt and seed alone, the command leaves what it says, every
+doubling is one relay pass.
+"""
 
 import json
 import shutil
@@ -21,7 +23,10 @@ from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-PROMPTS = ["a large red circle in the center, white background", "a small blue ring on the left, black background"]
+PROMPTS = [
+    "a large red circle in the center, white background",
+    "a small blue ring on the left, black background",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +45,20 @@ def read(path: Path) -> np.ndarray:
 
 
 def close(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """The same picture up to rounding: another batch size is another program, and the last cut is a truncation to 8 bits."""
+    """The same picture up to rounding: another batch size is another program, and the last cut is a
+    truncation to 8 bits.
+    """
     difference = np.abs(ours.astype(int) - theirs.astype(int))
     return difference.max() <= 2 and difference.mean() < 0.05
 
 
 def test_what_generate_returns(cascade, pair):
     assert {name: image.shape for name, image in pair.items()} == {
-        "base": (2, 32, 32, 3), "upsampled": (2, 64, 64, 3), "round_trip": (2, 64, 64, 3), "relay": (2, 64, 64, 3),
-    }  # fmt: skip
+        "base": (2, 32, 32, 3),
+        "upsampled": (2, 64, 64, 3),
+        "round_trip": (2, 64, 64, 3),
+        "relay": (2, 64, 64, 3),
+    }
     assert all(image.dtype == np.uint8 for image in pair.values())
     for image in pair.values():
         assert not close(image[0], image[1])
@@ -78,7 +88,8 @@ def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
     assert images["relay"].shape == (2, 128, 128, 3)
     np.testing.assert_array_equal(images["base"], pair["base"])
     first = up2(jnp.asarray(pair["relay"], jnp.float32) / 127.5 - 1.0)
-    assert close(images["upsampled"], np.asarray(to_uint8(first)))  # the second pass starts from what the first made
+    # the second pass starts from what the first made
+    assert close(images["upsampled"], np.asarray(to_uint8(first)))
     passes.clear()
     assert cascade.generate(PROMPTS, [5, 6], size=32).keys() == {"base"}
     assert passes == [("base", 32)]
@@ -87,7 +98,17 @@ def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
 def command(capsys, out: Path, *argv: str) -> tuple[list[str], dict]:
     """Run the sample command: (the names it prints, its --json figures)."""
     figures = out / "figures.json"
-    sample.main(["--checkpoint", str(tiny_runs.trained("relay").workdir), "--out", str(out), "--json", str(figures), *argv])
+    sample.main(
+        [
+            "--checkpoint",
+            str(tiny_runs.trained("relay").workdir),
+            "--out",
+            str(out),
+            "--json",
+            str(figures),
+            *argv,
+        ]
+    )
     return json.loads(capsys.readouterr().out), tiny_runs.read_json(figures)
 
 
@@ -95,7 +116,9 @@ def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, mo
     monkeypatch.setattr(sample, "BATCH", 2)  # three pictures are then a batch and a half
     argv = ["--prompt", PROMPTS[0], "--num", "3", "--seed", "5"]
     names, figures = command(capsys, tmp_path / "a", *argv)
-    assert names == [f"00_a_large_red_circle_in_the_center_white_background_{seed}.png" for seed in (5, 6, 7)]
+    assert names == [
+        f"00_a_large_red_circle_in_the_center_white_background_{seed}.png" for seed in (5, 6, 7)
+    ]
     assert [(entry["file"], entry["prompt"], entry["seed"]) for entry in figures["images"]] == [
         (name, PROMPTS[0], seed) for name, seed in zip(names, (5, 6, 7), strict=True)
     ]
@@ -104,8 +127,16 @@ def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, mo
     assert close(pictures[0], pair["relay"][0])
     assert not close(pictures[0], pictures[1])
     sheet = read(tmp_path / "a" / "contact_sheet.png")
-    assert any(np.array_equal(sheet[y : y + 64, x : x + 64], pictures[2]) for y in range(12) for x in range(200, sheet.shape[1] - 63))
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {*names, "contact_sheet.png", "figures.json"}
+    assert any(
+        np.array_equal(sheet[y : y + 64, x : x + 64], pictures[2])
+        for y in range(12)
+        for x in range(200, sheet.shape[1] - 63)
+    )
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        *names,
+        "contact_sheet.png",
+        "figures.json",
+    }
     assert command(capsys, tmp_path / "b", *argv)[0] == names
     for name in (*names, "contact_sheet.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -115,7 +146,9 @@ def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
     assert sample.pair("3,1", "steps", int, 1, 1000) == ({"steps": 3}, {"steps": 1})
     assert sample.pair("7.5", "guidance", float, 0, 100) == ({"guidance": 7.5}, {"guidance": 7.5})
     assert sample.pair(None, "steps", int, 1, 1000) == ({}, {})
-    assert not np.array_equal(cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"])
+    assert not np.array_equal(
+        cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"]
+    )
     start = cascade.description["stages"]["relay"]["start"]
     with pytest.raises(InputError, match=f"900 steps of the relay stage from t = {start}"):
         cascade.generate(PROMPTS, [5, 6], relay={"steps": 900})
@@ -132,17 +165,28 @@ def fake_training(config, workdir: Path) -> dict:
 
 
 def fake_distillation(config, workdir: Path) -> dict:
-    """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2 steps and then of 1."""
+    """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2
+    steps and then of 1.
+    """
     (source, description), rounds = checkpoint.read_cascade(config.cascade), []
     for number, steps in enumerate((2, 1), 1):
         place = workdir / "rounds" / f"{number}_{steps}_steps"
-        stages = {**description["stages"], config.stage: {**description["stages"][config.stage], "steps": steps}}
+        stages = {
+            **description["stages"],
+            config.stage: {**description["stages"][config.stage], "steps": steps},
+        }
         for target in (place / "cascade", workdir / "cascade"):
             shutil.copytree(source, target, dirs_exist_ok=True)
             checkpoint.write_cascade(target, {**description, "stages": stages})
-        (place / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (2, 4)))
+        (place / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (2, 4))
+        )
         rounds.append({"round": number, "steps": steps})
-    rows = [{"steps": n, "round": one, "distance": {"all": 0.1}} for n in (2, 1) for one in (None, 3 - n)]
+    rows = [
+        {"steps": n, "round": one, "distance": {"all": 0.1}}
+        for n in (2, 1)
+        for one in (None, 3 - n)
+    ]
     recipe.write_json(workdir / "quality.json", {"stage": config.stage, "full": 2, "rows": rows})
     return {"stage": config.stage, "full": 2, "rounds": rounds}
 
@@ -153,7 +197,9 @@ def some_compared(*args) -> dict:
 
 
 def remembered(function):
-    """The function of a cascade, perhaps something else, and keywords, computed once for the same keywords."""
+    """The function of a cascade, perhaps something else, and keywords, computed once for the same
+    keywords.
+    """
     results = {}
 
     def call(cascade, *more, **options):
@@ -171,7 +217,9 @@ def judged(cascade, **options):
     return assess(cascade, **options)
 
 
-def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(tmp_path, monkeypatch):
+def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(
+    tmp_path, monkeypatch
+):
     trained, distilled = [], []
     tiny_runs.trained("relay")  # by what is replaced below
 
@@ -181,10 +229,19 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
             raise StoppedError(signal.SIGTERM, "stopped")
         return fake_distillation(config, workdir)
 
-    monkeypatch.setattr(train, "run", lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir))
+    monkeypatch.setattr(
+        train,
+        "run",
+        lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir),
+    )
     monkeypatch.setattr(distill, "run", distil)
-    for name, function in (("assess", judged), ("show", quickstart.show), ("assess_distilled", quickstart.assess_distilled)):
-        monkeypatch.setattr(quickstart, name, remembered(function))  # once is enough for the second start
+    for name, function in (
+        ("assess", judged),
+        ("show", quickstart.show),
+        ("assess_distilled", quickstart.assess_distilled),
+    ):
+        # once is enough for the second start
+        monkeypatch.setattr(quickstart, name, remembered(function))
     monkeypatch.setattr(quickstart, "compared", some_compared)
     stages = quickstart.STAGES
     monkeypatch.setattr(quickstart, "STAGES", stages[:2])
@@ -201,9 +258,18 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert trained == list(stages)
     assert set(report["seconds"]) >= {"install", "data", *stages, "distill", "sample", "total"}
     assert list(report["distilled"]) == ["full", "undistilled_2_2", "distilled_2_2"]
-    assert report["distilled"]["distilled_2_2"]["image_distance"] == 0.0  # what is called distilled is the full sampler's
+    # what is called distilled is the full sampler's
+    assert report["distilled"]["distilled_2_2"]["image_distance"] == 0.0
     assert set(report["vae_psnr"]) == {"64", "128"}
-    assert set(report["prompt_following"]) == {"real", "real_altered", "vae", "vae_final", "base", "control", "relay"}
+    assert set(report["prompt_following"]) == {
+        "real",
+        "real_altered",
+        "vae",
+        "vae_final",
+        "base",
+        "control",
+        "relay",
+    }
     assert set(report["prompt_following"]["real"].values()) == {1.0}
     assert set(report["detail"]) == {"real", "vae_final", "control", "noise_control", "relay", "se"}
     assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
@@ -221,13 +287,18 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert len(distilled) == 4
     assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
     assert load(tmp_path / "q").description["stages"]["base"]["steps"] == 2
-    assert [stage["steps"] for stage in load(tmp_path / "q" / "distilled").description["stages"].values()] == [1, 1]
+    assert [
+        stage["steps"]
+        for stage in load(tmp_path / "q" / "distilled").description["stages"].values()
+    ] == [1, 1]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
 def test_damaged_facts_are_named(text, tmp_path):
     (tmp_path / "figures.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(InputError, match=r"figures\.json is damaged .*; remove it and run the same command"):
+    with pytest.raises(
+        InputError, match=r"figures\.json is damaged .*; remove it and run the same command"
+    ):
         quickstart.read_facts(tmp_path / "figures.json")
 
 
@@ -250,13 +321,32 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     tiny_runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")}
     assert files
-    again = tiny_runs.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny", "--json", str(tmp_path / "r.json"))
+    again = tiny_runs.run(
+        "cv3jax.cli",
+        "quickstart",
+        "--workdir",
+        str(tmp_path / "q"),
+        "--tiny",
+        "--json",
+        str(tmp_path / "r.json"),
+    )
     assert "report.html" in again.stderr
     assert tiny_runs.read_json(tmp_path / "r.json")["vae_psnr"].keys() == {"64", "128"}
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")} == files
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")
+    } == files
     for name in ("q", "q/distilled"):
         out = tmp_path / "out" / name
-        tiny_runs.run("cv3jax.cli", "sample", "--checkpoint", str(tmp_path / name), "--prompt", PROMPTS[0], "--out", str(out))
+        tiny_runs.run(
+            "cv3jax.cli",
+            "sample",
+            "--checkpoint",
+            str(tmp_path / name),
+            "--prompt",
+            PROMPTS[0],
+            "--out",
+            str(out),
+        )
         assert read(next(out.glob("00_a_large*.png"))).shape == (128, 128, 3)
     with pytest.raises(InputError, match=r"distilled to 1 .* give 1"):
         load(tmp_path / "q" / "distilled").generate(PROMPTS[:1], [0], base={"steps": 2})

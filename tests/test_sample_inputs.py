@@ -18,31 +18,43 @@ RNG = np.random.default_rng(0)
 
 
 def arrays(**changes) -> dict[str, np.ndarray]:
-    return {name: RNG.standard_normal(shape, np.float32) for name, shape in SHAPES.items()} | changes
+    return {
+        name: RNG.standard_normal(shape, np.float32) for name, shape in SHAPES.items()
+    } | changes
 
 
 def test_noise_comes_as_it_is_in_float32(tmp_path):
     given = arrays()
-    np.savez_compressed(tmp_path / "n.npz", **{name: value.astype(np.float64) for name, value in given.items()})
+    np.savez_compressed(
+        tmp_path / "n.npz", **{name: value.astype(np.float64) for name, value in given.items()}
+    )
     for name, value in read_noise(tmp_path / "n.npz", SHAPES).items():
         np.testing.assert_array_equal(value, given[name], strict=True)
 
 
-@pytest.mark.parametrize(("change", "line"), [
-    ({"base": np.zeros(1)}, r"holds base, low, relay; it takes low \[2, 8, 8, 4\], relay \[2, 8, 8, 4\]"),
-    ({"low": np.zeros((1, 8, 8, 4))}, r"low is float64 \[1, 8, 8, 4\]; it takes"),
-    ({"low": np.zeros((2, 8, 8, 4), np.int32)}, r"low is int32 \[2, 8, 8, 4\]; it takes"),
-    ({"low": np.full((2, 8, 8, 4), np.nan)}, r"low has values that are not finite"),
-    ({"low": np.full((2, 8, 8, 4), 1e300)}, r"low has values that are not finite"),
-    ({"low": np.array([{}], object)}, r"low is object \[1\]; it takes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"base": np.zeros(1)},
+            r"holds base, low, relay; it takes low \[2, 8, 8, 4\], relay \[2, 8, 8, 4\]",
+        ),
+        ({"low": np.zeros((1, 8, 8, 4))}, r"low is float64 \[1, 8, 8, 4\]; it takes"),
+        ({"low": np.zeros((2, 8, 8, 4), np.int32)}, r"low is int32 \[2, 8, 8, 4\]; it takes"),
+        ({"low": np.full((2, 8, 8, 4), np.nan)}, r"low has values that are not finite"),
+        ({"low": np.full((2, 8, 8, 4), 1e300)}, r"low has values that are not finite"),
+        ({"low": np.array([{}], object)}, r"low is object \[1\]; it takes"),
+    ],
+)
 def test_noise_that_does_not_fit(change, line, tmp_path):
     np.savez(tmp_path / "n.npz", **arrays(**change))
     with np.errstate(over="ignore"), pytest.raises(InputError, match=line):
         read_noise(tmp_path / "n.npz", SHAPES)
 
 
-@pytest.mark.parametrize("kind", ["text", "members of text", "a vast shape", "a damaged member", "none", "a directory"])
+@pytest.mark.parametrize(
+    "kind", ["text", "members of text", "a vast shape", "a damaged member", "none", "a directory"]
+)
 def test_noise_that_is_none(kind, tmp_path):
     path = tmp_path / "n.npz"
     if kind == "text":
@@ -55,7 +67,10 @@ def test_noise_that_is_none(kind, tmp_path):
         header = str({"descr": "<f4", "fortran_order": False, "shape": (10**15,)}).ljust(117) + "\n"
         with zipfile.ZipFile(path, "w") as file:
             for name in SHAPES:
-                file.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+                file.writestr(
+                    f"{name}.npy",
+                    b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode(),
+                )
     elif kind == "a damaged member":
         np.savez_compressed(path, **arrays())
         data = bytearray(path.read_bytes())
@@ -80,12 +95,18 @@ def test_one_picture_for_all_prompts_is_read_once(tmp_path):
     np.testing.assert_array_equal(images[1], images[0])
 
 
-@pytest.mark.parametrize(("sizes", "line"), [
-    ([(32, 48)], r"a0\.png is 32×48; give a square picture whose side is a multiple of 16, at most 4096"),
-    ([(40, 40)], r"a0\.png is 40×40; give a square picture"),
-    ([(4112, 4112)], r"a0\.png is 4112×4112; give a square picture"),
-    ([(32, 32), (64, 64)], r"a1\.png is 64×64, the first is 32×32; give one size a call"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "line"),
+    [
+        (
+            [(32, 48)],
+            r"a0\.png is 32×48; give a square picture whose side is a multiple of 16, at most 4096",
+        ),
+        ([(40, 40)], r"a0\.png is 40×40; give a square picture"),
+        ([(4112, 4112)], r"a0\.png is 4112×4112; give a square picture"),
+        ([(32, 32), (64, 64)], r"a1\.png is 64×64, the first is 32×32; give one size a call"),
+    ],
+)
 def test_pictures_that_do_not_fit(sizes, line, tmp_path):
     paths = [picture(tmp_path / f"a{i}.png", *size) for i, size in enumerate(sizes)]
     with pytest.raises(InputError, match=line):
@@ -105,20 +126,36 @@ def loaded():
     return cascade.load(golden_models.converted("micro"))
 
 
-@pytest.mark.parametrize(("given", "line"), [
-    ({"image": 2}, r"2 --image for 3 --prompt; give as many, or one"),
-    ({"image": 1, "size": 32}, r"--size 32: the picture has it already; give 64 or more"),
-    ({"image": 1, "size": 96}, r"size 96: this cascade makes"),
-    ({"size": 128, "noise": "n.npz"}, r"--noise n\.npz: for one relay pass at most, and --size 128 takes 2"),
-    ({"without": "relay", "image": 1}, r"has no relay stage to start from, only vae, t5, base$"),
-    ({"without": "base"}, r"has no base stage to start from, only vae, t5, relay$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"image": 2}, r"2 --image for 3 --prompt; give as many, or one"),
+        ({"image": 1, "size": 32}, r"--size 32: the picture has it already; give 64 or more"),
+        ({"image": 1, "size": 96}, r"size 96: this cascade makes"),
+        (
+            {"size": 128, "noise": "n.npz"},
+            r"--noise n\.npz: for one relay pass at most, and --size 128 takes 2",
+        ),
+        (
+            {"without": "relay", "image": 1},
+            r"has no relay stage to start from, only vae, t5, base$",
+        ),
+        ({"without": "base"}, r"has no base stage to start from, only vae, t5, relay$"),
+    ],
+)
 def test_arguments_that_contradict_the_checkpoint(given, line, loaded, tmp_path, monkeypatch):
     images = [picture(tmp_path / f"{i}.png", 32, 32) for i in range(given.get("image", 0))] or None
     if without := given.get("without"):
         monkeypatch.delitem(loaded.description["stages"], without)
         monkeypatch.delitem(loaded.params, without)
     noise = Path(given["noise"]) if "noise" in given else None
-    args = argparse.Namespace(checkpoint=Path("c"), prompt=["x"] * 3, image=images, size=given.get("size"), num=1, noise=noise)
+    args = argparse.Namespace(
+        checkpoint=Path("c"),
+        prompt=["x"] * 3,
+        image=images,
+        size=given.get("size"),
+        num=1,
+        noise=noise,
+    )
     with pytest.raises(InputError, match=line):
         sample.given(loaded, args)

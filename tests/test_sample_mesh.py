@@ -1,4 +1,6 @@
-"""Sampling on eight devices: the pictures are one device's, and what is split over the mesh really is."""
+"""Sampling on eight devices: the pictures are one device's, and what is split over the mesh really
+is.
+"""
 
 import json
 import os
@@ -26,11 +28,17 @@ from data_pipeline.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-PROMPTS = [f"a {size} {colour} circle" for size in ("small", "large") for colour in ("red", "green", "blue")]
+PROMPTS = [
+    f"a {size} {colour} circle"
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue")
+]
 
 
 def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """The same pictures but for the last cut to 8 bits, which rounding moves where a sum's order is another."""
+    """The same pictures but for the last cut to 8 bits, which rounding moves where a sum's order is
+    another.
+    """
     off = np.abs(ours.astype(int) - theirs.astype(int)).max(-1)
     return off.max() <= 1 and (off > 0).mean() < 10 * PNG_PIXELS
 
@@ -41,7 +49,9 @@ def cascade_at() -> Path:
 
 @pytest.fixture(autouse=True)
 def larger(monkeypatch):
-    """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest resolution."""
+    """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest
+    resolution.
+    """
     read = checkpoint.read_cascade
 
     def doubled(path):
@@ -55,7 +65,9 @@ def larger(monkeypatch):
 
 def on_one_device(size: int) -> np.ndarray:
     """Pictures of PROMPTS, seeds 3, 4, ..."""
-    made = load(cascade_at()).generate(PROMPTS, list(range(3, 3 + len(PROMPTS))), size=size, final=True)
+    made = load(cascade_at()).generate(
+        PROMPTS, list(range(3, 3 + len(PROMPTS))), size=size, final=True
+    )
     return made.get("relay", made["base"])
 
 
@@ -65,24 +77,52 @@ def on_a_mesh(monkeypatch, tmp_path: Path, mesh: str, size: int) -> tuple[Cascad
     monkeypatch.setattr(sample_many, "load", lambda *args: loaded.append(load(*args)) or loaded[0])
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
-    sample.main(["--checkpoint", str(cascade_at()), "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out"), "--seed", "3",
-                 "--batch", "1", "--mesh", mesh, "--size", str(size)])  # fmt: skip
-    entries = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
-    assert [(entry["prompt"], entry["seed"]) for entry in entries] == list(zip(PROMPTS, range(3, 9), strict=True))
-    return loaded[0], np.stack([np.asarray(Image.open(tmp_path / "out" / entry["file"])) for entry in entries])
+    sample.main(
+        [
+            "--checkpoint",
+            str(cascade_at()),
+            "--prompts",
+            str(tmp_path / "p.txt"),
+            "--out",
+            str(tmp_path / "out"),
+            "--seed",
+            "3",
+            "--batch",
+            "1",
+            "--mesh",
+            mesh,
+            "--size",
+            str(size),
+        ]
+    )
+    entries = [
+        json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()
+    ]
+    assert [(entry["prompt"], entry["seed"]) for entry in entries] == list(
+        zip(PROMPTS, range(3, 9), strict=True)
+    )
+    return loaded[0], np.stack(
+        [np.asarray(Image.open(tmp_path / "out" / entry["file"])) for entry in entries]
+    )
 
 
 def test_the_pictures_are_one_device_s(monkeypatch, tmp_path):
     alone = on_one_device(64)
-    cascade, pictures = on_a_mesh(monkeypatch, tmp_path, "data=2,fsdp=2,context=2", 64)  # batches of four: a whole one and a half
+    # batches of four: a whole one and a half
+    cascade, pictures = on_a_mesh(monkeypatch, tmp_path, "data=2,fsdp=2,context=2", 64)
     assert alike(pictures, alone)
     assert not alike(pictures[:1], alone[1:2])
     assert dict(cascade.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 1, "context": 2}
-    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(cascade.params["base"]))
+    assert any(
+        not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(cascade.params["base"])
+    )
     keys = jax.vmap(jax.random.key)(cascade.put_rows(np.arange(4, dtype=np.uint32)))
     latents = cascade.stage("base", cascade.text(PROMPTS[:4]), keys, cascade.noise(keys, 64))
-    assert {shard.data.shape for shard in latents.addressable_shards} == {(1, latents.shape[1] // 2, *latents.shape[2:])}
-    assert len({str(shard.index[:2]) for shard in latents.addressable_shards}) == 8  # four rows and two halves of each: no device idles
+    assert {shard.data.shape for shard in latents.addressable_shards} == {
+        (1, latents.shape[1] // 2, *latents.shape[2:])
+    }
+    # four rows and two halves of each: no device idles
+    assert len({str(shard.index[:2]) for shard in latents.addressable_shards}) == 8
 
 
 @pytest.mark.slow
@@ -95,9 +135,15 @@ def test_the_pictures_of_a_relay_are_one_device_s_on_other_meshes(monkeypatch, t
 def test_a_context_that_is_too_large():
     cascade = load(cascade_at(), ("vae", "base"), make_mesh(data=1, context=8))
     keys = jax.random.split(jax.random.key(0), 1)
-    with pytest.raises(InputError, match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context"):
+    with pytest.raises(
+        InputError,
+        match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context",
+    ):
         cascade.noise(keys, 32)
-    with pytest.raises(InputError, match=r"mesh context=8: latents of 8 rows have 4 at .*; give a context of 2 \(base stage\)"):
+    with pytest.raises(
+        InputError,
+        match=r"mesh context=8: latents of 8 rows have 4 at .*; give a context of 2 \(base stage\)",
+    ):
         cascade.stage("base", jnp.zeros((1, 24, 16)), keys, cascade.noise(keys, 64))
     uneven = context_problem(make_mesh(data=1, context=8), 80, 3)
     assert uneven.startswith("context=8: latents of 80 rows have 20 at ")
@@ -105,7 +151,9 @@ def test_a_context_that_is_too_large():
     assert context_problem(make_mesh(data=1, context=8), 64, 3) is None
 
 
-@pytest.mark.parametrize(("mesh", "within"), [({"context": 4}, None), (None, {"fsdp": 8}), (None, None)])
+@pytest.mark.parametrize(
+    ("mesh", "within"), [({"context": 4}, None), (None, {"fsdp": 8}), (None, None)]
+)
 def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch):
     mesh, within = (sizes and make_mesh(**sizes) for sizes in (mesh, within))
     kernels, given = [], []
@@ -115,23 +163,43 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
         return len(kernels)
 
     monkeypatch.setattr("cv3jax.cascade.make_attend", kernel)
-    monkeypatch.setattr("cv3jax.cascade.make_stage_sampler", lambda stage, **options: given.append(options) or (lambda *args: None))
-    cascade = Cascade(checkpoint.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within)
+    monkeypatch.setattr(
+        "cv3jax.cascade.make_stage_sampler",
+        lambda stage, **options: given.append(options) or (lambda *args: None),
+    )
+    cascade = Cascade(
+        checkpoint.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
+    )
     cascade.stage("base", None, None, np.zeros((2, 16, 16, 4)))
     assert given[0]["attend"] in (1, 2)
     assert {call[:2] + call[3:] for call in kernels} == {("splash", "cpu", 16, "float32")}
-    assert all(call[2] == (mesh or within or make_mesh(data=1, devices=jax.devices()[:1])) for call in kernels)
+    assert all(
+        call[2] == (mesh or within or make_mesh(data=1, devices=jax.devices()[:1]))
+        for call in kernels
+    )
 
 
 def test_a_sampler_attends_as_it_is_told():
     """XLA's logits of 1024² are gigabytes: where there is a kernel sampling has to take it too."""
     seen = []
     params, shapes = stage_shapes()
-    jax.eval_shape(stage_sampler(None, lambda q, k, v: seen.append(q.shape) or attend(q, k, v)), params, *shapes)
+    jax.eval_shape(
+        stage_sampler(None, lambda q, k, v: seen.append(q.shape) or attend(q, k, v)),
+        params,
+        *shapes,
+    )
     assert set(seen) == {(2, 1024, 4, 16)}  # guided; 32² positions, 4 heads
 
 
-FIELDS = {"channels": 32, "channel_mult": (1, 2), "res_blocks": 1, "depth": (0, 1), "mid_depth": 1, "head_dim": 16, "groups": 8}
+FIELDS = {
+    "channels": 32,
+    "channel_mult": (1, 2),
+    "res_blocks": 1,
+    "depth": (0, 1),
+    "mid_depth": 1,
+    "head_dim": 16,
+    "groups": 8,
+}
 
 
 def stage_sampler(mesh: Mesh | None, *kernel):
@@ -143,14 +211,24 @@ def stage_sampler(mesh: Mesh | None, *kernel):
 
 def stage_shapes():
     """What it is called with."""
-    shapes = (jax.ShapeDtypeStruct((1, 8, 16), jnp.float32), None, jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32))
-    keys, w = jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype), jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = (
+        jax.ShapeDtypeStruct((1, 8, 16), jnp.float32),
+        None,
+        jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float32),
+    )
+    keys, w = (
+        jax.ShapeDtypeStruct((1,), jax.random.key(0).dtype),
+        jax.ShapeDtypeStruct((), jnp.float32),
+    )
     return model_shapes(build_on(None, UNet, FIELDS), 16), (*shapes, keys, w)
 
 
 def test_context_shares_the_activations_of_one_image():
     params, shapes = stage_shapes()
-    compiled = [stage_sampler(mesh).lower(params, *shapes).compile() for mesh in (None, make_mesh(data=1, context=8))]
+    compiled = [
+        stage_sampler(mesh).lower(params, *shapes).compile()
+        for mesh in (None, make_mesh(data=1, context=8))
+    ]
     one, eight = (program.memory_analysis().temp_size_in_bytes for program in compiled)
     assert eight < one / 4, "of its halves, keys and values each device has all"
 
@@ -161,8 +239,23 @@ def test_what_eight_devices_trained_is_loaded_onto_one():
 
 
 def command(out: Path, prompts: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "cv3jax.cli", "sample", "--checkpoint", str(cascade_at()), "--prompts", str(prompts), "--out", str(out),
-            "--seed", "3", "--batch", "2", *flags]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "cv3jax.cli",
+        "sample",
+        "--checkpoint",
+        str(cascade_at()),
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(out),
+        "--seed",
+        "3",
+        "--batch",
+        "2",
+        *flags,
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -174,12 +267,18 @@ def test_processes_that_are_killed_leave_what_one_process_makes(tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("\n".join(PROMPTS * 8))
     environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command(tmp_path / "whole", prompts), env=environ, check=True, capture_output=True)
+    subprocess.run(
+        command(tmp_path / "whole", prompts), env=environ, check=True, capture_output=True
+    )
     whole = contents(tmp_path / "whole")
     assert len(whole) == 50
     out = tmp_path / "killed"
-    parts = [command(out, prompts, "--process_id", str(i), "--num_processes", "2") for i in range(2)]
-    first = subprocess.Popen(parts[0], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = [
+        command(out, prompts, "--process_id", str(i), "--num_processes", "2") for i in range(2)
+    ]
+    first = subprocess.Popen(
+        parts[0], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while first.poll() is None and not any(out.glob("*.png")):
             time.sleep(0.01)
@@ -187,7 +286,9 @@ def test_processes_that_are_killed_leave_what_one_process_makes(tmp_path):
     finally:
         first.kill()
         first.wait()
-    assert first.returncode == -signal.SIGKILL, "it ended before it was killed; give it more prompts"
+    assert first.returncode == -signal.SIGKILL, (
+        "it ended before it was killed; give it more prompts"
+    )
     assert 0 < len(list(out.glob("*.png"))) < 24
     for part in parts[::-1]:
         subprocess.run(part, env=environ, check=True, capture_output=True)

@@ -1,4 +1,7 @@
-"""The packaged cascades of scenes: what they draw, and what distillation took from it. Of more pictures: `benchmarks/packaged.py`."""
+"""The packaged cascades of scenes: what they draw, and what distillation took from it.
+
+Of more pictures: `benchmarks/packaged.py`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +39,9 @@ def noise(teacher):
 
 def base(cascade, noise, w, steps=None):
     captions, keys, start = noise
-    return np.asarray(cascade.stage("base", cascade.text(captions), keys, start, steps=steps, guidance=w))
+    return np.asarray(
+        cascade.stage("base", cascade.text(captions), keys, start, steps=steps, guidance=w)
+    )
 
 
 def apart(a, b) -> float:
@@ -47,13 +52,22 @@ def test_real_pictures_survive_the_autoencoder(student):
     shown = assess.judged_scenes(COUNT, 0)
     for side in (64, 128):
         backs = assess.round_trip(student, np.stack([render(scene, side) for scene in shown]))
-        assert np.mean([judge(image, scenes.caption(scene))["all"] for image, scene in zip(backs, shown)]) >= 0.95
+        assert (
+            np.mean(
+                [judge(image, scenes.caption(scene))["all"] for image, scene in zip(backs, shown)]
+            )
+            >= 0.95
+        )
 
 
 def test_five_steps_draw_what_held_out_captions_say(student):
-    """Colours and shapes that no training picture had together, and orders that only the words tell."""
+    """Colours and shapes that no training picture had together, and orders that only the words
+    tell.
+    """
     held = assess.judged_scenes(COUNT, 0)
-    relational = [scenes.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)]
+    relational = [
+        scenes.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)
+    ]
     captions = [scenes.caption(scene) for scene in held + relational]
     assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
     made = assess.draw(student, captions, 0)["relay"]
@@ -68,11 +82,15 @@ def test_five_steps_draw_what_held_out_captions_say(student):
 def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(student, teacher, noise):
     for w in (1.0, 2.0):
         full = base(teacher, noise, w)
-        assert apart(base(student, noise, w), full) < 0.9 * apart(base(teacher, noise, w, steps=4), full)
+        assert apart(base(student, noise, w), full) < 0.9 * apart(
+            base(teacher, noise, w, steps=4), full
+        )
 
 
 def test_the_student_was_taught_guidance(student, teacher, noise):
-    """At each of the first four w it is nearer to the teacher guided by that w than to the one guided by any other."""
+    """At each of the first four w it is nearer to the teacher guided by that w than to the one
+    guided by any other.
+    """
     weights = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
     theirs = [base(teacher, noise, w) for w in weights]
     for i, w in enumerate(weights[:4]):

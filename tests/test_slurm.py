@@ -1,4 +1,6 @@
-"""launch/slurm.sh, run by a real Slurm (tests/slurm_cluster.py): two tasks, and every way in which a job ends."""
+"""launch/slurm.sh, run by a real Slurm (tests/slurm_cluster.py): two tasks, and every way in which
+a job ends.
+"""
 
 import sys
 from pathlib import Path
@@ -40,10 +42,20 @@ def slurm(tmp_path_factory):
 class Job:
     """One that was handed to sbatch, in its own folder."""
 
-    def __init__(self, slurm, folder: Path, *command: str, tasks: int = 2, options: tuple[str, ...] = (), **environment: str):
+    def __init__(
+        self,
+        slurm,
+        folder: Path,
+        *command: str,
+        tasks: int = 2,
+        options: tuple[str, ...] = (),
+        **environment: str,
+    ):
         self.slurm, self.folder = slurm, folder
         slurm = slurm._replace(environment={**slurm.environment, **environment})
-        self.number = slurm.run("sbatch", "--parsable", f"--ntasks={tasks}", *options, str(SCRIPT), *command, cwd=folder).strip()
+        self.number = slurm.run(
+            "sbatch", "--parsable", f"--ntasks={tasks}", *options, str(SCRIPT), *command, cwd=folder
+        ).strip()
 
     @property
     def fields(self) -> dict[str, str]:
@@ -61,12 +73,15 @@ class Job:
         self.slurm.wait(lambda: self.fields.items() >= fields.items())
 
     def until_up(self) -> None:
-        self.slurm.wait(lambda: all(self.task(i).count("UP") > int(self.fields["Restarts"]) for i in range(2)))
+        self.slurm.wait(
+            lambda: all(self.task(i).count("UP") > int(self.fields["Restarts"]) for i in range(2))
+        )
 
     def until_queued_again(self) -> None:
         """Back in the queue; the two minutes that Slurm has a requeued job wait are cut short.
 
-        Not to nothing: what was made in the second in which the job was ended is revoked with it, by the second.
+        Not to nothing: what was made in the second in which the job was ended is revoked with it,
+        by the second.
         """
         self.until(JobState="PENDING", Reason="BeginTime")
         self.slurm.run("scontrol", "update", f"jobid={self.number}", "starttime=now+3seconds")
@@ -77,14 +92,23 @@ def patient(seconds: float = 60, code: int = 0) -> tuple[str, ...]:
 
 
 def test_two_tasks_are_two_processes_of_one_run(slurm, tmp_path):
-    job = Job(slurm, tmp_path, sys.executable, "-c", TOGETHER, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1")
+    job = Job(
+        slurm,
+        tmp_path,
+        sys.executable,
+        "-c",
+        TOGETHER,
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_CPU_DEVICES="1",
+    )
     job.until(JobState="COMPLETED")
     assert [job.task(i).splitlines()[-1] for i in range(2)] == ["SUM 3 OF 2"] * 2
     assert job.log.splitlines()[-1].endswith("done")
 
 
 def test_warned_before_its_time_limit_it_saves_and_goes_back_to_the_queue(slurm, tmp_path):
-    job = Job(slurm, tmp_path, *patient(), options=("--time=2", "--signal=B:TERM@50"))  # Slurm may be 60 s early
+    # Slurm may be 60 s early
+    job = Job(slurm, tmp_path, *patient(), options=("--time=2", "--signal=B:TERM@50"))
     job.until_queued_again()
     assert [job.task(i).count("SAVED") for i in range(2)] == [1, 1]
     assert "stopped by SIGTERM (exit code 0); back to the queue" in job.log
@@ -95,7 +119,9 @@ def test_warned_before_its_time_limit_it_saves_and_goes_back_to_the_queue(slurm,
 def test_preempted_it_saves_and_goes_back_to_the_queue(slurm, tmp_path):
     job = Job(slurm, tmp_path, *patient())
     job.until_up()
-    urgent = slurm.run("sbatch", "--parsable", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1", cwd=tmp_path).strip()
+    urgent = slurm.run(
+        "sbatch", "--parsable", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1", cwd=tmp_path
+    ).strip()
     job.until_queued_again()
     assert [job.task(i).count("SAVED") for i in range(2)] == [1, 1]
     assert "preempted (exit code 0); back to the queue" in job.log
@@ -122,7 +148,9 @@ def test_tasks_told_to_stop_end_the_job(slurm, tmp_path):
 
 def test_bad_input_is_not_tried_again(slurm, tmp_path):
     """Also where srun ends a task that would have gone on."""
-    refused = "import os, sys, time; os.environ['SLURM_PROCID'] == '1' and sys.exit(2); time.sleep(600)"
+    refused = (
+        "import os, sys, time; os.environ['SLURM_PROCID'] == '1' and sys.exit(2); time.sleep(600)"
+    )
     job = Job(slurm, tmp_path, sys.executable, "-c", refused)
     job.until(JobState="FAILED")
     assert job.fields["ExitCode"] == "2:0"
@@ -131,7 +159,8 @@ def test_bad_input_is_not_tried_again(slurm, tmp_path):
 
 
 def test_failures_are_tried_again_so_many_times(slurm, tmp_path):
-    job = Job(slurm, tmp_path, *patient(0, code=7), tasks=1, RESTARTS="1")  # of two, one may be ended by the other's failure
+    # of two, one may be ended by the other's failure
+    job = Job(slurm, tmp_path, *patient(0, code=7), tasks=1, RESTARTS="1")
     job.until_queued_again()
     job.until(JobState="FAILED")
     assert (job.fields["Restarts"], job.fields["ExitCode"]) == ("1", "7:0")
@@ -140,7 +169,10 @@ def test_failures_are_tried_again_so_many_times(slurm, tmp_path):
 
 
 def test_a_task_that_dies_is_named_and_ends_the_others(slurm, tmp_path):
-    dies = "import os, time; os.environ['SLURM_PROCID'] == '1' and os.kill(os.getpid(), 9); time.sleep(600)"
+    dies = (
+        "import os, time; os.environ['SLURM_PROCID'] == '1' and os.kill(os.getpid(), 9);"
+        " time.sleep(600)"
+    )
     job = Job(slurm, tmp_path, sys.executable, "-c", dies, RESTARTS="0")
     job.until(JobState="FAILED")
     assert "task 1: Killed" in job.log
@@ -154,10 +186,20 @@ def test_no_command(slurm, tmp_path):
 
 
 def test_train_preempted_and_resumed(slurm, tmp_path):
-    """The tiny recipe under its own command: requeued in the middle of its run, and every step is there once."""
+    """The tiny recipe under its own command: requeued in the middle of its run, and every step is
+    there once.
+    """
     steps = 100
-    argv = tiny_runs.argv("vae", tmp_path / "run", f"train.steps={steps}", "train.save_every=100000", *tiny_runs.ALONE)
-    job = Job(slurm, tmp_path, *tiny_runs.command("cv3jax.cli", "train", *argv), tasks=TASKS, **tiny_runs.environment())
+    argv = tiny_runs.argv(
+        "vae", tmp_path / "run", f"train.steps={steps}", "train.save_every=100000", *tiny_runs.ALONE
+    )
+    job = Job(
+        slurm,
+        tmp_path,
+        *tiny_runs.command("cv3jax.cli", "train", *argv),
+        tasks=TASKS,
+        **tiny_runs.environment(),
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     slurm.wait(lambda: metrics.exists() and len(read_lines(metrics)) > 5, 900)
     slurm.run("sbatch", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1", cwd=tmp_path)

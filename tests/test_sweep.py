@@ -1,4 +1,6 @@
-"""Sweeps: one command a point, each of which `cv3jax train` reads back as the point it stands for."""
+"""Sweeps: one command a point, each of which `cv3jax train` reads back as the point it stands
+for.
+"""
 
 import runpy
 import shlex
@@ -36,17 +38,25 @@ def parse(command):
 
 
 def write_recipe(path, sweep):
-    path.write_text(f"from cv3jax.configs import relay_1024\nget_config = relay_1024.get_config\n{sweep}\n")
+    path.write_text(
+        f"from cv3jax.configs import relay_1024\nget_config = relay_1024.get_config\n{sweep}\n"
+    )
     return str(path)
 
 
 def run(*args):
-    return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *args], capture_output=True, text=True, timeout=600
+    )
 
 
-@pytest.mark.parametrize(("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40])])
+@pytest.mark.parametrize(
+    ("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40])]
+)
 def test_relay_starts(commands, spec, own):
-    configs, workdirs = zip(*(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES)))
+    configs, workdirs = zip(
+        *(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES))
+    )
     assert [c.schedule.start for c in configs] == [*own, 200, 400, 500, 600, 800]
     assert all(c.data.path == "runs/my scenes" and c.optim.lr == 3e-4 for c in configs)
     assert len(set(workdirs)) == len(configs)
@@ -54,16 +64,29 @@ def test_relay_starts(commands, spec, own):
 
 
 def test_other_types_survive_the_shell(commands, tmp_path):
-    point = {"model.channel_mult": (1, 2, 4), "objective.weighting": "min_snr", "data.flip": True, "optim.lr": 1e-5}
-    [line] = commands(write_recipe(tmp_path / "mine.py", f"def sweep(): yield {point}"), tmp_path, [])
+    point = {
+        "model.channel_mult": (1, 2, 4),
+        "objective.weighting": "min_snr",
+        "data.flip": True,
+        "optim.lr": 1e-5,
+    }
+    [line] = commands(
+        write_recipe(tmp_path / "mine.py", f"def sweep(): yield {point}"), tmp_path, []
+    )
     config, workdir = parse(line)
     assert config.model.channel_mult == (1, 2, 4)
-    assert (config.objective.weighting, config.data.flip, config.optim.lr) == ("min_snr", True, 1e-5)
+    assert (config.objective.weighting, config.data.flip, config.optim.lr) == (
+        "min_snr",
+        True,
+        1e-5,
+    )
     assert workdir.parent == tmp_path
 
 
 def test_command_line():
-    done = run("--config=relay_1024", "--workdir", "runs/ablation", "--", "--config.data.path=runs/scenes")
+    done = run(
+        "--config=relay_1024", "--workdir", "runs/ablation", "--", "--config.data.path=runs/scenes"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 5
     assert "--config.data.path=runs/scenes" in done.stdout
@@ -71,11 +94,23 @@ def test_command_line():
 
 def test_launcher_stands_in_front(main, capsys):
     launcher = 'python launch/gke.py --name="ablation-{index}" --'
-    main(["--config=relay_1024", "--workdir", "runs/a b", "--launcher", launcher, "--", "--config.optim.lr=1e-4"])
+    main(
+        [
+            "--config=relay_1024",
+            "--workdir",
+            "runs/a b",
+            "--launcher",
+            launcher,
+            "--",
+            "--config.optim.lr=1e-4",
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     for i, line in enumerate(lines):
-        assert line.startswith(f'python launch/gke.py --name="ablation-{i}" -- cv3jax train --config=relay_1024 ')
+        assert line.startswith(
+            f'python launch/gke.py --name="ablation-{i}" -- cv3jax train --config=relay_1024 '
+        )
         assert shlex.split(line)[-3].startswith("runs/a b/schedule.start=")
 
 
@@ -88,15 +123,23 @@ def test_launcher_and_run_exclude_each_other(main, capsys):
 @pytest.mark.slow
 def test_runs_end_at_what_is_refused(tmp_path):
     """The data is missing, so the first point is refused; no other is tried."""
-    done = run("--config=scenes_relay:tiny", "--workdir", str(tmp_path / "never"), "--run", "--", "--config.data.path=no/such",
-               "--config.cascade=no/such")  # fmt: skip
+    done = run(
+        "--config=scenes_relay:tiny",
+        "--workdir",
+        str(tmp_path / "never"),
+        "--run",
+        "--",
+        "--config.data.path=no/such",
+        "--config.cascade=no/such",
+    )
     assert done.returncode == 2
     assert "at point 1 of 6" in done.stderr
     assert "point 2 of 6" not in done.stderr
     assert not (tmp_path / "never").exists()
 
 
-# stands in for `python -m cv3jax.cli train … --workdir DIR`: a first point that takes long and saves when told, a second that fails
+# stands in for `python -m cv3jax.cli train … --workdir DIR`: a first point that takes long and
+# saves when told, a second that fails
 STAND_IN = """#!/bin/bash
 for last; do case $before in --workdir) workdir=$last ;; esac; before=$last; done
 mkdir -p "$workdir"
@@ -110,14 +153,27 @@ case $workdir in
   *=400) exit 1 ;;
 esac
 """
-WITH_STAND_IN = "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+WITH_STAND_IN = (
+    "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_path(sys.argv.pop(1),"
+    " run_name='__main__')"
+)
 
 
 def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_path):
     program = tmp_path / "python"
     program.write_text(STAND_IN)
     program.chmod(0o755)
-    command = [sys.executable, "-c", WITH_STAND_IN, program, SCRIPT, "--config=relay_1024", "--workdir", tmp_path, "--run"]
+    command = [
+        sys.executable,
+        "-c",
+        WITH_STAND_IN,
+        program,
+        SCRIPT,
+        "--config=relay_1024",
+        "--workdir",
+        tmp_path,
+        "--run",
+    ]
 
     def log(start):
         path = tmp_path / f"schedule.start={start}" / "log"
@@ -140,8 +196,15 @@ def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_pa
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 1
-    assert again.stderr.endswith("sweep: failed: point 2 (exit code 1); the same command tries them again\n")
-    assert [log(start) for start in (200, 400, 500, 800)] == [["start", "TERM", "start"], ["start"], ["start"], ["start"]]
+    assert again.stderr.endswith(
+        "sweep: failed: point 2 (exit code 1); the same command tries them again\n"
+    )
+    assert [log(start) for start in (200, 400, 500, 800)] == [
+        ["start", "TERM", "start"],
+        ["start"],
+        ["start"],
+        ["start"],
+    ]
 
 
 def test_recipe_without_a_sweep():
@@ -156,8 +219,16 @@ def test_recipe_without_a_sweep():
     [
         ('def sweep(): yield {"schedule.begin": 1}', [], "begin"),
         ('def sweep(): yield {"schedule.start": "early"}', [], "start"),
-        ('def sweep(): yield from ({"schedule.start": 7}, {"schedule.start": 7})', [], "share the workdir"),
-        ('def sweep(): yield {"schedule.start": 7}', ["--config.schedule.start=9"], "sets this field itself"),
+        (
+            'def sweep(): yield from ({"schedule.start": 7}, {"schedule.start": 7})',
+            [],
+            "share the workdir",
+        ),
+        (
+            'def sweep(): yield {"schedule.start": 7}',
+            ["--config.schedule.start=9"],
+            "sets this field itself",
+        ),
         ("def sweep(): return []", [], "has no sweep()"),
     ],
 )

@@ -1,4 +1,6 @@
-"""docs/theory.md: every block of Python prints the text block after it, so that no number on the page is made up."""
+"""docs/theory.md: every block of Python prints the text block after it, so that no number on the
+page is made up.
+"""
 
 import re
 import subprocess
@@ -20,6 +22,8 @@ def test_every_block_is_checked():
 def test_a_block_prints_what_the_page_shows(number):
     code, shown = BLOCKS[number]
     # a process of its own: one of the blocks turns float64 on
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == shown

@@ -1,4 +1,6 @@
-"""The training machine: one compilation a run, no hidden transfers, the same losses on any mesh, the stop on NaN, the update rule."""
+"""The training machine: one compilation a run, no hidden transfers, the same losses on any mesh,
+the stop on NaN, the update rule.
+"""
 
 import dataclasses
 import os
@@ -32,7 +34,8 @@ STAGES = ("vae", "base", "relay")
 def test_a_run_compiles_once(stage):
     first, *later = tiny_runs.trained(stage).compiled
     assert first.count("jit(train_step)") == 1
-    # the first checkpoint has orbax cut replicated arrays, so that every device writes its share; from then on nothing at all
+    # the first checkpoint has orbax cut replicated arrays, so that every device writes its share;
+    # from then on nothing at all
     assert set(later[-1][len(first) :]) <= {"jit(slice)"}
     assert later[2] == later[-1]
 
@@ -43,9 +46,15 @@ def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
     lines = read_lines(run.workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    assert [path.name for path in (run.workdir / "previews").glob("*")] == (["step_0000006.png"] if stage in tiny_runs.PREVIEWED else [])
+    assert [path.name for path in (run.workdir / "previews").glob("*")] == (
+        ["step_0000006.png"] if stage in tiny_runs.PREVIEWED else []
+    )
     assert sorted(path.name for path in (run.workdir / "checkpoints").iterdir()) == ["3", "6"]
-    parts = {"vae": {"vae"}, "base": {"vae", "t5", "base"}, "relay": {"vae", "t5", "base", "relay"}}[stage]
+    parts = {
+        "vae": {"vae"},
+        "base": {"vae", "t5", "base"},
+        "relay": {"vae", "t5", "base", "relay"},
+    }[stage]
     assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
 
 
@@ -78,8 +87,11 @@ def test_numpy_smuggled_into_a_step_is_refused(tmp_path):
         toy(tmp_path, wrap=wrap)
 
 
-# test_hosts.py and test_sharding.py have a model with attention on one device, eight and two processes in every run of the tests
-@pytest.mark.parametrize("stage", ["vae", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("base", "relay"))])
+# test_hosts.py and test_sharding.py have a model with attention on one device, eight and two
+# processes in every run of the tests
+@pytest.mark.parametrize(
+    "stage", ["vae", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("base", "relay"))]
+)
 def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
     with tiny_runs.devices(1):
         pieces = build.build(tiny_runs.config(stage, *tiny_runs.ALONE), tmp_path)
@@ -97,7 +109,11 @@ def test_a_state_compiled_in_haste_is_the_same(tmp_path):
         pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
     hasty = pieces.create()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "jit_once", lambda function, shardings: jax.jit(function, out_shardings=shardings))
+        patch.setattr(
+            build,
+            "jit_once",
+            lambda function, shardings: jax.jit(function, out_shardings=shardings),
+        )
         jax.config.update("jax_disable_most_optimizations", False)
         try:
             careful = pieces.create()
@@ -113,17 +129,28 @@ def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
     with tiny_runs.split_small():
         pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
     state = pieces.create()
-    assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)) == 4
+    assert (
+        max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)) == 4
+    )
     for moments in (state.ema, optax.tree.get(state.opt_state, "mu")):
-        assert jax.tree.map(lambda x: x.sharding, moments) == jax.tree.map(lambda x: x.sharding, state.params)
+        assert jax.tree.map(lambda x: x.sharding, moments) == jax.tree.map(
+            lambda x: x.sharding, state.params
+        )
 
 
 def test_eight_microbatches_make_the_update_of_one_batch():
     tx = optim.make_optimizer("adamw", optax.constant_schedule(0.1), clip=0.01)
     batch, frozen = next(numbers()), jnp.array([[2.0], [-1.0]])
     state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
-    whole, parts = (jax.jit(make_train_step(squares, tx, decay=0.9, accumulate=n))(state, frozen, batch) for n in (1, 8))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), (whole[0].params, whole[1]), (parts[0].params, parts[1]))
+    whole, parts = (
+        jax.jit(make_train_step(squares, tx, decay=0.9, accumulate=n))(state, frozen, batch)
+        for n in (1, 8)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        (whole[0].params, whole[1]),
+        (parts[0].params, parts[1]),
+    )
     assert np.abs(whole[0].params["w"] - 1).min() > 0.01
     assert sorted(microbatches(np.arange(8), 4).tolist()) == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
@@ -154,7 +181,10 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
     assert len(np.unique(corners, axis=0)) > 1
     run = tiny_runs.trained("relay").workdir
     stages = checkpoint.read_cascade(run)[1]["stages"]
-    assert {name: stage["image_size"] for name, stage in stages.items()} == {"base": 32, "relay": 64}
+    assert {name: stage["image_size"] for name, stage in stages.items()} == {
+        "base": 32,
+        "relay": 64,
+    }
     with Image.open(next((run / "previews").glob("*.png"))) as sheet:
         assert sheet.height > 4 * 64  # four rows of whole pictures
 
@@ -168,18 +198,31 @@ def test_a_relay_starts_from_the_base_s_ema(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.ema, ema)
     assert int(state.step) == 0
     manager = checkpoint.open_manager(tiny_runs.trained("base").workdir / "checkpoints")
-    last = manager.restore(tiny_runs.STEPS, args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())).state
+    last = manager.restore(
+        tiny_runs.STEPS,
+        args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore()),
+    ).state
     manager.close()
-    jax.tree.map(np.testing.assert_array_equal, ema, last["ema"])  # and that is the EMA, not the parameters
-    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(ema), jax.tree.leaves(jax.device_get(last["params"])), strict=True))
+    # and that is the EMA, not the parameters
+    jax.tree.map(np.testing.assert_array_equal, ema, last["ema"])
+    assert any(
+        np.any(a != b)
+        for a, b in zip(
+            jax.tree.leaves(ema), jax.tree.leaves(jax.device_get(last["params"])), strict=True
+        )
+    )
 
 
-def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
+    tmp_path, monkeypatch, capsys
+):
     def poison(step, state):
         if step != 4:
             return state
         with jax.transfer_guard("allow"):
-            return dataclasses.replace(state, params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+            return dataclasses.replace(
+                state, params=jax.tree.map(lambda x: x * jnp.nan, state.params)
+            )
 
     tiny_runs.watch(monkeypatch, lambda step: None, poison)
     arguments = tiny_runs.argv("vae", tmp_path / "w", *tiny_runs.MESH["vae"], "train.log_every=5")
@@ -196,11 +239,15 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
     monkeypatch.undo()
     with tiny_runs.split_small():
-        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w")
+        figures = train.run(
+            tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w"
+        )
     assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
 
 
-def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_before_the_first_step(tmp_path, monkeypatch, capsys):
+def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_before_the_first_step(
+    tmp_path, monkeypatch, capsys
+):
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it goes on from step 3
     capsys.readouterr()  # of that run, where it was this test that made it
@@ -212,9 +259,18 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
 
         def step(state, frozen, batch):
             before.append(capsys.readouterr().err)
-            here = {"parameters": state.params, "moments": state.opt_state, "EMA": state.ema, "batch": batch}
+            here = {
+                "parameters": state.params,
+                "moments": state.opt_state,
+                "EMA": state.ema,
+                "batch": batch,
+            }
             for kind, tree in here.items():
-                plans.append(sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree)) == plan[kind] > 0)
+                plans.append(
+                    sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+                    == plan[kind]
+                    > 0
+                )
             os.kill(os.getpid(), signal.SIGTERM)
             return program(state, frozen, batch)
 
@@ -222,19 +278,26 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
 
     monkeypatch.setattr(build_vae, "compiled_and_announced", spied)
     with tiny_runs.split_small():
-        cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))  # exits where the code is not 0
+        # exits where the code is not 0
+        cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))
     (said,) = before
     assert len(re.findall(r"cv3jax: memory a device, GB: .*; \d+\.\d\d in all\n", said)) == 1
     assert plans == [True] * 4
     after = capsys.readouterr().err
-    assert f"cv3jax: SIGTERM: stopped after step 4, saved in {workdir}/checkpoints/4; run the same command to continue\n" in after
+    assert (
+        f"cv3jax: SIGTERM: stopped after step 4, saved in {workdir}/checkpoints/4; run the same"
+        " command to continue\n" in after
+    )
     assert "memory a device" not in after
     assert checkpoint.steps(workdir / "checkpoints") == [3, 4]
     checkpoint.verify(workdir / "checkpoints", 4)
 
 
 def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="step 1: param_norm not finite; stopped, there is no checkpoint yet; try a lower"):
+    with pytest.raises(
+        NonFiniteLossError,
+        match="step 1: param_norm not finite; stopped, there is no checkpoint yet; try a lower",
+    ):
         toy(tmp_path, lr=1e38, cadence=dataclasses.replace(CADENCE, log=1, save=1))
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -244,13 +307,21 @@ def test_a_run_goes_on_from_its_checkpoint_and_its_metrics_have_no_step_twice(tm
     toy(tmp_path / "b", cadence=dataclasses.replace(CADENCE, steps=5))
     resumed = toy(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
-    assert [line["step"] for line in read_lines(tmp_path / "b" / "metrics.jsonl")] == [2, 4, 5, 6, 8]
+    assert [line["step"] for line in read_lines(tmp_path / "b" / "metrics.jsonl")] == [
+        2,
+        4,
+        5,
+        6,
+        8,
+    ]
 
 
 def test_the_ema_follows_its_formula():
     tx, decay = optax.sgd(0.5), 0.6
     state = create_state(lambda key: {"w": jnp.array([3.0])}, tx, jax.random.key(0))
-    step = jax.jit(make_train_step(lambda p, f, b, k: (jnp.sum(p["w"] ** 2) / 2, {}), tx, decay=decay))
+    step = jax.jit(
+        make_train_step(lambda p, f, b, k: (jnp.sum(p["w"] ** 2) / 2, {}), tx, decay=decay)
+    )
     w = ema = 3.0
     for n in range(12):
         state, _ = step(state, None, jnp.zeros((1,)))
@@ -261,44 +332,87 @@ def test_the_ema_follows_its_formula():
         np.testing.assert_allclose(ema_decay(decay, n), d, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("decay", "points"), [
-    ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
-    ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2}),
-    ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2, 35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("decay", "points"),
+    [
+        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2}),
+        (
+            "cosine",
+            {
+                0: 0.0,
+                5: 0.5,
+                10: 1.0,
+                60: 0.6,
+                110: 0.2,
+                200: 0.2,
+                35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2,
+            },
+        ),
+    ],
+)
 def test_learning_rate(decay, points):
     rate = optim.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
     for step, share in points.items():
         np.testing.assert_allclose(rate(step), 1e-3 * share, rtol=1e-5, atol=1e-10)
-    np.testing.assert_allclose(optim.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3)
+    np.testing.assert_allclose(
+        optim.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3
+    )
 
 
 def first_update(kind, params, grads, **options):
     tx = optim.make_optimizer(kind, optax.constant_schedule(0.1), **options)
-    return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(params, grads)
+    return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(
+        params, grads
+    )
 
 
 def test_clipping_is_of_the_global_norm_and_weight_decay_is_decoupled():
-    params, grads = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}, {"a": jnp.full(3, 30.0), "b": jnp.full((2, 2), 40.0)}
+    params, grads = (
+        {"a": jnp.ones(3), "b": jnp.ones((2, 2))},
+        {"a": jnp.full(3, 30.0), "b": jnp.full((2, 2), 40.0)},
+    )
     eps = 1e3  # so large that adam's update is proportional to the gradient
-    plain, clipped = (first_update("adamw", params, grads, clip=clip, eps=eps) for clip in (1e9, 1.0))
+    plain, clipped = (
+        first_update("adamw", params, grads, clip=clip, eps=eps) for clip in (1e9, 1.0)
+    )
     norm = np.sqrt(3 * 30.0**2 + 4 * 40.0**2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a / norm, b, rtol=0.1), plain, clipped)
     for kind, decayed_vectors in (("adamw", True), ("muon", False)):
-        without, decayed = (first_update(kind, params, grads, weight_decay=decay) for decay in (0.0, 0.5))
+        without, decayed = (
+            first_update(kind, params, grads, weight_decay=decay) for decay in (0.0, 0.5)
+        )
         np.testing.assert_allclose(decayed["b"], without["b"] - 0.1 * 0.5, atol=1e-6)
-        np.testing.assert_allclose(decayed["a"], without["a"] - 0.1 * 0.5 * decayed_vectors, atol=1e-6)
+        np.testing.assert_allclose(
+            decayed["a"], without["a"] - 0.1 * 0.5 * decayed_vectors, atol=1e-6
+        )
 
 
 def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
     rng = np.random.default_rng(0)
-    shapes = {"dense": (6, 4), "wide": (4, 7), "conv": (3, 3, 2, 5), "bias": (5,), "blocks": {"dense": (3, 8, 4), "bias": (3, 4)}}
-    params = jax.tree.map(lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    shapes = {
+        "dense": (6, 4),
+        "wide": (4, 7),
+        "conv": (3, 3, 2, 5),
+        "bias": (5,),
+        "blocks": {"dense": (3, 8, 4), "bias": (3, 4)},
+    }
+    params = jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
     labels = optim.muon_labels(params)
     assert [labels["dense"], labels["conv"], labels["blocks"]["dense"]] == ["muon"] * 3
     update = first_update("muon", params, params)
-    kernels = [update["dense"], update["wide"], update["conv"].reshape(18, 5), *update["blocks"]["dense"]]
-    for kernel in kernels:  # rows and columns as one matrix, each layer by itself: singular values all about the same
+    kernels = [
+        update["dense"],
+        update["wide"],
+        update["conv"].reshape(18, 5),
+        *update["blocks"]["dense"],
+    ]
+    # rows and columns as one matrix, each layer by itself: singular values all about the same
+    for kernel in kernels:
         values = np.linalg.svd(kernel / (0.1 * 0.2 * np.sqrt(max(kernel.shape))), compute_uv=False)
         assert 0.5 < values.min() <= values.max() < 1.4
     for vector in (update["bias"], update["blocks"]["bias"]):  # adam's first step

@@ -1,4 +1,6 @@
-"""Training on what the loader can do: batches of several sizes, mixtures, damaged records, and the next batch fetched ahead."""
+"""Training on what the loader can do: batches of several sizes, mixtures, damaged records, and the
+next batch fetched ahead.
+"""
 
 import dataclasses
 import itertools
@@ -43,7 +45,9 @@ def fields(data, *more):
 
 @pytest.mark.slow
 def test_each_size_is_one_compiled_step(data, tmp_path):
-    config = tiny_runs.config("base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data))
+    config = tiny_runs.config(
+        "base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data)
+    )
     with tiny_runs.devices(1):
         pieces = build.build(config, tmp_path)
     assert pieces.data.sizes == SIZES
@@ -63,8 +67,13 @@ def test_the_autoencoder_has_a_step_for_each_size_too(data, tmp_path, monkeypatc
     shapes = []
 
     def instead(programs, state, frozen, batches):
-        shapes.extend([args[2]["image"].shape[1:3] for _, args in programs] + [batches["image"].shape[1:3]])
-        return [lambda state, frozen, batch, number=number: (state, number) for number in range(len(programs))]
+        shapes.extend(
+            [args[2]["image"].shape[1:3] for _, args in programs] + [batches["image"].shape[1:3]]
+        )
+        return [
+            lambda state, frozen, batch, number=number: (state, number)
+            for number in range(len(programs))
+        ]
 
     monkeypatch.setattr(build_vae, "compiled_and_announced", instead)
     config = tiny_runs.config("vae", *tiny_runs.ALONE, *fields(data))
@@ -78,9 +87,25 @@ def test_the_autoencoder_has_a_step_for_each_size_too(data, tmp_path, monkeypatc
 
 def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path):
     def run(workdir, steps, threads):
-        mixed = Mixture([open_records(data / "square"), open_records(data / "wide")], [1, 2], "both")
-        loader = make_loader(mixed, batch_size=4, image_size=32, tokenize=None, seed=0, num_threads=threads, buckets=SIZES, flip=True)
-        return toy(workdir, data=loader, place=place, cadence=dataclasses.replace(CADENCE, steps=steps, log=1))
+        mixed = Mixture(
+            [open_records(data / "square"), open_records(data / "wide")], [1, 2], "both"
+        )
+        loader = make_loader(
+            mixed,
+            batch_size=4,
+            image_size=32,
+            tokenize=None,
+            seed=0,
+            num_threads=threads,
+            buckets=SIZES,
+            flip=True,
+        )
+        return toy(
+            workdir,
+            data=loader,
+            place=place,
+            cadence=dataclasses.replace(CADENCE, steps=steps, log=1),
+        )
 
     whole = run(tmp_path / "whole", 9, 2)
     run(tmp_path / "parts", 5, 1)
@@ -90,12 +115,18 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
     assert [line["step"] for line in lines[0]] == list(range(1, 10))
 
 
-@pytest.mark.parametrize(("field", "says"), [
-    ("data.buckets=32x32,32x36", "32x36 is not of multiples"), ("data.buckets=wide", "config.data.buckets: 'wide'"),
-    ("data.path=none/here:2,none/there", "config.data.path: no records at none/here"), ("data.path=a:0,b", "config.data.path: .*positive"),
-    ("data.workers=-1", "config.data.workers = -1"), ("data.max_damaged=-1", "config.data.max_damaged = -1"),
-    ("data.cache=runs/none", "no mixture, no config.data.buckets"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("data.buckets=32x32,32x36", "32x36 is not of multiples"),
+        ("data.buckets=wide", "config.data.buckets: 'wide'"),
+        ("data.path=none/here:2,none/there", "config.data.path: no records at none/here"),
+        ("data.path=a:0,b", "config.data.path: .*positive"),
+        ("data.workers=-1", "config.data.workers = -1"),
+        ("data.max_damaged=-1", "config.data.max_damaged = -1"),
+        ("data.cache=runs/none", "no mixture, no config.data.buckets"),
+    ],
+)
 def test_fields_that_cannot_be_are_refused(field, says, data, tmp_path):
     config = tiny_runs.config("base", *tiny_runs.ALONE, *fields(data, field))
     with pytest.raises(InputError, match=says), tiny_runs.devices(1):
@@ -114,8 +145,21 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
 
     def run(workdir, steps, most=2):
         mixed = Mixture([wide, records], [1, 3], "both")
-        loader = make_loader(mixed, batch_size=4, image_size=16, tokenize=None, seed=0, num_threads=2, max_damaged=most)
-        return toy(workdir, data=loader, place=place, cadence=dataclasses.replace(CADENCE, steps=steps, log=1, save=2))
+        loader = make_loader(
+            mixed,
+            batch_size=4,
+            image_size=16,
+            tokenize=None,
+            seed=0,
+            num_threads=2,
+            max_damaged=most,
+        )
+        return toy(
+            workdir,
+            data=loader,
+            place=place,
+            cadence=dataclasses.replace(CADENCE, steps=steps, log=1, save=2),
+        )
 
     whole = run(tmp_path / "whole", 16)
     counts = [line["damaged"] for line in read_lines(tmp_path / "whole" / "metrics.jsonl")]
@@ -125,11 +169,16 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
     run(tmp_path / "parts", between)
     jax.tree.map(np.testing.assert_array_equal, run(tmp_path / "parts", 16).params, whole.params)
     assert [line["damaged"] for line in read_lines(tmp_path / "parts" / "metrics.jsonl")] == counts
-    saved = json.loads((tmp_path / "parts" / "checkpoints" / "16" / "data" / "metadata").read_text())
+    saved = json.loads(
+        (tmp_path / "parts" / "checkpoints" / "16" / "data" / "metadata").read_text()
+    )
     assert sorted(saved["damaged"]) == ["1:11", "1:2"]
-    with pytest.raises(InputError, match=r"2 damaged records, at most 1 .*the first: record 'square\d+' of"):
+    with pytest.raises(
+        InputError, match=r"2 damaged records, at most 1 .*the first: record 'square\d+' of"
+    ):
         run(tmp_path / "bounded", 16, most=1)
-    assert checkpoint.steps(tmp_path / "bounded" / "checkpoints")[-1] == counts.index(2) // 2 * 2  # all steps before it were done
+    # all steps before it were done
+    assert checkpoint.steps(tmp_path / "bounded" / "checkpoints")[-1] == counts.index(2) // 2 * 2
 
 
 class Numbers:

@@ -1,7 +1,9 @@
-"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests that need one (shared.py).
+"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests
+that need one (shared.py).
 
-Cached functions and not fixtures, so that helpers, fixtures and tests of any scope read the same one. The recipes are the
-shipped `:tiny` ones, on a mesh of eight devices over which their small parameters really are split.
+Cached functions and not fixtures, so that helpers, fixtures and tests of any scope read the same
+one. The recipes are the shipped `:tiny` ones, on a mesh of eight devices over which their small
+parameters really are split.
 """
 
 import contextlib
@@ -33,15 +35,19 @@ MESH = {  # eight devices, dealt differently to each stage
 ALONE = ("mesh.fsdp=1", "batch.per_device=2")  # one device, four microbatches
 PREVIEWED = ("vae", "relay")
 SCHEDULE = ("train.log_every=1", "train.save_every=3", "train.keep=2", "optim.decay=constant")
-OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}  # muon takes three times as long to compile
+# muon takes three times as long to compile
+OPTIMIZER = {"vae": "muon", "base": "adamw", "relay": "adamw"}
 W = (1.0, 4.0)
 UPDATES = 3  # of a round
-ROUNDS = {"base": (4, 2, 1), "relay": (1,)}  # the first is taught by the guided stage, the second and third are of one kind
+# the first is taught by the guided stage, the second and third are of one kind
+ROUNDS = {"base": (4, 2, 1), "relay": (1,)}
 FULL = {"base": 4, "relay": 2}  # steps of the sampler that students are measured against
 
 
 class Run(NamedTuple):
-    """What a trained stage left, and the names of the programs XLA had compiled when each step ended."""
+    """What a trained stage left, and the names of the programs XLA had compiled when each step
+    ended.
+    """
 
     workdir: Path
     figures: dict
@@ -62,14 +68,26 @@ def scenes() -> Path:
 
 
 def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
-    """The train command's arguments: the tiny recipe behind the cascade trained so far, with `fields` such as "train.steps=3"."""
-    given = [f"data.path={scenes()}", *SCHEDULE, f"optim.kind={OPTIMIZER[stage]}", f"train.steps={STEPS}"]
+    """The train command's arguments: the tiny recipe behind the cascade trained so far, with
+    `fields` such as "train.steps=3".
+    """
+    given = [
+        f"data.path={scenes()}",
+        *SCHEDULE,
+        f"optim.kind={OPTIMIZER[stage]}",
+        f"train.steps={STEPS}",
+    ]
     given.append(f"train.preview_every={STEPS if stage in PREVIEWED else 0}")
     if BEFORE[stage]:
         given.append(f"cascade={trained(BEFORE[stage]).workdir}")
     if stage == "relay":
         given.append(f"init_from={trained('base').workdir}")
-    return [f"--config=scenes_{stage}:tiny", "--workdir", str(workdir), *(f"--config.{field}" for field in (*given, *fields))]
+    return [
+        f"--config=scenes_{stage}:tiny",
+        "--workdir",
+        str(workdir),
+        *(f"--config.{field}" for field in (*given, *fields)),
+    ]
 
 
 def config(stage: str, *fields: str) -> ConfigDict:
@@ -79,12 +97,30 @@ def config(stage: str, *fields: str) -> ConfigDict:
 
 
 def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
-    """The distill command's arguments: the tiny relay's cascade, of which the base is distilled first, then the relay."""
+    """The distill command's arguments: the tiny relay's cascade, of which the base is distilled
+    first, then the relay.
+    """
     before = distilled("base") if stage == "relay" else trained("relay")
-    given = [f"data.path={scenes()}", *SCHEDULE, "train.save_every=0", "optim.kind=adamw", f"cascade={before.workdir}"]
-    given += [f"distill.rounds={rounds(dict.fromkeys(ROUNDS[stage], UPDATES))}", f"sample.steps={FULL[stage]}", *MESH["base"]]
-    last = dict(field.split("=", 1) for field in (*given, *fields))  # of a tuple that is given twice the values would be joined
-    return [f"--config=scenes_distill_{stage}:tiny", "--workdir", str(workdir), *(f"--config.{name}={last[name]}" for name in last)]
+    given = [
+        f"data.path={scenes()}",
+        *SCHEDULE,
+        "train.save_every=0",
+        "optim.kind=adamw",
+        f"cascade={before.workdir}",
+    ]
+    given += [
+        f"distill.rounds={rounds(dict.fromkeys(ROUNDS[stage], UPDATES))}",
+        f"sample.steps={FULL[stage]}",
+        *MESH["base"],
+    ]
+    # of a tuple that is given twice the values would be joined
+    last = dict(field.split("=", 1) for field in (*given, *fields))
+    return [
+        f"--config=scenes_distill_{stage}:tiny",
+        "--workdir",
+        str(workdir),
+        *(f"--config.{name}={last[name]}" for name in last),
+    ]
 
 
 def rounds(updates: dict[int, int]) -> str:
@@ -100,7 +136,9 @@ def distill_config(stage: str, *fields: str) -> ConfigDict:
 
 @functools.cache
 def distilled(stage: str) -> Run:
-    """The stage of the tiny relay's cascade after its rounds on eight devices; `compiled` of every step of all rounds."""
+    """The stage of the tiny relay's cascade after its rounds on eight devices; `compiled` of every
+    step of all rounds.
+    """
     name = f"distilled_{stage}"
     workdir, facts = root() / name, root() / f"{name}.json"
     with once(name) as missing:
@@ -151,7 +189,9 @@ def trained(stage: str) -> Run:
 
 
 def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) -> None:
-    """Call `after(step)` after each train step; `change(step, state)` replaces the state the step leaves."""
+    """Call `after(step)` after each train step; `change(step, state)` replaces the state the step
+    leaves.
+    """
 
     def build_watched(*args) -> Stage:
         stage = build.build(*args)
@@ -171,7 +211,9 @@ def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) ->
 
 @contextlib.contextmanager
 def compilations():
-    """The list to which every XLA compilation inside the block appends its name (one read from the cache counts too)."""
+    """The list to which every XLA compilation inside the block appends its name (one read from the
+    cache counts too).
+    """
     names = []
 
     def listen(event: str, duration: float, fun_name: str = "", **_):
@@ -187,7 +229,9 @@ def compilations():
 
 @contextlib.contextmanager
 def split_small():
-    """fsdp splits parameters of 256 elements and more: at its real threshold everything of a tiny model would be replicated."""
+    """fsdp splits parameters of 256 elements and more: at its real threshold everything of a tiny
+    model would be replicated.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "MIN_SIZE", 256)
         yield
@@ -197,7 +241,11 @@ def split_small():
 def devices(count: int):
     """The stages built inside the block see only the first `count` devices."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "make_mesh", lambda **axes: sharding.make_mesh(**{**axes, "devices": jax.devices()[:count]}))
+        patch.setattr(
+            build,
+            "make_mesh",
+            lambda **axes: sharding.make_mesh(**{**axes, "devices": jax.devices()[:count]}),
+        )
         yield
 
 
@@ -210,15 +258,30 @@ def environment(**extra: str) -> dict[str, str]:
     """The environment of a subprocess: one CPU device, this session's compile cache."""
     cache = str(jax.config.jax_compilation_cache_dir)
     fixed = {
-        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }  # fmt: skip
-    return {**{name: value for name, value in os.environ.items() if name != "NPROC"}, **fixed, **extra}  # see conftest.py
+    }
+    # see conftest.py
+    return {
+        **{name: value for name, value in os.environ.items() if name != "NPROC"},
+        **fixed,
+        **extra,
+    }
 
 
 def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
     """Run a cv3jax command to its end and require success."""
-    done = subprocess.run(command(*args), env=environment(**extra), cwd=cwd, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command(*args),
+        env=environment(**extra),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 

@@ -23,16 +23,39 @@ def squares(params, frozen, batch, keys):
 def numbers():
     """A loader's iterator of float32 [8, 2] for ever."""
     data = grain.MapDataset.range(64).map(lambda i: np.array([np.sin(i), np.cos(i)], np.float32))
-    return iter(data.repeat(None).batch(8).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+    return iter(
+        data.repeat(None)
+        .batch(8)
+        .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    )
 
 
 def toy(
-    workdir: Path, *, lr=0.1, data=None, place=jax.device_put, wrap=lambda step: step, before=lambda step: None, cadence=CADENCE, width=1
+    workdir: Path,
+    *,
+    lr=0.1,
+    data=None,
+    place=jax.device_put,
+    wrap=lambda step: step,
+    before=lambda step: None,
+    cadence=CADENCE,
+    width=1,
 ) -> TrainState:
-    """`train_loop` on it. `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its matrix."""
+    """`train_loop` on it.
+
+    `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its
+    matrix.
+    """
     tx = optim.make_optimizer("adamw", optax.constant_schedule(lr))
-    state = create_state(lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10}, tx, jax.random.key(0))
-    jitted, frozen = jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0), jnp.array([[2.0], [-1.0]])
+    state = create_state(
+        lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10},
+        tx,
+        jax.random.key(0),
+    )
+    jitted, frozen = (
+        jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0),
+        jnp.array([[2.0], [-1.0]]),
+    )
     step = wrap(lambda state, batch: jitted(state, frozen, batch))
 
     def watched(state, batch):
@@ -42,6 +65,13 @@ def toy(
 
     like = checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
     return train_loop(
-        name="toy", workdir=workdir, state=state, like=like, data=data or numbers(), place=place, step_fn=watched,
-        cadence=cadence, config={},
-    )[0]  # fmt: skip
+        name="toy",
+        workdir=workdir,
+        state=state,
+        like=like,
+        data=data or numbers(),
+        place=place,
+        step_fn=watched,
+        cadence=cadence,
+        config={},
+    )[0]

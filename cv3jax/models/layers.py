@@ -1,7 +1,10 @@
-"""Blocks shared by the UNet and the autoencoder. Everything is NHWC; parameters are float32, compute is `dtype`.
+"""Blocks shared by the UNet and the autoencoder.
 
-Norms and the softmax run in float32 whatever `dtype` is. The names `conv_in, conv_out, q, k, v, out, ff_in, ff_out` are
-load-bearing: the weight maps go by them, and `blocks` says that a module is scanned.
+Everything is NHWC; parameters are float32, compute is `dtype`.
+
+Norms and the softmax run in float32 whatever `dtype` is. The names `conv_in, conv_out, q, k, v,
+out, ff_in, ff_out` are load-bearing: the weight maps go by them, and `blocks` says that a module is
+scanned.
 """
 
 import functools
@@ -15,13 +18,17 @@ from jax.ad_checkpoint import checkpoint_name
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
-Gather = Callable[[tuple[str, ...], Any], Any]  # (path of a module, its parameters as they are stored) → as it computes with them
+# (path of a module, its parameters as they are stored) → as it computes with them
+Gather = Callable[[tuple[str, ...], Any], Any]
 REMATS = ("none", "block", "full", "offload")
-GATHERED, BLOCK_INPUT, CONVOLVED = "gathered", "block_input", "convolved"  # what rematerialisation goes by
+# what rematerialisation goes by
+GATHERED, BLOCK_INPUT, CONVOLVED = "gathered", "block_input", "convolved"
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention by XLA. q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D]; scale D^-1/2, softmax in float32."""
+    """Softmax attention by XLA. q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D]; scale D^-1/2,
+    softmax in float32.
+    """
     return jax.nn.dot_product_attention(q, k, v)
 
 
@@ -31,24 +38,38 @@ def no_constraint(x: jax.Array) -> jax.Array:
 
 
 def block_of(
-    module: type[nn.Module], path: tuple[str, ...], gather: Gather | None, remat: str, *, scanned: bool = False
-) -> type[nn.Module]:  # fmt: skip
-    """`module`, which makes its parameters whole by itself, and keeps for the backward pass what `remat` says.
+    module: type[nn.Module],
+    path: tuple[str, ...],
+    gather: Gather | None,
+    remat: str,
+    *,
+    scanned: bool = False,
+) -> type[nn.Module]:
+    """`module`, which makes its parameters whole by itself, and keeps for the backward pass what
+    `remat` says.
 
-    none: every activation. block: its input, and what a ResBlock's first convolution gave, small for what it cost. full: only its
-    input (and the UNet does the same once more around it). offload: its input, in the host's memory. Gathered parameters are
-    never kept: they would be all of the model's.
+    none: every activation. block: its input, and what a ResBlock's first convolution gave, small
+    for what it cost. full: only its input (and the UNet does the same once more around it).
+    offload: its input, in the host's memory. Gathered parameters are never kept: they would be all
+    of the model's.
     """
     policies = jax.checkpoint_policies
     if gather is not None:
-        module = nn.map_variables(module, "params", trans_in_fn=lambda variables: {"params": gather(path, variables["params"])})
+        module = nn.map_variables(
+            module,
+            "params",
+            trans_in_fn=lambda variables: {"params": gather(path, variables["params"])},
+        )
     if remat == "none":
         if gather is None:
             return module
         policy = all_but_gathered
     elif remat == "offload":
         policy = policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[BLOCK_INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
         )
     else:
         policy = policies.save_only_these_names(CONVOLVED) if remat == "block" else None
@@ -56,22 +77,38 @@ def block_of(
 
 
 def all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
-    """The rematerialisation policy that keeps everything but gathered parameters, under their name or any that they pass through.
+    """The rematerialisation policy that keeps everything but gathered parameters, under their name
+    or any that they pass through.
 
-    What is reshaped or split is kept as it was before, which is the same for an activation and not at all for a gathered parameter.
+    What is reshaped or split is kept as it was before, which is the same for an activation and not
+    at all for a gathered parameter.
     """
-    return primitive.name not in ("all_gather", "reshape", "split") and params.get("name") != GATHERED
+    return (
+        primitive.name not in ("all_gather", "reshape", "split") and params.get("name") != GATHERED
+    )
 
 
 def group_norm(groups: int, epsilon: float, dtype: Any, name: str | None = None) -> nn.GroupNorm:
-    """GroupNorm in two passes: E[x²] - E[x]² loses the small activations that the epsilon is there for."""
+    """GroupNorm in two passes: E[x²] - E[x]² loses the small activations that the epsilon is there
+    for.
+    """
     return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def conv3(features: int, dtype: Any, name: str, *, stride: int = 1, zero: bool = False) -> nn.Conv:
-    """3×3 convolution with torch's symmetric padding of one; `zero` starts it at zero (the end of a residual branch)."""
+    """3×3 convolution with torch's symmetric padding of one; `zero` starts it at zero (the end of a
+    residual branch).
+    """
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(features, (3, 3), strides=(stride, stride), padding=1, dtype=dtype, kernel_init=init, name=name)
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=(stride, stride),
+        padding=1,
+        dtype=dtype,
+        kernel_init=init,
+        name=name,
+    )
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:
@@ -80,10 +117,12 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + emb))). One block for UNet (emb added) and autoencoder (no emb).
+    """x + conv(silu(norm(conv(silu(norm(x))) + emb))).
 
-    x [B, H, W, C], emb [B, E] or None → [B, H, W, features]. `groups=0` leaves the norms out, which small autoencoders
-    trained with an orthogonalising optimizer do better without.
+    One block for UNet (emb added) and autoencoder (no emb).
+
+    x [B, H, W, C], emb [B, E] or None → [B, H, W, features]. `groups=0` leaves the norms out, which
+    small autoencoders trained with an orthogonalising optimizer do better without.
     """
 
     features: int
@@ -97,9 +136,16 @@ class ResBlock(nn.Module):
             return group_norm(self.groups, self.epsilon, self.dtype, name)(h) if self.groups else h
 
         x = checkpoint_name(x, BLOCK_INPUT)
-        h = checkpoint_name(conv3(self.features, self.dtype, "conv_in")(nn.silu(normed(x, "norm_in"))), CONVOLVED)
+        h = checkpoint_name(
+            conv3(self.features, self.dtype, "conv_in")(nn.silu(normed(x, "norm_in"))), CONVOLVED
+        )
         if emb is not None:
-            h = h + nn.Dense(self.features, dtype=self.dtype, name="emb")(nn.silu(emb))[:, None, None, :]
+            h = (
+                h
+                + nn.Dense(self.features, dtype=self.dtype, name="emb")(nn.silu(emb))[
+                    :, None, None, :
+                ]
+            )
         h = conv3(self.features, self.dtype, "conv_out", zero=True)(nn.silu(normed(h, "norm_out")))
         if x.shape[-1] != self.features:
             x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="skip")(x)
@@ -107,7 +153,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [B, S, C] over context [B, L, C'] → [B, S, C]; q, k, v without bias, `out` with."""
+    """Multi-head attention of x [B, S, C] over context [B, L, C'] → [B, S, C]; q, k, v without
+    bias, `out` with.
+    """
 
     head_dim: int
     dtype: Any = jnp.float32
@@ -127,7 +175,8 @@ class Attention(nn.Module):
 
 
 class GatedDense(nn.Module):
-    """(value, gate): x [B, S, C] → two of [B, S, features], by the halves of one matrix [C, 2 features].
+    """(value, gate): x [B, S, C] → two of [B, S, features], by the halves of one matrix [C, 2
+    features].
 
     The matrix is halved, not the product, so that a mesh can split the features of both alike.
     """
@@ -137,23 +186,33 @@ class GatedDense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32)
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32
+        )
         bias = self.param("bias", nn.initializers.zeros, (2 * self.features,), jnp.float32)
         x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
-        return tuple(x @ kernel + bias for kernel, bias in zip(jnp.split(kernel, 2, axis=1), jnp.split(bias, 2), strict=True))
+        return tuple(
+            x @ kernel + bias
+            for kernel, bias in zip(jnp.split(kernel, 2, axis=1), jnp.split(bias, 2), strict=True)
+        )
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False)  # the backward pass has x, not its float32 intermediates
+# the backward pass has x, not its float32 intermediates
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x) by erf, in float32 whatever x is: as PyTorch computes it, and on CPUs in a third of the time that erfc takes."""
+    """x Φ(x) by erf, in float32 whatever x is: as PyTorch computes it, and on CPUs in a third of
+    the time that erfc takes.
+    """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, GEGLU feed-forward; each pre-normed and residual.
+    """Self-attention, cross-attention to the text, GEGLU feed-forward; each pre-normed and
+    residual.
 
-    x [B, S, C], text [B, L, C'] → [B, S, C]. The GELU is the exact one (erf), as in the released model.
+    x [B, S, C], text [B, L, C'] → [B, S, C]. The GELU is the exact one (erf), as in the released
+    model.
     """
 
     head_dim: int
@@ -164,7 +223,9 @@ class TransformerBlock(nn.Module):
     @nn.compact
     def __call__(self, x, text):
         def normed(name):
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(x)
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(
+                x
+            )
 
         x = checkpoint_name(x, BLOCK_INPUT)
         attention = {"head_dim": self.head_dim, "dtype": self.dtype, "attend": self.attend}
@@ -177,10 +238,11 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """`depth` transformer blocks over the H·W positions (row-major) of x [B, H, W, C], with the text [B, L, C'] → same shape.
+    """`depth` transformer blocks over the H·W positions (row-major) of x [B, H, W, C], with the
+    text [B, L, C'] → same shape.
 
-    The blocks are one scanned block with stacked parameters [depth, ...]: the unrolled full-size step takes twice as long
-    to compile.
+    The blocks are one scanned block with stacked parameters [depth, ...]: the unrolled full-size
+    step takes twice as long to compile.
     """
 
     depth: int
@@ -195,13 +257,24 @@ class SpatialTransformer(nn.Module):
     @nn.compact
     def __call__(self, x, text):
         batch, height, width, channels = x.shape
-        h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x).reshape(batch, height * width, channels)
+        h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x).reshape(
+            batch, height * width, channels
+        )
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        block = block_of(TransformerBlock, (*self.path, "blocks"), self.gather, self.remat, scanned=True)
+        block = block_of(
+            TransformerBlock, (*self.path, "blocks"), self.gather, self.remat, scanned=True
+        )
         stack = nn.scan(
             lambda block, h, text: (block(h, text), None),
-            variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.depth,
-        )  # fmt: skip
-        h, _ = stack(block(self.head_dim, self.dtype, self.attend, self.constrain, name="blocks"), h, text)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj_out")(h)
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+        )
+        h, _ = stack(
+            block(self.head_dim, self.dtype, self.attend, self.constrain, name="blocks"), h, text
+        )
+        h = nn.Dense(
+            channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj_out"
+        )(h)
         return x + h.reshape(x.shape)

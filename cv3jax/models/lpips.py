@@ -1,10 +1,14 @@
-"""LPIPS 0.1 on VGG16 features: how different two images look (Zhang et al., arXiv 1801.03924). Frozen, a training loss only."""
+"""LPIPS 0.1 on VGG16 features: how different two images look (Zhang et al., arXiv 1801.03924).
+
+Frozen, a training loss only.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # of the convolutions of each slice
+# of the convolutions of each slice
+WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 # images in [-1, 1] → the statistics VGG16 was trained on
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -13,7 +17,8 @@ SCALE = (0.458, 0.448, 0.450)
 def unit(x: jax.Array) -> jax.Array:
     """Each position's channels divided by (their norm + 1e-10). [..., C].
 
-    Where all channels are zero, as after a ReLU they may be, the root has no finite derivative: its argument is replaced there.
+    Where all channels are zero, as after a ReLU they may be, the root has no finite derivative: its
+    argument is replaced there.
     """
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
@@ -21,16 +26,22 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 class LPIPS(nn.Module):
-    """Two batches of images in [-1, 1], [B, H, W, 3], H and W at least 16 → distances float32 [B], 0 for equal images.
+    """Two batches of images in [-1, 1], [B, H, W, 3], H and W at least 16 → distances float32 [B],
+    0 for equal images.
 
-    The five slices end at relu1_2, relu2_2, relu3_3, relu4_3, relu5_3; a 2×2 maximum pooling stands before all but the first.
+    The five slices end at relu1_2, relu2_2, relu3_3, relu4_3, relu5_3; a 2×2 maximum pooling stands
+    before all but the first.
     """
 
     @nn.compact
     def __call__(self, a, b):
-        # the images go through one after the other: joined into one batch, a batch split over devices would be dealt anew,
-        # and the one that is not trained would be differentiated as well
-        convs = [[nn.Conv(width, (3, 3), padding=1, name=f"conv_{i}_{j}") for j, width in enumerate(row)] for i, row in enumerate(WIDTHS)]
+        # the images go through one after the other: joined into one batch, a batch split over
+        # devices would be dealt anew, and the one that is not trained would be differentiated as
+        # well
+        convs = [
+            [nn.Conv(width, (3, 3), padding=1, name=f"conv_{i}_{j}") for j, width in enumerate(row)]
+            for i, row in enumerate(WIDTHS)
+        ]
 
         def features(x):
             x, out = (x - jnp.array(SHIFT)) / jnp.array(SCALE), []
@@ -43,5 +54,7 @@ class LPIPS(nn.Module):
 
         total = 0.0
         for i, (x, y) in enumerate(zip(features(a), features(b), strict=True)):
-            total = total + nn.Dense(1, use_bias=False, name=f"lin_{i}")((x - y) ** 2).mean(axis=(1, 2, 3))
+            total = total + nn.Dense(1, use_bias=False, name=f"lin_{i}")((x - y) ** 2).mean(
+                axis=(1, 2, 3)
+            )
         return total

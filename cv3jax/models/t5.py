@@ -1,4 +1,6 @@
-"""The T5 v1.1 encoder: gated tanh-GELU, RMSNorm, no 1/√d scaling, a relative bias that all layers share."""
+"""The T5 v1.1 encoder: gated tanh-GELU, RMSNorm, no 1/√d scaling, a relative bias that all layers
+share.
+"""
 
 import math
 from typing import Any
@@ -12,15 +14,22 @@ from cv3jax.models.layers import Gather, block_of
 
 
 def relative_bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
-    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then logarithmic. int32.
+    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then
+    logarithmic. int32.
 
-    On the host: distances of 16, 32 and 64 lie on the edges of buckets, where a backend's logarithm may fall on either side.
+    On the host: distances of 16, 32 and 64 lie on the edges of buckets, where a backend's logarithm
+    may fall on either side.
     """
     half = buckets // 2
     exact = half // 2
     magnitude = np.abs(distance)
-    large = exact + (np.log(np.maximum(magnitude, 1) / exact) / math.log(max_distance / exact) * (half - exact)).astype(np.int32)
-    return (np.where(distance > 0, half, 0) + np.where(magnitude < exact, magnitude, np.minimum(large, half - 1))).astype(np.int32)
+    large = exact + (
+        np.log(np.maximum(magnitude, 1) / exact) / math.log(max_distance / exact) * (half - exact)
+    ).astype(np.int32)
+    return (
+        np.where(distance > 0, half, 0)
+        + np.where(magnitude < exact, magnitude, np.minimum(large, half - 1))
+    ).astype(np.int32)
 
 
 class RMSNorm(nn.Module):
@@ -38,7 +47,9 @@ class RMSNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-normed self-attention with the shared bias, then the gated feed-forward; both residual. x [B, L, C], bias [B|1, N, L, L]."""
+    """Pre-normed self-attention with the shared bias, then the gated feed-forward; both residual. x
+    [B, L, C], bias [B|1, N, L, L].
+    """
 
     heads: int
     head_dim: int
@@ -55,7 +66,10 @@ class Layer(nn.Module):
 
         b, length, channels = x.shape
         h = RMSNorm(self.epsilon, self.dtype, name="norm_attention")(x)
-        q, k, v = (dense(self.heads * self.head_dim, name)(h).reshape(b, length, self.heads, self.head_dim) for name in "qkv")
+        q, k, v = (
+            dense(self.heads * self.head_dim, name)(h).reshape(b, length, self.heads, self.head_dim)
+            for name in "qkv"
+        )
         # T5 folds 1/√d into the weights of q; logits, bias and softmax stay in float32
         logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32) + bias
         h = jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(logits, axis=-1).astype(self.dtype), v)
@@ -66,7 +80,10 @@ class Layer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Token ids → features. Defaults are T5-XXL's (4.8 B parameters). Layers are scanned: parameters are stacked [layers, ...]."""
+    """Token ids → features. Defaults are T5-XXL's (4.8 B parameters).
+
+    Layers are scanned: parameters are stacked [layers, ...].
+    """
 
     vocab: int = 32128
     channels: int = 4096
@@ -78,7 +95,8 @@ class T5Encoder(nn.Module):
     max_distance: int = 128
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
-    gather: Gather | None = None  # makes a layer's parameters whole, where each device holds a part of them
+    # makes a layer's parameters whole, where each device holds a part of them
+    gather: Gather | None = None
 
     @staticmethod
     def gathers(path: tuple[str, ...]) -> bool:
@@ -87,25 +105,44 @@ class T5Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, mask=None):
-        """tokens int [B, L]; mask bool [B, L], True where attended, or None: padding attends and is attended, as in the release.
+        """tokens int [B, L]; mask bool [B, L], True where attended, or None: padding attends and is
+        attended, as in the release.
 
         Returns float32 [B, L, channels].
         """
         length = tokens.shape[1]
-        embed = nn.Embed(self.vocab, self.channels, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0), name="embed")
+        embed = nn.Embed(
+            self.vocab,
+            self.channels,
+            dtype=self.dtype,
+            embedding_init=nn.initializers.normal(1.0),
+            name="embed",
+        )
         x = embed(tokens)
         position = jnp.arange(length)
-        by_distance = jnp.asarray(relative_bucket(np.arange(1 - length, length), self.buckets, self.max_distance))
+        by_distance = jnp.asarray(
+            relative_bucket(np.arange(1 - length, length), self.buckets, self.max_distance)
+        )
         bucket = by_distance[position[None, :] - position[:, None] + length - 1]
-        # wide: an encoder used frozen at its random start should have heads that look at different distances
-        table = self.param("relative_bias", nn.initializers.normal(2.0), (self.buckets, self.heads), jnp.float32)
+        # wide: an encoder used frozen at its random start should have heads that look at different
+        # distances
+        table = self.param(
+            "relative_bias", nn.initializers.normal(2.0), (self.buckets, self.heads), jnp.float32
+        )
         bias = table[bucket].transpose(2, 0, 1)[None]
         if mask is not None:
             bias = bias + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
         stack = nn.scan(
             lambda layer, x, bias: (layer(x, bias), None),
-            variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.layers,
-        )  # fmt: skip
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.layers,
+        )
         layer = block_of(Layer, ("layers",), self.gather, "none", scanned=True)
-        x, _ = stack(layer(self.heads, self.head_dim, self.ff, self.epsilon, self.dtype, name="layers"), x, bias)
+        x, _ = stack(
+            layer(self.heads, self.head_dim, self.ff, self.epsilon, self.dtype, name="layers"),
+            x,
+            bias,
+        )
         return RMSNorm(self.epsilon, jnp.float32, name="norm_out")(x)

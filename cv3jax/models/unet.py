@@ -1,4 +1,6 @@
-"""The denoising network F of CogView3: a UNet of stages, text by cross-attention, sizes and time by an added embedding."""
+"""The denoising network F of CogView3: a UNet of stages, text by cross-attention, sizes and time by
+an added embedding.
+"""
 
 import re
 from typing import Any
@@ -25,13 +27,15 @@ from cv3jax.models.layers import (
 class UNet(nn.Module):
     """F(x, index, cond): what the network predicts (ε or v) for the scaled noisy latent.
 
-    Released sizes are the defaults: 2.9 B parameters. Latent height and width must be multiples of 2^(stages - 1).
+    Released sizes are the defaults: 2.9 B parameters. Latent height and width must be multiples of
+    2^(stages - 1).
     """
 
     channels: int = 320  # of the first stage
     channel_mult: tuple[int, ...] = (1, 2, 4)  # one entry a stage
     res_blocks: int = 2  # a stage, on the way down; one more on the way up
-    depth: tuple[int, ...] = (0, 2, 10)  # transformer blocks after each ResBlock of a stage; 0 means no attention
+    # transformer blocks after each ResBlock of a stage; 0 means no attention
+    depth: tuple[int, ...] = (0, 2, 10)
     mid_depth: int = 10
     head_dim: int = 64
     out_channels: int = 4
@@ -41,7 +45,8 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
     attend: Attend = attend
     constrain: Constrain = no_constraint
-    gather: Gather | None = None  # makes a block's parameters whole, where each device holds a part of them
+    # makes a block's parameters whole, where each device holds a part of them
+    gather: Gather | None = None
 
     @staticmethod
     def gathers(path: tuple[str, ...]) -> bool:
@@ -50,7 +55,8 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, index, cond):
-        """x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim] (optional)} → float32 like x.
+        """x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim]
+        (optional)} → float32 like x.
 
         A model with `w_dim` may be called without cond["w"]: the embedding then adds nothing.
         """
@@ -64,23 +70,37 @@ class UNet(nn.Module):
 
         time = timestep_embedding(index, self.channels)
         if self.w_dim:
-            # called at init too, so that a model built for distillation owns the kernel whatever its first batch holds
+            # called at init too, so that a model built for distillation owns the kernel whatever
+            # its first batch holds
             w = cond.get("w", jnp.zeros((x.shape[0], self.w_dim), jnp.float32))
             time = time + nn.Dense(
-                self.channels, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="w_proj"
-            )(w)  # fmt: skip
+                self.channels,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.zeros,
+                name="w_proj",
+            )(w)
         emb = mlp(time, "time") + mlp(cond["vector"], "size")
         text = cond["text"].astype(self.dtype)
         h = conv3(self.channels, self.dtype, "conv_in")(x)
 
         def unit(self, h, emb, text, features, depth, name):
             res_block = block_of(ResBlock, (name,), self.gather, self.remat)
-            h = self.constrain(res_block(features, self.groups, dtype=self.dtype, name=name)(h, emb))
+            h = self.constrain(
+                res_block(features, self.groups, dtype=self.dtype, name=name)(h, emb)
+            )
             if depth:
                 h = SpatialTransformer(
-                    depth, self.head_dim, self.groups, self.remat, self.dtype, self.attend, self.constrain, self.gather,
+                    depth,
+                    self.head_dim,
+                    self.groups,
+                    self.remat,
+                    self.dtype,
+                    self.attend,
+                    self.constrain,
+                    self.gather,
                     name=f"{name}_transformer",
-                )(h, text)  # fmt: skip
+                )(h, text)
             return self.constrain(h)
 
         def block(h, features, depth, name):
@@ -94,7 +114,9 @@ class UNet(nn.Module):
                 h = block(h, self.channels * mult, self.depth[stage], f"down_{stage}_{i}")
                 skips.append(h)
             if stage < last:
-                h = self.constrain(conv3(h.shape[-1], self.dtype, f"down_{stage}_sample", stride=2)(h))
+                h = self.constrain(
+                    conv3(h.shape[-1], self.dtype, f"down_{stage}_sample", stride=2)(h)
+                )
                 skips.append(h)
 
         h = block(h, h.shape[-1], self.mid_depth, "mid_0")
@@ -105,7 +127,9 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, self.channels * mult, self.depth[stage], f"up_{stage}_{i}")
             if stage:
-                h = self.constrain(conv3(h.shape[-1], self.dtype, f"up_{stage}_sample")(upsample_nearest(h)))
+                h = self.constrain(
+                    conv3(h.shape[-1], self.dtype, f"up_{stage}_sample")(upsample_nearest(h))
+                )
 
         h = nn.silu(group_norm(self.groups, 1e-5, self.dtype, "norm_out")(h))
         return conv3(self.out_channels, self.dtype, "conv_final", zero=True)(h).astype(jnp.float32)

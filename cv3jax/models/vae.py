@@ -1,4 +1,6 @@
-"""The KL autoencoder between pixels and latents: 8× smaller each way, 4 channels, SDXL's by default."""
+"""The KL autoencoder between pixels and latents: 8× smaller each way, 4 channels, SDXL's by
+default.
+"""
 
 from typing import Any
 
@@ -10,7 +12,9 @@ from cv3jax.models.layers import ResBlock, attend, conv3, group_norm, upsample_n
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """[B, H, W, C] → [B, H/b, W/b, b²C]: each b×b square of pixels becomes the channels of one position."""
+    """[B, H, W, C] → [B, H/b, W/b, b²C]: each b×b square of pixels becomes the channels of one
+    position.
+    """
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // block, w // block, block * block * c)
@@ -24,7 +28,9 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 
 
 class PixelAttention(nn.Module):
-    """x + attention of all positions over all others, one head as wide as the channels; projections have biases."""
+    """x + attention of all positions over all others, one head as wide as the channels; projections
+    have biases.
+    """
 
     groups: int
     dtype: Any
@@ -71,10 +77,19 @@ class Encoder(nn.Module):
         h = conv3(self.channels, self.dtype, "conv_in")(space_to_depth(x, self.patch))
         for stage, mult in enumerate(self.channel_mult):
             for i in range(self.res_blocks):
-                h = ResBlock(self.channels * mult, self.groups, 1e-6, self.dtype, name=f"down_{stage}_{i}")(h)
+                h = ResBlock(
+                    self.channels * mult, self.groups, 1e-6, self.dtype, name=f"down_{stage}_{i}"
+                )(h)
             if stage < len(self.channel_mult) - 1:
                 # SDXL pads right and bottom only, unlike the UNet
-                h = nn.Conv(h.shape[-1], (3, 3), (2, 2), ((0, 1), (0, 1)), dtype=self.dtype, name=f"down_{stage}_sample")(h)
+                h = nn.Conv(
+                    h.shape[-1],
+                    (3, 3),
+                    (2, 2),
+                    ((0, 1), (0, 1)),
+                    dtype=self.dtype,
+                    name=f"down_{stage}_sample",
+                )(h)
         h = Middle(self.groups, self.mid_attention, self.dtype, name="mid")(h)
         h = nn.silu(group_norm(self.groups, 1e-6, self.dtype, "norm_out")(h) if self.groups else h)
         return conv3(2 * self.z_channels, self.dtype, "conv_final")(h)
@@ -97,7 +112,9 @@ class Decoder(nn.Module):
         h = Middle(self.groups, self.mid_attention, self.dtype, name="mid")(h)
         for stage, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.res_blocks + 1):
-                h = ResBlock(self.channels * mult, self.groups, 1e-6, self.dtype, name=f"up_{stage}_{i}")(h)
+                h = ResBlock(
+                    self.channels * mult, self.groups, 1e-6, self.dtype, name=f"up_{stage}_{i}"
+                )(h)
             if stage:
                 h = conv3(h.shape[-1], self.dtype, f"up_{stage}_sample")(upsample_nearest(h))
         h = nn.silu(group_norm(self.groups, 1e-6, self.dtype, "norm_out")(h) if self.groups else h)
@@ -105,10 +122,13 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """KL autoencoder. Pixels are float in [-1, 1]; latents here are unscaled (the stage multiplies by its latent scale).
+    """KL autoencoder.
 
-    `patch` > 1 starts from patch×patch pixels a position and ends in a pixel shuffle: cheap for small models. The factor
-    between pixels and latents is `patch` · 2^(stages - 1).
+    Pixels are float in [-1, 1]; latents here are unscaled (the stage multiplies by its latent
+    scale).
+
+    `patch` > 1 starts from patch×patch pixels a position and ends in a pixel shuffle: cheap for
+    small models. The factor between pixels and latents is `patch` · 2^(stages - 1).
     """
 
     channels: int = 128
@@ -121,11 +141,20 @@ class Autoencoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        sizes = {"channels": self.channels, "channel_mult": self.channel_mult, "res_blocks": self.res_blocks, "patch": self.patch,
-                 "groups": self.groups, "mid_attention": self.mid_attention, "dtype": self.dtype}  # fmt: skip
+        sizes = {
+            "channels": self.channels,
+            "channel_mult": self.channel_mult,
+            "res_blocks": self.res_blocks,
+            "patch": self.patch,
+            "groups": self.groups,
+            "mid_attention": self.mid_attention,
+            "dtype": self.dtype,
+        }
         self.encoder = Encoder(z_channels=self.z_channels, **sizes)
         self.decoder = Decoder(**sizes)
-        self.quant = nn.Conv(2 * self.z_channels, (1, 1), dtype=self.dtype, bias_init=narrow_posterior)
+        self.quant = nn.Conv(
+            2 * self.z_channels, (1, 1), dtype=self.dtype, bias_init=narrow_posterior
+        )
         self.post_quant = nn.Conv(self.z_channels, (1, 1), dtype=self.dtype)
 
     @property
@@ -134,7 +163,9 @@ class Autoencoder(nn.Module):
         return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def encode(self, pixels):
-        """[B, H, W, 3] → the posterior's (mean, log-variance clamped to [-30, 20]), float32 [B, H/f, W/f, z] each."""
+        """[B, H, W, 3] → the posterior's (mean, log-variance clamped to [-30, 20]), float32 [B,
+        H/f, W/f, z] each.
+        """
         moments = self.quant(self.encoder(pixels.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, clamp_logvar(logvar)
@@ -149,16 +180,22 @@ class Autoencoder(nn.Module):
 
 
 def narrow_posterior(key: jax.Array, shape: tuple[int], dtype: Any) -> jax.Array:
-    """Start log-variances at -6: from unit variance a run spends hundreds of steps drowned in its own posterior noise."""
+    """Start log-variances at -6: from unit variance a run spends hundreds of steps drowned in its
+    own posterior noise.
+    """
     del key
     return jnp.concatenate([jnp.zeros(shape[0] // 2, dtype), jnp.full(shape[0] // 2, -6.0, dtype)])
 
 
 def clamp_logvar(logvar: jax.Array) -> jax.Array:
-    """The posterior's log-variance, kept in [-30, 20] so that its exponential and its KL stay finite."""
+    """The posterior's log-variance, kept in [-30, 20] so that its exponential and its KL stay
+    finite.
+    """
     return jnp.clip(logvar, -30.0, 20.0)
 
 
 def posterior_sample(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
-    """mean + exp(logvar / 2) · noise: the released code uses the sample, not the mode, everywhere."""
+    """mean + exp(logvar / 2) · noise: the released code uses the sample, not the mode,
+    everywhere.
+    """
     return mean + jnp.exp(0.5 * logvar) * noise

@@ -1,4 +1,5 @@
-"""Tensors of files that come from elsewhere, read one at a time: safetensors, sharded or not, and PyTorch's .pt without unpickling code.
+"""Tensors of files that come from elsewhere, read one at a time: safetensors, sharded or not, and
+PyTorch's .pt without unpickling code.
 
 Names, shapes and dtypes are known when a file is opened; nothing else has been read then.
 """
@@ -19,17 +20,34 @@ Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
 SAT_FILE = "mp_rank_00_model_states.pt"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 # what Hugging Face calls the one file of a folder, the first that is there
-_SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.bin", "pytorch_model.bin")
+_SINGLE = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
 _INDEX_BYTES = 2**24
-_DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32,
-           "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
+_DTYPES = {
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
 def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
-    """(the tensors at `path`, the file that holds them): a .safetensors or .pt file, a SAT folder, or a Hugging Face folder.
+    """(the tensors at `path`, the file that holds them): a .safetensors or .pt file, a SAT folder,
+    or a Hugging Face folder.
 
     Raises:
-        InputError: there is nothing of the kind, or it is damaged, or a .pt that carries code. `flag` is what named it.
+        InputError: there is nothing of the kind, or it is damaged, or a .pt that carries code.
+            `flag` is what named it.
     """
     if not path.exists():
         raise InputError(f"{flag} {path}: there is no such file or folder")
@@ -40,54 +58,87 @@ def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
         return _open_safetensors(file), file
     if file.suffix in TORCH:
         return open_torch(file), file
-    raise InputError(f"{flag} {path}: give a .safetensors file, a {' or '.join(TORCH)} file of PyTorch's, or a folder of one")
+    raise InputError(
+        f"{flag} {path}: give a .safetensors file, a {' or '.join(TORCH)} file of PyTorch's, or a"
+        " folder of one"
+    )
 
 
 def _file_of(folder: Path, flag: str) -> Path:
     """The file of a folder that says where its tensors are."""
     if (folder / "latest").is_file():
         return _sat_file(folder)
-    if indices := [folder / f"{name}.index.json" for name in _SINGLE if (folder / f"{name}.index.json").is_file()]:
+    if indices := [
+        folder / f"{name}.index.json"
+        for name in _SINGLE
+        if (folder / f"{name}.index.json").is_file()
+    ]:
         return indices[0]
     if singles := [folder / name for name in _SINGLE if (folder / name).is_file()]:
         return singles[0]
     if numbered := [place for place in folder.glob(f"*/{SAT_FILE}") if place.parent.name.isdigit()]:
-        raise InputError(f"{flag} {folder} has no `latest`, the file that says which of its steps to take; give {numbered[0]} itself")
+        raise InputError(
+            f"{flag} {folder} has no `latest`, the file that says which of its steps to take; give"
+            f" {numbered[0]} itself"
+        )
     if (folder / "transformer" / "latest").is_file():
-        raise InputError(f"{flag} {folder}: the weights are below it; give {folder / 'transformer'}")
-    raise InputError(f"{flag} {folder}: no `latest` of a SAT checkpoint and no {', '.join(_SINGLE[:2])} is in it")
+        raise InputError(
+            f"{flag} {folder}: the weights are below it; give {folder / 'transformer'}"
+        )
+    raise InputError(
+        f"{flag} {folder}: no `latest` of a SAT checkpoint and no {', '.join(_SINGLE[:2])} is in it"
+    )
 
 
 def _sat_file(folder: Path) -> Path:
     with (folder / "latest").open("rb") as file:
         step = file.read(64).decode(errors="replace").strip()
     if not step.isascii() or not step.replace("_", "").isalnum():
-        raise InputError(f"{folder / 'latest'} holds {step[:40]!r} and not the name of a folder beside it, such as 1")
+        raise InputError(
+            f"{folder / 'latest'} holds {step[:40]!r} and not the name of a folder beside it, such"
+            " as 1"
+        )
     file = folder / step / SAT_FILE
     if not file.is_file():
         raise InputError(f"{folder / 'latest'} says {step}, but there is no {file}")
-    if others := sorted(path.name for path in file.parent.glob("mp_rank_*_model_states.pt") if path != file):
-        raise InputError(f"{file.parent} is split over {1 + len(others)} model-parallel ranks ({others[-1]}); merge them into one with SAT")
+    if others := sorted(
+        path.name for path in file.parent.glob("mp_rank_*_model_states.pt") if path != file
+    ):
+        raise InputError(
+            f"{file.parent} is split over {1 + len(others)} model-parallel ranks ({others[-1]});"
+            " merge them into one with SAT"
+        )
     return file
 
 
 def _open_safetensors(path: Path) -> Tensors:
     try:
-        file = safe_open(path, framework="np", backend="pread")  # mmap would count what was read as memory of ours
+        # mmap would count what was read as memory of ours
+        file = safe_open(path, framework="np", backend="pread")
         names = file.keys()
         slices = [file.get_slice(name) for name in names]
-        facts = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in zip(names, slices, strict=True)}
+        facts = {
+            name: (tuple(part.get_shape()), part.get_dtype())
+            for name, part in zip(names, slices, strict=True)
+        }
     except (SafetensorError, OSError, ValueError) as e:
-        raise InputError(f"{path} is damaged or no safetensors file: {first_line(e)}; get it again") from e
+        raise InputError(
+            f"{path} is damaged or no safetensors file: {first_line(e)}; get it again"
+        ) from e
 
     def read(name: str) -> np.ndarray:
         try:
             return file.get_tensor(name)
         except (SafetensorError, OSError) as e:
-            raise InputError(f"{path} is damaged: {name} cannot be read ({first_line(e)}); get it again") from e
+            raise InputError(
+                f"{path} is damaged: {name} cannot be read ({first_line(e)}); get it again"
+            ) from e
 
     types = {name: np.dtype(_DTYPES.get(kind, np.void)) for name, (_, kind) in facts.items()}
-    return {name: Leaf(shape, types[name], lambda name=name: read(name)) for name, (shape, _) in facts.items()}
+    return {
+        name: Leaf(shape, types[name], lambda name=name: read(name))
+        for name, (shape, _) in facts.items()
+    }
 
 
 def _open_shards(index: Path) -> Tensors:
@@ -101,13 +152,24 @@ def _open_shards(index: Path) -> Tensors:
         files = set(names.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InputError(f"{index} is damaged or no index of shards: {first_line(e)}") from e
-    if outside := sorted(file for file in files if Path(file).name != file or not file.endswith(".safetensors")):
+    if outside := sorted(
+        file for file in files if Path(file).name != file or not file.endswith(".safetensors")
+    ):
         raise InputError(f"{index} names {outside[0]!r}, which is no .safetensors file beside it")
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
-        raise InputError(f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}")
+        raise InputError(
+            f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}"
+        )
     shards = {file: _open_safetensors(index.parent / file) for file in sorted(files)}
     if lost := sorted(name for name, file in names.items() if name not in shards[file]):
-        raise InputError(f"{index} says {lost[0]} is in {names[lost[0]]}, but it is not ({len(lost)} such names)")
-    if extra := sorted(name for file, shard in shards.items() for name in shard if names.get(name) != file):
-        raise InputError(f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} such names)")
+        raise InputError(
+            f"{index} says {lost[0]} is in {names[lost[0]]}, but it is not ({len(lost)} such names)"
+        )
+    if extra := sorted(
+        name for file, shard in shards.items() for name in shard if names.get(name) != file
+    ):
+        raise InputError(
+            f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} such"
+            " names)"
+        )
     return {name: shards[file][name] for name, file in names.items()}

@@ -1,4 +1,7 @@
-"""The YAML files beside the released weights: what they say that no shape tells. What is known to be wrong with them is passed over."""
+"""The YAML files beside the released weights: what they say that no shape tells.
+
+What is known to be wrong with them is passed over.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,46 +35,91 @@ def read_official(path: Path) -> Official:
     """Read one. Raises InputError: not there, not YAML, or nothing of what such a file holds."""
     try:
         if path.stat().st_size > _BYTES:
-            raise InputError(f"--config {path} has {path.stat().st_size:,} bytes; the released configurations have a few thousand")
+            raise InputError(
+                f"--config {path} has {path.stat().st_size:,} bytes; the released configurations"
+                " have a few thousand"
+            )
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e:
         raise InputError(f"--config {path}: {e.strerror}") from e
     # its constructors raise whatever Python does of a value that is not what its tag says
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as e:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ) as e:
         raise InputError(f"--config {path} is not YAML: {' '.join(str(e).split())[:200]}") from e
-    network, sampler = _at(content, "model", "network_config", "params"), _at(content, "model", "sampler_config")
+    network, sampler = (
+        _at(content, "model", "network_config", "params"),
+        _at(content, "model", "sampler_config"),
+    )
     if not isinstance(network, dict) or not isinstance(sampler, dict):
-        raise InputError(f"--config {path} is not CogView3's: it has no model.network_config.params or no model.sampler_config")
+        raise InputError(
+            f"--config {path} is not CogView3's: it has no model.network_config.params or no"
+            " model.sampler_config"
+        )
 
     def number(kind: type, *keys: str) -> Any:
         value = _at(content, *keys)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**6 or kind(value) != value:
-            raise InputError(f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that it could be")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value < 10**6
+            or kind(value) != value
+        ):
+            raise InputError(
+                f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that it"
+                " could be"
+            )
         return kind(value)
 
     target = sampler.get("target")
     kind = "relay" if isinstance(target, str) and "Relay" in target else "base"
     settings = ("model", "sampler_config", "params")
-    steps, partial = number(int, *settings, "num_steps"), number(int, *settings, "partial_num_steps")
+    steps, partial = (
+        number(int, *settings, "num_steps"),
+        number(int, *settings, "partial_num_steps"),
+    )
     if kind == "relay" and (not steps or not partial or partial > steps):
-        raise InputError(f"--config {path}: a relay's sampler has partial_num_steps of num_steps, not {partial} of {steps}")
+        raise InputError(
+            f"--config {path}: a relay's sampler has partial_num_steps of num_steps, not {partial}"
+            f" of {steps}"
+        )
     guider = number(float, *settings, "guider_config", "params", "scale")
     scaling = _at(content, "model", "denoiser_config", "params", "scaling_config", "target")
     scaling = scaling.rpartition(".")[2] if isinstance(scaling, str) else scaling
     if scaling is not None and scaling not in tuple(_PREDICTIONS):
-        raise InputError(f"--config {path}: denoiser scaling {_shown(scaling)}; one of {', '.join(_PREDICTIONS)}")
+        raise InputError(
+            f"--config {path}: denoiser scaling {_shown(scaling)}; one of {', '.join(_PREDICTIONS)}"
+        )
     models = _at(content, "model", "conditioner_config", "params", "emb_models")
-    lengths = [_at(model, "params", "max_length") for model in models] if isinstance(models, list) else []
-    length = next((length for length in lengths if type(length) is int and 2 <= length <= 4096), None)
+    lengths = (
+        [_at(model, "params", "max_length") for model in models] if isinstance(models, list) else []
+    )
+    length = next(
+        (length for length in lengths if type(length) is int and 2 <= length <= 4096), None
+    )
     w_dim = number(int, "model", "network_config", "params", "cfg_cond_embed_dim")
     return Official(
-        path, kind, _unet(network, w_dim), number(int, "model", "network_config", "params", "num_head_channels"),
-        _PREDICTIONS.get(scaling), number(int, "args", "sampling_image_size"), partial if kind == "relay" else steps,
-        round(1000 * partial / steps) if kind == "relay" else None, number(float, *settings, "cfg_cond_scale") or guider,
-        number(float, "model", "scale_factor"), length, _flaws(content, kind),
-    )  # fmt: skip
+        path,
+        kind,
+        _unet(network, w_dim),
+        number(int, "model", "network_config", "params", "num_head_channels"),
+        _PREDICTIONS.get(scaling),
+        number(int, "args", "sampling_image_size"),
+        partial if kind == "relay" else steps,
+        round(1000 * partial / steps) if kind == "relay" else None,
+        number(float, *settings, "cfg_cond_scale") or guider,
+        number(float, "model", "scale_factor"),
+        length,
+        _flaws(content, kind),
+    )
 
 
 def disagreement(official: Official, fields: dict[str, Any]) -> str | None:
@@ -85,11 +133,17 @@ def disagreement(official: Official, fields: dict[str, Any]) -> str | None:
 def _unet(network: dict, w_dim: int | None) -> dict[str, Any]:
     mult, depth = network.get("channel_mult"), network.get("transformer_depth")
     attention = network.get("attention_resolutions")
-    known = {"channels": network.get("model_channels"), "res_blocks": network.get("num_res_blocks"), "w_dim": w_dim or 0,
-             "channel_mult": tuple(mult) if isinstance(mult, list) else None}  # fmt: skip
+    known = {
+        "channels": network.get("model_channels"),
+        "res_blocks": network.get("num_res_blocks"),
+        "w_dim": w_dim or 0,
+        "channel_mult": tuple(mult) if isinstance(mult, list) else None,
+    }
     if isinstance(depth, list) and isinstance(attention, list):
         # the file gives a depth for stages without attention too
-        known["depth"] = tuple(blocks if 2**stage in attention else 0 for stage, blocks in enumerate(depth))
+        known["depth"] = tuple(
+            blocks if 2**stage in attention else 0 for stage, blocks in enumerate(depth)
+        )
     return known
 
 
@@ -99,14 +153,23 @@ def _flaws(content: dict, kind: str) -> list[str]:
     if channels not in (None, 3):
         flaws.append(f"ddconfig.in_channels is {_shown(channels)}: taken as 3")
     if kind == "relay" and not _at(content, "args", "relay_model"):
-        flaws.append("args.relay_model is not True though the sampler is a relay's: taken as a relay")
+        flaws.append(
+            "args.relay_model is not True though the sampler is a relay's: taken as a relay"
+        )
     return flaws
 
 
 def _shown(value: Any) -> str:
-    """A value of the file in a line: a short one itself, else of what kind it is. What aliases nest would take forever to write."""
+    """A value of the file in a line: a short one itself, else of what kind it is.
+
+    What aliases nest would take forever to write.
+    """
     short = isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 10**9)
-    return repr(value[:40] if isinstance(value, str) else value) if short else f"a {type(value).__name__}"
+    return (
+        repr(value[:40] if isinstance(value, str) else value)
+        if short
+        else f"a {type(value).__name__}"
+    )
 
 
 def _at(content: Any, *keys: str) -> Any:

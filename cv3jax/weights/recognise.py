@@ -1,7 +1,8 @@
-"""What the names and shapes of a released checkpoint say of its model: the fields of `models`' UNet, Autoencoder and T5Encoder.
+"""What the names and shapes of a released checkpoint say of its model: the fields of `models`'
+UNet, Autoencoder and T5Encoder.
 
-Each size is what most of the tensors that show it agree on, so that one of a wrong shape is named by `tree.check` as such,
-instead of making a whole other model the expected one.
+Each size is what most of the tensors that show it agree on, so that one of a wrong shape is named
+by `tree.check` as such, instead of making a whole other model the expected one.
 """
 
 import re
@@ -16,57 +17,114 @@ HEAD = 64  # channels of an attention head where nothing else is said: the relea
 
 
 def unet_fields(shapes: Shapes, head_channels: int | None = None) -> dict[str, Any]:
-    """The UNet's sizes. Shapes do not tell the width of a head: HEAD where every attention's width divides by it, else `head_channels`.
+    """The UNet's sizes.
+
+    Shapes do not tell the width of a head: HEAD where every attention's width divides by it, else
+    `head_channels`.
 
     Raises:
-        InputError: the names are not a UNet's of this family, or the width of a head has to be given.
+        InputError: the names are not a UNet's of this family, or the width of a head has to be
+            given.
     """
     first = "input_blocks.0.0"
-    channels = _most(shapes, [("time_embed.0.weight", 1), (f"{first}.weight", 0), (f"{first}.bias", 0), ("out.0.weight", 0)])
+    channels = _most(
+        shapes,
+        [
+            ("time_embed.0.weight", 1),
+            (f"{first}.weight", 0),
+            (f"{first}.bias", 0),
+            ("out.0.weight", 0),
+        ],
+    )
     z = _most(shapes, [("out.2.weight", 0), ("out.2.bias", 0), (f"{first}.weight", 1)])
-    stages: list[list[tuple[int, int]]] = [[]]  # (width, depth) of each residual block, stage by stage
+    # (width, depth) of each residual block, stage by stage
+    stages: list[list[tuple[int, int]]] = [[]]
     for index in range(1, _count(shapes, "input_blocks")):
         block = f"input_blocks.{index}"
         if any(name.startswith(f"{block}.0.op.") for name in shapes):
             stages.append([])
         else:
-            width = _most(shapes, [
-                (f"{block}.0.{name}", 0)
-                for name in ("out_layers.3.weight", "out_layers.3.bias", "out_layers.0.weight", "in_layers.2.weight", "emb_layers.1.weight")
-            ])  # fmt: skip
+            width = _most(
+                shapes,
+                [
+                    (f"{block}.0.{name}", 0)
+                    for name in (
+                        "out_layers.3.weight",
+                        "out_layers.3.bias",
+                        "out_layers.0.weight",
+                        "in_layers.2.weight",
+                        "emb_layers.1.weight",
+                    )
+                ],
+            )
             stages[-1].append((width, _count(shapes, f"{block}.1.transformer_blocks")))
     agreed = [_common(blocks) for blocks in stages if blocks]
-    if len(agreed) < len(stages) or not channels or any(width < channels or width % channels for width, _ in agreed):
-        raise InputError(f"not a UNet of CogView3's family: {channels} channels, then stages of (width, depth) {agreed}")
+    if (
+        len(agreed) < len(stages)
+        or not channels
+        or any(width < channels or width % channels for width, _ in agreed)
+    ):
+        raise InputError(
+            f"not a UNet of CogView3's family: {channels} channels, then stages of (width, depth)"
+            f" {agreed}"
+        )
     return {
-        "channels": channels, "channel_mult": tuple(width // channels for width, _ in agreed),
-        "res_blocks": _common([len(blocks) for blocks in stages]), "depth": tuple(depth for _, depth in agreed),
-        "mid_depth": _count(shapes, "middle_block.1.transformer_blocks"), "head_dim": _head(shapes, head_channels), "out_channels": z,
+        "channels": channels,
+        "channel_mult": tuple(width // channels for width, _ in agreed),
+        "res_blocks": _common([len(blocks) for blocks in stages]),
+        "depth": tuple(depth for _, depth in agreed),
+        "mid_depth": _count(shapes, "middle_block.1.transformer_blocks"),
+        "head_dim": _head(shapes, head_channels),
+        "out_channels": z,
         "w_dim": shapes["w_proj.weight"][1] if len(shapes.get("w_proj.weight", ())) == 2 else 0,
-    }  # fmt: skip
+    }
 
 
 def text_width(shapes: Shapes) -> int:
-    """Channels of the text features that a UNet's cross-attention reads. Raises InputError where it has none."""
-    keys = [(name, 1) for name in shapes if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))]
+    """Channels of the text features that a UNet's cross-attention reads.
+
+    Raises InputError where it has none.
+    """
+    keys = [
+        (name, 1) for name in shapes if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))
+    ]
     return _most(shapes, keys, "attn2.to_k.weight")
 
 
 def vae_fields(shapes: Shapes) -> dict[str, Any]:
     """The autoencoder's sizes. Raises InputError where the names are not one's of SDXL's family."""
-    channels = _most(shapes, [("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("decoder.norm_out.weight", 0)])
-    z = _most(shapes, [("post_quant_conv.weight", 0), ("post_quant_conv.bias", 0), ("decoder.conv_in.weight", 1)])
+    channels = _most(
+        shapes,
+        [
+            ("encoder.conv_in.weight", 0),
+            ("encoder.conv_in.bias", 0),
+            ("decoder.norm_out.weight", 0),
+        ],
+    )
+    z = _most(
+        shapes,
+        [("post_quant_conv.weight", 0), ("post_quant_conv.bias", 0), ("decoder.conv_in.weight", 1)],
+    )
 
     def width(stage: int) -> int:
         pattern = rf"encoder\.down\.{stage}\.block\.\d+\.(conv1|conv2|norm2)\.(weight|bias)"
-        return _most(shapes, [(name, 0) for name in shapes if re.fullmatch(pattern, name)], f"encoder.down.{stage}.block.0.conv1.weight")
+        return _most(
+            shapes,
+            [(name, 0) for name in shapes if re.fullmatch(pattern, name)],
+            f"encoder.down.{stage}.block.0.conv1.weight",
+        )
 
     stages = [width(i) for i in range(_count(shapes, "encoder.down"))]
     blocks = [_count(shapes, f"encoder.down.{i}.block") for i in range(len(stages))]
     if not stages or not channels or any(width < channels or width % channels for width in stages):
         raise InputError(f"not an autoencoder of SDXL's family: {channels} channels, then {stages}")
     mult = tuple(width // channels for width in stages)
-    return {"channels": channels, "channel_mult": mult, "res_blocks": _common(blocks), "z_channels": z}
+    return {
+        "channels": channels,
+        "channel_mult": mult,
+        "res_blocks": _common(blocks),
+        "z_channels": z,
+    }
 
 
 def t5_fields(shapes: Shapes) -> dict[str, Any]:
@@ -76,23 +134,34 @@ def t5_fields(shapes: Shapes) -> dict[str, Any]:
     bias = f"{first}.0.SelfAttention.relative_attention_bias.weight"
 
     def every(suffix: str) -> int:
-        names = [name for name in shapes if name.startswith("encoder.block.") and name.endswith(suffix)]
+        names = [
+            name for name in shapes if name.startswith("encoder.block.") and name.endswith(suffix)
+        ]
         return _most(shapes, [(name, 0) for name in names], f"{first}.*{suffix}")
 
     heads = _most(shapes, [(bias, 1)])
     if not heads:
         raise InputError("not a T5 encoder: no attention heads")
     return {
-        "vocab": _most(shapes, [("shared.weight", 0)]), "channels": every(".layer_norm.weight"), "heads": heads,
-        "layers": _count(shapes, "encoder.block"), "head_dim": every(".SelfAttention.q.weight") // heads,
-        "ff": every(".DenseReluDense.wi_0.weight"), "buckets": _most(shapes, [(bias, 0)]),
-    }  # fmt: skip
+        "vocab": _most(shapes, [("shared.weight", 0)]),
+        "channels": every(".layer_norm.weight"),
+        "heads": heads,
+        "layers": _count(shapes, "encoder.block"),
+        "head_dim": every(".SelfAttention.q.weight") // heads,
+        "ff": every(".DenseReluDense.wi_0.weight"),
+        "buckets": _most(shapes, [(bias, 0)]),
+    }
 
 
 def _most(shapes: Shapes, places: Iterable[tuple[str, int]], named: str = "") -> int:
-    """The length that most of the (tensor, axis) `places` there are have. Raises InputError where there is none."""
+    """The length that most of the (tensor, axis) `places` there are have.
+
+    Raises InputError where there is none.
+    """
     places = list(places)
-    lengths = [shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis]
+    lengths = [
+        shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis
+    ]
     if not lengths:
         raise InputError(f"there is no {named or places[0][0]}, which every model of this kind has")
     return _common(lengths)
@@ -110,9 +179,22 @@ def _count(shapes: Shapes, prefix: str) -> int:
 
 
 def _head(shapes: Shapes, head_channels: int | None) -> int:
-    widths = sorted({shape[0] for name, shape in shapes.items() if name.endswith(".attn1.to_q.weight") and shape})
+    widths = sorted(
+        {
+            shape[0]
+            for name, shape in shapes.items()
+            if name.endswith(".attn1.to_q.weight") and shape
+        }
+    )
     head = HEAD if head_channels is None else head_channels
     if head >= 1 and all(width % head == 0 for width in widths):
         return head
-    given = f"heads of {HEAD} channels do not divide" if head_channels is None else f"--head-channels {head} does not divide"
-    raise InputError(f"{given} its attention widths {', '.join(map(str, widths))}; give --head-channels, which no shape tells")
+    given = (
+        f"heads of {HEAD} channels do not divide"
+        if head_channels is None
+        else f"--head-channels {head} does not divide"
+    )
+    raise InputError(
+        f"{given} its attention widths {', '.join(map(str, widths))}; give --head-channels, which"
+        " no shape tells"
+    )

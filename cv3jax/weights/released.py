@@ -9,7 +9,11 @@ from cv3jax.weights.files import Tensors
 from data_pipeline.errors import InputError
 
 # under which a whole engine's checkpoint keeps each model
-PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "t5": "conditioner.embedders.0.transformer."}
+PREFIX = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "t5": "conditioner.embedders.0.transformer.",
+}
 # what else files of these kinds are known to hold, beside a model without a prefix
 _ENGINE = ("conditioner.", "denoiser.", "model_ema.")
 _BESIDE = {"unet": _ENGINE, "vae": (*_ENGINE, "loss."), "t5": ("decoder.", "lm_head.")}
@@ -19,13 +23,18 @@ _EMBED, _TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
 def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, int]]:
-    """(the tensors of one model, without the prefix that a whole engine's checkpoint gives it; {what else there is: how many}).
+    """(the tensors of one model, without the prefix that a whole engine's checkpoint gives it;
+    {what else there is: how many}).
 
     Raises:
         InputError: nothing of that kind is there, or its tensors are not fp16, bf16 or fp32.
     """
     prefix = PREFIX[kind]
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
     if not own:
         beside = (*(other for other in PREFIX.values() if other != prefix), *_BESIDE[kind])
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
@@ -37,10 +46,17 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
     if wrong := sorted(name for name, tensor in own.items() if tensor.dtype.name not in _FLOATS):
         kind = own[wrong[0]].dtype.name
         shown = "of another type" if kind.startswith("void") else kind
-        raise InputError(f"{where}: {wrong[0]} is {shown}; weights are one of {', '.join(_FLOATS)} ({len(wrong)} such)")
-    # a file holds the bytes of what its shapes say, so that they bound a model's sizes, unless there are none
+        raise InputError(
+            f"{where}: {wrong[0]} is {shown}; weights are one of {', '.join(_FLOATS)} ({len(wrong)}"
+            " such)"
+        )
+    # a file holds the bytes of what its shapes say, so that they bound a model's sizes, unless
+    # there are none
     if empty := sorted(name for name, tensor in own.items() if not tensor.size):
-        raise InputError(f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values ({len(empty)} such)")
+        raise InputError(
+            f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values"
+            f" ({len(empty)} such)"
+        )
     return (_untie(own, where) if kind == "t5" else own), dict(others)
 
 
@@ -52,11 +68,17 @@ def words(others: dict[str, int]) -> str:
 def dtypes(tensors: Tensors) -> str:
     """`float16`, or several with how many tensors have each."""
     counts = Counter(tensor.dtype.name for tensor in tensors.values())
-    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return (
+        next(iter(counts))
+        if len(counts) == 1
+        else ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    )
 
 
 def _group(name: str) -> str:
-    return next((prefix for prefix in PREFIX.values() if name.startswith(prefix)), f"{name.split('.')[0]}.")
+    return next(
+        (prefix for prefix in PREFIX.values() if name.startswith(prefix)), f"{name.split('.')[0]}."
+    )
 
 
 def _listed(others: dict[str, int]) -> str:
@@ -71,7 +93,9 @@ def _untie(tensors: Tensors, where: str) -> Tensors:
     if tied is not None and _EMBED in tensors:
         table = tensors[_EMBED]
         if table.shape != tied.shape or not np.array_equal(table.read(), tied.read()):
-            raise InputError(f"{where}: {_TIED} is another table than {_EMBED}; in a T5 they are one")
+            raise InputError(
+                f"{where}: {_TIED} is another table than {_EMBED}; in a T5 they are one"
+            )
     elif tied is not None:
         tensors[_EMBED] = tied
     return tensors

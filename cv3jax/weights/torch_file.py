@@ -1,4 +1,7 @@
-"""PyTorch's .pt files, in and out. Reading one never runs code of it: only tensors and plain values are unpickled."""
+"""PyTorch's .pt files, in and out.
+
+Reading one never runs code of it: only tensors and plain values are unpickled.
+"""
 
 import pickle
 import re
@@ -14,13 +17,25 @@ from data_pipeline.errors import InputError, first_line
 
 _PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB
 _LISTS = ("module", "state_dict")  # under which SAT, and Lightning, keep the tensors
-# what a trainer's checkpoint holds beside tensors: its arguments and the states of random generators
-_BESIDE = ("argparse.Namespace", "numpy.ndarray", "numpy.dtype",
-           *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")))  # fmt: skip
+# what a trainer's checkpoint holds beside tensors: its arguments and the states of random
+# generators
+_BESIDE = (
+    "argparse.Namespace",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+)
 
 
 class _Passed:
-    """Stands for those: takes what a pickle would make them of, and does nothing. NumPy's own could be made to read any memory."""
+    """Stands for those: takes what a pickle would make them of, and does nothing.
+
+    NumPy's own could be made to read any memory.
+    """
 
     def __init__(self, *args: Any):
         del args
@@ -34,15 +49,21 @@ def import_torch(what: str) -> Any:
     try:
         import torch
     except ImportError as e:
-        raise InputError(f"{what} takes PyTorch, which is not installed; `make setup-torch` (or pip install 'cv3jax[torch]') does") from e
+        raise InputError(
+            f"{what} takes PyTorch, which is not installed; `make setup-torch` (or pip install"
+            " 'cv3jax[torch]') does"
+        ) from e
     return torch
 
 
 def open_torch(path: Path) -> dict[str, Leaf]:
-    """The tensors of a .pt file: those under `module` or `state_dict` where it has one, else all. The file stays mapped, unread.
+    """The tensors of a .pt file: those under `module` or `state_dict` where it has one, else all.
+
+    The file stays mapped, unread.
 
     Raises:
-        InputError: not a zip file of torch.save, damaged, carrying code, or without tensors; or PyTorch is missing.
+        InputError: not a zip file of torch.save, damaged, carrying code, or without tensors; or
+            PyTorch is missing.
     """
     _check_zip(path)
     torch = import_torch(f"reading {path}")
@@ -51,47 +72,92 @@ def open_torch(path: Path) -> dict[str, Leaf]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as e:
         if found := re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(e)):
-            raise InputError(f"{path} is refused, and nothing of it was run: it calls {found[1]}; a checkpoint holds tensors only") from e
-        what = str(e).partition("WeightsUnpickler error:")[2].strip().splitlines() or ["its pickle is none of tensors"]
-        raise InputError(f"{path} is refused, and nothing of it was run: it is no checkpoint of tensors ({what[0][:160]})") from e
+            raise InputError(
+                f"{path} is refused, and nothing of it was run: it calls {found[1]}; a checkpoint"
+                " holds tensors only"
+            ) from e
+        what = str(e).partition("WeightsUnpickler error:")[2].strip().splitlines() or [
+            "its pickle is none of tensors"
+        ]
+        raise InputError(
+            f"{path} is refused, and nothing of it was run: it is no checkpoint of tensors"
+            f" ({what[0][:160]})"
+        ) from e
     # whatever the parser of a damaged file raises is about this file
     except Exception as e:
         raise InputError(f"{path} is damaged: {first_line(e)}; get it again") from e
-    tensors = next((content[name] for name in _LISTS if isinstance(content, dict) and isinstance(content.get(name), dict)), content)
-    if not isinstance(tensors, dict) or not any(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise InputError(f"{path} holds no tensors under `module`, as a SAT checkpoint does, nor by themselves")
+    tensors = next(
+        (
+            content[name]
+            for name in _LISTS
+            if isinstance(content, dict) and isinstance(content.get(name), dict)
+        ),
+        content,
+    )
+    if not isinstance(tensors, dict) or not any(
+        isinstance(value, torch.Tensor) for value in tensors.values()
+    ):
+        raise InputError(
+            f"{path} holds no tensors under `module`, as a SAT checkpoint does, nor by themselves"
+        )
     return {str(name): _leaf(torch, path, str(name), value) for name, value in tensors.items()}
 
 
 def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write {"module": tensors}, as SAT does, without copying them. Raises OSError when that cannot be written."""
+    """Write {"module": tensors}, as SAT does, without copying them.
+
+    Raises OSError when that cannot be written.
+    """
     torch = import_torch(f"writing {path}")
     try:
-        torch.save({"module": {name: _to_torch(torch, value) for name, value in tensors.items()}}, path)
+        torch.save(
+            {"module": {name: _to_torch(torch, value) for name, value in tensors.items()}}, path
+        )
     except RuntimeError as e:  # what its writer of zip files makes of a full disk
-        raise OSError(None, f"could not be written ({first_line(e)}); make room and run the same command", str(path)) from e
+        raise OSError(
+            None,
+            f"could not be written ({first_line(e)}); make room and run the same command",
+            str(path),
+        ) from e
 
 
 def _check_zip(path: Path) -> None:
-    """torch.save writes stored, not compressed, members: what is not so is damaged, old, or a bomb."""
+    """torch.save writes stored, not compressed, members: what is not so is damaged, old, or a
+    bomb.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:  # the last: a later version of the format
-        raise InputError(f"{path} is damaged or no checkpoint of torch.save (since 1.6): {first_line(e)}; get it again") from e
+    # the last: a later version of the format
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        raise InputError(
+            f"{path} is damaged or no checkpoint of torch.save (since 1.6): {first_line(e)}; get it"
+            " again"
+        ) from e
     if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
         raise InputError(f"{path} is not of torch.save: {packed[0]} in it is compressed")
     if large := [m for m in members if m.filename.endswith(".pkl") and m.file_size > _PICKLE_BYTES]:
-        raise InputError(f"{path}: {large[0].filename} has {large[0].file_size:,} bytes, more than names and shapes take")
+        raise InputError(
+            f"{path}: {large[0].filename} has {large[0].file_size:,} bytes, more than names and"
+            " shapes take"
+        )
 
 
 def _leaf(torch: Any, path: Path, name: str, value: Any) -> Leaf:
     """A tensor; what is no plain one of numbers is a leaf of type void, which nobody reads."""
-    plain = isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_nested and value.device.type == "cpu"
+    plain = (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and value.device.type == "cpu"
+    )
     if not plain or value.is_quantized or value.is_complex():
         return Leaf((), np.dtype(np.void), lambda: np.empty((), np.void))
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise InputError(f"{path}: {name} has the shape {list(value.shape)}, for which the file holds too few bytes")
+        raise InputError(
+            f"{path}: {name} has the shape {list(value.shape)}, for which the file holds too few"
+            " bytes"
+        )
     kind = str(value.dtype).removeprefix("torch.")
     dtype = ml_dtypes.bfloat16 if kind == "bfloat16" else getattr(np, kind, np.void)
     return Leaf(tuple(value.shape), np.dtype(dtype), lambda: _to_numpy(torch, value))

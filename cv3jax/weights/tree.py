@@ -1,4 +1,7 @@
-"""Between a flat dict of torch tensors and our nested parameters, by a table of `names.Entry`. NumPy in, NumPy out."""
+"""Between a flat dict of torch tensors and our nested parameters, by a table of `names.Entry`.
+
+NumPy in, NumPy out.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -27,31 +30,44 @@ _TO_TORCH = {
 
 
 def torch_shapes(params: Any, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
-    """{torch name: torch shape} of nested parameters, which may be ShapeDtypeStructs or leaves. Raises KeyError where one is missing."""
+    """{torch name: torch shape} of nested parameters, which may be ShapeDtypeStructs or leaves.
+
+    Raises KeyError where one is missing.
+    """
     shapes = {}
     for entry in entries:
         shape = _at(params, entry.path).shape
-        example = np.broadcast_to(np.int8(0), shape if entry.layer is None else shape[1:])  # takes no memory
+        # takes no memory
+        example = np.broadcast_to(np.int8(0), shape if entry.layer is None else shape[1:])
         shapes[entry.torch] = _TO_TORCH[entry.layout](example).shape
     return shapes
 
 
-def check(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise InputError, naming the first LISTED of them all, where `given` has not just the names and shapes of `wanted`."""
+def check(
+    given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raise InputError, naming the first LISTED of them all, where `given` has not just the names
+    and shapes of `wanted`.
+    """
     missing = [f"{name} is missing" for name in wanted if name not in given]
     unexpected = [f"{name} is unexpected" for name in given if name not in wanted]
     shaped = [
         f"{name} has the shape {list(given[name])} instead of {list(shape)}"
-        for name, shape in wanted.items() if name in given and tuple(given[name]) != tuple(shape)
-    ]  # fmt: skip
+        for name, shape in wanted.items()
+        if name in given and tuple(given[name]) != tuple(shape)
+    ]
     if problems := missing + unexpected + shaped:
-        counts = f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shaped)} of another shape"
+        counts = (
+            f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shaped)} of"
+            " another shape"
+        )
         first = f" (the first {LISTED} of {len(problems)})" if len(problems) > LISTED else ""
         raise InputError(f"{where} does not fit: {counts}: {', '.join(problems[:LISTED])}{first}")
 
 
 def stack(tensors: Mapping[str, Leaf], entries: list[Entry]) -> dict:
-    """{torch name: tensor} → our nested parameters, as leaves that read, turn and stack their tensors when their turn comes.
+    """{torch name: tensor} → our nested parameters, as leaves that read, turn and stack their
+    tensors when their turn comes.
 
     dtypes stay; a stack of several has the one that holds them all. `check` the names first.
     """
@@ -63,7 +79,11 @@ def stack(tensors: Mapping[str, Leaf], entries: list[Entry]) -> dict:
         node = params
         for part in path[:-1]:
             node = node.setdefault(part, {})
-        node[path[-1]] = _one(*layers[None]) if None in layers else _stacked([layers[i] for i in range(len(layers))])
+        node[path[-1]] = (
+            _one(*layers[None])
+            if None in layers
+            else _stacked([layers[i] for i in range(len(layers))])
+        )
     return params
 
 
@@ -86,7 +106,9 @@ def _stacked(layers: list[tuple[str, Leaf]]) -> Leaf:
 
 
 def to_torch(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
-    """The inverse of `stack`: nested parameters, arrays or leaves → {torch name: array}, each contiguous in torch's layout."""
+    """The inverse of `stack`: nested parameters, arrays or leaves → {torch name: array}, each
+    contiguous in torch's layout.
+    """
     by_path: dict[tuple, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_path[entry.path].append(entry)
@@ -96,7 +118,8 @@ def to_torch(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
         value = value.read() if isinstance(value, Leaf) else np.asarray(value)
         for entry in owners:
             own = value if entry.layer is None else value[entry.layer]
-            # a copy, even of what is contiguous already: a view would keep the whole stack in memory
+            # a copy, even of what is contiguous already: a view would keep the whole stack in
+            # memory
             tensors[entry.torch] = np.array(_TO_TORCH[entry.layout](own), order="C")
     return {entry.torch: tensors[entry.torch] for entry in entries}
 

@@ -1,4 +1,7 @@
-"""The passes of a build one after the other: scan, decide, write, publish. Each goes on where a killed one was."""
+"""The passes of a build one after the other: scan, decide, write, publish.
+
+Each goes on where a killed one was.
+"""
 
 import fcntl
 import shutil
@@ -29,16 +32,26 @@ VERSION = 1  # of what the passes write: a build of another version starts anew
 
 
 def build(
-    units: list[Unit], out: str, settings: Settings, options: PipelineOptions, *, metadata: list[str], join_on: str, shard_bytes: int,
-    max_bad_fraction: float, threads: int, overwrite: bool,
-) -> dict[str, Any]:  # fmt: skip
+    units: list[Unit],
+    out: str,
+    settings: Settings,
+    options: PipelineOptions,
+    *,
+    metadata: list[str],
+    join_on: str,
+    shard_bytes: int,
+    max_bad_fraction: float,
+    threads: int,
+    overwrite: bool,
+) -> dict[str, Any]:
     """Builds the dataset `out` from `units`. Returns report.json, with {"seconds": {pass: s}}.
 
-    What is done so far lies in OUT.build until the end. It is used again if it is of the same inputs; the scan also where only
-    filters have changed.
+    What is done so far lies in OUT.build until the end. It is used again if it is of the same
+    inputs; the scan also where only filters have changed.
 
     Raises:
-        InputError: `out` is taken, too much of the input is bad, nothing is left, or the inputs change meanwhile.
+        InputError: `out` is taken, too much of the input is bad, nothing is left, or the inputs
+            change meanwhile.
         OSError: something could not be written.
     """
     work = Work(out.rstrip("/") + ".build")
@@ -52,7 +65,10 @@ def build(
             check_replaceable(Path(out), overwrite)
         elif storage.exists(storage.join(out, "dataset_info.json")):
             if not overwrite:
-                raise InputError(f"{out} already holds records; give --overwrite to replace them, or another place")
+                raise InputError(
+                    f"{out} already holds records; give --overwrite to replace them, or another"
+                    " place"
+                )
             storage.remove(storage.names(out, ""))
         _keep_what_fits(work, plan)
         seconds: dict[str, float] = {}
@@ -60,22 +76,42 @@ def build(
             _scan(work, units, settings, options, threads)
             items = _check_bad(work, units, max_bad_fraction)
         with _timed(seconds, "decide"):
-            if work.read(DECIDED) != plan or len(work.done(DECIDE, "gz") & work.done(DECIDE, "json")) < len(units):
+            if work.read(DECIDED) != plan or len(
+                work.done(DECIDE, "gz") & work.done(DECIDE, "json")
+            ) < len(units):
                 work.clear(DECIDE)
                 run(
                     options,
-                    lambda p: decide(p, units, work, settings, blocked, bands=band_count(items), metadata=metadata, join_on=join_on),
+                    lambda p: decide(
+                        p,
+                        units,
+                        work,
+                        settings,
+                        blocked,
+                        bands=band_count(items),
+                        metadata=metadata,
+                        join_on=join_on,
+                    ),
                     ("decide", len(units), "unit", lambda: len(work.done(DECIDE, "gz"))),
                 )
                 work.write(DECIDED, plan)
         figures = finish.merged(work, len(units))
         if metadata and not figures.joined:
-            raise InputError(f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see --join-on")
+            raise InputError(
+                f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see"
+                " --join-on"
+            )
         if not figures.kept:
-            reasons = ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common()) or "no items"
+            reasons = (
+                ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
+                or "no items"
+            )
             hint = "loosen the filters, the scan is kept"
             if set(figures.reasons) <= {"no_caption", "no_image"}:
-                hint = "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or --captions FILE"
+                hint = (
+                    "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
+                    " --captions FILE"
+                )
             raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
         with _timed(seconds, "write"):
             groups = inputs.groups(units, shard_bytes)
@@ -85,20 +121,33 @@ def build(
             files = {
                 report.JSON_NAME: finish.as_bytes(told),
                 report.HTML_NAME: report.page(figures, settings, Path(out).name).encode(),
-                finish.PLAN: finish.as_bytes({**plan, "settings": vars(settings), "inputs": sorted({unit.path for unit in units})}),
+                finish.PLAN: finish.as_bytes(
+                    {
+                        **plan,
+                        "settings": vars(settings),
+                        "inputs": sorted({unit.path for unit in units}),
+                    }
+                ),
             }
             finish.finish(work, out, len(groups), files)
         _remove(work)
     return {**told, "seconds": seconds}
 
 
-def _plan(units: list[Unit], settings: Settings, metadata: list[str], join_on: str, shard_bytes: int) -> dict[str, Any]:
-    tables = [[path, *file] for pattern in metadata for path, file in storage.files(pattern).items()]
+def _plan(
+    units: list[Unit], settings: Settings, metadata: list[str], join_on: str, shard_bytes: int
+) -> dict[str, Any]:
+    tables = [
+        [path, *file] for pattern in metadata for path, file in storage.files(pattern).items()
+    ]
     return {
-        "version": VERSION, "units": inputs.fingerprint(units), "scan": [settings.max_bytes, settings.max_pixels],
-        "filters": settings.fingerprint(), "metadata": [join_on, *tables],
+        "version": VERSION,
+        "units": inputs.fingerprint(units),
+        "scan": [settings.max_bytes, settings.max_pixels],
+        "filters": settings.fingerprint(),
+        "metadata": [join_on, *tables],
         "shard_bytes": shard_bytes,
-    }  # fmt: skip
+    }
 
 
 def _published(out: str, plan: dict) -> bool:
@@ -118,28 +167,39 @@ def _keep_what_fits(work: Work, plan: dict) -> None:
     work.write(PLAN, plan)
 
 
-def _scan(work: Work, units: list[Unit], settings: Settings, options: PipelineOptions, threads: int) -> None:
+def _scan(
+    work: Work, units: list[Unit], settings: Settings, options: PipelineOptions, threads: int
+) -> None:
     done = work.done(SCAN, "gz")
     pending = [(number, unit) for number, unit in enumerate(units) if number not in done]
     if not pending:
         return
     doing = Scan(work, settings.max_bytes, settings.max_pixels, threads)
     run(
-        options, lambda p: p | Create(pending) | Reshuffle() | ParDo(doing),
+        options,
+        lambda p: p | Create(pending) | Reshuffle() | ParDo(doing),
         ("scan", *_progress(units, lambda: work.done(SCAN, "gz"))),
-    )  # fmt: skip
+    )
 
 
 def _write(work: Work, units: list[Unit], groups: list[range], options: PipelineOptions) -> None:
     done = work.done(SHARDS, "json")
-    pending = [(number, [(unit, units[unit]) for unit in group]) for number, group in enumerate(groups) if number not in done]
+    pending = [
+        (number, [(unit, units[unit]) for unit in group])
+        for number, group in enumerate(groups)
+        if number not in done
+    ]
     if not pending:
         return
 
     def written() -> set[int]:
         return {unit for group in work.done(SHARDS, "json") for unit in groups[group]}
 
-    run(options, lambda p: p | Create(pending) | Reshuffle() | ParDo(WriteShard(work)), ("write", *_progress(units, written)))
+    run(
+        options,
+        lambda p: p | Create(pending) | Reshuffle() | ParDo(WriteShard(work)),
+        ("write", *_progress(units, written)),
+    )
 
 
 def _progress(units: list[Unit], done) -> tuple[int, str, Any]:
@@ -151,19 +211,23 @@ def _progress(units: list[Unit], done) -> tuple[int, str, Any]:
 def _check_bad(work: Work, units: list[Unit], most: float) -> int:
     """Items in all. Raises InputError when more than `most` of them are bad."""
     headers = [read_header(work, number) for number in range(len(units))]
-    items, bad, lost = (sum(header[name] for header in headers) for name in ("items", "bad", "lost"))
+    items, bad, lost = (
+        sum(header[name] for header in headers) for name in ("items", "bad", "lost")
+    )
     size = sum(unit.size for unit in units if not unit.parts)
     if lost > most * size:
         broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
         raise InputError(
-            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in {units[broken].name}); at most "
-            f"--max-bad-fraction {most:g} may be. Fetch them again, or raise it: the same command then goes on"
+            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in"
+            f" {units[broken].name}); at most --max-bad-fraction {most:g} may be. Fetch them again,"
+            " or raise it: the same command then goes on"
         )
     if bad > most * items:
         worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
         raise InputError(
-            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most of them in {units[worst].name}); "
-            f"at most --max-bad-fraction {most:g} may be. Look at the inputs, or raise it: the same command then goes on"
+            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most"
+            f" of them in {units[worst].name}); at most --max-bad-fraction {most:g} may be. Look at"
+            " the inputs, or raise it: the same command then goes on"
         )
     return items
 
@@ -184,7 +248,9 @@ def _alone(work: Work) -> Iterator[None]:
     folder = Path(work.folder)
     try:
         if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is in the way, and not of a build; move it, or give another --output")
+            raise InputError(
+                f"{folder} is in the way, and not of a build; move it, or give another --output"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as e:
@@ -193,13 +259,17 @@ def _alone(work: Work) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            raise InputError(f"{folder} belongs to a build that is running; wait for it, or give another --output") from e
+            raise InputError(
+                f"{folder} belongs to a build that is running; wait for it, or give another"
+                " --output"
+            ) from e
         for left in folder.glob("writing-*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:
-            if folder.exists() and [path.name for path in folder.iterdir()] == ["lock"]:  # refused before anything was done
+            # refused before anything was done
+            if folder.exists() and [path.name for path in folder.iterdir()] == ["lock"]:
                 shutil.rmtree(folder)
 
 

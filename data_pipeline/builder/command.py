@@ -1,6 +1,7 @@
-"""Builds a dataset from shards of captioned images: reads img2dataset's tars or parquet files, or folders of images; filters,
-removes duplicates across all of them, and writes records with a yield report. On Apache Beam: on this machine, or on Dataflow,
-Flink or Spark with --runner and the options these take, which are passed on. Killed and started again, it goes on.
+"""Builds a dataset from shards of captioned images: reads img2dataset's tars or parquet files, or
+folders of images; filters, removes duplicates across all of them, and writes records with a yield
+report. On Apache Beam: on this machine, or on Dataflow, Flink or Spark with --runner and the
+options these take, which are passed on. Killed and started again, it goes on.
 """
 
 import argparse
@@ -19,31 +20,88 @@ TAKES_MORE = True  # the flags that are Beam's own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", action="append", required=True, metavar="PATTERN",
-                        help="tars ('S/*.tar'), parquet files with image bytes, or a folder; may be repeated")  # fmt: skip
-    parser.add_argument("--output", required=True, metavar="DIR", help="the dataset's directory; appears when complete")
-    parser.add_argument("--captions", type=Path, metavar="FILE", help="csv or jsonl with file name and caption of a folder's images")
-    parser.add_argument("--metadata", action="append", default=[], metavar="PATTERN", help="parquet files of scores, tags, URLs")
-    parser.add_argument("--join-on", default="key", metavar="COLUMN", help="what metadata is joined on: key, url or a score (default: key)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")
-    parser.add_argument("--max-bad-fraction", type=float, default=0.05, metavar="P",
-                        help="more damaged items than this share end the build (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--shard-mb", type=int, default=256, metavar="MB", help="inputs are joined to shards of about this (default: 256)")
-    parser.add_argument("--threads", type=int, metavar="N", help="that decode, in each process (default: one per core)")
-    parser.add_argument("--filters", type=Path, metavar="YAML", help="a file with any of the filters below, such as 'min_side: 256'")
+    parser.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        metavar="PATTERN",
+        help="tars ('S/*.tar'), parquet files with image bytes, or a folder; may be repeated",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="the dataset's directory; appears when complete",
+    )
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="csv or jsonl with file name and caption of a folder's images",
+    )
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="parquet files of scores, tags, URLs",
+    )
+    parser.add_argument(
+        "--join-on",
+        default="key",
+        metavar="COLUMN",
+        help="what metadata is joined on: key, url or a score (default: key)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a dataset that is already there"
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.05,
+        metavar="P",
+        help="more damaged items than this share end the build (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-mb",
+        type=int,
+        default=256,
+        metavar="MB",
+        help="inputs are joined to shards of about this (default: 256)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="that decode, in each process (default: one per core)",
+    )
+    parser.add_argument(
+        "--filters",
+        type=Path,
+        metavar="YAML",
+        help="a file with any of the filters below, such as 'min_side: 256'",
+    )
     filters = parser.add_argument_group("filters")
     for field in dataclasses.fields(Settings):
         flag, kind = f"--{field.name.replace('_', '-')}", field.metadata["kind"]
         text = field.metadata["help"]
         if kind is bool:
-            filters.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+            filters.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
         else:
             default = "off" if field.default is None else f"{field.default:,}"
-            filters.add_argument(flag, type=kind, metavar="X" if kind is not str else "TEXT", help=f"{text} (default: {default})")
+            filters.add_argument(
+                flag,
+                type=kind,
+                metavar="X" if kind is not str else "TEXT",
+                help=f"{text} (default: {default})",
+            )
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    logging.disable(logging.WARNING)  # Beam warns, when it is imported, of the clouds it could not reach
+    # Beam warns, when it is imported, of the clouds it could not reach
+    logging.disable(logging.WARNING)
     try:
         from data_pipeline.builder.build import build
         from data_pipeline.builder.running import beam_options, workers
@@ -53,21 +111,38 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
     flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
-    settings = load_settings(args.filters, {name: value for name, value in flags.items() if value is not None})
-    for name, value, low, high in (("--max-bad-fraction", args.max_bad_fraction, 0, 1), ("--shard-mb", args.shard_mb, 1, 2**20),
-                                   ("--threads", 1 if args.threads is None else args.threads, 1, 256)):  # fmt: skip
+    settings = load_settings(
+        args.filters, {name: value for name, value in flags.items() if value is not None}
+    )
+    for name, value, low, high in (
+        ("--max-bad-fraction", args.max_bad_fraction, 0, 1),
+        ("--shard-mb", args.shard_mb, 1, 2**20),
+        ("--threads", 1 if args.threads is None else args.threads, 1, 256),
+    ):
         if not low <= value <= high:
             raise InputError(f"{name} {value:g}: give a number in {low}..{high}")
     units = find_units(args.input, args.captions)
     tables = [path for pattern in args.metadata for path in storage.files(pattern)]
     if args.metadata and not tables:
-        raise InputError(f"--metadata {args.metadata[0]}: nothing there; give parquet files, patterns in quotes")
+        raise InputError(
+            f"--metadata {args.metadata[0]}: nothing there; give parquet files, patterns in quotes"
+        )
     report = build(
-        units, args.output, settings, options, metadata=tables, join_on=args.join_on, shard_bytes=args.shard_mb * 10**6,
-        max_bad_fraction=args.max_bad_fraction, threads=args.threads or max(1, (os.cpu_count() or 1) // workers(options)),
+        units,
+        args.output,
+        settings,
+        options,
+        metadata=tables,
+        join_on=args.join_on,
+        shard_bytes=args.shard_mb * 10**6,
+        max_bad_fraction=args.max_bad_fraction,
+        threads=args.threads or max(1, (os.cpu_count() or 1) // workers(options)),
         overwrite=args.overwrite,
-    )  # fmt: skip
-    _say(f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB of images) in {args.output}")
+    )
+    _say(
+        f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
+        f" of images) in {args.output}"
+    )
     for reason, count in report["dropped"].items():
         _say(f"dropped {count:,}: {reason} (such as {report['examples'][reason][0]['key']})")
     for broken in report["broken_files"]:
@@ -77,4 +152,5 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _say(line: str) -> None:
-    print("".join(c if c.isprintable() else "?" for c in line))  # keys and names are foreign: no escape codes
+    # keys and names are foreign: no escape codes
+    print("".join(c if c.isprintable() else "?" for c in line))

@@ -1,4 +1,7 @@
-"""Second pass: from the facts of all units, what stays. Joins metadata, filters, removes duplicates; writes a unit's decisions."""
+"""Second pass: from the facts of all units, what stays.
+
+Joins metadata, filters, removes duplicates; writes a unit's decisions.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -18,9 +21,16 @@ from data_pipeline.parquet_items import URL_COLUMNS, join_value, read_metadata
 
 
 def decide(
-    pipeline: beam.Pipeline, units: list[Unit], work: Work, settings: Settings, blocked: tuple[str, ...], *, bands: int,
-    metadata: list[str], join_on: str,
-) -> None:  # fmt: skip
+    pipeline: beam.Pipeline,
+    units: list[Unit],
+    work: Work,
+    settings: Settings,
+    blocked: tuple[str, ...],
+    *,
+    bands: int,
+    metadata: list[str],
+    join_on: str,
+) -> None:
     """Adds the pass to a pipeline. `blocked` is what
     `read_blocked` gives, `metadata` parquet files joined on their column `join_on`."""
     rows = (
@@ -38,17 +48,27 @@ def decide(
             | "metadata rows" >> beam.FlatMap(read_metadata, join_on)
         )
         keyed = rows | "by join key" >> beam.Map(lambda row: (_join_value(row[1], join_on), row))
-        joined = {"rows": keyed, "metadata": tables} | "join" >> beam.CoGroupByKey() | "merge" >> beam.FlatMapTuple(_merge).with_outputs(
-            "told", main="rows"
+        joined = (
+            {"rows": keyed, "metadata": tables}
+            | "join" >> beam.CoGroupByKey()
+            | "merge" >> beam.FlatMapTuple(_merge).with_outputs("told", main="rows")
         )
         rows = joined.rows
         parts.append(joined.told)
     paths = [unit.path for unit in units]
-    judged = rows | "filter" >> beam.ParDo(_Judge(settings, blocked, paths)).with_outputs("drop", main="good")
+    judged = rows | "filter" >> beam.ParDo(_Judge(settings, blocked, paths)).with_outputs(
+        "drop", main="good"
+    )
     parts.append(judged.drop)
-    good = judged.good | "entries" >> beam.Map(lambda pair: pair).with_output_types(tuple[str, Entry])
+    good = judged.good | "entries" >> beam.Map(lambda pair: pair).with_output_types(
+        tuple[str, Entry]
+    )
     if not settings.keep_exact:
-        firsts = good | "by pixels" >> beam.GroupByKey() | "exact" >> beam.FlatMap(dedup.exact, paths).with_outputs("drop", main="best")
+        firsts = (
+            good
+            | "by pixels" >> beam.GroupByKey()
+            | "exact" >> beam.FlatMap(dedup.exact, paths).with_outputs("drop", main="best")
+        )
         parts.append(firsts.drop)
         good = firsts.best
     else:
@@ -58,14 +78,28 @@ def decide(
             good
             | "bands" >> beam.FlatMap(dedup.in_bands, bands).with_output_types(tuple[int, Entry])
             | "by band" >> beam.GroupByKey()
-            | "pairs" >> beam.FlatMap(dedup.pairs, settings.near_radius).with_output_types(tuple[tuple[int, int], tuple[Entry, Entry]])
+            | "pairs"
+            >> beam.FlatMap(dedup.pairs, settings.near_radius).with_output_types(
+                tuple[tuple[int, int], tuple[Entry, Entry]]
+            )
             | "by record" >> beam.GroupByKey()
             | "confirm" >> beam.ParDo(dedup.Confirm(paths))
         )
-    keys = good | "keys" >> beam.Map(lambda entry: (entry.key, entry)).with_output_types(tuple[str, Entry]) | "by key" >> beam.GroupByKey()
+    keys = (
+        good
+        | "keys" >> beam.Map(lambda entry: (entry.key, entry)).with_output_types(tuple[str, Entry])
+        | "by key" >> beam.GroupByKey()
+    )
     parts.append(keys | "clashes" >> beam.FlatMapTuple(dedup.clashes))
-    parts.append(pipeline | "each unit" >> beam.Create([(number, None) for number in range(len(units))]))
-    _ = parts | beam.Flatten() | "by unit" >> beam.GroupByKey() | "write" >> beam.ParDo(_Write(work, [unit.name for unit in units]))
+    parts.append(
+        pipeline | "each unit" >> beam.Create([(number, None) for number in range(len(units))])
+    )
+    _ = (
+        parts
+        | beam.Flatten()
+        | "by unit" >> beam.GroupByKey()
+        | "write" >> beam.ParDo(_Write(work, [unit.name for unit in units]))
+    )
 
 
 def _facts(unit: int, work: Work) -> Iterator[tuple[int, Facts]]:
@@ -86,7 +120,9 @@ def _merge(value: str, groups: dict[str, Iterable[Any]]) -> Iterator[Any]:
         if told and value and not (facts.problem and not facts.sha256):
             scores = {**told[0]["scores"], **facts.scores}
             facts = dataclasses.replace(facts, scores=scores, url=facts.url or told[0]["url"])
-            yield beam.pvalue.TaggedOutput("told", (unit, {"ordinal": facts.ordinal, "scores": scores, "url": facts.url}))
+            yield beam.pvalue.TaggedOutput(
+                "told", (unit, {"ordinal": facts.ordinal, "scores": scores, "url": facts.url})
+            )
         yield unit, facts
 
 
@@ -107,7 +143,9 @@ class _Judge(beam.DoFn):
 
 
 class _Write(beam.DoFn):
-    """(unit, decisions) → its file of decisions, one row an item that is not kept as it is, and its figures."""
+    """(unit, decisions) → its file of decisions, one row an item that is not kept as it is, and its
+    figures.
+    """
 
     def __init__(self, work: Work, units: list[str]):
         self._work, self._units = work, units
@@ -122,5 +160,7 @@ class _Write(beam.DoFn):
         for facts in read_facts(self._work.path(SCAN, unit)):
             figures.add(self._units[unit], facts, decisions.get(facts.ordinal, {}))
         self._work.write(f"{DECIDE}/{unit:06d}.json", figures.to_json())
-        write_rows(self._work.path(DECIDE, unit), [decisions[ordinal] for ordinal in sorted(decisions)])
+        write_rows(
+            self._work.path(DECIDE, unit), [decisions[ordinal] for ordinal in sorted(decisions)]
+        )
         return iter(())

@@ -1,8 +1,11 @@
-"""Duplicates across all shards: of each set the best stays, whatever the order of shards. Only keys and hashes are shuffled.
+"""Duplicates across all shards: of each set the best stays, whatever the order of shards.
 
-Exact: the digest of the decoded pixels. Near: records that share a band of their perceptual hash (perceptual.py) and are within the
-radius, confirmed on pixels, which are read from where they lie. A record is dropped when a better one shows the same picture; so
-the best of a chain of near duplicates stays, and a picture is never dropped for one that is smaller.
+Only keys and hashes are shuffled.
+
+Exact: the digest of the decoded pixels. Near: records that share a band of their perceptual hash
+(perceptual.py) and are within the radius, confirmed on pixels, which are read from where they lie.
+A record is dropped when a better one shows the same picture; so the best of a chain of near
+duplicates stays, and a picture is never dropped for one that is smaller.
 """
 
 import dataclasses
@@ -22,7 +25,9 @@ from data_pipeline.images import decode_rgb, open_image
 from data_pipeline.items import Place
 from data_pipeline.perceptual import Hash, Look, band_keys, close_pairs, look, same_picture
 
-BUCKET = 20_000  # records of one band value that are compared with one another; more are cut into stretches of like hashes
+# records of one band value that are compared with one another; more are cut into stretches of like
+# hashes
+BUCKET = 20_000
 WINNERS = 8  # better records that a bucket names for one
 _LOOKS = 32  # better records that are looked at for one
 _KEPT = 128  # images in memory, as they are compared
@@ -30,7 +35,10 @@ _RANK, _MOST = 28, 2**47  # bytes of a rank; more than an image has pixels or by
 
 
 class Entry(NamedTuple):
-    """A record that passed the filters. Entries compare by rank, then by place: the smaller is the one that stays."""
+    """A record that passed the filters.
+
+    Entries compare by rank, then by place: the smaller is the one that stays.
+    """
 
     rank: bytes  # more pixels first, then more bytes, then by digests of the image and of its text
     unit: int
@@ -48,8 +56,22 @@ class EntryCoder(beam.coders.Coder):
 
     def encode(self, entry: Entry) -> bytes:
         key, file = entry.key.encode(), entry.place.file.encode(errors="surrogateescape")
-        numbers = (entry.phash, entry.place.offset, entry.place.size, len(entry.weak), len(key), len(file))
-        return b"".join((self._HEAD.pack(entry.rank, entry.unit, entry.ordinal, *numbers), entry.weak, key, file))
+        numbers = (
+            entry.phash,
+            entry.place.offset,
+            entry.place.size,
+            len(entry.weak),
+            len(key),
+            len(file),
+        )
+        return b"".join(
+            (
+                self._HEAD.pack(entry.rank, entry.unit, entry.ordinal, *numbers),
+                entry.weak,
+                key,
+                file,
+            )
+        )
 
     def decode(self, data: bytes) -> Entry:
         rank, unit, ordinal, phash, offset, size, weak, key, file = self._HEAD.unpack_from(data)
@@ -66,16 +88,24 @@ beam.coders.registry.register_coder(Entry, EntryCoder)
 
 
 def make_entry(unit: int, facts: Facts, path: str) -> Entry:
-    """`path`, the unit's own, is left out of the place and put back by `whole`: most images lie in it."""
+    """`path`, the unit's own, is left out of the place and put back by `whole`: most images lie in
+    it.
+    """
     size = (_MOST - facts.width * facts.height).to_bytes(6) + (_MOST - facts.bytes).to_bytes(6)
     rank = size + bytes.fromhex(facts.sha256[:16] + facts.text)
     place = dataclasses.replace(facts.place, file="") if facts.place.file == path else facts.place
-    return Entry(rank, unit, facts.ordinal, facts.key, place, facts.phash, bytes.fromhex(facts.weak))
+    return Entry(
+        rank, unit, facts.ordinal, facts.key, place, facts.phash, bytes.fromhex(facts.weak)
+    )
 
 
 def whole(entry: Entry, paths: Sequence[str]) -> Place:
     """Where an entry's image lies; `paths` of all units."""
-    return entry.place if entry.place.file else dataclasses.replace(entry.place, file=paths[entry.unit])
+    return (
+        entry.place
+        if entry.place.file
+        else dataclasses.replace(entry.place, file=paths[entry.unit])
+    )
 
 
 def exact(same: tuple[str, Iterable[Entry]], paths: Sequence[str]) -> Iterator[Any]:
@@ -89,7 +119,12 @@ def exact(same: tuple[str, Iterable[Entry]], paths: Sequence[str]) -> Iterator[A
 
 def _drop(entry: Entry, reason: str, better: Entry, paths: Sequence[str]) -> tuple[int, dict]:
     twin = dataclasses.asdict(whole(better, paths))
-    return entry.unit, {"ordinal": entry.ordinal, "reason": reason, "detail": f"of {better.key}", "twin": twin}
+    return entry.unit, {
+        "ordinal": entry.ordinal,
+        "reason": reason,
+        "detail": f"of {better.key}",
+        "twin": twin,
+    }
 
 
 def in_bands(entry: Entry, bands: int) -> Iterator[tuple[int, Entry]]:
@@ -97,8 +132,12 @@ def in_bands(entry: Entry, bands: int) -> Iterator[tuple[int, Entry]]:
         yield key, entry._replace(weak=b"")
 
 
-def pairs(band: tuple[int, Iterable[Entry]], radius: int) -> Iterator[tuple[tuple[int, int], tuple[Entry, Entry]]]:
-    """(band value, its entries) → ((unit, ordinal) of the worse, (worse, better)) of those within the radius."""
+def pairs(
+    band: tuple[int, Iterable[Entry]], radius: int
+) -> Iterator[tuple[tuple[int, int], tuple[Entry, Entry]]]:
+    """(band value, its entries) → ((unit, ordinal) of the worse, (worse, better)) of those within
+    the radius.
+    """
     met = sorted(set(band[1]))  # a record may come by two of its keys
     if len(met) < 2:
         return
@@ -108,12 +147,16 @@ def pairs(band: tuple[int, Iterable[Entry]], radius: int) -> Iterator[tuple[tupl
         met.sort(key=lambda entry: (entry.phash, entry))
         stretches = [sorted(met[i : i + BUCKET]) for i in range(0, len(met), BUCKET)]
     for stretch in stretches:
-        for worse, better in close_pairs(np.array([entry.phash for entry in stretch], np.uint64), radius, WINNERS):
+        for worse, better in close_pairs(
+            np.array([entry.phash for entry in stretch], np.uint64), radius, WINNERS
+        ):
             yield stretch[worse][1:3], (stretch[worse], stretch[better])
 
 
 class Confirm(beam.DoFn):
-    """(record, its pairs) → the decision to drop it, once a better record turns out to show the same picture."""
+    """(record, its pairs) → the decision to drop it, once a better record turns out to show the
+    same picture.
+    """
 
     def __init__(self, paths: Sequence[str]):
         self._paths = paths
@@ -121,7 +164,9 @@ class Confirm(beam.DoFn):
     def setup(self) -> None:
         self._look = functools.lru_cache(_KEPT)(_look)
 
-    def process(self, element: tuple[tuple[int, int], Iterable[tuple[Entry, Entry]]]) -> Iterator[tuple[int, dict]]:
+    def process(
+        self, element: tuple[tuple[int, int], Iterable[tuple[Entry, Entry]]]
+    ) -> Iterator[tuple[int, dict]]:
         found = list(element[1])
         worse = found[0][0]
         for better in sorted({better for _, better in found})[:_LOOKS]:
@@ -135,7 +180,9 @@ def _look(place: Place) -> Look:
 
 
 def clashes(key: str, entries: Iterable[Entry]) -> Iterator[tuple[int, dict]]:
-    """Different pictures of one key: all but the best get a key with their digest's beginning in it."""
+    """Different pictures of one key: all but the best get a key with their digest's beginning in
+    it.
+    """
     _, *others = sorted(entries)
     given: set[str] = set()
     for entry in others:

@@ -1,4 +1,6 @@
-"""What the first pass learns of an image, once; every later decision goes by it, and no pixels travel with it."""
+"""What the first pass learns of an image, once; every later decision goes by it, and no pixels
+travel with it.
+"""
 
 import dataclasses
 import gzip
@@ -14,7 +16,14 @@ from PIL import Image
 
 from data_pipeline import storage
 from data_pipeline.errors import InputError
-from data_pipeline.images import TooLargeError, UnsupportedError, decode_rgb, is_animated, open_image, upright_size
+from data_pipeline.images import (
+    TooLargeError,
+    UnsupportedError,
+    decode_rgb,
+    is_animated,
+    open_image,
+    upright_size,
+)
 from data_pipeline.items import TOO_LARGE, UNDECODABLE, Item, Place, Skip
 from data_pipeline.perceptual import phash
 
@@ -25,7 +34,10 @@ _DETAIL, _EXCERPT = 300, 160  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """An item of a unit. `problem` is why it cannot be used at all, or empty; then what follows was not measured."""
+    """An item of a unit.
+
+    `problem` is why it cannot be used at all, or empty; then what follows was not measured.
+    """
 
     ordinal: int  # in its unit
     key: str
@@ -52,13 +64,23 @@ class Facts:
 def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Facts:
     """Decodes an item and measures it."""
     if isinstance(item, Skip):
-        return Facts(ordinal, item.key, item.reason.replace(" ", "_"), item.detail[:_DETAIL], bytes=item.lost)
+        return Facts(
+            ordinal, item.key, item.reason.replace(" ", "_"), item.detail[:_DETAIL], bytes=item.lost
+        )
     words = [word.lower() for word in _WORD.findall(item.caption)]
     known = Facts(
-        ordinal, item.key, url=item.url, scores=item.scores, place=item.place, bytes=len(item.image),
-        sha256=hashlib.sha256(item.image).hexdigest(), text=text_digest(item), caption=len(item.caption), excerpt=item.caption[:_EXCERPT],
+        ordinal,
+        item.key,
+        url=item.url,
+        scores=item.scores,
+        place=item.place,
+        bytes=len(item.image),
+        sha256=hashlib.sha256(item.image).hexdigest(),
+        text=text_digest(item),
+        caption=len(item.caption),
+        excerpt=item.caption[:_EXCERPT],
         repetition=round(1 - len(set(words)) / len(words), 4) if words else 0.0,
-    )  # fmt: skip
+    )
     try:
         opened = open_image(item.image, max_bytes=max_bytes, max_pixels=max_pixels)
         height, width = upright_size(opened)
@@ -66,7 +88,9 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
         image = decode_rgb(opened)
     except TooLargeError as e:
         problem = TOO_LARGE if len(item.image) > max_bytes else BOMB
-        return dataclasses.replace(known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL])
+        return dataclasses.replace(
+            known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL]
+        )
     except UnsupportedError as e:
         return dataclasses.replace(known, problem=UNSUPPORTED, detail=str(e))
     except InputError as e:
@@ -74,9 +98,15 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
     found = phash(image)
     small = np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32)
     return dataclasses.replace(
-        known, width=width, height=height, animated=animated, contrast=round(float(small.std((0, 1)).max()), 3),
-        pixels=_digest(image), phash=found.bits, weak=found.weak.hex(),
-    )  # fmt: skip
+        known,
+        width=width,
+        height=height,
+        animated=animated,
+        contrast=round(float(small.std((0, 1)).max()), 3),
+        pixels=_digest(image),
+        phash=found.bits,
+        weak=found.weak.hex(),
+    )
 
 
 def text_digest(item: Item) -> str:

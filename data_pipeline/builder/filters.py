@@ -8,10 +8,15 @@ from data_pipeline.builder.facts import Facts
 from data_pipeline.builder.settings import Settings
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
-# The names sources give to one score: LAION's own, its aesthetic subsets', DataComp's and img2dataset's.
-_UNSAFE, _WATERMARK = ("punsafe", "nsfw_score", "unsafe"), ("pwatermark", "watermark", "watermark_score")
+# The names sources give to one score: LAION's own, its aesthetic subsets', DataComp's and
+# img2dataset's.
+_UNSAFE, _WATERMARK = (
+    ("punsafe", "nsfw_score", "unsafe"),
+    ("pwatermark", "watermark", "watermark_score"),
+)
 _AESTHETIC, _NSFW = ("aesthetic", "aesthetic_score", "aesthetics"), ("nsfw",)
-UNSEEN = ("blocked_source", "nsfw", "unsafe", "no_unsafe_score")  # reasons whose pictures no report shows
+# reasons whose pictures no report shows
+UNSEEN = ("blocked_source", "nsfw", "unsafe", "no_unsafe_score")
 
 
 class Drop(NamedTuple):
@@ -20,7 +25,10 @@ class Drop(NamedTuple):
 
 
 def make_judge(settings: Settings, sources: tuple[str, ...]) -> Callable[[Facts], Drop | None]:
-    """The filters in the order of Settings. `sources` are the blocked ones, as `read_blocked` gives them."""
+    """The filters in the order of Settings.
+
+    `sources` are the blocked ones, as `read_blocked` gives them.
+    """
     blocked = blocker(sources)
     tags = settings.tags()
     bounds = (
@@ -59,14 +67,50 @@ def _measures(facts: Facts, settings: Settings) -> Drop | None:
     short, long = sorted((facts.width, facts.height))
     size = f"{facts.width}x{facts.height}"
     rules = (
-        ("caption_short", settings.min_caption, facts.caption, lambda v, bound: v >= bound, f"{facts.caption} characters"),
-        ("caption_long", settings.max_caption, facts.caption, lambda v, bound: v <= bound, f"{facts.caption} characters"),
-        ("caption_repetition", settings.max_repetition, facts.repetition, lambda v, bound: v <= bound, f"{facts.repetition:.2f}"),
-        ("too_few_bytes", settings.min_bytes, facts.bytes, lambda v, bound: v >= bound, f"{facts.bytes:,} bytes"),
+        (
+            "caption_short",
+            settings.min_caption,
+            facts.caption,
+            lambda v, bound: v >= bound,
+            f"{facts.caption} characters",
+        ),
+        (
+            "caption_long",
+            settings.max_caption,
+            facts.caption,
+            lambda v, bound: v <= bound,
+            f"{facts.caption} characters",
+        ),
+        (
+            "caption_repetition",
+            settings.max_repetition,
+            facts.repetition,
+            lambda v, bound: v <= bound,
+            f"{facts.repetition:.2f}",
+        ),
+        (
+            "too_few_bytes",
+            settings.min_bytes,
+            facts.bytes,
+            lambda v, bound: v >= bound,
+            f"{facts.bytes:,} bytes",
+        ),
         ("min_side", settings.min_side, short, lambda v, bound: v >= bound, size),
         ("aspect", settings.max_aspect, long / short, lambda v, bound: v <= bound, size),
-        ("animation", None if settings.keep_animations else False, facts.animated, lambda v, bound: v == bound, size),
-        ("uniform", settings.min_contrast, facts.contrast, lambda v, bound: v >= bound, f"contrast {facts.contrast:g}"),
+        (
+            "animation",
+            None if settings.keep_animations else False,
+            facts.animated,
+            lambda v, bound: v == bound,
+            size,
+        ),
+        (
+            "uniform",
+            settings.min_contrast,
+            facts.contrast,
+            lambda v, bound: v >= bound,
+            f"contrast {facts.contrast:g}",
+        ),
     )
     for reason, bound, value, fine, detail in rules:
         if bound is not None and not fine(value, bound):

@@ -1,4 +1,6 @@
-"""Last step: the shards under their final names with a description, report and settings, shown under the dataset's name all at once."""
+"""Last step: the shards under their final names with a description, report and settings, shown
+under the dataset's name all at once.
+"""
 
 import json
 import os
@@ -28,8 +30,14 @@ def merged(work: Work, units: int) -> Statistics:
 
 
 def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> None:
-    """Publishes the dataset at `out`; `side_files` lie beside the records. May be repeated, when it was killed on the way."""
-    made = [(group, json.loads(storage.read(work.path(SHARDS, group, "json")))) for group in range(groups)]
+    """Publishes the dataset at `out`; `side_files` lie beside the records.
+
+    May be repeated, when it was killed on the way.
+    """
+    made = [
+        (group, json.loads(storage.read(work.path(SHARDS, group, "json"))))
+        for group in range(groups)
+    ]
     made = [(group, shard) for group, shard in made if shard["sizes"]]
     remote = storage.is_remote(out)
     with tempfile.TemporaryDirectory(prefix="cv3jax-") as elsewhere:
@@ -45,7 +53,14 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
             else:
                 _link(Path(source), staging / name)
         lengths = [len(shard["sizes"]) for _, shard in made]
-        write_description(staging, lengths, sum(shard["bytes"] for _, shard in made), name=NAME, features=FEATURES, about=ABOUT)
+        write_description(
+            staging,
+            lengths,
+            sum(shard["bytes"] for _, shard in made),
+            name=NAME,
+            features=FEATURES,
+            about=ABOUT,
+        )
         write_sizes(staging, [size for _, shard in made for size in shard["sizes"]])
         for name, data in side_files.items():
             (staging / name).write_bytes(data)
@@ -53,12 +68,15 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
             publish(staging, Path(out))
             return
         files = [path for path in staging.iterdir() if f".{SUFFIX}-" not in path.name]
-        for path in sorted(files, key=lambda path: path.name == "dataset_info.json"):  # that one last: with it, it is a dataset
+        # that one last: with it, it is a dataset
+        for path in sorted(files, key=lambda path: path.name == "dataset_info.json"):
             storage.write(storage.join(out, path.name), path.read_bytes())
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file, so that the first stays until all is done; a copy where the file system has no links."""
+    """A second name for a file, so that the first stays until all is done; a copy where the file
+    system has no links.
+    """
     try:
         os.link(source, target)
     except OSError:

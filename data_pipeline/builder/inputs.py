@@ -1,4 +1,6 @@
-"""What there is to read, cut into units that one worker goes through in one go: a tar, a parquet file, a thousand files of a folder."""
+"""What there is to read, cut into units that one worker goes through in one go: a tar, a parquet
+file, a thousand files of a folder.
+"""
 
 import dataclasses
 import hashlib
@@ -9,9 +11,22 @@ from pathlib import Path
 
 from data_pipeline import storage
 from data_pipeline.errors import InputError
-from data_pipeline.file_items import TABLES, check_table, list_files, read_files, read_table, table_rows
+from data_pipeline.file_items import (
+    TABLES,
+    check_table,
+    list_files,
+    read_files,
+    read_table,
+    table_rows,
+)
 from data_pipeline.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
-from data_pipeline.parquet_items import BAD_PARQUET, DamagedError, image_column, read_image, read_parquet
+from data_pipeline.parquet_items import (
+    BAD_PARQUET,
+    DamagedError,
+    image_column,
+    read_image,
+    read_parquet,
+)
 from data_pipeline.storage import File
 from data_pipeline.tar_items import read_tar
 
@@ -21,7 +36,10 @@ TAR, PARQUET, FOLDER, TABLE = "tar", "parquet", "folder", "table"
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One worker's reading. Items come in an order that the files alone decide; an item's ordinal is its place in it."""
+    """One worker's reading.
+
+    Items come in an order that the files alone decide; an item's ordinal is its place in it.
+    """
 
     kind: str
     path: str  # of the tar, the parquet file, the folder, or the table
@@ -35,7 +53,8 @@ class Unit:
 
 
 def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
-    """The units of tars, parquet files and folders that are named by path or pattern, in one order however they were named.
+    """The units of tars, parquet files and folders that are named by path or pattern, in one order
+    however they were named.
 
     Raises:
         InputError: nothing there, or nothing that can be read as captioned images.
@@ -47,10 +66,15 @@ def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
         else:
             found = storage.files(given)
             if not found:
-                raise InputError(f"--input {given}: nothing there; give tars, parquet files or a folder, patterns in quotes")
+                raise InputError(
+                    f"--input {given}: nothing there; give tars, parquet files or a folder,"
+                    " patterns in quotes"
+                )
             units += [_file(path, file) for path, file in found.items()]
     if captions is not None and not any(unit.kind == TABLE for unit in units):
-        raise InputError(f"--captions {captions}: only for a folder of images, and --input has none")
+        raise InputError(
+            f"--captions {captions}: only for a folder of images, and --input has none"
+        )
     unique = {(unit.path, unit.root, unit.first): unit for unit in units}
     return [unique[which] for which in sorted(unique)]
 
@@ -65,9 +89,15 @@ def _file(path: str, file: File) -> Unit:
         except DamagedError:  # counted when it is read, as a damaged tar is
             column = ""
         if column is None:
-            raise InputError(f"--input {path} has no column of image bytes (jpg, png, webp, image); metadata goes to --metadata")
+            raise InputError(
+                f"--input {path} has no column of image bytes (jpg, png, webp, image); metadata"
+                " goes to --metadata"
+            )
         return Unit(PARQUET, path, name, file.size, column=column, stamp=file.stamp)
-    raise InputError(f"--input {path}: neither .tar nor .parquet; a folder of images is given as the folder itself")
+    raise InputError(
+        f"--input {path}: neither .tar nor .parquet; a folder of images is given as the folder"
+        " itself"
+    )
 
 
 def _folder(root: Path, captions: Path | None) -> list[Unit]:
@@ -75,13 +105,18 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     tables = [captions] if captions else [root / name for name in TABLES if (root / name).is_file()]
     images, alone = list_files(root)
     if sum(map(bool, (tars, images))) > 1:
-        raise InputError(f"--input {root} holds both tars and images; give a folder for each, or a pattern such as '{root}/*.tar'")
+        raise InputError(
+            f"--input {root} holds both tars and images; give a folder for each, or a pattern such"
+            f" as '{root}/*.tar'"
+        )
     if tars:  # parquet files beside them are img2dataset's logs
         return [_file(path, storage.files(path)[path]) for path in tars]
     if tables and (images or captions):
         table = tables[0]
         if table.suffix not in (".csv", ".jsonl"):
-            raise InputError(f"--captions {table}: give a .csv or .jsonl with a file name and a caption")
+            raise InputError(
+                f"--captions {table}: give a .csv or .jsonl with a file name and a caption"
+            )
         if not table.is_file():
             raise InputError(f"--captions {table}: no such file")
         if not captions:
@@ -94,13 +129,18 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     parquets = storage.names(str(root), ".parquet")
     if parquets:
         return [_file(path, storage.files(path)[path]) for path in parquets]
-    raise InputError(f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)})")
+    raise InputError(
+        f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)})"
+    )
 
 
 def _parts(kind: str, path: str, name: str, parts: list[str], root: Path) -> list[Unit]:
     stamp, name = _stamp(root), name.encode(errors="backslashreplace").decode()
     pieces = [(i, tuple(parts[i : i + FILES])) for i in range(0, len(parts), FILES)]
-    return [Unit(kind, path, f"{name}:{i}", len(piece), str(root), i, piece, stamp=stamp) for i, piece in pieces]
+    return [
+        Unit(kind, path, f"{name}:{i}", len(piece), str(root), i, piece, stamp=stamp)
+        for i, piece in pieces
+    ]
 
 
 def _stamp(root: Path) -> str:
@@ -113,7 +153,11 @@ def _stamp(root: Path) -> str:
                 status = os.stat(os.path.join(folder, name))
             except OSError:  # a dangling link, which is counted when it is read
                 continue
-            digest.update(f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            digest.update(
+                f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
     return digest.hexdigest()[:16]
 
 
@@ -129,7 +173,9 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
         elif unit.kind == PARQUET:
             yield from read_parquet(unit.path, unit.name, unit.column)
         elif unit.kind == TABLE:
-            yield from read_table(Path(unit.root), Path(unit.path).name, map(json.loads, unit.parts))
+            yield from read_table(
+                Path(unit.root), Path(unit.path).name, map(json.loads, unit.parts)
+            )
         else:
             root = Path(unit.path)
             chosen = [root / name for name in unit.parts]
@@ -138,12 +184,18 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
     except OSError as e:
         if storage.is_remote(unit.path):
             raise  # the runner tries again
-        yield Skip(unit.name, BAD_TAR if unit.kind == TAR else UNREADABLE, e.strerror or str(e), unit.size)
+        yield Skip(
+            unit.name, BAD_TAR if unit.kind == TAR else UNREADABLE, e.strerror or str(e), unit.size
+        )
 
 
 def read_place(place: Place) -> bytes:
     """An image's bytes, without the rest of its unit."""
-    return read_image(place) if place.size < 0 else storage.read_at(place.file, place.offset, place.size)
+    return (
+        read_image(place)
+        if place.size < 0
+        else storage.read_at(place.file, place.offset, place.size)
+    )
 
 
 def fingerprint(units: list[Unit]) -> str:
@@ -153,7 +205,9 @@ def fingerprint(units: list[Unit]) -> str:
 
 
 def groups(units: list[Unit], shard_bytes: int) -> list[range]:
-    """Which units, by number, make one shard: those that follow one another until they have `shard_bytes`. A folder's units stay alone."""
+    """Which units, by number, make one shard: those that follow one another until they have
+    `shard_bytes`. A folder's units stay alone.
+    """
     out, start, total = [], 0, 0
     for number, unit in enumerate(units):
         total += unit.size if unit.kind in (TAR, PARQUET) else shard_bytes

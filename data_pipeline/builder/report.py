@@ -21,25 +21,42 @@ from data_pipeline.items import Place
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 _SIDE = 160  # of the page's pictures, pixels
 _TOP = 30  # sources
-_TITLES = {"sides": "Shorter side, pixels", "aspects": "Width over height", "captions": "Caption, characters"}
+_TITLES = {
+    "sides": "Shorter side, pixels",
+    "aspects": "Width over height",
+    "captions": "Caption, characters",
+}
 
 
 def summary(figures: Statistics) -> dict[str, Any]:
-    """report.json. `items` = `kept` + the sum of `dropped`; what a file that breaks off had after the break is in none of them."""
+    """report.json.
+
+    `items` = `kept` + the sum of `dropped`; what a file that breaks off had after the break is in
+    none of them.
+    """
     told = figures.to_json()
     histograms = {
         name: {group: dict(zip(bins(HISTOGRAMS[name]), counts)) for group, counts in groups.items()}
         for name, groups in told["histograms"].items()
     }
     read, kept = figures.sources["read"], figures.sources[KEPT]
-    sources = [{"source": name, "read": n, "kept": kept[name]} for name, n in sorted(read.items(), key=lambda kv: (-kv[1], kv[0]))[:_TOP]]
+    sources = [
+        {"source": name, "read": n, "kept": kept[name]}
+        for name, n in sorted(read.items(), key=lambda kv: (-kv[1], kv[0]))[:_TOP]
+    ]
     return {
-        "items": figures.items, "kept": figures.kept, "kept_bytes": figures.kept_bytes,
+        "items": figures.items,
+        "kept": figures.kept,
+        "kept_bytes": figures.kept_bytes,
         "dropped": dict(sorted(figures.reasons.items(), key=lambda kv: (-kv[1], kv[0]))),
         "broken_files": [{"file": name, "detail": detail} for name, detail in figures.broken],
-        "histograms": histograms, "sources": sources,
-        "examples": {reason: [{k: e[k] for k in ("key", "unit", "detail")} for e in some] for reason, some in told["examples"].items()},
-    }  # fmt: skip
+        "histograms": histograms,
+        "sources": sources,
+        "examples": {
+            reason: [{k: e[k] for k in ("key", "unit", "detail")} for e in some]
+            for reason, some in told["examples"].items()
+        },
+    }
 
 
 def page(figures: Statistics, settings: Settings, name: str) -> str:
@@ -47,22 +64,43 @@ def page(figures: Statistics, settings: Settings, name: str) -> str:
     report, examples = summary(figures), figures.to_json()["examples"]
     total = sum(len(some) for some in examples.values())
     with tqdm(total=total, desc="report", unit="image", mininterval=0.5) as bar:
-        groups = [(reason, _shown(reason, examples[reason], bar)) for reason in (KEPT, *report["dropped"]) if reason in examples]
+        groups = [
+            (reason, _shown(reason, examples[reason], bar))
+            for reason in (KEPT, *report["dropped"])
+            if reason in examples
+        ]
     charts = [(_TITLES[name], _bars(groups)) for name, groups in report["histograms"].items()]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
     used = {k: v for k, v in vars(settings).items() if v not in (None, False)}
     return environment.get_template("report.html.jinja").render(
-        name=name, report=report, groups=groups, charts=charts, kept=KEPT, settings=used,
+        name=name,
+        report=report,
+        groups=groups,
+        charts=charts,
+        kept=KEPT,
+        settings=used,
         shares={reason: n / report["items"] for reason, n in report["dropped"].items()},
-    )  # fmt: skip
+    )
 
 
 def _shown(reason: str, examples: Iterable[dict], bar: tqdm) -> list[dict[str, Any]]:
     shown = []
     for example in examples:
-        pictures = [_thumbnail(Place(**place)) for place in (example["place"], example["twin"]) if place and reason not in UNSEEN]
-        line = example["detail"] if reason not in (KEPT, EXACT, NEAR) else f"{example['size']} {example['detail']}"
-        shown.append({**example, "pictures": [picture for picture in pictures if picture], "line": line})
+        pictures = [
+            _thumbnail(Place(**place))
+            for place in (example["place"], example["twin"])
+            if place and reason not in UNSEEN
+        ]
+        line = (
+            example["detail"]
+            if reason not in (KEPT, EXACT, NEAR)
+            else f"{example['size']} {example['detail']}"
+        )
+        shown.append(
+            {**example, "pictures": [picture for picture in pictures if picture], "line": line}
+        )
         bar.update()
     return shown
 
@@ -74,14 +112,18 @@ def _thumbnail(place: Place) -> str | None:
     except (InputError, OSError):
         return None
     scale = _SIDE / max(image.size)
-    small = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    small = image.resize(
+        [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
+    )
     out = io.BytesIO()
     small.save(out, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _bars(groups: dict[str, dict[str, int]]) -> list[tuple[str, int, int, float, float]]:
-    """(bin, read, kept, and both as shares of the fullest bin), without the empty bins at both ends."""
+    """(bin, read, kept, and both as shares of the fullest bin), without the empty bins at both
+    ends.
+    """
     rows = [(name, read, groups[KEPT][name]) for name, read in groups["read"].items()]
     filled = [i for i, row in enumerate(rows) if row[1]]
     rows = rows[filled[0] : filled[-1] + 1] if filled else []

@@ -1,4 +1,6 @@
-"""Running a Beam pipeline: which runner, what it may be told, how far it is, and its errors in one line."""
+"""Running a Beam pipeline: which runner, what it may be told, how far it is, and its errors in one
+line.
+"""
 
 import argparse
 import logging
@@ -18,7 +20,10 @@ from data_pipeline.builder import worker
 from data_pipeline.errors import InputError
 
 LOCAL, PROCESSES = "DirectRunner", "multi_processing"
-_OURS = re.compile(r"\b(InputError|OSError|FileNotFoundError|PermissionError): (.*?)(?: \[while running .*)?$", re.MULTILINE)
+_OURS = re.compile(
+    r"\b(InputError|OSError|FileNotFoundError|PermissionError): (.*?)(?: \[while running .*)?$",
+    re.MULTILINE,
+)
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
@@ -35,9 +40,13 @@ def beam_options(flags: list[str]) -> PipelineOptions:
     except (argparse.ArgumentError, SystemExit) as e:
         raise InputError(f"Apache Beam refuses its options: {e}") from e
     if unknown:
-        raise InputError(f"unrecognized: {' '.join(unknown)}; neither a flag of data build (see --help) nor of Apache Beam")
+        raise InputError(
+            f"unrecognized: {' '.join(unknown)}; neither a flag of data build (see --help) nor of"
+            " Apache Beam"
+        )
     if not any(flag.startswith("--default_sdk_harness_log_level") for flag in flags):
-        flags = [*flags, "--default_sdk_harness_log_level=ERROR"]  # workers tell of every start and end
+        # workers tell of every start and end
+        flags = [*flags, "--default_sdk_harness_log_level=ERROR"]
     return PipelineOptions(flags)
 
 
@@ -50,11 +59,20 @@ def _all_kinds(kind: type) -> Iterator[type]:
 def workers(options: PipelineOptions) -> int:
     """Processes that work on this machine."""
     direct = options.view_as(DirectOptions)
-    return (direct.direct_num_workers or os.cpu_count() or 1) if direct.direct_running_mode == PROCESSES else 1
+    return (
+        (direct.direct_num_workers or os.cpu_count() or 1)
+        if direct.direct_running_mode == PROCESSES
+        else 1
+    )
 
 
-def run(options: PipelineOptions, construct: Callable[[beam.Pipeline], None], progress: tuple[str, int, str, Callable[[], int]]) -> None:
-    """Builds a pipeline and runs it to its end, with a bar: its name, total, unit, and how much is done.
+def run(
+    options: PipelineOptions,
+    construct: Callable[[beam.Pipeline], None],
+    progress: tuple[str, int, str, Callable[[], int]],
+) -> None:
+    """Builds a pipeline and runs it to its end, with a bar: its name, total, unit, and how much is
+    done.
 
     Raises:
         InputError, OSError: as the pipeline's own functions did.
@@ -65,7 +83,8 @@ def run(options: PipelineOptions, construct: Callable[[beam.Pipeline], None], pr
     with _watched(*progress), _quiet():
         try:
             pipeline.run().wait_until_finish()
-        except Exception as e:  # runners wrap what a function raised into text, or add to it where it was
+        # runners wrap what a function raised into text, or add to it where it was
+        except Exception as e:
             found = _OURS.findall(f"{type(e).__name__}: {e}")
             if not found:
                 raise
@@ -76,7 +95,8 @@ def run(options: PipelineOptions, construct: Callable[[beam.Pipeline], None], pr
 def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
     """The runner asked for and its options.
 
-    The local one is Beam's FnApiRunner: what Beam calls DirectRunner first downloads a Go program and tries that.
+    The local one is Beam's FnApiRunner: what Beam calls DirectRunner first downloads a Go program
+    and tries that.
     """
     name = options.view_as(StandardOptions).runner or LOCAL
     if name.rpartition(".")[2] != LOCAL:
@@ -89,7 +109,8 @@ def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
 
     direct, environment = options.view_as(DirectOptions), None
     if direct.direct_running_mode == PROCESSES:
-        # The runner would take workers that outlive a build which is killed: it is given its workers, and not told the mode.
+        # The runner would take workers that outlive a build which is killed: it is given its
+        # workers, and not told the mode.
         environment = SubprocessSDKEnvironment.from_command_string(worker.command(os.getpid()))
         options = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
         options.view_as(DirectOptions).direct_running_mode = "in_memory"
@@ -103,14 +124,17 @@ def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Itera
     """A bar with an ETA, fed from what has appeared on disk, for the workers may be anywhere."""
     stop = threading.Event()
     scale = {"unit_scale": True, "unit_divisor": 1024} if unit == "B" else {}
-    with tqdm(total=total, initial=done(), desc=f"{name:6}", unit=unit, mininterval=0.5, **scale) as bar:
+    with tqdm(
+        total=total, initial=done(), desc=f"{name:6}", unit=unit, mininterval=0.5, **scale
+    ) as bar:
 
         def watch() -> None:
             pause = 0.5
             while not stop.wait(pause):
                 started = time.monotonic()
                 bar.update(done() - bar.n)
-                pause = max(0.5, 20 * (time.monotonic() - started))  # looking takes a twentieth of the time at most
+                # looking takes a twentieth of the time at most
+                pause = max(0.5, 20 * (time.monotonic() - started))
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -124,7 +148,9 @@ def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Itera
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Beam's log: its warnings are about what other runners have, its errors are raised as well."""
+    """Without Beam's log: its warnings are about what other runners have, its errors are raised as
+    well.
+    """
     logger = logging.getLogger("apache_beam")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

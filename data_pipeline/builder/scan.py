@@ -1,4 +1,6 @@
-"""First pass: every item of a unit is decoded once and measured; facts are written, pixels forgotten."""
+"""First pass: every item of a unit is decoded once and measured; facts are written, pixels
+forgotten.
+"""
 
 import collections
 import concurrent.futures
@@ -15,17 +17,23 @@ from data_pipeline.builder.work import SCAN, Work
 from data_pipeline.items import BAD_TAR, BAD_TEXT, MISSING, UNDECODABLE, UNREADABLE, Item, Skip
 from data_pipeline.parquet_items import BAD_PARQUET
 
-BAD = {reason.replace(" ", "_") for reason in (UNDECODABLE, BAD_TAR, BAD_TEXT, MISSING, UNREADABLE, BAD_PARQUET)}
+BAD = {
+    reason.replace(" ", "_")
+    for reason in (UNDECODABLE, BAD_TAR, BAD_TEXT, MISSING, UNREADABLE, BAD_PARQUET)
+}
 
 
 class Scan(beam.DoFn):
-    """(number, unit) → its file of facts, decoded by `threads` threads (Pillow releases the GIL), few images in memory at a time."""
+    """(number, unit) → its file of facts, decoded by `threads` threads (Pillow releases the GIL),
+    few images in memory at a time.
+    """
 
     def __init__(self, work: Work, max_bytes: int, max_pixels: int, threads: int):
         self._work, self._bounds, self._threads = work, (max_bytes, max_pixels), threads
 
     def setup(self) -> None:
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged EXIF blocks, which are counted where they matter
+        # of damaged EXIF blocks, which are counted where they matter
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
 
     def teardown(self) -> None:
@@ -36,7 +44,11 @@ class Scan(beam.DoFn):
         rows = [dataclasses.asdict(facts) for facts in self._looked(read_unit(unit))]
         bad = [row for row in rows if row["problem"] in BAD]
         # of a broken file only one row tells, so its lost bytes count too
-        header = {"items": len(rows), "bad": len(bad), "lost": sum(row["bytes"] for row in bad if not row["sha256"])}
+        header = {
+            "items": len(rows),
+            "bad": len(bad),
+            "lost": sum(row["bytes"] for row in bad if not row["sha256"]),
+        }
         write_rows(self._work.path(SCAN, number), [header, *rows])
         return iter(())
 

@@ -1,4 +1,6 @@
-"""What `cv3jax data build` leaves out: one field a filter, off where it is None or empty. docs/data.md has them in a table."""
+"""What `cv3jax data build` leaves out: one field a filter, off where it is None or empty.
+docs/data.md has them in a table.
+"""
 
 import dataclasses
 import hashlib
@@ -16,32 +18,63 @@ from data_pipeline.items import MAX_CAPTION
 _MAX_FILE = 2**20  # bytes of a settings file
 
 
-def _filter(default: Any, help: str, low: float = 0, high: float = float("inf"), kind: type = float) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "kind": kind})
+def _filter(
+    default: Any, help: str, low: float = 0, high: float = float("inf"), kind: type = float
+) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"help": help, "low": low, "high": high, "kind": kind}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The filters, in the order in which they are asked; the first that says no gives the reason. Sides in pixels."""
+    """The filters, in the order in which they are asked; the first that says no gives the reason.
 
-    blocked_sources: str | None = _filter(None, "file of substrings, one a line, that no image's URL may have", kind=str)
-    nsfw_tags: str | None = _filter(None, "comma-separated NSFW tags to drop, such as NSFW,UNSURE", kind=str)
+    Sides in pixels.
+    """
+
+    blocked_sources: str | None = _filter(
+        None, "file of substrings, one a line, that no image's URL may have", kind=str
+    )
+    nsfw_tags: str | None = _filter(
+        None, "comma-separated NSFW tags to drop, such as NSFW,UNSURE", kind=str
+    )
     max_unsafe: float | None = _filter(None, "punsafe at most, 0..1", 0, 1)
     max_watermark: float | None = _filter(None, "pwatermark at most, 0..1", 0, 1)
     min_aesthetic: float | None = _filter(None, "aesthetic score at least, about 1..10", -100, 100)
-    require_scores: bool = _filter(False, "drop images that lack a score one of these filters asks for", kind=bool)
-    min_caption: int | None = _filter(None, "characters of the caption at least", 1, MAX_CAPTION, int)
-    max_caption: int | None = _filter(None, "characters of the caption at most", 1, MAX_CAPTION, int)
-    max_repetition: float | None = _filter(None, "share of a caption's words that it has said before, at most, 0..1", 0, 1)
-    min_bytes: int | None = _filter(None, "bytes of the encoded image at least", 1, MAX_IMAGE_BYTES, int)
-    max_bytes: int = _filter(MAX_IMAGE_BYTES, "bytes of the encoded image at most", 1, MAX_IMAGE_BYTES, int)
-    max_pixels: int = _filter(MAX_PIXELS, "pixels at most; more is not decoded (decompression bombs)", 1, MAX_PIXELS, int)
+    require_scores: bool = _filter(
+        False, "drop images that lack a score one of these filters asks for", kind=bool
+    )
+    min_caption: int | None = _filter(
+        None, "characters of the caption at least", 1, MAX_CAPTION, int
+    )
+    max_caption: int | None = _filter(
+        None, "characters of the caption at most", 1, MAX_CAPTION, int
+    )
+    max_repetition: float | None = _filter(
+        None, "share of a caption's words that it has said before, at most, 0..1", 0, 1
+    )
+    min_bytes: int | None = _filter(
+        None, "bytes of the encoded image at least", 1, MAX_IMAGE_BYTES, int
+    )
+    max_bytes: int = _filter(
+        MAX_IMAGE_BYTES, "bytes of the encoded image at most", 1, MAX_IMAGE_BYTES, int
+    )
+    max_pixels: int = _filter(
+        MAX_PIXELS, "pixels at most; more is not decoded (decompression bombs)", 1, MAX_PIXELS, int
+    )
     min_side: int | None = _filter(None, "shorter side at least", 1, 65_535, int)
     max_aspect: float = _filter(MAX_ASPECT, "longer side over shorter at most", 1, 65_535)
-    keep_animations: bool = _filter(False, "keep animations; their first frame is what training sees", kind=bool)
-    min_contrast: float = _filter(2.0, "standard deviation of the colours at least, of 255; 0 keeps uniform images", 0, 128)
+    keep_animations: bool = _filter(
+        False, "keep animations; their first frame is what training sees", kind=bool
+    )
+    min_contrast: float = _filter(
+        2.0, "standard deviation of the colours at least, of 255; 0 keeps uniform images", 0, 128
+    )
     keep_exact: bool = _filter(False, "keep images whose pixels are those of another", kind=bool)
-    near_radius: int = _filter(12, "bits of 64 in which near duplicates' hashes may differ; 0 keeps them", 0, 20, int)
+    near_radius: int = _filter(
+        12, "bits of 64 in which near duplicates' hashes may differ; 0 keeps them", 0, 20, int
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -51,23 +84,44 @@ class Settings:
             if kind is float and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, value := float(value))
             wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
-            if wrong or (kind in (int, float) and not field.metadata["low"] <= value <= field.metadata["high"]):
-                span = "" if kind not in (int, float) else f" in {field.metadata['low']:g}..{field.metadata['high']:g}"
-                raise InputError(f"{field.name} = {value!r}: give a {_NAMES[kind]}{span}; it is: {field.metadata['help']}")
+            if wrong or (
+                kind in (int, float)
+                and not field.metadata["low"] <= value <= field.metadata["high"]
+            ):
+                span = (
+                    ""
+                    if kind not in (int, float)
+                    else f" in {field.metadata['low']:g}..{field.metadata['high']:g}"
+                )
+                raise InputError(
+                    f"{field.name} = {value!r}: give a {_NAMES[kind]}{span}; it is:"
+                    f" {field.metadata['help']}"
+                )
         if self.nsfw_tags is not None and not self.tags():
-            raise InputError("nsfw_tags is empty; give tags such as NSFW,UNSURE, or leave the filter off")
+            raise InputError(
+                "nsfw_tags is empty; give tags such as NSFW,UNSURE, or leave the filter off"
+            )
         if self.keep_exact and self.near_radius:
-            raise InputError(f"keep_exact keeps what near_radius = {self.near_radius} would drop; set near_radius to 0 as well")
+            raise InputError(
+                f"keep_exact keeps what near_radius = {self.near_radius} would drop; set"
+                " near_radius to 0 as well"
+            )
         if self.min_caption and self.max_caption and self.min_caption > self.max_caption:
-            raise InputError(f"min_caption = {self.min_caption} is above max_caption = {self.max_caption}")
+            raise InputError(
+                f"min_caption = {self.min_caption} is above max_caption = {self.max_caption}"
+            )
 
     def tags(self) -> frozenset[str]:
-        return frozenset(tag.strip().lower() for tag in (self.nsfw_tags or "").split(",") if tag.strip())
+        return frozenset(
+            tag.strip().lower() for tag in (self.nsfw_tags or "").split(",") if tag.strip()
+        )
 
     def fingerprint(self) -> str:
         """Changes when a filter does, the blocked sources' contents included."""
         sources = read_blocked(self.blocked_sources) if self.blocked_sources else ()
-        text = json.dumps([{**dataclasses.asdict(self), "blocked_sources": sources}], sort_keys=True)
+        text = json.dumps(
+            [{**dataclasses.asdict(self), "blocked_sources": sources}], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -91,5 +145,7 @@ def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
             raise InputError(f"--filters {path}: not a mapping of filters to values")
     known = [field.name for field in dataclasses.fields(Settings)]
     if unknown := [str(name) for name in values if name not in known]:
-        raise InputError(f"--filters {path}: no filter {unknown[0]!r}; there are {', '.join(known)}")
+        raise InputError(
+            f"--filters {path}: no filter {unknown[0]!r}; there are {', '.join(known)}"
+        )
     return Settings(**{**values, **flags})

@@ -1,4 +1,7 @@
-"""Figures of a unit's items, and of many units: counts by reason, histograms, sources, examples. They add up."""
+"""Figures of a unit's items, and of many units: counts by reason, histograms, sources, examples.
+
+They add up.
+"""
 
 import bisect
 import collections
@@ -27,8 +30,14 @@ class Statistics:
     def __init__(self):
         self.items = self.kept = self.kept_bytes = self.joined = 0
         self.reasons: collections.Counter[str] = collections.Counter()
-        self.histograms = {name: {"read": [0] * len(bounds), KEPT: [0] * len(bounds)} for name, bounds in HISTOGRAMS.items()}
-        self.sources: dict[str, collections.Counter[str]] = {"read": collections.Counter(), KEPT: collections.Counter()}
+        self.histograms = {
+            name: {"read": [0] * len(bounds), KEPT: [0] * len(bounds)}
+            for name, bounds in HISTOGRAMS.items()
+        }
+        self.sources: dict[str, collections.Counter[str]] = {
+            "read": collections.Counter(),
+            KEPT: collections.Counter(),
+        }
         self.broken: list[list[str]] = []  # files that break off: name, how
         self.examples: dict[str, list[dict]] = {}
 
@@ -44,11 +53,18 @@ class Statistics:
         else:
             self.reasons[reason] += 1
         self.joined += "scores" in decision
-        if facts.problem.startswith("damaged_") and facts.place is None and facts.problem != "damaged_text_or_json":
+        if (
+            facts.problem.startswith("damaged_")
+            and facts.place is None
+            and facts.problem != "damaged_text_or_json"
+        ):
             self.broken.append([unit, facts.detail])
         values = {"captions": facts.caption} if facts.sha256 else {}
         if facts.width:
-            values |= {"sides": min(facts.width, facts.height), "aspects": facts.width / facts.height}
+            values |= {
+                "sides": min(facts.width, facts.height),
+                "aspects": facts.width / facts.height,
+            }
         for group in groups:
             for name, value in values.items():
                 self.histograms[name][group][bisect.bisect_right(HISTOGRAMS[name], value) - 1] += 1
@@ -60,16 +76,26 @@ class Statistics:
         # by a digest: a sample that no order of units changes
         order = hashlib.sha256(f"{unit}:{facts.ordinal}:{facts.key}".encode()).hexdigest()[:16]
         place = facts.place and dataclasses.asdict(facts.place)
-        self.examples.setdefault(reason, []).append({
-            "order": order, "unit": unit, "key": decision.get("key", facts.key), "detail": decision.get("detail", ""), "place": place,
-            "twin": decision.get("twin"),
-            "caption": facts.excerpt, "url": decision.get("url", facts.url), "size": f"{facts.width}x{facts.height}" if facts.width else "",
-        })  # fmt: skip
+        self.examples.setdefault(reason, []).append(
+            {
+                "order": order,
+                "unit": unit,
+                "key": decision.get("key", facts.key),
+                "detail": decision.get("detail", ""),
+                "place": place,
+                "twin": decision.get("twin"),
+                "caption": facts.excerpt,
+                "url": decision.get("url", facts.url),
+                "size": f"{facts.width}x{facts.height}" if facts.width else "",
+            }
+        )
         if len(self.examples[reason]) > 2 * EXAMPLES.get(reason, _EXAMPLES):
             self._trim(reason)
 
     def _trim(self, reason: str) -> None:
-        self.examples[reason] = sorted(self.examples[reason], key=lambda e: e["order"])[: EXAMPLES.get(reason, _EXAMPLES)]
+        self.examples[reason] = sorted(self.examples[reason], key=lambda e: e["order"])[
+            : EXAMPLES.get(reason, _EXAMPLES)
+        ]
 
     def merge(self, other: dict[str, Any]) -> None:
         """Adds what `to_json` gave of another."""
@@ -79,7 +105,9 @@ class Statistics:
         self.broken += other["broken"]
         for name, groups in other["histograms"].items():
             for group, counts in groups.items():
-                self.histograms[name][group] = [a + b for a, b in zip(self.histograms[name][group], counts)]
+                self.histograms[name][group] = [
+                    a + b for a, b in zip(self.histograms[name][group], counts)
+                ]
         for group, counts in other["sources"].items():
             self.sources[group].update(counts)
         for reason, examples in other["examples"].items():
@@ -95,10 +123,16 @@ class Statistics:
             if rest := sum(n for _, n in counts[SOURCES:]):
                 sources[group]["(others)"] = sources[group].get("(others)", 0) + rest
         return {
-            "items": self.items, "kept": self.kept, "kept_bytes": self.kept_bytes, "joined": self.joined,
-            "reasons": dict(sorted(self.reasons.items())), "histograms": self.histograms, "sources": sources,
-            "broken": self.broken, "examples": dict(sorted(self.examples.items())),
-        }  # fmt: skip
+            "items": self.items,
+            "kept": self.kept,
+            "kept_bytes": self.kept_bytes,
+            "joined": self.joined,
+            "reasons": dict(sorted(self.reasons.items())),
+            "histograms": self.histograms,
+            "sources": sources,
+            "broken": self.broken,
+            "examples": dict(sorted(self.examples.items())),
+        }
 
 
 def source_of(url: str) -> str:
@@ -113,6 +147,6 @@ def source_of(url: str) -> str:
 def bins(bounds: tuple[float, ...]) -> list[str]:
     """The names of a histogram's bins."""
     names = [f"{x:g}" if x == int(x) else f"{x:.2f}" for x in bounds]
-    return [f"{low} to {high}" for low, high in itertools.pairwise(names)] + [f"{names[-1]} or more"]
-
-
+    return [f"{low} to {high}" for low, high in itertools.pairwise(names)] + [
+        f"{names[-1]} or more"
+    ]

@@ -1,4 +1,5 @@
-"""A process that works for a build on this machine, and ends when the build does, also when that was killed.
+"""A process that works for a build on this machine, and ends when the build does, also when that
+was killed.
 
 Beam's own worker waits for ever for a build that is gone.
 """
@@ -26,7 +27,8 @@ def watch(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
-    logging.disable(logging.WARNING)  # of clouds that it could not reach, and of every start and end
+    # of clouds that it could not reach, and of every start and end
+    logging.disable(logging.WARNING)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv[:1])

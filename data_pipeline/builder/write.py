@@ -1,4 +1,6 @@
-"""Third pass: reads the inputs again and writes what was kept, a shard a group of units, image bytes as they were."""
+"""Third pass: reads the inputs again and writes what was kept, a shard a group of units, image
+bytes as they were.
+"""
 
 import hashlib
 import json
@@ -57,13 +59,23 @@ class WriteShard(beam.DoFn):
             if not same or hashlib.sha256(item.image).hexdigest() != facts.sha256:
                 raise _changed(unit)
             yield Record(
-                image=item.image, caption=item.caption, recaption="", url=decision.get("url", item.url), key=decision.get("key", item.key),
-                width=facts.width, height=facts.height, sha256=facts.sha256, phash=f"{facts.phash:016x}",
+                image=item.image,
+                caption=item.caption,
+                recaption="",
+                url=decision.get("url", item.url),
+                key=decision.get("key", item.key),
+                width=facts.width,
+                height=facts.height,
+                sha256=facts.sha256,
+                phash=f"{facts.phash:016x}",
                 scores=json.dumps(decision.get("scores", item.scores), sort_keys=True),
-            )  # fmt: skip
+            )
         if next(facts_of, None) is not None:
             raise _changed(unit)
 
 
 def _changed(unit: Unit) -> InputError:
-    return InputError(f"{unit.path} changed while it was being read; leave it alone, and the same command starts with it anew")
+    return InputError(
+        f"{unit.path} changed while it was being read; leave it alone, and the same command starts"
+        " with it anew"
+    )

@@ -1,6 +1,8 @@
-"""What a response of /v1/chat/completions is worth: an answer to go on with, or the reason why there is none.
+"""What a response of /v1/chat/completions is worth: an answer to go on with, or the reason why
+there is none.
 
-Reasons are what the journal and the report call them. Those in RETRYABLE may be gone another time; the others are the answer.
+Reasons are what the journal and the report call them. Those in RETRYABLE may be gone another time;
+the others are the answer.
 """
 
 import dataclasses
@@ -12,17 +14,37 @@ MAX_ANSWER = 8000  # characters of one answer
 MAX_CAPTION = 4000  # of the last one, the caption; T5 reads some 1,000
 MAX_DETAIL = 400
 
-REFUSED, EMPTY, TRUNCATED, TOO_LONG = "refused", "empty answer", "truncated answer", "answer too long"
+REFUSED, EMPTY, TRUNCATED, TOO_LONG = (
+    "refused",
+    "empty answer",
+    "truncated answer",
+    "answer too long",
+)
 CONTROL, REJECTED, UNREADABLE = "control characters", "request rejected", "unreadable image"
-UNREACHABLE, TIMEOUT, SERVER, MALFORMED, LIMITED = "no connection", "timeout", "server error", "malformed response", "rate limited"
+UNREACHABLE, TIMEOUT, SERVER, MALFORMED, LIMITED = (
+    "no connection",
+    "timeout",
+    "server error",
+    "malformed response",
+    "rate limited",
+)
 RETRYABLE = frozenset({UNREACHABLE, TIMEOUT, SERVER, MALFORMED, LIMITED})
 
-# How a refusal begins. "I cannot see any text" and "I'm unable to tell the colour" are answers, so what is refused counts too.
-_CANNOT = r"(?:can\s?not|can['’]?t|won['’]?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m) not comfortable)"
-_TO_HELP = r"(?:assist|help|comply|fulfil|provide|describe|caption|process|discuss|engage|continue|generate|create|do that|answer)"
+# How a refusal begins. "I cannot see any text" and "I'm unable to tell the colour" are answers, so
+# what is refused counts too.
+_CANNOT = (
+    r"(?:can\s?not|can['’]?t|won['’]?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m)"
+    r" not comfortable)"
+)
+_TO_HELP = (
+    r"(?:assist|help|comply|fulfil|provide|describe|caption|process|discuss|engage|continue|generate|create|do"
+    r" that|answer)"
+)
 _REFUSAL = re.compile(
-    rf"\W*(?:(?:i['’]?m|i am) (?:very |so |really )?sorry\b|sorry,? (?:but )?i\b|i apologi[sz]e\b|as an ai\b"
-    rf"|(?:unfortunately,? )?i {_CANNOT} (?:\w+ ){{0,2}}?{_TO_HELP}|(?:unfortunately,? )?i['’]m (?:not able|unable) to {_TO_HELP})",
+    rf"\W*(?:(?:i['’]?m|i am) (?:very |so |really )?sorry\b|sorry,? (?:but )?i\b|i"
+    rf" apologi[sz]e\b|as an ai\b"
+    rf"|(?:unfortunately,? )?i {_CANNOT} (?:\w+ ){{0,2}}?{_TO_HELP}|(?:unfortunately,? )?i['’]m"
+    rf" (?:not able|unable) to {_TO_HELP})",
     re.IGNORECASE,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -52,7 +74,10 @@ class Failure:
 
 
 def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
-    """Judges the body of a response of status 200. `last`: the answer is the caption, one line of at most MAX_CAPTION characters."""
+    """Judges the body of a response of status 200.
+
+    `last`: the answer is the caption, one line of at most MAX_CAPTION characters.
+    """
     try:
         value = json.loads(body)
         if isinstance(value, dict) and value.get("error"):  # some gateways say 200 all the same
@@ -82,25 +107,35 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
         return Failure(MALFORMED, "half a surrogate pair", tokens)
     text = " ".join(text.split()) if last else text
     if len(text) > (most := MAX_CAPTION if last else MAX_ANSWER):
-        return Failure(TOO_LONG, f"{len(text):,} characters, at most {most:,}: {one_line(text[:80])}", tokens)
+        return Failure(
+            TOO_LONG, f"{len(text):,} characters, at most {most:,}: {one_line(text[:80])}", tokens
+        )
     return Answer(text, tokens)
 
 
 def error_of(body: bytes) -> tuple[str, str]:
-    """What an error response says, and its code, of OpenAI's form {"error": {"message", "code", "type"}} or vLLM's without "error"."""
+    """What an error response says, and its code, of OpenAI's form {"error": {"message", "code",
+    "type"}} or vLLM's without "error".
+    """
     try:
         value = json.loads(body)
         error: Any = value.get("error", value)
         if isinstance(error, dict):
-            return one_line(str(error.get("message") or error)), one_line(f"{error.get('code')} {error.get('type')}")
+            return one_line(str(error.get("message") or error)), one_line(
+                f"{error.get('code')} {error.get('type')}"
+            )
         return one_line(str(error)), ""
     except (ValueError, AttributeError, RecursionError):
         return one_line(body[:1000].decode(errors="replace")) or "no text", ""
 
 
 def one_line(text: str) -> str:
-    """Foreign text for a message or a report: printable, one line, at most MAX_DETAIL characters."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * MAX_DETAIL].split()))[:MAX_DETAIL]
+    """Foreign text for a message or a report: printable, one line, at most MAX_DETAIL
+    characters.
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * MAX_DETAIL].split()))[
+        :MAX_DETAIL
+    ]
 
 
 def _tokens(usage: Any) -> Tokens | None:

@@ -1,7 +1,9 @@
-"""Many dialogues at once: each record's questions one after the other, each answer in the journal before the next question is asked.
+"""Many dialogues at once: each record's questions one after the other, each answer in the journal
+before the next question is asked.
 
-A stop, whether by a signal or because the server accepts nothing, lets the requests that are under way end and be written down:
-they are paid for. Everything else is dropped at once, and costs nothing.
+A stop, whether by a signal or because the server accepts nothing, lets the requests that are under
+way end and be written down: they are paid for. Everything else is dropped at once, and costs
+nothing.
 """
 
 import asyncio
@@ -39,21 +41,47 @@ class Asking:
 
     Args:
         model: as the server calls it.
-        max_tokens: of one answer; not sent where the dialogue's settings have max_completion_tokens.
+        max_tokens: of one answer; not sent where the dialogue's settings have
+            max_completion_tokens.
         side: longest side of the image that is sent, pixels.
-        retries: how often a request is sent again after an error that may pass. 429s do not count; they have MOST_LIMITED.
-        backoff: seconds before the first retry; doubles from one to the next, times .5 to 1.5 by chance.
+        retries: how often a request is sent again after an error that may pass. 429s do not count;
+            they have MOST_LIMITED.
+        backoff: seconds before the first retry; doubles from one to the next, times .5 to 1.5 by
+            chance.
         concurrency: dialogues at once, and so the most requests that are under way.
         seed: prefix of what Idempotency-Keys and the chance in the backoff come from.
     """
 
     def __init__(
-        self, source: RecordSource, dialogue: Dialogue, journal: Journal, endpoint: Endpoint, pacer: Pacer, *, model: str,
-        max_tokens: int, side: int, retries: int, backoff: float, concurrency: int, seed: str,
-    ):  # fmt: skip
-        self.source, self.dialogue, self.journal, self.endpoint, self.pacer = source, dialogue, journal, endpoint, pacer
+        self,
+        source: RecordSource,
+        dialogue: Dialogue,
+        journal: Journal,
+        endpoint: Endpoint,
+        pacer: Pacer,
+        *,
+        model: str,
+        max_tokens: int,
+        side: int,
+        retries: int,
+        backoff: float,
+        concurrency: int,
+        seed: str,
+    ):
+        self.source, self.dialogue, self.journal, self.endpoint, self.pacer = (
+            source,
+            dialogue,
+            journal,
+            endpoint,
+            pacer,
+        )
         self.model, self.max_tokens, self.side = model, max_tokens, side
-        self.retries, self.backoff, self.concurrency, self.seed = retries, backoff, concurrency, seed
+        self.retries, self.backoff, self.concurrency, self.seed = (
+            retries,
+            backoff,
+            concurrency,
+            seed,
+        )
         self.signal: int | None = None  # that ended the run
         self._stopping = False
         self._error: Exception | None = None
@@ -75,7 +103,10 @@ class Asking:
         todo = iter(range(count))
         finished = asyncio.Event()
         syncing = asyncio.create_task(self._guarded(lambda: self._sync(finished)))
-        self._workers = [asyncio.create_task(self._guarded(lambda: self._work(todo, bar))) for _ in range(min(self.concurrency, count))]
+        self._workers = [
+            asyncio.create_task(self._guarded(lambda: self._work(todo, bar)))
+            for _ in range(min(self.concurrency, count))
+        ]
         with self._heeding_signals():
             await asyncio.wait(self._workers)
         finished.set()
@@ -117,7 +148,9 @@ class Asking:
                 self._say(bar)
 
     def _prepare(self, index: int) -> tuple[Record, str, str | Failure | None]:
-        """The record, its id, and its image as a data URL, or why there is none; None where its dialogue has ended before."""
+        """The record, its id, and its image as a data URL, or why there is none; None where its
+        dialogue has ended before.
+        """
         record = self.source[index]
         identity = identify(record)
         if self.journal.ended(identity):
@@ -130,7 +163,11 @@ class Asking:
     async def _dialogue(self, record: Record, identity: str, image: str) -> None:
         said = self.journal.answers(identity)
         while len(said) < len(self.dialogue.turns):
-            request = {"model": self.model, "messages": self.dialogue.messages(image, record["caption"], said), **self.dialogue.settings}
+            request = {
+                "model": self.model,
+                "messages": self.dialogue.messages(image, record["caption"], said),
+                **self.dialogue.settings,
+            }
             if "max_completion_tokens" not in request:
                 request["max_tokens"] = self.max_tokens
             outcome = await self._answer(record, identity, len(said), request)
@@ -138,16 +175,24 @@ class Asking:
                 return
             said.append(outcome.text)
 
-    async def _answer(self, record: Record, identity: str, turn: int, request: dict[str, Any]) -> Answer | Failure | None:
-        """Sends one question until it is settled, and writes down what it came to; None: the run ended before."""
-        name = hashlib.blake2b(f"{self.seed} {identity} {turn}".encode(), digest_size=16).hexdigest()
+    async def _answer(
+        self, record: Record, identity: str, turn: int, request: dict[str, Any]
+    ) -> Answer | Failure | None:
+        """Sends one question until it is settled, and writes down what it came to; None: the run
+        ended before.
+        """
+        name = hashlib.blake2b(
+            f"{self.seed} {identity} {turn}".encode(), digest_size=16
+        ).hexdigest()
         chance = random.Random(name)
         sent_before = failed = limited = 0
         while not self._stopping:
             expected = self._expected
             sent = await self.pacer.wait(expected)
             with self._being_under_way():
-                reply = await self.endpoint.ask(request, identity=name, last=turn == len(self.dialogue.turns) - 1)
+                reply = await self.endpoint.ask(
+                    request, identity=name, last=turn == len(self.dialogue.turns) - 1
+                )
                 sent_before += 1
                 self._learn(reply, sent, expected)
                 outcome = reply.outcome
@@ -156,13 +201,19 @@ class Asking:
                     settled = limited > MOST_LIMITED
                 else:
                     failed += 1
-                    settled = isinstance(outcome, Answer) or outcome.reason not in answers.RETRYABLE or failed > self.retries
+                    settled = (
+                        isinstance(outcome, Answer)
+                        or outcome.reason not in answers.RETRYABLE
+                        or failed > self.retries
+                    )
                 if settled:
                     self._judge(outcome)
                     self.journal.write(record, identity, turn, outcome, sent_before)
                     return outcome
             if reply.status != 429:  # after one of those the pacer keeps everybody waiting
-                await asyncio.sleep(min(MAX_BACKOFF, self.backoff * 2 ** (failed - 1)) * chance.uniform(0.5, 1.5))
+                await asyncio.sleep(
+                    min(MAX_BACKOFF, self.backoff * 2 ** (failed - 1)) * chance.uniform(0.5, 1.5)
+                )
         return None
 
     def _learn(self, reply: Reply, sent: float, expected: float) -> None:
@@ -179,7 +230,8 @@ class Asking:
         if tokens:
             self._measured += 1
             self._expected += (used - self._expected) / min(self._measured, 100)
-        if tokens or reply.status != 200:  # a response without a count has probably cost what was expected
+        # a response without a count has probably cost what was expected
+        if tokens or reply.status != 200:
             pace.correct(used - expected)
 
     def _judge(self, outcome: Answer | Failure) -> None:
@@ -191,12 +243,23 @@ class Asking:
         self._in_a_row[reason] = row = self._in_a_row.get(reason, 0) + 1
         url = self.endpoint.url
         if outcome.reason == answers.UNREACHABLE and not self._answered:
-            raise InputError(f"no connection to {url} ({outcome.detail}); is the server up, and is --endpoint its address?")
+            raise InputError(
+                f"no connection to {url} ({outcome.detail}); is the server up, and is --endpoint"
+                " its address?"
+            )
         if reason == answers.REJECTED and row >= HOPELESS:
-            raise InputError(f"{url} rejected {row} requests in a row ({outcome.detail}); check --model, --dialogue and --max-tokens")
+            raise InputError(
+                f"{url} rejected {row} requests in a row ({outcome.detail}); check --model,"
+                " --dialogue and --max-tokens"
+            )
         if reason == "no answer" and row >= max(HOPELESS, 2 * self.concurrency):
-            said = f"{url} gave no answer to {row} records in a row ({outcome.reason}: {outcome.detail})"
-            raise StoppedByServerError(f"{said}; with --retry-failed the same command asks them again and goes on")
+            said = (
+                f"{url} gave no answer to {row} records in a row ({outcome.reason}:"
+                f" {outcome.detail})"
+            )
+            raise StoppedByServerError(
+                f"{said}; with --retry-failed the same command asks them again and goes on"
+            )
 
     @contextlib.contextmanager
     def _being_under_way(self) -> Iterator[None]:
@@ -228,9 +291,13 @@ class Asking:
             return
         self.signal = number
         self.stop()
-        waiting = f"waiting for {len(self._under_way)} answers that are paid for; once more gives them up"
+        waiting = (
+            f"waiting for {len(self._under_way)} answers that are paid for; once more gives them up"
+        )
         print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
 
     def _say(self, bar: tqdm) -> None:
         totals = self.journal.totals
-        bar.set_postfix_str(f"{totals.prompt_tokens + totals.completion_tokens:,} tokens", refresh=False)
+        bar.set_postfix_str(
+            f"{totals.prompt_tokens + totals.completion_tokens:,} tokens", refresh=False
+        )

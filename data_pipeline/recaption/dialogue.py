@@ -1,8 +1,10 @@
-"""The dialogue that leads to a new caption: a template file of questions, and the messages that it makes of one record.
+"""The dialogue that leads to a new caption: a template file of questions, and the messages that it
+makes of one record.
 
-CogView3 §3.1 has a vision model answer questions about the image, the first asking for a brief description, and then combine
-its answers with the old caption. Here this is one chat: the image stands in its first message, each question comes with all
-answers before it, and the answer to the last one is the new caption. A template is a JSON file:
+CogView3 §3.1 has a vision model answer questions about the image, the first asking for a brief
+description, and then combine its answers with the old caption. Here this is one chat: the image
+stands in its first message, each question comes with all answers before it, and the answer to the
+last one is the new caption. A template is a JSON file:
 
     {"system": "…",                      optional: what the model is told before
      "turns": ["…", "… {caption} …"],    the questions; {caption} becomes <caption>the old caption</caption>
@@ -19,11 +21,13 @@ from typing import Any
 from data_pipeline.errors import InputError, first_line
 
 DEFAULT = Path(__file__).with_name("dialogue.json")
-MAX_BYTES, MAX_TURNS, MAX_TEXT = 64 * 1024, 20, 8000  # of the file; questions; characters of one text
+# of the file; questions; characters of one text
+MAX_BYTES, MAX_TURNS, MAX_TEXT = 64 * 1024, 20, 8000
 MAX_OLD_CAPTION = 8192  # characters that are sent
 
 _FIELDS = {"system", "turns", "settings", "triplet"}
-_OURS = ("model", "messages", "stream", "n", "max_tokens")  # of a request: not the template's to set
+# of a request: not the template's to set
+_OURS = ("model", "messages", "stream", "n", "max_tokens")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _TAGS = re.compile(r"<\s*/?\s*caption\s*>", re.IGNORECASE)
 _FALLBACK_TRIPLET = "This caption came with the image: {caption} Write a new one."
@@ -39,28 +43,41 @@ class Dialogue:
     triplet: str
 
     def messages(self, image_url: str, caption: str, answers: list[str]) -> list[dict[str, Any]]:
-        """The chat up to the question after `answers`, in the format of /v1/chat/completions; `image_url` is a data URL."""
-        chat: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        """The chat up to the question after `answers`, in the format of /v1/chat/completions;
+        `image_url` is a data URL.
+        """
+        chat: list[dict[str, Any]] = (
+            [{"role": "system", "content": self.system}] if self.system else []
+        )
         for turn, question in enumerate(self.turns[: len(answers) + 1]):
             text = fill(question, caption)
             image = {"type": "image_url", "image_url": {"url": image_url}}
-            chat.append({"role": "user", "content": text if turn else [image, {"type": "text", "text": text}]})
+            chat.append(
+                {
+                    "role": "user",
+                    "content": text if turn else [image, {"type": "text", "text": text}],
+                }
+            )
             if turn < len(answers):
                 chat.append({"role": "assistant", "content": answers[turn]})
         return chat
 
 
 def fill(text: str, caption: str) -> str:
-    """Puts the old caption, which is foreign, where the template says: between tags that it cannot close itself."""
+    """Puts the old caption, which is foreign, where the template says: between tags that it cannot
+    close itself.
+    """
     foreign = _TAGS.sub(" ", caption[:MAX_OLD_CAPTION]).strip()
-    return _PLACEHOLDER.sub(lambda _: f"<caption>{foreign}</caption>", text)  # one pass: braces in a caption stay what they are
+    # one pass: braces in a caption stay what they are
+    return _PLACEHOLDER.sub(lambda _: f"<caption>{foreign}</caption>", text)
 
 
 def load_dialogue(path: Path = DEFAULT) -> Dialogue:
     """Reads and checks a template.
 
     Raises:
-        InputError: no such file, too large, not JSON, or a field that is not as the module's docstring has it.
+        InputError: no such file, too large, not JSON, or a field that is not as the module's
+            docstring has it.
     """
 
     def refuse(what: str) -> InputError:
@@ -82,7 +99,10 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
         raise refuse(f"unknown field {unknown[0]!r}; one of {', '.join(sorted(_FIELDS))}")
     if not 1 <= len(value["turns"]) <= MAX_TURNS:
         raise refuse(f"{len(value['turns'])} turns; give 1 to {MAX_TURNS}")
-    for name, text in (*((f"turn {i + 1}", t) for i, t in enumerate(value["turns"])), ("triplet", value.get("triplet", _FALLBACK_TRIPLET))):
+    for name, text in (
+        *((f"turn {i + 1}", t) for i, t in enumerate(value["turns"])),
+        ("triplet", value.get("triplet", _FALLBACK_TRIPLET)),
+    ):
         if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
             raise refuse(f"{name} must be a text of 1 to {MAX_TEXT:,} characters")
         if wrong := [found for found in _PLACEHOLDER.findall(text) if found != "caption"]:
@@ -98,4 +118,6 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
         "".join([system, *value["turns"], value.get("triplet", "")]).encode()
     except ValueError as e:
         raise refuse("has NaN or half a surrogate pair in it") from e
-    return Dialogue(system, tuple(value["turns"]), settings, value.get("triplet", _FALLBACK_TRIPLET))
+    return Dialogue(
+        system, tuple(value["turns"]), settings, value.get("triplet", _FALLBACK_TRIPLET)
+    )

@@ -1,7 +1,9 @@
-"""One request to an OpenAI-compatible server, and what its response means: an answer, a reason to try again, or the end of the run.
+"""One request to an OpenAI-compatible server, and what its response means: an answer, a reason to
+try again, or the end of the run.
 
-Statuses as the API's own clients take them: 408, 409, 429 and 5xx may go better another time, other 4xx may not. Nothing of the
-environment is used (proxies, netrc), no redirect is followed, and a response is read up to MAX_BODY bytes.
+Statuses as the API's own clients take them: 408, 409, 429 and 5xx may go better another time, other
+4xx may not. Nothing of the environment is used (proxies, netrc), no redirect is followed, and a
+response is read up to MAX_BODY bytes.
 """
 
 import asyncio
@@ -24,12 +26,19 @@ _FILTERED = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyV
 
 
 class StoppedByServerError(OSError):
-    """The server answers nobody any more: no credit is left, or it is gone. Another day the same command goes on."""
+    """The server answers nobody any more: no credit is left, or it is gone.
+
+    Another day the same command goes on.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """Of one attempt. `status`: of HTTP, None where none came; `pause`: seconds that the server asked to wait, None where it did not."""
+    """Of one attempt.
+
+    `status`: of HTTP, None where none came; `pause`: seconds that the server asked to wait, None
+    where it did not.
+    """
 
     outcome: Answer | Failure
     status: int | None
@@ -45,28 +54,48 @@ class Endpoint:
         timeout: seconds of one request from its connection to the last byte.
 
     Raises:
-        InputError: `url` is not one of http or https, or has a password or a query in it; `key` is not ASCII.
+        InputError: `url` is not one of http or https, or has a password or a query in it; `key` is
+            not ASCII.
     """
 
     def __init__(self, url: str, *, key: str | None, timeout: float, connections: int):
         try:
             base = httpx.URL(url)
         except (httpx.InvalidURL, ValueError) as e:
-            raise InputError(f"--endpoint {url!r} is not a URL ({first_line(e, 120)}); give one like http://host:8000/v1") from e
+            raise InputError(
+                f"--endpoint {url!r} is not a URL ({first_line(e, 120)}); give one like"
+                " http://host:8000/v1"
+            ) from e
         if base.userinfo or base.query or base.fragment:  # it stands in messages and in the report
-            raise InputError("--endpoint has a password or a query in it; give the address alone, and a key by --api-key-env")
+            raise InputError(
+                "--endpoint has a password or a query in it; give the address alone, and a key by"
+                " --api-key-env"
+            )
         if base.scheme not in ("http", "https") or not base.host:
             raise InputError(f"--endpoint {url!r}: give an address like http://host:8000/v1")
-        if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
-            raise InputError("the API key has a space, a line break or another character at its ends or within that no key has")
+        if key is not None and not (
+            key.isascii() and key.isprintable() and key.strip() == key and key
+        ):
+            raise InputError(
+                "the API key has a space, a line break or another character at its ends or within"
+                " that no key has"
+            )
         self.url = str(base).rstrip("/")
         self._key, self._timeout = key, timeout
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
         self._client = httpx.AsyncClient(
             headers=headers if key is None else {**headers, "Authorization": f"Bearer {key}"},
             timeout=None,  # httpx's are between two bytes; `ask` has one for the whole
             # uvicorn, vLLM's and SGLang's server, closes idle connections after 5 seconds
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=4),
+            limits=httpx.Limits(
+                max_connections=connections,
+                max_keepalive_connections=connections,
+                keepalive_expiry=4,
+            ),
             trust_env=False,
             follow_redirects=False,
         )
@@ -83,7 +112,8 @@ class Endpoint:
 
         Args:
             request: the body, as JSON.
-            identity: the same for every attempt at the same request (Idempotency-Key); servers that know it answer it once.
+            identity: the same for every attempt at the same request (Idempotency-Key); servers that
+                know it answer it once.
             last: see `answers.read_answer`.
 
         Raises:
@@ -94,20 +124,37 @@ class Endpoint:
             async with asyncio.timeout(self._timeout):
                 status, headers, body = await self._post(json.dumps(request).encode(), identity)
         except (TimeoutError, httpx.TimeoutException):
-            return Reply(Failure(answers.TIMEOUT, f"no whole response within {self._timeout:g} s"), None)
+            return Reply(
+                Failure(answers.TIMEOUT, f"no whole response within {self._timeout:g} s"), None
+            )
         except httpx.ConnectError as e:
             return Reply(Failure(answers.UNREACHABLE, self._said(first_line(e))), None)
         except httpx.HTTPError as e:  # cut off in the middle, or not HTTP
-            return Reply(Failure(answers.MALFORMED, self._said(f"{type(e).__name__}: {first_line(e)}")), None)
+            return Reply(
+                Failure(answers.MALFORMED, self._said(f"{type(e).__name__}: {first_line(e)}")), None
+            )
         if len(body) > MAX_BODY:
-            return Reply(Failure(answers.MALFORMED, f"a response of more than {MAX_BODY:,} bytes"), status)
+            return Reply(
+                Failure(answers.MALFORMED, f"a response of more than {MAX_BODY:,} bytes"), status
+            )
         if status == 200:
             outcome = answers.read_answer(body, last=last)
-            return Reply(dataclasses.replace(outcome, detail=self._said(outcome.detail)) if isinstance(outcome, Failure) else outcome, 200)
-        return Reply(self._failure(status, headers, body), status, retry_after(headers, time.time()))
+            return Reply(
+                (
+                    dataclasses.replace(outcome, detail=self._said(outcome.detail))
+                    if isinstance(outcome, Failure)
+                    else outcome
+                ),
+                200,
+            )
+        return Reply(
+            self._failure(status, headers, body), status, retry_after(headers, time.time())
+        )
 
     async def _post(self, content: bytes, identity: str) -> tuple[int, httpx.Headers, bytes]:
-        async with self._client.stream("POST", self._to, content=content, headers={"Idempotency-Key": identity}) as response:
+        async with self._client.stream(
+            "POST", self._to, content=content, headers={"Idempotency-Key": identity}
+        ) as response:
             body = b""
             async for part in response.aiter_bytes():
                 body += part
@@ -119,13 +166,25 @@ class Endpoint:
         message, code = answers.error_of(body)
         message = self._said(f"{status}: {message}")
         if status == 402 or (status == 429 and any(word in code for word in _BROKE)):
-            raise StoppedByServerError(f"{self.url} wants payment ({message}); when that is settled the same command goes on")
+            raise StoppedByServerError(
+                f"{self.url} wants payment ({message}); when that is settled the same command"
+                " goes on"
+            )
         if status in (401, 403):
-            raise InputError(f"{self.url} does not accept the API key ({message}); --api-key-env names the variable that holds it")
+            raise InputError(
+                f"{self.url} does not accept the API key ({message}); --api-key-env names the"
+                " variable that holds it"
+            )
         if status == 404:
-            raise InputError(f"{self.url} has no such model or path ({message}); check --model, and that --endpoint ends in /v1")
+            raise InputError(
+                f"{self.url} has no such model or path ({message}); check --model, and that"
+                " --endpoint ends in /v1"
+            )
         if 300 <= status < 400:
-            raise InputError(f"{self.url} redirects to {headers.get('location', 'nowhere')!r}; give the final address as --endpoint")
+            raise InputError(
+                f"{self.url} redirects to {headers.get('location', 'nowhere')!r}; give the final"
+                " address as --endpoint"
+            )
         if status == 429:
             return Failure(answers.LIMITED, message)
         if status in (408, 409) or status >= 500:
@@ -140,7 +199,8 @@ class Endpoint:
 
 
 def retry_after(headers: httpx.Headers, now: float) -> float | None:
-    """Seconds that a response asks to wait: Retry-After in seconds or as a date (RFC 9110 §10.2.3), or OpenAI's retry-after-ms.
+    """Seconds that a response asks to wait: Retry-After in seconds or as a date (RFC 9110 §10.2.3),
+    or OpenAI's retry-after-ms.
 
     None where it says nothing, or nothing that can be read. `now`: seconds since the epoch.
     """

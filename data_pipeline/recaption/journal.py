@@ -1,13 +1,16 @@
 """The journal of a recaptioning: every answer as it came, so that a killed run asks nothing twice.
 
-A JSON Lines file that only grows. The first line says what was asked of which model; a run that asks something else is refused.
-Then one line an event, written to the operating system before anything that follows from it is asked:
+A JSON Lines file that only grows. The first line says what was asked of which model; a run that
+asks something else is refused. Then one line an event, written to the operating system before
+anything that follows from it is asked:
 
-    {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …, "attempts": 1, "tokens": [prompt, completion]}
-    {"event": "failed", "id": …, "key": …, "sha256": …, "turn": 2, "reason": …, "detail": …, "attempts": 6, "tokens": null}
+    {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …, "attempts": 1,
+        "tokens": [prompt, completion]} {"event": "failed", "id": …, "key": …, "sha256": …, "turn":
+        2, "reason": …, "detail": …, "attempts": 6, "tokens": null}
 
-`id` is a hash of key, sha256 and old caption: a record in which one of these changed is another one. A line that a kill tore is
-cut off at the next start. The index in memory holds offsets, not texts: some 200 bytes a record.
+`id` is a hash of key, sha256 and old caption: a record in which one of these changed is another
+one. A line that a kill tore is cut off at the next start. The index in memory holds offsets, not
+texts: some 200 bytes a record.
 """
 
 import dataclasses
@@ -29,7 +32,10 @@ NAME = "journal.jsonl"
 
 @dataclasses.dataclass
 class Totals:
-    """Of all requests that were answered, in this run and those before. `unmeasured`: answers that came without a count of tokens."""
+    """Of all requests that were answered, in this run and those before.
+
+    `unmeasured`: answers that came without a count of tokens.
+    """
 
     requests: int = 0
     retries: int = 0
@@ -50,15 +56,25 @@ class Journal:
         folder: where it lies.
         asked: what the answers depend on: {"model", "dialogue", …}, stored in the first line.
         turns: of the dialogue.
-        retry_failed: failures that may go better another time are forgotten, the answers before them are not.
+        retry_failed: failures that may go better another time are forgotten, the answers before
+            them are not.
         overwrite: a journal of something else is moved aside, as journal.jsonl.old-N.
 
     Raises:
-        InputError: a journal of something else (without `overwrite`), one in use, a damaged one, or a folder that cannot be written.
+        InputError: a journal of something else (without `overwrite`), one in use, a damaged one, or
+            a folder that cannot be written.
         OSError: the disk is full, or fails.
     """
 
-    def __init__(self, folder: Path, asked: dict[str, Any], *, turns: int, retry_failed: bool = False, overwrite: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        asked: dict[str, Any],
+        *,
+        turns: int,
+        retry_failed: bool = False,
+        overwrite: bool = False,
+    ):
         self.path = folder / NAME
         self.totals = Totals()
         asked = json.loads(json.dumps(asked))  # as it will be read: tuples are lists
@@ -70,15 +86,21 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
         except OSError as e:
-            raise InputError(f"cannot write {self.path} ({first_line(e, 160)}); give another --out") from e
+            raise InputError(
+                f"cannot write {self.path} ({first_line(e, 160)}); give another --out"
+            ) from e
         try:
             found, answers = self._header()
             if found not in (None, asked):
                 if answers and not overwrite:
-                    raise InputError(f"{self.path} is of another run ({_difference(found, asked)}); give another --out, or --overwrite")
+                    raise InputError(
+                        f"{self.path} is of another run ({_difference(found, asked)}); give another"
+                        " --out, or --overwrite"
+                    )
                 if answers:
                     self._move_aside()
-                os.ftruncate(self._file, 0)  # nothing was answered: the model's name was mistyped, say
+                # nothing was answered: the model's name was mistyped, say
+                os.ftruncate(self._file, 0)
             self._load(asked)
         except BaseException:
             os.close(self._file)
@@ -95,7 +117,9 @@ class Journal:
 
     def answers(self, identity: str) -> list[str]:
         """The answers of a dialogue that has not ended, in order."""
-        return [self._read(offset)["text"] for offset in self._going.get(bytes.fromhex(identity), [])]
+        return [
+            self._read(offset)["text"] for offset in self._going.get(bytes.fromhex(identity), [])
+        ]
 
     def ended(self, identity: str) -> bool:
         return bytes.fromhex(identity) in self._ended
@@ -105,15 +129,31 @@ class Journal:
         if (offset := self._ended.get(bytes.fromhex(identity))) is None:
             return None
         line = self._read(offset)
-        return Answer(line["text"]) if line["event"] == "answer" else Failure(line["reason"], line["detail"])
+        return (
+            Answer(line["text"])
+            if line["event"] == "answer"
+            else Failure(line["reason"], line["detail"])
+        )
 
-    def write(self, record: Record, identity: str, turn: int, outcome: Answer | Failure, attempts: int) -> None:
-        """Appends what a request came to. When this returns the operating system has it, and no kill of the process can lose it."""
+    def write(
+        self, record: Record, identity: str, turn: int, outcome: Answer | Failure, attempts: int
+    ) -> None:
+        """Appends what a request came to.
+
+        When this returns the operating system has it, and no kill of the process can lose it.
+        """
         line: dict[str, Any] = {
             "event": "answer" if isinstance(outcome, Answer) else "failed",
-            "id": identity, "key": record["key"], "sha256": record["sha256"], "turn": turn,
-        }  # fmt: skip
-        line |= {"text": outcome.text} if isinstance(outcome, Answer) else {"reason": outcome.reason, "detail": outcome.detail}
+            "id": identity,
+            "key": record["key"],
+            "sha256": record["sha256"],
+            "turn": turn,
+        }
+        line |= (
+            {"text": outcome.text}
+            if isinstance(outcome, Answer)
+            else {"reason": outcome.reason, "detail": outcome.detail}
+        )
         tokens = [outcome.tokens.prompt, outcome.tokens.completion] if outcome.tokens else None
         line |= {"attempts": attempts, "tokens": tokens}
         self._note(line, self._append(line), forgiving=False)
@@ -131,7 +171,9 @@ class Journal:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             os.close(file)
-            raise InputError(f"{self.path} is in use by another process; let it end, or give another --out") from e
+            raise InputError(
+                f"{self.path} is in use by another process; let it end, or give another --out"
+            ) from e
         return file
 
     def _move_aside(self) -> None:
@@ -141,7 +183,9 @@ class Journal:
         self._file = self._open()
 
     def _header(self) -> tuple[dict[str, Any] | None, bool]:
-        """What the first line says, None where there is no whole one, and whether there are others."""
+        """What the first line says, None where there is no whole one, and whether there are
+        others.
+        """
         with self.path.open("rb") as lines:
             first, second = lines.readline(), lines.readline()
         if not first.endswith(b"\n"):
@@ -169,10 +213,16 @@ class Journal:
             self._append({"event": "begin", "asked": asked})
 
     def _damaged(self, number: int) -> InputError:
-        return InputError(f"{self.path}, line {number} is damaged; restore the file, or take out that line to ask again")
+        return InputError(
+            f"{self.path}, line {number} is damaged; restore the file, or take out that line to ask"
+            " again"
+        )
 
     def _note(self, line: dict[str, Any], offset: int, *, forgiving: bool) -> None:
-        """Takes an event into the index. `forgiving`: a failure that may go better another time does not end its dialogue."""
+        """Takes an event into the index.
+
+        `forgiving`: a failure that may go better another time does not end its dialogue.
+        """
         identity, turn = bytes.fromhex(line["id"]), line["turn"]
         if line["event"] == "failed":
             if not (forgiving and line["reason"] in RETRYABLE):
@@ -211,5 +261,9 @@ class Journal:
 
 def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
     names = [name for name in sorted({*found, *asked}) if found.get(name) != asked.get(name)]
-    shown = [f"{name} {found.get(name)!r} where this run has {asked.get(name)!r}" for name in names if name != "dialogue"]
+    shown = [
+        f"{name} {found.get(name)!r} where this run has {asked.get(name)!r}"
+        for name in names
+        if name != "dialogue"
+    ]
     return ", ".join(shown + (["another dialogue"] if "dialogue" in names else []))

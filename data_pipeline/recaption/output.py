@@ -1,4 +1,6 @@
-"""What a recaptioning leaves: the same dataset with new captions, shard for shard, and optionally triplets for a captioner."""
+"""What a recaptioning leaves: the same dataset with new captions, shard for shard, and optionally
+triplets for a captioner.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -12,9 +14,12 @@ REPORT = "recaption_report.json"
 
 
 class SameShards:
-    """Writes as many records into each shard as `lengths` says. A context manager: leaving it normally publishes the dataset.
+    """Writes as many records into each shard as `lengths` says.
 
-    Until then everything is in `staging`, the directory `NAME.partial` beside `out`, which an exception removes.
+    A context manager: leaving it normally publishes the dataset.
+
+    Until then everything is in `staging`, the directory `NAME.partial` beside `out`, which an
+    exception removes.
 
     Raises:
         InputError: `staging` is somebody's own directory, or cannot be made.
@@ -37,7 +42,10 @@ class SameShards:
             if kind is None:
                 while len(self._writers) < len(self._lengths):  # empty ones at the end
                     self._next_shard().close()
-                paths, lengths = [writer.path for writer in self._writers], [writer.count for writer in self._writers]
+                paths, lengths = (
+                    [writer.path for writer in self._writers],
+                    [writer.count for writer in self._writers],
+                )
                 describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
                 write_sizes(self.staging, self._image_sizes)
                 publish(self.staging, self.out)
@@ -53,5 +61,7 @@ class SameShards:
         self._image_sizes.append((record["height"], record["width"]))
 
     def _next_shard(self) -> ShardWriter:
-        self._writers.append(ShardWriter(self.staging / f"{len(self._writers):05d}.writing", FEATURES))
+        self._writers.append(
+            ShardWriter(self.staging / f"{len(self._writers):05d}.writing", FEATURES)
+        )
         return self._writers[-1]

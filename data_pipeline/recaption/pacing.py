@@ -1,8 +1,10 @@
-"""How fast requests may go: a steady pace below what the user allows and what the server's 429s show.
+"""How fast requests may go: a steady pace below what the user allows and what the server's 429s
+show.
 
-A run begins slowly and doubles its pace each second, up to what --rate and --tokens-per-minute say, or until a 429 comes. That
-stops everyone for its Retry-After and lowers the pace. From there it follows CUBIC (RFC 9438): quickly back to below where the
-429 came, a plateau there, then faster and faster beyond. The plateau lasts at least 20 of the pauses that a 429 costs.
+A run begins slowly and doubles its pace each second, up to what --rate and --tokens-per-minute say,
+or until a 429 comes. That stops everyone for its Retry-After and lowers the pace. From there it
+follows CUBIC (RFC 9438): quickly back to below where the 429 came, a plateau there, then faster and
+faster beyond. The plateau lasts at least 20 of the pauses that a 429 costs.
 
 The arithmetic is apart from waiting, so that tests run it on a clock of their own.
 """
@@ -12,14 +14,16 @@ import math
 import time
 
 FIRST = 20.0  # requests a second to begin with
-MARGIN = 0.98  # of the rate that was told: a server counts arrivals, which are less regular than departures
+# of the rate that was told: a server counts arrivals, which are less regular than departures
+MARGIN = 0.98
 SLACK = 0.05  # seconds of unused pace that may be caught up: what timers and a busy machine lose
 DEFAULT_PAUSE = 1.0  # seconds, after a 429 that names none; and between two cuts, at least
 MAX_PAUSE = 300.0  # of what a server can ask for
 
-# After a 429 the limit lies between what came through since the last one, pauses included, and the pace. The new pace begins in
-# the middle of the two, and the plateau is in the middle of that and the old pace. Chosen by simulating token buckets of 0.1 to 60
-# seconds' worth: more than 90 % of their limit within a minute, where Retry-After is 1 s.
+# After a 429 the limit lies between what came through since the last one, pauses included, and the
+# pace. The new pace begins in the middle of the two, and the plateau is in the middle of that and
+# the old pace. Chosen by simulating token buckets of 0.1 to 60 seconds' worth: more than 90 % of
+# their limit within a minute, where Retry-After is 1 s.
 DEEPEST, SHALLOWEST = 0.6, 0.97  # what a cut leaves of the pace, at least and at most
 PLATEAU = 30.0  # seconds
 LEAST_SWING = 0.05  # of the plateau: half a minute after it the pace is at least so much above it
@@ -27,7 +31,10 @@ SLOWEST = 1.0  # requests a second; a server that takes fewer has its Retry-Afte
 
 
 class Pace:
-    """When the next request may be sent. Times are seconds of one clock; `rate` requests and `tokens` tokens a second, None: any."""
+    """When the next request may be sent.
+
+    Times are seconds of one clock; `rate` requests and `tokens` tokens a second, None: any.
+    """
 
     def __init__(self, now: float, *, rate: float | None = None, tokens: float | None = None):
         self.most, self.tokens = (rate or math.inf) * MARGIN, (tokens or math.inf) * MARGIN
@@ -36,7 +43,8 @@ class Pace:
         self._began = now  # of what `_admitted` counts
         self._admitted = 0
         self._cut_at: float | None = None  # requests sent before it tell nothing new
-        self._base = self._peak = FIRST  # the pace right after the last cut, and that of the plateau
+        # the pace right after the last cut, and that of the plateau
+        self._base = self._peak = FIRST
         self._plateau = PLATEAU
 
     def rate(self, now: float) -> float:
@@ -46,7 +54,11 @@ class Pace:
             return min(self.most, FIRST * 2 ** min(since, 60.0))
         beyond = since / self._plateau - 1
         swing = self._peak - self._base
-        return min(self.most, self._peak + (max(swing, LEAST_SWING * self._peak) if beyond > 0 else swing) * beyond**3)
+        return min(
+            self.most,
+            self._peak
+            + (max(swing, LEAST_SWING * self._peak) if beyond > 0 else swing) * beyond**3,
+        )
 
     def free_at(self) -> float:
         """The time from which the next request may be sent."""
@@ -86,7 +98,9 @@ class Pace:
 
 
 class Pacer:
-    """`Pace` for many tasks of one event loop: they are let through in the order in which they came."""
+    """`Pace` for many tasks of one event loop: they are let through in the order in which they
+    came.
+    """
 
     def __init__(self, *, rate: float | None, tokens: float | None):
         self.pace = Pace(time.monotonic(), rate=rate, tokens=tokens)

@@ -1,4 +1,6 @@
-"""A record's image as a chat carries it: a base64 data URL, the bytes as they are where the model would see the same image."""
+"""A record's image as a chat carries it: a base64 data URL, the bytes as they are where the model
+would see the same image.
+"""
 
 import base64
 import io
@@ -13,7 +15,8 @@ _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 def data_url(data: bytes, side: int) -> str:
     """Encoded image → "data:image/…;base64,…", at most `side` pixels long.
 
-    A larger one, one that EXIF turns, and one with transparency become an upright RGB JPEG on white, which is what training sees.
+    A larger one, one that EXIF turns, and one with transparency become an upright RGB JPEG on
+    white, which is what training sees.
 
     Raises:
         InputError: the image is damaged or too large to decode.
@@ -22,7 +25,12 @@ def data_url(data: bytes, side: int) -> str:
     kind = image.format
     height, width = upright_size(image)
     longest = max(height, width)
-    if longest > side or (width, height) != image.size or image.getexif().get(0x0112, 1) != 1 or image.has_transparency_data:
+    if (
+        longest > side
+        or (width, height) != image.size
+        or image.getexif().get(0x0112, 1) != 1
+        or image.has_transparency_data
+    ):
         scale = min(1.0, side / longest)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         pixels = decode_rgb(image, short_side=min(size))

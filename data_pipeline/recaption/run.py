@@ -28,7 +28,10 @@ _EXAMPLES = 20  # of each reason, in the report
 
 
 class StoppedError(Exception):
-    """SIGTERM or Ctrl-C ended a run, whose answers are in the journal. `signal` is the number by which."""
+    """SIGTERM or Ctrl-C ended a run, whose answers are in the journal.
+
+    `signal` is the number by which.
+    """
 
     def __init__(self, number: int, message: str):
         super().__init__(f"{signal.Signals(number).name}: {message}")
@@ -74,10 +77,12 @@ def recaption(
     retry_failed: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Asks a vision model for a new caption of every record, and writes the dataset again with `recaption` filled in.
+    """Asks a vision model for a new caption of every record, and writes the dataset again with
+    `recaption` filled in.
 
-    Images, old captions, order and shards stay. Every answer is in `out`.recaption/journal.jsonl before the next question is
-    asked, so after a kill the same call goes on; `out` appears when every record has a new caption or a reason why it has none.
+    Images, old captions, order and shards stay. Every answer is in `out`.recaption/journal.jsonl
+    before the next question is asked, so after a kill the same call goes on; `out` appears when
+    every record has a new caption or a reason why it has none.
 
     Args:
         endpoint, key, timeout: see `Endpoint`.
@@ -87,17 +92,22 @@ def recaption(
         prices: of a million tokens in the prompt and in the answer, in any currency.
         limit: only so many records, the first ones, are asked, and no dataset is written.
         triplets: a JSON file of ⟨image, old, new⟩, see triplets.py.
-        retry_failed: asks again where the server had failed; the dataset of an earlier run is replaced.
-        overwrite: replaces a dataset at `out`, and moves aside a journal of another model or dialogue.
+        retry_failed: asks again where the server had failed; the dataset of an earlier run is
+            replaced.
+        overwrite: replaces a dataset at `out`, and moves aside a journal of another model or
+            dialogue.
 
     Returns:
-        The report, also written to `out`/recaption_report.json, or with `limit` to `out`.recaption: {"source", "model", "endpoint",
-        "dialogue", "records", "recaptioned", "reasons": {reason: n}, "examples": {reason: ["key: detail", …]}, "requests", "retries",
-        "tokens": {"prompt", "completion", "unmeasured"}, "cost": None or a number, "seconds", "requests_per_second"}. Requests,
-        tokens and cost are of all runs that the journal knows, seconds of this one.
+        The report, also written to `out`/recaption_report.json, or with `limit` to `out`.recaption:
+            {"source", "model", "endpoint", "dialogue", "records", "recaptioned", "reasons":
+            {reason: n}, "examples": {reason: ["key: detail", …]}, "requests", "retries", "tokens":
+            {"prompt", "completion", "unmeasured"}, "cost": None or a number, "seconds",
+            "requests_per_second"}. Requests, tokens and cost are of all runs that the journal
+            knows, seconds of this one.
 
     Raises:
-        InputError: something given is unusable, the server does not accept us, or no record got a caption.
+        InputError: something given is unusable, the server does not accept us, or no record got a
+            caption.
         StoppedError: a signal came.
         StoppedByServerError, OSError: the server is gone or wants payment; the disk is full.
     """
@@ -110,19 +120,42 @@ def recaption(
             raise InputError(f"--out {out} is the dataset itself; give another directory")
         check_replaceable(out, overwrite or (retry_failed and (out / REPORT).is_file()))
     count = min(len(source), limit or len(source))
-    exported = Triplets(triplets, script.triplet, overwrite=overwrite or retry_failed) if triplets else None
-    asked = {"model": model, "dialogue": dataclasses.asdict(script), "max_tokens": max_tokens, "image_side": image_side}
+    exported = (
+        Triplets(triplets, script.triplet, overwrite=overwrite or retry_failed)
+        if triplets
+        else None
+    )
+    asked = {
+        "model": model,
+        "dialogue": dataclasses.asdict(script),
+        "max_tokens": max_tokens,
+        "image_side": image_side,
+    }
     folder = out.with_name(out.name + ".recaption")
-    with Journal(folder, asked, turns=len(script.turns), retry_failed=retry_failed, overwrite=overwrite) as journal:
+    with Journal(
+        folder, asked, turns=len(script.turns), retry_failed=retry_failed, overwrite=overwrite
+    ) as journal:
         before = journal.totals.requests
 
         async def ask() -> int | None:
             async with server:
-                pacer = Pacer(rate=rate and rate / 60, tokens=tokens_per_minute and tokens_per_minute / 60)
+                pacer = Pacer(
+                    rate=rate and rate / 60, tokens=tokens_per_minute and tokens_per_minute / 60
+                )
                 asking = Asking(
-                    source, script, journal, server, pacer, model=model, max_tokens=max_tokens, side=image_side, retries=retries,
-                    backoff=backoff, concurrency=concurrency, seed=json.dumps(asked, sort_keys=True),
-                )  # fmt: skip
+                    source,
+                    script,
+                    journal,
+                    server,
+                    pacer,
+                    model=model,
+                    max_tokens=max_tokens,
+                    side=image_side,
+                    retries=retries,
+                    backoff=backoff,
+                    concurrency=concurrency,
+                    seed=json.dumps(asked, sort_keys=True),
+                )
                 with tqdm(total=count, desc="recaption", unit=" records", mininterval=0.5) as bar:
                     await asking.run(count, bar)
                 return asking.signal
@@ -130,14 +163,29 @@ def recaption(
         stopped = asyncio.run(ask())
         asking_seconds = time.monotonic() - start
         if stopped is not None:
-            raise StoppedError(stopped, f"{journal.totals.requests:,} requests are in {journal.path}; the same command goes on")
+            raise StoppedError(
+                stopped,
+                f"{journal.totals.requests:,} requests are in {journal.path}; the same command"
+                " goes on",
+            )
         report = {
-            "source": str(data), "model": model, "endpoint": endpoint, "dialogue": dialogue.name, "records": count,
-            "recaptioned": 0, "reasons": {}, "examples": {}, **_spent(journal.totals, prices), "seconds": 0.0,
-            "requests_per_second": round((journal.totals.requests - before) / asking_seconds, 2), "journal": str(journal.path),
-        }  # fmt: skip
+            "source": str(data),
+            "model": model,
+            "endpoint": endpoint,
+            "dialogue": dialogue.name,
+            "records": count,
+            "recaptioned": 0,
+            "reasons": {},
+            "examples": {},
+            **_spent(journal.totals, prices),
+            "seconds": 0.0,
+            "requests_per_second": round((journal.totals.requests - before) / asking_seconds, 2),
+            "journal": str(journal.path),
+        }
         with contextlib.ExitStack() as stack:
-            dataset = stack.enter_context(SameShards(out, source.lengths)) if limit is None else None
+            dataset = (
+                stack.enter_context(SameShards(out, source.lengths)) if limit is None else None
+            )
             triplet_writer = stack.enter_context(exported) if exported else None
             summary = _write(source, count, journal, dataset, triplet_writer)
             report |= {
@@ -148,13 +196,24 @@ def recaption(
             }
             place = (dataset.staging if dataset else folder) / REPORT
             with naming(place):
-                place.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                place.write_text(
+                    json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
             if not summary.recaptioned:
-                raise InputError(f"no record of {data} got a new caption: {_reasons(summary)}; {journal.path} has them all")
+                raise InputError(
+                    f"no record of {data} got a new caption: {_reasons(summary)}; {journal.path}"
+                    " has them all"
+                )
     return report
 
 
-def _write(source: RecordSource, count: int, journal: Journal, dataset: SameShards | None, triplets: Triplets | None) -> Summary:
+def _write(
+    source: RecordSource,
+    count: int,
+    journal: Journal,
+    dataset: SameShards | None,
+    triplets: Triplets | None,
+) -> Summary:
     """The second pass, in the order of the records: what became of each."""
     summary = Summary()
     for index in tqdm(range(count), desc="write", unit=" records", mininterval=0.5):
@@ -170,11 +229,27 @@ def _write(source: RecordSource, count: int, journal: Journal, dataset: SameShar
 
 
 def _spent(totals: Totals, prices: tuple[float, float] | None) -> dict[str, Any]:
-    cost = None if prices is None else (totals.prompt_tokens * prices[0] + totals.completion_tokens * prices[1]) / 1e6
-    tokens = {"prompt": totals.prompt_tokens, "completion": totals.completion_tokens, "unmeasured": totals.unmeasured}
-    return {"requests": totals.requests, "retries": totals.retries, "tokens": tokens, "cost": None if cost is None else round(cost, 6)}
+    cost = (
+        None
+        if prices is None
+        else (totals.prompt_tokens * prices[0] + totals.completion_tokens * prices[1]) / 1e6
+    )
+    tokens = {
+        "prompt": totals.prompt_tokens,
+        "completion": totals.completion_tokens,
+        "unmeasured": totals.unmeasured,
+    }
+    return {
+        "requests": totals.requests,
+        "retries": totals.retries,
+        "tokens": tokens,
+        "cost": None if cost is None else round(cost, 6),
+    }
 
 
 def _reasons(summary: Summary) -> str:
     first = next(iter(summary.examples.values()), [""])[0]
-    return f"{', '.join(f'{n} × {reason}' for reason, n in summary.reasons.most_common())} (such as {first})"
+    return (
+        f"{', '.join(f'{n} × {reason}' for reason, n in summary.reasons.most_common())} (such as"
+        f" {first})"
+    )

@@ -1,7 +1,9 @@
-"""⟨image, old caption, new caption⟩ in LLaVA's conversation format, for fine-tuning a captioner (CogView3 §3.1).
+"""⟨image, old caption, new caption⟩ in LLaVA's conversation format, for fine-tuning a captioner
+(CogView3 §3.1).
 
     [{"id": "KEY", "image": "NAME_images/KEY.jpg", "conversations": [
-        {"from": "human", "value": "<image>\\n… the old caption …"}, {"from": "gpt", "value": "the new caption"}]}, …]
+        {"from": "human", "value": "<image>\\n… the old caption …"}, {"from": "gpt", "value": "the
+            new caption"}]}, …]
 
 Paths are relative to the file's folder, which is what trainers take as their image folder.
 """
@@ -25,7 +27,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class Triplets:
-    """Writes them as they come. A context manager: leaving it normally puts FILE and its images in place.
+    """Writes them as they come.
+
+    A context manager: leaving it normally puts FILE and its images in place.
 
     Args:
         path: the JSON file; images go to NAME_images beside it, NAME being its stem.
@@ -33,7 +37,8 @@ class Triplets:
         overwrite: both may be there already.
 
     Raises:
-        InputError: `path` cannot be written, is no .json, or something is there (without `overwrite`).
+        InputError: `path` cannot be written, is no .json, or something is there (without
+            `overwrite`).
         OSError: the disk is full, or fails.
     """
 
@@ -44,9 +49,14 @@ class Triplets:
         self.path, self.folder = path, path.with_name(f"{path.stem}_images")
         self.count = 0
         self._question = question
-        self._partial = {place: place.with_name(f"{place.name}.partial") for place in (self.path, self.folder)}
+        self._partial = {
+            place: place.with_name(f"{place.name}.partial") for place in (self.path, self.folder)
+        }
         if not overwrite and (there := [str(place) for place in self._partial if place.exists()]):
-            raise InputError(f"--triplets: {there[0]} is there already; give --overwrite to replace it, or another name")
+            raise InputError(
+                f"--triplets: {there[0]} is there already; give --overwrite to replace it, or"
+                " another name"
+            )
 
     def __enter__(self) -> "Triplets":
         self._remove_partial()
@@ -68,13 +78,22 @@ class Triplets:
     def write(self, record: Record, caption: str) -> None:
         name = f"{file_name(record['key'])}.{_SUFFIXES[open_image(record['image']).format]}"
         conversation = [
-            {"from": "human", "value": f"<image>\n{_words(fill(self._question, record['caption']))}"},
+            {
+                "from": "human",
+                "value": f"<image>\n{_words(fill(self._question, record['caption']))}",
+            },
             {"from": "gpt", "value": _words(caption)},
         ]
-        triplet: dict[str, Any] = {"id": record["key"], "image": f"{self.folder.name}/{name}", "conversations": conversation}
+        triplet: dict[str, Any] = {
+            "id": record["key"],
+            "image": f"{self.folder.name}/{name}",
+            "conversations": conversation,
+        }
         with naming(self.path):
             (self._partial[self.folder] / name).write_bytes(record["image"])
-            self._file.write((",\n" if self.count else "[\n") + json.dumps(triplet, ensure_ascii=False))
+            self._file.write(
+                (",\n" if self.count else "[\n") + json.dumps(triplet, ensure_ascii=False)
+            )
         self.count += 1
 
     def _remove_partial(self) -> None:
@@ -83,7 +102,9 @@ class Triplets:
 
 
 def file_name(key: str) -> str:
-    """A key, which is foreign, as the name of one file: itself where it is plain, else what is plain of it, ~ and a hash."""
+    """A key, which is foreign, as the name of one file: itself where it is plain, else what is
+    plain of it, ~ and a hash.
+    """
     if _PLAIN.fullmatch(key):
         return key
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[:64]}~{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"

@@ -1,11 +1,13 @@
-"""Draws the emoji of Noto Color Emoji with their Unicode names as captions: a small real data set without a download.
+"""Draws the emoji of Noto Color Emoji with their Unicode names as captions: a small real data set
+without a download.
 
     apt-get install fonts-noto-color-emoji && pip install -e '.[examples]'
     python examples/emoji/draw.py --out runs/emoji/images
     cv3jax data pack --source runs/emoji/images --out runs/emoji/data
 
-Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. Names are those of Unicode CLDR, as the `emoji` package has them;
-flags, skin tones, keycaps and families are sequences of code points that the font draws as one glyph. Takes about half a minute.
+Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. Names are those of Unicode CLDR, as
+the `emoji` package has them; flags, skin tones, keycaps and families are sequences of code points
+that the font draws as one glyph. Takes about half a minute.
 """
 
 import argparse
@@ -29,15 +31,21 @@ _TONE = "(?:medium-light|medium-dark|light|medium|dark) skin tone"
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty directory")
-    parser.add_argument("--font", type=Path, default=FONT, metavar="TTF", help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new or empty directory"
+    )
+    parser.add_argument(
+        "--font", type=Path, default=FONT, metavar="TTF", help="default: %(default)s"
+    )
     args = parser.parse_args(argv)
     font = open_font(args.font)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         empty = not any(args.out.iterdir())
     except OSError as e:
-        raise InputError(f"--out {args.out}: cannot be made a directory ({e.strerror}); give a new one") from e
+        raise InputError(
+            f"--out {args.out}: cannot be made a directory ({e.strerror}); give a new one"
+        ) from e
     if not empty:
         raise InputError(f"--out {args.out} is not an empty directory; give a new one")
 
@@ -64,15 +72,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def open_font(path: Path) -> ImageFont.FreeTypeFont:
-    """Raises InputError where the font is missing, is of another kind, or sequences could not be laid out."""
+    """Raises InputError where the font is missing, is of another kind, or sequences could not be
+    laid out.
+    """
     if not path.is_file():
-        raise InputError(f"no font at {path}: `apt-get install fonts-noto-color-emoji`, or give --font NotoColorEmoji.ttf")
+        raise InputError(
+            f"no font at {path}: `apt-get install fonts-noto-color-emoji`, or give --font"
+            " NotoColorEmoji.ttf"
+        )
     if not features.check("raqm"):
-        raise InputError("this Pillow cannot lay out emoji sequences: install the wheel from PyPI, which has raqm, or apt's libraqm0")
+        raise InputError(
+            "this Pillow cannot lay out emoji sequences: install the wheel from PyPI, which has"
+            " raqm, or apt's libraqm0"
+        )
     try:
         return ImageFont.truetype(str(path), STRIKE, layout_engine=ImageFont.Layout.RAQM)
     except OSError as e:
-        raise InputError(f"{path} is not a colour emoji font with bitmaps of size {STRIKE} ({e})") from e
+        raise InputError(
+            f"{path} is not a colour emoji font with bitmaps of size {STRIKE} ({e})"
+        ) from e
 
 
 def named_emoji() -> list[tuple[str, str]]:
@@ -82,21 +100,36 @@ def named_emoji() -> list[tuple[str, str]]:
     except ImportError as e:
         raise InputError("names come from the package `emoji`: pip install -e '.[examples]'") from e
     complete = emoji.STATUS["fully_qualified"]
-    return sorted((text, caption_of(text, data["en"])) for text, data in emoji.EMOJI_DATA.items() if data["status"] == complete)
+    return sorted(
+        (text, caption_of(text, data["en"]))
+        for text, data in emoji.EMOJI_DATA.items()
+        if data["status"] == complete
+    )
 
 
 def caption_of(text: str, short_name: str) -> str:
-    """How one would say it: (🇫🇷, ":France:") → "flag of france"; (👍🏽, ":thumbs_up_medium_skin_tone:") → "thumbs up, medium skin tone"."""
+    """How one would say it: (🇫🇷, ":France:") → "flag of france"; (👍🏽,
+    ":thumbs_up_medium_skin_tone:") → "thumbs up, medium skin tone".
+    """
     name = re.sub(r"\s+", " ", short_name.strip(":").replace("_", " ")).strip().lower()
-    if all("\U0001f1e6" <= c <= "\U0001f1ff" for c in text) or "\U000e007f" in text:  # regional indicators, or a tag sequence
+    # regional indicators, or a tag sequence
+    if all("\U0001f1e6" <= c <= "\U0001f1ff" for c in text) or "\U000e007f" in text:
         return f"flag of {name}"
     if name.startswith("keycap"):
-        return f"{name} button" if name[-1].isalnum() else f"keycap {name.removeprefix('keycap').strip()} button"
+        return (
+            f"{name} button"
+            if name[-1].isalnum()
+            else f"keycap {name.removeprefix('keycap').strip()} button"
+        )
     tones = re.findall(_TONE, name)
     name = re.sub(f" {_TONE}", "", name)
-    name = re.sub(r"^(.+?) ((?:red|white|blond|curly) hair|bald|beard)$", r"\1 with \2", name).replace("with bald", "without hair")
+    name = re.sub(
+        r"^(.+?) ((?:red|white|blond|curly) hair|bald|beard)$", r"\1 with \2", name
+    ).replace("with bald", "without hair")
     # CLDR lists people after a colon that the package drops: "kiss: woman, man"
-    if people := re.fullmatch(r"(couple with heart|kiss|family) ((?:(?:person|woman|man|adult|girl|boy|child) ?)+)", name):
+    if people := re.fullmatch(
+        r"(couple with heart|kiss|family) ((?:(?:person|woman|man|adult|girl|boy|child) ?)+)", name
+    ):
         name = f"{people[1]}, {' and '.join(people[2].split())}"
     return ", ".join([name, *tones])
 
@@ -106,11 +139,17 @@ def draw(font: ImageFont.FreeTypeFont, text: str) -> tuple[Image.Image | None, s
     advance = font.getlength("😀")
     if font.getlength(text) > 1.5 * advance:
         return None, "newer than the font: it draws the parts one by one"
-    # Twice: where the glyph is, by its alpha (a white border counts), and how it looks on white. Pillow blends the edge
-    # with the canvas's own colour, so one transparent canvas would leave a dark fringe.
-    shape, canvas = Image.new("RGBA", (3 * STRIKE, 2 * STRIKE)), Image.new("RGB", (3 * STRIKE, 2 * STRIKE), "white")
+    # Twice: where the glyph is, by its alpha (a white border counts), and how it looks on white.
+    # Pillow blends the edge with the canvas's own colour, so one transparent canvas would leave a
+    # dark fringe.
+    shape, canvas = (
+        Image.new("RGBA", (3 * STRIKE, 2 * STRIKE)),
+        Image.new("RGB", (3 * STRIKE, 2 * STRIKE), "white"),
+    )
     for target in (shape, canvas):
-        ImageDraw.Draw(target).text((STRIKE // 2, STRIKE // 2), text, font=font, embedded_color=True)
+        ImageDraw.Draw(target).text(
+            (STRIKE // 2, STRIKE // 2), text, font=font, embedded_color=True
+        )
     box = shape.getchannel("A").getbbox()
     if box is None:
         return None, "blank: the font has no such glyph"
@@ -118,7 +157,9 @@ def draw(font: ImageFont.FreeTypeFont, text: str) -> tuple[Image.Image | None, s
     scale = (SIZE - 2 * MARGIN) / max(glyph.size)
     if max(glyph.size) < STRIKE // 2:  # a small sign stays one
         scale = min(scale, 1.0)
-    glyph = glyph.resize([max(1, round(side * scale)) for side in glyph.size], Image.Resampling.LANCZOS)
+    glyph = glyph.resize(
+        [max(1, round(side * scale)) for side in glyph.size], Image.Resampling.LANCZOS
+    )
     image = Image.new("RGB", (SIZE, SIZE), "white")
     image.paste(glyph, ((SIZE - glyph.width) // 2, (SIZE - glyph.height) // 2))
     if np.asarray(image).std() < 2:

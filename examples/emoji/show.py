@@ -1,4 +1,5 @@
-"""Draws the two pictures of docs/emoji.md from a finished run: the loss curves and a grid of prompts.
+"""Draws the two pictures of docs/emoji.md from a finished run: the loss curves and a grid of
+prompts.
 
     python examples/emoji/show.py --runs runs/emoji --out docs
 """
@@ -20,9 +21,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 KNOWN = (
-    "red apple", "red heart", "grinning face", "soccer ball", "woman police officer, medium skin tone", "keycap 3 button", "cat face",
-    "eight-thirty", "blue circle", "green apple", "man health worker, dark skin tone", "hot dog",
-)  # fmt: skip
+    "red apple",
+    "red heart",
+    "grinning face",
+    "soccer ball",
+    "woman police officer, medium skin tone",
+    "keycap 3 button",
+    "cat face",
+    "eight-thirty",
+    "blue circle",
+    "green apple",
+    "man health worker, dark skin tone",
+    "hot dog",
+)
 NEW = ("purple apple", "green heart", "cat police officer", "blue onion")
 
 
@@ -32,7 +43,12 @@ def curves(runs: Path, out: Path) -> None:
     for axis, stage in zip(axes, ("vae", "base", "relay"), strict=True):
         lines = read_lines(runs / stage / "metrics.jsonl")
         axis.plot([line["step"] for line in lines], [line["loss"] for line in lines])
-        axis.set(title=f"{stage}, {lines[-1]['seconds'] / 60:.1f} min", xlabel="updates", ylabel="loss", yscale="log")
+        axis.set(
+            title=f"{stage}, {lines[-1]['seconds'] / 60:.1f} min",
+            xlabel="updates",
+            ylabel="loss",
+            yscale="log",
+        )
         axis.grid(alpha=0.3, which="both")
     figure.savefig(out / "emoji_curves.png", dpi=90)
 
@@ -41,20 +57,35 @@ def grid(runs: Path, out: Path) -> None:
     """What base and relay make of names in the data and of names that are in no data."""
     cascade, records = load(runs / "relay"), open_records(runs / "data")
     places = {records[i]["caption"]: i for i in range(len(records))}
-    whole = {"batch_size": len(records), "image_size": 128, "num_epochs": 1, "shuffle": False, "random_crop": False}
+    whole = {
+        "batch_size": len(records),
+        "image_size": 128,
+        "num_epochs": 1,
+        "shuffle": False,
+        "random_crop": False,
+    }
     images = next(make_loader(records, tokenize=None, seed=0, num_threads=0, **whole))["image"]
     blank = np.full((128, 128, 3), 255, np.uint8)
     made = cascade.generate([*KNOWN, *NEW], list(range(len(KNOWN) + len(NEW))))
     real = np.stack([images[places[name]] for name in KNOWN] + [blank] * len(NEW))
     names = [*KNOWN, *(f"{name} (no such emoji)" for name in NEW)]
     rows = [real, made["base"], made["round_trip"], made["relay"]]
-    sheet = contact_sheet(rows, rows=("the emoji", "base, 64 px", "round trip", "relay, 128 px"), columns=names, side=96)
+    sheet = contact_sheet(
+        rows,
+        rows=("the emoji", "base, 64 px", "round trip", "relay, 128 px"),
+        columns=names,
+        side=96,
+    )
     save_png(out / "emoji.png", sheet)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="holds data, vae, base and relay")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=Path, required=True, metavar="DIR", help="holds data, vae, base and relay"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
