@@ -218,7 +218,7 @@ def measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
         rows.append({"name": name, "value": value, "bar": bar, "reached": bool(reached)})
 
     seconds, memory = zip(
-        build(small, temporary / "a" / "D"), build(large, temporary / "large" / "D")
+        build(small, temporary / "a" / "D"), build(large, temporary / "large" / "D"), strict=True
     )
     whole_seconds, _ = build(tars, temporary / "whole" / "D")
     figures = found(temporary / "whole" / "D", dealt)

@@ -53,7 +53,8 @@ def following(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str
     captions = [scenes.caption(scene) for scene in shown]
     made = draw(cascade, captions, 0)
     verdicts = {
-        name: [judge(*pair) for pair in zip(made[name], captions)] for name in ("base", "relay")
+        name: [judge(*pair) for pair in zip(made[name], captions, strict=True)]
+        for name in ("base", "relay")
     }
     return {
         name: {key: float(np.mean([v[key] for v in said])) for key in (*PROPERTIES, "all")}
@@ -69,7 +70,10 @@ def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str,
     for side in (64, 128):
         real = np.stack([render(scene, side) for scene in shown])
         back = round_trip(cascade, real)
-        right = [judge(image, scenes.caption(scene))["all"] for image, scene in zip(back, shown)]
+        right = [
+            judge(image, scenes.caption(scene))["all"]
+            for image, scene in zip(back, shown, strict=True)
+        ]
         found[str(side)] = {"all": float(np.mean(right)), "psnr": psnr(real, back)}
     return found
 
@@ -224,7 +228,7 @@ def report(found: dict) -> str:
             ("student at w", *(f"teacher at {w}" for w in weights), "nearest"),
             [
                 [w, *(f"{x:.4f}" for x in row), weights[int(np.argmin(row))]]
-                for w, row in zip(weights, found["guidance"])
+                for w, row in zip(weights, found["guidance"], strict=True)
             ],
         )
     )

@@ -66,7 +66,7 @@ def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
     """
     noise = np.random.default_rng(seed).standard_normal(images.shape)
     noisy = np.empty_like(images)
-    for i, (image, other) in enumerate(zip(images.astype(np.float64), like)):
+    for i, (image, other) in enumerate(zip(images.astype(np.float64), like, strict=True)):
         wanted, least, most = np.mean((other - image) ** 2), 0.0, 512.0
         # white ground loses half of the noise to the cut, so the amplitude is looked for
         for _ in range(20):
@@ -116,7 +116,7 @@ def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
         "relay": made["relay"],
     }
     verdicts = {
-        name: [judge(image, text) for image, text in zip(images, captions)]
+        name: [judge(image, text) for image, text in zip(images, captions, strict=True)]
         for name, images in sets.items()
     }
     right = {

@@ -162,14 +162,14 @@ def assess_distilled(
                     samplers.values(),
                 )
             )
-        for name, (images, seconds) in zip(samplers, results):
+        for name, (images, seconds) in zip(samplers, results, strict=True):
             made[name].append(images)
             laps[name].append(seconds)
         if number < DIRECT:
             direct.append(sample_directly(cascade, samplers[FULL].steps[0], texts, seeds))
     images = {name: np.concatenate(parts)[:count] for name, parts in made.items()}
     right = {
-        name: np.array([judge(*pair)["all"] for pair in zip(some, captions)], float)
+        name: np.array([judge(*pair)["all"] for pair in zip(some, captions, strict=True)], float)
         for name, some in images.items()
     }
     figures = {
@@ -178,7 +178,7 @@ def assess_distilled(
             "right": right[name].astype(int).tolist(),
             "se": float(np.std(right[name] - right[FULL], ddof=1) / np.sqrt(count)),
             "image_distance": image_distance(images[name], images[FULL]),
-            **dict(zip(("steps", "guidance"), map(list, sampler[1:]))),
+            **dict(zip(("steps", "guidance"), map(list, sampler[1:]), strict=True)),
             "batch": BATCH,
             "seconds": per_image(laps[name][1:]),
         }

@@ -87,7 +87,7 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
         made = compiled_and_announced(
             programs, steps.like, frozen.params, (largest.batch, train_args(largest)[2])
         )
-        return dict(zip(at, zip(made[::2], made[1::2])))
+        return dict(zip(at, zip(made[::2], made[1::2], strict=True), strict=False))
 
     def step(state, batch):
         encode, train = by_size(compiled(), batch)

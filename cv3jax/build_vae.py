@@ -79,7 +79,11 @@ def build_vae(config: ConfigDict) -> Stage:
         batches = [of_size(batch_like(config, deal.mesh), size) for size in data.sizes]
         programs = [(train, (like, kept, batch)) for batch in batches]
         return dict(
-            zip(data.sizes, compiled_and_announced(programs, like, kept, max(batches, key=held)))
+            zip(
+                data.sizes,
+                compiled_and_announced(programs, like, kept, max(batches, key=held)),
+                strict=True,
+            )
         )
 
     def step(state, batch):

@@ -72,7 +72,10 @@ def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[in
             if len({(at[0], at[1] // hosts, at[2] // DOMAIN) for at in group}) > 1
             else chip.link
         )
-    extents = [(len(set(along)), size) for along, size in zip(zip(*group), shape)]
+    extents = [
+        (len(set(along)), size)
+        for along, size in zip(zip(*group, strict=True), shape, strict=False)
+    ]
     return sum(
         chip.link * (2 if size % chip.ring == 0 and extent in (2, size) else 1)
         for extent, size in extents

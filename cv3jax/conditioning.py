@@ -55,12 +55,12 @@ def posteriors(image: jax.Array, encode: Encode, relay: bool) -> dict[str, jax.A
     pixel space (REFERENCE §7).
     """
     pixels = to_pixels(image)
-    out = dict(zip(("mean", "dev"), moments(encode, pixels)))
+    out = dict(zip(("mean", "dev"), moments(encode, pixels), strict=True))
     if relay:
         # one after the other: the activations of both at once, of four pictures of 1024², are more
         # than a v5e has
         pixels, out = jax.lax.optimization_barrier((pixels, out))
-        out |= zip(("low_mean", "low_dev"), moments(encode, up2(down2(pixels))))
+        out |= zip(("low_mean", "low_dev"), moments(encode, up2(down2(pixels))), strict=True)
     return out
 
 

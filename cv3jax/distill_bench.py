@@ -79,7 +79,7 @@ class Bench:
             .mean(1)
         )
         return {
-            **{f"{w:g}": float(d) for w, d in zip(self.weights, each)},
+            **{f"{w:g}": float(d) for w, d in zip(self.weights, each, strict=True)},
             "all": float(each.mean()),
         }
 

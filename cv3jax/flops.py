@@ -150,7 +150,9 @@ def conv_flops(eqn: core.JaxprEqn) -> int:
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
     kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
     pairs = 1
-    for axis, (place, tap) in enumerate(zip(numbers.out_spec[2:], numbers.rhs_spec[2:])):
+    for axis, (place, tap) in enumerate(
+        zip(numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)
+    ):
         stride, holes, spread = (
             params["window_strides"][axis],
             params["lhs_dilation"][axis],

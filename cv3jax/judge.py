@@ -56,11 +56,15 @@ def compare(seen: Seen, caption: str) -> dict[str, bool]:
         )
     right["position"] = right["count"] and _position(wanted["layout"], objects, things)
     right["background"] = seen.background == wanted["background"]
-    exact = right["count"] and all(_matches(t, o) == 3 for t, o in zip(things, objects))
+    exact = right["count"] and all(
+        _matches(t, o) == 3 for t, o in zip(things, objects, strict=False)
+    )
     right["all"] = all(right.values()) and exact
     if seen.closely:
         right["detail"] = right["count"] and all(
-            getattr(t, key) == o[key] for t, o in zip(things, objects) for key in DETAILS
+            getattr(t, key) == o[key]
+            for t, o in zip(things, objects, strict=False)
+            for key in DETAILS
         )
     return {key: bool(value) for key, value in right.items()}
 
@@ -81,8 +85,8 @@ def _position(layout: str, objects: Sequence[dict[str, Any]], things: Sequence[T
             and far[objects[0]["position"]] < _PLACED
         )
     left, right = things
-    bound = sum(_matches(t, o) for t, o in zip(things, objects)) > sum(
-        _matches(t, o) for t, o in zip(things, objects[::-1])
+    bound = sum(_matches(t, o) for t, o in zip(things, objects, strict=False)) > sum(
+        _matches(t, o) for t, o in zip(things, objects[::-1], strict=False)
     )
     if layout == "relation":
         return bound and right.x - left.x > _BESIDE
@@ -115,7 +119,7 @@ def altered_rates(
     rejected = {}
     for number, key in enumerate((*PROPERTIES, *(DETAILS if all(s.closely for s in seen) else ()))):
         said = []
-        for i, (shown, text) in enumerate(zip(seen, captions)):
+        for i, (shown, text) in enumerate(zip(seen, captions, strict=False)):
             other = altered(text, key, np.random.default_rng([seed, number, i]))
             if other is not None:
                 said.append(not compare(shown, other)["detail" if key in DETAILS else key])
@@ -158,7 +162,10 @@ def altered(caption: str, property: str, rng: np.random.Generator) -> str | None
     elif property == "position":
         if all(objects[0][key] == objects[1][key] for key in ("colour", "shape", "size")):
             return None  # who could tell
-        objects = [dict(o, position=place["position"]) for o, place in zip(objects[::-1], objects)]
+        objects = [
+            dict(o, position=place["position"])
+            for o, place in zip(objects[::-1], objects, strict=False)
+        ]
     elif property == "count" and layout == "one":
         layout = "pair"
         more = dict(
@@ -171,7 +178,9 @@ def altered(caption: str, property: str, rng: np.random.Generator) -> str | None
         )
         objects = [
             dict(o, position=p)
-            for o, p in zip((one, more) if first else (more, one), scenes.PAIR_POSITIONS)
+            for o, p in zip(
+                (one, more) if first else (more, one), scenes.PAIR_POSITIONS, strict=False
+            )
         ]
     elif property == "count":
         left = one is objects[0]

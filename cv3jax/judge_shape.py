@@ -117,7 +117,9 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.n
     grid = np.meshgrid(likely, (0, 1), np.arange(len(edges)), indexing="ij")  # shape, corners, way
     name, corner, way = (
         np.concatenate([a.ravel(), b])
-        for a, b in zip(grid, ([len(SHAPES) + overlap[len(SHAPES) :].argmax()] * 2, (0, 1), (0, 0)))
+        for a, b in zip(
+            grid, ([len(SHAPES) + overlap[len(SHAPES) :].argmax()] * 2, (0, 1), (0, 0)), strict=True
+        )
     )
     edge = np.array(edges)[way]
     start = found[name]

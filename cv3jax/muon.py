@@ -55,7 +55,7 @@ def orthogonalize(tree):
     leaves, structure = jax.tree.flatten_with_path(tree)
     matrices = [value.reshape(matrix_shape(path, value)) for path, value in leaves]
     wide = [x.shape[1] < x.shape[2] for x in matrices]
-    matrices = [x.mT if flip else x for x, flip in zip(matrices, wide)]
+    matrices = [x.mT if flip else x for x, flip in zip(matrices, wide, strict=True)]
     same = defaultdict(list)  # width of the Gram matrix → which leaves
     for i, x in enumerate(matrices):
         same[x.shape[-1]].append(i)

@@ -80,7 +80,10 @@ def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTra
         key = jax.random.fold_in(jax.random.key(0), count)
         keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
         return structure.unflatten(
-            [round_at_random(k, x) if x.dtype == jnp.float32 else x for k, x in zip(keys, leaves)]
+            [
+                round_at_random(k, x) if x.dtype == jnp.float32 else x
+                for k, x in zip(keys, leaves, strict=True)
+            ]
         )
 
     def init(params):

@@ -165,7 +165,7 @@ class Peers:
         ]
         lost = [
             name
-            for name, (_, looks) in zip(self.names, self._silent)
+            for name, (_, looks) in zip(self.names, self._silent, strict=True)
             if looks * self.interval > self.patience
         ]
         if lost:

@@ -132,7 +132,7 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
 
 def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     """Train one stage from its recipe. Returns its figures."""
-    before = dict(zip(STAGES, (None, *STAGES)))[stage]
+    before = dict(zip(STAGES, (None, *STAGES), strict=False))[stage]
     config = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
     with config.unlocked():
         config.init_from = str(workdir / "base") if stage == "relay" else None
@@ -174,7 +174,7 @@ def paired_rounds(
         ]
         for stage in DISTILLED
     ]
-    return {(b, r): (base, relay) for (b, base), (r, relay) in list(zip(*both))[::-1]}
+    return {(b, r): (base, relay) for (b, base), (r, relay) in list(zip(*both, strict=True))[::-1]}
 
 
 def show(cascade: Cascade, *, count: int, seed: int) -> dict:

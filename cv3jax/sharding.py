@@ -52,7 +52,7 @@ def make_mesh(
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1 + (data == fsdp == -1):
         raise ValueError(
             "mesh axes must be positive, one of them (or data and fsdp) may be -1, not"
-            f" {dict(zip(AXES, sizes))}"
+            f" {dict(zip(AXES, sizes, strict=True))}"
         )
     if data == fsdp == -1:
         sizes[1] = math.gcd(ring(groups[0]), max(len(groups[0]) // (tensor * context), 1))
@@ -60,12 +60,12 @@ def make_mesh(
         known = -math.prod(sizes)
         if len(devices) % known:
             raise ValueError(
-                f"{len(devices)} devices do not divide over mesh {dict(zip(AXES, sizes))}"
+                f"{len(devices)} devices do not divide over mesh {dict(zip(AXES, sizes, strict=True))}"
             )
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"mesh {dict(zip(AXES, sizes))} needs {math.prod(sizes)} devices, there are"
+            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} devices, there are"
             f" {len(devices)}"
         )
     if sizes[0] % len(groups):

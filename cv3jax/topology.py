@@ -81,7 +81,7 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
         cube = (
             kind == "v5p"
             and len(shape) == 3
-            and all(a % 4 == 0 and 0 < a <= b for a, b in zip(sorted(shape), LARGEST))
+            and all(a % 4 == 0 and 0 < a <= b for a, b in zip(sorted(shape), LARGEST, strict=False))
         )
         if not (fine or cube):
             more = ", and other multiples of 4 a side" if kind == "v5p" else ""

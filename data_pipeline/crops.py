@@ -103,7 +103,9 @@ def fit(
         )
     image = decode_rgb(opened, short_side=min(resized) if reduced else None)
     rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
-    top, left = (grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms))
+    top, left = (
+        grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms, strict=True)
+    )
     # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146
     # GiB for 512 rows. The filter still sees the pixels around the window, so the result is that of
     # resizing everything and then cropping.

@@ -253,7 +253,7 @@ def make_loader(
     elif len(parts) > 1:
         whole = [
             (Cell(number, part, range(len(part))), weight)
-            for number, (part, weight) in enumerate(zip(parts, weights))
+            for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
         ]
         inside, data = {square: whole}, batches(mixed(whole, seed, shuffle=shuffle), square)
     else:

@@ -124,13 +124,15 @@ def sample_scene(
     relation = rng.random() < relational
     words = ("left", "right") if relation else PAIR_POSITIONS
     left, right = (
-        _object(rng, pair, background, textured, word, 0.0, 0.0) for pair, word in zip(pairs, words)
+        _object(rng, pair, background, textured, word, 0.0, 0.0)
+        for pair, word in zip(pairs, words, strict=True)
     )
     # the words of a relation say the order only
     row = _pick(rng, RELATION_ROWS) if relation else 0.5
     xs, ys = np.array([[0.25, 0.75], [row, row]]) + rng.uniform(-_JITTER, _JITTER, (2, 2))
     placed = tuple(
-        dataclasses.replace(o, cx=float(x), cy=float(y)) for o, x, y in zip((left, right), xs, ys)
+        dataclasses.replace(o, cx=float(x), cy=float(y))
+        for o, x, y in zip((left, right), xs, ys, strict=True)
     )
     return Scene(background, "relation" if relation else "pair", placed)
 
@@ -177,7 +179,9 @@ def caption(scene: Scene) -> str:
     if scene.layout == "relation":
         things = f"{nouns[0]} {RELATION} {nouns[1]}"
     else:
-        things = " and ".join(f"{noun} {o.position}" for noun, o in zip(nouns, scene.objects))
+        things = " and ".join(
+            f"{noun} {o.position}" for noun, o in zip(nouns, scene.objects, strict=True)
+        )
     return f"{things}, {scene.background} background"
 
 

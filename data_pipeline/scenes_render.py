@@ -153,7 +153,7 @@ def _polygon(x, y, corners_x, corners_y):
     squared = np.float32(np.inf)
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
     corners = np.stack([corners_x, corners_y], 1).astype(np.float32)
-    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, 0)):
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, 0), strict=True):
         ex, ey = bx - ax, by - ay
         t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
         squared = np.minimum(squared, (x - ax - t * ex) ** 2 + (y - ay - t * ey) ** 2)

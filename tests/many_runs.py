@@ -224,7 +224,7 @@ def together(command: list[str], count: int = 2, stopped: int | None = None) -> 
             if i == stopped:
                 processes[i].kill()
             said[i] = processes[i].communicate(timeout=900)[1]
-        return [(process.returncode, text) for process, text in zip(processes, said)]
+        return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
     finally:
         for process in processes:
             process.kill()

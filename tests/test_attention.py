@@ -57,7 +57,7 @@ def draw(batch, queries, keys, heads, dim=64, dtype=jnp.float32):
 
 def assert_close(ours, theirs, within):
     """Each within a share of its largest value."""
-    for name, a, b in zip(("out", "q", "k", "v"), ours, theirs):
+    for name, a, b in zip(("out", "q", "k", "v"), ours, theirs, strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.abs(a - b).max() <= within * np.abs(b).max(), name
 
@@ -160,7 +160,7 @@ def test_what_stands_in_the_padding_has_no_influence(monkeypatch):
 
         monkeypatch.setattr(attention, "padded", filled)
         outcomes.append(jax.jit(with_gradients(splash(one_device())))(*inputs))
-    for a, b in zip(*outcomes):
+    for a, b in zip(*outcomes, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -174,7 +174,7 @@ def test_what_stands_in_the_padding_has_no_influence(monkeypatch):
     ids=["every axis", "heads do not divide"],
 )
 def test_eight_devices_make_the_attention_of_one(sizes, shape, inside):
-    mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor", "context"), sizes)))
+    mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor", "context"), sizes, strict=True)))
     inputs = draw(*shape)
     run = with_gradients(splash(mesh))
     if inside:  # as the train step: data and fsdp by hand, the rest by the compiler
@@ -400,5 +400,5 @@ def test_cudnn_does_not_see_the_padding(monkeypatch):
         monkeypatch.setattr(attention, "padded", filled)
         attend = make_attend("cudnn", "gpu", make_mesh(), head_dim=64, dtype=jnp.bfloat16)
         outcomes.append(jax.jit(with_gradients(attend))(*inputs))
-    for a, b in zip(*outcomes):
+    for a, b in zip(*outcomes, strict=True):
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=0.02)

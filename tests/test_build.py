@@ -139,7 +139,7 @@ def test_the_order_of_shards_changes_nothing(tars, built, tmp_path):
     other keys in one of two places.
     """
     names = sorted(path.name for path in tars[0].glob("*.tar"))
-    for name, other in zip(names, [*names[2:], *names[:2]]):
+    for name, other in zip(names, [*names[2:], *names[:2]], strict=True):
         os.link(tars[0] / name, tmp_path / other)
     (tmp_path / "blocked.txt").write_text((tars[0] / "blocked.txt").read_text())
     main(flags(tmp_path, tmp_path / "D"))

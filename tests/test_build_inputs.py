@@ -465,7 +465,7 @@ def test_of_the_same_file_twice_the_same_one_stays(tmp_path):
     for names in (("a", "b"), ("b", "a")):
         root = tmp_path / "-".join(names)
         root.mkdir()
-        for name, key, caption in zip(names, ("777", "000"), (b"second", b"first")):
+        for name, key, caption in zip(names, ("777", "000"), (b"second", b"first"), strict=True):
             tar(root / f"{name}.tar", [(f"{key}.jpg", jpeg(1)), (f"{key}.txt", caption)])
         kept.append(build(root / "D", "--input", f"{root}/*.tar")[0])
     assert kept[0] == kept[1]

@@ -82,10 +82,10 @@ def test_resume_is_exact(data, threads):
     # the number of threads is not part of the state
     again = loader(data, **{**kwargs, "num_threads": 3 - threads})
     again.set_state(state)
-    for a, b in zip(rest, itertools.islice(again, 9)):
+    for a, b in zip(rest, itertools.islice(again, 9), strict=True):
         assert all(np.array_equal(a[k], b[k]) for k in a)
     other = list(itertools.islice(loader(data, **kwargs), 9))
-    assert any(not np.array_equal(a["image"], b["image"]) for a, b in zip(rest, other))
+    assert any(not np.array_equal(a["image"], b["image"]) for a, b in zip(rest, other, strict=True))
 
 
 def test_an_epoch_covers_everything_once_and_the_next_is_in_another_order(data):
@@ -110,7 +110,7 @@ def test_hosts_are_disjoint_and_together_cover_an_epoch(data):
     assert [len(e) for e in even] == [5] * 4
     assert len(set(itertools.chain(*even))) == 20
     endless = [ids(itertools.islice(loader(data, batch_size=4, rows=[i]), COUNT)) for i in range(4)]
-    assert sorted(itertools.chain(*zip(*endless))) == sorted(list(range(COUNT)) * 4)
+    assert sorted(itertools.chain(*zip(*endless, strict=True))) == sorted(list(range(COUNT)) * 4)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,11 @@ def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
     alone = list(itertools.islice(stream, 12))  # into the third epoch
     for rows in dealt:
         mine = loader(data, rows=rows, **kwargs)
-        assert all(np.array_equal(a[k][list(rows)], b[k]) for a, b in zip(alone, mine) for k in a)
+        assert all(
+            np.array_equal(a[k][list(rows)], b[k])
+            for a, b in zip(alone, mine, strict=True)
+            for k in a
+        )
     mine = loader(data, rows=dealt[1], **kwargs)
     mine.set_state(stream.get_state())  # of one host, on a part of several
     assert np.array_equal(next(stream)["image"][list(dealt[1])], next(mine)["image"])

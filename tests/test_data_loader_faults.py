@@ -191,7 +191,7 @@ def test_damaged_records_are_passed_over_and_nothing_else_changes(data, broken, 
     stand_in = {order[i]: order[(i + 1) % COUNT] for i in indices}
     assert len(patched) == 30
     changed = 0
-    for a, b in zip(whole, patched):
+    for a, b in zip(whole, patched, strict=True):
         for row, key in enumerate(keys([a])):
             if key in stand_in:
                 changed += 1

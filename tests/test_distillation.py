@@ -178,7 +178,7 @@ def test_the_student_s_grid_is_every_second_point_of_the_teacher_s(many, few):
         np.testing.assert_array_equal(teacher[::2], student)
     assert rows.count == few.steps
     for values, teacher, student in zip(
-        (rows.t, rows.sigma, rows.blur), jax.tree.leaves(many), jax.tree.leaves(few)
+        (rows.t, rows.sigma, rows.blur), jax.tree.leaves(many), jax.tree.leaves(few), strict=True
     ):
         np.testing.assert_array_equal(values[:, 0], student[:-1])
         np.testing.assert_array_equal(values[:, 1], teacher[1::2])

@@ -166,9 +166,9 @@ def test_the_loss_by_hand(stage, teacher_w_dim):
     drawn = draw(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
     images = [
         by_hand(stage, teacher_w_dim, i, int(pair), float(w), noise)
-        for i, (pair, w, noise) in enumerate(zip(*drawn))
+        for i, (pair, w, noise) in enumerate(zip(*drawn, strict=True))
     ]
-    one, two, ours, wanted, sigma = (jnp.stack(values) for values in zip(*images))
+    one, two, ours, wanted, sigma = (jnp.stack(values) for values in zip(*images, strict=True))
     error = ((ours - wanted) ** 2).mean((1, 2, 3))
     loss, metrics = loss_of(stage, teacher_w_dim=teacher_w_dim)
     np.testing.assert_allclose(loss, ((one - two) ** 2).mean(), rtol=1e-9)
@@ -297,7 +297,7 @@ def test_draws_are_uniform_and_an_image_s_own():
     assert abs(np.corrcoef([pair, w, *noise.reshape(n, -1).T]) - np.eye(6)).max() < 5 / n**0.5
     np.testing.assert_allclose(noise.std(), 1, rtol=5 * (8 * n) ** -0.5)
     for ours, theirs in zip(
-        drawn(keys(n=n)[7:9], (2, 2, 1), count, jnp.asarray(RANGE)), (pair, w, noise)
+        drawn(keys(n=n)[7:9], (2, 2, 1), count, jnp.asarray(RANGE)), (pair, w, noise), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs[7:9])  # whoever its neighbours are
     pair, w, _ = drawn(keys(n=n), (2, 2, 1), 1, jnp.asarray((5.0, 5.0)))

@@ -43,10 +43,13 @@ def exact(params, x, t, cond):
     """
     noise = per_sample(SIGMA[t], x) ** 2
     variance = WIDTH**2 + noise
-    odds = [np.log(share) - (x - mode) ** 2 / (2 * variance) for share, mode in zip(SHARES, MODES)]
+    odds = [
+        np.log(share) - (x - mode) ** 2 / (2 * variance)
+        for share, mode in zip(SHARES, MODES, strict=True)
+    ]
     top = functools.reduce(jnp.maximum, odds)
     odds = [jnp.exp(o - top) for o in odds]
-    return sum(o * (mode * noise + x * WIDTH**2) for o, mode in zip(odds, MODES)) / (
+    return sum(o * (mode * noise + x * WIDTH**2) for o, mode in zip(odds, MODES, strict=True)) / (
         sum(odds) * variance
     )
 
@@ -143,7 +146,8 @@ def distance(samples):
     """
     counts = [round(share * samples.size) for share in SHARES]
     quantiles = [
-        mode + WIDTH * norm.ppf((np.arange(n) + 0.5) / n) for mode, n in zip(MODES, counts)
+        mode + WIDTH * norm.ppf((np.arange(n) + 0.5) / n)
+        for mode, n in zip(MODES, counts, strict=True)
     ]
     return wasserstein_distance(np.concatenate(quantiles), np.ravel(samples))
 

@@ -63,7 +63,9 @@ def test_rejects_captions_altered_in_one_property(shown):
 
 
 def test_altered_rates_are_one_for_real_pictures():
-    images, captions = zip(*[(render(scene(i), 64), caption(scene(i))) for i in range(8)])
+    images, captions = zip(
+        *[(render(scene(i), 64), caption(scene(i))) for i in range(8)], strict=True
+    )
     assert altered_rates(images, captions, 0) == dict.fromkeys(PROPERTIES, 1.0)
     assert set(altered_rates([render(pair(), 128)], [caption(pair())], 0)) == {
         *PROPERTIES,
@@ -78,7 +80,12 @@ def test_altered_changes_that_property_alone():
         for key in (*PROPERTIES, *DETAILS):
             now = parse(altered(text, key, np.random.default_rng(i)))
             assert now["background"] not in {o["outline"] for o in now["objects"]}
-            differ = {k for a, b in zip(was["objects"], now["objects"]) for k in a if a[k] != b[k]}
+            differ = {
+                k
+                for a, b in zip(was["objects"], now["objects"], strict=True)
+                for k in a
+                if a[k] != b[k]
+            }
             if key == "background":
                 assert now["background"] != was["background"]
                 assert not differ
@@ -310,7 +317,10 @@ def test_shapes_have_to_be_clear(shape, inside):
 
 
 def test_things_that_touch_are_two():
-    a, b = (dataclasses.replace(o, cx=x) for o, x in zip(pair(shape="ring").objects, (0.34, 0.668)))
+    a, b = (
+        dataclasses.replace(o, cx=x)
+        for o, x in zip(pair(shape="ring").objects, (0.34, 0.668), strict=True)
+    )
     scene = Scene(
         "white",
         "relation",

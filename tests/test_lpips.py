@@ -96,7 +96,7 @@ def test_distance_is_its_definition(tensors, loaded, images):
     distances, gradient = compiled(a, b, frozen)
     expected = [
         by_definition(tensors, x.transpose(2, 0, 1).astype(np.float64), y.transpose(2, 0, 1))
-        for x, y in zip(a, b)
+        for x, y in zip(a, b, strict=True)
     ]
     assert distances.shape == (2,)
     np.testing.assert_allclose(distances, expected, rtol=1e-4)

@@ -50,7 +50,9 @@ def photographs():
         **found,
         **{
             Path(n).name: Image.fromarray(i)
-            for n, i in zip(load_sample_images().filenames, load_sample_images().images)
+            for n, i in zip(
+                load_sample_images().filenames, load_sample_images().images, strict=True
+            )
         },
     }
 

@@ -41,7 +41,7 @@ def photographs():
     found = {name: Image.open(folder / f"{name}.png").convert("RGB") for name in names}
     found |= {
         Path(n).stem: Image.fromarray(i)
-        for n, i in zip(load_sample_images().filenames, load_sample_images().images)
+        for n, i in zip(load_sample_images().filenames, load_sample_images().images, strict=True)
     }
     for image in found.values():
         image.thumbnail((320, 320))
@@ -170,7 +170,9 @@ def test_they_come_out_of_the_loader_as_pillow_sees_them(built):
             shuffle=False,
         )
     )
-    for image, sizes, record in zip(batch["image"], batch["sizes"], open_records(built[0])):
+    for image, sizes, record in zip(
+        batch["image"], batch["sizes"], open_records(built[0]), strict=True
+    ):
         whole = Image.fromarray(pillow(record["image"]).astype(np.uint8))
         assert list(sizes[:2]) == [whole.height, whole.width]
         scale, (top, left) = SIDE / min(whole.size), sizes[2:4]

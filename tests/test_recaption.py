@@ -147,7 +147,7 @@ def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
     reasons = {i: reason for i, reason in reasons.items() if reason}
     before, after = open_records(data), open_records(tmp_path / "out")
     assert after.lengths == before.lengths == (11, 10, 10)
-    for old, new in zip(before, after):
+    for old, new in zip(before, after, strict=True):
         i = number(old)
         assert new == {**old, "recaption": "" if i in reasons else answer_of(i, TURNS - 1)}
     assert report["recaptioned"] == COUNT - len(reasons)
@@ -419,7 +419,7 @@ def test_a_limited_run_makes_triplets_and_no_dataset(ask, data, tmp_path):
         kept = [records[i] for i in (0, 1, 3, 4)]
         triplets = json.loads(path.read_text())
         assert [t["id"] for t in triplets] == [r["key"] for r in kept]
-        for triplet, record in zip(triplets, kept):
+        for triplet, record in zip(triplets, kept, strict=True):
             assert (tmp_path / triplet["image"]).read_bytes() == record["image"]
             assert triplet["conversations"] == [
                 {"from": "human", "value": f"<image>\nFrom <caption>{record['caption']}</caption>"},

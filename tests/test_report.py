@@ -118,10 +118,13 @@ def test_pictures_are_the_arrays(source, samples, recon):
     ]
     expected = [sample[key] for sample in samples for key, _, _ in COLUMNS]
     expected += [
-        image for images, backs in recon.values() for pair in zip(images, backs) for image in pair
+        image
+        for images, backs in recon.values()
+        for pair in zip(images, backs, strict=True)
+        for image in pair
     ]
     assert len(sources) == len(shown) == len(expected)
-    for ours, theirs in zip(shown, expected):
+    for ours, theirs in zip(shown, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

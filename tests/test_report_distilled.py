@@ -239,7 +239,9 @@ def test_the_picture_has_a_row_a_sampler(source, images):
         if tag == "img"
     ]
     assert len(shown) == 2 * len(ROWS)
-    for (alt, data), (name, i) in zip(shown, [(name, i) for name in ROWS for i in range(2)]):
+    for (alt, data), (name, i) in zip(
+        shown, [(name, i) for name in ROWS for i in range(2)], strict=True
+    ):
         assert alt == f"{label(name, ROWS[name])}: {(HOSTILE, 'a small red star')[i]}"
         np.testing.assert_array_equal(
             np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), images[name][i]

@@ -54,7 +54,10 @@ def test_real_pictures_survive_the_autoencoder(student):
         backs = assess.round_trip(student, np.stack([render(scene, side) for scene in shown]))
         assert (
             np.mean(
-                [judge(image, scenes.caption(scene))["all"] for image, scene in zip(backs, shown)]
+                [
+                    judge(image, scenes.caption(scene))["all"]
+                    for image, scene in zip(backs, shown, strict=True)
+                ]
             )
             >= 0.95
         )
@@ -71,12 +74,12 @@ def test_five_steps_draw_what_held_out_captions_say(student):
     captions = [scenes.caption(scene) for scene in held + relational]
     assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
     made = assess.draw(student, captions, 0)["relay"]
-    said = [judge(*pair) for pair in zip(made, captions)]
+    said = [judge(*pair) for pair in zip(made, captions, strict=True)]
     assert np.mean([v["colour"] for v in said]) >= 0.97
     assert np.mean([v["all"] for v in said]) >= 0.9
     assert np.mean([v["position"] for v in said[COUNT:]]) >= 0.9
     swapped = np.roll(made[:COUNT], 1, axis=0)  # and the judge is not one that says yes to anything
-    assert np.mean([judge(*pair)["all"] for pair in zip(swapped, captions)]) <= 0.1
+    assert np.mean([judge(*pair)["all"] for pair in zip(swapped, captions, strict=True)]) <= 0.1
 
 
 def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(student, teacher, noise):

@@ -55,7 +55,7 @@ def run(*args):
 )
 def test_relay_starts(commands, spec, own):
     configs, workdirs = zip(
-        *(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES))
+        *(parse(line) for line in commands(spec, Path("runs/an ablation"), OVERRIDES)), strict=True
     )
     assert [c.schedule.start for c in configs] == [*own, 200, 400, 500, 600, 800]
     assert all(c.data.path == "runs/my scenes" and c.optim.lr == 3e-4 for c in configs)

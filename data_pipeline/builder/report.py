@@ -36,7 +36,10 @@ def summary(figures: Statistics) -> dict[str, Any]:
     """
     told = figures.to_json()
     histograms = {
-        name: {group: dict(zip(bins(HISTOGRAMS[name]), counts)) for group, counts in groups.items()}
+        name: {
+            group: dict(zip(bins(HISTOGRAMS[name]), counts, strict=True))
+            for group, counts in groups.items()
+        }
         for name, groups in told["histograms"].items()
     }
     read, kept = figures.sources["read"], figures.sources[KEPT]

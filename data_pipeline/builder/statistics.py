@@ -106,7 +106,7 @@ class Statistics:
         for name, groups in other["histograms"].items():
             for group, counts in groups.items():
                 self.histograms[name][group] = [
-                    a + b for a, b in zip(self.histograms[name][group], counts)
+                    a + b for a, b in zip(self.histograms[name][group], counts, strict=True)
                 ]
         for group, counts in other["sources"].items():
             self.sources[group].update(counts)
