@@ -25,7 +25,7 @@ from data_pipeline.errors import InputError, first_line, naming
 
 CASCADE = "cascade.json"
 # small trained cascades that are installed with the code, each found by its name
-PACKAGED = Path(__file__).parent / "checkpoints"
+PACKAGED = Path(__file__).parent / "packaged"
 FORMAT = 2
 STAGES = ("base", "relay")
 FIELDS = {  # what a description must hold, and of which type

@@ -228,13 +228,13 @@ def test_setup_names_every_file(made, tmp_path):
         for keyword in call.keywords
         if keyword.arg == "package_data"
     )["cv3jax"]
-    shutil.copytree(made, tmp_path / "cv3jax" / "checkpoints")
+    shutil.copytree(made, tmp_path / "cv3jax" / "packaged")
     found = {
         path
         for pattern in patterns
         for path in (tmp_path / "cv3jax").glob(pattern)
         if path.is_file()
     }
-    assert {str(path.relative_to(tmp_path / "cv3jax" / "checkpoints")) for path in found} == set(
+    assert {str(path.relative_to(tmp_path / "cv3jax" / "packaged")) for path in found} == set(
         contents(made)
     )

@@ -61,7 +61,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     weights = [
         name
         for name in listed.stdout.splitlines()
-        if name.startswith("cv3jax/checkpoints/") and (ROOT / name).is_file()
+        if name.startswith("cv3jax/packaged/") and (ROOT / name).is_file()
     ]
     assert [
         name
