@@ -28,6 +28,7 @@ from cv3jax.build import Stage, build
 from cv3jax.cli import tune_cpu
 from cv3jax.loop import Cadence, train_loop
 from data_pipeline import scenes
+from data_pipeline.io.files import write_json
 
 MOST = 1.03
 WARM = 3  # steps before the time is taken
@@ -154,7 +155,7 @@ def main() -> None:
     print(json.dumps({**facts, "batch": batch}, indent=2))
     rows = [(name, measure.spread(values), ratios.get(name, "")) for name, values in took.items()]
     print(measure.table(("", "s a step", "of the bare step's"), rows))
-    recipe.write_json(args.json, {**facts, "batch": batch, "seconds": took, "ratio": ratios})
+    write_json(args.json, {**facts, "batch": batch, "seconds": took, "ratio": ratios})
     if over := [
         f"{name} takes {ratio} times the bare step"
         for name, ratio in ratios.items()

@@ -25,7 +25,7 @@ from cv3jax import checkpoint, leaves, manifest
 from cv3jax.cascade import part_shapes
 from cv3jax.cli import run_command
 from cv3jax.import_weights import copy_tokenizer
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 DTYPES = ("float16", "bfloat16")
 

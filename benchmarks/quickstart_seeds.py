@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from cv3jax.cli import run_command
-from cv3jax.quickstart import read_facts
+from data_pipeline.io.files import read_facts
 
 
 def share(part: float, whole: float) -> float:

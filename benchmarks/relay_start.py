@@ -18,7 +18,7 @@ from cv3jax.assess import assess
 from cv3jax.cascade import load
 from cv3jax.cli import run_command
 from cv3jax.quickstart import environment
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 ROWS = (
     ("all", "all of the caption, relay"),

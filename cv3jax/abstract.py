@@ -21,7 +21,7 @@ from cv3jax.distill_plan import plans
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
 # the models' defaults are the released sizes

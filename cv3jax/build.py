@@ -20,7 +20,7 @@ from cv3jax.sampler import FORMS
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
 from data_pipeline import buckets
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.loader import Loader, Prepare, make_loader
 from data_pipeline.mixture import Mixture, open_datasets
 from data_pipeline.records import RecordSource

@@ -41,7 +41,7 @@ from cv3jax.recipe import to_json
 from cv3jax.resize import down2, up2
 from cv3jax.sharding import tree_sharding
 from data_pipeline.damaged import readable
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import RecordSource
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer

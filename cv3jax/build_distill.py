@@ -36,7 +36,7 @@ from cv3jax.memory import compiled_and_announced
 from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import tree_sharding
 from cv3jax.state import create_state
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordSource
 
 

@@ -39,7 +39,7 @@ from cv3jax.recipe import to_json
 from cv3jax.sharding import Layout, replicated, tree_specs
 from cv3jax.state import make_train_step
 from data_pipeline.damaged import readable
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
 
 SCALE_IMAGES = 256  # how many images the latent scale is measured on

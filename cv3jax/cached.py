@@ -12,7 +12,7 @@ from cv3jax.encode_plan import latent_facts, text_facts, view
 from cv3jax.recipe import differences
 from data_pipeline.cache import EncodedSource, example, latent_arrays, open_cache, text_arrays
 from data_pipeline.crops import crop
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import Prepare
 from data_pipeline.records import RecordSource
 

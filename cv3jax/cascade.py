@@ -37,7 +37,7 @@ from cv3jax.sharding import (
     make_mesh,
     tree_sharding,
 )
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.tokenizer import load_tokenizer
 
 MAX_PASSES = 4  # doublings of the base's side: the paper iterates the relay twice, tiles beyond

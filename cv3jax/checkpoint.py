@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from cv3jax import leaves, manifest
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line, naming
 
 CASCADE = "cascade.json"
 # small trained cascades that are installed with the code, each found by its name

@@ -53,7 +53,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
 
     from cv3jax import hosts
     from cv3jax.stopping import DivergedError, NonFiniteLossError, StoppedError
-    from data_pipeline.errors import InputError, first_line
+    from data_pipeline.io.errors import InputError, first_line
 
     tune_cpu()
     prefer_cpu()

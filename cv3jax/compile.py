@@ -21,7 +21,8 @@ from cv3jax.hlo import Module
 from cv3jax.progress import Progress
 from cv3jax.topology import Topology, load, parse
 from cv3jax.traffic import traffic
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.files import check_file, write_json
 
 EXAMPLE = (
     "cv3jax compile --config=base_512 --topology v5e:16x16 --steps 200000 --json base_512.json"
@@ -262,7 +263,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(f"--steps {args.steps}: must be at least 1")
     if not 0 < args.mfu <= 1:
         raise InputError(f"--mfu {args.mfu}: must be above 0 and at most 1, as 0.4")
-    recipe.check_file(args.json, "--json")
+    check_file(args.json, "--json")
     return args, overrides
 
 
@@ -277,7 +278,7 @@ def main(argv: list[str] | None = None) -> None:
         mfu=args.mfu,
     )
     print(text({"config": args.config, **figures}))
-    recipe.write_json(args.json, {"config": args.config, **figures})
+    write_json(args.json, {"config": args.config, **figures})
     if not figures["fits"]:
         sys.exit(DOES_NOT_FIT)
 

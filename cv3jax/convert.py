@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cv3jax.atomic import check_new
 from cv3jax.export_weights import TARGETS, WEIGHTS, export, open_source
 from cv3jax.import_weights import Part, import_t5, import_unet, import_vae, write
-from cv3jax.recipe import check_file, command, write_json
-from cv3jax.sample import pair
+from cv3jax.recipe import command
 from cv3jax.weights.official import Official, read_official
-from data_pipeline.errors import InputError
+from data_pipeline.io.arguments import pair
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.staging import check_new
 from data_pipeline.tokenizer import load_tokenizer
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3

@@ -35,7 +35,7 @@ from cv3jax.objectives import diffusion_loss
 from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.sharding import Layout, batch_sharding, context_problem, tree_sharding, tree_specs
 from cv3jax.state import image_keys, make_train_step, microbatches
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 # what a model computes with as its own dtype, whatever it is stored as
 MATRICES = ("kernel", "embedding")

@@ -23,7 +23,8 @@ from cv3jax.distill_watch import BEST, Watch
 from cv3jax.loop import Cadence, train_loop
 from cv3jax.stopping import preemptible
 from cv3jax.train import check_resume, hold
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory, check_file, write_json
 
 EXAMPLE = (
     "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base"
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; what was before it remains.
     """
-    recipe.check_directory(workdir, "--workdir")
+    check_directory(workdir, "--workdir")
     with hold(workdir):
         work = build_distill.build_distillation(config, workdir)
         found = [finished(work, plan, workdir) for plan in work.rounds]
@@ -239,7 +240,7 @@ def run_round(
         "config": facts,
     }
     if hosts.main():
-        recipe.write_json(place / FIGURES, figures)
+        write_json(place / FIGURES, figures)
     hosts.barrier("round")
     return figures
 
@@ -262,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("distill", __doc__, EXAMPLE)
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
-    recipe.check_file(args.json, "--json")
+    check_file(args.json, "--json")
     hosts.start(args)
     with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir)
@@ -277,7 +278,7 @@ def main(argv: list[str] | None = None) -> None:
                 " beside it",
                 file=sys.stderr,
             )
-            recipe.write_json(args.json, figures)
+            write_json(args.json, figures)
 
 
 if __name__ == "__main__":

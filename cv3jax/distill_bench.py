@@ -25,7 +25,7 @@ from cv3jax.conditioning import to_pixels
 from cv3jax.pictures import contact_sheet
 from cv3jax.resize import down2, up2
 from data_pipeline.damaged import readable
-from data_pipeline.errors import naming
+from data_pipeline.io.errors import naming
 
 
 class Bench:

@@ -19,7 +19,7 @@ from cv3jax.distillation import told
 from cv3jax.models.unet import UNet
 from cv3jax.schedule import ddpm_sigma, per_sample
 from cv3jax.sharding import Layout, batch_sharding, batch_ways, tree_specs
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 ROWS = 4  # inputs at least
 # of the predictions' root mean square; the same arithmetic in two programs differs by rounding

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cv3jax.distillation import TARGETS
 from cv3jax.schedule import Grid, base_grid, relay_grid
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 ENTRY = "(student steps, updates, learning rate, least w, greatest w)"
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cv3jax import recipe
 from cv3jax.pictures import save_png
 from cv3jax.report_plots import draw_quality
-from data_pipeline.errors import naming
+from data_pipeline.io.errors import naming
+from data_pipeline.io.files import write_json
 
 EXPLAINED = """Distance: the root mean square difference of latents (whose own is about 1) from those of the full sampler, {full} guided
 steps from the same noise, the mean over prompts; "all" is over every w."""
@@ -59,7 +59,7 @@ def write_quality(
     """quality.json, quality.md, quality.png and rounds.png under `workdir`; the table on stderr
     too.
     """
-    recipe.write_json(
+    write_json(
         workdir / "quality.json",
         {"stage": stage, "full": full, "rows": [row._asdict() for row in rows]},
     )

@@ -14,7 +14,7 @@ from cv3jax.distill_plan import Plan
 from cv3jax.metrics import read_lines
 from cv3jax.pictures import save_png
 from cv3jax.stopping import DivergedError
-from data_pipeline.errors import naming
+from data_pipeline.io.errors import naming
 
 LINES, BEST = "evaluations.jsonl", "best"
 

@@ -25,7 +25,8 @@ from cv3jax.sample_jobs import Part
 from cv3jax.sample_many import which_part
 from cv3jax.sharding import batch_ways, make_mesh
 from data_pipeline.cache import LATENTS, TEXTS, payload
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file, write_json
 from data_pipeline.records import RecordSource, open_records
 
 EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 --out runs/art_1024
@@ -299,7 +300,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(
             "--latents none --text none: nothing is left to encode; give one of them a type"
         )
-    recipe.check_file(args.json, "--json")
+    check_file(args.json, "--json")
     return args, overrides
 
 
@@ -324,7 +325,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     figures["seconds"] = time.monotonic() - began
     print(json.dumps(figures))
-    recipe.write_json(args.json, figures)
+    write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from cv3jax.encode_programs import Encoders
 from data_pipeline.array_records import ShardWriter
 from data_pipeline.cache import FEATURES, pack
-from data_pipeline.errors import InputError, naming
+from data_pipeline.io.errors import InputError, naming
 from data_pipeline.records import RecordSource
 
 KEPT = ("key", "sha256", "caption", "recaption")

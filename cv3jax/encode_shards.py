@@ -22,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from cv3jax import recipe
 from data_pipeline.array_records import describe, publish, shard_name
 from data_pipeline.cache import ABOUT, FACTS, FEATURES, NAME, read_facts
-from data_pipeline.errors import InputError, naming
+from data_pipeline.io.errors import InputError, naming
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 

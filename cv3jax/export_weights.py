@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from cv3jax import checkpoint, leaves
-from cv3jax.atomic import appearing
 from cv3jax.cascade import build_model, part_shapes
 from cv3jax.import_weights import copy_tokenizer, progress
 from cv3jax.models.t5 import T5Encoder
@@ -23,7 +22,8 @@ from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_en
 from cv3jax.weights.released import PREFIX
 from cv3jax.weights.torch_file import import_torch, save_torch
 from cv3jax.weights.tree import to_torch
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.staging import appearing
 
 TARGETS = ("sat", "diffusers", "safetensors")
 WEIGHTS = ("ema", "params")

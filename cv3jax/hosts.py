@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cv3jax.peers import Peers
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 JOIN = 300  # seconds for all processes to turn up
 PATIENCE = 60

@@ -14,7 +14,6 @@ import jax
 from tqdm import tqdm
 
 from cv3jax import checkpoint
-from cv3jax.atomic import appearing
 from cv3jax.cascade import build_model, model_shapes
 from cv3jax.leaves import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
@@ -25,7 +24,8 @@ from cv3jax.weights.files import Tensors, open_tensors
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.official import Official, disagreement
 from cv3jax.weights.tree import check, stack, torch_shapes
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.staging import appearing
 
 TOKENIZER_FILES = (
     "spiece.model",

@@ -22,7 +22,7 @@ import numpy as np
 
 from cv3jax.judge_see import Seen, Thing, see
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 PROPERTIES = ("count", "colour", "shape", "size", "position", "background")
 DETAILS = ("texture", "outline")  # `detail` is both

@@ -13,7 +13,7 @@ from scipy import ndimage
 from cv3jax.judge_detail import outline_of, signed_distance, texture_of
 from cv3jax.judge_shape import fit_shape
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB
 
 SIDE = 64

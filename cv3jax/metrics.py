@@ -12,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError, naming
+from data_pipeline.io.errors import InputError, naming
 
 
 class MetricsLog:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_pipeline.errors import naming
+from data_pipeline.io.errors import naming
 
 GAP = 4
 LINE = 15  # pixels from one line of a label to the next

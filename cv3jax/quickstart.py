@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, distill, lock, recipe, train
+from cv3jax import checkpoint, distill, recipe, train
 from cv3jax.assess import assess, draw, round_trip
 from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
 from cv3jax.cascade import Cascade, load
@@ -29,11 +29,17 @@ from cv3jax.metrics import read_lines
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.report import write_report
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory, check_file, read_facts, write_json
 from data_pipeline.scenes_render import render
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
+
+
 STAGES = ("vae", "base", "relay")
+
+
 DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
 
 
@@ -70,20 +76,7 @@ class Stopwatch:
 
     def _store(self, stage: str, value: float) -> None:
         self.seconds[stage] = value
-        recipe.write_json(self.path, self.seconds)
-
-
-def read_facts(path: Path) -> dict:
-    """What `recipe.write_json` wrote. Raises InputError where it is something else by now."""
-    try:
-        facts = json.loads(path.read_text())
-    except ValueError as e:
-        raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
-    if not isinstance(facts, dict):
-        raise InputError(
-            f"{path} is damaged (not a JSON object); remove it and run the same command"
-        )
-    return facts
+        write_json(self.path, self.seconds)
 
 
 def build_data(directory: Path, *, count: int, seed: int) -> None:
@@ -126,7 +119,7 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
             f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
         )
         raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
-    recipe.write_json(finished, figures)
+    write_json(finished, figures)
     return figures
 
 
@@ -215,7 +208,7 @@ def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = Fals
 
     Raises InputError where another process is at it.
     """
-    with lock.hold(workdir):
+    with locks.hold(workdir):
         return _run(workdir, install=install, seed=seed, tiny=tiny)
 
 
@@ -227,7 +220,7 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
             f"{workdir} holds a quickstart with other settings {json.dumps(theirs)}; give another"
             " --workdir"
         )
-    recipe.write_json(marker, settings)
+    write_json(marker, settings)
     watch = Stopwatch(workdir / "seconds.json", install)
     watch.run(
         "data",
@@ -267,7 +260,7 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         **figures,
         "environment": environment(),
     }
-    recipe.write_json(workdir / "report.json", report)
+    write_json(workdir / "report.json", report)
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
     for stage in DISTILLED:
         place = workdir / f"distill_{stage}"
@@ -374,8 +367,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
     args = parser.parse_args(argv)
-    recipe.check_directory(args.workdir, "--workdir")
-    recipe.check_file(args.json, "--json")
+    check_directory(args.workdir, "--workdir")
+    check_file(args.json, "--json")
     if not 0 <= args.install_seconds < 1e6:
         raise InputError(
             f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more"
@@ -383,7 +376,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
     report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
-    recipe.write_json(args.json, report)
+    write_json(args.json, report)
     print(
         f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
         file=sys.stderr,

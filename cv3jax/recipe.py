@@ -10,7 +10,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from data_pipeline.errors import InputError, naming
+from data_pipeline.io.arguments import Parser
+from data_pipeline.io.errors import InputError
 
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
@@ -129,50 +130,10 @@ def parser(name: str, description: str, example: str) -> argparse.ArgumentParser
 
 def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
     """The parser of `cv3jax <name>`, with an example under its --help."""
-    return one_line(
-        argparse.ArgumentParser(
-            prog=f"cv3jax {name}",
-            description=description,
-            allow_abbrev=False,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    return Parser(
+        prog=f"cv3jax {name}",
+        description=description,
+        allow_abbrev=False,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def one_line(parse: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Have a wrong flag raise InputError, like all bad input, instead of printing the usage."""
-
-    def error(message: str):
-        raise InputError(f"{message}; see {parse.prog} --help")
-
-    parse.error = error
-    return parse
-
-
-def check_directory(path: Path, flag: str) -> None:
-    """Raise InputError where a file is in the way of the directory `path`: before the work and not
-    after it.
-    """
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")
-
-
-def check_file(path: Path | None, flag: str) -> None:
-    """Raise InputError where `path` could not be written as a file."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{flag} {path} is a directory; give a file")
-    check_directory(path.parent, flag)
-
-
-def write_json(path: Path | None, figures: dict) -> None:
-    """Write a command's figures where --json asks for them, whole or not at all."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        with naming(temporary):
-            temporary.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-        temporary.replace(path)

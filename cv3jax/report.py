@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from cv3jax.report_distilled import section
 from cv3jax.report_plots import QUANTITIES, plot, png_uri
-from data_pipeline.errors import naming
+from data_pipeline.io.errors import naming
 
 COLUMNS = (  # key of a sample, heading, what one sees
     ("base", "Base", "sampled from the caption alone"),

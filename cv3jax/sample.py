@@ -15,19 +15,31 @@ from cv3jax import checkpoint
 from cv3jax.attention import KINDS
 from cv3jax.cascade import Cascade, check_trained, load, relay_passes
 from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.recipe import check_directory, check_file, command, write_json
+from cv3jax.recipe import command
 from cv3jax.sample_batches import batch_width, choose_mesh, draw
 from cv3jax.sample_inputs import LAST_SEED, check_prompt, read_images, read_noise
 from cv3jax.sample_jobs import Job, slug
 from cv3jax.sample_many import require, sample_many, which_part
-from data_pipeline.errors import InputError
+from data_pipeline.io.arguments import pair
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory, check_file, write_json
 
 EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --prompt "a small green star, black background" --num 4 --out runs/star
   cv3jax sample --checkpoint runs/quickstart --prompts captions.txt --out runs/many"""
+
+
 BATCH = 16  # images sampled at once on a device
+
+
 MAX_BATCH = 65_536
+
+
 SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
+
+
 MANY = ("process_id", "num_processes")  # flags that go with --prompts alone
+
+
 FEW = ("image", "noise")  # and with --prompt
 
 
@@ -160,24 +172,6 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"--{wrong[0]} goes with --{other}")
     check_directory(args.out, "--out")
     check_file(args.json, "--json")
-
-
-def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
-    """`--steps 50,12` → ({"steps": 50}, {"steps": 12}); one value serves both.
-
-    Raises InputError outside [low, high].
-    """
-    if text is None:
-        return {}, {}
-    try:
-        values = [kind(value) for value in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or not all(low <= value <= high for value in values):
-        raise InputError(
-            f"--{flag} {text}: give one {kind.__name__} or two with a comma, each {low}..{high}"
-        )
-    return {flag: values[0]}, {flag: values[-1]}
 
 
 def given(cascade: Cascade, args: argparse.Namespace) -> dict:

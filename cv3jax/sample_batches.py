@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cv3jax.cascade import Cascade
 from cv3jax.sample_jobs import Job
 from cv3jax.sharding import AXES, batch_ways, make_mesh
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 
 def choose_mesh(text: str | None, count: int) -> Mesh | None:

@@ -23,10 +23,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cv3jax import checkpoint, lock, manifest, recipe
+from cv3jax import checkpoint, manifest, recipe
 from cv3jax.pictures import save_png
 from cv3jax.sample_inputs import Prompt
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError, first_line, naming
 
 PLAN, INDEX = "plan.json", "index.jsonl"
 FORMAT = 1
@@ -139,9 +140,9 @@ def holding(out: Path, part: Part) -> Iterator[Path]:
     """
     place = out / f".part_{part.index}_of_{part.count}"
     try:
-        with lock.hold(place, "--out"):
+        with locks.hold(place, "--out"):
             for left in place.iterdir():  # by one that was killed
-                if left.name != lock.NAME:
+                if left.name != locks.NAME:
                     left.unlink()
             yield place
     finally:

@@ -15,7 +15,7 @@ from cv3jax.cascade import check_trained, load, relay_passes
 from cv3jax.sample_batches import batch_width, choose_mesh, draw
 from cv3jax.sample_inputs import LAST_SEED, read_prompts
 from cv3jax.sample_jobs import FORMAT, INDEX, PLAN, Jobs, Part
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 ENDS = "ends after this batch; the same command goes on"
 

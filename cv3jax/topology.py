@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 
 from cv3jax.chips import CHIPS, Chip
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 # what there is to rent, in ascending order; a v5p also in any multiple of 4 a side, up to 16×16×24
 SHAPES = {

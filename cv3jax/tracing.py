@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 
 def steps_of(text: str) -> range | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, hosts, lock, manifest, recipe, tracing
+from cv3jax import checkpoint, hosts, manifest, recipe, tracing
 from cv3jax.build import build
 from cv3jax.loop import Cadence, train_loop
 from cv3jax.stopping import preemptible
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory, check_file, write_json
 
 EXAMPLE = (
     "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes"
@@ -49,7 +51,7 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; the checkpoints before it remain.
     """
-    recipe.check_directory(workdir, "--workdir")
+    check_directory(workdir, "--workdir")
     if "distill" in config:
         raise InputError("this recipe is a distillation's: cv3jax distill runs it")
     with hold(workdir):
@@ -116,10 +118,10 @@ def hold(workdir: Path):
     Raises:
         InputError: another run has it, or this process sees another directory.
     """
-    with lock.hold(workdir) if hosts.main() else contextlib.nullcontext():
+    with locks.hold(workdir) if hosts.main() else contextlib.nullcontext():
         hosts.barrier("lock")
         patience = time.monotonic() + SHARED
-        while not hosts.main() and not (workdir / lock.NAME).exists():
+        while not hosts.main() and not (workdir / locks.NAME).exists():
             if time.monotonic() > patience:
                 raise InputError(
                     f"--workdir {workdir}: not the directory that process 0 has there; give one"
@@ -200,14 +202,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     hosts.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
-    recipe.check_file(args.json, "--json")
+    check_file(args.json, "--json")
     hosts.start(args)
     with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
         if hosts.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
-            recipe.write_json(args.json, figures)
+            write_json(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.damaged import Cell
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.order import Weighted
 from data_pipeline.sizes import sizes_of
 

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline.array_records import ExampleSource, find_shards
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.records import Record, RecordSource
 
 NAME = "encoded"

@@ -3,13 +3,12 @@ and looking into them.
 """
 
 import importlib
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.arguments import Parser, check_file, run
-from data_pipeline.errors import InputError
+from data_pipeline.io.arguments import Parser, run
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file, write_json
 
 # name → (module, summary, example). A module has `add_arguments(parser)` and `command(args)` →
 # figures; its docstring's first paragraph is the description; with TAKES_MORE, args.more are the
@@ -81,8 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     args.more = more
     check_file(args.json, "--json")
     figures = module.command(args)
-    if args.json:
-        write_json(args.json, figures)
+    write_json(args.json, figures)
 
 
 def usage() -> str:
@@ -95,14 +93,6 @@ def usage() -> str:
         f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\nexample:\n "
         f" {example}\n\neach command has --help"
     )
-
-
-def write_json(path: Path, figures: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"--json {path}: cannot be written ({e.strerror})") from e
 
 
 if __name__ == "__main__":

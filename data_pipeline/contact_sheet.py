@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, open_image
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import Record
 
 _TILE, _TEXT_HEIGHT, _GAP = 192, 84, 8  # pixels

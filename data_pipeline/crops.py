@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, open_image, upright_size
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import Record
 
 

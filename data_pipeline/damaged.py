@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 # of an example and of a batch of grain's: what was passed over; never seen outside of the loader
 FIELD = "damaged"

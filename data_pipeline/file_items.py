@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_pipeline import items
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.items import (
     BAD_TEXT,
     IMAGE_SUFFIXES,

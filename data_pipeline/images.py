@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 # how files of other kinds begin: name, bytes, at which byte

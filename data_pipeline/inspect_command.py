@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.arguments import check_file
 from data_pipeline.contact_sheet import contact_sheet
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file
 from data_pipeline.records import FEATURES, Record, open_records
 
 MEASURED = 2000  # records that are read for the sizes

@@ -47,7 +47,7 @@ from data_pipeline import workers
 from data_pipeline.buckets import Size, cells
 from data_pipeline.crops import crop
 from data_pipeline.damaged import FIELD, Cell, Tally, read
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.mixture import Mixture
 from data_pipeline.order import Rows, epochs, mix, mixed
 from data_pipeline.records import Record, open_records

@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError, naming
 from data_pipeline.images import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.io.errors import InputError, naming
 from data_pipeline.items import DUPLICATE, TOO_LARGE, TOO_LONG, UNDECODABLE, Item, Skip
 from data_pipeline.records import Record, RecordWriter, make_record
 from data_pipeline.sources import open_source

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.arguments import add_output
-from data_pipeline.errors import InputError
+from data_pipeline.io.arguments import add_output
+from data_pipeline.io.errors import InputError
 from data_pipeline.pack import pack
 
 

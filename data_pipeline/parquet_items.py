@@ -5,8 +5,8 @@ joined by key.
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipeline import storage
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.items import (
     TOO_LARGE,
     Image,

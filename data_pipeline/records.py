@@ -22,8 +22,8 @@ from data_pipeline.array_records import (
     find_shards,
     publish,
 )
-from data_pipeline.errors import InputError, first_line
 from data_pipeline.images import MAX_IMAGE_BYTES, MAX_PIXELS, decode_rgb, open_image, upright_size
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.perceptual import phash
 from data_pipeline.sizes import write_sizes
 

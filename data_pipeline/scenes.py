@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")

@@ -6,7 +6,7 @@ The heldout split has combinations of colour and shape that the train split neve
 import argparse
 from typing import Any
 
-from data_pipeline.arguments import add_output
+from data_pipeline.io.arguments import add_output
 from data_pipeline.scenes import build
 
 

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import Object, Scene
 
 RGB = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line, naming
 
 NAME = "sizes.npy"
 

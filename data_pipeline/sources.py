@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.errors import InputError
 from data_pipeline.file_items import (
     TABLES,
     UnusableError,
@@ -17,6 +16,7 @@ from data_pipeline.file_items import (
     read_table,
     table_rows,
 )
+from data_pipeline.io.errors import InputError
 from data_pipeline.items import IMAGE_SUFFIXES, Item, Skip
 from data_pipeline.tar_items import read_tar
 

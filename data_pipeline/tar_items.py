@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from data_pipeline.io.storage import is_remote
 from data_pipeline.items import (
     BAD_TAR,
     IMAGE_SUFFIXES,
@@ -18,7 +19,6 @@ from data_pipeline.items import (
     make_item,
     too_large,
 )
-from data_pipeline.storage import is_remote
 
 MAX_TAIL = 2**20  # bytes of zeros after the end mark: tools pad to records of 10 KiB, some to more
 # what tarfile raises on headers that are not what they claim to be

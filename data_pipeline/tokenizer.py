@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 _CONFIG_CHARACTERS = 2**20

@@ -21,7 +21,7 @@ import yaml
 from cv3jax.chips import DOMAIN
 from cv3jax.cli import run_command
 from cv3jax.topology import parse
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 FOLDER = Path(__file__).parent
 # GKE's names

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cv3jax import recipe
 from cv3jax.cli import run_command
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 
 def points(spec: str) -> list[dict]:

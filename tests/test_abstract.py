@@ -12,7 +12,7 @@ from cv3jax import abstract, build, build_diffusion, build_distill, cascade, rec
 from cv3jax.abstract import program
 from cv3jax.distill_plan import plans
 from cv3jax.sharding import make_mesh
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.cli import main
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import open_records
 
 ROOT = Path(__file__).parent.parent

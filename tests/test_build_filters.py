@@ -18,7 +18,7 @@ from data_pipeline.builder.blocked import blocker, plain_url, read_blocked
 from data_pipeline.builder.facts import Facts, look, read_facts, write_rows
 from data_pipeline.builder.filters import make_judge
 from data_pipeline.builder.settings import Settings, load_settings
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.items import Item, Place, Skip
 
 GOOD = Facts(

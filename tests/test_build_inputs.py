@@ -20,7 +20,7 @@ from data_pipeline.builder.dedup import Entry, EntryCoder, clashes, pairs
 from data_pipeline.builder.facts import look
 from data_pipeline.builder.inputs import Unit, find_units, groups, read_place, read_unit
 from data_pipeline.cli import main
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.items import Item, Place
 from data_pipeline.records import open_records
 

@@ -19,7 +19,7 @@ from cv3jax.chips import CHIPS
 from cv3jax.compile_report import text
 from cv3jax.progress import Progress
 from cv3jax.topology import Topology
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 LAYERS, WIDTH, ROWS = 4, 1024, 512
 FIELDS = {

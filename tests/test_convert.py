@@ -25,10 +25,11 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-from cv3jax import checkpoint, convert, leaves, lock
+from cv3jax import checkpoint, convert, leaves
 from cv3jax.cascade import load_params
 from cv3jax.weights.released import PREFIX
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
 
 T5_FILES = ("config.json", "spiece.model", "tokenizer_config.json")
 
@@ -345,7 +346,7 @@ def test_what_a_killed_conversion_left_is_replaced(tmp_path):
         InputError, match=r"out\.partial is in the way, and was not left by a conversion"
     ):
         converted(tmp_path / "out", "--vae", vae)
-    (partial / lock.NAME).touch()
+    (partial / locks.NAME).touch()
     out = converted(tmp_path / "out", "--vae", vae)
     assert sorted(path.name for path in out.iterdir()) == ["cascade.json", "vae"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

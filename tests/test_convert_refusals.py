@@ -23,7 +23,7 @@ from test_convert import write_official
 from test_faults import small_disk
 
 from cv3jax.weights.files import SAT_FILE
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 # of NumPy's global generator, as trainers keep it
 RANDOM_STATE = ("MT19937", np.arange(624, dtype=np.uint32), 624, 0, 0.0)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.cli import COMMANDS, main
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import open_records
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.crops import fit
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
 from data_pipeline.records import RecordWriter, make_record, open_records
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_pipeline import buckets, mixture
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import RecordWriter, make_record, open_records

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline import images, items
-from data_pipeline.errors import InputError
 from data_pipeline.images import decode_rgb, encode_png, open_image, upright_size
+from data_pipeline.io.errors import InputError
 from data_pipeline.pack import REPORT, pack
 from data_pipeline.records import open_records
 

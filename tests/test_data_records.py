@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import FEATURES, RecordWriter, make_record, open_records
 
 

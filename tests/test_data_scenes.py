@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import open_records
 from data_pipeline.scenes import (
     Object,

@@ -10,7 +10,7 @@ import pytest
 from test_data_pack import encoded, keys, tar
 
 from data_pipeline import items, sources
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.pack import REPORT, pack
 
 

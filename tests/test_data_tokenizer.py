@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import caption, sample_scene, vocabulary
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 

@@ -23,7 +23,7 @@ from cv3jax.distill_plan import Plan
 from cv3jax.distill_steps import round_of
 from cv3jax.distill_watch import Watch
 from cv3jax.metrics import read_lines
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

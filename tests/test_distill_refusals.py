@@ -11,7 +11,7 @@ from tiny_runs import rounds
 
 from cv3jax import build_distill, checkpoint, cli, distill, recipe, train
 from cv3jax.distill_plan import ENTRY, check_student, check_teacher, plans
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

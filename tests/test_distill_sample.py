@@ -20,7 +20,7 @@ from cv3jax.conditioning import make_cond, square_sizes
 from cv3jax.denoiser import make_denoiser
 from cv3jax.models.unet import UNet
 from cv3jax.schedule import base_grid, ddpm_sigma
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -29,7 +29,7 @@ from cv3jax.stopping import StoppedError
 from data_pipeline import cli as data_cli
 from data_pipeline.cache import FACTS, open_cache, payload, read_facts
 from data_pipeline.crops import fit
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -22,7 +22,7 @@ from cv3jax.conditioning import stored_text
 from cv3jax.metrics import read_lines
 from cv3jax.recipe import to_json
 from data_pipeline.cache import example, open_cache
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -26,7 +26,7 @@ from cv3jax.loop import NonFiniteLossError
 from cv3jax.metrics import MetricsLog, read_lines
 from data_pipeline import cli as data_cli
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
 from data_pipeline.records import open_records
 

@@ -18,9 +18,10 @@ import tiny_runs
 from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
-from cv3jax import checkpoint, lock, manifest, train
+from cv3jax import checkpoint, manifest, train
 from cv3jax.metrics import read_lines
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -214,29 +215,29 @@ def test_a_second_run_on_a_workdir_is_refused_and_a_killed_one_leaves_no_lock(wo
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait(60)
-    assert (workdir / lock.NAME).exists()
-    with lock.hold(workdir):
+    assert (workdir / locks.NAME).exists()
+    with locks.hold(workdir):
         assert (
-            workdir / lock.NAME
+            workdir / locks.NAME
         ).read_text() == f"process {os.getpid()} on {socket.gethostname()}"
         with (
             pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
-            lock.hold(workdir),
+            locks.hold(workdir),
         ):
             pass
-        assert (workdir / lock.NAME).exists()
-    assert not (workdir / lock.NAME).exists()
+        assert (workdir / locks.NAME).exists()
+    assert not (workdir / locks.NAME).exists()
 
 
 def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path):
-    with pytest.raises(InputError, match="no"), lock.hold(tmp_path / "a" / "b"):
+    with pytest.raises(InputError, match="no"), locks.hold(tmp_path / "a" / "b"):
         raise InputError("no")
     assert list(tmp_path.iterdir()) == []
-    with lock.hold(tmp_path / "a" / "b"):
+    with locks.hold(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "x").write_text("")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x"]
     with (
         pytest.raises(InputError, match="--workdir /proc/none/w: cannot be written"),
-        lock.hold(Path("/proc/none/w")),
+        locks.hold(Path("/proc/none/w")),
     ):
         pass

@@ -18,7 +18,7 @@ from cv3jax import checkpoint, hosts, train
 from cv3jax.cascade import load
 from cv3jax.metrics import read_lines
 from cv3jax.sharding import make_mesh
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 STEPS = 20
 VARIABLES = {

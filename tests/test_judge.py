@@ -14,7 +14,7 @@ from cv3jax.assess import BATCH, batches
 from cv3jax.judge import DETAILS, PROPERTIES, altered, altered_rates, compare, judge
 from cv3jax.judge_see import see
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import Object, Scene, caption, parse, sample_scene
 from data_pipeline.scenes_render import BACKGROUND_RGB, RGB, render
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

@@ -17,7 +17,7 @@ from cv3jax import accounting, loop, recipe, tracing
 from cv3jax.accounting import Account
 from cv3jax.build import check
 from cv3jax.metrics import read_lines
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 
 # at the steps that are saved, and at the last, the state is needed anyway

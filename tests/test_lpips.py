@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cv3jax.weights.lpips import load_lpips
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 POOL = 0
 # VGG16

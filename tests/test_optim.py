@@ -10,7 +10,7 @@ from states import assert_equal, named_leaves
 from cv3jax import build, optim, recipe
 from cv3jax.sharding import make_mesh, tree_sharding
 from cv3jax.state import create_state, make_train_step
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

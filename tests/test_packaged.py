@@ -17,7 +17,7 @@ from cv3jax.build_diffusion import random_facts
 from cv3jax.cascade import load, part_shapes
 from cv3jax.convert import main as convert
 from cv3jax.sharding import make_mesh
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ import pytest
 from caption_server import KEY, MODEL, REFUSAL, CaptionServer, answer_of, solid
 
 from data_pipeline.cli import main
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.recaption import answers, journal, pacing
 from data_pipeline.recaption.endpoint import StoppedByServerError
 from data_pipeline.recaption.output import REPORT

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.recaption import answers
 from data_pipeline.recaption.answers import Answer, Failure, Tokens
 from data_pipeline.recaption.journal import Journal, identify

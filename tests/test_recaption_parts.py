@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.recaption import answers, dialogue
 from data_pipeline.recaption.answers import Answer, Failure, Tokens, read_answer
 from data_pipeline.recaption.dialogue import DEFAULT, fill, load_dialogue

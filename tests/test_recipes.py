@@ -4,7 +4,7 @@ import pytest
 
 from cv3jax import recipe
 from cv3jax.configs import common
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 LONG = ("scenes_vae", "scenes_base", "scenes_relay")
 # what may differ between a recipe and its `:long`: how it is trained, not what is trained

@@ -16,7 +16,7 @@ from states import assert_equal, leaves, named_leaves, untimed
 
 from cv3jax import build, checkpoint, train
 from cv3jax.metrics import read_lines
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -13,13 +13,15 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import checkpoint, distill, quickstart, recipe, sample, train
+from cv3jax import checkpoint, distill, quickstart, sample, train
 from cv3jax.assess import assess, psnr, with_noise
 from cv3jax.assess_distilled import compared
 from cv3jax.cascade import load, to_uint8
 from cv3jax.resize import up2
 from cv3jax.stopping import StoppedError
-from data_pipeline.errors import InputError
+from data_pipeline.io import arguments
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import read_facts, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -143,9 +145,12 @@ def test_the_command_writes_pictures_a_sheet_and_json(tmp_path, capsys, pair, mo
 
 
 def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
-    assert sample.pair("3,1", "steps", int, 1, 1000) == ({"steps": 3}, {"steps": 1})
-    assert sample.pair("7.5", "guidance", float, 0, 100) == ({"guidance": 7.5}, {"guidance": 7.5})
-    assert sample.pair(None, "steps", int, 1, 1000) == ({}, {})
+    assert arguments.pair("3,1", "steps", int, 1, 1000) == ({"steps": 3}, {"steps": 1})
+    assert arguments.pair("7.5", "guidance", float, 0, 100) == (
+        {"guidance": 7.5},
+        {"guidance": 7.5},
+    )
+    assert arguments.pair(None, "steps", int, 1, 1000) == ({}, {})
     assert not np.array_equal(
         cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"]
     )
@@ -187,7 +192,7 @@ def fake_distillation(config, workdir: Path) -> dict:
         for n in (2, 1)
         for one in (None, 3 - n)
     ]
-    recipe.write_json(workdir / "quality.json", {"stage": config.stage, "full": 2, "rows": rows})
+    write_json(workdir / "quality.json", {"stage": config.stage, "full": 2, "rows": rows})
     return {"stage": config.stage, "full": 2, "rounds": rounds}
 
 
@@ -299,7 +304,7 @@ def test_damaged_facts_are_named(text, tmp_path):
     with pytest.raises(
         InputError, match=r"figures\.json is damaged .*; remove it and run the same command"
     ):
-        quickstart.read_facts(tmp_path / "figures.json")
+        read_facts(tmp_path / "figures.json")
 
 
 def test_noise_of_the_energy_of_a_difference():

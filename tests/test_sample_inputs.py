@@ -11,7 +11,7 @@ from PIL import Image
 
 from cv3jax import cascade, sample
 from cv3jax.sample_inputs import read_images, read_noise
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 SHAPES = {"low": (2, 8, 8, 4), "relay": (2, 8, 8, 4)}
 RNG = np.random.default_rng(0)

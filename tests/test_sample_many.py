@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import lock, sample, sample_jobs, sample_many
+from cv3jax import sample, sample_jobs, sample_many
 from cv3jax.sample_batches import batch_width, choose_mesh
 from cv3jax.sample_inputs import MAX_LINE, Prompt, read_prompts
 from cv3jax.sample_jobs import Job, Jobs
 from cv3jax.sample_many import which_part
 from cv3jax.stopping import StoppedError
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -453,7 +454,7 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
     with pytest.raises(InputError, match=f"has {name} but no plan.json that says what it is of"):
         paint("whole", "--seed", "7")
     with (
-        lock.hold(tmp_path / "new" / ".part_0_of_1"),
+        locks.hold(tmp_path / "new" / ".part_0_of_1"),
         pytest.raises(InputError, match="is in use by process"),
     ):
         paint("new", "--seed", "7")

@@ -24,7 +24,7 @@ from cv3jax.cascade import Cascade, build_on, load, make_stage_sampler, model_sh
 from cv3jax.models.layers import attend
 from cv3jax.models.unet import UNet
 from cv3jax.sharding import context_problem, make_mesh
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -13,7 +13,7 @@ from cv3jax import assess, checkpoint, sample
 from cv3jax.cascade import load
 from cv3jax.judge import judge
 from data_pipeline import scenes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes_render import render
 
 COUNT = assess.BATCH

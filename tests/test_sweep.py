@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cv3jax import recipe
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 SCRIPT = Path(__file__).parent.parent / "launch" / "sweep.py"
 OVERRIDES = ["--config.data.path=runs/my scenes", "--config.optim.lr=3e-4"]

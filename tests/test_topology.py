@@ -10,7 +10,7 @@ from cv3jax import topology
 from cv3jax.chips import CHIPS, group_bandwidth
 from cv3jax.collectives import Collective
 from cv3jax.roofline import Roofline, chip_hours, mfu_bound, roofline
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from toy_runs import CADENCE, toy
 from cv3jax import build, build_vae, checkpoint
 from cv3jax.ahead import Ahead
 from cv3jax.metrics import read_lines
-from data_pipeline.errors import InputError
 from data_pipeline.images import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import RecordWriter, make_record, open_records

@@ -19,7 +19,7 @@ from cv3jax.weights.diffusers import unet_names, vae_names
 from cv3jax.weights.names import t5_entries, unet_entries, vae_entries
 from cv3jax.weights.recognise import t5_fields, text_width, unet_fields, vae_fields
 from cv3jax.weights.tree import check, stack, torch_shapes
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 MANIFEST = json.loads((Path(__file__).parent / "golden" / "manifest_full.json").read_text())
 RELEASED = {

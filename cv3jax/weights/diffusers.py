@@ -8,7 +8,7 @@ from typing import Any
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.names import Entry
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 FILE = "diffusion_pytorch_model.safetensors"
 _RES_BLOCK = {

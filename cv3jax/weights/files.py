@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from cv3jax.leaves import Leaf
 from cv3jax.weights.torch_file import open_torch
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
 

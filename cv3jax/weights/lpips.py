@@ -10,7 +10,7 @@ from cv3jax.models.lpips import LPIPS, WIDTHS
 from cv3jax.weights.files import open_tensors
 from cv3jax.weights.names import Entry
 from cv3jax.weights.tree import check, stack
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 # where VGG16's list of layers has its convolutions, slice by slice
 _INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 _BYTES = 2**18
 _PREDICTIONS = {"EpsScaling": "eps", "VScaling": "v"}

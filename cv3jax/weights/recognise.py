@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch name → torch shape
 HEAD = 64  # channels of an attention head where nothing else is said: the release's

@@ -6,7 +6,7 @@ import numpy as np
 
 from cv3jax.leaves import Leaf
 from cv3jax.weights.files import Tensors
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 # under which a whole engine's checkpoint keeps each model
 PREFIX = {

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from cv3jax.leaves import Leaf
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 _PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB
 _LISTS = ("module", "state_dict")  # under which SAT, and Lightning, keep the tensors

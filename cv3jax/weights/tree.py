@@ -12,7 +12,7 @@ import numpy as np
 
 from cv3jax.leaves import Leaf
 from cv3jax.weights.names import Entry
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 LISTED = 20  # names an error holds at most
 _TO_OURS = {

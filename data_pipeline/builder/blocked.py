@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 _MAX_FILE = 2**24  # bytes
 _PUNYCODE = re.compile(r"xn--([a-z0-9-]+)")

@@ -14,7 +14,6 @@ from typing import Any
 from apache_beam import Create, ParDo, Reshuffle
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_pipeline import storage
 from data_pipeline.array_records import check_replaceable
 from data_pipeline.builder import finish, inputs, report
 from data_pipeline.builder.blocked import read_blocked
@@ -25,7 +24,8 @@ from data_pipeline.builder.scan import Scan, read_header
 from data_pipeline.builder.settings import Settings
 from data_pipeline.builder.work import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
 from data_pipeline.builder.write import WriteShard
-from data_pipeline.errors import InputError
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
 from data_pipeline.perceptual import band_count
 
 VERSION = 1  # of what the passes write: a build of another version starts anew

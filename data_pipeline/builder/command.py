@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import storage
 from data_pipeline.builder.inputs import find_units
 from data_pipeline.builder.settings import Settings, load_settings
-from data_pipeline.errors import InputError
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
 
 TAKES_MORE = True  # the flags that are Beam's own
 

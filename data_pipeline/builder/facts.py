@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from data_pipeline import storage
-from data_pipeline.errors import InputError
 from data_pipeline.images import (
     TooLargeError,
     UnsupportedError,
@@ -24,6 +22,8 @@ from data_pipeline.images import (
     open_image,
     upright_size,
 )
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
 from data_pipeline.items import TOO_LARGE, UNDECODABLE, Item, Place, Skip
 from data_pipeline.perceptual import phash
 

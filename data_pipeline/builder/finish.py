@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import storage
 from data_pipeline.array_records import publish, shard_name, write_description
 from data_pipeline.builder.statistics import Statistics
 from data_pipeline.builder.work import DECIDE, SHARDS, Work
 from data_pipeline.builder.write import SUFFIX
-from data_pipeline.errors import naming
+from data_pipeline.io import storage
+from data_pipeline.io.errors import naming
 from data_pipeline.records import ABOUT, FEATURES, NAME
 from data_pipeline.sizes import write_sizes
 

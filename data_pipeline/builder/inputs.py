@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline import storage
-from data_pipeline.errors import InputError
 from data_pipeline.file_items import (
     TABLES,
     check_table,
@@ -19,6 +17,9 @@ from data_pipeline.file_items import (
     read_table,
     table_rows,
 )
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.storage import File
 from data_pipeline.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
 from data_pipeline.parquet_items import (
     BAD_PARQUET,
@@ -27,7 +28,6 @@ from data_pipeline.parquet_items import (
     read_image,
     read_parquet,
 )
-from data_pipeline.storage import File
 from data_pipeline.tar_items import read_tar
 
 FILES = 1000  # of a folder, in a unit

@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from tqdm import tqdm
 
 from data_pipeline.builder import worker
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 LOCAL, PROCESSES = "DirectRunner", "multi_processing"
 _OURS = re.compile(

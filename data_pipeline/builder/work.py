@@ -15,7 +15,7 @@ import dataclasses
 import json
 from typing import Any
 
-from data_pipeline import storage
+from data_pipeline.io import storage
 
 SCAN, DECIDE, SHARDS = "scan", "decide", "shards"
 PLAN, DECIDED = "plan.json", "decided.json"

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.recaption import answers
 from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.dialogue import Dialogue

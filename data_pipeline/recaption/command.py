@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 from data_pipeline.recaption.dialogue import DEFAULT
 
 KEY = "OPENAI_API_KEY"

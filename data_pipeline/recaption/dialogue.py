@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 
 DEFAULT = Path(__file__).with_name("dialogue.json")
 # of the file; questions; characters of one text

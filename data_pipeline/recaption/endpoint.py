@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from data_pipeline.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.recaption import answers
 from data_pipeline.recaption.answers import Answer, Failure
 

@@ -23,7 +23,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.recaption.answers import RETRYABLE, Answer, Failure
 from data_pipeline.records import Record
 

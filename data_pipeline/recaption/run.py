@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.array_records import check_replaceable
-from data_pipeline.errors import InputError, naming
+from data_pipeline.io.errors import InputError, naming
 from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.asking import Asking
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue

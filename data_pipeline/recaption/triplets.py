@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.arguments import check_file
-from data_pipeline.errors import InputError, naming
 from data_pipeline.images import open_image
+from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.files import check_file
 from data_pipeline.recaption.dialogue import fill
 from data_pipeline.records import Record
 

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
-from data_pipeline.arguments import Parser, run
-from data_pipeline.errors import InputError
+from data_pipeline.io.arguments import Parser, run
+from data_pipeline.io.errors import InputError
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 STRIKE = 109  # the one size of the bitmaps in this font; its glyphs are 136 × 128 pixels

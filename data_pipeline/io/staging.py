@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cv3jax import lock
-from cv3jax.recipe import check_directory
-from data_pipeline.errors import InputError
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_directory
 
 
 def check_new(out: Path, flag: str = "--out") -> None:
@@ -33,18 +33,18 @@ def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
     check_new(out, flag)
     place = out.resolve()  # a directory cannot be renamed to a link
     partial = place.with_name(f"{place.name}.partial")
-    if partial.exists() and not (partial / lock.NAME).is_file():
+    if partial.exists() and not (partial / locks.NAME).is_file():
         raise InputError(
             f"{flag} {out}: {partial} is in the way, and was not left by a conversion; move it or"
             " give another directory"
         )
-    with lock.hold(partial, flag):
+    with locks.hold(partial, flag):
         try:
             for left in partial.iterdir():
-                if left.name != lock.NAME:
+                if left.name != locks.NAME:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield partial
-            (partial / lock.NAME).unlink()
+            (partial / locks.NAME).unlink()
             partial.replace(place)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
 
 NAME = ".lock"  # the file says who holds it; that it exists means nothing
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

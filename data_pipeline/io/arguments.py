@@ -3,13 +3,30 @@ work, and the last resort.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from data_pipeline.errors import InputError
+from data_pipeline.io.errors import InputError
+
+
+def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
+    """`--steps 50,12` → ({"steps": 50}, {"steps": 12}); one value serves both.
+
+    Raises InputError outside [low, high].
+    """
+    if text is None:
+        return {}, {}
+    try:
+        values = [kind(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or not all(low <= value <= high for value in values):
+        raise InputError(
+            f"--{flag} {text}: give one {kind.__name__} or two with a comma, each {low}..{high}"
+        )
+    return {flag: values[0]}, {flag: values[-1]}
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,23 +37,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
-
-
-def check_file(path: Path | None, flag: str) -> None:
-    """Raises InputError where `path` could not be written as a file: before the work and not after
-    it.
-    """
-    if path is None:
-        return
-    if os.path.isdir(path):
-        raise InputError(f"{flag} {path} is a directory; give a file")
-    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
-    if nearest != path and not os.path.isdir(nearest):
-        raise InputError(
-            f"{flag} {path}: {nearest} is a file; give a path whose directory exists or can be made"
-        )
-    if not os.access(nearest, os.W_OK):
-        raise InputError(f"{flag} {path}: {nearest} cannot be written; give another place")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Files, flags, locks and errors: the ground that both packages stand on."""

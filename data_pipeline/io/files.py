@@ -1,0 +1,70 @@
+"""Files that commands are asked for: whether they can be written, and JSON in and out."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.io.errors import InputError, naming
+
+
+def read_facts(path: Path) -> dict:
+    """What `write_json` wrote. Raises InputError where it is something else by now."""
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as e:
+        raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
+    if not isinstance(facts, dict):
+        raise InputError(
+            f"{path} is damaged (not a JSON object); remove it and run the same command"
+        )
+    return facts
+
+
+def check_directory(path: Path, flag: str) -> None:
+    """Raise InputError where a file is in the way of the directory `path`: before the work and not
+    after it.
+    """
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")
+
+
+def check_file(path: Path | None, flag: str) -> None:
+    """Raise InputError where `path` could not be written as a file: before the work and not after
+    it.
+    """
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise InputError(f"{flag} {path} is a directory; give a file")
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if nearest != path and not os.path.isdir(nearest):
+        raise InputError(
+            f"{flag} {path}: {nearest} is a file; give a path whose directory exists or can be made"
+        )
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{flag} {path}: {nearest} cannot be written; give another place")
+
+
+def write_json(path: Path | None, figures: dict) -> None:
+    """Write a command's figures where --json asks for them, whole or not at all."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        text = json.dumps(figures, indent=2, sort_keys=True, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The place to write a file that appears as `path` when the block ends: whole or not at all.
+
+    An error of the system in the block gets that place's name where it has none.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with naming(temporary):
+        yield temporary
+    temporary.replace(path)
