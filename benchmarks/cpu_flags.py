@@ -22,7 +22,8 @@ from cv3jax.cascade import build_model, unet_init
 from cv3jax.configs import scenes_base, scenes_vae
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.optim import learning_rate, make_optimizer
+from cv3jax.optim.learning_rate import learning_rate
+from cv3jax.optim.optimizers import make_optimizer
 from cv3jax.quickstart import environment
 
 YNN, OURS = "--xla_cpu_experimental_ynn_fusion_type=", "products, sums"

@@ -35,13 +35,14 @@ from cv3jax.abstract import frozen_facts
 from cv3jax.build import attend_of, jit_once, model_of, placement, plan
 from cv3jax.cli import tune_cpu
 from cv3jax.configs import scenes_vae
-from cv3jax.denoiser import guided, make_denoiser
-from cv3jax.diffusion_steps import as_computed, diffusion_steps, train_args
+from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.schedule import ddpm_sigma
+from cv3jax.diffusion_steps import diffusion_steps, train_args
 from cv3jax.distill_plan import plans
 from cv3jax.distill_steps import round_of
 from cv3jax.distillation import told
+from cv3jax.models.precision import as_computed
 from cv3jax.models.unet import UNet
-from cv3jax.schedule import ddpm_sigma
 from cv3jax.state import create_state
 
 MOST = 1.05

@@ -24,11 +24,11 @@ import numpy as np
 from cv3jax.assess import judged_scenes
 from cv3jax.cascade import Cascade, build_on, load
 from cv3jax.cli import tune_cpu
-from cv3jax.conditioning import make_cond, square_sizes
-from cv3jax.denoiser import guided, make_denoiser
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.distillation import Pairs, pairs, told, two_steps
 from cv3jax.models.unet import UNet
-from cv3jax.schedule import base_grid, ddpm_sigma
 from data_pipeline import scenes
 
 

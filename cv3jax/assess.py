@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv3jax.cascade import Cascade, fold
-from cv3jax.conditioning import to_pixels
+from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.judge import PROPERTIES, altered_rates, judge
 from data_pipeline import scenes
 from data_pipeline.scenes_render import render

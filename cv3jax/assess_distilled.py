@@ -18,9 +18,8 @@ import numpy as np
 from cv3jax import checkpoint
 from cv3jax.assess import BATCH, batches, judged_scenes
 from cv3jax.cascade import Cascade, fold, load_params
-from cv3jax.conditioning import to_pixels
+from cv3jax.diffusion.pixels import to_pixels, up2
 from cv3jax.judge import judge
-from cv3jax.resize import up2
 from data_pipeline import scenes
 
 FULL = "full"

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, optim, tracing
-from cv3jax.attention import make_attend
+from cv3jax import checkpoint, tracing
 from cv3jax.cascade import build_model, load_params, part_shapes
-from cv3jax.denoiser import PREDICTIONS
+from cv3jax.diffusion.denoiser import PREDICTIONS
+from cv3jax.diffusion.losses import WEIGHTINGS
+from cv3jax.diffusion.sampler import FORMS
+from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import REMATS
-from cv3jax.objectives import WEIGHTINGS
-from cv3jax.sampler import FORMS
+from cv3jax.optim import learning_rate, optimizers
 from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
 from data_pipeline import buckets
@@ -286,10 +287,10 @@ def make_tx(config: ConfigDict) -> Any:
     try:
         rate: Any = 1.0  # of a distillation, whose rounds have their own among their arguments
         if "distill" not in config:
-            rate = optim.learning_rate(
+            rate = learning_rate.learning_rate(
                 o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final
             )
-        return optim.make_optimizer(
+        return optimizers.make_optimizer(
             o.kind,
             rate,
             weight_decay=o.weight_decay,

@@ -30,15 +30,15 @@ from cv3jax.build import (
 )
 from cv3jax.build_vae import first_images
 from cv3jax.cached import arrays, open_companion, prepare_of
-from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init, to_uint8
-from cv3jax.conditioning import to_pixels
-from cv3jax.diffusion_steps import as_computed, diffusion_steps, encode_args, train_args
+from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init
+from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
+from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
 from cv3jax.memory import compiled_and_announced, held
+from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
-from cv3jax.resize import down2, up2
 from cv3jax.sharding import tree_sharding
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import InputError

@@ -23,16 +23,11 @@ from cv3jax.build_diffusion import (
 )
 from cv3jax.cached import arrays, open_companion, prepare_of
 from cv3jax.cascade import build_model, load_params
-from cv3jax.diffusion_steps import (
-    DiffusionSteps,
-    as_computed,
-    diffusion_steps,
-    encode_args,
-    train_args,
-)
+from cv3jax.diffusion_steps import DiffusionSteps, diffusion_steps, encode_args, train_args
 from cv3jax.distill_plan import Plan, check_student, check_teacher, plans
 from cv3jax.distill_steps import round_of
 from cv3jax.memory import compiled_and_announced
+from cv3jax.models.precision import as_computed
 from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import tree_sharding
 from cv3jax.state import create_state

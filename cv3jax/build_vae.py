@@ -29,11 +29,12 @@ from cv3jax.build import (
     state_creator,
     state_shapes,
 )
-from cv3jax.cascade import to_uint8, vae_init
-from cv3jax.conditioning import normals, to_pixels
+from cv3jax.cascade import vae_init
+from cv3jax.diffusion.conditioning import normals
+from cv3jax.diffusion.losses import autoencoder_loss
+from cv3jax.diffusion.pixels import to_pixels, to_uint8
 from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.objectives import autoencoder_loss
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
 from cv3jax.sharding import Layout, replicated, tree_specs

@@ -18,17 +18,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import checkpoint, hosts, sampler
-from cv3jax.attention import make_attend
-from cv3jax.conditioning import make_cond, normals, square_sizes
-from cv3jax.denoiser import guided, make_denoiser
+from cv3jax import checkpoint, hosts
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.conditioning import make_cond, normals, square_sizes
+from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.pixels import to_uint8, up2
+from cv3jax.diffusion.schedule import base_grid, ddpm_sigma, relay_grid
+from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla_attention
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.resize import up2
-from cv3jax.schedule import base_grid, ddpm_sigma, relay_grid
 from cv3jax.sharding import (
     BATCH,
     batch_sharding,
@@ -485,11 +486,6 @@ class Cascade:
 def fold(keys: jax.Array, number: int) -> jax.Array:
     """A fresh key for each of `keys`."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
-def to_uint8(pixels: jax.Array) -> jax.Array:
-    """[-1, 1] → [0, 255], clipped and truncated as the released code writes its PNGs."""
-    return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
 def load(

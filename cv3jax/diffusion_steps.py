@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cv3jax import checkpoint
@@ -25,20 +24,18 @@ from cv3jax.build import (
 )
 from cv3jax.cached import Arrays
 from cv3jax.cascade import build_model, model_shapes, unet_init
-from cv3jax.conditioning import stage_batch
-from cv3jax.denoiser import make_denoiser
+from cv3jax.diffusion.conditioning import stage_batch
+from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.losses import diffusion_loss
+from cv3jax.diffusion.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.distill_steps import Side, distillation_step
+from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.objectives import diffusion_loss
-from cv3jax.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.sharding import Layout, batch_sharding, context_problem, tree_sharding, tree_specs
 from cv3jax.state import image_keys, make_train_step, microbatches
 from data_pipeline.io.errors import InputError
-
-# what a model computes with as its own dtype, whatever it is stored as
-MATRICES = ("kernel", "embedding")
 
 
 class DiffusionSteps(NamedTuple):
@@ -219,23 +216,6 @@ def make_encode(
         return both.spread(rows)(params, {}, (batch, keys))
 
     return encode
-
-
-def as_computed(tree: Any, dtype: Any) -> Any:
-    """`tree`, arrays or shapes, with its matrices as `dtype`: of frozen parameters nothing is lost
-    by keeping them as they are used.
-    """
-
-    def cast(path, x):
-        if path[-1].key not in MATRICES:
-            return x
-        return (
-            jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-            if isinstance(x, jax.ShapeDtypeStruct)
-            else x.astype(dtype)
-        )
-
-    return jax.tree.map_with_path(cast, tree)
 
 
 def stage_schedule(config: ConfigDict):

@@ -21,9 +21,8 @@ from cv3jax import hosts
 from cv3jax.build_diffusion import whole_side
 from cv3jax.build_vae import first_images
 from cv3jax.cascade import Cascade, fold, make_stage_sampler, stage_attend
-from cv3jax.conditioning import to_pixels
+from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.pictures import contact_sheet
-from cv3jax.resize import down2, up2
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import naming
 

@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from cv3jax import hosts
 from cv3jax.build import Deal, model_of
-from cv3jax.conditioning import make_cond, square_sizes
-from cv3jax.denoiser import make_denoiser
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.schedule import ddpm_sigma, per_sample
 from cv3jax.distill_plan import Plan, grid_of
 from cv3jax.distillation import told
 from cv3jax.models.unet import UNet
-from cv3jax.schedule import ddpm_sigma, per_sample
 from cv3jax.sharding import Layout, batch_sharding, batch_ways, tree_specs
 from data_pipeline.io.errors import InputError
 

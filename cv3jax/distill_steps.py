@@ -11,11 +11,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cv3jax import optim
 from cv3jax.build import Deal
-from cv3jax.denoiser import Denoise
+from cv3jax.diffusion.denoiser import Denoise
 from cv3jax.distill_plan import Plan, grid_of, plans
 from cv3jax.distillation import Round, distillation_loss, pairs
+from cv3jax.optim import learning_rate
 from cv3jax.sharding import Layout
 from cv3jax.state import make_train_step
 
@@ -50,7 +50,7 @@ def distillation_step(
 
     def rate(frozen: dict, step: jax.Array) -> jax.Array:
         now, o = frozen["round"], config.optim
-        return optim.learning_rate(
+        return learning_rate.learning_rate(
             now.lr, warmup=now.warmup, decay=o.decay, steps=now.updates, final=o.final
         )(step)
 

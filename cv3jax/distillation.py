@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cv3jax.denoiser import Cond, Denoise, Params, guided
+from cv3jax.diffusion.denoiser import Cond, Denoise, Params, guided
+from cv3jax.diffusion.losses import weight
+from cv3jax.diffusion.sampler import means, step
+from cv3jax.diffusion.schedule import Grid, mean, per_sample
 from cv3jax.models.embeddings import guidance_embedding
-from cv3jax.objectives import weight
-from cv3jax.sampler import means, step
-from cv3jax.schedule import Grid, mean, per_sample
 
 # → how the error of x0 is weighted
 TARGETS = {"landing": None, "x0": "truncated", "x0_root_snr": "root_snr"}

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cv3jax.cascade import build_model, load_params
-from cv3jax.conditioning import posteriors
-from cv3jax.diffusion_steps import as_computed
+from cv3jax.diffusion.conditioning import posteriors
+from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.sharding import Layout, batch_sharding, batch_ways, tree_sharding, tree_specs

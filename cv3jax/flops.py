@@ -27,10 +27,12 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# jax.checkpoint's own name scope for what it computes a second time
-RECOMPUTED = "rematted_computation"
+from cv3jax.kernels.attention_cpu import RECOMPUTED
+
 # cuDNN attention: its matrix products
 KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
+
 # those of five products; splash's in one, as cv3jax.attention has it
 BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")
 

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cv3jax import checkpoint
-from cv3jax.attention import KINDS
 from cv3jax.cascade import Cascade, check_trained, load, relay_passes
+from cv3jax.kernels.attention import KINDS
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import command
 from cv3jax.sample_batches import batch_width, choose_mesh, draw

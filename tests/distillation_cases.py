@@ -5,8 +5,8 @@ the sampler's own steps. In float64.
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax import sampler
-from cv3jax.schedule import Grid, base_grid, per_sample, relay_grid
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.schedule import Grid, base_grid, per_sample, relay_grid
 
 B, SHAPE = 6, (6, 4, 4, 2)
 STAGES = {

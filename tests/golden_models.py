@@ -19,11 +19,11 @@ from shared import once, root
 
 from cv3jax import checkpoint, convert
 from cv3jax.cascade import build_model, load_params
-from cv3jax.denoiser import make_denoiser
+from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.schedule import ddpm_sigma
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.schedule import ddpm_sigma
 from cv3jax.weights.names import Entry, unet_entries, vae_entries
 from cv3jax.weights.tree import to_torch
 

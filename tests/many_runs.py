@@ -21,8 +21,9 @@ import numpy as np
 import optax
 from tiny_runs import environment
 
-from cv3jax import build, checkpoint, cli, hosts, optim, sharding, train
+from cv3jax import build, checkpoint, cli, hosts, sharding, train
 from cv3jax.loop import Cadence, train_loop
+from cv3jax.optim import optimizers
 from cv3jax.sharding import Layout, make_mesh, tree_sharding, tree_specs
 from cv3jax.state import TrainState, create_state, make_train_step
 from data_pipeline.images import encode_png
@@ -81,7 +82,7 @@ def denoiser(layout: Layout):
 def pieces(mesh, accumulate: int = 2):
     """(create, like, data, place, step) as `build` has them."""
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
-    tx = optim.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
+    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
     with mock.patch.object(sharding, "MIN_SIZE", 256):
         layout, shardings = (

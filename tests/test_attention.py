@@ -12,8 +12,8 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import attention, attention_heads
-from cv3jax.attention import make_attend
+from cv3jax.kernels import attention, attention_cpu
+from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import SpatialTransformer
 from cv3jax.sharding import BATCH, make_mesh
 
@@ -97,7 +97,7 @@ def test_splash_is_xla_s_attention_and_gradient(shape):
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_by_heads_is_xla_s_attention_and_gradient(cached, dtype, monkeypatch):
-    monkeypatch.setattr(attention_heads, "CACHED", cached)
+    monkeypatch.setattr(attention_cpu, "CACHED", cached)
     inputs = draw(2, 64, 77, 3, 48)
     ours = jax.jit(with_gradients(heads(one_device(), dtype)))(*(x.astype(dtype) for x in inputs))
     assert all(x.dtype == dtype for x in ours)
@@ -110,7 +110,7 @@ def test_by_heads_is_xla_s_attention_and_gradient(cached, dtype, monkeypatch):
 
 @pytest.mark.parametrize("cached", [4 * 64 * 64, 2 * 4 * 64 * 64, 2**30])
 def test_by_heads_holds_no_more_logits_than_it_may(cached, monkeypatch):
-    monkeypatch.setattr(attention_heads, "CACHED", cached)
+    monkeypatch.setattr(attention_cpu, "CACHED", cached)
     run = with_gradients(heads(one_device()))
     equations = primitives(
         jax.make_jaxpr(run)(*jax.eval_shape(lambda: draw(2, 64, 64, 3, 16))).jaxpr

@@ -15,7 +15,7 @@ import pytest
 from cv3jax import flops, topology
 from cv3jax.cascade import model_shapes
 from cv3jax.chips import CHIPS, chip_of
-from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.unet import UNet
 
 ROOT = Path(__file__).parent.parent

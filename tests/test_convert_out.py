@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 
 from cv3jax import checkpoint, leaves, recipe
 from cv3jax.cascade import build_model, load_params, model_shapes
-from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder

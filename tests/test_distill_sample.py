@@ -14,12 +14,13 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import cascade, checkpoint, cli, sample, sample_many, sampler
+from cv3jax import cascade, checkpoint, cli, sample, sample_many
 from cv3jax.cascade import build_model, untrained
-from cv3jax.conditioning import make_cond, square_sizes
-from cv3jax.denoiser import make_denoiser
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.models.unet import UNet
-from cv3jax.schedule import base_grid, ddpm_sigma
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

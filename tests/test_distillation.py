@@ -13,9 +13,9 @@ from distillation_cases import SHAPE, B, double, land, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cv3jax import sampler
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.schedule import Grid, base_grid, custom_grid, per_sample, relay_grid
 from cv3jax.distillation import pair_weights, pairs, two_steps
-from cv3jax.schedule import Grid, base_grid, custom_grid, per_sample, relay_grid
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

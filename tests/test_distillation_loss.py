@@ -11,11 +11,12 @@ import optax
 import pytest
 from distillation_cases import SHAPE, STAGES, B, double, land, network, normal
 
-from cv3jax import distillation, sampler
-from cv3jax.denoiser import guided
+from cv3jax import distillation
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.denoiser import guided
+from cv3jax.diffusion.schedule import base_grid, mean, relay_grid
 from cv3jax.distillation import Round, distillation_loss, draw, pair_weights, pairs, told
 from cv3jax.models.embeddings import guidance_embedding
-from cv3jax.schedule import base_grid, mean, relay_grid
 from cv3jax.state import TrainState, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

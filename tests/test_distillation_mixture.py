@@ -11,9 +11,11 @@ import optax
 import pytest
 from scipy.stats import norm, wasserstein_distance
 
-from cv3jax import distillation, optim, sampler
+from cv3jax import distillation
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.schedule import T, base_grid, ddpm_sigma, per_sample
 from cv3jax.distillation import Round, distillation_loss
-from cv3jax.schedule import T, base_grid, ddpm_sigma, per_sample
+from cv3jax.optim import learning_rate, optimizers
 from cv3jax.state import create_state, make_train_step
 
 MODES, SHARES, WIDTH = (-2.0, 0.0, 1.5), (0.3, 0.5, 0.2), 0.1
@@ -82,10 +84,12 @@ def sampled(denoise, steps, params, noise):
 
 def pace(frozen, step):
     now = frozen["round"]
-    return optim.learning_rate(now.lr, warmup=now.warmup, decay="cosine", steps=now.updates)(step)
+    return learning_rate.learning_rate(
+        now.lr, warmup=now.warmup, decay="cosine", steps=now.updates
+    )(step)
 
 
-TX = optim.make_optimizer("adamw", optax.constant_schedule(1.0))
+TX = optimizers.make_optimizer("adamw", optax.constant_schedule(1.0))
 
 
 @functools.partial(jax.jit, static_argnames="first")

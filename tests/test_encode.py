@@ -20,7 +20,7 @@ from encode_runs import BATCH, COUNT, companion, config, contents, data, opened,
 
 from cv3jax import checkpoint, cli, encode, encode_batches
 from cv3jax.cascade import build_model, load_params
-from cv3jax.conditioning import posteriors
+from cv3jax.diffusion.conditioning import posteriors
 from cv3jax.encode_programs import stored
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder

@@ -18,7 +18,7 @@ from encode_runs import companion, config, data, opened, records
 
 from cv3jax import build, build_diffusion, cached, checkpoint, diffusion_steps, encode, train
 from cv3jax.build_diffusion import frozen_description
-from cv3jax.conditioning import stored_text
+from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.metrics import read_lines
 from cv3jax.recipe import to_json
 from data_pipeline.cache import example, open_cache

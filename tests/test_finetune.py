@@ -12,13 +12,14 @@ import tiny_runs
 from golden import reads
 from golden_models import converted, meta, unet_sizes
 
-from cv3jax import build, cascade, objectives, recipe, train
-from cv3jax.conditioning import make_cond
-from cv3jax.denoiser import make_denoiser
+from cv3jax import build, cascade, recipe, train
+from cv3jax.diffusion import losses
+from cv3jax.diffusion.conditioning import make_cond
+from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.pixels import down2, up2
+from cv3jax.diffusion.schedule import ddpm_sigma, make_schedule
 from cv3jax.metrics import read_lines
 from cv3jax.models.unet import UNet
-from cv3jax.resize import down2, up2
-from cv3jax.schedule import ddpm_sigma, make_schedule
 from cv3jax.state import make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -70,20 +71,20 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
     )
     with pytest.MonkeyPatch.context() as patch:  # the released draws instead of ours
         patch.setattr(
-            objectives, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise))
+            losses, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise))
         )
-        loss = objectives.diffusion_loss(
+        loss = losses.diffusion_loss(
             denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET
         )
         step = jax.jit(make_train_step(loss, build.make_tx(c), decay=0.99))
         with tiny_runs.devices(1):
-            state, losses = build.build(c, Path("unused")).create(), []
+            state, seen = build.build(c, Path("unused")).create(), []
         jax.tree.map(np.testing.assert_array_equal, state.params, loaded.params["base"])
         for _ in range(11):
             state, metrics = step(state, {}, batch)
-            losses.append(metrics["loss"])
-    g.check("train.loss_mean", losses[0])
-    assert losses[10] < 0.98 * losses[0]
+            seen.append(metrics["loss"])
+    g.check("train.loss_mean", seen[0])
+    assert seen[10] < 0.98 * seen[0]
     assert not np.array_equal(g["train.discarded_randint"], g["train.idx"])
 
 

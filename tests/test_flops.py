@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import attention, flops, sharding
+from cv3jax import flops, sharding
+from cv3jax.kernels import attention
 from cv3jax.models.layers import SpatialTransformer
 from cv3jax.models.unet import UNet
 

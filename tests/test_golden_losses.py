@@ -12,10 +12,10 @@ from golden_models import (
     unet,
 )
 
+from cv3jax.diffusion.losses import denoising_loss
+from cv3jax.diffusion.pixels import down2, up2
+from cv3jax.diffusion.schedule import make_schedule
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
-from cv3jax.objectives import denoising_loss
-from cv3jax.resize import down2, up2
-from cv3jax.schedule import make_schedule
 from data_pipeline.tokenizer import load_tokenizer
 
 OFFSET = 0.05

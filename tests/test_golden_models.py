@@ -18,12 +18,12 @@ from golden_models import (
     vae_function,
 )
 
-from cv3jax.denoiser import null
+from cv3jax.diffusion.denoiser import null
+from cv3jax.diffusion.pixels import down2, up2
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
 from cv3jax.models.layers import upsample_nearest
 from cv3jax.models.t5 import relative_bucket
 from cv3jax.models.vae import clamp_logvar, posterior_sample
-from cv3jax.resize import down2, up2
 from data_pipeline.tokenizer import load_tokenizer
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from golden import reads
 from golden_models import GUIDANCE, denoiser, unet, unet_sizes
 
-from cv3jax import sampler
-from cv3jax.denoiser import guided
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.denoiser import guided
+from cv3jax.diffusion.schedule import base_grid, relay_grid
 from cv3jax.models.embeddings import guidance_embedding
-from cv3jax.schedule import base_grid, relay_grid
 
 
 def run(preset, grid, x, low, text, vector, distilled):

@@ -5,10 +5,10 @@ import numpy as np
 from golden import reads
 from golden_models import denoiser, unet
 
-from cv3jax.denoiser import preconditioning
+from cv3jax.diffusion.denoiser import preconditioning
+from cv3jax.diffusion.losses import weight
+from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.models.embeddings import guidance_embedding, timestep_embedding
-from cv3jax.objectives import weight
-from cv3jax.schedule import base_grid, ddpm_sigma
 
 
 @reads("temb.*")

@@ -13,7 +13,7 @@ from cv3jax import recipe
 from cv3jax.build import jit_once, placement, plan, state_creator
 from cv3jax.build_diffusion import describe, random_facts
 from cv3jax.cascade import build_model, make_stage_sampler, t5_init, vae_init
-from cv3jax.conditioning import normals
+from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion_steps import diffusion_steps
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cv3jax.denoiser import guided, make_denoiser, null, preconditioning
-from cv3jax.objectives import autoencoder_loss, denoising_loss, diffusion_loss, draw, weight
-from cv3jax.schedule import (
+from cv3jax.diffusion.denoiser import guided, make_denoiser, null, preconditioning
+from cv3jax.diffusion.losses import autoencoder_loss, denoising_loss, diffusion_loss, draw, weight
+from cv3jax.diffusion.schedule import (
     T,
     base_grid,
     blur_table,

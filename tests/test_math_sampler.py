@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv3jax import sampler
-from cv3jax.schedule import Grid, base_grid, custom_grid, mean, relay_grid
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.schedule import Grid, base_grid, custom_grid, mean, relay_grid
 
 SHAPE = (2, 4, 4, 2)
 BASE = base_grid(7)

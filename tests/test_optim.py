@@ -7,7 +7,8 @@ import optax
 import pytest
 from states import assert_equal, named_leaves
 
-from cv3jax import build, optim, recipe
+from cv3jax import build, recipe
+from cv3jax.optim import moments, optimizers
 from cv3jax.sharding import make_mesh, tree_sharding
 from cv3jax.state import create_state, make_train_step
 from data_pipeline.io.errors import InputError
@@ -38,7 +39,7 @@ def test_adafactor_s_second_update_by_hand():
     grads = [draw(seed, kernel=(130, 200), short=(4, 200), bias=(200,)) for seed in (1, 2)]
     grads[1] = jax.tree.map(lambda g: 3 * g, grads[1])
     lr, decay, b2 = 0.1, 0.05, 0.3
-    tx = optim.make_optimizer(
+    tx = optimizers.make_optimizer(
         "adafactor", optax.constant_schedule(lr), clip=1e9, b2=b2, weight_decay=decay
     )
     params_after, _ = run(tx, params, jax.tree.map(lambda *g: jnp.stack(g), *grads))
@@ -66,7 +67,7 @@ def test_adafactor_s_second_update_by_hand():
 def test_adafactor_clips_each_layer_of_a_stack_for_itself():
     grads = draw(0, kernel=(3, 130, 140))["kernel"]
     both = grads.at[1].multiply(0.1)  # the second update: large for two layers, small for one
-    tx = optim.make_optimizer("adafactor", optax.constant_schedule(1.0), clip=1e9, b2=0.9)
+    tx = optimizers.make_optimizer("adafactor", optax.constant_schedule(1.0), clip=1e9, b2=0.9)
     stacked = run(
         tx,
         {"blocks": {"kernel": jnp.zeros_like(grads)}},
@@ -82,7 +83,7 @@ def test_adafactor_clips_each_layer_of_a_stack_for_itself():
 
 
 def bytes_of(kind, **options):
-    tx = optim.make_optimizer(kind, optax.constant_schedule(0.1), **options)
+    tx = optimizers.make_optimizer(kind, optax.constant_schedule(0.1), **options)
     shape = jax.eval_shape(
         tx.init, {"blocks": {"kernel": jax.ShapeDtypeStruct((10, 1280, 5120), jnp.float32)}}
     )
@@ -98,12 +99,12 @@ def test_bytes_a_parameter():
     assert bytes_of("adafactor", momentum=0.9, moments="bfloat16") == pytest.approx(2, rel=0.01)
 
 
-@pytest.mark.parametrize("kind", optim.OPTIMIZERS)
+@pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
 def test_statistics_in_bfloat16_train_as_in_float32(kind):
     target, x = draw(0, kernel=(16, 8))["kernel"], draw(1, x=(64, 16))["x"]
 
     def losses(moments):
-        tx = optim.make_optimizer(
+        tx = optimizers.make_optimizer(
             kind,
             optax.cosine_decay_schedule(0.05, 200),
             clip=1e9,
@@ -138,7 +139,7 @@ def test_slow_moments_in_bfloat16_follow_their_mean():
     """b2 = 0.999 from 1 down to 0.25: rounded to nearest they would stay at 1, where a thousandth
     of the way is no step at all.
     """
-    tx = optim.stored_in_bfloat16(optax.scale_by_adam(b1=0.9, b2=0.999))
+    tx = moments.stored_in_bfloat16(optax.scale_by_adam(b1=0.9, b2=0.999))
     grads, state = jnp.full(4096, 0.5), tx.init(jnp.zeros(4096))
     state = state._replace(inner=state.inner._replace(nu=jnp.ones(4096, jnp.bfloat16)))
 
@@ -153,7 +154,7 @@ def test_slow_moments_in_bfloat16_follow_their_mean():
 
 def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
     x = jnp.array([1.0 + 2**-10, -3.0, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
-    rounded = jax.vmap(lambda key: optim.round_at_random(key, x))(
+    rounded = jax.vmap(lambda key: moments.round_at_random(key, x))(
         jax.random.split(jax.random.key(0), 4000)
     )
     assert rounded.dtype == jnp.bfloat16
@@ -167,7 +168,7 @@ def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
 
 
 def test_eight_devices_hold_parts_and_make_the_updates_of_one():
-    tx = optim.make_optimizer(
+    tx = optimizers.make_optimizer(
         "adafactor", optax.constant_schedule(0.1), momentum=0.9, moments="bfloat16"
     )
     shapes = {"blocks": {"kernel": (2, 256, 512)}, "w": (512, 256), "bias": (256,)}
@@ -210,7 +211,7 @@ def test_eight_devices_hold_parts_and_make_the_updates_of_one():
 
 def test_rounding_goes_by_the_element_not_by_the_device():
     mesh, x = make_mesh(data=1, fsdp=8), {"kernel": draw(0, x=(256, 512))["x"]}
-    tx = optim.stored_in_bfloat16(optax.trace(0.9))
+    tx = moments.stored_in_bfloat16(optax.trace(0.9))
     split = jax.device_put(x, tree_sharding(x, mesh))
     assert split["kernel"].addressable_shards[0].data.size == 256 * 512 // 8
     states = [jax.jit(lambda g: tx.update(g, tx.init(g))[1])(g) for g in (x, split)]

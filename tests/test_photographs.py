@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from cv3jax import checkpoint, encode
 from cv3jax.cascade import build_model, load_params
-from cv3jax.conditioning import to_pixels
+from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.models.vae import Autoencoder
 from data_pipeline.cache import open_cache
 from data_pipeline.cli import main

@@ -16,8 +16,8 @@ from PIL import Image
 from cv3jax import checkpoint, distill, quickstart, sample, train
 from cv3jax.assess import assess, psnr, with_noise
 from cv3jax.assess_distilled import compared
-from cv3jax.cascade import load, to_uint8
-from cv3jax.resize import up2
+from cv3jax.cascade import load
+from cv3jax.diffusion.pixels import to_uint8, up2
 from cv3jax.stopping import StoppedError
 from data_pipeline.io import arguments
 from data_pipeline.io.errors import InputError

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax import sharding
 from cv3jax.cascade import model_shapes, unet_init
-from cv3jax.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.layers import REMATS, ResBlock, SpatialTransformer, block_of
 from cv3jax.models.unet import UNet
 from cv3jax.sharding import (

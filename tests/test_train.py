@@ -18,11 +18,12 @@ from PIL import Image
 from states import named_leaves
 from toy_runs import CADENCE, numbers, squares, toy
 
-from cv3jax import build, build_vae, checkpoint, cli, optim, train
+from cv3jax import build, build_vae, checkpoint, cli, train
 from cv3jax.cascade import load_params
 from cv3jax.loop import NonFiniteLossError
 from cv3jax.memory import memory_plan
 from cv3jax.metrics import read_lines
+from cv3jax.optim import learning_rate, optimizers
 from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -139,7 +140,7 @@ def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
 
 
 def test_eight_microbatches_make_the_update_of_one_batch():
-    tx = optim.make_optimizer("adamw", optax.constant_schedule(0.1), clip=0.01)
+    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(0.1), clip=0.01)
     batch, frozen = next(numbers()), jnp.array([[2.0], [-1.0]])
     state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
     whole, parts = (
@@ -352,16 +353,16 @@ def test_the_ema_follows_its_formula():
     ],
 )
 def test_learning_rate(decay, points):
-    rate = optim.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
+    rate = learning_rate.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
     for step, share in points.items():
         np.testing.assert_allclose(rate(step), 1e-3 * share, rtol=1e-5, atol=1e-10)
     np.testing.assert_allclose(
-        optim.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3
+        learning_rate.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3
     )
 
 
 def first_update(kind, params, grads, **options):
-    tx = optim.make_optimizer(kind, optax.constant_schedule(0.1), **options)
+    tx = optimizers.make_optimizer(kind, optax.constant_schedule(0.1), **options)
     return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(
         params, grads
     )
@@ -402,7 +403,7 @@ def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
         shapes,
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    labels = optim.muon_labels(params)
+    labels = optimizers.muon_labels(params)
     assert [labels["dense"], labels["conv"], labels["blocks"]["dense"]] == ["muon"] * 3
     update = first_update("muon", params, params)
     kernels = [

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cv3jax import checkpoint, optim
+from cv3jax import checkpoint
 from cv3jax.loop import Cadence, train_loop
+from cv3jax.optim import optimizers
 from cv3jax.state import TrainState, create_state, make_train_step
 
 CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
@@ -46,7 +47,7 @@ def toy(
     `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its
     matrix.
     """
-    tx = optim.make_optimizer("adamw", optax.constant_schedule(lr))
+    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(lr))
     state = create_state(
         lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10},
         tx,

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 T = 1000
+
+
 BLURS = ("none", "linear", "sigma", "exp")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cv3jax.denoiser import Cond, Denoise, Params
-from cv3jax.schedule import Schedule, T
+from cv3jax.diffusion.denoiser import Cond, Denoise, Params
+from cv3jax.diffusion.schedule import Schedule, T
 
 WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
 

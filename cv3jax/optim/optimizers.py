@@ -2,48 +2,25 @@
 gradient norm.
 """
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from cv3jax.muon import matrix_shape, scale_by_muon
+from cv3jax.optim.moments import stored_in_bfloat16
+from cv3jax.optim.muon import matrix_shape, scale_by_muon
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
-DECAYS = ("constant", "linear", "cosine")
+
+
 MOMENTS = ("float32", "bfloat16")
+
+
 # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 FACTORED = 128
+
+
 # wide, shallow and cheap to train by adam
 EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
-
-
-def learning_rate(
-    lr: float | jax.Array,
-    *,
-    warmup: int | jax.Array,
-    decay: str,
-    steps: int | jax.Array,
-    final: float = 0.0,
-) -> optax.Schedule:
-    """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a
-    cosine.
-    """
-    if decay not in DECAYS:
-        raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {decay!r}")
-
-    def at(step):
-        share = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
-        left = {
-            "constant": 1.0,
-            "linear": 1.0 - share,
-            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * share)),
-        }[decay]
-        after = left if decay == "constant" else final + (1.0 - final) * left
-        return lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), after)
-
-    return at
 
 
 def muon_labels(params) -> dict:
@@ -57,62 +34,6 @@ def muon_labels(params) -> dict:
         return "adam" if vector or any(name in EMBEDDINGS for name in names) else "muon"
 
     return jax.tree.map_with_path(label, params)
-
-
-class Stored(NamedTuple):
-    """The state of an optimizer whose statistics are stored in bfloat16."""
-
-    count: jax.Array  # int32, updates done: what the rounding of the next is drawn from
-    inner: Any
-
-
-def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, computing in float32, its float32 statistics rounded to bfloat16 between updates:
-    half the bytes.
-
-    They are rounded up or down at random, to the right mean. Rounded to nearest, a running mean
-    that changes by less than its two-hundredth an update stays where it is, and adam's second
-    moment with b2 = 0.999 changes by a thousandth.
-    """
-
-    def down(count, state):
-        leaves, structure = jax.tree.flatten(state)
-        key = jax.random.fold_in(jax.random.key(0), count)
-        keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
-        return structure.unflatten(
-            [
-                round_at_random(k, x) if x.dtype == jnp.float32 else x
-                for k, x in zip(keys, leaves, strict=True)
-            ]
-        )
-
-    def init(params):
-        count = jnp.zeros((), jnp.int32)
-        return Stored(count, down(count, inner.init(params)))
-
-    def update(updates, state, params=None):
-        wide = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner
-        )
-        updates, wide = inner.update(updates, wide, params)
-        count = optax.safe_increment(state.count)
-        return updates, Stored(count, down(count, wide))
-
-    return optax.GradientTransformation(init, update)
-
-
-def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
-    """float32 → one of the two bfloat16 beside it, the nearer the likelier, so that the mean is x.
-
-    Infinities and NaN stay.
-    """
-    # a bfloat16 is the upper half of a float32: what is added to the lower half carries as often as
-    # it is large
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
-    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(
-        jnp.bfloat16
-    )
 
 
 def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformation:

@@ -1,12 +1,21 @@
-"""Bilinear resizing of pixels by exactly two, as the released code does it: half-pixel centres, no
-antialiasing.
+"""uint8 pixels to [-1, 1] and back, and bilinear resizing by exactly two.
 
-Relay training and relay sampling both pass images through these (REFERENCE §7); `jax.image.resize`
-would antialias.
+Half-pixel centres and no antialiasing, as in the released code (REFERENCE §7); `jax.image.resize`
+would antialias when shrinking. Relay training and relay sampling both pass images through these.
 """
 
 import jax
 import jax.numpy as jnp
+
+
+def to_uint8(pixels: jax.Array) -> jax.Array:
+    """[-1, 1] → [0, 255], clipped and truncated as the released code writes its PNGs."""
+    return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def to_pixels(image: jax.Array) -> jax.Array:
+    """uint8 [0, 255] → float32 [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def down2(x: jax.Array) -> jax.Array:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cv3jax.schedule import Grid, mean
+from cv3jax.diffusion.schedule import Grid, mean
 
 FORMS = ("released", "paper")
+
+
 Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int [B]) → x̂0
 
 

@@ -10,8 +10,6 @@ more than `CACHED` bytes of them exist at a time. docs/benchmarks.md has what it
 import jax
 import jax.numpy as jnp
 
-from cv3jax.flops import RECOMPUTED
-
 CACHED = 8 * 2**20  # bytes of float32 logits of the heads that are computed at once
 
 
@@ -103,3 +101,7 @@ def _positions(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """[B N, S, D] → `shape` [B, S, N, D]."""
     batch, length, heads, dim = shape
     return x.reshape(batch, heads, length, dim).swapaxes(1, 2)
+
+
+# jax.checkpoint's own name scope for what it computes a second time
+RECOMPUTED = "rematted_computation"

@@ -9,11 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cv3jax.schedule import per_sample
+from cv3jax.diffusion.schedule import per_sample
 
 Params = Any
+
+
 Cond = dict[str, jax.Array]
+
+
 Denoise = Callable[[Params, jax.Array, jax.Array, Cond], jax.Array]
+
+
 PREDICTIONS = ("eps", "v")
 
 

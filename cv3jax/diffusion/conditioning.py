@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
-from cv3jax.resize import down2, up2
 
 # pixels [B, H, W, 3] → posterior mean and log-variance
 Encode = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -40,11 +40,6 @@ def drop_text(text: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
 def normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal noise [B, *shape], one key an image."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-def to_pixels(image: jax.Array) -> jax.Array:
-    """uint8 [0, 255] → float32 [-1, 1]."""
-    return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def posteriors(image: jax.Array, encode: Encode, relay: bool) -> dict[str, jax.Array]:

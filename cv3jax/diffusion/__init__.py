@@ -1,0 +1,1 @@
+"""The mathematics of relay diffusion, as pure functions: schedule, denoiser, losses, sampler."""

@@ -1,0 +1,1 @@
+"""Optimizers, learning rates, and moments stored in bfloat16."""

@@ -1,0 +1,34 @@
+"""Learning rates: warm-up, then constant or a decay."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+def learning_rate(
+    lr: float | jax.Array,
+    *,
+    warmup: int | jax.Array,
+    decay: str,
+    steps: int | jax.Array,
+    final: float = 0.0,
+) -> optax.Schedule:
+    """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a
+    cosine.
+    """
+    if decay not in DECAYS:
+        raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {decay!r}")
+
+    def at(step):
+        share = jnp.clip((step - warmup) / jnp.maximum(steps - warmup, 1), 0.0, 1.0)
+        left = {
+            "constant": 1.0,
+            "linear": 1.0 - share,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * share)),
+        }[decay]
+        after = left if decay == "constant" else final + (1.0 - final) * left
+        return lr * jnp.where(step < warmup, step / jnp.maximum(warmup, 1), after)
+
+    return at
