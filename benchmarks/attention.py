@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax.cli import tune_cpu
+from cv3jax.distributed.backend import tune_cpu
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.kernels.attention import KERNELS, make_attend
-from cv3jax.sharding import make_mesh
 
 # queries, keys, heads: self-attention and cross-attention to 225 tokens, of the released UNet's two
 # stages at 512² and 1024²

@@ -22,18 +22,12 @@ import measure
 import numpy as np
 
 from cv3jax import flops
-from cv3jax.cascade import (
-    Cascade,
-    build_model,
-    make_stage_sampler,
-    part_shapes,
-    relay_passes,
-    t5_init,
-    unet_init,
-    vae_init,
-)
-from cv3jax.cli import tune_cpu
+from cv3jax.cascade.limits import relay_passes
+from cv3jax.cascade.parts import build_model, part_shapes, t5_init, unet_init, vae_init
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
+from cv3jax.distributed.backend import tune_cpu
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder

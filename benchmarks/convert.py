@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cv3jax.cascade import model_shapes
+from cv3jax.cascade.parts import model_shapes
 from cv3jax.export_weights import TARGETS
 from cv3jax.models.unet import UNet
 from cv3jax.quickstart import environment

@@ -18,7 +18,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from cv3jax.cascade import build_model, unet_init
+from cv3jax.cascade.parts import build_model, unet_init
 from cv3jax.configs import scenes_base, scenes_vae
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder

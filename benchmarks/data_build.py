@@ -26,7 +26,7 @@ from typing import Any
 import measure
 import planted
 
-from cv3jax.cli import prefer_cpu
+from cv3jax.distributed.backend import prefer_cpu
 from data_pipeline.records import open_records
 
 BARS = {

@@ -32,8 +32,8 @@ from ml_collections import ConfigDict
 
 from cv3jax import flops, recipe
 from cv3jax.abstract import frozen_facts
-from cv3jax.build import attend_of, jit_once, model_of, placement, plan
-from cv3jax.cli import tune_cpu
+from cv3jax.build import attend_of, plan
+from cv3jax.cascade.parts import model_of
 from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
@@ -41,6 +41,8 @@ from cv3jax.diffusion_steps import diffusion_steps, train_args
 from cv3jax.distill_plan import plans
 from cv3jax.distill_steps import round_of
 from cv3jax.distillation import told
+from cv3jax.distributed.backend import jit_once, tune_cpu
+from cv3jax.distributed.batches import placement
 from cv3jax.models.precision import as_computed
 from cv3jax.models.unet import UNet
 from cv3jax.state import create_state

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from cv3jax import recipe
 from cv3jax.build import Stage, build
-from cv3jax.cli import tune_cpu
+from cv3jax.distributed.backend import tune_cpu
 from cv3jax.loop import Cadence, train_loop
 from data_pipeline import scenes
 from data_pipeline.io.files import write_json

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from cv3jax import checkpoint, leaves, manifest
-from cv3jax.cascade import part_shapes
+from cv3jax.cascade.parts import part_shapes
+from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.cli import run_command
+from cv3jax.distributed.partitioning import abstract
 from cv3jax.import_weights import copy_tokenizer
 from data_pipeline.io.errors import InputError
 
@@ -75,7 +76,7 @@ def same(directory: Path, params: Any) -> bool:
     """
     if manifest.damage(directory) is not None:
         return False
-    there, ours = dict(leaves.walk(leaves.open_tree(directory))), dict(leaves.walk(params))
+    there, ours = dict(streaming.walk(streaming.open_tree(directory))), dict(streaming.walk(params))
     if {name: (x.shape, x.dtype) for name, x in there.items()} != {
         name: (x.shape, x.dtype) for name, x in ours.items()
     }:
@@ -98,33 +99,33 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
             f"--name {name!r}: small letters, digits and _ alone, for it is given in place of a"
             " path"
         )
-    target = checkpoint.PACKAGED / name
+    target = cascades.PACKAGED / name
     if target.exists() and not force:
         raise InputError(f"--name {name}: {target} exists already; --force replaces it")
-    directory, description = checkpoint.read_cascade(source)
+    directory, description = cascades.read_cascade(source)
     parts = [
         *(part for part in ("vae", "t5") if part in description),
         *sorted(description["stages"]),
     ]
     here, rows = SingleDeviceSharding(jax.local_devices()[0]), []
-    checkpoint.PACKAGED.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=checkpoint.PACKAGED, prefix=f".{name}.") as place:
+    cascades.PACKAGED.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cascades.PACKAGED, prefix=f".{name}.") as place:
         new = Path(place) / "new"
         for part in parts:
-            like = checkpoint.abstract(part_shapes(description, part), here)
+            like = abstract(part_shapes(description, part), here)
             stored = rounded(
-                jax.tree.map(np.asarray, checkpoint.load_part(directory / part, like)), dtype, part
+                jax.tree.map(np.asarray, cascades.load_part(directory / part, like)), dtype, part
             )
             others = (
-                checkpoint.PACKAGED / other / part
-                for other in dict.fromkeys((name, *checkpoint.packaged()))
+                cascades.PACKAGED / other / part
+                for other in dict.fromkeys((name, *cascades.packaged()))
             )
             if (
                 known := next((other for other in others if same(other, stored.params)), None)
             ) is not None:
                 shutil.copytree(known, new / part, ignore=shutil.ignore_patterns("tokenizer"))
             else:
-                checkpoint.save_part(new / part, stored.params)
+                cascades.save_part(new / part, stored.params)
                 # names this machine's path, and no one reads it
                 (new / part / "commit_success.txt").unlink(missing_ok=True)
             if part == "t5":
@@ -133,7 +134,7 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
             rows.append((part, count, size(new / part), stored.error))
         for stage in description["stages"].values():
             stage["model"]["dtype"] = "float32"  # they are for a CPU, whatever they were trained on
-        checkpoint.write_cascade(new, description)
+        cascades.write_cascade(new, description)
         if target.exists():
             target.rename(Path(place) / "old")
         new.rename(target)
@@ -165,8 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     print("| part | parameters | bytes | largest rounding error of a matrix |\n|---|---|---|---|")
     for part, count, stored, error in rows:
         print(f"| {part} | {count:,} | {stored:,} | {error:.1e} |")
-    target = checkpoint.PACKAGED / args.name
-    print(f"\n{target}: {size(target):,} bytes; all packaged: {size(checkpoint.PACKAGED):,}")
+    target = cascades.PACKAGED / args.name
+    print(f"\n{target}: {size(target):,} bytes; all packaged: {size(cascades.PACKAGED):,}")
 
 
 if __name__ == "__main__":

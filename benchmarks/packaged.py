@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax import checkpoint
 from cv3jax.assess import draw, judged_scenes, psnr, round_trip
 from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
-from cv3jax.cascade import Cascade, load
-from cv3jax.cli import tune_cpu
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.checkpoints import cascades
+from cv3jax.distributed.backend import tune_cpu
 from cv3jax.judge import PROPERTIES, judge
 from data_pipeline import scenes
 from data_pipeline.scenes_render import render
@@ -136,10 +136,10 @@ def alone(cascade: Cascade, rounds: int = 7) -> measure.Spread:
 def measured(count: int, weights: list[float]) -> dict:
     """All of it."""
     held, relational = judged_scenes(count, 0), relational_scenes(count, 1)
-    teacher, student = (load(checkpoint.PACKAGED / name) for name in (TEACHER, STUDENT))
+    teacher, student = (load(cascades.PACKAGED / name) for name in (TEACHER, STUDENT))
     full = tuple(teacher.description["stages"][name]["steps"] for name in ("base", "relay"))
     few = tuple(student.description["stages"][name]["steps"] for name in ("base", "relay"))
-    both = with_rounds(teacher, {few: (checkpoint.PACKAGED / STUDENT,) * 2})
+    both = with_rounds(teacher, {few: (cascades.PACKAGED / STUDENT,) * 2})
     return {
         "vae": ceilings(teacher, held),
         "following": {

@@ -28,7 +28,7 @@ import measure
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import caption_server
 
-from cv3jax.cli import prefer_cpu
+from cv3jax.distributed.backend import prefer_cpu
 from data_pipeline.images import encode_png
 from data_pipeline.recaption.run import recaption
 from data_pipeline.records import RecordWriter, make_record, open_records

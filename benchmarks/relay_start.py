@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from cv3jax.assess import assess
-from cv3jax.cascade import load
+from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
 from cv3jax.quickstart import environment
 from data_pipeline.io.errors import InputError

@@ -33,15 +33,15 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from cv3jax import flops
-from cv3jax.cascade import model_shapes
+from cv3jax.cascade.parts import model_shapes
 from cv3jax.chips import chip_of
-from cv3jax.cli import tune_cpu
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.distributed.backend import tune_cpu
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.unet import UNet
 from cv3jax.optim.learning_rate import learning_rate
 from cv3jax.optim.optimizers import make_optimizer
-from cv3jax.sharding import make_mesh
 from cv3jax.state import create_state, make_train_step
 from cv3jax.weights.diffusers import unet_config, unet_names
 from cv3jax.weights.names import unet_entries

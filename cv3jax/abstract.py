@@ -11,16 +11,18 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
-from cv3jax.build import attend_of, batch_like, check, model_of, plan
+from cv3jax.build import attend_of, batch_like, check, plan
 from cv3jax.build_diffusion import check_sides, describe, random_facts, whole_side
 from cv3jax.build_vae import vae_step
-from cv3jax.cascade import build_model, make_stage_sampler
+from cv3jax.cascade.parts import build_model, model_of
+from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
 from cv3jax.distill_plan import plans
+from cv3jax.distributed.mesh import batch_sharding, batch_ways
+from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.sharding import batch_sharding, batch_ways, tree_sharding
 from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
@@ -81,9 +83,9 @@ def frozen_facts(config: ConfigDict) -> dict:
     """The description's vae and t5 entries of config.cascade, or of the released checkpoint."""
     facts = dict(RELEASED)
     if config.cascade:
-        facts |= checkpoint.read_cascade(config.cascade)[1]
+        facts |= cascades.read_cascade(config.cascade)[1]
     if config.text.random and (
-        not config.cascade or "t5" not in checkpoint.read_cascade(config.cascade)[1]
+        not config.cascade or "t5" not in cascades.read_cascade(config.cascade)[1]
     ):
         facts["t5"] = {"model": random_facts(config), "length": config.text.length}
     return facts
@@ -127,10 +129,8 @@ def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Pr
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
 
     noise, text = like(side, side, vae.z_channels), like(description["t5"]["length"], t5.channels)
-    keys = checkpoint.abstract(
-        jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows
-    )
-    ema = checkpoint.abstract(params, tree_sharding(params, mesh))
+    keys = abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
+    ema = abstract(params, tree_sharding(params, mesh))
     low = noise if stage["kind"] == "relay" else None
     w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
     return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params)

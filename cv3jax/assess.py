@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax.cascade import Cascade, fold
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.judge import PROPERTIES, altered_rates, judge
 from data_pipeline import scenes

@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax import checkpoint
 from cv3jax.assess import BATCH, batches, judged_scenes
-from cv3jax.cascade import Cascade, fold, load_params
+from cv3jax.cascade.parts import load_params
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.stage_sampler import fold
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_pixels, up2
 from cv3jax.judge import judge
 from data_pipeline import scenes
@@ -65,7 +67,7 @@ def with_rounds(cascade: Cascade, rounds: dict[tuple[int, int], tuple[Path, Path
     stages, params = dict(cascade.description["stages"]), dict(cascade.params)
     for steps, places in rounds.items():
         for part, name, place in zip(("base", "relay"), _names(steps), places, strict=True):
-            directory, description = checkpoint.read_cascade(place)
+            directory, description = cascades.read_cascade(place)
             stages[name] = description["stages"][part]
             params[name] = load_params(directory, description, (part,))[0][part]
     return Cascade({**cascade.description, "stages": stages}, params, cascade.tokenize)

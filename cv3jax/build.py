@@ -10,15 +10,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, tracing
-from cv3jax.cascade import build_model, load_params, part_shapes
+from cv3jax import tracing
 from cv3jax.diffusion.denoiser import PREDICTIONS
 from cv3jax.diffusion.losses import WEIGHTINGS
 from cv3jax.diffusion.sampler import FORMS
+from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.batches import own_rows, placement
+from cv3jax.distributed.mesh import batch_sharding, batch_ways, make_mesh
+from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import REMATS
 from cv3jax.optim import learning_rate, optimizers
-from cv3jax.sharding import batch_sharding, batch_ways, make_mesh, tree_sharding
 from cv3jax.state import create_state
 from data_pipeline import buckets
 from data_pipeline.io.errors import InputError, first_line
@@ -179,12 +181,6 @@ def bucket_sizes(config: ConfigDict) -> tuple[buckets.Size, ...]:
         raise InputError(f"config.data.buckets: {e}") from e
 
 
-def own_rows(mesh: Any, count: int) -> list[int]:
-    """The rows of a batch of `count` that lie on devices of this process."""
-    owned = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
-    return sorted({row for (index,) in owned for row in range(*index.indices(count))})
-
-
 def loader(
     config: ConfigDict,
     records: RecordSource | Mixture,
@@ -215,34 +211,6 @@ def loader(
         recaption_prob=config.data.get("recaption", 0.0),
         prepare=prepare,
     )
-
-
-def placement(like: Any) -> Any:
-    """The shardings of `Stage.like`."""
-    return jax.tree.map(lambda x: x.sharding, like)
-
-
-def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
-    """This process's rows of a batch of `size` → arrays over the whole mesh.
-
-    Processes may have rows in common.
-    """
-    sharding, place = (
-        batch_sharding(mesh),
-        {row: number for number, row in enumerate(own_rows(mesh, size))},
-    )
-
-    owned = [
-        (device, index[0].indices(size))
-        for device, index in sharding.addressable_devices_indices_map((size,)).items()
-    ]
-
-    def put(x: np.ndarray) -> jax.Array:
-        parts = [x[place[first] : place[first] + stop - first] for _, (first, stop, _) in owned]
-        on_devices = jax.device_put(parts, [device for device, _ in owned])
-        return jax.make_array_from_single_device_arrays((size, *x.shape[1:]), sharding, on_devices)
-
-    return lambda batch: jax.tree.map(put, batch)
 
 
 def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict:
@@ -338,7 +306,7 @@ def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any) -> Any:
         raise InputError(
             f"config.model does not make a model ({first_line(e, 240)}): {hint}"
         ) from e
-    return checkpoint.abstract(shape, tree_sharding(shape, mesh))
+    return abstract(shape, tree_sharding(shape, mesh))
 
 
 def state_creator(
@@ -357,50 +325,6 @@ def state_creator(
         )
 
     return create
-
-
-def jit_once(function: Callable, shardings: Any) -> Callable:
-    """`function` jitted for a single call: on a CPU, compiling it well takes seconds and saves a
-    fraction of one.
-    """
-    platform = jax.tree.leaves(shardings)[0].mesh.devices.flat[0].platform
-    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
-    return jax.jit(function, out_shardings=shardings, compiler_options=options)
-
-
-def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
-    """(shapes, shardings) → the EMA of `part` of the checkpoint at `path`, placed so.
-
-    Raises:
-        InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
-    """
-    directory, description = checkpoint.read_cascade(path)
-    parts = [name for name in ("vae",) if name in description] + sorted(description["stages"])
-    if part not in parts:
-        raise InputError(
-            f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see"
-            " config.init_part"
-        )
-
-    def load(shapes, shardings):
-        theirs = part_shapes(description, part)
-        if jax.tree.map(lambda x: x.shape, theirs) != jax.tree.map(lambda x: x.shape, shapes):
-            where = f"{directory}/{checkpoint.CASCADE}"
-            raise InputError(
-                f"config.init_from = {path}: its {part} has other sizes than config.model; they"
-                f" stand in {where}"
-            )
-        return load_params(directory, description, (part,), lambda _: shardings)[0][part]
-
-    return load
-
-
-def model_of(cls: type, section: ConfigDict, where: str, **extra: Any) -> Any:
-    """A model from a config section; InputError names the section."""
-    try:
-        return build_model(cls, dict(section), **extra)
-    except InputError as e:
-        raise InputError(f"{where}: {e}") from e
 
 
 def check(config: ConfigDict) -> None:

@@ -14,32 +14,34 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, hosts
 from cv3jax.build import (
     Stage,
     bucket_sizes,
     by_size,
-    jit_once,
     loader,
     of_size,
     open_data,
-    part_loader,
-    placer,
     plan,
     state_creator,
 )
 from cv3jax.build_vae import first_images
 from cv3jax.cached import arrays, open_companion, prepare_of
-from cv3jax.cascade import Cascade, build_model, fold, load_params, t5_init
+from cv3jax.cascade.parts import build_model, load_params, part_loader, t5_init
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.stage_sampler import fold
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
 from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
+from cv3jax.distributed import processes
+from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.batches import placer
+from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
-from cv3jax.sharding import tree_sharding
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import InputError
 from data_pipeline.mixture import Mixture
@@ -111,7 +113,9 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
             cascade.params[config.stage] = ema
             picture = show(cascade, config, records)
             return (
-                save_png(directory / f"step_{step:07d}.png", picture) if hosts.main() else picture
+                save_png(directory / f"step_{step:07d}.png", picture)
+                if processes.main()
+                else picture
             )
 
         return save
@@ -127,13 +131,13 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
         directory.mkdir(parents=True, exist_ok=True)
         parts = dict(frozen.directories)
         if "t5" not in parts:
-            checkpoint.save_part(directory / "t5", frozen.params["t5"])
+            cascades.save_part(directory / "t5", frozen.params["t5"])
             parts["t5/tokenizer"] = workdir / "tokenizer"
-        checkpoint.save_part(directory / config.stage, ema)
-        if hosts.main():
+        cascades.save_part(directory / config.stage, ema)
+        if processes.main():
             for part, source in parts.items():
-                checkpoint.carry_part(source, directory / part)
-            checkpoint.write_cascade(directory, description)
+                cascades.carry_part(source, directory / part)
+            cascades.write_cascade(directory, description)
         return {}
 
     tokenize, prepare = (
@@ -186,7 +190,7 @@ def frozen_description(config: ConfigDict) -> tuple[Path, dict]:
             "config.cascade is not set; give a checkpoint with a vae (and t5), e.g."
             " --config.cascade=runs/vae"
         )
-    directory, description = checkpoint.read_cascade(config.cascade)
+    directory, description = cascades.read_cascade(config.cascade)
     if "vae" not in description:
         raise InputError(f"config.cascade = {config.cascade} has no vae")
     if "t5" not in description and not config.text.random:
@@ -247,11 +251,11 @@ def random_text(
     """
     folder = workdir / "tokenizer"
     if (
-        hosts.first(
+        processes.first(
             "tokenizer",
             lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))),
         )
-        and hosts.main()
+        and processes.main()
     ):
         parts = records.parts if isinstance(records, Mixture) else (records,)
         some = itertools.chain.from_iterable(
@@ -261,7 +265,7 @@ def random_text(
         train_tokenizer(
             (record["caption"] for record in some), folder, config.text.vocab, config.text.length
         )
-    hosts.barrier("tokenizer")
+    processes.barrier("tokenizer")
     facts = random_facts(config)
     init = t5_init(build_model(T5Encoder, facts))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
-from cv3jax.build import check, jit_once, loader, open_data, placement, placer, plan
+from cv3jax.build import check, loader, open_data, plan
 from cv3jax.build_diffusion import (
     Frozen,
     check_sides,
@@ -22,14 +21,17 @@ from cv3jax.build_diffusion import (
     whole_side,
 )
 from cv3jax.cached import arrays, open_companion, prepare_of
-from cv3jax.cascade import build_model, load_params
+from cv3jax.cascade.parts import build_model, load_params
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion_steps import DiffusionSteps, diffusion_steps, encode_args, train_args
 from cv3jax.distill_plan import Plan, check_student, check_teacher, plans
 from cv3jax.distill_steps import round_of
+from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.batches import placement, placer
+from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.memory import compiled_and_announced
 from cv3jax.models.precision import as_computed
 from cv3jax.models.vae import Autoencoder
-from cv3jax.sharding import tree_sharding
 from cv3jax.state import create_state
 from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordSource
@@ -134,7 +136,7 @@ def find(config: ConfigDict, where: str, what: str) -> Trained:
 
     Raises InputError where it has none to do `what` with.
     """
-    directory, description = checkpoint.read_cascade(where)
+    directory, description = cascades.read_cascade(where)
     if config.stage not in description["stages"]:
         raise InputError(
             f"{where} has no {config.stage} to {what}, only"
@@ -155,7 +157,7 @@ def find_student(run: Distillation) -> Trained | None:
     where = f"config.distill.student = {config.distill.student}"
     check_student(config, student.stage, where)
     check_sizes(config, ours, student, where)
-    theirs = checkpoint.read_cascade(student.directory)[1]
+    theirs = cascades.read_cascade(student.directory)[1]
     if theirs["vae"]["scale"] != ours["vae"]["scale"]:
         scales = f"{theirs['vae']['scale']:.6g}, that of config.cascade {ours['vae']['scale']:.6g}"
         raise InputError(f"{where} has latents of another autoencoder: its scale is {scales}")
@@ -207,7 +209,7 @@ def student_stage(run: Distillation, plan: Plan) -> dict:
 
 def load_stage(run: Distillation, trained: Trained) -> Any:
     """Its parameters on the mesh, float32."""
-    directory, description = checkpoint.read_cascade(trained.directory)
+    directory, description = cascades.read_cascade(trained.directory)
     name = run.config.stage
     return load_params(
         directory, description, (name,), lambda shapes: tree_sharding(shapes, run.deal.mesh)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, hosts
 from cv3jax.build import (
     Deal,
     Stage,
@@ -19,25 +18,26 @@ from cv3jax.build import (
     by_size,
     loader,
     make_tx,
-    model_of,
     of_size,
     open_data,
-    part_loader,
-    placement,
-    placer,
     plan,
     state_creator,
     state_shapes,
 )
-from cv3jax.cascade import vae_init
+from cv3jax.cascade.parts import model_of, part_loader, vae_init
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion.losses import autoencoder_loss
 from cv3jax.diffusion.pixels import to_pixels, to_uint8
+from cv3jax.distributed import processes
+from cv3jax.distributed.batches import placement, placer
+from cv3jax.distributed.fsdp import Layout
+from cv3jax.distributed.mesh import replicated
+from cv3jax.distributed.partitioning import abstract, tree_specs
 from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
-from cv3jax.sharding import Layout, replicated, tree_specs
 from cv3jax.state import make_train_step
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import InputError
@@ -76,7 +76,7 @@ def build_vae(config: ConfigDict) -> Stage:
 
     @functools.cache
     def compiled():
-        kept = checkpoint.abstract(frozen, replicated(deal.mesh))
+        kept = abstract(frozen, replicated(deal.mesh))
         batches = [of_size(batch_like(config, deal.mesh), size) for size in data.sizes]
         programs = [(train, (like, kept, batch)) for batch in batches]
         return dict(
@@ -103,7 +103,9 @@ def build_vae(config: ConfigDict) -> Stage:
             sheet = contact_sheet(
                 [images, np.asarray(decode(ema, images))], rows=("image", "round trip")
             )
-            return save_png(directory / f"step_{step:07d}.png", sheet) if hosts.main() else sheet
+            return (
+                save_png(directory / f"step_{step:07d}.png", sheet) if processes.main() else sheet
+            )
 
         return show
 
@@ -119,9 +121,9 @@ def build_vae(config: ConfigDict) -> Stage:
         ]
         scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
         directory.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_part(directory / "vae", ema)
-        if hosts.main():
-            checkpoint.write_cascade(
+        cascades.save_part(directory / "vae", ema)
+        if processes.main():
+            cascades.write_cascade(
                 directory,
                 {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}},
             )

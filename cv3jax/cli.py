@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from cv3jax.distributed.backend import prefer_cpu, tune_cpu
+
 COMMANDS = {
     "quickstart": (
         "cv3jax.quickstart",
@@ -51,8 +53,8 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     import jax
     from absl import logging
 
-    from cv3jax import hosts
-    from cv3jax.stopping import DivergedError, NonFiniteLossError, StoppedError
+    from cv3jax.distributed import processes
+    from cv3jax.distributed.preemption import DivergedError, NonFiniteLossError, StoppedError
     from data_pipeline.io.errors import InputError, first_line
 
     tune_cpu()
@@ -71,7 +73,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
             command(argv)
         except StoppedError as e:  # as are all processes
             stopped = _say(e, 128 + e.signal)
-        hosts.finish()
+        processes.finish()
     except InputError as e:
         _end(e, 2)
     except (NonFiniteLossError, DivergedError) as e:
@@ -80,62 +82,26 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         _end("interrupted; run the same command to continue", 130)
     except BrokenPipeError:  # whoever read the output has what they wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        hosts.leave("its output was closed", 1)
+        processes.leave("its output was closed", 1)
         sys.exit(1)
     except OSError as e:
         _end(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e, 1)
     except Exception as e:
-        if not hosts.peers():
+        if not processes.peers():
             raise
-        hosts.suspect(e)
+        processes.suspect(e)
         traceback.print_exc()
-        hosts.leave(f"{type(e).__name__}: {first_line(e)}", 1)
+        processes.leave(f"{type(e).__name__}: {first_line(e)}", 1)
     if stopped:
         sys.exit(stopped)
 
 
 def _end(message: object, code: int) -> None:
-    from cv3jax import hosts
+    from cv3jax.distributed import processes
 
     _say(message, code)
-    hosts.leave(" ".join(str(message).split()), code)
+    processes.leave(" ".join(str(message).split()), code)
     sys.exit(code)
-
-
-def tune_cpu() -> None:
-    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions,
-    those of products and sums stay.
-
-    Must come before the first use of a backend. A flag that XLA does not know ends the process, so
-    only those that do get it; one that XLA_FLAGS already sets stays.
-    """
-    import jaxlib
-
-    flag, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
-    if jaxlib.__version__.startswith("0.10.") and flag not in flags:
-        kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}={kinds}".strip()
-
-
-def prefer_cpu(devices: Path = Path("/dev")) -> None:
-    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and
-    none of either is there.
-
-    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS
-    overrides.
-    """
-    import jax
-
-    installed = any(
-        importlib.util.find_spec(name)
-        for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
-    )
-    there = any(
-        next(devices.glob(pattern), None)
-        for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*")
-    )
-    if installed and not there and not jax.config.jax_platforms:
-        jax.config.update("jax_platforms", "cpu")
 
 
 def _unraisable(unraisable) -> None:

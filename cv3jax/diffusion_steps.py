@@ -11,29 +11,22 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint
-from cv3jax.build import (
-    Deal,
-    attend_of,
-    batch_like,
-    bucket_sizes,
-    make_tx,
-    model_of,
-    placement,
-    state_shapes,
-)
+from cv3jax.build import Deal, attend_of, batch_like, bucket_sizes, make_tx, state_shapes
 from cv3jax.cached import Arrays
-from cv3jax.cascade import build_model, model_shapes, unet_init
+from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
 from cv3jax.diffusion.conditioning import stage_batch
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.losses import diffusion_loss
 from cv3jax.diffusion.schedule import T, base_grid, make_schedule, relay_grid
 from cv3jax.distill_steps import Side, distillation_step
+from cv3jax.distributed.batches import placement
+from cv3jax.distributed.fsdp import Layout
+from cv3jax.distributed.mesh import batch_sharding
+from cv3jax.distributed.partitioning import abstract, context_problem, tree_sharding, tree_specs
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.sharding import Layout, batch_sharding, context_problem, tree_sharding, tree_specs
 from cv3jax.state import image_keys, make_train_step, microbatches
 from data_pipeline.io.errors import InputError
 
@@ -105,7 +98,7 @@ def diffusion_steps(
                 tx,
                 Side(denoise, layout),
                 Side(denoiser(teacher, theirs), theirs),
-                checkpoint.abstract(shapes, tree_sharding(shapes, mesh)),
+                abstract(shapes, tree_sharding(shapes, mesh)),
                 teacher_w_dim,
             )
         else:
@@ -131,7 +124,7 @@ def diffusion_steps(
     cached = cached or {}
     shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
     shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), config.text.dtype)}
-    frozen = checkpoint.abstract(shapes, tree_sharding(shapes, mesh))
+    frozen = abstract(shapes, tree_sharding(shapes, mesh))
     encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
     return DiffusionSteps(
         init,
@@ -168,7 +161,7 @@ def train_args(steps: DiffusionSteps) -> tuple:
     """What `steps.train` is called with, as shapes."""
     encoded = jax.eval_shape(steps.encode, *encode_args(steps))
     rows = batch_sharding(steps.like.step.sharding.mesh)
-    return steps.like, steps.aside, checkpoint.abstract(encoded, rows)
+    return steps.like, steps.aside, abstract(encoded, rows)
 
 
 def make_encode(

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import build_distill, checkpoint, hosts, recipe, tracing
+from cv3jax import build_distill, recipe, tracing
 from cv3jax.build_distill import Distillation, Trained
-from cv3jax.cascade import Cascade
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.distill_bench import Bench, references
 from cv3jax.distill_parity import parity
 from cv3jax.distill_plan import Plan, span, taught, within
 from cv3jax.distill_report import Row, write_quality
 from cv3jax.distill_watch import BEST, Watch
+from cv3jax.distributed import processes
+from cv3jax.distributed.preemption import preemptible
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.stopping import preemptible
 from cv3jax.train import check_resume, hold
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
@@ -64,11 +66,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a"
                 " new --workdir"
             )
-        begun = found[0] is not None or checkpoint.steps(
+        begun = found[0] is not None or runs.steps(
             workdir / "rounds" / work.rounds[0].name / "checkpoints"
         )
         student = None if begun else build_distill.find_student(work)
-        if hosts.main():
+        if processes.main():
             for word in work.words:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
@@ -100,7 +102,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
                 pictures[f"{plan.steps} steps"] = file["latents"]
             picture = bench.picture(pictures)  # all processes decode
-            if hosts.main():
+            if processes.main():
                 write_quality(workdir, config.stage, count, rows, bench.weights, picture)
             teacher = Trained(place / "cascade", build_distill.student_stage(work, plan))
             done.append({key: value for key, value in figures.items() if key != "config"})
@@ -163,7 +165,7 @@ def run_round(
     """
     config = build_distill.round_config(work, plan)
     facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
-    latest = hosts.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
+    latest = processes.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
     stage, like = build_distill.student_stage(work, plan), work.steps(teacher.w_dim).like
     watch = Watch(place, plan, bench, stage, full, config.distill.diverged)
     state, params = None, build_distill.load_stage(work, teacher)
@@ -192,7 +194,7 @@ def run_round(
             watch.look(state.ema, 0, keep=False, parity=same)
             at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
             said = f"student = teacher at {at}, to {same:.1g} (float32)"
-        if hosts.main():
+        if processes.main():
             print(f"cv3jax: {name} steps: {said}", file=sys.stderr)
     params = build_distill.as_frozen(work, params)
     every, (data, placed) = config.train, build_distill.round_data(work, plan)
@@ -219,7 +221,7 @@ def run_round(
         before=sum(other.updates for other in work.rounds[: plan.number - 1]),
     )
     best = watch.best()
-    if best["step"] == 0 and hosts.main():
+    if best["step"] == 0 and processes.main():
         print(
             f"cv3jax: {name} steps: no update came nearer to the full sampler; what the round began"
             " with is kept",
@@ -239,9 +241,9 @@ def run_round(
         "seconds_by_kind": seconds,
         "config": facts,
     }
-    if hosts.main():
+    if processes.main():
         write_json(place / FIGURES, figures)
-    hosts.barrier("round")
+    processes.barrier("round")
     return figures
 
 
@@ -249,25 +251,25 @@ def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None
     """The cascade at `target` with `weights` as the distilled stage, the other parts as they
     were.
     """
-    if hosts.main():
+    if processes.main():
         target.mkdir(parents=True, exist_ok=True)
         for part, source in work.frozen.directories.items():
-            checkpoint.carry_part(source, target / part)
-        checkpoint.carry_part(weights, target / work.config.stage)
+            cascades.carry_part(source, target / part)
+        cascades.carry_part(weights, target / work.config.stage)
         stages = {**work.frozen.description["stages"], work.config.stage: stage}
-        checkpoint.write_cascade(target, {**work.frozen.description, "stages": stages})
-    hosts.barrier("exported")
+        cascades.write_cascade(target, {**work.frozen.description, "stages": stages})
+    processes.barrier("exported")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = recipe.parser("distill", __doc__, EXAMPLE)
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
-    hosts.start(args)
+    processes.start(args)
     with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir)
-        if hosts.main():
+        if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (
                 f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in"

@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cv3jax import hosts
 from cv3jax.build_diffusion import whole_side
 from cv3jax.build_vae import first_images
-from cv3jax.cascade import Cascade, fold, make_stage_sampler, stage_attend
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
+from cv3jax.distributed import processes
 from cv3jax.pictures import contact_sheet
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import naming
@@ -66,7 +67,7 @@ class Bench:
             self._samplers[call] = make_stage_sampler(
                 stage, steps=steps, eta=self._eta, form=self._form, attend=attend
             )
-        return hosts.whole(self._samplers[call](params, *self._inputs))
+        return processes.whole(self._samplers[call](params, *self._inputs))
 
     def distances(self, latents: np.ndarray, others: np.ndarray) -> dict[str, float]:
         """w → the root mean square difference of latents (whose own is about 1), the mean over
@@ -107,19 +108,19 @@ def references(
     `load()` → its parameters, which are held only meanwhile.
     """
     key = json.dumps([facts, steps], sort_keys=True)
-    if hosts.first("references", lambda: _kept(path, key) is not None):
+    if processes.first("references", lambda: _kept(path, key) is not None):
         return dict(zip(steps, _kept(path, key), strict=True))
     params = load()
     made = {
         n: bench.sample(stage, params, n)
         for n in tqdm(steps, desc="the teacher's pictures", unit="grid", file=sys.stderr)
     }
-    if hosts.main():
+    if processes.main():
         temporary = path.with_suffix(".tmp")
         with naming(path), temporary.open("wb") as file:
             np.savez(file, key=key, **{str(n): value for n, value in made.items()})
         temporary.replace(path)
-    hosts.barrier("references")
+    processes.barrier("references")
     return made
 
 

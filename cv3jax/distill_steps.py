@@ -15,8 +15,8 @@ from cv3jax.build import Deal
 from cv3jax.diffusion.denoiser import Denoise
 from cv3jax.distill_plan import Plan, grid_of, plans
 from cv3jax.distillation import Round, distillation_loss, pairs
+from cv3jax.distributed.fsdp import Layout
 from cv3jax.optim import learning_rate
-from cv3jax.sharding import Layout
 from cv3jax.state import make_train_step
 
 

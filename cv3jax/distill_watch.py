@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cv3jax import checkpoint, hosts
+from cv3jax.checkpoints import cascades
 from cv3jax.distill_bench import Bench
 from cv3jax.distill_plan import Plan
+from cv3jax.distributed import processes
+from cv3jax.distributed.preemption import DivergedError
 from cv3jax.metrics import read_lines
 from cv3jax.pictures import save_png
-from cv3jax.stopping import DivergedError
 from data_pipeline.io.errors import naming
 
 LINES, BEST = "evaluations.jsonl", "best"
@@ -56,7 +57,7 @@ class Watch:
 
         As process 0 reads it.
         """
-        return hosts.first("best", lambda: kept(self._directory))
+        return processes.first("best", lambda: kept(self._directory))
 
     def look(self, params: Any, step: int, keep: bool = True, **facts: float) -> np.ndarray:
         """Evaluate the EMA `params` after `step` updates.
@@ -76,18 +77,18 @@ class Watch:
         )
         # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may
         # be
-        if step == 0 and hosts.main():
+        if step == 0 and processes.main():
             (self._directory / f"{BEST}.npz").unlink(missing_ok=True)
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
-            checkpoint.save_part(self._directory / BEST, params)
-            if hosts.main():
+            cascades.save_part(self._directory / BEST, params)
+            if processes.main():
                 temporary = self._directory / f"{BEST}.tmp.npz"
                 with naming(temporary):
                     np.savez(temporary, latents=latents, line=json.dumps(line))
                 temporary.replace(self._directory / f"{BEST}.npz")
         picture = self._bench.picture({"full": self._full, f"{self._plan.steps} steps": latents})
-        hosts.barrier("evaluated")  # who reads the lines of earlier steps has done so
-        if hosts.main():
+        processes.barrier("evaluated")  # who reads the lines of earlier steps has done so
+        if processes.main():
             save_png(self._directory / "previews" / f"step_{step:07d}.png", picture)
             temporary = self._directory / f"{LINES}.tmp"
             with naming(temporary):

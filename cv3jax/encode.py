@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cv3jax import build, checkpoint, recipe, sample_jobs, stopping
+from cv3jax import build, recipe
 from cv3jax.build_diffusion import frozen_description
+from cv3jax.checkpoints import cascades
+from cv3jax.distributed import preemption
+from cv3jax.distributed.independent import Part, holding, which_part
+from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.encode_batches import encode_shard
 from cv3jax.encode_plan import plan
 from cv3jax.encode_programs import load_encoders
 from cv3jax.encode_shards import begin, complete, finish, is_whole, partial, shard_path
-from cv3jax.sample_batches import choose_mesh
-from cv3jax.sample_jobs import Part
-from cv3jax.sample_many import which_part
-from cv3jax.sharding import batch_ways, make_mesh
 from data_pipeline.cache import LATENTS, TEXTS, payload
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
@@ -79,7 +79,7 @@ def run(
     lacking: list[int] = []
     if not complete(out, facts):
         begin(out, facts, overwrite)
-        with sample_jobs.holding(partial(out), part) as place:
+        with holding(partial(out), part) as place:
             # again, for another process may have found the last shard meanwhile
             if not complete(out, facts):
                 figures |= encode(
@@ -117,7 +117,7 @@ def described(config: ConfigDict, text: str | None) -> tuple[Path, dict]:
         raise InputError(
             "--cascade is not given; give a checkpoint with a vae and t5, e.g. --cascade runs/base"
         )
-    _, description = checkpoint.read_cascade(config.cascade)
+    _, description = cascades.read_cascade(config.cascade)
     if text and "t5" not in description:
         raise InputError(
             f"--cascade {config.cascade} has no t5; give one that has (a base run leaves one), or"
@@ -180,7 +180,7 @@ def encode(
         "mininterval": 1.0 if sys.stderr.isatty() else 15.0,
     }
     with (
-        stopping.noticing(ends=ENDS) as noticed,
+        preemption.noticing(ends=ENDS) as noticed,
         tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar,
     ):
         for k in todo:
@@ -200,7 +200,7 @@ def encode(
                 break
     left = sum(lengths[k] for k in todo) - made
     if stop and left:
-        raise stopping.StoppedError(
+        raise preemption.StoppedError(
             stop, f"{left:,} records are left; run the same command to continue"
         )
     for problem in damage:

@@ -2,15 +2,13 @@
 held against a run that reads one.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from cv3jax import manifest
-from cv3jax.cascade import build_model
+from cv3jax.cascade.parts import build_model
+from cv3jax.checkpoints.fingerprint import fingerprint
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from data_pipeline.cache import FORMAT, captions_of, described
@@ -78,31 +76,3 @@ def text_facts(config: ConfigDict, directory: Path, description: dict) -> dict[s
         "computed": config.text.dtype,
         "t5": fingerprint(directory, description, "t5"),
     }
-
-
-def fingerprint(directory: Path, description: dict, part: str) -> str:
-    """Of an encoder in the cascade at `directory`: its sizes, the hashes that it was written with,
-    the text encoder's tokenizer.
-    """
-    place = directory / part
-    found = hashlib.sha256(
-        json.dumps(
-            [part, description[part]["model"], description[part].get("length")], sort_keys=True
-        ).encode()
-    )
-    if (place / manifest.NAME).is_file():
-        found.update((place / manifest.NAME).read_bytes())
-    else:  # of another program, which is taken as it is
-        files = (
-            file
-            for file in place.rglob("*")
-            if file.is_file() and "tokenizer" not in file.relative_to(place).parts
-        )
-        found.update(
-            json.dumps(
-                sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
-            ).encode()
-        )
-    for file in sorted((place / "tokenizer").glob("*")):
-        found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()

@@ -13,12 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cv3jax.cascade import build_model, load_params
+from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.diffusion.conditioning import posteriors
+from cv3jax.distributed.fsdp import Layout
+from cv3jax.distributed.mesh import batch_sharding, batch_ways
+from cv3jax.distributed.partitioning import tree_sharding, tree_specs
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.sharding import Layout, batch_sharding, batch_ways, tree_sharding, tree_specs
 from data_pipeline.crops import fit
 
 INT8 = 127  # the largest, of either sign

@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from cv3jax import checkpoint, leaves
-from cv3jax.cascade import build_model, part_shapes
+from cv3jax.cascade.parts import build_model, part_shapes
+from cv3jax.checkpoints import cascades, runs, streaming
 from cv3jax.import_weights import copy_tokenizer, progress
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -46,16 +46,16 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
     Raises:
         InputError: neither is there, or has no such part, or it is damaged.
     """
-    newest = checkpoint.steps(path / "checkpoints")[-1:]
-    if weights == "ema" and (checkpoint.cascade_at(path) or not newest):
-        directory, description = checkpoint.read_cascade(path)
+    newest = runs.steps(path / "checkpoints")[-1:]
+    if weights == "ema" and (cascades.cascade_at(path) or not newest):
+        directory, description = cascades.read_cascade(path)
         names = _chosen(
             parts,
             [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]),
             path,
         )
         for name in names:
-            checkpoint.check_part(directory / name)
+            cascades.check_part(directory / name)
         tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
         return Source({name: _tree(directory / name) for name in names}, description, tokenizer)
     if not newest:
@@ -63,8 +63,8 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
             f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the"
             " --workdir of its run has both"
         )
-    checkpoint.verify(path / "checkpoints", newest[0])
-    config = checkpoint.run_of(path / "checkpoints", newest[0])["config"]
+    runs.verify(path / "checkpoints", newest[0])
+    config = runs.run_of(path / "checkpoints", newest[0])["config"]
     params = _tree(path / "checkpoints" / str(newest[0]) / "state", (weights,))
     return Source(
         dict.fromkeys(_chosen(parts, [config["stage"]], path), params),
@@ -108,7 +108,7 @@ def export(source: Source, target: str, out: Path) -> list[str]:
 
 def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
     try:
-        return leaves.open_tree(path, within)
+        return streaming.open_tree(path, within)
     except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
         raise InputError(f"{path} is no orbax tree of parameters: {first_line(e)}") from e
 
@@ -121,7 +121,7 @@ def _of_run(config: dict, params: dict) -> dict:
     width = next(
         (
             leaf.shape[-2]
-            for path, leaf in leaves.walk(params)
+            for path, leaf in streaming.walk(params)
             if path[-3:] == ("cross_attention", "k", "kernel")
         ),
         0,
@@ -147,11 +147,11 @@ def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str
     )
     try:
         described = {
-            path: leaf.shape for path, leaf in leaves.walk(part_shapes(source.description, name))
+            path: leaf.shape for path, leaf in streaming.walk(part_shapes(source.description, name))
         }
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         raise InputError(f"the description of the {name} makes no model: {first_line(e)}") from e
-    stored = {path: leaf.shape for path, leaf in leaves.walk(source.params[name])}
+    stored = {path: leaf.shape for path, leaf in streaming.walk(source.params[name])}
     if differing := sorted(
         "/".join(path)
         for path in described.keys() | stored.keys()
@@ -218,7 +218,7 @@ def _write(
     out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str
 ) -> str:
     """One part's files. Returns the line that says what they are."""
-    prefix = PREFIX["unet"] if name in checkpoint.STAGES and target != "diffusers" else ""
+    prefix = PREFIX["unet"] if name in cascades.STAGES and target != "diffusers" else ""
     tensors = {prefix + key: value for key, value in tensors.items()}
     if name == "t5":
         path = out / "t5" / "model.safetensors"

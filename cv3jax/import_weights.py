@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from cv3jax import checkpoint
-from cv3jax.cascade import build_model, model_shapes
-from cv3jax.leaves import Leaf, walk
+from cv3jax.cascade.parts import build_model, model_shapes
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -190,10 +190,10 @@ def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path 
     with appearing(out) as partial:
         for name, part in parts.items():
             with progress(name, part.params) as params:
-                checkpoint.save_part(partial / name, params)
+                cascades.save_part(partial / name, params)
         if tokenizer:
             copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
-        checkpoint.write_cascade(partial, description)
+        cascades.write_cascade(partial, description)
 
 
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 
-from cv3jax import checkpoint, hosts, stopping
 from cv3jax.accounting import Account
 from cv3jax.ahead import Ahead
+from cv3jax.checkpoints import runs
+from cv3jax.distributed import preemption, processes
+from cv3jax.distributed.preemption import NonFiniteLossError
 from cv3jax.metrics import MetricsLog, NoLog
 from cv3jax.state import TrainState
-from cv3jax.stopping import NonFiniteLossError
 from cv3jax.tracing import tracing
 
 CHECK = 50  # steps at most between two looks at whether the save in the background has failed
@@ -71,11 +72,11 @@ def train_loop(
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
     """
-    with hosts.main_first("clean"):
-        if hosts.main():
-            checkpoint.remove_unfinished(workdir / "checkpoints")
-            checkpoint.remove_old(workdir / "checkpoints", cadence.keep)
-    manager = checkpoint.open_manager(workdir / "checkpoints", cadence.keep)
+    with processes.main_first("clean"):
+        if processes.main():
+            runs.remove_unfinished(workdir / "checkpoints")
+            runs.remove_old(workdir / "checkpoints", cadence.keep)
+    manager = runs.open_manager(workdir / "checkpoints", cadence.keep)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)
         at_end.callback(data.close)
@@ -85,18 +86,18 @@ def train_loop(
         start, pending, looked, account = 0, deque(), [], Account()
         at_end.callback(account.close)
         # a network file system may show others late
-        if (latest := hosts.first("latest", manager.latest_step)) is not None:
+        if (latest := processes.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"):
                 state, run = (
-                    checkpoint.restore(manager, latest, like, data),
-                    checkpoint.read_run(manager, latest),
+                    runs.restore(manager, latest, like, data),
+                    runs.read_run(manager, latest),
                 )
             account.add(run.get("account", {"other": run["seconds"]}))
             start, looked = latest, [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
         log = (
             MetricsLog(workdir, name=name, start=start, steps=cadence.steps)
-            if hosts.main()
+            if processes.main()
             else NoLog()
         )
         at_end.callback(log.close)
@@ -104,7 +105,7 @@ def train_loop(
         @at_end.callback
         def finish():  # raises when the last save failed, whatever else was to be said
             with account.doing("checkpoint"):
-                checkpoint.finish(manager)
+                runs.finish(manager)
 
         def settle(running: int) -> None:
             """Look at the metrics of all steps but the last `running`, which waits for them, and
@@ -115,7 +116,7 @@ def train_loop(
                 account.finished()
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
-                    checkpoint.check_saved(manager)
+                    runs.check_saved(manager)
                 looked.append((step, _look(step, metrics, manager)))
                 log.advance()
                 if line:
@@ -123,7 +124,7 @@ def train_loop(
                     looked.clear()
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
-        noticed, step = at_end.enter_context(stopping.noticing(hosts.peers())), start
+        noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -158,21 +159,19 @@ def train_loop(
                     log.image("preview", step, preview(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
-                    checkpoint.check_saved(manager)
+                    runs.check_saved(manager)
                     run = {
                         "seconds": account.total(),
                         "account": dict(account.seconds),
                         "config": config,
                         "metrics": list(looked),
                     }
-                    checkpoint.save(
-                        manager, step, state, batches, {**run, "resume_from": resume_from}
-                    )
+                    runs.save(manager, step, state, batches, {**run, "resume_from": resume_from})
             if stop:
                 break
         if stop := noticed(before + step):
             where = manager.directory / str(step)
-            raise stopping.StoppedError(
+            raise preemption.StoppedError(
                 stop,
                 f"stopped after step {step}, saved in {where}; run the same command to continue",
             )

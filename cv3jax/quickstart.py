@@ -21,10 +21,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, distill, recipe, train
+from cv3jax import distill, recipe, train
 from cv3jax.assess import assess, draw, round_trip
 from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
-from cv3jax.cascade import Cascade, load
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.metrics import read_lines
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.report import write_report
@@ -35,11 +36,7 @@ from data_pipeline.io.files import check_directory, check_file, read_facts, writ
 from data_pipeline.scenes_render import render
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
-
-
 STAGES = ("vae", "base", "relay")
-
-
 DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
 
 
@@ -114,7 +111,7 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
         return read_facts(finished)
     try:
         figures = work(place)
-    except checkpoint.DamagedError as e:
+    except runs.DamagedError as e:
         older = (
             f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
         )
@@ -336,11 +333,11 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
 
 def carry_cascade(source: Path, target: Path) -> None:
     """The finished cascade at the top of the workdir, where `sample --checkpoint` looks for it."""
-    _, description = checkpoint.read_cascade(source)
+    _, description = cascades.read_cascade(source)
     target.mkdir(exist_ok=True)
     for part in ("vae", "t5", *description["stages"]):
-        checkpoint.carry_part(source / part, target / part)
-    checkpoint.write_cascade(target, description)
+        cascades.carry_part(source / part, target / part)
+    cascades.write_cascade(target, description)
 
 
 def main(argv: list[str] | None = None) -> None:

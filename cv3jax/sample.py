@@ -11,35 +11,28 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cv3jax import checkpoint
-from cv3jax.cascade import Cascade, check_trained, load, relay_passes
+from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.checkpoints import cascades
+from cv3jax.distributed.independent import which_part
+from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.kernels.attention import KINDS
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import command
-from cv3jax.sample_batches import batch_width, choose_mesh, draw
+from cv3jax.sample_batches import batch_width, draw
 from cv3jax.sample_inputs import LAST_SEED, check_prompt, read_images, read_noise
 from cv3jax.sample_jobs import Job, slug
-from cv3jax.sample_many import require, sample_many, which_part
+from cv3jax.sample_many import require, sample_many
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
 
 EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --prompt "a small green star, black background" --num 4 --out runs/star
   cv3jax sample --checkpoint runs/quickstart --prompts captions.txt --out runs/many"""
-
-
 BATCH = 16  # images sampled at once on a device
-
-
 MAX_BATCH = 65_536
-
-
 SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
-
-
 MANY = ("process_id", "num_processes")  # flags that go with --prompts alone
-
-
 FEW = ("image", "noise")  # and with --prompt
 
 
@@ -212,7 +205,7 @@ def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
     count = args.num * len(args.prompt)
     mesh = choose_mesh(args.mesh, count)
     width = batch_width(args.batch, mesh, count)
-    description = checkpoint.read_cascade(args.checkpoint)[1]
+    description = cascades.read_cascade(args.checkpoint)[1]
     # where it is needed and not there `given` says so
     if "base" in description["stages"] and not args.image:
         check_trained(description, base=base)

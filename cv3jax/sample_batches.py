@@ -2,36 +2,12 @@
 one.
 """
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cv3jax.cascade import Cascade
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.distributed.mesh import batch_ways
 from cv3jax.sample_jobs import Job
-from cv3jax.sharding import AXES, batch_ways, make_mesh
-from data_pipeline.io.errors import InputError
-
-
-def choose_mesh(text: str | None, count: int) -> Mesh | None:
-    """The mesh of `--mesh` over this process's devices; without it, `count` pictures over as many
-    of them as they fill, None for one.
-    """
-    devices = jax.local_devices()
-    if text is None:
-        return make_mesh(devices=devices[:count]) if min(len(devices), count) > 1 else None
-    try:
-        given = [axis.split("=") for axis in text.split(",")]
-        sizes = {name: int(size) for name, size in given}
-    except ValueError:
-        sizes = {}
-    if not sizes or len(sizes) < len(given) or not sizes.keys() <= set(AXES):
-        raise InputError(
-            f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
-        )
-    try:
-        return make_mesh(**{"data": 1 if -1 in sizes.values() else -1, **sizes}, devices=devices)
-    except ValueError as e:
-        raise InputError(f"--mesh {text}: {e}") from e
 
 
 def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:

@@ -8,14 +8,12 @@ so a picture has the same bytes whoever made it, and after whatever interruption
 names all pictures with prompts and seeds; it appears when every one of them is there.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cv3jax import checkpoint, manifest, recipe
+from cv3jax import recipe
 from cv3jax.pictures import save_png
 from cv3jax.sample_inputs import Prompt
-from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError, first_line, naming
 
 PLAN, INDEX = "plan.json", "index.jsonl"
@@ -67,45 +64,9 @@ class Jobs:
         )
 
 
-class Part(NamedTuple):
-    """Which of `count` processes this is, each of which makes the batches k with k mod count =
-    index.
-    """
-
-    index: int
-    count: int
-
-
 def slug(text: str) -> str:
     """A prompt as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "prompt"
-
-
-def digest(path: str | Path, parts: Sequence[str]) -> str:
-    """Of these parts of the checkpoint at `path`: their descriptions, the hashes that they were
-    written with, the tokenizer.
-    """
-    directory, description = checkpoint.read_cascade(path)
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(
-            json.dumps(
-                [part, description["stages"].get(part) or description[part]], sort_keys=True
-            ).encode()
-        )
-        place = directory / part
-        if (place / manifest.NAME).is_file():
-            found.update((place / manifest.NAME).read_bytes())
-        else:  # of another program, which is taken as it is
-            sizes = sorted(
-                (str(file.relative_to(place)), file.stat().st_size)
-                for file in place.rglob("*")
-                if file.is_file()
-            )
-            found.update(json.dumps(sizes).encode())
-    for file in sorted((directory / "t5" / "tokenizer").glob("*")):
-        found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()
 
 
 def check(out: Path, plan: dict, jobs: Jobs) -> None:
@@ -130,25 +91,6 @@ def check(out: Path, plan: dict, jobs: Jobs) -> None:
             f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its"
             " command, or another directory"
         )
-
-
-@contextlib.contextmanager
-def holding(out: Path, part: Part) -> Iterator[Path]:
-    """Hold this part of `out` for this process.
-
-    Yields where its files are written before they get their names.
-    """
-    place = out / f".part_{part.index}_of_{part.count}"
-    try:
-        with locks.hold(place, "--out"):
-            for left in place.iterdir():  # by one that was killed
-                if left.name != locks.NAME:
-                    left.unlink()
-            yield place
-    finally:
-        # a directory that was there before is not removed by the lock
-        with contextlib.suppress(OSError):
-            place.rmdir()
 
 
 def write(place: Path, path: Path, text: Iterator[str]) -> None:

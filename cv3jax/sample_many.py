@@ -3,18 +3,21 @@ many interruptions.
 """
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
 
-import jax
-
-from cv3jax import checkpoint, sample_jobs, stopping
-from cv3jax.cascade import check_trained, load, relay_passes
-from cv3jax.sample_batches import batch_width, choose_mesh, draw
+from cv3jax import sample_jobs
+from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.fingerprint import digest
+from cv3jax.distributed import preemption
+from cv3jax.distributed.independent import Part, holding
+from cv3jax.distributed.mesh import choose_mesh
+from cv3jax.sample_batches import batch_width, draw
 from cv3jax.sample_inputs import LAST_SEED, read_prompts
-from cv3jax.sample_jobs import FORMAT, INDEX, PLAN, Jobs, Part
+from cv3jax.sample_jobs import FORMAT, INDEX, PLAN, Jobs
 from data_pipeline.io.errors import InputError
 
 ENDS = "ends after this batch; the same command goes on"
@@ -53,7 +56,7 @@ def sample_many(
         raise InputError(
             f"--seed {seed}: {len(jobs):,} pictures count up past {LAST_SEED}; give a smaller one"
         )
-    _, description = checkpoint.read_cascade(source)
+    _, description = cascades.read_cascade(source)
     require(source, description, "base")
     passes = relay_passes(description, size)
     stages = {"base": base, "relay": relay} if passes else {"base": base}
@@ -66,7 +69,7 @@ def sample_many(
         "num": num,
         "seed": seed,
         "size": side,
-        "checkpoint": sample_jobs.digest(source, parts),
+        "checkpoint": digest(source, parts),
     }
     for name, settings in stages.items():
         plan[name] = {
@@ -77,7 +80,7 @@ def sample_many(
     share = -(-len(jobs) // part.count)
     devices = choose_mesh(mesh, share)
     width = batch_width(batch, devices, share)
-    with sample_jobs.holding(out, part) as place:
+    with holding(out, part) as place:
         sample_jobs.check(out, plan, jobs)  # again, for one that began meanwhile
         todo = sample_jobs.missing(
             jobs, [i for i in range(len(jobs)) if i // width % part.count == part.index], out, side
@@ -88,7 +91,7 @@ def sample_many(
             sample_jobs.write(
                 place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"])
             )
-            with stopping.noticing(ends=ENDS) as noticed:
+            with preemption.noticing(ends=ENDS) as noticed:
                 options = {"size": side, "base": base, "relay": relay}
                 made = sample_jobs.make(
                     jobs,
@@ -113,7 +116,7 @@ def sample_many(
                 " continue"
             )
             if stop == signal.SIGINT:
-                raise stopping.StoppedError(stop, said)
+                raise preemption.StoppedError(stop, said)
         elif lacking := sample_jobs.index(jobs, out, place, side):
             said = (
                 f"part {part.index} of {part.count} is done; of {len(jobs)} pictures {lacking} are"
@@ -144,36 +147,3 @@ def require(source: Path, description: dict, first: str) -> None:
         raise InputError(
             f"--checkpoint {source} has no {needed[0]} to start from, only {', '.join(has)}"
         )
-
-
-def which_part(process_id: int | None = None, num_processes: int | None = None) -> Part:
-    """Which part is this process's: as given, else as Slurm's step or JAX_PROCESS_ID and
-    JAX_NUM_PROCESSES say, else as JAX knows.
-
-    Processes that sample do not talk to each other, so nobody coordinates them.
-
-    Raises:
-        InputError: one of the two numbers is missing, or they make no sense.
-    """
-    names, values = ("--process_id", "--num_processes"), (process_id, num_processes)
-    if values == (None, None):
-        names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
-        # not in a script outside srun
-        if "SLURM_STEP_NUM_TASKS" in os.environ and not any(name in os.environ for name in names):
-            names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-            # more than one a node: a GPU each
-            if os.environ.get("SLURM_STEP_NUM_NODES") != os.environ["SLURM_STEP_NUM_TASKS"]:
-                jax.config.update(
-                    "jax_cuda_visible_devices", os.environ.get("SLURM_LOCALID", "all")
-                )
-        values = tuple(os.environ.get(name) for name in names)
-        if values == (None, None):
-            return Part(jax.process_index(), jax.process_count())
-    try:
-        part = Part(*map(int, values))
-    except (TypeError, ValueError):
-        part = Part(-1, 0)
-    if not 0 <= part.index < part.count:
-        said = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-        raise InputError(f"{said}: give both, the first from 0 to one less than the second")
-    return part

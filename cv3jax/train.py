@@ -10,10 +10,12 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import checkpoint, hosts, manifest, recipe, tracing
+from cv3jax import recipe, tracing
 from cv3jax.build import build
+from cv3jax.checkpoints import manifest, runs
+from cv3jax.distributed import processes
+from cv3jax.distributed.preemption import preemptible
 from cv3jax.loop import Cadence, train_loop
-from cv3jax.stopping import preemptible
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
@@ -56,28 +58,26 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         raise InputError("this recipe is a distillation's: cv3jax distill runs it")
     with hold(workdir):
         facts = recipe.to_json(config)
-        latest = hosts.first("resume", lambda: check_resume(facts, workdir, resume_from))
+        latest = processes.first("resume", lambda: check_resume(facts, workdir, resume_from))
         stage = build(config, workdir)
         profile = tracing.steps_of(config.profile.steps) if "profile" in config else None
         tracing.check(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         # a later stage that was to go on from an earlier one shows it before its hours are spent
-        if latest is None and hosts.main():
+        if latest is None and processes.main():
             print(
                 f"cv3jax: {config.stage}: parameters"
                 f" {f'of {config.init_from}' if config.init_from else 'from scratch'}",
                 file=sys.stderr,
             )
-        if latest is not None and hosts.main():
-            for path in checkpoint.set_aside(
-                workdir / "checkpoints", latest, workdir / "set_aside"
-            ):
+        if latest is not None and processes.main():
+            for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
                 print(
                     f"cv3jax: going on from step {latest}; the newer checkpoint is now {path},"
                     " delete it when you like",
                     file=sys.stderr,
                 )
-        hosts.barrier("set aside")
+        processes.barrier("set aside")
         every = config.train
         cadence = Cadence(
             every.steps, every.log_every, every.save_every, every.preview_every, every.keep, profile
@@ -118,10 +118,10 @@ def hold(workdir: Path):
     Raises:
         InputError: another run has it, or this process sees another directory.
     """
-    with locks.hold(workdir) if hosts.main() else contextlib.nullcontext():
-        hosts.barrier("lock")
+    with locks.hold(workdir) if processes.main() else contextlib.nullcontext():
+        processes.barrier("lock")
         patience = time.monotonic() + SHARED
-        while not hosts.main() and not (workdir / locks.NAME).exists():
+        while not processes.main() and not (workdir / locks.NAME).exists():
             if time.monotonic() > patience:
                 raise InputError(
                     f"--workdir {workdir}: not the directory that process 0 has there; give one"
@@ -129,7 +129,7 @@ def hold(workdir: Path):
                 )
             time.sleep(0.1)
         yield
-        hosts.barrier("unlock")
+        processes.barrier("unlock")
 
 
 def check_resume(
@@ -151,7 +151,7 @@ def check_resume(
         InputError: the run has other settings, has no such step, or is past its last.
     """
     directory = workdir / "checkpoints"
-    steps = checkpoint.steps(directory)
+    steps = runs.steps(directory)
     if not steps and resume_from is None:
         return None
     if resume_from is None or (steps and gone_on(directory, steps[-1], resume_from)):
@@ -163,10 +163,10 @@ def check_resume(
             f"--resume_from={resume_from}: {directory} has"
             f" {'only ' + ', '.join(map(str, steps)) if steps else 'none'}"
         )
-    checkpoint.verify(directory, step)
+    runs.verify(directory, step)
     changed = [
         name
-        for name in recipe.differences(facts, checkpoint.run_of(directory, step)["config"])
+        for name in recipe.differences(facts, runs.run_of(directory, step)["config"])
         if not name.startswith(resumable)
     ]
     if changed:
@@ -188,7 +188,7 @@ def gone_on(directory: Path, newest: int, resume_from: int) -> bool:
     """
     return (
         not manifest.damage(directory / str(newest))
-        and checkpoint.run_of(directory, newest)["resume_from"] == resume_from
+        and runs.run_of(directory, newest)["resume_from"] == resume_from
     )
 
 
@@ -200,13 +200,13 @@ def main(argv: list[str] | None = None) -> None:
         metavar="STEP",
         help="go on from this checkpoint and set newer ones aside",
     )
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
-    hosts.start(args)
+    processes.start(args)
     with preemptible():
         figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
-        if hosts.main():
+        if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
             write_json(args.json, figures)

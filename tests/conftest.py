@@ -12,7 +12,7 @@ import jax
 import pytest
 import shared
 
-from cv3jax.cli import tune_cpu
+from cv3jax.distributed.backend import tune_cpu
 
 # for the processes that tests start; this one has read it already
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -17,8 +17,9 @@ from golden import ROOT, meta, weights_spec
 from safetensors.numpy import save_file
 from shared import once, root
 
-from cv3jax import checkpoint, convert
-from cv3jax.cascade import build_model, load_params
+from cv3jax import convert
+from cv3jax.cascade.parts import build_model, load_params
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
 from cv3jax.models.t5 import T5Encoder
@@ -86,7 +87,7 @@ def converted(preset: str) -> Path:
 @functools.cache
 def part(preset: str, name: str) -> tuple[dict, dict]:
     """(fields of the model, parameters) of a part of the converted checkpoint."""
-    directory, description = checkpoint.read_cascade(converted(preset))
+    directory, description = cascades.read_cascade(converted(preset))
     section = description["stages"][name] if name in description["stages"] else description[name]
     return section["model"], load_params(directory, description, (name,))[0][name]
 

@@ -21,10 +21,15 @@ import numpy as np
 import optax
 from tiny_runs import environment
 
-from cv3jax import build, checkpoint, cli, hosts, sharding, train
+from cv3jax import cli, train
+from cv3jax.checkpoints import runs
+from cv3jax.distributed import partitioning, processes
+from cv3jax.distributed.batches import own_rows, placer
+from cv3jax.distributed.fsdp import Layout
+from cv3jax.distributed.mesh import make_mesh
+from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
 from cv3jax.loop import Cadence, train_loop
 from cv3jax.optim import optimizers
-from cv3jax.sharding import Layout, make_mesh, tree_sharding, tree_specs
 from cv3jax.state import TrainState, create_state, make_train_step
 from data_pipeline.images import encode_png
 from data_pipeline.loader import make_loader
@@ -84,7 +89,7 @@ def pieces(mesh, accumulate: int = 2):
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
     tx = optimizers.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
-    with mock.patch.object(sharding, "MIN_SIZE", 256):
+    with mock.patch.object(partitioning, "MIN_SIZE", 256):
         layout, shardings = (
             Layout(mesh, tree_specs(shape.params, mesh), "float32"),
             tree_sharding(shape, mesh),
@@ -96,7 +101,7 @@ def pieces(mesh, accumulate: int = 2):
     data = make_loader(
         records(),
         batch_size=BATCH,
-        rows=build.own_rows(mesh, BATCH),
+        rows=own_rows(mesh, BATCH),
         image_size=SIDE,
         tokenize=None,
         seed=0,
@@ -110,9 +115,9 @@ def pieces(mesh, accumulate: int = 2):
 
     return (
         create,
-        checkpoint.abstract(shape, shardings),
+        abstract(shape, shardings),
         data,
-        build.placer(mesh, BATCH),
+        placer(mesh, BATCH),
         lambda state, batch: jitted(state, {}, batch),
     )
 
@@ -135,7 +140,7 @@ def run(
         return step_fn(state, batch)
 
     with train.hold(workdir):
-        state = create() if not checkpoint.steps(workdir / "checkpoints") else None
+        state = create() if not runs.steps(workdir / "checkpoints") else None
         return train_loop(
             name="many",
             workdir=workdir,
@@ -151,7 +156,7 @@ def run(
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
-    hosts.add_flags(parser)
+    processes.add_flags(parser)
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--pause", type=float)
@@ -159,7 +164,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--at", type=int)
     parser.add_argument("--what")
     args = parser.parse_args(argv)
-    hosts.start(args)
+    processes.start(args)
 
     def before(step: int) -> None:
         time.sleep(args.pause)

@@ -10,7 +10,8 @@ import numpy as np
 from golden_models import files
 from safetensors.numpy import load_file, save_file
 
-from cv3jax import convert, leaves
+from cv3jax import convert
+from cv3jax.checkpoints import streaming
 from cv3jax.weights.files import SAT_FILE
 from cv3jax.weights.released import PREFIX
 
@@ -69,7 +70,7 @@ def stored(directory: Path, part: str) -> dict[str, np.ndarray]:
     """The parameters of a part by path, with the dtypes that are on disk."""
     return {
         "/".join(path): leaf.read()
-        for path, leaf in leaves.walk(leaves.open_tree(directory / part))
+        for path, leaf in streaming.walk(streaming.open_tree(directory / part))
     }
 
 

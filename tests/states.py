@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cv3jax import checkpoint
+from cv3jax.checkpoints import runs
 
 
 def raw(x: jax.Array) -> jax.Array:
@@ -32,10 +32,10 @@ def named_leaves(state) -> dict[str, np.ndarray]:
 
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Everything in a checkpoint's train state by its path, as it was saved."""
-    manager = checkpoint.open_manager(workdir / "checkpoints")
+    manager = runs.open_manager(workdir / "checkpoints")
     whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # for what other processes saved
-    args = checkpoint.ocp.args.StandardRestore(fallback_sharding=whole)
-    state = manager.restore(step, args=checkpoint.ocp.args.Composite(state=args)).state
+    args = runs.ocp.args.StandardRestore(fallback_sharding=whole)
+    state = manager.restore(step, args=runs.ocp.args.Composite(state=args)).state
     manager.close()
     return named_leaves(state)
 

@@ -8,10 +8,11 @@ import pytest
 import tiny_runs
 from states import name_of
 
-from cv3jax import abstract, build, build_diffusion, build_distill, cascade, recipe
+from cv3jax import abstract, build, build_diffusion, build_distill, recipe
 from cv3jax.abstract import program
+from cv3jax.cascade import pipeline
 from cv3jax.distill_plan import plans
-from cv3jax.sharding import make_mesh
+from cv3jax.distributed.mesh import make_mesh
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -74,14 +75,14 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(cascade, "make_stage_sampler", sampler)
+    monkeypatch.setattr(pipeline, "make_stage_sampler", sampler)
     monkeypatch.setattr(
-        cascade.Cascade,
+        pipeline.Cascade,
         "decode",
         lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8),
     )
     with tiny_runs.split_small():
-        cascade.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(
+        pipeline.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(
             PROMPTS, list(range(8)), final=True
         )
         ours = {

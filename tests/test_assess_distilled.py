@@ -17,7 +17,7 @@ from cv3jax.assess_distilled import (
     sample,
     with_rounds,
 )
-from cv3jax.cascade import load
+from cv3jax.cascade.pipeline import load
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

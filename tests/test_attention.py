@@ -12,10 +12,10 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.distributed.mesh import BATCH, make_mesh
 from cv3jax.kernels import attention, attention_cpu
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import SpatialTransformer
-from cv3jax.sharding import BATCH, make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

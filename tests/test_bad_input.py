@@ -17,6 +17,7 @@ import pytest
 import tiny_runs
 
 from cv3jax import cli, train
+from cv3jax.distributed.backend import tune_cpu
 from data_pipeline.images import encode_png
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -451,8 +452,8 @@ YNN = "--xla_cpu_experimental_ynn_fusion_type"
 )
 def test_the_cpu_flag_is_added_once_and_xla_takes_it(given, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", given)
-    cli.tune_cpu()
-    cli.tune_cpu()
+    tune_cpu()
+    tune_cpu()
     flags = os.environ["XLA_FLAGS"].split()
     assert sum(flag.startswith(YNN) for flag in flags) == 1
     assert set(given.split()) <= set(flags)

@@ -14,9 +14,11 @@ import tiny_runs
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import cli, compile, recipe, sharding, topology
+from cv3jax import cli, compile, recipe, topology
 from cv3jax.chips import CHIPS
 from cv3jax.compile_report import text
+from cv3jax.distributed.backend import prefer_cpu
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.progress import Progress
 from cv3jax.topology import Topology
 from data_pipeline.io.errors import InputError
@@ -52,7 +54,7 @@ class Program(NamedTuple):
 
 def small(devices, rows=ROWS, width=WIDTH) -> Program:
     """A step of a few matrix products, their weights over "fsdp"."""
-    mesh = sharding.make_mesh(data=1, fsdp=-1, devices=devices)
+    mesh = make_mesh(data=1, fsdp=-1, devices=devices)
     split, batch = NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P(("data", "fsdp")))
 
     def loss(params, x):
@@ -128,7 +130,7 @@ def test_what_a_sparsecore_would_look_up_is_read():
     not to; jaxlib cannot read that.
     """
     where = topology.load("v5p:2x2x1")
-    mesh = sharding.make_mesh(data=1, fsdp=4, devices=where.devices)
+    mesh = make_mesh(data=1, fsdp=4, devices=where.devices)
     table = jax.ShapeDtypeStruct((32128, 4096), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
     tokens = jax.ShapeDtypeStruct((32, 225), jnp.int32, sharding=NamedSharding(mesh, P("fsdp")))
     look_up = jax.jit(
@@ -187,7 +189,7 @@ def test_a_gpu_program(name, no_cache):
 @pytest.mark.gpu_compile
 def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
     where = topology.load("h100:2x4x1")
-    mesh = sharding.make_mesh(data=2, fsdp=4, devices=where.devices, slices=-1)
+    mesh = make_mesh(data=2, fsdp=4, devices=where.devices, slices=-1)
 
     def moving(axis):
         split, whole = NamedSharding(mesh, P(axis)), NamedSharding(mesh, P())
@@ -226,7 +228,7 @@ def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
     ],
 )
 def test_the_compilers_own_figure(message, peak):
-    mesh = sharding.make_mesh(data=2, fsdp=4)
+    mesh = make_mesh(data=2, fsdp=4)
     args = (
         {"a": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P("fsdp")))},
         None,
@@ -445,7 +447,7 @@ def test_a_compiler_without_its_hardware_leaves_commands_on_the_cpu(
     before = jax.config.jax_platforms
     try:
         jax.config.update("jax_platforms", chosen)
-        cli.prefer_cpu(tmp_path)
+        prefer_cpu(tmp_path)
         assert jax.config.jax_platforms == becomes
     finally:
         jax.config.update("jax_platforms", before)

@@ -25,8 +25,9 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-from cv3jax import checkpoint, convert, leaves
-from cv3jax.cascade import load_params
+from cv3jax import convert
+from cv3jax.cascade.parts import load_params
+from cv3jax.checkpoints import cascades, streaming
 from cv3jax.weights.released import PREFIX
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
@@ -59,12 +60,12 @@ def test_every_form_of_a_unet_gives_the_same_parameters(form, tmp_path):
     file, dtype = as_file(form, tmp_path)
     out = converted(tmp_path / "out", "--base", file, *FLAGS)
     assert same_bits(stored(out, "base"), reference("base", dtype))
-    directory, description = checkpoint.read_cascade(out)
+    directory, description = cascades.read_cascade(out)
     assert description["stages"].keys() == {"base"}
     # as training and sampling read it: float32 whatever is stored
     loaded = load_params(directory, description)[0]["base"]
     assert same_bits(
-        {"/".join(path): np.asarray(value) for path, value in leaves.walk(loaded)},
+        {"/".join(path): np.asarray(value) for path, value in streaming.walk(loaded)},
         cast(reference("base", dtype), np.float32),
     )
     assert sorted(path.name for path in out.iterdir()) == ["base", "cascade.json"]
@@ -189,8 +190,8 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
     out = converted(tmp_path / "new", "--vae", folder)
     assert same_bits(stored(out, "vae"), reference("vae"))
     assert (
-        checkpoint.read_cascade(out)[1]["vae"]
-        == checkpoint.read_cascade(golden_models.converted("micro"))[1]["vae"]
+        cascades.read_cascade(out)[1]["vae"]
+        == cascades.read_cascade(golden_models.converted("micro"))[1]["vae"]
     )
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     values = load_file(folder / "diffusion_pytorch_model.safetensors")
@@ -204,7 +205,7 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     out = converted(tmp_path / "old", "--vae", folder)
     assert same_bits(stored(out, "vae"), reference("vae"))
-    assert checkpoint.read_cascade(out)[1]["vae"]["scale"] == 0.5
+    assert cascades.read_cascade(out)[1]["vae"]["scale"] == 0.5
 
 
 def official(kind: str, **changes) -> dict:
@@ -305,7 +306,7 @@ def test_the_official_configurations_say_the_rest(tmp_path, capsys):
         in said
     )
     assert "heads of 16 channels (base.yaml)" in said
-    description = checkpoint.read_cascade(out)[1]
+    description = cascades.read_cascade(out)[1]
     settings = {
         name: {key: stage[key] for key in convert.SETTINGS}
         for name, stage in description["stages"].items()
@@ -328,7 +329,7 @@ def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path
     made = {
         name: converted(tmp_path / name, "--unet", unet, *flags) for name, flags in cases.items()
     }
-    stages = {name: checkpoint.read_cascade(out)[1]["stages"] for name, out in made.items()}
+    stages = {name: cascades.read_cascade(out)[1]["stages"] for name, out in made.items()}
     assert {name: [*stage] for name, stage in stages.items()} == {
         "a": ["relay"],
         "b": ["relay"],

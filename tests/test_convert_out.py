@@ -28,8 +28,9 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-from cv3jax import checkpoint, leaves, recipe
-from cv3jax.cascade import build_model, load_params, model_shapes
+from cv3jax import recipe
+from cv3jax.cascade.parts import build_model, load_params, model_shapes
+from cv3jax.checkpoints import cascades, runs, streaming
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -67,7 +68,7 @@ def own(tmp_path_factory) -> Path:
     params = jax.tree.map(lambda x: rng.normal(0.0, 0.2, x.shape).astype(x.dtype), shapes)
     halved = jax.tree.map(lambda x: x / 2, params)
     for name, tree in halved.items():
-        checkpoint.save_part(run / "cascade" / name, tree)
+        cascades.save_part(run / "cascade" / name, tree)
     stage = {
         "kind": "base",
         "model": fields,
@@ -85,20 +86,20 @@ def own(tmp_path_factory) -> Path:
         {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0},
         {"model": t5, "length": 24},
     )
-    checkpoint.write_cascade(
+    cascades.write_cascade(
         run / "cascade", {"vae": vae_facts, "t5": t5_facts, "stages": {"base": stage}}
     )
     train_tokenizer(["a red star", "a blue ring"], run / "cascade" / "t5" / "tokenizer", 64, 24)
     state = create_state(lambda key: None, optax.sgd(0.1), jax.random.key(0), params["base"])
-    manager = checkpoint.open_manager(run / "checkpoints")
-    checkpoint.save(
+    manager = runs.open_manager(run / "checkpoints")
+    runs.save(
         manager,
         3,
         dataclasses.replace(state, ema=halved["base"]),
         toy_runs.numbers(),
         {"config": recipe.to_json(c)},
     )
-    checkpoint.finish(manager)
+    runs.finish(manager)
     manager.close()
     return run
 
@@ -220,7 +221,7 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     out = converted(tmp_path / "out", "--checkpoint", own, "--to", "diffusers", "--parts", "base")
-    directory, description = checkpoint.read_cascade(own)
+    directory, description = cascades.read_cascade(own)
     stage = description["stages"]["base"]
     params = load_params(directory, description, ("base",))[0]["base"]
     rng = np.random.default_rng(0)
@@ -263,7 +264,7 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
             weights,
         )
         made[weights] = load_file(out / "base" / "diffusion_pytorch_model.safetensors")
-        kernel = leaves.open_tree(own / "checkpoints" / "3" / "state", (weights,))["conv_in"][
+        kernel = streaming.open_tree(own / "checkpoints" / "3" / "state", (weights,))["conv_in"][
             "kernel"
         ].read()
         np.testing.assert_array_equal(made[weights]["conv_in.weight"], kernel.transpose(3, 2, 0, 1))

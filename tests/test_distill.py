@@ -16,8 +16,9 @@ import tiny_runs
 from hollow_rounds import hollow
 from PIL import Image
 
-from cv3jax import build_distill, checkpoint, cli, distill
-from cv3jax.cascade import load_params
+from cv3jax import build_distill, cli, distill
+from cv3jax.cascade.parts import load_params
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.distill_parity import TOLERANCE, parity
 from cv3jax.distill_plan import Plan
 from cv3jax.distill_steps import round_of
@@ -32,7 +33,7 @@ STAGES = ("base", "relay")
 
 def weights(place: Path, stage: str = "base") -> dict:
     """The parameters of a stage of a cascade, on one device."""
-    directory, description = checkpoint.read_cascade(place)
+    directory, description = cascades.read_cascade(place)
     return load_params(directory, description, (stage,))[0][stage]
 
 
@@ -61,7 +62,7 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
     assert run.figures["full"] == full
     for number, steps in enumerate(counts, 1):
         place = run.workdir / "rounds" / f"{number}_{steps}_steps"
-        _, description = checkpoint.read_cascade(place / "cascade")
+        _, description = cascades.read_cascade(place / "cascade")
         assert description["stages"].keys() == {"base", "relay"}
         told = description["stages"][stage]
         assert told["distilled"] == {"steps": steps, "w": list(tiny_runs.W)}
@@ -158,7 +159,7 @@ def stopped(tmp_path_factory):
         lambda plan, step: (plan.number, step) == (2, 2) and os.kill(os.getpid(), signal.SIGTERM),
     )
     run.before = run.stamps(run.first)
-    run.saved = checkpoint.steps(run.second / "checkpoints")
+    run.saved = runs.steps(run.second / "checkpoints")
     # its evaluations of updates 0 and 1 are there, that of 2 came before the save
     run.later = run.sit({1: FAR[1][4:]})
     return run
@@ -252,7 +253,7 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
                 (), np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
             )
         }
-        assert float(checkpoint.load_part(tmp_path / "best", like)["step"]) == 8
+        assert float(cascades.load_part(tmp_path / "best", like)["step"]) == 8
     assert [line["step"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [0, 4, 6, 9]
     assert look(0) is None  # begun anew
 
@@ -309,7 +310,7 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
     rows = tiny_runs.read_json(run.workdir / "quality.json")
     assert rows["full"] == 4
     assert [(row["steps"], row["round"]) for row in rows["rows"]] == [(2, 1)]
-    assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"]["steps"] == 2
+    assert cascades.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"]["steps"] == 2
 
 
 def going_on(workdir: Path, student: Path, w: str) -> Hollow:
@@ -335,7 +336,7 @@ def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(
     figures = tiny_runs.read_json(run.first / "figures.json")
     assert figures["start"] == {"step": 0, "1": 3.0, "3": 3.0, "all": 3.0}  # and no parity
     assert figures["best"] == 2  # what it began with does not know these w
-    assert checkpoint.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {
+    assert cascades.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {
         "steps": 2,
         "w": [1.0, 6.0],
     }
@@ -372,5 +373,5 @@ def test_a_round_that_only_gets_worse_stops_with_exit_1_and_leaves_what_it_has(t
     assert [line["all"] for line in read_lines(run.first / "evaluations.jsonl")] == pytest.approx(
         [1.0, 2.9, 3.1]
     )
-    assert checkpoint.steps(run.first / "checkpoints") == [1]
+    assert runs.steps(run.first / "checkpoints") == [1]
     assert not (run.workdir / "cascade").exists()

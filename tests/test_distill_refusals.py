@@ -9,7 +9,8 @@ import pytest
 import tiny_runs
 from tiny_runs import rounds
 
-from cv3jax import build_distill, checkpoint, cli, distill, recipe, train
+from cv3jax import build_distill, cli, distill, recipe, train
+from cv3jax.checkpoints import cascades
 from cv3jax.distill_plan import ENTRY, check_student, check_teacher, plans
 from data_pipeline.io.errors import InputError
 
@@ -251,7 +252,7 @@ def test_a_student_that_can_go_on(w):
 def places(tmp_path_factory):
     """Cascades that are not there, or are of other sizes than the rows below ask for."""
     at = tmp_path_factory.mktemp("refused")
-    directory, description = checkpoint.read_cascade(tiny_runs.trained("relay").workdir)
+    directory, description = cascades.read_cascade(tiny_runs.trained("relay").workdir)
     (at / "bare").mkdir()
     for name, change in (
         ("bare", {"stages": {}}),

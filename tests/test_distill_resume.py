@@ -14,8 +14,9 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, untimed
 
-from cv3jax import build_distill, checkpoint
-from cv3jax.cascade import build_model, load_params, unet_init
+from cv3jax import build_distill
+from cv3jax.cascade.parts import build_model, load_params, unet_init
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.metrics import read_lines
 from cv3jax.models.unet import UNet
 
@@ -39,18 +40,18 @@ def teacher(tmp_path_factory):
         tiny_runs.trained("base").workdir / "cascade",
         tmp_path_factory.mktemp("teacher") / "cascade",
     )
-    description = checkpoint.read_cascade(place)[1]
+    description = cascades.read_cascade(place)[1]
     stage = description["stages"]["base"]
     stage["model"].update(SIZES)
     shutil.rmtree(place / "base")
     model = build_model(UNet, stage["model"])
     fresh = jax.jit(unet_init(model, stage["text_width"]))(jax.random.key(0))
     draws = np.random.default_rng(0)  # what begins as zeros would make all of its predictions alike
-    checkpoint.save_part(
+    cascades.save_part(
         place / "base",
         jax.tree.map(lambda x: x + 0.05 * draws.standard_normal(x.shape, np.float32), fresh),
     )
-    checkpoint.write_cascade(place, description)
+    cascades.write_cascade(place, description)
     return place
 
 
@@ -67,7 +68,7 @@ def argv(teacher: Path, workdir: Path) -> list[str]:
 
 
 def weights(place: Path) -> dict:
-    directory, description = checkpoint.read_cascade(place)
+    directory, description = cascades.read_cascade(place)
     return load_params(directory, description, ("base",))[0]["base"]
 
 
@@ -100,7 +101,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
         process.wait(60)
     assert process.returncode == -signal.SIGKILL, "ended before it was killed"
     assert not (second / "figures.json").exists()
-    assert max(checkpoint.steps(second / "checkpoints")) < UPDATES[2]
+    assert max(runs.steps(second / "checkpoints")) < UPDATES[2]
     tiny_runs.run("cv3jax.cli", "distill", *argv(teacher, workdir))
     assert stamps(first) == before
     theirs = whole / "rounds" / "2_2_steps"
@@ -109,9 +110,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
         jax.tree.map(
             np.testing.assert_array_equal, weights(workdir / place), weights(whole / place)
         )
-        assert (
-            checkpoint.read_cascade(workdir / place)[1] == checkpoint.read_cascade(whole / place)[1]
-        )
+        assert cascades.read_cascade(workdir / place)[1] == cascades.read_cascade(whole / place)[1]
     assert [line["step"] for line in read_lines(second / "evaluations.jsonl")] == [0, 4, 8, 10]
     for name in ("rounds/2_2_steps/evaluations.jsonl", "quality.json", "quality.md"):
         assert (workdir / name).read_text() == (whole / name).read_text()

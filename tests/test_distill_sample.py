@@ -14,8 +14,11 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import cascade, checkpoint, cli, sample, sample_many
-from cv3jax.cascade import build_model, untrained
+from cv3jax import cli, sample, sample_many
+from cv3jax.cascade import pipeline
+from cv3jax.cascade.limits import untrained
+from cv3jax.cascade.parts import build_model
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
@@ -39,8 +42,8 @@ def places(tmp_path_factory):
     shutil.copytree(tiny_runs.trained("relay").workdir / "cascade", relay)
     shutil.rmtree(relay / "relay")
     shutil.copytree(both / "relay", relay / "relay")
-    description = checkpoint.read_cascade(relay)[1]
-    description["stages"]["relay"] = checkpoint.read_cascade(both)[1]["stages"]["relay"]
+    description = cascades.read_cascade(relay)[1]
+    description["stages"]["relay"] = cascades.read_cascade(both)[1]["stages"]["relay"]
     (relay / "cascade.json").write_text(json.dumps(description))
     picture = tmp_path_factory.mktemp("picture") / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
@@ -52,7 +55,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _one_device_and_loaded_once():
     """A cascade compiles its samplers once, whatever asks for it."""
-    once = functools.cache(cascade.load)
+    once = functools.cache(pipeline.load)
     with pytest.MonkeyPatch.context() as patch:
         for module in (sample, sample_many):
             patch.setattr(module, "choose_mesh", lambda text, count: None)
@@ -79,7 +82,7 @@ def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["base", "relay", "both"])
 def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places, tmp_path):
-    stages = checkpoint.read_cascade(places[name])[1]["stages"]
+    stages = cascades.read_cascade(places[name])[1]["stages"]
     assert {stage for stage, facts in stages.items() if "distilled" in facts} == (
         {"base", "relay"} if name == "both" else {name}
     )
@@ -102,7 +105,7 @@ def test_w_is_what_the_model_is_told(places):
 
     An image may have its own w.
     """
-    loaded = cascade.load(places["base"])
+    loaded = pipeline.load(places["base"])
     stage = loaded.description["stages"]["base"]
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     text, noise, grid = loaded.text(PROMPTS), loaded.noise(keys, stage["image_size"]), base_grid(1)
@@ -135,8 +138,6 @@ def test_w_is_what_the_model_is_told(places):
 
 STEPS = "{n} steps of the {name} stage: it is distilled to 1 and knows no others; give 1"
 GUIDANCE = "guidance {n} of the {name} stage: it is distilled for 1..4; give one of these"
-
-
 REFUSED = [
     ("both", ("--steps", "2"), STEPS.format(n=2, name="base")),
     ("both", ("--steps", "1,4"), STEPS.format(n=4, name="relay")),

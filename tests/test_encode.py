@@ -18,14 +18,15 @@ import pytest
 import tiny_runs
 from encode_runs import BATCH, COUNT, companion, config, contents, data, opened, records
 
-from cv3jax import checkpoint, cli, encode, encode_batches
-from cv3jax.cascade import build_model, load_params
+from cv3jax import cli, encode, encode_batches
+from cv3jax.cascade.parts import build_model, load_params
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import posteriors
+from cv3jax.distributed.independent import Part
+from cv3jax.distributed.preemption import StoppedError
 from cv3jax.encode_programs import stored
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.sample_jobs import Part
-from cv3jax.stopping import StoppedError
 from data_pipeline import cli as data_cli
 from data_pipeline.cache import FACTS, open_cache, payload, read_facts
 from data_pipeline.crops import fit
@@ -41,7 +42,7 @@ run = functools.partial(encode.run, latents="float32", text="float32", batch=BAT
 def test_a_companion_has_what_the_encoders_make_of_each_record():
     ours, encoded = records(), opened("float32", "float32")
     assert (len(encoded), encoded.lengths) == (COUNT, ours.lengths)
-    directory, description = checkpoint.read_cascade(tiny_runs.trained("base").workdir)
+    directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
     params, tokenize = load_params(directory, description, ("vae", "t5"))
     vae, t5 = (
         build_model(kind, description[name]["model"])

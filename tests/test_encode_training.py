@@ -16,8 +16,9 @@ import pytest
 import tiny_runs
 from encode_runs import companion, config, data, opened, records
 
-from cv3jax import build, build_diffusion, cached, checkpoint, diffusion_steps, encode, train
+from cv3jax import build, build_diffusion, cached, diffusion_steps, encode, train
 from cv3jax.build_diffusion import frozen_description
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.metrics import read_lines
 from cv3jax.recipe import to_json
@@ -153,7 +154,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
     assert loaded == []  # neither of the encoders
     lines = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(lines, online().losses, rtol=1e-6)
-    directory, description = checkpoint.read_cascade(tmp_path / "run")
+    directory, description = cascades.read_cascade(tmp_path / "run")
     assert {"vae", "t5"} <= description.keys()
     assert {path.name for path in directory.iterdir()} == {
         "cascade.json",
@@ -163,7 +164,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
         "relay",
     }
     for part in ("vae", "t5"):
-        checkpoint.check_part(directory / part)
+        cascades.check_part(directory / part)
     assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     with pytest.raises(InputError, match=r"other values of data\.cache"):
         train.check_resume(to_json(config("relay", *VIEW)), tmp_path / "run")

@@ -21,7 +21,8 @@ import tqdm.std
 from states import assert_equal, named_leaves, untimed
 from toy_runs import CADENCE, toy
 
-from cv3jax import checkpoint, cli
+from cv3jax import cli
+from cv3jax.checkpoints import runs
 from cv3jax.loop import NonFiniteLossError
 from cv3jax.metrics import MetricsLog, read_lines
 from data_pipeline import cli as data_cli
@@ -78,7 +79,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
         f"cv3jax: {number.name}: stopped after step 4, saved in {tmp_path}/checkpoints/4; run the"
         " same command"
     )
-    assert checkpoint.steps(tmp_path / "checkpoints") == [4]
+    assert runs.steps(tmp_path / "checkpoints") == [4]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     seen = []
     same(toy(tmp_path, before=seen.append, cadence=AT_END), whole[0])
@@ -101,7 +102,7 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
             toy(tmp_path, before=twice)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert checkpoint.steps(tmp_path / "checkpoints") == []
+    assert runs.steps(tmp_path / "checkpoints") == []
 
 
 def poisoned(at: int):
@@ -135,7 +136,7 @@ def test_a_nan_from_the_data_is_noticed_and_never_saved(stop, tmp_path):
         toy(tmp_path, place=poisoned(2), before=before, cadence=rarely)
     # it is looked at before the next one where it has ended by then, else while that runs
     assert steps[-1] in ((2,) if stop else (2, 3))
-    assert checkpoint.steps(tmp_path / "checkpoints") == []
+    assert runs.steps(tmp_path / "checkpoints") == []
 
 
 @pytest.mark.filterwarnings("ignore:.*Event loop is closed:pytest.PytestUnraisableExceptionWarning")
@@ -157,7 +158,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(kind, tm
         more,
     ):
         code, lines = ended(lambda: toy(disk / "w", width=20_000, cadence=cadence), capsys)
-        left = checkpoint.steps(disk / "w" / "checkpoints")
+        left = runs.steps(disk / "w" / "checkpoints")
         assert code == 1
         assert len(lines) == 1
         assert lines[0].startswith(
@@ -170,7 +171,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(kind, tm
             str(step) for step in left
         ]
         for step in left:
-            checkpoint.verify(disk / "w" / "checkpoints", step)
+            runs.verify(disk / "w" / "checkpoints", step)
         more()
         same(toy(disk / "w", width=20_000, cadence=cadence), expected)
         assert curve(disk / "w") == curve(tmp_path / "whole")
@@ -238,7 +239,7 @@ def test_metrics_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypat
         )
     assert (code, lines) == (1, [f"cv3jax: {tmp_path}/metrics.jsonl: {os.strerror(errno.ENOSPC)}"])
     monkeypatch.undo()
-    assert checkpoint.steps(tmp_path / "checkpoints") == [4]
+    assert runs.steps(tmp_path / "checkpoints") == [4]
     same(toy(tmp_path, cadence=AT_END), whole[0])
 
 
@@ -261,7 +262,7 @@ def test_the_clock_may_jump(tmp_path, monkeypatch, whole):
     cadence = dataclasses.replace(CADENCE, log=3, save=1, keep=3)
     state = toy(tmp_path, before=jump, cadence=cadence)
     same(state, whole[0])
-    assert checkpoint.steps(tmp_path / "checkpoints") == [6, 7, 8]
+    assert runs.steps(tmp_path / "checkpoints") == [6, 7, 8]
     seconds = [line["seconds"] for line in read_lines(tmp_path / "metrics.jsonl")]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
@@ -303,7 +304,7 @@ def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_p
     assert code == 2
     assert len(lines) == 1
     assert f"of {shard} is damaged" in lines[0]
-    left = checkpoint.steps(tmp_path / "w" / "checkpoints")
+    left = runs.steps(tmp_path / "w" / "checkpoints")
     # the record's batch is in the first epoch, which is all the steps there are
     assert left[-1] < 8
     shard.write_bytes(good)

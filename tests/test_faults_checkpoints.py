@@ -18,7 +18,8 @@ import tiny_runs
 from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
-from cv3jax import checkpoint, manifest, train
+from cv3jax import train
+from cv3jax.checkpoints import cascades, manifest, runs
 from cv3jax.metrics import read_lines
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
@@ -72,11 +73,11 @@ def test_damage_of_any_file_of_a_checkpoint_is_named(damage, tmp_path):
         damaged = tmp_path / "x" / "checkpoints"
         damage(damaged / "8" / name)
         if name.split("/")[-1] in HARMLESS:
-            checkpoint.verify(damaged, 8)
+            runs.verify(damaged, 8)
             toy(tmp_path / "x")  # opens and reads it
         else:
-            with pytest.raises(checkpoint.DamagedError) as e:
-                checkpoint.verify(damaged, 8)
+            with pytest.raises(runs.DamagedError) as e:
+                runs.verify(damaged, 8)
             assert str(damaged / "8") in str(e.value)
             assert f"{'manifest.json' if name == 'manifest.json' else name} " in str(e.value)
             assert str(e.value).endswith(
@@ -112,7 +113,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
     assert [line["loss"] for line in read_lines(workdir / "metrics.jsonl")] == tiny_runs.trained(
         "vae"
     ).losses
-    assert checkpoint.steps(workdir / "checkpoints") == [3, 6]
+    assert runs.steps(workdir / "checkpoints") == [3, 6]
     # the same command, given again by a scheduler, does not go back again
     with pytest.MonkeyPatch.context() as patch:
         tiny_runs.watch(patch, lambda step: pytest.fail("trained"))
@@ -133,7 +134,7 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
         vae(workdir)
     with pytest.raises(InputError, match=r"3 is damaged: manifest\.json is missing"):
         vae(workdir, resume_from=3)
-    assert checkpoint.steps(workdir / "checkpoints") == [3, 6]
+    assert runs.steps(workdir / "checkpoints") == [3, 6]
     with pytest.raises(InputError, match=r"--resume_from=3: .*checkpoints has none"):
         vae(workdir.with_name("new"), resume_from=3)
     assert not workdir.with_name("new").exists()
@@ -142,13 +143,13 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
 def test_a_kill_in_the_middle_of_removing_an_old_checkpoint_does_no_harm(tmp_path):
     whole = toy(tmp_path / "whole")
     toy(tmp_path / "w", cadence=dataclasses.replace(CADENCE, steps=6))
-    assert checkpoint.steps(tmp_path / "w" / "checkpoints") == [2, 4, 6]
+    assert runs.steps(tmp_path / "w" / "checkpoints") == [2, 4, 6]
     for name in ("state", "manifest.json", "_CHECKPOINT_METADATA"):
         path = tmp_path / "w" / "checkpoints" / "2" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     resumed = toy(tmp_path / "w", cadence=dataclasses.replace(CADENCE, keep=2))
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
-    assert checkpoint.steps(tmp_path / "w" / "checkpoints") == [6, 8]
+    assert runs.steps(tmp_path / "w" / "checkpoints") == [6, 8]
 
 
 def test_checkpoints_set_aside_twice_are_all_kept(tmp_path):
@@ -156,8 +157,8 @@ def test_checkpoints_set_aside_twice_are_all_kept(tmp_path):
         for step in (3, 6, 9):
             (tmp_path / "c" / str(step)).mkdir(parents=True, exist_ok=True)
         (tmp_path / "c" / "9" / "which").write_text(str(number))
-        checkpoint.set_aside(tmp_path / "c", 3, tmp_path / "aside")
-    assert checkpoint.steps(tmp_path / "c") == [3]
+        runs.set_aside(tmp_path / "c", 3, tmp_path / "aside")
+    assert runs.steps(tmp_path / "c") == [3]
     assert {
         path.name: path.joinpath("which").read_text() for path in tmp_path.glob("aside/9*")
     } == {"9": "1", "9.1": "2"}
@@ -166,23 +167,23 @@ def test_checkpoints_set_aside_twice_are_all_kept(tmp_path):
 @pytest.mark.parametrize("damage", [flip, cut, remove])
 def test_a_damaged_part_of_a_cascade_is_named(damage, workdir):
     part = workdir / "cascade" / "vae"
-    checkpoint.load_part(part, None)
+    cascades.load_part(part, None)
     damage(max(part.rglob("d/*"), key=lambda path: path.stat().st_size))
     with pytest.raises(
         InputError,
         match=f"{part} is damaged: .*d/.* (has|is) .*; restore it, or have its run write it again",
     ):
-        checkpoint.load_part(part, None)
+        cascades.load_part(part, None)
 
 
 def test_a_part_that_another_program_wrote_is_taken_as_it_is(workdir):
     part = workdir / "cascade" / "vae"
-    expected = checkpoint.load_part(part, None)
+    expected = cascades.load_part(part, None)
     remove(part / "manifest.json")
     assert_equal(
         {
             "x": np.concatenate(
-                [np.ravel(x) for x in jax.tree.leaves(checkpoint.load_part(part, None))]
+                [np.ravel(x) for x in jax.tree.leaves(cascades.load_part(part, None))]
             )
         },
         {"x": np.concatenate([np.ravel(x) for x in jax.tree.leaves(expected)])},

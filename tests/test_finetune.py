@@ -12,7 +12,9 @@ import tiny_runs
 from golden import reads
 from golden_models import converted, meta, unet_sizes
 
-from cv3jax import build, cascade, recipe, train
+from cv3jax import build, recipe, train
+from cv3jax.cascade import pipeline
+from cv3jax.cascade.parts import build_model
 from cv3jax.diffusion import losses
 from cv3jax.diffusion.conditioning import make_cond
 from cv3jax.diffusion.denoiser import make_denoiser
@@ -49,7 +51,7 @@ def config(preset: str, *fields: str):
 @reads("train.*", presets=("micro",))
 def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
     c = config(g.preset)
-    loaded = cascade.load(converted(g.preset))
+    loaded = pipeline.load(converted(g.preset))
     image = g.nhwc("train.image")
     x0 = loaded.encode(image, g.nhwc("train.noise_encode"))
     low = loaded.encode(up2(down2(image)), g.nhwc("train.noise_lr_encode"))
@@ -63,7 +65,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
         "cond": make_cond(loaded.text(g.meta["prompts"][1:3]), jnp.asarray(sizes)),
     }
     noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
-    model = cascade.build_model(UNet, loaded.description["stages"]["relay"]["model"])
+    model = build_model(UNet, loaded.description["stages"]["relay"]["model"])
     denoise = make_denoiser(
         lambda p, x, i, cond: model.apply({"params": p}, x, i, cond),
         jnp.asarray(ddpm_sigma()),
@@ -96,4 +98,4 @@ def test_the_train_command_goes_on_from_released_weights(tmp_path):
     )
     losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert np.isfinite(losses).all()
-    assert cascade.load(tmp_path / "run").description["stages"].keys() == {"base", "relay"}
+    assert pipeline.load(tmp_path / "run").description["stages"].keys() == {"base", "relay"}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import flops, sharding
+from cv3jax import flops
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.kernels import attention
 from cv3jax.models.layers import SpatialTransformer
 from cv3jax.models.unet import UNet
@@ -195,7 +196,7 @@ def test_a_loop_of_unknown_length_is_refused_only_where_it_multiplies():
 
 
 def test_shard_map_is_counted_over_its_devices():
-    mesh = sharding.make_mesh(data=2, fsdp=4)
+    mesh = make_mesh(data=2, fsdp=4)
     split = jax.shard_map(
         lambda x, w: x @ w,
         mesh=mesh,
@@ -294,7 +295,7 @@ def test_the_cudnn_kernel_is_two_products_forward_and_five_back(monkeypatch):
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_useful_flops_do_not_depend_on_the_kernel(remat):
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     splash = attention.make_attend(
         "splash", "tpu", mesh, head_dim=64, dtype=jnp.float32, interpret=True
     )

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from cv3jax import recipe
-from cv3jax.build import jit_once, placement, plan, state_creator
+from cv3jax.build import plan, state_creator
 from cv3jax.build_diffusion import describe, random_facts
-from cv3jax.cascade import build_model, make_stage_sampler, t5_init, vae_init
+from cv3jax.cascade.parts import build_model, t5_init, vae_init
+from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion_steps import diffusion_steps
+from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.batches import placement
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import sharding
 from cv3jax.collectives import by_kind, collectives, fsdp_minimum, replica_groups
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.hlo import Module, UnknownError, array_bytes
 from cv3jax.traffic import traffic
 
@@ -252,7 +252,7 @@ def test_traffic_takes_loops_by_their_length_and_slices_by_their_size():
 
 
 def test_a_real_sharded_step_has_the_bytes_of_its_shapes():
-    mesh = sharding.make_mesh(data=2, fsdp=4)
+    mesh = make_mesh(data=2, fsdp=4)
     width, layers, microbatches = 64, 3, 2
 
     def loss(ws, x):
@@ -293,7 +293,7 @@ def test_a_real_sharded_step_has_the_bytes_of_its_shapes():
 
 
 def test_the_least_that_fsdp_moves():
-    mesh = sharding.make_mesh(data=2, fsdp=4)
+    mesh = make_mesh(data=2, fsdp=4)
     split = jax.ShapeDtypeStruct((64, 8), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
     whole = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=NamedSharding(mesh, P()))
     least = fsdp_minimum({"a": split, "b": whole}, microbatches=3, gathers=2, train=True)

@@ -14,10 +14,12 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, named_leaves
 
-from cv3jax import checkpoint, hosts, train
-from cv3jax.cascade import load
+from cv3jax import train
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import runs
+from cv3jax.distributed import processes
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.metrics import read_lines
-from cv3jax.sharding import make_mesh
 from data_pipeline.io.errors import InputError
 
 STEPS = 20
@@ -30,8 +32,8 @@ VARIABLES = {
 
 def place(flags: dict, environment: dict | None = None):
     parser = argparse.ArgumentParser()
-    hosts.add_flags(parser)
-    return hosts.place(
+    processes.add_flags(parser)
+    return processes.place(
         parser.parse_args([f"--{name}={value}" for name, value in flags.items()]), environment or {}
     )
 
@@ -131,8 +133,8 @@ def test_one_device_and_eight_and_two_processes_train_the_same(alone, two, tmp_p
 @pytest.mark.parametrize("devices", [8, 4, 1])
 def test_what_two_processes_saved_one_goes_on_with(devices, alone, two):
     _, like, data, *_ = many_runs.pieces(mesh(devices))
-    manager = checkpoint.open_manager(two / "checkpoints")
-    state = checkpoint.restore(manager, STEPS, like, data)
+    manager = runs.open_manager(two / "checkpoints")
+    state = runs.restore(manager, STEPS, like, data)
     manager.close()
     assert_equal(named_leaves(state), leaves(two, STEPS))
     assert data.get_state() == {"next_index": STEPS}
@@ -192,7 +194,7 @@ def test_an_error_in_one_process_ends_the_others_with_its_words(tmp_path):
 def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(alone, tmp_path):
     ended = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGTERM", who=1, at=4)
     assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
-    (step,) = checkpoint.steps(tmp_path / "checkpoints")
+    (step,) = runs.steps(tmp_path / "checkpoints")
     for _, said in ended:
         assert f"cv3jax: SIGTERM: stopped after step {step}, saved in" in said
     state = many_runs.run(tmp_path, step + 2, mesh(8))

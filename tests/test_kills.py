@@ -14,8 +14,8 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, untimed
 
-from cv3jax import checkpoint
-from cv3jax.cascade import load_params
+from cv3jax.cascade.parts import load_params
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.metrics import read_lines
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -67,19 +67,19 @@ def moment(
     after = min(at + SAVE_EVERY * rng.randint(phase == "step", 2), STEPS - 2 * SAVE_EVERY)
 
     def far() -> bool:
-        return stepping() and max(checkpoint.steps(workdir / "checkpoints"), default=0) >= after
+        return stepping() and max(runs.steps(workdir / "checkpoints"), default=0) >= after
 
     if phase == "step":
         line = after + rng.randint(1, SAVE_EVERY - 1)
         return lambda: far() and last_line(workdir) >= line, rng.uniform(0, 0.2)
     if phase == "save":
         return lambda: far() and any((workdir / "checkpoints").glob("*-tmp")), rng.uniform(0, 0.3)
-    return lambda: STEPS in checkpoint.steps(workdir / "checkpoints"), rng.uniform(0, 1.5)
+    return lambda: STEPS in runs.steps(workdir / "checkpoints"), rng.uniform(0, 1.5)
 
 
 def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) -> dict:
     """Start or continue the run and kill it in `phase`; where that was."""
-    at = max(checkpoint.steps(workdir / "checkpoints"), default=0)
+    at = max(runs.steps(workdir / "checkpoints"), default=0)
     come, delay = moment(phase, workdir, at, rng)
     process = start(arguments, workdir.with_suffix(".log"))
     try:
@@ -96,7 +96,7 @@ def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) 
         "phase": phase,
         "from": at,
         "line": last_line(workdir),
-        "saved": checkpoint.steps(workdir / "checkpoints"),
+        "saved": runs.steps(workdir / "checkpoints"),
         "saving": unfinished,
         "alive": process.returncode == -9,
     }
@@ -113,7 +113,7 @@ def curve(workdir: Path) -> list[dict]:
 
 
 def exported(workdir: Path, stage: str) -> list[np.ndarray]:
-    directory, description = checkpoint.read_cascade(workdir)
+    directory, description = cascades.read_cascade(workdir)
     return jax.tree.leaves(load_params(directory, description, (stage,))[0])
 
 
@@ -132,7 +132,7 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
             print(f"\n{stage}: {points[-1]}", flush=True)
         assert points[-1]["alive"], workdir.with_suffix(".log").read_text()[-2000:]
         for step in points[-1]["saved"][-2:]:  # an older one may have been about to be removed
-            checkpoint.verify(workdir / "checkpoints", step)
+            runs.verify(workdir / "checkpoints", step)
     starts = [point["from"] for point in points]
     assert starts == sorted(starts)  # nothing that was saved was lost
     assert len(set(starts)) > 2  # and training did go on between the kills

@@ -8,8 +8,9 @@ import pytest
 from states import assert_equal, named_leaves
 
 from cv3jax import build, recipe
+from cv3jax.distributed.mesh import make_mesh
+from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.optim import moments, optimizers
-from cv3jax.sharding import make_mesh, tree_sharding
 from cv3jax.state import create_state, make_train_step
 from data_pipeline.io.errors import InputError
 

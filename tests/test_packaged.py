@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv3jax import checkpoint, manifest, recipe, sample
+from cv3jax import recipe, sample
 from cv3jax.build_diffusion import random_facts
-from cv3jax.cascade import load, part_shapes
+from cv3jax.cascade.parts import part_shapes
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import cascades, manifest, runs
 from cv3jax.convert import main as convert
-from cv3jax.sharding import make_mesh
+from cv3jax.distributed.mesh import make_mesh
 from data_pipeline.io.errors import InputError
 from data_pipeline.tokenizer import train_tokenizer
 
@@ -61,9 +63,9 @@ def source(tmp_path_factory) -> Path:
         params = jax.tree.map(
             lambda x: rng.normal(0.0, 0.05, x.shape).astype(x.dtype), part_shapes(description, part)
         )
-        checkpoint.save_part(directory / part, params)
+        cascades.save_part(directory / part, params)
     train_tokenizer(["a red star", "a blue ring"], directory / "t5" / "tokenizer", 64, 24)
-    checkpoint.write_cascade(directory, description)
+    cascades.write_cascade(directory, description)
     return directory
 
 
@@ -72,7 +74,7 @@ def made(package_weights, source, tmp_path_factory) -> Path:
     """A packages' directory with the cascade `tiny`."""
     directory = tmp_path_factory.mktemp("made") / "checkpoints"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "PACKAGED", directory)
+        patch.setattr(runs, "PACKAGED", directory)
         package_weights.main([str(source), "--name", "tiny"])
     return directory
 
@@ -83,7 +85,7 @@ def packaged(made, tmp_path, monkeypatch) -> Path:
     shutil.copytree(made, tmp_path / "installed")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(checkpoint, "PACKAGED", tmp_path / "installed")
+    monkeypatch.setattr(runs, "PACKAGED", tmp_path / "installed")
     return tmp_path / "installed"
 
 
@@ -97,28 +99,24 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def error(place: Path | str) -> str:
     with pytest.raises(InputError) as refused:
-        checkpoint.find_cascade(place)
+        cascades.find_cascade(place)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
 
 def test_a_name_is_a_cascade(packaged):
-    assert checkpoint.packaged() == ["tiny"]
-    assert (
-        checkpoint.find_cascade("tiny")
-        == checkpoint.find_cascade(Path("tiny"))
-        == packaged / "tiny"
-    )
+    assert cascades.packaged() == ["tiny"]
+    assert cascades.find_cascade("tiny") == cascades.find_cascade(Path("tiny")) == packaged / "tiny"
     assert set(load("tiny", ("vae",)).params) == {"vae"}
 
 
 def test_what_is_there_wins(packaged, source):
     shutil.copytree(source, "tiny")
-    assert checkpoint.find_cascade("tiny") == Path("tiny")
+    assert cascades.find_cascade("tiny") == Path("tiny")
     shutil.rmtree("tiny")
     Path("tiny").mkdir()  # such as a folder of data
     assert error("tiny").endswith(f"the installed tiny is {packaged / 'tiny'}")
-    assert checkpoint.cascade_at("tiny") is None
+    assert cascades.cascade_at("tiny") is None
 
 
 @pytest.mark.parametrize("path", ["other", "tiny/base", "runs/tiny", "../installed/none", "..", ""])
@@ -127,7 +125,7 @@ def test_an_unknown_name_is_told_what_there_is(path, packaged):
 
 
 def test_nothing_is_promised_where_nothing_is_packaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(runs, "PACKAGED", tmp_path / "none")
     assert error("scenes").endswith("give a run's --workdir or its cascade")
 
 
@@ -200,17 +198,15 @@ def test_what_cannot_be_packaged_is_refused(packaged, source, package_weights, t
 
 
 def test_what_is_packaged_is_whole_and_small(package_weights):
-    for name in checkpoint.packaged():
-        directory, description = checkpoint.read_cascade(checkpoint.PACKAGED / name)
+    for name in cascades.packaged():
+        directory, description = cascades.read_cascade(cascades.PACKAGED / name)
         assert {"vae", "t5"} <= set(description)
         for part in ("vae", "t5", *description["stages"]):
             assert manifest.damage(directory / part) is None
         assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
-    assert not checkpoint.PACKAGED.exists() or package_weights.size(checkpoint.PACKAGED) <= MOST
+    assert not cascades.PACKAGED.exists() or package_weights.size(cascades.PACKAGED) <= MOST
     assert [
-        path.name
-        for path in checkpoint.PACKAGED.glob("*")
-        if path.name not in checkpoint.packaged()
+        path.name for path in cascades.PACKAGED.glob("*") if path.name not in cascades.packaged()
     ] == []
 
 

@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 
-from cv3jax import peers
-from cv3jax.peers import BEATS, NAMES, POSITIONS, Peers
+from cv3jax.distributed import liveness
+from cv3jax.distributed.liveness import BEATS, NAMES, POSITIONS, Peers
 
 PATIENCE = 0.5  # seconds
 # at most, until a process that stands still is missed: patience / interval = 20 of them, one more
@@ -55,9 +55,9 @@ class Deciding:
     def __init__(self, monkeypatch, *, dies: bool):
         self.ends = []
         monkeypatch.setattr(
-            Peers, "_end", lambda peers, *what: self.ends.append(what) or peers._exit(what[1])
+            Peers, "_end", lambda peers, *what: self.ends.append(what) or liveness._exit(what[1])
         )
-        monkeypatch.setattr(peers.os, "_exit", lambda code: self.peers._closed.set())
+        monkeypatch.setattr(liveness.os, "_exit", lambda code: self.peers._closed.set())
         self.store = Store(dies)
         self.peers = Peers(self.store, 0, 2, "127.0.0.1:1", PATIENCE)
         # the others have not said how far they are
@@ -74,7 +74,7 @@ def test_a_process_that_dies_before_its_first_step_is_named_to_those_who_wait_fo
     silent = (
         "process 1 of 2 (pid 7 on there): nothing heard for 0.5 s; it has died or cannot be reached"
     )
-    assert run.ends == [(f"{silent}. {peers.AGAIN}", 1)]
+    assert run.ends == [(f"{silent}. {liveness.AGAIN}", 1)]
     assert run.store.looks <= LOOKS
     assert run.store.passes <= 10 * LOOKS  # of a tenth of the interval each
 

@@ -14,7 +14,8 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, named_leaves, untimed
 
-from cv3jax import build, checkpoint, train
+from cv3jax import build, train
+from cv3jax.checkpoints import runs
 from cv3jax.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
@@ -91,8 +92,8 @@ def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(data, fsdp, tm
             tiny_runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"),
             tmp_path,
         )
-    manager = checkpoint.open_manager(workdir / "checkpoints")
-    state = checkpoint.restore(manager, tiny_runs.STEPS, pieces.like, pieces.data)
+    manager = runs.open_manager(workdir / "checkpoints")
+    state = runs.restore(manager, tiny_runs.STEPS, pieces.like, pieces.data)
     manager.close()
     largest = max(jax.tree.leaves(state.params), key=lambda x: x.size)
     assert largest.sharding.mesh.shape["fsdp"] == fsdp

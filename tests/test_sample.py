@@ -13,12 +13,13 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import checkpoint, distill, quickstart, sample, train
+from cv3jax import distill, quickstart, sample, train
 from cv3jax.assess import assess, psnr, with_noise
 from cv3jax.assess_distilled import compared
-from cv3jax.cascade import load
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_uint8, up2
-from cv3jax.stopping import StoppedError
+from cv3jax.distributed.preemption import StoppedError
 from data_pipeline.io import arguments
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_facts, write_json
@@ -173,7 +174,7 @@ def fake_distillation(config, workdir: Path) -> dict:
     """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2
     steps and then of 1.
     """
-    (source, description), rounds = checkpoint.read_cascade(config.cascade), []
+    (source, description), rounds = cascades.read_cascade(config.cascade), []
     for number, steps in enumerate((2, 1), 1):
         place = workdir / "rounds" / f"{number}_{steps}_steps"
         stages = {
@@ -182,7 +183,7 @@ def fake_distillation(config, workdir: Path) -> dict:
         }
         for target in (place / "cascade", workdir / "cascade"):
             shutil.copytree(source, target, dirs_exist_ok=True)
-            checkpoint.write_cascade(target, {**description, "stages": stages})
+            cascades.write_cascade(target, {**description, "stages": stages})
         (place / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (2, 4))
         )

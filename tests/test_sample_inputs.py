@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import cascade, sample
+from cv3jax import sample
+from cv3jax.cascade import pipeline
 from cv3jax.sample_inputs import read_images, read_noise
 from data_pipeline.io.errors import InputError
 
@@ -123,7 +124,7 @@ def test_files_that_are_no_pictures(tmp_path):
 
 @pytest.fixture(scope="module")
 def loaded():
-    return cascade.load(golden_models.converted("micro"))
+    return pipeline.load(golden_models.converted("micro"))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from cv3jax import sample, sample_jobs, sample_many
-from cv3jax.sample_batches import batch_width, choose_mesh
+from cv3jax.checkpoints.fingerprint import digest
+from cv3jax.distributed.independent import which_part
+from cv3jax.distributed.mesh import choose_mesh
+from cv3jax.distributed.preemption import StoppedError
+from cv3jax.sample_batches import batch_width
 from cv3jax.sample_inputs import MAX_LINE, Prompt, read_prompts
 from cv3jax.sample_jobs import Job, Jobs
-from cv3jax.sample_many import which_part
-from cv3jax.stopping import StoppedError
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
@@ -503,19 +505,15 @@ def test_a_changed_checkpoint_is_another_plan(tmp_path):
             target = tmp_path / name / entry.name
             target.symlink_to(entry)
     parts = ("vae", "t5", "base")
-    ours = sample_jobs.digest(tmp_path / "a", parts)
-    assert (
-        ours
-        == sample_jobs.digest(tmp_path / "b", parts)
-        != sample_jobs.digest(tmp_path / "a", (*parts, "relay"))
-    )
+    ours = digest(tmp_path / "a", parts)
+    assert ours == digest(tmp_path / "b", parts) != digest(tmp_path / "a", (*parts, "relay"))
     (tmp_path / "b" / "base").unlink()
     (tmp_path / "b" / "base").mkdir()
     manifest = golden_models.converted("micro") / "base" / "manifest.json"
     (tmp_path / "b" / "base" / "manifest.json").write_text(
         manifest.read_text().replace("0", "1", 1)
     )
-    assert sample_jobs.digest(tmp_path / "b", parts) != ours
+    assert digest(tmp_path / "b", parts) != ours
 
 
 def test_two_batches_are_in_memory_and_no_more(tmp_path):

@@ -19,11 +19,15 @@ from golden import PNG_PIXELS
 from jax.sharding import Mesh
 from PIL import Image
 
-from cv3jax import checkpoint, sample, sample_many
-from cv3jax.cascade import Cascade, build_on, load, make_stage_sampler, model_shapes
+from cv3jax import sample, sample_many
+from cv3jax.cascade.parts import build_on, model_shapes
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.checkpoints import cascades, runs
+from cv3jax.distributed.mesh import make_mesh
+from cv3jax.distributed.partitioning import context_problem
 from cv3jax.models.layers import attend
 from cv3jax.models.unet import UNet
-from cv3jax.sharding import context_problem, make_mesh
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -52,7 +56,7 @@ def larger(monkeypatch):
     """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest
     resolution.
     """
-    read = checkpoint.read_cascade
+    read = cascades.read_cascade
 
     def doubled(path):
         directory, description = read(path)
@@ -60,7 +64,7 @@ def larger(monkeypatch):
             stage["image_size"] *= 2
         return directory, description
 
-    monkeypatch.setattr(checkpoint, "read_cascade", doubled)
+    monkeypatch.setattr(runs, "read_cascade", doubled)
 
 
 def on_one_device(size: int) -> np.ndarray:
@@ -168,7 +172,7 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
         lambda stage, **options: given.append(options) or (lambda *args: None),
     )
     cascade = Cascade(
-        checkpoint.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
+        cascades.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
     )
     cascade.stage("base", None, None, np.zeros((2, 16, 16, 4)))
     assert given[0]["attend"] in (1, 2)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import assess, checkpoint, sample
-from cv3jax.cascade import load
+from cv3jax import assess, sample
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import cascades
 from cv3jax.judge import judge
 from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
@@ -21,12 +22,12 @@ COUNT = assess.BATCH
 
 @pytest.fixture(scope="module")
 def student():
-    return load(checkpoint.PACKAGED / "scenes")
+    return load(cascades.PACKAGED / "scenes")
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    return load(checkpoint.PACKAGED / "scenes_teacher")
+    return load(cascades.PACKAGED / "scenes_teacher")
 
 
 @pytest.fixture(scope="module")

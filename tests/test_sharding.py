@@ -16,22 +16,14 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import sharding
-from cv3jax.cascade import model_shapes, unet_init
+from cv3jax.cascade.parts import model_shapes, unet_init
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.distributed import partitioning
+from cv3jax.distributed.fsdp import Layout, gather_axis
+from cv3jax.distributed.mesh import AXES, batch_sharding, device_groups, make_mesh, ring
+from cv3jax.distributed.partitioning import names, spec, tree_sharding, tree_specs
 from cv3jax.models.layers import REMATS, ResBlock, SpatialTransformer, block_of
 from cv3jax.models.unet import UNet
-from cv3jax.sharding import (
-    AXES,
-    Layout,
-    batch_sharding,
-    gather_axis,
-    make_mesh,
-    names,
-    spec,
-    tree_sharding,
-    tree_specs,
-)
 from cv3jax.state import create_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -87,12 +79,12 @@ def test_fsdp_takes_one_ring_where_it_may_choose():
     def torus(*shape):
         return [Device(coords=at) for at in np.ndindex(*shape)]
 
-    assert [sharding.ring(torus(*shape)) for shape in ((16, 16, 1), (8, 8, 4), (1, 1, 1))] == [
+    assert [ring(torus(*shape)) for shape in ((16, 16, 1), (8, 8, 4), (1, 1, 1))] == [
         16,
         8,
         1,
     ]
-    assert sharding.ring([types.SimpleNamespace(process_index=i // 4) for i in range(8)]) == 4
+    assert ring([types.SimpleNamespace(process_index=i // 4) for i in range(8)]) == 4
     assert dict(make_mesh(data=-1, fsdp=-1, tensor=2).shape) == {
         "data": 1,
         "fsdp": 4,
@@ -124,12 +116,12 @@ def test_only_the_data_axis_leaves_a_slice():
         {1},
     ]
     said = [Device(id=i, slice_index=i % 2) for i in range(8)]
-    assert [[device.id for device in group] for group in sharding.device_groups(said, -1)] == [
+    assert [[device.id for device in group] for group in device_groups(said, -1)] == [
         [0, 2, 4, 6],
         [1, 3, 5, 7],
     ]
     with pytest.raises(ValueError, match="6 devices in 3 slices"):
-        sharding.device_groups([Device(id=i, slice_index=i % 3) for i in range(6)], 2)
+        device_groups([Device(id=i, slice_index=i % 3) for i in range(6)], 2)
 
 
 def test_what_fsdp_chooses_leaves_each_slice_its_data():
@@ -278,7 +270,7 @@ def two_steps(state, batch, step):
     ids=lambda axes: "x".join(map(str, axes.values())),
 )
 def test_every_mesh_computes_in_two_microbatches_what_one_device_does_in_one(axes, monkeypatch):
-    monkeypatch.setattr(sharding, "MIN_SIZE", 512)
+    monkeypatch.setattr(partitioning, "MIN_SIZE", 512)
     np.testing.assert_allclose(
         two_steps(*small_step(make_mesh(**axes), "block", accumulate=2)), alone(), rtol=1e-4
     )
@@ -287,7 +279,7 @@ def test_every_mesh_computes_in_two_microbatches_what_one_device_does_in_one(axe
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [name for name in REMATS if name != "offload"])
 def test_whatever_is_computed_again_the_update_is_the_same(remat, monkeypatch):
-    monkeypatch.setattr(sharding, "MIN_SIZE", 512)
+    monkeypatch.setattr(partitioning, "MIN_SIZE", 512)
     state, batch, step = small_step(make_mesh(data=2, fsdp=4), remat, accumulate=1)
     np.testing.assert_allclose(two_steps(state, batch, step), alone(), rtol=1e-4)
 
@@ -300,7 +292,7 @@ def test_gathered_parameters_are_gathered_again_and_never_kept(remat, least, mos
 
     A few, the last layers', need not be gathered again.
     """
-    monkeypatch.setattr(sharding, "MIN_SIZE", 512)
+    monkeypatch.setattr(partitioning, "MIN_SIZE", 512)
     mesh, model = make_mesh(data=2, fsdp=4), UNet(**SMALL, remat=remat)
     params = model_shapes(model, 32)
     layout = Layout(mesh, tree_specs(params, mesh), "float32")

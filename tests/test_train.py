@@ -18,8 +18,9 @@ from PIL import Image
 from states import named_leaves
 from toy_runs import CADENCE, numbers, squares, toy
 
-from cv3jax import build, build_vae, checkpoint, cli, train
-from cv3jax.cascade import load_params
+from cv3jax import build, build_vae, cli, train
+from cv3jax.cascade.parts import load_params
+from cv3jax.checkpoints import cascades, runs
 from cv3jax.loop import NonFiniteLossError
 from cv3jax.memory import memory_plan
 from cv3jax.metrics import read_lines
@@ -181,7 +182,7 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
     assert corners.max() <= 32
     assert len(np.unique(corners, axis=0)) > 1
     run = tiny_runs.trained("relay").workdir
-    stages = checkpoint.read_cascade(run)[1]["stages"]
+    stages = cascades.read_cascade(run)[1]["stages"]
     assert {name: stage["image_size"] for name, stage in stages.items()} == {
         "base": 32,
         "relay": 64,
@@ -193,15 +194,15 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
     with tiny_runs.split_small():
         state = build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).create()
-    directory, description = checkpoint.read_cascade(tiny_runs.trained("base").workdir)
+    directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
     ema = load_params(directory, description, ("base",))[0]["base"]
     jax.tree.map(np.testing.assert_array_equal, state.params, ema)
     jax.tree.map(np.testing.assert_array_equal, state.ema, ema)
     assert int(state.step) == 0
-    manager = checkpoint.open_manager(tiny_runs.trained("base").workdir / "checkpoints")
+    manager = runs.open_manager(tiny_runs.trained("base").workdir / "checkpoints")
     last = manager.restore(
         tiny_runs.STEPS,
-        args=checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore()),
+        args=runs.ocp.args.Composite(state=runs.ocp.args.StandardRestore()),
     ).state
     manager.close()
     # and that is the EMA, not the parameters
@@ -290,8 +291,8 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
         " command to continue\n" in after
     )
     assert "memory a device" not in after
-    assert checkpoint.steps(workdir / "checkpoints") == [3, 4]
-    checkpoint.verify(workdir / "checkpoints", 4)
+    assert runs.steps(workdir / "checkpoints") == [3, 4]
+    runs.verify(workdir / "checkpoints", 4)
 
 
 def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):

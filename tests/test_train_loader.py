@@ -13,8 +13,9 @@ import tiny_runs
 from states import untimed
 from toy_runs import CADENCE, toy
 
-from cv3jax import build, build_vae, checkpoint
+from cv3jax import build, build_vae
 from cv3jax.ahead import Ahead
+from cv3jax.checkpoints import runs
 from cv3jax.metrics import read_lines
 from data_pipeline.images import encode_png
 from data_pipeline.io.errors import InputError
@@ -178,7 +179,7 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
     ):
         run(tmp_path / "bounded", 16, most=1)
     # all steps before it were done
-    assert checkpoint.steps(tmp_path / "bounded" / "checkpoints")[-1] == counts.index(2) // 2 * 2
+    assert runs.steps(tmp_path / "bounded" / "checkpoints")[-1] == counts.index(2) // 2 * 2
 
 
 class Numbers:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from cv3jax.cascade import model_shapes
-from cv3jax.leaves import Leaf
+from cv3jax.cascade.parts import model_shapes
+from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder

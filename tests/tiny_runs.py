@@ -20,8 +20,10 @@ import pytest
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import build, build_distill, distill, recipe, sharding, train
+from cv3jax import build, build_distill, distill, recipe, train
 from cv3jax.build import Stage
+from cv3jax.distributed import partitioning
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.metrics import read_lines
 from data_pipeline import scenes as scene_data
 
@@ -233,7 +235,7 @@ def split_small():
     model would be replicated.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "MIN_SIZE", 256)
+        patch.setattr(partitioning, "MIN_SIZE", 256)
         yield
 
 
@@ -244,7 +246,7 @@ def devices(count: int):
         patch.setattr(
             build,
             "make_mesh",
-            lambda **axes: sharding.make_mesh(**{**axes, "devices": jax.devices()[:count]}),
+            lambda **axes: make_mesh(**{**axes, "devices": jax.devices()[:count]}),
         )
         yield
 

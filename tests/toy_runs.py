@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cv3jax import checkpoint
+from cv3jax.distributed.partitioning import abstract
 from cv3jax.loop import Cadence, train_loop
 from cv3jax.optim import optimizers
 from cv3jax.state import TrainState, create_state, make_train_step
@@ -64,7 +64,7 @@ def toy(
             before(int(state.step) + 1)
         return step(state, batch)
 
-    like = checkpoint.abstract(state, jax.tree.map(lambda x: x.sharding, state))
+    like = abstract(state, jax.tree.map(lambda x: x.sharding, state))
     return train_loop(
         name="toy",
         workdir=workdir,

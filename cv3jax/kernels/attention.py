@@ -23,33 +23,23 @@ from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.distributed.mesh import BATCH
 from cv3jax.kernels.attention_cpu import by_heads
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla
-from cv3jax.sharding import BATCH
 
 KINDS = ("auto", "xla", "cudnn", "splash", "heads")
-
-
 # platform → what it has beside xla
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}
-
-
 # Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the
 # chip anyway (docs/decisions.md).
 PAYS = {"splash": 32 * 2**20, "cudnn": 0, "heads": 0}
-
-
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
-
-
 # Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid
 # costs about a third of a microsecond whatever it does; 1024 × 512 float32 logits are 2 MiB, of
 # which the compiler holds a few in the 16 MiB it gives a kernel. Backward, each block of keys
 # leaves a gradient of all queries to be summed: 2048 leave two of them for 4096 keys, not four.
 FORWARD = (1024, 1024, 512)
-
-
 BACKWARD = (1024, 2048, 512)
 
 

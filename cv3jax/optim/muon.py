@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cv3jax.sharding import STACKED
+from cv3jax.distributed.partitioning import STACKED
 
 # Of X ← X (a + b XᵀX + c (XᵀX)²), one row an iteration: the best odd quintics in turn (as in Polar
 # Express, arXiv 2505.16932), for singular values in [0.01, 1], which AOL scaling (arXiv 2512.04632)

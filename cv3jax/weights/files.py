@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cv3jax.leaves import Leaf
+from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.torch_file import open_torch
 from data_pipeline.io.errors import InputError, first_line
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from cv3jax.leaves import Leaf
+from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.files import Tensors
 from data_pipeline.io.errors import InputError
 

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cv3jax.leaves import Leaf
+from cv3jax.checkpoints.streaming import Leaf
 from data_pipeline.io.errors import InputError, first_line
 
 _PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax.leaves import Leaf
+from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 

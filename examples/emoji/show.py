@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from cv3jax.cascade import load
+from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
 from cv3jax.metrics import read_lines
 from cv3jax.pictures import contact_sheet, save_png

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cv3jax.peers import Peers
+from cv3jax.distributed.liveness import Peers
 from data_pipeline.io.errors import InputError, first_line
 
 JOIN = 300  # seconds for all processes to turn up

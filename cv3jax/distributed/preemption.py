@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from cv3jax.peers import Peers
+from cv3jax.distributed.liveness import Peers
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -1,0 +1,159 @@
+"""The models of a cascade's parts: built from their description, initialised, loaded."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from cv3jax.checkpoints import cascades
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.distributed.partitioning import abstract, make_constrain
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from data_pipeline.io.errors import InputError
+from data_pipeline.tokenizer import load_tokenizer
+
+
+def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
+    """(shapes, shardings) → the EMA of `part` of the checkpoint at `path`, placed so.
+
+    Raises:
+        InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
+    """
+    directory, description = cascades.read_cascade(path)
+    parts = [name for name in ("vae",) if name in description] + sorted(description["stages"])
+    if part not in parts:
+        raise InputError(
+            f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see"
+            " config.init_part"
+        )
+
+    def load(shapes, shardings):
+        theirs = part_shapes(description, part)
+        if jax.tree.map(lambda x: x.shape, theirs) != jax.tree.map(lambda x: x.shape, shapes):
+            where = f"{directory}/{cascades.CASCADE}"
+            raise InputError(
+                f"config.init_from = {path}: its {part} has other sizes than config.model; they"
+                f" stand in {where}"
+            )
+        return load_params(directory, description, (part,), lambda _: shardings)[0][part]
+
+    return load
+
+
+def model_of(cls: type, section: ConfigDict, where: str, **extra: Any) -> Any:
+    """A model from a config section; InputError names the section."""
+    try:
+        return build_model(cls, dict(section), **extra)
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
+
+
+def build_model(cls: type, fields: dict, **extra: Any) -> Any:
+    """A model from the fields of a description, lists of JSON made tuples.
+
+    Raises InputError on one it lacks or `extra` sets.
+    """
+    known = {field.name for field in dataclasses.fields(cls)} - set(extra)
+    if unknown := sorted(set(fields) - known):
+        raise InputError(
+            f"{cls.__name__} has no field {', '.join(unknown)}; it has"
+            f" {', '.join(sorted(known - {'parent', 'name'}))}"
+        )
+    return cls(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        },
+        **extra,
+    )
+
+
+def build_on(mesh: Mesh | None, cls: type, fields: dict, **extra: Any) -> Any:
+    """`build_model`, of a model that runs on `mesh`: told how its activations lie there, where it
+    asks.
+    """
+    if mesh is not None and "constrain" in {field.name for field in dataclasses.fields(cls)}:
+        extra["constrain"] = make_constrain(mesh)
+    return build_model(cls, fields, **extra)
+
+
+def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
+    """key → fresh UNet parameters for text features of that width."""
+    side = 2 ** (len(model.channel_mult) - 1)
+
+    def init(key):
+        cond = make_cond(jnp.zeros((1, 8, text_width)), square_sizes(1, 64))
+        return model.init(
+            key, jnp.zeros((1, side, side, model.out_channels)), jnp.zeros((1,), jnp.int32), cond
+        )["params"]
+
+    return init
+
+
+def t5_init(model: T5Encoder) -> Callable[[jax.Array], Any]:
+    """key → fresh text encoder parameters."""
+    return lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+
+
+def vae_init(model: Autoencoder) -> Callable[[jax.Array], Any]:
+    """key → fresh autoencoder parameters."""
+    return lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
+
+
+@functools.cache  # tracing a UNet takes seconds, and many commands ask for the same one
+def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> Any:
+    """The parameters of a model, as ShapeDtypeStructs; a UNet's for text features of that width.
+
+    Not to be changed in place.
+    """
+    if isinstance(model, UNet):
+        init = unet_init(model, text_width)
+    else:
+        init = t5_init(model) if isinstance(model, T5Encoder) else vae_init(model)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def part_shapes(description: dict, part: str) -> Any:
+    """The parameters of a part as its description says, as ShapeDtypeStructs."""
+    if part == "vae":
+        return model_shapes(build_model(Autoencoder, description["vae"]["model"]))
+    if part == "t5":
+        return model_shapes(build_model(T5Encoder, description["t5"]["model"]))
+    stage = description["stages"][part]
+    return model_shapes(build_model(UNet, stage["model"]), stage["text_width"])
+
+
+def load_params(
+    directory: Path,
+    description: dict,
+    parts: tuple[str, ...] = (),
+    placement: Callable | None = None,
+) -> tuple[dict, Callable | None]:
+    """(parameters by part, tokenizer or None) of the parts named, or of all there are, where
+    `placement` puts each (shapes → shardings).
+
+    Default: the first device of this process, however many a part was trained on.
+    """
+    placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
+    stages = description.get("stages", {})
+    available = [name for name in ("vae", "t5") if name in description] + sorted(stages)
+    if missing := [part for part in parts if part not in available]:
+        raise InputError(f"{directory} has no {', '.join(missing)}, only {', '.join(available)}")
+    params = {}
+    for part in parts or available:
+        tree = part_shapes(description, part)
+        params[part] = cascades.load_part(directory / part, abstract(tree, placement(tree)))
+    tokenize = (
+        load_tokenizer(directory / "t5" / "tokenizer", description["t5"]["length"])
+        if "t5" in params
+        else None
+    )
+    return params, tokenize

@@ -1,0 +1,101 @@
+"""One stage as a jitted sampling function."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cv3jax.cascade.parts import build_model, build_on
+from cv3jax.diffusion import sampler
+from cv3jax.diffusion.conditioning import make_cond, normals, square_sizes
+from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.schedule import base_grid, ddpm_sigma, relay_grid
+from cv3jax.distributed.mesh import BATCH
+from cv3jax.kernels.attention import make_attend
+from cv3jax.models.layers import Attend
+from cv3jax.models.layers import attend as xla_attention
+from cv3jax.models.unet import UNet
+from data_pipeline.io.errors import InputError
+
+
+def stage_attend(stage: dict, attention: str, mesh: Mesh) -> Attend:
+    """A stage's attention by name, on the devices of `mesh`.
+
+    Raises InputError on one that these or its heads do not allow.
+    """
+    model = build_model(UNet, stage["model"])
+    try:
+        return make_attend(
+            attention,
+            mesh.devices.flat[0].platform,
+            mesh,
+            head_dim=model.head_dim,
+            dtype=model.dtype,
+        )
+    except ValueError as e:
+        raise InputError(str(e)) from e
+
+
+def make_stage_sampler(
+    stage: dict,
+    *,
+    steps: int,
+    unguided: bool = False,
+    eta: float = 0.0,
+    form: str = "released",
+    mesh: Mesh | None = None,
+    attend: Attend = xla_attention,
+) -> Callable:
+    """A stage's jitted sampler: (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B],
+    w) → latents [B, h, w, z].
+
+    A base stage starts from the noise, a relay stage from `low` and the noise. With η > 0 each
+    image draws from its own key, so its pixels do not depend on the batch it is made in. A
+    distilled model is told the guidance weight w, a scalar or [B], others are guided by it;
+    `unguided` saves them half of the work where it is 1.
+    """
+    model = build_on(mesh, UNet, stage["model"], attend=attend)
+    relay = stage["kind"] == "relay"
+    grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
+    plain = make_denoiser(
+        lambda p, x, i, c: model.apply({"params": p}, x, i, c),
+        jnp.asarray(ddpm_sigma()),
+        stage["prediction"],
+    )
+
+    def run(params, text, low, noise, keys, w):
+        denoise = plain if unguided or model.w_dim else guided(plain, w)
+        told = jnp.broadcast_to(w, text.shape[:1]) if model.w_dim else None
+        cond = make_cond(
+            text, square_sizes(text.shape[0], noise.shape[1] * stage["factor"]), told, model.w_dim
+        )
+        low = low if relay else None
+        x = sampler.start(grid, noise, low)
+        return sampler.sample(
+            lambda x, t: denoise(params, x, t, cond),
+            grid,
+            x,
+            low,
+            keys=fold(keys, 1),
+            eta=eta,
+            form=form,
+        )[0]
+
+    return jax.jit(run, out_shardings=images_sharding(mesh))
+
+
+def images_sharding(mesh: Mesh | None) -> NamedSharding | None:
+    """Where latents and pictures [B, H, ...] lie on a mesh: rows over data and fsdp, height over
+    context.
+    """
+    return None if mesh is None else NamedSharding(mesh, P(BATCH, "context"))
+
+
+draw_noise = jax.jit(normals, static_argnums=1)
+
+
+def fold(keys: jax.Array, number: int) -> jax.Array:
+    """A fresh key for each of `keys`."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -1,0 +1,1 @@
+"""What is written and read back: a run's checkpoints, and the cascade directory."""

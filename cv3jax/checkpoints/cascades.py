@@ -1,0 +1,232 @@
+"""The cascade directory that sampling, serving and other runs share: `cascade.json` and one
+orbax tree per part, each with a manifest.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from cv3jax.checkpoints import manifest, streaming
+from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
+from data_pipeline.io.errors import InputError, first_line, naming
+
+CASCADE = "cascade.json"
+# small trained cascades that are installed with the code, each found by its name
+PACKAGED = Path(__file__).parent.parent / "packaged"
+FORMAT = 2
+STAGES = ("base", "relay")
+FIELDS = {  # what a description must hold, and of which type
+    "vae": {"model": dict, "scale": (int, float)},
+    "t5": {"model": dict, "length": int},
+    "stage": {
+        "kind": str,
+        "model": dict,
+        "text_width": int,
+        "prediction": str,
+        "factor": int,
+        "image_size": int,
+        "start": int,
+        "steps": int,
+        "guidance": (int, float),
+        "eta": (int, float),
+        "form": str,
+    },
+}
+
+
+def save_part(directory: str | Path, params: Any) -> None:
+    """Write one part's parameters, arrays or `leaves.Leaf`, as an orbax tree, replacing what is
+    there. Raises OSError.
+    """
+    path = Path(directory).absolute()
+    background = ocp.options.AsyncOptions(
+        timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path.parent, path.name)
+    )
+    handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardSave(params)
+    if isinstance(jax.tree.leaves(params)[0], streaming.Leaf):
+        handler, args = streaming.handler(), streaming.save_args(params)
+    try:
+        with ocp.AsyncCheckpointer(handler, async_options=background) as checkpointer:
+            checkpointer.save(path, args=args, force=True)
+    except (OSError, ValueError) as e:
+        if (reason := os_error(e)) is None:
+            raise
+        shutil.rmtree(path.with_name(path.name + UNFINISHED), ignore_errors=True)
+        raise OSError(
+            reason.errno,
+            f"could not be written ({reason.strerror}); make room and run the same command",
+            str(directory),
+        ) from e
+
+
+def check_part(directory: str | Path) -> None:
+    """Raise InputError unless a part is as it was written.
+
+    One of another program has no manifest, and is taken as it is.
+    """
+    path = Path(directory)
+    if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
+        raise InputError(
+            f"{directory} is damaged: {problem}; restore it, or have its run write it again"
+        )
+
+
+def load_part(directory: str | Path, like: Any) -> Any:
+    """Read one part's parameters as `like` says: shapes, dtypes and (optionally) shardings.
+
+    Raises:
+        InputError: missing, damaged, or of other names or shapes than `like`.
+    """
+    path = Path(directory).absolute()
+    if not path.is_dir():
+        raise InputError(f"{directory} does not exist: the checkpoint has no such part")
+    check_part(directory)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            # what was stored by NumPy comes back so
+            return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
+    except (*MISMATCH, FileNotFoundError) as e:
+        raise InputError(
+            f"{directory} does not hold the model that {CASCADE} describes: {first_line(e)}"
+        ) from e
+
+
+def packaged() -> list[str]:
+    """The names of the cascades that came with the package."""
+    return sorted(place.parent.name for place in PACKAGED.glob(f"*/{CASCADE}"))
+
+
+def cascade_at(path: str | Path) -> Path | None:
+    """The cascade directory at `path`, or the one a run left in `path`/cascade; the packaged one of
+    that name where nothing is; or None.
+    """
+    path = Path(path)
+    if str(path) in packaged() and not path.exists():
+        return PACKAGED / path
+    return next((place for place in (path, path / "cascade") if (place / CASCADE).is_file()), None)
+
+
+def find_cascade(path: str | Path) -> Path:
+    """`cascade_at`; raises InputError where that is None."""
+    if (place := cascade_at(path)) is not None:
+        return place
+    names = packaged()
+    others = f", or one that is installed: {', '.join(names)}" if names else ""
+    if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
+        others = f"; the installed {path} is {PACKAGED / path}"
+    advice = f"give a run's --workdir or its cascade{others}"
+    raise InputError(
+        f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}; {advice}"
+    )
+
+
+def read_cascade(path: str | Path) -> tuple[Path, dict]:
+    """(directory, description) of the cascade at `path`.
+
+    Raises InputError when missing, damaged or of another format.
+    """
+    directory = find_cascade(path)
+    try:
+        description = json.loads((directory / CASCADE).read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{directory / CASCADE} is damaged: {first_line(e)}") from e
+    if not isinstance(description, dict) or description.get("format") not in (1, FORMAT):
+        raise InputError(f"{directory / CASCADE} is not a cascade description of format {FORMAT}")
+    if description["format"] == 1:
+        _widen(description)
+    if problem := _misfit(description):
+        raise InputError(f"{directory / CASCADE} is damaged: {problem}")
+    return directory, description
+
+
+def _widen(description: dict) -> None:
+    """Make format 1 the present one: its stages always stood beside the text encoder whose features
+    they read.
+    """
+    # what is wrong with it is said next
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
+        for stage in description["stages"].values():
+            stage.setdefault("text_width", description["t5"]["model"]["channels"])
+
+
+def _misfit(description: dict) -> str | None:
+    """What is wrong with a description from outside: its names become paths and its values
+    sizes.
+    """
+    stages = description.get("stages")
+    if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
+        return f"stages must be of {' and '.join(STAGES)}" + (
+            f", not {foreign[0]!r}" if isinstance(stages, dict) else ""
+        )
+    sections = {
+        **{name: FIELDS[name] for name in ("vae", "t5") if name in description},
+        **dict.fromkeys(stages, FIELDS["stage"]),
+    }
+    for name, fields in sections.items():
+        section = stages[name] if name in stages else description[name]
+        for field, kinds in fields.items():
+            if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
+                return f"{name} has no proper {field}"
+    for name, stage in stages.items():
+        if "distilled" in stage and not _knows(stage["distilled"]):
+            return f"{name} has no proper distilled"
+        if (
+            "t5" in description
+            and description["t5"]["model"].get("channels") != stage["text_width"]
+        ):
+            return (
+                f"the {name} reads text features {stage['text_width']} wide, t5 makes"
+                f" {description['t5']['model'].get('channels')}"
+            )
+    return None
+
+
+def _knows(distilled: Any) -> bool:
+    """Whether an entry says for how many steps, and which w (None: not known), a stage was
+    distilled.
+    """
+    if (
+        not isinstance(distilled, dict)
+        or not isinstance(distilled.get("steps"), int)
+        or "w" not in distilled
+    ):
+        return False
+    w = distilled["w"]
+    return w is None or (
+        isinstance(w, list) and len(w) == 2 and all(isinstance(x, (int, float)) for x in w)
+    )
+
+
+def write_cascade(directory: str | Path, description: dict) -> None:
+    """Write cascade.json last and whole: a directory without one is not a cascade yet."""
+    target = Path(directory) / CASCADE
+    temporary = target.with_suffix(".tmp")
+    with naming(temporary):
+        temporary.write_text(
+            json.dumps({"format": FORMAT, **description}, indent=2, sort_keys=True) + "\n"
+        )
+    temporary.replace(target)
+
+
+def carry_part(source: str | Path, target: str | Path) -> None:
+    """Bring a part of one cascade into another: hard links where the file system has them (parts
+    are never changed in place).
+    """
+
+    def link(a, b):
+        try:
+            os.link(a, b)
+        except OSError:  # another file system
+            shutil.copy2(a, b)
+
+    if Path(source).resolve() == Path(target).resolve():
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=link)

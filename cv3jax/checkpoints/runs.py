@@ -1,0 +1,205 @@
+"""A run's resumable checkpoints: train state, data position and run facts in one step directory.
+
+It gets its manifest (every file's SHA-256) and only then its name, so a killed save leaves the
+previous one, and damage is seen before anything is read.
+"""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import grain
+import orbax.checkpoint as ocp
+
+from cv3jax.checkpoints import manifest
+from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
+from data_pipeline.io.errors import InputError, first_line
+
+
+class DamagedError(InputError):
+    """A checkpoint is not what was written.
+
+    `path` is its directory, `what` the line without advice, `intact` the newest whole step.
+    """
+
+    def __init__(self, path: Path, problem: str, intact: int | None):
+        self.path, self.what, self.intact = path, f"checkpoint {path} is damaged: {problem}", intact
+        older = (
+            "start anew (no older one is intact)"
+            if intact is None
+            else f"give --resume_from={intact} to go on from that older one"
+        )
+        super().__init__(f"{self.what}; restore the file, or {older}")
+
+
+def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
+    """The checkpoints under `directory`, the newest `keep` of them; saves run in the background.
+
+    Close it when done.
+    """
+    path = Path(directory).absolute()
+    background = ocp.options.AsyncOptions(
+        timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path, "[0-9]*")
+    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, async_options=background)
+    return ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
+
+
+def steps(directory: str | Path) -> list[int]:
+    """The steps of the complete checkpoints under `directory`, oldest first: by their names,
+    whatever the files' times.
+    """
+    return sorted(
+        int(path.name)
+        for path in Path(directory).glob("[0-9]*")
+        if path.name.isdigit() and path.is_dir()
+    )
+
+
+def remove_unfinished(directory: str | Path) -> None:
+    """Remove what killed or failed saves left; it would only take up space.
+
+    Nothing else may be saving there.
+    """
+    for path in Path(directory).glob(f"[0-9]*{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_old(directory: str | Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints: a kill may have come when one of them was half
+    removed.
+    """
+    for step in steps(directory)[:-keep]:
+        shutil.rmtree(Path(directory) / str(step))
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, run: dict
+) -> None:
+    """Save train state, data position and `run` (JSON: the config, seconds so far) as `step`.
+
+    Returns once `state` may be donated.
+
+    All processes call it. The position is the same for all of them, and for any number of them.
+
+    Raises:
+        OSError: this checkpoint or the one before it could not be written; which remain is said.
+    """
+    items = {
+        "state": ocp.args.StandardSave(state),
+        "data": ocp.args.JsonSave(data.get_state()),
+        "run": ocp.args.JsonSave(run),
+    }
+    with _writing(manager):
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def check_saved(manager: ocp.CheckpointManager) -> None:
+    """Raise what `save` would if the save in the background has failed meanwhile.
+
+    Does not wait for one that runs.
+    """
+    if not manager.is_saving_in_progress():
+        finish(manager)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Wait for the save in the background; raises as `save` does."""
+    with _writing(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(manager: ocp.CheckpointManager):
+    try:
+        yield
+    except (OSError, ValueError) as e:
+        reason = os_error(e)
+        if reason is None:
+            raise
+        directory = Path(manager.directory)
+        remove_unfinished(directory)  # a full disk has no room for it
+        left = steps(directory)
+        kept = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
+        line = (
+            f"a checkpoint could not be written ({reason.strerror}), {kept}; make room and run the"
+            " same command to continue"
+        )
+        raise OSError(reason.errno, line, str(directory)) from e
+
+
+def verify(directory: str | Path, step: int) -> None:
+    """Raise DamagedError, naming file and newest intact older step, unless the checkpoint of `step`
+    is as it was written.
+    """
+    directory = Path(directory)
+    if problem := manifest.damage(directory / str(step)):
+        older = (
+            s
+            for s in reversed(steps(directory))
+            if s < step and manifest.damage(directory / str(s)) is None
+        )
+        raise DamagedError(directory / str(step), problem, next(older, None))
+
+
+def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
+    """Move the checkpoints newer than `step` into `target`, deleting none.
+
+    Returns where they are.
+    """
+    moved = []
+    for newer in (s for s in steps(directory) if s > step):
+        target.mkdir(exist_ok=True)
+        names = (target / (f"{newer}" if n == 0 else f"{newer}.{n}") for n in range(10_000))
+        place = next(path for path in names if not path.exists())
+        moved.append((Path(directory) / str(newer)).rename(place))
+    return moved
+
+
+def read_run(manager: ocp.CheckpointManager, step: int) -> dict:
+    """The `run` facts of a checkpoint."""
+    return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+
+
+def run_of(directory: str | Path, step: int) -> dict:
+    """`read_run` of the checkpoints under `directory`."""
+    manager = open_manager(directory)
+    try:
+        return read_run(manager, step)
+    finally:
+        manager.close()
+
+
+def restore(
+    manager: ocp.CheckpointManager, step: int, like: Any, data: grain.DatasetIterator
+) -> Any:
+    """The state of `step`, placed as `like` (ShapeDtypeStructs with shardings, of any mesh); `data`
+    is set to its position.
+
+    `verify` it first: some damage would come back as other numbers.
+
+    Raises:
+        InputError: the checkpoint belongs to another model.
+    """
+    try:
+        state = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        ).state
+        data.set_state(_position(Path(manager.directory) / str(step) / "data"))
+        data.start_prefetch()
+        return state
+    except MISMATCH as e:
+        where = f"checkpoint {Path(manager.directory) / str(step)}"
+        raise InputError(
+            f"{where} is not of this model ({first_line(e)}); give a new --workdir"
+        ) from e
+
+
+def _position(directory: Path) -> dict:
+    """The data position; older checkpoints have it under another name."""
+    names = ("metadata", "process_0-of-1.json")
+    return json.loads(
+        next(directory / name for name in names if (directory / name).is_file()).read_text()
+    )

@@ -1,0 +1,1 @@
+"""The mesh, what is sharded how, and the processes of a run."""

@@ -1,0 +1,55 @@
+"""XLA's CPU flags, which backend JAX loads, and programs that are compiled for one call."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def jit_once(function: Callable, shardings: Any) -> Callable:
+    """`function` jitted for a single call: on a CPU, compiling it well takes seconds and saves a
+    fraction of one.
+    """
+    platform = jax.tree.leaves(shardings)[0].mesh.devices.flat[0].platform
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(function, out_shardings=shardings, compiler_options=options)
+
+
+def tune_cpu() -> None:
+    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions,
+    those of products and sums stay.
+
+    Must come before the first use of a backend. A flag that XLA does not know ends the process, so
+    only those that do get it; one that XLA_FLAGS already sets stays.
+    """
+    import jaxlib
+
+    flag, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
+    if jaxlib.__version__.startswith("0.10.") and flag not in flags:
+        kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}={kinds}".strip()
+
+
+def prefer_cpu(devices: Path = Path("/dev")) -> None:
+    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and
+    none of either is there.
+
+    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS
+    overrides.
+    """
+    import jax
+
+    installed = any(
+        importlib.util.find_spec(name)
+        for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+    )
+    there = any(
+        next(devices.glob(pattern), None)
+        for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*")
+    )
+    if installed and not there and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")

@@ -1,0 +1,158 @@
+"""The mesh: its axes, how devices are laid out on it, and how a batch is sharded."""
+
+import collections
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data_pipeline.io.errors import InputError
+
+
+def choose_mesh(text: str | None, count: int) -> Mesh | None:
+    """The mesh of `--mesh` over this process's devices; without it, `count` pictures over as many
+    of them as they fill, None for one.
+    """
+    devices = jax.local_devices()
+    if text is None:
+        return make_mesh(devices=devices[:count]) if min(len(devices), count) > 1 else None
+    try:
+        given = [axis.split("=") for axis in text.split(",")]
+        sizes = {name: int(size) for name, size in given}
+    except ValueError:
+        sizes = {}
+    if not sizes or len(sizes) < len(given) or not sizes.keys() <= set(AXES):
+        raise InputError(
+            f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
+        )
+    try:
+        return make_mesh(**{"data": 1 if -1 in sizes.values() else -1, **sizes}, devices=devices)
+    except ValueError as e:
+        raise InputError(f"--mesh {text}: {e}") from e
+
+
+AXES = ("data", "fsdp", "tensor", "context")
+BATCH = ("data", "fsdp")  # the batch axis is split over both
+
+
+def make_mesh(
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    context: int = 1,
+    slices: int = 1,
+    devices: list | None = None,
+) -> Mesh:
+    """A mesh of the four axes over all devices; one axis may be -1 and takes what is left.
+
+    data and fsdp may be -1 together: fsdp then takes one `ring` of the devices, and data the rest.
+    A gather around a ring is one: over more of a torus the TPU compiler makes it an all-reduce of
+    zero-padded parts, of twice the bytes. `slices` > 1: the devices are that many groups joined by
+    a slower network (-1: as many as they say), and data, the axis that communicates once a step, is
+    split over them first; the other axes stay within a group. Fewer than they say: whole slices are
+    joined, and with 1 any axis may leave a slice.
+
+    Raises:
+        ValueError: sizes that do not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    groups = device_groups(devices, slices)
+    sizes = [data, fsdp, tensor, context]
+    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1 + (data == fsdp == -1):
+        raise ValueError(
+            "mesh axes must be positive, one of them (or data and fsdp) may be -1, not"
+            f" {dict(zip(AXES, sizes, strict=True))}"
+        )
+    if data == fsdp == -1:
+        sizes[1] = math.gcd(ring(groups[0]), max(len(groups[0]) // (tensor * context), 1))
+    if -1 in sizes:
+        known = -math.prod(sizes)
+        if len(devices) % known:
+            raise ValueError(
+                f"{len(devices)} devices do not divide over mesh {dict(zip(AXES, sizes, strict=True))}"
+            )
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} devices, there are"
+            f" {len(devices)}"
+        )
+    if sizes[0] % len(groups):
+        right = f"take a multiple of {len(groups)} or -1, or join them with slices = 1"
+        raise ValueError(
+            f"mesh data = {sizes[0]} does not divide over {len(groups)} slices; {right}"
+        )
+    within = (sizes[0] // len(groups), *sizes[1:])
+    return Mesh(
+        np.concatenate([_laid_out(within, group) for group in groups]),
+        AXES,
+        axis_types=(AxisType.Auto,) * 4,
+    )
+
+
+def _laid_out(shape: tuple[int, ...], group: list) -> np.ndarray:
+    """The devices of a slice along its links; those of several slices one slice after the other, so
+    that the last axes stay within.
+    """
+    if len({slice_of(device) for device in group}) > 1:
+        return np.array(group, object).reshape(shape)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=group).devices
+
+
+def slice_of(device: Any) -> tuple[int, int]:
+    """Which slice a device says it is of: of a TPU pod's, or of GPUs the partition, which is a host
+    or the hosts that NVLink joins.
+    """
+    coords = getattr(device, "coords", None)
+    return getattr(device, "slice_index", None) or 0, (
+        coords[0] if coords and device.platform == "gpu" else 0
+    )
+
+
+def ring(devices: list) -> int:
+    """How many devices of a slice the fastest links join in a circle: the longest axis of their
+    torus, or else those of one host.
+    """
+    devices = [device for device in devices if slice_of(device) == slice_of(devices[0])]
+    coords = [getattr(device, "coords", None) for device in devices]
+    if all(coords):
+        return max(len(set(axis)) for axis in zip(*coords, strict=True))
+    return max(collections.Counter(device.process_index for device in devices).values())
+
+
+def device_groups(devices: list, slices: int) -> list[list]:
+    """`devices` by slice: as they say they lie (their hosts where that is all one), cut or joined
+    to `slices` equal groups.
+    """
+
+    def place(device):
+        return slice_of(device), device.process_index
+
+    found = len(set(map(slice_of, devices)))
+    slices = found if slices == -1 else slices
+    if slices < 1 or len(devices) % slices or (slices % found and found % slices):
+        raise ValueError(
+            f"mesh slices = {slices}: {len(devices)} devices in {found} slices are not so many"
+            " equal groups"
+        )
+    size = len(devices) // slices
+    ordered = sorted(devices, key=place)  # stable: within a host the order stays
+    return [ordered[i : i + size] for i in range(0, len(devices), size)]
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over data and fsdp."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Over how many devices the batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
