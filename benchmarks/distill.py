@@ -32,20 +32,21 @@ from ml_collections import ConfigDict
 
 from cv3jax import flops, recipe
 from cv3jax.abstract import frozen_facts
-from cv3jax.build import attend_of, plan
 from cv3jax.cascade.parts import model_of
 from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
-from cv3jax.diffusion_steps import diffusion_steps, train_args
-from cv3jax.distill_plan import plans
-from cv3jax.distill_steps import round_of
-from cv3jax.distillation import told
+from cv3jax.distillation.loss import told
+from cv3jax.distillation.programs import round_of
+from cv3jax.distillation.rounds import plans
 from cv3jax.distributed.backend import jit_once, tune_cpu
 from cv3jax.distributed.batches import placement
 from cv3jax.models.precision import as_computed
 from cv3jax.models.unet import UNet
-from cv3jax.state import create_state
+from cv3jax.training.programs import diffusion_steps, train_args
+from cv3jax.training.stage import plan
+from cv3jax.training.state import attend_of
+from cv3jax.training.train_step import create_state
 
 MOST = 1.05
 RECIPES = ("scenes_distill_base", "scenes_distill_relay")

@@ -24,9 +24,10 @@ import measure
 from ml_collections import ConfigDict
 
 from cv3jax import recipe
-from cv3jax.build import Stage, build
 from cv3jax.distributed.backend import tune_cpu
-from cv3jax.loop import Cadence, train_loop
+from cv3jax.training.build import build
+from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.stage import Stage
 from data_pipeline import scenes
 from data_pipeline.io.files import write_json
 

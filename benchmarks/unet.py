@@ -42,7 +42,7 @@ from cv3jax.kernels.attention import make_attend
 from cv3jax.models.unet import UNet
 from cv3jax.optim.learning_rate import learning_rate
 from cv3jax.optim.optimizers import make_optimizer
-from cv3jax.state import create_state, make_train_step
+from cv3jax.training.train_step import create_state, make_train_step
 from cv3jax.weights.diffusers import unet_config, unet_names
 from cv3jax.weights.names import unet_entries
 from cv3jax.weights.tree import to_torch

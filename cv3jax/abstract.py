@@ -11,18 +11,21 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cv3jax.build import attend_of, batch_like, check, plan
-from cv3jax.build_diffusion import check_sides, describe, random_facts, whole_side
-from cv3jax.build_vae import vae_step
 from cv3jax.cascade.parts import build_model, model_of
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
-from cv3jax.diffusion_steps import diffusion_steps, encode_args, train_args
-from cv3jax.distill_plan import plans
+from cv3jax.distillation.rounds import plans
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
+from cv3jax.training.autoencoder import vae_step
+from cv3jax.training.data import batch_like
+from cv3jax.training.frozen import check_sides, describe, random_facts, whole_side
+from cv3jax.training.programs import diffusion_steps, encode_args, train_args
+from cv3jax.training.stage import plan
+from cv3jax.training.state import attend_of
+from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")

@@ -21,14 +21,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import distill, recipe, train
+from cv3jax import recipe
 from cv3jax.assess import assess, draw, round_trip
 from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.metrics import read_lines
+from cv3jax.distillation import run as distilling
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.report import write_report
+from cv3jax.training import run as training
+from cv3jax.training.metrics import read_lines
 from data_pipeline import scenes
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
@@ -126,7 +128,7 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     config = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
     with config.unlocked():
         config.init_from = str(workdir / "base") if stage == "relay" else None
-    return finish(workdir / stage, lambda place: train.run(config, place))
+    return finish(workdir / stage, lambda place: training.run(config, place))
 
 
 def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
@@ -136,7 +138,7 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
         print(f"quickstart: {stage}, distilled", file=sys.stderr)
         config = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
         figures[stage] = finish(
-            workdir / f"distill_{stage}", functools.partial(distill.run, config)
+            workdir / f"distill_{stage}", functools.partial(distilling.run, config)
         )
     return figures
 

@@ -9,7 +9,7 @@ import tiny_runs
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import encode
+from cv3jax.precompute import run as precomputing
 from data_pipeline.cache import EncodedSource, open_cache
 from data_pipeline.records import RecordSource, RecordWriter, open_records
 
@@ -61,7 +61,9 @@ def companion(latents: str | None, text: str | None) -> Path:
     name = f"encoded_{latents}_{text}"
     with once(name) as missing:
         if missing:
-            encode.run(config("relay"), root() / name, latents=latents, text=text, batch=BATCH)
+            precomputing.run(
+                config("relay"), root() / name, latents=latents, text=text, batch=BATCH
+            )
     return root() / name
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv3jax import build_distill, distill
-from cv3jax.distill_bench import Bench
+from cv3jax.distillation import build as building
+from cv3jax.distillation import run as distilling
+from cv3jax.distillation.evaluation import Bench
 
 SHEET = np.zeros((8, 8, 3), np.uint8)
 
@@ -78,7 +79,7 @@ def hollow(
 
         return step
 
-    patch.setattr(distill, "make_bench", Told)
-    patch.setattr(distill, "parity", lambda *_: 0.0)
-    patch.setattr(build_distill, "round_step", round_step)
+    patch.setattr(distilling, "make_bench", Told)
+    patch.setattr(distilling, "parity", lambda *_: 0.0)
+    patch.setattr(building, "round_step", round_step)
     return seen

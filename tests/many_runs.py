@@ -21,16 +21,17 @@ import numpy as np
 import optax
 from tiny_runs import environment
 
-from cv3jax import cli, train
+from cv3jax import cli
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import partitioning, processes
 from cv3jax.distributed.batches import own_rows, placer
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
-from cv3jax.loop import Cadence, train_loop
 from cv3jax.optim import optimizers
-from cv3jax.state import TrainState, create_state, make_train_step
+from cv3jax.training import resume
+from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.train_step import TrainState, create_state, make_train_step
 from data_pipeline.images import encode_png
 from data_pipeline.loader import make_loader
 
@@ -139,7 +140,7 @@ def run(
             before(count)
         return step_fn(state, batch)
 
-    with train.hold(workdir):
+    with resume.hold(workdir):
         state = create() if not runs.steps(workdir / "checkpoints") else None
         return train_loop(
             name="many",

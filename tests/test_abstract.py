@@ -8,11 +8,14 @@ import pytest
 import tiny_runs
 from states import name_of
 
-from cv3jax import abstract, build, build_diffusion, build_distill, recipe
+from cv3jax import abstract, recipe
 from cv3jax.abstract import program
 from cv3jax.cascade import pipeline
-from cv3jax.distill_plan import plans
+from cv3jax.distillation import build as building
+from cv3jax.distillation.rounds import plans
 from cv3jax.distributed.mesh import make_mesh
+from cv3jax.training import diffusion
+from cv3jax.training.build import build
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -51,9 +54,9 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
 
         return encode, train
 
-    monkeypatch.setattr(build_diffusion, "compiled_and_announced", programs)
+    monkeypatch.setattr(diffusion, "compiled_and_announced", programs)
     with tiny_runs.split_small():
-        run = build.build(config, tmp_path)
+        run = build(config, tmp_path)
         run.step(run.create(), run.place(next(run.data)))
         ours = {step: program(config, jax.devices(), step) for step in called}
     assert facts(ours["encode"].args) == facts(called["encode"])
@@ -121,22 +124,22 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
         return (train, encode)
 
     monkeypatch.setattr(
-        build_distill,
+        building,
         "compiled_and_announced",
         lambda compiled, *rest: programs(compiled, *rest)[: len(compiled)],
     )
     with tiny_runs.split_small():
-        work = build_distill.build_distillation(config, tmp_path)
+        work = building.build_distillation(config, tmp_path)
         teacher, plan = work.teacher, work.rounds[0]
         if step == "later":
             teacher, plan = (
-                build_distill.Trained(done, build_distill.student_stage(work, plan)),
+                building.Trained(done, building.student_stage(work, plan)),
                 work.rounds[1],
             )
-        params = build_distill.load_stage(work, teacher)
-        state = build_distill.create_student(work, plan, teacher, params)
-        data, placed = build_distill.round_data(work, plan)
-        build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))(
+        params = building.load_stage(work, teacher)
+        state = building.create_student(work, plan, teacher, params)
+        data, placed = building.round_data(work, plan)
+        building.round_step(work, plan, teacher, building.as_frozen(work, params))(
             state, placed(next(data))
         )
         ours = {name: program(config, jax.devices(), name) for name in called}

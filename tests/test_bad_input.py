@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from cv3jax import cli, train
+from cv3jax import cli
 from cv3jax.distributed.backend import tune_cpu
+from cv3jax.training import run as training
 from data_pipeline.images import encode_png
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -129,7 +130,7 @@ def refused(command: str, argv: list[str], capsys, contains: str) -> None:
     gc.collect()
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train_loop", lambda **_: pytest.fail("accepted"))
+        patch.setattr(training, "train_loop", lambda **_: pytest.fail("accepted"))
         with pytest.raises(SystemExit) as e:
             cli.run_command(main, argv)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()

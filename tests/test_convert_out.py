@@ -35,7 +35,7 @@ from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.state import create_state
+from cv3jax.training.train_step import create_state
 from data_pipeline.io.errors import InputError
 from data_pipeline.tokenizer import train_tokenizer
 

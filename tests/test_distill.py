@@ -16,14 +16,17 @@ import tiny_runs
 from hollow_rounds import hollow
 from PIL import Image
 
-from cv3jax import build_distill, cli, distill
+from cv3jax import cli
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.distill_parity import TOLERANCE, parity
-from cv3jax.distill_plan import Plan
-from cv3jax.distill_steps import round_of
-from cv3jax.distill_watch import Watch
-from cv3jax.metrics import read_lines
+from cv3jax.commands import distill
+from cv3jax.distillation import build as building
+from cv3jax.distillation import run as distilling
+from cv3jax.distillation.monitor import Watch
+from cv3jax.distillation.parity import TOLERANCE, parity
+from cv3jax.distillation.programs import round_of
+from cv3jax.distillation.rounds import Plan
+from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -106,8 +109,8 @@ def hashes(part: Path) -> dict:
 
 def test_teacher_and_student_lie_in_shards(tmp_path):
     with tiny_runs.split_small():
-        work = build_distill.build_distillation(tiny_runs.distill_config("relay"), tmp_path)
-        params = build_distill.load_stage(work, work.teacher)
+        work = building.build_distillation(tiny_runs.distill_config("relay"), tmp_path)
+        params = building.load_stage(work, work.teacher)
     like = work.steps(0).like.params
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
     lies = jax.tree.map(lambda x: x.sharding.spec, params)
@@ -259,10 +262,10 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
 
 
 def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
-    work = build_distill.build_distillation(tiny_runs.distill_config("base"), tmp_path)
-    plan, teacher = work.rounds[0], build_distill.load_stage(work, work.teacher)
-    student = build_distill.create_student(work, plan, work.teacher, teacher).params
-    text, latent = work.frozen.description["t5"], distill.make_bench(work).latent
+    work = building.build_distillation(tiny_runs.distill_config("base"), tmp_path)
+    plan, teacher = work.rounds[0], building.load_stage(work, work.teacher)
+    student = building.create_student(work, plan, work.teacher, teacher).params
+    text, latent = work.frozen.description["t5"], distilling.make_bench(work).latent
 
     def differ(ours):
         return parity(
@@ -286,7 +289,7 @@ def test_the_average_is_over_a_share_of_the_round():
     config = tiny_runs.distill_config(
         "base", f"distill.rounds={tiny_runs.rounds({4: 200, 2: 200})}", "distill.ema=0.25"
     )
-    plans = distill.build_distill.plans(config)
+    plans = distilling.build_distill.plans(config)
     for plan in plans:
         np.testing.assert_allclose(round_of(config, plan).decay, 1 - 1 / 50, rtol=1e-6)
     assert float(round_of(config, plans[0]._replace(updates=2)).decay) == 0.0

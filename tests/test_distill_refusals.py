@@ -9,9 +9,12 @@ import pytest
 import tiny_runs
 from tiny_runs import rounds
 
-from cv3jax import build_distill, cli, distill, recipe, train
+from cv3jax import cli, recipe
 from cv3jax.checkpoints import cascades
-from cv3jax.distill_plan import ENTRY, check_student, check_teacher, plans
+from cv3jax.commands import distill
+from cv3jax.distillation import build as building
+from cv3jax.distillation.rounds import ENTRY, check_student, check_teacher, plans
+from cv3jax.training import run as training
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -359,7 +362,7 @@ def test_the_command_refuses_in_one_line(stage, fields, said, places, tmp_path, 
 def refused(argv: list[str], capsys, said: str) -> None:
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_distill, "round_step", lambda *_: pytest.fail("accepted"))
+        patch.setattr(building, "round_step", lambda *_: pytest.fail("accepted"))
         with pytest.raises(SystemExit) as ended:
             cli.run_command(distill.main, argv)
     lines = capsys.readouterr().err.strip().splitlines()
@@ -375,7 +378,7 @@ def test_another_command_s_recipe_has_no_rounds(tmp_path, capsys):
 
 def test_a_distillation_s_recipe_is_not_trained(tmp_path):
     with pytest.raises(InputError, match="cv3jax distill runs it"):
-        train.run(plain("base"), tmp_path / "w")
+        training.run(plain("base"), tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 

@@ -14,11 +14,11 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, untimed
 
-from cv3jax import build_distill
 from cv3jax.cascade.parts import build_model, load_params, unet_init
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.metrics import read_lines
+from cv3jax.distillation import build as building
 from cv3jax.models.unet import UNet
+from cv3jax.training.metrics import read_lines
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -125,7 +125,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
 def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_path):
     """The rounds of the guided teacher and of one that is told w."""
     with tiny_runs.split_small():
-        work = build_distill.build_distillation(
+        work = building.build_distillation(
             tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path
         )
         of = work.teacher
@@ -136,20 +136,18 @@ def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_p
             )
             assert len(set(eight)) == 3
             np.testing.assert_allclose(eight, [line["loss"] for line in one[:3]], rtol=1e-4)
-            of = build_distill.Trained(
-                whole / "rounds" / plan.name / "cascade", build_distill.student_stage(work, plan)
+            of = building.Trained(
+                whole / "rounds" / plan.name / "cascade", building.student_stage(work, plan)
             )
 
 
-def first_losses(
-    work: build_distill.Distillation, plan, teacher: build_distill.Trained
-) -> list[float]:
+def first_losses(work: building.Distillation, plan, teacher: building.Trained) -> list[float]:
     """Of a round on eight devices."""
-    params = build_distill.load_stage(work, teacher)
+    params = building.load_stage(work, teacher)
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
-    state = build_distill.create_student(work, plan, teacher, params)
-    step = build_distill.round_step(work, plan, teacher, build_distill.as_frozen(work, params))
-    (data, placed), losses = build_distill.round_data(work, plan), []
+    state = building.create_student(work, plan, teacher, params)
+    step = building.round_step(work, plan, teacher, building.as_frozen(work, params))
+    (data, placed), losses = building.round_data(work, plan), []
     for _ in range(3):
         state, metrics = step(state, placed(next(data)))
         losses.append(float(metrics["loss"]))

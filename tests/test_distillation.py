@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.schedule import Grid, base_grid, custom_grid, per_sample, relay_grid
-from cv3jax.distillation import pair_weights, pairs, two_steps
+from cv3jax.distillation.loss import pair_weights, pairs, two_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -11,13 +11,20 @@ import optax
 import pytest
 from distillation_cases import SHAPE, STAGES, B, double, land, network, normal
 
-from cv3jax import distillation
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.denoiser import guided
 from cv3jax.diffusion.schedule import base_grid, mean, relay_grid
-from cv3jax.distillation import Round, distillation_loss, draw, pair_weights, pairs, told
+from cv3jax.distillation.loss import (
+    TARGETS,
+    Round,
+    distillation_loss,
+    draw,
+    pair_weights,
+    pairs,
+    told,
+)
 from cv3jax.models.embeddings import guidance_embedding
-from cv3jax.state import TrainState, make_train_step
+from cv3jax.training.train_step import TrainState, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -87,7 +94,7 @@ def loss_of(
 
 
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
-@pytest.mark.parametrize("target", distillation.TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(
     stage, target, teacher_w_dim

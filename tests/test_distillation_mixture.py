@@ -11,12 +11,11 @@ import optax
 import pytest
 from scipy.stats import norm, wasserstein_distance
 
-from cv3jax import distillation
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.schedule import T, base_grid, ddpm_sigma, per_sample
-from cv3jax.distillation import Round, distillation_loss
+from cv3jax.distillation.loss import Round, distillation_loss, pairs
 from cv3jax.optim import learning_rate, optimizers
-from cv3jax.state import create_state, make_train_step
+from cv3jax.training.train_step import create_state, make_train_step
 
 MODES, SHARES, WIDTH = (-2.0, 0.0, 1.5), (0.3, 0.5, 0.2), 0.1
 # 200,000 samples: every pixel is one, and the denoisers below treat each for itself
@@ -120,7 +119,7 @@ def students():
     teacher, params, students = {}, fresh_table(), {}
     for n, steps in enumerate((16, 8, 4)):
         now = Round(
-            pairs=distillation.pairs(base_grid(2 * steps), rows=16),
+            pairs=pairs(base_grid(2 * steps), rows=16),
             w=jnp.array([4.0, 9.0]),
             lr=jnp.array(0.05),
             updates=jnp.array(UPDATES),

@@ -18,15 +18,18 @@ import pytest
 import tiny_runs
 from encode_runs import BATCH, COUNT, companion, config, contents, data, opened, records
 
-from cv3jax import cli, encode, encode_batches
+from cv3jax import cli
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
+from cv3jax.commands import encode
 from cv3jax.diffusion.conditioning import posteriors
 from cv3jax.distributed.independent import Part
 from cv3jax.distributed.preemption import StoppedError
-from cv3jax.encode_programs import stored
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
+from cv3jax.precompute import run as precomputing
+from cv3jax.precompute import shard
+from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
 from data_pipeline.cache import FACTS, open_cache, payload, read_facts
 from data_pipeline.crops import fit
@@ -36,7 +39,7 @@ from data_pipeline.records import RecordWriter, open_records
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 ROOT = Path(__file__).parent.parent
-run = functools.partial(encode.run, latents="float32", text="float32", batch=BATCH)
+run = functools.partial(precomputing.run, latents="float32", text="float32", batch=BATCH)
 
 
 def test_a_companion_has_what_the_encoders_make_of_each_record():
@@ -97,7 +100,7 @@ def test_what_each_type_keeps():
 def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
     assert len(jax.local_devices()) == 8
     if mesh is None:
-        monkeypatch.setattr(encode, "choose_mesh", lambda text, count: None)
+        monkeypatch.setattr(precomputing, "choose_mesh", lambda text, count: None)
     with tiny_runs.split_small():
         figures = run(config("relay"), tmp_path / "out", mesh=mesh)
     assert (figures["made"], figures["left"], figures["out"]) == (COUNT, 0, str(tmp_path / "out"))
@@ -175,7 +178,7 @@ def test_two_processes_make_the_whole_between_them(tmp_path):
 
 
 def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    write, count = encode_batches.write, 0
+    write, count = shard.write, 0
 
     def signalled(*args, **options):
         nonlocal count
@@ -184,8 +187,8 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return write(*args, **options)
 
-    monkeypatch.setattr(encode_batches, "write", signalled)
-    monkeypatch.setattr(encode, "choose_mesh", lambda text, count: None)
+    monkeypatch.setattr(shard, "write", signalled)
+    monkeypatch.setattr(precomputing, "choose_mesh", lambda text, count: None)
     with pytest.raises(
         StoppedError,
         match=f"SIGTERM: {COUNT - 7} records are left; run the same command to continue",
@@ -314,9 +317,7 @@ def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
         InputError,
         match=f"record {record['key']!r} of d: infinite or no number among its latents; store",
     ):
-        encode_batches.write(
-            None, [encode_batches.Item(record, None, np.zeros(6), True)], out, name="d"
-        )
+        shard.write(None, [shard.Item(record, None, np.zeros(6), True)], out, name="d")
 
 
 def test_the_document_s_bytes_are_the_format_s():

@@ -16,12 +16,16 @@ import pytest
 import tiny_runs
 from encode_runs import companion, config, data, opened, records
 
-from cv3jax import build, build_diffusion, cached, diffusion_steps, encode, train
-from cv3jax.build_diffusion import frozen_description
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import stored_text
-from cv3jax.metrics import read_lines
+from cv3jax.precompute import run as precomputing
 from cv3jax.recipe import to_json
+from cv3jax.training import diffusion, feature_cache, resume, stage
+from cv3jax.training import programs as stage_programs
+from cv3jax.training import run as training
+from cv3jax.training.build import build
+from cv3jax.training.frozen import frozen_description
+from cv3jax.training.metrics import read_lines
 from data_pipeline.cache import example, open_cache
 from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordWriter, open_records
@@ -55,7 +59,7 @@ class Online(NamedTuple):
     """The relay that encodes for itself."""
 
     losses: list[float]
-    train: Callable  # its compiled train step
+    training: Callable  # its compiled train step
     like: Any
     start: Any  # its first state
 
@@ -63,27 +67,27 @@ class Online(NamedTuple):
 @functools.cache
 def online() -> Online:
     tiny_runs.trained("base")  # not what is listened to below
-    programs, compile_all = [], build_diffusion.compiled_and_announced
+    programs, compile_all = [], diffusion.compiled_and_announced
 
     def compiling(*args):
         programs.extend(compile_all(*args))
         return programs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_diffusion, "compiled_and_announced", compiling)
+        patch.setattr(diffusion, "compiled_and_announced", compiling)
         pieces = built("relay", *VIEW)
         start = pieces.create()
         return Online(losses(pieces, start), programs[1], pieces.like, start)
 
 
-def built(stage: str, *fields: str) -> build.Stage:
+def built(stage: str, *fields: str) -> stage.Stage:
     """The pieces of a run on one device."""
     given = config(stage, *fields)
     with tiny_runs.devices(1):
-        return build.build(given, tiny_runs.root() / "unused")
+        return build(given, tiny_runs.root() / "unused")
 
 
-def losses(pieces: build.Stage, start: Any) -> list[float]:
+def losses(pieces: stage.Stage, start: Any) -> list[float]:
     """Of the first steps from a state, which stays."""
     state, out = jax.tree.map(lambda x: x.copy(), start), []
     for _ in range(STEPS):
@@ -97,11 +101,11 @@ def cheap(monkeypatch):
     """Relays take the train step that `online` compiled, and compile their encode step alone."""
     known = online()
     monkeypatch.setattr(
-        build_diffusion,
+        diffusion,
         "compiled_and_announced",
         lambda programs, *_: [programs[0][0], known.train],
     )
-    monkeypatch.setattr(diffusion_steps, "state_shapes", lambda *_: known.like)
+    monkeypatch.setattr(stage_programs, "state_shapes", lambda *_: known.like)
 
 
 @pytest.mark.parametrize(("latents", "text"), STORED)
@@ -122,7 +126,7 @@ def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, chea
 def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypatch):
     """What its loss is a function of; the relay's tests go on to the loss."""
     monkeypatch.setattr(
-        build_diffusion,
+        diffusion,
         "compiled_and_announced",
         lambda programs, *_: [programs[0][0], lambda state, _, encoded: (state, encoded)],
     )
@@ -143,14 +147,14 @@ def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypat
 
 def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):
     loaded = []
-    load = build_diffusion.load_params
+    load = diffusion.load_params
     monkeypatch.setattr(
-        build_diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args)
+        diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args)
     )
     fields = (*VIEW, f"data.cache={companion('float32', 'float32')}", "train.save_every=0")
     for given in [config("relay", *fields, f"train.steps={steps}") for steps in (2, STEPS)]:
         with tiny_runs.devices(1):
-            train.run(given, tmp_path / "run")
+            training.run(given, tmp_path / "run")
     assert loaded == []  # neither of the encoders
     lines = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(lines, online().losses, rtol=1e-6)
@@ -167,7 +171,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
         cascades.check_part(directory / part)
     assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     with pytest.raises(InputError, match=r"other values of data\.cache"):
-        train.check_resume(to_json(config("relay", *VIEW)), tmp_path / "run")
+        resume.check_resume(to_json(config("relay", *VIEW)), tmp_path / "run")
 
 
 def test_text_alone_leaves_the_images_their_crops():
@@ -253,18 +257,18 @@ def test_what_a_companion_does_not_suit(fields, stored, line):
     cfg = config("relay", "data.random_crop=False", *fields, f"data.cache={companion(*stored)}")
     directory, description = frozen_description(cfg)
     if line is None:
-        assert cached.open_companion(cfg, directory, description, records()) is not None
+        assert feature_cache.open_companion(cfg, directory, description, records()) is not None
         return
     with pytest.raises(InputError, match=line):
-        cached.open_companion(cfg, directory, description, records())
+        feature_cache.open_companion(cfg, directory, description, records())
 
 
 def test_a_base_s_companion_has_nothing_for_a_relay(tmp_path):
     base = config("base", "data.random_crop=False")
-    encode.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
+    precomputing.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
     cfg = config("relay", "data.random_crop=False", f"data.cache={tmp_path / 'out'}")
     with pytest.raises(InputError, match=r"\(other latents\.low\)"):
-        cached.open_companion(cfg, *frozen_description(cfg), records())
+        feature_cache.open_companion(cfg, *frozen_description(cfg), records())
 
 
 def rewritten(path, change) -> None:

@@ -23,8 +23,8 @@ from toy_runs import CADENCE, toy
 
 from cv3jax import cli
 from cv3jax.checkpoints import runs
-from cv3jax.loop import NonFiniteLossError
-from cv3jax.metrics import MetricsLog, read_lines
+from cv3jax.training.loop import NonFiniteLossError
+from cv3jax.training.metrics import MetricsLog, read_lines
 from data_pipeline import cli as data_cli
 from data_pipeline import scenes
 from data_pipeline.io.errors import InputError

@@ -18,9 +18,9 @@ import tiny_runs
 from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
-from cv3jax import train
 from cv3jax.checkpoints import cascades, manifest, runs
-from cv3jax.metrics import read_lines
+from cv3jax.training import run as training
+from cv3jax.training.metrics import read_lines
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
@@ -53,7 +53,7 @@ def everything(workdir) -> dict[str, tuple]:
 def vae(workdir, resume_from=None) -> dict:
     """The tiny autoencoder run."""
     with tiny_runs.split_small():
-        return train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir, resume_from)
+        return training.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir, resume_from)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import tiny_runs
 from golden import reads
 from golden_models import converted, meta, unet_sizes
 
-from cv3jax import build, recipe, train
+from cv3jax import recipe
 from cv3jax.cascade import pipeline
 from cv3jax.cascade.parts import build_model
 from cv3jax.diffusion import losses
@@ -20,9 +20,12 @@ from cv3jax.diffusion.conditioning import make_cond
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.pixels import down2, up2
 from cv3jax.diffusion.schedule import ddpm_sigma, make_schedule
-from cv3jax.metrics import read_lines
 from cv3jax.models.unet import UNet
-from cv3jax.state import make_train_step
+from cv3jax.training import run as training
+from cv3jax.training.build import build
+from cv3jax.training.metrics import read_lines
+from cv3jax.training.state import make_tx
+from cv3jax.training.train_step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -78,9 +81,9 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
         loss = losses.diffusion_loss(
             denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET
         )
-        step = jax.jit(make_train_step(loss, build.make_tx(c), decay=0.99))
+        step = jax.jit(make_train_step(loss, make_tx(c), decay=0.99))
         with tiny_runs.devices(1):
-            state, seen = build.build(c, Path("unused")).create(), []
+            state, seen = build(c, Path("unused")).create(), []
         jax.tree.map(np.testing.assert_array_equal, state.params, loaded.params["base"])
         for _ in range(11):
             state, metrics = step(state, {}, batch)
@@ -93,7 +96,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
 @pytest.mark.slow
 def test_the_train_command_goes_on_from_released_weights(tmp_path):
     """The run's own cascade brings the parts it stood on."""
-    train.run(
+    training.run(
         config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run"
     )
     losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]

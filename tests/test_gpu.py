@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from cv3jax import recipe
-from cv3jax.build import plan, state_creator
-from cv3jax.build_diffusion import describe, random_facts
 from cv3jax.cascade.parts import build_model, t5_init, vae_init
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.diffusion.conditioning import normals
-from cv3jax.diffusion_steps import diffusion_steps
 from cv3jax.distributed.backend import jit_once
 from cv3jax.distributed.batches import placement
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
+from cv3jax.training.frozen import describe, random_facts
+from cv3jax.training.programs import diffusion_steps
+from cv3jax.training.stage import plan
+from cv3jax.training.state import state_creator
 
 # two microbatches
 FIELDS = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=4", "optim.kind=adamw", "sample.steps=4")

@@ -14,12 +14,12 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, named_leaves
 
-from cv3jax import train
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.metrics import read_lines
+from cv3jax.training import run as training
+from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
 STEPS = 20
@@ -243,7 +243,7 @@ def test_a_recipe_trained_by_two_processes_is_the_one_trained_by_one(tmp_path):
     )
     assert set(cascade.params) == {"vae", "t5", "base"}
     with tiny_runs.devices(1):
-        figures = train.run(
+        figures = training.run(
             tiny_runs.config("base", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 1}"), mine
         )
     assert figures["steps"] == tiny_runs.STEPS + 1

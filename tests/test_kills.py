@@ -16,7 +16,7 @@ from states import assert_equal, leaves, untimed
 
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.metrics import read_lines
+from cv3jax.training.metrics import read_lines
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

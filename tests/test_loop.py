@@ -13,10 +13,11 @@ import pytest
 import tiny_runs
 from toy_runs import CADENCE, numbers, toy
 
-from cv3jax import accounting, loop, recipe, tracing
-from cv3jax.accounting import Account
-from cv3jax.build import check
-from cv3jax.metrics import read_lines
+from cv3jax import recipe
+from cv3jax.training import goodput, loop, profiling
+from cv3jax.training.goodput import Account
+from cv3jax.training.metrics import read_lines
+from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 
 
@@ -60,7 +61,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.time = 0.0
-        monkeypatch.setattr(accounting, "now", lambda: self.time)
+        monkeypatch.setattr(goodput, "now", lambda: self.time)
 
 
 class Ends:
@@ -247,12 +248,12 @@ def test_a_range_of_steps_that_is_none_is_refused(steps):
 
 
 def test_a_trace_that_would_crash_is_refused(monkeypatch):
-    monkeypatch.setattr(tracing.importlib.util, "find_spec", lambda name: name == "libtpu")
-    tracing.check(range(1, 2))  # JAX_PLATFORMS is set
+    monkeypatch.setattr(profiling.importlib.util, "find_spec", lambda name: name == "libtpu")
+    profiling.check(range(1, 2))  # JAX_PLATFORMS is set
     platforms = jax.config.jax_platforms
     try:
         jax.config.update("jax_platforms", None)
-        tracing.check(None)
+        profiling.check(None)
         with pytest.raises(
             InputError,
             match=(
@@ -260,6 +261,6 @@ def test_a_trace_that_would_crash_is_refused(monkeypatch):
                 r" JAX_PLATFORMS"
             ),
         ):
-            tracing.check(range(1, 2))
+            profiling.check(range(1, 2))
     finally:
         jax.config.update("jax_platforms", platforms)

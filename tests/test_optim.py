@@ -7,11 +7,13 @@ import optax
 import pytest
 from states import assert_equal, named_leaves
 
-from cv3jax import build, recipe
+from cv3jax import recipe
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.optim import moments, optimizers
-from cv3jax.state import create_state, make_train_step
+from cv3jax.training.state import make_tx
+from cv3jax.training.train_step import create_state, make_train_step
+from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -227,13 +229,13 @@ def test_config_names_them():
         ("kind=adafactor", ("v_row", "v_col"), jnp.float32),
         ("moments=bfloat16", ("mu", "nu"), jnp.bfloat16),
     ):
-        state = build.make_tx(config(field)).init({"kernel": jnp.zeros((128, 128))})
+        state = make_tx(config(field)).init({"kernel": jnp.zeros((128, 128))})
         assert [optax.tree.get(state, kind)["kernel"].dtype for kind in kinds] == [dtype] * 2
     with pytest.raises(
         InputError, match=r"config\.optim: moments must be one of float32, bfloat16, not 'float16'"
     ):
-        build.make_tx(config("moments=float16"))
+        make_tx(config("moments=float16"))
     with pytest.raises(
         InputError, match=r"config\.optim\.momentum = 1\.0: must be 0\.\.1, without 1"
     ):
-        build.check(config("momentum=1.0"))
+        check(config("momentum=1.0"))

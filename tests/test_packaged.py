@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from cv3jax import recipe, sample
-from cv3jax.build_diffusion import random_facts
 from cv3jax.cascade.parts import part_shapes
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades, manifest, runs
 from cv3jax.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
+from cv3jax.training.frozen import random_facts
 from data_pipeline.io.errors import InputError
 from data_pipeline.tokenizer import train_tokenizer
 

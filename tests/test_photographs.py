@@ -14,11 +14,11 @@ import tiny_runs
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from cv3jax import encode
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.models.vae import Autoencoder
+from cv3jax.precompute import run as precomputing
 from data_pipeline.cache import open_cache
 from data_pipeline.cli import main
 from data_pipeline.crops import fit
@@ -195,7 +195,7 @@ def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
     """
     cascade = tiny_runs.trained("base").workdir
     config = tiny_runs.config("base", f"data.path={built[0]}", f"cascade={cascade}", "init_from=")
-    encode.run(config, tmp_path / "E", latents="float32", text=None, batch=7)
+    precomputing.run(config, tmp_path / "E", latents="float32", text=None, batch=7)
     directory, description = cascades.read_cascade(cascade)
     params, _ = load_params(directory, description, ("vae",))
     vae, records = build_model(Autoencoder, description["vae"]["model"]), open_records(built[0])

@@ -14,9 +14,10 @@ import pytest
 import tiny_runs
 from states import assert_equal, leaves, named_leaves, untimed
 
-from cv3jax import build, train
 from cv3jax.checkpoints import runs
-from cv3jax.metrics import read_lines
+from cv3jax.training import run as training
+from cv3jax.training.build import build
+from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -88,7 +89,7 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
 def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(data, fsdp, tmp_path):
     workdir = tiny_runs.trained("vae").workdir
     with tiny_runs.split_small(), tiny_runs.devices(data * fsdp):
-        pieces = build.build(
+        pieces = build(
             tiny_runs.config("vae", f"mesh.data={data}", f"mesh.fsdp={fsdp}", "batch.per_device=1"),
             tmp_path,
         )
@@ -105,7 +106,7 @@ def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     before = read_lines(workdir / "metrics.jsonl")
     with tiny_runs.devices(1):
-        figures = train.run(
+        figures = training.run(
             tiny_runs.config("vae", *tiny_runs.ALONE, f"train.steps={tiny_runs.STEPS + 2}"), workdir
         )
     lines = read_lines(workdir / "metrics.jsonl")
@@ -126,7 +127,7 @@ def test_a_finished_run_is_exported_again_and_not_trained(tmp_path, monkeypatch)
     shutil.rmtree(workdir / "cascade")
     tiny_runs.watch(monkeypatch, lambda step: pytest.fail("a finished run was trained"))
     with tiny_runs.split_small():
-        figures = train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir)
+        figures = training.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir)
     assert figures["latent_scale"] == pytest.approx(
         tiny_runs.trained("vae").figures["latent_scale"]
     )
@@ -150,5 +151,5 @@ def test_another_recipe_on_an_existing_workdir_is_refused_by_name(field, tmp_pat
     with pytest.raises(
         InputError, match=f"{workdir} holds a run with other values of {field.split('=')[0]}"
     ):
-        train.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], field), workdir)
+        training.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"], field), workdir)
     assert {path: os.stat(path).st_mtime_ns for path in workdir.rglob("*")} == stamps

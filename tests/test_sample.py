@@ -13,13 +13,15 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import distill, quickstart, sample, train
+from cv3jax import quickstart, sample
 from cv3jax.assess import assess, psnr, with_noise
 from cv3jax.assess_distilled import compared
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_uint8, up2
+from cv3jax.distillation import run as distilling
 from cv3jax.distributed.preemption import StoppedError
+from cv3jax.training import run as training
 from data_pipeline.io import arguments
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_facts, write_json
@@ -236,11 +238,11 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
         return fake_distillation(config, workdir)
 
     monkeypatch.setattr(
-        train,
+        training,
         "run",
         lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir),
     )
-    monkeypatch.setattr(distill, "run", distil)
+    monkeypatch.setattr(distilling, "run", distil)
     for name, function in (
         ("assess", judged),
         ("show", quickstart.show),

@@ -24,7 +24,7 @@ from cv3jax.distributed.mesh import AXES, batch_sharding, device_groups, make_me
 from cv3jax.distributed.partitioning import names, spec, tree_sharding, tree_specs
 from cv3jax.models.layers import REMATS, ResBlock, SpatialTransformer, block_of
 from cv3jax.models.unet import UNet
-from cv3jax.state import create_state, make_train_step
+from cv3jax.training.train_step import create_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

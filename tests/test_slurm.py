@@ -9,7 +9,7 @@ import pytest
 import slurm_cluster
 import tiny_runs
 
-from cv3jax.metrics import read_lines
+from cv3jax.training.metrics import read_lines
 
 pytestmark = pytest.mark.slow
 TASKS = 1  # of the run that trains: two as soon as it can have two processes

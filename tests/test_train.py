@@ -18,14 +18,24 @@ from PIL import Image
 from states import named_leaves
 from toy_runs import CADENCE, numbers, squares, toy
 
-from cv3jax import build, build_vae, cli, train
+from cv3jax import cli
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.loop import NonFiniteLossError
-from cv3jax.memory import memory_plan
-from cv3jax.metrics import read_lines
+from cv3jax.commands import train
 from cv3jax.optim import learning_rate, optimizers
-from cv3jax.state import create_state, ema_decay, image_keys, make_train_step, microbatches
+from cv3jax.training import autoencoder, stage
+from cv3jax.training import run as training
+from cv3jax.training.build import build
+from cv3jax.training.loop import NonFiniteLossError
+from cv3jax.training.memory_plan import memory_plan
+from cv3jax.training.metrics import read_lines
+from cv3jax.training.train_step import (
+    create_state,
+    ema_decay,
+    image_keys,
+    make_train_step,
+    microbatches,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -96,7 +106,7 @@ def test_numpy_smuggled_into_a_step_is_refused(tmp_path):
 )
 def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
     with tiny_runs.devices(1):
-        pieces = build.build(tiny_runs.config(stage, *tiny_runs.ALONE), tmp_path)
+        pieces = build(tiny_runs.config(stage, *tiny_runs.ALONE), tmp_path)
     state, losses = pieces.create(), []
     for _ in range(tiny_runs.STEPS):
         state, metrics = pieces.step(state, pieces.place(next(pieces.data)))
@@ -108,11 +118,11 @@ def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
 @pytest.mark.slow
 def test_a_state_compiled_in_haste_is_the_same(tmp_path):
     with tiny_runs.split_small():
-        pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
+        pieces = build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
     hasty = pieces.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            build,
+            stage,
             "jit_once",
             lambda function, shardings: jax.jit(function, out_shardings=shardings),
         )
@@ -129,7 +139,7 @@ def test_a_state_compiled_in_haste_is_the_same(tmp_path):
 
 def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
     with tiny_runs.split_small():
-        pieces = build.build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
+        pieces = build(tiny_runs.config("base", *tiny_runs.MESH["base"]), tmp_path)
     state = pieces.create()
     assert (
         max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)) == 4
@@ -173,7 +183,7 @@ def test_each_image_has_its_own_key_whatever_the_microbatch():
 
 
 def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
-    batch = next(build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).data)
+    batch = next(build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).data)
     assert batch["image"].shape == (8, 32, 32, 3)
     sizes = np.asarray(batch["sizes"])
     assert sizes[:, [0, 1, 4, 5]].tolist() == [[64, 64, 32, 32]] * 8
@@ -193,7 +203,7 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
 
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
     with tiny_runs.split_small():
-        state = build.build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).create()
+        state = build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).create()
     directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
     ema = load_params(directory, description, ("base",))[0]["base"]
     jax.tree.map(np.testing.assert_array_equal, state.params, ema)
@@ -241,7 +251,7 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
     monkeypatch.undo()
     with tiny_runs.split_small():
-        figures = train.run(
+        figures = training.run(
             tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w"
         )
     assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
@@ -253,7 +263,7 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it goes on from step 3
     capsys.readouterr()  # of that run, where it was this test that made it
-    announced, before, plans = build_vae.compiled_and_announced, [], []
+    announced, before, plans = autoencoder.compiled_and_announced, [], []
 
     def spied(programs, state, frozen, batches):
         (program,) = announced(programs, state, frozen, batches)
@@ -278,7 +288,7 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
 
         return [step]
 
-    monkeypatch.setattr(build_vae, "compiled_and_announced", spied)
+    monkeypatch.setattr(autoencoder, "compiled_and_announced", spied)
     with tiny_runs.split_small():
         # exits where the code is not 0
         cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))

@@ -13,10 +13,11 @@ import tiny_runs
 from states import untimed
 from toy_runs import CADENCE, toy
 
-from cv3jax import build, build_vae
-from cv3jax.ahead import Ahead
 from cv3jax.checkpoints import runs
-from cv3jax.metrics import read_lines
+from cv3jax.training import autoencoder
+from cv3jax.training.build import build
+from cv3jax.training.metrics import read_lines
+from cv3jax.training.prefetch import Ahead
 from data_pipeline.images import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loader import make_loader
@@ -50,7 +51,7 @@ def test_each_size_is_one_compiled_step(data, tmp_path):
         "base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data)
     )
     with tiny_runs.devices(1):
-        pieces = build.build(config, tmp_path)
+        pieces = build(config, tmp_path)
     assert pieces.data.sizes == SIZES
     state, seen = pieces.create(), []
     with tiny_runs.compilations() as compiled:
@@ -76,10 +77,10 @@ def test_the_autoencoder_has_a_step_for_each_size_too(data, tmp_path, monkeypatc
             for number in range(len(programs))
         ]
 
-    monkeypatch.setattr(build_vae, "compiled_and_announced", instead)
+    monkeypatch.setattr(autoencoder, "compiled_and_announced", instead)
     config = tiny_runs.config("vae", *tiny_runs.ALONE, *fields(data))
     with tiny_runs.devices(1):
-        pieces = build.build(config, tmp_path)
+        pieces = build(config, tmp_path)
     batches = list(itertools.islice(pieces.data, 6))
     taken = [pieces.step(None, batch)[1] for batch in batches]
     assert shapes == [*SIZES, (32, 64)]  # and the largest one's memory is announced
@@ -131,7 +132,7 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
 def test_fields_that_cannot_be_are_refused(field, says, data, tmp_path):
     config = tiny_runs.config("base", *tiny_runs.ALONE, *fields(data, field))
     with pytest.raises(InputError, match=says), tiny_runs.devices(1):
-        build.build(config, tmp_path)
+        build(config, tmp_path)
 
 
 def place(batch):

@@ -20,11 +20,16 @@ import pytest
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import build, build_distill, distill, recipe, train
-from cv3jax.build import Stage
+from cv3jax import recipe
+from cv3jax.distillation import build as building
+from cv3jax.distillation import run as distilling
 from cv3jax.distributed import partitioning
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.metrics import read_lines
+from cv3jax.training import run as training
+from cv3jax.training import stage
+from cv3jax.training.build import build
+from cv3jax.training.metrics import read_lines
+from cv3jax.training.stage import Stage
 from data_pipeline import scenes as scene_data
 
 STEPS = 6
@@ -149,7 +154,7 @@ def distilled(stage: str) -> Run:
             with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
                 seen = []
                 watch_rounds(patch, lambda plan, step: seen.append(list(compiled)))
-                figures = distill.run(chosen, workdir)
+                figures = distilling.run(chosen, workdir)
             assert len(seen) == UPDATES * len(ROUNDS[stage])
             facts.write_text(json.dumps([figures, seen]))
     return Run(workdir, *read_json(facts))
@@ -157,7 +162,7 @@ def distilled(stage: str) -> Run:
 
 def watch_rounds(patch: pytest.MonkeyPatch, after) -> None:
     """Call `after(plan, step)` after each step of a distillation's rounds."""
-    of = build_distill.round_step
+    of = building.round_step
 
     def watched(work, plan, teacher, params):
         run, count = of(work, plan, teacher, params), 0
@@ -171,7 +176,7 @@ def watch_rounds(patch: pytest.MonkeyPatch, after) -> None:
 
         return step
 
-    patch.setattr(build_distill, "round_step", watched)
+    patch.setattr(building, "round_step", watched)
 
 
 @functools.cache
@@ -184,7 +189,7 @@ def trained(stage: str) -> Run:
             with compilations() as compiled, split_small(), pytest.MonkeyPatch.context() as patch:
                 seen = []
                 watch(patch, lambda step: seen.append(list(compiled)))
-                figures = train.run(chosen, workdir)
+                figures = training.run(chosen, workdir)
             assert len(seen) == STEPS
             facts.write_text(json.dumps([figures, seen]))
     return Run(workdir, *read_json(facts))
@@ -196,7 +201,7 @@ def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) ->
     """
 
     def build_watched(*args) -> Stage:
-        stage = build.build(*args)
+        stage = build(*args)
         count = 0
 
         def step(state, batch):
@@ -208,7 +213,7 @@ def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) ->
 
         return stage._replace(step=step)
 
-    patch.setattr(train, "build", build_watched)
+    patch.setattr(training, "build", build_watched)
 
 
 @contextlib.contextmanager
@@ -244,7 +249,7 @@ def devices(count: int):
     """The stages built inside the block see only the first `count` devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            build,
+            stage,
             "make_mesh",
             lambda **axes: make_mesh(**{**axes, "devices": jax.devices()[:count]}),
         )

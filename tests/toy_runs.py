@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from cv3jax.distributed.partitioning import abstract
-from cv3jax.loop import Cadence, train_loop
 from cv3jax.optim import optimizers
-from cv3jax.state import TrainState, create_state, make_train_step
+from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.train_step import TrainState, create_state, make_train_step
 
 CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
 

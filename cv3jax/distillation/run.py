@@ -12,26 +12,23 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import build_distill, recipe, tracing
-from cv3jax.build_distill import Distillation, Trained
+from cv3jax import recipe
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.distill_bench import Bench, references
-from cv3jax.distill_parity import parity
-from cv3jax.distill_plan import Plan, span, taught, within
-from cv3jax.distill_report import Row, write_quality
-from cv3jax.distill_watch import BEST, Watch
+from cv3jax.distillation import build as building
+from cv3jax.distillation.build import Distillation, Trained
+from cv3jax.distillation.evaluation import Bench, references
+from cv3jax.distillation.monitor import BEST, Watch
+from cv3jax.distillation.parity import parity
+from cv3jax.distillation.quality import Row, write_quality
+from cv3jax.distillation.rounds import Plan, span, taught, within
 from cv3jax.distributed import processes
-from cv3jax.distributed.preemption import preemptible
-from cv3jax.loop import Cadence, train_loop
-from cv3jax.train import check_resume, hold
+from cv3jax.training import profiling
+from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.resume import check_resume, hold
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory, check_file, write_json
+from data_pipeline.io.files import check_directory, write_json
 
-EXAMPLE = (
-    "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base"
-    " --config.data.path=runs/scenes --config.cascade=runs/relay"
-)
 RESUMABLE = (
     "train.",
     "mesh.",
@@ -59,7 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     check_directory(workdir, "--workdir")
     with hold(workdir):
-        work = build_distill.build_distillation(config, workdir)
+        work = building.build_distillation(config, workdir)
         found = [finished(work, plan, workdir) for plan in work.rounds]
         if None in found and any(found[found.index(None) :]):
             raise InputError(
@@ -69,7 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         begun = found[0] is not None or runs.steps(
             workdir / "rounds" / work.rounds[0].name / "checkpoints"
         )
-        student = None if begun else build_distill.find_student(work)
+        student = None if begun else building.find_student(work)
         if processes.main():
             for word in work.words:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
@@ -86,7 +83,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             {**asked, "teacher": str(work.teacher.directory.absolute())},
             bench,
             work.teacher.stage,
-            lambda: build_distill.load_stage(work, work.teacher),
+            lambda: building.load_stage(work, work.teacher),
             [count, *fewer],
         )
         full = made[count]
@@ -104,7 +101,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             picture = bench.picture(pictures)  # all processes decode
             if processes.main():
                 write_quality(workdir, config.stage, count, rows, bench.weights, picture)
-            teacher = Trained(place / "cascade", build_distill.student_stage(work, plan))
+            teacher = Trained(place / "cascade", building.student_stage(work, plan))
             done.append({key: value for key, value in figures.items() if key != "config"})
         export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
@@ -126,7 +123,7 @@ def finished(work: Distillation, plan: Plan, workdir: Path) -> dict | None:
     if not path.exists():
         return None
     figures = json.loads(path.read_text())
-    facts = recipe.to_json(build_distill.round_config(work, plan))
+    facts = recipe.to_json(building.round_config(work, plan))
     if changed := [
         name
         for name in recipe.differences(facts, figures["config"])
@@ -163,16 +160,16 @@ def run_round(
 
     student: whose weights begin it; None: the teacher's.
     """
-    config = build_distill.round_config(work, plan)
+    config = building.round_config(work, plan)
     facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
     latest = processes.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
-    stage, like = build_distill.student_stage(work, plan), work.steps(teacher.w_dim).like
+    stage, like = building.student_stage(work, plan), work.steps(teacher.w_dim).like
     watch = Watch(place, plan, bench, stage, full, config.distill.diverged)
-    state, params = None, build_distill.load_stage(work, teacher)
+    state, params = None, building.load_stage(work, teacher)
     if latest is None:
         place.mkdir(parents=True, exist_ok=True)
-        state = build_distill.create_student(
-            work, plan, teacher, build_distill.load_stage(work, student) if student else params
+        state = building.create_student(
+            work, plan, teacher, building.load_stage(work, student) if student else params
         )
         if student:  # has left its teacher already: there is nothing that it should be
             knows = taught(student.stage)
@@ -196,9 +193,9 @@ def run_round(
             said = f"student = teacher at {at}, to {same:.1g} (float32)"
         if processes.main():
             print(f"cv3jax: {name} steps: {said}", file=sys.stderr)
-    params = build_distill.as_frozen(work, params)
-    every, (data, placed) = config.train, build_distill.round_data(work, plan)
-    profile = tracing.steps_of(config.profile.steps)
+    params = building.as_frozen(work, params)
+    every, (data, placed) = config.train, building.round_data(work, plan)
+    profile = profiling.steps_of(config.profile.steps)
     cadence = Cadence(
         plan.updates,
         every.log_every,
@@ -214,7 +211,7 @@ def run_round(
         like=like,
         data=data,
         place=placed,
-        step_fn=build_distill.round_step(work, plan, teacher, params),
+        step_fn=building.round_step(work, plan, teacher, params),
         cadence=cadence,
         config=facts,
         preview=watch.look,
@@ -259,31 +256,3 @@ def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None
         stages = {**work.frozen.description["stages"], work.config.stage: stage}
         cascades.write_cascade(target, {**work.frozen.description, "stages": stages})
     processes.barrier("exported")
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = recipe.parser("distill", __doc__, EXAMPLE)
-    processes.add_flags(parser)
-    args, overrides = parser.parse_known_args(argv)
-    check_file(args.json, "--json")
-    processes.start(args)
-    with preemptible():
-        figures = run(recipe.load(args.config, overrides), args.workdir)
-        if processes.main():
-            least = figures["rounds"][-1]["steps"]
-            said = (
-                f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in"
-                f" {figures['seconds']:.0f} s"
-            )
-            print(
-                f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png"
-                " beside it",
-                file=sys.stderr,
-            )
-            write_json(args.json, figures)
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cv3jax.encode_programs import Encoders
+from cv3jax.precompute.encoders import Encoders
 from data_pipeline.array_records import ShardWriter
 from data_pipeline.cache import FEATURES, pack
 from data_pipeline.io.errors import InputError, naming

@@ -11,13 +11,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cv3jax.build import Deal
 from cv3jax.diffusion.denoiser import Denoise
-from cv3jax.distill_plan import Plan, grid_of, plans
-from cv3jax.distillation import Round, distillation_loss, pairs
+from cv3jax.distillation.loss import Round, distillation_loss, pairs
+from cv3jax.distillation.rounds import Plan, grid_of, plans
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.optim import learning_rate
-from cv3jax.state import make_train_step
+from cv3jax.training.stage import Deal
+from cv3jax.training.train_step import make_train_step
 
 
 class Side(NamedTuple):

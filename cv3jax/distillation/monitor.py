@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from cv3jax.checkpoints import cascades
-from cv3jax.distill_bench import Bench
-from cv3jax.distill_plan import Plan
+from cv3jax.distillation.evaluation import Bench
+from cv3jax.distillation.rounds import Plan
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
-from cv3jax.metrics import read_lines
 from cv3jax.pictures import save_png
+from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import naming
 
 LINES, BEST = "evaluations.jsonl", "best"

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax.build import Deal
 from cv3jax.cascade.parts import model_of
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma, per_sample
-from cv3jax.distill_plan import Plan, grid_of
-from cv3jax.distillation import told
+from cv3jax.distillation.loss import told
+from cv3jax.distillation.rounds import Plan, grid_of
 from cv3jax.distributed import processes
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import tree_specs
 from cv3jax.models.unet import UNet
+from cv3jax.training.stage import Deal
 from data_pipeline.io.errors import InputError
 
 ROWS = 4  # inputs at least

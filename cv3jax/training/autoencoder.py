@@ -1,7 +1,6 @@
 """The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax.build import (
-    Deal,
-    Stage,
-    batch_like,
-    bucket_sizes,
-    by_size,
-    loader,
-    make_tx,
-    of_size,
-    open_data,
-    plan,
-    state_creator,
-    state_shapes,
-)
 from cv3jax.cascade.parts import model_of, part_loader, vae_init
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import normals
@@ -34,14 +19,16 @@ from cv3jax.distributed.batches import placement, placer
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import replicated
 from cv3jax.distributed.partitioning import abstract, tree_specs
-from cv3jax.memory import compiled_and_announced, held
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.pictures import contact_sheet, save_png
 from cv3jax.recipe import to_json
-from cv3jax.state import make_train_step
-from data_pipeline.damaged import readable
+from cv3jax.training.data import batch_like, bucket_sizes, by_size, loader, of_size, open_data
+from cv3jax.training.memory_plan import compiled_and_announced, held
+from cv3jax.training.previews import first_images
+from cv3jax.training.stage import Deal, Stage, plan
+from cv3jax.training.state import make_tx, state_creator, state_shapes
+from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
 
 SCALE_IMAGES = 256  # how many images the latent scale is measured on
 
@@ -178,22 +165,3 @@ def vae_step(
         tx,
         jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None)),
     )
-
-
-def first_images(records, side: int, count: int) -> np.ndarray:
-    """The first `count` readable images in order, cropped at the middle: uint8 [count, side, side,
-    3] (fewer when there are fewer).
-    """
-    some = list(itertools.islice(readable(records), count))
-    batches = make_loader(
-        some,
-        batch_size=max(len(some), 1),
-        image_size=side,
-        tokenize=None,
-        seed=0,
-        num_threads=0,
-        random_crop=False,
-        shuffle=False,
-        num_epochs=1,
-    )
-    return next(batches)["image"]

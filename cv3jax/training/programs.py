@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax.build import Deal, attend_of, batch_like, bucket_sizes, make_tx, state_shapes
-from cv3jax.cached import Arrays
 from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
 from cv3jax.diffusion.conditioning import stage_batch
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.losses import diffusion_loss
 from cv3jax.diffusion.schedule import T, base_grid, make_schedule, relay_grid
-from cv3jax.distill_steps import Side, distillation_step
+from cv3jax.distillation.programs import Side, distillation_step
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding
@@ -27,7 +25,11 @@ from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.state import image_keys, make_train_step, microbatches
+from cv3jax.training.data import batch_like, bucket_sizes
+from cv3jax.training.feature_cache import Arrays
+from cv3jax.training.stage import Deal
+from cv3jax.training.state import attend_of, make_tx, state_shapes
+from cv3jax.training.train_step import image_keys, make_train_step, microbatches
 from data_pipeline.io.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cv3jax.diffusion.schedule import Grid, base_grid, relay_grid
-from cv3jax.distillation import TARGETS
+from cv3jax.distillation.loss import TARGETS
 from data_pipeline.io.errors import InputError
 
 ENTRY = "(student steps, updates, learning rate, least w, greatest w)"

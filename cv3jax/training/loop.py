@@ -12,14 +12,14 @@ from typing import Any
 
 import jax
 
-from cv3jax.accounting import Account
-from cv3jax.ahead import Ahead
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.preemption import NonFiniteLossError
-from cv3jax.metrics import MetricsLog, NoLog
-from cv3jax.state import TrainState
-from cv3jax.tracing import tracing
+from cv3jax.training.goodput import Account
+from cv3jax.training.metrics import MetricsLog, NoLog
+from cv3jax.training.prefetch import Ahead
+from cv3jax.training.profiling import tracing
+from cv3jax.training.train_step import TrainState
 
 CHECK = 50  # steps at most between two looks at whether the save in the background has failed
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first

@@ -11,8 +11,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cv3jax.build import check, loader, open_data, plan
-from cv3jax.build_diffusion import (
+from cv3jax.cascade.parts import build_model, load_params
+from cv3jax.checkpoints import cascades
+from cv3jax.distillation.programs import round_of
+from cv3jax.distillation.rounds import Plan, check_student, check_teacher, plans
+from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.batches import placement, placer
+from cv3jax.distributed.partitioning import tree_sharding
+from cv3jax.models.precision import as_computed
+from cv3jax.models.vae import Autoencoder
+from cv3jax.training.data import loader, open_data
+from cv3jax.training.feature_cache import arrays, open_companion, prepare_of
+from cv3jax.training.frozen import (
     Frozen,
     check_sides,
     describe,
@@ -20,19 +30,11 @@ from cv3jax.build_diffusion import (
     frozen_parts,
     whole_side,
 )
-from cv3jax.cached import arrays, open_companion, prepare_of
-from cv3jax.cascade.parts import build_model, load_params
-from cv3jax.checkpoints import cascades
-from cv3jax.diffusion_steps import DiffusionSteps, diffusion_steps, encode_args, train_args
-from cv3jax.distill_plan import Plan, check_student, check_teacher, plans
-from cv3jax.distill_steps import round_of
-from cv3jax.distributed.backend import jit_once
-from cv3jax.distributed.batches import placement, placer
-from cv3jax.distributed.partitioning import tree_sharding
-from cv3jax.memory import compiled_and_announced
-from cv3jax.models.precision import as_computed
-from cv3jax.models.vae import Autoencoder
-from cv3jax.state import create_state
+from cv3jax.training.memory_plan import compiled_and_announced
+from cv3jax.training.programs import DiffusionSteps, diffusion_steps, encode_args, train_args
+from cv3jax.training.stage import plan
+from cv3jax.training.train_step import create_state
+from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 from data_pipeline.records import RecordSource
 

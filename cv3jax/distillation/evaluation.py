@@ -17,13 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cv3jax.build_diffusion import whole_side
-from cv3jax.build_vae import first_images
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distributed import processes
 from cv3jax.pictures import contact_sheet
+from cv3jax.training.frozen import whole_side
+from cv3jax.training.previews import first_images
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import naming
 

@@ -1,0 +1,42 @@
+"""`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing
+workdir continues.
+"""
+
+import sys
+
+from cv3jax import recipe
+from cv3jax.distributed import processes
+from cv3jax.distributed.preemption import preemptible
+from cv3jax.training.run import run
+from data_pipeline.io.files import check_file, write_json
+
+EXAMPLE = (
+    "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes"
+    " --config.cascade=runs/vae"
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = recipe.parser("train", __doc__, EXAMPLE)
+    parser.add_argument(
+        "--resume_from",
+        type=int,
+        metavar="STEP",
+        help="go on from this checkpoint and set newer ones aside",
+    )
+    processes.add_flags(parser)
+    args, overrides = parser.parse_known_args(argv)
+    check_file(args.json, "--json")
+    processes.start(args)
+    with preemptible():
+        figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
+        if processes.main():
+            done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
+            print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
+            write_json(args.json, figures)
+
+
+if __name__ == "__main__":
+    from cv3jax.cli import run_command
+
+    run_command(main)

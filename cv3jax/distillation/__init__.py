@@ -1,0 +1,1 @@
+"""Progressive distillation: the loss, the rounds, and what they are judged by."""

@@ -1,0 +1,1 @@
+"""Latents and text features of a dataset, computed once for many epochs."""

@@ -1,0 +1,1 @@
+"""One stage trained: its data, programs, state, loop and export."""
