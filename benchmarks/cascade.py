@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax import flops
+from cv3jax.aot import flops
 from cv3jax.cascade.limits import relay_passes
 from cv3jax.cascade.parts import build_model, part_shapes, t5_init, unet_init, vae_init
 from cv3jax.cascade.pipeline import Cascade

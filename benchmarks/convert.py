@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.export_weights import TARGETS
 from cv3jax.models.unet import UNet
-from cv3jax.quickstart import environment
+from cv3jax.quickstart.run import environment
+from cv3jax.weights.exporting import TARGETS
 from cv3jax.weights.files import SAT_FILE
+from cv3jax.weights.mapping import torch_shapes
 from cv3jax.weights.names import unet_entries
-from cv3jax.weights.released import PREFIX
+from cv3jax.weights.select_model import PREFIX
 from cv3jax.weights.torch_file import open_torch, save_torch
-from cv3jax.weights.tree import torch_shapes
 
 MOST_GB = 10
 PEAK = """

@@ -30,8 +30,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cv3jax import flops, recipe
-from cv3jax.abstract import frozen_facts
+from cv3jax import recipes
+from cv3jax.aot import flops
+from cv3jax.aot.programs import frozen_facts
 from cv3jax.cascade.parts import model_of
 from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
@@ -63,7 +64,7 @@ class Pieces(NamedTuple):
 
 
 def load(name: str, batch: int | None) -> ConfigDict:
-    config = recipe.load(name, [])
+    config = recipes.load(name, [])
     with config.unlocked():
         config.batch.size = config.batch.per_device = batch or config.batch.size
     return config

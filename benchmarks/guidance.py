@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax.assess import judged_scenes
 from cv3jax.cascade.parts import build_on
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
@@ -29,6 +28,7 @@ from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.distillation.loss import Pairs, pairs, told, two_steps
 from cv3jax.distributed.backend import tune_cpu
+from cv3jax.evaluation.scenes import judged_scenes
 from cv3jax.models.unet import UNet
 from data_pipeline import scenes
 

@@ -23,7 +23,7 @@ import jax
 import measure
 from ml_collections import ConfigDict
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.training.build import build
 from cv3jax.training.loop import Cadence, train_loop
@@ -36,7 +36,7 @@ WARM = 3  # steps before the time is taken
 
 
 def config(data: Path, batch: int) -> ConfigDict:
-    return recipe.load(
+    return recipes.load(
         "scenes_vae",
         [
             f"--config.data.path={data}",

@@ -25,7 +25,7 @@ from cv3jax.cascade.parts import part_shapes
 from cv3jax.checkpoints import cascades, manifest, streaming
 from cv3jax.cli import run_command
 from cv3jax.distributed.partitioning import abstract
-from cv3jax.import_weights import copy_tokenizer
+from cv3jax.weights.importing import copy_tokenizer
 from data_pipeline.io.errors import InputError
 
 DTYPES = ("float16", "bfloat16")

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from cv3jax.assess import draw, judged_scenes, psnr, round_trip
-from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.backend import tune_cpu
+from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
+from cv3jax.evaluation.image_metrics import psnr
+from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
 from cv3jax.judge import PROPERTIES, judge
 from data_pipeline import scenes
 from data_pipeline.scenes_render import render

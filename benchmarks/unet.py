@@ -32,9 +32,9 @@ import measure
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cv3jax import flops
+from cv3jax.aot import flops
+from cv3jax.aot.chips import chip_of
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.chips import chip_of
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.distributed.mesh import make_mesh
@@ -44,8 +44,8 @@ from cv3jax.optim.learning_rate import learning_rate
 from cv3jax.optim.optimizers import make_optimizer
 from cv3jax.training.train_step import create_state, make_train_step
 from cv3jax.weights.diffusers import unet_config, unet_names
+from cv3jax.weights.mapping import to_torch
 from cv3jax.weights.names import unet_entries
-from cv3jax.weights.tree import to_torch
 
 # The released shape of the network at widths that two cores and 10 GiB take; `full` is the released
 # one

@@ -8,27 +8,28 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cv3jax.distributed.backend import prefer_cpu, tune_cpu
-
 COMMANDS = {
     "quickstart": (
-        "cv3jax.quickstart",
+        "cv3jax.commands.quickstart",
         "the whole system on one CPU: data, training, samples, report",
     ),
-    "train": ("cv3jax.train", "train one stage from a recipe; resumes where its workdir left off"),
-    "distill": ("cv3jax.distill", "a trained stage in fewer steps, by rounds of halving"),
-    "sample": ("cv3jax.sample", "prompts to pictures with a trained cascade"),
+    "train": (
+        "cv3jax.commands.train",
+        "train one stage from a recipe; resumes where its workdir left off",
+    ),
+    "distill": ("cv3jax.commands.distill", "a trained stage in fewer steps, by rounds of halving"),
+    "sample": ("cv3jax.commands.sample", "prompts to pictures with a trained cascade"),
     "compile": (
-        "cv3jax.compile",
+        "cv3jax.commands.compile",
         "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline",
     ),
     "convert": (
-        "cv3jax.convert",
+        "cv3jax.commands.convert",
         "released PyTorch weights to a checkpoint, and trained weights back",
     ),
     "data": ("data_pipeline.cli", "pack, inspect and render training data"),
     "data encode": (
-        "cv3jax.encode",
+        "cv3jax.commands.encode",
         "latents and text features of a dataset, made once for many epochs",
     ),
 }
@@ -54,6 +55,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from absl import logging
 
     from cv3jax.distributed import processes
+    from cv3jax.distributed.backend import prefer_cpu, tune_cpu
     from cv3jax.distributed.preemption import DivergedError, NonFiniteLossError, StoppedError
     from data_pipeline.io.errors import InputError, first_line
 

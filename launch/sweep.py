@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.cli import run_command
 from data_pipeline.io.errors import InputError
 
@@ -31,7 +31,7 @@ def points(spec: str) -> list[dict]:
 
     Raises InputError when it has none, or it yields nothing.
     """
-    path = recipe.locate(spec).rpartition(":")[0]
+    path = recipes.locate(spec).rpartition(":")[0]
     module_spec = importlib.util.spec_from_file_location("recipe", path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -58,7 +58,7 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
             o for o in overrides if o.partition("=")[0] in {s.partition("=")[0] for s in settings}
         ]:
             raise InputError(f"{clash[0]}: the sweep sets this field itself")
-        recipe.load(spec, [*settings, *overrides])
+        recipes.load(spec, [*settings, *overrides])
         name = re.sub(
             r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items())
         )

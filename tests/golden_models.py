@@ -17,16 +17,16 @@ from golden import ROOT, meta, weights_spec
 from safetensors.numpy import save_file
 from shared import once, root
 
-from cv3jax import convert
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
+from cv3jax.commands import convert
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder, posterior_sample
+from cv3jax.weights.mapping import to_torch
 from cv3jax.weights.names import Entry, unet_entries, vae_entries
-from cv3jax.weights.tree import to_torch
 
 LATENT_SCALE = 0.13025
 # what the table of names needs

@@ -10,10 +10,10 @@ import numpy as np
 from golden_models import files
 from safetensors.numpy import load_file, save_file
 
-from cv3jax import convert
 from cv3jax.checkpoints import streaming
+from cv3jax.commands import convert
 from cv3jax.weights.files import SAT_FILE
-from cv3jax.weights.released import PREFIX
+from cv3jax.weights.select_model import PREFIX
 
 UNET = PREFIX["unet"]
 FLAGS = ("--head-channels", "16", "--image-size", "32")

@@ -8,8 +8,9 @@ import pytest
 import tiny_runs
 from states import name_of
 
-from cv3jax import abstract, recipe
-from cv3jax.abstract import program
+from cv3jax import recipes
+from cv3jax.aot import programs as aot_programs
+from cv3jax.aot.programs import program
 from cv3jax.cascade import pipeline
 from cv3jax.distillation import build as building
 from cv3jax.distillation.rounds import plans
@@ -172,7 +173,7 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
     ],
 )
 def test_the_distillations_of_the_released_models(name, start, steps):
-    config = recipe.load(name, [])
+    config = recipes.load(name, [])
     assert config.schedule.start == start
     assert tuple(plan.steps for plan in plans(config)) == steps
     sizes = {}
@@ -193,7 +194,7 @@ def test_a_distillation_samples_as_its_last_student(monkeypatch):
         seen.update(given, model=stage["model"])
         return lambda *args: args[3]
 
-    monkeypatch.setattr(abstract, "make_stage_sampler", sampler)
+    monkeypatch.setattr(aot_programs, "make_stage_sampler", sampler)
     config = tiny_runs.distill_config("base")
     assert program(config, jax.devices(), "sample").params.keys() >= {"w_proj"}
     assert seen["steps"] == tiny_runs.ROUNDS["base"][-1] != config.sample.steps

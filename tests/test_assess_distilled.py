@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from cv3jax import assess_distilled
-from cv3jax.assess import BATCH
-from cv3jax.assess_distilled import (
+from cv3jax.cascade.pipeline import load
+from cv3jax.evaluation import distilled_scenes
+from cv3jax.evaluation.distilled_scenes import (
     PARTS,
     Sampler,
     compared,
-    image_distance,
     per_image,
     sample,
     with_rounds,
 )
-from cv3jax.cascade.pipeline import load
+from cv3jax.evaluation.image_metrics import image_distance
+from cv3jax.evaluation.scenes import BATCH
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -46,7 +46,7 @@ def assessed(cascade):
         "twin": Sampler(("base_2", "relay_1"), (2, 1), W),
         "fewer": Sampler(("base", "relay"), (1, 1), W),
     }
-    return ways, *assess_distilled.assess_distilled(cascade, ways, count=COUNT, seed=3)
+    return ways, *distilled_scenes.assess_distilled(cascade, ways, count=COUNT, seed=3)
 
 
 def test_a_sampler_s_pictures_are_those_of_generate(cascade):
@@ -119,11 +119,11 @@ def test_the_judged_pictures_count(assessed, cascade, monkeypatch):
     full = {image.tobytes() for image in shown["rows"]["full"]}
     first = shown["prompts"][0]
     monkeypatch.setattr(
-        assess_distilled,
+        distilled_scenes,
         "judge",
         lambda image, caption: {"all": image.tobytes() in full or caption == first},
     )
-    again, _ = assess_distilled.assess_distilled(cascade, ways, count=COUNT, seed=3)
+    again, _ = distilled_scenes.assess_distilled(cascade, ways, count=COUNT, seed=3)
     assert [row["all"] for row in again["distilled"].values()] == [1.0, 1.0, 0.25]
     assert again["distilled"]["fewer"]["se"] == pytest.approx(np.std([0, 1, 1, 1], ddof=1) / 2)
     assert [row["image_distance"] for row in again["distilled"].values()] == [

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cv3jax import flops, topology
+from cv3jax.aot import flops, topology
+from cv3jax.aot.chips import CHIPS, chip_of
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.chips import CHIPS, chip_of
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.unet import UNet
 

@@ -14,13 +14,16 @@ import tiny_runs
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax import cli, compile, recipe, topology
-from cv3jax.chips import CHIPS
-from cv3jax.compile_report import text
+from cv3jax import cli, recipes
+from cv3jax.aot import run as compiling
+from cv3jax.aot import topology
+from cv3jax.aot.chips import CHIPS
+from cv3jax.aot.progress import Progress
+from cv3jax.aot.report import text
+from cv3jax.aot.topology import Topology
+from cv3jax.commands import compile
 from cv3jax.distributed.backend import prefer_cpu
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.progress import Progress
-from cv3jax.topology import Topology
 from data_pipeline.io.errors import InputError
 
 LAYERS, WIDTH, ROWS = 4, 1024, 512
@@ -77,7 +80,7 @@ def small(devices, rows=ROWS, width=WIDTH) -> Program:
 def analysed(where: Topology, **sizes) -> dict:
     work = small(where.devices, **sizes)
     with Progress(io.StringIO()) as progress:
-        return compile.analyse(work, where, progress, gathers=2, train=True)
+        return compiling.analyse(work, where, progress, gathers=2, train=True)
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_what_a_sparsecore_would_look_up_is_read():
         lambda table, tokens: jnp.tanh(table[tokens].astype(jnp.float32)).astype(jnp.bfloat16)
     )
     with Progress(io.StringIO()) as progress:
-        figures = compile.analyse(
+        figures = compiling.analyse(
             Program(look_up, (table, tokens), mesh, 32, 1, table),
             where,
             progress,
@@ -196,7 +199,7 @@ def test_what_leaves_a_gpu_host_takes_the_network(no_cache):
         x = jax.ShapeDtypeStruct((2**20,), jnp.float32, sharding=split)
         work = Program(jax.jit(lambda x: x + 1, out_shardings=whole), (x,), mesh, 1, 1, {"x": x})
         with Progress(io.StringIO()) as progress:
-            figures = compile.analyse(work, where, progress, gathers=None, train=False)
+            figures = compiling.analyse(work, where, progress, gathers=None, train=False)
         return (
             sum(row["wire_bytes"] for row in figures["collectives"].values()),
             figures["roofline_seconds"]["interconnect"],
@@ -233,14 +236,14 @@ def test_the_compilers_own_figure(message, peak):
         {"a": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=NamedSharding(mesh, P("fsdp")))},
         None,
     )
-    memory = compile.ran_out(message, args, Topology("v5e:2x4", CHIPS["v5e"], (2, 4), []))
+    memory = compiling.ran_out(message, args, Topology("v5e:2x4", CHIPS["v5e"], (2, 4), []))
     assert memory["peak_bytes_per_chip"] == int(peak)
     assert memory["argument_bytes_per_chip"] == 2 * 3 * 2
 
 
 def test_another_complaint_of_the_compiler_is_passed_on():
     with pytest.raises(InputError, match="v5e:2x4: INTERNAL: a bug"):
-        compile.ran_out(
+        compiling.ran_out(
             "INTERNAL: a bug\nsomewhere", (), Topology("v5e:2x4", CHIPS["v5e"], (2, 4), [])
         )
 
@@ -300,7 +303,7 @@ def fake_figures(**changes) -> dict:
 def test_the_command_prints_writes_and_tells_by_its_exit_code(
     fits, code, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(compile, "run", lambda *_, **__: fake_figures(fits=fits))
+    monkeypatch.setattr(compiling, "run", lambda *_, **__: fake_figures(fits=fits))
     argv = [
         "--config=base_512",
         "--topology",
@@ -376,10 +379,10 @@ def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(
     name, step, gathers, monkeypatch
 ):
     seen = {}
-    monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
+    monkeypatch.setattr(compiling, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
     monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
-    monkeypatch.setattr(compile, "analyse", lambda *_, **options: seen.update(options) or {})
-    compile.run(recipe.load(name, []), "v5e:2x4", step)
+    monkeypatch.setattr(compiling, "analyse", lambda *_, **options: seen.update(options) or {})
+    compiling.run(recipes.load(name, []), "v5e:2x4", step)
     assert seen == {"gathers": gathers, "train": step in ("train", "later")}
 
 
@@ -404,9 +407,9 @@ def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, ca
     out = dict.fromkeys(
         ("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip")
     )
-    monkeypatch.setattr(compile, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
+    monkeypatch.setattr(compiling, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
     monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
-    monkeypatch.setattr(compile, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
+    monkeypatch.setattr(compiling, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
     argv = [
         "--config=base_512",
         "--topology",

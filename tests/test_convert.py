@@ -25,10 +25,10 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-from cv3jax import convert
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, streaming
-from cv3jax.weights.released import PREFIX
+from cv3jax.weights import convert
+from cv3jax.weights.select_model import PREFIX
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 

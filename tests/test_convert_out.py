@@ -28,7 +28,7 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, load_params, model_shapes
 from cv3jax.checkpoints import cascades, runs, streaming
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
@@ -49,14 +49,14 @@ def own(tmp_path_factory) -> Path:
     """The --workdir of a finished run of the tiny base recipe, its parameters random instead of
     trained: the EMA half of them.
     """
-    run, c = tmp_path_factory.mktemp("own"), recipe.load("scenes_base:tiny", [])
+    run, c = tmp_path_factory.mktemp("own"), recipes.load("scenes_base:tiny", [])
     vae, fields = (
-        recipe.load("scenes_vae:tiny", []).model.to_dict(),
-        {**recipe.to_json(c)["model"], "out_channels": 4},
+        recipes.load("scenes_vae:tiny", []).model.to_dict(),
+        {**recipes.to_json(c)["model"], "out_channels": 4},
     )
     t5 = {
         name: value
-        for name, value in recipe.to_json(c)["text"].items()
+        for name, value in recipes.to_json(c)["text"].items()
         if name not in ("random", "length")
     }
     shapes = {
@@ -83,7 +83,7 @@ def own(tmp_path_factory) -> Path:
         "form": "released",
     }
     vae_facts, t5_facts = (
-        {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0},
+        {"model": recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], "scale": 1.0},
         {"model": t5, "length": 24},
     )
     cascades.write_cascade(
@@ -97,7 +97,7 @@ def own(tmp_path_factory) -> Path:
         3,
         dataclasses.replace(state, ema=halved["base"]),
         toy_runs.numbers(),
-        {"config": recipe.to_json(c)},
+        {"config": recipes.to_json(c)},
     )
     runs.finish(manager)
     manager.close()

@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from tiny_runs import rounds
 
-from cv3jax import cli, recipe
+from cv3jax import cli, recipes
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import distill
 from cv3jax.distillation import build as building
@@ -24,7 +24,7 @@ STARTS = {"base": 1000, "relay": 40}
 
 def plain(stage: str, *fields: str):
     """The tiny recipe, of no cascade."""
-    return recipe.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
+    return recipes.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
 
 
 def teacher(stage: str, **changes) -> dict:

@@ -19,7 +19,7 @@ from encode_runs import companion, config, data, opened, records
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.precompute import run as precomputing
-from cv3jax.recipe import to_json
+from cv3jax.recipes import to_json
 from cv3jax.training import diffusion, feature_cache, resume, stage
 from cv3jax.training import programs as stage_programs
 from cv3jax.training import run as training

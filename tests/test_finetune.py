@@ -12,7 +12,7 @@ import tiny_runs
 from golden import reads
 from golden_models import converted, meta, unet_sizes
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.cascade import pipeline
 from cv3jax.cascade.parts import build_model
 from cv3jax.diffusion import losses
@@ -48,7 +48,7 @@ def config(preset: str, *fields: str):
         "optim.warmup=0",
         *fields,
     ]
-    return recipe.load("relay_1024:tiny", [f"--config.{field}" for field in given])
+    return recipes.load("relay_1024:tiny", [f"--config.{field}" for field in given])
 
 
 @reads("train.*", presets=("micro",))

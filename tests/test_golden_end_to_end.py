@@ -13,8 +13,8 @@ from golden import PNG_PIXELS, reads
 from golden_models import converted, decode
 from PIL import Image
 
-from cv3jax import sample
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.commands import sample
 from cv3jax.models.embeddings import size_embedding
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

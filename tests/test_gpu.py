@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, t5_init, vae_init
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.diffusion.conditioning import normals
@@ -32,8 +32,8 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
     draws.
     """
     fields = (*FIELDS, f"model.dtype={dtype}", f"attention={attention}")
-    config = recipe.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
-    vae = {"model": recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], "scale": 1.0}
+    config = recipes.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
+    vae = {"model": recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], "scale": 1.0}
     text = {"model": random_facts(config), "length": config.text.length}
     # a GPU's default for float32 is a product of 10 bits
     with jax.default_device(device), jax.default_matmul_precision("highest"):

@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax.collectives import by_kind, collectives, fsdp_minimum, replica_groups
+from cv3jax.aot.collectives import by_kind, collectives, fsdp_minimum, replica_groups
+from cv3jax.aot.hlo import Module, UnknownError, array_bytes
+from cv3jax.aot.memory_traffic import traffic
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.hlo import Module, UnknownError, array_bytes
-from cv3jax.traffic import traffic
 
 HLO = Path(__file__).parent / "hlo"
 # as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a

@@ -222,7 +222,9 @@ def test_two_processes_go_on_where_one_stopped(alone, tmp_path):
 def test_a_recipe_trained_by_two_processes_is_the_one_trained_by_one(tmp_path):
     mine = tmp_path / "base"
     fields = (*tiny_runs.MESH["base"], "train.preview_every=3")
-    ended = many_runs.together(["-m", "cv3jax.train", *tiny_runs.argv("base", mine, *fields)])
+    ended = many_runs.together(
+        ["-m", "cv3jax.commands.train", *tiny_runs.argv("base", mine, *fields)]
+    )
     assert [code for code, _ in ended] == [0, 0], ended
     assert "checkpoint in" in ended[0][1]
     assert "checkpoint in" not in ended[1][1]  # one of them tells

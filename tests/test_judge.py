@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from cv3jax import judge_see
-from cv3jax.assess import BATCH, batches
+from cv3jax.evaluation.scenes import BATCH, batches
 from cv3jax.judge import DETAILS, PROPERTIES, altered, altered_rates, compare, judge
 from cv3jax.judge_see import see
 from data_pipeline import scenes

@@ -13,7 +13,7 @@ import pytest
 import tiny_runs
 from toy_runs import CADENCE, numbers, toy
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.training import goodput, loop, profiling
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import read_lines
@@ -236,7 +236,7 @@ def test_a_run_that_ends_among_the_traced_steps_writes_what_it_has(tmp_path):
 
 @pytest.mark.parametrize("steps", ["10", "0:4", "15:10", "a:b", "10:15:1"])
 def test_a_range_of_steps_that_is_none_is_refused(steps):
-    check(recipe.load("scenes_vae", ["--config.profile.steps=2:4"]))
+    check(recipes.load("scenes_vae", ["--config.profile.steps=2:4"]))
     with pytest.raises(
         InputError,
         match=(
@@ -244,7 +244,7 @@ def test_a_range_of_steps_that_is_none_is_refused(steps):
             r" 10:15"
         ),
     ):
-        check(recipe.load("scenes_vae", [f"--config.profile.steps={steps}"]))
+        check(recipes.load("scenes_vae", [f"--config.profile.steps={steps}"]))
 
 
 def test_a_trace_that_would_crash_is_refused(monkeypatch):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from states import assert_equal, named_leaves
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.optim import moments, optimizers
@@ -223,7 +223,7 @@ def test_rounding_goes_by_the_element_not_by_the_device():
 
 def test_config_names_them():
     def config(field):
-        return recipe.load("base_256:tiny", [f"--config.optim.{field}"])
+        return recipes.load("base_256:tiny", [f"--config.optim.{field}"])
 
     for field, kinds, dtype in (
         ("kind=adafactor", ("v_row", "v_col"), jnp.float32),

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv3jax import recipe, sample
+from cv3jax import recipes
 from cv3jax.cascade.parts import part_shapes
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades, manifest, runs
-from cv3jax.convert import main as convert
+from cv3jax.commands import sample
+from cv3jax.commands.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training.frozen import random_facts
 from data_pipeline.io.errors import InputError
@@ -38,11 +39,11 @@ def package_weights():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """A cascade of the tiny recipes, without a relay, its parameters random."""
-    directory, c = tmp_path_factory.mktemp("source"), recipe.load("scenes_base:tiny", [])
-    vae, t5 = recipe.to_json(recipe.load("scenes_vae:tiny", []))["model"], random_facts(c)
+    directory, c = tmp_path_factory.mktemp("source"), recipes.load("scenes_base:tiny", [])
+    vae, t5 = recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], random_facts(c)
     stage = {
         "kind": "base",
-        "model": {**recipe.to_json(c)["model"], "out_channels": vae["z_channels"]},
+        "model": {**recipes.to_json(c)["model"], "out_channels": vae["z_channels"]},
         "text_width": t5["channels"],
         "prediction": "v",
         "factor": 8,

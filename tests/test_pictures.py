@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cv3jax.pictures import GAP, contact_sheet
+from cv3jax.reports.pictures import GAP, contact_sheet
 
 CAPTION = (
     "a small yellow cross with a thin black outline to the left of a small blue square with a thin"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.configs import common
 from data_pipeline.io.errors import InputError
 
@@ -24,29 +24,29 @@ HOW = (
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])
-@pytest.mark.parametrize("name", recipe.recipes())
+@pytest.mark.parametrize("name", recipes.recipes())
 def test_every_recipe_loads(name, variant):
-    assert recipe.load(name + variant, []).stage
+    assert recipes.load(name + variant, []).stage
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_long_trains_the_same_model_for_longer(name):
-    short, long = recipe.load(name, []), recipe.load(f"{name}:long", [])
+    short, long = recipes.load(name, []), recipes.load(f"{name}:long", [])
     assert all(
         field.startswith(HOW)
-        for field in recipe.differences(recipe.to_json(short), recipe.to_json(long))
+        for field in recipes.differences(recipes.to_json(short), recipes.to_json(long))
     )
     assert long.train.steps * long.batch.size >= 20 * short.train.steps * short.batch.size
     assert long.optim.warmup < long.train.steps
     assert long.model.dtype == ("float32" if name == "scenes_vae" else "bfloat16")
-    assert recipe.load(f"{name}:long", ["--config.train.steps=7"]).train.steps == 7
+    assert recipes.load(f"{name}:long", ["--config.train.steps=7"]).train.steps == 7
 
 
-@pytest.mark.parametrize("name", recipe.recipes())
+@pytest.mark.parametrize("name", recipes.recipes())
 def test_an_unknown_variant_names_those_there_are(name):
     there = "tiny and long" if name in LONG else "only tiny" if name == "base_256" else ".*tiny"
     with pytest.raises(InputError, match=f"unknown variant 'lang'; there is {there}"):
-        recipe.load(f"{name}:lang", [])
+        recipes.load(f"{name}:lang", [])
 
 
 def test_only_the_asked_variant_is_made():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax.report import COLUMNS, JUDGED, clock, write_report
+from cv3jax.quickstart.report import COLUMNS, JUDGED, clock, write_report
 
 HOSTILE = (
     '</p><script>alert(1)</script><img src="//example.org/x.png" onerror=alert(1)> "quoted"'

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from test_report import HOSTILE, REPORT, Page
 
-from cv3jax.report import write_report
-from cv3jax.report_distilled import denoising, label, last, verdicts
+from cv3jax.quickstart.report import write_report
+from cv3jax.quickstart.report_distilled import denoising, label, last, verdicts
 
 
 def score(right: float) -> dict:

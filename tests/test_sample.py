@@ -13,14 +13,16 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from cv3jax import quickstart, sample
-from cv3jax.assess import assess, psnr, with_noise
-from cv3jax.assess_distilled import compared
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
+from cv3jax.commands import sample
 from cv3jax.diffusion.pixels import to_uint8, up2
 from cv3jax.distillation import run as distilling
 from cv3jax.distributed.preemption import StoppedError
+from cv3jax.evaluation.distilled_scenes import compared
+from cv3jax.evaluation.image_metrics import psnr
+from cv3jax.evaluation.scenes import assess, with_noise
+from cv3jax.quickstart import run as quickstart
 from cv3jax.training import run as training
 from data_pipeline.io import arguments
 from data_pipeline.io.errors import InputError

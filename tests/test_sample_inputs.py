@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import sample
 from cv3jax.cascade import pipeline
-from cv3jax.sample_inputs import read_images, read_noise
+from cv3jax.commands import sample
+from cv3jax.sampling.inputs import read_images, read_noise
 from data_pipeline.io.errors import InputError
 
 SHAPES = {"low": (2, 8, 8, 4), "relay": (2, 8, 8, 4)}

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import sample, sample_jobs, sample_many
 from cv3jax.checkpoints.fingerprint import digest
+from cv3jax.commands import sample
 from cv3jax.distributed.independent import which_part
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.distributed.preemption import StoppedError
-from cv3jax.sample_batches import batch_width
-from cv3jax.sample_inputs import MAX_LINE, Prompt, read_prompts
-from cv3jax.sample_jobs import Job, Jobs
+from cv3jax.sampling import jobs as sampling_jobs
+from cv3jax.sampling import resumable
+from cv3jax.sampling.batches import batch_width
+from cv3jax.sampling.inputs import MAX_LINE, Prompt, read_prompts
+from cv3jax.sampling.jobs import Job, Jobs
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
@@ -155,7 +157,7 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     chosen: list[tuple] = []
-    monkeypatch.setattr(sample_many.jax.config, "update", lambda *given: chosen.append(given))
+    monkeypatch.setattr(resumable.jax.config, "update", lambda *given: chosen.append(given))
     assert which_part(*flags) == part
     shares_a_node = (
         "SLURM_STEP_NUM_TASKS" in environ
@@ -271,15 +273,15 @@ def paint(tmp_path, monkeypatch, capsys):
     """
     (tmp_path / "p.txt").write_text("\n".join(LINES))
     saved = []
-    save = sample_jobs.save_png
+    save = sampling_jobs.save_png
     monkeypatch.setattr(
-        sample_jobs, "save_png", lambda path, *rest: saved.append(path.name) or save(path, *rest)
+        sampling_jobs, "save_png", lambda path, *rest: saved.append(path.name) or save(path, *rest)
     )
-    monkeypatch.setattr(sample_many, "choose_mesh", lambda text, count: None)
+    monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)
 
     def run(out: str, *flags: str, painter: Painter | None = None, prompts: str = "p.txt") -> dict:
         monkeypatch.setattr(
-            sample_many, "load", lambda source, parts, mesh, attention: painter or Painter()
+            resumable, "load", lambda source, parts, mesh, attention: painter or Painter()
         )
         checkpoint = str(golden_models.converted("micro"))
         capsys.readouterr()
@@ -530,7 +532,9 @@ def test_two_batches_are_in_memory_and_no_more(tmp_path):
     jobs = Jobs([Prompt("x")] * 10, 1, 0)
     (tmp_path / "place").mkdir()
     assert (
-        sample_jobs.make(jobs, list(range(10)), 2, make, tmp_path, tmp_path / "place", lambda: None)
+        sampling_jobs.make(
+            jobs, list(range(10)), 2, make, tmp_path, tmp_path / "place", lambda: None
+        )
         == 10
     )
     assert len(alive) == 5
@@ -541,9 +545,9 @@ def test_what_is_not_a_whole_picture(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(path)
     data = path.read_bytes()
-    assert sample_jobs.is_whole(path, 8)
-    assert not sample_jobs.is_whole(path, 16)
+    assert sampling_jobs.is_whole(path, 8)
+    assert not sampling_jobs.is_whole(path, 16)
     for wrong in (b"", data[:20], data[:-1], data + b"\0", b"\0" * len(data)):
         path.write_bytes(wrong)
-        assert not sample_jobs.is_whole(path, 8)
-    assert not sample_jobs.is_whole(tmp_path / "none.png", 8)
+        assert not sampling_jobs.is_whole(path, 8)
+    assert not sampling_jobs.is_whole(tmp_path / "none.png", 8)

@@ -19,15 +19,16 @@ from golden import PNG_PIXELS
 from jax.sharding import Mesh
 from PIL import Image
 
-from cv3jax import sample, sample_many
 from cv3jax.cascade.parts import build_on, model_shapes
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades, runs
+from cv3jax.commands import sample
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import context_problem
 from cv3jax.models.layers import attend
 from cv3jax.models.unet import UNet
+from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -78,7 +79,7 @@ def on_one_device(size: int) -> np.ndarray:
 def on_a_mesh(monkeypatch, tmp_path: Path, mesh: str, size: int) -> tuple[Cascade, np.ndarray]:
     """The command on all eight devices: its cascade and its pictures."""
     loaded: list[Cascade] = []
-    monkeypatch.setattr(sample_many, "load", lambda *args: loaded.append(load(*args)) or loaded[0])
+    monkeypatch.setattr(resumable, "load", lambda *args: loaded.append(load(*args)) or loaded[0])
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
     sample.main(

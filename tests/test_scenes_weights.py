@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax import assess, sample
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
+from cv3jax.commands import sample
+from cv3jax.evaluation.scenes import BATCH as COUNT
+from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
 from cv3jax.judge import judge
 from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes_render import render
-
-COUNT = assess.BATCH
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def teacher():
 @pytest.fixture(scope="module")
 def noise(teacher):
     """Captions, keys, and the noise that both cascades start from."""
-    captions = [scenes.caption(scene) for scene in assess.judged_scenes(12, 0)]
+    captions = [scenes.caption(scene) for scene in judged_scenes(12, 0)]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(captions)))
     return captions, keys, teacher.noise(keys, 64)
 
@@ -50,9 +50,9 @@ def apart(a, b) -> float:
 
 
 def test_real_pictures_survive_the_autoencoder(student):
-    shown = assess.judged_scenes(COUNT, 0)
+    shown = judged_scenes(COUNT, 0)
     for side in (64, 128):
-        backs = assess.round_trip(student, np.stack([render(scene, side) for scene in shown]))
+        backs = round_trip(student, np.stack([render(scene, side) for scene in shown]))
         assert (
             np.mean(
                 [
@@ -68,13 +68,13 @@ def test_five_steps_draw_what_held_out_captions_say(student):
     """Colours and shapes that no training picture had together, and orders that only the words
     tell.
     """
-    held = assess.judged_scenes(COUNT, 0)
+    held = judged_scenes(COUNT, 0)
     relational = [
         scenes.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)
     ]
     captions = [scenes.caption(scene) for scene in held + relational]
     assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
-    made = assess.draw(student, captions, 0)["relay"]
+    made = draw(student, captions, 0)["relay"]
     said = [judge(*pair) for pair in zip(made, captions, strict=True)]
     assert np.mean([v["colour"] for v in said]) >= 0.97
     assert np.mean([v["all"] for v in said]) >= 0.9

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cv3jax import recipe
+from cv3jax import recipes
+from cv3jax.commands import arguments as command_line
 from data_pipeline.io.errors import InputError
 
 SCRIPT = Path(__file__).parent.parent / "launch" / "sweep.py"
@@ -33,8 +34,8 @@ def parse(command):
     """A command as the train command parses it: (config, workdir)."""
     program, name, *argv = command
     assert (program, name) == ("cv3jax", "train")
-    args, overrides = recipe.parser("train", "", "").parse_known_args(argv)
-    return recipe.load(args.config, overrides), args.workdir
+    args, overrides = command_line.parser("train", "", "").parse_known_args(argv)
+    return recipes.load(args.config, overrides), args.workdir
 
 
 def write_recipe(path, sweep):

@@ -6,10 +6,10 @@ import itertools
 import pytest
 from jax.experimental import topologies
 
-from cv3jax import topology
-from cv3jax.chips import CHIPS, group_bandwidth
-from cv3jax.collectives import Collective
-from cv3jax.roofline import Roofline, chip_hours, mfu_bound, roofline
+from cv3jax.aot import topology
+from cv3jax.aot.chips import CHIPS, group_bandwidth
+from cv3jax.aot.collectives import Collective
+from cv3jax.aot.roofline import Roofline, chip_hours, mfu_bound, roofline
 from data_pipeline.io.errors import InputError
 
 

@@ -16,9 +16,9 @@ from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.diffusers import unet_names, vae_names
+from cv3jax.weights.infer_sizes import t5_fields, text_width, unet_fields, vae_fields
+from cv3jax.weights.mapping import check, stack, torch_shapes
 from cv3jax.weights.names import t5_entries, unet_entries, vae_entries
-from cv3jax.weights.recognise import t5_fields, text_width, unet_fields, vae_fields
-from cv3jax.weights.tree import check, stack, torch_shapes
 from data_pipeline.io.errors import InputError
 
 MANIFEST = json.loads((Path(__file__).parent / "golden" / "manifest_full.json").read_text())

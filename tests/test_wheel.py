@@ -69,7 +69,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         if not (target / name).is_file()
         or (target / name).read_bytes() != (ROOT / name).read_bytes()
     ] == []
-    shown = tiny_runs.run("cv3jax.train", "--help", **where).stdout
+    shown = tiny_runs.run("cv3jax.commands.train", "--help", **where).stdout
     for name in (
         path.stem
         for path in (ROOT / "configs").glob("*.py")

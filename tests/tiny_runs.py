@@ -20,7 +20,7 @@ import pytest
 from ml_collections import ConfigDict
 from shared import once, root
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.distillation import build as building
 from cv3jax.distillation import run as distilling
 from cv3jax.distributed import partitioning
@@ -100,7 +100,7 @@ def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
 def config(stage: str, *fields: str) -> ConfigDict:
     """The config those arguments give."""
     name, _, _, *overrides = argv(stage, Path(), *fields)
-    return recipe.load(name.removeprefix("--config="), overrides)
+    return recipes.load(name.removeprefix("--config="), overrides)
 
 
 def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
@@ -138,7 +138,7 @@ def rounds(updates: dict[int, int]) -> str:
 def distill_config(stage: str, *fields: str) -> ConfigDict:
     """The config those arguments give."""
     name, _, _, *overrides = distill_argv(stage, Path(), *fields)
-    return recipe.load(name.removeprefix("--config="), overrides)
+    return recipes.load(name.removeprefix("--config="), overrides)
 
 
 @functools.cache

@@ -7,7 +7,8 @@ rounds.png.
 
 import sys
 
-from cv3jax import recipe
+from cv3jax import recipes
+from cv3jax.commands import arguments as command_line
 from cv3jax.distillation.run import run
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
@@ -20,13 +21,13 @@ EXAMPLE = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = recipe.parser("distill", __doc__, EXAMPLE)
+    parser = command_line.parser("distill", __doc__, EXAMPLE)
     processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
     processes.start(args)
     with preemptible():
-        figures = run(recipe.load(args.config, overrides), args.workdir)
+        figures = run(recipes.load(args.config, overrides), args.workdir)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (

@@ -7,7 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from cv3jax import recipe
+from cv3jax import recipes
+from cv3jax.commands import arguments as command_line
 from cv3jax.distributed.independent import which_part
 from cv3jax.precompute.run import run
 from cv3jax.training.validation import check
@@ -27,10 +28,10 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "docs/encode.md says when that pays.\n\nStopped or killed, the same command goes on;"
         " several processes share the shards."
     )
-    parser = recipe.command(
+    parser = command_line.command(
         "data encode",
         f"{__doc__} {more}",
-        f"{EXAMPLE}\n\nrecipes: {', '.join(recipe.recipes())} (each also :tiny)",
+        f"{EXAMPLE}\n\nrecipes: {', '.join(recipes.recipes())} (each also :tiny)",
     )
     parser.add_argument(
         "--config",
@@ -113,7 +114,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
     began = time.monotonic()
-    config = recipe.load(
+    config = recipes.load(
         args.config,
         [*overrides, f"--config.data.path={args.data}", f"--config.cascade={args.cascade}"],
     )

@@ -4,7 +4,8 @@ workdir continues.
 
 import sys
 
-from cv3jax import recipe
+from cv3jax import recipes
+from cv3jax.commands import arguments as command_line
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
 from cv3jax.training.run import run
@@ -17,7 +18,7 @@ EXAMPLE = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = recipe.parser("train", __doc__, EXAMPLE)
+    parser = command_line.parser("train", __doc__, EXAMPLE)
     parser.add_argument(
         "--resume_from",
         type=int,
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     check_file(args.json, "--json")
     processes.start(args)
     with preemptible():
-        figures = run(recipe.load(args.config, overrides), args.workdir, args.resume_from)
+        figures = run(recipes.load(args.config, overrides), args.workdir, args.resume_from)
         if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)

@@ -21,7 +21,7 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distributed import processes
-from cv3jax.pictures import contact_sheet
+from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.frozen import whole_side
 from cv3jax.training.previews import first_images
 from data_pipeline.damaged import readable

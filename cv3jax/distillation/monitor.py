@@ -13,7 +13,7 @@ from cv3jax.distillation.evaluation import Bench
 from cv3jax.distillation.rounds import Plan
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
-from cv3jax.pictures import save_png
+from cv3jax.reports.pictures import save_png
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import naming
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cv3jax.pictures import save_png
-from cv3jax.report_plots import draw_quality
+from cv3jax.reports.pictures import save_png
+from cv3jax.reports.plots import draw_quality
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import write_json
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.distillation import build as building
@@ -72,7 +72,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
         asked = {
-            name: recipe.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")
+            name: recipes.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")
         } | {"w": bench.weights}
         count = config.sample.steps
         fewer = sorted({plan.steps for plan in work.rounds} - {count}, reverse=True)
@@ -123,10 +123,10 @@ def finished(work: Distillation, plan: Plan, workdir: Path) -> dict | None:
     if not path.exists():
         return None
     figures = json.loads(path.read_text())
-    facts = recipe.to_json(building.round_config(work, plan))
+    facts = recipes.to_json(building.round_config(work, plan))
     if changed := [
         name
-        for name in recipe.differences(facts, figures["config"])
+        for name in recipes.differences(facts, figures["config"])
         if not name.startswith(RESUMABLE)
     ]:
         raise InputError(
@@ -161,7 +161,7 @@ def run_round(
     student: whose weights begin it; None: the teacher's.
     """
     config = building.round_config(work, plan)
-    facts, name = recipe.to_json(config), f"{config.stage} {plan.steps}"
+    facts, name = recipes.to_json(config), f"{config.stage} {plan.steps}"
     latest = processes.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
     stage, like = building.student_stage(work, plan), work.steps(teacher.w_dim).like
     watch = Watch(place, plan, bench, stage, full, config.distill.diverged)

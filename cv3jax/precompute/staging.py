@@ -19,7 +19,7 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from cv3jax import recipe
+from cv3jax import recipes
 from data_pipeline.array_records import describe, publish, shard_name
 from data_pipeline.cache import ABOUT, FACTS, FEATURES, NAME, read_facts
 from data_pipeline.io.errors import InputError, naming
@@ -54,7 +54,7 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
     """
     if (out / FACTS).is_file():
         if not overwrite:
-            changed = ", ".join(recipe.differences(facts, read_facts(out)))
+            changed = ", ".join(recipes.differences(facts, read_facts(out)))
             raise InputError(
                 f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
                 " another directory"
@@ -74,7 +74,7 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
     with one_at_a_time(out):
         present = {path.name for path in staging.iterdir()}
         if FACTS in present:
-            changed = recipe.differences(facts, read_facts(staging))
+            changed = recipes.differences(facts, read_facts(staging))
             if not changed:
                 return
             if not overwrite:

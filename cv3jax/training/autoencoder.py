@@ -20,8 +20,8 @@ from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import replicated
 from cv3jax.distributed.partitioning import abstract, tree_specs
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.recipe import to_json
+from cv3jax.recipes import to_json
+from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.data import batch_like, bucket_sizes, by_size, loader, of_size, open_data
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import first_images

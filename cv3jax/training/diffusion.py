@@ -12,7 +12,7 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed import processes
 from cv3jax.distributed.batches import placer
-from cv3jax.pictures import save_png
+from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
 from cv3jax.training.feature_cache import arrays, open_companion, prepare_of
 from cv3jax.training.frozen import describe, frozen_description, frozen_parts, random_facts

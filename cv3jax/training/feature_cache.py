@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax.recipe import differences
+from cv3jax.recipes import differences
 from cv3jax.training.cache_identity import latent_facts, text_facts, view
 from data_pipeline.cache import EncodedSource, example, latent_arrays, open_cache, text_arrays
 from data_pipeline.crops import crop

@@ -17,7 +17,7 @@ from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.recipe import to_json
+from cv3jax.recipes import to_json
 from cv3jax.training.data import bucket_sizes
 from data_pipeline.damaged import readable
 from data_pipeline.io.errors import InputError

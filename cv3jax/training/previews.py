@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
-from cv3jax.pictures import contact_sheet
+from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.frozen import whole_side
 from data_pipeline.damaged import readable
 from data_pipeline.loader import make_loader

@@ -4,7 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.checkpoints import manifest, runs
 from cv3jax.distributed import processes
 from data_pipeline.io import locks
@@ -81,7 +81,7 @@ def check_resume(
     runs.verify(directory, step)
     changed = [
         name
-        for name in recipe.differences(facts, runs.run_of(directory, step)["config"])
+        for name in recipes.differences(facts, runs.run_of(directory, step)["config"])
         if not name.startswith(resumable)
     ]
     if changed:

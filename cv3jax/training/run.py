@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cv3jax import recipe
+from cv3jax import recipes
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
     if "distill" in config:
         raise InputError("this recipe is a distillation's: cv3jax distill runs it")
     with hold(workdir):
-        facts = recipe.to_json(config)
+        facts = recipes.to_json(config)
         latest = processes.first("resume", lambda: check_resume(facts, workdir, resume_from))
         stage = build(config, workdir)
         profile = profiling.steps_of(config.profile.steps) if "profile" in config else None

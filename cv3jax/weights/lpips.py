@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from cv3jax.models.lpips import LPIPS, WIDTHS
 from cv3jax.weights.files import open_tensors
+from cv3jax.weights.mapping import check, stack
 from cv3jax.weights.names import Entry
-from cv3jax.weights.tree import check, stack
 from data_pipeline.io.errors import InputError
 
 # where VGG16's list of layers has its convolutions, slice by slice

@@ -12,7 +12,7 @@ import numpy as np
 
 from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
-from cv3jax.pictures import contact_sheet, save_png
+from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
 from data_pipeline.loader import make_loader
 from data_pipeline.records import open_records

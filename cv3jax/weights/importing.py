@@ -19,11 +19,11 @@ from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.weights import diffusers, recognise, released
+from cv3jax.weights import diffusers, infer_sizes, select_model
 from cv3jax.weights.files import Tensors, open_tensors
+from cv3jax.weights.mapping import check, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
-from cv3jax.weights.official import Official, disagreement
-from cv3jax.weights.tree import check, stack, torch_shapes
+from cv3jax.weights.release_yaml import Official, disagreement
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.staging import appearing
 
@@ -60,7 +60,7 @@ def import_unet(
     said = official.head_channels if official else None
     head = said if head_channels is None else head_channels
     fields, width = _recognised(
-        where, lambda: (recognise.unet_fields(shapes, head), recognise.text_width(shapes))
+        where, lambda: (infer_sizes.unet_fields(shapes, head), infer_sizes.text_width(shapes))
     )
     if official and (problem := disagreement(official, fields)):
         raise InputError(f"{flag} {path}: {problem}; give the configuration that belongs to it")
@@ -111,7 +111,9 @@ def import_vae(path: Path, flag: str) -> Part:
     else:
         fields = _recognised(
             where,
-            lambda: recognise.vae_fields({name: tensor.shape for name, tensor in tensors.items()}),
+            lambda: infer_sizes.vae_fields(
+                {name: tensor.shape for name, tensor in tensors.items()}
+            ),
         )
         fields, names = {**fields, "groups": GROUPS}, lambda entries, stages: entries
     # SDXL's overflows in float16
@@ -135,7 +137,8 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     """The encoder half of a T5 v1.1 in transformers' naming. Raises as `import_unet`."""
     tensors, where, others = _open(path, flag, "t5")
     fields = _recognised(
-        where, lambda: recognise.t5_fields({name: tensor.shape for name, tensor in tensors.items()})
+        where,
+        lambda: infer_sizes.t5_fields({name: tensor.shape for name, tensor in tensors.items()}),
     )
     folder = path if path.is_dir() else path.parent
     config = _read_config(folder) if (folder / "config.json").is_file() else {}
@@ -199,7 +202,7 @@ def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path 
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:
     tensors, file = open_tensors(path, flag)
     where = f"{flag} {file}"
-    tensors, others = released.pick(tensors, kind, where)
+    tensors, others = select_model.pick(tensors, kind, where)
     return tensors, where, others
 
 
@@ -226,8 +229,8 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
 
 def _contents(tensors: Tensors, others: dict[str, int], where: str) -> list[str]:
     count = sum(tensor.size for tensor in tensors.values())
-    line = f"{len(tensors):,} tensors, {count:,} parameters, {released.dtypes(tensors)}, of {where}"
-    return [line, released.words(others)] if others else [line]
+    line = f"{len(tensors):,} tensors, {count:,} parameters, {select_model.dtypes(tensors)}, of {where}"
+    return [line, select_model.words(others)] if others else [line]
 
 
 def _read_config(folder: Path) -> dict:

@@ -13,6 +13,7 @@ import numpy as np
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import to_pixels
+from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.judge import PROPERTIES, altered_rates, judge
 from data_pipeline import scenes
 from data_pipeline.scenes_render import render
@@ -79,12 +80,6 @@ def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
                 else (least, amplitude)
             )
     return noisy
-
-
-def psnr(images: np.ndarray, others: np.ndarray) -> float:
-    """Mean over images of the PSNR in dB of uint8 [N, H, W, 3] against one another."""
-    mse = np.mean((others.astype(np.float64) - images) ** 2, axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3))))
 
 
 def assess(cascade: Cascade, *, count: int, seed: int) -> dict:

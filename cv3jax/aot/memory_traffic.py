@@ -9,7 +9,7 @@ once.
 
 import re
 
-from cv3jax.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
+from cv3jax.aot.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
 
 FREE = (
     "parameter",

@@ -3,7 +3,6 @@ base and relay, distils both, and shows what they make of captions they never sa
 Killed and started again it continues.
 """
 
-import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -12,8 +11,6 @@ import os
 import platform
 import shlex
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,61 +18,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cv3jax import recipe
-from cv3jax.assess import assess, draw, round_trip
-from cv3jax.assess_distilled import assess_distilled, compared, with_rounds
+from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.distillation import run as distilling
-from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.report import write_report
+from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
+from cv3jax.evaluation.scenes import assess, draw, round_trip
+from cv3jax.quickstart.report import write_report
+from cv3jax.quickstart.stopwatch import Stopwatch
+from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
 from data_pipeline import scenes
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory, check_file, read_facts, write_json
+from data_pipeline.io.files import read_facts, write_json
 from data_pipeline.scenes_render import render
 
-EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 STAGES = ("vae", "base", "relay")
 DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
-
-
-class Stopwatch:
-    """Seconds by stage, kept in a file so that they add up over restarts, a killed stage's included
-    (to the last tick).
-    """
-
-    TICK = 2.0
-
-    def __init__(self, path: Path, install: float):
-        self.path = path
-        self.seconds = read_facts(path) if path.exists() else {}
-        self.seconds["install"] = install or self.seconds.get("install", 0.0)
-
-    def run(self, stage: str, work):
-        """`work()`, its time added to `stage`."""
-        before, began, done = self.seconds.get(stage, 0.0), time.monotonic(), threading.Event()
-
-        def tick():
-            while not done.wait(self.TICK):
-                with contextlib.suppress(OSError):  # a full disk is for the work itself to report
-                    self._store(stage, before + time.monotonic() - began)
-
-        ticker = threading.Thread(target=tick, daemon=True)
-        ticker.start()
-        try:
-            result = work()
-        finally:
-            done.set()
-            ticker.join()
-        self._store(stage, before + time.monotonic() - began)
-        return result
-
-    def _store(self, stage: str, value: float) -> None:
-        self.seconds[stage] = value
-        write_json(self.path, self.seconds)
 
 
 def build_data(directory: Path, *, count: int, seed: int) -> None:
@@ -93,7 +54,7 @@ def small_recipe(
     """The recipe of a step of this run, whose frozen parts are those of `cascade`, a directory of
     `workdir`.
     """
-    config = recipe.load(f"scenes_{name}{':tiny' if tiny else ''}", [])
+    config = recipes.load(f"scenes_{name}{':tiny' if tiny else ''}", [])
     with config.unlocked():
         config.seed = seed
         config.data.path = str(workdir / "data" / "train")
@@ -340,49 +301,3 @@ def carry_cascade(source: Path, target: Path) -> None:
     for part in ("vae", "t5", *description["stages"]):
         cascades.carry_part(source / part, target / part)
     cascades.write_cascade(target, description)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = recipe.command("quickstart", __doc__, EXAMPLE)
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=Path,
-        help="where everything goes; an existing one continues",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of data, weights and samples (default 0)"
-    )
-    parser.add_argument(
-        "--install-seconds",
-        type=float,
-        default=0.0,
-        help="how long the set-up took, for the report",
-    )
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="sizes that only exercise the machinery: pictures will be noise",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
-    args = parser.parse_args(argv)
-    check_directory(args.workdir, "--workdir")
-    check_file(args.json, "--json")
-    if not 0 <= args.install_seconds < 1e6:
-        raise InputError(
-            f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more"
-        )
-    if not 0 <= args.seed < 2**31:
-        raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
-    report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
-    write_json(args.json, report)
-    print(
-        f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
-        file=sys.stderr,
-    )
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)

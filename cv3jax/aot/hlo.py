@@ -33,9 +33,7 @@ COMPARE = {
     "EQ": operator.eq,
     "NE": operator.ne,
 }
-
 STARTS = 'custom_call_target="AsyncCollectiveStart"'
-
 HEADER = re.compile(r"^(ENTRY )?%?([^ ]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")

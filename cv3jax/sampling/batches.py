@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.distributed.mesh import batch_ways
-from cv3jax.sample_jobs import Job
+from cv3jax.sampling.jobs import Job
 
 
 def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:

@@ -7,7 +7,6 @@ import signal
 import sys
 from pathlib import Path
 
-from cv3jax import sample_jobs
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades
@@ -15,9 +14,9 @@ from cv3jax.checkpoints.fingerprint import digest
 from cv3jax.distributed import preemption
 from cv3jax.distributed.independent import Part, holding
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.sample_batches import batch_width, draw
-from cv3jax.sample_inputs import LAST_SEED, read_prompts
-from cv3jax.sample_jobs import FORMAT, INDEX, PLAN, Jobs
+from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.inputs import LAST_SEED, read_prompts
+from cv3jax.sampling.jobs import FORMAT, INDEX, PLAN, Jobs
 from data_pipeline.io.errors import InputError
 
 ENDS = "ends after this batch; the same command goes on"
@@ -76,24 +75,22 @@ def sample_many(
             key: settings.get(key, description["stages"][name][key])
             for key in ("steps", "guidance")
         }
-    sample_jobs.check(out, plan, jobs)
+    jobs.check(out, plan, jobs)
     share = -(-len(jobs) // part.count)
     devices = choose_mesh(mesh, share)
     width = batch_width(batch, devices, share)
     with holding(out, part) as place:
-        sample_jobs.check(out, plan, jobs)  # again, for one that began meanwhile
-        todo = sample_jobs.missing(
+        jobs.check(out, plan, jobs)  # again, for one that began meanwhile
+        todo = jobs.missing(
             jobs, [i for i in range(len(jobs)) if i // width % part.count == part.index], out, side
         )
         made = 0
         if todo:
             cascade = load(source, parts, devices, attention)
-            sample_jobs.write(
-                place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"])
-            )
+            jobs.write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with preemption.noticing(ends=ENDS) as noticed:
                 options = {"size": side, "base": base, "relay": relay}
-                made = sample_jobs.make(
+                made = jobs.make(
                     jobs,
                     todo,
                     width,
@@ -117,7 +114,7 @@ def sample_many(
             )
             if stop == signal.SIGINT:
                 raise preemption.StoppedError(stop, said)
-        elif lacking := sample_jobs.index(jobs, out, place, side):
+        elif lacking := jobs.index(jobs, out, place, side):
             said = (
                 f"part {part.index} of {part.count} is done; of {len(jobs)} pictures {lacking} are"
                 " left to the others"

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cv3jax import recipe
-from cv3jax.pictures import save_png
-from cv3jax.sample_inputs import Prompt
+from cv3jax import recipes
+from cv3jax.reports.pictures import save_png
+from cv3jax.sampling.inputs import Prompt
 from data_pipeline.io.errors import InputError, first_line, naming
 
 PLAN, INDEX = "plan.json", "index.jsonl"
@@ -86,7 +86,7 @@ def check(out: Path, plan: dict, jobs: Jobs) -> None:
                 f"--out {out} has {strange} but no {PLAN} that says what it is of; give another"
                 " directory"
             )
-    elif changed := recipe.differences(plan, theirs if isinstance(theirs, dict) else {}):
+    elif changed := recipes.differences(plan, theirs if isinstance(theirs, dict) else {}):
         raise InputError(
             f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its"
             " command, or another directory"

@@ -12,16 +12,16 @@ from safetensors.numpy import save_file
 
 from cv3jax.cascade.parts import build_model, part_shapes
 from cv3jax.checkpoints import cascades, runs, streaming
-from cv3jax.import_weights import copy_tokenizer, progress
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers
 from cv3jax.weights.files import SAT_FILE
+from cv3jax.weights.importing import copy_tokenizer, progress
+from cv3jax.weights.mapping import to_torch
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
-from cv3jax.weights.released import PREFIX
+from cv3jax.weights.select_model import PREFIX
 from cv3jax.weights.torch_file import import_torch, save_torch
-from cv3jax.weights.tree import to_torch
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.staging import appearing
 

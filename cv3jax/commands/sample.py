@@ -14,15 +14,15 @@ from tqdm import tqdm
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
+from cv3jax.commands.arguments import command
 from cv3jax.distributed.independent import which_part
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.kernels.attention import KINDS
-from cv3jax.pictures import contact_sheet, save_png
-from cv3jax.recipe import command
-from cv3jax.sample_batches import batch_width, draw
-from cv3jax.sample_inputs import LAST_SEED, check_prompt, read_images, read_noise
-from cv3jax.sample_jobs import Job, slug
-from cv3jax.sample_many import require, sample_many
+from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.inputs import LAST_SEED, check_prompt, read_images, read_noise
+from cv3jax.sampling.jobs import Job, slug
+from cv3jax.sampling.resumable import require, sample_many
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json

@@ -2,7 +2,6 @@
 checkpoint as JSON.
 """
 
-import argparse
 import importlib.util
 import json
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
 # what every recipe has
@@ -106,34 +104,3 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
         elif a != b:
             names.append(f"{prefix}{key}")
     return names
-
-
-def parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command line every config-driven command shares: --config, --workdir, --json, and
-    `--config.a.b=v` for the rest.
-    """
-    parse = command(
-        name,
-        description,
-        f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field:"
-        " --config.optim.lr=1e-4",
-    )
-    parse.add_argument(
-        "--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe"
-    )
-    parse.add_argument(
-        "--workdir", required=True, type=Path, help="where the run lives; an existing run continues"
-    )
-    parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
-    return parse
-
-
-def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The parser of `cv3jax <name>`, with an example under its --help."""
-    return Parser(
-        prog=f"cv3jax {name}",
-        description=description,
-        allow_abbrev=False,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )

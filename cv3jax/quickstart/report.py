@@ -9,8 +9,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from cv3jax.report_distilled import section
-from cv3jax.report_plots import QUANTITIES, plot, png_uri
+from cv3jax.quickstart.report_distilled import section
+from cv3jax.reports.plots import QUANTITIES, plot, png_uri
 from data_pipeline.io.errors import naming
 
 COLUMNS = (  # key of a sample, heading, what one sees
@@ -35,6 +35,8 @@ JUDGED = (  # key of prompt_following, heading, what one sees
     ),
     ("relay", "Relay", "the result"),
 )
+
+
 STAGES = {"vae": "Autoencoder", "base": "Base model", "relay": "Relay model"}
 
 
@@ -165,6 +167,7 @@ summary { margin-top: 28px; cursor: pointer; color: var(--soft); }
   .card { padding: 14px; } .bar { display: none; }
 }
 """
+
 
 _PAGE = """<!doctype html>
 <html lang="en"><head>

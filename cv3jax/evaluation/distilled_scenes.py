@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax.assess import BATCH, batches, judged_scenes
 from cv3jax.cascade.parts import load_params
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_pixels, up2
+from cv3jax.evaluation.image_metrics import image_distance
+from cv3jax.evaluation.scenes import BATCH, batches, judged_scenes
 from cv3jax.judge import judge
 from data_pipeline import scenes
 
@@ -198,11 +199,6 @@ def assess_distilled(
         "rows": {name: some[:SHOWN] for name, some in images.items()},
     }
     return {"distilled": figures, "single_stage": single}, shown
-
-
-def image_distance(images: np.ndarray, others: np.ndarray) -> float:
-    """The root mean square difference of uint8 [N, H, W, 3] as 0..1, the mean over images."""
-    return float(np.sqrt(np.mean((images / 255.0 - others / 255.0) ** 2, axis=(1, 2, 3))).mean())
 
 
 def per_image(laps: list[dict[str, float]]) -> dict[str, float]:

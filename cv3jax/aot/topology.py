@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from cv3jax.chips import CHIPS, Chip
+from cv3jax.aot.chips import CHIPS, Chip
 from data_pipeline.io.errors import InputError, first_line
 
 # what there is to rent, in ascending order; a v5p also in any multiple of 4 a side, up to 16×16×24
@@ -36,6 +36,8 @@ SHAPES = {
         "16x16x24",
     ),
 }
+
+
 LARGEST = (16, 16, 24)
 # libtpu asks the metadata server of a TPU machine who it is, and complains at length where there is
 # none

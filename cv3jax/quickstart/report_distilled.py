@@ -6,8 +6,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from cv3jax.assess_distilled import FULL
-from cv3jax.report_plots import png_uri, quality_plot
+from cv3jax.evaluation.distilled_scenes import FULL
+from cv3jax.reports.plots import png_uri, quality_plot
 
 # a sampler that takes at most so many times as long is one that could be taken instead
 AS_FAST = 1.2

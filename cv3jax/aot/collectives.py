@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv3jax.hlo import SAME, Frame, Instruction, Module, UnknownError, array_bytes, collective
+from cv3jax.aot.hlo import SAME, Frame, Instruction, Module, UnknownError, array_bytes, collective
 
 TURNS = {"all-reduce": 2}
 WHOLE = ("collective-permute", "collective-broadcast")
@@ -42,6 +42,8 @@ PASSES = (
     "collective-permute-start",
     "collective-permute-done",
 )
+
+
 # and their operands that are passed on
 JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}
 # the TPU compiler's, of slices that it copied one by one

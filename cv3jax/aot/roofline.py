@@ -9,8 +9,8 @@ recomputation) a second at that roof, over the chips' peak.
 import functools
 from typing import NamedTuple
 
-from cv3jax.chips import Chip, group_bandwidth
-from cv3jax.collectives import Collective
+from cv3jax.aot.chips import Chip, group_bandwidth
+from cv3jax.aot.collectives import Collective
 
 
 class Roofline(NamedTuple):

@@ -1,0 +1,1 @@
+"""Scores of pictures: prompt following of scenes, PSNR, distances."""

@@ -1,0 +1,1 @@
+"""The whole system on one CPU, and its report."""

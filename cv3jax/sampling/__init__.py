@@ -1,0 +1,1 @@
+"""Many prompts to many pictures: inputs, batches, jobs that resume."""
