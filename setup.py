@@ -4,7 +4,7 @@ constraints.txt.
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 VERSION = next(
     line.split('"')[1]
@@ -23,14 +23,9 @@ setup(
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs`
     # is claimed
     packages=[
-        "cv3jax",
-        "cv3jax.models",
-        "cv3jax.weights",
+        *find_packages(include=["cv3jax", "cv3jax.*", "data_pipeline", "data_pipeline.*"]),
         "cv3jax.configs",
         "cv3jax.topologies",
-        "data_pipeline",
-        "data_pipeline.builder",
-        "data_pipeline.recaption",
     ],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={

@@ -27,7 +27,7 @@ import measure
 import planted
 
 from cv3jax.distributed.backend import prefer_cpu
-from data_pipeline.records import open_records
+from data_pipeline.records.records import open_records
 
 BARS = {
     "blocked": 1.0,

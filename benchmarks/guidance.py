@@ -30,7 +30,7 @@ from cv3jax.distillation.loss import Pairs, pairs, told, two_steps
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.evaluation.scenes import judged_scenes
 from cv3jax.models.unet import UNet
-from data_pipeline import scenes
+from data_pipeline.scenes import grammar
 
 
 class Both(NamedTuple):
@@ -48,7 +48,7 @@ class Both(NamedTuple):
 def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     """Of `count` held-out captions."""
     captions, keys = (
-        [scenes.caption(scene) for scene in judged_scenes(count, 0)],
+        [grammar.caption(scene) for scene in judged_scenes(count, 0)],
         jax.vmap(jax.random.key)(jnp.arange(count)),
     )
     stages = [one.description["stages"]["base"] for one in (teacher, student)]

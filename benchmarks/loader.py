@@ -29,9 +29,9 @@ import sklearn.datasets
 import webdataset
 from PIL import Image
 
-from data_pipeline.crops import fit
-from data_pipeline.loader import make_loader
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.loading.crops import fit
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 BARS = {256: 1.5, 512: 1.0}
 SIDES = ("threads", "processes", "peer")

@@ -28,8 +28,8 @@ from cv3jax.distributed.backend import tune_cpu
 from cv3jax.training.build import build
 from cv3jax.training.loop import Cadence, train_loop
 from cv3jax.training.stage import Stage
-from data_pipeline import scenes
 from data_pipeline.io.files import write_json
+from data_pipeline.scenes import dataset
 
 MOST = 1.03
 WARM = 3  # steps before the time is taken
@@ -136,7 +136,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "scenes"
         if args.data is None:
-            scenes.build(data, 256, 0, "train", size=128)
+            dataset.build(data, 256, 0, "train", size=128)
         batch, stage = fitting(data, args.step)
         ready = Ready(next(stage.data))
         took = measure.turns(

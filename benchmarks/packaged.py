@@ -28,30 +28,30 @@ from cv3jax.distributed.backend import tune_cpu
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
 from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
-from cv3jax.judge import PROPERTIES, judge
-from data_pipeline import scenes
-from data_pipeline.scenes_render import render
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.judge import PROPERTIES, judge
+from data_pipeline.scenes.render import render
 
 TEACHER, STUDENT = "scenes_teacher", "scenes"
 BARS = {"vae": 0.95, "colour": 0.97, "all": 0.85, "order": 0.90, "seconds": 2.0, "guidance": 4}
 PROMPT = "a small green star on the left and a large purple circle on the right, black background"
 
 
-def relational_scenes(count: int, seed: int) -> list[scenes.Scene]:
+def relational_scenes(count: int, seed: int) -> list[grammar.Scene]:
     """Held-out scenes of two things whose caption says their order alone, every other one
     textured.
     """
     return [
-        scenes.sample_scene(
+        grammar.sample_scene(
             seed, i, split="heldout", textured=float(i % 2), two=1.0, relational=1.0
         )
         for i in range(count)
     ]
 
 
-def following(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str, float]]:
+def following(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str, float]]:
     """Share of pictures right by property, of the base's and of the final ones."""
-    captions = [scenes.caption(scene) for scene in shown]
+    captions = [grammar.caption(scene) for scene in shown]
     made = draw(cascade, captions, 0)
     verdicts = {
         name: [judge(*pair) for pair in zip(made[name], captions, strict=True)]
@@ -63,7 +63,7 @@ def following(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str
     }
 
 
-def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str, float]]:
+def ceilings(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str, float]]:
     """Of real pictures through the autoencoder and back, by their side: the share still right, PSNR
     in dB.
     """
@@ -72,7 +72,7 @@ def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str,
         real = np.stack([render(scene, side) for scene in shown])
         back = round_trip(cascade, real)
         right = [
-            judge(image, scenes.caption(scene))["all"]
+            judge(image, grammar.caption(scene))["all"]
             for image, scene in zip(back, shown, strict=True)
         ]
         found[str(side)] = {"all": float(np.mean(right)), "psnr": psnr(real, back)}
@@ -80,12 +80,12 @@ def ceilings(cascade: Cascade, shown: list[scenes.Scene]) -> dict[str, dict[str,
 
 
 def guidance(
-    teacher: Cascade, student: Cascade, shown: list[scenes.Scene], weights: list[float]
+    teacher: Cascade, student: Cascade, shown: list[grammar.Scene], weights: list[float]
 ) -> list[list[float]]:
     """Root mean square differences of base latents from the same noise: a row a w of the student, a
     column a w of the guided teacher.
     """
-    captions = [scenes.caption(scene) for scene in shown]
+    captions = [grammar.caption(scene) for scene in shown]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(shown)))
     noise = teacher.noise(keys, teacher.description["stages"]["base"]["image_size"])
     theirs, ours = (

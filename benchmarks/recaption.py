@@ -29,9 +29,9 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import caption_server
 
 from cv3jax.distributed.backend import prefer_cpu
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.recaption.run import recaption
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 LEAST = 0.9
 TURNS = 3

@@ -24,12 +24,12 @@ COMMANDS = {
         ),
     ),
     "pack": (
-        "data_pipeline.pack_command",
+        "data_pipeline.packing.command",
         "captioned images to records, on one machine in one go",
         "pack --source photos/ --out runs/photos",
     ),
     "inspect": (
-        "data_pipeline.inspect_command",
+        "data_pipeline.records.inspect",
         "a dataset's schema, counts and sizes, and a contact sheet",
         "inspect runs/photos --out look.png",
     ),
@@ -42,7 +42,7 @@ COMMANDS = {
         ),
     ),
     "scenes": (
-        "data_pipeline.scenes_command",
+        "data_pipeline.scenes.command",
         "renders captioned scenes of coloured shapes",
         "scenes --out runs/scenes --num 12000 --split train",
     ),
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def usage() -> str:
     shown = {name: summary for name, (_, summary, _) in COMMANDS.items()}
-    # in cv3jax.encode: it runs the models
+    # in cv3jax.precompute.run: it runs the models
     shown["encode"] = "a dataset's latents and text features, for training without the encoders"
     rows = "\n".join(f"  {name:<12}{summary}" for name, summary in shown.items())
     example = f"cv3jax data {COMMANDS['pack'][2]}"

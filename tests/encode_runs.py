@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from shared import once, root
 
 from cv3jax.precompute import run as precomputing
-from data_pipeline.cache import EncodedSource, open_cache
-from data_pipeline.records import RecordSource, RecordWriter, open_records
+from data_pipeline.records.feature_cache import EncodedSource, open_cache
+from data_pipeline.records.records import RecordSource, RecordWriter, open_records
 
 COUNT, SHARDS = 20, 3  # shards of 7, 7 and 6 records: batches that are not full
 BATCH = 2

@@ -32,8 +32,8 @@ from cv3jax.optim import optimizers
 from cv3jax.training import resume
 from cv3jax.training.loop import Cadence, train_loop
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
-from data_pipeline.images import encode_png
-from data_pipeline.loader import make_loader
+from data_pipeline.images.decode import encode_png
+from data_pipeline.loading.loader import make_loader
 
 BATCH, SIDE, WIDTH, LAYERS = 16, 8, 64, 2
 PATIENCE = 8.0  # seconds; a machine that has other work may be late

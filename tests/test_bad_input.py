@@ -19,7 +19,7 @@ import tiny_runs
 from cv3jax import cli
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.training import run as training
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

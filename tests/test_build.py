@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import open_records
+from data_pipeline.records.records import open_records
 
 ROOT = Path(__file__).parent.parent
 COUNT, SHARD = 320, 64
@@ -200,7 +200,7 @@ def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path,
     one that replaces it.
     """
     from data_pipeline.builder import build
-    from data_pipeline.builder.work import Work
+    from data_pipeline.builder.workspace import Work
 
     out, clear = tmp_path / "D", Work.clear
 
@@ -244,7 +244,7 @@ def test_two_builds_of_one_output_do_not_meet(tars, tmp_path):
 def test_a_worker_ends_when_the_build_is_killed():
     program = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.builder.worker import watch; watch({os.getpid()})"])
+child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.builder.beam_worker import watch; watch({os.getpid()})"])
 print(child.pid, flush=True)
 time.sleep(600)
 """

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_data_pack import encoded
 
-from data_pipeline.builder.blocked import blocker, plain_url, read_blocked
-from data_pipeline.builder.facts import Facts, look, read_facts, write_rows
+from data_pipeline.builder.blocklist import blocker, plain_url, read_blocked
 from data_pipeline.builder.filters import make_judge
+from data_pipeline.builder.measure import Facts, look, read_facts, write_rows
 from data_pipeline.builder.settings import Settings, load_settings
 from data_pipeline.io.errors import InputError
-from data_pipeline.items import Item, Place, Skip
+from data_pipeline.sources.items import Item, Place, Skip
 
 GOOD = Facts(
     ordinal=0,

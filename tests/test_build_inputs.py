@@ -17,12 +17,12 @@ from pyarrow import parquet
 from test_data_pack import tar
 
 from data_pipeline.builder.dedup import Entry, EntryCoder, clashes, pairs
-from data_pipeline.builder.facts import look
 from data_pipeline.builder.inputs import Unit, find_units, groups, read_place, read_unit
+from data_pipeline.builder.measure import look
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
-from data_pipeline.items import Item, Place
-from data_pipeline.records import open_records
+from data_pipeline.records.records import open_records
+from data_pipeline.sources.items import Item, Place
 
 
 def jpeg(i, size=(64, 48)):

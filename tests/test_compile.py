@@ -45,7 +45,7 @@ PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
 
 
 class Program(NamedTuple):
-    """What `cv3jax.abstract.program` makes, of a small step made here."""
+    """What `cv3jax.aot.programs.program` makes, of a small step made here."""
 
     jitted: Any
     args: tuple
@@ -380,7 +380,7 @@ def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(
 ):
     seen = {}
     monkeypatch.setattr(compiling, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
-    monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
+    monkeypatch.setattr("cv3jax.aot.programs.program", lambda *_: None)
     monkeypatch.setattr(compiling, "analyse", lambda *_, **options: seen.update(options) or {})
     compiling.run(recipes.load(name, []), "v5e:2x4", step)
     assert seen == {"gathers": gathers, "train": step in ("train", "later")}
@@ -408,7 +408,7 @@ def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, ca
         ("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip")
     )
     monkeypatch.setattr(compiling, "load", lambda name: Topology(name, CHIPS["v5e"], (16, 16), []))
-    monkeypatch.setattr("cv3jax.abstract.program", lambda *_: None)
+    monkeypatch.setattr("cv3jax.aot.programs.program", lambda *_: None)
     monkeypatch.setattr(compiling, "analyse", lambda *_, **__: fake_figures(fits=False, **out))
     argv = [
         "--config=base_512",

@@ -37,7 +37,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.train_step import create_state
 from data_pipeline.io.errors import InputError
-from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.loading.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline.cli import COMMANDS, main
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import open_records
+from data_pipeline.records.records import open_records
 
 
 def test_scenes_inspect_and_pack(tmp_path, capsys):

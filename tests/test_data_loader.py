@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.crops import fit
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.loading.crops import fit
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 COUNT = 23
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.damaged import readable
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.loading.damaged import readable
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 COUNT, SHARDS = 37, 3
 OPTIONS = {

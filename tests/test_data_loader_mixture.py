@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from data_pipeline import buckets, mixture
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
-from data_pipeline.mixture import Mixture
-from data_pipeline.records import RecordWriter, make_record, open_records
-from data_pipeline.sizes import NAME, read_sizes, sizes_of, write_sizes
+from data_pipeline.loading import buckets, mixture
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.mixture import Mixture
+from data_pipeline.records.records import RecordWriter, make_record, open_records
+from data_pipeline.records.sizes import NAME, read_sizes, sizes_of, write_sizes
 
 COUNTS = {"a": 23, "b": 8}
 # height, width of record i: number i % 5

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import images, items
-from data_pipeline.images import decode_rgb, encode_png, open_image, upright_size
+from data_pipeline.images import decode
+from data_pipeline.images.decode import decode_rgb, encode_png, open_image, upright_size
 from data_pipeline.io.errors import InputError
-from data_pipeline.pack import REPORT, pack
-from data_pipeline.records import open_records
+from data_pipeline.packing.pack import REPORT, pack
+from data_pipeline.records.records import open_records
+from data_pipeline.sources import items
 
 
 def encoded(i, fmt="PNG", size=(12, 10)):
@@ -299,16 +300,16 @@ def test_bounds_on_pixels_and_bytes():
     bomb = bytearray(encode_png(np.zeros((4, 4, 3), np.uint8)))
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the header claims 3.6 billion pixels
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    with pytest.raises(images.TooLargeError):
+    with pytest.raises(decode.TooLargeError):
         open_image(bytes(bomb))
-    with pytest.raises(images.TooLargeError, match="20x20"):
+    with pytest.raises(decode.TooLargeError, match="20x20"):
         open_image(encoded(0, size=(20, 20)), max_pixels=399)
     open_image(encoded(0, size=(20, 20)), max_pixels=400)
-    with pytest.raises(images.TooLargeError, match="bytes"):
+    with pytest.raises(decode.TooLargeError, match="bytes"):
         open_image(encoded(0), max_bytes=100)
     for kind in ("BMP", "GIF", "TIFF"):
         with pytest.raises(
-            images.UnsupportedError, match=f"a {kind} image; png, jpeg and webp are read"
+            decode.UnsupportedError, match=f"a {kind} image; png, jpeg and webp are read"
         ):
             open_image(saved(Image.new("RGB", (4, 4)), kind))
     with pytest.raises(InputError, match="not a readable"):

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import FEATURES, RecordWriter, make_record, open_records
+from data_pipeline.records.records import FEATURES, RecordWriter, make_record, open_records
 
 
 def png(i, size=8):
@@ -58,7 +58,8 @@ def test_tfds_reads_it_and_nothing_imports_tensorflow(tmp_path):
     written = {r["key"]: r for r in write(tmp_path / "d")}
     program = f"""
 import sys, json, hashlib
-import data_pipeline.pack, data_pipeline.loader, data_pipeline.scenes_render, data_pipeline.tokenizer, data_pipeline.cli
+import data_pipeline.packing.pack, data_pipeline.loading.loader, data_pipeline.scenes.render
+import data_pipeline.loading.tokenizer, data_pipeline.cli
 from data_pipeline.records import open_records
 len(open_records({str(tmp_path / "d")!r})[0])
 import tensorflow_datasets as tfds

@@ -12,21 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import open_records
-from data_pipeline.scenes import (
+from data_pipeline.records.records import open_records
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.dataset import build, scene_of
+from data_pipeline.scenes.grammar import (
     Object,
     Scene,
-    build,
     caption,
     parse,
     properties,
     sample_scene,
-    scene_of,
     vocabulary,
 )
-from data_pipeline.scenes_render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB, render
+from data_pipeline.scenes.render import BACKGROUND_RGB, OUTLINE_RGB, OUTLINE_WIDTH, RGB, render
 
 PLAIN = Object("large", "red", None, "circle", None, "in the center", 0.5, 0.5, 0.2)
 
@@ -64,13 +63,13 @@ def test_held_out_pairs_never_train_and_are_in_every_heldout_scene():
     for i in range(4000):
         train |= {(o.colour, o.shape) for o in sample_scene(7, i).objects}
         pairs = {(o.colour, o.shape) for o in sample_scene(7, i, split="heldout").objects}
-        assert pairs & scenes.HELD_OUT
-        held |= pairs & scenes.HELD_OUT
-    assert not train & scenes.HELD_OUT
-    assert held == scenes.HELD_OUT
+        assert pairs & grammar.HELD_OUT
+        held |= pairs & grammar.HELD_OUT
+    assert not train & grammar.HELD_OUT
+    assert held == grammar.HELD_OUT
     assert len(train) == 48 - 8
-    assert {c for c, _ in train} == set(scenes.COLOURS)
-    assert {s for _, s in train} == set(scenes.SHAPES)
+    assert {c for c, _ in train} == set(grammar.COLOURS)
+    assert {s for _, s in train} == set(grammar.SHAPES)
 
 
 def test_what_is_asked_for_comes_in_the_shares_asked_for():
@@ -95,7 +94,7 @@ def test_what_is_asked_for_comes_in_the_shares_asked_for():
 
 
 @given(
-    st.integers(0, 2**40), st.integers(0, 2**40), st.sampled_from(scenes.SPLITS), st.floats(0, 1)
+    st.integers(0, 2**40), st.integers(0, 2**40), st.sampled_from(grammar.SPLITS), st.floats(0, 1)
 )
 @settings(max_examples=200, deadline=None)
 def test_parse_is_the_inverse_of_caption(seed, index, split, share):
@@ -105,16 +104,16 @@ def test_parse_is_the_inverse_of_caption(seed, index, split, share):
     assert set(text.replace(",", "").split()) <= set(vocabulary())
     if len(scene.objects) == 2:  # geometry says what the words say
         left, right = scene.objects
-        rows = scenes.RELATION_ROWS if scene.layout == "relation" else (0.5,)
+        rows = grammar.RELATION_ROWS if scene.layout == "relation" else (0.5,)
         row = min(rows, key=lambda y: abs(y - left.cy))
         for o, column in ((left, 0.25), (right, 0.75)):
             assert max(abs(o.cx - column), abs(o.cy - row)) <= 0.015
         assert (left.colour, left.shape) != (right.colour, right.shape)
     for o in scene.objects:
-        assert scenes.SIZES[o.size][0] <= o.radius <= scenes.SIZES[o.size][1]
+        assert grammar.SIZES[o.size][0] <= o.radius <= grammar.SIZES[o.size][1]
         assert o.outline != scene.background
-        if o.position in scenes.ONE_POSITIONS and scene.layout == "one":
-            x, y = scenes.ONE_POSITIONS[o.position]
+        if o.position in grammar.ONE_POSITIONS and scene.layout == "one":
+            x, y = grammar.ONE_POSITIONS[o.position]
             assert abs(o.cx - x) + abs(o.cy - y) <= 0.04
 
 
@@ -168,8 +167,8 @@ def test_edges_are_anti_aliased():
     assert area == pytest.approx(np.pi * (0.2 * 128) ** 2, rel=0.002)  # no bias either
 
 
-@pytest.mark.parametrize("shape", scenes.SHAPES)
-@pytest.mark.parametrize("colour", scenes.COLOURS)
+@pytest.mark.parametrize("shape", grammar.SHAPES)
+@pytest.mark.parametrize("colour", grammar.COLOURS)
 def test_colours_and_shapes_are_where_the_scene_says(colour, shape):
     scene = one(colour=colour, shape=shape, cx=0.4, cy=0.55)
     pixels = render(scene, 128)
@@ -187,10 +186,10 @@ def test_colours_and_shapes_are_where_the_scene_says(colour, shape):
 
 def test_shapes_and_colours_are_well_separated():
     areas = {}
-    for a in scenes.SHAPES:
+    for a in grammar.SHAPES:
         mask_a = render(one(shape=a, colour="blue"), 128)[..., 0] < 128
         areas[a] = mask_a.sum()
-        for b in scenes.SHAPES:
+        for b in grammar.SHAPES:
             mask_b = render(one(shape=b, colour="blue"), 128)[..., 0] < 128
             assert a == b or (mask_a ^ mask_b).sum() > 0.15 * (mask_a | mask_b).sum()
     assert max(areas.values()) < 3 * min(areas.values())
@@ -201,7 +200,7 @@ def test_shapes_and_colours_are_well_separated():
     )
 
 
-@pytest.mark.parametrize("texture", scenes.TEXTURES)
+@pytest.mark.parametrize("texture", grammar.TEXTURES)
 def test_textures_show_at_128_and_are_gone_at_64(texture):
     at = slice(48, 80)  # inside the square
     fine = render(one(shape="square", texture=texture), 128)[at, at, 0].astype(float)
@@ -231,14 +230,14 @@ def test_textures_show_at_128_and_are_gone_at_64(texture):
 def test_stripes_and_dots_differ():
     striped, dotted = (
         render(one(shape="square", texture=t), 128)[48:80, 48:80, 0].astype(float)
-        for t in scenes.TEXTURES
+        for t in grammar.TEXTURES
     )
     assert striped.std(1).max() < 1  # constant along a stripe
     assert dotted.std(1).max() > 25
 
 
-@pytest.mark.parametrize("outline", scenes.OUTLINES)
-@pytest.mark.parametrize("shape", scenes.SHAPES)
+@pytest.mark.parametrize("outline", grammar.OUTLINES)
+@pytest.mark.parametrize("shape", grammar.SHAPES)
 def test_outlines_are_thin_and_outside(shape, outline):
     with_outline = render(one(shape=shape, outline=outline, background="grey"), 256).astype(int)
     without = render(one(shape=shape, background="grey"), 256).astype(int)

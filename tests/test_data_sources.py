@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_data_pack import encoded, keys, tar
 
-from data_pipeline import items, sources
 from data_pipeline.io.errors import InputError
-from data_pipeline.pack import REPORT, pack
+from data_pipeline.packing.pack import REPORT, pack
+from data_pipeline.sources import detect, items
 
 
 def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeypatch):
@@ -41,7 +41,7 @@ def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeyp
         Path, "open", lambda *args: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
     with pytest.raises(InputError, match=r"metadata\.jsonl cannot be read \(Permission denied\)"):
-        sources.open_source(tmp_path)
+        detect.open_source(tmp_path)
 
 
 def refuse_to_read(monkeypatch, name):
@@ -88,7 +88,7 @@ def test_a_folder_with_unreadable_files_and_links(tmp_path, monkeypatch):
     assert "the secret" not in json.dumps(report)
     (src / "metadata.jsonl").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=r"metadata\.jsonl is a link to a file outside"):
-        sources.open_source(src)
+        detect.open_source(src)
 
 
 def test_a_folder_of_tars_with_links(tmp_path):

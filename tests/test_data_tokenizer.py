@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.scenes import caption, sample_scene, vocabulary
-from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.loading.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.scenes.grammar import caption, sample_scene, vocabulary
 
 LENGTH = 40
 

@@ -31,10 +31,10 @@ from cv3jax.precompute import run as precomputing
 from cv3jax.precompute import shard
 from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
-from data_pipeline.cache import FACTS, open_cache, payload, read_facts
-from data_pipeline.crops import fit
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import RecordWriter, open_records
+from data_pipeline.loading.crops import fit
+from data_pipeline.records.feature_cache import FACTS, open_cache, payload, read_facts
+from data_pipeline.records.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

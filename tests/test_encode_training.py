@@ -26,9 +26,9 @@ from cv3jax.training import run as training
 from cv3jax.training.build import build
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.metrics import read_lines
-from data_pipeline.cache import example, open_cache
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import RecordWriter, open_records
+from data_pipeline.records.feature_cache import example, open_cache
+from data_pipeline.records.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -26,10 +26,10 @@ from cv3jax.checkpoints import runs
 from cv3jax.training.loop import NonFiniteLossError
 from cv3jax.training.metrics import MetricsLog, read_lines
 from data_pipeline import cli as data_cli
-from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
-from data_pipeline.records import open_records
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import open_records
+from data_pipeline.scenes import dataset
 
 # no checkpoint but the last, no line at the step of a stop
 AT_END = dataclasses.replace(CADENCE, log=3, save=0)
@@ -276,7 +276,7 @@ def test_the_clock_may_jump(tmp_path, monkeypatch, whole):
 
 
 def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_path, capsys):
-    scenes.build(tmp_path / "data", 64, 0, "train", size=32, shards=2)
+    dataset.build(tmp_path / "data", 64, 0, "train", size=32, shards=2)
     shard = tmp_path / "data" / "records-train.array_record-00001-of-00002"
     good = shard.read_bytes()
 

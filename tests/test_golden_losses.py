@@ -16,7 +16,7 @@ from cv3jax.diffusion.losses import denoising_loss
 from cv3jax.diffusion.pixels import down2, up2
 from cv3jax.diffusion.schedule import make_schedule
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.loading.tokenizer import load_tokenizer
 
 OFFSET = 0.05
 RELAY_START = 500

@@ -24,7 +24,7 @@ from cv3jax.models.embeddings import guidance_embedding, size_embedding
 from cv3jax.models.layers import upsample_nearest
 from cv3jax.models.t5 import relative_bucket
 from cv3jax.models.vae import clamp_logvar, posterior_sample
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.loading.tokenizer import load_tokenizer
 
 
 @reads("unet.{}.*", case=("main", "rect", "zeroctx", "scale"))

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cv3jax import judge_see
 from cv3jax.evaluation.scenes import BATCH, batches
-from cv3jax.judge import DETAILS, PROPERTIES, altered, altered_rates, compare, judge
-from cv3jax.judge_see import see
-from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
-from data_pipeline.scenes import Object, Scene, caption, parse, sample_scene
-from data_pipeline.scenes_render import BACKGROUND_RGB, RGB, render
+from data_pipeline.scenes import grammar, vision
+from data_pipeline.scenes.grammar import Object, Scene, caption, parse, sample_scene
+from data_pipeline.scenes.judge import DETAILS, PROPERTIES, altered, altered_rates, compare, judge
+from data_pipeline.scenes.render import BACKGROUND_RGB, RGB, render
+from data_pipeline.scenes.vision import see
 
 COUNT = 300
 PLAIN = Object("large", "red", None, "circle", None, "in the center", 0.5, 0.5, 0.2)
@@ -24,7 +23,7 @@ PLAIN = Object("large", "red", None, "circle", None, "in the center", 0.5, 0.5, 
 
 def scene(i):
     return sample_scene(
-        77, i, split=scenes.SPLITS[i % 2], textured=(0.0, 0.5, 1.0)[i % 3], relational=0.3
+        77, i, split=grammar.SPLITS[i % 2], textured=(0.0, 0.5, 1.0)[i % 3], relational=0.3
     )
 
 
@@ -113,7 +112,7 @@ def test_altered_knows_what_cannot_be_told_apart():
 
 def test_the_judge_looks_without_the_caption():
     assert list(inspect.signature(see).parameters) == ["image"]
-    assert "parse" not in inspect.getsource(judge_see)
+    assert "parse" not in inspect.getsource(vision)
     image = render(pair(), 128)
     before = image.copy()
     assert see(image) == see(image)

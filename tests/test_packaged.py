@@ -21,7 +21,7 @@ from cv3jax.commands.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training.frozen import random_facts
 from data_pipeline.io.errors import InputError
-from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.loading.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 HALF = 2.0**-11  # float16's rounding, of a value

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from data_pipeline.perceptual import (
+from data_pipeline.images.perceptual_hash import (
     BITS,
     Hash,
     band_count,
@@ -25,8 +25,8 @@ from data_pipeline.perceptual import (
     phash,
     same_picture,
 )
-from data_pipeline.scenes import COLOURS, sample_scene
-from data_pipeline.scenes_render import render
+from data_pipeline.scenes.grammar import COLOURS, sample_scene
+from data_pipeline.scenes.render import render
 
 NAMES = (
     "astronaut.png",

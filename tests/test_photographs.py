@@ -19,12 +19,12 @@ from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.models.vae import Autoencoder
 from cv3jax.precompute import run as precomputing
-from data_pipeline.cache import open_cache
 from data_pipeline.cli import main
-from data_pipeline.crops import fit
-from data_pipeline.images import decode_rgb, encode_png, open_image
-from data_pipeline.loader import make_loader
-from data_pipeline.records import open_records
+from data_pipeline.images.decode import decode_rgb, encode_png, open_image
+from data_pipeline.loading.crops import fit
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.feature_cache import open_cache
+from data_pipeline.records.records import open_records
 
 SIDE = 64
 ENCODINGS = {

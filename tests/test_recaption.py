@@ -15,13 +15,13 @@ import pytest
 from caption_server import KEY, MODEL, REFUSAL, CaptionServer, answer_of, solid
 
 from data_pipeline.cli import main
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import answers, journal, pacing
+from data_pipeline.recaption import answers, journal, rate_limit
 from data_pipeline.recaption.endpoint import StoppedByServerError
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.recaption.run import recaption
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 ROOT = Path(__file__).parent.parent
 COUNT, TURNS = 31, 3
@@ -62,7 +62,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_slow_start(monkeypatch):
-    monkeypatch.setattr(pacing, "FIRST", 2000.0)
+    monkeypatch.setattr(rate_limit, "FIRST", 2000.0)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.recaption import answers
 from data_pipeline.recaption.answers import Answer, Failure, Tokens
 from data_pipeline.recaption.journal import Journal, identify
-from data_pipeline.records import make_record
+from data_pipeline.records.records import make_record
 
 RECORD = make_record(encode_png(np.zeros((8, 8, 3), np.uint8)), "old", key="k")
 ASKED = {"model": "m", "dialogue": {"turns": ["a", "b", "c"]}, "max_tokens": 10}

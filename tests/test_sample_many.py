@@ -110,7 +110,7 @@ def test_a_bad_line_has_its_number(text, line, tmp_path):
 
 
 def test_too_many_lines_and_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("cv3jax.sample_inputs.MAX_LINES", 2)
+    monkeypatch.setattr("cv3jax.sampling.inputs.MAX_LINES", 2)
     (tmp_path / "p.txt").write_text("a\nb\n")
     assert len(read_prompts(tmp_path / "p.txt", 1)[0]) == 2
     (tmp_path / "p.txt").write_text("a\nb\nc\n")

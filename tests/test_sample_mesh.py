@@ -167,9 +167,9 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
         kernels.append((kind, platform, on, head_dim, dtype))
         return len(kernels)
 
-    monkeypatch.setattr("cv3jax.cascade.make_attend", kernel)
+    monkeypatch.setattr("cv3jax.cascade.stage_sampler.make_attend", kernel)
     monkeypatch.setattr(
-        "cv3jax.cascade.make_stage_sampler",
+        "cv3jax.cascade.pipeline.make_stage_sampler",
         lambda stage, **options: given.append(options) or (lambda *args: None),
     )
     cascade = Cascade(

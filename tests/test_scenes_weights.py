@@ -14,10 +14,10 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.evaluation.scenes import BATCH as COUNT
 from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
-from cv3jax.judge import judge
-from data_pipeline import scenes
 from data_pipeline.io.errors import InputError
-from data_pipeline.scenes_render import render
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.judge import judge
+from data_pipeline.scenes.render import render
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def teacher():
 @pytest.fixture(scope="module")
 def noise(teacher):
     """Captions, keys, and the noise that both cascades start from."""
-    captions = [scenes.caption(scene) for scene in judged_scenes(12, 0)]
+    captions = [grammar.caption(scene) for scene in judged_scenes(12, 0)]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(captions)))
     return captions, keys, teacher.noise(keys, 64)
 
@@ -56,7 +56,7 @@ def test_real_pictures_survive_the_autoencoder(student):
         assert (
             np.mean(
                 [
-                    judge(image, scenes.caption(scene))["all"]
+                    judge(image, grammar.caption(scene))["all"]
                     for image, scene in zip(backs, shown, strict=True)
                 ]
             )
@@ -70,9 +70,9 @@ def test_five_steps_draw_what_held_out_captions_say(student):
     """
     held = judged_scenes(COUNT, 0)
     relational = [
-        scenes.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)
+        grammar.sample_scene(1, i, split="heldout", two=1.0, relational=1.0) for i in range(COUNT)
     ]
-    captions = [scenes.caption(scene) for scene in held + relational]
+    captions = [grammar.caption(scene) for scene in held + relational]
     assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
     made = draw(student, captions, 0)["relay"]
     said = [judge(*pair) for pair in zip(made, captions, strict=True)]

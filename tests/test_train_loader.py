@@ -18,11 +18,11 @@ from cv3jax.training import autoencoder
 from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.prefetch import Ahead
-from data_pipeline.images import encode_png
+from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import make_loader
-from data_pipeline.mixture import Mixture
-from data_pipeline.records import RecordWriter, make_record, open_records
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.mixture import Mixture
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

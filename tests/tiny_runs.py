@@ -30,7 +30,7 @@ from cv3jax.training import stage
 from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.stage import Stage
-from data_pipeline import scenes as scene_data
+from data_pipeline.scenes import dataset
 
 STEPS = 6
 BEFORE = {"vae": None, "base": "vae", "relay": "base"}
@@ -70,7 +70,7 @@ def scenes() -> Path:
     """64 rendered scenes at 64 pixels."""
     with once("scenes") as missing:
         if missing:
-            scene_data.build(root() / "scenes", 64, 0, "train", size=64)
+            dataset.build(root() / "scenes", 64, 0, "train", size=64)
     return root() / "scenes"
 
 

@@ -31,7 +31,7 @@ from cv3jax.kernels.attention_cpu import RECOMPUTED
 
 # cuDNN attention: its matrix products
 KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
-# those of five products; splash's in one, as cv3jax.attention has it
+# those of five products; splash's in one, as cv3jax.kernels.attention has it
 BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")
 
 

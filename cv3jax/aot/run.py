@@ -73,7 +73,7 @@ def run(
 def analyse(
     work: Any, where: Topology, progress: Progress, *, gathers: int | None, train: bool
 ) -> dict:
-    """The figures of a `cv3jax.abstract.Program` compiled for `where`.
+    """The figures of a `cv3jax.aot.programs.Program` compiled for `where`.
 
     gathers: how often a microbatch may gather each parameter; None where nothing is held against
     that.

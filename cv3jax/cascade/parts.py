@@ -18,7 +18,7 @@ from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.loading.tokenizer import load_tokenizer
 
 
 def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:

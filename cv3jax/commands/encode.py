@@ -12,9 +12,9 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.distributed.independent import which_part
 from cv3jax.precompute.run import run
 from cv3jax.training.validation import check
-from data_pipeline.cache import LATENTS, TEXTS
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
+from data_pipeline.records.feature_cache import LATENTS, TEXTS
 
 EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 --out runs/art_1024
   cv3jax train --config=relay_1024 --workdir runs/relay --config.data.path=runs/art --config.cascade=cogview3 \\

@@ -36,7 +36,7 @@ from cv3jax.training.stage import plan
 from cv3jax.training.train_step import create_state
 from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import RecordSource
+from data_pipeline.records.records import RecordSource
 
 
 class Trained(NamedTuple):

@@ -24,8 +24,8 @@ from cv3jax.distributed import processes
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.frozen import whole_side
 from cv3jax.training.previews import first_images
-from data_pipeline.damaged import readable
 from data_pipeline.io.errors import naming
+from data_pipeline.loading.damaged import readable
 
 
 class Bench:

@@ -22,8 +22,8 @@ from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.pixels import to_pixels, up2
 from cv3jax.evaluation.image_metrics import image_distance
 from cv3jax.evaluation.scenes import BATCH, batches, judged_scenes
-from cv3jax.judge import judge
-from data_pipeline import scenes
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.judge import judge
 
 FULL = "full"
 # what is timed by itself; the noise and the enlargement are in the total alone
@@ -151,7 +151,7 @@ def assess_distilled(
     network in as many steps at the final side, for which it is not trained. The samplers take turns
     at every batch, so that what else a machine does hits them alike.
     """
-    captions = [scenes.caption(scene) for scene in judged_scenes(count, seed)]
+    captions = [grammar.caption(scene) for scene in judged_scenes(count, seed)]
     made, laps, direct = {name: [] for name in samplers}, {name: [] for name in samplers}, []
     turns = batches(count)
     # the first compiles, and is not timed

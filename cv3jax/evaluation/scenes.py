@@ -14,18 +14,18 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import to_pixels
 from cv3jax.evaluation.image_metrics import psnr
-from cv3jax.judge import PROPERTIES, altered_rates, judge
-from data_pipeline import scenes
-from data_pipeline.scenes_render import render
+from data_pipeline.scenes import grammar
+from data_pipeline.scenes.judge import PROPERTIES, altered_rates, judge
+from data_pipeline.scenes.render import render
 
 BATCH = 25  # images sampled at a time: divides the quickstart's 200, and its 12 shown fit
 SEED = 1  # beside the run's own: the judged scenes are none of those shown
 
 
-def judged_scenes(count: int, seed: int) -> list[scenes.Scene]:
+def judged_scenes(count: int, seed: int) -> list[grammar.Scene]:
     """Held-out scenes, every other one plain and textured."""
     return [
-        scenes.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2))
+        grammar.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2))
         for i in range(count)
     ]
 
@@ -94,7 +94,7 @@ def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
     the relay's lead, in pairs.
     """
     shown = judged_scenes(count, seed)
-    captions = [scenes.caption(scene) for scene in shown]
+    captions = [grammar.caption(scene) for scene in shown]
     made = draw(cascade, captions, seed)
     sides = {name: made[name].shape[1] for name in ("base", "relay")}
     real = {

@@ -21,7 +21,7 @@ from cv3jax.distributed.partitioning import tree_sharding, tree_specs
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from data_pipeline.crops import fit
+from data_pipeline.loading.crops import fit
 
 INT8 = 127  # the largest, of either sign
 
@@ -29,7 +29,7 @@ INT8 = 127  # the largest, of either sign
 class Encoders(NamedTuple):
     """Loaded encoders. `latents` and `text` are None where the plan leaves them out.
 
-    Their results lie on the devices, {name: [width, ...]} as `data_pipeline.cache` names them, and
+    Their results lie on the devices, {name: [width, ...]} as `data_pipeline.records.feature_cache` names them, and
     "finite" bool [width].
     """
 

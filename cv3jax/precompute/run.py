@@ -21,9 +21,9 @@ from cv3jax.precompute.shard import encode_shard
 from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial, shard_path
 from cv3jax.training.cache_identity import plan
 from cv3jax.training.frozen import frozen_description
-from data_pipeline.cache import payload
 from data_pipeline.io.errors import InputError
-from data_pipeline.records import RecordSource, open_records
+from data_pipeline.records.feature_cache import payload
+from data_pipeline.records.records import RecordSource, open_records
 
 WHOLE = Part(0, 1)
 ENDS = "ends after this batch; the shard it is at is made again by the same command"

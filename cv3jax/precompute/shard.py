@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from cv3jax.precompute.encoders import Encoders
-from data_pipeline.array_records import ShardWriter
-from data_pipeline.cache import FEATURES, pack
 from data_pipeline.io.errors import InputError, naming
-from data_pipeline.records import RecordSource
+from data_pipeline.records.array_records import ShardWriter
+from data_pipeline.records.feature_cache import FEATURES, pack
+from data_pipeline.records.records import RecordSource
 
 KEPT = ("key", "sha256", "caption", "recaption")
 

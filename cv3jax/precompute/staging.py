@@ -20,9 +20,9 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from cv3jax import recipes
-from data_pipeline.array_records import describe, publish, shard_name
-from data_pipeline.cache import ABOUT, FACTS, FEATURES, NAME, read_facts
 from data_pipeline.io.errors import InputError, naming
+from data_pipeline.records.array_records import describe, publish, shard_name
+from data_pipeline.records.feature_cache import ABOUT, FACTS, FEATURES, NAME, read_facts
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 

@@ -29,11 +29,11 @@ from cv3jax.quickstart.stopwatch import Stopwatch
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
-from data_pipeline import scenes
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_facts, write_json
-from data_pipeline.scenes_render import render
+from data_pipeline.scenes import dataset, grammar
+from data_pipeline.scenes.render import render
 
 STAGES = ("vae", "base", "relay")
 DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
@@ -45,7 +45,7 @@ def build_data(directory: Path, *, count: int, seed: int) -> None:
     Held-out ones are drawn when they are judged.
     """
     if not directory.exists():
-        scenes.build(directory, count, seed, "train")
+        dataset.build(directory, count, seed, "train")
 
 
 def small_recipe(
@@ -134,8 +134,8 @@ def show(cascade: Cascade, *, count: int, seed: int) -> dict:
     """The first `count` held-out captions with the pictures of every stage, none picked, and round
     trips of real pictures.
     """
-    shown = [scenes.sample_scene(seed, i, split="heldout") for i in range(count)]
-    prompts = [scenes.caption(scene) for scene in shown]
+    shown = [grammar.sample_scene(seed, i, split="heldout") for i in range(count)]
+    prompts = [grammar.caption(scene) for scene in shown]
     images = draw(cascade, prompts, seed)
     recon = {}
     for name in ("base", "relay"):

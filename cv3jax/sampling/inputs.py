@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline.images import MAX_IMAGE_BYTES, decode_rgb, open_image
+from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
 from data_pipeline.io.errors import InputError, first_line
 
 MAX_SIDE = 4096  # pixels, of a picture to enlarge

@@ -1,4 +1,4 @@
-"""What a companion dataset is made of, as `data_pipeline.cache` keeps it: said before encoding, and
+"""What a companion dataset is made of, as `data_pipeline.records.feature_cache` keeps it: said before encoding, and
 held against a run that reads one.
 """
 
@@ -11,8 +11,8 @@ from cv3jax.cascade.parts import build_model
 from cv3jax.checkpoints.fingerprint import fingerprint
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from data_pipeline.cache import FORMAT, captions_of, described
-from data_pipeline.records import RecordSource
+from data_pipeline.records.feature_cache import FORMAT, captions_of, described
+from data_pipeline.records.records import RecordSource
 
 
 def plan(

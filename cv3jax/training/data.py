@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from cv3jax.distributed.batches import own_rows
 from cv3jax.distributed.mesh import batch_sharding
-from data_pipeline import buckets
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import Loader, Prepare, make_loader
-from data_pipeline.mixture import Mixture, open_datasets
-from data_pipeline.records import RecordSource
+from data_pipeline.loading import buckets
+from data_pipeline.loading.loader import Loader, Prepare, make_loader
+from data_pipeline.loading.mixture import Mixture, open_datasets
+from data_pipeline.records.records import RecordSource
 
 
 def open_data(config: ConfigDict) -> RecordSource | Mixture:

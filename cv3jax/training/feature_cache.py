@@ -10,11 +10,17 @@ from ml_collections import ConfigDict
 
 from cv3jax.recipes import differences
 from cv3jax.training.cache_identity import latent_facts, text_facts, view
-from data_pipeline.cache import EncodedSource, example, latent_arrays, open_cache, text_arrays
-from data_pipeline.crops import crop
 from data_pipeline.io.errors import InputError
-from data_pipeline.loader import Prepare
-from data_pipeline.records import RecordSource
+from data_pipeline.loading.crops import crop
+from data_pipeline.loading.loader import Prepare
+from data_pipeline.records.feature_cache import (
+    EncodedSource,
+    example,
+    latent_arrays,
+    open_cache,
+    text_arrays,
+)
+from data_pipeline.records.records import RecordSource
 
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) of a batch's row
 

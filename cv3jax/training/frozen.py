@@ -19,11 +19,11 @@ from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.recipes import to_json
 from cv3jax.training.data import bucket_sizes
-from data_pipeline.damaged import readable
 from data_pipeline.io.errors import InputError
-from data_pipeline.mixture import Mixture
-from data_pipeline.records import RecordSource
-from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.loading.damaged import readable
+from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.records.records import RecordSource
 
 TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no more
 

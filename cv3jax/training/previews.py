@@ -12,9 +12,9 @@ from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.frozen import whole_side
-from data_pipeline.damaged import readable
-from data_pipeline.loader import make_loader
-from data_pipeline.records import RecordSource
+from data_pipeline.loading.damaged import readable
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import RecordSource
 
 
 def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:

@@ -10,7 +10,7 @@ from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, w
 from cv3jax.weights.release_yaml import Official, read_official
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.loading.tokenizer import load_tokenizer
 
 SCALE = 0.13025  # of SDXL's latents
 # what a stage is told besides its weights

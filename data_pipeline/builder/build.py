@@ -14,19 +14,19 @@ from typing import Any
 from apache_beam import Create, ParDo, Reshuffle
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_pipeline.array_records import check_replaceable
-from data_pipeline.builder import finish, inputs, report
-from data_pipeline.builder.blocked import read_blocked
-from data_pipeline.builder.decide import decide
+from data_pipeline.builder import inputs, publish, report
+from data_pipeline.builder.beam import run
+from data_pipeline.builder.blocklist import read_blocked
 from data_pipeline.builder.inputs import Unit
-from data_pipeline.builder.running import run
 from data_pipeline.builder.scan import Scan, read_header
+from data_pipeline.builder.select import decide
 from data_pipeline.builder.settings import Settings
-from data_pipeline.builder.work import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
+from data_pipeline.builder.workspace import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
 from data_pipeline.builder.write import WriteShard
+from data_pipeline.images.perceptual_hash import band_count
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
-from data_pipeline.perceptual import band_count
+from data_pipeline.records.array_records import check_replaceable
 
 VERSION = 1  # of what the passes write: a build of another version starts anew
 
@@ -95,7 +95,7 @@ def build(
                     ("decide", len(units), "unit", lambda: len(work.done(DECIDE, "gz"))),
                 )
                 work.write(DECIDED, plan)
-        figures = finish.merged(work, len(units))
+        figures = publish.merged(work, len(units))
         if metadata and not figures.joined:
             raise InputError(
                 f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see"
@@ -119,9 +119,9 @@ def build(
         with _timed(seconds, "report"):
             told = report.summary(figures)
             files = {
-                report.JSON_NAME: finish.as_bytes(told),
+                report.JSON_NAME: publish.as_bytes(told),
                 report.HTML_NAME: report.page(figures, settings, Path(out).name).encode(),
-                finish.PLAN: finish.as_bytes(
+                publish.PLAN: publish.as_bytes(
                     {
                         **plan,
                         "settings": vars(settings),
@@ -129,7 +129,7 @@ def build(
                     }
                 ),
             }
-            finish.finish(work, out, len(groups), files)
+            publish.finish(work, out, len(groups), files)
         _remove(work)
     return {**told, "seconds": seconds}
 
@@ -152,7 +152,7 @@ def _plan(
 
 def _published(out: str, plan: dict) -> bool:
     """Whether `out` holds what this build would make: it was killed after that."""
-    told = Work(out).read(finish.PLAN)
+    told = Work(out).read(publish.PLAN)
     return isinstance(told, dict) and {name: told.get(name) for name in plan} == plan
 
 

@@ -103,8 +103,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     # Beam warns, when it is imported, of the clouds it could not reach
     logging.disable(logging.WARNING)
     try:
+        from data_pipeline.builder.beam import beam_options, workers
         from data_pipeline.builder.build import build
-        from data_pipeline.builder.running import beam_options, workers
     except ImportError as e:
         raise InputError(f"data build needs Apache Beam ({e}): pip install 'cv3jax[data]'") from e
     finally:

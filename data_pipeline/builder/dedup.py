@@ -18,12 +18,19 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from data_pipeline.builder.facts import Facts
 from data_pipeline.builder.filters import EXACT, NEAR
 from data_pipeline.builder.inputs import read_place
-from data_pipeline.images import decode_rgb, open_image
-from data_pipeline.items import Place
-from data_pipeline.perceptual import Hash, Look, band_keys, close_pairs, look, same_picture
+from data_pipeline.builder.measure import Facts
+from data_pipeline.images.decode import decode_rgb, open_image
+from data_pipeline.images.perceptual_hash import (
+    Hash,
+    Look,
+    band_keys,
+    close_pairs,
+    look,
+    same_picture,
+)
+from data_pipeline.sources.items import Place
 
 # records of one band value that are compared with one another; more are cut into stretches of like
 # hashes

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from data_pipeline.builder.blocked import blocker
-from data_pipeline.builder.facts import Facts
+from data_pipeline.builder.blocklist import blocker
+from data_pipeline.builder.measure import Facts
 from data_pipeline.builder.settings import Settings
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"

@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.file_items import (
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.storage import File
+from data_pipeline.sources.folders import (
     TABLES,
     check_table,
     list_files,
@@ -17,18 +20,15 @@ from data_pipeline.file_items import (
     read_table,
     table_rows,
 )
-from data_pipeline.io import storage
-from data_pipeline.io.errors import InputError
-from data_pipeline.io.storage import File
-from data_pipeline.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
-from data_pipeline.parquet_items import (
+from data_pipeline.sources.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
+from data_pipeline.sources.parquet import (
     BAD_PARQUET,
     DamagedError,
     image_column,
     read_image,
     read_parquet,
 )
-from data_pipeline.tar_items import read_tar
+from data_pipeline.sources.tars import read_tar
 
 FILES = 1000  # of a folder, in a unit
 TAR, PARQUET, FOLDER, TABLE = "tar", "parquet", "folder", "table"

@@ -14,9 +14,9 @@ from data_pipeline.builder.filters import EXACT, NEAR, UNSEEN
 from data_pipeline.builder.inputs import read_place
 from data_pipeline.builder.settings import Settings
 from data_pipeline.builder.statistics import HISTOGRAMS, KEPT, Statistics, bins
-from data_pipeline.images import decode_rgb, open_image
+from data_pipeline.images.decode import decode_rgb, open_image
 from data_pipeline.io.errors import InputError
-from data_pipeline.items import Place
+from data_pipeline.sources.items import Place
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 _SIDE = 160  # of the page's pictures, pixels

@@ -11,11 +11,19 @@ from typing import Any
 
 import apache_beam as beam
 
-from data_pipeline.builder.facts import Facts, look, read_rows, write_rows
 from data_pipeline.builder.inputs import Unit, read_unit
-from data_pipeline.builder.work import SCAN, Work
-from data_pipeline.items import BAD_TAR, BAD_TEXT, MISSING, UNDECODABLE, UNREADABLE, Item, Skip
-from data_pipeline.parquet_items import BAD_PARQUET
+from data_pipeline.builder.measure import Facts, look, read_rows, write_rows
+from data_pipeline.builder.workspace import SCAN, Work
+from data_pipeline.sources.items import (
+    BAD_TAR,
+    BAD_TEXT,
+    MISSING,
+    UNDECODABLE,
+    UNREADABLE,
+    Item,
+    Skip,
+)
+from data_pipeline.sources.parquet import BAD_PARQUET
 
 BAD = {
     reason.replace(" ", "_")

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from data_pipeline.builder.blocked import read_blocked
-from data_pipeline.images import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
+from data_pipeline.builder.blocklist import read_blocked
+from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
 from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.items import MAX_CAPTION
+from data_pipeline.sources.items import MAX_CAPTION
 
 _MAX_FILE = 2**20  # bytes of a settings file
 

@@ -11,7 +11,7 @@ import itertools
 import urllib.parse
 from typing import Any
 
-from data_pipeline.builder.facts import Facts
+from data_pipeline.builder.measure import Facts
 
 KEPT = "kept"
 # lower bounds of the bins

@@ -11,14 +11,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from data_pipeline.array_records import ShardWriter
-from data_pipeline.builder.facts import read_facts, read_rows, text_digest
 from data_pipeline.builder.inputs import Unit, read_unit
-from data_pipeline.builder.work import DECIDE, SCAN, SHARDS, Work
+from data_pipeline.builder.measure import read_facts, read_rows, text_digest
+from data_pipeline.builder.workspace import DECIDE, SCAN, SHARDS, Work
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
-from data_pipeline.items import Item
-from data_pipeline.records import FEATURES, Record
+from data_pipeline.records.array_records import ShardWriter
+from data_pipeline.records.records import FEATURES, Record
+from data_pipeline.sources.items import Item
 
 SUFFIX = "array_record"
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.recaption.answers import RETRYABLE, Answer, Failure
-from data_pipeline.records import Record
+from data_pipeline.records.records import Record
 
 NAME = "journal.jsonl"
 

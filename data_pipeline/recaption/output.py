@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.array_records import ShardWriter, describe, publish
-from data_pipeline.records import ABOUT, FEATURES, NAME, Record, begin_staging
-from data_pipeline.sizes import write_sizes
+from data_pipeline.records.array_records import ShardWriter, describe, publish
+from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, begin_staging
+from data_pipeline.records.sizes import write_sizes
 
 REPORT = "recaption_report.json"
 

@@ -12,17 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.array_records import check_replaceable
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.recaption.answers import Answer, Failure
-from data_pipeline.recaption.asking import Asking
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
 from data_pipeline.recaption.endpoint import Endpoint
 from data_pipeline.recaption.journal import Journal, Totals, identify
 from data_pipeline.recaption.output import REPORT, SameShards
-from data_pipeline.recaption.pacing import Pacer
+from data_pipeline.recaption.rate_limit import Pacer
+from data_pipeline.recaption.scheduler import Asking
 from data_pipeline.recaption.triplets import Triplets
-from data_pipeline.records import Record, RecordSource, open_records
+from data_pipeline.records.array_records import check_replaceable
+from data_pipeline.records.records import Record, RecordSource, open_records
 
 _EXAMPLES = 20  # of each reason, in the report
 

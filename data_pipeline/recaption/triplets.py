@@ -16,11 +16,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.images import open_image
+from data_pipeline.images.decode import open_image
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import check_file
 from data_pipeline.recaption.dialogue import fill
-from data_pipeline.records import Record
+from data_pipeline.records.records import Record
 
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -14,8 +14,8 @@ from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
-from data_pipeline.loader import make_loader
-from data_pipeline.records import open_records
+from data_pipeline.loading.loader import make_loader
+from data_pipeline.records.records import open_records
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,0 +1,160 @@
+"""Running a Beam pipeline: which runner, what it may be told, how far it is, and its errors in one
+line.
+"""
+
+import argparse
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from tqdm import tqdm
+
+from data_pipeline.builder import beam_worker
+from data_pipeline.io.errors import InputError
+
+LOCAL, PROCESSES = "DirectRunner", "multi_processing"
+_OURS = re.compile(
+    r"\b(InputError|OSError|FileNotFoundError|PermissionError): (.*?)(?: \[while running .*)?$",
+    re.MULTILINE,
+)
+
+
+def beam_options(flags: list[str]) -> PipelineOptions:
+    """Beam's own options. Raises InputError on one that no part of Beam knows."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for kind in _all_kinds(PipelineOptions):
+        if "_add_argparse_args" in vars(kind):
+            try:
+                kind._add_argparse_args(parser)
+            except argparse.ArgumentError:  # two kinds have one flag in common
+                continue
+    try:
+        unknown = parser.parse_known_args(flags)[1]
+    except (argparse.ArgumentError, SystemExit) as e:
+        raise InputError(f"Apache Beam refuses its options: {e}") from e
+    if unknown:
+        raise InputError(
+            f"unrecognized: {' '.join(unknown)}; neither a flag of data build (see --help) nor of"
+            " Apache Beam"
+        )
+    if not any(flag.startswith("--default_sdk_harness_log_level") for flag in flags):
+        # workers tell of every start and end
+        flags = [*flags, "--default_sdk_harness_log_level=ERROR"]
+    return PipelineOptions(flags)
+
+
+def _all_kinds(kind: type) -> Iterator[type]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _all_kinds(each)
+
+
+def workers(options: PipelineOptions) -> int:
+    """Processes that work on this machine."""
+    direct = options.view_as(DirectOptions)
+    return (
+        (direct.direct_num_workers or os.cpu_count() or 1)
+        if direct.direct_running_mode == PROCESSES
+        else 1
+    )
+
+
+def run(
+    options: PipelineOptions,
+    construct: Callable[[beam.Pipeline], None],
+    progress: tuple[str, int, str, Callable[[], int]],
+) -> None:
+    """Builds a pipeline and runs it to its end, with a bar: its name, total, unit, and how much is
+    done.
+
+    Raises:
+        InputError, OSError: as the pipeline's own functions did.
+    """
+    runner, options = _runner(options)
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    construct(pipeline)
+    with _watched(*progress), _quiet():
+        try:
+            pipeline.run().wait_until_finish()
+        # runners wrap what a function raised into text, or add to it where it was
+        except Exception as e:
+            found = _OURS.findall(f"{type(e).__name__}: {e}")
+            if not found:
+                raise
+            kind, message = found[-1]
+            raise (InputError if kind == "InputError" else OSError)(message) from e
+
+
+def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
+    """The runner asked for and its options.
+
+    The local one is Beam's FnApiRunner: what Beam calls DirectRunner first downloads a Go program
+    and tries that.
+    """
+    name = options.view_as(StandardOptions).runner or LOCAL
+    if name.rpartition(".")[2] != LOCAL:
+        return name, options
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    direct, environment = options.view_as(DirectOptions), None
+    if direct.direct_running_mode == PROCESSES:
+        # The runner would take workers that outlive a build which is killed: it is given its
+        # workers, and not told the mode.
+        environment = SubprocessSDKEnvironment.from_command_string(beam_worker.command(os.getpid()))
+        options = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
+        options.view_as(DirectOptions).direct_running_mode = "in_memory"
+    told = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
+    return FnApiRunner(default_environment=environment, provision_info=provision), options
+
+
+@contextmanager
+def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
+    """A bar with an ETA, fed from what has appeared on disk, for the workers may be anywhere."""
+    stop = threading.Event()
+    scale = {"unit_scale": True, "unit_divisor": 1024} if unit == "B" else {}
+    with tqdm(
+        total=total, initial=done(), desc=f"{name:6}", unit=unit, mininterval=0.5, **scale
+    ) as bar:
+
+        def watch() -> None:
+            pause = 0.5
+            while not stop.wait(pause):
+                started = time.monotonic()
+                bar.update(done() - bar.n)
+                # looking takes a twentieth of the time at most
+                pause = max(0.5, 20 * (time.monotonic() - started))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            bar.update(done() - bar.n)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Beam's log: its warnings are about what other runners have, its errors are raised as
+    well.
+    """
+    logger = logging.getLogger("apache_beam")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,142 @@
+"""What the first pass learns of an image, once; every later decision goes by it, and no pixels
+travel with it.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.images.decode import (
+    TooLargeError,
+    UnsupportedError,
+    decode_rgb,
+    is_animated,
+    open_image,
+    upright_size,
+)
+from data_pipeline.images.perceptual_hash import phash
+from data_pipeline.io import storage
+from data_pipeline.io.errors import InputError
+from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, Item, Place, Skip
+
+BOMB, UNSUPPORTED = "decompression bomb", "unsupported_format"
+_WORD = re.compile(r"\w+")
+_DETAIL, _EXCERPT = 300, 160  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """An item of a unit.
+
+    `problem` is why it cannot be used at all, or empty; then what follows was not measured.
+    """
+
+    ordinal: int  # in its unit
+    key: str
+    problem: str = ""
+    detail: str = ""
+    url: str = ""
+    scores: dict[str, float | str] = dataclasses.field(default_factory=dict)
+    place: Place | None = None
+    bytes: int = 0  # of the image; of a file that breaks off, what is after the break
+    sha256: str = ""  # of the image's bytes
+    text: str = ""  # a digest of caption, URL and scores
+    caption: int = 0  # characters
+    excerpt: str = ""  # how it begins, for the report
+    repetition: float = 0.0  # share of the caption's words that it has said before
+    width: int = 0  # upright
+    height: int = 0
+    animated: bool = False
+    contrast: float = 0.0  # the most varied colour channel's standard deviation, of 255
+    pixels: str = ""  # digest of size and RGB pixels
+    phash: int = 0
+    weak: str = ""  # perceptual.Hash.weak, hex
+
+
+def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Facts:
+    """Decodes an item and measures it."""
+    if isinstance(item, Skip):
+        return Facts(
+            ordinal, item.key, item.reason.replace(" ", "_"), item.detail[:_DETAIL], bytes=item.lost
+        )
+    words = [word.lower() for word in _WORD.findall(item.caption)]
+    known = Facts(
+        ordinal,
+        item.key,
+        url=item.url,
+        scores=item.scores,
+        place=item.place,
+        bytes=len(item.image),
+        sha256=hashlib.sha256(item.image).hexdigest(),
+        text=text_digest(item),
+        caption=len(item.caption),
+        excerpt=item.caption[:_EXCERPT],
+        repetition=round(1 - len(set(words)) / len(words), 4) if words else 0.0,
+    )
+    try:
+        opened = open_image(item.image, max_bytes=max_bytes, max_pixels=max_pixels)
+        height, width = upright_size(opened)
+        animated = is_animated(opened)
+        image = decode_rgb(opened)
+    except TooLargeError as e:
+        problem = TOO_LARGE if len(item.image) > max_bytes else BOMB
+        return dataclasses.replace(
+            known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL]
+        )
+    except UnsupportedError as e:
+        return dataclasses.replace(known, problem=UNSUPPORTED, detail=str(e))
+    except InputError as e:
+        return dataclasses.replace(known, problem=UNDECODABLE, detail=str(e)[:_DETAIL])
+    found = phash(image)
+    small = np.asarray(image.resize((32, 32), Image.Resampling.BOX), np.float32)
+    return dataclasses.replace(
+        known,
+        width=width,
+        height=height,
+        animated=animated,
+        contrast=round(float(small.std((0, 1)).max()), 3),
+        pixels=_digest(image),
+        phash=found.bits,
+        weak=found.weak.hex(),
+    )
+
+
+def text_digest(item: Item) -> str:
+    told = json.dumps([item.key, item.caption, item.url, item.scores], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _digest(image: Image.Image) -> str:
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def write_rows(path: str, rows: Iterable[dict]) -> None:
+    """Rows as gzipped JSON lines; the same rows give the same bytes."""
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=3) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
+    storage.write(path, out.getvalue())
+
+
+def read_rows(path: str) -> Iterator[dict]:
+    with storage.open_read(path) as file, gzip.GzipFile(fileobj=file) as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def read_facts(path: str) -> Iterator[Facts]:
+    """What `write_rows` wrote of facts, the header left out."""
+    for row in itertools.islice(read_rows(path), 1, None):
+        place = row.pop("place")
+        yield Facts(**row, place=place and Place(**place))

@@ -1,0 +1,128 @@
+"""One record → the crop that a step sees, and the sizes that say where it came from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.images.decode import decode_rgb, open_image, upright_size
+from data_pipeline.io.errors import InputError
+from data_pipeline.records.records import Record
+
+
+def crop(
+    source: Sequence[Record],
+    index: int,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    zoom: tuple[float, float] = (1.0, 1.0),
+    zoom_levels: int = 0,
+    grid: int = 1,
+    random: bool = True,
+    flip: bool = False,
+    recaption_prob: float = 0.95,
+    with_caption: bool = True,
+) -> dict[str, np.ndarray | str]:
+    """A `loader.Prepare`: record `index` decoded and cropped to `size`, as `loader.make_loader` has
+    the options.
+
+    Returns:
+        image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str.
+
+    Raises:
+        InputError: the record or its image is damaged.
+    """
+    record = source[index]
+    # Drawn in this order whatever the options, so that switching one of them off leaves the other
+    # choices as they were.
+    share, across, down, mirror, recaption = rng.random(5)
+    if zoom_levels:
+        share = int(share * zoom_levels) / (zoom_levels - 1)
+    try:
+        image, sizes = fit(
+            record["image"],
+            size,
+            zoom=zoom[0] + share * (zoom[1] - zoom[0]),
+            position=(down, across) if random else (0.5, 0.5),
+            grid=grid,
+            mirror=flip and mirror < 0.5,
+        )
+    except InputError as e:
+        name = getattr(source, "name", "the given records")
+        raise InputError(
+            f"record {record['key']!r} of {name}: {e}; pack the data again without it"
+        ) from e
+    out = {"image": image, "sizes": sizes}
+    if with_caption:
+        use = record["recaption"] and recaption < recaption_prob
+        out["caption"] = record["recaption"] if use else record["caption"]
+    return out
+
+
+def fit(
+    data: bytes,
+    size: int | tuple[int, int],
+    *,
+    zoom: float = 1.0,
+    position: tuple[float, float] = (0.5, 0.5),
+    grid: int = 1,
+    mirror: bool = False,
+    reduced: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes, resizes until the image just covers round(size × zoom), and crops.
+
+    Args:
+        data: an encoded image.
+        size: of the crop, (height, width) or the side of a square, pixels.
+        position: of the window, (down, across), from 0 (top, left) to 1.
+        grid: the window's corner is at multiples of this many pixels of the resized image.
+        mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it
+            is seen.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized
+            to: in half of the time for 256² from 512 to 1024 pixels, and as near to Lanczos as a
+            box filter (docs/decisions.md). Else always whole.
+
+    Returns:
+        uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target
+            height, width.
+
+    Raises:
+        InputError: the image is damaged, too large, or so long that the corner's place is no int32.
+    """
+    high, wide = (size, size) if isinstance(size, int) else size
+    opened = open_image(data)
+    height, width = upright_size(opened)
+    least = (round(wide * zoom), round(high * zoom))
+    scale = max(least[0] / width, least[1] / height)
+    resized = (max(least[0], round(width * scale)), max(least[1], round(height * scale)))
+    if max(resized) > np.iinfo(np.int32).max:
+        raise InputError(
+            f"image of {width}x{height} pixels is too long to be resized to a short side of"
+            f" {min(resized)}"
+        )
+    image = decode_rgb(opened, short_side=min(resized) if reduced else None)
+    rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
+    top, left = (
+        grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms, strict=True)
+    )
+    # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146
+    # GiB for 512 rows. The filter still sees the pixels around the window, so the result is that of
+    # resizing everything and then cropping.
+    start = resized[0] - wide - left if mirror else left
+    # 1, 2, 4 or 8; an odd side decoded at 1/2 is half a pixel more than a half
+    part = round(width / image.width)
+    # of the decoded image, per pixel of the resized
+    across, down = width / part / resized[0], height / part / resized[1]
+    box = (
+        start * across,
+        top * down,
+        min((start + wide) * across, width / part),
+        min((top + high) * down, height / part),
+    )
+    # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it
+    # cannot be told apart
+    image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if mirror:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image), np.array([height, width, top, left, high, wide], np.int32)

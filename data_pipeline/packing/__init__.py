@@ -1,0 +1,1 @@
+"""Captioned images to records, on one machine."""

@@ -1,0 +1,154 @@
+"""Captioned images → a record dataset.
+
+What is left out is counted by reason, reported, and never stops the rest.
+"""
+
+import collections
+import concurrent.futures
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.io.errors import InputError, naming
+from data_pipeline.records.records import Record, RecordWriter, make_record
+from data_pipeline.sources.detect import open_source
+from data_pipeline.sources.items import DUPLICATE, TOO_LARGE, TOO_LONG, UNDECODABLE, Item, Skip
+
+REPORT = "pack_report.json"
+_EXAMPLES, _LINE = 20, 400  # of each reason, in the report; characters of one
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    shards: int = 8,
+    overwrite: bool = False,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Packs a folder (image + .txt, or metadata.jsonl) or img2dataset tars into ArrayRecord shards.
+
+    The records depend on the source's files alone, not on `workers`: same order, same keys, same
+    bytes.
+
+    Args:
+        source: see `sources.open_source`.
+        out: the dataset's directory; it appears when all is written.
+        max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than
+            8:1 (images.MAX_ASPECT).
+        workers: threads that decode and hash; None: one per core, at most 16.
+
+    Returns:
+        The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes",
+            "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "seconds"}.
+
+    Raises:
+        InputError: no such source, an `out` that cannot be written, or no usable image.
+    """
+    start = time.monotonic()
+    opened = open_source(source)
+    skipped: collections.Counter[str] = collections.Counter()
+    examples: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    size = 0
+    workers = workers or min(16, os.cpu_count() or 1)
+    scale = {"unit_scale": True, "unit_divisor": 1024} if opened.unit == "B" else {}
+    with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
+        with tqdm(
+            total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale
+        ) as bar:
+            for result, progress in _decoded(opened.items, workers, max_bytes, max_pixels):
+                bar.update(progress)
+                if not isinstance(result, Skip) and result["key"] in seen:
+                    result = Skip(result["key"], DUPLICATE)
+                if isinstance(result, Skip):
+                    skipped[result.reason] += 1
+                    if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
+                        line = f"{result.key}: {result.detail}" if result.detail else result.key
+                        # a name from JSON may hold half a surrogate pair, one from a file system
+                        # any bytes: not UTF-8
+                        lines.append(line[:_LINE].encode(errors="backslashreplace").decode())
+                    continue
+                seen.add(result["key"])
+                size += len(result["image"])
+                writer.write(result)
+        if not writer.count:
+            reasons = (
+                ", ".join(f"{n} × {reason}" for reason, n in skipped.most_common()) or "no items"
+            )
+            first = next(iter(examples.values()), [""])[0]
+            raise InputError(
+                f"nothing usable in {source}: {reasons} (first: {first}); an item is an image and a"
+                " caption of the same name"
+            )
+        report = {
+            "source": str(source),
+            "kind": opened.kind,
+            "records": writer.count,
+            "bytes": size,
+            "skipped": dict(sorted(skipped.items())),
+            "examples": dict(sorted(examples.items())),
+            "seconds": round(time.monotonic() - start, 2),
+        }
+        with naming(writer.staging / REPORT):
+            (writer.staging / REPORT).write_text(
+                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    return report
+
+
+def _decoded(
+    items: Iterable[tuple[Item | Skip, int]], workers: int, max_bytes: int, max_pixels: int
+) -> Iterator[tuple[Record | Skip, int]]:
+    """Decodes and hashes in threads (Pillow releases the GIL), in the order of `items`, with few of
+    them in memory.
+    """
+
+    def decode(item: Item) -> Record | Skip:
+        try:
+            record = make_record(
+                item.image,
+                item.caption,
+                key=item.key,
+                url=item.url,
+                scores=item.scores,
+                max_bytes=max_bytes,
+                max_pixels=max_pixels,
+            )
+        except TooLargeError as e:
+            return Skip(item.key, TOO_LARGE, str(e))
+        except InputError as e:
+            return Skip(item.key, UNDECODABLE, str(e))
+        short, long = sorted((record["width"], record["height"]))
+        if long > MAX_ASPECT * short:
+            return Skip(
+                item.key,
+                TOO_LONG,
+                f"{record['width']}x{record['height']} pixels, at most {MAX_ASPECT}:1",
+            )
+        return record
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting: collections.deque = collections.deque()
+        for item, progress in items:
+            waiting.append(
+                (item if isinstance(item, Skip) else pool.submit(decode, item), progress)
+            )
+            if len(waiting) > 2 * workers:
+                yield _resolved(*waiting.popleft())
+        while waiting:
+            yield _resolved(*waiting.popleft())
+
+
+def _resolved(
+    result: "Skip | concurrent.futures.Future[Record | Skip]", progress: int
+) -> tuple[Record | Skip, int]:
+    return (result if isinstance(result, Skip) else result.result()), progress

@@ -1,0 +1,302 @@
+"""Many dialogues at once: each record's questions one after the other, each answer in the journal
+before the next question is asked.
+
+A stop, whether by a signal or because the server accepts nothing, lets the requests that are under
+way end and be written down: they are paid for. Everything else is dropped at once, and costs
+nothing.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipeline.io.errors import InputError
+from data_pipeline.recaption import answers
+from data_pipeline.recaption.answers import Answer, Failure
+from data_pipeline.recaption.data_url import data_url
+from data_pipeline.recaption.dialogue import Dialogue
+from data_pipeline.recaption.endpoint import Endpoint, Reply, StoppedByServerError
+from data_pipeline.recaption.journal import Journal, identify
+from data_pipeline.recaption.rate_limit import Pacer
+from data_pipeline.records.records import Record, RecordSource
+
+MAX_BACKOFF = 60.0  # seconds
+MOST_LIMITED = 30  # 429s that one request is sent again after
+HOPELESS = 20  # records in a row that the server does not answer, or rejects, before the run ends
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Asking:
+    """One run over the first `count` records of `source`.
+
+    Args:
+        model: as the server calls it.
+        max_tokens: of one answer; not sent where the dialogue's settings have
+            max_completion_tokens.
+        side: longest side of the image that is sent, pixels.
+        retries: how often a request is sent again after an error that may pass. 429s do not count;
+            they have MOST_LIMITED.
+        backoff: seconds before the first retry; doubles from one to the next, times .5 to 1.5 by
+            chance.
+        concurrency: dialogues at once, and so the most requests that are under way.
+        seed: prefix of what Idempotency-Keys and the chance in the backoff come from.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        dialogue: Dialogue,
+        journal: Journal,
+        endpoint: Endpoint,
+        pacer: Pacer,
+        *,
+        model: str,
+        max_tokens: int,
+        side: int,
+        retries: int,
+        backoff: float,
+        concurrency: int,
+        seed: str,
+    ):
+        self.source, self.dialogue, self.journal, self.endpoint, self.pacer = (
+            source,
+            dialogue,
+            journal,
+            endpoint,
+            pacer,
+        )
+        self.model, self.max_tokens, self.side = model, max_tokens, side
+        self.retries, self.backoff, self.concurrency, self.seed = (
+            retries,
+            backoff,
+            concurrency,
+            seed,
+        )
+        self.signal: int | None = None  # that ended the run
+        self._stopping = False
+        self._error: Exception | None = None
+        self._workers: list[asyncio.Task] = []
+        self._under_way: set[asyncio.Task | None] = set()
+        self._expected = 1000.0 + max_tokens  # tokens of a request: the mean, once there is one
+        self._measured = 0
+        self._answered = False
+        self._in_a_row: dict[str, int] = {}  # failures since the last answer, by reason
+
+    async def run(self, count: int, bar: tqdm) -> None:
+        """Asks until every record has a caption or a reason, or until a signal came (`signal`).
+
+        Raises:
+            InputError: the server does not know us, the model or the path, or rejects everything.
+            StoppedByServerError: it answers nobody any more.
+            OSError: the journal cannot be written.
+        """
+        todo = iter(range(count))
+        finished = asyncio.Event()
+        syncing = asyncio.create_task(self._guarded(lambda: self._sync(finished)))
+        self._workers = [
+            asyncio.create_task(self._guarded(lambda: self._work(todo, bar)))
+            for _ in range(min(self.concurrency, count))
+        ]
+        with self._heeding_signals():
+            await asyncio.wait(self._workers)
+        finished.set()
+        await syncing
+        if self._error:
+            raise self._error
+
+    def stop(self) -> None:
+        """Nothing more is sent; what is under way may end."""
+        self._stopping = True
+        for task in self._workers:
+            if task not in self._under_way:
+                task.cancel()
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as e:  # the first error ends all workers, and `run` raises it
+            self._error = self._error or e
+            self.stop()
+
+    async def _sync(self, finished: asyncio.Event) -> None:
+        while not finished.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(finished.wait(), 1.0)
+            await asyncio.to_thread(self.journal.sync)
+
+    async def _work(self, todo: Iterator[int], bar: tqdm) -> None:
+        while not self._stopping and (index := next(todo, None)) is not None:
+            record, identity, image = await asyncio.to_thread(self._prepare, index)
+            if image is None:  # done in an earlier run, and no part of this one's speed
+                bar.initial += 1
+            elif isinstance(image, Failure):
+                self.journal.write(record, identity, 0, image, 0)
+            else:
+                await self._dialogue(record, identity, image)
+            if image is None or self.journal.ended(identity):
+                bar.update()
+                self._say(bar)
+
+    def _prepare(self, index: int) -> tuple[Record, str, str | Failure | None]:
+        """The record, its id, and its image as a data URL, or why there is none; None where its
+        dialogue has ended before.
+        """
+        record = self.source[index]
+        identity = identify(record)
+        if self.journal.ended(identity):
+            return record, identity, None
+        try:
+            return record, identity, data_url(record["image"], self.side)
+        except InputError as e:
+            return record, identity, Failure(answers.UNREADABLE, answers.one_line(str(e)))
+
+    async def _dialogue(self, record: Record, identity: str, image: str) -> None:
+        said = self.journal.answers(identity)
+        while len(said) < len(self.dialogue.turns):
+            request = {
+                "model": self.model,
+                "messages": self.dialogue.messages(image, record["caption"], said),
+                **self.dialogue.settings,
+            }
+            if "max_completion_tokens" not in request:
+                request["max_tokens"] = self.max_tokens
+            outcome = await self._answer(record, identity, len(said), request)
+            if not isinstance(outcome, Answer):
+                return
+            said.append(outcome.text)
+
+    async def _answer(
+        self, record: Record, identity: str, turn: int, request: dict[str, Any]
+    ) -> Answer | Failure | None:
+        """Sends one question until it is settled, and writes down what it came to; None: the run
+        ended before.
+        """
+        name = hashlib.blake2b(
+            f"{self.seed} {identity} {turn}".encode(), digest_size=16
+        ).hexdigest()
+        chance = random.Random(name)
+        sent_before = failed = limited = 0
+        while not self._stopping:
+            expected = self._expected
+            sent = await self.pacer.wait(expected)
+            with self._being_under_way():
+                reply = await self.endpoint.ask(
+                    request, identity=name, last=turn == len(self.dialogue.turns) - 1
+                )
+                sent_before += 1
+                self._learn(reply, sent, expected)
+                outcome = reply.outcome
+                if reply.status == 429:
+                    limited += 1
+                    settled = limited > MOST_LIMITED
+                else:
+                    failed += 1
+                    settled = (
+                        isinstance(outcome, Answer)
+                        or outcome.reason not in answers.RETRYABLE
+                        or failed > self.retries
+                    )
+                if settled:
+                    self._judge(outcome)
+                    self.journal.write(record, identity, turn, outcome, sent_before)
+                    return outcome
+            if reply.status != 429:  # after one of those the pacer keeps everybody waiting
+                await asyncio.sleep(
+                    min(MAX_BACKOFF, self.backoff * 2 ** (failed - 1)) * chance.uniform(0.5, 1.5)
+                )
+        return None
+
+    def _learn(self, reply: Reply, sent: float, expected: float) -> None:
+        """What a response says about how fast to go."""
+        now, pace = time.monotonic(), self.pacer.pace
+        if reply.status == 429:
+            pace.limited(now, sent, reply.pause)
+        elif reply.status is not None:
+            pace.admitted()
+            if reply.pause is not None:
+                pace.hold(now, reply.pause)
+        tokens = reply.outcome.tokens
+        used = float(tokens.prompt + tokens.completion) if tokens else 0.0
+        if tokens:
+            self._measured += 1
+            self._expected += (used - self._expected) / min(self._measured, 100)
+        # a response without a count has probably cost what was expected
+        if tokens or reply.status != 200:
+            pace.correct(used - expected)
+
+    def _judge(self, outcome: Answer | Failure) -> None:
+        """Ends the run where going on would only turn records into failures."""
+        if isinstance(outcome, Answer):
+            self._answered, self._in_a_row = True, {}
+            return
+        reason = "no answer" if outcome.reason in answers.RETRYABLE else outcome.reason
+        self._in_a_row[reason] = row = self._in_a_row.get(reason, 0) + 1
+        url = self.endpoint.url
+        if outcome.reason == answers.UNREACHABLE and not self._answered:
+            raise InputError(
+                f"no connection to {url} ({outcome.detail}); is the server up, and is --endpoint"
+                " its address?"
+            )
+        if reason == answers.REJECTED and row >= HOPELESS:
+            raise InputError(
+                f"{url} rejected {row} requests in a row ({outcome.detail}); check --model,"
+                " --dialogue and --max-tokens"
+            )
+        if reason == "no answer" and row >= max(HOPELESS, 2 * self.concurrency):
+            said = (
+                f"{url} gave no answer to {row} records in a row ({outcome.reason}:"
+                f" {outcome.detail})"
+            )
+            raise StoppedByServerError(
+                f"{said}; with --retry-failed the same command asks them again and goes on"
+            )
+
+    @contextlib.contextmanager
+    def _being_under_way(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        self._under_way.add(task)
+        try:
+            yield
+        finally:
+            self._under_way.discard(task)
+
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        if self.signal is not None:  # a second one gives up what is under way, too
+            for task in self._workers:
+                task.cancel()
+            return
+        self.signal = number
+        self.stop()
+        waiting = (
+            f"waiting for {len(self._under_way)} answers that are paid for; once more gives them up"
+        )
+        print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
+
+    def _say(self, bar: tqdm) -> None:
+        totals = self.journal.totals
+        bar.set_postfix_str(
+            f"{totals.prompt_tokens + totals.completion_tokens:,} tokens", refresh=False
+        )

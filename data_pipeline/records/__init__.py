@@ -1,0 +1,1 @@
+"""Datasets of records: schema, files, feature caches."""

@@ -1,0 +1,59 @@
+"""One picture of many records: thumbnails with their captions."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipeline.images.decode import decode_rgb, open_image
+from data_pipeline.io.errors import InputError
+from data_pipeline.records.records import Record
+
+_TILE, _TEXT_HEIGHT, _GAP = 192, 84, 8  # pixels
+_LINES, _FONT_SIZE = 6, 12
+
+
+def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> None:
+    """Writes a PNG: about twice as wide as high, each image fitted into a tile, up to six lines
+    under it: its caption and, after an arrow, its recaption.
+
+    Raises:
+        InputError: a damaged image (its key and the dataset `name` are in the message), or `out`
+            cannot be written.
+    """
+    columns = max(1, math.ceil(math.sqrt(len(records) * 1.6)))
+    rows = math.ceil(len(records) / columns)
+    cell_width, cell_height = _TILE + _GAP, _TILE + _TEXT_HEIGHT + _GAP
+    sheet = Image.new(
+        "RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), (236, 236, 236)
+    )
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for i, record in enumerate(records):
+        try:
+            image = decode_rgb(open_image(record["image"]), short_side=_TILE)
+        except InputError as e:
+            raise InputError(f"record {record['key']!r} of {name}: {e}") from e
+        scale = _TILE / max(image.size)
+        image = image.resize(
+            [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
+        )
+        x = _GAP + (i % columns) * cell_width
+        y = _GAP + (i // columns) * cell_height
+        sheet.paste(image, (x + (_TILE - image.width) // 2, y + (_TILE - image.height) // 2))
+        text = (
+            f"{record['caption']} → {record['recaption']}"
+            if record["recaption"]
+            else record["caption"]
+        )
+        lines = textwrap.wrap(text, 32, max_lines=_LINES, placeholder=" …")
+        draw.multiline_text(
+            (x, y + _TILE + 2), "\n".join(lines), fill=(20, 20, 20), font=font, spacing=1
+        )
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(out)
+    except OSError as e:
+        raise InputError(f"{out}: the contact sheet cannot be written ({e.strerror or e})") from e

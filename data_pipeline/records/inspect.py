@@ -1,0 +1,94 @@
+"""Prints a dataset's schema, counts, sizes and captions, and draws a contact sheet."""
+
+import argparse
+import collections
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file
+from data_pipeline.records.contact_sheet import contact_sheet
+from data_pipeline.records.records import FEATURES, Record, open_records
+
+MEASURED = 2000  # records that are read for the sizes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DIR", help="a directory of records")
+    parser.add_argument(
+        "--num",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images to show, 1..400 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="where to draw them with their captions"
+    )
+
+
+def command(args: argparse.Namespace) -> dict[str, Any]:
+    if not 1 <= args.num <= 400:
+        raise InputError(f"--num {args.num}: give a number in 1..400")
+    if args.out and args.out.suffix.lower() != ".png":
+        raise InputError(
+            f"--out {args.out}: the contact sheet is a PNG; give a name that ends in .png"
+        )
+    check_file(args.out, "--out")
+    source = open_records(args.data)
+    count = len(source)
+    # Spread evenly, so that the sample is not just whatever was packed first; sizes come from more
+    # records than are shown.
+    shown = [source[i * count // min(args.num, count)] for i in range(min(args.num, count))]
+    measured = min(count, MEASURED)
+    sizes: collections.Counter[str] = collections.Counter()
+    characters, recaptioned, image_bytes = 0, 0, 0
+    for i in range(measured):
+        record = source[i * count // measured]
+        sizes[f"{record['width']}x{record['height']}"] += 1
+        characters += len(record["caption"])
+        recaptioned += bool(record["recaption"])
+        image_bytes += len(record["image"])
+
+    print(f"{args.data}: {count:,} records in {len(source.lengths):,} shards")
+    print("schema:")
+    for name, feature in FEATURES.items():
+        print(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
+    mean = (
+        f"{image_bytes / measured / 1024:,.1f} KiB an image, {characters / measured:.0f} characters"
+        " a caption"
+    )
+    print(f"of {measured:,} records: {mean}, {100 * recaptioned / measured:.0f}% recaptioned")
+    _print_histogram(sizes)
+    print("captions:")
+    for record in shown:
+        _print_caption(record)
+    if args.out:
+        contact_sheet(shown, args.out, name=str(args.data))
+        print(f"{len(shown)} images: {args.out}", file=sys.stderr)
+    return {
+        "records": count,
+        "shards": len(source.lengths),
+        "measured": measured,
+        "sizes": dict(sizes),
+        "captions": [r["caption"] for r in shown],
+    }
+
+
+def _print_caption(record: Record) -> None:
+    width = shutil.get_terminal_size((160, 24)).columns - 4
+    new = f" → {record['recaption']}" if record["recaption"] else ""
+    line = f"{record['key']}: {record['caption']}{new}".replace("\n", " ")
+    # captions are foreign: no escape codes
+    print("  " + "".join(c if c.isprintable() else "?" for c in line)[:width])
+
+
+def _print_histogram(sizes: "collections.Counter[str]", rows: int = 12) -> None:
+    print("sizes (width x height):")
+    table = sizes.most_common(rows)
+    if others := sizes.total() - sum(n for _, n in table):
+        table.append(("others", others))
+    for name, n in table:
+        print(f"  {name:>12} {n:7,} {'#' * round(40 * n / sizes.total())}")

@@ -1,0 +1,1 @@
+"""Captioned scenes of coloured shapes: grammar, rendering, and the judge that reads them back."""

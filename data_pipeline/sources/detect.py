@@ -1,0 +1,98 @@
+"""Where `cv3jax data pack` finds captioned images: a folder, one with a table of captions,
+img2dataset tars.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipeline.io.errors import InputError
+from data_pipeline.sources.folders import (
+    TABLES,
+    UnusableError,
+    check_table,
+    list_files,
+    locate,
+    read_files,
+    read_table,
+    table_rows,
+)
+from data_pipeline.sources.items import IMAGE_SUFFIXES, Item, Skip
+from data_pipeline.sources.tars import read_tar
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """`items` yields (Item or Skip, progress made), in an order that depends on the files alone."""
+
+    kind: str  # "tars", "metadata.jsonl", "metadata.csv" or "folder"
+    unit: str  # of progress: "B" or "image"
+    total: int
+    items: Iterator[tuple[Item | Skip, int]]
+
+
+def open_source(path: str | Path) -> Source:
+    """Recognises what is at `path`: a .tar or a folder of them, a folder with metadata.jsonl or
+    .csv, or a folder of image + .txt.
+
+    Raises:
+        InputError: nothing there, nothing recognisable, or a table that cannot be read.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".tar":
+        return _tars([path])
+    if not path.is_dir():
+        raise InputError(
+            f"no source at {path}: give a folder of images with captions, or one of img2dataset"
+            " tars, or one .tar"
+        )
+    for table in TABLES:
+        if (path / table).is_file():
+            check_table(path, path / table)
+            total = sum(1 for line in (path / table).open("rb") if line.strip())
+            return Source(
+                table, "image", total, _counted(read_table(path, table, table_rows(path / table)))
+            )
+    tars = sorted(path.glob("*.tar"))
+    images, captions = list_files(path)
+    if tars and images:
+        raise InputError(
+            f"{path} holds both tars and images ({tars[0].name}, {images[0].name}); give one folder"
+            " for each"
+        )
+    if tars:
+        return _tars(tars, path.resolve())
+    if not images:
+        raise InputError(
+            f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}), no .tar and no metadata.jsonl"
+            " or .csv"
+        )
+    return Source(
+        "folder", "image", len(images) + len(captions), _counted(read_files(path, images, captions))
+    )
+
+
+def _counted(items: Iterator[Item | Skip]) -> Iterator[tuple[Item | Skip, int]]:
+    for item in items:
+        yield item, 1
+
+
+def _tars(tars: list[Path], inside: Path | None = None) -> Source:
+    sizes = {}
+    for tar in tars:
+        try:
+            sizes[tar] = locate(tar, inside)[1]
+        except UnusableError as e:
+            sizes[tar] = e
+
+    def items():
+        for tar, size in sizes.items():
+            if isinstance(size, UnusableError):
+                yield Skip(tar.name, size.reason, size.detail), 0
+                continue
+            with tar.open("rb") as file:
+                yield from read_tar(file, tar.name, str(tar), size)
+
+    return Source(
+        "tars", "B", sum(size for size in sizes.values() if isinstance(size, int)), items()
+    )

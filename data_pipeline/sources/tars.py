@@ -1,0 +1,133 @@
+"""img2dataset's (webdataset's) tars: KEY.jpg, KEY.txt, KEY.json next to each other, streamed."""
+
+import struct
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from data_pipeline.io.storage import is_remote
+from data_pipeline.sources.items import (
+    BAD_TAR,
+    IMAGE_SUFFIXES,
+    TOO_LARGE,
+    UNREADABLE,
+    Image,
+    Item,
+    Place,
+    Skip,
+    limit_of,
+    make_item,
+    too_large,
+)
+
+MAX_TAIL = 2**20  # bytes of zeros after the end mark: tools pad to records of 10 KiB, some to more
+# what tarfile raises on headers that are not what they claim to be
+_DAMAGED = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    struct.error,
+)
+
+
+class _Sample:
+    """The files of one key that have been read."""
+
+    def __init__(self, key: str, start: int):
+        self.key, self.start = key, start
+        self.image: Image | None = None
+        self.texts: dict[str, bytes] = {}
+        self.unusable: Skip | None = None
+
+    def kinds(self) -> set[str]:
+        return {*self.texts, *(["image"] if self.image or self.unusable else [])}
+
+    def made(self) -> Item | Skip:
+        return self.unusable or make_item(self.key, self.image, self.texts)
+
+
+def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[Item | Skip, int]]:
+    """(Item or Skip, bytes gone through) of each key, in the order of the tar.
+
+    A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and
+    `name`, the tar's, as key. The sample before the break counts as lost with it unless it has all
+    the kinds of files that the one before it had: without its json nobody could say where it is
+    from. `path` is what the items' places name; `file` can seek.
+    """
+    sample, before, end, broken = None, None, 0, ""
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                tar.members = []  # tarfile keeps every member it has seen
+                folder, _, base = member.name.rpartition("/")
+                stem = base.partition(".")[0]
+                if not member.isreg() or not stem:  # hidden files, as macOS puts into tars
+                    continue
+                key = f"{folder}/{stem}" if folder else stem
+                if sample is None or key != sample.key:
+                    if sample is not None:
+                        yield sample.made(), member.offset - sample.start
+                    before, sample = sample, _Sample(key, member.offset if sample else 0)
+                _read_member(tar, member, sample, name, path)
+            end = tar.offset
+    except _DAMAGED as e:
+        if isinstance(e, OSError) and is_remote(path):
+            raise  # the store's fault, perhaps, and not the tar's: the runner tries again
+        broken = str(e) or type(e).__name__
+    if not broken:
+        broken = _wrong_end(file, end, size)
+    where = f"after {sample.key}: " if sample else ""
+    start = sample.start if sample else 0
+    if sample and (not broken or (before and sample.kinds() >= before.kinds())):
+        yield sample.made(), size - start
+        start = size
+    if broken or not sample:
+        yield (
+            Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start),
+            size - start,
+        )
+
+
+def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
+    """What is wrong with what follows the last member, or nothing. tarfile takes a damaged header,
+    or none at all, for the end.
+
+    A block of zeros is the end mark; much more of them is a file that was made large before it was
+    filled.
+    """
+    file.seek(end)
+    tail = file.read(MAX_TAIL)
+    if len(tail) < tarfile.BLOCKSIZE:
+        return "unexpected end: the end-of-archive mark is missing"
+    if any(tail[: tarfile.BLOCKSIZE]):
+        return f"damaged header at byte {end:,}"
+    return f"{size - end:,} bytes after its end mark" if size - end > MAX_TAIL or any(tail) else ""
+
+
+def _read_member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str
+) -> None:
+    suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
+    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    if kind not in ("image", "txt", "json"):
+        return
+    if member.size > limit_of(kind):
+        sample.unusable = Skip(
+            sample.key, TOO_LARGE, too_large(f"{name}: {member.name}", member.size, limit_of(kind))
+        )
+        return
+    if member.issparse():  # its bytes are not in one piece
+        sample.unusable = Skip(
+            sample.key, UNREADABLE, f"{name}: {member.name} is stored with holes"
+        )
+        return
+    data = tar.extractfile(member).read()
+    if len(data) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    if kind == "image":
+        sample.image = Image(data, Place(path, member.offset_data, member.size))
+    else:
+        sample.texts[kind] = data
