@@ -37,7 +37,7 @@ from pathlib import Path
 {work}
 print("VmHWM", re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 """
-CONVERT = PEAK.format(work="from cv3jax import convert; convert.main(sys.argv[1:])")
+CONVERT = PEAK.format(work="from cv3jax.commands import convert; convert.main(sys.argv[1:])")
 PLAIN = PEAK.format(
     work="import torch; torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])"
 )

@@ -3,7 +3,7 @@ a reason.
 
     python benchmarks/recaption.py --seconds 90
 
-The server (tests/caption_server.py, a process of its own) takes --limit requests a second, --burst
+The server (tests/helpers/caption_server.py, a process of its own) takes --limit requests a second, --burst
 at once, and 429s the rest with Retry-After: 1; it answers after 20 ms, and of ten records one meets
 a 500, a 503, a second's delay, a cut or malformed body, or an empty, truncated or refused answer.
 Twice: with the limit told to the client (--rate), and with nothing but 429s to find it by. The
@@ -25,7 +25,7 @@ from typing import Any
 
 import measure
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 import caption_server
 
 from cv3jax.distributed.backend import prefer_cpu

@@ -1,0 +1,297 @@
+"""What the benchmarks say of themselves: when and of which code a result is, which bars it missed,
+how a bad flag is refused.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cv3jax.aot import flops, topology
+from cv3jax.aot.chips import CHIPS, chip_of
+from cv3jax.cascade.parts import model_shapes
+from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.models.unet import UNet
+
+ROOT = Path(__file__).parents[2]
+FITS = {
+    "step": "train",
+    "fits": True,
+    "collectives": None,
+    "fsdp": None,
+    "mfu_bound": None,
+    "flops_per_step": 1e15,
+    "compile_seconds": 3.0,
+    "host_peak_bytes": 10**9,
+    **{f"{name}_bytes_per_chip": 10**9 for name in ("peak", "argument", "temporary")},
+}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A script of benchmarks/ as a module, which it is only beside the others."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("unet", ["--rounds", "0"], "--rounds must be at least 1"),
+        ("cascade", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
+        ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
+        ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
+        ("loop", ["--steps", "0"], "--rounds and --steps must be at least 1"),
+        ("distill", ["--batch", "0"], "--batch, --steps and --rounds must be at least 1"),
+        ("guidance", ["--weights", "1"], "--weights must be two or more, --count at least 1"),
+        (
+            "guidance",
+            ["--student", "scenes_teacher"],
+            "--student scenes_teacher: its base is not told w",
+        ),
+        ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
+        ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
+    ],
+)
+def test_a_bad_flag_is_no_traceback(name, flags, message, benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
+    with pytest.raises(SystemExit) as ended:
+        benchmark(name).main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_revision_is_marked_where_the_code_differs_from_it(benchmark, tmp_path):
+    revision = benchmark("measure").revision
+    assert revision(tmp_path) is None
+
+    def git(*words):
+        author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *author, *words],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    git("init")
+    (tmp_path / "cv3jax").mkdir()
+    (tmp_path / "cv3jax" / "a.py").write_text("1\n")
+    git("add", ".")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "--short", "HEAD")
+    (tmp_path / "results.json").write_text("{}\n")
+    assert revision(tmp_path) == head  # a result is no code
+    (tmp_path / "cv3jax" / "a.py").write_text("2\n")
+    assert revision(tmp_path) == head + "+"
+    git("checkout", "--", ".")
+    (tmp_path / "cv3jax" / "b.py").touch()
+    assert revision(tmp_path) == head + "+"
+
+
+def test_kept_compile_times_keep_their_date_and_revision(benchmark, monkeypatch, tmp_path):
+    script, measure = benchmark("compile_time"), benchmark("measure")
+    old = {
+        "environment": {"date": "2026-01-01 00:00 UTC", "machine": "another"},
+        "results": {"a train v5e:2x4": FITS},
+    }
+    # as it was before there were revisions
+    (tmp_path / "compile_time.json").write_text(json.dumps(old))
+    asked = []
+
+    def run(day, revision, *recipes, again=False):
+        asked.clear()
+        monkeypatch.setattr(script, "compiled", lambda *cell: asked.append(cell[0]) or dict(FITS))
+        monkeypatch.setattr(
+            measure,
+            "facts",
+            lambda: {"date": f"2026-02-0{day} 10:00 UTC", "hardware": "this one", "load": "0"},
+        )
+        monkeypatch.setattr(measure, "revision", lambda checkout: {ROOT: revision}[checkout])
+        flags = [
+            "--out",
+            str(tmp_path),
+            "--recipes",
+            *recipes,
+            "--topologies",
+            "v5e:2x4",
+            "--steps",
+            "train",
+            *["--again"] * again,
+        ]
+        monkeypatch.setattr(sys, "argv", ["compile_time.py", *flags])
+        before = jax.config.jax_platforms
+        script.main()
+        jax.config.update("jax_platforms", before)
+        stored = json.loads((tmp_path / "compile_time.json").read_text())
+        made = {
+            key.split()[0]: (f.get("revision"), f.get("date", "")[:10])
+            for key, f in stored["results"].items()
+        }
+        return made, (tmp_path / "compile_time.md").read_text().splitlines()[0]
+
+    made, head = run(1, "abc", "a", "b")
+    assert asked == ["b"]
+    assert made == {"a": (None, ""), "b": ("abc", "2026-02-01")}
+    assert (
+        "unrecorded code, unknown (1); abc, 2026-02-01 (1). The newest was made with hardware"
+        " this one" in head
+    )
+    made, head = run(2, "def+", "a", "b", "c")
+    assert asked == ["c"]
+    assert made["b"] == ("abc", "2026-02-01")
+    assert "abc, 2026-02-01 (1); def+, 2026-02-02 (1). " in head
+    _, after = run(3, "ghi", "a", "b", "c")  # nothing to do, and nothing is of today
+    assert after == head
+    made, head = run(4, "ghi", "a", again=True)
+    assert made == {
+        "a": ("ghi", "2026-02-04"),
+        "b": ("abc", "2026-02-01"),
+        "c": ("def+", "2026-02-02"),
+    }
+    # of the rows below it alone
+    assert head.startswith("results by revision and day: ghi, 2026-02-04 (1). ")
+
+
+def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    script = benchmark("unet")
+    ours = script.attending(script.model("small", "float32"), "cpu").attend
+    assert "custom_vjp_call" in str(jax.make_jaxpr(ours)(*3 * [jnp.ones((1, 8, 1, 32))]))
+    net = UNet(
+        channels=64, channel_mult=(1, 2), res_blocks=1, depth=(0, 1), mid_depth=1, dtype="bfloat16"
+    )
+    params = model_shapes(net, script.TEXT[1])
+
+    def run(params, x, text):
+        made = script.attending(net, "gpu")
+        return made.apply(
+            {"params": params}, x, jnp.zeros(2, jnp.int32), make_cond(text, square_sizes(2, 64))
+        )
+
+    x, text = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 8, 8, 4), (2, *script.TEXT))
+    )
+    counted = flops.count(run, params, x, text)
+    blocks, rows, width = 1 + 1 + 2, 4 * 4, 128  # down, middle, up
+    # of keys 16 and 225, padded
+    assert counted.kinds["attention kernel"] == blocks * 2 * 2 * 2 * rows * (128 + 256) * width
+
+
+@pytest.mark.parametrize("what", ["forward", pytest.param("train", marks=pytest.mark.slow)])
+def test_our_side_counts_the_flops_of_what_it_times(
+    what, benchmark, monkeypatch, tmp_path, quick_compiles
+):
+    script, measure = benchmark("unet"), benchmark("measure")
+    net = UNet(
+        channels=32,
+        channel_mult=(1, 2),
+        res_blocks=1,
+        depth=(0, 1),
+        mid_depth=1,
+        head_dim=32,
+        groups=8,
+    )
+    monkeypatch.setattr(script, "model", lambda size, dtype: net)
+    monkeypatch.setattr(script, "TEXT", (7, 32))
+    monkeypatch.setitem(script.SIZES, "tiny", {"channels": 32, "side": 8, "batch": 2})
+    served = []
+    monkeypatch.setattr(measure, "serve", lambda ready, call: served.extend([ready, call()]))
+    script.ours(what, "tiny", "float32", tmp_path)
+    ready, seconds = served
+    batch = script.inputs("tiny")
+    forward = flops.count(
+        lambda params, x, index, text: net.apply(
+            {"params": params}, x, index, make_cond(text, square_sizes(2, 64))
+        ),
+        model_shapes(net, 32),
+        batch["x"],
+        batch["index"],
+        batch["text"],
+    ).total
+    assert (
+        ready["flops"] == forward
+        if what == "forward"
+        else 2.8 * forward < ready["flops"] < 3 * forward
+    )
+    assert seconds > 0
+
+
+def row(what, ratio, size="full", seconds=1.0, rival="torch.compile"):
+    spread = sys.modules["measure"].spread
+    return {
+        "what": what,
+        "size": size,
+        "flops": 500e12,
+        "ratio": {rival: spread([ratio])},
+        "seconds": {rival: {"cv3jax": [seconds] * 3}},
+    }
+
+
+def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
+    script = benchmark("unet")
+    assert "mfu" not in script.with_mfu(row("train", 0.7), "cpu")
+    slow, fast = (
+        script.with_mfu(row("train", 0.7, seconds=seconds), "NVIDIA H200") for seconds in (1.0, 0.8)
+    )
+    assert slow["mfu"].median == pytest.approx(500 / 989)
+    assert script.missed([fast], "gpu", "torch.compile") == []
+    assert ["under 0.6" in words for words in script.missed([slow], "gpu", "torch.compile")] == [
+        True
+    ]
+    other = [
+        script.with_mfu(row(*what), "NVIDIA H200")
+        for what in (("forward", 0.7), ("train", 0.7, "medium"))
+    ]
+    assert script.missed(other, "gpu", "torch.compile") == []  # the bar is of the full train step
+    # a chip whose peak is not known
+    assert script.missed([row("train", 0.7)], "gpu", "torch.compile") == []
+    assert "forward 0.9" in script.missed([row("forward", 0.9), fast], "gpu", "torch.compile")[0]
+    assert script.missed([row("train", 0.9, rival="torch")], "cpu", "torch") == []
+
+
+@pytest.mark.parametrize("kind", [pytest.param("guided", marks=pytest.mark.slow), "told"])
+def test_a_distillation_step_has_the_flops_of_its_passes_and_update(
+    kind, benchmark, quick_compiles
+):
+    """Those of two teacher passes, of twice the rows where it is guided, and of the student forward
+    and backward.
+    """
+    script = benchmark("distill")
+    config = script.load("scenes_distill_relay:tiny", 2)
+    config.optim.kind = "adamw"
+    some = script.pieces(config, kind)
+    count = script.counted(some)
+    assert count["step"] == count["teacher"] + count["student"] + count["update"]
+    rows = 2 if kind == "guided" else 1
+    forward = count["teacher"] / (2 * rows)
+    assert 2.7 * forward < count["student"] < 3 * forward + count["teacher"] / 4
+    ratio = sys.modules["measure"].spread([1.2])
+    told = {"recipe": "a", "kind": kind, "ratio": ratio, "flops_ratio": 1.0}
+    assert script.missed([told]) == [
+        f"a, {kind}: a step is 1.200 of its passes and update in time (bar: 1.05)"
+    ]
+
+
+def test_chips_have_the_names_that_jax_gives_them():
+    assert chip_of("cpu") is None
+    assert chip_of("NVIDIA H100 PCIe") is None
+    for name, chip in CHIPS.items():
+        if not chip.tpu:
+            described = (topology.descriptions() / f"{name}.textproto").read_text()
+            assert chip_of(described.split('device_description_str: "')[1].split('"')[0]) is chip
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_tpus_have_the_names_that_jax_gives_them(name):
+    where = topology.load(name)
+    assert chip_of(where.devices[0].device_kind) is where.chip

@@ -1,0 +1,93 @@
+"""The wheel brings the commands and the recipes, and works from any directory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_runs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    source = tmp_path / "source"  # a build leaves directories behind
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [*pip, "wheel", str(source), "--no-deps", "-w", str(tmp_path / "dist")],
+        check=True,
+        timeout=600,
+    )
+    (wheel,) = (tmp_path / "dist").glob("cv3jax-*.whl")
+    target = tmp_path / "target"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, timeout=600
+    )
+    (tmp_path / "elsewhere").mkdir()
+    where = {"cwd": tmp_path / "elsewhere", "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
+
+    code = (
+        "import cv3jax, data_pipeline, cv3jax.configs as c; print(cv3jax.__file__,"
+        " data_pipeline.__file__, c.__file__)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=tiny_runs.environment(PYTHONPATH=str(target)),
+        cwd=where["cwd"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert all(Path(path).is_relative_to(target) for path in found)
+    assert not (target / "configs").exists()
+    for name in (
+        "cv3jax/topologies/h100.textproto",
+        "data_pipeline/builder/report.html.jinja",
+        "data_pipeline/recaption/dialogue.json",
+    ):
+        assert (target / name).is_file()
+    weights = [
+        name
+        for name in listed.stdout.splitlines()
+        if name.startswith("cv3jax/packaged/") and (ROOT / name).is_file()
+    ]
+    assert [
+        name
+        for name in weights
+        if not (target / name).is_file()
+        or (target / name).read_bytes() != (ROOT / name).read_bytes()
+    ] == []
+    shown = tiny_runs.run("cv3jax.commands.train", "--help", **where).stdout
+    for name in (
+        path.stem
+        for path in (ROOT / "configs").glob("*.py")
+        if path.stem not in ("__init__", "common")
+    ):
+        assert name in shown
+    code = (
+        "from cv3jax import recipes; [recipes.load(f'{name}{v}', []) for name in recipes.recipes() for"
+        " v in ('', ':tiny')]; print('all')"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env=tiny_runs.environment(PYTHONPATH=str(target)),
+        cwd=where["cwd"],
+        capture_output=True,
+        text=True,
+    )
+    assert loaded.stdout == "all\n", loaded.stderr[-1000:]
+    for command in ("train", "sample", "compile", "quickstart", "data"):
+        assert "usage: cv3jax" in tiny_runs.run("cv3jax.cli", command, "--help", **where).stdout
+    assert list((tmp_path / "elsewhere").iterdir()) == []
