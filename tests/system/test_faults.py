@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import tqdm.std
+from small_disks import small_disk
 from states import assert_equal, named_leaves, untimed
 from toy_runs import CADENCE, toy
 
