@@ -25,7 +25,7 @@ from cv3jax.distillation import run as distilling
 from cv3jax.distillation.monitor import Watch
 from cv3jax.distillation.parity import TOLERANCE, parity
 from cv3jax.distillation.programs import round_of
-from cv3jax.distillation.rounds import Plan
+from cv3jax.distillation.rounds import Plan, plans
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
@@ -289,10 +289,10 @@ def test_the_average_is_over_a_share_of_the_round():
     config = tiny_runs.distill_config(
         "base", f"distill.rounds={tiny_runs.rounds({4: 200, 2: 200})}", "distill.ema=0.25"
     )
-    plans = distilling.build_distill.plans(config)
-    for plan in plans:
+    rounds = plans(config)
+    for plan in rounds:
         np.testing.assert_allclose(round_of(config, plan).decay, 1 - 1 / 50, rtol=1e-6)
-    assert float(round_of(config, plans[0]._replace(updates=2)).decay) == 0.0
+    assert float(round_of(config, rounds[0]._replace(updates=2)).decay) == 0.0
 
 
 def test_a_distilled_stage_is_distilled_further(tmp_path):

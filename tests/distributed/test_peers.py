@@ -55,7 +55,7 @@ class Deciding:
     def __init__(self, monkeypatch, *, dies: bool):
         self.ends = []
         monkeypatch.setattr(
-            Peers, "_end", lambda peers, *what: self.ends.append(what) or liveness._exit(what[1])
+            Peers, "_end", lambda peers, *what: self.ends.append(what) or peers._exit(what[1])
         )
         monkeypatch.setattr(liveness.os, "_exit", lambda code: self.peers._closed.set())
         self.store = Store(dies)

@@ -20,7 +20,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.precompute import run as precomputing
 from cv3jax.recipes import to_json
-from cv3jax.training import diffusion, feature_cache, resume, stage
+from cv3jax.training import diffusion, feature_cache, frozen, resume, stage
 from cv3jax.training import programs as stage_programs
 from cv3jax.training import run as training
 from cv3jax.training.build import build
@@ -147,10 +147,8 @@ def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypat
 
 def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):
     loaded = []
-    load = diffusion.load_params
-    monkeypatch.setattr(
-        diffusion, "load_params", lambda *args: loaded.append(args[2]) or load(*args)
-    )
+    load = frozen.load_params
+    monkeypatch.setattr(frozen, "load_params", lambda *args: loaded.append(args[2]) or load(*args))
     fields = (*VIEW, f"data.cache={companion('float32', 'float32')}", "train.save_every=0")
     for given in [config("relay", *fields, f"train.steps={steps}") for steps in (2, STEPS)]:
         with tiny_runs.devices(1):

@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 
 import golden_models
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,7 +158,7 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     chosen: list[tuple] = []
-    monkeypatch.setattr(resumable.jax.config, "update", lambda *given: chosen.append(given))
+    monkeypatch.setattr(jax.config, "update", lambda *given: chosen.append(given))
     assert which_part(*flags) == part
     shares_a_node = (
         "SLURM_STEP_NUM_TASKS" in environ

@@ -22,7 +22,7 @@ from PIL import Image
 from cv3jax.cascade.parts import build_on, model_shapes
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.stage_sampler import make_stage_sampler
-from cv3jax.checkpoints import cascades, runs
+from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import context_problem
@@ -65,7 +65,7 @@ def larger(monkeypatch):
             stage["image_size"] *= 2
         return directory, description
 
-    monkeypatch.setattr(runs, "read_cascade", doubled)
+    monkeypatch.setattr(cascades, "read_cascade", doubled)
 
 
 def on_one_device(size: int) -> np.ndarray:

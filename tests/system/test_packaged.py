@@ -15,7 +15,7 @@ import pytest
 from cv3jax import recipes
 from cv3jax.cascade.parts import part_shapes
 from cv3jax.cascade.pipeline import load
-from cv3jax.checkpoints import cascades, manifest, runs
+from cv3jax.checkpoints import cascades, manifest
 from cv3jax.commands import sample
 from cv3jax.commands.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
@@ -75,7 +75,7 @@ def made(package_weights, source, tmp_path_factory) -> Path:
     """A packages' directory with the cascade `tiny`."""
     directory = tmp_path_factory.mktemp("made") / "checkpoints"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "PACKAGED", directory)
+        patch.setattr(cascades, "PACKAGED", directory)
         package_weights.main([str(source), "--name", "tiny"])
     return directory
 
@@ -86,7 +86,7 @@ def packaged(made, tmp_path, monkeypatch) -> Path:
     shutil.copytree(made, tmp_path / "installed")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(runs, "PACKAGED", tmp_path / "installed")
+    monkeypatch.setattr(cascades, "PACKAGED", tmp_path / "installed")
     return tmp_path / "installed"
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_name_is_told_what_there_is(path, packaged):
 
 
 def test_nothing_is_promised_where_nothing_is_packaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "PACKAGED", tmp_path / "none")
+    monkeypatch.setattr(cascades, "PACKAGED", tmp_path / "none")
     assert error("scenes").endswith("give a run's --workdir or its cascade")
 
 

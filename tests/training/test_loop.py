@@ -156,9 +156,9 @@ def test_a_run_says_where_its_time_went(tmp_path, monkeypatch):
     monkeypatch.setattr(
         data, "__next__", lambda self: setattr(clock, "time", clock.time + 8) or following(self)
     )
-    saved = loop.checkpoint.save
+    saved = loop.runs.save
     monkeypatch.setattr(
-        loop.checkpoint,
+        loop.runs,
         "save",
         lambda *args: setattr(clock, "time", clock.time + 100) or saved(*args),
     )

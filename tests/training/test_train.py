@@ -23,8 +23,9 @@ from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.commands import train
 from cv3jax.optim import learning_rate, optimizers
-from cv3jax.training import autoencoder, stage
+from cv3jax.training import autoencoder
 from cv3jax.training import run as training
+from cv3jax.training import state as states
 from cv3jax.training.build import build
 from cv3jax.training.loop import NonFiniteLossError
 from cv3jax.training.memory_plan import memory_plan
@@ -122,7 +123,7 @@ def test_a_state_compiled_in_haste_is_the_same(tmp_path):
     hasty = pieces.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            stage,
+            states,
             "jit_once",
             lambda function, shardings: jax.jit(function, out_shardings=shardings),
         )
