@@ -23,7 +23,7 @@ from cv3jax.configs import scenes_base, scenes_vae
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.optim.learning_rate import learning_rate
-from cv3jax.optim.optimizers import make_optimizer
+from cv3jax.optim.optimizers import OptimizerSettings, make_optimizer
 from cv3jax.quickstart.run import environment
 
 YNN, OURS = "--xla_cpu_experimental_ynn_fusion_type=", "products, sums"
@@ -48,7 +48,8 @@ def measure(repeats: int) -> dict[str, float]:
         "vector": jnp.ones((batch, 1536)),
     }
     optimizer = make_optimizer(
-        c.optim.kind, learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10)
+        OptimizerSettings(c.optim.kind),
+        learning_rate(c.optim.lr, warmup=1, decay="constant", steps=10),
     )
     gradient = jax.jit(
         jax.grad(

@@ -41,7 +41,7 @@ from cv3jax.distributed.mesh import make_mesh
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.unet import UNet
 from cv3jax.optim.learning_rate import learning_rate
-from cv3jax.optim.optimizers import make_optimizer
+from cv3jax.optim.optimizers import OptimizerSettings, make_optimizer
 from cv3jax.training.train_step import create_state, make_train_step
 from cv3jax.weights.diffusers import unet_config, unet_names
 from cv3jax.weights.mapping import to_torch
@@ -150,12 +150,8 @@ def ours(what: str, size: str, dtype: str, folder: Path) -> None:
             return jnp.mean((apply(params, batch) - batch["target"]) ** 2), {}
 
         rate = learning_rate(ADAMW["lr"], warmup=0, decay="constant", steps=1)
-        optimizer = make_optimizer(
-            "adamw",
-            rate,
-            clip=CLIP,
-            **{key: ADAMW[key] for key in ("b1", "b2", "eps", "weight_decay")},
-        )
+        adamw = {key: ADAMW[key] for key in ("b1", "b2", "eps", "weight_decay")}
+        optimizer = make_optimizer(OptimizerSettings("adamw", clip=CLIP, **adamw), rate)
         step = jax.jit(make_train_step(loss, optimizer, decay=DECAY), donate_argnums=0)
         state = jax.jit(functools.partial(create_state, None, optimizer), donate_argnums=1)(
             jax.random.key(0), params

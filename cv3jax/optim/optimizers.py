@@ -2,6 +2,8 @@
 gradient norm.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,17 +12,39 @@ from cv3jax.optim.moments import stored_in_bfloat16
 from cv3jax.optim.muon import matrix_shape, scale_by_muon
 
 OPTIMIZERS = ("adamw", "adafactor", "muon")
-
-
 MOMENTS = ("float32", "bfloat16")
-
-
 # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 FACTORED = 128
-
-
 # wide, shallow and cheap to train by adam
 EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """An optimizer without its learning rate.
+
+    `kind`: adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings).
+    `clip`: the largest global norm of a gradient. `moments`: the type in which all three store
+    their statistics.
+
+    Raises:
+        ValueError: no such kind or type of moments.
+    """
+
+    kind: str
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    moments: str = "float32"
+
+    def __post_init__(self):
+        if self.moments not in MOMENTS:
+            raise ValueError(f"moments must be one of {', '.join(MOMENTS)}, not {self.moments!r}")
+        if self.kind not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.kind!r}")
 
 
 def muon_labels(params) -> dict:
@@ -63,41 +87,23 @@ def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
 
 
 def make_optimizer(
-    kind: str,
-    lr: float | optax.Schedule,
-    *,
-    weight_decay: float = 0.0,
-    clip: float = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.99,
-    eps: float = 1e-8,
-    momentum: float = 0.0,
-    moments: str = "float32",
+    settings: OptimizerSettings, lr: float | optax.Schedule
 ) -> optax.GradientTransformation:
-    """adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings).
+    """Returns the optimizer that those settings describe, at learning rate `lr`.
 
-    Decay is decoupled, times lr.
-
-    Gradients are clipped to the global norm `clip` first. `moments`: the type in which all three
-    store their statistics.
-
-    Raises:
-        ValueError: no such kind or type of moments.
+    Gradients are clipped to the global norm first. Weight decay is decoupled, times lr.
     """
-    if moments not in MOMENTS:
-        raise ValueError(f"moments must be one of {', '.join(MOMENTS)}, not {moments!r}")
-    store = stored_in_bfloat16 if moments == "bfloat16" else lambda inner: inner
-    decay, rate = optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(lr)
-    if kind == "adamw":
-        optimizer = optax.chain(store(optax.scale_by_adam(b1, b2, eps)), decay, rate)
-    elif kind == "adafactor":
-        optimizer = optax.chain(store(scale_by_adafactor(b2, momentum)), decay, rate)
-    elif kind == "muon":
+    s = settings
+    store = stored_in_bfloat16 if s.moments == "bfloat16" else lambda inner: inner
+    decay, rate = optax.add_decayed_weights(s.weight_decay), optax.scale_by_learning_rate(lr)
+    if s.kind == "adamw":
+        optimizer = optax.chain(store(optax.scale_by_adam(s.b1, s.b2, s.eps)), decay, rate)
+    elif s.kind == "adafactor":
+        optimizer = optax.chain(store(scale_by_adafactor(s.b2, s.momentum)), decay, rate)
+    else:
         parts = {
             "muon": optax.chain(store(scale_by_muon()), decay),
-            "adam": store(optax.scale_by_adam(b1, b2, eps)),
+            "adam": store(optax.scale_by_adam(s.b1, s.b2, s.eps)),
         }
         optimizer = optax.chain(optax.partition(parts, muon_labels), rate)
-    else:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {kind!r}")
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
+    return optax.chain(optax.clip_by_global_norm(s.clip), optimizer)

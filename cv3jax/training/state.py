@@ -27,9 +27,8 @@ def make_tx(config: ConfigDict) -> Any:
             rate = learning_rate.learning_rate(
                 o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final
             )
-        return optimizers.make_optimizer(
+        settings = optimizers.OptimizerSettings(
             o.kind,
-            rate,
             weight_decay=o.weight_decay,
             clip=o.clip,
             b1=o.b1,
@@ -39,6 +38,7 @@ def make_tx(config: ConfigDict) -> Any:
         )
     except ValueError as e:
         raise InputError(f"config.optim: {e}") from e
+    return optimizers.make_optimizer(settings, rate)
 
 
 def attend_of(config: ConfigDict, mesh: Any) -> Callable:

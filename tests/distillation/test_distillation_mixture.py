@@ -88,7 +88,7 @@ def pace(frozen, step):
     )(step)
 
 
-TX = optimizers.make_optimizer("adamw", optax.constant_schedule(1.0))
+TX = optimizers.make_optimizer(optimizers.OptimizerSettings("adamw"), optax.constant_schedule(1.0))
 
 
 @functools.partial(jax.jit, static_argnames="first")

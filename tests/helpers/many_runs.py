@@ -88,7 +88,9 @@ def denoiser(layout: Layout):
 def pieces(mesh, accumulate: int = 2):
     """(create, like, data, place, step) as `build` has them."""
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
-    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(1e-2), eps=1e-5)
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings("adamw", eps=1e-5), optax.constant_schedule(1e-2)
+    )
     shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(0))
     with mock.patch.object(partitioning, "MIN_SIZE", 256):
         layout, shardings = (

@@ -47,7 +47,9 @@ def toy(
     `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its
     matrix.
     """
-    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(lr))
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings("adamw"), optax.constant_schedule(lr)
+    )
     state = create_state(
         lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10},
         tx,

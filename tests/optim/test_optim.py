@@ -43,7 +43,8 @@ def test_adafactor_s_second_update_by_hand():
     grads[1] = jax.tree.map(lambda g: 3 * g, grads[1])
     lr, decay, b2 = 0.1, 0.05, 0.3
     tx = optimizers.make_optimizer(
-        "adafactor", optax.constant_schedule(lr), clip=1e9, b2=b2, weight_decay=decay
+        optimizers.OptimizerSettings("adafactor", clip=1e9, b2=b2, weight_decay=decay),
+        optax.constant_schedule(lr),
     )
     params_after, _ = run(tx, params, jax.tree.map(lambda *g: jnp.stack(g), *grads))
 
@@ -70,7 +71,9 @@ def test_adafactor_s_second_update_by_hand():
 def test_adafactor_clips_each_layer_of_a_stack_for_itself():
     grads = draw(0, kernel=(3, 130, 140))["kernel"]
     both = grads.at[1].multiply(0.1)  # the second update: large for two layers, small for one
-    tx = optimizers.make_optimizer("adafactor", optax.constant_schedule(1.0), clip=1e9, b2=0.9)
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings("adafactor", clip=1e9, b2=0.9), optax.constant_schedule(1.0)
+    )
     stacked = run(
         tx,
         {"blocks": {"kernel": jnp.zeros_like(grads)}},
@@ -86,7 +89,9 @@ def test_adafactor_clips_each_layer_of_a_stack_for_itself():
 
 
 def bytes_of(kind, **options):
-    tx = optimizers.make_optimizer(kind, optax.constant_schedule(0.1), **options)
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings(kind, **options), optax.constant_schedule(0.1)
+    )
     shape = jax.eval_shape(
         tx.init, {"blocks": {"kernel": jax.ShapeDtypeStruct((10, 1280, 5120), jnp.float32)}}
     )
@@ -108,12 +113,8 @@ def test_statistics_in_bfloat16_train_as_in_float32(kind):
 
     def losses(moments):
         tx = optimizers.make_optimizer(
-            kind,
+            optimizers.OptimizerSettings(kind, clip=1e9, b2=0.95, momentum=0.9, moments=moments),
             optax.cosine_decay_schedule(0.05, 200),
-            clip=1e9,
-            b2=0.95,
-            momentum=0.9,
-            moments=moments,
         )
 
         def step(carry, _):
@@ -172,7 +173,8 @@ def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
 
 def test_eight_devices_hold_parts_and_make_the_updates_of_one():
     tx = optimizers.make_optimizer(
-        "adafactor", optax.constant_schedule(0.1), momentum=0.9, moments="bfloat16"
+        optimizers.OptimizerSettings("adafactor", momentum=0.9, moments="bfloat16"),
+        optax.constant_schedule(0.1),
     )
     shapes = {"blocks": {"kernel": (2, 256, 512)}, "w": (512, 256), "bias": (256,)}
     leaves = jax.tree.map(

@@ -152,7 +152,9 @@ def test_the_parameters_of_the_eight_devices_were_split(tmp_path):
 
 
 def test_eight_microbatches_make_the_update_of_one_batch():
-    tx = optimizers.make_optimizer("adamw", optax.constant_schedule(0.1), clip=0.01)
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings("adamw", clip=0.01), optax.constant_schedule(0.1)
+    )
     batch, frozen = next(numbers()), jnp.array([[2.0], [-1.0]])
     state = create_state(lambda key: {"w": jnp.ones((2, 1))}, tx, jax.random.key(0))
     whole, parts = (
@@ -374,7 +376,9 @@ def test_learning_rate(decay, points):
 
 
 def first_update(kind, params, grads, **options):
-    tx = optimizers.make_optimizer(kind, optax.constant_schedule(0.1), **options)
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings(kind, **options), optax.constant_schedule(0.1)
+    )
     return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(
         params, grads
     )
