@@ -31,6 +31,7 @@ from PIL import Image
 
 from data_pipeline.loading.crops import fit
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import LoaderSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 BARS = {256: 1.5, 512: 1.0}
@@ -105,13 +106,14 @@ def ours(
     """(endless batches, what ends them)."""
     loader = make_loader(
         folder / "records",
-        batch_size=batch,
-        image_size=size,
-        tokenize=None,
-        seed=0,
-        num_threads=1 if processes else workers,
-        num_workers=workers if processes else 0,
-        prefetch=PREFETCH,
+        LoaderSettings(
+            batch_size=batch,
+            image_size=size,
+            seed=0,
+            num_threads=1 if processes else workers,
+            num_workers=workers if processes else 0,
+            prefetch=PREFETCH,
+        ),
     )
     return loader, loader.close
 

@@ -13,6 +13,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.loading import buckets
 from data_pipeline.loading.loader import Loader, Prepare, make_loader
 from data_pipeline.loading.mixture import Mixture, open_datasets
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
 
@@ -59,22 +60,32 @@ def loader(
     """
     return make_loader(
         records,
-        batch_size=config.batch.size,
-        rows=own_rows(mesh, config.batch.size),
-        image_size=config.data.image_size,
+        LoaderSettings(
+            batch_size=config.batch.size,
+            image_size=config.data.image_size,
+            seed=config.seed,
+            crop=crop_settings(config),
+            num_threads=config.data.threads,
+            num_workers=config.data.get("workers", 0),
+            buckets=bucket_sizes(config),
+            max_damaged=config.data.get("max_damaged", 0),
+        ),
         tokenize=tokenize,
-        seed=config.seed,
-        num_threads=config.data.threads,
-        num_workers=config.data.get("workers", 0),
-        buckets=bucket_sizes(config),
-        max_damaged=config.data.get("max_damaged", 0),
-        zoom=tuple(config.data.zoom),
-        zoom_levels=config.data.zoom_levels,
-        crop_grid=config.data.crop_grid,
-        random_crop=config.data.random_crop,
-        flip=config.data.flip,
-        recaption_prob=config.data.get("recaption", 0.0),
+        rows=own_rows(mesh, config.batch.size),
         prepare=prepare,
+    )
+
+
+def crop_settings(config: ConfigDict) -> CropSettings:
+    """What a step sees of a record, as config.data says."""
+    data = config.data
+    return CropSettings(
+        zoom=tuple(data.zoom),
+        zoom_levels=data.zoom_levels,
+        crop_grid=data.crop_grid,
+        random_crop=data.random_crop,
+        flip=data.flip,
+        recaption_prob=data.get("recaption", 0.0),
     )
 
 

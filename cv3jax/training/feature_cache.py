@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cv3jax.recipes import differences
 from cv3jax.training.cache_identity import latent_facts, text_facts, view
+from cv3jax.training.data import crop_settings
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.loader import Prepare
@@ -95,18 +96,9 @@ def arrays(config: ConfigDict, cache: EncodedSource | None) -> Arrays:
 
 def prepare_of(config: ConfigDict, cache: EncodedSource) -> Prepare:
     """What the loader makes an example with."""
-    data = config.data
     image = None
     if not cache.facts["latents"]:
-        image = functools.partial(
-            crop,
-            zoom=tuple(data.zoom),
-            zoom_levels=data.zoom_levels,
-            grid=data.crop_grid,
-            random=data.random_crop,
-            flip=data.flip,
-            recaption_prob=data.recaption,
-        )
+        image = functools.partial(crop, settings=crop_settings(config))
     names = tuple(name for name in arrays(config, cache) if not name.startswith("text"))
     return functools.partial(
         example,
@@ -114,5 +106,5 @@ def prepare_of(config: ConfigDict, cache: EncodedSource) -> Prepare:
         latents=names,
         text=bool(cache.facts["text"]),
         image=image,
-        recaption_prob=data.recaption,
+        recaption_prob=config.data.recaption,
     )

@@ -14,6 +14,7 @@ from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.frozen import whole_side
 from data_pipeline.loading.damaged import readable
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
 
@@ -55,13 +56,14 @@ def first_images(records, side: int, count: int) -> np.ndarray:
     some = list(itertools.islice(readable(records), count))
     batches = make_loader(
         some,
-        batch_size=max(len(some), 1),
-        image_size=side,
-        tokenize=None,
-        seed=0,
-        num_threads=0,
-        random_crop=False,
-        shuffle=False,
-        num_epochs=1,
+        LoaderSettings(
+            batch_size=max(len(some), 1),
+            image_size=side,
+            seed=0,
+            crop=CropSettings(random_crop=False),
+            num_threads=0,
+            shuffle=False,
+            num_epochs=1,
+        ),
     )
     return next(batches)["image"]

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data_pipeline.images.decode import decode_rgb, open_image, upright_size
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.settings import CropSettings
 from data_pipeline.records.records import Record
 
 
@@ -16,16 +17,10 @@ def crop(
     rng: np.random.Generator,
     size: tuple[int, int],
     *,
-    zoom: tuple[float, float] = (1.0, 1.0),
-    zoom_levels: int = 0,
-    grid: int = 1,
-    random: bool = True,
-    flip: bool = False,
-    recaption_prob: float = 0.95,
+    settings: CropSettings,
     with_caption: bool = True,
 ) -> dict[str, np.ndarray | str]:
-    """A `loader.Prepare`: record `index` decoded and cropped to `size`, as `loader.make_loader` has
-    the options.
+    """Decodes record `index` and crops it to `size`: a `loader.Prepare`.
 
     Returns:
         image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str.
@@ -37,16 +32,17 @@ def crop(
     # Drawn in this order whatever the options, so that switching one of them off leaves the other
     # choices as they were.
     share, across, down, mirror, recaption = rng.random(5)
-    if zoom_levels:
-        share = int(share * zoom_levels) / (zoom_levels - 1)
+    if settings.zoom_levels:
+        share = int(share * settings.zoom_levels) / (settings.zoom_levels - 1)
+    low, high = settings.zoom
     try:
         image, sizes = fit(
             record["image"],
             size,
-            zoom=zoom[0] + share * (zoom[1] - zoom[0]),
-            position=(down, across) if random else (0.5, 0.5),
-            grid=grid,
-            mirror=flip and mirror < 0.5,
+            zoom=low + share * (high - low),
+            position=(down, across) if settings.random_crop else (0.5, 0.5),
+            grid=settings.crop_grid,
+            mirror=settings.flip and mirror < 0.5,
         )
     except InputError as e:
         name = getattr(source, "name", "the given records")
@@ -55,7 +51,7 @@ def crop(
         ) from e
     out = {"image": image, "sizes": sizes}
     if with_caption:
-        use = record["recaption"] and recaption < recaption_prob
+        use = record["recaption"] and recaption < settings.recaption_prob
         out["caption"] = record["recaption"] if use else record["caption"]
     return out
 

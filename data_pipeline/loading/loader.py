@@ -5,7 +5,8 @@ A batch is a dict of numpy arrays:
 
     image   uint8 [B, H, W, 3]       H = W = S, or a bucket's
     tokens  int32 [B, L]             only with `tokenize`
-    sizes   int32 [B, 6]             original height, width; crop top, left; target height, width (SDXL §2.2, CogView3 §3.2)
+    sizes   int32 [B, 6]             original height, width; crop top, left; target height, width
+                                     (SDXL §2.2, CogView3 §3.2)
 
 The image is resized until it just covers H × zoom, W × zoom, and an H × W window cropped from that.
 The crop's corner is in pixels of the resized image, the original size is the file's, upright. At
@@ -18,9 +19,11 @@ Another source of examples, such as cached features, takes the place of decoding
 
     prepare(source, index, rng, size) → example
 
-    source   one dataset, as given in `records` (a part of a mixture has its own); `source[index]` reads the record, image bytes included
+    source   one dataset, as given in `records` (a part of a mixture has its own);
+             `source[index]` reads the record, image bytes included
     index    int, 0..len(source) - 1
-    rng      np.random.Generator that depends on the seed and the place in the order alone; the only randomness to draw from
+    rng      np.random.Generator that depends on the seed and the place in the order alone; the only
+             randomness to draw from
     size     (H, W) of this batch
     example  a dict of numpy arrays, of the same names, shapes and dtypes for every record of a
              size; batches stack them. A str under "caption" becomes `tokens`. `damaged` is the
@@ -49,6 +52,7 @@ from data_pipeline.loading.crops import crop
 from data_pipeline.loading.damaged import FIELD, Cell, Tally, read
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.order import Rows, epochs, mix, mixed
+from data_pipeline.loading.settings import LoaderSettings
 from data_pipeline.records.records import Record, open_records
 
 Tokenize = Callable[[list[str]], np.ndarray]  # N captions → int32 [N, L]
@@ -127,27 +131,11 @@ class Loader:
 
 def make_loader(
     records: str | Path | Sequence[Record] | Mixture,
+    settings: LoaderSettings,
     *,
-    batch_size: int,
-    image_size: int,
-    tokenize: Tokenize | None,
-    seed: int,
+    tokenize: Tokenize | None = None,
     rows: Sequence[int] | None = None,
-    num_threads: int = 4,
-    num_workers: int = 0,
-    prefetch: int = 8,
-    buckets: Sequence[Size] = (),
-    max_damaged: int = 0,
     prepare: Prepare | None = None,
-    zoom: tuple[float, float] = (1.0, 1.0),
-    zoom_levels: int = 0,
-    crop_grid: int = 1,
-    random_crop: bool = True,
-    flip: bool = False,
-    recaption_prob: float = 0.95,
-    shuffle: bool = True,
-    num_epochs: int | None = None,
-    drop_remainder: bool = True,
 ) -> Loader:
     """Iterates over batches of one host; `get_state()` / `set_state()` resume with exactly the
     batches that would follow.
@@ -156,59 +144,22 @@ def make_loader(
         records: a dataset's directory, any sequence of records (such as `open_records` gives), or a
             mixture of datasets: of each its share of every stretch of the order, each in epochs of
             its own, none of whose records is missed or comes twice.
-        batch_size: of all hosts together.
-        image_size: S, pixels.
+        settings: what batches, in which order.
         tokenize: captions → tokens; None leaves `tokens` out, for training on images alone.
-        seed: of order, crops, flips and the choice of caption.
         rows: those of each batch that this host reads, ascending; None: all. However a batch's rows
             are dealt to hosts, together they read the same batches, and the state is the same on
             each: it restores onto any number of hosts.
-        num_threads, prefetch: threads that prepare batches, and batches prepared ahead; 0 threads:
-            none, in this one.
-        num_workers: processes that do instead, of num_threads each; 0: none.
-        buckets: sizes of which each batch has one, every record that which crops least of it, in
-            `buckets.assign`'s words; none: all batches are S × S. A bucket's records come in epochs
-            of their own, and its batches as often as it has records.
-        max_damaged: so many damaged records are passed over (see `damaged`); one more ends the
-            iteration.
-        prepare: what makes an example of a record, instead of `crops.crop` with the arguments from
-            zoom to recaption_prob.
-        zoom: range of the resized short side over S, uniform, at least 1.
-        zoom_levels: only so many values of that range, evenly spaced, ends included; 0: all of it.
-        crop_grid: crops begin at multiples of this many pixels.
-        random_crop: else the middle.
-        flip: mirror half of the images. Wrong for captions that say left or right.
-        recaption_prob: how often a record's recaption, where it has one, replaces its caption (0.95
-            in CogView3 §3.1).
-        shuffle: else in the order of the records.
-        num_epochs: None: for ever. A mixture's weights are for ever only: with epochs every record
-            comes as often as every other.
-        drop_remainder: leaves out the last incomplete batch. Without it every record comes, and of
-            that batch some hosts may have fewer rows, or none.
+        prepare: what makes an example of a record, instead of `crops.crop` with `settings.crop`.
 
     Raises:
-        InputError: an argument out of range, an unreadable dataset, or too few records for one
+        InputError: rows that no batch has, an unreadable dataset, or too few records for one
             batch; while iterating, a damaged record or image too many (its key and dataset are
             named).
     """
-    rows = range(batch_size) if rows is None else tuple(rows)
-    _check(
-        batch_size,
-        image_size,
-        rows,
-        num_threads,
-        num_workers,
-        prefetch,
-        max_damaged,
-        zoom,
-        zoom_levels,
-        crop_grid,
-        recaption_prob,
-        num_epochs,
-        buckets,
-    )
+    rows = range(settings.batch_size) if rows is None else tuple(rows)
+    _check_rows(rows, settings.batch_size)
     source = open_records(records) if isinstance(records, str | Path) else records
-    if num_epochs is None and isinstance(source, Mixture):
+    if settings.num_epochs is None and isinstance(source, Mixture):
         parts, weights = source.parts, source.weights
     else:
         parts, weights = (source,), (1.0,)
@@ -218,125 +169,90 @@ def make_loader(
                 f"{getattr(part, 'name', 'the given records')} holds no records (count = 0)"
             )
     prepare = prepare or functools.partial(
-        crop,
-        zoom=zoom,
-        zoom_levels=zoom_levels,
-        grid=crop_grid,
-        random=random_crop,
-        flip=flip,
-        recaption_prob=recaption_prob,
-        with_caption=tokenize is not None,
+        crop, settings=settings.crop, with_caption=tokenize is not None
     )
+    streams, shares = _streams(parts, weights, settings, rows)
+    batches = [_batches(stream, size, settings, rows, prepare) for size, stream in streams.items()]
+    data = mix(batches, shares) if settings.buckets else batches[0]
+    if tokenize is not None:
+        data = data.map(_Tokens(tokenize))
+    start = functools.partial(
+        workers.start,
+        threads=settings.num_threads,
+        prefetch=settings.prefetch,
+        workers=settings.num_workers,
+    )
+    return Loader(data, tuple(streams), start, settings.max_damaged)
 
-    def batches(stream: grain.MapDataset, size: Size) -> grain.MapDataset:
-        # examples before rows are chosen: the randomness goes by position, and each host's would be
-        # the same
-        data = stream.random_map(
-            functools.partial(read, prepare=prepare, size=size, most=max_damaged)
-        )
-        if len(rows) < batch_size:
-            data = grain.MapDataset.source(Rows(data, batch_size, rows))
-        return data.batch(len(rows), drop_remainder=drop_remainder)
 
-    square = (image_size, image_size)
-    if buckets:
-        inside = cells(parts, weights, buckets, batch_size)
-        shares = [sum(weight for _, weight in each) for each in inside.values()]
-        data = mix(
-            [
-                batches(mixed(each, seed, shuffle=shuffle, label=size), size)
-                for size, each in inside.items()
-            ],
-            shares,
-        )
-    elif len(parts) > 1:
+def _check_rows(rows: Sequence[int], batch_size: int) -> None:
+    ascending = all(a < b for a, b in itertools.pairwise(rows))
+    if not (len(rows) > 0 and rows[0] >= 0 and rows[-1] < batch_size and ascending):
+        raise InputError(f"rows = {rows}: some of 0..{batch_size - 1}, ascending")
+
+
+def _streams(
+    parts: Sequence[Sequence],
+    weights: Sequence[float],
+    settings: LoaderSettings,
+    rows: Sequence[int],
+) -> tuple[dict[Size, grain.MapDataset], list[float]]:
+    """The picks of each size that batches have, in order, and its share of the batches."""
+    seed, shuffle, square = settings.seed, settings.shuffle, (settings.image_size,) * 2
+    if settings.buckets:
+        inside = cells(parts, weights, settings.buckets, settings.batch_size)
+        streams = {
+            size: mixed(each, seed, shuffle=shuffle, label=size) for size, each in inside.items()
+        }
+        return streams, [sum(weight for _, weight in each) for each in inside.values()]
+    if len(parts) > 1:
         whole = [
             (Cell(number, part, range(len(part))), weight)
             for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
         ]
-        inside, data = {square: whole}, batches(mixed(whole, seed, shuffle=shuffle), square)
-    else:
-        inside, data = (
-            {square: ()},
-            epochs(Cell(0, source, range(len(source))), seed, shuffle=shuffle, count=num_epochs),
-        )
-        if num_epochs is not None:
-            data = _whole_batches(data, source, num_epochs, batch_size, rows, drop_remainder)
-        data = batches(data, square)
-    if tokenize is not None:
-        data = data.map(_Tokens(tokenize))
-    start = functools.partial(
-        workers.start, threads=num_threads, prefetch=prefetch, workers=num_workers
+        return {square: mixed(whole, seed, shuffle=shuffle)}, [1.0]
+    (source,) = parts
+    data = epochs(
+        Cell(0, source, range(len(source))), seed, shuffle=shuffle, count=settings.num_epochs
     )
-    return Loader(data, tuple(inside), start, max_damaged)
+    if settings.num_epochs is not None:
+        data = _whole_batches(data, source, settings, rows)
+    return {square: data}, [1.0]
+
+
+def _batches(
+    stream: grain.MapDataset,
+    size: Size,
+    settings: LoaderSettings,
+    rows: Sequence[int],
+    prepare: Prepare,
+) -> grain.MapDataset:
+    # examples before rows are chosen: the randomness goes by position, and each host's would be the
+    # same
+    data = stream.random_map(
+        functools.partial(read, prepare=prepare, size=size, most=settings.max_damaged)
+    )
+    if len(rows) < settings.batch_size:
+        data = grain.MapDataset.source(Rows(data, settings.batch_size, rows))
+    return data.batch(len(rows), drop_remainder=settings.drop_remainder)
 
 
 def _whole_batches(
-    data, source, num_epochs: int, batch_size: int, rows: Sequence[int], drop_remainder: bool
+    data: grain.MapDataset, source: Sequence, settings: LoaderSettings, rows: Sequence[int]
 ) -> grain.MapDataset:
     """The picks of so many epochs, without the last incomplete batch where that is dropped.
 
     InputError where they are too few.
     """
-    whole = len(source) * num_epochs
+    batch_size, drop_remainder = settings.batch_size, settings.drop_remainder
+    whole = len(source) * settings.num_epochs
     if whole < batch_size and (drop_remainder or whole <= rows[0]):
         raise InputError(
-            f"{getattr(source, 'name', 'the given records')}: {num_epochs} epoch(s) of"
+            f"{getattr(source, 'name', 'the given records')}: {settings.num_epochs} epoch(s) of"
             f" {len(source)} records are less than one batch of {batch_size}; lower the batch size"
             " or allow an incomplete batch"
         )
     return data[: whole // batch_size * batch_size] if drop_remainder else data
-
-
-def _check(
-    batch_size,
-    image_size,
-    rows,
-    num_threads,
-    num_workers,
-    prefetch,
-    max_damaged,
-    zoom,
-    zoom_levels,
-    crop_grid,
-    recaption_prob,
-    num_epochs,
-    buckets,
-) -> None:
-    inside = (
-        len(rows) > 0
-        and rows[0] >= 0
-        and rows[-1] < batch_size
-        and all(a < b for a, b in itertools.pairwise(rows))
-    )
-    rules = (
-        (batch_size >= 1, f"batch_size = {batch_size}: at least 1"),
-        (8 <= image_size <= 8192, f"image_size = {image_size}: 8..8192 pixels"),
-        (batch_size < 1 or inside, f"rows = {rows}: some of 0..{batch_size - 1}, ascending"),
-        (num_threads >= 0, f"num_threads = {num_threads}: at least 0"),
-        (num_workers >= 0, f"num_workers = {num_workers}: at least 0"),
-        (prefetch >= 1, f"prefetch = {prefetch}: at least 1"),
-        (max_damaged >= 0, f"max_damaged = {max_damaged}: at least 0"),
-        (1 <= zoom[0] <= zoom[1] <= 8, f"zoom = {zoom}: low and high, with 1 <= low <= high <= 8"),
-        (
-            zoom_levels == 0 or zoom_levels >= 2,
-            f"zoom_levels = {zoom_levels}: at least 2, or 0 for any zoom",
-        ),
-        (1 <= crop_grid <= image_size, f"crop_grid = {crop_grid}: 1 to the image size"),
-        (0 <= recaption_prob <= 1, f"recaption_prob = {recaption_prob}: a probability, in 0..1"),
-        (
-            num_epochs is None or num_epochs >= 1,
-            f"num_epochs = {num_epochs}: at least 1, or None for ever",
-        ),
-        (
-            num_epochs is None or not buckets,
-            f"num_epochs = {num_epochs} with buckets: each has epochs of its own; give None",
-        ),
-    )
-    for fine, message in rules:
-        if not fine:
-            raise InputError(message)
-    buckets.check(buckets)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cv3jax.cli import run_command
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import open_records
 
 matplotlib.use("Agg")
@@ -57,14 +58,16 @@ def grid(runs: Path, out: Path) -> None:
     """What base and relay make of names in the data and of names that are in no data."""
     cascade, records = load(runs / "relay"), open_records(runs / "data")
     places = {records[i]["caption"]: i for i in range(len(records))}
-    whole = {
-        "batch_size": len(records),
-        "image_size": 128,
-        "num_epochs": 1,
-        "shuffle": False,
-        "random_crop": False,
-    }
-    images = next(make_loader(records, tokenize=None, seed=0, num_threads=0, **whole))["image"]
+    whole = LoaderSettings(
+        batch_size=len(records),
+        image_size=128,
+        seed=0,
+        crop=CropSettings(random_crop=False),
+        num_threads=0,
+        shuffle=False,
+        num_epochs=1,
+    )
+    images = next(make_loader(records, whole))["image"]
     blank = np.full((128, 128, 3), 255, np.uint8)
     made = cascade.generate([*KNOWN, *NEW], list(range(len(KNOWN) + len(NEW))))
     real = np.stack([images[places[name]] for name in KNOWN] + [blank] * len(NEW))

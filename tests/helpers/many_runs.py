@@ -34,6 +34,7 @@ from cv3jax.training.loop import Cadence, train_loop
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
 from data_pipeline.images.decode import encode_png
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 
 BATCH, SIDE, WIDTH, LAYERS = 16, 8, 64, 2
 PATIENCE = 8.0  # seconds; a machine that has other work may be late
@@ -103,12 +104,8 @@ def pieces(mesh, accumulate: int = 2):
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     data = make_loader(
         records(),
-        batch_size=BATCH,
+        LoaderSettings(BATCH, SIDE, seed=0, crop=CropSettings(flip=True)),
         rows=own_rows(mesh, BATCH),
-        image_size=SIDE,
-        tokenize=None,
-        seed=0,
-        flip=True,
     )
 
     def create():

@@ -7,12 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
+from loaders import loader_of
 from PIL import Image
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.crops import fit
-from data_pipeline.loading.loader import make_loader
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 COUNT = 23
@@ -44,7 +44,7 @@ def tokenize(captions):
 
 
 def loader(data, **kwargs):
-    return make_loader(
+    return loader_of(
         data,
         **{
             "batch_size": 4,
@@ -132,7 +132,7 @@ def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
         mine = loader(data, rows=rows, **kwargs)
         assert all(
             np.array_equal(a[k][list(rows)], b[k])
-            for a, b in zip(alone, mine, strict=True)
+            for a, b in zip(alone, itertools.islice(mine, 12), strict=True)
             for k in a
         )
     mine = loader(data, rows=dealt[1], **kwargs)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.damaged import readable
-from data_pipeline.loading.loader import make_loader
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 COUNT, SHARDS = 37, 3
@@ -52,7 +52,7 @@ def data(tmp_path_factory):
 
 
 def loader(records, **kwargs):
-    return make_loader(records, **{**OPTIONS, "tokenize": tokenize, "num_threads": 0, **kwargs})
+    return loader_of(records, **{**OPTIONS, "tokenize": tokenize, "num_threads": 0, **kwargs})
 
 
 def digest(batch) -> str:

@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading import buckets, mixture
-from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 from data_pipeline.records.sizes import NAME, read_sizes, sizes_of, write_sizes
@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 
 
 def loader(records, **kwargs):
-    return make_loader(
+    return loader_of(
         records,
         **{
             "batch_size": 4,

@@ -27,6 +27,7 @@ from cv3jax.training.metrics import MetricsLog, read_lines
 from data_pipeline import cli as data_cli
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import open_records
 from data_pipeline.scenes import dataset
 
@@ -254,12 +255,9 @@ def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_p
     def run(workdir):
         data = make_loader(
             tmp_path / "data",
-            batch_size=8,
-            image_size=32,
-            tokenize=None,
-            seed=0,
-            num_threads=2,
-            flip=True,
+            LoaderSettings(
+                batch_size=8, image_size=32, seed=0, crop=CropSettings(flip=True), num_threads=2
+            ),
         )
 
         def place(batch):

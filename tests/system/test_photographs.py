@@ -23,6 +23,7 @@ from data_pipeline.cli import main
 from data_pipeline.images.decode import decode_rgb, encode_png, open_image
 from data_pipeline.loading.crops import fit
 from data_pipeline.loading.loader import make_loader
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.feature_cache import open_cache
 from data_pipeline.records.records import open_records
 
@@ -163,12 +164,13 @@ def test_they_come_out_of_the_loader_as_pillow_sees_them(built):
     batch = next(
         make_loader(
             built[0],
-            batch_size=7,
-            image_size=SIDE,
-            tokenize=None,
-            seed=0,
-            random_crop=False,
-            shuffle=False,
+            LoaderSettings(
+                batch_size=7,
+                image_size=SIDE,
+                seed=0,
+                crop=CropSettings(random_crop=False),
+                shuffle=False,
+            ),
         )
     )
     for image, sizes, record in zip(

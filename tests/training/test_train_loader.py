@@ -22,6 +22,7 @@ from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -94,13 +95,14 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
         )
         loader = make_loader(
             mixed,
-            batch_size=4,
-            image_size=32,
-            tokenize=None,
-            seed=0,
-            num_threads=threads,
-            buckets=SIZES,
-            flip=True,
+            LoaderSettings(
+                batch_size=4,
+                image_size=32,
+                seed=0,
+                crop=CropSettings(flip=True),
+                num_threads=threads,
+                buckets=SIZES,
+            ),
         )
         return toy(
             workdir,
@@ -149,12 +151,7 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
         mixed = Mixture([wide, records], [1, 3], "both")
         loader = make_loader(
             mixed,
-            batch_size=4,
-            image_size=16,
-            tokenize=None,
-            seed=0,
-            num_threads=2,
-            max_damaged=most,
+            LoaderSettings(batch_size=4, image_size=16, seed=0, num_threads=2, max_damaged=most),
         )
         return toy(
             workdir,
