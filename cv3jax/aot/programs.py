@@ -9,23 +9,23 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import build_model, model_of
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
-from cv3jax.distillation.rounds import plans
+from cv3jax.distillation.programs import distillation_step
+from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.training.autoencoder import vae_step
+from cv3jax.training.autoencoder import vae_program
 from cv3jax.training.data import batch_like
-from cv3jax.training.frozen import check_sides, describe, random_facts, whole_side
-from cv3jax.training.programs import diffusion_steps, encode_args, train_args
-from cv3jax.training.stage import plan
+from cv3jax.training.frozen import check_sides, describe
+from cv3jax.training.programs import diffusion_programs, diffusion_step, encode_args, train_args
+from cv3jax.training.settings import StageSettings
+from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import attend_of
-from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
@@ -44,7 +44,7 @@ class Program(NamedTuple):
     params: Any  # of the model at work, as shapes
 
 
-def program(config: ConfigDict, devices: list, step: str) -> Program:
+def program(settings: StageSettings | DistillSettings, devices: list, step: str) -> Program:
     """The `train`, `encode` or `sample` program of a recipe on `devices`.
 
     Of a distillation `train` is round 1's, `later` the others'.
@@ -55,78 +55,77 @@ def program(config: ConfigDict, devices: list, step: str) -> Program:
         InputError: what the recipe says does not fit together or not these devices, or it has no
             such step.
     """
-    check(config)
-    deal = plan(config, devices)
-    if config.stage == "vae":
-        return _vae(config, deal, step)
-    description = frozen_facts(config)
-    check_sides(config, description["vae"]["model"])
-    distils = "distill" in config
-    if step == "later" and not distils:
+    distilled = settings if isinstance(settings, DistillSettings) else None
+    stage = settings if distilled is None else distilled.stage
+    plan = mesh_plan(stage, devices)
+    if stage.stage == "vae":
+        return _vae(stage, plan, step)
+    description = frozen_facts(stage)
+    check_sides(stage, description["vae"]["model"])
+    make_step = diffusion_step
+    if distilled is not None:
+        make_step = distillation_step(distilled, distilled.w_dim if step == "later" else 0)
+    elif step == "later":
         raise InputError("--step later: of a distillation recipe, its rounds after the first")
-    steps = diffusion_steps(
-        config,
-        deal,
+    programs = diffusion_programs(
+        stage,
+        plan,
         description["vae"],
         description["t5"]["model"],
         description["t5"]["length"],
-        teacher_w_dim=(config.model.w_dim if step == "later" else 0) if distils else None,
+        make_step=make_step,
     )
-    size, params = config.batch.size, steps.like.params
+    size, params = stage.batch.size, programs.like.params
     if step == "encode":
-        return Program(
-            steps.encode, encode_args(steps), deal.mesh, size, deal.accumulate, steps.frozen
-        )
+        args, shapes = encode_args(programs), programs.frozen
+        return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes)
     if step in ("train", "later"):
-        return Program(steps.train, train_args(steps), deal.mesh, size, deal.accumulate, params)
-    return _sample(config, deal, description, params)
+        args = train_args(programs)
+        return Program(programs.train, args, plan.mesh, size, plan.accumulate, params)
+    # of a distillation the student, as the last round leaves it
+    last = {} if distilled is None else {"steps": distilled.rounds[-1].steps}
+    return _sample(stage, plan, description, {**describe(stage, description), **last}, params)
 
 
-def frozen_facts(config: ConfigDict) -> dict:
+def frozen_facts(settings: StageSettings) -> dict:
     """The description's vae and t5 entries of config.cascade, or of the released checkpoint."""
     facts = dict(RELEASED)
-    if config.cascade:
-        facts |= cascades.read_cascade(config.cascade)[1]
-    if config.text.random and (
-        not config.cascade or "t5" not in cascades.read_cascade(config.cascade)[1]
+    if settings.cascade:
+        facts |= cascades.read_cascade(settings.cascade)[1]
+    if settings.text.random and (
+        not settings.cascade or "t5" not in cascades.read_cascade(settings.cascade)[1]
     ):
-        facts["t5"] = {"model": random_facts(config), "length": config.text.length}
+        facts["t5"] = {"model": settings.text.model, "length": settings.text.length}
     return facts
 
 
-def _vae(config: ConfigDict, deal: Any, step: str) -> Program:
+def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
     if step != "train":
         raise InputError(f"--step {step}: the vae recipe has only the step train")
-    model = model_of(Autoencoder, config.model, "config.model")
-    like, _, _, train = vae_step(config, deal, model, None)
-    return Program(
-        train,
-        (like, {}, batch_like(config, deal.mesh)),
-        deal.mesh,
-        config.batch.size,
-        deal.accumulate,
-        like.params,
-    )
+    model = model_of(Autoencoder, settings.model, "config.model")
+    made = vae_program(settings, plan, model, None)
+    args = (made.like, {}, batch_like(settings, plan.mesh))
+    params = made.like.params
+    return Program(made.train, args, plan.mesh, settings.batch.size, plan.accumulate, params)
 
 
-def _sample(config: ConfigDict, deal: Any, description: dict, params: Any) -> Program:
+def _sample(
+    settings: StageSettings, plan: MeshPlan, description: dict, stage: dict, params: Any
+) -> Program:
     """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
-    stage = describe(config, description)
-    if "distill" in config:  # the student, as the last round leaves it
-        stage |= {"steps": plans(config)[-1].steps}
-    mesh, count = deal.mesh, batch_ways(deal.mesh) * config.batch.per_device
+    mesh, count = plan.mesh, batch_ways(plan.mesh) * settings.batch.per_device
     run = make_stage_sampler(
         stage,
         **{name: stage[name] for name in ("steps", "eta", "form")},
         unguided=stage["guidance"] == 1.0,
         mesh=mesh,
-        attend=attend_of(config, mesh),
+        attend=attend_of(settings, mesh),
     )
     vae, t5 = (
         build_model(Autoencoder, description["vae"]["model"]),
         build_model(T5Encoder, description["t5"]["model"]),
     )
-    rows, side = batch_sharding(mesh), whole_side(config) // vae.factor
+    rows, side = batch_sharding(mesh), settings.data.whole_side // vae.factor
 
     def like(*shape):
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)

@@ -10,13 +10,14 @@ import resource
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from cv3jax.aot import collectives, flops, roofline
 from cv3jax.aot.hlo import Module
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.topology import Topology, load, parse
+from cv3jax.distillation.settings import DistillSettings
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, first_line
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -35,7 +36,12 @@ RAN_OUT = (
 
 
 def run(
-    config: ConfigDict, topology: str, step: str, *, steps: int | None = None, mfu: float = 0.4
+    settings: StageSettings | DistillSettings,
+    topology: str,
+    step: str,
+    *,
+    steps: int | None = None,
+    mfu: float = 0.4,
 ) -> dict:
     """Compile and measure. Returns the report's figures.
 
@@ -49,13 +55,15 @@ def run(
     where = load(topology)
     with Progress() as progress:
         progress.phase("shapes")
-        work = program(config, where.devices, step)
+        work = program(settings, where.devices, step)
         # once forward and once backward, where what is computed again is computed from the same
         # gather; nested, once more
         trains = step in ("train", "later")
-        student = 3 if config.model.get("remat") == "full" else 2
+        distils = isinstance(settings, DistillSettings)
+        stage = settings.stage if distils else settings
+        student = 3 if stage.model.get("remat") == "full" else 2
         # a teacher's two passes, of the same sizes
-        gathers = student + 2 * ("distill" in config) if trains else {"encode": 1}.get(step)
+        gathers = student + 2 * distils if trains else {"encode": 1}.get(step)
         figures = analyse(work, where, progress, gathers=gathers, train=trains)
     figures.update({"step": step, "topology": topology})
     if steps is not None:

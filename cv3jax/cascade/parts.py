@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
-from ml_collections import ConfigDict
 
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
@@ -48,7 +47,7 @@ def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
     return load
 
 
-def model_of(cls: type, section: ConfigDict, where: str, **extra: Any) -> Any:
+def model_of(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -> Any:
     """A model from a config section; InputError names the section."""
     try:
         return build_model(cls, dict(section), **extra)

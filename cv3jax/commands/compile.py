@@ -14,6 +14,7 @@ from cv3jax import recipes
 from cv3jax.aot.report import text
 from cv3jax.aot.run import run
 from cv3jax.commands import arguments as command_line
+from cv3jax.distillation.parsing import parse_recipe
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are part of the report
     figures = run(
-        recipes.load(args.config, overrides),
+        parse_recipe(recipes.load(args.config, overrides)),
         args.topology,
         args.step,
         steps=args.steps,

@@ -9,6 +9,7 @@ import sys
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
+from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distillation.run import run
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     check_file(args.json, "--json")
     processes.start(args)
     with preemptible():
-        figures = run(recipes.load(args.config, overrides), args.workdir)
+        figures = run(parse_distillation(recipes.load(args.config, overrides)), args.workdir)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (

@@ -11,7 +11,7 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.distributed.independent import which_part
 from cv3jax.precompute.run import run
-from cv3jax.training.validation import check
+from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 from data_pipeline.records.feature_cache import LATENTS, TEXTS
@@ -118,14 +118,14 @@ def main(argv: list[str] | None = None) -> None:
         args.config,
         [*overrides, f"--config.data.path={args.data}", f"--config.cascade={args.cascade}"],
     )
-    check(config)
+    settings = parse_stage(config)
     latents, text = (None if value == "none" else value for value in (args.latents, args.text))
     figures = run(
-        config,
+        settings,
         args.out.absolute(),
         latents=latents,
         text=text,
-        batch=args.batch or config.batch.per_device,
+        batch=args.batch or settings.batch.per_device,
         mesh=args.mesh,
         overwrite=args.overwrite,
         part=which_part(args.process_id, args.num_processes),

@@ -8,7 +8,9 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
+from cv3jax.training.parsing import parse_stage
 from cv3jax.training.run import run
+from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 
 EXAMPLE = (
@@ -30,7 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     check_file(args.json, "--json")
     processes.start(args)
     with preemptible():
-        figures = run(recipes.load(args.config, overrides), args.workdir, args.resume_from)
+        config = recipes.load(args.config, overrides)
+        if "distill" in config:
+            raise InputError("this recipe is a distillation's: cv3jax distill runs it")
+        figures = run(parse_stage(config), args.workdir, args.resume_from)
         if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)

@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
+from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed import processes
 from cv3jax.reports.pictures import contact_sheet
-from cv3jax.training.frozen import whole_side
 from cv3jax.training.previews import first_images
 from data_pipeline.io.errors import naming
 from data_pipeline.loading.damaged import readable
@@ -36,15 +35,16 @@ class Bench:
     `cascade` encodes and decodes; `mesh` is that of the parameters which it will be given.
     """
 
-    def __init__(self, cascade: Cascade, config: ConfigDict, records: Any, mesh: Any):
-        self._cascade, self._mesh, self._attention = cascade, mesh, config.attention
-        self._eta, self._form, self._samplers = config.sample.eta, config.sample.form, {}
-        side, prompts, pixels = whole_side(config), list(config.sample.prompts), None
-        if config.schedule.blur != "none":
+    def __init__(self, cascade: Cascade, settings: DistillSettings, records: Any, mesh: Any):
+        stage = settings.stage
+        self._cascade, self._mesh, self._attention = cascade, mesh, stage.attention
+        self._eta, self._form, self._samplers = stage.sample.eta, stage.sample.form, {}
+        side, prompts, pixels = stage.data.whole_side, list(stage.sample.prompts), None
+        if stage.relay:
             some = list(itertools.islice(readable(records), len(prompts)))
             prompts = [record["caption"] for record in some]
             pixels = up2(down2(to_pixels(jnp.asarray(first_images(some, side, len(some))))))
-        self.weights, self.prompts = [float(w) for w in config.distill.w], prompts
+        self.weights, self.prompts = [float(w) for w in settings.w], prompts
         repeat = len(self.weights)
         keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
         low = None if pixels is None else cascade.encode(pixels, cascade.noise(keys, side))

@@ -10,7 +10,7 @@ import numpy as np
 
 from cv3jax.checkpoints import cascades
 from cv3jax.distillation.evaluation import Bench
-from cv3jax.distillation.rounds import Plan
+from cv3jax.distillation.settings import RoundSettings
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
 from cv3jax.reports.pictures import save_png
@@ -29,15 +29,15 @@ class Watch:
     def __init__(
         self,
         directory: Path,
-        plan: Plan,
+        round: RoundSettings,
         bench: Bench,
         stage: dict,
         full: np.ndarray,
         diverged: float,
     ):
-        self._directory, self._plan, self._bench, self._stage, self._full, self._diverged = (
+        self.directory, self._round, self.bench, self._stage, self._full, self._diverged = (
             directory,
-            plan,
+            round,
             bench,
             stage,
             full,
@@ -48,7 +48,7 @@ class Watch:
         """The evaluations, {"step", "all", and each w}, of steps before `before`."""
         return [
             line
-            for line in read_lines(self._directory / LINES)
+            for line in read_lines(self.directory / LINES)
             if before is None or line["step"] < before
         ]
 
@@ -57,7 +57,7 @@ class Watch:
 
         As process 0 reads it.
         """
-        return processes.first("best", lambda: kept(self._directory))
+        return processes.first("best", lambda: kept(self.directory))
 
     def look(self, params: Any, step: int, keep: bool = True, **facts: float) -> np.ndarray:
         """Evaluate the EMA `params` after `step` updates.
@@ -70,37 +70,37 @@ class Watch:
             DivergedError: they are `diverged` times as far from the full sampler as the round was
                 at its start.
         """
-        latents = self._bench.sample(self._stage, params, self._plan.steps)
+        latents = self.bench.sample(self._stage, params, self._round.steps)
         line, before = (
-            {"step": step, **self._bench.distances(latents, self._full), **facts},
+            {"step": step, **self.bench.distances(latents, self._full), **facts},
             self.lines(step),
         )
         # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may
         # be
         if step == 0 and processes.main():
-            (self._directory / f"{BEST}.npz").unlink(missing_ok=True)
+            (self.directory / f"{BEST}.npz").unlink(missing_ok=True)
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
-            cascades.save_part(self._directory / BEST, params)
+            cascades.save_part(self.directory / BEST, params)
             if processes.main():
-                temporary = self._directory / f"{BEST}.tmp.npz"
+                temporary = self.directory / f"{BEST}.tmp.npz"
                 with naming(temporary):
                     np.savez(temporary, latents=latents, line=json.dumps(line))
-                temporary.replace(self._directory / f"{BEST}.npz")
-        picture = self._bench.picture({"full": self._full, f"{self._plan.steps} steps": latents})
+                temporary.replace(self.directory / f"{BEST}.npz")
+        picture = self.bench.picture({"full": self._full, f"{self._round.steps} steps": latents})
         processes.barrier("evaluated")  # who reads the lines of earlier steps has done so
         if processes.main():
-            save_png(self._directory / "previews" / f"step_{step:07d}.png", picture)
-            temporary = self._directory / f"{LINES}.tmp"
+            save_png(self.directory / "previews" / f"step_{step:07d}.png", picture)
+            temporary = self.directory / f"{LINES}.tmp"
             with naming(temporary):
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
-            temporary.replace(self._directory / LINES)
+            temporary.replace(self.directory / LINES)
         start = next((other["all"] for other in before if other["step"] == 0), None)
         # from no distance at all there is no ratio
         if start and not line["all"] <= self._diverged * start:
             raise DivergedError(
-                f"round {self._plan.number}, update {step}: {line['all']:.3g} from the full"
+                f"round {self._round.number}, update {step}: {line['all']:.3g} from the full"
                 f" sampler, {line['all'] / start:.1f} times as far as at the round's start;"
-                f" stopped; remove {self._directory} and lower the round's learning rate"
+                f" stopped; remove {self.directory} and lower the round's learning rate"
             )
         return picture
 

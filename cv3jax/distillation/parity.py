@@ -3,25 +3,24 @@ float32, before the teacher is cast.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import model_of
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma, per_sample
 from cv3jax.distillation.loss import told
-from cv3jax.distillation.rounds import Plan, grid_of
+from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distributed import processes
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import tree_specs
 from cv3jax.models.unet import UNet
-from cv3jax.training.stage import Deal
+from cv3jax.training.stage import MeshPlan
 from data_pipeline.io.errors import InputError
 
 ROWS = 4  # inputs at least
@@ -30,47 +29,53 @@ ROWS = 4  # inputs at least
 TOLERANCE = 1e-4
 
 
+class Inputs(NamedTuple):
+    """The shapes of what both denoisers are given."""
+
+    latent: tuple[int, int, int]  # (h, w, z)
+    text: tuple[int, int]  # (tokens, width)
+    factor: int  # pixels a latent's side
+
+
 def parity(
-    config: ConfigDict,
-    deal: Deal,
-    plan: Plan,
+    settings: DistillSettings,
+    mesh: MeshPlan,
+    round: RoundSettings,
     student: Any,
     teacher: Any,
     teacher_w_dim: int,
-    latent: tuple[int, int, int],
-    text: tuple[int, int],
-    factor: int,
+    shapes: Inputs,
 ) -> float:
     """The largest difference of the two predictions over their root mean square.
 
     A teacher without w is asked unguided, as at w = 1.
 
-    student, teacher: float32 parameters as they lie on the mesh; latent (h, w, z), text (tokens,
-    width).
+    student, teacher: float32 parameters as they are sharded on the mesh.
 
     Raises:
         InputError: they differ by more than rounding: these are not the teacher's weights.
     """
-    rows = -(-ROWS // batch_ways(deal.mesh)) * batch_ways(deal.mesh)
-    draws, grid = np.random.default_rng(config.seed), grid_of(config, 2 * plan.steps)
-    t = np.asarray(grid.t)[np.arange(rows) % (2 * plan.steps)]
+    stage = settings.stage
+    rows = -(-ROWS // batch_ways(mesh.mesh)) * batch_ways(mesh.mesh)
+    draws, grid = np.random.default_rng(stage.seed), settings.grid(2 * round.steps)
+    t = np.asarray(grid.t)[np.arange(rows) % (2 * round.steps)]
     inputs = {
-        "x": draws.standard_normal((rows, *latent), np.float32),
+        "x": draws.standard_normal((rows, *shapes.latent), np.float32),
         "t": t,
-        "text": draws.standard_normal((rows, *text), np.float32),
-        "sizes": np.asarray(square_sizes(rows, latent[0] * factor)),
-        "w": draws.uniform(*plan.w, rows).astype(np.float32),
+        "text": draws.standard_normal((rows, *shapes.text), np.float32),
+        "sizes": np.asarray(square_sizes(rows, shapes.latent[0] * shapes.factor)),
+        "w": draws.uniform(*round.w, rows).astype(np.float32),
     }
-    inputs = jax.device_put(inputs, batch_sharding(deal.mesh))
+    inputs = jax.device_put(inputs, batch_sharding(mesh.mesh))
 
     def program(like: Any, w_dim: int) -> Callable:
-        layout = Layout(deal.mesh, tree_specs(like, deal.mesh), "float32")
-        fields = {**config.model, "w_dim": w_dim, "dtype": "float32", "remat": "none"}
+        layout = Layout(mesh.mesh, tree_specs(like, mesh.mesh), "float32")
+        fields = {**stage.model, "w_dim": w_dim, "dtype": "float32", "remat": "none"}
         model = model_of(
             UNet,
             fields,
             "config.model",
-            out_channels=latent[2],
+            out_channels=shapes.latent[2],
             gather=layout.gather,
             constrain=layout.constrain,
         )
@@ -81,7 +86,7 @@ def parity(
             denoise = make_denoiser(
                 lambda p, x, i, c: model.apply({"params": p}, x, i, c),
                 sigma,
-                config.objective.prediction,
+                stage.objective.prediction,
             )
             cond = told(make_cond(given["text"], given["sizes"]), given["w"], w_dim)
             x = given["x"] * per_sample(jnp.sqrt(1.0 + sigma[given["t"]] ** 2), given["x"])
@@ -89,8 +94,8 @@ def parity(
 
         return jax.jit(layout.spread(run))
 
-    ours = program(student, config.model.w_dim)
-    theirs = ours if teacher_w_dim == config.model.w_dim else program(teacher, teacher_w_dim)
+    ours = program(student, settings.w_dim)
+    theirs = ours if teacher_w_dim == settings.w_dim else program(teacher, teacher_w_dim)
     ours, theirs = (
         processes.whole(run(params, {}, inputs))
         for run, params in ((ours, student), (theirs, teacher))
@@ -99,7 +104,7 @@ def parity(
     if not difference <= TOLERANCE:
         much = f"by {difference:.2g}, where rounding makes less than {TOLERANCE:g}"
         raise InputError(
-            f"round {plan.number}: the student is not its teacher before the first update:"
+            f"round {round.number}: the student is not its teacher before the first update:"
             f" predictions differ {much}"
         )
     return difference

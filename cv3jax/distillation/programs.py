@@ -3,84 +3,80 @@ and is as frozen as the encoders.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
-from cv3jax.diffusion.denoiser import Denoise
+from cv3jax.cascade.parts import model_shapes
 from cv3jax.distillation.loss import Round, distillation_loss, pairs
-from cv3jax.distillation.rounds import Plan, grid_of, plans
+from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distributed.fsdp import Layout
-from cv3jax.optim import learning_rate
-from cv3jax.training.stage import Deal
+from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
+from cv3jax.models.precision import as_computed
+from cv3jax.optim.learning_rate import learning_rate
+from cv3jax.training.programs import MakeStep, Network
+from cv3jax.training.settings import OptimSettings, StageSettings
+from cv3jax.training.stage import MeshPlan
 from cv3jax.training.train_step import make_train_step
 
 
-class Side(NamedTuple):
-    """The student or the teacher: its denoiser inside the step, and how its parameters lie."""
+def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep:
+    """What makes the train step of a round whose teacher has that `w_dim`; 0: it is guided.
 
-    denoise: Denoise
-    layout: Layout
-
-
-def distillation_step(
-    config: ConfigDict,
-    deal: Deal,
-    tx: Any,
-    student: Side,
-    teacher: Side,
-    shapes: Any,
-    teacher_w_dim: int,
-) -> tuple[Callable, dict]:
-    """(the train step, what it is told beside state and batch, as shapes): {"teacher", "round"}.
-    shapes: the teacher's, placed.
+    Beside state and batch the step is given {"teacher", "round"}.
     """
-    loss = distillation_loss(
-        student.denoise,
-        teacher.denoise,
-        form=config.sample.form,
-        target=config.distill.target,
-        w_dim=config.model.w_dim,
-        teacher_w_dim=teacher_w_dim,
-    )
 
-    def rate(frozen: dict, step: jax.Array) -> jax.Array:
-        now, o = frozen["round"], config.optim
-        return learning_rate.learning_rate(
-            now.lr, warmup=now.warmup, decay=o.decay, steps=now.updates, final=o.final
-        )(step)
+    def make(stage: StageSettings, plan: MeshPlan, network: Network) -> tuple[Callable, dict]:
+        model = network.model.clone(w_dim=teacher_w_dim, remat="none")
+        dtype = stage.model["dtype"]
+        shapes = as_computed(model_shapes(model, network.text_width), dtype)
+        theirs = Layout(plan.mesh, tree_specs(shapes, plan.mesh), dtype)
+        loss = distillation_loss(
+            network.denoiser(network.model, network.layout),
+            network.denoiser(model, theirs),
+            form=stage.sample.form,
+            target=settings.target,
+            w_dim=settings.w_dim,
+            teacher_w_dim=teacher_w_dim,
+        )
+        lies = {"teacher": theirs.held(), "round": P()}
+        train = make_train_step(
+            loss,
+            network.tx,
+            decay=lambda frozen: frozen["round"].decay,
+            accumulate=plan.accumulate,
+            rate=lambda frozen, step: round_rate(stage.optim, frozen["round"], step),
+            spread=lambda gradient: network.layout.spread_gradient(gradient, lies),
+        )
+        everywhere = NamedSharding(plan.mesh, P())
+        return train, {
+            "teacher": abstract(shapes, tree_sharding(shapes, plan.mesh)),
+            "round": jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+                round_of(settings, settings.rounds[0]),
+            ),
+        }
 
-    lies = {"teacher": teacher.layout.held(), "round": P()}
-    train = make_train_step(
-        loss,
-        tx,
-        decay=lambda frozen: frozen["round"].decay,
-        accumulate=deal.accumulate,
-        rate=rate,
-        spread=lambda gradient: student.layout.spread_gradient(gradient, lies),
-    )
-    everywhere = NamedSharding(deal.mesh, P())
-    like = round_of(config, plans(config)[0])
-    return train, {
-        "teacher": shapes,
-        "round": jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
-        ),
-    }
+    return make
 
 
-def round_of(config: ConfigDict, plan: Plan) -> Round:
+def round_rate(optim: OptimSettings, now: Round, step: jax.Array) -> jax.Array:
+    """The learning rate of a round at `step`: of its own lr and length, by the recipe's decay."""
+    return learning_rate(
+        now.lr, warmup=now.warmup, decay=optim.decay, steps=now.updates, final=optim.final
+    )(step)
+
+
+def round_of(settings: DistillSettings, round: RoundSettings) -> Round:
     """A round as the train step takes it; all rounds of a recipe are alike in shape."""
-    averaged = max(config.distill.ema * plan.updates, 1.0)  # over about so many updates
+    averaged = max(settings.ema * round.updates, 1.0)  # over about so many updates
     return Round(
-        pairs(grid_of(config, 2 * plan.steps), plans(config)[0].steps),
-        jnp.asarray(plan.w, jnp.float32),
-        jnp.asarray(plan.lr, jnp.float32),
-        jnp.asarray(plan.updates, jnp.int32),
-        jnp.asarray(config.optim.warmup, jnp.int32),
+        pairs(settings.grid(2 * round.steps), settings.rounds[0].steps),
+        jnp.asarray(round.w, jnp.float32),
+        jnp.asarray(round.lr, jnp.float32),
+        jnp.asarray(round.updates, jnp.int32),
+        jnp.asarray(settings.stage.optim.warmup, jnp.int32),
         jnp.asarray(1.0 - 1.0 / averaged, jnp.float32),
     )

@@ -8,9 +8,9 @@ rounds.png.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade
@@ -19,12 +19,13 @@ from cv3jax.distillation import build as building
 from cv3jax.distillation.build import Distillation, Trained
 from cv3jax.distillation.evaluation import Bench, references
 from cv3jax.distillation.monitor import BEST, Watch
-from cv3jax.distillation.parity import parity
+from cv3jax.distillation.parity import Inputs, parity
 from cv3jax.distillation.quality import Row, write_quality
-from cv3jax.distillation.rounds import Plan, span, taught, within
+from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
+from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
-from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.resume import check_resume, hold
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, write_json
@@ -43,9 +44,10 @@ RESUMABLE = (
 FIGURES = "figures.json"
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
-    """Distil the stage `config` names under `workdir`: rounds/*/cascade has each round's weights,
-    cascade the last. Returns figures.
+def run(settings: DistillSettings, workdir: Path) -> dict:
+    """Distil the stage that `settings` name under `workdir`. Returns figures.
+
+    rounds/*/cascade has each round's weights, cascade the last.
 
     Raises:
         InputError: a field, file, teacher or checkpoint that does not fit; before anything is
@@ -56,26 +58,26 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     check_directory(workdir, "--workdir")
     with hold(workdir):
-        work = building.build_distillation(config, workdir)
-        found = [finished(work, plan, workdir) for plan in work.rounds]
+        work, stage = building.build_distillation(settings, workdir), settings.stage
+        found = [finished(work, round, workdir) for round in settings.rounds]
         if None in found and any(found[found.index(None) :]):
             raise InputError(
                 f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a"
                 " new --workdir"
             )
         begun = found[0] is not None or runs.steps(
-            workdir / "rounds" / work.rounds[0].name / "checkpoints"
+            workdir / "rounds" / settings.rounds[0].name / "checkpoints"
         )
         student = None if begun else building.find_student(work)
         if processes.main():
             for word in work.words:
-                print(f"cv3jax: {config.stage}: {word}", file=sys.stderr)
+                print(f"cv3jax: {stage.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
-        asked = {
-            name: recipes.to_json(config)[name] for name in ("sample", "seed", "data", "schedule")
-        } | {"w": bench.weights}
-        count = config.sample.steps
-        fewer = sorted({plan.steps for plan in work.rounds} - {count}, reverse=True)
+        asked = {name: stage.json[name] for name in ("sample", "seed", "data", "schedule")} | {
+            "w": bench.weights
+        }
+        count = stage.sample.steps
+        fewer = sorted({round.steps for round in settings.rounds} - {count}, reverse=True)
         if work.teacher.w_dim:  # knows its own number of steps alone
             count, fewer = work.teacher.stage["steps"], []
         made = references(
@@ -89,24 +91,24 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         full = made[count]
         teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in fewer]
         pictures, done = {f"full, {count} steps": full}, []
-        for plan, figures in zip(work.rounds, found, strict=True):
-            place = workdir / "rounds" / plan.name
+        for round, figures in zip(settings.rounds, found, strict=True):
+            place = workdir / "rounds" / round.name
             if figures is None:
                 figures = run_round(
-                    work, plan, teacher, place, bench, full, student if plan.number == 1 else None
+                    work, round, teacher, place, bench, full, student if round.number == 1 else None
                 )
-            rows.append(Row(plan.steps, plan.number, figures["distance"]))
+            rows.append(Row(round.steps, round.number, figures["distance"]))
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
-                pictures[f"{plan.steps} steps"] = file["latents"]
+                pictures[f"{round.steps} steps"] = file["latents"]
             picture = bench.picture(pictures)  # all processes decode
             if processes.main():
-                write_quality(workdir, config.stage, count, rows, bench.weights, picture)
-            teacher = Trained(place / "cascade", building.student_stage(work, plan))
+                write_quality(workdir, stage.stage, count, rows, bench.weights, picture)
+            teacher = Trained(place / "cascade", building.student_stage(work, round))
             done.append({key: value for key, value in figures.items() if key != "config"})
-        export(work, teacher.stage, teacher.directory / config.stage, workdir / "cascade")
+        export(work, teacher.stage, teacher.directory / stage.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
     return {
-        "stage": config.stage,
+        "stage": stage.stage,
         "full": count,
         "undistilled": undistilled,
         "rounds": done,
@@ -114,16 +116,16 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     }
 
 
-def finished(work: Distillation, plan: Plan, workdir: Path) -> dict | None:
+def finished(work: Distillation, round: RoundSettings, workdir: Path) -> dict | None:
     """The figures of a finished round, None of another.
 
     Raises InputError where it was made from another recipe.
     """
-    path = workdir / "rounds" / plan.name / FIGURES
+    path = workdir / "rounds" / round.name / FIGURES
     if not path.exists():
         return None
     figures = json.loads(path.read_text())
-    facts = recipes.to_json(building.round_config(work, plan))
+    facts = work.settings.of_round(round.number).stage.json
     if changed := [
         name
         for name in recipes.differences(facts, figures["config"])
@@ -140,14 +142,14 @@ def make_bench(work: Distillation) -> Bench:
     """What the rounds are looked at by."""
     description = {**work.frozen.description, "stages": {}}
     cascade = Cascade(
-        description, dict(work.frozen.params), work.frozen.tokenize, within=work.deal.mesh
+        description, dict(work.frozen.params), work.frozen.tokenize, within=work.mesh.mesh
     )
-    return Bench(cascade, work.config, work.records, work.deal.mesh)
+    return Bench(cascade, work.settings, work.records, work.mesh.mesh)
 
 
 def run_round(
     work: Distillation,
-    plan: Plan,
+    round: RoundSettings,
     teacher: Trained,
     place: Path,
     bench: Bench,
@@ -160,88 +162,92 @@ def run_round(
 
     student: whose weights begin it; None: the teacher's.
     """
-    config = building.round_config(work, plan)
-    facts, name = recipes.to_json(config), f"{config.stage} {plan.steps}"
-    latest = processes.first("resume", lambda: check_resume(facts, place, resumable=RESUMABLE))
-    stage, like = building.student_stage(work, plan), work.steps(teacher.w_dim).like
-    watch = Watch(place, plan, bench, stage, full, config.distill.diverged)
+    stage = work.settings.of_round(round.number).stage
+    name = f"{stage.stage} {round.steps} steps"
+    latest = processes.first("resume", lambda: check_resume(stage.json, place, resumable=RESUMABLE))
+    described = building.student_stage(work, round)
+    watch = Watch(place, round, bench, described, full, work.settings.diverged)
     state, params = None, building.load_stage(work, teacher)
     if latest is None:
-        place.mkdir(parents=True, exist_ok=True)
-        state = building.create_student(
-            work, plan, teacher, building.load_stage(work, student) if student else params
-        )
-        if student:  # has left its teacher already: there is nothing that it should be
-            knows = taught(student.stage)
-            watch.look(state.ema, 0, keep=bool(knows) and within(plan.w, knows))
-            said = f"goes on with the student of {student.directory}"
-        else:
-            text = work.frozen.description["t5"]
-            same = parity(
-                config,
-                work.deal,
-                plan,
-                state.params,
-                params,
-                teacher.w_dim,
-                bench.latent,
-                (text["length"], text["model"]["channels"]),
-                stage["factor"],
-            )
-            watch.look(state.ema, 0, keep=False, parity=same)
-            at = f"w drawn from {span(plan.w)}" if teacher.w_dim else "w = 1"
-            said = f"student = teacher at {at}, to {same:.1g} (float32)"
+        state, said = begin_round(work, round, teacher, student, params, watch)
         if processes.main():
-            print(f"cv3jax: {name} steps: {said}", file=sys.stderr)
+            print(f"cv3jax: {name}: {said}", file=sys.stderr)
     params = building.as_frozen(work, params)
-    every, (data, placed) = config.train, building.round_data(work, plan)
-    profile = profiling.steps_of(config.profile.steps)
+    every, (data, placed) = stage.train, building.round_data(work, round)
     cadence = Cadence(
-        plan.updates,
+        round.updates,
         every.log_every,
         every.save_every,
-        every.preview_every or plan.updates,
+        every.preview_every or round.updates,
         every.keep,
-        profile,
+        profiling.steps_of(stage.profile.steps),
     )
+    step = building.round_step(work, round, teacher, params)
+    like = work.programs(teacher.w_dim).like
     _, seconds = train_loop(
-        name=f"{name} steps",
-        workdir=place,
-        state=state,
-        like=like,
-        data=data,
-        place=placed,
-        step_fn=building.round_step(work, plan, teacher, params),
-        cadence=cadence,
-        config=facts,
-        preview=watch.look,
-        before=sum(other.updates for other in work.rounds[: plan.number - 1]),
+        Work(name, like, data, placed, step, watch.look),
+        place,
+        state,
+        cadence,
+        stage.json,
+        before=sum(other.updates for other in work.settings.rounds[: round.number - 1]),
     )
     best = watch.best()
     if best["step"] == 0 and processes.main():
         print(
-            f"cv3jax: {name} steps: no update came nearer to the full sampler; what the round began"
+            f"cv3jax: {name}: no update came nearer to the full sampler; what the round began"
             " with is kept",
             file=sys.stderr,
         )
-    export(work, stage, place / BEST, place / "cascade")
+    export(work, described, place / BEST, place / "cascade")
     figures = {
-        "round": plan.number,
-        "steps": plan.steps,
-        "updates": plan.updates,
-        "lr": plan.lr,
-        "w": list(plan.w),
+        "round": round.number,
+        "steps": round.steps,
+        "updates": round.updates,
+        "lr": round.lr,
+        "w": list(round.w),
         "best": best["step"],
         "distance": {key: value for key, value in best.items() if key != "step"},
         "start": watch.lines()[0],
         "seconds": sum(seconds.values()),
         "seconds_by_kind": seconds,
-        "config": facts,
+        "config": stage.json,
     }
     if processes.main():
         write_json(place / FIGURES, figures)
     processes.barrier("round")
     return figures
+
+
+def begin_round(
+    work: Distillation,
+    round: RoundSettings,
+    teacher: Trained,
+    student: Trained | None,
+    params: Any,
+    watch: Watch,
+) -> tuple[Any, str]:
+    """(the round's fresh state, what it begins with in words); its first evaluation is made.
+
+    params: the teacher's. Raises InputError where the student is not its teacher, as it should be.
+    """
+    watch.directory.mkdir(parents=True, exist_ok=True)
+    start = building.load_stage(work, student) if student else params
+    state = building.create_student(work, round, teacher, start)
+    if student:  # has left its teacher already: there is nothing that it should be
+        knows = taught(student.stage)
+        watch.look(state.ema, 0, keep=bool(knows) and within(round.w, knows))
+        return state, f"goes on with the student of {student.directory}"
+    text, own = work.frozen.description["t5"], work.settings.of_round(round.number)
+    inputs = Inputs(
+        watch.bench.latent,
+        (text["length"], text["model"]["channels"]),
+        building.student_stage(work, round)["factor"],
+    )
+    same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
+    watch.look(state.ema, 0, keep=False, parity=same)
+    at = f"w drawn from {span(round.w)}" if teacher.w_dim else "w = 1"
+    return state, f"student = teacher at {at}, to {same:.1g} (float32)"
 
 
 def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None:
@@ -252,7 +258,7 @@ def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None
         target.mkdir(parents=True, exist_ok=True)
         for part, source in work.frozen.directories.items():
             cascades.carry_part(source, target / part)
-        cascades.carry_part(weights, target / work.config.stage)
-        stages = {**work.frozen.description["stages"], work.config.stage: stage}
+        cascades.carry_part(weights, target / work.stage.stage)
+        stages = {**work.frozen.description["stages"], work.stage.stage: stage}
         cascades.write_cascade(target, {**work.frozen.description, "stages": stages})
     processes.barrier("exported")

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.diffusion.conditioning import posteriors
@@ -21,6 +20,7 @@ from cv3jax.distributed.partitioning import tree_sharding, tree_specs
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
+from cv3jax.training.settings import StageSettings
 from data_pipeline.loading.crops import fit
 
 INT8 = 127  # the largest, of either sign
@@ -43,14 +43,14 @@ class Encoders(NamedTuple):
 
 
 def load_encoders(
-    config: ConfigDict,
+    settings: StageSettings,
     directory: Path,
     description: dict,
     facts: dict[str, Any],
     mesh: Mesh,
     batch: int,
 ) -> Encoders:
-    """The encoders that `facts` (`encode_plan.plan`) names, on `mesh`, for `batch` images a device.
+    """The encoders that `facts` (`cache_identity.cache_facts`) names, on `mesh`, for `batch` images a device.
 
     Raises InputError on a damaged part.
     """
@@ -62,20 +62,25 @@ def load_encoders(
     )
     latents = text = None
     if "vae" in params:
-        vae = build_model(Autoencoder, {**description["vae"]["model"], "dtype": config.vae.dtype})
+        vae = build_model(Autoencoder, {**description["vae"]["model"], "dtype": settings.vae.dtype})
         latents = on_rows(
             latent_program(vae, params["vae"], mesh, facts["latents"]), params["vae"], mesh
         )
     if "t5" in params:
-        t5 = build_model(T5Encoder, {**description["t5"]["model"], "dtype": config.text.dtype})
-        params["t5"] = as_computed(params["t5"], config.text.dtype)
+        t5 = build_model(T5Encoder, {**description["t5"]["model"], "dtype": settings.text.dtype})
+        params["t5"] = as_computed(params["t5"], settings.text.dtype)
         text = on_rows(
             text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh
         )
     view = functools.partial(
-        fit, size=config.data.image_size, zoom=config.data.zoom[0], grid=config.data.crop_grid
+        fit,
+        size=settings.data.image_size,
+        zoom=settings.data.zoom[0],
+        grid=settings.data.crop_grid,
     )
-    return Encoders(batch * batch_ways(mesh), config.data.image_size, view, latents, text, tokenize)
+    return Encoders(
+        batch * batch_ways(mesh), settings.data.image_size, view, latents, text, tokenize
+    )
 
 
 def on_rows(

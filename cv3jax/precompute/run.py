@@ -5,11 +5,10 @@ need not make them at every step.
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cv3jax.checkpoints import cascades
@@ -17,10 +16,11 @@ from cv3jax.distributed import preemption
 from cv3jax.distributed.independent import Part, holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
-from cv3jax.precompute.shard import encode_shard
+from cv3jax.precompute.shard import Hooks, encode_shard
 from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial, shard_path
-from cv3jax.training.cache_identity import plan
+from cv3jax.training.cache_identity import cache_facts
 from cv3jax.training.frozen import frozen_description
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
@@ -30,7 +30,7 @@ ENDS = "ends after this batch; the shard it is at is made again by the same comm
 
 
 def run(
-    config: ConfigDict,
+    settings: StageSettings,
     out: Path,
     *,
     latents: str | None,
@@ -52,9 +52,9 @@ def run(
         StoppedError: SIGTERM or Ctrl-C came.
         OSError: something could not be written; the same command goes on.
     """
-    records = open_records(config.data.path)
-    directory, description = described(config, text)
-    facts = plan(config, directory, description, records, latents=latents, text=text)
+    records = open_records(settings.data.path)
+    directory, description = described(settings, text)
+    facts = cache_facts(settings, directory, description, records, latents=latents, text=text)
     devices = choose(mesh, -(-max(records.lengths) // batch))
     figures = {
         "images": len(records),
@@ -74,9 +74,8 @@ def run(
         with holding(partial(out), part) as place:
             # again, for another process may have found the last shard meanwhile
             if not complete(out, facts):
-                figures |= encode(
-                    config, records, directory, description, facts, devices, batch, out, place, part
-                )
+                source = Source(settings, records, directory, description)
+                figures |= encode(source, facts, devices, batch, Target(out, place, part))
         lacking = finish(out, facts)
     if lacking:
         said = (
@@ -90,32 +89,32 @@ def run(
     return figures
 
 
-def described(config: ConfigDict, text: str | None) -> tuple[Path, dict]:
+def described(settings: StageSettings, text: str | None) -> tuple[Path, dict]:
     """(directory, description) of config.cascade.
 
     Raises InputError on a stage without latents, buckets, or a part that is not there.
     """
-    if config.stage not in ("base", "relay"):
+    if settings.stage not in ("base", "relay"):
         raise InputError(
-            f"--config: the stage {config.stage} trains on the images themselves; give the recipe"
+            f"--config: the stage {settings.stage} trains on the images themselves; give the recipe"
             " of a base or relay stage"
         )
-    if config.data.get("buckets"):
+    if settings.data.buckets:
         raise InputError(
             "config.data.buckets: a companion dataset is of one size, config.data.image_size; leave"
             " them out"
         )
-    if not config.cascade:
+    if not settings.cascade:
         raise InputError(
             "--cascade is not given; give a checkpoint with a vae and t5, e.g. --cascade runs/base"
         )
-    _, description = cascades.read_cascade(config.cascade)
+    _, description = cascades.read_cascade(settings.cascade)
     if text and "t5" not in description:
         raise InputError(
-            f"--cascade {config.cascade} has no t5; give one that has (a base run leaves one), or"
+            f"--cascade {settings.cascade} has no t5; give one that has (a base run leaves one), or"
             " --text none"
         )
-    return frozen_description(config)
+    return frozen_description(settings)
 
 
 def choose(mesh: str | None, count: int) -> Mesh:
@@ -129,39 +128,48 @@ def choose(mesh: str | None, count: int) -> Mesh:
     return devices
 
 
+class Source(NamedTuple):
+    """What is encoded, and with which cascade."""
+
+    settings: StageSettings
+    records: RecordSource
+    directory: Path  # of the cascade
+    description: dict
+
+
+class Target(NamedTuple):
+    """Where the shards go, and which of them are this process's."""
+
+    out: Path
+    place: Path  # of unfinished shards
+    part: Part
+
+
 def encode(
-    config: ConfigDict,
-    records: RecordSource,
-    directory: Path,
-    description: dict,
-    facts: dict[str, Any],
-    devices: Mesh,
-    batch: int,
-    out: Path,
-    place: Path,
-    part: Part,
+    source: Source, facts: dict[str, Any], devices: Mesh, batch: int, target: Target
 ) -> dict[str, Any]:
     """Make the shards of this part that are missing.
 
     Returns figures; raises StoppedError where some are left.
     """
+    settings, records = source.settings, source.records
     starts, lengths = (
         [sum(records.lengths[:k]) for k in range(len(records.lengths))],
         records.lengths,
     )
-    own = [k for k in range(len(lengths)) if k % part.count == part.index]
-    todo = [k for k in own if not is_whole(shard_path(out, k, facts), lengths[k])]
+    own = [k for k in range(len(lengths)) if k % target.part.count == target.part.index]
+    todo = [k for k in own if not is_whole(shard_path(target.out, k, facts), lengths[k])]
     if not todo:
         return {}
-    encoders = load_encoders(config, directory, description, facts, devices, batch)
+    encoders = load_encoders(settings, source.directory, source.description, facts, devices, batch)
     began, made, stop, damage = time.monotonic(), 0, None, []
 
     def damaged(problem: str) -> None:
         damage.append(problem)
-        if len(damage) > config.data.max_damaged:
+        if len(damage) > settings.data.max_damaged:
             many = (
                 f" ({len(damage)} damaged records, where config.data.max_damaged is"
-                f" {config.data.max_damaged})"
+                f" {settings.data.max_damaged})"
             )
             raise InputError(f"{problem}{many}; pack the data again without it")
 
@@ -176,17 +184,15 @@ def encode(
         tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar,
     ):
         for k in todo:
-            rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(out, k, facts)
+            rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(target.out, k, facts)
             made += encode_shard(
                 records,
                 rows,
                 encoders,
-                place,
+                target.place,
                 path,
-                threads=config.data.threads,
-                damaged=damaged,
-                advance=bar.update,
-                stop=noticed,
+                settings.data.threads,
+                Hooks(damaged, bar.update, noticed),
             )
             if stop := noticed():
                 break

@@ -30,25 +30,26 @@ class Item(NamedTuple):
     whole: bool  # else neither image nor captions can be read, and its companion has no arrays
 
 
+class Hooks(NamedTuple):
+    """What is called while a shard is made."""
+
+    damaged: Callable[[str], None]  # of a record that cannot be read, by other threads; may raise
+    advance: Callable[[int], None]  # so many records were written
+    stop: Callable[[], int | None]  # after each batch; where it says so, no shard is left
+
+
 def encode_shard(
     records: RecordSource,
     rows: range,
     encoders: Encoders,
     place: Path,
     path: Path,
-    *,
     threads: int,
-    damaged: Callable[[str], None],
-    advance: Callable[[int], None],
-    stop: Callable[[], int | None],
+    hooks: Hooks,
 ) -> int:
     """Write the companion shard of the records `rows` to `path`, by way of the directory `place`.
 
     Returns how many it wrote.
-
-    `damaged(problem)` is told of records that cannot be read, by other threads; it may raise.
-    `advance(n)` is called as records are written; `stop` is asked after each batch, and leaves no
-    shard, and 0.
 
     Raises:
         InputError: the encoders make infinities of a record.
@@ -57,16 +58,16 @@ def encode_shard(
     temporary, before = place / path.name, None
     try:
         with ShardWriter(temporary, FEATURES) as writer:
-            for some in batches(records, rows, encoders, threads, damaged):
+            for some in batches(records, rows, encoders, threads, hooks.damaged):
                 # the devices are at it while the batch before is written
                 begun = (some, start(some, encoders))
                 if before:
-                    advance(write(writer, *before, name=records.name))
+                    hooks.advance(write(writer, *before, name=records.name))
                 before = begun
-                if stop():
+                if hooks.stop():
                     return 0
             if before:
-                advance(write(writer, *before, name=records.name))
+                hooks.advance(write(writer, *before, name=records.name))
         with naming(temporary), temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

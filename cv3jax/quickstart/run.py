@@ -16,12 +16,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.distillation import run as distilling
+from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
 from cv3jax.evaluation.scenes import assess, draw, round_trip
 from cv3jax.quickstart.report import write_report
@@ -29,6 +29,7 @@ from cv3jax.quickstart.stopwatch import Stopwatch
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
+from cv3jax.training.parsing import parse_stage
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_facts, write_json
@@ -50,19 +51,16 @@ def build_data(directory: Path, *, count: int, seed: int) -> None:
 
 def small_recipe(
     name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int
-) -> ConfigDict:
-    """The recipe of a step of this run, whose frozen parts are those of `cascade`, a directory of
-    `workdir`.
+) -> tuple[str, list[str]]:
+    """(the recipe of a step of this run, its overrides), as `recipes.load` takes them.
+
+    Its frozen parts are those of `cascade`, a directory of `workdir`.
     """
-    config = recipes.load(f"scenes_{name}{':tiny' if tiny else ''}", [])
-    with config.unlocked():
-        config.seed = seed
-        config.data.path = str(workdir / "data" / "train")
-        config.cascade = str(workdir / cascade) if cascade else None
-        if tiny and cascade:
-            # the least that can be judged, the relay's at twice the zoom
-            config.data.image_size = 64
-    return config
+    fields = [f"seed={seed}", f"data.path={workdir / 'data' / 'train'}"]
+    fields += [f"cascade={workdir / cascade}"] if cascade else []
+    # the least that can be judged, the relay's at twice the zoom
+    fields += ["data.image_size=64"] if tiny and cascade else []
+    return f"scenes_{name}{':tiny' if tiny else ''}", [f"--config.{field}" for field in fields]
 
 
 def finish(place: Path, work: Callable[[Path], dict]) -> dict:
@@ -86,10 +84,10 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
 def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     """Train one stage from its recipe. Returns its figures."""
     before = dict(zip(STAGES, (None, *STAGES), strict=False))[stage]
-    config = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
-    with config.unlocked():
-        config.init_from = str(workdir / "base") if stage == "relay" else None
-    return finish(workdir / stage, lambda place: training.run(config, place))
+    name, fields = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
+    fields += [f"--config.init_from={workdir / 'base'}"] if stage == "relay" else []
+    settings = parse_stage(recipes.load(name, fields))
+    return finish(workdir / stage, lambda place: training.run(settings, place))
 
 
 def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
@@ -97,9 +95,10 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
     figures = {}
     for stage, cascade in DISTILLED.items():
         print(f"quickstart: {stage}, distilled", file=sys.stderr)
-        config = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
+        name, fields = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
+        settings = parse_distillation(recipes.load(name, fields))
         figures[stage] = finish(
-            workdir / f"distill_{stage}", functools.partial(distilling.run, config)
+            workdir / f"distill_{stage}", functools.partial(distilling.run, settings)
         )
     return figures
 

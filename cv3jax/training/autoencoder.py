@@ -1,13 +1,11 @@
 """The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import model_of, part_loader, vae_init
 from cv3jax.checkpoints import cascades
@@ -20,75 +18,81 @@ from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import replicated
 from cv3jax.distributed.partitioning import abstract, tree_specs
 from cv3jax.models.vae import Autoencoder, posterior_sample
-from cv3jax.recipes import to_json
 from cv3jax.reports.pictures import contact_sheet, save_png
-from cv3jax.training.data import batch_like, bucket_sizes, by_size, loader, of_size, open_data
+from cv3jax.training.data import batch_like, by_size, loader, of_size, open_data
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import first_images
-from cv3jax.training.stage import Deal, Stage, plan
+from cv3jax.training.settings import StageSettings
+from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import make_tx, state_creator, state_shapes
 from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.buckets import Size
 
 SCALE_IMAGES = 256  # how many images the latent scale is measured on
 
 
-def build_vae(config: ConfigDict) -> Stage:
-    """The pieces of an autoencoder run."""
-    deal, records = plan(config), open_data(config)
-    model = model_of(Autoencoder, config.model, "config.model")
-    side = config.data.image_size
-    if side % model.factor:
-        raise InputError(
-            f"config.data.image_size = {side} is not a multiple of the autoencoder's factor"
-            f" {model.factor}"
+class AutoencoderStage:
+    """An autoencoder run: its model, data, programs, previews and export.
+
+    Raises InputError on sizes or a perceptual network that do not do, before anything is written.
+    """
+
+    def __init__(self, settings: StageSettings):
+        self._settings, self._mesh = settings, mesh_plan(settings)
+        self._records = open_data(settings.data)
+        self._model = model_of(Autoencoder, settings.model, "config.model")
+        check_sides(settings, self._model.factor)
+        perceptual, self._frozen = None, {}
+        mesh = self._mesh.mesh
+        if settings.objective.perceptual:
+            from cv3jax.weights.lpips import load_lpips
+
+            perceptual, frozen = load_lpips(settings.objective.perceptual)
+            self._frozen = jax.device_put(frozen, replicated(mesh))
+        self._program = vae_program(settings, self._mesh, self._model, perceptual)
+        self.like = self._program.like
+        load = part_loader(settings.init_from, "vae") if settings.init_from else None
+        self.create = state_creator(
+            self._program.init, self._program.tx, settings.seed, self.like, load
         )
-    if odd := [
-        size for size in bucket_sizes(config) if size[0] % model.factor or size[1] % model.factor
-    ]:
-        raise InputError(
-            f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's"
-            f" factor {model.factor}"
+        whole = replicated(mesh)  # so that every process has what it looks at
+        self._decode = jax.jit(
+            lambda params, images: to_uint8(
+                self._model.apply({"params": params}, to_pixels(images))[0]
+            ),
+            out_shardings=whole,
         )
-
-    perceptual, frozen = None, {}
-    if config.objective.perceptual:
-        from cv3jax.weights.lpips import load_lpips
-
-        perceptual, frozen = load_lpips(config.objective.perceptual)
-        frozen = jax.device_put(frozen, replicated(deal.mesh))
-    like, init, tx, train = vae_step(config, deal, model, perceptual)
-    load = part_loader(config.init_from, "vae") if config.init_from else None
-    create = state_creator(init, tx, config.seed, like, load)
-
-    @functools.cache
-    def compiled():
-        kept = abstract(frozen, replicated(deal.mesh))
-        batches = [of_size(batch_like(config, deal.mesh), size) for size in data.sizes]
-        programs = [(train, (like, kept, batch)) for batch in batches]
-        return dict(
-            zip(
-                data.sizes,
-                compiled_and_announced(programs, like, kept, max(batches, key=held)),
-                strict=True,
-            )
+        self._encode = jax.jit(
+            lambda params, x: self._model.apply({"params": params}, to_pixels(x), method="encode")[
+                0
+            ],
+            out_shardings=whole,
         )
+        self.data = loader(settings, self._records, None, mesh)
+        self.place = placer(mesh, settings.batch.size)
+        self._compiled: dict[Size, Callable] = {}
 
-    def step(state, batch):
-        return by_size(compiled(), batch)(state, frozen, batch)
+    def compile(self) -> None:
+        """Compile the train step for every size of batch; their memory plan is printed."""
+        kept = abstract(self._frozen, replicated(self._mesh.mesh))
+        like = batch_like(self._settings, self._mesh.mesh)
+        batches = [of_size(like, size) for size in self.data.sizes]
+        programs = [(self._program.train, (self.like, kept, batch)) for batch in batches]
+        compiled = compiled_and_announced(programs, self.like, kept, max(batches, key=held))
+        self._compiled = dict(zip(self.data.sizes, compiled, strict=True))
 
-    whole = replicated(deal.mesh)  # so that every process has what it looks at
-    decode = jax.jit(
-        lambda params, images: to_uint8(model.apply({"params": params}, to_pixels(images))[0]),
-        out_shardings=whole,
-    )
+    def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
+        """(state, placed batch) → (state, metrics); the state is donated."""
+        return by_size(self._compiled, batch)(state, self._frozen, batch)
 
-    def preview(directory: Path):
-        images = first_images(records, side, 8)
+    def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
+        """preview(ema, step): the first images and their round trips, written into `directory`."""
+        images = first_images(self._records, self._settings.data.image_size, 8)
 
         def show(ema, step):
             sheet = contact_sheet(
-                [images, np.asarray(decode(ema, images))], rows=("image", "round trip")
+                [images, np.asarray(self._decode(ema, images))], rows=("image", "round trip")
             )
             return (
                 save_png(directory / f"step_{step:07d}.png", sheet) if processes.main() else sheet
@@ -96,14 +100,14 @@ def build_vae(config: ConfigDict) -> Stage:
 
         return show
 
-    def export(ema, directory: Path) -> dict:
-        images = first_images(records, side, SCALE_IMAGES)
-        encode = jax.jit(
-            lambda params, x: model.apply({"params": params}, to_pixels(x), method="encode")[0],
-            out_shardings=whole,
-        )
+    def export(self, ema: Any, directory: Path) -> dict:
+        """Write the cascade: the autoencoder, and the scale that makes its latents' RMS 1.
+
+        Returns the scale and the PSNR of the images it was measured on.
+        """
+        images = first_images(self._records, self._settings.data.image_size, SCALE_IMAGES)
         squares = [
-            np.asarray(encode(ema, images[i : i + 16]), np.float64)
+            np.asarray(self._encode(ema, images[i : i + 16]), np.float64)
             for i in range(0, len(images), 16)
         ]
         scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
@@ -112,10 +116,10 @@ def build_vae(config: ConfigDict) -> Stage:
         if processes.main():
             cascades.write_cascade(
                 directory,
-                {"vae": {"model": to_json(config)["model"], "scale": scale}, "stages": {}},
+                {"vae": {"model": self._settings.json["model"], "scale": scale}, "stages": {}},
             )
         errors = [
-            (np.asarray(decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16])
+            (np.asarray(self._decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16])
             for i in range(0, len(images), 16)
         ]
         mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
@@ -124,19 +128,38 @@ def build_vae(config: ConfigDict) -> Stage:
             "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3)))),
         }
 
-    data, place = loader(config, records, None, deal.mesh), placer(deal.mesh, config.batch.size)
-    return Stage(create, like, data, place, step, preview, export)
+
+def check_sides(settings: StageSettings, factor: int) -> None:
+    """Raise InputError unless images are of multiples of the autoencoder's factor."""
+    side = settings.data.image_size
+    if side % factor:
+        raise InputError(
+            f"config.data.image_size = {side} is not a multiple of the autoencoder's factor"
+            f" {factor}"
+        )
+    if odd := [size for size in settings.data.sizes if size[0] % factor or size[1] % factor]:
+        raise InputError(
+            f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's"
+            f" factor {factor}"
+        )
 
 
-def vae_step(
-    config: ConfigDict, deal: Deal, model: Autoencoder, perceptual: Callable | None
-) -> tuple[Any, Callable, Any, Callable]:
-    """(shapes of the state, init, optimizer, jitted (state, frozen, batch) → (state, metrics));
-    needs neither data nor devices.
-    """
-    init, tx = vae_init(model), make_tx(config)
-    like = state_shapes(init, tx, config.seed, deal.mesh)
-    layout = Layout(deal.mesh, tree_specs(like.params, deal.mesh), config.model.dtype)
+class VaeProgram(NamedTuple):
+    """The train step of an autoencoder; needs neither data nor devices."""
+
+    like: Any  # the train state's shapes and shardings
+    init: Callable[[jax.Array], Any]  # key → parameters
+    tx: Any
+    train: Callable  # jitted (state, frozen, batch) → (state, metrics)
+
+
+def vae_program(
+    settings: StageSettings, plan: MeshPlan, model: Autoencoder, perceptual: Callable | None
+) -> VaeProgram:
+    """The program of an autoencoder's recipe. perceptual: the learned distance, None without."""
+    init, tx = vae_init(model), make_tx(settings.optim, settings.train.steps)
+    like = state_shapes(init, tx, settings.seed, plan.mesh)
+    layout = Layout(plan.mesh, tree_specs(like.params, plan.mesh), settings.model["dtype"])
 
     def reconstruct(params, pixels, keys):
         params = layout.whole(params)
@@ -147,21 +170,17 @@ def vae_step(
     loss = autoencoder_loss(
         reconstruct,
         perceptual,
-        kl_weight=config.objective.kl_weight,
-        perceptual_weight=config.objective.perceptual_weight,
+        kl_weight=settings.objective.kl_weight,
+        perceptual_weight=settings.objective.perceptual_weight,
     )
     train_step = make_train_step(
         lambda params, frozen, batch, keys: loss(
             params, frozen, {"pixels": to_pixels(batch["image"])}, keys
         ),
         tx,
-        decay=config.optim.ema,
-        accumulate=deal.accumulate,
+        decay=settings.optim.ema,
+        accumulate=plan.accumulate,
         spread=layout.spread_gradient,
     )
-    return (
-        like,
-        init,
-        tx,
-        jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None)),
-    )
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
+    return VaeProgram(like, init, tx, jitted)

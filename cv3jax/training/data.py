@@ -5,30 +5,31 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax.distributed.batches import own_rows
 from cv3jax.distributed.mesh import batch_sharding
+from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading import buckets
+from data_pipeline.loading.buckets import Size
 from data_pipeline.loading.loader import Loader, Prepare, make_loader
 from data_pipeline.loading.mixture import Mixture, open_datasets
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
 
-def open_data(config: ConfigDict) -> RecordSource | Mixture:
+def open_data(data: DataSettings) -> RecordSource | Mixture:
     """The records of config.data.path. Raises InputError when unset, missing, empty or damaged."""
-    if not config.data.path:
+    if not data.path:
         raise InputError(
             "config.data.path is not set; give a record directory, e.g."
             " --config.data.path=runs/scenes"
         )
     try:
-        records = open_datasets(config.data.path)
+        records = open_datasets(data.path)
     except InputError as e:
         raise InputError(f"config.data.path: {e}") from e
-    if config.data.get("cache") and (isinstance(records, Mixture) or config.data.get("buckets")):
+    if data.cache and (isinstance(records, Mixture) or data.buckets):
         raise InputError(
             "config.data.cache is the companion of one dataset, of one size: no mixture, no"
             " config.data.buckets"
@@ -36,19 +37,8 @@ def open_data(config: ConfigDict) -> RecordSource | Mixture:
     return records
 
 
-def bucket_sizes(config: ConfigDict) -> tuple[buckets.Size, ...]:
-    """Those of config.data.buckets; none where it is not set.
-
-    Raises InputError on a list that cannot be.
-    """
-    try:
-        return buckets.parse(config.data.get("buckets") or "", config.data.image_size)
-    except InputError as e:
-        raise InputError(f"config.data.buckets: {e}") from e
-
-
 def loader(
-    config: ConfigDict,
+    settings: StageSettings,
     records: RecordSource | Mixture,
     tokenize: Callable | None,
     mesh: Any,
@@ -61,39 +51,38 @@ def loader(
     return make_loader(
         records,
         LoaderSettings(
-            batch_size=config.batch.size,
-            image_size=config.data.image_size,
-            seed=config.seed,
-            crop=crop_settings(config),
-            num_threads=config.data.threads,
-            num_workers=config.data.get("workers", 0),
-            buckets=bucket_sizes(config),
-            max_damaged=config.data.get("max_damaged", 0),
+            batch_size=settings.batch.size,
+            image_size=settings.data.image_size,
+            seed=settings.seed,
+            crop=crop_settings(settings.data),
+            num_threads=settings.data.threads,
+            num_workers=settings.data.workers,
+            buckets=settings.data.sizes,
+            max_damaged=settings.data.max_damaged,
         ),
         tokenize=tokenize,
-        rows=own_rows(mesh, config.batch.size),
+        rows=own_rows(mesh, settings.batch.size),
         prepare=prepare,
     )
 
 
-def crop_settings(config: ConfigDict) -> CropSettings:
+def crop_settings(data: DataSettings) -> CropSettings:
     """What a step sees of a record, as config.data says."""
-    data = config.data
     return CropSettings(
-        zoom=tuple(data.zoom),
+        zoom=data.zoom,
         zoom_levels=data.zoom_levels,
         crop_grid=data.crop_grid,
         random_crop=data.random_crop,
         flip=data.flip,
-        recaption_prob=data.get("recaption", 0.0),
+        recaption_prob=data.recaption,
     )
 
 
-def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict:
+def batch_like(settings: StageSettings, mesh: Any, length: int | None = None) -> dict:
     """A batch of the loader on the mesh, as shapes; `length` tokens a caption, None without
     captions.
     """
-    size, side = config.batch.size, config.data.image_size
+    size, side = settings.batch.size, settings.data.image_size
     shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
     shapes |= {} if length is None else {"tokens": ((size, length), np.int32)}
     return {
@@ -102,7 +91,7 @@ def batch_like(config: ConfigDict, mesh: Any, length: int | None = None) -> dict
     }
 
 
-def of_size(batch: dict, size: buckets.Size) -> dict:
+def of_size(batch: dict, size: Size) -> dict:
     """`batch_like` with images of (height, width)."""
     if "image" not in batch:
         return batch
@@ -115,7 +104,7 @@ def of_size(batch: dict, size: buckets.Size) -> dict:
     }
 
 
-def by_size(programs: dict[buckets.Size, Any], batch: dict) -> Any:
+def by_size(programs: dict[Size, Any], batch: dict) -> Any:
     """The programs for a batch's images. Where batches have none, there is but one size."""
     return (
         programs[batch["image"].shape[1:3]] if "image" in batch else next(iter(programs.values()))

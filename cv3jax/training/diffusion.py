@@ -2,10 +2,11 @@
 outputs.
 """
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ml_collections import ConfigDict
+import numpy as np
 
 from cv3jax.cascade.parts import part_loader
 from cv3jax.cascade.pipeline import Cascade
@@ -15,66 +16,99 @@ from cv3jax.distributed.batches import placer
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
 from cv3jax.training.feature_cache import arrays, open_companion, prepare_of
-from cv3jax.training.frozen import describe, frozen_description, frozen_parts, random_facts
+from cv3jax.training.frozen import describe, frozen_description, frozen_parts
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import base_preview, relay_preview
-from cv3jax.training.programs import diffusion_steps, encode_args, train_args
-from cv3jax.training.stage import Stage, plan
+from cv3jax.training.programs import diffusion_programs, encode_args, train_args
+from cv3jax.training.settings import StageSettings
+from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import state_creator
+from data_pipeline.loading.buckets import Size
 
 
-def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
-    """The pieces of a base or relay run."""
-    deal, records = plan(config), open_data(config)
-    directory, description = frozen_description(config)
-    text = description.get("t5", {"model": random_facts(config), "length": config.text.length})
-    cache = open_companion(config, directory, description, records)
-    steps = diffusion_steps(
-        config, deal, description["vae"], text["model"], text["length"], arrays(config, cache)
-    )
-    load = part_loader(config.init_from, config.init_part) if config.init_from else None
-    create = state_creator(steps.init, steps.tx, config.seed, steps.like, load)
-    # what it refuses it should refuse before a tokenizer is written
-    loader(config, records, None, deal.mesh)
-    needed = ("vae", "t5") if config.train.preview_every else tuple(steps.frozen)
-    frozen = frozen_parts(config, directory, description, records, deal.mesh, workdir, needed)
-    parts = {name: frozen.params[name] for name in steps.frozen}
+class DiffusionStage:
+    """A base or relay run: frozen encoders, the UNet, its data, programs, previews and export.
 
-    @functools.cache
-    def compiled():
-        at = {size: steps._replace(batch=of_size(steps.batch, size)) for size in data.sizes}
-        programs = [
-            program
-            for one in at.values()
-            for program in ((one.encode, encode_args(one)), (one.train, train_args(one)))
-        ]
-        largest = max(at.values(), key=lambda one: held(one.batch))
-        made = compiled_and_announced(
-            programs, steps.like, frozen.params, (largest.batch, train_args(largest)[2])
+    Raises InputError on what does not fit together, before anything is written to `workdir`.
+    """
+
+    def __init__(self, settings: StageSettings, workdir: Path):
+        self._settings, self._workdir, self._mesh = settings, workdir, mesh_plan(settings)
+        self._records, mesh = open_data(settings.data), self._mesh.mesh
+        directory, description = frozen_description(settings)
+        text = description.get("t5")
+        if text is None:
+            text = {"model": settings.text.model, "length": settings.text.length}
+        cache = open_companion(settings, directory, description, self._records)
+        self._programs = diffusion_programs(
+            settings,
+            self._mesh,
+            description["vae"],
+            text["model"],
+            text["length"],
+            arrays(settings, cache),
         )
-        return dict(zip(at, zip(made[::2], made[1::2], strict=True), strict=False))
+        self.like = self._programs.like
+        load = None
+        if settings.init_from:
+            load = part_loader(settings.init_from, settings.init_part)
+        self.create = state_creator(
+            self._programs.init, self._programs.tx, settings.seed, self.like, load
+        )
+        # what it refuses it should refuse before a tokenizer is written
+        loader(settings, self._records, None, mesh)
+        needed = ("vae", "t5") if settings.train.preview_every else tuple(self._programs.frozen)
+        self._frozen = frozen_parts(
+            settings, directory, description, self._records, mesh, workdir, needed
+        )
+        self._encoders = {name: self._frozen.params[name] for name in self._programs.frozen}
+        tokenize = self._frozen.tokenize if "tokens" in self._programs.batch else None
+        prepare = None if cache is None else prepare_of(settings, cache)
+        self.data = loader(settings, self._records, tokenize, mesh, prepare)
+        self.place = placer(mesh, settings.batch.size)
+        self._compiled: dict[Size, tuple[Callable, Callable]] = {}
 
-    def step(state, batch):
-        encode, train = by_size(compiled(), batch)
-        return train(state, {}, encode(parts, batch, state.key, state.step))
+    def compile(self) -> None:
+        """Compile `encode` and `train` for every size of batch; their memory plan is printed."""
+        programs = self._programs
+        sizes = {
+            size: programs._replace(batch=of_size(programs.batch, size)) for size in self.data.sizes
+        }
+        pairs = [
+            pair
+            for one in sizes.values()
+            for pair in ((one.encode, encode_args(one)), (one.train, train_args(one)))
+        ]
+        largest = max(sizes.values(), key=lambda one: held(one.batch))
+        batches = (largest.batch, train_args(largest)[2])
+        made = compiled_and_announced(pairs, self.like, self._frozen.params, batches)
+        both = zip(made[::2], made[1::2], strict=True)
+        self._compiled = dict(zip(sizes, both, strict=True))
 
-    def preview(directory: Path):
+    def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
+        """(state, placed batch) → (state, metrics); the state is donated."""
+        encode, train = by_size(self._compiled, batch)
+        return train(state, {}, encode(self._encoders, batch, state.key, state.step))
+
+    def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
+        """preview(ema, step): pictures of the stage, written into `directory`."""
+        settings, frozen = self._settings, self._frozen
         description = {
             **frozen.description,
-            "stages": {config.stage: describe(config, frozen.description)},
+            "stages": {settings.stage: describe(settings, frozen.description)},
         }
         cascade = Cascade(
             description,
             dict(frozen.params),
             frozen.tokenize,
-            attention=config.attention,
-            within=deal.mesh,
+            attention=settings.attention,
+            within=self._mesh.mesh,
         )
-        show = base_preview if config.schedule.blur == "none" else relay_preview
+        show = relay_preview if settings.relay else base_preview
 
         def save(ema, step):
-            cascade.params[config.stage] = ema
-            picture = show(cascade, config, records)
+            cascade.params[settings.stage] = ema
+            picture = show(cascade, settings, self._records)
             return (
                 save_png(directory / f"step_{step:07d}.png", picture)
                 if processes.main()
@@ -83,32 +117,24 @@ def build_diffusion(config: ConfigDict, workdir: Path) -> Stage:
 
         return save
 
-    def export(ema, directory: Path) -> dict:
+    def export(self, ema: Any, directory: Path) -> dict:
+        """Write the cascade so far with this stage's EMA; parts that were there are linked."""
+        settings, frozen = self._settings, self._frozen
         description = {
             **frozen.description,
             "stages": {
                 **frozen.description["stages"],
-                config.stage: describe(config, frozen.description),
+                settings.stage: describe(settings, frozen.description),
             },
         }
         directory.mkdir(parents=True, exist_ok=True)
         parts = dict(frozen.directories)
         if "t5" not in parts:
             cascades.save_part(directory / "t5", frozen.params["t5"])
-            parts["t5/tokenizer"] = workdir / "tokenizer"
-        cascades.save_part(directory / config.stage, ema)
+            parts["t5/tokenizer"] = self._workdir / "tokenizer"
+        cascades.save_part(directory / settings.stage, ema)
         if processes.main():
             for part, source in parts.items():
                 cascades.carry_part(source, directory / part)
             cascades.write_cascade(directory, description)
         return {}
-
-    tokenize, prepare = (
-        frozen.tokenize if "tokens" in steps.batch else None,
-        None if cache is None else prepare_of(config, cache),
-    )
-    data, place = (
-        loader(config, records, tokenize, deal.mesh, prepare),
-        placer(deal.mesh, config.batch.size),
-    )
-    return Stage(create, steps.like, data, place, step, preview, export)

@@ -6,11 +6,12 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax.recipes import differences
 from cv3jax.training.cache_identity import latent_facts, text_facts, view
 from cv3jax.training.data import crop_settings
+from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.loader import Prepare
@@ -27,7 +28,7 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) 
 
 
 def open_companion(
-    config: ConfigDict, directory: Path, description: dict, records: RecordSource
+    settings: StageSettings, directory: Path, description: dict, records: RecordSource
 ) -> EncodedSource | None:
     """The companion at config.data.cache, None where none is given.
 
@@ -37,23 +38,26 @@ def open_companion(
         InputError: it is of other records, or of another view, stage or encoder than the recipe
             has.
     """
-    path = config.data.get("cache")
+    path = settings.data.cache
     if not path:
         return None
     cache = open_cache(path, records)
     ours, theirs = {}, {name: dict(cache.facts[name] or {}) for name in ("view", "latents", "text")}
     if theirs["latents"]:
-        check_view(config)
-        ours |= {"view": view(config), "latents": latent_facts(config, directory, description)}
+        check_view(settings.data)
+        ours |= {
+            "view": view(settings.data),
+            "latents": latent_facts(settings, directory, description),
+        }
         if not ours["latents"]["low"]:  # a relay's companion has all that a base needs
             theirs["latents"]["low"] = False
     if theirs["text"]:
         if "t5" not in description:
             raise InputError(
-                f"config.data.cache = {path} has text features, config.cascade = {config.cascade}"
+                f"config.data.cache = {path} has text features, config.cascade = {settings.cascade}"
                 " no t5 that made them"
             )
-        ours["text"] = text_facts(config, directory, description)
+        ours["text"] = text_facts(settings, directory, description)
     for section, facts in ours.items():
         theirs[section] = {name: theirs[section].get(name) for name in facts}
     if changed := differences(ours, {name: theirs[name] for name in ours}):
@@ -62,14 +66,14 @@ def open_companion(
     return cache
 
 
-def check_view(config: ConfigDict) -> None:
+def check_view(data: DataSettings) -> None:
     """Raise InputError where the recipe would show other views of an image than the one of which
     there are latents.
     """
-    low, high = config.data.zoom
+    low, high = data.zoom
     right = {
-        "random_crop=False": not config.data.random_crop,
-        "flip=False": not config.data.flip,
+        "random_crop=False": not data.random_crop,
+        "flip=False": not data.flip,
         f"zoom='({low}, {low})'": low == high,
     }
     if fields := [f"--config.data.{field}" for field, fine in right.items() if not fine]:
@@ -79,32 +83,31 @@ def check_view(config: ConfigDict) -> None:
         )
 
 
-def arrays(config: ConfigDict, cache: EncodedSource | None) -> Arrays:
+def arrays(settings: StageSettings, cache: EncodedSource | None) -> Arrays:
     """What a batch holds of the companion: in place of images {mean, dev, …}, in place of tokens
     {text, …}.
     """
     if cache is None:
         return {}
-    relay = config.schedule.blur != "none"
     latents = {
         name: kind
         for name, kind in latent_arrays(cache.facts).items()
-        if relay or not name.startswith("low")
+        if settings.relay or not name.startswith("low")
     }
     return {**latents, **text_arrays(cache.facts)}
 
 
-def prepare_of(config: ConfigDict, cache: EncodedSource) -> Prepare:
+def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
     """What the loader makes an example with."""
     image = None
     if not cache.facts["latents"]:
-        image = functools.partial(crop, settings=crop_settings(config))
-    names = tuple(name for name in arrays(config, cache) if not name.startswith("text"))
+        image = functools.partial(crop, settings=crop_settings(settings.data))
+    names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
     return functools.partial(
         example,
         cache=cache,
         latents=names,
         text=bool(cache.facts["text"]),
         image=image,
-        recaption_prob=config.data.recaption,
+        recaption_prob=settings.data.recaption,
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import build_model, load_params, t5_init
 from cv3jax.checkpoints import cascades
@@ -17,8 +16,7 @@ from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.recipes import to_json
-from cv3jax.training.data import bucket_sizes
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.damaged import readable
 from data_pipeline.loading.mixture import Mixture
@@ -37,26 +35,21 @@ class Frozen(NamedTuple):
     directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
 
 
-def whole_side(config: ConfigDict) -> int:
-    """The side in pixels of a whole picture, which is what the stage draws.
-
-    It trains on crops of it where the least zoom is above 1.
-    """
-    return round(config.data.image_size * config.data.zoom[0])
-
-
-def check_sides(config: ConfigDict, vae: dict) -> None:
+def check_sides(settings: StageSettings, vae: dict) -> None:
     """Raise InputError unless crops and whole images become latents that the UNet can halve stage
     by stage.
     """
-    factor = build_model(Autoencoder, vae).factor * 2 ** (len(config.model.channel_mult) - 1)
-    for size in bucket_sizes(config):
+    factor = build_model(Autoencoder, vae).factor * 2 ** (len(settings.model["channel_mult"]) - 1)
+    for size in settings.data.sizes:
         if any(side % factor for side in size):
             what = f"config.data.buckets: {size[0]}x{size[1]}"
             raise InputError(
                 f"{what} is not of multiples of {factor}, the autoencoder's factor times the UNet's"
             )
-    for what, side in (("", config.data.image_size), (" times the least zoom", whole_side(config))):
+    for what, side in (
+        ("", settings.data.image_size),
+        (" times the least zoom", settings.data.whole_side),
+    ):
         if side % factor:
             raise InputError(
                 f"config.data.image_size{what} = {side} is not a multiple of {factor}, the"
@@ -64,32 +57,32 @@ def check_sides(config: ConfigDict, vae: dict) -> None:
             )
 
 
-def frozen_description(config: ConfigDict) -> tuple[Path, dict]:
+def frozen_description(settings: StageSettings) -> tuple[Path, dict]:
     """(directory, description) of config.cascade.
 
     Raises:
         InputError: config.cascade unset or without the parts a stage needs, or an image size that
             does not suit them.
     """
-    if not config.cascade:
+    if not settings.cascade:
         raise InputError(
             "config.cascade is not set; give a checkpoint with a vae (and t5), e.g."
             " --config.cascade=runs/vae"
         )
-    directory, description = cascades.read_cascade(config.cascade)
+    directory, description = cascades.read_cascade(settings.cascade)
     if "vae" not in description:
-        raise InputError(f"config.cascade = {config.cascade} has no vae")
-    if "t5" not in description and not config.text.random:
+        raise InputError(f"config.cascade = {settings.cascade} has no vae")
+    if "t5" not in description and not settings.text.random:
         raise InputError(
-            f"config.cascade = {config.cascade} has no t5; give one that has, or set"
+            f"config.cascade = {settings.cascade} has no t5; give one that has, or set"
             " config.text.random=True"
         )
-    check_sides(config, description["vae"]["model"])
+    check_sides(settings, description["vae"]["model"])
     return directory, description
 
 
 def frozen_parts(
-    config: ConfigDict,
+    settings: StageSettings,
     directory: Path,
     description: dict,
     records: RecordSource,
@@ -108,26 +101,17 @@ def frozen_parts(
         else ({}, None)
     )
     if "t5" in params:
-        params["t5"] = as_computed(params["t5"], config.text.dtype)
+        params["t5"] = as_computed(params["t5"], settings.text.dtype)
     directories = {
-        part: directory / part for part in (*has, *description["stages"]) if part != config.stage
+        part: directory / part for part in (*has, *description["stages"]) if part != settings.stage
     }
     if "t5" not in description:
-        params["t5"], tokenize, description["t5"] = random_text(config, records, mesh, workdir)
+        params["t5"], tokenize, description["t5"] = random_text(settings, records, mesh, workdir)
     return Frozen(description, params, tokenize, directories)
 
 
-def random_facts(config: ConfigDict) -> dict:
-    """The sizes of the random text encoder of config.text."""
-    return {
-        key: value
-        for key, value in to_json(config)["text"].items()
-        if key not in ("random", "length")
-    }
-
-
 def random_text(
-    config: ConfigDict, records: RecordSource, mesh: Any, workdir: Path
+    settings: StageSettings, records: RecordSource, mesh: Any, workdir: Path
 ) -> tuple[Any, Callable, dict]:
     """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's
     own captions.
@@ -149,34 +133,37 @@ def random_text(
         )
         shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer(
-            (record["caption"] for record in some), folder, config.text.vocab, config.text.length
+            (record["caption"] for record in some),
+            folder,
+            settings.text.vocab,
+            settings.text.length,
         )
     processes.barrier("tokenizer")
-    facts = random_facts(config)
+    facts = settings.text.model
     init = t5_init(build_model(T5Encoder, facts))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
-    params = jit_once(init, shardings)(jax.random.key(config.seed))
+    params = jit_once(init, shardings)(jax.random.key(settings.seed))
     return (
         params,
-        load_tokenizer(folder, config.text.length),
-        {"model": facts, "length": config.text.length},
+        load_tokenizer(folder, settings.text.length),
+        {"model": facts, "length": settings.text.length},
     )
 
 
-def describe(config: ConfigDict, description: dict) -> dict:
+def describe(settings: StageSettings, description: dict) -> dict:
     """The stage's entry in cascade.json, beside the parts that stand there already."""
     vae = build_model(Autoencoder, description["vae"]["model"])
     return {
-        "kind": "base" if config.schedule.blur == "none" else "relay",
-        "model": {**to_json(config)["model"], "out_channels": vae.z_channels},
+        "kind": "relay" if settings.relay else "base",
+        "model": {**settings.json["model"], "out_channels": vae.z_channels},
         "text_width": build_model(T5Encoder, description["t5"]["model"]).channels,
-        "prediction": config.objective.prediction,
+        "prediction": settings.objective.prediction,
         "factor": vae.factor,
-        "image_size": whole_side(config),
-        "start": config.schedule.start,
-        "blur": config.schedule.blur,
-        "steps": config.sample.steps,
-        "guidance": config.sample.guidance,
-        "eta": config.sample.eta,
-        "form": config.sample.form,
+        "image_size": settings.data.whole_side,
+        "start": settings.schedule.start,
+        "blur": settings.schedule.blur,
+        "steps": settings.sample.steps,
+        "guidance": settings.sample.guidance,
+        "eta": settings.sample.eta,
+        "form": settings.sample.form,
     }

@@ -39,31 +39,37 @@ class Cadence:
     profile: range | None = None  # steps to trace
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is trained: the state's shapes, its data, and the functions of its steps."""
+
+    name: str
+    like: Any  # the state's shapes and shardings
+    data: Any  # the loader's iterator
+    place: Callable[[Any], Any]  # one of its batches → on the mesh
+    step: Callable[[TrainState, Any], tuple[TrainState, dict]]  # (state, batch) → (state, metrics)
+    preview: Callable[[Any, int], Any] | None = None  # (ema, step) → uint8 [H, W, 3]
+    compile: Callable[[], None] | None = None  # what `step` calls, before the first of them
+
+
 def train_loop(
-    *,
-    name: str,
+    work: Work,
     workdir: Path,
     state: TrainState | None,
-    like: Any,
-    data: Any,
-    place: Callable,
-    step_fn: Callable,
     cadence: Cadence,
     config: dict,
-    preview: Callable[[Any, int], Any] | None = None,
+    *,
     resume_from: int | None = None,
     before: int = 0,
 ) -> tuple[TrainState, dict[str, float]]:
     """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or
     else from `state`.
 
-    `like` is the state's shapes and shardings, `data` the loader's iterator, `place` puts one of
-    its batches on the mesh, `step_fn(state, batch)` → (state, metrics) is compiled once,
-    `preview(ema, step)` → uint8 [H, W, 3]. `resume_from` is kept with the checkpoints (see
-    `train.check_resume`). `before`: the steps of this process's earlier loops, by which the
-    processes agree on a last one. Returns (the last state, the seconds by kind in all sittings).
-    Loss and norms of every step are looked at: while the next step runs, and in any case before
-    anything is saved. Meanwhile the batch after it is fetched and placed.
+    `config` and `resume_from` are kept with the checkpoints (see `resume.check_resume`). `before`:
+    the steps of this process's earlier loops, by which the processes agree on a last one. Returns
+    (the last state, the seconds by kind in all sittings). Loss and norms of every step are looked
+    at: while the next step runs, and in any case before anything is saved. Meanwhile the batch
+    after it is fetched and placed.
 
     Raises:
         NonFiniteLossError: naming the first step that was not finite and the checkpoint that
@@ -79,8 +85,8 @@ def train_loop(
     manager = runs.open_manager(workdir / "checkpoints", cadence.keep)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)
-        at_end.callback(data.close)
-        batches = Ahead(data, place)
+        at_end.callback(work.data.close)
+        batches = Ahead(work.data, work.place)
         # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line,
         # with the checkpoint
         start, pending, looked, account = 0, deque(), [], Account()
@@ -89,14 +95,14 @@ def train_loop(
         if (latest := processes.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"):
                 state, run = (
-                    runs.restore(manager, latest, like, data),
+                    runs.restore(manager, latest, work.like, work.data),
                     runs.read_run(manager, latest),
                 )
             account.add(run.get("account", {"other": run["seconds"]}))
             start, looked = latest, [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
         log = (
-            MetricsLog(workdir, name=name, start=start, steps=cadence.steps)
+            MetricsLog(workdir, name=work.name, start=start, steps=cadence.steps)
             if processes.main()
             else NoLog()
         )
@@ -125,6 +131,9 @@ def train_loop(
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
         noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
+        if work.compile and start < cadence.steps:
+            with account.doing("compile"):
+                work.compile()
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -141,14 +150,14 @@ def train_loop(
                     account.doing("step"),
                     jax.profiler.StepTraceAnnotation("train", step_num=step),
                 ):
-                    state, metrics = step_fn(state, batch)
+                    state, metrics = work.step(state, batch)
                 account.started(metrics)
                 pending.append((step, metrics, batches.damaged))
                 last, stop = step == cadence.steps, noticed(before + step)
                 if not (last or stop):
                     with account.doing("data"):
                         batches.fetch()
-            show = preview and cadence.preview and (_due(step, cadence.preview) or last)
+            show = work.preview and cadence.preview and (_due(step, cadence.preview) or last)
             save = _due(step, cadence.save) or last or stop
             # what uses the state waits for it; else this step runs while the one before is looked
             # at
@@ -156,7 +165,7 @@ def train_loop(
             if show:
                 # pictures are for the host
                 with account.doing("preview"), jax.transfer_guard("allow"):
-                    log.image("preview", step, preview(state.ema, step))
+                    log.image("preview", step, work.preview(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
                     runs.check_saved(manager)

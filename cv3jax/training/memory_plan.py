@@ -49,9 +49,7 @@ def compiled_and_announced(
     """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is
     printed to stderr.
     """
-    # a run calls this from within its first step, and lowering reads the constants off the device
-    with jax.transfer_guard("allow"):
-        compiled = [jitted.lower(*args).compile() for jitted, args in programs]
+    compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]
     if jax.process_index() == 0:
         tqdm.write(

@@ -5,43 +5,45 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import down2, to_pixels, to_uint8, up2
 from cv3jax.reports.pictures import contact_sheet
-from cv3jax.training.frozen import whole_side
+from cv3jax.training.settings import StageSettings
 from data_pipeline.loading.damaged import readable
 from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
 
-def base_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
+def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
     """The recipe's prompts, sampled."""
-    prompts = list(config.sample.prompts)
+    prompts = list(settings.sample.prompts)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
     images = cascade.decode(
         cascade.stage(
-            config.stage, cascade.text(prompts), keys, cascade.noise(keys, whole_side(config))
+            settings.stage,
+            cascade.text(prompts),
+            keys,
+            cascade.noise(keys, settings.data.whole_side),
         )
     )
     return contact_sheet([images], columns=prompts)
 
 
-def relay_preview(cascade: Cascade, config: ConfigDict, records: RecordSource) -> np.ndarray:
+def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
     """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay
     makes of it, and the originals.
     """
-    some, side = list(itertools.islice(readable(records), 6)), whole_side(config)
+    some, side = list(itertools.islice(readable(records), 6)), settings.data.whole_side
     real, captions = first_images(some, side, len(some)), [record["caption"] for record in some]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(some)))
     low_pixels = up2(down2(to_pixels(jnp.asarray(real))))
     low = cascade.encode(low_pixels, cascade.noise(keys, side))
     own = fold(keys, 1)
     images = cascade.decode(
-        cascade.stage(config.stage, cascade.text(captions), own, cascade.noise(own, side), low)
+        cascade.stage(settings.stage, cascade.text(captions), own, cascade.noise(own, side), low)
     )
     rows = [np.asarray(to_uint8(low_pixels)), cascade.decode(low), images, real]
     return contact_sheet(

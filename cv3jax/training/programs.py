@@ -9,14 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
 from cv3jax.diffusion.conditioning import stage_batch
-from cv3jax.diffusion.denoiser import make_denoiser
+from cv3jax.diffusion.denoiser import Denoise, make_denoiser
 from cv3jax.diffusion.losses import diffusion_loss
-from cv3jax.diffusion.schedule import T, base_grid, make_schedule, relay_grid
-from cv3jax.distillation.programs import Side, distillation_step
+from cv3jax.diffusion.schedule import Schedule, T, base_grid, make_schedule, relay_grid
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding
@@ -25,141 +23,155 @@ from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
-from cv3jax.training.data import batch_like, bucket_sizes
+from cv3jax.training.data import batch_like
 from cv3jax.training.feature_cache import Arrays
-from cv3jax.training.stage import Deal
+from cv3jax.training.settings import StageSettings
+from cv3jax.training.stage import MeshPlan
 from cv3jax.training.state import attend_of, make_tx, state_shapes
 from cv3jax.training.train_step import image_keys, make_train_step, microbatches
 from data_pipeline.io.errors import InputError
 
 
-class DiffusionSteps(NamedTuple):
+class DiffusionPrograms(NamedTuple):
     """What a run calls, and the shapes and shardings it calls it with."""
 
     init: Callable[[jax.Array], Any]  # key → parameters
     tx: Any
     like: Any  # the train state
-    # vae and t5, as `encode` takes them; neither where a companion dataset has what it would make
+    # vae and t5, as `encode` takes them; neither where a feature cache has what it would make
     frozen: dict
     batch: dict  # of the loader
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
-    aside: dict  # what `train` is told besides: nothing, or of a distillation its teacher and round
+    aside: dict  # what `train` is given besides: nothing, or what `make_step` says
     train: Callable  # (state, aside, encoded batch) → (state, metrics); the state is donated
 
 
-def diffusion_steps(
-    config: ConfigDict,
-    deal: Deal,
+class Network(NamedTuple):
+    """The UNet of a stage, and what a train step is made of."""
+
+    model: UNet
+    text_width: int
+    layout: Layout  # of its parameters
+    tx: Any
+    denoiser: Callable[[UNet, Layout], Denoise]  # a UNet on this mesh as a denoiser
+    schedule: Schedule
+
+
+# (settings, mesh plan, network) → (the train step, what it is given beside state and batch)
+MakeStep = Callable[[StageSettings, MeshPlan, Network], tuple[Callable, dict]]
+
+
+def diffusion_step(
+    settings: StageSettings, plan: MeshPlan, network: Network
+) -> tuple[Callable, dict]:
+    """The train step of the recipe's objective (paper Eq. 6)."""
+    o = settings.objective
+    loss = diffusion_loss(
+        network.denoiser(network.model, network.layout),
+        network.schedule,
+        t_max=settings.schedule.start if settings.relay else T,
+        weighting=o.weighting,
+        gamma=o.gamma,
+        norm=o.norm,
+        offset_noise=o.offset_noise,
+    )
+    train = make_train_step(
+        loss,
+        network.tx,
+        decay=settings.optim.ema,
+        accumulate=plan.accumulate,
+        spread=network.layout.spread_gradient,
+    )
+    return train, {}
+
+
+def diffusion_programs(
+    settings: StageSettings,
+    plan: MeshPlan,
     vae_facts: dict,
     t5_facts: dict,
     length: int,
     cached: Arrays | None = None,
     *,
-    teacher_w_dim: int | None = None,
-) -> DiffusionSteps:
+    make_step: MakeStep = diffusion_step,
+) -> DiffusionPrograms:
     """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5
     sizes, tokens a caption).
 
-    cached: what batches hold of a companion dataset (`cached.arrays`). teacher_w_dim: `model.w_dim`
-    of the teacher of a distillation, 0 of one that is guided; None: there is no teacher.
+    cached: what batches hold of a feature cache (`feature_cache.arrays`). make_step: what makes the
+    train step, where it is not the recipe's own objective.
 
     Raises:
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
     """
-    mesh, relay, o = deal.mesh, config.schedule.blur != "none", config.objective
-    vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": config.vae.dtype})
-    t5 = build_model(T5Encoder, {**t5_facts, "dtype": config.text.dtype})
-    model = model_of(UNet, config.model, "config.model", out_channels=vae.z_channels)
-    for height in {config.data.image_size, *(height for height, _ in bucket_sizes(config))}:
-        if problem := context_problem(mesh, height // vae.factor, len(config.model.channel_mult)):
+    mesh, data = plan.mesh, settings.data
+    vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": settings.vae.dtype})
+    t5 = build_model(T5Encoder, {**t5_facts, "dtype": settings.text.dtype})
+    model = model_of(UNet, settings.model, "config.model", out_channels=vae.z_channels)
+    for height in {data.image_size, *(height for height, _ in data.sizes)}:
+        halvings = len(settings.model["channel_mult"])
+        if problem := context_problem(mesh, height // vae.factor, halvings):
             raise InputError(f"config.mesh: {problem}")
-    init, tx = unet_init(model, t5.channels), make_tx(config)
-    like = state_shapes(init, tx, config.seed, mesh)
+    init = unet_init(model, t5.channels)
+    tx = make_tx(settings.optim, settings.train.steps)
+    like = state_shapes(init, tx, settings.seed, mesh)
+    schedule = stage_schedule(settings)
 
-    def denoiser(of, layout):
+    def denoiser(of: UNet, layout: Layout) -> Denoise:
         local = of.clone(
-            gather=layout.gather, constrain=layout.constrain, attend=attend_of(config, mesh)
+            gather=layout.gather, constrain=layout.constrain, attend=attend_of(settings, mesh)
         )
         return make_denoiser(
             lambda p, x, i, c: local.apply({"params": layout.whole(p, UNet.gathers)}, x, i, c),
             schedule.sigma,
-            o.prediction,
+            settings.objective.prediction,
         )
 
-    layout, aside = Layout(mesh, tree_specs(like.params, mesh), config.model.dtype), {}
+    layout = Layout(mesh, tree_specs(like.params, mesh), settings.model["dtype"])
     try:
-        schedule = stage_schedule(config)
-        denoise = denoiser(model, layout)
-        if teacher_w_dim is not None:
-            teacher = model.clone(w_dim=teacher_w_dim, remat="none")
-            shapes = as_computed(model_shapes(teacher, t5.channels), config.model.dtype)
-            theirs = Layout(mesh, tree_specs(shapes, mesh), config.model.dtype)
-            train, aside = distillation_step(
-                config,
-                deal,
-                tx,
-                Side(denoise, layout),
-                Side(denoiser(teacher, theirs), theirs),
-                abstract(shapes, tree_sharding(shapes, mesh)),
-                teacher_w_dim,
-            )
-        else:
-            loss = diffusion_loss(
-                denoise,
-                schedule,
-                t_max=config.schedule.start if relay else T,
-                weighting=o.weighting,
-                gamma=o.gamma,
-                norm=o.norm,
-                offset_noise=o.offset_noise,
-            )
-            train = make_train_step(
-                loss,
-                tx,
-                decay=config.optim.ema,
-                accumulate=deal.accumulate,
-                spread=layout.spread_gradient,
-            )
+        train, aside = make_step(
+            settings, plan, Network(model, t5.channels, layout, tx, denoiser, schedule)
+        )
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
 
     cached = cached or {}
     shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
-    shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), config.text.dtype)}
+    shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), settings.text.dtype)}
     frozen = abstract(shapes, tree_sharding(shapes, mesh))
-    encode = make_encode(config, deal, vae, t5, vae_facts["scale"], shapes)
-    return DiffusionSteps(
+    encode = make_encode(settings, plan, vae, t5, vae_facts["scale"], shapes)
+    return DiffusionPrograms(
         init,
         tx,
         like,
         frozen,
-        cached_like(config, mesh, length, cached),
+        cached_like(settings, mesh, length, cached),
         jax.jit(encode, out_shardings=batch_sharding(mesh)),
         aside,
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
     )
 
 
-def cached_like(config: ConfigDict, mesh: Any, length: int, cached: Arrays) -> dict:
-    """`build.batch_like`, with what a companion dataset has in place of images, tokens or both."""
+def cached_like(settings: StageSettings, mesh: Any, length: int, cached: Arrays) -> dict:
+    """`data.batch_like`, with what a feature cache has in place of images, tokens or both."""
     gone = {"image"} if "mean" in cached else set()
     gone |= {"tokens"} if "text" in cached else set()
     kept = {
-        name: like for name, like in batch_like(config, mesh, length).items() if name not in gone
+        name: like for name, like in batch_like(settings, mesh, length).items() if name not in gone
     }
     rows = batch_sharding(mesh)
     return kept | {
-        name: jax.ShapeDtypeStruct((config.batch.size, *shape), dtype, sharding=rows)
+        name: jax.ShapeDtypeStruct((settings.batch.size, *shape), dtype, sharding=rows)
         for name, (shape, dtype) in cached.items()
     }
 
 
-def encode_args(steps: DiffusionSteps) -> tuple:
+def encode_args(steps: DiffusionPrograms) -> tuple:
     """What `steps.encode` is called with, as shapes."""
     return steps.frozen, steps.batch, steps.like.key, steps.like.step
 
 
-def train_args(steps: DiffusionSteps) -> tuple:
+def train_args(steps: DiffusionPrograms) -> tuple:
     """What `steps.train` is called with, as shapes."""
     encoded = jax.eval_shape(steps.encode, *encode_args(steps))
     rows = batch_sharding(steps.like.step.sharding.mesh)
@@ -167,7 +179,12 @@ def train_args(steps: DiffusionSteps) -> tuple:
 
 
 def make_encode(
-    config: ConfigDict, deal: Deal, vae: Autoencoder, t5: T5Encoder, scale: float, shapes: dict
+    settings: StageSettings,
+    plan: MeshPlan,
+    vae: Autoencoder,
+    t5: T5Encoder,
+    scale: float,
+    shapes: dict,
 ) -> Callable:
     """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on
     its own rows.
@@ -175,10 +192,9 @@ def make_encode(
     shapes: of the frozen parts. One that is not among them is not asked: the batch has what it
     would make.
     """
-    relay = config.schedule.blur != "none"
-    both = Layout(deal.mesh, tree_specs(shapes, deal.mesh), None)
+    both = Layout(plan.mesh, tree_specs(shapes, plan.mesh), None)
     layouts = {
-        name: Layout(deal.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype)
+        name: Layout(plan.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype)
         for name in shapes
     }
     later = {"t5": T5Encoder.gathers}  # which parameters the model makes whole itself
@@ -196,44 +212,40 @@ def make_encode(
                 encode_image=lambda x: vae.apply({"params": whole["vae"]}, x, method="encode"),
                 encode_text=lambda tokens: t5.apply({"params": whole["t5"]}, tokens),
                 scale=scale,
-                relay=relay,
-                text_drop=config.objective.text_drop,
+                relay=settings.relay,
+                text_drop=settings.objective.text_drop,
             )
 
         # one microbatch at a time, so that the encoders' activations are bounded by the same figure
         # as the UNet's
-        out = jax.lax.map(one, microbatches(batch, deal.accumulate))
+        out = jax.lax.map(one, microbatches(batch, plan.accumulate))
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
 
     def encode(params, batch, key, step):
         # not those of the step itself
-        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), config.batch.size)
+        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), settings.batch.size)
         return both.spread(rows)(params, {}, (batch, keys))
 
     return encode
 
 
-def stage_schedule(config: ConfigDict):
+def stage_schedule(settings: StageSettings) -> Schedule:
     """The training table of config.schedule.
 
     Raises InputError on an unknown blur, a start out of range, or too many steps from it.
     """
-    blur, start = config.schedule.blur, config.schedule.start
+    blur, start, steps = settings.schedule.blur, settings.schedule.start, settings.sample.steps
     try:
         schedule = make_schedule(blur, start)
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
     try:
-        _ = (
-            base_grid(config.sample.steps)
-            if blur == "none"
-            else relay_grid(config.sample.steps, start)
-        )
+        _ = relay_grid(steps, start) if settings.relay else base_grid(steps)
     except ValueError as e:
         most = (
-            "1..1000"
-            if blur == "none"
-            else f"at least 1, and few enough for start = {start} to have a point for each"
+            f"at least 1, and few enough for start = {start} to have a point for each"
+            if settings.relay
+            else "1..1000"
         )
-        raise InputError(f"config.sample.steps = {config.sample.steps}: must be {most}") from e
+        raise InputError(f"config.sample.steps = {steps}: must be {most}") from e
     return schedule

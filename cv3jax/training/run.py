@@ -6,21 +6,19 @@ import sys
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from cv3jax import recipes
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
 from cv3jax.training.build import build
-from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.resume import check_resume, hold
-from data_pipeline.io.errors import InputError
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.files import check_directory
 
 
-def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> dict:
-    """Train the stage `config` describes under `workdir` and leave its cascade in
+def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) -> dict:
+    """Train the stage that `settings` describe under `workdir` and leave its cascade in
     `workdir`/cascade. Returns its figures.
 
     It goes on from the newest checkpoint there, or from that of step `resume_from`; newer ones are
@@ -34,51 +32,36 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         OSError: something could not be written; the checkpoints before it remain.
     """
     check_directory(workdir, "--workdir")
-    if "distill" in config:
-        raise InputError("this recipe is a distillation's: cv3jax distill runs it")
     with hold(workdir):
-        facts = recipes.to_json(config)
-        latest = processes.first("resume", lambda: check_resume(facts, workdir, resume_from))
-        stage = build(config, workdir)
-        profile = profiling.steps_of(config.profile.steps) if "profile" in config else None
+        latest = processes.first(
+            "resume", lambda: check_resume(settings.json, workdir, resume_from)
+        )
+        stage = build(settings, workdir)
+        every, profile = settings.train, profiling.steps_of(settings.profile.steps)
         profiling.check(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
-        # a later stage that was to go on from an earlier one shows it before its hours are spent
-        if latest is None and processes.main():
-            print(
-                f"cv3jax: {config.stage}: parameters"
-                f" {f'of {config.init_from}' if config.init_from else 'from scratch'}",
-                file=sys.stderr,
-            )
-        if latest is not None and processes.main():
-            for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
-                print(
-                    f"cv3jax: going on from step {latest}; the newer checkpoint is now {path},"
-                    " delete it when you like",
-                    file=sys.stderr,
-                )
+        if processes.main():
+            say(settings, workdir, latest)
         processes.barrier("set aside")
-        every = config.train
         cadence = Cadence(
             every.steps, every.log_every, every.save_every, every.preview_every, every.keep, profile
         )
+        work = Work(
+            settings.stage,
+            stage.like,
+            stage.data,
+            stage.place,
+            stage.step,
+            stage.preview(workdir / "previews"),
+            stage.compile,
+        )
         state, seconds = train_loop(
-            name=config.stage,
-            workdir=workdir,
-            state=state,
-            like=stage.like,
-            data=stage.data,
-            place=stage.place,
-            step_fn=stage.step,
-            cadence=cadence,
-            config=facts,
-            preview=stage.preview(workdir / "previews"),
-            resume_from=resume_from,
+            work, workdir, state, cadence, settings.json, resume_from=resume_from
         )
         total = sum(seconds.values())
         figures = {
-            "stage": config.stage,
-            "steps": config.train.steps,
+            "stage": settings.stage,
+            "steps": settings.train.steps,
             "seconds": total,
             "goodput": seconds["step"] / total,
         }
@@ -88,3 +71,20 @@ def run(config: ConfigDict, workdir: Path, resume_from: int | None = None) -> di
         }
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
+
+
+def say(settings: StageSettings, workdir: Path, latest: int | None) -> None:
+    """Say where the parameters come from; set newer checkpoints aside where step `latest` resumes.
+
+    A later stage that was to start from an earlier one shows it before its hours are spent.
+    """
+    if latest is None:
+        source = f"of {settings.init_from}" if settings.init_from else "from scratch"
+        print(f"cv3jax: {settings.stage}: parameters {source}", file=sys.stderr)
+        return
+    for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
+        print(
+            f"cv3jax: going on from step {latest}; the newer checkpoint is now {path},"
+            " delete it when you like",
+            file=sys.stderr,
+        )

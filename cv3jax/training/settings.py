@@ -2,7 +2,7 @@
 
 The recipe a user writes stays an ml_collections file (`cv3jax.recipes`, documented in
 `configs/common.py`). Every field that is read has its place here, with what it must be; below this
-module nothing takes a ConfigDict.
+module nothing takes a `ConfigDict`.
 """
 
 import dataclasses

@@ -1,37 +1,46 @@
-"""From a recipe to the pieces the training loop takes: data, models, state, the compiled step,
-previews and the export.
-"""
+"""What the training loop needs of a stage, and how a global batch is split over the mesh."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import Any, NamedTuple, Protocol
 
 from cv3jax.distributed.mesh import batch_ways, make_mesh
+from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 
 
-class Stage(NamedTuple):
-    """What `train_loop` needs of a stage, whichever it is."""
+class Stage(Protocol):
+    """What `training.run` needs of a stage, whichever it is."""
 
-    create: Callable[[], Any]  # → the placed train state
-    like: Any  # its shapes and shardings, for restoring it instead
+    like: Any  # the train state's shapes and shardings, for restoring it
     data: Any  # the loader's iterator
     place: Callable[[dict], Any]  # a numpy batch → global arrays
-    step: Callable[[Any, Any], tuple[Any, dict]]  # (state, batch) → (state, metrics)
-    preview: Callable[[Path], Callable | None]  # directory → preview(ema, step), or None
-    export: Callable[[Any, Path], dict]  # (ema, cascade directory) → figures
+
+    def create(self) -> Any:
+        """The fresh train state, placed on the mesh."""
+
+    def compile(self) -> None:
+        """Compile what `step` calls, for every size of batch. Once, before the first step."""
+
+    def step(self, state: Any, batch: Any) -> tuple[Any, dict]:
+        """(state, placed batch) → (state, metrics); the state is donated."""
+
+    def preview(self, directory: Path) -> Callable[[Any, int], Any]:
+        """preview(ema, step) → uint8 [H, W, 3], written into `directory` too."""
+
+    def export(self, ema: Any, directory: Path) -> dict:
+        """Write the cascade with this stage's EMA. Returns figures of it."""
 
 
-class Deal(NamedTuple):
-    """The mesh and how a global batch is dealt over it."""
+class MeshPlan(NamedTuple):
+    """The mesh, and in how many microbatches a device takes its share of a global batch."""
 
     mesh: Any
     accumulate: int  # microbatches an update
 
 
-def plan(config: ConfigDict, devices: list | None = None) -> Deal:
+def mesh_plan(settings: StageSettings, devices: list | None = None) -> MeshPlan:
     """Mesh and accumulation: global batch / (ways the batch is split × images per device per
     microbatch). Default: all devices.
 
@@ -39,7 +48,7 @@ def plan(config: ConfigDict, devices: list | None = None) -> Deal:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.
     """
     try:
-        mesh = make_mesh(**config.mesh, devices=devices)
+        mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=devices)
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from e
     if mesh.shape["tensor"] > 1 and mesh.shape["context"] > 1:
@@ -47,17 +56,17 @@ def plan(config: ConfigDict, devices: list | None = None) -> Deal:
             "config.mesh: tensor and context are both above 1; take one of them (docs/decisions.md,"
             " Mesh)"
         )
-    ways, size = batch_ways(mesh), config.batch.size
+    ways, size = batch_ways(mesh), settings.batch.size
     if size < 1 or size % ways:
         raise InputError(
             f"config.batch.size = {size} does not divide over the mesh's {ways} batch devices; take"
             f" a multiple of {ways}"
         )
     share = size // ways
-    per_device = min(config.batch.per_device, share)
+    per_device = min(settings.batch.per_device, share)
     if per_device < 1 or share % per_device:
         raise InputError(
-            f"config.batch.per_device = {config.batch.per_device} does not divide a device's"
+            f"config.batch.per_device = {settings.batch.per_device} does not divide a device's"
             f" {share} of {size} images"
         )
-    return Deal(mesh, share // per_device)
+    return MeshPlan(mesh, share // per_device)

@@ -4,44 +4,49 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from cv3jax.distributed.backend import jit_once
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.kernels.attention import make_attend
 from cv3jax.optim import learning_rate, optimizers
+from cv3jax.training.settings import OptimSettings, StageSettings
 from cv3jax.training.train_step import create_state
 from data_pipeline.io.errors import InputError, first_line
 
 
-def make_tx(config: ConfigDict) -> Any:
-    """The optimizer of config.optim.
+def make_tx(optim: OptimSettings, steps: int | None) -> Any:
+    """The optimizer of config.optim, for a run of so many steps.
+
+    Without a learning rate its updates are of rate 1: the train step multiplies them by its own.
 
     Raises InputError on an unknown kind, decay or type of moments.
     """
-    o = config.optim
     try:
-        rate: Any = 1.0  # of a distillation, whose rounds have their own among their arguments
-        if "distill" not in config:
+        rate: Any = 1.0
+        if optim.lr is not None:
             rate = learning_rate.learning_rate(
-                o.lr, warmup=o.warmup, decay=o.decay, steps=config.train.steps, final=o.final
+                optim.lr,
+                warmup=optim.warmup,
+                decay=optim.decay,
+                steps=steps,
+                final=optim.final,
             )
         settings = optimizers.OptimizerSettings(
-            o.kind,
-            weight_decay=o.weight_decay,
-            clip=o.clip,
-            b1=o.b1,
-            b2=o.b2,
-            momentum=o.momentum,
-            moments=o.moments,
+            optim.kind,
+            weight_decay=optim.weight_decay,
+            clip=optim.clip,
+            b1=optim.b1,
+            b2=optim.b2,
+            momentum=optim.momentum,
+            moments=optim.moments,
         )
     except ValueError as e:
         raise InputError(f"config.optim: {e}") from e
     return optimizers.make_optimizer(settings, rate)
 
 
-def attend_of(config: ConfigDict, mesh: Any) -> Callable:
+def attend_of(settings: StageSettings, mesh: Any) -> Callable:
     """The models' `attend` by config.attention.
 
     Raises InputError on one that these devices or this model do not allow.
@@ -49,11 +54,11 @@ def attend_of(config: ConfigDict, mesh: Any) -> Callable:
     platform = mesh.devices.flat[0].platform
     try:
         return make_attend(
-            config.attention,
+            settings.attention,
             platform,
             mesh,
-            head_dim=config.model.head_dim,
-            dtype=config.model.dtype,
+            head_dim=settings.model["head_dim"],
+            dtype=settings.model["dtype"],
         )
     except ValueError as e:
         raise InputError(f"config.attention: {e}") from e

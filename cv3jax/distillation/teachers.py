@@ -1,0 +1,97 @@
+"""Which stage can teach a distillation's first round, and which can go on as its student."""
+
+from cv3jax.distillation.settings import DistillSettings, span, within
+from data_pipeline.io.errors import InputError
+
+
+def taught(stage: dict) -> tuple[float, float] | None:
+    """The range of w that a stage was distilled for, by its cascade.json entry; None where that
+    does not say.
+    """
+    return (stage.get("distilled") or {"w": None})["w"]
+
+
+def check_teacher(settings: DistillSettings, stage: dict, where: str) -> list[str]:
+    """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot
+    teach the first round.
+
+    Returns what is worth saying: an undistilled teacher's own number of steps is no matter, it
+    knows every noise level of its range.
+    """
+    first = settings.rounds[0]
+    steps = 2 * first.steps
+    check_stage(settings, stage, where)
+    theirs, w = stage["steps"], taught(stage)
+    if not stage["model"].get("w_dim", 0):
+        return (
+            []
+            if theirs == steps
+            else [f"the teacher's own {theirs} steps become {steps} in round 1"]
+        )
+    if theirs != steps:
+        half = (
+            f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
+        )
+        raise InputError(
+            f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for"
+            f" {steps}; {half}"
+        )
+    if w and not within(first.w, w):
+        raise InputError(f"{where} knows w in {span(w)}, round 1 asks it for {span(first.w)}")
+    return []
+
+
+def check_student(settings: DistillSettings, stage: dict, where: str) -> None:
+    """Raise InputError, with the reason, where the stage at `where` cannot go on as the first
+    round's student. It may learn another w.
+    """
+    check_stage(settings, stage, where)
+    if not stage["model"].get("w_dim", 0):
+        raise InputError(
+            f"{where} is not told w, it is no student; without config.distill.student the first"
+            " round begins at its teacher"
+        )
+    steps = settings.rounds[0].steps
+    if stage["steps"] != steps:
+        raise InputError(
+            f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}"
+        )
+
+
+def check_stage(settings: DistillSettings, stage: dict, where: str) -> None:
+    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction,
+    form or blur, or is told w otherwise.
+    """
+    ours, w_dim = settings.stage, stage["model"].get("w_dim", 0)
+    if stage["kind"] != ("relay" if ours.relay else "base"):
+        raise InputError(
+            f"{where} is a {stage['kind']} stage, config.schedule says"
+            f" {'relay' if ours.relay else 'base'}"
+        )
+    if ours.relay and stage["start"] != ours.schedule.start:
+        start = f"config.schedule.start = {ours.schedule.start}"
+        tune = (
+            "fine-tune it with that start first (cv3jax train,"
+            f" --config.schedule.start={ours.schedule.start})"
+        )
+        give = f"give --config.schedule.start={stage['start']}"
+        right = give if w_dim else tune  # cv3jax train does not train what is told w
+        raise InputError(
+            f"{where} was trained from T_r = {stage['start']}, {start} is out of its distribution:"
+            f" {right}"
+        )
+    theirs = {
+        "objective.prediction": stage["prediction"],
+        "sample.form": stage["form"],
+        "schedule.blur": stage["blur"],
+    }
+    for field, value in theirs.items():
+        section, name = field.split(".")
+        if (mine := getattr(getattr(ours, section), name)) != value:
+            raise InputError(
+                f"config.{field} = {mine}, but {where} has {value}; give --config.{field}={value}"
+            )
+    if w_dim not in (0, settings.w_dim):
+        raise InputError(
+            f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}"
+        )
