@@ -28,7 +28,6 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from cv3jax import recipes
 from cv3jax.aot import flops
@@ -38,14 +37,15 @@ from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
 from cv3jax.distillation.loss import told
-from cv3jax.distillation.programs import round_of
-from cv3jax.distillation.rounds import plans
+from cv3jax.distillation.parsing import parse_distillation
+from cv3jax.distillation.programs import distillation_step, round_of
+from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import jit_once, tune_cpu
 from cv3jax.distributed.batches import placement
 from cv3jax.models.precision import as_computed
 from cv3jax.models.unet import UNet
-from cv3jax.training.programs import diffusion_steps, train_args
-from cv3jax.training.stage import plan
+from cv3jax.training.programs import diffusion_programs, train_args
+from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import attend_of
 from cv3jax.training.train_step import create_state
 
@@ -63,21 +63,27 @@ class Pieces(NamedTuple):
     update: tuple[Callable, tuple]  # as of the step
 
 
-def load(name: str, batch: int | None) -> ConfigDict:
-    config = recipes.load(name, [])
-    with config.unlocked():
-        config.batch.size = config.batch.per_device = batch or config.batch.size
-    return config
+def load(name: str, batch: int | None, *fields: str) -> DistillSettings:
+    """The settings of a distillation's recipe, at batches of that size."""
+    size = batch or recipes.load(name, []).batch.size
+    given = (f"batch.size={size}", f"batch.per_device={size}", *fields)
+    return parse_distillation(recipes.load(name, [f"--config.{field}" for field in given]))
 
 
-def pieces(config: ConfigDict, kind: str) -> Pieces:
+def pieces(settings: DistillSettings, kind: str) -> Pieces:
     """Of a recipe's first round (guided) or its others (told)."""
-    deal, facts = plan(config, jax.devices()[:1]), dict(frozen_facts(config))
-    if config.text.random:  # a recipe of the scenes, whose autoencoder is not the released one
+    stage = settings.stage
+    deal, facts = mesh_plan(stage, jax.devices()[:1]), dict(frozen_facts(stage))
+    if stage.text.random:  # a recipe of the scenes, whose autoencoder is not the released one
         facts["vae"] = {"model": scenes_vae.get_config().model.to_dict(), "scale": 1.0}
-    w_dim = config.model.w_dim if kind == "told" else 0
-    steps = diffusion_steps(
-        config, deal, facts["vae"], facts["t5"]["model"], facts["t5"]["length"], teacher_w_dim=w_dim
+    w_dim = settings.w_dim if kind == "told" else 0
+    steps = diffusion_programs(
+        stage,
+        deal,
+        facts["vae"],
+        facts["t5"]["model"],
+        facts["t5"]["length"],
+        make_step=distillation_step(settings, w_dim),
     )
     state = jit_once(lambda key: create_state(steps.init, steps.tx, key), placement(steps.like))(
         jax.random.key(0)
@@ -89,29 +95,30 @@ def pieces(config: ConfigDict, kind: str) -> Pieces:
     copy = jax.tree.map(
         jnp.copy, {name: value for name, value in state.params.items() if w_dim or name != "w_proj"}
     )
-    theirs = as_computed(copy, config.model.dtype)
-    now = round_of(config, plans(config)[kind == "told" and len(plans(config)) > 1])
+    theirs = as_computed(copy, stage.model["dtype"])
+    later = kind == "told" and len(settings.rounds) > 1
+    now = round_of(settings, settings.rounds[later])
     # where the step leaves the state
     batch, theirs, now = jax.device_put((batch, theirs, now), NamedSharding(deal.mesh, P()))
     aside = {"teacher": theirs, "round": now}
 
-    model = model_of(UNet, config.model, "config.model", out_channels=batch["x0"].shape[-1]).clone(
-        attend=attend_of(config, deal.mesh)
+    model = model_of(UNet, stage.model, "config.model", out_channels=batch["x0"].shape[-1]).clone(
+        attend=attend_of(stage, deal.mesh)
     )
 
     def denoiser(of: UNet) -> Callable:
         return make_denoiser(
             lambda p, x, i, c: of.apply({"params": p}, x, i, c),
             jnp.asarray(ddpm_sigma()),
-            config.objective.prediction,
+            stage.objective.prediction,
         )
 
     denoise, plain = denoiser(model), denoiser(model.clone(w_dim=w_dim, remat="none"))
     t, w = (
-        jnp.full(config.batch.size, config.schedule.start, jnp.int32),
-        jnp.linspace(1.0, 3.0, config.batch.size),
+        jnp.full(stage.batch.size, stage.schedule.start, jnp.int32),
+        jnp.linspace(1.0, 3.0, stage.batch.size),
     )
-    cond, shown = (told(batch["cond"], w, dim) for dim in (config.model.w_dim, w_dim))
+    cond, shown = (told(batch["cond"], w, dim) for dim in (settings.w_dim, w_dim))
 
     def teacher(params, x, t, cond, w):
         return (plain if w_dim else guided(plain, w))(params, x, t, cond)
@@ -187,8 +194,8 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
 
 def measured(name: str, kind: str, *, batch: int | None, steps: int, rounds: int) -> dict:
     """Seconds, FLOPs and ratios of one recipe's step."""
-    config = load(name, batch)
-    some = pieces(config, kind)
+    settings = load(name, batch)
+    some = pieces(settings, kind)
     count = counted(some)
     took = measure.turns(
         seconds(some, steps),
@@ -201,8 +208,8 @@ def measured(name: str, kind: str, *, batch: int | None, steps: int, rounds: int
     return {
         "recipe": name,
         "kind": kind,
-        "batch": config.batch.size,
-        "optimizer": config.optim.kind,
+        "batch": settings.stage.batch.size,
+        "optimizer": settings.stage.optim.kind,
         "seconds": took,
         "flops": count,
         "ratio": measure.ratios(took["step"], bare),

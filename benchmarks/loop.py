@@ -21,12 +21,13 @@ from typing import Any
 
 import jax
 import measure
-from ml_collections import ConfigDict
 
 from cv3jax import recipes
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.training.build import build
-from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.loop import Cadence, Work, train_loop
+from cv3jax.training.parsing import parse_stage
+from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.io.files import write_json
 from data_pipeline.scenes import dataset
@@ -35,15 +36,9 @@ MOST = 1.03
 WARM = 3  # steps before the time is taken
 
 
-def config(data: Path, batch: int) -> ConfigDict:
-    return recipes.load(
-        "scenes_vae",
-        [
-            f"--config.data.path={data}",
-            f"--config.batch.size={batch}",
-            "--config.batch.per_device=1024",
-        ],
-    )
+def config(data: Path, batch: int) -> StageSettings:
+    fields = (f"data.path={data}", f"batch.size={batch}", "batch.per_device=1024")
+    return parse_stage(recipes.load("scenes_vae", [f"--config.{field}" for field in fields]))
 
 
 def bare(stage: Stage, steps: int) -> float:
@@ -88,17 +83,9 @@ def looped(stage: Stage, data: Any, steps: int) -> float:
         return stage.step(state, batch)
 
     with tempfile.TemporaryDirectory() as workdir:
-        train_loop(
-            name="loop",
-            workdir=Path(workdir),
-            state=stage.create(),
-            like=stage.like,
-            data=data,
-            place=stage.place,
-            step_fn=step,
-            cadence=Cadence(WARM + steps + 2, log=10, save=0, preview=0, keep=1),
-            config={},
-        )
+        work = Work("loop", stage.like, data, stage.place, step)
+        cadence = Cadence(WARM + steps + 2, log=10, save=0, preview=0, keep=1)
+        train_loop(work, Path(workdir), stage.create(), cadence, {})
     # step n + 2 is dispatched when step n has been looked at
     return (called[WARM + steps + 1] - called[WARM + 1]) / steps
 
@@ -108,6 +95,7 @@ def fitting(data: Path, seconds: float) -> tuple[int, Stage]:
     batch = 1
     while True:
         stage = build(config(data, batch), Path("."))
+        stage.compile()
         took = bare(stage, 3)
         print(f"batch {batch}: {took * 1000:.0f} ms a step", file=sys.stderr)
         if took > 0.7 * seconds:

@@ -13,7 +13,7 @@ from cv3jax.aot import programs as aot_programs
 from cv3jax.aot.programs import program
 from cv3jax.cascade import pipeline
 from cv3jax.distillation import build as building
-from cv3jax.distillation.rounds import plans
+from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training import diffusion
 from cv3jax.training.build import build
@@ -58,6 +58,7 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
     monkeypatch.setattr(diffusion, "compiled_and_announced", programs)
     with tiny_runs.split_small():
         run = build(config, tmp_path)
+        run.compile()
         run.step(run.create(), run.place(next(run.data)))
         ours = {step: program(config, jax.devices(), step) for step in called}
     assert facts(ours["encode"].args) == facts(called["encode"])
@@ -131,11 +132,11 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
     )
     with tiny_runs.split_small():
         work = building.build_distillation(config, tmp_path)
-        teacher, plan = work.teacher, work.rounds[0]
+        teacher, plan = work.teacher, work.settings.rounds[0]
         if step == "later":
             teacher, plan = (
                 building.Trained(done, building.student_stage(work, plan)),
-                work.rounds[1],
+                work.settings.rounds[1],
             )
         params = building.load_stage(work, teacher)
         state = building.create_student(work, plan, teacher, params)
@@ -173,9 +174,9 @@ def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, m
     ],
 )
 def test_the_distillations_of_the_released_models(name, start, steps):
-    config = recipes.load(name, [])
-    assert config.schedule.start == start
-    assert tuple(plan.steps for plan in plans(config)) == steps
+    config = parse_distillation(recipes.load(name, []))
+    assert config.stage.schedule.start == start
+    assert tuple(round.steps for round in config.rounds) == steps
     sizes = {}
     for step in ("train", "later"):
         state, aside, _ = program(config, jax.devices(), step).args
@@ -183,7 +184,7 @@ def test_the_distillations_of_the_released_models(name, start, steps):
         sizes[step] = [
             sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])
         ]
-    told = 2_906_612_484 + 512 * config.model.channels
+    told = 2_906_612_484 + 512 * config.stage.model["channels"]
     assert sizes == {"train": [told, 2_906_612_484], "later": [told, told]}
 
 
@@ -197,7 +198,7 @@ def test_a_distillation_samples_as_its_last_student(monkeypatch):
     monkeypatch.setattr(aot_programs, "make_stage_sampler", sampler)
     config = tiny_runs.distill_config("base")
     assert program(config, jax.devices(), "sample").params.keys() >= {"w_proj"}
-    assert seen["steps"] == tiny_runs.ROUNDS["base"][-1] != config.sample.steps
+    assert seen["steps"] == tiny_runs.ROUNDS["base"][-1] != config.stage.sample.steps
     assert seen["model"]["w_dim"] == 512
 
 

@@ -23,6 +23,7 @@ from cv3jax.aot.report import text
 from cv3jax.aot.topology import Topology
 from cv3jax.commands import compile
 from cv3jax.commands import compile as compile_command
+from cv3jax.distillation.parsing import parse_recipe
 from cv3jax.distributed.backend import prefer_cpu
 from cv3jax.distributed.mesh import make_mesh
 from data_pipeline.io.errors import InputError
@@ -383,7 +384,7 @@ def test_gathers_are_of_the_student_and_of_its_teacher_s_two_passes(
     monkeypatch.setattr(compiling, "load", lambda name: Topology(name, CHIPS["v5e"], (2, 4), []))
     monkeypatch.setattr("cv3jax.aot.programs.program", lambda *_: None)
     monkeypatch.setattr(compiling, "analyse", lambda *_, **options: seen.update(options) or {})
-    compiling.run(recipes.load(name, []), "v5e:2x4", step)
+    compiling.run(parse_recipe(recipes.load(name, [])), "v5e:2x4", step)
     assert seen == {"gathers": gathers, "train": step in ("train", "later")}
 
 

@@ -178,12 +178,13 @@ def fake_distillation(config, workdir: Path) -> dict:
     """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2
     steps and then of 1.
     """
-    (source, description), rounds = cascades.read_cascade(config.cascade), []
+    name = config.stage.stage
+    (source, description), rounds = cascades.read_cascade(config.stage.cascade), []
     for number, steps in enumerate((2, 1), 1):
         place = workdir / "rounds" / f"{number}_{steps}_steps"
         stages = {
             **description["stages"],
-            config.stage: {**description["stages"][config.stage], "steps": steps},
+            name: {**description["stages"][name], "steps": steps},
         }
         for target in (place / "cascade", workdir / "cascade"):
             shutil.copytree(source, target, dirs_exist_ok=True)
@@ -197,8 +198,8 @@ def fake_distillation(config, workdir: Path) -> dict:
         for n in (2, 1)
         for one in (None, 3 - n)
     ]
-    write_json(workdir / "quality.json", {"stage": config.stage, "full": 2, "rows": rows})
-    return {"stage": config.stage, "full": 2, "rounds": rounds}
+    write_json(workdir / "quality.json", {"stage": name, "full": 2, "rows": rows})
+    return {"stage": name, "full": 2, "rounds": rounds}
 
 
 def some_compared(*args) -> dict:
@@ -235,7 +236,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
 
     def distil(config, workdir):
         distilled.append((config, workdir))
-        if [each.stage for each, _ in distilled].count("relay") == 1:
+        if [each.stage.stage for each, _ in distilled].count("relay") == 1:
             raise StoppedError(signal.SIGTERM, "stopped")
         return fake_distillation(config, workdir)
 
@@ -261,7 +262,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     with pytest.raises(StoppedError):  # in the middle of its distillation
         quickstart.run(tmp_path / "q", tiny=True)
     report = quickstart.run(tmp_path / "q", tiny=True, install=3.0)
-    assert [config.stage for config, _ in distilled] == ["base", "base", "relay", "relay"]
+    assert [config.stage.stage for config, _ in distilled] == ["base", "base", "relay", "relay"]
     before, after = distilled[2:]
     assert before == after
     assert before[0].data.path == str(tmp_path / "q" / "data" / "train")

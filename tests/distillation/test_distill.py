@@ -23,9 +23,9 @@ from cv3jax.commands import distill
 from cv3jax.distillation import build as building
 from cv3jax.distillation import run as distilling
 from cv3jax.distillation.monitor import Watch
-from cv3jax.distillation.parity import TOLERANCE, parity
+from cv3jax.distillation.parity import TOLERANCE, Inputs, parity
 from cv3jax.distillation.programs import round_of
-from cv3jax.distillation.rounds import Plan, plans
+from cv3jax.distillation.settings import RoundSettings
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
@@ -242,7 +242,9 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
             return np.zeros((8, 8, 3), np.uint8)
 
     def look(*steps):
-        watch = Watch(tmp_path, Plan(1, 4, 9, 1e-3, (1.0, 2.0)), Told(), {}, np.zeros(()), 3.0)
+        watch = Watch(
+            tmp_path, RoundSettings(1, 4, 9, 1e-3, (1.0, 2.0)), Told(), {}, np.zeros(()), 3.0
+        )
         for step in steps:
             watch.look({"step": jax.numpy.float32(step)}, step, keep=step > 0)
         return watch.best()
@@ -263,21 +265,19 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
 
 def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
     work = building.build_distillation(tiny_runs.distill_config("base"), tmp_path)
-    plan, teacher = work.rounds[0], building.load_stage(work, work.teacher)
+    plan, teacher = work.settings.rounds[0], building.load_stage(work, work.teacher)
     student = building.create_student(work, plan, work.teacher, teacher).params
     text, latent = work.frozen.description["t5"], distilling.make_bench(work).latent
 
     def differ(ours):
         return parity(
-            work.config,
-            work.deal,
+            work.settings,
+            work.mesh,
             plan,
             ours,
             teacher,
             0,
-            latent,
-            (text["length"], text["model"]["channels"]),
-            8,
+            Inputs(latent, (text["length"], text["model"]["channels"]), 8),
         )
 
     assert differ(student) <= TOLERANCE
@@ -289,7 +289,7 @@ def test_the_average_is_over_a_share_of_the_round():
     config = tiny_runs.distill_config(
         "base", f"distill.rounds={tiny_runs.rounds({4: 200, 2: 200})}", "distill.ema=0.25"
     )
-    rounds = plans(config)
+    rounds = config.rounds
     for plan in rounds:
         np.testing.assert_allclose(round_of(config, plan).decay, 1 - 1 / 50, rtol=1e-6)
     assert float(round_of(config, rounds[0]._replace(updates=2)).decay) == 0.0

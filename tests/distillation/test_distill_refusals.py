@@ -11,10 +11,11 @@ from tiny_runs import rounds
 
 from cv3jax import cli, recipes
 from cv3jax.checkpoints import cascades
-from cv3jax.commands import distill
+from cv3jax.commands import distill, train
 from cv3jax.distillation import build as building
-from cv3jax.distillation.rounds import ENTRY, check_student, check_teacher, plans
-from cv3jax.training import run as training
+from cv3jax.distillation.parsing import parse_distillation
+from cv3jax.distillation.settings import ENTRY
+from cv3jax.distillation.teachers import check_student, check_teacher
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -24,7 +25,8 @@ STARTS = {"base": 1000, "relay": 40}
 
 def plain(stage: str, *fields: str):
     """The tiny recipe, of no cascade."""
-    return recipes.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
+    config = recipes.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
+    return parse_distillation(config)
 
 
 def teacher(stage: str, **changes) -> dict:
@@ -111,13 +113,13 @@ def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
 )
 def test_rounds_that_cannot_be(field, said):
     with pytest.raises(InputError) as e:
-        plans(plain("base", field))
+        plain("base", field)
     assert said in str(e.value)
     assert "\n" not in str(e.value)
 
 
 def test_rounds_that_can_be():
-    found = plans(plain("relay"))
+    found = plain("relay").rounds
     assert [(plan.number, plan.steps, plan.name) for plan in found] == [
         (1, 2, "1_2_steps"),
         (2, 1, "2_1_steps"),
@@ -378,7 +380,7 @@ def test_another_command_s_recipe_has_no_rounds(tmp_path, capsys):
 
 def test_a_distillation_s_recipe_is_not_trained(tmp_path):
     with pytest.raises(InputError, match="cv3jax distill runs it"):
-        training.run(plain("base"), tmp_path / "w")
+        train.main(["--config=scenes_distill_base:tiny", "--workdir", str(tmp_path / "w")])
     assert not (tmp_path / "w").exists()
 
 

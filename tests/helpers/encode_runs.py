@@ -6,10 +6,10 @@ import functools
 from pathlib import Path
 
 import tiny_runs
-from ml_collections import ConfigDict
 from shared import once, root
 
 from cv3jax.precompute import run as precomputing
+from cv3jax.training.settings import StageSettings
 from data_pipeline.records.feature_cache import EncodedSource, open_cache
 from data_pipeline.records.records import RecordSource, RecordWriter, open_records
 
@@ -39,7 +39,7 @@ def records() -> RecordSource:
     return open_records(data())
 
 
-def config(stage: str, *fields: str) -> ConfigDict:
+def config(stage: str, *fields: str) -> StageSettings:
     """The tiny recipe, on the middle quarters of images, behind the trained base's encoders."""
     cascade = tiny_runs.trained("base").workdir
     # given twice, a tuple would have four numbers

@@ -37,7 +37,7 @@ def hollow(
     class Told(Bench):
         def __init__(self, work):
             self.weights, self.prompts, self.latent = (
-                [float(w) for w in work.config.distill.w],
+                [float(w) for w in work.settings.w],
                 ["one"],
                 (4, 4, 4),
             )

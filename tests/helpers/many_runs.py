@@ -30,7 +30,7 @@ from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
 from cv3jax.optim import optimizers
 from cv3jax.training import resume
-from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
 from data_pipeline.images.decode import encode_png
 from data_pipeline.loading.loader import make_loader
@@ -141,17 +141,8 @@ def run(
 
     with resume.hold(workdir):
         state = create() if not runs.steps(workdir / "checkpoints") else None
-        return train_loop(
-            name="many",
-            workdir=workdir,
-            state=state,
-            like=like,
-            data=data,
-            place=place,
-            step_fn=step,
-            cadence=Cadence(steps, log=1, save=0, preview=0, keep=3),
-            config={},
-        )[0]
+        cadence = Cadence(steps, log=1, save=0, preview=0, keep=3)
+        return train_loop(Work("many", like, data, place, step), workdir, state, cadence, {})[0]
 
 
 def main(argv: list[str]) -> None:

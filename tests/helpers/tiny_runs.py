@@ -17,18 +17,21 @@ from typing import NamedTuple
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 from shared import once, root
 
 from cv3jax import recipes
 from cv3jax.distillation import build as building
 from cv3jax.distillation import run as distilling
+from cv3jax.distillation.parsing import parse_distillation
+from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed import partitioning
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training import run as training
 from cv3jax.training import stage
 from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
+from cv3jax.training.parsing import parse_stage
+from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.scenes import dataset
 
@@ -97,10 +100,10 @@ def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
     ]
 
 
-def config(stage: str, *fields: str) -> ConfigDict:
-    """The config those arguments give."""
+def config(stage: str, *fields: str) -> StageSettings:
+    """The settings those arguments give."""
     name, _, _, *overrides = argv(stage, Path(), *fields)
-    return recipes.load(name.removeprefix("--config="), overrides)
+    return parse_stage(recipes.load(name.removeprefix("--config="), overrides))
 
 
 def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
@@ -135,10 +138,10 @@ def rounds(updates: dict[int, int]) -> str:
     return str(tuple((steps, count, 1e-3, *W) for steps, count in updates.items())).replace(" ", "")
 
 
-def distill_config(stage: str, *fields: str) -> ConfigDict:
-    """The config those arguments give."""
+def distill_config(stage: str, *fields: str) -> DistillSettings:
+    """The settings those arguments give."""
     name, _, _, *overrides = distill_argv(stage, Path(), *fields)
-    return recipes.load(name.removeprefix("--config="), overrides)
+    return parse_distillation(recipes.load(name.removeprefix("--config="), overrides))
 
 
 @functools.cache
@@ -201,17 +204,18 @@ def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) ->
     """
 
     def build_watched(*args) -> Stage:
-        stage = build(*args)
-        count = 0
+        made = build(*args)
+        count, of = 0, made.step
 
         def step(state, batch):
             nonlocal count
-            state, metrics = stage.step(state, batch)
+            state, metrics = of(state, batch)
             count += 1
             after(count)
             return change(count, state), metrics
 
-        return stage._replace(step=step)
+        made.step = step
+        return made
 
     patch.setattr(training, "build", build_watched)
 

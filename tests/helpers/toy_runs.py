@@ -10,7 +10,7 @@ import optax
 
 from cv3jax.distributed.partitioning import abstract
 from cv3jax.optim import optimizers
-from cv3jax.training.loop import Cadence, train_loop
+from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
 
 CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
@@ -67,14 +67,5 @@ def toy(
         return step(state, batch)
 
     like = abstract(state, jax.tree.map(lambda x: x.sharding, state))
-    return train_loop(
-        name="toy",
-        workdir=workdir,
-        state=state,
-        like=like,
-        data=data or numbers(),
-        place=place,
-        step_fn=watched,
-        cadence=cadence,
-        config={},
-    )[0]
+    work = Work("toy", like, data or numbers(), place, watched)
+    return train_loop(work, workdir, state, cadence, {})[0]

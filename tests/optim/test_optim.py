@@ -11,9 +11,9 @@ from cv3jax import recipes
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.optim import moments, optimizers
+from cv3jax.training.parsing import parse_stage
 from cv3jax.training.state import make_tx
 from cv3jax.training.train_step import create_state, make_train_step
-from cv3jax.training.validation import check
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -225,19 +225,19 @@ def test_rounding_goes_by_the_element_not_by_the_device():
 
 def test_config_names_them():
     def config(field):
-        return recipes.load("base_256:tiny", [f"--config.optim.{field}"])
+        return parse_stage(recipes.load("base_256:tiny", [f"--config.optim.{field}"])).optim
 
     for field, kinds, dtype in (
         ("kind=adafactor", ("v_row", "v_col"), jnp.float32),
         ("moments=bfloat16", ("mu", "nu"), jnp.bfloat16),
     ):
-        state = make_tx(config(field)).init({"kernel": jnp.zeros((128, 128))})
+        state = make_tx(config(field), 4).init({"kernel": jnp.zeros((128, 128))})
         assert [optax.tree.get(state, kind)["kernel"].dtype for kind in kinds] == [dtype] * 2
     with pytest.raises(
         InputError, match=r"config\.optim: moments must be one of float32, bfloat16, not 'float16'"
     ):
-        make_tx(config("moments=float16"))
+        make_tx(config("moments=float16"), 4)
     with pytest.raises(
         InputError, match=r"config\.optim\.momentum = 1\.0: must be 0\.\.1, without 1"
     ):
-        check(config("momentum=1.0"))
+        config("momentum=1.0")

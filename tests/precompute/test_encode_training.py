@@ -19,13 +19,13 @@ from encode_runs import companion, config, data, opened, records
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.precompute import run as precomputing
-from cv3jax.recipes import to_json
-from cv3jax.training import diffusion, feature_cache, frozen, resume, stage
+from cv3jax.training import diffusion, feature_cache, frozen, resume
 from cv3jax.training import programs as stage_programs
 from cv3jax.training import run as training
 from cv3jax.training.build import build
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.metrics import read_lines
+from cv3jax.training.stage import Stage
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.feature_cache import example, open_cache
 from data_pipeline.records.records import RecordWriter, open_records
@@ -52,7 +52,7 @@ STORED = {
     (None, "float32"): 1e-6,
     ("float16", "bfloat16"): 1e-3,
     ("bfloat16", "int8"): 1e-2,
-}  # fmt: skip; ("float32", "float32") is the run below, in two sittings
+}  # ("float32", "float32") is the run below, in two sittings
 
 
 class Online(NamedTuple):
@@ -80,14 +80,16 @@ def online() -> Online:
         return Online(losses(pieces, start), programs[1], pieces.like, start)
 
 
-def built(stage: str, *fields: str) -> stage.Stage:
-    """The pieces of a run on one device."""
-    given = config(stage, *fields)
+def built(name: str, *fields: str) -> Stage:
+    """A stage on one device, compiled."""
+    given = config(name, *fields)
     with tiny_runs.devices(1):
-        return build(given, tiny_runs.root() / "unused")
+        made = build(given, tiny_runs.root() / "unused")
+    made.compile()
+    return made
 
 
-def losses(pieces: stage.Stage, start: Any) -> list[float]:
+def losses(pieces: Stage, start: Any) -> list[float]:
     """Of the first steps from a state, which stays."""
     state, out = jax.tree.map(lambda x: x.copy(), start), []
     for _ in range(STEPS):
@@ -169,7 +171,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
         cascades.check_part(directory / part)
     assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     with pytest.raises(InputError, match=r"other values of data\.cache"):
-        resume.check_resume(to_json(config("relay", *VIEW)), tmp_path / "run")
+        resume.check_resume(config("relay", *VIEW).json, tmp_path / "run")
 
 
 def test_text_alone_leaves_the_images_their_crops():

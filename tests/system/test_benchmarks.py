@@ -266,8 +266,7 @@ def test_a_distillation_step_has_the_flops_of_its_passes_and_update(
     and backward.
     """
     script = benchmark("distill")
-    config = script.load("scenes_distill_relay:tiny", 2)
-    config.optim.kind = "adamw"
+    config = script.load("scenes_distill_relay:tiny", 2, "optim.kind=adamw")
     some = script.pieces(config, kind)
     count = script.counted(some)
     assert count["step"] == count["teacher"] + count["student"] + count["update"]

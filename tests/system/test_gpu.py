@@ -17,9 +17,10 @@ from cv3jax.distributed.backend import jit_once
 from cv3jax.distributed.batches import placement
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
-from cv3jax.training.frozen import describe, random_facts
-from cv3jax.training.programs import diffusion_steps
-from cv3jax.training.stage import plan
+from cv3jax.training.frozen import describe
+from cv3jax.training.parsing import parse_stage
+from cv3jax.training.programs import diffusion_programs
+from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import state_creator
 
 # two microbatches
@@ -32,13 +33,15 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
     draws.
     """
     fields = (*FIELDS, f"model.dtype={dtype}", f"attention={attention}")
-    config = recipes.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
+    config = parse_stage(
+        recipes.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
+    )
     vae = {"model": recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], "scale": 1.0}
-    text = {"model": random_facts(config), "length": config.text.length}
+    text = {"model": config.text.model, "length": config.text.length}
     # a GPU's default for float32 is a product of 10 bits
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        deal = plan(config, [device])
-        steps = diffusion_steps(config, deal, vae, text["model"], text["length"])
+        deal = mesh_plan(config, [device])
+        steps = diffusion_programs(config, deal, vae, text["model"], text["length"])
 
         def init(key):  # the zeros that a fresh model ends in would hide most of it
             return jax.tree.map(

@@ -19,7 +19,7 @@ from cv3jax.checkpoints import cascades, manifest
 from cv3jax.commands import sample
 from cv3jax.commands.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.training.frozen import random_facts
+from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import train_tokenizer
 
@@ -39,11 +39,14 @@ def package_weights():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """A cascade of the tiny recipes, without a relay, its parameters random."""
-    directory, c = tmp_path_factory.mktemp("source"), recipes.load("scenes_base:tiny", [])
-    vae, t5 = recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], random_facts(c)
+    directory, c = (
+        tmp_path_factory.mktemp("source"),
+        parse_stage(recipes.load("scenes_base:tiny", [])),
+    )
+    vae, t5 = recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], c.text.model
     stage = {
         "kind": "base",
-        "model": {**recipes.to_json(c)["model"], "out_channels": vae["z_channels"]},
+        "model": {**c.json["model"], "out_channels": vae["z_channels"]},
         "text_width": t5["channels"],
         "prediction": "v",
         "factor": 8,

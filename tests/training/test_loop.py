@@ -18,7 +18,7 @@ from cv3jax import recipes
 from cv3jax.training import goodput, loop, profiling
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import read_lines
-from cv3jax.training.validation import check
+from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
 
 
@@ -237,7 +237,7 @@ def test_a_run_that_ends_among_the_traced_steps_writes_what_it_has(tmp_path):
 
 @pytest.mark.parametrize("steps", ["10", "0:4", "15:10", "a:b", "10:15:1"])
 def test_a_range_of_steps_that_is_none_is_refused(steps):
-    check(recipes.load("scenes_vae", ["--config.profile.steps=2:4"]))
+    parse_stage(recipes.load("scenes_vae", ["--config.profile.steps=2:4"]))
     with pytest.raises(
         InputError,
         match=(
@@ -245,7 +245,7 @@ def test_a_range_of_steps_that_is_none_is_refused(steps):
             r" 10:15"
         ),
     ):
-        check(recipes.load("scenes_vae", [f"--config.profile.steps={steps}"]))
+        parse_stage(recipes.load("scenes_vae", [f"--config.profile.steps={steps}"]))
 
 
 def test_a_trace_that_would_crash_is_refused(monkeypatch):

@@ -108,6 +108,7 @@ def test_numpy_smuggled_into_a_step_is_refused(tmp_path):
 def test_one_device_and_eight_devices_have_the_same_losses(stage, tmp_path):
     with tiny_runs.devices(1):
         pieces = build(tiny_runs.config(stage, *tiny_runs.ALONE), tmp_path)
+    pieces.compile()
     state, losses = pieces.create(), []
     for _ in range(tiny_runs.STEPS):
         state, metrics = pieces.step(state, pieces.place(next(pieces.data)))

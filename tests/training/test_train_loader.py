@@ -56,6 +56,7 @@ def test_each_size_is_one_compiled_step(data, tmp_path):
     assert pieces.data.sizes == SIZES
     state, seen = pieces.create(), []
     with tiny_runs.compilations() as compiled:
+        pieces.compile()
         for batch in itertools.islice(pieces.data, 6):
             seen.append(batch["image"].shape[1:3])
             state, metrics = pieces.step(state, pieces.place(batch))
@@ -82,6 +83,7 @@ def test_the_autoencoder_has_a_step_for_each_size_too(data, tmp_path, monkeypatc
     config = tiny_runs.config("vae", *tiny_runs.ALONE, *fields(data))
     with tiny_runs.devices(1):
         pieces = build(config, tmp_path)
+    pieces.compile()
     batches = list(itertools.islice(pieces.data, 6))
     taken = [pieces.step(None, batch)[1] for batch in batches]
     assert shapes == [*SIZES, (32, 64)]  # and the largest one's memory is announced
@@ -132,9 +134,8 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
     ],
 )
 def test_fields_that_cannot_be_are_refused(field, says, data, tmp_path):
-    config = tiny_runs.config("base", *tiny_runs.ALONE, *fields(data, field))
     with pytest.raises(InputError, match=says), tiny_runs.devices(1):
-        build(config, tmp_path)
+        build(tiny_runs.config("base", *tiny_runs.ALONE, *fields(data, field)), tmp_path)
 
 
 def place(batch):

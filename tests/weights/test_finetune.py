@@ -24,6 +24,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.training import run as training
 from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
+from cv3jax.training.parsing import parse_stage
 from cv3jax.training.state import make_tx
 from cv3jax.training.train_step import make_train_step
 
@@ -48,7 +49,7 @@ def config(preset: str, *fields: str):
         "optim.warmup=0",
         *fields,
     ]
-    return recipes.load("relay_1024:tiny", [f"--config.{field}" for field in given])
+    return parse_stage(recipes.load("relay_1024:tiny", [f"--config.{field}" for field in given]))
 
 
 @reads("train.*", presets=("micro",))
@@ -81,7 +82,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
         loss = losses.diffusion_loss(
             denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET
         )
-        step = jax.jit(make_train_step(loss, make_tx(c), decay=0.99))
+        step = jax.jit(make_train_step(loss, make_tx(c.optim, c.train.steps), decay=0.99))
         with tiny_runs.devices(1):
             state, seen = build(c, Path("unused")).create(), []
         jax.tree.map(np.testing.assert_array_equal, state.params, loaded.params["base"])
