@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv3jax.aot.hlo import SAME, Frame, Instruction, Module, UnknownError, array_bytes, collective
+from cv3jax.aot.hlo import SAME, Frame, Module, UnknownError
+from cv3jax.aot.hlo_instruction import Instruction, array_bytes, collective
 
 TURNS = {"all-reduce": 2}
 WHOLE = ("collective-permute", "collective-broadcast")

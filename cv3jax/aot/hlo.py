@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# the others have theirs in the name: f32, bf16, s4, f8e4m3fn
-BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+from cv3jax.aot.hlo_instruction import Instruction, collective, parse_instruction
+
 LONGEST = 100_000  # steps of a loop that are followed before it counts as endless
 # the same numbers, elsewhere
 SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")
@@ -36,44 +36,10 @@ COMPARE = {
 STARTS = 'custom_call_target="AsyncCollectiveStart"'
 HEADER = re.compile(r"^(ENTRY )?%?([^ ]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
-ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
-CALLS = re.compile(
-    r"\b(?:calls|to_apply|body|condition|called_computations|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[^"
-    r" ,}]+)"
-)
 
 
 class UnknownError(ValueError):
     """A value that the text does not tell."""
-
-
-class Instruction(NamedTuple):
-    name: str
-    opcode: str
-    shape: str  # as written, layouts included
-    operands: tuple[str, ...]
-    literal: str  # what stands between the parentheses of a constant or parameter
-    attributes: str  # what follows them
-
-    def attribute(self, name: str) -> str | None:
-        """The computation or word given as `name=`."""
-        found = re.search(rf"\b{name}=%?([^ ,}}]+)", self.attributes)
-        return found and found[1]
-
-    @property
-    def op_name(self) -> str:
-        """The name scopes of the traced function that this comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
-
-    @property
-    def calls(self) -> list[str]:
-        """Computations it runs, in the order of the text."""
-        return [
-            name
-            for group in CALLS.findall(self.attributes)
-            for name in re.findall(r"[^ ,{}%]+", group)
-        ]
 
 
 class Frame(NamedTuple):
@@ -106,7 +72,7 @@ class Module:
                 name = started[2]
                 self.entry = name if started[1] else self.entry
             elif (found := LINE.match(line)) and self.computations:
-                instruction = _instruction(found[2], line[found.end() :])
+                instruction = parse_instruction(found[2], line[found.end() :])
                 body[found[2]] = instruction
                 if found[1]:
                     self.roots[name] = found[2]
@@ -296,59 +262,6 @@ class _NeededError(UnknownError):
         self.index = index
 
 
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "collective-permute",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-broadcast",
-)
-
-
-def collective(opcode: str) -> str | None:
-    """The kind of collective that an opcode begins: an asynchronous one counts where it starts."""
-    kind = opcode.removesuffix("-start")
-    return kind if kind in KINDS else None
-
-
-def array_bytes(shape: str) -> int:
-    """Bytes of the arrays in a written shape, as they are without padding."""
-    total = 0
-    for kind, sizes in ARRAY.findall(shape):
-        bits = BITS.get(kind) or int((re.search(r"\d+", kind) or [0])[0])
-        elements = 1
-        for size in filter(None, sizes.split(",")):
-            elements *= int(size)
-        total += (bits * elements + 7) // 8
-    return total
-
-
 def _figure(name: str, header: str) -> int:
     found = re.search(rf"\b{name}=(\d+)", header)
     return int(found[1]) if found else 1
-
-
-def _instruction(name: str, rest: str) -> Instruction:
-    """Of `shape opcode(operands), attributes`."""
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    start = rest.index("(", end)
-    stop = _closing(rest, start)
-    inside = rest[start + 1 : stop]
-    operands = tuple(re.findall(r"%([^ ,()]+)", inside))
-    return Instruction(
-        name, rest[end:start].strip(), rest[:end], operands, inside.strip(), rest[stop + 1 :]
-    )
-
-
-def _closing(text: str, start: int) -> int:
-    """The index of the parenthesis that closes the one at `start`; one within quotes does not
-    count.
-    """
-    depth = 0
-    for found in re.compile(r'"(?:[^"\\]|\\.)*"|[()]').finditer(text, start):
-        depth += {"(": 1, ")": -1}.get(found[0], 0)
-        if not depth:
-            return found.start()
-    raise ValueError(f"unbalanced: {text[:80]}")

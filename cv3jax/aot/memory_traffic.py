@@ -9,7 +9,8 @@ once.
 
 import re
 
-from cv3jax.aot.hlo import ARRAY, STARTS, Frame, Instruction, Module, array_bytes
+from cv3jax.aot.hlo import STARTS, Frame, Module
+from cv3jax.aot.hlo_instruction import ARRAY, Instruction, array_bytes
 
 FREE = (
     "parameter",

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax.aot.collectives import by_kind, collectives, fsdp_minimum, replica_groups
-from cv3jax.aot.hlo import Module, UnknownError, array_bytes
+from cv3jax.aot.hlo import Module, UnknownError
+from cv3jax.aot.hlo_instruction import array_bytes
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.distributed.mesh import make_mesh
 
