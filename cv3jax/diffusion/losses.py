@@ -2,16 +2,42 @@
 autoencoder's.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cv3jax.diffusion.denoiser import Cond, Denoise, Params
+from cv3jax.diffusion.denoiser import Denoise, Params
 from cv3jax.diffusion.schedule import Schedule, T
 
 WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
+NORMS = ("l1", "l2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What the denoising loss of a stage measures.
+
+    `weighting`: the factor by noise level, see `weight`; min_snr takes `gamma`. `norm`: of the x0
+    error, l1 or l2 (squared). `offset_noise`: the standard deviation of the scalar that is added
+    to each sample's noise.
+
+    Raises:
+        ValueError: no such weighting or norm.
+    """
+
+    weighting: str = "eps"
+    gamma: float = 5.0
+    norm: str = "l2"
+    offset_noise: float = 0.0
+
+    def __post_init__(self):
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(_unknown_weighting(self.weighting))
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be l1 or l2, not {self.norm!r}")
 
 
 def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
@@ -31,31 +57,33 @@ def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
         return jnp.maximum(snr, 1.0)
     if kind == "root_snr":
         return 1.0 / sigma
-    raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}")
+    raise ValueError(_unknown_weighting(kind))
+
+
+def _unknown_weighting(kind: str) -> str:
+    return f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}"
 
 
 def denoising_loss(
+    objective: Objective,
     denoise: Denoise,
     schedule: Schedule,
     params: Params,
-    x0: jax.Array,
-    low: jax.Array,
-    cond: Cond,
+    batch: dict[str, Any],
     t: jax.Array,
     noise: jax.Array,
-    *,
-    weighting: str,
-    gamma: float = 5.0,
-    norm: str = "l2",
 ) -> jax.Array:
     """Paper Eq. 6 at given t and noise: weight(σ) · mean |denoise(xt) - x0|² (or |·|), per sample,
     float32 [B].
 
-    x0, low, noise [B, H, W, C]; t int [B] in 1..T. A base stage passes low = x0.
+    The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C]; noise
+    [B, H, W, C]; t int [B] in 1..T.
     """
-    error = denoise(params, schedule.diffuse(x0, low, noise, t), t, cond) - x0
-    distance = jnp.abs(error) if norm == "l1" else error**2
-    return weight(schedule.sigma[t], weighting, gamma) * distance.mean(axis=(1, 2, 3))
+    x0, low = batch["x0"], batch.get("low", batch["x0"])
+    error = denoise(params, schedule.diffuse(x0, low, noise, t), t, batch["cond"]) - x0
+    distance = jnp.abs(error) if objective.norm == "l1" else error**2
+    factor = weight(schedule.sigma[t], objective.weighting, objective.gamma)
+    return factor * distance.mean(axis=(1, 2, 3))
 
 
 def draw(
@@ -74,40 +102,18 @@ def draw(
 
 
 def diffusion_loss(
-    denoise: Denoise,
-    schedule: Schedule,
-    *,
-    t_max: int = T,
-    weighting: str = "eps",
-    gamma: float = 5.0,
-    norm: str = "l2",
-    offset_noise: float = 0.0,
+    denoise: Denoise, schedule: Schedule, objective: Objective, *, t_max: int = T
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
     """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params,
     frozen, batch, keys [B]) → (loss, metrics).
 
-    The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C].
+    Batch: as of `denoising_loss`.
     """
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"norm must be l1 or l2, not {norm!r}")
 
     def loss_fn(params, frozen, batch, keys):
         del frozen
-        x0, low = batch["x0"], batch.get("low", batch["x0"])
-        t, noise = draw(keys, x0.shape[1:], t_max, offset_noise)
-        losses = denoising_loss(
-            denoise,
-            schedule,
-            params,
-            x0,
-            low,
-            batch["cond"],
-            t,
-            noise,
-            weighting=weighting,
-            gamma=gamma,
-            norm=norm,
-        )
+        t, noise = draw(keys, batch["x0"].shape[1:], t_max, objective.offset_noise)
+        losses = denoising_loss(objective, denoise, schedule, params, batch, t, noise)
         return losses.mean(), {}
 
     return loss_fn

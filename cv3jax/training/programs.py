@@ -13,7 +13,7 @@ import jax
 from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
 from cv3jax.diffusion.conditioning import stage_batch
 from cv3jax.diffusion.denoiser import Denoise, make_denoiser
-from cv3jax.diffusion.losses import diffusion_loss
+from cv3jax.diffusion.losses import Objective, diffusion_loss
 from cv3jax.diffusion.schedule import Schedule, T, base_grid, make_schedule, relay_grid
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.fsdp import Layout
@@ -69,11 +69,8 @@ def diffusion_step(
     loss = diffusion_loss(
         network.denoiser(network.model, network.layout),
         network.schedule,
+        Objective(o.weighting, o.gamma, o.norm, o.offset_noise),
         t_max=settings.schedule.start if settings.relay else T,
-        weighting=o.weighting,
-        gamma=o.gamma,
-        norm=o.norm,
-        offset_noise=o.offset_noise,
     )
     train = make_train_step(
         loss,

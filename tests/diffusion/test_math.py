@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cv3jax.diffusion.denoiser import guided, make_denoiser, null, preconditioning
-from cv3jax.diffusion.losses import autoencoder_loss, denoising_loss, diffusion_loss, draw, weight
+from cv3jax.diffusion.losses import (
+    Objective,
+    autoencoder_loss,
+    denoising_loss,
+    diffusion_loss,
+    draw,
+    weight,
+)
 from cv3jax.diffusion.schedule import (
     T,
     base_grid,
@@ -235,7 +242,10 @@ def test_draw():
 def test_a_perfect_denoiser_has_no_loss(blur, norm):
     x0, low = normal(0), normal(1)
     loss = diffusion_loss(
-        lambda params, *_: params, make_schedule(blur, 500), t_max=500, norm=norm, offset_noise=0.1
+        lambda params, *_: params,
+        make_schedule(blur, 500),
+        Objective(norm=norm, offset_noise=0.1),
+        t_max=500,
     )
     batch = {"x0": x0, "cond": condition()} | ({"low": low} if blur == "linear" else {})
     keys = jax.random.split(jax.random.key(0), len(x0))
@@ -252,9 +262,8 @@ def test_the_released_weight_makes_it_the_error_in_epsilon():
         denoise = make_denoiser(
             lambda params, *_: params, schedule.sigma.astype(jnp.float64), "eps"
         )
-        losses = denoising_loss(
-            denoise, schedule, output, x0, x0, condition(), t, noise, weighting="eps"
-        )
+        batch = {"x0": x0, "cond": condition()}
+        losses = denoising_loss(Objective("eps"), denoise, schedule, output, batch, t, noise)
         np.testing.assert_allclose(losses, ((output - noise) ** 2).mean((1, 2, 3)), rtol=1e-6)
 
 
@@ -266,8 +275,8 @@ def test_the_training_loss_is_the_mean_over_drawn_samples():
         jax.random.split(jax.random.key(3), SHAPE[0]),
     )
     schedule = make_schedule("exp", 300)
-    options = {"weighting": "min_snr", "gamma": 2.0, "norm": "l1"}
-    loss, metrics = diffusion_loss(toy, schedule, t_max=300, offset_noise=0.05, **options)(
+    objective = Objective("min_snr", gamma=2.0, norm="l1", offset_noise=0.05)
+    loss, metrics = diffusion_loss(toy, schedule, objective, t_max=300)(
         0.3, None, {"x0": x0, "low": low, "cond": cond}, keys
     )
     t, noise = draw(keys, SHAPE[1:], 300, 0.05)
@@ -278,7 +287,9 @@ def test_the_training_loss_is_the_mean_over_drawn_samples():
     )
     assert metrics == {}
     with pytest.raises(ValueError, match="norm must be l1 or l2, not 'l3'"):
-        diffusion_loss(toy, schedule, norm="l3")
+        Objective(norm="l3")
+    with pytest.raises(ValueError, match=r"weighting must be one of .*, not 'snr'"):
+        Objective(weighting="snr")
 
 
 def test_autoencoder_loss():

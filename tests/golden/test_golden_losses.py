@@ -12,7 +12,7 @@ from golden_models import (
     unet,
 )
 
-from cv3jax.diffusion.losses import denoising_loss
+from cv3jax.diffusion.losses import Objective, denoising_loss
 from cv3jax.diffusion.pixels import down2, up2
 from cv3jax.diffusion.schedule import make_schedule
 from cv3jax.models.embeddings import guidance_embedding, size_embedding
@@ -31,21 +31,17 @@ def check_loss(g, case, blur, w=None):
     if g.has(f"loss.{case}.offset_randn"):
         noise = noise + OFFSET * g[f"loss.{case}.offset_randn"][:, None, None, None]
     g.check("loss.y", size_embedding(g["loss.sizes6"]))
-    cond = {"text": g["loss.context"], "vector": g["loss.y"]} | ({} if w is None else {"w": w})
+    batch = {
+        "x0": g.nhwc("loss.x"),
+        "low": g.nhwc("loss.lr"),
+        "cond": {"text": g["loss.context"], "vector": g["loss.y"]}
+        | ({} if w is None else {"w": w}),
+    }
+    objective = Objective("eps", norm="l1" if case.endswith("l1") else "l2")
+    t = g[f"loss.{case}.idx"] + 1
 
     def loss(params):
-        losses = denoising_loss(
-            denoise,
-            schedule,
-            params,
-            g.nhwc("loss.x"),
-            g.nhwc("loss.lr"),
-            cond,
-            g[f"loss.{case}.idx"] + 1,
-            noise,
-            weighting="eps",
-            norm="l1" if case.endswith("l1") else "l2",
-        )
+        losses = denoising_loss(objective, denoise, schedule, params, batch, t, noise)
         return losses.mean(), losses
 
     gradients, losses = jax.grad(loss, has_aux=True)(unet(g.preset)[1])
@@ -103,15 +99,13 @@ def test_training_step_from_pixels(g):
     noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
     schedule = make_schedule("linear", RELAY_START)
     losses = denoising_loss(
+        Objective("eps"),
         denoiser(g.preset),
         schedule,
         unet(g.preset)[1],
-        x0,
-        low,
-        cond,
+        {"x0": x0, "low": low, "cond": cond},
         g["train.idx"] + 1,
         noise,
-        weighting="eps",
     )
     g.check("train.loss_mean", losses.mean())
     check_discarded(g, "train.discarded_randint", "train.idx")

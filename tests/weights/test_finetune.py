@@ -80,7 +80,10 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
             losses, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise))
         )
         loss = losses.diffusion_loss(
-            denoise, make_schedule("linear", START), t_max=START, offset_noise=OFFSET
+            denoise,
+            make_schedule("linear", START),
+            losses.Objective(offset_noise=OFFSET),
+            t_max=START,
         )
         step = jax.jit(make_train_step(loss, make_tx(c.optim, c.train.steps), decay=0.99))
         with tiny_runs.devices(1):
