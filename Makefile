@@ -76,6 +76,7 @@ benchmarks: setup-torch setup-tpu setup-gpu
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

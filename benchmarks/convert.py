@@ -35,7 +35,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 {work}
-print("VmHWM", re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+status = Path("/proc/self/status").read_text()
+print("VmHWM", re.search(r"VmHWM:\\s+(\\d+)", status)[1], file=sys.stderr)
 """
 CONVERT = PEAK.format(work="from cv3jax.commands import convert; convert.main(sys.argv[1:])")
 PLAIN = PEAK.format(

@@ -3,9 +3,10 @@ a reason.
 
     python benchmarks/recaption.py --seconds 90
 
-The server (tests/helpers/caption_server.py, a process of its own) takes --limit requests a second, --burst
-at once, and 429s the rest with Retry-After: 1; it answers after 20 ms, and of ten records one meets
-a 500, a 503, a second's delay, a cut or malformed body, or an empty, truncated or refused answer.
+The server (tests/helpers/caption_server.py, a process of its own) takes --limit requests a second,
+--burst at once, and 429s the rest with Retry-After: 1; it answers after 20 ms, and of ten records
+one meets a 500, a 503, a second's delay, a cut or malformed body, or an empty, truncated or refused
+answer.
 Twice: with the limit told to the client (--rate), and with nothing but 429s to find it by. The
 share is of all that the server could have taken (its burst and its rate times the time) from the
 first request until the last record was begun; after that there is no work left to fill the time.

@@ -11,7 +11,8 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 from data_pipeline.io.staging import check_new
 
-EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
+EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
+      --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
 
 

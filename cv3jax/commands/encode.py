@@ -16,9 +16,11 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 from data_pipeline.records.feature_cache import LATENTS, TEXTS
 
-EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 --out runs/art_1024
-  cv3jax train --config=relay_1024 --workdir runs/relay --config.data.path=runs/art --config.cascade=cogview3 \\
-      --config.data.random_crop=False --config.train.preview_every=0 --config.data.cache=runs/art_1024"""
+EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 \\
+      --out runs/art_1024
+  cv3jax train --config=relay_1024 --workdir runs/relay --config.data.path=runs/art \\
+      --config.cascade=cogview3 --config.data.random_crop=False --config.train.preview_every=0 \\
+      --config.data.cache=runs/art_1024"""
 MAX_BATCH = 65_536
 
 

@@ -27,7 +27,8 @@ from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
 
-EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --prompt "a small green star, black background" --num 4 --out runs/star
+EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --num 4 --out runs/star \\
+      --prompt "a small green star, black background"
   cv3jax sample --checkpoint runs/quickstart --prompts captions.txt --out runs/many"""
 BATCH = 16  # images sampled at once on a device
 MAX_BATCH = 65_536

@@ -95,9 +95,9 @@ def stage_batch(
     """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay
     only), cond} for `diffusion_loss`.
 
-    What a companion dataset holds (data_pipeline/records/feature_cache.py) stands in place of images, {mean, dev,
-    low_mean, low_dev}, of tokens, {text, text_scale}, or of both. The noise has the same keys
-    either way.
+    What a companion dataset holds (data_pipeline/records/feature_cache.py) stands in place of
+    images, {mean, dev, low_mean, low_dev}, of tokens, {text, text_scale}, or of both. The noise has
+    the same keys either way.
     """
     key_low, key_image, key_text = (
         jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)

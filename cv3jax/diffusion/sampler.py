@@ -1,9 +1,11 @@
 """Sampling as one scan over a grid: base and relay, deterministic or not, in the released form or
 the paper's.
 
-    released form    m_t = mean(x̂0, low, b_t),  m_s = mean(x̂0, low, b_s)             low stays fixed; base is the case b = 0
-    paper's form     m_s = (b_s/b_t) m_t + (1 - b_s/b_t) x̂0,  m starts at low           Algorithm 1
+    released form    m_t = mean(x̂0, low, b_t),  m_s = mean(x̂0, low, b_s)
+    paper's form     m_s = (b_s/b_t) m_t + (1 - b_s/b_t) x̂0,  m starts at low        Algorithm 1
     step             x_s = m_s + √(σ_s² - δ²)/σ_t (x_t - m_t) + δ ε,  δ = η σ_s √(1 - σ_s²/σ_t²)
+
+In the released form low stays fixed; base diffusion is the case b = 0.
 """
 
 from collections.abc import Callable

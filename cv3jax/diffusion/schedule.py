@@ -8,7 +8,7 @@ paper's z_L) while noise is added:
 
     mean(x0, low, b)  = (1 - b) x0 + b low                      F in the paper, Eq. 4
     diffuse           = mean(x0, low, blur[t]) + sigma[t] ε     forward process, Eq. 5
-    denoise(x, t, c)  → x̂0                                      denoiser.py; only it knows about ε or v
+    denoise(x, t, c)  → x̂0                                      denoiser.py, which alone knows ε, v
     loss              = weight(σ) · mean |denoise(xt) - x0|²    losses.py, Eq. 6
 
 Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma,

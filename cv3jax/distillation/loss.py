@@ -4,8 +4,10 @@ Eq. 8-9), in base and relay stages.
 On the teacher's grid t → m → s, with its predictions D₁ at t and D₂ at m, the x0 with which a
 single step from t lands in the same place is an average of the two, and needs neither x nor low:
 
-    released form   x0* = [r₂((1-b_m) - r₁(1-b_t)) D₁ + ((1-b_s) - r₂(1-b_m)) D₂] / c,    c = (1-b_s) - r₁r₂(1-b_t)
-    paper's form    x0* = [ρ₂(1-ρ₁) D₁ + (1-ρ₂) D₂] / c,                                  c = 1 - ρ₁ρ₂
+    released form   x0* = [r₂((1-b_m) - r₁(1-b_t)) D₁ + ((1-b_s) - r₂(1-b_m)) D₂] / c,
+                    c = (1-b_s) - r₁r₂(1-b_t)
+    paper's form    x0* = [ρ₂(1-ρ₁) D₁ + (1-ρ₂) D₂] / c,
+                    c = 1 - ρ₁ρ₂
 
 with r₁ = σ_m/σ_t, r₂ = σ_s/σ_m, ρ₁ = b_m/b_t, ρ₂ = b_s/b_m.
 

@@ -14,8 +14,11 @@ from cv3jax.reports.plots import draw_quality
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import write_json
 
-EXPLAINED = """Distance: the root mean square difference of latents (whose own is about 1) from those of the full sampler, {full} guided
-steps from the same noise, the mean over prompts; "all" is over every w."""
+EXPLAINED = (
+    "Distance: the root mean square difference of latents (whose own is about 1) from those of the"
+    ' full sampler, {full} guided\nsteps from the same noise, the mean over prompts; "all" is over'
+    " every w."
+)
 
 
 class Row(NamedTuple):

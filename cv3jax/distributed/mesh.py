@@ -72,15 +72,12 @@ def make_mesh(
     if -1 in sizes:
         known = -math.prod(sizes)
         if len(devices) % known:
-            raise ValueError(
-                f"{len(devices)} devices do not divide over mesh {dict(zip(AXES, sizes, strict=True))}"
-            )
+            given = dict(zip(AXES, sizes, strict=True))
+            raise ValueError(f"{len(devices)} devices do not divide over mesh {given}")
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        raise ValueError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} devices, there are"
-            f" {len(devices)}"
-        )
+        given = dict(zip(AXES, sizes, strict=True))
+        raise ValueError(f"mesh {given} needs {math.prod(sizes)} devices, there are {len(devices)}")
     if sizes[0] % len(groups):
         right = f"take a multiple of {len(groups)} or -1, or join them with slices = 1"
         raise ValueError(

@@ -2,11 +2,13 @@
 
 The models know neither.
 
-xla     everywhere; the logits [B, N, S, L] are written to memory wherever they do not fit the chip's.
+xla     everywhere; the logits [B, N, S, L] are written to memory wherever the chip's own does not
+        hold them.
 cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward.
 splash  TPUs: jax's Pallas kernels, forward and backward. The logits never leave the chip.
-heads   CPUs: ours, a few heads at a time (attention_heads.py).
-auto    the kernel of the backend where its limits hold and the logits are large enough for it to pay; else xla.
+heads   CPUs: ours, a few heads at a time (attention_cpu.py).
+auto    the kernel of the backend where its limits hold and the logits are large enough for it to
+        pay; else xla.
 
 The compiler cannot split a kernel over devices. It is therefore called on each device's part, under
 shard_map: images over data and fsdp, heads over tensor, queries over context, keys and values

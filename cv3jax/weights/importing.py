@@ -229,7 +229,8 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
 
 def _contents(tensors: Tensors, others: dict[str, int], where: str) -> list[str]:
     count = sum(tensor.size for tensor in tensors.values())
-    line = f"{len(tensors):,} tensors, {count:,} parameters, {select_model.dtypes(tensors)}, of {where}"
+    dtypes = select_model.dtypes(tensors)
+    line = f"{len(tensors):,} tensors, {count:,} parameters, {dtypes}, of {where}"
     return [line, select_model.words(others)] if others else [line]
 
 

@@ -7,7 +7,8 @@ stands in its first message, each question comes with all answers before it, and
 last one is the new caption. A template is a JSON file:
 
     {"system": "…",                      optional: what the model is told before
-     "turns": ["…", "… {caption} …"],    the questions; {caption} becomes <caption>the old caption</caption>
+     "turns": ["…", "… {caption} …"],    the questions; {caption} becomes <caption>the old
+                                         caption</caption>
      "settings": {"temperature": 0.2},   optional: goes into every request as it is
      "triplet": "… {caption} …"}         optional: the question of `--triplets`
 """

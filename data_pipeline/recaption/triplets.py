@@ -107,7 +107,8 @@ def file_name(key: str) -> str:
     """
     if _PLAIN.fullmatch(key):
         return key
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[:64]}~{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', key)[:64]}~{digest}"
 
 
 def _words(text: str) -> str:

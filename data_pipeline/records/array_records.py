@@ -3,8 +3,8 @@ at a time, read at random.
 
 A dataset is a directory:
 
-    dataset_info.json features.json                        what TFDS reads: tfds.builder_from_directory(dir)
-    NAME-train.array_record-00000-of-00008 …               one tf.train.Example per record
+    dataset_info.json features.json             what tfds.builder_from_directory(dir) reads
+    NAME-train.array_record-00000-of-00008 …    one tf.train.Example per record
 
 It appears under its name only when it is complete: everything is written into `NAME.partial` beside
 it and renamed.

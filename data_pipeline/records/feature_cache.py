@@ -6,9 +6,12 @@ same shards: index i of the one is index i of the other. It is a directory of Ar
 under a TFDS description, and `encoded.json`, which says what made it:
 
     records   {"lengths": [records of each shard], "sha256": `identity`}
-    view      {"image_size", "zoom", "crop_grid"}: the middle of every image, as the loader crops it; null without latents
-    latents   {"dtype", "shape": [h, w, z], "low": bool, "computed": dtype, "vae": fingerprint}, or null
-    text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions": `identity`}, or null
+    view      {"image_size", "zoom", "crop_grid"}: the middle of every image, as the loader crops
+              it; null without latents
+    latents   {"dtype", "shape": [h, w, z], "low": bool, "computed": dtype, "vae": fingerprint}, or
+              null
+    text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions":
+              `identity`}, or null
 
 A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew
 each time; `low` is that of the image shrunk to half and enlarged again, for relays. The deviation

@@ -1,17 +1,17 @@
-"""Whether a picture shows what its caption says: `judge_see` looks without the caption, this
+"""Whether a picture shows what its caption says: `vision` looks without the caption, this
 compares.
 
 count       as many things as the caption names
 background  as captioned
 colour, shape, size
             what is seen is what is captioned, wherever it stands; wrong when the count is
-position    one thing: nearest to the place captioned. Two: what is seen on the left matches what is captioned there, and on
-            the right, in strictly more of colour, shape and size than the other way round
-                ("binding"); and they stand on their own halves at about the middle height, or, in a
-                relation, clearly beside one another
+position    one thing: nearest to the place captioned. Two: what is seen on the left matches what is
+            captioned there, and on the right, in strictly more of colour, shape and size than the
+            other way round ("binding"); and they stand on their own halves at about the middle
+            height, or, in a relation, clearly beside one another
 all         all of these, and each thing exactly as captioned at its place
-detail      pictures of 128² and above: every thing's texture and outline as captioned at its place. Says nothing about the
-            other properties, but the count must be right
+detail      pictures of 128² and above: every thing's texture and outline as captioned at its place.
+            Says nothing about the other properties, but the count must be right
 """
 
 from collections import Counter

@@ -244,7 +244,8 @@ def test_two_builds_of_one_output_do_not_meet(tars, tmp_path):
 def test_a_worker_ends_when_the_build_is_killed():
     program = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", f"from data_pipeline.builder.beam_worker import watch; watch({os.getpid()})"])
+watched = f"from data_pipeline.builder.beam_worker import watch; watch({os.getpid()})"
+child = subprocess.Popen([sys.executable, "-c", watched])
 print(child.pid, flush=True)
 time.sleep(600)
 """

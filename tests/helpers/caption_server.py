@@ -10,8 +10,11 @@ turn, attempt), all from 0, that names an action:
         body that does not end), control, error-in-200, or a status such as 500, 429 (with
         `retry_after`), 400, redirect
 
-Alone, with the limit and the schedule of benchmarks/recaption.py: python tests/helpers/caption_server.py
---limit 100. It prints its address, and when standard input ends what it has seen, as JSON.
+Alone, with the limit and the schedule of benchmarks/recaption.py:
+
+    python tests/helpers/caption_server.py --limit 100
+
+It prints its address, and when standard input ends what it has seen, as JSON.
 """
 
 import argparse

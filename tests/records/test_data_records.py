@@ -64,8 +64,10 @@ from data_pipeline.records.records import open_records
 len(open_records({str(tmp_path / "d")!r})[0])
 import tensorflow_datasets as tfds
 source = tfds.builder_from_directory({str(tmp_path / "d")!r}).as_data_source(split="train")
-digests = {{r["key"].decode(): hashlib.sha256(r["image"]).hexdigest() for r in (source[i] for i in range(len(source)))}}
-print(json.dumps([digests, [m for m in ("tensorflow", "cv3jax", "torch", "flax") if m in sys.modules]]))
+records = (source[i] for i in range(len(source)))
+digests = {{r["key"].decode(): hashlib.sha256(r["image"]).hexdigest() for r in records}}
+heavy = ("tensorflow", "cv3jax", "torch", "flax")
+print(json.dumps([digests, [m for m in heavy if m in sys.modules]]))
 """
     out = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=os.getcwd()

@@ -26,9 +26,12 @@ TOGETHER = """
 import jax
 from jax.experimental.multihost_utils import process_allgather
 import os
-place = {name: os.environ["JAX_" + name] for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")}
-jax.distributed.initialize(place["COORDINATOR_ADDRESS"], int(place["NUM_PROCESSES"]), int(place["PROCESS_ID"]))
-print("SUM", process_allgather(jax.numpy.array(jax.process_index() + 1)).sum(), "OF", jax.process_count())
+address, count, index = (
+    os.environ["JAX_" + name] for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+)
+jax.distributed.initialize(address, int(count), int(index))
+total = process_allgather(jax.numpy.array(jax.process_index() + 1)).sum()
+print("SUM", total, "OF", jax.process_count())
 """
 
 
@@ -265,7 +268,9 @@ for option; do
   esac
 done
 for i in 0 1; do
-  if [ "$worker" = all ] || [ "$worker" = $i ]; then (cd {tmp_path}/host$i && HOME=$PWD bash -c "$command") || failed=yes; fi
+  if [ "$worker" = all ] || [ "$worker" = $i ]; then
+    (cd {tmp_path}/host$i && HOME=$PWD bash -c "$command") || failed=yes
+  fi
 done
 [ -z "${{failed:-}}" ]
 """)

@@ -1,5 +1,5 @@
-"""launch/slurm.sh, run by a real Slurm (tests/helpers/slurm_cluster.py): two tasks, and every way in which
-a job ends.
+"""launch/slurm.sh, run by a real Slurm (tests/helpers/slurm_cluster.py): two tasks, and every way
+in which a job ends.
 """
 
 import sys
@@ -29,7 +29,8 @@ TOGETHER = """
 import jax
 from jax.experimental.multihost_utils import process_allgather
 jax.distributed.initialize()
-print("SUM", process_allgather(jax.numpy.array(jax.process_index() + 1)).sum(), "OF", jax.process_count())
+total = process_allgather(jax.numpy.array(jax.process_index() + 1)).sum()
+print("SUM", total, "OF", jax.process_count())
 """
 
 

@@ -204,8 +204,12 @@ def test_what_the_devices_raise_comes_out_of_the_loop(tmp_path):
 
 def toy_alone(workdir, cadence):
     """`toy` in a process of its own: the profiler crashes where another test has loaded libtpu."""
-    imports = "from pathlib import Path; from cv3jax.training.loop import Cadence; from toy_runs import toy"
-    code = f"{imports}; toy(Path({str(workdir)!r}), cadence={cadence})"
+    code = f"""
+from pathlib import Path
+from cv3jax.training.loop import Cadence
+from toy_runs import toy
+toy(Path({str(workdir)!r}), cadence={cadence})
+"""
     environment = tiny_runs.environment(PYTHONPATH=str(Path(toy_runs.__file__).parent))
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300

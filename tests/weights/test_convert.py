@@ -213,10 +213,9 @@ def official(kind: str, **changes) -> dict:
     `changes` by dotted path.
     """
     relay = kind == "relay"
+    name = "LinearRelayEDMSampler" if relay else "EulerEDMSampler"
     sampler = {
-        "target": (
-            f"sgm.modules.diffusionmodules.sampling.{'LinearRelayEDMSampler' if relay else 'EulerEDMSampler'}"
-        ),
+        "target": f"sgm.modules.diffusionmodules.sampling.{name}",
         "params": {
             "num_steps": 5 if relay else 4,
             "cfg_cond_scale": 6.5,
