@@ -51,11 +51,10 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on after all but the first. Of many
     processes all end when one does.
     """
-    import jax
     from absl import logging
 
     from cv3jax.distributed import processes
-    from cv3jax.distributed.backend import prefer_cpu, tune_cpu
+    from cv3jax.distributed.backend import keep_compiled, prefer_cpu, tune_cpu
     from cv3jax.distributed.preemption import DivergedError, NonFiniteLossError, StoppedError
     from data_pipeline.io.errors import InputError, first_line
 
@@ -64,11 +63,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     # orbax logs the traceback of an error that it raises as well
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _unraisable
-    # a second start compiles nothing anew; JAX_COMPILATION_CACHE_DIR overrides
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(Path.home() / ".cache" / "cv3jax" / "xla")
-        )
+    keep_compiled(Path.home() / ".cache" / "cv3jax" / "xla")
     stopped = 0
     try:
         try:

@@ -40,7 +40,7 @@ class Cascade:
     them.
 
     On a `mesh`, where the parameters then lie too, batches must divide over its data and fsdp, and
-    heights of latents over context. `attention` is the UNets' (`attention.KINDS`). `within`: the
+    heights of latents over context. `attention` is the UNets', of `kernels.KINDS`. `within`: the
     mesh of a run that the parameters are of, where batches need not divide.
 
     Raises:

@@ -8,13 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
-
 from cv3jax import recipes
-from cv3jax.aot.report import text
-from cv3jax.aot.run import run
 from cv3jax.commands import arguments as command_line
-from cv3jax.distillation.parsing import parse_recipe
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 
@@ -75,6 +70,13 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
+
+    import jax
+
+    from cv3jax.aot.report import text
+    from cv3jax.aot.run import run
+    from cv3jax.distillation.parsing import parse_recipe
+
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are part of the report
     figures = run(
         parse_recipe(recipes.load(args.config, overrides)),

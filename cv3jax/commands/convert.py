@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 
 from cv3jax.commands.arguments import command
-from cv3jax.weights.convert import SCALE, convert_in, convert_out
-from cv3jax.weights.exporting import TARGETS, WEIGHTS
+from cv3jax.weights import SCALE, TARGETS, WEIGHTS
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 from data_pipeline.io.staging import check_new
@@ -139,6 +138,9 @@ def main(argv: list[str] | None = None) -> None:
             " cv3jax convert --help"
         )
     check_flags(args)
+
+    from cv3jax.weights.convert import convert_in, convert_out
+
     facts = convert_out(args) if args.checkpoint else convert_in(args)
     write_json(args.json, facts)
     print(json.dumps({"out": str(args.out)}))

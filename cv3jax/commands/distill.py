@@ -9,8 +9,6 @@ import sys
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
-from cv3jax.distillation.parsing import parse_distillation
-from cv3jax.distillation.run import run
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.files import check_file, write_json
@@ -26,6 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
+
+    from cv3jax.distillation.parsing import parse_distillation
+    from cv3jax.distillation.run import run
+
     processes.start(args)
     with preemptible():
         figures = run(parse_distillation(recipes.load(args.config, overrides)), args.workdir)

@@ -9,12 +9,9 @@ from pathlib import Path
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
-from cv3jax.distributed.independent import which_part
-from cv3jax.precompute.run import run
-from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
-from data_pipeline.records.feature_cache import LATENTS, TEXTS
+from data_pipeline.records import LATENTS, TEXTS
 
 EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 \\
       --out runs/art_1024
@@ -115,6 +112,11 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
+
+    from cv3jax.distributed.independent import which_part
+    from cv3jax.precompute.run import run
+    from cv3jax.training.parsing import parse_stage
+
     began = time.monotonic()
     config = recipes.load(
         args.config,

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from cv3jax.commands import arguments as command_line
-from cv3jax.quickstart.run import run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
 
@@ -46,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
+
+    from cv3jax.quickstart.run import run
+
     report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
     write_json(args.json, report)
     print(

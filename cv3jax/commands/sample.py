@@ -3,26 +3,13 @@ or an index of many.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from cv3jax.cascade.limits import check_trained, relay_passes
-from cv3jax.cascade.pipeline import Cascade, load
-from cv3jax.checkpoints import cascades
 from cv3jax.commands.arguments import command
-from cv3jax.distributed.independent import which_part
-from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.kernels.attention import KINDS
-from cv3jax.reports.pictures import contact_sheet, save_png
-from cv3jax.sampling.batches import batch_width, draw
-from cv3jax.sampling.inputs import LAST_SEED, check_prompt, read_images, read_noise
-from cv3jax.sampling.jobs import Job, slug
-from cv3jax.sampling.resumable import require, sample_many
+from cv3jax.kernels import KINDS
+from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
@@ -32,7 +19,6 @@ EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --num 4 --out runs/star 
   cv3jax sample --checkpoint runs/quickstart --prompts captions.txt --out runs/many"""
 BATCH = 16  # images sampled at once on a device
 MAX_BATCH = 65_536
-SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
 MANY = ("process_id", "num_processes")  # flags that go with --prompts alone
 FEW = ("image", "noise")  # and with --prompt
 
@@ -168,89 +154,6 @@ def check(args: argparse.Namespace) -> None:
     check_file(args.json, "--json")
 
 
-def given(cascade: Cascade, args: argparse.Namespace) -> dict:
-    """The arguments of `draw` that are in files.
-
-    Raises InputError where they do not suit the cascade, or a part it takes is missing.
-    """
-    require(args.checkpoint, cascade.description, "relay" if args.image else "base")
-    images = None
-    if args.image:
-        if len(args.image) not in (1, len(args.prompt)):
-            raise InputError(
-                f"{len(args.image)} --image for {len(args.prompt)} --prompt; give as many, or one"
-            )
-        images = read_images(
-            args.image * (len(args.prompt) // len(args.image)), cascade.multiple("relay") // 2
-        )
-    side = images.shape[1] if args.image else cascade.description["stages"]["base"]["image_size"]
-    passes = cascade.passes(args.size if args.size or not args.image else 2 * side, side)
-    if args.image and not passes:
-        raise InputError(f"--size {args.size}: the picture has it already; give {2 * side} or more")
-    if args.noise is None:
-        return {"images": images, "noise": None}
-    if passes > 1:
-        raise InputError(
-            f"--noise {args.noise}: for one relay pass at most, and --size {args.size} takes"
-            f" {passes}"
-        )
-    count = args.num * len(args.prompt)
-    shapes = {} if args.image else {"base": (count, *cascade.latent(side))}
-    if passes:
-        shapes |= dict.fromkeys(("low", "relay"), (count, *cascade.latent(2 * side)))
-    return {"images": images, "noise": read_noise(args.noise, shapes)}
-
-
-def few(args: argparse.Namespace, base: dict, relay: dict) -> dict:
-    """The pictures of --prompt, and a contact sheet of them. Returns figures."""
-    count = args.num * len(args.prompt)
-    mesh = choose_mesh(args.mesh, count)
-    width = batch_width(args.batch, mesh, count)
-    description = cascades.read_cascade(args.checkpoint)[1]
-    # where it is needed and not there `given` says so
-    if "base" in description["stages"] and not args.image:
-        check_trained(description, base=base)
-    if args.image or ("base" in description["stages"] and relay_passes(description, args.size)):
-        check_trained(description, relay=relay)
-    cascade = load(args.checkpoint, mesh=mesh, attention=args.attention)
-    files = given(cascade, args)
-    names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(args.prompt)]
-    jobs = [
-        Job(args.prompt[n], args.seed + i, f"{names[n]}_{args.seed + i}.png")
-        for n in range(len(names))
-        for i in range(args.num)
-    ]
-    shown: dict[int, list[np.ndarray]] = {}
-    for begin in tqdm(range(0, count, width), desc="sample", unit="batch", file=sys.stderr):
-        rows = np.arange(begin, min(begin + width, count))
-        images = None if files["images"] is None else files["images"][rows // args.num]
-        noise = (
-            None
-            if files["noise"] is None
-            else {name: value[rows] for name, value in files["noise"].items()}
-        )
-        made = draw(
-            cascade,
-            [jobs[i] for i in rows],
-            width,
-            images,
-            noise,
-            size=args.size,
-            base=base,
-            relay=relay,
-        )
-        for i, image in zip(rows, made, strict=True):
-            save_png(args.out / jobs[i].file, image)
-            if i // args.num < SHEET[0] and i % args.num < SHEET[1]:
-                shown.setdefault(i // args.num, []).append(image)
-    sheet = [np.stack(row) for row in shown.values()]
-    save_png(args.out / "contact_sheet.png", contact_sheet(sheet, rows=args.prompt[: len(sheet)]))
-    print(f"{count} pictures and contact_sheet.png in {args.out}", file=sys.stderr)
-    print(json.dumps([job.file for job in jobs]))
-    made = [{"file": job.file, "prompt": job.prompt, "seed": job.seed} for job in jobs]
-    return {"images": made, "sheet": str(args.out / "contact_sheet.png")}
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     check(args)
@@ -259,9 +162,30 @@ def main(argv: list[str] | None = None) -> None:
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
     base, relay = steps[0] | guidance[0], steps[1] | guidance[1]
+
+    from cv3jax.distributed.independent import which_part
+    from cv3jax.sampling.few import Request, sample_few
+    from cv3jax.sampling.resumable import sample_many
+
     began = time.monotonic()
     if args.prompts is None:
-        figures = few(args, base, relay)
+        figures = sample_few(
+            args.checkpoint,
+            Request(
+                args.prompt,
+                args.num,
+                args.seed,
+                base,
+                relay,
+                size=args.size,
+                images=args.image,
+                noise=args.noise,
+            ),
+            args.out,
+            batch=args.batch,
+            mesh=args.mesh,
+            attention=args.attention,
+        )
     else:
         figures = sample_many(
             args.checkpoint,

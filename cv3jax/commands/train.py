@@ -8,8 +8,6 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
-from cv3jax.training.parsing import parse_stage
-from cv3jax.training.run import run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
 
@@ -30,6 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
+
+    from cv3jax.training.parsing import parse_stage
+    from cv3jax.training.run import run
+
     processes.start(args)
     with preemptible():
         config = recipes.load(args.config, overrides)

@@ -4,15 +4,17 @@ a round.
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cv3jax.reports.pictures import save_png
 from cv3jax.reports.plots import draw_quality
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXPLAINED = (
     "Distance: the root mean square difference of latents (whose own is about 1) from those of the"
@@ -46,8 +48,10 @@ def table(rows: list[Row], weights: list[float]) -> str:
     return "\n".join(lines)
 
 
-def figure(rows: list[Row], stage: str, full: int) -> Figure:
+def figure(rows: list[Row], stage: str, full: int) -> "Figure":
     """Distance against steps, distilled and not."""
+    from matplotlib.figure import Figure
+
     plot = Figure(figsize=(6, 4), layout="constrained")
     axes = plot.subplots()
     draw_quality(axes, [row._asdict() for row in rows], full)

@@ -1,19 +1,19 @@
 """XLA's CPU flags, which backend JAX loads, and programs that are compiled for one call."""
 
-import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import jax
 
 
 def jit_once(function: Callable, shardings: Any) -> Callable:
     """`function` jitted for a single call: on a CPU, compiling it well takes seconds and saves a
     fraction of one.
     """
+    import jax
+
     platform = jax.tree.leaves(shardings)[0].mesh.devices.flat[0].platform
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
     return jax.jit(function, out_shardings=shardings, compiler_options=options)
@@ -41,8 +41,6 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
     JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS
     overrides.
     """
-    import jax
-
     installed = any(
         importlib.util.find_spec(name)
         for name in ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -51,5 +49,28 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
         next(devices.glob(pattern), None)
         for pattern in ("nvidia[0-9]*", "dxg", "accel*", "vfio/[0-9]*")
     )
-    if installed and not there and not jax.config.jax_platforms:
-        jax.config.update("jax_platforms", "cpu")
+    if installed and not there:
+        _default("jax_platforms", "cpu")
+
+
+def keep_compiled(directory: Path) -> None:
+    """Keeps compiled programs in `directory`, so that a second start compiles nothing anew.
+
+    JAX_COMPILATION_CACHE_DIR overrides.
+    """
+    _default("jax_compilation_cache_dir", str(directory))
+
+
+def _default(option: str, value: str) -> None:
+    """Sets an option of JAX that nobody has set.
+
+    Where JAX is not imported yet, its environment variable does: commands that compute nothing do
+    without JAX, whose import takes a second.
+    """
+    if "jax" in sys.modules:
+        import jax
+
+        if not getattr(jax.config, option):
+            jax.config.update(option, value)
+    elif not os.environ.get(option.upper()):
+        os.environ[option.upper()] = value

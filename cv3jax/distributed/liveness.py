@@ -16,8 +16,6 @@ import threading
 import time
 from typing import Any
 
-import jax
-
 NOTICES, BEATS, POSITIONS, NAMES = (
     f"cv3jax/{name}/" for name in ("notice", "beat", "position", "name")
 )
@@ -114,6 +112,8 @@ class Peers:
         return self._uses[name]
 
     def _watch(self) -> None:
+        import jax
+
         deciding = False
         while not self._closed.wait(self.interval / 10 if deciding else self.interval):
             try:
@@ -193,6 +193,8 @@ class Peers:
         return False
 
     def _notify(self, name: str, value: str) -> None:
+        import jax
+
         try:
             self._client.key_value_set(NOTICES + name, value)
         except jax.errors.JaxRuntimeError as e:

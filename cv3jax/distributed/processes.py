@@ -7,14 +7,14 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cv3jax.distributed.liveness import Peers
 from data_pipeline.io.errors import InputError, first_line
+
+if TYPE_CHECKING:  # what adds the flags above --help does without jax
+    import jax
+    import numpy as np
 
 JOIN = 300  # seconds for all processes to turn up
 PATIENCE = 60
@@ -110,6 +110,8 @@ def start(args: argparse.Namespace) -> None:
         InputError: flags or variables that do not fit together.
         ConnectionError: the others did not turn up.
     """
+    import jax
+
     if not args.patience > 0:
         raise InputError(f"--patience {args.patience:g}: must be positive")
     given = place(args, os.environ)
@@ -157,6 +159,7 @@ def _watch(patience: float) -> None:
 
 
 def _on_tpu() -> bool:
+    import jax
     from jax._src import cloud_tpu_init
 
     return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (jax.config.jax_platforms or "tpu")
@@ -187,8 +190,11 @@ def first(name: str, function: Callable[[], Any]) -> Any:
     return _peers.share(name, value) if _peers else value
 
 
-def whole(x: jax.Array) -> np.ndarray:
+def whole(x: "jax.Array") -> "np.ndarray":
     """All of `x` in every process, which must all call it, wherever its parts are."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     if not (x.is_fully_addressable or x.is_fully_replicated):
         x = multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)

@@ -1,1 +1,3 @@
 """Attention by backend."""
+
+KINDS = ("auto", "xla", "cudnn", "splash", "heads")

@@ -26,11 +26,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from cv3jax.distributed.mesh import BATCH
+from cv3jax.kernels import KINDS
 from cv3jax.kernels.attention_cpu import by_heads
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla
 
-KINDS = ("auto", "xla", "cudnn", "splash", "heads")
 # platform → what it has beside xla
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}
 # Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the

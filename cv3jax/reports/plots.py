@@ -7,13 +7,14 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:  # importing it takes a second
+    from matplotlib.axes import Axes
 
 QUANTITIES = {"loss": "loss (no unit)", "psnr": "PSNR of training batches (dB)"}
 _INK = "#012345"  # what becomes the page's text colour, light or dark
@@ -28,8 +29,11 @@ def png_uri(image: np.ndarray) -> str:
 
 
 @contextlib.contextmanager
-def drawn(pieces: list[Markup]) -> Iterator[Axes]:
+def drawn(pieces: list[Markup]) -> Iterator["Axes"]:
     """Axes to draw on; afterwards their inline SVG is appended to `pieces`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(
         {
             "svg.fonttype": "none",
@@ -92,7 +96,7 @@ def quality_plot(rows: list[dict], full: int) -> Markup:
     return pieces[0]
 
 
-def draw_quality(axes: Axes, rows: list[dict], full: int) -> None:
+def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
     """The distance from `full` steps against the steps, distilled and not. rows: of a
     quality.json.
     """

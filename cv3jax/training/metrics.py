@@ -5,14 +5,15 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from data_pipeline.io.errors import InputError, naming
+
+if TYPE_CHECKING:  # importing it takes seconds: it imports torch where there is one
+    from tensorboardX.summary import Summary
 
 
 class MetricsLog:
@@ -26,6 +27,9 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         self.path = Path(workdir) / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
         temporary = self.path.with_suffix(".tmp")
@@ -63,16 +67,20 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Record `values` (floats) at `step`."""
+        from tensorboardX.summary import scalar
+
         with naming(self.path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        self._show(step, *(summary.scalar(name, value) for name, value in values.items()))
+        self._show(step, *(scalar(name, value) for name, value in values.items()))
         self._bar.set_postfix(
             {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False
         )
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show uint8 [H, W, 3] in TensorBoard."""
+        from tensorboardX import summary
+
         self._show(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
@@ -83,7 +91,9 @@ class MetricsLog:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def _show(self, step: int, *what: summary.Summary) -> None:
+    def _show(self, step: int, *what: "Summary") -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
         with naming(self.path.parent / "tensorboard"):
             for one in what:
                 self._board.write_event(Event(step=step, wall_time=time.time(), summary=one))

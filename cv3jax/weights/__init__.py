@@ -1,1 +1,5 @@
 """Names of released checkpoints ↔ ours, both ways. The torch layout (NCHW, [out, in]) ends here."""
+
+SCALE = 0.13025  # of SDXL's latents
+TARGETS = ("sat", "diffusers", "safetensors")
+WEIGHTS = ("ema", "params")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cv3jax.weights import SCALE
 from cv3jax.weights.exporting import export, open_source
 from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, write
 from cv3jax.weights.release_yaml import Official, read_official
@@ -12,7 +13,6 @@ from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
-SCALE = 0.13025  # of SDXL's latents
 # what a stage is told besides its weights
 SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")
 

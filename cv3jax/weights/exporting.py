@@ -25,9 +25,6 @@ from cv3jax.weights.torch_file import import_torch, save_torch
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.staging import appearing
 
-TARGETS = ("sat", "diffusers", "safetensors")
-WEIGHTS = ("ema", "params")
-
 
 class Source(NamedTuple):
     """What there is to export: parameters by part, still on disk, and what a cascade says of

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
-import scipy.ndimage
+import scipy  # its submodules are imported where they are first used
 from PIL import Image
 
 BITS = 64

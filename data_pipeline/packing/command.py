@@ -9,7 +9,6 @@ from typing import Any
 
 from data_pipeline.io.arguments import add_output
 from data_pipeline.io.errors import InputError
-from data_pipeline.packing.pack import pack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> dict[str, Any]:
     if args.workers is not None and not 1 <= args.workers <= 256:
         raise InputError(f"--workers {args.workers}: give a number in 1..256")
+
+    # with the libraries that read and write records, which --help does without
+    from data_pipeline.packing.pack import pack
+
     report = pack(
         args.source, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.workers
     )

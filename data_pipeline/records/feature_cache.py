@@ -41,8 +41,6 @@ ABOUT = (
 )
 FACTS = "encoded.json"
 FORMAT = 1
-LATENTS = ("float32", "float16", "bfloat16")
-TEXTS = ("float32", "bfloat16", "int8")
 MADE_BY = "cv3jax data encode"
 SAMPLED = 64  # records that tell one dataset from another
 _DTYPES = {

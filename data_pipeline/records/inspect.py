@@ -9,8 +9,6 @@ from typing import Any
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file
-from data_pipeline.records.contact_sheet import contact_sheet
-from data_pipeline.records.records import FEATURES, Record, open_records
 
 MEASURED = 2000  # records that are read for the sizes
 
@@ -37,6 +35,11 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             f"--out {args.out}: the contact sheet is a PNG; give a name that ends in .png"
         )
     check_file(args.out, "--out")
+
+    # with the libraries that read records, which --help does without
+    from data_pipeline.records.contact_sheet import contact_sheet
+    from data_pipeline.records.records import FEATURES, open_records
+
     source = open_records(args.data)
     count = len(source)
     # Spread evenly, so that the sample is not just whatever was packed first; sizes come from more
@@ -77,7 +80,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _print_caption(record: Record) -> None:
+def _print_caption(record: dict[str, Any]) -> None:
     width = shutil.get_terminal_size((160, 24)).columns - 4
     new = f" → {record['recaption']}" if record["recaption"] else ""
     line = f"{record['key']}: {record['caption']}{new}".replace("\n", " ")

@@ -22,7 +22,6 @@ from cv3jax.aot.progress import Progress
 from cv3jax.aot.report import text
 from cv3jax.aot.topology import Topology
 from cv3jax.commands import compile
-from cv3jax.commands import compile as compile_command
 from cv3jax.distillation.parsing import parse_recipe
 from cv3jax.distributed.backend import prefer_cpu
 from cv3jax.distributed.mesh import make_mesh
@@ -305,7 +304,7 @@ def fake_figures(**changes) -> dict:
 def test_the_command_prints_writes_and_tells_by_its_exit_code(
     fits, code, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(compile_command, "run", lambda *_, **__: fake_figures(fits=fits))
+    monkeypatch.setattr(compiling, "run", lambda *_, **__: fake_figures(fits=fits))
     argv = [
         "--config=base_512",
         "--topology",

@@ -25,7 +25,7 @@ from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.models.unet import UNet
-from cv3jax.sampling import resumable
+from cv3jax.sampling import few, resumable
 from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -59,7 +59,7 @@ def _one_device_and_loaded_once():
     """A cascade compiles its samplers once, whatever asks for it."""
     once = functools.cache(pipeline.load)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sample, resumable):
+        for module in (few, resumable):
             patch.setattr(module, "choose_mesh", lambda text, count: None)
             patch.setattr(
                 module,
@@ -166,7 +166,7 @@ def test_what_a_stage_was_not_trained_for_is_refused_before_anything_is_drawn(
         "prompts": ["--prompts", str(tmp_path / "p.txt")],
         "image": ["--prompt", PROMPTS[0], "--image", str(places["picture"])],
     }[mode]
-    for module in (sample, resumable):
+    for module in (few, resumable):
         monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(SystemExit) as ended:
         cli.run_command(

@@ -1,6 +1,5 @@
 """Noise and pictures from outside: what does not fit is one line before anything is drawn."""
 
-import argparse
 import zipfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cv3jax.cascade import pipeline
-from cv3jax.commands import sample
+from cv3jax.sampling import few
 from cv3jax.sampling.inputs import read_images, read_noise
 from data_pipeline.io.errors import InputError
 
@@ -150,13 +149,8 @@ def test_arguments_that_contradict_the_checkpoint(given, line, loaded, tmp_path,
         monkeypatch.delitem(loaded.description["stages"], without)
         monkeypatch.delitem(loaded.params, without)
     noise = Path(given["noise"]) if "noise" in given else None
-    args = argparse.Namespace(
-        checkpoint=Path("c"),
-        prompt=["x"] * 3,
-        image=images,
-        size=given.get("size"),
-        num=1,
-        noise=noise,
+    request = few.Request(
+        ["x"] * 3, 1, 0, {}, {}, size=given.get("size"), images=images, noise=noise
     )
     with pytest.raises(InputError, match=line):
-        sample.given(loaded, args)
+        few.read_files(loaded, Path("c"), request)

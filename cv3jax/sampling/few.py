@@ -1,0 +1,131 @@
+"""The pictures of a few prompts, and a contact sheet of them."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.checkpoints import cascades
+from cv3jax.distributed.mesh import choose_mesh
+from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.inputs import read_images, read_noise
+from cv3jax.sampling.jobs import Job, slug
+from cv3jax.sampling.resumable import require
+from data_pipeline.io.errors import InputError
+
+SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be drawn: `num` pictures a prompt, with seeds that count up from `seed`.
+
+    `base` and `relay`: {"steps", "guidance"} that replace the checkpoint's. `size`: the side of the
+    final pictures; None is one relay pass. `images`: pictures to enlarge, one a prompt or one for
+    all. `noise`: a file of noise instead of the seeds'.
+    """
+
+    prompts: list[str]
+    num: int
+    seed: int
+    base: dict[str, Any]
+    relay: dict[str, Any]
+    size: int | None = None
+    images: list[Path] | None = None
+    noise: Path | None = None
+
+
+def read_files(
+    cascade: Cascade, source: Path, request: Request
+) -> tuple[np.ndarray | None, dict[str, np.ndarray] | None]:
+    """The pictures to enlarge, uint8 [prompts, side, side, 3], and the noise of a request.
+
+    Raises:
+        InputError: they do not suit the cascade, or a part that the request takes is missing.
+    """
+    require(source, cascade.description, "relay" if request.images else "base")
+    images, prompts, size = None, len(request.prompts), request.size
+    if request.images:
+        given = len(request.images)
+        if given not in (1, prompts):
+            raise InputError(f"{given} --image for {prompts} --prompt; give as many, or one")
+        images = read_images(request.images * (prompts // given), cascade.multiple("relay") // 2)
+        side = images.shape[1]
+    else:
+        side = cascade.description["stages"]["base"]["image_size"]
+    passes = cascade.passes(size if size or images is None else 2 * side, side)
+    if images is not None and not passes:
+        raise InputError(f"--size {size}: the picture has it already; give {2 * side} or more")
+    if request.noise is None:
+        return images, None
+    if passes > 1:
+        raise InputError(
+            f"--noise {request.noise}: for one relay pass at most, and --size {size} takes {passes}"
+        )
+    count = request.num * prompts
+    shapes = {} if request.images else {"base": (count, *cascade.latent(side))}
+    if passes:
+        shapes |= dict.fromkeys(("low", "relay"), (count, *cascade.latent(2 * side)))
+    return images, read_noise(request.noise, shapes)
+
+
+def sample_few(
+    source: Path, request: Request, out: Path, *, batch: int, mesh: str | None, attention: str
+) -> dict[str, Any]:
+    """Writes the pictures of a request and contact_sheet.png to `out`. Returns figures.
+
+    Raises:
+        InputError: the request does not suit the checkpoint `source`.
+    """
+    prompts, num = request.prompts, request.num
+    count = num * len(prompts)
+    devices = choose_mesh(mesh, count)
+    width = batch_width(batch, devices, count)
+    description = cascades.read_cascade(source)[1]
+    # where it is needed and not there `read_files` says so
+    if "base" in description["stages"] and not request.images:
+        check_trained(description, base=request.base)
+    if request.images or (
+        "base" in description["stages"] and relay_passes(description, request.size)
+    ):
+        check_trained(description, relay=request.relay)
+    cascade = load(source, mesh=devices, attention=attention)
+    images, noise = read_files(cascade, source, request)
+    names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]
+    jobs = [
+        Job(prompts[n], request.seed + i, f"{names[n]}_{request.seed + i}.png")
+        for n in range(len(names))
+        for i in range(num)
+    ]
+    shown: dict[int, list[np.ndarray]] = {}
+    for begin in tqdm(range(0, count, width), desc="sample", unit="batch", file=sys.stderr):
+        rows = np.arange(begin, min(begin + width, count))
+        made = draw(
+            cascade,
+            [jobs[i] for i in rows],
+            width,
+            None if images is None else images[rows // num],
+            None if noise is None else {name: value[rows] for name, value in noise.items()},
+            size=request.size,
+            base=request.base,
+            relay=request.relay,
+        )
+        for i, image in zip(rows, made, strict=True):
+            save_png(out / jobs[i].file, image)
+            if i // num < SHEET[0] and i % num < SHEET[1]:
+                shown.setdefault(i // num, []).append(image)
+    sheet = [np.stack(row) for row in shown.values()]
+    save_png(out / "contact_sheet.png", contact_sheet(sheet, rows=prompts[: len(sheet)]))
+    print(f"{count} pictures and contact_sheet.png in {out}", file=sys.stderr)
+    print(json.dumps([job.file for job in jobs]))
+    return {
+        "images": [{"file": job.file, "prompt": job.prompt, "seed": job.seed} for job in jobs],
+        "sheet": str(out / "contact_sheet.png"),
+    }
