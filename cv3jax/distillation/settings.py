@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 from typing import NamedTuple
 
@@ -116,7 +117,7 @@ def check_halving(rounds: tuple[RoundSettings, ...]) -> None:
     """Raise InputError unless each round halves the steps of the one before, and has no w that
     that one did not learn.
     """
-    for before, round in zip(rounds[:-1], rounds[1:], strict=True):
+    for before, round in itertools.pairwise(rounds):
         if round.steps * 2 != before.steps:
             raise InputError(
                 f"{WHERE}: {before.steps} steps are halved to {before.steps / 2:g}, not to"

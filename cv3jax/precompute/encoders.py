@@ -50,7 +50,8 @@ def load_encoders(
     mesh: Mesh,
     batch: int,
 ) -> Encoders:
-    """The encoders that `facts` (`cache_identity.cache_facts`) names, on `mesh`, for `batch` images a device.
+    """The encoders that `facts` (`cache_identity.cache_facts`) names, on `mesh`, for `batch` images
+    a device.
 
     Raises InputError on a damaged part.
     """
