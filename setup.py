@@ -30,6 +30,7 @@ setup(
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
         "cv3jax": ["packaged/**/*"],  # trained weights, in files that orbax names
+        "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.topologies": ["*.textproto"],
         "data_pipeline.builder": ["*.jinja"],
         "data_pipeline.recaption": ["*.json"],

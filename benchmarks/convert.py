@@ -22,7 +22,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.models.unet import UNet
-from cv3jax.quickstart.run import environment
+from cv3jax.quickstart.environment import environment
 from cv3jax.weights import TARGETS
 from cv3jax.weights.files import SAT_FILE
 from cv3jax.weights.mapping import torch_shapes

@@ -24,7 +24,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.optim.learning_rate import learning_rate
 from cv3jax.optim.optimizers import OptimizerSettings, make_optimizer
-from cv3jax.quickstart.run import environment
+from cv3jax.quickstart.environment import environment
 
 YNN, OURS = "--xla_cpu_experimental_ynn_fusion_type=", "products, sums"
 FLAGS = {

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from cv3jax.cascade.pipeline import load
 from cv3jax.cli import run_command
 from cv3jax.evaluation.scenes import assess
-from cv3jax.quickstart.run import environment
+from cv3jax.quickstart.environment import environment
 from data_pipeline.io.errors import InputError
 
 ROWS = (

@@ -19,14 +19,14 @@ HEADINGS = {
 
 
 def section(environment: jinja2.Environment, report: dict, shown: dict) -> Markup:
-    """The section. report: with "distilled" and "single_stage" as `assess_distilled` returns them,
-    and "n".
+    """Return the section on distillation, by a template of `environment`.
 
+    report: with "distilled" and "single_stage" as `assess_distilled` returns them, and "n".
     shown: "prompts", "rows" {sampler: uint8 [N, S, S, 3], N as many as prompts} and "quality"
     {stage: its quality.json}.
     """
     rows, single = report["distilled"], report["single_stage"]
-    page = environment.from_string(_SECTION).render(
+    page = environment.get_template("report_distilled.html.jinja").render(
         n=report["n"],
         rows=rows,
         single=single,
@@ -205,49 +205,3 @@ def as_fast(rows: dict, row: dict) -> dict | None:
         if name.startswith("undistilled") and denoising(one) <= AS_FAST * denoising(row)
     ]
     return min(some, key=lambda one: one["image_distance"], default=None)
-
-
-_SECTION = """<section>
-<h2>Distilled</h2>
-{% for text in summary %}
-<p>{{ text }}</p>
-{% endfor %}
-<p class="soft">{{ n }} held-out captions, the same seeds everywhere. “All” and the score are the pictures right in everything, as above;
-distance is the root mean square difference of the final pictures from the full sampler's, in 0…1; times are milliseconds an image
-in batches of {{ full.batch }}, without compilation: of both stages' steps, and of the whole way from the words to the picture.
-Steps are those of base + relay. Guided steps run the network twice.</p>
-<div class="card wide"><table>
-<tr><th></th>
-{% for head in ("all, %", "of full's", "distance", "denoising, ms", "times as fast", "whole, ms", "times as fast") %}
-<th class="n">{{ head }}</th>
-{% endfor %}
-</tr>
-{% for name, row in rows.items() %}
-<tr><th scope="row"><b>{{ names[name] }}</b></th>
-{% for cell in cells(row, full) %}<td class="n">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-<tr><th scope="row"><b>One stage at {{ single.side }}², {{ single.steps }} steps, guided</b></th>
-{% for cell in cells(single, full) %}<td class="n">{{ cell }}</td>{% endfor %}</tr>
-</table></div>
-<div class="lists">
-{% for head, texts in verdicts.items() if texts %}
-  <div class="card"><h3>{{ head }}</h3><ul>{% for text in texts %}<li>{{ text }}</li>{% endfor %}</ul></div>
-{% endfor %}
-</div>
-<div class="card wide"><div class="ways" style="--columns: {{ prompts | length }}">
-<b></b>{% for prompt in prompts %}<span>{{ prompt }}</span>{% endfor %}
-{% for name, images in pictures.items() %}
-<b>{{ names[name] }}</b>
-{% for image in images %}
-<img src="{{ image }}" alt="{{ names[name] }}: {{ prompts[loop.index0] }}">
-{% endfor %}
-{% endfor %}
-</div></div>
-<p class="soft" style="margin-top: 10px">The first of the judged captions, none picked: in a column the words and the seed are the same.</p>
-<div class="plots">
-{% for stage, svg in plots.items() %}
-  <div class="card"><h3>{{ stage | capitalize }}: quality against steps</h3>{{ svg }}</div>
-{% endfor %}
-</div>
-</section>
-"""

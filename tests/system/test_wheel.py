@@ -53,6 +53,9 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     assert all(Path(path).is_relative_to(target) for path in found)
     assert not (target / "configs").exists()
     for name in (
+        "cv3jax/quickstart/report.css",
+        "cv3jax/quickstart/report.html.jinja",
+        "cv3jax/quickstart/report_distilled.html.jinja",
         "cv3jax/topologies/h100.textproto",
         "data_pipeline/builder/report.html.jinja",
         "data_pipeline/recaption/dialogue.json",

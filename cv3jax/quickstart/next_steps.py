@@ -1,0 +1,58 @@
+"""What a reader of the report may want to do next, as commands."""
+
+import shlex
+from pathlib import Path
+
+
+def next_steps(workdir: Path) -> list[tuple[str, str]]:
+    """What a reader of the report may want to do next: (what, command)."""
+    here, distilled = shlex.quote(str(workdir)), shlex.quote(str(workdir / "distilled"))
+    prompt = (
+        "a small green star on the left and a large purple circle on the right, black background"
+    )
+    mine = "--config.data.path=runs/mine/data"
+    return [
+        (
+            "Draw what you like, in the words of the captions above.",
+            f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"',
+        ),
+        (
+            (
+                "Other numbers of base and relay steps, and another guidance weight, to see what"
+                " they do."
+            ),
+            (
+                f"cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine"
+                f' --prompt "{prompt}"'
+            ),
+        ),
+        (
+            (
+                "The same in the fewest steps, by the distilled stages. They are told the guidance"
+                " weight and do not run twice for it."
+            ),
+            f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"',
+        ),
+        (
+            "Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
+            "cv3jax data pack --source pictures/ --out runs/mine/data",
+        ),
+        (
+            "Train the three stages on them.",
+            (
+                f"cv3jax train --config=scenes_vae --workdir runs/mine/vae {mine}\ncv3jax train"
+                f" --config=scenes_base --workdir runs/mine/base {mine}"
+                " --config.cascade=runs/mine/vae\ncv3jax train --config=scenes_relay --workdir"
+                f" runs/mine/relay {mine} --config.cascade=runs/mine/base"
+                " --config.init_from=runs/mine/base"
+            ),
+        ),
+        (
+            "Distil what came of it: base, then relay, which ends up with both.",
+            (
+                f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine}"
+                " --config.cascade=runs/mine/relay\ncv3jax distill --config=scenes_distill_relay"
+                f" --workdir runs/mine/fast {mine} --config.cascade=runs/mine/fast_base"
+            ),
+        ),
+    ]

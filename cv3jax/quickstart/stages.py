@@ -1,0 +1,110 @@
+"""The steps of a quickstart that train, each from its recipe and once: what is finished is not done
+again, and what was killed goes on.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cv3jax import recipes
+from cv3jax.checkpoints import runs
+from cv3jax.distillation import run as distilling
+from cv3jax.distillation.parsing import parse_distillation
+from cv3jax.training import run as training
+from cv3jax.training.parsing import parse_stage
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import read_facts, write_json
+from data_pipeline.scenes import dataset
+
+STAGES = ("vae", "base", "relay")
+DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
+
+
+def build_data(directory: Path, *, count: int, seed: int) -> None:
+    """Records of training scenes, unless they are there already.
+
+    Held-out ones are drawn when they are judged.
+    """
+    if not directory.exists():
+        dataset.build(directory, count, seed, "train")
+
+
+def small_recipe(
+    name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int
+) -> tuple[str, list[str]]:
+    """(the recipe of a step of this run, its overrides), as `recipes.load` takes them.
+
+    Its frozen parts are those of `cascade`, a directory of `workdir`.
+    """
+    fields = [f"seed={seed}", f"data.path={workdir / 'data' / 'train'}"]
+    fields += [f"cascade={workdir / cascade}"] if cascade else []
+    # the least that can be judged, the relay's at twice the zoom
+    fields += ["data.image_size=64"] if tiny and cascade else []
+    return f"scenes_{name}{':tiny' if tiny else ''}", [f"--config.{field}" for field in fields]
+
+
+def finish(place: Path, work: Callable[[Path], dict]) -> dict:
+    """The figures of `work(place)`, which is done once: a finished one is not touched again,
+    another goes on.
+    """
+    finished = place / "figures.json"
+    if finished.exists():
+        return read_facts(finished)
+    try:
+        figures = work(place)
+    except runs.DamagedError as e:
+        older = (
+            f"it goes on from step {e.intact}" if e.intact is not None else "the stage starts anew"
+        )
+        raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
+    write_json(finished, figures)
+    return figures
+
+
+def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
+    """Train one stage from its recipe. Returns its figures."""
+    before = dict(zip(STAGES, (None, *STAGES), strict=False))[stage]
+    name, fields = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
+    fields += [f"--config.init_from={workdir / 'base'}"] if stage == "relay" else []
+    settings = parse_stage(recipes.load(name, fields))
+    return finish(workdir / stage, lambda place: training.run(settings, place))
+
+
+def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
+    """Distil base and relay from their recipes. Returns the figures of each."""
+    figures = {}
+    for stage, cascade in DISTILLED.items():
+        print(f"quickstart: {stage}, distilled", file=sys.stderr)
+        name, fields = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
+        settings = parse_distillation(recipes.load(name, fields))
+        figures[stage] = finish(
+            workdir / f"distill_{stage}", functools.partial(distilling.run, settings)
+        )
+    return figures
+
+
+def rounds_of(figures: dict) -> dict[int, str]:
+    """Steps → the directory of that round, the last round first, from the figures of a
+    distillation.
+    """
+    return {
+        one["steps"]: f"rounds/{one['round']}_{one['steps']}_steps"
+        for one in reversed(figures["rounds"])
+    }
+
+
+def paired_rounds(
+    workdir: Path, figures: dict[str, dict]
+) -> dict[tuple[int, int], tuple[Path, Path]]:
+    """(base steps, relay steps) → the cascades of those rounds, the last of both together, and
+    those before them. The last comes last.
+    """
+    both = [
+        [
+            (steps, workdir / f"distill_{stage}" / place / "cascade")
+            for steps, place in rounds_of(figures[stage]).items()
+        ]
+        for stage in DISTILLED
+    ]
+    return {(b, r): (base, relay) for (b, base), (r, relay) in list(zip(*both, strict=True))[::-1]}
