@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import manifest, streaming
 from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
-from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.files import replacing
 
 CASCADE = "cascade.json"
 # small trained cascades that are installed with the code, each found by its name
@@ -206,13 +207,10 @@ def _knows(distilled: Any) -> bool:
 
 def write_cascade(directory: str | Path, description: dict) -> None:
     """Write cascade.json last and whole: a directory without one is not a cascade yet."""
-    target = Path(directory) / CASCADE
-    temporary = target.with_suffix(".tmp")
-    with naming(temporary):
+    with replacing(Path(directory) / CASCADE) as temporary:
         temporary.write_text(
             json.dumps({"format": FORMAT, **description}, indent=2, sort_keys=True) + "\n"
         )
-    temporary.replace(target)
 
 
 def carry_part(source: str | Path, target: str | Path) -> None:

@@ -24,6 +24,7 @@ from cv3jax.distributed import processes
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.previews import first_images
 from data_pipeline.io.errors import naming
+from data_pipeline.io.files import replacing
 from data_pipeline.loading.damaged import readable
 
 
@@ -116,10 +117,8 @@ def references(
         for n in tqdm(steps, desc="the teacher's pictures", unit="grid", file=sys.stderr)
     }
     if processes.main():
-        temporary = path.with_suffix(".tmp")
-        with naming(path), temporary.open("wb") as file:
+        with replacing(path) as temporary, naming(path), temporary.open("wb") as file:
             np.savez(file, key=key, **{str(n): value for n, value in made.items()})
-        temporary.replace(path)
     processes.barrier("references")
     return made
 

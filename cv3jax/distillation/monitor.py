@@ -15,7 +15,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.metrics import read_lines
-from data_pipeline.io.errors import naming
+from data_pipeline.io.files import replacing
 
 LINES, BEST = "evaluations.jsonl", "best"
 
@@ -82,18 +82,15 @@ class Watch:
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
             cascades.save_part(self.directory / BEST, params)
             if processes.main():
-                temporary = self.directory / f"{BEST}.tmp.npz"
-                with naming(temporary):
-                    np.savez(temporary, latents=latents, line=json.dumps(line))
-                temporary.replace(self.directory / f"{BEST}.npz")
+                place = self.directory / f"{BEST}.npz"
+                with replacing(place) as temporary, temporary.open("wb") as file:
+                    np.savez(file, latents=latents, line=json.dumps(line))
         picture = self.bench.picture({"full": self._full, f"{self._round.steps} steps": latents})
         processes.barrier("evaluated")  # who reads the lines of earlier steps has done so
         if processes.main():
             save_png(self.directory / "previews" / f"step_{step:07d}.png", picture)
-            temporary = self.directory / f"{LINES}.tmp"
-            with naming(temporary):
+            with replacing(self.directory / LINES) as temporary:
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
-            temporary.replace(self.directory / LINES)
         start = next((other["all"] for other in before if other["step"] == 0), None)
         # from no distance at all there is no ratio
         if start and not line["all"] <= self._diverged * start:

@@ -4,7 +4,6 @@ written while the next is computed.
 
 import collections
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ import jax
 import numpy as np
 
 from cv3jax.precompute.encoders import Encoders
-from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import replacing
 from data_pipeline.records.array_records import ShardWriter
 from data_pipeline.records.feature_cache import FEATURES, pack
 from data_pipeline.records.records import RecordSource
@@ -38,6 +38,10 @@ class Hooks(NamedTuple):
     stop: Callable[[], int | None]  # after each batch; where it says so, no shard is left
 
 
+class _StoppedError(Exception):
+    """Leaves the blocks of a shard that is not to appear."""
+
+
 def encode_shard(
     records: RecordSource,
     rows: range,
@@ -55,9 +59,12 @@ def encode_shard(
         InputError: the encoders make infinities of a record.
         OSError: the disk is full, or fails.
     """
-    temporary, before = place / path.name, None
+    before = None
     try:
-        with ShardWriter(temporary, FEATURES) as writer:
+        with (
+            replacing(path, place / path.name, durable=True) as temporary,
+            ShardWriter(temporary, FEATURES) as writer,
+        ):
             for some in batches(records, rows, encoders, threads, hooks.damaged):
                 # the devices are at it while the batch before is written
                 begun = (some, start(some, encoders))
@@ -65,14 +72,11 @@ def encode_shard(
                     hooks.advance(write(writer, *before, name=records.name))
                 before = begun
                 if hooks.stop():
-                    return 0
+                    raise _StoppedError
             if before:
                 hooks.advance(write(writer, *before, name=records.name))
-        with naming(temporary), temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except _StoppedError:
+        return 0
     return len(rows)
 
 

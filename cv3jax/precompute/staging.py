@@ -7,24 +7,19 @@ that was begun and not finished is made again from its first record. Whoever fin
 there describes the dataset and renames it.
 """
 
-import contextlib
-import errno
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
 from cv3jax import recipes
-from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io import locks
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import replacing
 from data_pipeline.records.array_records import describe, publish, shard_name
 from data_pipeline.records.feature_cache import ABOUT, FACTS, FEATURES, NAME, read_facts
-
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def partial(out: Path) -> Path:
@@ -71,7 +66,7 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
         raise InputError(
             f"--out {out}: cannot be written ({e.strerror}); give another place"
         ) from e
-    with one_at_a_time(out):
+    with locks.wait(_lock(out)):
         present = {path.name for path in staging.iterdir()}
         if FACTS in present:
             changed = recipes.differences(facts, read_facts(staging))
@@ -88,10 +83,9 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
             raise InputError(
                 f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out"
             )
-        temporary = staging / f".{FACTS}"
-        with naming(temporary):
+        # a name that a process which begins anew does not take for somebody else's file
+        with replacing(staging / FACTS, staging / f".{FACTS}") as temporary:
             temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        temporary.replace(staging / FACTS)
 
 
 def missing(out: Path, facts: dict[str, Any]) -> list[int]:
@@ -123,7 +117,7 @@ def finish(out: Path, facts: dict[str, Any]) -> list[int]:
 
     Returns those that are not.
     """
-    with one_at_a_time(out):
+    with locks.wait(_lock(out)):
         if complete(out, facts):  # by another process, meanwhile
             return []
         lacking = missing(out, facts)
@@ -138,24 +132,10 @@ def finish(out: Path, facts: dict[str, Any]) -> list[int]:
     return lacking
 
 
-@contextlib.contextmanager
-def one_at_a_time(out: Path) -> Iterator[None]:
-    """Wait for whichever process is in this block for the same `out`.
+def _lock(out: Path) -> Path:
+    """Return the file beside `out` for whose holder the other processes wait.
 
-    The file beside it is the lock, and goes with the block.
+    On a file system without locks nobody waits: of two that end at once one then fails, and its
+    command goes on when it is given again.
     """
-    path = out.with_name(f".{out.name}.lock")
-    with contextlib.ExitStack() as held:
-        while True:
-            file = held.enter_context(path.open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # a file system without locks: of two that end at once one then fails, and its command
-            # goes on
-            except OSError as e:
-                if e.errno not in _NO_LOCKS:
-                    raise
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break  # else its last holder removed it while this process waited
-        held.callback(path.unlink, missing_ok=True)
-        yield
+    return out.with_name(f".{out.name}.lock")

@@ -1,6 +1,5 @@
 """Pictures for people: contact sheets of rows of images, with labels, as PNG."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.io.errors import naming
+from data_pipeline.io.files import replacing
 
 GAP = 4
 LINE = 15  # pixels from one line of a label to the next
@@ -80,14 +80,11 @@ def save_png(path: Path, image: np.ndarray, place: Path | None = None) -> np.nda
     directory of the same file system (default: the same one, under a name that begins with a dot).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp") if place is None else place / path.name
-    try:
-        with naming(path), temporary.open("wb") as file:
-            Image.fromarray(image).save(file, "PNG")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    beside = path.with_name(f".{path.name}.tmp") if place is None else place / path.name
+    with (
+        replacing(path, beside, durable=True) as temporary,
+        naming(path),
+        temporary.open("wb") as file,
+    ):
+        Image.fromarray(image).save(file, "PNG")
     return image

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from cv3jax import recipes
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.inputs import Prompt
-from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.files import replacing
 
 PLAN, INDEX = "plan.json", "index.jsonl"
 FORMAT = 1
@@ -95,12 +96,11 @@ def check(out: Path, plan: dict, jobs: Jobs) -> None:
 
 def write(place: Path, path: Path, text: Iterator[str]) -> None:
     """Write a text file by way of `place`: whole or not at all."""
-    temporary = place / path.name
-    with naming(temporary), temporary.open("w") as file:
+    with (
+        replacing(path, place / path.name, durable=True) as temporary,
+        temporary.open("w") as file,
+    ):
         file.writelines(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def is_whole(path: Path, side: int) -> bool:

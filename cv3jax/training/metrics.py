@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.files import replacing
 
 if TYPE_CHECKING:  # importing it takes seconds: it imports torch where there is one
     from tensorboardX.summary import Summary
@@ -32,10 +33,8 @@ class MetricsLog:
 
         self.path = Path(workdir) / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= start]
-        temporary = self.path.with_suffix(".tmp")
-        with naming(temporary):
+        with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(self.path)
         self._file = self.path.open("a")
         board = Path(workdir) / "tensorboard"
         board.mkdir(exist_ok=True)

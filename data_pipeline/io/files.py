@@ -59,12 +59,26 @@ def write_json(path: Path | None, figures: dict) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The place to write a file that appears as `path` when the block ends: whole or not at all.
+def replacing(
+    path: Path, temporary: Path | None = None, *, durable: bool = False
+) -> Iterator[Path]:
+    """Give the place to write a file that appears as `path` when the block ends: whole or not at
+    all.
 
-    An error of the system in the block gets that place's name where it has none.
+    temporary: that place, of the same file system (default: beside `path`). durable: the file is on
+    the disk before it gets its name, for the case that the machine itself goes down. What a block
+    that fails has written is removed. An error of the system in the block gets the place's name
+    where it has none.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with naming(temporary):
-        yield temporary
-    temporary.replace(path)
+    temporary = temporary or path.with_name(path.name + ".tmp")
+    try:
+        with naming(temporary):
+            yield temporary
+            if durable:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the block's error is the one to tell
+            temporary.unlink(missing_ok=True)
+        raise

@@ -53,6 +53,31 @@ def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
                 place.rmdir()
 
 
+@contextlib.contextmanager
+def wait(path: Path) -> Iterator[None]:
+    """Wait for whichever process is in this block for the same `path`.
+
+    The file `path` is the lock, and goes with the block. On a file system without locks nobody
+    waits.
+    """
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as e:
+            if e.errno not in _NO_LOCKS:
+                file.close()
+                raise
+        if _is(file, path):
+            break
+        file.close()  # its last holder removed it while this process waited
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # still locked, so nobody else's
+        file.close()
+
+
 def _lock(path: Path, what: str) -> IO[str]:
     while True:
         file = path.open("a+")
