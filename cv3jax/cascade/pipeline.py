@@ -26,7 +26,7 @@ from cv3jax.cascade.stage_sampler import (
     stage_attend,
 )
 from cv3jax.checkpoints import cascades
-from cv3jax.diffusion.pixels import to_uint8, up2
+from cv3jax.diffusion.pixels import to_pixels, to_uint8, up2
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
 from cv3jax.distributed.partitioning import context_problem, tree_sharding
@@ -196,6 +196,8 @@ class Cascade:
         *,
         noise: dict[str, jax.Array] | None = None,
         final: bool = False,
+        name: str = "relay",
+        lap: Callable[[str, Any], Any] = lambda part, value: value,
         **relay: Any,
     ) -> dict[str, np.ndarray]:
         """One relay pass over uint8 images [B, side, side, 3]: {"upsampled", "round_trip",
@@ -203,7 +205,9 @@ class Cascade:
 
         number: of the pass, from 1; each draws other noise from the keys. noise: {"low", "relay"}
         [B, h, w, z] instead of that: of the posterior sample, and of the start. `final`: "relay"
-        alone, which saves a decoding. `relay` replaces steps, guidance, eta, form.
+        alone, which saves a decoding. name: the stage of the description that draws. lap(part,
+        value) → the value: given what each part makes, "rest" (noise and enlargement), "vae" and
+        "relay", so that they can be timed. `relay` replaces steps, guidance, eta, form.
         """
         side = 2 * images.shape[1]
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
@@ -212,13 +216,14 @@ class Cascade:
             if noise is None
             else noise
         )
-        up = up2(self.put_images(images).astype(jnp.float32) / 127.5 - 1.0)
-        low = self.encode(up, noise["low"])
-        latents = self.stage("relay", text, of_relay, noise["relay"], low, **relay)
+        up = up2(to_pixels(self.put_images(images)))
+        lap("rest", (up, noise))
+        low = lap("vae", self.encode(up, noise["low"]))
+        latents = lap("relay", self.stage(name, text, of_relay, noise["relay"], low, **relay))
         between = (
             {} if final else {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low)}
         )
-        return {**between, "relay": self.decode(latents)}
+        return {**between, "relay": lap("vae", self.decode(latents))}
 
     def generate(
         self,

@@ -17,9 +17,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import load_params
 from cv3jax.cascade.pipeline import Cascade
-from cv3jax.cascade.stage_sampler import fold
 from cv3jax.checkpoints import cascades
-from cv3jax.diffusion.pixels import to_pixels, up2
 from cv3jax.evaluation.image_metrics import image_distance
 from cv3jax.evaluation.scenes import BATCH, batches, judged_scenes
 from data_pipeline.scenes import grammar
@@ -110,15 +108,10 @@ def sample(
     text = lap("text", cascade.text(captions))
     latents = lap("base", cascade.stage(base, text, keys, noise, steps=many, guidance=w_base))
     small = lap("vae", cascade.decode(latents))
-    of_low, of_relay = fold(keys, 2), fold(keys, 3)  # as Cascade.enlarge
-    up = up2(to_pixels(jnp.asarray(small)))
-    noises = [cascade.noise(some, 2 * side) for some in (of_low, of_relay)]
-    lap("rest", (up, noises))
-    low = lap("vae", cascade.encode(up, noises[0]))
-    latents = lap(
-        "relay", cascade.stage(relay, text, of_relay, noises[1], low, steps=few, guidance=w_relay)
+    large = cascade.enlarge(
+        text, keys, small, final=True, name=relay, lap=lap, steps=few, guidance=w_relay
     )
-    return lap("vae", cascade.decode(latents)), lap.seconds
+    return large["relay"], lap.seconds
 
 
 def sample_directly(

@@ -17,6 +17,7 @@ from cv3jax.distributed.batches import placement, placer
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import replicated
 from cv3jax.distributed.partitioning import abstract, tree_specs
+from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.data import batch_like, by_size, loader, of_size, open_data
@@ -118,15 +119,10 @@ class AutoencoderStage:
                 directory,
                 {"vae": {"model": self._settings.json["model"], "scale": scale}, "stages": {}},
             )
-        errors = [
-            (np.asarray(self._decode(ema, images[i : i + 16]), np.float64) - images[i : i + 16])
-            for i in range(0, len(images), 16)
+        backs = [
+            np.asarray(self._decode(ema, images[i : i + 16])) for i in range(0, len(images), 16)
         ]
-        mse = np.mean(np.concatenate(errors) ** 2, axis=(1, 2, 3))
-        return {
-            "latent_scale": scale,
-            "train_psnr": float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-3)))),
-        }
+        return {"latent_scale": scale, "train_psnr": psnr(images, np.concatenate(backs))}
 
 
 def check_sides(settings: StageSettings, factor: int) -> None:
