@@ -12,8 +12,19 @@ import jax.numpy as jnp
 from cv3jax.diffusion.denoiser import Denoise, Params
 from cv3jax.diffusion.schedule import Schedule, T
 
-WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
-NORMS = ("l1", "l2")
+# the factor on the squared x0 error at σ: (σ, γ of min-SNR) → factor; a new one is a new row
+WEIGHTINGS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
+    "eps": lambda sigma, gamma: 1.0 / sigma**2,  # the released one
+    "v": lambda sigma, gamma: 1.0 + 1.0 / sigma**2,
+    "min_snr": lambda sigma, gamma: jnp.minimum(1.0 / sigma**2, gamma),
+    "truncated": lambda sigma, gamma: jnp.maximum(1.0 / sigma**2, 1.0),
+    "root_snr": lambda sigma, gamma: 1.0 / sigma,
+}
+# the distance of each value from x0, of the error
+NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "l1": jnp.abs,
+    "l2": lambda error: error**2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,33 +46,20 @@ class Objective:
 
     def __post_init__(self):
         if self.weighting not in WEIGHTINGS:
-            raise ValueError(_unknown_weighting(self.weighting))
+            names = ", ".join(WEIGHTINGS)
+            raise ValueError(f"weighting must be one of {names}, not {self.weighting!r}")
         if self.norm not in NORMS:
-            raise ValueError(f"norm must be l1 or l2, not {self.norm!r}")
+            raise ValueError(f"norm must be {' or '.join(NORMS)}, not {self.norm!r}")
 
 
 def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
-    """The factor on the squared x0 error at σ.
+    """The factor on the squared x0 error at σ, by its name in WEIGHTINGS.
 
-    eps 1/σ² (the released one), v 1 + 1/σ², min-SNR min(1/σ², γ), truncated max(1/σ², 1), root SNR
-    1/σ.
+    Raises ValueError on another name.
     """
-    snr = 1.0 / sigma**2
-    if kind == "eps":
-        return snr
-    if kind == "v":
-        return 1.0 + snr
-    if kind == "min_snr":
-        return jnp.minimum(snr, gamma)
-    if kind == "truncated":
-        return jnp.maximum(snr, 1.0)
-    if kind == "root_snr":
-        return 1.0 / sigma
-    raise ValueError(_unknown_weighting(kind))
-
-
-def _unknown_weighting(kind: str) -> str:
-    return f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}"
+    if kind not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {kind!r}")
+    return WEIGHTINGS[kind](sigma, gamma)
 
 
 def denoising_loss(
@@ -81,9 +79,8 @@ def denoising_loss(
     """
     x0, low = batch["x0"], batch.get("low", batch["x0"])
     error = denoise(params, schedule.diffuse(x0, low, noise, t), t, batch["cond"]) - x0
-    distance = jnp.abs(error) if objective.norm == "l1" else error**2
     factor = weight(schedule.sigma[t], objective.weighting, objective.gamma)
-    return factor * distance.mean(axis=(1, 2, 3))
+    return factor * NORMS[objective.norm](error).mean(axis=(1, 2, 3))
 
 
 def draw(

@@ -9,14 +9,12 @@ In the released form low stays fixed; base diffusion is the case b = 0.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cv3jax.diffusion.schedule import Grid, mean
-
-FORMS = ("released", "paper")
-
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int [B]) → x̂0
 
@@ -29,19 +27,33 @@ def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Arr
     return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
 
 
+class Point(NamedTuple):
+    """A step of the grid: the time of its start, σ and blur at both ends."""
+
+    t: jax.Array
+    sigma_t: jax.Array
+    sigma_s: jax.Array
+    b_t: jax.Array
+    b_s: jax.Array
+
+
+# (x0, low, carried mean, b_t, b_s) → (m_t, m_s), the means at the two ends of a step
+MEANS: dict[str, Callable] = {
+    "released": lambda x0, low, m, b_t, b_s: (mean(x0, low, b_t), mean(x0, low, b_s)),
+    "paper": lambda x0, low, m, b_t, b_s: (m, b_s / b_t * m + (1.0 - b_s / b_t) * x0),
+}
+
+
 def means(
     form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array, b_s: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(m_t, m_s), the means at the two ends of a step.
+    """(m_t, m_s), the means at the two ends of a step, by the name of the form in MEANS.
 
-    `m` is the carried mean, which only the paper's form reads.
+    `m` is the carried mean, which only the paper's form reads. Raises ValueError on another name.
     """
-    if form == "released":
-        return mean(x0, low, b_t), mean(x0, low, b_s)
-    if form == "paper":
-        ratio = b_s / b_t
-        return m, ratio * m + (1.0 - ratio) * x0
-    raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
+    if form not in MEANS:
+        raise ValueError(f"form must be one of {', '.join(MEANS)}, not {form!r}")
+    return MEANS[form](x0, low, m, b_t, b_s)
 
 
 def step(
@@ -58,6 +70,30 @@ def step(
     """
     delta = eta * sigma_s * jnp.sqrt(1.0 - (sigma_s / sigma_t) ** 2)
     return m_s + jnp.sqrt(sigma_s**2 - delta**2) / sigma_t * (x - m_t) + delta * noise
+
+
+def first_order(form: str) -> Callable:
+    """A sampler of one prediction a step, between the means of that form."""
+
+    def advance(
+        predict: Predict,
+        x: jax.Array,
+        m: jax.Array,
+        low: jax.Array,
+        point: Point,
+        eta: float,
+        noise: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        x0 = predict(x, jnp.full(x.shape[:1], point.t))
+        m_t, m_s = means(form, x0, low, m, point.b_t, point.b_s)
+        return step(x, m_t, m_s, point.sigma_t, point.sigma_s, eta, noise), m_s
+
+    return advance
+
+
+# name → (predict, x, carried mean, low, point, η, noise) → (x_s, carried mean); a new sampler is a
+# new row, and `sample.form` of a recipe or a cascade names it
+FORMS: dict[str, Callable] = {form: first_order(form) for form in MEANS}
 
 
 def sample(
@@ -79,23 +115,24 @@ def sample(
     """
     if eta and keys is None:
         raise ValueError("eta > 0 draws noise at every step: pass keys, one an image")
-    if low is None:
-        form, low = "released", jnp.zeros_like(x)
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
+    if low is None:  # without blur the two first forms are one
+        form, low = "released" if form == "paper" else form, jnp.zeros_like(x)
     steps = grid.steps
 
-    def body(carry, point):
+    def body(carry, at):
+        i, point = at
         x, m = carry
-        i, t, (sigma_t, sigma_s), (b_t, b_s) = point
-        x0 = predict(x, jnp.full(x.shape[:1], t))
-        m_t, m_s = means(form, x0, low, m, b_t, b_s)
         noise = (
             jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys)
             if eta
             else jnp.zeros_like(x)
         )
-        x = step(x, m_t, m_s, sigma_t, sigma_s, eta, noise)
-        return (x, m_s), x
+        x, m = FORMS[form](predict, x, m, low, point, eta, noise)
+        return (x, m), x
 
-    pairs = [(values[:-1], values[1:]) for values in (grid.sigma, grid.blur)]
-    (x, _), trajectory = jax.lax.scan(body, (x, low), (jnp.arange(steps), grid.t[:-1], *pairs))
+    sigma, blur = grid.sigma, grid.blur
+    points = Point(grid.t[:-1], sigma[:-1], sigma[1:], blur[:-1], blur[1:])
+    (x, _), trajectory = jax.lax.scan(body, (x, low), (jnp.arange(steps), points))
     return x, trajectory

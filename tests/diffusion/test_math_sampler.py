@@ -94,9 +94,9 @@ def test_both_forms_agree_where_the_prediction_does_not_change(grid):
     def constant(x, t):
         return jnp.asarray(normal(0))
 
-    released, paper = (run(constant, grid, x, low, form=form)[1] for form in sampler.FORMS)
+    released, paper = (run(constant, grid, x, low, form=form)[1] for form in sampler.MEANS)
     np.testing.assert_allclose(released, paper, rtol=0, atol=1e-12)
-    released, paper = (run(nonlinear, grid, x, low, form=form)[1] for form in sampler.FORMS)
+    released, paper = (run(nonlinear, grid, x, low, form=form)[1] for form in sampler.MEANS)
     # the first step starts at the same mean
     np.testing.assert_allclose(released[0], paper[0], rtol=0, atol=1e-12)
     assert np.abs(released[1] - paper[1]).max() > 1e-3

@@ -191,7 +191,7 @@ def test_a_base_stage_has_one_form():
     """Whatever `form` says: without `low` it is the released one, as in the sampler."""
     now, batch = a_round(STAGES["base"][0]), a_batch(relay=False)
     losses = []
-    for form in sampler.FORMS:
+    for form in sampler.MEANS:
         loss = distillation_loss(network, network, form=form, w_dim=0, teacher_w_dim=0)
         losses.append(loss(STUDENT, {"teacher": TEACHER, "round": now}, batch, keys())[0])
     assert losses[0] == losses[1]
