@@ -17,6 +17,8 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
         raise InputError(
             "the config has no distill; take a distillation recipe, such as distill_base"
         )
+    if config.stage not in ("base", "relay"):
+        raise InputError(f"config.stage = {config.stage!r}: one of base, relay")
     stage, given = parse_stage(config), config.distill
     return DistillSettings(
         stage=stage,

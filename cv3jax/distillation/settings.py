@@ -34,7 +34,7 @@ class DistillSettings:
     """All that a recipe says of a distillation (`configs/common.py`, `distil`).
 
     Raises:
-        InputError: a stage that has no rounds, a field out of range, steps that do not halve, or a
+        InputError: no rounds, a field out of range, steps that do not halve, or a
             w that the round before did not learn.
     """
 
@@ -48,8 +48,6 @@ class DistillSettings:
 
     def __post_init__(self):
         stage = self.stage
-        if stage.schedule is None:
-            raise InputError(f"config.stage = {stage.stage!r}: one of base, relay")
         if stage.objective.text_drop:
             raise InputError(
                 f"config.objective.text_drop = {stage.objective.text_drop}: a student is taught"
