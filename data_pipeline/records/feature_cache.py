@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.records.array_records import ExampleSource, find_shards
+from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.records import Record, RecordSource
 
 NAME = "encoded"
