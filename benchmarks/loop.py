@@ -124,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "scenes"
         if args.data is None:
-            dataset.build(data, 256, 0, "train", size=128)
+            dataset.build(data, dataset.SceneSettings(256, 0, "train", size=128))
         batch, stage = fitting(data, args.step)
         ready = Ready(next(stage.data))
         took = measure.turns(

@@ -32,6 +32,7 @@ import caption_server
 from cv3jax.distributed.backend import prefer_cpu
 from data_pipeline.images.decode import encode_png
 from data_pipeline.recaption.run import recaption
+from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 LEAST = 0.9
@@ -58,13 +59,15 @@ def run(
         report = recaption(
             data,
             folder / name,
-            endpoint=url,
-            model=caption_server.MODEL,
-            key=caption_server.KEY,
-            dialogue=folder / "dialogue.json",
-            rate=60 * limit if told else None,
-            timeout=30,
-            image_side=64,
+            RecaptionSettings(
+                endpoint=url,
+                model=caption_server.MODEL,
+                key=caption_server.KEY,
+                dialogue=folder / "dialogue.json",
+                rate=60 * limit if told else None,
+                timeout=30,
+                image_side=64,
+            ),
         )
         seconds = time.perf_counter() - began
         server.stdin.close()

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline.io.exits import line_and_code, say
+
 COMMANDS = {
     "quickstart": (
         "cv3jax.commands.quickstart",
@@ -47,16 +49,13 @@ def usage() -> str:
 def run_command(command: Callable, argv: list[str] | None = None) -> None:
     """Run `command(argv)`; what ends it becomes one line on stderr and an exit code.
 
-    2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not
-    finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on after all but the first. Of many
-    processes all end when one does.
+    `data_pipeline.io.exits` has the table. Of many processes all end when one does.
     """
     from absl import logging
 
     from cv3jax.distributed import processes
     from cv3jax.distributed.backend import keep_compiled, prefer_cpu, tune_cpu
-    from cv3jax.distributed.preemption import DivergedError, NonFiniteLossError, StoppedError
-    from data_pipeline.io.errors import InputError, first_line
+    from data_pipeline.io.errors import StoppedError, first_line
 
     tune_cpu()
     prefer_cpu()
@@ -69,21 +68,16 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         try:
             command(argv)
         except StoppedError as e:  # as are all processes
-            stopped = _say(e, 128 + e.signal)
+            line, stopped = line_and_code(e)
+            say(line)
         processes.finish()
-    except InputError as e:
-        _end(e, 2)
-    except (NonFiniteLossError, DivergedError) as e:
-        _end(e, 1)
-    except KeyboardInterrupt:
-        _end("interrupted; run the same command to continue", 130)
     except BrokenPipeError:  # whoever read the output has what they wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         processes.leave("its output was closed", 1)
         sys.exit(1)
-    except OSError as e:
-        _end(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e, 1)
-    except Exception as e:
+    except (Exception, KeyboardInterrupt) as e:
+        if ended := line_and_code(e):
+            _end(*ended)
         if not processes.peers():
             raise
         processes.suspect(e)
@@ -93,11 +87,11 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         sys.exit(stopped)
 
 
-def _end(message: object, code: int) -> None:
+def _end(line: str, code: int) -> None:
     from cv3jax.distributed import processes
 
-    _say(message, code)
-    processes.leave(" ".join(str(message).split()), code)
+    say(line)
+    processes.leave(line, code)
     sys.exit(code)
 
 
@@ -110,11 +104,6 @@ def _unraisable(unraisable) -> None:
         and str(unraisable.exc_value) == "Event loop is closed"
     ):
         sys.__unraisablehook__(unraisable)
-
-
-def _say(message: object, code: int) -> int:
-    print(f"cv3jax: {' '.join(str(message).split())}", file=sys.stderr)
-    return code
 
 
 def main() -> None:
@@ -130,7 +119,8 @@ def main() -> None:
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
     if name not in COMMANDS:
-        sys.exit(_say(f"no command {name!r}; one of {', '.join(COMMANDS)}", 2))
+        say(f"no command {name!r}; one of {', '.join(COMMANDS)}")
+        sys.exit(2)
     command = importlib.import_module(COMMANDS[name][0]).main
     run_command(command, args[words:])
 

@@ -10,24 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 
 from cv3jax.distributed.liveness import Peers
+from data_pipeline.io.errors import FailedRunError, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class NonFiniteLossError(Exception):
+class NonFiniteLossError(FailedRunError):
     """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
 
 
-class DivergedError(Exception):
+class DivergedError(FailedRunError):
     """A distillation round got further from its goal than where it began."""
-
-
-class StoppedError(Exception):
-    """A run ended because it was asked to. `signal` is the number by which."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(f"{signal.Signals(number).name}: {message}")
-        self.signal = number
 
 
 @contextlib.contextmanager

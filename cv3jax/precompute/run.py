@@ -21,7 +21,7 @@ from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial
 from cv3jax.training.cache_identity import cache_facts
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
@@ -198,9 +198,7 @@ def encode(
                 break
     left = sum(lengths[k] for k in todo) - made
     if stop and left:
-        raise preemption.StoppedError(
-            stop, f"{left:,} records are left; run the same command to continue"
-        )
+        raise StoppedError(stop, f"{left:,} records are left; run the same command to continue")
     for problem in damage:
         print(f"cv3jax: {problem}; training passes it over", file=sys.stderr)
     seconds = time.monotonic() - began

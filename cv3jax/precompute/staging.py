@@ -18,7 +18,8 @@ from cv3jax import recipes
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import replacing
-from data_pipeline.records.array_records import describe, publish, shard_name
+from data_pipeline.io.staging import replace_directory
+from data_pipeline.records.array_records import describe, shard_name
 from data_pipeline.records.feature_cache import ABOUT, FACTS, FEATURES, NAME, read_facts
 
 
@@ -128,7 +129,7 @@ def finish(out: Path, facts: dict[str, Any]) -> list[int]:
                 shutil.rmtree(place, ignore_errors=True)
             paths = [shard_path(out, k, facts) for k in range(len(lengths))]
             describe(staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
-            publish(staging, out)
+            replace_directory(staging, out)
     return lacking
 
 

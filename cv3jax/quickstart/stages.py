@@ -27,7 +27,7 @@ def build_data(directory: Path, *, count: int, seed: int) -> None:
     Held-out ones are drawn when they are judged.
     """
     if not directory.exists():
-        dataset.build(directory, count, seed, "train")
+        dataset.build(directory, dataset.SceneSettings(count, seed, "train"))
 
 
 def small_recipe(

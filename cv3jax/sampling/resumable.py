@@ -17,7 +17,7 @@ from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.sampling.batches import batch_width, draw
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
 from cv3jax.sampling.jobs import FORMAT, INDEX, PLAN, Jobs
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, StoppedError
 
 ENDS = "ends after this batch; the same command goes on"
 
@@ -113,7 +113,7 @@ def sample_many(
                 " continue"
             )
             if stop == signal.SIGINT:
-                raise preemption.StoppedError(stop, said)
+                raise StoppedError(stop, said)
         elif lacking := jobs.index(jobs, out, place, side):
             said = (
                 f"part {part.index} of {part.count} is done; of {len(jobs)} pictures {lacking} are"

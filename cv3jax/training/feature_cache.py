@@ -13,11 +13,11 @@ from cv3jax.training.data import crop_settings
 from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.cached import CachedExamples
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.loader import Prepare
 from data_pipeline.records.feature_cache import (
     EncodedSource,
-    example,
     latent_arrays,
     open_cache,
     text_arrays,
@@ -103,8 +103,7 @@ def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
     if not cache.facts["latents"]:
         image = functools.partial(crop, settings=crop_settings(settings.data))
     names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
-    return functools.partial(
-        example,
+    return CachedExamples(
         cache=cache,
         latents=names,
         text=bool(cache.facts["text"]),

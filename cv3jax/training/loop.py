@@ -20,6 +20,7 @@ from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Ahead
 from cv3jax.training.profiling import tracing
 from cv3jax.training.train_step import TrainState
+from data_pipeline.io.errors import StoppedError
 
 CHECK = 50  # steps at most between two looks at whether the save in the background has failed
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
@@ -180,7 +181,7 @@ def train_loop(
                 break
         if stop := noticed(before + step):
             where = manager.directory / str(step)
-            raise preemption.StoppedError(
+            raise StoppedError(
                 stop,
                 f"stopped after step {step}, saved in {where}; run the same command to continue",
             )

@@ -3,7 +3,7 @@
 Each goes on where a killed one was.
 """
 
-import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,16 +15,17 @@ from apache_beam import Create, ParDo, Reshuffle
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_pipeline.builder import inputs, publish, report
-from data_pipeline.builder.beam import run
+from data_pipeline.builder.beam import run, workers
 from data_pipeline.builder.blocklist import read_blocked
 from data_pipeline.builder.inputs import Unit
 from data_pipeline.builder.scan import Scan, read_header
 from data_pipeline.builder.select import decide
-from data_pipeline.builder.settings import Settings
+from data_pipeline.builder.settings import BuildSettings
+from data_pipeline.builder.statistics import Statistics
 from data_pipeline.builder.workspace import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
 from data_pipeline.builder.write import WriteShard
 from data_pipeline.images.perceptual_hash import band_count
-from data_pipeline.io import storage
+from data_pipeline.io import locks, storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.array_records import check_replaceable
 
@@ -34,14 +35,9 @@ VERSION = 1  # of what the passes write: a build of another version starts anew
 def build(
     units: list[Unit],
     out: str,
-    settings: Settings,
+    settings: BuildSettings,
     options: PipelineOptions,
     *,
-    metadata: list[str],
-    join_on: str,
-    shard_bytes: int,
-    max_bad_fraction: float,
-    threads: int,
     overwrite: bool,
 ) -> dict[str, Any]:
     """Builds the dataset `out` from `units`. Returns report.json, with {"seconds": {pass: s}}.
@@ -55,8 +51,9 @@ def build(
         OSError: something could not be written.
     """
     work = Work(out.rstrip("/") + ".build")
-    blocked = read_blocked(settings.blocked_sources) if settings.blocked_sources else ()
-    plan = _plan(units, settings, metadata, join_on, shard_bytes)
+    filters = settings.filters
+    blocked = read_blocked(filters.blocked_sources) if filters.blocked_sources else ()
+    plan = _plan(units, settings)
     with _alone(work):
         if not overwrite and _published(out, plan):
             _remove(work)
@@ -73,8 +70,8 @@ def build(
         _keep_what_fits(work, plan)
         seconds: dict[str, float] = {}
         with _timed(seconds, "scan"):
-            _scan(work, units, settings, options, threads)
-            items = _check_bad(work, units, max_bad_fraction)
+            _scan(work, units, settings, options)
+            items = _check_bad(work, units, settings.max_bad_fraction)
         with _timed(seconds, "decide"):
             if work.read(DECIDED) != plan or len(
                 work.done(DECIDE, "gz") & work.done(DECIDE, "json")
@@ -86,45 +83,29 @@ def build(
                         p,
                         units,
                         work,
-                        settings,
+                        filters,
                         blocked,
                         bands=band_count(items),
-                        metadata=metadata,
-                        join_on=join_on,
+                        metadata=list(settings.metadata),
+                        join_on=settings.join_on,
                     ),
                     ("decide", len(units), "unit", lambda: len(work.done(DECIDE, "gz"))),
                 )
                 work.write(DECIDED, plan)
         figures = publish.merged(work, len(units))
-        if metadata and not figures.joined:
-            raise InputError(
-                f"--metadata has no row for any of {figures.items:,} items by {join_on!r}; see"
-                " --join-on"
-            )
-        if not figures.kept:
-            reasons = (
-                ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
-                or "no items"
-            )
-            hint = "loosen the filters, the scan is kept"
-            if set(figures.reasons) <= {"no_caption", "no_image"}:
-                hint = (
-                    "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
-                    " --captions FILE"
-                )
-            raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
+        _check_figures(figures, settings)
         with _timed(seconds, "write"):
-            groups = inputs.groups(units, shard_bytes)
+            groups = inputs.groups(units, settings.shard_bytes)
             _write(work, units, groups, options)
         with _timed(seconds, "report"):
             told = report.summary(figures)
             files = {
                 report.JSON_NAME: publish.as_bytes(told),
-                report.HTML_NAME: report.page(figures, settings, Path(out).name).encode(),
+                report.HTML_NAME: report.page(figures, filters, Path(out).name).encode(),
                 publish.PLAN: publish.as_bytes(
                     {
                         **plan,
-                        "settings": vars(settings),
+                        "settings": vars(filters),
                         "inputs": sorted({unit.path for unit in units}),
                     }
                 ),
@@ -134,19 +115,20 @@ def build(
     return {**told, "seconds": seconds}
 
 
-def _plan(
-    units: list[Unit], settings: Settings, metadata: list[str], join_on: str, shard_bytes: int
-) -> dict[str, Any]:
+def _plan(units: list[Unit], settings: BuildSettings) -> dict[str, Any]:
+    filters = settings.filters
     tables = [
-        [path, *file] for pattern in metadata for path, file in storage.files(pattern).items()
+        [path, *file]
+        for pattern in settings.metadata
+        for path, file in storage.files(pattern).items()
     ]
     return {
         "version": VERSION,
         "units": inputs.fingerprint(units),
-        "scan": [settings.max_bytes, settings.max_pixels],
-        "filters": settings.fingerprint(),
-        "metadata": [join_on, *tables],
-        "shard_bytes": shard_bytes,
+        "scan": [filters.max_bytes, filters.max_pixels],
+        "filters": filters.fingerprint(),
+        "metadata": [settings.join_on, *tables],
+        "shard_bytes": settings.shard_bytes,
     }
 
 
@@ -167,14 +149,13 @@ def _keep_what_fits(work: Work, plan: dict) -> None:
     work.write(PLAN, plan)
 
 
-def _scan(
-    work: Work, units: list[Unit], settings: Settings, options: PipelineOptions, threads: int
-) -> None:
+def _scan(work: Work, units: list[Unit], settings: BuildSettings, options: PipelineOptions) -> None:
     done = work.done(SCAN, "gz")
     pending = [(number, unit) for number, unit in enumerate(units) if number not in done]
     if not pending:
         return
-    doing = Scan(work, settings.max_bytes, settings.max_pixels, threads)
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers(options))
+    doing = Scan(work, settings.filters.max_bytes, settings.filters.max_pixels, threads)
     run(
         options,
         lambda p: p | Create(pending) | Reshuffle() | ParDo(doing),
@@ -232,6 +213,27 @@ def _check_bad(work: Work, units: list[Unit], most: float) -> int:
     return items
 
 
+def _check_figures(figures: Statistics, settings: BuildSettings) -> None:
+    """Raise InputError where no metadata was joined that is asked for, or nothing is left."""
+    if settings.metadata and not figures.joined:
+        raise InputError(
+            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r}; see"
+            " --join-on"
+        )
+    if not figures.kept:
+        reasons = (
+            ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
+            or "no items"
+        )
+        hint = "loosen the filters, the scan is kept"
+        if set(figures.reasons) <= {"no_caption", "no_image"}:
+            hint = (
+                "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
+                " --captions FILE"
+            )
+        raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.monotonic()
@@ -256,13 +258,11 @@ def _alone(work: Work) -> Iterator[None]:
     except OSError as e:
         raise InputError(f"{folder} cannot be made ({e.strerror}); give another --output") from e
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
+        if not locks.take(lock.fileno(), folder / "lock"):
             raise InputError(
                 f"{folder} belongs to a build that is running; wait for it, or give another"
                 " --output"
-            ) from e
+            )
         for left in folder.glob("writing-*"):
             shutil.rmtree(left, ignore_errors=True)
         try:

@@ -7,12 +7,11 @@ options these take, which are passed on. Killed and started again, it goes on.
 import argparse
 import dataclasses
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.builder.inputs import find_units
-from data_pipeline.builder.settings import Settings, load_settings
+from data_pipeline.builder.settings import BuildSettings, Settings, load_settings
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
 
@@ -103,7 +102,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     # Beam warns, when it is imported, of the clouds it could not reach
     logging.disable(logging.WARNING)
     try:
-        from data_pipeline.builder.beam import beam_options, workers
+        from data_pipeline.builder.beam import beam_options
         from data_pipeline.builder.build import build
     except ImportError as e:
         raise InputError(f"data build needs Apache Beam ({e}): pip install 'cv3jax[data]'") from e
@@ -111,34 +110,24 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
     flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
-    settings = load_settings(
+    filters = load_settings(
         args.filters, {name: value for name, value in flags.items() if value is not None}
     )
-    for name, value, low, high in (
-        ("--max-bad-fraction", args.max_bad_fraction, 0, 1),
-        ("--shard-mb", args.shard_mb, 1, 2**20),
-        ("--threads", 1 if args.threads is None else args.threads, 1, 256),
-    ):
-        if not low <= value <= high:
-            raise InputError(f"{name} {value:g}: give a number in {low}..{high}")
+    settings = BuildSettings(
+        filters=filters,
+        join_on=args.join_on,
+        shard_mb=args.shard_mb,
+        max_bad_fraction=args.max_bad_fraction,
+        threads=args.threads,
+    )
     units = find_units(args.input, args.captions)
-    tables = [path for pattern in args.metadata for path in storage.files(pattern)]
+    tables = tuple(path for pattern in args.metadata for path in storage.files(pattern))
     if args.metadata and not tables:
         raise InputError(
             f"--metadata {args.metadata[0]}: nothing there; give parquet files, patterns in quotes"
         )
-    report = build(
-        units,
-        args.output,
-        settings,
-        options,
-        metadata=tables,
-        join_on=args.join_on,
-        shard_bytes=args.shard_mb * 10**6,
-        max_bad_fraction=args.max_bad_fraction,
-        threads=args.threads or max(1, (os.cpu_count() or 1) // workers(options)),
-        overwrite=args.overwrite,
-    )
+    settings = dataclasses.replace(settings, metadata=tables)
+    report = build(units, args.output, settings, options, overwrite=args.overwrite)
     _say(
         f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
         f" of images) in {args.output}"

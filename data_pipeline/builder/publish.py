@@ -14,7 +14,8 @@ from data_pipeline.builder.workspace import DECIDE, SHARDS, Work
 from data_pipeline.builder.write import SUFFIX
 from data_pipeline.io import storage
 from data_pipeline.io.errors import naming
-from data_pipeline.records.array_records import publish, shard_name, write_description
+from data_pipeline.io.staging import replace_directory
+from data_pipeline.records.array_records import shard_name, write_description
 from data_pipeline.records.records import ABOUT, FEATURES, NAME
 from data_pipeline.records.sizes import write_sizes
 
@@ -65,7 +66,7 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
         for name, data in side_files.items():
             (staging / name).write_bytes(data)
         if not remote:
-            publish(staging, Path(out))
+            replace_directory(staging, Path(out))
             return
         files = [path for path in staging.iterdir() if f".{SUFFIX}-" not in path.name]
         # that one last: with it, it is a dataset

@@ -1,5 +1,5 @@
-"""What `cv3jax data build` leaves out: one field a filter, off where it is None or empty.
-docs/data.md has them in a table.
+"""What `cv3jax data build` leaves out: one field a filter, off where it is None or empty
+(docs/data.md has them in a table); and how it goes about it.
 """
 
 import dataclasses
@@ -123,6 +123,43 @@ class Settings:
             [{**dataclasses.asdict(self), "blocked_sources": sources}], sort_keys=True
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """How a build goes about it.
+
+    Attributes:
+        filters: what it leaves out.
+        metadata: parquet files of scores, tags, URLs.
+        join_on: their column that says which item a row is of.
+        shard_mb: inputs are joined to shards of about so many MB.
+        max_bad_fraction: more damaged items than this share end the build.
+        threads: that decode, in each process; None: one per core.
+
+    Raises:
+        InputError: a value out of range, by the name of its flag.
+    """
+
+    filters: Settings
+    metadata: tuple[str, ...] = ()
+    join_on: str = "key"
+    shard_mb: int = 256
+    max_bad_fraction: float = 0.05
+    threads: int | None = None
+
+    def __post_init__(self):
+        for name, value, low, high in (
+            ("--max-bad-fraction", self.max_bad_fraction, 0, 1),
+            ("--shard-mb", self.shard_mb, 1, 2**20),
+            ("--threads", 1 if self.threads is None else self.threads, 1, 256),
+        ):
+            if not low <= value <= high:
+                raise InputError(f"{name} {value:g}: give a number in {low}..{high}")
+
+    @property
+    def shard_bytes(self) -> int:
+        return self.shard_mb * 10**6
 
 
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}

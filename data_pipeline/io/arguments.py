@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.exits import line_and_code, say
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
@@ -61,16 +62,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def run(command: Callable[[], None]) -> None:
-    """Runs a program's main; bad input ends in one line on stderr and exit 2, the system's errors
-    in one and exit 1, as under `cv3jax`.
+    """Runs a program's main; what ends it becomes one line on stderr and an exit code, as under
+    `cv3jax`.
     """
     try:
         command()
-    except InputError as e:
-        print(f"cv3jax: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as e:
-        print(
-            f"cv3jax: {e.filename}: {e.strerror}" if e.filename else f"cv3jax: {e}", file=sys.stderr
-        )
-        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as e:
+        ended = line_and_code(e)
+        if ended is None:
+            raise
+        line, code = ended
+        say(line)
+        sys.exit(code)

@@ -1,8 +1,9 @@
-"""The one exception every command turns into a single line and exit code 2, and names for the
-system's errors.
+"""The exceptions that every command turns into a single line and an exit code (exits.py), and names
+for the system's errors.
 """
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,18 @@ class InputError(Exception):
     The message is one line that says what was wrong with which file or flag, and what would be
     right.
     """
+
+
+class FailedRunError(Exception):
+    """A run cannot go on, and what it was given is not to blame. The message is one line."""
+
+
+class StoppedError(Exception):
+    """A run ended because it was asked to. `signal` is the number by which."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(f"{signal.Signals(number).name}: {message}")
+        self.signal = number
 
 
 def first_line(e: BaseException, most: int = 200) -> str:

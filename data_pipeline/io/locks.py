@@ -78,26 +78,41 @@ def wait(path: Path) -> Iterator[None]:
         file.close()
 
 
+def take(file: int, path: Path) -> bool:
+    """Take the lock of the open `file`, which is at `path`; False where another process has it.
+
+    It goes when `file` is closed. On a file system without locks it is said that there is none, and
+    taken for granted.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno not in _NO_LOCKS:
+            raise
+        print(
+            f"cv3jax: {path.parent} is on a file system without locks; see that only one run uses"
+            " it",
+            file=sys.stderr,
+        )
+    return True
+
+
 def _lock(path: Path, what: str) -> IO[str]:
     while True:
         file = path.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held = take(file.fileno(), path)
+        except OSError:
+            file.close()
+            raise
+        if not held:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
             raise InputError(
                 f"{what} is in use by {holder}; wait for it, stop it, or give another directory"
-            ) from None
-        except OSError as e:
-            if e.errno not in _NO_LOCKS:
-                file.close()
-                raise
-            print(
-                f"cv3jax: {path.parent} is on a file system without locks; see that only one run"
-                " uses it",
-                file=sys.stderr,
             )
         if _is(file, path):
             break

@@ -49,3 +49,20 @@ def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def replace_directory(whole: Path, out: Path) -> None:
+    """Renames the directory `whole` to `out`, where another one may be, which goes.
+
+    A directory cannot be replaced in one step: the old one moves aside for the instant between the
+    two renames.
+    """
+    old = out.with_name(f".{out.name}.replaced")
+    if old.exists():  # left by a process that was killed in that instant, or after it
+        shutil.rmtree(old)
+    if not out.exists():
+        whole.rename(out)
+        return
+    out.rename(old)
+    whole.rename(out)
+    shutil.rmtree(old)

@@ -15,7 +15,6 @@ texts: some 200 bytes a record.
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.recaption.answers import RETRYABLE, Answer, Failure
 from data_pipeline.records.records import Record
@@ -168,12 +168,13 @@ class Journal:
     def _open(self) -> int:
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
+            if not locks.take(file, self.path):
+                raise InputError(
+                    f"{self.path} is in use by another process; let it end, or give another --out"
+                )
+        except BaseException:
             os.close(file)
-            raise InputError(
-                f"{self.path} is in use by another process; let it end, or give another --out"
-            ) from e
+            raise
         return file
 
     def _move_aside(self) -> None:

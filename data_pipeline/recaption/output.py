@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.records.array_records import ShardWriter, describe, publish
+from data_pipeline.io.staging import replace_directory
+from data_pipeline.records.array_records import ShardWriter, describe
 from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, begin_staging
 from data_pipeline.records.sizes import write_sizes
 
@@ -48,7 +49,7 @@ class SameShards:
                 )
                 describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
                 write_sizes(self.staging, self._image_sizes)
-                publish(self.staging, self.out)
+                replace_directory(self.staging, self.out)
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
 

@@ -5,37 +5,26 @@ import collections
 import contextlib
 import dataclasses
 import json
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.errors import InputError, StoppedError, naming
 from data_pipeline.recaption.answers import Answer, Failure
-from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
+from data_pipeline.recaption.dialogue import load_dialogue
 from data_pipeline.recaption.endpoint import Endpoint
 from data_pipeline.recaption.journal import Journal, Totals, identify
 from data_pipeline.recaption.output import REPORT, SameShards
 from data_pipeline.recaption.rate_limit import Pacer
 from data_pipeline.recaption.scheduler import Asking
+from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.recaption.triplets import Triplets
 from data_pipeline.records.array_records import check_replaceable
 from data_pipeline.records.records import Record, RecordSource, open_records
 
 _EXAMPLES = 20  # of each reason, in the report
-
-
-class StoppedError(Exception):
-    """SIGTERM or Ctrl-C ended a run, whose answers are in the journal.
-
-    `signal` is the number by which.
-    """
-
-    def __init__(self, number: int, message: str):
-        super().__init__(f"{signal.Signals(number).name}: {message}")
-        self.signal = number
 
 
 @dataclasses.dataclass
@@ -58,21 +47,8 @@ class Summary:
 def recaption(
     data: str | Path,
     out: str | Path,
+    settings: RecaptionSettings,
     *,
-    endpoint: str,
-    model: str,
-    key: str | None = None,
-    dialogue: Path = DEFAULT,
-    concurrency: int = 32,
-    rate: float | None = None,
-    tokens_per_minute: float | None = None,
-    timeout: float = 120.0,
-    retries: int = 5,
-    backoff: float = 0.5,
-    max_tokens: int = 400,
-    image_side: int = 1024,
-    prices: tuple[float, float] | None = None,
-    limit: int | None = None,
     triplets: Path | None = None,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -85,12 +61,7 @@ def recaption(
     every record has a new caption or a reason why it has none.
 
     Args:
-        endpoint, key, timeout: see `Endpoint`.
-        model, max_tokens, image_side, retries, backoff, concurrency: see `Asking`.
-        dialogue: a template, see dialogue.py.
-        rate, tokens_per_minute: the most requests and tokens a minute; None: what the server takes.
-        prices: of a million tokens in the prompt and in the answer, in any currency.
-        limit: only so many records, the first ones, are asked, and no dataset is written.
+        settings: what is asked of whom.
         triplets: a JSON file of ⟨image, old, new⟩, see triplets.py.
         retry_failed: asks again where the server had failed; the dataset of an earlier run is
             replaced.
@@ -98,7 +69,7 @@ def recaption(
             dialogue.
 
     Returns:
-        The report, also written to `out`/recaption_report.json, or with `limit` to `out`.recaption:
+        The report, also written to `out`/recaption_report.json, or with a limit to `out`.recaption:
             {"source", "model", "endpoint", "dialogue", "records", "recaptioned", "reasons":
             {reason: n}, "examples": {reason: ["key: detail", …]}, "requests", "retries", "tokens":
             {"prompt", "completion", "unmeasured"}, "cost": None or a number, "seconds",
@@ -112,9 +83,14 @@ def recaption(
         StoppedByServerError, OSError: the server is gone or wants payment; the disk is full.
     """
     start = time.monotonic()
-    script = load_dialogue(dialogue)
-    server = Endpoint(endpoint, key=key, timeout=timeout, connections=concurrency)
-    source, out = open_records(data), Path(out).absolute()
+    script = load_dialogue(settings.dialogue)
+    server = Endpoint(
+        settings.endpoint,
+        key=settings.key,
+        timeout=settings.timeout,
+        connections=settings.concurrency,
+    )
+    source, out, limit = open_records(data), Path(out).absolute(), settings.limit
     if limit is None:
         if out.resolve() == Path(data).resolve():
             raise InputError(f"--out {out} is the dataset itself; give another directory")
@@ -126,10 +102,10 @@ def recaption(
         else None
     )
     asked = {
-        "model": model,
+        "model": settings.model,
         "dialogue": dataclasses.asdict(script),
-        "max_tokens": max_tokens,
-        "image_side": image_side,
+        "max_tokens": settings.max_tokens,
+        "image_side": settings.image_side,
     }
     folder = out.with_name(out.name + ".recaption")
     with Journal(
@@ -140,22 +116,11 @@ def recaption(
         async def ask() -> int | None:
             async with server:
                 pacer = Pacer(
-                    rate=rate and rate / 60, tokens=tokens_per_minute and tokens_per_minute / 60
+                    rate=settings.rate and settings.rate / 60,
+                    tokens=settings.tokens_per_minute and settings.tokens_per_minute / 60,
                 )
-                asking = Asking(
-                    source,
-                    script,
-                    journal,
-                    server,
-                    pacer,
-                    model=model,
-                    max_tokens=max_tokens,
-                    side=image_side,
-                    retries=retries,
-                    backoff=backoff,
-                    concurrency=concurrency,
-                    seed=json.dumps(asked, sort_keys=True),
-                )
+                seed = json.dumps(asked, sort_keys=True)
+                asking = Asking(source, script, journal, server, pacer, settings, seed)
                 with tqdm(total=count, desc="recaption", unit=" records", mininterval=0.5) as bar:
                     await asking.run(count, bar)
                 return asking.signal
@@ -170,14 +135,14 @@ def recaption(
             )
         report = {
             "source": str(data),
-            "model": model,
-            "endpoint": endpoint,
-            "dialogue": dialogue.name,
+            "model": settings.model,
+            "endpoint": settings.endpoint,
+            "dialogue": settings.dialogue.name,
             "records": count,
             "recaptioned": 0,
             "reasons": {},
             "examples": {},
-            **_spent(journal.totals, prices),
+            **_spent(journal.totals, settings),
             "seconds": 0.0,
             "requests_per_second": round((journal.totals.requests - before) / asking_seconds, 2),
             "journal": str(journal.path),
@@ -186,7 +151,7 @@ def recaption(
             dataset = (
                 stack.enter_context(SameShards(out, source.lengths)) if limit is None else None
             )
-            triplet_writer = stack.enter_context(exported) if exported else None
+            triplet_writer = stack.enter_context(exported.writing()) if exported else None
             summary = _write(source, count, journal, dataset, triplet_writer)
             report |= {
                 "recaptioned": summary.recaptioned,
@@ -228,11 +193,12 @@ def _write(
     return summary
 
 
-def _spent(totals: Totals, prices: tuple[float, float] | None) -> dict[str, Any]:
+def _spent(totals: Totals, settings: RecaptionSettings) -> dict[str, Any]:
+    price_in, price_out = settings.price_in, settings.price_out
     cost = (
         None
-        if prices is None
-        else (totals.prompt_tokens * prices[0] + totals.completion_tokens * prices[1]) / 1e6
+        if price_in is None
+        else (totals.prompt_tokens * price_in + totals.completion_tokens * price_out) / 1e6
     )
     tokens = {
         "prompt": totals.prompt_tokens,

@@ -27,6 +27,7 @@ from data_pipeline.recaption.dialogue import Dialogue
 from data_pipeline.recaption.endpoint import Endpoint, Reply, StoppedByServerError
 from data_pipeline.recaption.journal import Journal, identify
 from data_pipeline.recaption.rate_limit import Pacer
+from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import Record, RecordSource
 
 MAX_BACKOFF = 60.0  # seconds
@@ -36,19 +37,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Asking:
-    """One run over the first `count` records of `source`.
+    """One run over the first `count` records of `source`, as `settings` say.
 
-    Args:
-        model: as the server calls it.
-        max_tokens: of one answer; not sent where the dialogue's settings have
-            max_completion_tokens.
-        side: longest side of the image that is sent, pixels.
-        retries: how often a request is sent again after an error that may pass. 429s do not count;
-            they have MOST_LIMITED.
-        backoff: seconds before the first retry; doubles from one to the next, times .5 to 1.5 by
-            chance.
-        concurrency: dialogues at once, and so the most requests that are under way.
-        seed: prefix of what Idempotency-Keys and the chance in the backoff come from.
+    `seed`: prefix of what Idempotency-Keys and the chance in the backoff come from.
     """
 
     def __init__(
@@ -58,35 +49,19 @@ class Asking:
         journal: Journal,
         endpoint: Endpoint,
         pacer: Pacer,
-        *,
-        model: str,
-        max_tokens: int,
-        side: int,
-        retries: int,
-        backoff: float,
-        concurrency: int,
+        settings: RecaptionSettings,
         seed: str,
     ):
-        self.source, self.dialogue, self.journal, self.endpoint, self.pacer = (
-            source,
-            dialogue,
-            journal,
-            endpoint,
-            pacer,
-        )
-        self.model, self.max_tokens, self.side = model, max_tokens, side
-        self.retries, self.backoff, self.concurrency, self.seed = (
-            retries,
-            backoff,
-            concurrency,
-            seed,
-        )
+        self.source, self.dialogue, self.journal = source, dialogue, journal
+        self.endpoint, self.pacer, self.settings, self.seed = endpoint, pacer, settings, seed
         self.signal: int | None = None  # that ended the run
         self._stopping = False
         self._error: Exception | None = None
         self._workers: list[asyncio.Task] = []
         self._under_way: set[asyncio.Task | None] = set()
-        self._expected = 1000.0 + max_tokens  # tokens of a request: the mean, once there is one
+        self._expected = (
+            1000.0 + settings.max_tokens
+        )  # tokens of a request: the mean, once there is one
         self._measured = 0
         self._answered = False
         self._in_a_row: dict[str, int] = {}  # failures since the last answer, by reason
@@ -104,7 +79,7 @@ class Asking:
         syncing = asyncio.create_task(self._guarded(lambda: self._sync(finished)))
         self._workers = [
             asyncio.create_task(self._guarded(lambda: self._work(todo, bar)))
-            for _ in range(min(self.concurrency, count))
+            for _ in range(min(self.settings.concurrency, count))
         ]
         with self._heeding_signals():
             await asyncio.wait(self._workers)
@@ -155,7 +130,7 @@ class Asking:
         if self.journal.ended(identity):
             return record, identity, None
         try:
-            return record, identity, data_url(record["image"], self.side)
+            return record, identity, data_url(record["image"], self.settings.image_side)
         except InputError as e:
             return record, identity, Failure(answers.UNREADABLE, answers.one_line(str(e)))
 
@@ -163,12 +138,12 @@ class Asking:
         said = self.journal.answers(identity)
         while len(said) < len(self.dialogue.turns):
             request = {
-                "model": self.model,
+                "model": self.settings.model,
                 "messages": self.dialogue.messages(image, record["caption"], said),
                 **self.dialogue.settings,
             }
             if "max_completion_tokens" not in request:
-                request["max_tokens"] = self.max_tokens
+                request["max_tokens"] = self.settings.max_tokens
             outcome = await self._answer(record, identity, len(said), request)
             if not isinstance(outcome, Answer):
                 return
@@ -203,16 +178,15 @@ class Asking:
                     settled = (
                         isinstance(outcome, Answer)
                         or outcome.reason not in answers.RETRYABLE
-                        or failed > self.retries
+                        or failed > self.settings.retries
                     )
                 if settled:
                     self._judge(outcome)
                     self.journal.write(record, identity, turn, outcome, sent_before)
                     return outcome
             if reply.status != 429:  # after one of those the pacer keeps everybody waiting
-                await asyncio.sleep(
-                    min(MAX_BACKOFF, self.backoff * 2 ** (failed - 1)) * chance.uniform(0.5, 1.5)
-                )
+                backoff = min(MAX_BACKOFF, self.settings.backoff * 2 ** (failed - 1))
+                await asyncio.sleep(backoff * chance.uniform(0.5, 1.5))
         return None
 
     def _learn(self, reply: Reply, sent: float, expected: float) -> None:
@@ -251,7 +225,7 @@ class Asking:
                 f"{url} rejected {row} requests in a row ({outcome.detail}); check --model,"
                 " --dialogue and --max-tokens"
             )
-        if reason == "no answer" and row >= max(HOPELESS, 2 * self.concurrency):
+        if reason == "no answer" and row >= max(HOPELESS, 2 * self.settings.concurrency):
             said = (
                 f"{url} gave no answer to {row} records in a row ({outcome.reason}:"
                 f" {outcome.detail})"

@@ -8,17 +8,19 @@
 Paths are relative to the file's folder, which is what trainers take as their image folder.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.images.decode import open_image
 from data_pipeline.io.errors import InputError, naming
-from data_pipeline.io.files import check_file
+from data_pipeline.io.files import check_file, replacing
+from data_pipeline.io.staging import replace_directory
 from data_pipeline.recaption.dialogue import fill
 from data_pipeline.records.records import Record
 
@@ -27,9 +29,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class Triplets:
-    """Writes them as they come.
-
-    A context manager: leaving it normally puts FILE and its images in place.
+    """Writes them as they come, in the block of `writing`.
 
     Args:
         path: the JSON file; images go to NAME_images beside it, NAME being its stem.
@@ -49,31 +49,27 @@ class Triplets:
         self.path, self.folder = path, path.with_name(f"{path.stem}_images")
         self.count = 0
         self._question = question
-        self._partial = {
-            place: place.with_name(f"{place.name}.partial") for place in (self.path, self.folder)
-        }
-        if not overwrite and (there := [str(place) for place in self._partial if place.exists()]):
+        self._images = _partial(self.folder)
+        there = [str(place) for place in (self.path, self.folder) if place.exists()]
+        if there and not overwrite:
             raise InputError(
                 f"--triplets: {there[0]} is there already; give --overwrite to replace it, or"
                 " another name"
             )
 
-    def __enter__(self) -> "Triplets":
-        self._remove_partial()
-        self._partial[self.folder].mkdir(parents=True)
-        self._file = self._partial[self.path].open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, kind, value, traceback) -> None:
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["Triplets"]:
+        """Within the block they are written; both are in place when it ends, and not before."""
+        shutil.rmtree(self._images, ignore_errors=True)  # of a process that was killed
+        self._images.mkdir(parents=True)
         try:
-            with self._file, naming(self.path):
-                self._file.write("\n]\n" if self.count else "[]\n")
-            if kind is None:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self._partial[self.folder].rename(self.folder)
-                os.replace(self._partial[self.path], self.path)
+            with replacing(self.path, _partial(self.path)) as place:
+                with place.open("w", encoding="utf-8") as self._file:
+                    yield self
+                    self._file.write("\n]\n" if self.count else "[]\n")
+                replace_directory(self._images, self.folder)
         finally:
-            self._remove_partial()
+            shutil.rmtree(self._images, ignore_errors=True)
 
     def write(self, record: Record, caption: str) -> None:
         name = f"{file_name(record['key'])}.{_SUFFIXES[open_image(record['image']).format]}"
@@ -90,15 +86,15 @@ class Triplets:
             "conversations": conversation,
         }
         with naming(self.path):
-            (self._partial[self.folder] / name).write_bytes(record["image"])
+            (self._images / name).write_bytes(record["image"])
             self._file.write(
                 (",\n" if self.count else "[\n") + json.dumps(triplet, ensure_ascii=False)
             )
         self.count += 1
 
-    def _remove_partial(self) -> None:
-        shutil.rmtree(self._partial[self.folder], ignore_errors=True)
-        self._partial[self.path].unlink(missing_ok=True)
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
 
 
 def file_name(key: str) -> str:

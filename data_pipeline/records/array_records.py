@@ -1,5 +1,5 @@
-"""Datasets of ArrayRecord shards under a TFDS description, whatever their features: written a shard
-at a time, read at random.
+"""Datasets of ArrayRecord shards under a TFDS description, whatever their features, written a shard
+at a time; reading.py reads them.
 
 A dataset is a directory:
 
@@ -10,28 +10,20 @@ It appears under its name only when it is complete: everything is written into `
 it and renamed.
 """
 
-import bisect
-import concurrent.futures
-import dataclasses
 import errno
-import itertools
-import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from google.protobuf.message import DecodeError
+from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError
 
 SPLIT = "train"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -119,7 +111,7 @@ def write_description(
         dataset_name=name,
         split=SPLIT,
         filetype_suffix="array_record",
-        template=_TEMPLATE,
+        template=TEMPLATE,
     )
     split = tfds.core.SplitInfo(
         name=SPLIT, shard_lengths=list(lengths), num_bytes=size, filename_template=template
@@ -132,23 +124,6 @@ def write_description(
         check_data=False,  # TFDS checks by reading through tf.data
         description=about,
     )
-
-
-def publish(staging: Path, out: Path) -> None:
-    """Renames `staging` to `out`, in whose place a dataset may be.
-
-    A directory cannot be replaced in one step: the old one moves aside for the instant between the
-    two renames.
-    """
-    old = out.with_name(f".{out.name}.replaced")
-    if old.exists():  # left by a process that was killed in that instant, or after it
-        shutil.rmtree(old)
-    if not out.exists():
-        staging.rename(out)
-        return
-    out.rename(old)
-    staging.rename(out)
-    shutil.rmtree(old)
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
@@ -169,155 +144,3 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
         raise InputError(
             f"{out} already holds records; give --overwrite to replace them, or another directory"
         )
-
-
-class ExampleSource(Sequence):
-    """Random access: `len(source)`, and `source[i]` → {feature: value}.
-
-    Safe to read from many threads.
-
-    `name` is the dataset's directory as given, for error messages; `lengths` are the records of
-    each shard.
-    """
-
-    def __init__(self, path: Path, shards: "list[_Shard]", features: tfds.features.FeaturesDict):
-        self.name = str(path)
-        self.lengths = tuple(shard.take for shard in shards)
-        self._shards, self._features = shards, features
-        self._ends = list(itertools.accumulate(self.lengths))
-        self._data = ArrayRecordDataSource(shards)
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        i = range(len(self))[i]  # an IndexError outside; negative counts from the end
-        try:
-            return self.decode(self._features.deserialize_example_np(self._data[i]))
-        # array_record says RuntimeError (or IndexError) about damaged chunks; protobuf's
-        # DecodeError and a missing field come from bytes that are not one of our examples, a
-        # TypeError from the None that a truncated shard can yield.
-        except (
-            RuntimeError,
-            IndexError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            DecodeError,
-        ) as e:
-            shard = bisect.bisect_right(self._ends, i)
-            within = i - (self._ends[shard - 1] if shard else 0)
-            what = (
-                f"record {within} of {self._shards[shard].filename} is damaged"
-                f" ({first_line(e, 160)})"
-            )
-            raise InputError(f"{what}; restore the file or pack the data again") from e
-
-    def decode(self, example: dict[str, Any]) -> Any:
-        return example
-
-    def __repr__(self) -> str:  # grain names the source in its own messages
-        return f"{type(self).__name__}({self.name!r}, {len(self)} records)"
-
-
-def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) -> "list[_Shard]":
-    """The shards of the dataset at `path`, each opened once and its number of records compared with
-    the description.
-
-    So a missing or truncated file is found here and not hours later. `made_by` is the command that
-    makes such a dataset.
-
-    Raises:
-        InputError: no such directory, no dataset in it, no records, other features, or a missing or
-            damaged shard.
-    """
-    if not path.is_dir():
-        raise InputError(
-            f"no records at {path}: no such directory; `{made_by} --out {path}` makes one"
-        )
-    info = _read_json(path, "dataset_info.json")
-    # TFDS would import the classes that features.json names, so only its field names are read.
-    described = _read_json(path, "features.json")
-    try:
-        missing = sorted(set(features) - set(described["featuresDict"]["features"]))
-    except (KeyError, TypeError) as e:
-        raise InputError(f"{path}/features.json is not a TFDS description of features") from e
-    if missing:
-        raise InputError(
-            f"{path}/features.json has no {', '.join(missing)}; a record has {', '.join(features)}"
-        )
-    try:
-        split = next(s for s in info["splits"] if s["name"] == SPLIT)
-        lengths = [int(n) for n in split["shardLengths"]]
-        name = info["name"]
-        if (
-            info["fileFormat"] != "array_record"
-            or split["filepathTemplate"] != _TEMPLATE
-            or Path(name).name != name
-            or min(lengths) < 0
-        ):
-            raise ValueError("file format, names or lengths")
-    except (StopIteration, KeyError, ValueError, TypeError) as e:
-        raise InputError(
-            f"{path}/dataset_info.json describes no array_record split {SPLIT!r}"
-            f" ({first_line(e, 160)})"
-        ) from e
-    if not sum(lengths):
-        raise InputError(
-            f"{path} holds no records (count = 0); pack it again from images with captions"
-        )
-    shards = [
-        _Shard(path / shard_name(name, i, len(lengths)), length) for i, length in enumerate(lengths)
-    ]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(_check_shard, shards))
-    return shards
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-    """A file and its number of records; the properties are what array_record asks of a "file
-    instruction".
-    """
-
-    filename: Path
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
-
-
-def _check_shard(shard: _Shard) -> None:
-    if not shard.filename.is_file():
-        raise InputError(
-            f"shard {shard.filename} is missing; restore the file or pack the data again"
-        )
-    try:
-        reader = ArrayRecordReader(str(shard.filename))
-        found = reader.num_records()
-        reader.close()
-    except RuntimeError as e:
-        raise InputError(
-            f"shard {shard.filename} is truncated or damaged ({first_line(e, 160)}); restore it or"
-            " pack the data again"
-        ) from e
-    if found != shard.take:
-        raise InputError(
-            f"shard {shard.filename} has {found} records where dataset_info.json says {shard.take};"
-            " restore it or pack again"
-        )
-
-
-def _read_json(path: Path, name: str) -> dict:
-    try:
-        value = json.loads((path / name).read_text())
-    except FileNotFoundError as e:
-        raise InputError(f"{path} is not a record dataset: it has no {name}") from e
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}/{name} is damaged: {first_line(e, 160)}") from e
-    if not isinstance(value, dict):
-        raise InputError(f"{path}/{name} is not a JSON object")
-    return value

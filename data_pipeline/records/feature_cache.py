@@ -22,7 +22,7 @@ token. A record that could not be read when it was encoded has no arrays.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,8 +31,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.records.array_records import ExampleSource, find_shards
-from data_pipeline.records.records import Record, RecordSource
+from data_pipeline.records.reading import ExampleSource, find_shards
+from data_pipeline.records.records import RecordSource
 
 NAME = "encoded"
 ABOUT = (
@@ -262,60 +262,3 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
             f" --data {records.name}`"
         )
     return source
-
-
-def example(
-    source: Sequence[Record],
-    index: int,
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    *,
-    cache: EncodedSource,
-    latents: tuple[str, ...],
-    text: bool,
-    image: Callable[..., dict[str, np.ndarray | str]] | None,
-    recaption_prob: float,
-) -> dict[str, np.ndarray | str]:
-    """A `loader.Prepare` that takes from `cache`, the companion of `source`, what it has instead of
-    making it.
-
-    latents: names of `latent_arrays`; empty where `image` (crops.crop, with captions) makes pixels
-    as ever. text: features stand in the place of the caption. With both, `source` is not read at
-    all. The caption is chosen as without a companion: by the same draw.
-
-    Raises:
-        InputError: a record of either is damaged, or the companion's is of another image or
-            caption.
-    """
-    encoded = cache[index]
-    if image is not None:
-        out = image(source, index, rng, size)
-        return out | _features(encoded, out.pop("caption"), cache)
-    record = encoded if text else source[index]
-    check_pair(record, encoded, cache)
-    use = record["recaption"] and rng.random(5)[4] < recaption_prob
-    caption = record["recaption"] if use else record["caption"]
-    out = {**{name: encoded["latents"][name] for name in latents}, "sizes": encoded["sizes"]}
-    return out | (_features(encoded, caption, cache) if text else {"caption": caption})
-
-
-def check_pair(record: Mapping[str, Any], encoded: Encoded, cache: EncodedSource) -> None:
-    """Raise InputError unless the one is the companion of the other."""
-    if (record["key"], record["sha256"]) != (encoded["key"], encoded["sha256"]):
-        raise InputError(
-            f"{cache.name} has {encoded['key']!r} where the records have {record['key']!r}; encode"
-            " them again"
-        )
-
-
-def _features(encoded: Encoded, caption: str, cache: EncodedSource) -> dict[str, np.ndarray]:
-    for of, arrays in (
-        (encoded["recaption"], encoded["recaption_text"]),
-        (encoded["caption"], encoded["text"]),
-    ):
-        if arrays and of == caption:
-            return arrays
-    raise InputError(
-        f"{cache.name} has no features of the present caption of {encoded['key']!r}; encode the"
-        " records again"
-    )

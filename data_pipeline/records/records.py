@@ -23,14 +23,9 @@ from data_pipeline.images.decode import (
 )
 from data_pipeline.images.perceptual_hash import phash
 from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.records.array_records import (
-    ExampleSource,
-    ShardWriter,
-    check_replaceable,
-    describe,
-    find_shards,
-    publish,
-)
+from data_pipeline.io.staging import replace_directory
+from data_pipeline.records.array_records import ShardWriter, check_replaceable, describe
+from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.sizes import write_sizes
 
 NAME = "records"
@@ -197,7 +192,7 @@ class RecordWriter:
         )
         describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
         write_sizes(self.staging, np.concatenate([np.asarray(sizes) for sizes in self._sizes]))
-        publish(self.staging, self.out)
+        replace_directory(self.staging, self.out)
 
 
 class RecordSource(ExampleSource):

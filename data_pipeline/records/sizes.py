@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.files import replacing
 
 NAME = "sizes.npy"
 
@@ -25,14 +26,10 @@ def write_sizes(directory: Path, sizes: Sequence[tuple[int, int]] | np.ndarray) 
     Raises OSError.
     """
     array = np.asarray(sizes, np.int32).reshape(-1, 2)
-    temporary = directory / f"{NAME}.{os.getpid()}.tmp"
-    with naming(temporary):
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, array)
-            temporary.replace(directory / NAME)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # under a name of its own: the processes of a run may all find that there is no such file
+    place = directory / f"{NAME}.{os.getpid()}.tmp"
+    with replacing(directory / NAME, place) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def read_sizes(directory: Path, count: int) -> np.ndarray | None:

@@ -7,7 +7,7 @@ import argparse
 from typing import Any
 
 from data_pipeline.io.arguments import add_output
-from data_pipeline.scenes.dataset import build
+from data_pipeline.scenes.dataset import SceneSettings, build
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,17 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    count = build(
-        args.out,
-        args.num,
-        args.seed,
-        args.split,
+    settings = SceneSettings(
+        num=args.num,
+        seed=args.seed,
+        split=args.split,
         size=args.size,
         textured=args.textured,
         two=args.two,
         relational=args.relational,
-        shards=args.shards,
-        overwrite=args.overwrite,
     )
+    count = build(args.out, settings, shards=args.shards, overwrite=args.overwrite)
     print(f"{count:,} scenes of the {args.split} split in {args.out}")
     return {"records": count, "split": args.split, "seed": args.seed, "size": args.size}

@@ -10,46 +10,67 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.scenes.grammar import SPLITS, Object, Scene, Split, caption, sample_scene
 
 
+@dataclasses.dataclass(frozen=True)
+class SceneSettings:
+    """Which scenes a dataset has: scenes 0..num-1 of `seed`, of one split.
+
+    Attributes:
+        size: side of the square images, pixels.
+        textured, two, relational: as `grammar.sample_scene` has them.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    num: int
+    seed: int
+    split: Split
+    size: int = 128
+    textured: float = 0.5
+    two: float = 0.6
+    relational: float = 0.2
+
+    def __post_init__(self):
+        if self.num < 1 or self.seed < 0 or not 16 <= self.size <= 4096:
+            raise InputError(
+                f"num = {self.num}, seed = {self.seed}, size = {self.size}: num must be at least 1,"
+                " seed at least 0, size in 16..4096"
+            )
+        if self.split not in SPLITS:
+            raise InputError(f"split = {self.split!r}: one of {', '.join(SPLITS)}")
+        for name in ("textured", "two", "relational"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise InputError(f"{name} = {share}: a probability, in 0..1")
+
+
 def build(
-    out: str | Path,
-    num: int,
-    seed: int,
-    split: Split,
-    *,
-    size: int = 128,
-    textured: float = 0.5,
-    two: float = 0.6,
-    relational: float = 0.2,
-    shards: int = 8,
-    overwrite: bool = False,
+    out: str | Path, settings: SceneSettings, *, shards: int = 8, overwrite: bool = False
 ) -> int:
-    """Renders scenes 0..num-1 of `seed` and writes them as records; returns how many.
+    """Renders scenes and writes them as records; returns how many.
 
     A record's `scores` holds {"scene": …, "split", "seed", "index"}, the scene with coordinates, so
     that a judge need not parse captions. Its key is SPLIT-SEED-INDEX.
 
     Raises:
-        InputError: an argument out of range, or an `out` that RecordWriter refuses.
+        InputError: an `out` that RecordWriter refuses.
     """
     # Here, because pixels and records need more libraries than the grammar does.
     from data_pipeline.images.decode import encode_png
     from data_pipeline.records.records import RecordWriter, make_record
     from data_pipeline.scenes.render import render
 
-    if num < 1 or seed < 0 or not 16 <= size <= 4096:
-        raise InputError(
-            f"num = {num}, seed = {seed}, size = {size}: num must be at least 1, seed at least 0,"
-            " size in 16..4096"
-        )
-    if split not in SPLITS:
-        raise InputError(f"split = {split!r}: one of {', '.join(SPLITS)}")
-    for name, share in (("textured", textured), ("two", two), ("relational", relational)):
-        if not 0 <= share <= 1:
-            raise InputError(f"{name} = {share}: a probability, in 0..1")
+    seed, split = settings.seed, settings.split
     with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
-        for index in tqdm(range(num), desc=f"scenes {split}", unit="image", mininterval=0.5):
+        for index in tqdm(
+            range(settings.num), desc=f"scenes {split}", unit="image", mininterval=0.5
+        ):
             scene = sample_scene(
-                seed, index, split=split, textured=textured, two=two, relational=relational
+                seed,
+                index,
+                split=split,
+                textured=settings.textured,
+                two=settings.two,
+                relational=settings.relational,
             )
             scores = {
                 "scene": dataclasses.asdict(scene),
@@ -57,7 +78,7 @@ def build(
                 "seed": seed,
                 "index": index,
             }
-            png = encode_png(render(scene, size))
+            png = encode_png(render(scene, settings.size))
             writer.write(
                 make_record(png, caption(scene), key=f"{split}-{seed}-{index:07d}", scores=scores)
             )

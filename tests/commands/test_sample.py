@@ -18,14 +18,13 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.diffusion.pixels import to_uint8, up2
 from cv3jax.distillation import run as distilling
-from cv3jax.distributed.preemption import StoppedError
 from cv3jax.evaluation.distilled_scenes import compared
 from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.evaluation.scenes import assess, with_noise
 from cv3jax.quickstart import run as quickstart
 from cv3jax.training import run as training
 from data_pipeline.io import arguments
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.io.files import read_facts, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

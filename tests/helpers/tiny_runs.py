@@ -73,7 +73,8 @@ def scenes() -> Path:
     """64 rendered scenes at 64 pixels."""
     with once("scenes") as missing:
         if missing:
-            dataset.build(root() / "scenes", 64, 0, "train", size=64)
+            settings = dataset.SceneSettings(64, 0, "train", size=64)
+            dataset.build(root() / "scenes", settings)
     return root() / "scenes"
 
 

@@ -24,14 +24,13 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import encode
 from cv3jax.diffusion.conditioning import posteriors
 from cv3jax.distributed.independent import Part
-from cv3jax.distributed.preemption import StoppedError
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.precompute import run as precomputing
 from cv3jax.precompute import shard
 from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.loading.crops import fit
 from data_pipeline.records.feature_cache import FACTS, open_cache, payload, read_facts
 from data_pipeline.records.records import RecordWriter, open_records

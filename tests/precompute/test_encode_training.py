@@ -2,6 +2,7 @@
 exports, and what it refuses.
 """
 
+import dataclasses
 import functools
 import pickle
 import shutil
@@ -27,7 +28,8 @@ from cv3jax.training.frozen import frozen_description
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.stage import Stage
 from data_pipeline.io.errors import InputError
-from data_pipeline.records.feature_cache import example, open_cache
+from data_pipeline.loading.cached import CachedExamples
+from data_pipeline.records.feature_cache import open_cache
 from data_pipeline.records.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -186,11 +188,8 @@ def test_text_alone_leaves_the_images_their_crops():
 
 def test_captions_are_chosen_as_without_a_companion():
     cache, ours = opened("float32", "float32"), records()
-    options = {"cache": cache, "latents": (), "recaption_prob": 0.5}
-    # as worker processes get it
-    prepare = pickle.loads(
-        pickle.dumps(functools.partial(example, **options, text=True, image=None))
-    )
+    examples = CachedExamples(cache, latents=(), text=True, image=None, recaption_prob=0.5)
+    prepare = pickle.loads(pickle.dumps(examples))  # as worker processes get it
     chosen = set()
     for seed in range(20):
         recaption = bool(ours[1]["recaption"]) and np.random.default_rng(seed).random(5)[4] < 0.5
@@ -202,10 +201,10 @@ def test_captions_are_chosen_as_without_a_companion():
     assert chosen == {True, False}
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="where the records have"):
-        example([ours[0]] * 2, 1, rng, (32, 32), **options, text=False, image=None)
+        dataclasses.replace(examples, text=False)([ours[0]] * 2, 1, rng, (32, 32))
     with pytest.raises(InputError, match="no features of the present caption of"):
-        example(
-            ours, 1, rng, (32, 32), **options, text=True, image=lambda *_: {"caption": "another"}
+        dataclasses.replace(examples, image=lambda *_: {"caption": "another"})(
+            ours, 1, rng, (32, 32)
         )
 
 

@@ -3,6 +3,7 @@ refused or left alone by it.
 """
 
 import collections
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from data_pipeline.recaption import answers, journal, rate_limit
 from data_pipeline.recaption.endpoint import StoppedByServerError
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.recaption.run import recaption
+from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 ROOT = Path(__file__).parents[2]
@@ -69,21 +71,24 @@ def no_slow_start(monkeypatch):
 def ask(data, template, tmp_path):
     """`recaption` with what all tests share, into tmp_path / "out"."""
 
-    def call(server, **changes):
-        settings = {
-            "key": KEY,
-            "model": MODEL,
-            "dialogue": template,
-            "concurrency": 8,
-            "timeout": 20.0,
-            "retries": 2,
-            "backoff": 0.001,
-        }
+    def call(server, *, triplets=None, retry_failed=False, overwrite=False, **changes):
+        settings = RecaptionSettings(
+            endpoint=getattr(server, "url", server),
+            model=MODEL,
+            key=KEY,
+            dialogue=template,
+            concurrency=8,
+            timeout=20.0,
+            retries=2,
+            backoff=0.001,
+        )
         return recaption(
             data,
             tmp_path / "out",
-            endpoint=getattr(server, "url", server),
-            **{**settings, **changes},
+            dataclasses.replace(settings, **changes),
+            triplets=triplets,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
         )
 
     return call
@@ -140,7 +145,7 @@ def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
         return kind if turn == record % TURNS and not (once and attempt) else "ok"
 
     with CaptionServer(schedule, delay=0.02) as server:
-        report = ask(server, timeout=1.5, prices=(2.0, 10.0))
+        report = ask(server, timeout=1.5, price_in=2.0, price_out=10.0)
     assert server.wrong == []
     assert server.most_at_once <= 8
     reasons = {i: (FOR_GOOD if once else ALWAYS).get(kind) for i, (kind, once) in enumerate(kinds)}
@@ -353,10 +358,7 @@ def test_an_image_that_cannot_be_read_costs_nothing(template, tmp_path):
         report = recaption(
             tmp_path / "d",
             tmp_path / "out",
-            endpoint=server.url,
-            model=MODEL,
-            key=KEY,
-            dialogue=template,
+            RecaptionSettings(server.url, MODEL, key=KEY, dialogue=template),
         )
     assert (report["reasons"], report["requests"], report["retries"]) == (
         {answers.UNREADABLE: 1},

@@ -19,14 +19,13 @@ from cv3jax.checkpoints.fingerprint import digest
 from cv3jax.commands import sample
 from cv3jax.distributed.independent import which_part
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.distributed.preemption import StoppedError
 from cv3jax.sampling import jobs as sampling_jobs
 from cv3jax.sampling import resumable
 from cv3jax.sampling.batches import batch_width
 from cv3jax.sampling.inputs import MAX_LINE, Prompt, read_prompts
 from cv3jax.sampling.jobs import Job, Jobs
 from data_pipeline.io import locks
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, StoppedError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -248,7 +248,8 @@ def test_the_clock_may_jump(tmp_path, monkeypatch, whole):
 
 
 def test_a_damaged_record_stops_the_run_and_the_restored_file_continues_it(tmp_path, capsys):
-    dataset.build(tmp_path / "data", 64, 0, "train", size=32, shards=2)
+    settings = dataset.SceneSettings(64, 0, "train", size=32)
+    dataset.build(tmp_path / "data", settings, shards=2)
     shard = tmp_path / "data" / "records-train.array_record-00001-of-00002"
     good = shard.read_bytes()
 

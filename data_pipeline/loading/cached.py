@@ -1,0 +1,76 @@
+"""Examples of what a companion dataset has of each record, instead of making it again."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.io.errors import InputError
+from data_pipeline.records.feature_cache import Encoded, EncodedSource
+from data_pipeline.records.records import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedExamples:
+    """A `loader.Prepare` that takes from `cache`, the companion of its `source`, what it has
+    instead of making it.
+
+    Attributes:
+        latents: names of `feature_cache.latent_arrays`; empty where `image` (`crops.crop`, with
+            captions) makes pixels as ever.
+        text: features stand in the place of the caption. With both, `source` is not read at all.
+        recaption_prob: how often a recaption is taken where there is one: chosen as without a
+            companion, by the same draw.
+    """
+
+    cache: EncodedSource
+    latents: tuple[str, ...]
+    text: bool
+    image: Callable[..., dict[str, np.ndarray | str]] | None
+    recaption_prob: float
+
+    def __call__(
+        self, source: Sequence[Record], index: int, rng: np.random.Generator, size: tuple[int, int]
+    ) -> dict[str, np.ndarray | str]:
+        """The example of record `index`.
+
+        Raises:
+            InputError: a record of either is damaged, or the companion's is of another image or
+                caption.
+        """
+        encoded = self.cache[index]
+        if self.image is not None:
+            out = self.image(source, index, rng, size)
+            return out | _features(encoded, out.pop("caption"), self.cache)
+        record = encoded if self.text else source[index]
+        _check_pair(record, encoded, self.cache)
+        use = record["recaption"] and rng.random(5)[4] < self.recaption_prob
+        caption = record["recaption"] if use else record["caption"]
+        latents = {name: encoded["latents"][name] for name in self.latents}
+        out = {**latents, "sizes": encoded["sizes"]}
+        return out | (
+            _features(encoded, caption, self.cache) if self.text else {"caption": caption}
+        )
+
+
+def _check_pair(record: Mapping[str, Any], encoded: Encoded, cache: EncodedSource) -> None:
+    """Raise InputError unless the one is the companion of the other."""
+    if (record["key"], record["sha256"]) != (encoded["key"], encoded["sha256"]):
+        raise InputError(
+            f"{cache.name} has {encoded['key']!r} where the records have {record['key']!r}; encode"
+            " them again"
+        )
+
+
+def _features(encoded: Encoded, caption: str, cache: EncodedSource) -> dict[str, np.ndarray]:
+    for of, arrays in (
+        (encoded["recaption"], encoded["recaption_text"]),
+        (encoded["caption"], encoded["text"]),
+    ):
+        if arrays and of == caption:
+            return arrays
+    raise InputError(
+        f"{cache.name} has no features of the present caption of {encoded['key']!r}; encode the"
+        " records again"
+    )
