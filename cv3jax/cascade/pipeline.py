@@ -60,12 +60,8 @@ class Cascade:
         *,
         within: Mesh | None = None,
     ):
-        self.description, self.params, self.tokenize, self.mesh = (
-            description,
-            params,
-            tokenize,
-            mesh,
-        )
+        self.description, self.params = description, params
+        self.tokenize, self.mesh = tokenize, mesh
         devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
         self._attend = {
             name: stage_attend(stage, attention, devices)
@@ -226,11 +222,8 @@ class Cascade:
         """
         side = 2 * images.shape[1]
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
-        noise = (
-            {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)}
-            if noise is None
-            else noise
-        )
+        if noise is None:
+            noise = {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)}
         up = up2(to_pixels(self.put_images(images)))
         self._lap("rest", (up, noise))
         low = self._lap("vae", self.encode(up, noise["low"]))

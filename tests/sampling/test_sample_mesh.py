@@ -56,18 +56,15 @@ def cascade_at() -> Path:
 
 @pytest.fixture(autouse=True)
 def larger(monkeypatch):
-    """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest
-    resolution.
-    """
+    """Bases of 64²: a context of two leaves each device two rows of the smallest latents."""
     read = cascades.read_cascade
 
     def doubled(path):
         directory, description = read(path)
-        stages = {
-            name: dataclasses.replace(stage, image_size=2 * stage.image_size)
-            for name, stage in description.stages.items()
-        }
-        return directory, dataclasses.replace(description, stages=stages)
+        for name, stage in description.stages.items():
+            larger = dataclasses.replace(stage, image_size=2 * stage.image_size)
+            description = description.with_stage(name, larger)
+        return directory, description
 
     monkeypatch.setattr(cascades, "read_cascade", doubled)
 
