@@ -10,6 +10,7 @@ functions. The paper has 10.33 s against 19.67 s, a ratio of 0.525. Exits 1 when
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -26,6 +27,12 @@ from cv3jax.cascade.limits import relay_passes
 from cv3jax.cascade.parts import build_model, part_shapes, t5_init, unet_init, vae_init
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.checkpoints.description import (
+    CascadeDescription,
+    StageDescription,
+    TextDescription,
+    VaeDescription,
+)
 from cv3jax.configs import base_512, relay_1024, scenes_base, scenes_relay, scenes_vae
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.models.t5 import T5Encoder
@@ -37,7 +44,7 @@ STEPS = {"base": 50, "relay": 10}
 SCENES_TEXT = ("vocab", "channels", "layers", "heads", "head_dim", "ff", "dtype")
 
 
-def describe(base: Any, relay: Any, vae: dict, t5: dict) -> dict:
+def describe(base: Any, relay: Any, vae: dict, t5: dict) -> CascadeDescription:
     """A cascade of these recipes, with STEPS, guided. The relay's side is twice the base's."""
     model = build_model(Autoencoder, vae)
     stages = {}
@@ -49,27 +56,25 @@ def describe(base: Any, relay: Any, vae: dict, t5: dict) -> dict:
             "out_channels": model.z_channels,
             **{key: config.model[key] for key in base.model if key != "remat"},
         }
-        stages[name] = {
-            "kind": name,
-            "model": fields,
-            "text_width": t5["channels"],
-            "prediction": config.objective.prediction,
-            "factor": model.factor,
-            "image_size": side,
-            "start": config.schedule.start,
-            "steps": STEPS[name],
-            "guidance": config.sample.guidance,
-            "eta": 0.0,
-            "form": "released",
-        }
-    return {
-        "stages": stages,
-        "vae": {"model": vae, "scale": 0.13025},
-        "t5": {"model": t5, "length": base.text.length},
-    }
+        stages[name] = StageDescription(
+            kind=name,
+            model=fields,
+            text_width=t5["channels"],
+            prediction=config.objective.prediction,
+            factor=model.factor,
+            image_size=side,
+            start=config.schedule.start,
+            steps=STEPS[name],
+            guidance=config.sample.guidance,
+            eta=0.0,
+            form="released",
+        )
+    return CascadeDescription(
+        VaeDescription(vae, 0.13025), TextDescription(t5, base.text.length), stages
+    )
 
 
-def scenes() -> dict:
+def scenes() -> CascadeDescription:
     base = scenes_base.get_config()
     return describe(
         base,
@@ -79,7 +84,7 @@ def scenes() -> dict:
     )
 
 
-def released() -> dict:
+def released() -> CascadeDescription:
     """The released sizes: 2.9 B parameters a stage, SDXL's autoencoder, T5-XXL."""
     return describe(
         base_512.get_config(),
@@ -89,27 +94,26 @@ def released() -> dict:
     )
 
 
-def single(description: dict) -> dict:
+def single(description: CascadeDescription) -> CascadeDescription:
     """The base alone, at the relay's resolution."""
-    stages, side = description["stages"], description["stages"]["relay"]["image_size"]
-    return {**description, "stages": {"base": {**stages["base"], "image_size": side}}}
+    stages = description.stages
+    base = dataclasses.replace(stages["base"], image_size=stages["relay"].image_size)
+    return dataclasses.replace(description, stages={"base": base})
 
 
-def picture_flops(description: dict) -> dict[str, int]:
+def picture_flops(description: CascadeDescription) -> dict[str, int]:
     """FLOPs of one picture by part, of the functions that `Cascade.generate` runs."""
     side, text_width = (
-        description["stages"]["base"]["image_size"],
-        description["stages"]["base"]["text_width"],
+        description.stages["base"].image_size,
+        description.stages["base"].text_width,
     )
     vae, t5 = (
-        build_model(Autoencoder, description["vae"]["model"]),
-        build_model(T5Encoder, description["t5"]["model"]),
+        build_model(Autoencoder, description.vae.model),
+        build_model(T5Encoder, description.t5.model),
     )
-    shapes = {
-        part: part_shapes(description, part) for part in ("vae", "t5", *description["stages"])
-    }
+    shapes = {part: part_shapes(description, part) for part in description.parts}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    text = jax.ShapeDtypeStruct((1, description["t5"]["length"], text_width), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, description.t5.length, text_width), jnp.float32)
 
     def latent(side: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(
@@ -117,8 +121,10 @@ def picture_flops(description: dict) -> dict[str, int]:
         )
 
     def stage(name: str, side: int) -> int:
-        facts = description["stages"][name]
-        run = make_stage_sampler(facts, steps=facts["steps"], unguided=facts["guidance"] == 1.0)
+        described = description.stages[name]
+        run = make_stage_sampler(
+            described, steps=described.steps, unguided=described.guidance == 1.0
+        )
         low = latent(side) if name == "relay" else None
         w = jax.ShapeDtypeStruct((), jnp.float32)
         return flops.count(
@@ -130,7 +136,7 @@ def picture_flops(description: dict) -> dict[str, int]:
             lambda p, z: vae.apply({"params": p}, z, method="decode"), shapes["vae"], latent(side)
         ).total
 
-    tokens = jax.ShapeDtypeStruct((1, description["t5"]["length"]), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((1, description.t5.length), jnp.int32)
     found = {
         "text": flops.count(lambda p, x: t5.apply({"params": p}, x), shapes["t5"], tokens).total,
         "base": stage("base", side),
@@ -152,14 +158,12 @@ def random_cascades() -> dict[str, Cascade]:
     description = scenes()
     key = jax.random.key(0)
     params = {
-        "vae": jax.jit(vae_init(build_model(Autoencoder, description["vae"]["model"])))(key),
-        "t5": jax.jit(t5_init(build_model(T5Encoder, description["t5"]["model"])))(key),
+        "vae": jax.jit(vae_init(build_model(Autoencoder, description.vae.model)))(key),
+        "t5": jax.jit(t5_init(build_model(T5Encoder, description.t5.model)))(key),
     }
-    for name, stage in description["stages"].items():
-        params[name] = jax.jit(unet_init(build_model(UNet, stage["model"]), stage["text_width"]))(
-            key
-        )
-    length, vocab = description["t5"]["length"], description["t5"]["model"]["vocab"]
+    for name, stage in description.stages.items():
+        params[name] = jax.jit(unet_init(build_model(UNet, stage.model), stage.text_width))(key)
+    length, vocab = description.t5.length, description.t5.model["vocab"]
 
     def tokenize(prompts: list[str]) -> np.ndarray:
         return np.random.default_rng(0).integers(0, vocab, (len(prompts), length), np.int32)

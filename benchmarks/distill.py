@@ -31,8 +31,9 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax import recipes
 from cv3jax.aot import flops
-from cv3jax.aot.programs import frozen_facts
+from cv3jax.aot.programs import encoders_of
 from cv3jax.cascade.parts import model_of
+from cv3jax.checkpoints.description import VaeDescription
 from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
@@ -73,16 +74,16 @@ def load(name: str, batch: int | None, *fields: str) -> DistillSettings:
 def pieces(settings: DistillSettings, kind: str) -> Pieces:
     """Of a recipe's first round (guided) or its others (told)."""
     stage = settings.stage
-    deal, facts = mesh_plan(stage, jax.devices()[:1]), dict(frozen_facts(stage))
+    deal, encoders = mesh_plan(stage, jax.devices()[:1]), encoders_of(stage)
+    vae = encoders.vae
     if stage.text.random:  # a recipe of the scenes, whose autoencoder is not the released one
-        facts["vae"] = {"model": scenes_vae.get_config().model.to_dict(), "scale": 1.0}
+        vae = VaeDescription(scenes_vae.get_config().model.to_dict(), 1.0)
     w_dim = settings.w_dim if kind == "told" else 0
     steps = diffusion_programs(
         stage,
         deal,
-        facts["vae"],
-        facts["t5"]["model"],
-        facts["t5"]["length"],
+        vae,
+        encoders.t5,
         make_step=distillation_step(settings, w_dim),
     )
     state = jit_once(lambda key: create_state(steps.init, steps.tx, key), placement(steps.like))(

@@ -23,6 +23,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import build_on
 from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
@@ -51,8 +52,8 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
         [grammar.caption(scene) for scene in judged_scenes(count, 0)],
         jax.vmap(jax.random.key)(jnp.arange(count)),
     )
-    stages = [one.description["stages"]["base"] for one in (teacher, student)]
-    steps, side, w_dim = stages[1]["steps"], stages[0]["image_size"], stages[1]["model"]["w_dim"]
+    stages = [one.description.stages["base"] for one in (teacher, student)]
+    steps, side, w_dim = stages[1].steps, stages[0].image_size, stages[1].w_dim
     grid, text, noise = (
         pairs(base_grid(2 * steps)),
         teacher.text(captions),
@@ -61,11 +62,11 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
     cond = make_cond(text, square_sizes(count, side))
 
     def denoiser(stage):
-        model = build_on(None, UNet, stage["model"])
+        model = build_on(None, UNet, stage.model)
         return make_denoiser(
             lambda p, x, i, c: model.apply({"params": p}, x, i, c),
             jnp.asarray(ddpm_sigma()),
-            stage["prediction"],
+            stage.prediction,
         )
 
     theirs, ours = (denoiser(stage) for stage in stages)
@@ -102,7 +103,8 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
         return run
 
     def full(w):
-        return np.asarray(teacher.stage("base", text, keys, noise, guidance=w))
+        settings = SamplerSettings(guidance=w)
+        return np.asarray(teacher.stage("base", text, keys, noise, settings=settings))
 
     return Both(
         of(one_step, student),
@@ -200,7 +202,7 @@ def main() -> None:
         parser.error("--weights must be two or more, --count at least 1")
     tune_cpu()
     facts, student = measure.facts(), load(args.student)
-    if not student.description["stages"]["base"]["model"].get("w_dim"):
+    if not student.description.stages["base"].w_dim:
         parser.error(f"--student {args.student}: its base is not told w")
     found = both(load(args.teacher), student, args.count)
     count = int(found.grid.count)

@@ -10,6 +10,7 @@ from there: packaging again changes no file, and git stores what two cascades sh
 """
 
 import argparse
+import dataclasses
 import re
 import shutil
 import tempfile
@@ -103,15 +104,11 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
     if target.exists() and not force:
         raise InputError(f"--name {name}: {target} exists already; --force replaces it")
     directory, description = cascades.read_cascade(source)
-    parts = [
-        *(part for part in ("vae", "t5") if part in description),
-        *sorted(description["stages"]),
-    ]
     here, rows = SingleDeviceSharding(jax.local_devices()[0]), []
     cascades.PACKAGED.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cascades.PACKAGED, prefix=f".{name}.") as place:
         new = Path(place) / "new"
-        for part in parts:
+        for part in description.parts:
             like = abstract(part_shapes(description, part), here)
             stored = rounded(
                 jax.tree.map(np.asarray, cascades.load_part(directory / part, like)), dtype, part
@@ -132,9 +129,11 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
                 copy_tokenizer(directory / part / "tokenizer", new / part / "tokenizer")
             count = sum(x.size for x in jax.tree.leaves(stored.params))
             rows.append((part, count, size(new / part), stored.error))
-        for stage in description["stages"].values():
-            stage["model"]["dtype"] = "float32"  # they are for a CPU, whatever they were trained on
-        cascades.write_cascade(new, description)
+        stages = {  # they are for a CPU, whatever they were trained on
+            name: dataclasses.replace(stage, model={**stage.model, "dtype": "float32"})
+            for name, stage in description.stages.items()
+        }
+        cascades.write_cascade(new, dataclasses.replace(description, stages=stages))
         if target.exists():
             target.rename(Path(place) / "old")
         new.rename(target)

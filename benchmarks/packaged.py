@@ -23,6 +23,7 @@ import measure
 import numpy as np
 
 from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
@@ -87,14 +88,13 @@ def guidance(
     """
     captions = [grammar.caption(scene) for scene in shown]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(shown)))
-    noise = teacher.noise(keys, teacher.description["stages"]["base"]["image_size"])
-    theirs, ours = (
-        [
-            np.asarray(one.stage("base", one.text(captions), keys, noise, guidance=w))
-            for w in weights
-        ]
-        for one in (teacher, student)
-    )
+    noise = teacher.noise(keys, teacher.description.stages["base"].image_size)
+
+    def latents(one: Cascade, w: float) -> np.ndarray:
+        settings = SamplerSettings(guidance=w)
+        return np.asarray(one.stage("base", one.text(captions), keys, noise, settings=settings))
+
+    theirs, ours = ([latents(one, w) for w in weights] for one in (teacher, student))
     return [[float(np.sqrt(np.mean((a - b) ** 2))) for b in theirs] for a in ours]
 
 
@@ -138,8 +138,8 @@ def measured(count: int, weights: list[float]) -> dict:
     """All of it."""
     held, relational = judged_scenes(count, 0), relational_scenes(count, 1)
     teacher, student = (load(cascades.PACKAGED / name) for name in (TEACHER, STUDENT))
-    full = tuple(teacher.description["stages"][name]["steps"] for name in ("base", "relay"))
-    few = tuple(student.description["stages"][name]["steps"] for name in ("base", "relay"))
+    full = tuple(teacher.description.stages[name].steps for name in ("base", "relay"))
+    few = tuple(student.description.stages[name].steps for name in ("base", "relay"))
     both = with_rounds(teacher, {few: (cascades.PACKAGED / STUDENT,) * 2})
     return {
         "vae": ceilings(teacher, held),

@@ -34,7 +34,7 @@ def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
     found = {}
     for path in sorted(workdir.glob("schedule.start=*/cascade")):
         cascade = load(path)
-        start = cascade.description["stages"]["relay"]["start"]
+        start = cascade.description.stages["relay"].start
         figures = assess(cascade, count=count, seed=seed)
         following, detail = figures["prompt_following"], figures["detail"]
         found[start] = {

@@ -2,6 +2,7 @@
 run's memory plan goes by.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,12 @@ from jax.sharding import PartitionSpec as P
 from cv3jax.cascade.parts import build_model, model_of
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import (
+    CascadeDescription,
+    StageDescription,
+    TextDescription,
+    VaeDescription,
+)
 from cv3jax.distillation.programs import distillation_step
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
@@ -30,7 +37,7 @@ from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
 # the models' defaults are the released sizes
-RELEASED = {"vae": {"model": {}, "scale": 0.13025}, "t5": {"model": {}, "length": 225}}
+RELEASED = CascadeDescription(VaeDescription({}, 0.13025), TextDescription({}, 225))
 
 
 class Program(NamedTuple):
@@ -60,8 +67,8 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
     plan = mesh_plan(stage, devices)
     if stage.stage == "vae":
         return _vae(stage, plan, step)
-    description = frozen_facts(stage)
-    check_sides(stage, description["vae"]["model"])
+    description = encoders_of(stage)
+    check_sides(stage, description.vae)
     make_step = diffusion_step
     if distilled is not None:
         make_step = distillation_step(distilled, distilled.w_dim if step == "later" else 0)
@@ -70,9 +77,8 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
     programs = diffusion_programs(
         stage,
         plan,
-        description["vae"],
-        description["t5"]["model"],
-        description["t5"]["length"],
+        description.vae,
+        description.t5,
         make_step=make_step,
     )
     size, params = stage.batch.size, programs.like.params
@@ -83,20 +89,20 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
         args = train_args(programs)
         return Program(programs.train, args, plan.mesh, size, plan.accumulate, params)
     # of a distillation the student, as the last round leaves it
-    last = {} if distilled is None else {"steps": distilled.rounds[-1].steps}
-    return _sample(stage, plan, description, {**describe(stage, description), **last}, params)
+    steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
+    drawn = dataclasses.replace(describe(stage, description), steps=steps)
+    return _sample(stage, plan, description, drawn, params)
 
 
-def frozen_facts(settings: StageSettings) -> dict:
-    """The description's vae and t5 entries of config.cascade, or of the released checkpoint."""
-    facts = dict(RELEASED)
+def encoders_of(settings: StageSettings) -> CascadeDescription:
+    """The description of config.cascade, with the encoders that it lacks: those of the released
+    checkpoint, or a random text encoder where the recipe says so.
+    """
+    found = CascadeDescription()
     if settings.cascade:
-        facts |= cascades.read_cascade(settings.cascade)[1]
-    if settings.text.random and (
-        not settings.cascade or "t5" not in cascades.read_cascade(settings.cascade)[1]
-    ):
-        facts["t5"] = {"model": settings.text.model, "length": settings.text.length}
-    return facts
+        _, found = cascades.read_cascade(settings.cascade)
+    text = settings.text.description if settings.text.random else RELEASED.t5
+    return dataclasses.replace(found, vae=found.vae or RELEASED.vae, t5=found.t5 or text)
 
 
 def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
@@ -110,29 +116,35 @@ def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
 
 
 def _sample(
-    settings: StageSettings, plan: MeshPlan, description: dict, stage: dict, params: Any
+    settings: StageSettings,
+    plan: MeshPlan,
+    description: CascadeDescription,
+    stage: StageDescription,
+    params: Any,
 ) -> Program:
     """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
     mesh, count = plan.mesh, batch_ways(plan.mesh) * settings.batch.per_device
     run = make_stage_sampler(
         stage,
-        **{name: stage[name] for name in ("steps", "eta", "form")},
-        unguided=stage["guidance"] == 1.0,
+        steps=stage.steps,
+        eta=stage.eta,
+        form=stage.form,
+        unguided=stage.guidance == 1.0,
         mesh=mesh,
         attend=attend_of(settings, mesh),
     )
     vae, t5 = (
-        build_model(Autoencoder, description["vae"]["model"]),
-        build_model(T5Encoder, description["t5"]["model"]),
+        build_model(Autoencoder, description.vae.model),
+        build_model(T5Encoder, description.t5.model),
     )
     rows, side = batch_sharding(mesh), settings.data.whole_side // vae.factor
 
     def like(*shape):
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
 
-    noise, text = like(side, side, vae.z_channels), like(description["t5"]["length"], t5.channels)
+    noise, text = like(side, side, vae.z_channels), like(description.t5.length, t5.channels)
     keys = abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
     ema = abstract(params, tree_sharding(params, mesh))
-    low = noise if stage["kind"] == "relay" else None
+    low = noise if stage.kind == "relay" else None
     w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
     return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params)

@@ -2,57 +2,56 @@
 
 import numpy as np
 
+from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from data_pipeline.io.errors import InputError
 
 MAX_PASSES = 4  # doublings of the base's side: the paper iterates the relay twice, tiles beyond
 
 
-def untrained(name: str, stage: dict, steps: int, guidance: float | np.ndarray) -> str | None:
+def untrained(
+    name: str, stage: StageDescription, steps: int, guidance: float | np.ndarray
+) -> str | None:
     """Why a distilled stage cannot do so many steps, or that w: it knows those it was trained for.
 
     None where it can.
     """
-    knows = stage.get("distilled")
-    if knows and steps != knows["steps"]:
+    knows = stage.distilled
+    if knows and steps != knows.steps:
         return (
-            f"{steps} steps of the {name} stage: it is distilled to {knows['steps']} and knows no"
-            f" others; give {knows['steps']}"
+            f"{steps} steps of the {name} stage: it is distilled to {knows.steps} and knows no"
+            f" others; give {knows.steps}"
         )
-    if (
-        knows
-        and knows["w"]
-        and not np.all((guidance >= knows["w"][0]) & (guidance <= knows["w"][1]))
-    ):
+    if knows and knows.w and not np.all((guidance >= knows.w[0]) & (guidance <= knows.w[1])):
         return (
             f"guidance {guidance} of the {name} stage: it is distilled for"
-            f" {knows['w'][0]:g}..{knows['w'][1]:g}; give one of these"
+            f" {knows.w[0]:g}..{knows.w[1]:g}; give one of these"
         )
     return None
 
 
-def check_trained(description: dict, **given: dict | None) -> None:
-    """Raise InputError where what is given for a stage (`base={"steps": 8}`) is not what it was
-    distilled to.
+def check_trained(description: CascadeDescription, given: dict[str, SamplerSettings]) -> None:
+    """Raise InputError where the settings given for a stage are not what it was distilled to.
+
+    given: by the stage's name; one that the cascade lacks is passed over.
     """
-    for name, values in given.items():
-        stage = description["stages"].get(name)
-        settings = (
-            {}
-            if stage is None
-            else {key: (values or {}).get(key, stage[key]) for key in ("steps", "guidance")}
-        )
-        if settings and (problem := untrained(name, stage, **settings)):
-            raise InputError(problem)
+    for name, settings in given.items():
+        if (stage := description.stages.get(name)) is not None:
+            chosen = settings.of(stage)
+            if problem := untrained(name, stage, chosen.steps, chosen.guidance):
+                raise InputError(problem)
 
 
-def relay_passes(description: dict, size: int | None = None, side: int | None = None) -> int:
+def relay_passes(
+    description: CascadeDescription, size: int | None = None, side: int | None = None
+) -> int:
     """How many relay passes images of side `size` take from `side` (the base's).
 
     Raises InputError on one that there is no way to.
     """
-    stages = description["stages"]
-    side = stages["base"]["image_size"] if side is None else side
-    relays = "relay" in stages and stages["relay"]["kind"] == "relay"  # sr_1024's is not one yet
+    stages = description.stages
+    side = stages["base"].image_size if side is None else side
+    relays = "relay" in stages and stages["relay"].kind == "relay"  # sr_1024's is not one yet
     final = side * (1 + relays) if size is None else size
     passes = max(final // side, 1).bit_length() - 1
     if side << passes != final or passes > MAX_PASSES or (passes and not relays):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.distributed.partitioning import abstract, make_constrain
 from cv3jax.models.t5 import T5Encoder
@@ -27,7 +28,7 @@ def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
         InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
     """
     directory, description = cascades.read_cascade(path)
-    parts = [name for name in ("vae",) if name in description] + sorted(description["stages"])
+    parts = [name for name in description.parts if name != "t5"]
     if part not in parts:
         raise InputError(
             f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see"
@@ -120,19 +121,19 @@ def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> 
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def part_shapes(description: dict, part: str) -> Any:
+def part_shapes(description: CascadeDescription, part: str) -> Any:
     """The parameters of a part as its description says, as ShapeDtypeStructs."""
     if part == "vae":
-        return model_shapes(build_model(Autoencoder, description["vae"]["model"]))
+        return model_shapes(build_model(Autoencoder, description.vae.model))
     if part == "t5":
-        return model_shapes(build_model(T5Encoder, description["t5"]["model"]))
-    stage = description["stages"][part]
-    return model_shapes(build_model(UNet, stage["model"]), stage["text_width"])
+        return model_shapes(build_model(T5Encoder, description.t5.model))
+    stage = description.stages[part]
+    return model_shapes(build_model(UNet, stage.model), stage.text_width)
 
 
 def load_params(
     directory: Path,
-    description: dict,
+    description: CascadeDescription,
     parts: tuple[str, ...] = (),
     placement: Callable | None = None,
 ) -> tuple[dict, Callable | None]:
@@ -142,8 +143,7 @@ def load_params(
     Default: the first device of this process, however many a part was trained on.
     """
     placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
-    stages = description.get("stages", {})
-    available = [name for name in ("vae", "t5") if name in description] + sorted(stages)
+    available = description.parts
     if missing := [part for part in parts if part not in available]:
         raise InputError(f"{directory} has no {', '.join(missing)}, only {', '.join(available)}")
     params = {}
@@ -151,7 +151,7 @@ def load_params(
         tree = part_shapes(description, part)
         params[part] = cascades.load_part(directory / part, abstract(tree, placement(tree)))
     tokenize = (
-        load_tokenizer(directory / "t5" / "tokenizer", description["t5"]["length"])
+        load_tokenizer(directory / "t5" / "tokenizer", description.t5.length)
         if "t5" in params
         else None
     )

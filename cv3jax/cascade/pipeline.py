@@ -6,6 +6,7 @@ guidance, the latent scale. On a mesh its parameters lie as in training, rows of
 and fsdp, and the height of latents and pictures over context.
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.limits import relay_passes, untrained
 from cv3jax.cascade.parts import build_model, build_on, load_params
+from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.stage_sampler import (
     draw_noise,
     fold,
@@ -26,6 +28,7 @@ from cv3jax.cascade.stage_sampler import (
     stage_attend,
 )
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.pixels import to_pixels, to_uint8, up2
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
@@ -49,7 +52,7 @@ class Cascade:
 
     def __init__(
         self,
-        description: dict,
+        description: CascadeDescription,
         params: dict,
         tokenize: Callable | None,
         mesh: Mesh | None = None,
@@ -57,19 +60,15 @@ class Cascade:
         *,
         within: Mesh | None = None,
     ):
-        self.description, self.params, self.tokenize, self.mesh = (
-            description,
-            params,
-            tokenize,
-            mesh,
-        )
+        self.description, self.params = description, params
+        self.tokenize, self.mesh = tokenize, mesh
         devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
         self._attend = {
             name: stage_attend(stage, attention, devices)
-            for name, stage in description.get("stages", {}).items()
+            for name, stage in description.stages.items()
         }
-        self._vae = vae = build_on(mesh, Autoencoder, description["vae"]["model"])
-        scale, images = description["vae"]["scale"], images_sharding(mesh)
+        self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
+        scale, images = description.vae.scale, images_sharding(mesh)
         self._decode = jax.jit(
             lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")),
             out_shardings=images,
@@ -81,10 +80,25 @@ class Cascade:
             )
 
         self._encode = jax.jit(encode, out_shardings=images)
-        if "t5" in description:
-            t5 = build_model(T5Encoder, description["t5"]["model"])
+        if description.t5 is not None:
+            t5 = build_model(T5Encoder, description.t5.model)
             self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
         self._samplers: dict[tuple, Callable] = {}
+        self._lap: Callable[[str, Any], Any] = lambda part, value: value
+
+    def with_params(self, part: str, params: Any) -> "Cascade":
+        """Returns this cascade with other parameters of one part; both share what is compiled."""
+        other = copy.copy(self)
+        other.params = {**self.params, part: params}
+        return other
+
+    def timed_by(self, lap: Callable[[str, Any], Any]) -> "Cascade":
+        """Returns this cascade, whose relay passes hand lap(part, value) what each part makes:
+        "rest" (noise and enlargement), "vae" and "relay". `lap` returns the value.
+        """
+        other = copy.copy(self)
+        other._lap = lap
+        return other
 
     def put_rows(self, value: np.ndarray | jax.Array) -> jax.Array:
         """`value` [B, ...] on the devices, a part of its rows on each; a scalar on all of them."""
@@ -129,7 +143,7 @@ class Cascade:
     def multiple(self, name: str) -> int:
         """What the side in pixels of a stage's images must be a multiple of."""
         return self._vae.factor * 2 ** (
-            len(self.description["stages"][name]["model"]["channel_mult"]) - 1
+            len(self.description.stages[name].model["channel_mult"]) - 1
         )
 
     def noise(self, keys: jax.Array, side: int) -> jax.Array:
@@ -145,41 +159,41 @@ class Cascade:
         keys: jax.Array,
         noise: jax.Array,
         low: jax.Array | None = None,
-        *,
-        steps: int | None = None,
-        guidance: float | np.ndarray | None = None,
-        eta: float | None = None,
-        form: str | None = None,
+        settings: SamplerSettings = AS_DESCRIBED,
     ) -> jax.Array:
         """Sample stage `name` from `noise`: latents.
 
-        What is given replaces the description's steps, guidance (one, or [B]), eta, form.
-
         Raises InputError on what a distilled stage was not trained for.
         """
-        stage = self.description["stages"][name]
+        stage = self.description.stages[name]
         self._check_context(name, noise.shape[1])
-        given = {"steps": steps, "guidance": guidance, "eta": eta, "form": form}
-        chosen = {key: stage[key] if value is None else value for key, value in given.items()}
-        if problem := untrained(name, stage, chosen["steps"], chosen["guidance"]):
+        chosen = settings.of(stage)
+        if problem := untrained(name, stage, chosen.steps, chosen.guidance):
             raise InputError(problem)
-        w = np.asarray(chosen.pop("guidance"), np.float32)
-        call = (name, bool(np.all(w == 1.0)), *chosen.items())
+        w = np.asarray(chosen.guidance, np.float32)
+        unguided = bool(np.all(w == 1.0))
+        call = (name, unguided, chosen.steps, chosen.eta, chosen.form)
         if call not in self._samplers:
             try:
                 self._samplers[call] = make_stage_sampler(
-                    stage, **chosen, unguided=call[1], mesh=self.mesh, attend=self._attend[name]
+                    stage,
+                    steps=chosen.steps,
+                    unguided=unguided,
+                    eta=chosen.eta,
+                    form=chosen.form,
+                    mesh=self.mesh,
+                    attend=self._attend[name],
                 )
             except ValueError as e:
                 raise InputError(
-                    f"{chosen['steps']} steps of the {name} stage from t = {stage['start']}:"
+                    f"{chosen.steps} steps of the {name} stage from t = {stage.start}:"
                     f" {str(e)[:120]}"
                 ) from e
         return self._samplers[call](self.params[name], text, low, noise, keys, self.put_rows(w))
 
     def _check_context(self, name: str, rows: int) -> None:
         """Raise InputError where context cannot split the stage's latents of so many rows."""
-        stages = len(self.description["stages"][name]["model"]["channel_mult"])
+        stages = len(self.description.stages[name].model["channel_mult"])
         if self.mesh is not None and (problem := context_problem(self.mesh, rows, stages)):
             raise InputError(f"mesh {problem} ({name} stage)")
 
@@ -197,33 +211,28 @@ class Cascade:
         noise: dict[str, jax.Array] | None = None,
         final: bool = False,
         name: str = "relay",
-        lap: Callable[[str, Any], Any] = lambda part, value: value,
-        **relay: Any,
+        settings: SamplerSettings = AS_DESCRIBED,
     ) -> dict[str, np.ndarray]:
         """One relay pass over uint8 images [B, side, side, 3]: {"upsampled", "round_trip",
         "relay"}, uint8 of twice the side.
 
         number: of the pass, from 1; each draws other noise from the keys. noise: {"low", "relay"}
         [B, h, w, z] instead of that: of the posterior sample, and of the start. `final`: "relay"
-        alone, which saves a decoding. name: the stage of the description that draws. lap(part,
-        value) → the value: given what each part makes, "rest" (noise and enlargement), "vae" and
-        "relay", so that they can be timed. `relay` replaces steps, guidance, eta, form.
+        alone, which saves a decoding. name: the stage of the description that draws.
         """
         side = 2 * images.shape[1]
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
-        noise = (
-            {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)}
-            if noise is None
-            else noise
-        )
+        if noise is None:
+            noise = {"low": self.noise(of_low, side), "relay": self.noise(of_relay, side)}
         up = up2(to_pixels(self.put_images(images)))
-        lap("rest", (up, noise))
-        low = lap("vae", self.encode(up, noise["low"]))
-        latents = lap("relay", self.stage(name, text, of_relay, noise["relay"], low, **relay))
+        self._lap("rest", (up, noise))
+        low = self._lap("vae", self.encode(up, noise["low"]))
+        latents = self.stage(name, text, of_relay, noise["relay"], low, settings)
+        self._lap("relay", latents)
         between = (
             {} if final else {"upsampled": np.asarray(to_uint8(up)), "round_trip": self.decode(low)}
         )
-        return {**between, "relay": lap("vae", self.decode(latents))}
+        return {**between, "relay": self._lap("vae", self.decode(latents))}
 
     def generate(
         self,
@@ -231,8 +240,8 @@ class Cascade:
         seeds: list[int],
         *,
         size: int | None = None,
-        base: dict | None = None,
-        relay: dict | None = None,
+        base: SamplerSettings = AS_DESCRIBED,
+        relay: SamplerSettings = AS_DESCRIBED,
         images: np.ndarray | None = None,
         noise: dict[str, np.ndarray] | None = None,
         final: bool = False,
@@ -242,10 +251,10 @@ class Cascade:
 
         seeds: one an image. `size` is the final side, the base's or that doubled any number of
         times (each doubling is one relay pass; the last three keys are of the last pass). `base`
-        and `relay` replace steps, guidance, eta, form. `images` uint8 [B, side, side, 3] stand for
-        what the base would draw. `noise` {"base", "low", "relay"} [B, h, w, z] replaces what the
-        seeds draw, for at most one relay pass. `final`: without what only shows how a relay pass
-        came about.
+        and `relay`: how these stages are sampled. `images` uint8 [B, side, side, 3] stand for what
+        the base would draw. `noise` {"base", "low", "relay"} [B, h, w, z] replaces what the seeds
+        draw, for at most one relay pass. `final`: without what only shows how a relay pass came
+        about.
         """
         keys = jax.vmap(jax.random.key)(self.put_rows(np.asarray(seeds, np.uint32)))
         text = self.text(prompts)
@@ -256,16 +265,14 @@ class Cascade:
         )
         if images is None:
             start = (
-                self.noise(keys, self.description["stages"]["base"]["image_size"])
+                self.noise(keys, self.description.stages["base"].image_size)
                 if noise is None
                 else noise["base"]
             )
-            images = self.decode(self.stage("base", text, keys, start, **(base or {})))
+            images = self.decode(self.stage("base", text, keys, start, settings=base))
         out, image = {"base": images}, images
         for number in range(1, self.passes(size, images.shape[1]) + 1):
-            out |= self.enlarge(
-                text, keys, image, number, noise=noise, final=final, **(relay or {})
-            )
+            out |= self.enlarge(text, keys, image, number, noise=noise, final=final, settings=relay)
             image = out["relay"]
         return out
 
@@ -280,7 +287,7 @@ def load(
         InputError: no checkpoint there, a part missing or damaged, or an attention that cannot be.
     """
     directory, description = cascades.read_cascade(path)
-    if "vae" not in description:
+    if description.vae is None:
         raise InputError(f"{path} has no vae, without which there are no pictures")
     placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
     return Cascade(

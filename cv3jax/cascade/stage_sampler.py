@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.parts import build_model, build_on
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.conditioning import make_cond, normals, square_sizes
 from cv3jax.diffusion.denoiser import guided, make_denoiser
@@ -20,12 +21,12 @@ from cv3jax.models.unet import UNet
 from data_pipeline.io.errors import InputError
 
 
-def stage_attend(stage: dict, attention: str, mesh: Mesh) -> Attend:
+def stage_attend(stage: StageDescription, attention: str, mesh: Mesh) -> Attend:
     """A stage's attention by name, on the devices of `mesh`.
 
     Raises InputError on one that these or its heads do not allow.
     """
-    model = build_model(UNet, stage["model"])
+    model = build_model(UNet, stage.model)
     try:
         return make_attend(
             attention,
@@ -39,7 +40,7 @@ def stage_attend(stage: dict, attention: str, mesh: Mesh) -> Attend:
 
 
 def make_stage_sampler(
-    stage: dict,
+    stage: StageDescription,
     *,
     steps: int,
     unguided: bool = False,
@@ -56,20 +57,20 @@ def make_stage_sampler(
     distilled model is told the guidance weight w, a scalar or [B], others are guided by it;
     `unguided` saves them half of the work where it is 1.
     """
-    model = build_on(mesh, UNet, stage["model"], attend=attend)
-    relay = stage["kind"] == "relay"
-    grid = relay_grid(steps, stage["start"]) if relay else base_grid(steps)
+    model = build_on(mesh, UNet, stage.model, attend=attend)
+    relay = stage.kind == "relay"
+    grid = relay_grid(steps, stage.start) if relay else base_grid(steps)
     plain = make_denoiser(
         lambda p, x, i, c: model.apply({"params": p}, x, i, c),
         jnp.asarray(ddpm_sigma()),
-        stage["prediction"],
+        stage.prediction,
     )
 
     def run(params, text, low, noise, keys, w):
         denoise = plain if unguided or model.w_dim else guided(plain, w)
         told = jnp.broadcast_to(w, text.shape[:1]) if model.w_dim else None
         cond = make_cond(
-            text, square_sizes(text.shape[0], noise.shape[1] * stage["factor"]), told, model.w_dim
+            text, square_sizes(text.shape[0], noise.shape[1] * stage.factor), told, model.w_dim
         )
         low = low if relay else None
         x = sampler.start(grid, noise, low)

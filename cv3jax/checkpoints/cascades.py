@@ -2,7 +2,6 @@
 orbax tree per part, each with a manifest.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import manifest, streaming
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.files import replacing
@@ -21,25 +21,6 @@ from data_pipeline.io.files import replacing
 CASCADE = "cascade.json"
 # small trained cascades that are installed with the code, each found by its name
 PACKAGED = Path(__file__).parent.parent / "packaged"
-FORMAT = 2
-STAGES = ("base", "relay")
-FIELDS = {  # what a description must hold, and of which type
-    "vae": {"model": dict, "scale": (int, float)},
-    "t5": {"model": dict, "length": int},
-    "stage": {
-        "kind": str,
-        "model": dict,
-        "text_width": int,
-        "prediction": str,
-        "factor": int,
-        "image_size": int,
-        "start": int,
-        "steps": int,
-        "guidance": (int, float),
-        "eta": (int, float),
-        "form": str,
-    },
-}
 
 
 def save_part(directory: str | Path, params: Any) -> None:
@@ -128,89 +109,23 @@ def find_cascade(path: str | Path) -> Path:
     )
 
 
-def read_cascade(path: str | Path) -> tuple[Path, dict]:
+def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
     """(directory, description) of the cascade at `path`.
 
     Raises InputError when missing, damaged or of another format.
     """
     directory = find_cascade(path)
     try:
-        description = json.loads((directory / CASCADE).read_text())
+        value = json.loads((directory / CASCADE).read_text())
     except (OSError, ValueError) as e:
         raise InputError(f"{directory / CASCADE} is damaged: {first_line(e)}") from e
-    if not isinstance(description, dict) or description.get("format") not in (1, FORMAT):
-        raise InputError(f"{directory / CASCADE} is not a cascade description of format {FORMAT}")
-    if description["format"] == 1:
-        _widen(description)
-    if problem := _misfit(description):
-        raise InputError(f"{directory / CASCADE} is damaged: {problem}")
-    return directory, description
+    return directory, CascadeDescription.from_json(value, str(directory / CASCADE))
 
 
-def _widen(description: dict) -> None:
-    """Make format 1 the present one: its stages always stood beside the text encoder whose features
-    they read.
-    """
-    # what is wrong with it is said next
-    with contextlib.suppress(AttributeError, KeyError, TypeError):
-        for stage in description["stages"].values():
-            stage.setdefault("text_width", description["t5"]["model"]["channels"])
-
-
-def _misfit(description: dict) -> str | None:
-    """What is wrong with a description from outside: its names become paths and its values
-    sizes.
-    """
-    stages = description.get("stages")
-    if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
-        return f"stages must be of {' and '.join(STAGES)}" + (
-            f", not {foreign[0]!r}" if isinstance(stages, dict) else ""
-        )
-    sections = {
-        **{name: FIELDS[name] for name in ("vae", "t5") if name in description},
-        **dict.fromkeys(stages, FIELDS["stage"]),
-    }
-    for name, fields in sections.items():
-        section = stages[name] if name in stages else description[name]
-        for field, kinds in fields.items():
-            if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
-                return f"{name} has no proper {field}"
-    for name, stage in stages.items():
-        if "distilled" in stage and not _knows(stage["distilled"]):
-            return f"{name} has no proper distilled"
-        if (
-            "t5" in description
-            and description["t5"]["model"].get("channels") != stage["text_width"]
-        ):
-            return (
-                f"the {name} reads text features {stage['text_width']} wide, t5 makes"
-                f" {description['t5']['model'].get('channels')}"
-            )
-    return None
-
-
-def _knows(distilled: Any) -> bool:
-    """Whether an entry says for how many steps, and which w (None: not known), a stage was
-    distilled.
-    """
-    if (
-        not isinstance(distilled, dict)
-        or not isinstance(distilled.get("steps"), int)
-        or "w" not in distilled
-    ):
-        return False
-    w = distilled["w"]
-    return w is None or (
-        isinstance(w, list) and len(w) == 2 and all(isinstance(x, (int, float)) for x in w)
-    )
-
-
-def write_cascade(directory: str | Path, description: dict) -> None:
+def write_cascade(directory: str | Path, description: CascadeDescription) -> None:
     """Write cascade.json last and whole: a directory without one is not a cascade yet."""
     with replacing(Path(directory) / CASCADE) as temporary:
-        temporary.write_text(
-            json.dumps({"format": FORMAT, **description}, indent=2, sort_keys=True) + "\n"
-        )
+        temporary.write_text(json.dumps(description.to_json(), indent=2, sort_keys=True) + "\n")
 
 
 def carry_part(source: str | Path, target: str | Path) -> None:

@@ -1,63 +1,61 @@
-"""SHA-256 of what decides a result: a cascade's parts, a job's settings."""
+"""SHA-256 of what decides a result: an encoder of a cascade, or the parts that draw pictures."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cv3jax.checkpoints import cascades, manifest
+from cv3jax.checkpoints.description import CascadeDescription
 
 
-def fingerprint(directory: Path, description: dict, part: str) -> str:
-    """Of an encoder in the cascade at `directory`: its sizes, the hashes that it was written with,
-    the text encoder's tokenizer.
+def encoder_fingerprint(directory: Path, description: CascadeDescription, part: str) -> str:
+    """Returns the hash of `part`, vae or t5, of the cascade at `directory`: its sizes, its
+    parameters, and the text encoder's tokenizer.
     """
-    place = directory / part
-    found = hashlib.sha256(
-        json.dumps(
-            [part, description[part]["model"], description[part].get("length")], sort_keys=True
-        ).encode()
-    )
-    if (place / manifest.NAME).is_file():
-        found.update((place / manifest.NAME).read_bytes())
-    else:  # of another program, which is taken as it is
-        files = (
-            file
-            for file in place.rglob("*")
-            if file.is_file() and "tokenizer" not in file.relative_to(place).parts
-        )
-        found.update(
-            json.dumps(
-                sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
-            ).encode()
-        )
-    for file in sorted((place / "tokenizer").glob("*")):
-        found.update(file.name.encode() + file.read_bytes())
+    section, place = description.section(part), directory / part
+    found = hashlib.sha256()
+    _add_json(found, [part, section.model, getattr(section, "length", None)])
+    _add_parameters(found, place, without="tokenizer")
+    _add_files(found, place / "tokenizer")
     return found.hexdigest()
 
 
-def digest(path: str | Path, parts: Sequence[str]) -> str:
-    """Of these parts of the checkpoint at `path`: their descriptions, the hashes that they were
-    written with, the tokenizer.
+def parts_fingerprint(path: str | Path, parts: Sequence[str]) -> str:
+    """Returns the hash of these parts of the checkpoint at `path`: their descriptions, their
+    parameters, and the tokenizer.
     """
     directory, description = cascades.read_cascade(path)
     found = hashlib.sha256()
     for part in parts:
-        found.update(
-            json.dumps(
-                [part, description["stages"].get(part) or description[part]], sort_keys=True
-            ).encode()
-        )
-        place = directory / part
-        if (place / manifest.NAME).is_file():
-            found.update((place / manifest.NAME).read_bytes())
-        else:  # of another program, which is taken as it is
-            sizes = sorted(
-                (str(file.relative_to(place)), file.stat().st_size)
-                for file in place.rglob("*")
-                if file.is_file()
-            )
-            found.update(json.dumps(sizes).encode())
-    for file in sorted((directory / "t5" / "tokenizer").glob("*")):
-        found.update(file.name.encode() + file.read_bytes())
+        _add_json(found, [part, description.section(part).to_json()])
+        _add_parameters(found, directory / part)
+    _add_files(found, directory / "t5" / "tokenizer")
     return found.hexdigest()
+
+
+def _add_json(found: Any, value: list) -> None:
+    found.update(json.dumps(value, sort_keys=True).encode())
+
+
+def _add_parameters(found: Any, place: Path, without: str | None = None) -> None:
+    """Add the hashes that a part was written with. One of another program has none and is taken as
+    it is: then add the sizes of its files, but of those below a folder `without`.
+    """
+    if (place / manifest.NAME).is_file():
+        found.update((place / manifest.NAME).read_bytes())
+        return
+    files = ((file.relative_to(place), file) for file in place.rglob("*") if file.is_file())
+    _add_json(
+        found,
+        sorted(
+            (str(name), file.stat().st_size) for name, file in files if without not in name.parts
+        ),
+    )
+
+
+def _add_files(found: Any, folder: Path) -> None:
+    """Add the names and bytes of the files in a folder, which may be missing."""
+    for file in sorted(folder.glob("*")):
+        found.update(file.name.encode() + file.read_bytes())

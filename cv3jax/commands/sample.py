@@ -161,12 +161,13 @@ def main(argv: list[str] | None = None) -> None:
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
-    base, relay = steps[0] | guidance[0], steps[1] | guidance[1]
 
+    from cv3jax.cascade.sampler_settings import SamplerSettings
     from cv3jax.distributed.independent import which_part
     from cv3jax.sampling.few import Request, sample_few
     from cv3jax.sampling.resumable import sample_many
 
+    base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
     began = time.monotonic()
     if args.prompts is None:
         figures = sample_few(

@@ -2,6 +2,7 @@
 and data.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription, Distilled, StageDescription
 from cv3jax.distillation.programs import distillation_step, round_of
 from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distillation.teachers import check_student, check_teacher
@@ -47,12 +49,12 @@ class Trained(NamedTuple):
     """A stage on disk: whose steps a round halves, or which begins the first."""
 
     directory: Path  # of its cascade
-    stage: dict  # its entry in cascade.json
+    stage: StageDescription
 
     @property
     def w_dim(self) -> int:
         """Of the guidance weights it is told; 0 where it is guided."""
-        return self.stage["model"].get("w_dim", 0)
+        return self.stage.w_dim
 
 
 class Distillation(NamedTuple):
@@ -78,14 +80,13 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
     stage = settings.stage
     mesh, records = mesh_plan(stage), open_data(stage.data)
     directory, description = frozen_description(stage)
-    if "t5" not in description:
+    if description.t5 is None:
         raise InputError(
             f"config.cascade = {stage.cascade} has no t5: a student reads its teacher's text"
             " features"
         )
     teacher = find(stage.stage, stage.init_from or stage.cascade, "distil")
     words = check_teacher(settings, teacher.stage, f"the {stage.stage} of {teacher.directory}")
-    text = description["t5"]
     cache = open_companion(stage, directory, description, records)
 
     @functools.cache
@@ -93,9 +94,8 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
         return diffusion_programs(
             stage,
             mesh,
-            description["vae"],
-            text["model"],
-            text["length"],
+            description.vae,
+            description.t5,
             arrays(stage, cache),
             make_step=distillation_step(settings, w_dim),
         )
@@ -137,12 +137,12 @@ def find(stage: str, where: str, what: str) -> Trained:
     Raises InputError where it has none to do `what` with.
     """
     directory, description = cascades.read_cascade(where)
-    if stage not in description["stages"]:
+    if stage not in description.stages:
         raise InputError(
             f"{where} has no {stage} to {what}, only"
-            f" {', '.join(sorted(description['stages'])) or 'a vae'}"
+            f" {', '.join(sorted(description.stages)) or 'a vae'}"
         )
-    return Trained(directory, description["stages"][stage])
+    return Trained(directory, description.stages[stage])
 
 
 def find_student(run: Distillation) -> Trained | None:
@@ -158,35 +158,37 @@ def find_student(run: Distillation) -> Trained | None:
     check_student(settings, student.stage, where)
     check_sizes(settings, ours, student, where)
     theirs = cascades.read_cascade(student.directory)[1]
-    if theirs["vae"]["scale"] != ours["vae"]["scale"]:
-        scales = f"{theirs['vae']['scale']:.6g}, that of config.cascade {ours['vae']['scale']:.6g}"
+    if theirs.vae.scale != ours.vae.scale:
+        scales = f"{theirs.vae.scale:.6g}, that of config.cascade {ours.vae.scale:.6g}"
         raise InputError(f"{where} has latents of another autoencoder: its scale is {scales}")
     return student
 
 
-def check_sizes(settings: DistillSettings, description: dict, trained: Trained, who: str) -> None:
+def check_sizes(
+    settings: DistillSettings, description: CascadeDescription, trained: Trained, who: str
+) -> None:
     """Raise InputError unless the student is as large as `trained`, but for w, and both are of this
     autoencoder and text encoder.
     """
     stage = settings.stage
-    check_sides(stage, description["vae"]["model"])
-    if (side := stage.data.whole_side) != trained.stage["image_size"]:
+    check_sides(stage, description.vae)
+    if (side := stage.data.whole_side) != trained.stage.image_size:
         raise InputError(
             f"config.data gives pictures of {side} pixels a side, {who} makes"
-            f" {trained.stage['image_size']}"
+            f" {trained.stage.image_size}"
         )
-    if description["t5"]["model"]["channels"] != trained.stage["text_width"]:
+    if description.t5.model["channels"] != trained.stage.text_width:
         raise InputError(
             f"config.cascade = {stage.cascade}: its text features are not as wide as {who} reads"
             " them"
         )
     ours = {
-        "out_channels": build_model(Autoencoder, description["vae"]["model"]).z_channels,
+        "out_channels": build_model(Autoencoder, description.vae.model).z_channels,
         **stage.model,
     }
     theirs = {
-        **{name: ours[name] for name in ours if name not in trained.stage["model"]},
-        **trained.stage["model"],
+        **{name: ours[name] for name in ours if name not in trained.stage.model},
+        **trained.stage.model,
     }
     free = ("w_dim", "dtype", "remat")
     for name in sorted(theirs.keys() - set(free)):
@@ -198,14 +200,15 @@ def check_sizes(settings: DistillSettings, description: dict, trained: Trained, 
             )
 
 
-def student_stage(run: Distillation, round: RoundSettings) -> dict:
+def student_stage(run: Distillation, round: RoundSettings) -> StageDescription:
     """What a round's weights are in cascade.json."""
-    steps, (low, high) = round.steps, round.w
-    told = {
-        "guidance": min(max(run.stage.sample.guidance, low), high),
-        "distilled": {"steps": steps, "w": [low, high]},
-    }
-    return {**describe(run.stage, run.frozen.description), "steps": steps, **told}
+    low, high = round.w
+    return dataclasses.replace(
+        describe(run.stage, run.frozen.description),
+        steps=round.steps,
+        guidance=min(max(run.stage.sample.guidance, low), high),
+        distilled=Distilled(round.steps, (low, high)),
+    )
 
 
 def load_stage(run: Distillation, trained: Trained) -> Any:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed import processes
@@ -60,9 +61,9 @@ class Bench:
             jnp.asarray(np.repeat(self.weights, len(prompts)), jnp.float32),
         )
 
-    def sample(self, stage: dict, params: Any, steps: int) -> np.ndarray:
+    def sample(self, stage: StageDescription, params: Any, steps: int) -> np.ndarray:
         """Latents [weights · prompts, h, w, z] of a stage as described in cascade.json."""
-        call = (json.dumps(stage["model"], sort_keys=True), steps)
+        call = (json.dumps(stage.model, sort_keys=True), steps)
         if call not in self._samplers:
             attend = stage_attend(stage, self._attention, self._mesh)
             self._samplers[call] = make_stage_sampler(
@@ -100,7 +101,12 @@ class Bench:
 
 
 def references(
-    path: Path, facts: dict, bench: Bench, stage: dict, load: Callable[[], Any], steps: list[int]
+    path: Path,
+    facts: dict,
+    bench: Bench,
+    stage: StageDescription,
+    load: Callable[[], Any],
+    steps: list[int],
 ) -> dict[int, np.ndarray]:
     """Steps → latents of the undistilled stage.
 

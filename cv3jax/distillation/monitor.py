@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distillation.evaluation import Bench
 from cv3jax.distillation.settings import RoundSettings
 from cv3jax.distributed import processes
@@ -31,7 +32,7 @@ class Watch:
         directory: Path,
         round: RoundSettings,
         bench: Bench,
-        stage: dict,
+        stage: StageDescription,
         full: np.ndarray,
         diverged: float,
     ):

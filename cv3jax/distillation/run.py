@@ -5,6 +5,7 @@ not touched again. What it costs stands in quality.md and quality.png, what it l
 rounds.png.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints import cascades, runs
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distillation import build as building
 from cv3jax.distillation.build import Distillation, Trained
 from cv3jax.distillation.evaluation import Bench, references
@@ -79,7 +81,7 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
         count = stage.sample.steps
         fewer = sorted({round.steps for round in settings.rounds} - {count}, reverse=True)
         if work.teacher.w_dim:  # knows its own number of steps alone
-            count, fewer = work.teacher.stage["steps"], []
+            count, fewer = work.teacher.stage.steps, []
         made = references(
             workdir / "references.npz",
             {**asked, "teacher": str(work.teacher.directory.absolute())},
@@ -140,7 +142,7 @@ def finished(work: Distillation, round: RoundSettings, workdir: Path) -> dict | 
 
 def make_bench(work: Distillation) -> Bench:
     """What the rounds are looked at by."""
-    description = {**work.frozen.description, "stages": {}}
+    description = dataclasses.replace(work.frozen.description, stages={})
     cascade = Cascade(
         description, dict(work.frozen.params), work.frozen.tokenize, within=work.mesh.mesh
     )
@@ -238,11 +240,11 @@ def begin_round(
         knows = taught(student.stage)
         watch.look(state.ema, 0, keep=bool(knows) and within(round.w, knows))
         return state, f"goes on with the student of {student.directory}"
-    text, own = work.frozen.description["t5"], work.settings.of_round(round.number)
+    text, own = work.frozen.description.t5, work.settings.of_round(round.number)
     inputs = Inputs(
         watch.bench.latent,
-        (text["length"], text["model"]["channels"]),
-        building.student_stage(work, round)["factor"],
+        (text.length, text.model["channels"]),
+        building.student_stage(work, round).factor,
     )
     same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
     watch.look(state.ema, 0, keep=False, parity=same)
@@ -250,7 +252,7 @@ def begin_round(
     return state, f"student = teacher at {at}, to {same:.1g} (float32)"
 
 
-def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None:
+def export(work: Distillation, stage: StageDescription, weights: Path, target: Path) -> None:
     """The cascade at `target` with `weights` as the distilled stage, the other parts as they
     were.
     """
@@ -259,6 +261,6 @@ def export(work: Distillation, stage: dict, weights: Path, target: Path) -> None
         for part, source in work.frozen.directories.items():
             cascades.carry_part(source, target / part)
         cascades.carry_part(weights, target / work.stage.stage)
-        stages = {**work.frozen.description["stages"], work.stage.stage: stage}
-        cascades.write_cascade(target, {**work.frozen.description, "stages": stages})
+        description = work.frozen.description.with_stage(work.stage.stage, stage)
+        cascades.write_cascade(target, description)
     processes.barrier("exported")

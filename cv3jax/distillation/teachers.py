@@ -1,17 +1,18 @@
 """Which stage can teach a distillation's first round, and which can go on as its student."""
 
+from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distillation.settings import DistillSettings, span, within
 from data_pipeline.io.errors import InputError
 
 
-def taught(stage: dict) -> tuple[float, float] | None:
+def taught(stage: StageDescription) -> tuple[float, float] | None:
     """The range of w that a stage was distilled for, by its cascade.json entry; None where that
     does not say.
     """
-    return (stage.get("distilled") or {"w": None})["w"]
+    return stage.distilled.w if stage.distilled else None
 
 
-def check_teacher(settings: DistillSettings, stage: dict, where: str) -> list[str]:
+def check_teacher(settings: DistillSettings, stage: StageDescription, where: str) -> list[str]:
     """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot
     teach the first round.
 
@@ -21,8 +22,8 @@ def check_teacher(settings: DistillSettings, stage: dict, where: str) -> list[st
     first = settings.rounds[0]
     steps = 2 * first.steps
     check_stage(settings, stage, where)
-    theirs, w = stage["steps"], taught(stage)
-    if not stage["model"].get("w_dim", 0):
+    theirs, w = stage.steps, taught(stage)
+    if not stage.w_dim:
         return (
             []
             if theirs == steps
@@ -41,49 +42,49 @@ def check_teacher(settings: DistillSettings, stage: dict, where: str) -> list[st
     return []
 
 
-def check_student(settings: DistillSettings, stage: dict, where: str) -> None:
+def check_student(settings: DistillSettings, stage: StageDescription, where: str) -> None:
     """Raise InputError, with the reason, where the stage at `where` cannot go on as the first
     round's student. It may learn another w.
     """
     check_stage(settings, stage, where)
-    if not stage["model"].get("w_dim", 0):
+    if not stage.w_dim:
         raise InputError(
             f"{where} is not told w, it is no student; without config.distill.student the first"
             " round begins at its teacher"
         )
     steps = settings.rounds[0].steps
-    if stage["steps"] != steps:
+    if stage.steps != steps:
         raise InputError(
-            f"{where} has {stage['steps']} steps, config.distill.rounds begins with {steps}"
+            f"{where} has {stage.steps} steps, config.distill.rounds begins with {steps}"
         )
 
 
-def check_stage(settings: DistillSettings, stage: dict, where: str) -> None:
+def check_stage(settings: DistillSettings, stage: StageDescription, where: str) -> None:
     """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction,
     form or blur, or is told w otherwise.
     """
-    ours, w_dim = settings.stage, stage["model"].get("w_dim", 0)
-    if stage["kind"] != ("relay" if ours.relay else "base"):
+    ours, w_dim = settings.stage, stage.w_dim
+    if stage.kind != ("relay" if ours.relay else "base"):
         raise InputError(
-            f"{where} is a {stage['kind']} stage, config.schedule says"
+            f"{where} is a {stage.kind} stage, config.schedule says"
             f" {'relay' if ours.relay else 'base'}"
         )
-    if ours.relay and stage["start"] != ours.schedule.start:
+    if ours.relay and stage.start != ours.schedule.start:
         start = f"config.schedule.start = {ours.schedule.start}"
         tune = (
             "fine-tune it with that start first (cv3jax train,"
             f" --config.schedule.start={ours.schedule.start})"
         )
-        give = f"give --config.schedule.start={stage['start']}"
+        give = f"give --config.schedule.start={stage.start}"
         right = give if w_dim else tune  # cv3jax train does not train what is told w
         raise InputError(
-            f"{where} was trained from T_r = {stage['start']}, {start} is out of its distribution:"
+            f"{where} was trained from T_r = {stage.start}, {start} is out of its distribution:"
             f" {right}"
         )
     theirs = {
-        "objective.prediction": stage["prediction"],
-        "sample.form": stage["form"],
-        "schedule.blur": stage["blur"],
+        "objective.prediction": stage.prediction,
+        "sample.form": stage.form,
+        "schedule.blur": stage.blur,
     }
     for field, value in theirs.items():
         section, name = field.split(".")

@@ -5,6 +5,7 @@ captions, from the same seeds.
 and by how far those are from its.
 """
 
+import dataclasses
 import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import load_params
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.evaluation.image_metrics import image_distance
 from cv3jax.evaluation.scenes import BATCH, batches, judged_scenes
@@ -63,13 +65,14 @@ def with_rounds(cascade: Cascade, rounds: dict[tuple[int, int], tuple[Path, Path
 
     rounds: (base, relay) steps → the cascades that hold them.
     """
-    stages, params = dict(cascade.description["stages"]), dict(cascade.params)
+    stages, params = dict(cascade.description.stages), dict(cascade.params)
     for steps, places in rounds.items():
         for part, name, place in zip(("base", "relay"), _names(steps), places, strict=True):
             directory, description = cascades.read_cascade(place)
-            stages[name] = description["stages"][part]
+            stages[name] = description.stages[part]
             params[name] = load_params(directory, description, (part,))[0][part]
-    return Cascade({**cascade.description, "stages": stages}, params, cascade.tokenize)
+    description = dataclasses.replace(cascade.description, stages=stages)
+    return Cascade(description, params, cascade.tokenize)
 
 
 def _names(steps: tuple[int, int]) -> tuple[str, str]:
@@ -85,7 +88,7 @@ def compared(
     All but those are guided as the cascade says. `cascade` is one of `with_rounds`.
     """
     own, last = ("base", "relay"), rounds[-1]
-    w = tuple(cascade.description["stages"][name]["guidance"] for name in own)
+    w = tuple(cascade.description.stages[name].guidance for name in own)
     return {
         FULL: Sampler(own, full, w),
         **{f"undistilled_{b}_{r}": Sampler(own, (b, r), w) for b, r in rounds},
@@ -102,14 +105,16 @@ def sample(
     "rest").
     """
     (base, relay), (many, few), (w_base, w_relay) = sampler
-    side, lap = cascade.description["stages"]["base"]["image_size"], Laps()
+    side, lap = cascade.description.stages["base"].image_size, Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     noise = lap("rest", cascade.noise(keys, side))
     text = lap("text", cascade.text(captions))
-    latents = lap("base", cascade.stage(base, text, keys, noise, steps=many, guidance=w_base))
+    settings = SamplerSettings(many, w_base)
+    latents = lap("base", cascade.stage(base, text, keys, noise, settings=settings))
     small = lap("vae", cascade.decode(latents))
-    large = cascade.enlarge(
-        text, keys, small, final=True, name=relay, lap=lap, steps=few, guidance=w_relay
+    settings = SamplerSettings(few, w_relay)
+    large = cascade.timed_by(lap).enlarge(
+        text, keys, small, final=True, name=relay, settings=settings
     )
     return large["relay"], lap.seconds
 
@@ -122,11 +127,9 @@ def sample_directly(
     """
     lap = Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    noise = lap(
-        "rest", cascade.noise(keys, 2 * cascade.description["stages"]["base"]["image_size"])
-    )
+    noise = lap("rest", cascade.noise(keys, 2 * cascade.description.stages["base"].image_size))
     text = lap("text", cascade.text(captions))
-    latents = lap("base", cascade.stage("base", text, keys, noise, steps=steps))
+    latents = lap("base", cascade.stage("base", text, keys, noise, settings=SamplerSettings(steps)))
     lap("vae", cascade.decode(latents))
     return lap.seconds
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cv3jax.cascade.parts import build_model, load_params
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.conditioning import posteriors
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
@@ -45,7 +46,7 @@ class Encoders(NamedTuple):
 def load_encoders(
     settings: StageSettings,
     directory: Path,
-    description: dict,
+    description: CascadeDescription,
     facts: dict[str, Any],
     mesh: Mesh,
     batch: int,
@@ -63,12 +64,12 @@ def load_encoders(
     )
     latents = text = None
     if "vae" in params:
-        vae = build_model(Autoencoder, {**description["vae"]["model"], "dtype": settings.vae.dtype})
+        vae = build_model(Autoencoder, {**description.vae.model, "dtype": settings.vae.dtype})
         latents = on_rows(
             latent_program(vae, params["vae"], mesh, facts["latents"]), params["vae"], mesh
         )
     if "t5" in params:
-        t5 = build_model(T5Encoder, {**description["t5"]["model"], "dtype": settings.text.dtype})
+        t5 = build_model(T5Encoder, {**description.t5.model, "dtype": settings.text.dtype})
         params["t5"] = as_computed(params["t5"], settings.text.dtype)
         text = on_rows(
             text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh

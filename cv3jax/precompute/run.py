@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed import preemption
 from cv3jax.distributed.independent import Part, holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
@@ -89,7 +90,7 @@ def run(
     return figures
 
 
-def described(settings: StageSettings, text: str | None) -> tuple[Path, dict]:
+def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeDescription]:
     """(directory, description) of config.cascade.
 
     Raises InputError on a stage without latents, buckets, or a part that is not there.
@@ -109,7 +110,7 @@ def described(settings: StageSettings, text: str | None) -> tuple[Path, dict]:
             "--cascade is not given; give a checkpoint with a vae and t5, e.g. --cascade runs/base"
         )
     _, description = cascades.read_cascade(settings.cascade)
-    if text and "t5" not in description:
+    if text and description.t5 is None:
         raise InputError(
             f"--cascade {settings.cascade} has no t5; give one that has (a base run leaves one), or"
             " --text none"
@@ -134,7 +135,7 @@ class Source(NamedTuple):
     settings: StageSettings
     records: RecordSource
     directory: Path  # of the cascade
-    description: dict
+    description: CascadeDescription
 
 
 class Target(NamedTuple):

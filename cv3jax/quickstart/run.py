@@ -149,6 +149,6 @@ def carry_cascade(source: Path, target: Path) -> None:
     """The finished cascade at the top of the workdir, where `sample --checkpoint` looks for it."""
     _, description = cascades.read_cascade(source)
     target.mkdir(exist_ok=True)
-    for part in ("vae", "t5", *description["stages"]):
+    for part in ("vae", "t5", *description.stages):
         cascades.carry_part(source / part, target / part)
     cascades.write_cascade(target, description)

@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.sampling.jobs import Job
 
@@ -24,13 +25,16 @@ def draw(
     width: int,
     images: np.ndarray | None = None,
     noise: dict[str, np.ndarray] | None = None,
-    **options: dict | int | None,
+    *,
+    size: int | None,
+    base: SamplerSettings,
+    relay: SamplerSettings,
 ) -> np.ndarray:
     """Pictures of up to `width` jobs, uint8 [N, side, side, 3].
 
     The batch is filled up with its last one.
 
-    images, noise: of these jobs. `options`: as of `Cascade.generate`.
+    images, noise: of these jobs. size, base, relay: as of `Cascade.generate`.
     """
     rows = np.minimum(np.arange(width), len(jobs) - 1)
     made = cascade.generate(
@@ -38,7 +42,9 @@ def draw(
         [jobs[row].seed for row in rows],
         images=None if images is None else images[rows],
         noise=None if noise is None else {name: value[rows] for name, value in noise.items()},
+        size=size,
+        base=base,
+        relay=relay,
         final=True,
-        **options,
     )
     return made.get("relay", made["base"])[: len(jobs)]

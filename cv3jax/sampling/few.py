@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.reports.pictures import contact_sheet, save_png
@@ -27,7 +28,7 @@ SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact
 class Request:
     """What is to be drawn: `num` pictures a prompt, with seeds that count up from `seed`.
 
-    `base` and `relay`: {"steps", "guidance"} that replace the checkpoint's. `size`: the side of the
+    `base` and `relay`: steps and guidance that replace the checkpoint's. `size`: the side of the
     final pictures; None is one relay pass. `images`: pictures to enlarge, one a prompt or one for
     all. `noise`: a file of noise instead of the seeds'.
     """
@@ -35,8 +36,8 @@ class Request:
     prompts: list[str]
     num: int
     seed: int
-    base: dict[str, Any]
-    relay: dict[str, Any]
+    base: SamplerSettings
+    relay: SamplerSettings
     size: int | None = None
     images: list[Path] | None = None
     noise: Path | None = None
@@ -59,7 +60,7 @@ def read_files(
         images = read_images(request.images * (prompts // given), cascade.multiple("relay") // 2)
         side = images.shape[1]
     else:
-        side = cascade.description["stages"]["base"]["image_size"]
+        side = cascade.description.stages["base"].image_size
     passes = cascade.passes(size if size or images is None else 2 * side, side)
     if images is not None and not passes:
         raise InputError(f"--size {size}: the picture has it already; give {2 * side} or more")
@@ -90,12 +91,10 @@ def sample_few(
     width = batch_width(batch, devices, count)
     description = cascades.read_cascade(source)[1]
     # where it is needed and not there `read_files` says so
-    if "base" in description["stages"] and not request.images:
-        check_trained(description, base=request.base)
-    if request.images or (
-        "base" in description["stages"] and relay_passes(description, request.size)
-    ):
-        check_trained(description, relay=request.relay)
+    if "base" in description.stages and not request.images:
+        check_trained(description, {"base": request.base})
+    if request.images or ("base" in description.stages and relay_passes(description, request.size)):
+        check_trained(description, {"relay": request.relay})
     cascade = load(source, mesh=devices, attention=attention)
     images, noise = read_files(cascade, source, request)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]

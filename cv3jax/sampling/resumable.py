@@ -9,8 +9,10 @@ from pathlib import Path
 
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
-from cv3jax.checkpoints.fingerprint import digest
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed import preemption
 from cv3jax.distributed.independent import Part, holding
 from cv3jax.distributed.mesh import choose_mesh
@@ -30,8 +32,8 @@ def sample_many(
     num: int,
     seed: int,
     size: int | None,
-    base: dict,
-    relay: dict,
+    base: SamplerSettings,
+    relay: SamplerSettings,
     batch: int,
     mesh: str | None,
     attention: str,
@@ -40,7 +42,7 @@ def sample_many(
     """Make this part of the pictures of `prompts_file` in `out` with the checkpoint `source`, but
     those that are there. Returns figures.
 
-    base and relay: {"steps", "guidance"} that replace the checkpoint's. SIGTERM ends it after a
+    base and relay: steps and guidance that replace the checkpoint's. SIGTERM ends it after a
     batch, without an error.
 
     Raises:
@@ -59,8 +61,8 @@ def sample_many(
     require(source, description, "base")
     passes = relay_passes(description, size)
     stages = {"base": base, "relay": relay} if passes else {"base": base}
-    check_trained(description, **stages)
-    side = description["stages"]["base"]["image_size"] << passes
+    check_trained(description, stages)
+    side = description.stages["base"].image_size << passes
     parts = ("vae", "t5", *stages)
     plan = {
         "format": FORMAT,
@@ -68,13 +70,11 @@ def sample_many(
         "num": num,
         "seed": seed,
         "size": side,
-        "checkpoint": digest(source, parts),
+        "checkpoint": parts_fingerprint(source, parts),
     }
     for name, settings in stages.items():
-        plan[name] = {
-            key: settings.get(key, description["stages"][name][key])
-            for key in ("steps", "guidance")
-        }
+        chosen = settings.of(description.stages[name])
+        plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
     jobs.check(out, plan, jobs)
     share = -(-len(jobs) // part.count)
     devices = choose_mesh(mesh, share)
@@ -89,12 +89,11 @@ def sample_many(
             cascade = load(source, parts, devices, attention)
             jobs.write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with preemption.noticing(ends=ENDS) as noticed:
-                options = {"size": side, "base": base, "relay": relay}
                 made = jobs.make(
                     jobs,
                     todo,
                     width,
-                    lambda some: draw(cascade, some, width, **options),
+                    lambda some: draw(cascade, some, width, size=side, base=base, relay=relay),
                     out,
                     place,
                     noticed,
@@ -127,16 +126,15 @@ def sample_many(
     return figures
 
 
-def require(source: Path, description: dict, first: str) -> None:
+def require(source: Path, description: CascadeDescription, first: str) -> None:
     """Raise InputError unless the checkpoint has what sampling takes, beginning with the stage
     `first`.
     """
-    stages = description["stages"]
-    has = [name for name in ("vae", "t5") if name in description] + sorted(stages)
+    has = description.parts
     if needed := [
         name
         for name, there in (
-            (f"{first} stage", first in stages),
+            (f"{first} stage", first in has),
             *((n, n in has) for n in ("t5", "vae")),
         )
         if not there

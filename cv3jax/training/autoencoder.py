@@ -9,6 +9,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import model_of, part_loader, vae_init
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription, VaeDescription
 from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion.losses import autoencoder_loss
 from cv3jax.diffusion.pixels import to_pixels, to_uint8
@@ -115,10 +116,8 @@ class AutoencoderStage:
         directory.mkdir(parents=True, exist_ok=True)
         cascades.save_part(directory / "vae", ema)
         if processes.main():
-            cascades.write_cascade(
-                directory,
-                {"vae": {"model": self._settings.json["model"], "scale": scale}, "stages": {}},
-            )
+            vae = VaeDescription(self._settings.json["model"], scale)
+            cascades.write_cascade(directory, CascadeDescription(vae))
         backs = [
             np.asarray(self._decode(ema, images[i : i + 16])) for i in range(0, len(images), 16)
         ]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax.cascade.parts import build_model
-from cv3jax.checkpoints.fingerprint import fingerprint
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.fingerprint import encoder_fingerprint
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.data_settings import DataSettings
@@ -19,7 +20,7 @@ from data_pipeline.records.records import RecordSource
 def cache_facts(
     settings: StageSettings,
     directory: Path,
-    description: dict,
+    description: CascadeDescription,
     records: RecordSource,
     *,
     latents: str | None,
@@ -57,23 +58,27 @@ def view(data: DataSettings) -> dict[str, Any]:
     }
 
 
-def latent_facts(settings: StageSettings, directory: Path, description: dict) -> dict[str, Any]:
+def latent_facts(
+    settings: StageSettings, directory: Path, description: CascadeDescription
+) -> dict[str, Any]:
     """Which autoencoder makes latents of what shape."""
-    vae = build_model(Autoencoder, description["vae"]["model"])
+    vae = build_model(Autoencoder, description.vae.model)
     side = settings.data.image_size // vae.factor
     return {
         "shape": [side, side, vae.z_channels],
         "low": settings.relay,
         "computed": settings.vae.dtype,
-        "vae": fingerprint(directory, description, "vae"),
+        "vae": encoder_fingerprint(directory, description, "vae"),
     }
 
 
-def text_facts(settings: StageSettings, directory: Path, description: dict) -> dict[str, Any]:
+def text_facts(
+    settings: StageSettings, directory: Path, description: CascadeDescription
+) -> dict[str, Any]:
     """Which text encoder makes features of what shape."""
-    t5 = build_model(T5Encoder, description["t5"]["model"])
+    t5 = build_model(T5Encoder, description.t5.model)
     return {
-        "shape": [description["t5"]["length"], t5.channels],
+        "shape": [description.t5.length, t5.channels],
         "computed": settings.text.dtype,
-        "t5": fingerprint(directory, description, "t5"),
+        "t5": encoder_fingerprint(directory, description, "t5"),
     }

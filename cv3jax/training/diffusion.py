@@ -2,6 +2,7 @@
 outputs.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,13 @@ class DiffusionStage:
         self._settings, self._workdir, self._mesh = settings, workdir, mesh_plan(settings)
         self._records, mesh = open_data(settings.data), self._mesh.mesh
         directory, description = frozen_description(settings)
-        text = description.get("t5")
-        if text is None:
-            text = {"model": settings.text.model, "length": settings.text.length}
+        text = description.t5 or settings.text.description
         cache = open_companion(settings, directory, description, self._records)
         self._programs = diffusion_programs(
             settings,
             self._mesh,
-            description["vae"],
-            text["model"],
-            text["length"],
+            description.vae,
+            text,
             arrays(settings, cache),
         )
         self.like = self._programs.like
@@ -93,10 +91,8 @@ class DiffusionStage:
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
         """preview(ema, step): pictures of the stage, written into `directory`."""
         settings, frozen = self._settings, self._frozen
-        description = {
-            **frozen.description,
-            "stages": {settings.stage: describe(settings, frozen.description)},
-        }
+        stages = {settings.stage: describe(settings, frozen.description)}
+        description = dataclasses.replace(frozen.description, stages=stages)
         cascade = Cascade(
             description,
             dict(frozen.params),
@@ -107,8 +103,7 @@ class DiffusionStage:
         show = relay_preview if settings.relay else base_preview
 
         def save(ema, step):
-            cascade.params[settings.stage] = ema
-            picture = show(cascade, settings, self._records)
+            picture = show(cascade.with_params(settings.stage, ema), settings, self._records)
             return (
                 save_png(directory / f"step_{step:07d}.png", picture)
                 if processes.main()
@@ -120,13 +115,8 @@ class DiffusionStage:
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade so far with this stage's EMA; parts that were there are linked."""
         settings, frozen = self._settings, self._frozen
-        description = {
-            **frozen.description,
-            "stages": {
-                **frozen.description["stages"],
-                settings.stage: describe(settings, frozen.description),
-            },
-        }
+        stage = describe(settings, frozen.description)
+        description = frozen.description.with_stage(settings.stage, stage)
         directory.mkdir(parents=True, exist_ok=True)
         parts = dict(frozen.directories)
         if "t5" not in parts:

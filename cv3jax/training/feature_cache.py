@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.recipes import differences
 from cv3jax.training.cache_identity import latent_facts, text_facts, view
 from cv3jax.training.data import crop_settings
@@ -28,7 +29,10 @@ Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) 
 
 
 def open_companion(
-    settings: StageSettings, directory: Path, description: dict, records: RecordSource
+    settings: StageSettings,
+    directory: Path,
+    description: CascadeDescription,
+    records: RecordSource,
 ) -> EncodedSource | None:
     """The companion at config.data.cache, None where none is given.
 
@@ -52,7 +56,7 @@ def open_companion(
         if not ours["latents"]["low"]:  # a relay's companion has all that a base needs
             theirs["latents"]["low"] = False
     if theirs["text"]:
-        if "t5" not in description:
+        if description.t5 is None:
             raise InputError(
                 f"config.data.cache = {path} has text features, config.cascade = {settings.cascade}"
                 " no t5 that made them"

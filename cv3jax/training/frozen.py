@@ -1,5 +1,6 @@
 """The frozen encoders that a stage trains behind, and its entry in the cascade."""
 
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax
 
 from cv3jax.cascade.parts import build_model, load_params, t5_init
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription, StageDescription, VaeDescription
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import jit_once
 from cv3jax.distributed.partitioning import tree_sharding
@@ -29,17 +31,18 @@ TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no mo
 class Frozen(NamedTuple):
     """The encoders a stage trains behind, and where the cascade's other parts lie."""
 
-    description: dict  # of the cascade so far
+    description: CascadeDescription  # of the cascade so far
     params: dict  # vae and t5, as far as they are needed
     tokenize: Callable | None  # with t5
     directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
 
 
-def check_sides(settings: StageSettings, vae: dict) -> None:
+def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
     """Raise InputError unless crops and whole images become latents that the UNet can halve stage
     by stage.
     """
-    factor = build_model(Autoencoder, vae).factor * 2 ** (len(settings.model["channel_mult"]) - 1)
+    halvings = len(settings.model["channel_mult"]) - 1
+    factor = build_model(Autoencoder, vae.model).factor * 2**halvings
     for size in settings.data.sizes:
         if any(side % factor for side in size):
             what = f"config.data.buckets: {size[0]}x{size[1]}"
@@ -57,7 +60,7 @@ def check_sides(settings: StageSettings, vae: dict) -> None:
             )
 
 
-def frozen_description(settings: StageSettings) -> tuple[Path, dict]:
+def frozen_description(settings: StageSettings) -> tuple[Path, CascadeDescription]:
     """(directory, description) of config.cascade.
 
     Raises:
@@ -70,21 +73,21 @@ def frozen_description(settings: StageSettings) -> tuple[Path, dict]:
             " --config.cascade=runs/vae"
         )
     directory, description = cascades.read_cascade(settings.cascade)
-    if "vae" not in description:
+    if description.vae is None:
         raise InputError(f"config.cascade = {settings.cascade} has no vae")
-    if "t5" not in description and not settings.text.random:
+    if description.t5 is None and not settings.text.random:
         raise InputError(
             f"config.cascade = {settings.cascade} has no t5; give one that has, or set"
             " config.text.random=True"
         )
-    check_sides(settings, description["vae"]["model"])
+    check_sides(settings, description.vae)
     return directory, description
 
 
 def frozen_parts(
     settings: StageSettings,
     directory: Path,
-    description: dict,
+    description: CascadeDescription,
     records: RecordSource,
     mesh: Any,
     workdir: Path,
@@ -93,8 +96,7 @@ def frozen_parts(
     """The parts `needed` of vae and t5 of config.cascade, placed on the mesh; a random text encoder
     where it brings none.
     """
-    has = tuple(part for part in ("vae", "t5") if part in description)
-    loaded = tuple(part for part in has if part in needed)
+    loaded = tuple(part for part in ("vae", "t5") if part in description.parts and part in needed)
     params, tokenize = (
         load_params(directory, description, loaded, lambda tree: tree_sharding(tree, mesh))
         if loaded
@@ -102,18 +104,17 @@ def frozen_parts(
     )
     if "t5" in params:
         params["t5"] = as_computed(params["t5"], settings.text.dtype)
-    directories = {
-        part: directory / part for part in (*has, *description["stages"]) if part != settings.stage
-    }
-    if "t5" not in description:
-        params["t5"], tokenize, description["t5"] = random_text(settings, records, mesh, workdir)
+    directories = {part: directory / part for part in description.parts if part != settings.stage}
+    if description.t5 is None:
+        params["t5"], tokenize = random_text(settings, records, mesh, workdir)
+        description = dataclasses.replace(description, t5=settings.text.description)
     return Frozen(description, params, tokenize, directories)
 
 
 def random_text(
     settings: StageSettings, records: RecordSource, mesh: Any, workdir: Path
-) -> tuple[Any, Callable, dict]:
-    """(parameters, tokenizer, description) of a frozen random T5 over a vocabulary of the data's
+) -> tuple[Any, Callable]:
+    """(parameters, tokenizer) of a frozen random T5 over a vocabulary of the data's
     own captions.
 
     The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first
@@ -139,31 +140,26 @@ def random_text(
             settings.text.length,
         )
     processes.barrier("tokenizer")
-    facts = settings.text.model
-    init = t5_init(build_model(T5Encoder, facts))
+    init = t5_init(build_model(T5Encoder, settings.text.description.model))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     params = jit_once(init, shardings)(jax.random.key(settings.seed))
-    return (
-        params,
-        load_tokenizer(folder, settings.text.length),
-        {"model": facts, "length": settings.text.length},
-    )
+    return params, load_tokenizer(folder, settings.text.length)
 
 
-def describe(settings: StageSettings, description: dict) -> dict:
+def describe(settings: StageSettings, description: CascadeDescription) -> StageDescription:
     """The stage's entry in cascade.json, beside the parts that stand there already."""
-    vae = build_model(Autoencoder, description["vae"]["model"])
-    return {
-        "kind": "relay" if settings.relay else "base",
-        "model": {**settings.json["model"], "out_channels": vae.z_channels},
-        "text_width": build_model(T5Encoder, description["t5"]["model"]).channels,
-        "prediction": settings.objective.prediction,
-        "factor": vae.factor,
-        "image_size": settings.data.whole_side,
-        "start": settings.schedule.start,
-        "blur": settings.schedule.blur,
-        "steps": settings.sample.steps,
-        "guidance": settings.sample.guidance,
-        "eta": settings.sample.eta,
-        "form": settings.sample.form,
-    }
+    vae = build_model(Autoencoder, description.vae.model)
+    return StageDescription(
+        kind="relay" if settings.relay else "base",
+        model={**settings.json["model"], "out_channels": vae.z_channels},
+        text_width=build_model(T5Encoder, description.t5.model).channels,
+        prediction=settings.objective.prediction,
+        factor=vae.factor,
+        image_size=settings.data.whole_side,
+        start=settings.schedule.start,
+        blur=settings.schedule.blur,
+        steps=settings.sample.steps,
+        guidance=settings.sample.guidance,
+        eta=settings.sample.eta,
+        form=settings.sample.form,
+    )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
+from cv3jax.checkpoints.description import TextDescription, VaeDescription
 from cv3jax.diffusion.conditioning import stage_batch
 from cv3jax.diffusion.denoiser import Denoise, make_denoiser
 from cv3jax.diffusion.losses import Objective, diffusion_loss
@@ -85,15 +86,13 @@ def diffusion_step(
 def diffusion_programs(
     settings: StageSettings,
     plan: MeshPlan,
-    vae_facts: dict,
-    t5_facts: dict,
-    length: int,
+    autoencoder: VaeDescription,
+    text: TextDescription,
     cached: Arrays | None = None,
     *,
     make_step: MakeStep = diffusion_step,
 ) -> DiffusionPrograms:
-    """The programs for autoencoder and text encoder as described (`cascade.json`'s vae entry, t5
-    sizes, tokens a caption).
+    """The programs behind the autoencoder and the text encoder so described.
 
     cached: what batches hold of a feature cache (`feature_cache.arrays`). make_step: what makes the
     train step, where it is not the recipe's own objective.
@@ -102,8 +101,8 @@ def diffusion_programs(
         InputError: an unknown objective, blur or optimizer, or sizes that do not make a model.
     """
     mesh, data = plan.mesh, settings.data
-    vae = build_model(Autoencoder, {**vae_facts["model"], "dtype": settings.vae.dtype})
-    t5 = build_model(T5Encoder, {**t5_facts, "dtype": settings.text.dtype})
+    vae = build_model(Autoencoder, {**autoencoder.model, "dtype": settings.vae.dtype})
+    t5 = build_model(T5Encoder, {**text.model, "dtype": settings.text.dtype})
     model = model_of(UNet, settings.model, "config.model", out_channels=vae.z_channels)
     for height in {data.image_size, *(height for height, _ in data.sizes)}:
         halvings = len(settings.model["channel_mult"])
@@ -136,13 +135,13 @@ def diffusion_programs(
     shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
     shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), settings.text.dtype)}
     frozen = abstract(shapes, tree_sharding(shapes, mesh))
-    encode = make_encode(settings, plan, vae, t5, vae_facts["scale"], shapes)
+    encode = make_encode(settings, plan, vae, t5, autoencoder.scale, shapes)
     return DiffusionPrograms(
         init,
         tx,
         like,
         frozen,
-        cached_like(settings, mesh, length, cached),
+        cached_like(settings, mesh, text.length, cached),
         jax.jit(encode, out_shardings=batch_sharding(mesh)),
         aside,
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
+from cv3jax.checkpoints.description import TextDescription
 from cv3jax.diffusion.denoiser import PREDICTIONS
 from cv3jax.diffusion.losses import WEIGHTINGS
 from cv3jax.diffusion.sampler import FORMS
@@ -64,10 +65,11 @@ class TextSettings:
         require(self.dtype in DTYPES, "text.dtype", self.dtype, "float32 or bfloat16")
 
     @property
-    def model(self) -> dict[str, Any]:
-        """The fields of the random T5Encoder."""
+    def description(self) -> TextDescription:
+        """What cascade.json says of the random T5Encoder."""
         fields = dataclasses.asdict(self)
-        return {name: fields[name] for name in fields if name not in ("random", "length")}
+        model = {name: fields[name] for name in fields if name not in ("random", "length")}
+        return TextDescription(model, self.length)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cv3jax.checkpoints.description import (
+    CascadeDescription,
+    Distilled,
+    StageDescription,
+    TextDescription,
+    VaeDescription,
+)
 from cv3jax.weights import SCALE
 from cv3jax.weights.exporting import export, open_source
 from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, write
@@ -53,7 +60,7 @@ def convert_in(args: argparse.Namespace) -> dict:
     if args.t5:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
         # for what it refuses
-        load_tokenizer(tokenizer, description["t5"]["length"], description["t5"]["model"]["vocab"])
+        load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
     write(args.out, parts, description, tokenizer)
     return {"recognised": {name: part.words for name, part in parts.items()}, "settings": words}
 
@@ -96,16 +103,17 @@ def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, t
 
 def describe(
     args: argparse.Namespace, parts: dict[str, Part], official: list[Official]
-) -> tuple[dict, list[str]]:
-    """(cascade.json's content, a line for each part on the settings that no tensor tells and where
-    they are from).
+) -> tuple[CascadeDescription, list[str]]:
+    """(what cascade.json is to say, a line for each part on the settings that no tensor tells and
+    where they are from).
     """
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
     by_kind = {one.kind: one for one in official}
-    description: dict[str, Any] = {"stages": {}}
+    vae = text = None
+    stages: dict[str, StageDescription] = {}
     words = []
     if "vae" in parts:
         saved = parts["vae"].facts.get("scale")
@@ -121,29 +129,25 @@ def describe(
         )
         if not 0 < scale < 100:
             raise InputError(f"--latent-scale {scale}: must be between 0 and 100")
-        description["vae"] = {"model": parts["vae"].model, "scale": scale}
+        vae = VaeDescription(parts["vae"].model, scale)
         words.append(f"vae: latents times {scale} ({why})")
     if "t5" in parts:
         said = next((one.length for one in official if one.length), None)
         length, why = choose(args.text_length, said, 225, "--config", "--text-length")
-        description["t5"] = {"model": parts["t5"].model, "length": length}
+        text = TextDescription(parts["t5"].model, length)
         words.append(f"t5: {length} tokens ({why})")
     factor = 2 ** (len(parts["vae"].model["channel_mult"]) - 1) if "vae" in parts else 8
     for name in (name for name in ("base", "relay") if name in parts):
-        side = (
-            2 * description["stages"]["base"]["image_size"]
-            if "base" in description["stages"]
-            else 512 * (1 + (name == "relay"))
-        )
+        side = 2 * stages["base"].image_size if "base" in stages else 512 * (1 + (name == "relay"))
         given = steps[name == "relay"] | guidance[name == "relay"]
         stage, line = describe_stage(
             args, name, parts[name], by_kind.get(name), given, side, factor
         )
-        description["stages"][name] = stage
+        stages[name] = stage
         words.append(line)
-        if "t5" in parts and parts["t5"].model["channels"] != stage["text_width"]:
+        if "t5" in parts and parts["t5"].model["channels"] != stage.text_width:
             raise InputError(
-                f"the {name} reads text features {stage['text_width']} wide, --t5 makes"
+                f"the {name} reads text features {stage.text_width} wide, --t5 makes"
                 f" {parts['t5'].model['channels']}"
             )
         if "vae" in parts and parts["vae"].model["z_channels"] != parts[name].model["out_channels"]:
@@ -152,13 +156,13 @@ def describe(
                 f"the {name} has latents of {parts[name].model['out_channels']} channels, --vae"
                 f" of {z}"
             )
-    sizes = {name: stage["image_size"] for name, stage in description["stages"].items()}
+    sizes = {name: stage.image_size for name, stage in stages.items()}
     if len(sizes) == 2 and sizes["relay"] != 2 * sizes["base"]:
         raise InputError(
             f"the relay makes {sizes['relay']} pixels a side of the base's {sizes['base']}; it"
             " doubles, so give --image-size"
         )
-    return description, words
+    return CascadeDescription(vae, text, stages), words
 
 
 def describe_stage(
@@ -169,7 +173,7 @@ def describe_stage(
     given: dict,
     side: int,
     factor: int,
-) -> tuple[dict, str]:
+) -> tuple[StageDescription, str]:
     """(a stage's entry in cascade.json, the line on its settings). given: steps and guidance of
     flags; side: the default image size.
     """
@@ -214,18 +218,18 @@ def describe_stage(
         reasons.append(
             "a distilled relay: the released 1-step one starts at 200, --relay-start 200"
         )
-    stage = {
-        "kind": name,
-        "model": part.model,
-        "text_width": part.facts["text_width"],
-        "factor": factor,
-        "eta": 0.0,
-        "form": "released",
-        "blur": "linear" if relay else "none",
+    stage = StageDescription(
+        kind=name,
+        model=part.model,
+        text_width=part.facts["text_width"],
+        factor=factor,
+        eta=0.0,
+        form="released",
+        blur="linear" if relay else "none",
+        # what it was distilled to its files say; of the range of w they say nothing
+        distilled=Distilled(values["steps"], None) if distilled else None,
         **values,
-    }
-    if distilled:  # what it was distilled to its files say; of the range of w they say nothing
-        stage["distilled"] = {"steps": values["steps"], "w": None}
+    )
     return stage, f"{name}: {', '.join(reasons)}"
 
 

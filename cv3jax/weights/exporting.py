@@ -10,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from cv3jax.cascade.parts import build_model, part_shapes
+from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades, runs, streaming
+from cv3jax.checkpoints.description import STAGES, CascadeDescription
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -25,14 +26,23 @@ from cv3jax.weights.torch_file import import_torch, save_torch
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.staging import appearing
 
+MODELS = {"vae": Autoencoder, "t5": T5Encoder}  # other parts are UNets
+
+
+class Stored(NamedTuple):
+    """A part to export: its parameters, still on disk, and what is known of it."""
+
+    params: dict  # nested leaves
+    model: dict[str, Any]  # fields of the model
+    text_width: int = 0  # of the text features that a UNet reads
+    side: int | None = None  # of a UNet's latents; None: unknown before its run has ended
+    scale: float | None = None  # of a vae's latents; None: it is measured when the run ends
+
 
 class Source(NamedTuple):
-    """What there is to export: parameters by part, still on disk, and what a cascade says of
-    them.
-    """
+    """What there is to export."""
 
-    params: dict[str, dict]  # part → nested leaves
-    description: dict
+    parts: dict[str, Stored]
     tokenizer: Path | None
 
 
@@ -46,15 +56,14 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
     newest = runs.steps(path / "checkpoints")[-1:]
     if weights == "ema" and (cascades.cascade_at(path) or not newest):
         directory, description = cascades.read_cascade(path)
-        names = _chosen(
-            parts,
-            [name for name in ("vae", "t5") if name in description] + sorted(description["stages"]),
-            path,
-        )
+        names = _chosen(parts, list(description.parts), path)
         for name in names:
             cascades.check_part(directory / name)
         tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
-        return Source({name: _tree(directory / name) for name in names}, description, tokenizer)
+        return Source(
+            {name: _of_cascade(description, name, _tree(directory / name)) for name in names},
+            tokenizer,
+        )
     if not newest:
         raise InputError(
             f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the"
@@ -63,11 +72,8 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
     runs.verify(path / "checkpoints", newest[0])
     config = runs.run_of(path / "checkpoints", newest[0])["config"]
     params = _tree(path / "checkpoints" / str(newest[0]) / "state", (weights,))
-    return Source(
-        dict.fromkeys(_chosen(parts, [config["stage"]], path), params),
-        _of_run(config, params),
-        None,
-    )
+    names = _chosen(parts, [config["stage"]], path)
+    return Source(dict.fromkeys(names, _of_run(config, params)), None)
 
 
 def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
@@ -90,11 +96,11 @@ def export(source: Source, target: str, out: Path) -> list[str]:
     """
     if target == "sat":
         import_torch("writing a SAT checkpoint")
-    plans = {name: _plan(source, name, target) for name in source.params}
+    plans = {name: _plan(source, name, target) for name in source.parts}
     lines = []
     with appearing(out) as partial:
         for name, (entries, config) in plans.items():
-            with progress(name, source.params[name]) as params:
+            with progress(name, source.parts[name].params) as params:
                 tensors = to_torch(params, entries)
             lines.append(_write(partial, name, tensors, config, target))
             del tensors  # before the next part's
@@ -110,10 +116,21 @@ def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
         raise InputError(f"{path} is no orbax tree of parameters: {first_line(e)}") from e
 
 
-def _of_run(config: dict, params: dict) -> dict:
-    """What a cascade would say of a stage whose run has not written one yet."""
+def _of_cascade(description: CascadeDescription, name: str, params: dict) -> Stored:
+    """A part as its cascade describes it."""
+    if name == "vae":
+        return Stored(params, description.vae.model, scale=description.vae.scale)
+    if name == "t5":
+        return Stored(params, description.t5.model)
+    stage = description.stages[name]
+    side = stage.image_size // stage.factor if stage.factor else None
+    return Stored(params, stage.model, stage.text_width, side)
+
+
+def _of_run(config: dict, params: dict) -> Stored:
+    """A stage whose run has not written a cascade yet."""
     if config["stage"] == "vae":
-        return {"vae": {"model": config["model"], "scale": None}, "stages": {}}
+        return Stored(params, config["model"])
     z = params["conv_final"]["kernel"].shape[-1]
     width = next(
         (
@@ -123,14 +140,7 @@ def _of_run(config: dict, params: dict) -> dict:
         ),
         0,
     )
-    stage = {
-        "model": {**config["model"], "out_channels": z},
-        "text_width": width,
-        "prediction": config["objective"]["prediction"],
-        "image_size": None,
-        "factor": 1,
-    }
-    return {"stages": {config["stage"]: stage}}
+    return Stored(params, {**config["model"], "out_channels": z}, width)
 
 
 def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
@@ -140,15 +150,16 @@ def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str
     """
     advice = (
         "leave it out: --parts"
-        f" {','.join(other for other in source.params if other != name) or '(other parts)'}"
+        f" {','.join(other for other in source.parts if other != name) or '(other parts)'}"
     )
+    part = source.parts[name]
     try:
-        described = {
-            path: leaf.shape for path, leaf in streaming.walk(part_shapes(source.description, name))
-        }
+        model = build_model(MODELS.get(name, UNet), part.model)
+        shapes = model_shapes(model, part.text_width)
+        described = {path: leaf.shape for path, leaf in streaming.walk(shapes)}
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         raise InputError(f"the description of the {name} makes no model: {first_line(e)}") from e
-    stored = {path: leaf.shape for path, leaf in streaming.walk(source.params[name])}
+    stored = {path: leaf.shape for path, leaf in streaming.walk(part.params)}
     if differing := sorted(
         "/".join(path)
         for path in described.keys() | stored.keys()
@@ -159,13 +170,8 @@ def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str
             f" ({len(differing)} such)"
         )
     if name == "t5":
-        model = build_model(T5Encoder, source.description["t5"]["model"])
         entries, config = t5_entries(layers=model.layers), _t5_config(model)
     elif name == "vae":
-        model, scale = (
-            build_model(Autoencoder, source.description["vae"]["model"]),
-            source.description["vae"]["scale"],
-        )
         if model.patch != 1 or not model.mid_attention or not model.groups:
             shown = (
                 f"patch {model.patch}, {model.groups} groups of norms, middle attention"
@@ -177,18 +183,16 @@ def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str
         )
         config = None
         if target == "diffusers":
-            if scale is None:
+            if part.scale is None:
                 raise InputError(
                     "the latent scale is measured when the run ends, and diffusers needs it; let"
                     " the run finish"
                 )
             entries, config = (
                 diffusers.vae_names(entries, len(model.channel_mult)),
-                diffusers.vae_config(model, scale),
+                diffusers.vae_config(model, part.scale),
             )
     else:
-        stage = source.description["stages"][name]
-        model = build_model(UNet, stage["model"])
         entries = unet_entries(
             channels=model.channels,
             channel_mult=model.channel_mult,
@@ -199,9 +203,7 @@ def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str
         )
         config = None
         if target == "diffusers":
-            # unknown before a run has ended
-            side = stage["image_size"] and stage["image_size"] // stage["factor"]
-            config = diffusers.unet_config(model, stage["text_width"], side)
+            config = diffusers.unet_config(model, part.text_width, part.side)
             entries = diffusers.unet_names(entries, len(model.channel_mult))
     if target != "diffusers" and name != "t5" and model.groups != GROUPS:
         raise InputError(
@@ -215,7 +217,7 @@ def _write(
     out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str
 ) -> str:
     """One part's files. Returns the line that says what they are."""
-    prefix = PREFIX["unet"] if name in cascades.STAGES and target != "diffusers" else ""
+    prefix = PREFIX["unet"] if name in STAGES and target != "diffusers" else ""
     tensors = {prefix + key: value for key, value in tensors.items()}
     if name == "t5":
         path = out / "t5" / "model.safetensors"

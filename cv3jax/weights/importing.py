@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -183,7 +184,9 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     )
 
 
-def write(out: Path, parts: dict[str, Part], description: dict, tokenizer: Path | None) -> None:
+def write(
+    out: Path, parts: dict[str, Part], description: CascadeDescription, tokenizer: Path | None
+) -> None:
     """The cascade directory `out`, which appears when it is whole.
 
     Raises:

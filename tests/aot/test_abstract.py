@@ -75,7 +75,7 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 
     def sampler(stage, **_):
         def run(*args):
-            called[stage["kind"]] = args
+            called[stage.kind] = args
             return args[3]
 
         return run
@@ -192,7 +192,7 @@ def test_a_distillation_samples_as_its_last_student(monkeypatch):
     seen = {}
 
     def sampler(stage, **given):
-        seen.update(given, model=stage["model"])
+        seen.update(given, model=stage.model)
         return lambda *args: args[3]
 
     monkeypatch.setattr(aot_programs, "make_stage_sampler", sampler)

@@ -2,6 +2,7 @@
 doubling is one relay pass.
 """
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import tiny_runs
 from PIL import Image
 
 from cv3jax.cascade.pipeline import load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.diffusion.pixels import to_uint8, up2
@@ -82,7 +84,7 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_another_place(cascade, pa
 
 def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
     passes = []
-    stage, factor = cascade.stage, cascade.description["stages"]["base"]["factor"]
+    stage, factor = cascade.stage, cascade.description.stages["base"].factor
 
     def watched(name, text, keys, noise, *args, **options):
         passes.append((name, noise.shape[1] * factor))
@@ -156,11 +158,11 @@ def test_steps_and_guidance_replace_the_checkpoint_s(cascade, pair):
     )
     assert arguments.pair(None, "steps", int, 1, 1000) == ({}, {})
     assert not np.array_equal(
-        cascade.generate(PROMPTS, [5, 6], size=32, base={"steps": 3})["base"], pair["base"]
+        cascade.generate(PROMPTS, [5, 6], size=32, base=SamplerSettings(3))["base"], pair["base"]
     )
-    start = cascade.description["stages"]["relay"]["start"]
+    start = cascade.description.stages["relay"].start
     with pytest.raises(InputError, match=f"900 steps of the relay stage from t = {start}"):
-        cascade.generate(PROMPTS, [5, 6], relay={"steps": 900})
+        cascade.generate(PROMPTS, [5, 6], relay=SamplerSettings(900))
 
 
 def fake_training(config, workdir: Path) -> dict:
@@ -181,13 +183,10 @@ def fake_distillation(config, workdir: Path) -> dict:
     (source, description), rounds = cascades.read_cascade(config.stage.cascade), []
     for number, steps in enumerate((2, 1), 1):
         place = workdir / "rounds" / f"{number}_{steps}_steps"
-        stages = {
-            **description["stages"],
-            name: {**description["stages"][name], "steps": steps},
-        }
+        stage = dataclasses.replace(description.stages[name], steps=steps)
         for target in (place / "cascade", workdir / "cascade"):
             shutil.copytree(source, target, dirs_exist_ok=True)
-            cascades.write_cascade(target, {**description, "stages": stages})
+            cascades.write_cascade(target, description.with_stage(name, stage))
         (place / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": step, "loss": 1.0 / step}) + "\n" for step in (2, 4))
         )
@@ -223,7 +222,8 @@ def remembered(function):
 
 def judged(cascade, **options):
     """`assess`, of a cascade that draws at the least side that can be judged."""
-    cascade.description["stages"]["base"]["image_size"] = 64
+    base = dataclasses.replace(cascade.description.stages["base"], image_size=64)
+    cascade.description = cascade.description.with_stage("base", base)
     return assess(cascade, **options)
 
 
@@ -295,11 +295,10 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert again["n"] == report["n"] == 4
     assert next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat() == stamp
     assert len(distilled) == 4
-    assert load(tmp_path / "q").description["stages"].keys() == {"base", "relay"}
-    assert load(tmp_path / "q").description["stages"]["base"]["steps"] == 2
+    assert load(tmp_path / "q").description.stages.keys() == {"base", "relay"}
+    assert load(tmp_path / "q").description.stages["base"].steps == 2
     assert [
-        stage["steps"]
-        for stage in load(tmp_path / "q" / "distilled").description["stages"].values()
+        stage.steps for stage in load(tmp_path / "q" / "distilled").description.stages.values()
     ] == [1, 1]
 
 
@@ -359,4 +358,4 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
         )
         assert read(next(out.glob("00_a_large*.png"))).shape == (128, 128, 3)
     with pytest.raises(InputError, match=r"distilled to 1 .* give 1"):
-        load(tmp_path / "q" / "distilled").generate(PROMPTS[:1], [0], base={"steps": 2})
+        load(tmp_path / "q" / "distilled").generate(PROMPTS[:1], [0], base=SamplerSettings(2))

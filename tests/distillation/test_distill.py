@@ -19,6 +19,7 @@ from PIL import Image
 from cv3jax import cli
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
+from cv3jax.checkpoints.description import Distilled
 from cv3jax.commands import distill
 from cv3jax.distillation import build as building
 from cv3jax.distillation import run as distilling
@@ -66,12 +67,12 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
     for number, steps in enumerate(counts, 1):
         place = run.workdir / "rounds" / f"{number}_{steps}_steps"
         _, description = cascades.read_cascade(place / "cascade")
-        assert description["stages"].keys() == {"base", "relay"}
-        told = description["stages"][stage]
-        assert told["distilled"] == {"steps": steps, "w": list(tiny_runs.W)}
-        assert told["steps"] == steps
-        assert tiny_runs.W[0] <= told["guidance"] <= tiny_runs.W[1]
-        assert told["model"]["w_dim"] == 512
+        assert description.stages.keys() == {"base", "relay"}
+        told = description.stages[stage]
+        assert told.distilled == Distilled(steps, tiny_runs.W)
+        assert told.steps == steps
+        assert tiny_runs.W[0] <= told.guidance <= tiny_runs.W[1]
+        assert told.w_dim == 512
         figures = tiny_runs.read_json(place / "figures.json")
         assert figures["best"] == tiny_runs.UPDATES
         assert figures["start"]["step"] == 0
@@ -267,7 +268,7 @@ def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
     work = building.build_distillation(tiny_runs.distill_config("base"), tmp_path)
     plan, teacher = work.settings.rounds[0], building.load_stage(work, work.teacher)
     student = building.create_student(work, plan, work.teacher, teacher).params
-    text, latent = work.frozen.description["t5"], distilling.make_bench(work).latent
+    text, latent = work.frozen.description.t5, distilling.make_bench(work).latent
 
     def differ(ours):
         return parity(
@@ -277,7 +278,7 @@ def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
             ours,
             teacher,
             0,
-            Inputs(latent, (text["length"], text["model"]["channels"]), 8),
+            Inputs(latent, (text.length, text.model["channels"]), 8),
         )
 
     assert differ(student) <= TOLERANCE
@@ -313,7 +314,7 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
     rows = tiny_runs.read_json(run.workdir / "quality.json")
     assert rows["full"] == 4
     assert [(row["steps"], row["round"]) for row in rows["rows"]] == [(2, 1)]
-    assert cascades.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"]["steps"] == 2
+    assert cascades.read_cascade(run.workdir)[1].stages["base"].distilled.steps == 2
 
 
 def going_on(workdir: Path, student: Path, w: str) -> Hollow:
@@ -339,10 +340,8 @@ def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(
     figures = tiny_runs.read_json(run.first / "figures.json")
     assert figures["start"] == {"step": 0, "1": 3.0, "3": 3.0, "all": 3.0}  # and no parity
     assert figures["best"] == 2  # what it began with does not know these w
-    assert cascades.read_cascade(run.workdir)[1]["stages"]["base"]["distilled"] == {
-        "steps": 2,
-        "w": [1.0, 6.0],
-    }
+    left = cascades.read_cascade(run.workdir)[1].stages["base"]
+    assert left.distilled == Distilled(2, (1.0, 6.0))
     shutil.rmtree(student)  # of no use to a round that has begun
     assert run.sit({}).updates == []
 

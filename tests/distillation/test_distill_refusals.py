@@ -2,15 +2,17 @@
 written.
 """
 
-import json
+import dataclasses
 import shutil
 
+import described
 import pytest
 import tiny_runs
 from tiny_runs import rounds
 
 from cv3jax import cli, recipes
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import Distilled
 from cv3jax.commands import distill, train
 from cv3jax.distillation import build as building
 from cv3jax.distillation.parsing import parse_distillation
@@ -20,8 +22,6 @@ from data_pipeline.io.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-STARTS = {"base": 1000, "relay": 40}
-
 
 def plain(stage: str, *fields: str):
     """The tiny recipe, of no cascade."""
@@ -29,26 +29,12 @@ def plain(stage: str, *fields: str):
     return parse_distillation(config)
 
 
-def teacher(stage: str, **changes) -> dict:
-    """Its entry in cascade.json: an undistilled stage of the tiny recipe's sizes, but for
-    `changes`.
-    """
-    kind = {
-        "kind": stage,
-        "start": STARTS[stage],
-        "prediction": "v",
-        "form": "released",
-        "blur": "none" if stage == "base" else "linear",
-    }
-    return {**kind, "model": {"w_dim": 0}, "steps": 4, "guidance": 1.5, **changes}
-
-
 def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
     """What makes it a distilled one."""
     return {
         "model": {"w_dim": 512},
         "steps": steps,
-        "distilled": {"steps": steps, "w": list(w) if w else None},
+        "distilled": Distilled(steps, w),
         **changes,
     }
 
@@ -200,7 +186,7 @@ def test_rounds_that_can_be():
 )
 def test_a_teacher_that_does_not_fit(stage, changes, said):
     with pytest.raises(InputError) as e:
-        check_teacher(plain(stage), teacher(stage, **changes), "HERE")
+        check_teacher(plain(stage), described.stage(stage, **changes), "HERE")
     assert str(e.value).startswith(said)
 
 
@@ -215,7 +201,7 @@ def test_a_teacher_that_does_not_fit(stage, changes, said):
     ],
 )
 def test_a_teacher_that_fits(changes, words):
-    assert check_teacher(plain("base"), teacher("base", **changes), "HERE") == words
+    assert check_teacher(plain("base"), described.stage("base", **changes), "HERE") == words
 
 
 @pytest.mark.parametrize(
@@ -244,13 +230,13 @@ def test_a_teacher_that_fits(changes, words):
 )
 def test_a_student_that_cannot_go_on(changes, said):
     with pytest.raises(InputError) as e:
-        check_student(plain("base"), teacher("base", **changes), "HERE")
+        check_student(plain("base"), described.stage("base", **changes), "HERE")
     assert str(e.value) == said
 
 
 @pytest.mark.parametrize("w", [(2.0, 3.0), None])
 def test_a_student_that_can_go_on(w):
-    check_student(plain("base"), teacher("base", **told(2, w)), "HERE")
+    check_student(plain("base"), described.stage("base", **told(2, w)), "HERE")
 
 
 @pytest.fixture(scope="module")
@@ -258,27 +244,21 @@ def places(tmp_path_factory):
     """Cascades that are not there, or are of other sizes than the rows below ask for."""
     at = tmp_path_factory.mktemp("refused")
     directory, description = cascades.read_cascade(tiny_runs.trained("relay").workdir)
-    (at / "bare").mkdir()
-    for name, change in (
-        ("bare", {"stages": {}}),
-        ("no_t5", {"stages": description["stages"], "t5": None}),
-    ):
-        (at / name).mkdir(exist_ok=True)
-        (at / name / "cascade.json").write_text(
-            json.dumps({k: v for k, v in {**description, **change}.items() if v is not None})
+    changed = {
+        "bare": dataclasses.replace(description, stages={}),
+        "no_t5": dataclasses.replace(description, t5=None),
+    }
+    base, vae = description.stages["base"], description.vae
+    for name, channels, scale in (("wide", 32, 1.0), ("other_vae", 16, 2.0)):
+        model = {**base.model, "w_dim": 512, "channels": channels}
+        changed[name] = dataclasses.replace(
+            description,
+            vae=dataclasses.replace(vae, scale=scale * vae.scale),
+            stages={"base": dataclasses.replace(base, **told(2, model=model))},
         )
-    wide = teacher(
-        "base",
-        **told(2, model={**description["stages"]["base"]["model"], "w_dim": 512, "channels": 32}),
-    )
-    fits = {**wide, "model": {**wide["model"], "channels": 16}}
-    for name, stage, scale in (("wide", wide, 1.0), ("other_vae", fits, 2.0)):
+    for name, other in changed.items():
         (at / name).mkdir()
-        like = {**description["stages"]["base"], **stage}
-        vae = {**description["vae"], "scale": scale * description["vae"]["scale"]}
-        (at / name / "cascade.json").write_text(
-            json.dumps({**description, "vae": vae, "stages": {"base": like}})
-        )
+        cascades.write_cascade(at / name, other)
     return {
         "at": at,
         "whole": directory,

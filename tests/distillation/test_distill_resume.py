@@ -2,6 +2,7 @@
 teacher as small as a UNet can be.
 """
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -41,17 +42,17 @@ def teacher(tmp_path_factory):
         tmp_path_factory.mktemp("teacher") / "cascade",
     )
     description = cascades.read_cascade(place)[1]
-    stage = description["stages"]["base"]
-    stage["model"].update(SIZES)
+    stage = description.stages["base"]
+    stage = dataclasses.replace(stage, model={**stage.model, **SIZES})
     shutil.rmtree(place / "base")
-    model = build_model(UNet, stage["model"])
-    fresh = jax.jit(unet_init(model, stage["text_width"]))(jax.random.key(0))
+    model = build_model(UNet, stage.model)
+    fresh = jax.jit(unet_init(model, stage.text_width))(jax.random.key(0))
     draws = np.random.default_rng(0)  # what begins as zeros would make all of its predictions alike
     cascades.save_part(
         place / "base",
         jax.tree.map(lambda x: x + 0.05 * draws.standard_normal(x.shape, np.float32), fresh),
     )
-    cascades.write_cascade(place, description)
+    cascades.write_cascade(place, description.with_stage("base", stage))
     return place
 
 

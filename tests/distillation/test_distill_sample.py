@@ -3,10 +3,10 @@ they were not trained for.
 """
 
 import functools
-import json
 import shutil
 from pathlib import Path
 
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,9 @@ from cv3jax import cli
 from cv3jax.cascade import pipeline
 from cv3jax.cascade.limits import untrained
 from cv3jax.cascade.parts import build_model
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import Distilled
 from cv3jax.commands import sample
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
@@ -45,8 +47,8 @@ def places(tmp_path_factory):
     shutil.rmtree(relay / "relay")
     shutil.copytree(both / "relay", relay / "relay")
     description = cascades.read_cascade(relay)[1]
-    description["stages"]["relay"] = cascades.read_cascade(both)[1]["stages"]["relay"]
-    (relay / "cascade.json").write_text(json.dumps(description))
+    distilled = cascades.read_cascade(both)[1].stages["relay"]
+    cascades.write_cascade(relay, description.with_stage("relay", distilled))
     picture = tmp_path_factory.mktemp("picture") / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
         picture
@@ -84,8 +86,8 @@ def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["base", "relay", "both"])
 def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places, tmp_path):
-    stages = cascades.read_cascade(places[name])[1]["stages"]
-    assert {stage for stage, facts in stages.items() if "distilled" in facts} == (
+    stages = cascades.read_cascade(places[name])[1].stages
+    assert {each for each, stage in stages.items() if stage.distilled} == (
         {"base", "relay"} if name == "both" else {name}
     )
     default = pictures(places[name], tmp_path / "a")
@@ -108,23 +110,24 @@ def test_w_is_what_the_model_is_told(places):
     An image may have its own w.
     """
     loaded = pipeline.load(places["base"])
-    stage = loaded.description["stages"]["base"]
+    stage = loaded.description.stages["base"]
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    text, noise, grid = loaded.text(PROMPTS), loaded.noise(keys, stage["image_size"]), base_grid(1)
-    model = build_model(UNet, stage["model"])
+    text, noise, grid = loaded.text(PROMPTS), loaded.noise(keys, stage.image_size), base_grid(1)
+    model = build_model(UNet, stage.model)
     denoise = make_denoiser(
         lambda p, x, i, c: model.apply({"params": p}, x, i, c),
         jnp.asarray(ddpm_sigma()),
-        stage["prediction"],
+        stage.prediction,
     )
 
     @jax.jit
     def alone(params, w):
-        cond = make_cond(text, square_sizes(2, stage["image_size"]), w, model.w_dim)
+        cond = make_cond(text, square_sizes(2, stage.image_size), w, model.w_dim)
         return denoise(params, sampler.start(grid, noise), jnp.full(2, grid.t[0]), cond)
 
     def drawn(w):
-        return np.asarray(loaded.stage("base", text, keys, noise, guidance=w))
+        settings = SamplerSettings(guidance=w)
+        return np.asarray(loaded.stage("base", text, keys, noise, settings=settings))
 
     for w in (1.0, 2.5, 4.0):
         np.testing.assert_allclose(
@@ -194,11 +197,11 @@ def test_a_picture_to_enlarge_asks_nothing_of_the_base(places, tmp_path):
 
 
 def test_untrained_is_of_distilled_stages_alone():
-    assert untrained("base", {"steps": 50}, 7, 100.0) is None
-    stage = {"distilled": {"steps": 4, "w": None}}
+    assert untrained("base", described.stage(steps=50), 7, 100.0) is None
+    stage = described.stage(distilled=Distilled(4, None))
     assert untrained("base", stage, 4, 100.0) is None
     assert "distilled to 4" in untrained("base", stage, 8, 1.0)
-    stage = {"distilled": {"steps": 4, "w": [1.0, 4.0]}}
+    stage = described.stage(distilled=Distilled(4, (1.0, 4.0)))
     assert untrained("base", stage, 4, np.array([1.0, 4.0])) is None
     assert "distilled for 1..4" in untrained("base", stage, 4, np.array([1.0, 4.5]))
 

@@ -7,6 +7,7 @@ import pytest
 import tiny_runs
 
 from cv3jax.cascade.pipeline import load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.evaluation import distilled_scenes
 from cv3jax.evaluation.distilled_scenes import (
     PARTS,
@@ -54,7 +55,7 @@ def test_a_sampler_s_pictures_are_those_of_generate(cascade):
         cascade, Sampler(("base", "relay"), (2, 1), W), PROMPTS, np.array([7, 9])
     )
     made = cascade.generate(
-        PROMPTS, [7, 9], base={"steps": 2, "guidance": W[0]}, relay={"steps": 1, "guidance": W[1]}
+        PROMPTS, [7, 9], base=SamplerSettings(2, W[0]), relay=SamplerSettings(1, W[1])
     )
     assert np.abs(images.astype(int) - made["relay"]).max() <= 1
     assert set(seconds) == {*PARTS, "rest"}
@@ -142,7 +143,7 @@ def test_what_is_compared(cascade):
         "undistilled_4_1_w1",
         "distilled_4_1_w1",
     ]
-    w = tuple(cascade.description["stages"][stage]["guidance"] for stage in ("base", "relay"))
+    w = tuple(cascade.description.stages[stage].guidance for stage in ("base", "relay"))
     assert ways["full"] == (("base", "relay"), (20, 10), w)
     assert ways["distilled_8_2"] == (("base_8", "relay_2"), (8, 2), w)
     assert ways["undistilled_4_1"] == (("base", "relay"), (4, 1), w)

@@ -88,8 +88,7 @@ def converted(preset: str) -> Path:
 def part(preset: str, name: str) -> tuple[dict, dict]:
     """(fields of the model, parameters) of a part of the converted checkpoint."""
     directory, description = cascades.read_cascade(converted(preset))
-    section = description["stages"][name] if name in description["stages"] else description[name]
-    return section["model"], load_params(directory, description, (name,))[0][name]
+    return description.section(name).model, load_params(directory, description, (name,))[0][name]
 
 
 def unet_sizes(preset: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def hollow(
             rows = len(self.weights)
             return np.full(
                 (rows, *self.latent),
-                asked[steps].pop(0) if "distilled" in stage and steps in asked else 0.0,
+                asked[steps].pop(0) if stage.distilled and steps in asked else 0.0,
                 np.float32,
             )
 

@@ -47,7 +47,7 @@ def test_a_companion_has_what_the_encoders_make_of_each_record():
     directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
     params, tokenize = load_params(directory, description, ("vae", "t5"))
     vae, t5 = (
-        build_model(kind, description[name]["model"])
+        build_model(kind, description.section(name).model)
         for kind, name in ((Autoencoder, "vae"), (T5Encoder, "t5"))
     )
     views = [fit(record["image"], 32, zoom=2.0, grid=8) for record in ours]

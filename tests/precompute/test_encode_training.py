@@ -161,7 +161,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
     lines = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(lines, online().losses, rtol=1e-6)
     directory, description = cascades.read_cascade(tmp_path / "run")
-    assert {"vae", "t5"} <= description.keys()
+    assert {"vae", "t5"} <= set(description.parts)
     assert {path.name for path in directory.iterdir()} == {
         "cascade.json",
         "vae",

@@ -146,7 +146,7 @@ def loaded():
 def test_arguments_that_contradict_the_checkpoint(given, line, loaded, tmp_path, monkeypatch):
     images = [picture(tmp_path / f"{i}.png", 32, 32) for i in range(given.get("image", 0))] or None
     if without := given.get("without"):
-        monkeypatch.delitem(loaded.description["stages"], without)
+        monkeypatch.delitem(loaded.description.stages, without)
         monkeypatch.delitem(loaded.params, without)
     noise = Path(given["noise"]) if "noise" in given else None
     request = few.Request(

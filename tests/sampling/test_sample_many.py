@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv3jax.checkpoints.fingerprint import digest
+from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.commands import sample
 from cv3jax.distributed.independent import which_part
 from cv3jax.distributed.mesh import choose_mesh
@@ -249,8 +250,8 @@ class Painter:
         self.stop(self.batches)
         assert options == {
             "size": 32,
-            "base": {},
-            "relay": {},
+            "base": AS_DESCRIBED,
+            "relay": AS_DESCRIBED,
             "images": None,
             "noise": None,
             "final": True,
@@ -334,7 +335,14 @@ def test_what_a_run_leaves(paint, whole, tmp_path):
         for i, (name, prompt) in enumerate(zip(names, LINES, strict=True))
     ]
     painted = Painter().generate(
-        LINES[4:6], [11, 12], size=32, base={}, relay={}, images=None, noise=None, final=True
+        LINES[4:6],
+        [11, 12],
+        size=32,
+        base=AS_DESCRIBED,
+        relay=AS_DESCRIBED,
+        images=None,
+        noise=None,
+        final=True,
     )["base"]
     for name, image in zip(names[4:6], painted, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "whole" / name)), image)
@@ -507,15 +515,19 @@ def test_a_changed_checkpoint_is_another_plan(tmp_path):
             target = tmp_path / name / entry.name
             target.symlink_to(entry)
     parts = ("vae", "t5", "base")
-    ours = digest(tmp_path / "a", parts)
-    assert ours == digest(tmp_path / "b", parts) != digest(tmp_path / "a", (*parts, "relay"))
+    ours = parts_fingerprint(tmp_path / "a", parts)
+    assert (
+        ours
+        == parts_fingerprint(tmp_path / "b", parts)
+        != parts_fingerprint(tmp_path / "a", (*parts, "relay"))
+    )
     (tmp_path / "b" / "base").unlink()
     (tmp_path / "b" / "base").mkdir()
     manifest = golden_models.converted("micro") / "base" / "manifest.json"
     (tmp_path / "b" / "base" / "manifest.json").write_text(
         manifest.read_text().replace("0", "1", 1)
     )
-    assert digest(tmp_path / "b", parts) != ours
+    assert parts_fingerprint(tmp_path / "b", parts) != ours
 
 
 def test_two_batches_are_in_memory_and_no_more(tmp_path):

@@ -2,6 +2,7 @@
 is.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,15 +56,14 @@ def cascade_at() -> Path:
 
 @pytest.fixture(autouse=True)
 def larger(monkeypatch):
-    """Bases of 64², so that a context of two leaves each device two rows of latents at the lowest
-    resolution.
-    """
+    """Bases of 64²: a context of two leaves each device two rows of the smallest latents."""
     read = cascades.read_cascade
 
     def doubled(path):
         directory, description = read(path)
-        for stage in description["stages"].values():
-            stage["image_size"] *= 2
+        for name, stage in description.stages.items():
+            larger = dataclasses.replace(stage, image_size=2 * stage.image_size)
+            description = description.with_stage(name, larger)
         return directory, description
 
     monkeypatch.setattr(cascades, "read_cascade", doubled)
@@ -210,8 +211,7 @@ FIELDS = {
 def stage_sampler(mesh: Mesh | None, *kernel):
     """Of one image of 64×64 latents by a small UNet."""
     told = {"attend": kernel[0]} if kernel else {}
-    stage = {"kind": "base", "model": FIELDS, "prediction": "v", "factor": 8}
-    return make_stage_sampler(stage, steps=2, mesh=mesh, **told)
+    return make_stage_sampler(described.stage(model=FIELDS), steps=2, mesh=mesh, **told)
 
 
 def stage_shapes():

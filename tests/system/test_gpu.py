@@ -12,6 +12,7 @@ import pytest
 from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, t5_init, vae_init
 from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.checkpoints.description import CascadeDescription, VaeDescription
 from cv3jax.diffusion.conditioning import normals
 from cv3jax.distributed.backend import jit_once
 from cv3jax.distributed.batches import placement
@@ -36,12 +37,12 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
     config = parse_stage(
         recipes.load("scenes_base:tiny", [f"--config.{field}" for field in fields])
     )
-    vae = {"model": recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], "scale": 1.0}
-    text = {"model": config.text.model, "length": config.text.length}
+    vae = VaeDescription(recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], 1.0)
+    text = config.text.description
     # a GPU's default for float32 is a product of 10 bits
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         deal = mesh_plan(config, [device])
-        steps = diffusion_programs(config, deal, vae, text["model"], text["length"])
+        steps = diffusion_programs(config, deal, vae, text)
 
         def init(key):  # the zeros that a fresh model ends in would hide most of it
             return jax.tree.map(
@@ -51,8 +52,8 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
 
         state = state_creator(init, steps.tx, config.seed, steps.like, None)()
         inits = {
-            "vae": vae_init(build_model(Autoencoder, vae["model"])),
-            "t5": t5_init(build_model(T5Encoder, text["model"])),
+            "vae": vae_init(build_model(Autoencoder, vae.model)),
+            "t5": t5_init(build_model(T5Encoder, text.model)),
         }
         frozen = jit_once(
             lambda key: {name: init(key) for name, init in inits.items()}, placement(steps.frozen)
@@ -71,8 +72,8 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
             encoded = steps.encode(frozen, batch, state.key, state.step)
             state, metrics = steps.train(state, {}, encoded)
             curve.append([metrics["loss"], metrics["grad_norm"]])
-        stage = describe(config, {"vae": vae, "t5": text})
-        run = make_stage_sampler(stage, steps=stage["steps"], mesh=deal.mesh)
+        stage = describe(config, CascadeDescription(vae, text))
+        run = make_stage_sampler(stage, steps=stage.steps, mesh=deal.mesh)
         keys = jax.vmap(jax.random.key)(jnp.arange(config.batch.size))
         latents = run(
             state.ema,
@@ -80,7 +81,7 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
             None,
             normals(keys, encoded["x0"].shape[1:]),
             keys,
-            stage["guidance"],
+            stage.guidance,
         )
         assert latents.devices() == {device}
         return {

@@ -7,6 +7,7 @@ import importlib
 import shutil
 from pathlib import Path
 
+import described
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from cv3jax import recipes
 from cv3jax.cascade.parts import part_shapes
 from cv3jax.cascade.pipeline import load
 from cv3jax.checkpoints import cascades, manifest
+from cv3jax.checkpoints.description import CascadeDescription, TextDescription, VaeDescription
 from cv3jax.commands import sample
 from cv3jax.commands.convert import main as convert
 from cv3jax.distributed.mesh import make_mesh
@@ -43,25 +45,15 @@ def source(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("source"),
         parse_stage(recipes.load("scenes_base:tiny", [])),
     )
-    vae, t5 = recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], c.text.model
-    stage = {
-        "kind": "base",
-        "model": {**c.json["model"], "out_channels": vae["z_channels"]},
-        "text_width": t5["channels"],
-        "prediction": "v",
-        "factor": 8,
-        "image_size": 32,
-        "start": 1000,
-        "steps": 2,
-        "guidance": 1.0,
-        "eta": 0.0,
-        "form": "released",
-    }
-    description = {
-        "vae": {"model": vae, "scale": 1.0},
-        "t5": {"model": t5, "length": 24},
-        "stages": {"base": stage},
-    }
+    vae = VaeDescription(recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], 1.0)
+    t5 = TextDescription(c.text.description.model, 24)
+    stage = described.stage(
+        model={**c.json["model"], "out_channels": vae.model["z_channels"]},
+        text_width=t5.model["channels"],
+        steps=2,
+        guidance=1.0,
+    )
+    description = CascadeDescription(vae, t5, {"base": stage})
     rng = np.random.default_rng(0)
     for part in ("vae", "t5", "base"):
         params = jax.tree.map(
@@ -204,8 +196,8 @@ def test_what_cannot_be_packaged_is_refused(packaged, source, package_weights, t
 def test_what_is_packaged_is_whole_and_small(package_weights):
     for name in cascades.packaged():
         directory, description = cascades.read_cascade(cascades.PACKAGED / name)
-        assert {"vae", "t5"} <= set(description)
-        for part in ("vae", "t5", *description["stages"]):
+        assert {"vae", "t5"} <= set(description.parts)
+        for part in description.parts:
             assert manifest.damage(directory / part) is None
         assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     assert not cascades.PACKAGED.exists() or package_weights.size(cascades.PACKAGED) <= MOST

@@ -200,7 +200,7 @@ def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
     precomputing.run(config, tmp_path / "E", latents="float32", text=None, batch=7)
     directory, description = cascades.read_cascade(cascade)
     params, _ = load_params(directory, description, ("vae",))
-    vae, records = build_model(Autoencoder, description["vae"]["model"]), open_records(built[0])
+    vae, records = build_model(Autoencoder, description.vae.model), open_records(built[0])
     images = []
     for record in records:
         # a JPEG that is decoded at half its size is filtered otherwise than by Pillow

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cv3jax.cascade.pipeline import load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.evaluation.scenes import BATCH as COUNT
@@ -40,9 +41,8 @@ def noise(teacher):
 
 def base(cascade, noise, w, steps=None):
     captions, keys, start = noise
-    return np.asarray(
-        cascade.stage("base", cascade.text(captions), keys, start, steps=steps, guidance=w)
-    )
+    settings = SamplerSettings(steps, w)
+    return np.asarray(cascade.stage("base", cascade.text(captions), keys, start, settings=settings))
 
 
 def apart(a, b) -> float:

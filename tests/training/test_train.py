@@ -196,8 +196,8 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
     assert corners.max() <= 32
     assert len(np.unique(corners, axis=0)) > 1
     run = tiny_runs.trained("relay").workdir
-    stages = cascades.read_cascade(run)[1]["stages"]
-    assert {name: stage["image_size"] for name, stage in stages.items()} == {
+    stages = cascades.read_cascade(run)[1].stages
+    assert {name: stage.image_size for name, stage in stages.items()} == {
         "base": 32,
         "relay": 64,
     }

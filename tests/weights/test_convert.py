@@ -61,7 +61,7 @@ def test_every_form_of_a_unet_gives_the_same_parameters(form, tmp_path):
     out = converted(tmp_path / "out", "--base", file, *FLAGS)
     assert same_bits(stored(out, "base"), reference("base", dtype))
     directory, description = cascades.read_cascade(out)
-    assert description["stages"].keys() == {"base"}
+    assert description.stages.keys() == {"base"}
     # as training and sampling read it: float32 whatever is stored
     loaded = load_params(directory, description)[0]["base"]
     assert same_bits(
@@ -190,8 +190,8 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
     out = converted(tmp_path / "new", "--vae", folder)
     assert same_bits(stored(out, "vae"), reference("vae"))
     assert (
-        cascades.read_cascade(out)[1]["vae"]
-        == cascades.read_cascade(golden_models.converted("micro"))[1]["vae"]
+        cascades.read_cascade(out)[1].vae
+        == cascades.read_cascade(golden_models.converted("micro"))[1].vae
     )
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     values = load_file(folder / "diffusion_pytorch_model.safetensors")
@@ -205,7 +205,7 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     out = converted(tmp_path / "old", "--vae", folder)
     assert same_bits(stored(out, "vae"), reference("vae"))
-    assert cascades.read_cascade(out)[1]["vae"]["scale"] == 0.5
+    assert cascades.read_cascade(out)[1].vae.scale == 0.5
 
 
 def official(kind: str, **changes) -> dict:
@@ -307,15 +307,15 @@ def test_the_official_configurations_say_the_rest(tmp_path, capsys):
     assert "heads of 16 channels (base.yaml)" in said
     description = cascades.read_cascade(out)[1]
     settings = {
-        name: {key: stage[key] for key in convert.SETTINGS}
-        for name, stage in description["stages"].items()
+        name: {key: getattr(stage, key) for key in convert.SETTINGS}
+        for name, stage in description.stages.items()
     }
     assert settings == {
         "base": {"image_size": 32, "steps": 4, "start": 1000, "guidance": 7.0, "prediction": "eps"},
         "relay": {"image_size": 64, "steps": 1, "start": 200, "guidance": 8.0, "prediction": "eps"},
     }
-    assert description["vae"]["scale"] == 0.25
-    assert description["t5"]["length"] == 77
+    assert description.vae.scale == 0.25
+    assert description.t5.length == 77
 
 
 def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path):
@@ -328,13 +328,13 @@ def test_a_unet_alone_is_the_stage_that_its_configuration_or_start_says(tmp_path
     made = {
         name: converted(tmp_path / name, "--unet", unet, *flags) for name, flags in cases.items()
     }
-    stages = {name: cascades.read_cascade(out)[1]["stages"] for name, out in made.items()}
+    stages = {name: cascades.read_cascade(out)[1].stages for name, out in made.items()}
     assert {name: [*stage] for name, stage in stages.items()} == {
         "a": ["relay"],
         "b": ["relay"],
         "c": ["base"],
     }
-    assert stages["b"]["relay"]["start"] == 300
+    assert stages["b"]["relay"].start == 300
 
 
 def test_what_a_killed_conversion_left_is_replaced(tmp_path):

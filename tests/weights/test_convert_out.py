@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import described
 import golden_models
 import jax
 import ml_dtypes
@@ -31,6 +32,7 @@ from safetensors.numpy import load_file
 from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, load_params, model_shapes
 from cv3jax.checkpoints import cascades, runs, streaming
+from cv3jax.checkpoints.description import CascadeDescription, TextDescription, VaeDescription
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -69,25 +71,13 @@ def own(tmp_path_factory) -> Path:
     halved = jax.tree.map(lambda x: x / 2, params)
     for name, tree in halved.items():
         cascades.save_part(run / "cascade" / name, tree)
-    stage = {
-        "kind": "base",
-        "model": fields,
-        "text_width": t5["channels"],
-        "prediction": "v",
-        "factor": 8,
-        "image_size": 32,
-        "start": 1000,
-        "steps": 2,
-        "guidance": 1.0,
-        "eta": 0.0,
-        "form": "released",
-    }
-    vae_facts, t5_facts = (
-        {"model": recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], "scale": 1.0},
-        {"model": t5, "length": 24},
+    stage = described.stage(model=fields, text_width=t5["channels"], steps=2, guidance=1.0)
+    described_vae = VaeDescription(
+        recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], 1.0
     )
     cascades.write_cascade(
-        run / "cascade", {"vae": vae_facts, "t5": t5_facts, "stages": {"base": stage}}
+        run / "cascade",
+        CascadeDescription(described_vae, TextDescription(t5, 24), {"base": stage}),
     )
     train_tokenizer(["a red star", "a blue ring"], run / "cascade" / "t5" / "tokenizer", 64, 24)
     state = create_state(lambda key: None, optax.sgd(0.1), jax.random.key(0), params["base"])
@@ -222,13 +212,13 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     out = converted(tmp_path / "out", "--checkpoint", own, "--to", "diffusers", "--parts", "base")
     directory, description = cascades.read_cascade(own)
-    stage = description["stages"]["base"]
+    stage = description.stages["base"]
     params = load_params(directory, description, ("base",))[0]["base"]
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 8, 8, stage["model"]["out_channels"]), np.float32)
-    text = rng.standard_normal((2, 5, stage["text_width"]), np.float32)
+    x = rng.standard_normal((2, 8, 8, stage.model["out_channels"]), np.float32)
+    text = rng.standard_normal((2, 5, stage.text_width), np.float32)
     index = np.array([3, 900], np.int32)
-    ours = jax.jit(build_model(UNet, stage["model"]).apply)(
+    ours = jax.jit(build_model(UNet, stage.model).apply)(
         {"params": params}, x, index, make_cond(text, square_sizes(2, 32))
     )
     unet = diffusers.UNet2DConditionModel.from_pretrained(
@@ -244,7 +234,7 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     assert relative(ours, theirs.sample.numpy().transpose(0, 2, 3, 1)) <= RELATIVE
     assert (
         json.loads((out / "base" / "config.json").read_text())["norm_num_groups"]
-        == stage["model"]["groups"]
+        == stage.model["groups"]
     )
 
 

@@ -69,7 +69,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
         "cond": make_cond(loaded.text(g.meta["prompts"][1:3]), jnp.asarray(sizes)),
     }
     noise = g.nhwc("train.noise") + OFFSET * g["train.offset_randn"][:, None, None, None]
-    model = build_model(UNet, loaded.description["stages"]["relay"]["model"])
+    model = build_model(UNet, loaded.description.stages["relay"].model)
     denoise = make_denoiser(
         lambda p, x, i, cond: model.apply({"params": p}, x, i, cond),
         jnp.asarray(ddpm_sigma()),
@@ -105,4 +105,4 @@ def test_the_train_command_goes_on_from_released_weights(tmp_path):
     )
     losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert np.isfinite(losses).all()
-    assert pipeline.load(tmp_path / "run").description["stages"].keys() == {"base", "relay"}
+    assert pipeline.load(tmp_path / "run").description.stages.keys() == {"base", "relay"}

@@ -1,0 +1,114 @@
+"""What is read of a cascade.json, and that it is written as it was."""
+
+import dataclasses
+import json
+
+import described
+import pytest
+
+from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import (
+    CascadeDescription,
+    Distilled,
+    TextDescription,
+    VaeDescription,
+)
+from data_pipeline.io.errors import InputError
+
+WHOLE = CascadeDescription(
+    VaeDescription({"channel_mult": [1, 2]}, 0.5),
+    TextDescription({"channels": 32}, 24),
+    {"relay": described.stage("relay"), "base": described.stage(guidance=2)},
+)
+
+
+def written(description: CascadeDescription) -> dict:
+    """What its file holds."""
+    return json.loads(json.dumps(description.to_json()))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        WHOLE,
+        CascadeDescription(WHOLE.vae),
+        dataclasses.replace(WHOLE, vae=None, t5=None),
+        WHOLE.with_stage("base", described.stage(distilled=Distilled(2, (1.0, 4.0)))),
+        WHOLE.with_stage("base", described.stage(distilled=Distilled(2, None), blur=None)),
+    ],
+)
+def test_a_description_comes_back(description, tmp_path):
+    cascades.write_cascade(tmp_path, description)
+    assert cascades.read_cascade(tmp_path) == (tmp_path, description)
+
+
+def test_what_other_programs_noted_stays(tmp_path):
+    value = written(WHOLE.with_stage("base", described.stage(distilled=Distilled(2, (1, 4)))))
+    base = value["stages"]["base"]
+    places = (value, value["vae"], value["t5"], value["stages"]["relay"], base, base["distilled"])
+    for number, place in enumerate(places):
+        place["note"] = {"number": number}
+    value["stages"]["relay"]["blur"] = None
+    (tmp_path / "cascade.json").write_text(json.dumps(value))
+    description = cascades.read_cascade(tmp_path)[1]
+    assert written(description) == value
+    cascades.write_cascade(tmp_path, description)
+    text = (tmp_path / "cascade.json").read_text()
+    assert text == json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def test_the_parts_are_in_one_order():
+    assert WHOLE.parts == ("vae", "t5", "base", "relay")
+    assert dataclasses.replace(WHOLE, t5=None, stages={}).parts == ("vae",)
+    assert [WHOLE.section(part) for part in ("t5", "base")] == [WHOLE.t5, WHOLE.stages["base"]]
+
+
+def test_a_stage_of_format_1_stands_beside_its_text_encoder():
+    value = {**written(WHOLE), "format": 1}
+    del value["stages"]["base"]["text_width"]
+    assert CascadeDescription.from_json(value, "a") == dataclasses.replace(WHOLE, format=1)
+    del value["t5"]
+    with pytest.raises(InputError, match=r"^a is damaged: base has no proper text_width$"):
+        CascadeDescription.from_json(value, "a")
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "said"),
+    [
+        ((), {"format": 3}, "is not a cascade description of format 2"),
+        ((), {"stages": []}, "is damaged: stages must be of base and relay"),
+        ((), {"stages": {"../x": {}}}, "is damaged: stages must be of base and relay, not '../x'"),
+        ((), {"vae": None}, "is damaged: vae has no proper model"),
+        (("vae",), {"scale": "1"}, "is damaged: vae has no proper scale"),
+        (("t5",), {"length": 2.5}, "is damaged: t5 has no proper length"),
+        (("stages", "base"), {"steps": None}, "is damaged: base has no proper steps"),
+        (("stages", "base"), {"distilled": {}}, "is damaged: base has no proper distilled"),
+        (
+            ("stages", "base"),
+            {"distilled": {"steps": 2, "w": [1.0]}},
+            "is damaged: base has no proper distilled",
+        ),
+        (
+            ("stages", "relay"),
+            {"text_width": 8},
+            "is damaged: the relay reads text features 8 wide, t5 makes 32",
+        ),
+    ],
+)
+def test_a_wrong_description_is_one_line(place, change, said):
+    value = written(WHOLE)
+    section = value
+    for name in place:
+        section = section[name]
+    section.update(change)
+    with pytest.raises(InputError) as e:
+        CascadeDescription.from_json(value, "a/cascade.json")
+    assert str(e.value) == f"a/cascade.json {said}"
+
+
+def test_settings_say_what_a_stage_does_not():
+    stage = described.stage(steps=4, guidance=1.5)
+    assert AS_DESCRIBED.of(stage) == SamplerSettings(4, 1.5, 0.0, "released")
+    assert SamplerSettings(2, form="paper").of(stage) == SamplerSettings(2, 1.5, 0.0, "paper")
+    assert SamplerSettings(guidance=0.0).of(stage).guidance == 0.0

@@ -1,0 +1,26 @@
+"""Descriptions of stages, for tests of what reads them."""
+
+from typing import Any
+
+from cv3jax.checkpoints.description import StageDescription
+
+STARTS = {"base": 1000, "relay": 40}
+
+
+def stage(name: str = "base", **changes: Any) -> StageDescription:
+    """Returns the description of an undistilled stage of the tiny recipe, but for `changes`."""
+    fields = {
+        "kind": name,
+        "model": {"w_dim": 0},
+        "text_width": 32,
+        "prediction": "v",
+        "factor": 8,
+        "image_size": 32,
+        "start": STARTS[name],
+        "steps": 4,
+        "guidance": 1.5,
+        "eta": 0.0,
+        "form": "released",
+        "blur": "none" if name == "base" else "linear",
+    }
+    return StageDescription(**{**fields, **changes})
