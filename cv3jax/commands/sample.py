@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     from cv3jax.cascade.sampler_settings import SamplerSettings
     from cv3jax.distributed.independent import which_part
     from cv3jax.sampling.few import Request, sample_few
-    from cv3jax.sampling.resumable import sample_many
+    from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
     base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
     began = time.monotonic()
@@ -190,17 +190,10 @@ def main(argv: list[str] | None = None) -> None:
     else:
         figures = sample_many(
             args.checkpoint,
-            args.prompts,
+            Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
             args.out,
-            num=args.num,
-            seed=args.seed,
-            size=args.size,
-            base=base,
-            relay=relay,
-            batch=args.batch,
-            mesh=args.mesh,
-            attention=args.attention,
-            part=which_part(args.process_id, args.num_processes),
+            Devices(args.batch, args.mesh, args.attention),
+            which_part(args.process_id, args.num_processes),
         )
     figures["seconds"] = time.monotonic() - began
     print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)

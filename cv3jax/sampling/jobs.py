@@ -70,7 +70,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "prompt"
 
 
-def check(out: Path, plan: dict, jobs: Jobs) -> None:
+def check_plan(out: Path, plan: dict, jobs: Jobs) -> None:
     """Raise InputError where `out` holds what another plan made. Writes nothing."""
     try:
         names = set(os.listdir(out))

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import load
@@ -18,32 +19,46 @@ from cv3jax.distributed.independent import Part, holding
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.sampling.batches import batch_width, draw
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
-from cv3jax.sampling.jobs import FORMAT, INDEX, PLAN, Jobs
+from cv3jax.sampling.jobs import (
+    FORMAT,
+    INDEX,
+    PLAN,
+    Jobs,
+    check_plan,
+    index,
+    make,
+    missing,
+    write,
+)
 from data_pipeline.io.errors import InputError, StoppedError
 
 ENDS = "ends after this batch; the same command goes on"
 
 
-def sample_many(
-    source: Path,
-    prompts_file: Path,
-    out: Path,
-    *,
-    num: int,
-    seed: int,
-    size: int | None,
-    base: SamplerSettings,
-    relay: SamplerSettings,
-    batch: int,
-    mesh: str | None,
-    attention: str,
-    part: Part,
-) -> dict:
-    """Make this part of the pictures of `prompts_file` in `out` with the checkpoint `source`, but
-    those that are there. Returns figures.
+class Pictures(NamedTuple):
+    """Which pictures: `num` of each prompt of a file, seeds counting up through the whole file."""
 
-    base and relay: steps and guidance that replace the checkpoint's. SIGTERM ends it after a
-    batch, without an error.
+    prompts: Path
+    num: int
+    seed: int
+    size: int | None  # of the final side in pixels
+    base: SamplerSettings
+    relay: SamplerSettings
+
+
+class Devices(NamedTuple):
+    """With what: images a device takes at once, the mesh's axes and the attention by name."""
+
+    batch: int
+    mesh: str | None
+    attention: str
+
+
+def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, part: Part) -> dict:
+    """Make this part of the pictures in `out` with the checkpoint `source`, but those that are
+    there. Returns figures.
+
+    SIGTERM ends it after a batch, without an error.
 
     Raises:
         InputError: the file, the checkpoint or the mesh does not do, or `out` holds what another
@@ -51,7 +66,8 @@ def sample_many(
         StoppedError: Ctrl-C came; the batch that was being made is saved.
         OSError: something could not be written; the same command goes on.
     """
-    prompts, found = read_prompts(prompts_file, num)
+    num, seed, base, relay = pictures.num, pictures.seed, pictures.base, pictures.relay
+    prompts, found = read_prompts(pictures.prompts, num)
     jobs = Jobs(prompts, num, seed)
     if seed + len(jobs) - 1 > LAST_SEED:
         raise InputError(
@@ -59,7 +75,7 @@ def sample_many(
         )
     _, description = cascades.read_cascade(source)
     require(source, description, "base")
-    passes = relay_passes(description, size)
+    passes = relay_passes(description, pictures.size)
     stages = {"base": base, "relay": relay} if passes else {"base": base}
     check_trained(description, stages)
     side = description.stages["base"].image_size << passes
@@ -75,21 +91,21 @@ def sample_many(
     for name, settings in stages.items():
         chosen = settings.of(description.stages[name])
         plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
-    jobs.check(out, plan, jobs)
+    check_plan(out, plan, jobs)
     share = -(-len(jobs) // part.count)
-    devices = choose_mesh(mesh, share)
-    width = batch_width(batch, devices, share)
+    mesh = choose_mesh(devices.mesh, share)
+    width = batch_width(devices.batch, mesh, share)
     with holding(out, part) as place:
-        jobs.check(out, plan, jobs)  # again, for one that began meanwhile
-        todo = jobs.missing(
+        check_plan(out, plan, jobs)  # again, for one that began meanwhile
+        todo = missing(
             jobs, [i for i in range(len(jobs)) if i // width % part.count == part.index], out, side
         )
         made = 0
         if todo:
-            cascade = load(source, parts, devices, attention)
-            jobs.write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
+            cascade = load(source, parts, mesh, devices.attention)
+            write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with preemption.noticing(ends=ENDS) as noticed:
-                made = jobs.make(
+                made = make(
                     jobs,
                     todo,
                     width,
@@ -113,7 +129,7 @@ def sample_many(
             )
             if stop == signal.SIGINT:
                 raise StoppedError(stop, said)
-        elif lacking := jobs.index(jobs, out, place, side):
+        elif lacking := index(jobs, out, place, side):
             said = (
                 f"part {part.index} of {part.count} is done; of {len(jobs)} pictures {lacking} are"
                 " left to the others"
