@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from cv3jax.recipes import to_json
 from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.settings import (
+    STAGES,
     AutoencoderObjective,
     BatchSettings,
     MeshSettings,
@@ -39,7 +40,8 @@ def parse_stage(config: ConfigDict) -> StageSettings:
     Raises:
         InputError: a field that is missing, or has a value that no stage could run with.
     """
-    vae = config.get("stage") == "vae"
+    check_stage(config.stage)
+    vae = config.stage == "vae"
     sections = {
         name: section(cls, config[name], name) for name, cls in OPTIONAL.items() if name in config
     }
@@ -57,6 +59,12 @@ def parse_stage(config: ConfigDict) -> StageSettings:
         json=to_json(config),
         **sections,
     )
+
+
+def check_stage(stage: str) -> None:
+    """Raise InputError on a stage that there is none of."""
+    if stage not in STAGES:
+        raise InputError(f"config.stage = {stage!r}: one of {', '.join(STAGES)}")
 
 
 def section(cls: type, values: ConfigDict, name: str) -> Any:

@@ -130,7 +130,7 @@ def refused(command: str, argv: list[str], capsys, contains: str) -> None:
     gc.collect()
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_loop", lambda **_: pytest.fail("accepted"))
+        patch.setattr(training, "train_loop", lambda *_, **__: pytest.fail("accepted"))
         with pytest.raises(SystemExit) as e:
             cli.run_command(main, argv)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
@@ -144,7 +144,10 @@ def refused(command: str, argv: list[str], capsys, contains: str) -> None:
 
 
 # stage, what is wrong with it (fields), what the line says
+# a field that the settings themselves refuse has a row here, the others are in
+# tests/training/test_settings.py
 FIELDS = [
+    ("vae", ["optim.lr=-1.0"], "config.optim.lr = -1.0"),
     ("vae", ["optim.lrr=1"], "no field 'lrr'; Did you mean \"lr\""),
     ("vae", ["nope=1"], "no field 'nope'"),
     ("vae", ["optim.lr=fast"], "optim.lr"),
@@ -168,30 +171,13 @@ FIELDS = [
     ("vae", ["data.image_size=36"], "not a multiple of the autoencoder's factor 8"),
     ("vae", ["data.image_size=0"], "image_size = 0"),
     ("vae", ["data.image_size=-8"], "image_size = -8"),
-    ("vae", ["data.threads=-1"], "threads = -1"),
-    ("vae", ["data.zoom=(0.5, 1.0)"], "zoom"),
-    ("vae", ["data.zoom=(2.0, 1.0)"], "zoom"),
     ("vae", ["model.groups=3"], "groups"),
-    ("vae", ["model.channel_mult=()"], "channel_mult"),
-    ("vae", ["model.channels=0"], "channels"),
-    ("vae", ["model.dtype=float99"], "dtype"),
     ("vae", ["optim.kind=sgdx"], "optimizer must be one of"),
     ("vae", ["optim.moments=float16"], "moments must be one of float32, bfloat16"),
-    ("vae", ["optim.momentum=1.0"], "config.optim.momentum = 1.0"),
     ("vae", ["optim.decay=steps"], "decay must be one of"),
-    ("vae", ["optim.warmup=-1"], "config.optim.warmup = -1"),
-    ("vae", ["optim.lr=-1.0"], "config.optim.lr = -1.0"),
-    ("vae", ["optim.lr=nan"], "config.optim.lr = nan"),
-    ("vae", ["optim.clip=0.0"], "config.optim.clip = 0.0"),
-    ("vae", ["optim.ema=1.5"], "config.optim.ema = 1.5"),
-    ("vae", ["train.steps=0"], "config.train.steps = 0"),
-    ("vae", ["train.log_every=-1"], "config.train.log_every = -1"),
-    ("vae", ["train.keep=0"], "config.train.keep = 0"),
-    ("vae", ["seed=-1"], "config.seed = -1"),
     ("vae", ["objective.perceptual={at}/none.npz"], "none.npz"),
     ("vae", ["init_from={at}/empty"], "is no checkpoint"),
     ("vae", ["init_from={at}/bare"], "has no vae"),
-    ("vae", ["stage=encoder"], "one of vae, base, relay"),
     ("base", ["cascade="], "config.cascade is not set"),
     ("base", ["cascade={at}/none"], "is no checkpoint"),
     ("base", ["cascade={at}/bare"], "has no vae"),
@@ -200,12 +186,7 @@ FIELDS = [
     ("base", ["cascade={at}/format"], "not a cascade description"),
     ("base", ["cascade={at}/hollow"], "hollow/vae does not exist"),
     ("base", ["cascade={at}/vae_flipped"], "vae_flipped/vae is damaged: "),
-    ("base", ["vae.dtype=float99"], "config.vae.dtype = float99: must be float32 or bfloat16"),
-    ("base", ["text.dtype=float99"], "config.text.dtype = float99: must be float32 or bfloat16"),
-    ("base", ["text.vocab=0"], "vocab"),
     ("base", ["text.length=0"], "length"),
-    ("base", ["data.threads=-1"], "threads = -1"),
-    ("base", ["data.zoom=(2.0, 1.0)"], "zoom"),
     ("base", ["text.random=False"], "has no t5"),
     ("base", ["data.image_size=40"], "not a multiple of 16"),
     (
@@ -213,13 +194,6 @@ FIELDS = [
         ["data.zoom=(1.25, 1.25)"],
         "config.data.image_size times the least zoom = 40 is not a multiple of 16",
     ),
-    (
-        "base",
-        ["data.zoom=2.0"],
-        "config.data.zoom = (2.0,): must be two numbers, 1 <= low <= high <= 8",
-    ),
-    ("relay", ["data.zoom=(1e999, 1e999)"], "must be two numbers"),
-    ("vae", ["data.zoom=('a', 'b')"], "must be two numbers"),
     ("base", ["model.head_dim=7"], "head_dim"),
     ("base", ["model.groups=5"], "groups"),
     ("base", ["model.depth=(0,)"], "depth"),
@@ -249,19 +223,8 @@ FIELDS = [
         "config.attention: attention 'splash' does not run on cpu devices",
     ),
     ("base", ["schedule.blur=fog"], "blur must be one of"),
-    (
-        "base",
-        ["objective.prediction=x0"],
-        "config.objective.prediction = x0: must be one of eps, v",
-    ),
-    ("base", ["objective.weighting=flat"], "config.objective.weighting = flat: must be one of eps"),
     ("base", ["objective.norm=l3"], "norm must be l1 or l2"),
-    ("base", ["objective.text_drop=1.5"], "config.objective.text_drop = 1.5"),
     ("base", ["sample.steps=0"], "config.sample.steps = 0"),
-    ("base", ["sample.form=poem"], "config.sample.form"),
-    ("base", ["sample.prompts=()"], "config.sample.prompts"),
-    ("base", ["data.recaption=2.0"], "recaption"),
-    ("base", ["stage=vae"], "Autoencoder has no field"),
     ("relay", ["schedule.start=0"], "start must be in 1..1000, not 0"),
     ("relay", ["schedule.start=1001"], "start must be in 1..1000, not 1001"),
     ("relay", ["data.image_size=24"], "not a multiple of 16"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cv3jax.diffusion.denoiser import guided, make_denoiser, null, preconditioning
 from cv3jax.diffusion.losses import (
+    NORMS,
     Objective,
     autoencoder_loss,
     denoising_loss,
@@ -237,7 +238,7 @@ def test_draw():
     assert abs(np.corrcoef(offset[:, 0], np.asarray(noise)[:, 0, 0, 0])[0, 1]) < 0.06
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("norm", list(NORMS))
 @pytest.mark.parametrize("blur", ["none", "linear"])
 def test_a_perfect_denoiser_has_no_loss(blur, norm):
     x0, low = normal(0), normal(1)

@@ -17,10 +17,8 @@ RELAY = relay_grid(6, 500)
 UNEVEN = custom_grid([600, 480, 90, 30, 1, 0], [1.0, 0.9, 0.4, 0.15, 0.1, 0.0])
 CASES = {
     "base": (BASE, False, "released"),
-    "relay": (RELAY, True, "released"),
-    "relay paper": (RELAY, True, "paper"),
-    "uneven": (UNEVEN, True, "released"),
-    "uneven paper": (UNEVEN, True, "paper"),
+    **{f"relay {form}": (RELAY, True, form) for form in sampler.FORMS},
+    **{f"uneven {form}": (UNEVEN, True, form) for form in sampler.FORMS},
 }
 
 
