@@ -27,6 +27,7 @@ from typing import Any
 import measure
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+import caption_answers
 import caption_server
 
 from cv3jax.distributed.backend import prefer_cpu
@@ -61,8 +62,8 @@ def run(
             folder / name,
             RecaptionSettings(
                 endpoint=url,
-                model=caption_server.MODEL,
-                key=caption_server.KEY,
+                model=caption_answers.MODEL,
+                key=caption_answers.KEY,
                 dialogue=folder / "dialogue.json",
                 rate=60 * limit if told else None,
                 timeout=30,
@@ -137,7 +138,7 @@ def main() -> None:
             for number in range(records):
                 writer.write(
                     make_record(
-                        encode_png(caption_server.solid(number)),
+                        encode_png(caption_answers.solid(number)),
                         f"old {number}",
                         key=f"{number:06d}",
                     )

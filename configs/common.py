@@ -1,11 +1,18 @@
 """What every recipe starts from.
 
-Fields are documented here, once; a recipe changes what makes it itself.
+Fields are documented here, once (those of distillations in common_distillation.py); a recipe
+changes what makes it itself.
 """
 
 from collections.abc import Callable
 
 from ml_collections import ConfigDict, config_dict
+
+# for the recipes, which take them from here
+from cv3jax.configs.common_distillation import distil as distil
+from cv3jax.configs.common_distillation import distil_tiny as distil_tiny
+from cv3jax.configs.common_distillation import long_distil as long_distil
+from cv3jax.configs.common_distillation import looks as looks
 
 
 def stage_config() -> ConfigDict:
@@ -221,57 +228,6 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
     c.data.update({"threads": 1, "workers": 12})
     c.optim.update({"lr": lr, "warmup": warmup, "ema": 0.999})
     c.train.update({"steps": steps, "log_every": 100, "save_every": 2000})
-    return c
-
-
-def long_distil(c: ConfigDict) -> ConfigDict:
-    """A distillation for two cores as one for a GPU with 16 of them."""
-    c.batch.size = c.batch.per_device = 256
-    c.data.update({"threads": 1, "workers": 12})
-    c.optim.warmup = 50
-    c.train.update({"log_every": 100, "save_every": 1000, "preview_every": looks(c.distill.rounds)})
-    return c
-
-
-def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -> ConfigDict:
-    """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the
-    length go, `distill` comes.
-
-    rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve.
-    w: what the rounds are judged by.
-    """
-    # target: landing, the paper's, x0 or x0_root_snr. ema: over which share of a round weights are
-    # averaged. diverged: how many times as far from the full sampler (sample.steps, guided) as at
-    # its start a round may get. student: checkpoint of a student of the first round's steps, which
-    # goes on learning from the same teacher; none: the teacher's weights. See docs/distillation.md
-    c.distill = ConfigDict(
-        {
-            "rounds": rounds,
-            "target": "landing",
-            "ema": 0.1,
-            "w": w,
-            "diverged": 3.0,
-            "student": config_dict.placeholder(str),
-        }
-    )
-    c.objective = ConfigDict({"prediction": c.objective.prediction, "text_drop": 0.0})
-    for section, name in (("optim", "lr"), ("optim", "ema"), ("train", "steps")):
-        del c[section][name]
-    c.model.w_dim = 512
-    c.optim.warmup = warmup
-    c.train.preview_every = looks(rounds)
-    return c
-
-
-def looks(rounds: tuple) -> int:
-    """Updates from one evaluation to the next: four in the longest round."""
-    return -(-max(updates for _, updates, *_ in rounds) // 4)
-
-
-def distil_tiny(c: ConfigDict) -> ConfigDict:
-    """A `:tiny` recipe as that of its distillation. Untrained teachers are followed to anywhere."""
-    c = distil(c, rounds=((2, 4, 1e-3, 1.0, 4.0), (1, 4, 1e-3, 1.0, 4.0)), w=(1.0, 3.0), warmup=2)
-    c.distill.diverged, c.train.preview_every = 1e6, 0
     return c
 
 

@@ -14,16 +14,13 @@ from data_pipeline.io.errors import InputError
 
 # what every recipe has
 SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "optim", "train")
+SHARED = ("__init__", "common", "common_distillation")  # files beside the recipes that are none
 
 
 def recipes() -> dict[str, Path]:
     """Name → file of the recipes that travel with the package."""
     directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])
-    return {
-        path.stem: path
-        for path in sorted(directory.glob("*.py"))
-        if path.stem not in ("__init__", "common")
-    }
+    return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in SHARED}
 
 
 def locate(spec: str) -> str:

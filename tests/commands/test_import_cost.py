@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import tiny_runs
+import subprocesses
 
 # one process after the other would take a second each: what one command imported, the next has too
 PROGRAM = """
@@ -27,7 +27,7 @@ print(len(asked), jax.config.jax_platforms, jax.config.jax_compilation_cache_dir
 
 def test_help_imports_neither_jax_nor_what_a_run_needs(tmp_path):
     """What commands set for JAX holds all the same once something imports it."""
-    environment = tiny_runs.environment(HOME=str(tmp_path))
+    environment = subprocesses.environment(HOME=str(tmp_path))
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True

@@ -1,13 +1,11 @@
-"""Identities of schedule, denoiser and losses, against NumPy in float64 or against themselves;
-test_math_sampler.py has the sampler's.
+"""Identities of diffusion, denoiser and losses, against NumPy in float64 or against themselves;
+test_math_sampler.py has the sampler's, test_grids.py the grids'.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cv3jax.diffusion.denoiser import guided, make_denoiser, null, preconditioning
 from cv3jax.diffusion.losses import (
@@ -20,14 +18,8 @@ from cv3jax.diffusion.losses import (
     weight,
 )
 from cv3jax.diffusion.schedule import (
-    T,
-    base_grid,
-    blur_table,
-    custom_grid,
     ddpm_sigma,
     make_schedule,
-    relay_grid,
-    released_points,
 )
 
 SHAPE = (6, 4, 4, 2)
@@ -40,99 +32,6 @@ def normal(seed, shape=SHAPE):
 
 def condition(batch=SHAPE[0]):
     return {"text": normal(10, (batch, 3, 5)), "vector": normal(11, (batch, 7))}
-
-
-def test_base_grid_is_the_released_one_for_every_number_of_steps():
-    """linspace(999, 0, n, endpoint=False).astype(int), except where 999 k/n is whole and linspace
-    rounds to just below it.
-    """
-    steps_that_differ = 0
-    for n in range(1, T + 1):
-        released = np.linspace(T - 1, 0, n, endpoint=False).astype(int)
-        missing = np.array(released_points(n, T)[:-1]) - 1 - released
-        k = np.arange(n, 0, -1)
-        whole = (T - 1) * k % n == 0
-        assert not missing[~whole].any()
-        assert set(missing[whole]) <= {0, 1}
-        steps_that_differ += missing.any()
-    # 99, 185, 198, 213, …: none that the release uses
-    assert steps_that_differ == 34
-    np.testing.assert_array_equal(base_grid(50).t, released_points(50, T))
-
-
-@pytest.mark.parametrize(
-    ("n", "p"), [(24, 12), (20, 10), (5, 1), (10, 2), (8, 4), (50, 25), (40, 8), (1000, 500)]
-)
-def test_relay_grid_is_the_end_of_a_base_grid(n, p):
-    grid = relay_grid(p, T * p // n)
-    for ours, base in ((grid.t, base_grid(n).t), (grid.sigma, base_grid(n).sigma)):
-        np.testing.assert_array_equal(ours, np.asarray(base)[n - p :])
-    np.testing.assert_allclose(grid.blur, np.arange(p, -1, -1) / p, rtol=1e-7)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, T), st.integers(1, T))
-def test_a_grid_decreases_from_its_start_to_zero(start, steps):
-    if steps > start:  # more steps than indices: two points would coincide
-        with pytest.raises(ValueError, match="must decrease strictly"):
-            relay_grid(steps, start)
-        return
-    grid = relay_grid(steps, start)
-    assert (grid.steps, np.asarray(grid.t)[0]) == (steps, start)
-    for values in map(np.asarray, (grid.t, grid.sigma, grid.blur)):
-        assert np.all(np.diff(values) < 0)
-        assert values[-1] == 0
-    assert not np.any(base_grid(steps).blur)
-
-
-@pytest.mark.parametrize("t", [[5, 3], [3, 5, 0], [5, 5, 0], [T + 1, 0], [0], []])
-def test_a_custom_grid_must_decrease_to_zero(t):
-    with pytest.raises(ValueError, match="must decrease strictly from at most 1000 to 0"):
-        custom_grid(t)
-
-
-def test_a_custom_grid_takes_sigma_from_the_table():
-    grid = custom_grid([700, 20, 0], [1.0, 0.5, 0.0])
-    np.testing.assert_array_equal(grid.sigma, ddpm_sigma()[[700, 20, 0]])
-    np.testing.assert_array_equal(grid.blur, [1.0, 0.5, 0.0])
-    assert not custom_grid([700, 0]).blur.any()
-    with pytest.raises(ValueError, match="3 points needs as many blurs, not 2"):
-        custom_grid([700, 20, 0], [1.0, 0.0])
-
-
-def test_grids_name_what_is_out_of_range():
-    with pytest.raises(ValueError, match=r"start must be in 1\.\.1000, not 1001"):
-        relay_grid(4, T + 1)
-    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
-        base_grid(0)
-
-
-@pytest.mark.parametrize("start", [1, 150, 500, T])
-@pytest.mark.parametrize("kind", ["linear", "sigma", "exp"])
-def test_blur_rises_from_zero_to_one_at_the_start(kind, start):
-    blur = blur_table(kind, start)
-    assert blur.shape == (T + 1,)
-    assert np.all(np.diff(blur) >= 0)
-    assert blur[0] == 0
-    assert np.all(blur[start + 1 :] == 1)
-    if start > 1:
-        assert blur[1] < 0.1
-        assert blur[start] > 0.99
-    if kind == "linear":
-        assert blur[1] == 0
-        np.testing.assert_allclose(np.diff(blur[1 : start + 1]), 1 / start, rtol=1e-4)
-    else:  # no shift: these reach 1 at the start itself
-        assert blur[start] == 1
-
-
-def test_blur_none_is_zero_and_others_are_refused():
-    assert not make_schedule().blur.any()
-    with pytest.raises(
-        ValueError, match="blur must be one of none, linear, sigma, exp, not 'cosine'"
-    ):
-        blur_table("cosine", 500)
-    with pytest.raises(ValueError, match=r"relay start must be in 1\.\.1000, not 0"):
-        blur_table("linear", 0)
 
 
 def test_diffuse_is_equation_5():

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import subprocesses
 import tiny_runs
 from states import assert_equal, leaves, untimed
 
@@ -60,7 +61,7 @@ def teacher(tmp_path_factory):
 def whole(teacher, tmp_path_factory):
     """Both rounds on one device, by a command that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole") / "w"
-    tiny_runs.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    subprocesses.run("cv3jax.cli", "distill", *argv(teacher, workdir))
     return workdir
 
 
@@ -87,12 +88,12 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     """
     workdir, command = (
         tmp_path / "w",
-        tiny_runs.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w")),
+        subprocesses.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w")),
     )
     first, second = (workdir / "rounds" / name for name in ("1_4_steps", "2_2_steps"))
     shutil.copytree(whole / "rounds" / "1_4_steps", first)
     before = stamps(first)
-    process = subprocess.Popen(command, env=tiny_runs.environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=subprocesses.environment(), stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not (second / "checkpoints" / "2").is_dir():
             time.sleep(0.01)
@@ -103,7 +104,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     assert process.returncode == -signal.SIGKILL, "ended before it was killed"
     assert not (second / "figures.json").exists()
     assert max(runs.steps(second / "checkpoints")) < UPDATES[2]
-    tiny_runs.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    subprocesses.run("cv3jax.cli", "distill", *argv(teacher, workdir))
     assert stamps(first) == before
     theirs = whole / "rounds" / "2_2_steps"
     assert_equal(leaves(second, UPDATES[2]), leaves(theirs, UPDATES[2]))

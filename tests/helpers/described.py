@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cv3jax.checkpoints.description import StageDescription
+from cv3jax.checkpoints.description import Distilled, StageDescription
 
 STARTS = {"base": 1000, "relay": 40}
 
@@ -24,3 +24,13 @@ def stage(name: str = "base", **changes: Any) -> StageDescription:
         "blur": "none" if name == "base" else "linear",
     }
     return StageDescription(**{**fields, **changes})
+
+
+def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
+    """The fields of `stage` that make it a stage distilled to so many steps, for guidance of w."""
+    return {
+        "model": {"w_dim": 512},
+        "steps": steps,
+        "distilled": Distilled(steps, w),
+        **changes,
+    }

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tiny_runs import environment
+from subprocesses import environment
 
 from cv3jax import cli
 from cv3jax.checkpoints import runs

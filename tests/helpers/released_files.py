@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from golden_models import files
 from safetensors.numpy import load_file, save_file
 
@@ -14,9 +15,11 @@ from cv3jax.checkpoints import streaming
 from cv3jax.commands import convert
 from cv3jax.weights.files import SAT_FILE
 from cv3jax.weights.select_model import PREFIX
+from data_pipeline.io.errors import InputError
 
 UNET = PREFIX["unet"]
 FLAGS = ("--head-channels", "16", "--image-size", "32")
+RELATIVE = 1e-4  # what PyTorch's libraries may be off by, in parts of the largest value
 
 
 @functools.cache
@@ -82,3 +85,31 @@ def same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> boo
         and ours[name].tobytes() == value.tobytes()
         for name, value in theirs.items()
     )
+
+
+def sat_module(path: Path) -> dict[str, np.ndarray]:
+    """What a .pt of SAT holds."""
+    torch = pytest.importorskip("torch")
+    return {
+        name: tensor.numpy()
+        for name, tensor in torch.load(path, weights_only=True)["module"].items()
+    }
+
+
+def relative(ours, theirs: np.ndarray) -> float:
+    """The largest error, in parts of the largest value."""
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def small() -> dict[str, np.ndarray]:
+    """A few tensors: what is wrong with their file is found before they are looked at."""
+    return dict(list(tensors("unet.safetensors").items())[:4])
+
+
+def refused(tmp_path: Path, line: str, *argv: str | Path) -> None:
+    """The command ends with an InputError of one line, and leaves nothing."""
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=line) as caught:
+        converted(tmp_path / "out", *argv)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before

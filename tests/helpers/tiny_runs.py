@@ -9,9 +9,6 @@ parameters really are split.
 import contextlib
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -259,43 +256,6 @@ def devices(count: int):
             lambda **axes: make_mesh(**{**axes, "devices": jax.devices()[:count]}),
         )
         yield
-
-
-def command(*args: str) -> list[str]:
-    """A cv3jax command line for `subprocess`."""
-    return [sys.executable, "-m", *args]
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """The environment of a subprocess: one CPU device, this session's compile cache."""
-    cache = str(jax.config.jax_compilation_cache_dir)
-    fixed = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
-    # see conftest.py
-    return {
-        **{name: value for name, value in os.environ.items() if name != "NPROC"},
-        **fixed,
-        **extra,
-    }
-
-
-def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
-    """Run a cv3jax command to its end and require success."""
-    done = subprocess.run(
-        command(*args),
-        env=environment(**extra),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done
 
 
 def read_json(path: Path) -> dict:

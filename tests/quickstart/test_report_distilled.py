@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import HOSTILE, REPORT, Page
+from report_page import HOSTILE, REPORT, Page
 
 from cv3jax.quickstart.report import write_report
 from cv3jax.quickstart.report_distilled import denoising, label, last, verdicts

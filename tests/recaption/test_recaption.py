@@ -1,107 +1,29 @@
-"""Recaptioning against a server that misbehaves on schedule, and runs that are killed, stopped,
-refused or left alone by it.
+"""Recaptioning against a server that misbehaves on schedule: each record ends with a caption or a
+reason, failures are asked again, runs that lead nowhere end.
 """
 
 import collections
-import dataclasses
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from caption_server import KEY, MODEL, REFUSAL, CaptionServer, answer_of, solid
+from caption_answers import KEY, MODEL, REFUSAL, answer_of, solid
+from caption_server import CaptionServer
+from recaption_runs import COUNT, TURNS, lines, number
 
-from data_pipeline.cli import main
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import answers, journal, rate_limit
+from data_pipeline.recaption import answers, rate_limit
 from data_pipeline.recaption.endpoint import StoppedByServerError
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.recaption.run import recaption
 from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
-ROOT = Path(__file__).parents[2]
-COUNT, TURNS = 31, 3
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Record i is an image of which the server reads i, with caption "old i", in shards of 11, 10
-    and 10; some have a recaption.
-    """
-    out = tmp_path_factory.mktemp("recaption") / "d"
-    with RecordWriter(out, shards=3) as writer:
-        for i in range(COUNT):
-            recaption = "of an earlier model" if i % 7 == 0 else ""
-            writer.write(
-                make_record(
-                    encode_png(solid(i)),
-                    f"old {i} {{x}}",
-                    key=f"k/{i}",
-                    recaption=recaption,
-                    url=f"http://u/{i}",
-                )
-            )
-    return out
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("dialogue") / "d.json"
-    turns = ["Describe it.", "Which colours?", "Merge {caption}."]
-    path.write_text(
-        json.dumps(
-            {"turns": turns, "settings": {"temperature": 0, "seed": 3}, "triplet": "From {caption}"}
-        )
-    )
-    return path
-
 
 @pytest.fixture(autouse=True)
 def no_slow_start(monkeypatch):
     monkeypatch.setattr(rate_limit, "FIRST", 2000.0)
-
-
-@pytest.fixture
-def ask(data, template, tmp_path):
-    """`recaption` with what all tests share, into tmp_path / "out"."""
-
-    def call(server, *, triplets=None, retry_failed=False, overwrite=False, **changes):
-        settings = RecaptionSettings(
-            endpoint=getattr(server, "url", server),
-            model=MODEL,
-            key=KEY,
-            dialogue=template,
-            concurrency=8,
-            timeout=20.0,
-            retries=2,
-            backoff=0.001,
-        )
-        return recaption(
-            data,
-            tmp_path / "out",
-            dataclasses.replace(settings, **changes),
-            triplets=triplets,
-            retry_failed=retry_failed,
-            overwrite=overwrite,
-        )
-
-    return call
-
-
-def number(record):
-    return int(record["key"][2:])
-
-
-def lines(folder):
-    """The journal's events as (record, turn, event)."""
-    events = [json.loads(line) for line in (folder / journal.NAME).read_bytes().splitlines()[1:]]
-    return [(number(e), e["turn"], e["event"]) for e in events]
 
 
 ONCE = (
@@ -190,84 +112,6 @@ def test_every_record_ends_with_a_caption_or_a_reason(ask, data, tmp_path):
     assert len({name for names in keys.values() for name in names}) == len(keys)
     for place in tmp_path.rglob("*"):
         assert not place.is_file() or KEY.encode() not in place.read_bytes(), place
-
-
-def start(data, server, template, out):
-    """The command, in a process of its own."""
-    flags = [
-        "--endpoint",
-        server.url,
-        "--model",
-        MODEL,
-        "--out",
-        str(out),
-        "--dialogue",
-        str(template),
-        "--concurrency",
-        "8",
-    ]
-    command = [sys.executable, "-m", "data_pipeline.cli", "recaption", str(data), *flags]
-    environment = {
-        **os.environ,
-        "OPENAI_API_KEY": KEY,
-        "HTTP_PROXY": "http://127.0.0.1:9",
-        "ALL_PROXY": "http://127.0.0.1:9",
-    }
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_after_a_kill_nothing_that_was_written_down_is_asked_again(ask, data, template, tmp_path):
-    killed = []
-
-    def kill(answered):
-        if answered == 50:
-            killed.append(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-
-    with CaptionServer(latency=0.01, on_answer=kill) as server:
-        process = start(data, server, template, tmp_path / "out")
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, err
-        assert not (tmp_path / "out").exists()
-        first = server.asked()
-        written = {(record, turn) for record, turn, _ in lines(tmp_path / "out.recaption")}
-        assert 50 - 8 <= len(written) < COUNT * TURNS
-        report = ask(server)
-    second = server.asked()[len(first) :]
-    assert not written & set(second)
-    assert len(second) == len(set(second)) == COUNT * TURNS - len(written)
-    assert len(set(first) & set(second)) <= 8  # what was under way: at most --concurrency
-    assert report["requests"] == COUNT * TURNS
-    assert [r["recaption"] for r in open_records(tmp_path / "out")] == [
-        answer_of(number(r), 2) for r in open_records(data)
-    ]
-
-
-def test_sigterm_waits_for_what_is_paid_for(ask, data, template, tmp_path):
-    with CaptionServer(
-        latency=0.05, on_answer=lambda n: process.send_signal(signal.SIGTERM) if n == 30 else None
-    ) as server:
-        process = start(data, server, template, tmp_path / "out")
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + signal.SIGTERM, err
-        assert out == ""
-        said = err.splitlines()[-1]
-        assert said.startswith("cv3jax: SIGTERM: ")
-        assert said.endswith("the same command goes on")
-        assert "Traceback" not in err
-        assert collections.Counter(server.asked()) == collections.Counter(
-            (r, t) for r, t, _ in lines(tmp_path / "out.recaption")
-        )
-        ask(server)
-    assert max(collections.Counter(server.asked()).values()) == 1
-    assert len(open_records(tmp_path / "out")) == COUNT
 
 
 def test_429s_are_waited_for_and_are_no_failures(ask):
@@ -374,133 +218,3 @@ def test_nobody_there(ask, tmp_path):
         with pytest.raises(InputError, match=r"no connection to http://127.*is the server up"):
             ask(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", retries=0)
     assert lines(tmp_path / "out.recaption") == []
-
-
-def test_a_full_disk_loses_nothing(ask, tmp_path, monkeypatch):
-    def full(file, text, write=os.write):
-        if len((tmp_path / "out.recaption" / journal.NAME).read_bytes()) > 5000:
-            write(file, text[:20])
-            raise OSError(28, "No space left on device")
-        return write(file, text)
-
-    with CaptionServer() as server:
-        with monkeypatch.context() as patch:
-            patch.setattr(journal.os, "write", full)
-            with pytest.raises(OSError, match="No space left") as e:
-                ask(server)
-        assert e.value.filename.endswith(journal.NAME)
-        written = {
-            (record, turn)
-            for record, turn, _ in whole_lines(tmp_path / "out.recaption" / journal.NAME)
-        }
-        before = len(server.seen)
-        assert ask(server)["recaptioned"] == COUNT
-    assert written
-    assert not written & set(server.asked()[before:])
-
-
-def whole_lines(path):
-    events = [
-        json.loads(line)
-        for line in path.read_bytes().splitlines(keepends=True)[1:]
-        if line.endswith(b"}\n")
-    ]
-    return [(number(e), e["turn"], e["event"]) for e in events]
-
-
-def test_a_limited_run_makes_triplets_and_no_dataset(ask, data, tmp_path):
-    records = list(open_records(data))
-    path, third = tmp_path / "t.json", number(records[2])
-    with CaptionServer(
-        lambda record, turn, attempt: "sorry" if record == third else "ok"
-    ) as server:
-        report = ask(server, limit=5, triplets=path)
-        assert (report["records"], report["recaptioned"]) == (5, 4)
-        assert not (tmp_path / "out").exists()
-        assert json.loads((tmp_path / "out.recaption" / REPORT).read_text()) == report
-        kept = [records[i] for i in (0, 1, 3, 4)]
-        triplets = json.loads(path.read_text())
-        assert [t["id"] for t in triplets] == [r["key"] for r in kept]
-        for triplet, record in zip(triplets, kept, strict=True):
-            assert (tmp_path / triplet["image"]).read_bytes() == record["image"]
-            assert triplet["conversations"] == [
-                {"from": "human", "value": f"<image>\nFrom <caption>{record['caption']}</caption>"},
-                {"from": "gpt", "value": answer_of(number(record), 2)},
-            ]
-        with pytest.raises(InputError, match=r"t\.json is there already"):
-            ask(server, triplets=path)
-        with pytest.raises(InputError, match=r"ends in \.json"):
-            ask(server, triplets=tmp_path / "t.jsonl")
-        assert ask(server, triplets=path, overwrite=True)["recaptioned"] == COUNT - 1
-    assert (
-        len(json.loads(path.read_text()))
-        == len(list((tmp_path / "t_images").iterdir()))
-        == COUNT - 1
-    )
-    assert max(collections.Counter(server.asked()).values()) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "out",
-        "out.recaption",
-        "t.json",
-        "t_images",
-    ]
-
-
-def test_the_same_journal_serves_no_other_model(ask, tmp_path):
-    with CaptionServer() as server:
-        ask(server, limit=2)
-        with pytest.raises(InputError, match="max_tokens 400 where this run has 50"):
-            ask(server, max_tokens=50)
-        assert ask(server, max_tokens=50, overwrite=True)["requests"] == COUNT * TURNS
-    assert len(server.seen) == (COUNT + 2) * TURNS
-
-
-def test_the_command(data, template, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with CaptionServer(lambda record, turn, attempt: "control" if record == 3 else "ok") as server:
-        command = [
-            "recaption",
-            str(data),
-            "--endpoint",
-            server.url,
-            "--model",
-            MODEL,
-            "--out",
-            str(tmp_path / "out"),
-        ]
-        prices = ["--price-in", "1", "--price-out", "2"]
-        main(
-            [
-                *command,
-                "--dialogue",
-                str(template),
-                "--api-key-env",
-                "MY_KEY",
-                *prices,
-                "--json",
-                str(tmp_path / "f.json"),
-            ]
-        )
-        out = capsys.readouterr().out
-        assert f"30 of 31 records have a new caption, in {tmp_path / 'out'}" in out
-        assert f"{len(server.seen)} requests, 0 of them retries; " in out
-        assert "; cost 0.0" in out
-        assert "without a new caption 1: control characters (such as k/3: a ?[31mcaption)" in out
-        assert "\x1b" not in out
-        assert json.loads((tmp_path / "f.json").read_text()) == json.loads(
-            (tmp_path / "out" / REPORT).read_text()
-        )
-        for flags, message in (
-            (["--concurrency", "0"], "--concurrency 0: give a number in 1..1024"),
-            (["--rate", "nan"], "--rate nan"),
-            (["--timeout", "-1"], "--timeout -1"),
-            (["--price-in", "1"], "give both, or neither"),
-            (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY: no such variable"),
-            (["--dialogue", str(tmp_path / "none")], "--dialogue .* cannot be read"),
-            (["--out", str(data)], "is the dataset itself"),
-            (["--endpoint", "localhost"], "an address like http"),
-            ([], "already holds records"),
-        ):
-            with pytest.raises(InputError, match=message):
-                main([*command, *flags])

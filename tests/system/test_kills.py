@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import subprocesses
 import tiny_runs
 from states import assert_equal, leaves, untimed
 
@@ -36,8 +37,8 @@ PATIENCE = 400.0  # seconds until a phase has to come
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
     with log.open("a") as file:
         return subprocess.Popen(
-            tiny_runs.command("cv3jax.cli", "train", *arguments),
-            env=tiny_runs.environment(),
+            subprocesses.command("cv3jax.cli", "train", *arguments),
+            env=subprocesses.environment(),
             stderr=file,
         )
 
@@ -137,7 +138,7 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
     assert starts == sorted(starts)  # nothing that was saved was lost
     assert len(set(starts)) > 2  # and training did go on between the kills
     for name in ("killed", "whole"):
-        tiny_runs.run("cv3jax.cli", "train", *arguments[name])
+        subprocesses.run("cv3jax.cli", "train", *arguments[name])
     assert_equal(leaves(workdir, STEPS), leaves(tmp_path / "whole", STEPS))
     assert position(workdir)
     assert position(workdir) == position(tmp_path / "whole")

@@ -1,67 +1,19 @@
-"""What launch/ hands to Kubernetes, and what holds for all of its scripts.
-
-A JobSet is held to the models of its API that Kubeflow Trainer publishes (kubeflow-trainer-api,
-generated from JobSet's OpenAPI description), every field of it: one that they do not know is an
-error here, though an API server drops it in silence.
-"""
+"""What holds for all scripts of launch/, and what launch/xpk.sh calls XPK with."""
 
 import json
 import os
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pydantic
 import pytest
-import yaml
-from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
-
-from data_pipeline.io.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SHELL = [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"]
 COMMAND = ["cv3jax", "train", "--config=base_512", '--workdir=/runs/it\'s $(HOME) "here"']
-GKE = ["--name=base-512", "--image=registry/cv3jax:1"]
-# the models take any string there
-ACTIONS = {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}
-# topology → (label, its value, hosts, chips a host), from GKE's tables
-TOPOLOGIES = {
-    "v5e:16x16": ("gke-tpu-accelerator", "tpu-v5-lite-podslice", 64, 4),
-    "v5e:1x1": ("gke-tpu-accelerator", "tpu-v5-lite-podslice", 1, 1),
-    "v5p:8x8x4": ("gke-tpu-accelerator", "tpu-v5p-slice", 64, 4),
-    "v5p:2x2x1": ("gke-tpu-accelerator", "tpu-v5p-slice", 1, 4),
-    "v6e:2x4": ("gke-tpu-accelerator", "tpu-v6e-slice", 2, 4),
-    "h100:4x8x1": ("gke-accelerator", "nvidia-h100-80gb", 4, 8),
-    "h200:2x1x8": ("gke-accelerator", "nvidia-h200-141gb", 2, 8),
-    "a100:1x8x1": ("gke-accelerator", "nvidia-a100-80gb", 1, 8),
-}
-
-
-@pytest.fixture(scope="module")
-def gke():
-    return runpy.run_path(str(LAUNCH / "gke.py"))
-
-
-def check(jobset: dict) -> None:
-    """Raises where the published models refuse it, or would lose a part of it."""
-    assert JobsetV1alpha2JobSet.from_dict(jobset).to_dict() == jobset
-    assert {rule["action"] for rule in jobset["spec"]["failurePolicy"]["rules"]} <= ACTIONS
-
-
-def printed(gke, capsys, *options, command=COMMAND):
-    gke["main"]([*GKE, *options, "--", *command])
-    return yaml.safe_load(capsys.readouterr().out)
-
-
-def parts(jobset):
-    """(the job, its pods' spec, their container) of the one replicated job."""
-    [job] = jobset["spec"]["replicatedJobs"]
-    pod = job["template"]["spec"]["template"]["spec"]
-    return job, pod, pod["containers"][0]
 
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
@@ -70,176 +22,6 @@ def test_shellcheck(script):
     assert program, "shellcheck is missing; it comes with pip install '.[dev]'"
     done = subprocess.run([program, "--severity=style", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("name", ["jobset_tpu.yaml", "jobset_gpu.yaml"])
-def test_templates_are_jobsets_as_they_stand(name):
-    check(yaml.safe_load((LAUNCH / name).read_text()))
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("spec", "replicatedJobs", 0, "template", "spec", "backofLimit"), 0),
-        (
-            (
-                "spec",
-                "replicatedJobs",
-                0,
-                "template",
-                "spec",
-                "template",
-                "spec",
-                "containers",
-                0,
-                "resource",
-            ),
-            {},
-        ),
-        (("spec", "replicatedJobs", 0, "template", "spec", "parallelism"), "64"),
-        (("spec", "failurePolicy", "rules", 0, "action"), "FailJob"),
-        (("spec", "failurePolicy", "rules", 0, "name"), None),
-    ],
-)
-def test_the_check_sees_what_is_wrong(path, value):
-    jobset = yaml.safe_load((LAUNCH / "jobset_tpu.yaml").read_text())
-    where = jobset
-    for key in path[:-1]:
-        where = where[key]
-    where[path[-1]] = value
-    with pytest.raises((pydantic.ValidationError, AssertionError)):
-        check(jobset)
-
-
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_gke_topologies(gke, capsys, topology):
-    label, value, hosts, chips = TOPOLOGIES[topology]
-    made = printed(gke, capsys, f"--topology={topology}")
-    check(made)
-    job, pod, container = parts(made)
-    assert made["metadata"]["name"] == "base-512"
-    assert pod["nodeSelector"][f"cloud.google.com/{label}"] == value
-    assert (job["template"]["spec"]["parallelism"], job["template"]["spec"]["completions"]) == (
-        hosts,
-        hosts,
-    )
-    [(resource, count)] = container["resources"]["limits"].items()
-    assert (resource, count) == (
-        "google.com/tpu" if topology.startswith("v") else "nvidia.com/gpu",
-        chips,
-    )
-    assert container["image"] == "registry/cv3jax:1"
-
-
-def test_gke_names_slices_as_google_does(gke, capsys):
-    selectors = [
-        parts(printed(gke, capsys, f"--topology=v5p:{shape}"))[1]["nodeSelector"]
-        for shape in ("8x8x4", "4x8x8", "1x2x2")
-    ]
-    assert [s["cloud.google.com/gke-tpu-topology"] for s in selectors] == [
-        "4x8x8",
-        "4x8x8",
-        "2x2x1",
-    ]
-
-
-def test_gke_options(gke, capsys):
-    made = printed(
-        gke,
-        capsys,
-        "--topology=v5e:4x4",
-        "--slices=3",
-        "--restarts=7",
-        "--volume=disk:/mnt/runs",
-        "--spot",
-    )
-    check(made)
-    job, pod, container = parts(made)
-    assert job["replicas"] == 3
-    assert made["spec"]["failurePolicy"]["maxRestarts"] == 7
-    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "disk"
-    assert container["volumeMounts"][0]["mountPath"] == "/mnt/runs"
-    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
-    assert "cloud.google.com/gke-spot" in {toleration["key"] for toleration in pod["tolerations"]}
-
-
-def test_gke_processes_on_gpus_are_told_their_places(gke, capsys):
-    """Kubernetes puts $(JOBSET) in: JobSet's name for the first pod is NAME-JOB-0-0.NAME."""
-    job, _, container = parts(printed(gke, capsys, "--topology=h100:4x8x1"))
-    variables = {variable["name"]: variable for variable in container["env"]}
-    assert variables["JAX_NUM_PROCESSES"]["value"] == "4"
-    assert (
-        variables["JAX_COORDINATOR_ADDRESS"]["value"]
-        == f"$(JOBSET)-{job['name']}-0-0.$(JOBSET):8476"
-    )
-    # only those before are put in
-    assert list(variables).index("JOBSET") < list(variables).index("JAX_COORDINATOR_ADDRESS")
-    rank = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
-    assert rank == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-
-
-def test_gke_hands_the_command_over_word_by_word(gke, capsys):
-    """Kubernetes makes $( of $$(, and would put a variable in for $(HOME)."""
-    container = parts(printed(gke, capsys, "--topology=v5e:4x4"))[2]
-    assert container["command"] == ["/cv3jax/launch/task.sh", "--"]
-    assert [word.replace("$$(", "$(") for word in container["args"]] == COMMAND
-    assert "$$(HOME)" in container["args"][-1]
-
-
-@pytest.mark.parametrize("name", ["jobset_tpu.yaml", "jobset_gpu.yaml"])
-def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
-    """The rule that Kubernetes' Job picks makes the message and the reason by which JobSet picks
-    its own.
-    """
-    made = yaml.safe_load((LAUNCH / name).read_text())
-    job, _, container = parts(made)
-    given, stopped, drained = job["template"]["spec"]["podFailurePolicy"]["rules"]
-    assert (given["onExitCodes"]["values"], stopped["onExitCodes"]["values"]) == ([2], [75])
-    assert {rule["onExitCodes"]["containerName"] for rule in (given, stopped)} == {
-        container["name"]
-    }
-    assert drained["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    first, second = made["spec"]["failurePolicy"]["rules"]
-    assert (first["action"], first["onJobFailureMessagePatterns"]) == (
-        "FailJobSet",
-        [".*exit code 2 .*"],
-    )
-    assert (second["action"], "onJobFailureMessagePatterns" in second) == (
-        "RestartJobSetAndIgnoreMaxRestarts",
-        False,
-    )
-    assert first["onJobFailureReasons"] == second["onJobFailureReasons"] == ["PodFailurePolicy"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--topology=v4:2x2x2"], "no chip 'v4'; one of v5e"),
-        (["--topology=v5e:4x4x4"], "TPU v5e come as 1x1, 2x2"),
-        (["--topology=h100:8"], "GPUs are named partitions x hosts"),
-        (["--topology=h100:1x4x8"], "a machine has 8 GPUs; give machines x GPUs x 1"),
-        (["--topology=v6e:1x2"], "TPU v6e come as"),
-        (["--topology=v5e:3x4"], "TPU v5e come as"),
-        (["--topology=v5e:32x32"], "TPU v5e come as"),
-        (["--topology=v5e:4x0"], "TPU v5e come as"),
-        (["--topology=h100:4x8x1", "--slices=2"], "only TPUs come in slices"),
-        (["--topology=v5e:4x4", "--slices=0"], "--slices=0"),
-        (["--topology=v5e:4x4", "--restarts=-1"], "--restarts=-1"),
-        (["--topology=v5e:4x4", "--volume=/runs"], "CLAIM:/PATH"),
-        (["--topology=v5e:4x4", "--name=base_512"], "lower-case letters"),
-        (["--topology=v5e:4x4", f"--name={'a' * 60}"], "47 at most"),
-    ],
-)
-def test_gke_bad_input(gke, capsys, argv, message):
-    with pytest.raises(InputError, match=message):
-        gke["main"]([*GKE, *argv, "--", *COMMAND])
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("command", [[], ["--"]])
-def test_gke_without_a_command(gke, command):
-    with pytest.raises(InputError, match="no command"):
-        gke["main"]([*GKE, "--topology=v5e:4x4", *command])
 
 
 def xpk(tmp_path, *args):

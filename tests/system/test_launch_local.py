@@ -1,27 +1,15 @@
-"""The scripts that start processes on a machine, run: launch/local.sh, task.sh, and tpu_vm.sh, for
-which folders stand in as hosts.
+"""The scripts that start processes on a machine, run: launch/local.sh, task.sh, and slurm.sh
+outside Slurm.
 """
 
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+from launch_scripts import PATIENT, read_until, run, start
 
-LAUNCH = Path(__file__).parents[2] / "launch"
-# says UP, and at SIGTERM SAVED before it ends with CODE; a second SIGTERM is counted
-PATIENT = """
-trap 'echo TERM; ended=yes' TERM
-echo UP
-for i in {1..600}; do
-  if [ -n "${ended:-}" ]; then sleep 0.3; echo SAVED; exit ${CODE:-0}; fi
-  sleep 0.1
-done
-"""
 TOGETHER = """
 import jax
 from jax.experimental.multihost_utils import process_allgather
@@ -33,49 +21,6 @@ jax.distributed.initialize(address, int(count), int(index))
 total = process_allgather(jax.numpy.array(jax.process_index() + 1)).sum()
 print("SUM", total, "OF", jax.process_count())
 """
-
-
-def environment(**extra):
-    return {**os.environ, "PAUSE": "0", **extra}
-
-
-def run(script, *args, **extra):
-    return subprocess.run(
-        [LAUNCH / script, *args],
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def start(script, *args, **extra):
-    """In a session of its own, so that it can be signalled as a whole."""
-    return subprocess.Popen(
-        [LAUNCH / script, *args],
-        env=environment(**extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def read_until(process, *lines):
-    """Reads what it prints until each of `lines` came."""
-    missing = list(lines)
-    while missing:
-        line = process.stdout.readline()
-        assert line, f"it ended without {missing}"
-        if line.strip() in missing:
-            missing.remove(line.strip())
 
 
 def test_local_processes_are_one_run(tmp_path):
@@ -244,77 +189,3 @@ def test_slurm_s_script_outside_slurm():
     done = run("slurm.sh", "--", "true")
     assert done.returncode == 2
     assert "not in a Slurm job; start it with sbatch" in done.stderr
-
-
-@pytest.fixture
-def hosts(tmp_path):
-    """Two homes with cv3jax in them, and a gcloud that runs its --command in each: ({name: value}
-    for the environment, homes).
-    """
-    homes = [tmp_path / f"host{i}" for i in range(2)]
-    for home in homes:
-        (home / "cv3jax" / ".venv" / "bin").mkdir(parents=True)
-        (home / "cv3jax" / "launch").symlink_to(LAUNCH)
-        command = home / "cv3jax" / ".venv" / "bin" / "cv3jax"
-        command.write_text(f'#!/bin/bash\necho "given: $#: $*"\n{PATIENT}')
-        command.chmod(0o755)
-    gcloud = tmp_path / "gcloud"
-    gcloud.write_text(f"""#!/bin/bash
-echo "$@" >>{tmp_path}/calls
-for option; do
-  case $option in
-    --worker=*) worker=${{option#*=}} ;;
-    --command=*) command=${{option#*=}} ;;
-  esac
-done
-for i in 0 1; do
-  if [ "$worker" = all ] || [ "$worker" = $i ]; then
-    (cd {tmp_path}/host$i && HOME=$PWD bash -c "$command") || failed=yes
-  fi
-done
-[ -z "${{failed:-}}" ]
-""")
-    gcloud.chmod(0o755)
-    yield {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, homes
-    for home in homes:
-        if (home / "cv3jax" / ".pid").exists() and (
-            leader := int((home / "cv3jax" / ".pid").read_text())
-        ):
-            subprocess.run(["kill", "-KILL", "--", f"-{leader}"], capture_output=True, check=False)
-
-
-def test_tpu_vm_starts_shows_and_stops_every_host(hosts):
-    path, homes = hosts
-    words = ("pod", "--zone=here", "--project=p")
-    began = run("tpu_vm.sh", *words, "--", "cv3jax", "train", "--note=it's $HOME", **path)
-    assert (began.returncode, began.stderr) == (0, "")
-    logs = [home / "cv3jax" / "launch.log" for home in homes]
-    until(lambda: all("UP" in log.read_text() for log in logs))
-    assert all("given: 2: train --note=it's $HOME\n" in log.read_text() for log in logs)
-
-    twice = run("tpu_vm.sh", *words, "--", "cv3jax", "train", **path)
-    assert twice.returncode != 0
-    assert twice.stderr.count("one is running") == 2
-
-    assert run("tpu_vm.sh", *words, "--logs", **path).stdout == logs[0].read_text()
-    assert run("tpu_vm.sh", *words, "--stop", **path).returncode == 0
-    until(lambda: all("stopped (exit code 0)" in log.read_text() for log in logs))
-    assert [(log.read_text().count("TERM\n"), log.read_text().count("SAVED")) for log in logs] == [
-        (1, 1),
-        (1, 1),
-    ]
-    calls = re.findall(
-        r"^compute tpus tpu-vm ssh pod --worker=(\w+) --zone=here --project=p --command=",
-        (homes[0].parent / "calls").read_text(),
-        re.M,
-    )
-    assert calls == ["all", "all", "0", "all"]
-
-
-@pytest.mark.parametrize(
-    "args", [(), ("--zone=here", "--", "true"), ("pod", "--zone=here"), ("pod", "--")]
-)
-def test_tpu_vm_bad_usage_is_one_line(hosts, args):
-    done = run("tpu_vm.sh", *args, **hosts[0])
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert not (hosts[1][0].parent / "calls").exists()

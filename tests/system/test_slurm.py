@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+import subprocesses
 import tiny_runs
 
 from cv3jax.training.metrics import read_lines
@@ -197,9 +198,9 @@ def test_train_preempted_and_resumed(slurm, tmp_path):
     job = Job(
         slurm,
         tmp_path,
-        *tiny_runs.command("cv3jax.cli", "train", *argv),
+        *subprocesses.command("cv3jax.cli", "train", *argv),
         tasks=TASKS,
-        **tiny_runs.environment(),
+        **subprocesses.environment(),
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     slurm.wait(lambda: metrics.exists() and len(read_lines(metrics)) > 5, 900)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_runs
+import subprocesses
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=tiny_runs.environment(PYTHONPATH=str(target)),
+        env=subprocesses.environment(PYTHONPATH=str(target)),
         cwd=where["cwd"],
         capture_output=True,
         text=True,
@@ -72,11 +72,11 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         if not (target / name).is_file()
         or (target / name).read_bytes() != (ROOT / name).read_bytes()
     ] == []
-    shown = tiny_runs.run("cv3jax.commands.train", "--help", **where).stdout
+    shown = subprocesses.run("cv3jax.commands.train", "--help", **where).stdout
     for name in (
         path.stem
         for path in (ROOT / "configs").glob("*.py")
-        if path.stem not in ("__init__", "common")
+        if path.stem not in ("__init__", "common", "common_distillation")
     ):
         assert name in shown
     code = (
@@ -85,12 +85,12 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code],
-        env=tiny_runs.environment(PYTHONPATH=str(target)),
+        env=subprocesses.environment(PYTHONPATH=str(target)),
         cwd=where["cwd"],
         capture_output=True,
         text=True,
     )
     assert loaded.stdout == "all\n", loaded.stderr[-1000:]
     for command in ("train", "sample", "compile", "quickstart", "data"):
-        assert "usage: cv3jax" in tiny_runs.run("cv3jax.cli", command, "--help", **where).stdout
+        assert "usage: cv3jax" in subprocesses.run("cv3jax.cli", command, "--help", **where).stdout
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny_runs
+import subprocesses
 import toy_runs
 from toy_runs import CADENCE, numbers, toy
 
@@ -210,7 +210,7 @@ from cv3jax.training.loop import Cadence
 from toy_runs import toy
 toy(Path({str(workdir)!r}), cadence={cadence})
 """
-    environment = tiny_runs.environment(PYTHONPATH=str(Path(toy_runs.__file__).parent))
+    environment = subprocesses.environment(PYTHONPATH=str(Path(toy_runs.__file__).parent))
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
     )

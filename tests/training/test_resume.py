@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import subprocesses
 import tiny_runs
 from states import assert_equal, leaves, named_leaves, untimed
 
@@ -30,8 +31,8 @@ def start_and_kill(arguments: list[str], workdir: Path) -> int:
     checkpoint then.
     """
     process = subprocess.Popen(
-        tiny_runs.command("cv3jax.commands.train", *arguments),
-        env=tiny_runs.environment(),
+        subprocesses.command("cv3jax.commands.train", *arguments),
+        env=subprocesses.environment(),
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -58,10 +59,10 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
     whole, killed = (
         tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed")
     )
-    tiny_runs.run("cv3jax.commands.train", *whole)
+    subprocesses.run("cv3jax.commands.train", *whole)
     assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS
     assert not (tmp_path / "killed" / "cascade").exists()
-    tiny_runs.run("cv3jax.commands.train", *killed)
+    subprocesses.run("cv3jax.commands.train", *killed)
     ours, theirs = (leaves(tmp_path / name, STEPS) for name in ("killed", "whole"))
     assert_equal(ours, theirs)
     assert int(ours["step"]) == STEPS

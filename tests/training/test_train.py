@@ -1,12 +1,8 @@
 """The training machine: one compilation a run, no hidden transfers, the same losses on any mesh,
-the stop on NaN, the update rule.
+what a run starts from and leaves.
 """
 
 import dataclasses
-import os
-import re
-import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +12,16 @@ import pytest
 import tiny_runs
 from PIL import Image
 from states import named_leaves
-from toy_runs import CADENCE, numbers, squares, toy
+from toy_runs import numbers, squares, toy
 
-from cv3jax import cli
 from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
-from cv3jax.commands import train
-from cv3jax.optim import learning_rate, optimizers
-from cv3jax.training import autoencoder
-from cv3jax.training import run as training
+from cv3jax.optim import optimizers
 from cv3jax.training import state as states
 from cv3jax.training.build import build
-from cv3jax.training.loop import NonFiniteLossError
-from cv3jax.training.memory_plan import memory_plan
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.train_step import (
     create_state,
-    ema_decay,
     image_keys,
     make_train_step,
     microbatches,
@@ -227,211 +216,3 @@ def test_a_relay_starts_from_the_base_s_ema(tmp_path):
             jax.tree.leaves(ema), jax.tree.leaves(jax.device_get(last["params"])), strict=True
         )
     )
-
-
-def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
-    tmp_path, monkeypatch, capsys
-):
-    def poison(step, state):
-        if step != 4:
-            return state
-        with jax.transfer_guard("allow"):
-            return dataclasses.replace(
-                state, params=jax.tree.map(lambda x: x * jnp.nan, state.params)
-            )
-
-    tiny_runs.watch(monkeypatch, lambda step: None, poison)
-    arguments = tiny_runs.argv("vae", tmp_path / "w", *tiny_runs.MESH["vae"], "train.log_every=5")
-    with pytest.raises(SystemExit) as e, tiny_runs.split_small():
-        cli.run_command(train.main, arguments)
-    assert e.value.code == 1
-    said = capsys.readouterr().err
-    assert said.count("cv3jax: vae: parameters from scratch\n") == 1
-    last = said.strip().splitlines()[-1]
-    assert last.startswith("cv3jax: step 5: loss and grad_norm")
-    assert "checkpoint of step 3 remains" in last
-    assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["3"]
-    assert not (tmp_path / "w" / "cascade").exists()
-    assert [line["step"] for line in read_lines(tmp_path / "w" / "metrics.jsonl")] == [3]
-    monkeypatch.undo()
-    with tiny_runs.split_small():
-        figures = training.run(
-            tiny_runs.config("vae", *tiny_runs.MESH["vae"], "train.log_every=5"), tmp_path / "w"
-        )
-    assert figures["train_psnr"] == pytest.approx(tiny_runs.trained("vae").figures["train_psnr"])
-
-
-def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_before_the_first_step(
-    tmp_path, monkeypatch, capsys
-):
-    workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
-    shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it goes on from step 3
-    capsys.readouterr()  # of that run, where it was this test that made it
-    announced, before, plans = autoencoder.compiled_and_announced, [], []
-
-    def spied(programs, state, frozen, batches):
-        (program,) = announced(programs, state, frozen, batches)
-        plan = memory_plan(state, frozen, batches, [program])
-
-        def step(state, frozen, batch):
-            before.append(capsys.readouterr().err)
-            here = {
-                "parameters": state.params,
-                "moments": state.opt_state,
-                "EMA": state.ema,
-                "batch": batch,
-            }
-            for kind, tree in here.items():
-                plans.append(
-                    sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
-                    == plan[kind]
-                    > 0
-                )
-            os.kill(os.getpid(), signal.SIGTERM)
-            return program(state, frozen, batch)
-
-        return [step]
-
-    monkeypatch.setattr(autoencoder, "compiled_and_announced", spied)
-    with tiny_runs.split_small():
-        # exits where the code is not 0
-        cli.run_command(train.main, tiny_runs.argv("vae", workdir, *tiny_runs.MESH["vae"]))
-    (said,) = before
-    assert len(re.findall(r"cv3jax: memory a device, GB: .*; \d+\.\d\d in all\n", said)) == 1
-    assert plans == [True] * 4
-    after = capsys.readouterr().err
-    assert (
-        f"cv3jax: SIGTERM: stopped after step 4, saved in {workdir}/checkpoints/4; run the same"
-        " command to continue\n" in after
-    )
-    assert "memory a device" not in after
-    assert runs.steps(workdir / "checkpoints") == [3, 4]
-    runs.verify(workdir / "checkpoints", 4)
-
-
-def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):
-    with pytest.raises(
-        NonFiniteLossError,
-        match="step 1: param_norm not finite; stopped, there is no checkpoint yet; try a lower",
-    ):
-        toy(tmp_path, lr=1e38, cadence=dataclasses.replace(CADENCE, log=1, save=1))
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_a_run_goes_on_from_its_checkpoint_and_its_metrics_have_no_step_twice(tmp_path):
-    whole = toy(tmp_path / "a")
-    toy(tmp_path / "b", cadence=dataclasses.replace(CADENCE, steps=5))
-    resumed = toy(tmp_path / "b")
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
-    assert [line["step"] for line in read_lines(tmp_path / "b" / "metrics.jsonl")] == [
-        2,
-        4,
-        5,
-        6,
-        8,
-    ]
-
-
-def test_the_ema_follows_its_formula():
-    tx, decay = optax.sgd(0.5), 0.6
-    state = create_state(lambda key: {"w": jnp.array([3.0])}, tx, jax.random.key(0))
-    step = jax.jit(
-        make_train_step(lambda p, f, b, k: (jnp.sum(p["w"] ** 2) / 2, {}), tx, decay=decay)
-    )
-    w = ema = 3.0
-    for n in range(12):
-        state, _ = step(state, None, jnp.zeros((1,)))
-        w /= 2
-        d = min(decay, (1 + n) / (10 + n))
-        ema = d * ema + (1 - d) * w
-        np.testing.assert_allclose([state.params["w"][0], state.ema["w"][0]], [w, ema], rtol=1e-5)
-        np.testing.assert_allclose(ema_decay(decay, n), d, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("decay", "points"),
-    [
-        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
-        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2}),
-        (
-            "cosine",
-            {
-                0: 0.0,
-                5: 0.5,
-                10: 1.0,
-                60: 0.6,
-                110: 0.2,
-                200: 0.2,
-                35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2,
-            },
-        ),
-    ],
-)
-def test_learning_rate(decay, points):
-    rate = learning_rate.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
-    for step, share in points.items():
-        np.testing.assert_allclose(rate(step), 1e-3 * share, rtol=1e-5, atol=1e-10)
-    np.testing.assert_allclose(
-        learning_rate.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3
-    )
-
-
-def first_update(kind, params, grads, **options):
-    tx = optimizers.make_optimizer(
-        optimizers.OptimizerSettings(kind, **options), optax.constant_schedule(0.1)
-    )
-    return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(
-        params, grads
-    )
-
-
-def test_clipping_is_of_the_global_norm_and_weight_decay_is_decoupled():
-    params, grads = (
-        {"a": jnp.ones(3), "b": jnp.ones((2, 2))},
-        {"a": jnp.full(3, 30.0), "b": jnp.full((2, 2), 40.0)},
-    )
-    eps = 1e3  # so large that adam's update is proportional to the gradient
-    plain, clipped = (
-        first_update("adamw", params, grads, clip=clip, eps=eps) for clip in (1e9, 1.0)
-    )
-    norm = np.sqrt(3 * 30.0**2 + 4 * 40.0**2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a / norm, b, rtol=0.1), plain, clipped)
-    for kind, decayed_vectors in (("adamw", True), ("muon", False)):
-        without, decayed = (
-            first_update(kind, params, grads, weight_decay=decay) for decay in (0.0, 0.5)
-        )
-        np.testing.assert_allclose(decayed["b"], without["b"] - 0.1 * 0.5, atol=1e-6)
-        np.testing.assert_allclose(
-            decayed["a"], without["a"] - 0.1 * 0.5 * decayed_vectors, atol=1e-6
-        )
-
-
-def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
-    rng = np.random.default_rng(0)
-    shapes = {
-        "dense": (6, 4),
-        "wide": (4, 7),
-        "conv": (3, 3, 2, 5),
-        "bias": (5,),
-        "blocks": {"dense": (3, 8, 4), "bias": (3, 4)},
-    }
-    params = jax.tree.map(
-        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
-    labels = optimizers.muon_labels(params)
-    assert [labels["dense"], labels["conv"], labels["blocks"]["dense"]] == ["muon"] * 3
-    update = first_update("muon", params, params)
-    kernels = [
-        update["dense"],
-        update["wide"],
-        update["conv"].reshape(18, 5),
-        *update["blocks"]["dense"],
-    ]
-    # rows and columns as one matrix, each layer by itself: singular values all about the same
-    for kernel in kernels:
-        values = np.linalg.svd(kernel / (0.1 * 0.2 * np.sqrt(max(kernel.shape))), compute_uv=False)
-        assert 0.5 < values.min() <= values.max() < 1.4
-    for vector in (update["bias"], update["blocks"]["bias"]):  # adam's first step
-        np.testing.assert_allclose(np.abs(vector), 0.1, rtol=1e-3)

@@ -1,0 +1,220 @@
+"""Which rounds, teachers and students a distillation may have, and what is said of the others."""
+
+import described
+import pytest
+from described import told
+from tiny_runs import rounds
+
+from cv3jax import recipes
+from cv3jax.distillation.parsing import parse_distillation
+from cv3jax.distillation.settings import ENTRY
+from cv3jax.distillation.teachers import check_student, check_teacher
+from data_pipeline.io.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+def plain(stage: str, *fields: str):
+    """The tiny recipe, of no cascade."""
+    config = recipes.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
+    return parse_distillation(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("distill.rounds=()", f"config.distill.rounds is empty; give one or more of {ENTRY}"),
+        (
+            f"distill.rounds={rounds({8: 3, 2: 3})}",
+            "config.distill.rounds: 8 steps are halved to 4, not to 2",
+        ),
+        (
+            f"distill.rounds={rounds({2: 3, 4: 3})}",
+            "config.distill.rounds: 2 steps are halved to 1, not to 4",
+        ),
+        (
+            "distill.rounds=((2,3,1e-3,1.0,4.0),(1,3,1e-3,0.5,4.0))",
+            "round 2 has w in 0.5..4, but its teacher, round 1, knows 1..4",
+        ),
+        (
+            "distill.rounds=((2,3,1e-3,1.0,4.0),(1,3,1e-3,2.0,5.0))",
+            "round 2 has w in 2..5, but its teacher, round 1, knows 1..4",
+        ),
+        (
+            "distill.rounds=((2,3,1e-3,1.0),)",
+            (
+                f"config.distill.rounds[0] = (2, 3, 0.001, 1.0): must be {ENTRY}, as (16, 10000,"
+                " 1e-5, 1.0, 10.0)"
+            ),
+        ),
+        ("distill.rounds=((2,0,1e-3,1.0,4.0),)", "config.distill.rounds[0]"),
+        ("distill.rounds=((2,3,0.0,1.0,4.0),)", "config.distill.rounds[0]"),
+        ("distill.rounds=((2,3,1e-3,4.0,1.0),)", "config.distill.rounds[0]"),
+        ("distill.rounds=((2.5,3,1e-3,1.0,4.0),)", "config.distill.rounds[0]"),
+        (f"distill.rounds={rounds({800: 3})}", "config.distill.rounds: a teacher of 1600 steps"),
+        (
+            "distill.w=(5.0,)",
+            (
+                "config.distill.w = (5.0,): one weight or more to judge by, each in all rounds'"
+                " range 1..4"
+            ),
+        ),
+        ("distill.w=()", "config.distill.w = ()"),
+        (
+            "distill.diverged=1.0",
+            (
+                "config.distill.diverged = 1.0: how many times as far as at the start is too far,"
+                " above 1"
+            ),
+        ),
+        (
+            "distill.ema=0.0",
+            "config.distill.ema = 0.0: a share of the round, above 0 and at most 1",
+        ),
+        ("distill.target=eps", "config.distill.target = 'eps': one of landing, x0, x0_root_snr"),
+        (
+            "model.w_dim=3",
+            "config.model.w_dim = 3: the student is told w; give an even width, as 512",
+        ),
+    ],
+)
+def test_rounds_that_cannot_be(field, said):
+    with pytest.raises(InputError) as e:
+        plain("base", field)
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_rounds_that_can_be():
+    found = plain("relay").rounds
+    assert [(plan.number, plan.steps, plan.name) for plan in found] == [
+        (1, 2, "1_2_steps"),
+        (2, 1, "2_1_steps"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        (
+            "relay",
+            {"start": 500},
+            (
+                "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its"
+                " distribution: fine-tune it with that start first (cv3jax train,"
+                " --config.schedule.start=40)"
+            ),
+        ),
+        (
+            "relay",
+            told(4, start=500),
+            (
+                "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its"
+                " distribution: give --config.schedule.start=500"
+            ),
+        ),
+        (
+            "base",
+            {"prediction": "eps"},
+            (
+                "config.objective.prediction = v, but HERE has eps; give"
+                " --config.objective.prediction=eps"
+            ),
+        ),
+        (
+            "relay",
+            {"form": "paper"},
+            "config.sample.form = released, but HERE has paper; give --config.sample.form=paper",
+        ),
+        (
+            "relay",
+            {"blur": "sigma"},
+            "config.schedule.blur = linear, but HERE has sigma; give --config.schedule.blur=sigma",
+        ),
+        ("base", {"kind": "relay"}, "HERE is a relay stage, config.schedule says base"),
+        ("relay", {"kind": "base"}, "HERE is a base stage, config.schedule says relay"),
+        (
+            "base",
+            told(8),
+            (
+                "HERE is distilled to 8 steps and knows no others, round 1 asks it for 4; begin"
+                " with 4 student steps"
+            ),
+        ),
+        (
+            "base",
+            told(2),
+            (
+                "HERE is distilled to 2 steps and knows no others, round 1 asks it for 4; begin"
+                " with 1 student steps"
+            ),
+        ),
+        (
+            "base",
+            told(1),
+            (
+                "HERE is distilled to 1 steps and knows no others, round 1 asks it for 4; it cannot"
+                " be halved"
+            ),
+        ),
+        ("base", told(4, w=(1.0, 3.0)), "HERE knows w in 1..3, round 1 asks it for 1..4"),
+        (
+            "base",
+            told(4, model={"w_dim": 256}),
+            "HERE is told w in 256 dimensions; give --config.model.w_dim=256",
+        ),
+    ],
+)
+def test_a_teacher_that_does_not_fit(stage, changes, said):
+    with pytest.raises(InputError) as e:
+        check_teacher(plain(stage), described.stage(stage, **changes), "HERE")
+    assert str(e.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"steps": 50}, ["the teacher's own 50 steps become 4 in round 1"]),
+        (told(4), []),
+        (told(4, w=None), []),
+        ({"model": {}}, []),
+    ],
+)
+def test_a_teacher_that_fits(changes, words):
+    assert check_teacher(plain("base"), described.stage("base", **changes), "HERE") == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {},
+            (
+                "HERE is not told w, it is no student; without config.distill.student the first"
+                " round begins at its teacher"
+            ),
+        ),
+        (told(4), "HERE has 4 steps, config.distill.rounds begins with 2"),
+        (
+            told(2, model={"w_dim": 256}),
+            "HERE is told w in 256 dimensions; give --config.model.w_dim=256",
+        ),
+        (
+            told(2, prediction="eps"),
+            (
+                "config.objective.prediction = v, but HERE has eps; give"
+                " --config.objective.prediction=eps"
+            ),
+        ),
+    ],
+)
+def test_a_student_that_cannot_go_on(changes, said):
+    with pytest.raises(InputError) as e:
+        check_student(plain("base"), described.stage("base", **changes), "HERE")
+    assert str(e.value) == said
+
+
+@pytest.mark.parametrize("w", [(2.0, 3.0), None])
+def test_a_student_that_can_go_on(w):
+    check_student(plain("base"), described.stage("base", **told(2, w)), "HERE")

@@ -1,0 +1,44 @@
+"""A painter in place of a cascade, the prompts it is given, and the files it leaves."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+
+LINES = [f"a drawing of {i} things" for i in range(11)]
+
+
+class Painter:
+    """In place of a cascade: pictures in which every prompt and seed of their batch shows, and
+    their place in it.
+    """
+
+    def __init__(self, stop=lambda batch: None):
+        self.batches, self.stop = 0, stop
+
+    def generate(self, prompts: list[str], seeds: list[int], **options) -> dict[str, np.ndarray]:
+        self.batches += 1
+        self.stop(self.batches)
+        assert options == {
+            "size": 32,
+            "base": AS_DESCRIBED,
+            "relay": AS_DESCRIBED,
+            "images": None,
+            "noise": None,
+            "final": True,
+        }
+        key = hashlib.sha256(repr((prompts, seeds)).encode()).digest()
+        return {
+            "base": np.stack(
+                [
+                    np.random.default_rng([i, *key]).integers(0, 256, (32, 32, 3), np.uint8)
+                    for i in range(len(seeds))
+                ]
+            )
+        }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,47 @@
+"""Commands of cv3jax run in processes of their own, on one CPU device and with this session's
+compile cache.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+
+def command(*args: str) -> list[str]:
+    """A cv3jax command line for `subprocess`."""
+    return [sys.executable, "-m", *args]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a subprocess: one CPU device, this session's compile cache."""
+    cache = str(jax.config.jax_compilation_cache_dir)
+    fixed = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    # see conftest.py
+    return {
+        **{name: value for name, value in os.environ.items() if name != "NPROC"},
+        **fixed,
+        **extra,
+    }
+
+
+def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
+    """Run a cv3jax command to its end and require success."""
+    done = subprocess.run(
+        command(*args),
+        env=environment(**extra),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done

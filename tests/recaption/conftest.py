@@ -1,0 +1,73 @@
+"""A dataset, a dialogue and the call that all tests of recaptioning runs share."""
+
+import dataclasses
+import json
+
+import pytest
+from caption_answers import KEY, MODEL, solid
+from recaption_runs import COUNT
+
+from data_pipeline.images.decode import encode_png
+from data_pipeline.recaption.run import recaption
+from data_pipeline.recaption.settings import RecaptionSettings
+from data_pipeline.records.records import RecordWriter, make_record
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Record i is an image of which the server reads i, with caption "old i", in shards of 11, 10
+    and 10; some have a recaption.
+    """
+    out = tmp_path_factory.mktemp("recaption") / "d"
+    with RecordWriter(out, shards=3) as writer:
+        for i in range(COUNT):
+            recaption = "of an earlier model" if i % 7 == 0 else ""
+            writer.write(
+                make_record(
+                    encode_png(solid(i)),
+                    f"old {i} {{x}}",
+                    key=f"k/{i}",
+                    recaption=recaption,
+                    url=f"http://u/{i}",
+                )
+            )
+    return out
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dialogue") / "d.json"
+    turns = ["Describe it.", "Which colours?", "Merge {caption}."]
+    path.write_text(
+        json.dumps(
+            {"turns": turns, "settings": {"temperature": 0, "seed": 3}, "triplet": "From {caption}"}
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def ask(data, template, tmp_path):
+    """`recaption` with what all tests share, into tmp_path / "out"."""
+
+    def call(server, *, triplets=None, retry_failed=False, overwrite=False, **changes):
+        settings = RecaptionSettings(
+            endpoint=getattr(server, "url", server),
+            model=MODEL,
+            key=KEY,
+            dialogue=template,
+            concurrency=8,
+            timeout=20.0,
+            retries=2,
+            backoff=0.001,
+        )
+        return recaption(
+            data,
+            tmp_path / "out",
+            dataclasses.replace(settings, **changes),
+            triplets=triplets,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+        )
+
+    return call

@@ -1,0 +1,121 @@
+"""The update rule: EMA, learning rate, clipping, weight decay, and Muon."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cv3jax.optim import learning_rate, optimizers
+from cv3jax.training.train_step import (
+    create_state,
+    ema_decay,
+    make_train_step,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+def test_the_ema_follows_its_formula():
+    tx, decay = optax.sgd(0.5), 0.6
+    state = create_state(lambda key: {"w": jnp.array([3.0])}, tx, jax.random.key(0))
+    step = jax.jit(
+        make_train_step(lambda p, f, b, k: (jnp.sum(p["w"] ** 2) / 2, {}), tx, decay=decay)
+    )
+    w = ema = 3.0
+    for n in range(12):
+        state, _ = step(state, None, jnp.zeros((1,)))
+        w /= 2
+        d = min(decay, (1 + n) / (10 + n))
+        ema = d * ema + (1 - d) * w
+        np.testing.assert_allclose([state.params["w"][0], state.ema["w"][0]], [w, ema], rtol=1e-5)
+        np.testing.assert_allclose(ema_decay(decay, n), d, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decay", "points"),
+    [
+        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.6, 110: 0.2, 200: 0.2}),
+        (
+            "cosine",
+            {
+                0: 0.0,
+                5: 0.5,
+                10: 1.0,
+                60: 0.6,
+                110: 0.2,
+                200: 0.2,
+                35: 0.2 + 0.8 * (1 + np.cos(np.pi / 4)) / 2,
+            },
+        ),
+    ],
+)
+def test_learning_rate(decay, points):
+    rate = learning_rate.learning_rate(1e-3, warmup=10, decay=decay, steps=110, final=0.2)
+    for step, share in points.items():
+        np.testing.assert_allclose(rate(step), 1e-3 * share, rtol=1e-5, atol=1e-10)
+    np.testing.assert_allclose(
+        learning_rate.learning_rate(1e-3, warmup=0, decay="constant", steps=5)(0), 1e-3
+    )
+
+
+def first_update(kind, params, grads, **options):
+    tx = optimizers.make_optimizer(
+        optimizers.OptimizerSettings(kind, **options), optax.constant_schedule(0.1)
+    )
+    return jax.jit(lambda params, grads: tx.update(grads, tx.init(params), params)[0])(
+        params, grads
+    )
+
+
+def test_clipping_is_of_the_global_norm_and_weight_decay_is_decoupled():
+    params, grads = (
+        {"a": jnp.ones(3), "b": jnp.ones((2, 2))},
+        {"a": jnp.full(3, 30.0), "b": jnp.full((2, 2), 40.0)},
+    )
+    eps = 1e3  # so large that adam's update is proportional to the gradient
+    plain, clipped = (
+        first_update("adamw", params, grads, clip=clip, eps=eps) for clip in (1e9, 1.0)
+    )
+    norm = np.sqrt(3 * 30.0**2 + 4 * 40.0**2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a / norm, b, rtol=0.1), plain, clipped)
+    for kind, decayed_vectors in (("adamw", True), ("muon", False)):
+        without, decayed = (
+            first_update(kind, params, grads, weight_decay=decay) for decay in (0.0, 0.5)
+        )
+        np.testing.assert_allclose(decayed["b"], without["b"] - 0.1 * 0.5, atol=1e-6)
+        np.testing.assert_allclose(
+            decayed["a"], without["a"] - 0.1 * 0.5 * decayed_vectors, atol=1e-6
+        )
+
+
+def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "dense": (6, 4),
+        "wide": (4, 7),
+        "conv": (3, 3, 2, 5),
+        "bias": (5,),
+        "blocks": {"dense": (3, 8, 4), "bias": (3, 4)},
+    }
+    params = jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    labels = optimizers.muon_labels(params)
+    assert [labels["dense"], labels["conv"], labels["blocks"]["dense"]] == ["muon"] * 3
+    update = first_update("muon", params, params)
+    kernels = [
+        update["dense"],
+        update["wide"],
+        update["conv"].reshape(18, 5),
+        *update["blocks"]["dense"],
+    ]
+    # rows and columns as one matrix, each layer by itself: singular values all about the same
+    for kernel in kernels:
+        values = np.linalg.svd(kernel / (0.1 * 0.2 * np.sqrt(max(kernel.shape))), compute_uv=False)
+        assert 0.5 < values.min() <= values.max() < 1.4
+    for vector in (update["bias"], update["blocks"]["bias"]):  # adam's first step
+        np.testing.assert_allclose(np.abs(vector), 0.1, rtol=1e-3)
