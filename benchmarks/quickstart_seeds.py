@@ -1,10 +1,10 @@
 """The figures of several quickstarts beside one another, as a Markdown table.
 
-for seed in 0 1 2; do
-    cv3jax quickstart --workdir runs/seed_$seed --seed $seed --install-seconds $(cat
-        .venv/.done)
-done
-python benchmarks/quickstart_seeds.py runs/seed_*/report.json
+    for seed in 0 1 2; do
+        cv3jax quickstart --workdir runs/seed_$seed --seed $seed \\
+            --install-seconds $(cat .venv/.done)
+    done
+    python benchmarks/quickstart_seeds.py runs/seed_*/report.json
 """
 
 import argparse
