@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     from cv3jax.cascade.sampler_settings import SamplerSettings
-    from cv3jax.distributed.independent import which_part
+    from cv3jax.distributed.independent import which_share
     from cv3jax.sampling.few import Request, sample_few
     from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
             Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
             args.out,
             Devices(args.batch, args.mesh, args.attention),
-            which_part(args.process_id, args.num_processes),
+            which_share(args.process_id, args.num_processes),
         )
     figures["seconds"] = time.monotonic() - began
     print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed import preemption
-from cv3jax.distributed.independent import Part, holding
+from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
 from cv3jax.precompute.shard import Hooks, encode_shard
@@ -26,7 +26,7 @@ from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
-WHOLE = Part(0, 1)
+WHOLE = Share(0, 1)
 ENDS = "ends after this batch; the shard it is at is made again by the same command"
 
 
@@ -39,9 +39,9 @@ def run(
     batch: int,
     mesh: str | None = None,
     overwrite: bool = False,
-    part: Part = WHOLE,
+    share: Share = WHOLE,
 ) -> dict[str, Any]:
-    """Encode this part of the shards of config.data.path with the encoders of config.cascade;
+    """Encode this share of the shards of config.data.path with the encoders of config.cascade;
     shards that are there stay. Returns figures.
 
     latents, text: the types they are stored in, None for neither. batch: images a device takes at
@@ -59,7 +59,7 @@ def run(
     devices = choose(mesh, -(-max(records.lengths) // batch))
     figures = {
         "images": len(records),
-        "part": list(part),
+        "part": list(share),
         "made": 0,
         "left": 0,
         "damaged": 0,
@@ -72,15 +72,15 @@ def run(
     lacking: list[int] = []
     if not complete(out, facts):
         begin(out, facts, overwrite)
-        with holding(partial(out), part) as place:
+        with holding(partial(out), share) as place:
             # again, for another process may have found the last shard meanwhile
             if not complete(out, facts):
                 source = Source(settings, records, directory, description)
-                figures |= encode(source, facts, devices, batch, Target(out, place, part))
+                figures |= encode(source, facts, devices, batch, Target(out, place, share))
         lacking = finish(out, facts)
     if lacking:
         said = (
-            f"part {part.index} of {part.count} is done; {len(lacking)} of {len(records.lengths)}"
+            f"part {share.index} of {share.count} is done; {len(lacking)} of {len(records.lengths)}"
             " shards are left to the others"
         )
     else:
@@ -143,13 +143,13 @@ class Target(NamedTuple):
 
     out: Path
     place: Path  # of unfinished shards
-    part: Part
+    share: Share
 
 
 def encode(
     source: Source, facts: dict[str, Any], devices: Mesh, batch: int, target: Target
 ) -> dict[str, Any]:
-    """Make the shards of this part that are missing.
+    """Make the shards of this share that are missing.
 
     Returns figures; raises StoppedError where some are left.
     """
@@ -158,7 +158,7 @@ def encode(
         [sum(records.lengths[:k]) for k in range(len(records.lengths))],
         records.lengths,
     )
-    own = [k for k in range(len(lengths)) if k % target.part.count == target.part.index]
+    own = [k for k in range(len(lengths)) if k % target.share.count == target.share.index]
     todo = [k for k in own if not is_whole(shard_path(target.out, k, facts), lengths[k])]
     if not todo:
         return {}

@@ -23,7 +23,7 @@ from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import encode
 from cv3jax.diffusion.conditioning import posteriors
-from cv3jax.distributed.independent import Part
+from cv3jax.distributed.independent import Share
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.precompute import run as precomputing
@@ -166,14 +166,14 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
 
 def test_two_processes_make_the_whole_between_them(tmp_path):
     out, whole = tmp_path / "out", contents(companion("float32", "float32"))
-    first = run(config("relay"), out, part=Part(0, 2))
+    first = run(config("relay"), out, share=Share(0, 2))
     assert (first["made"], first["out"]) == (7 + 6, None)
     assert not out.exists()
-    second = run(config("relay"), out, part=Part(1, 2))
+    second = run(config("relay"), out, share=Share(1, 2))
     assert (second["made"], second["out"]) == (7, str(out))
     assert contents(out) == whole
     # a late one, which finds its work done
-    again = run(config("relay"), out, part=Part(0, 2), overwrite=True)
+    again = run(config("relay"), out, share=Share(0, 2), overwrite=True)
     assert (again["made"], again["out"]) == (0, str(out))
     assert contents(out) == whole
 
@@ -205,7 +205,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
 
 def test_another_encoding_in_the_same_place(tmp_path):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    run(config("relay"), out, part=Part(0, 2))
+    run(config("relay"), out, share=Share(0, 2))
     before = contents(partial)
     for other, changed in (({"text": "int8"}, "text.dtype"), ({"latents": None}, "latents, view")):
         with pytest.raises(

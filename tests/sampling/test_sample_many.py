@@ -18,7 +18,7 @@ from PIL import Image
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.commands import sample
-from cv3jax.distributed.independent import which_part
+from cv3jax.distributed.independent import which_share
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.sampling import jobs as sampling_jobs
 from cv3jax.sampling import resumable
@@ -131,7 +131,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("flags", "environ", "part"),
+    ("flags", "environ", "share"),
     [
         ((None, None), {}, (0, 1)),
         ((1, 2), {"JAX_PROCESS_ID": "0", "JAX_NUM_PROCESSES": "9"}, (1, 2)),
@@ -146,7 +146,7 @@ SLURM = {
         ),
     ],
 )
-def test_which_part_is_ours(flags, environ, part, monkeypatch):
+def test_which_share_is_ours(flags, environ, share, monkeypatch):
     for name in (
         "JAX_PROCESS_ID",
         "JAX_NUM_PROCESSES",
@@ -159,7 +159,7 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
         monkeypatch.setenv(name, value)
     chosen: list[tuple] = []
     monkeypatch.setattr(jax.config, "update", lambda *given: chosen.append(given))
-    assert which_part(*flags) == part
+    assert which_share(*flags) == share
     shares_a_node = (
         "SLURM_STEP_NUM_TASKS" in environ
         and "JAX_PROCESS_ID" not in environ
@@ -193,7 +193,7 @@ def test_parts_that_make_no_sense(flags, environ, line, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=line):
-        which_part(*flags)
+        which_share(*flags)
 
 
 def test_a_mesh_is_as_large_as_there_are_pictures_for():
