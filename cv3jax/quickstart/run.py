@@ -12,7 +12,7 @@ import numpy as np
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
-from cv3jax.evaluation.scenes import assess, draw, round_trip
+from cv3jax.evaluation.scenes import assess, draw_captions, round_trip
 from cv3jax.quickstart.environment import environment
 from cv3jax.quickstart.next_steps import next_steps
 from cv3jax.quickstart.report import write_report
@@ -41,7 +41,7 @@ def show(cascade: Cascade, *, count: int, seed: int) -> dict:
     """
     shown = [grammar.sample_scene(seed, i, split="heldout") for i in range(count)]
     prompts = [grammar.caption(scene) for scene in shown]
-    images = draw(cascade, prompts, seed)
+    images = draw_captions(cascade, prompts, seed)
     recon = {}
     for name in ("base", "relay"):
         side = images[name].shape[1]

@@ -17,7 +17,7 @@ from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed import preemption
 from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.batches import batch_width, draw_batch
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
 from cv3jax.sampling.jobs import (
     FORMAT,
@@ -114,7 +114,9 @@ def sample_many(
                     jobs,
                     todo,
                     width,
-                    lambda some: draw(cascade, some, width, size=side, base=base, relay=relay),
+                    lambda some: draw_batch(
+                        cascade, some, width, size=side, base=base, relay=relay
+                    ),
                     out,
                     place,
                     noticed,

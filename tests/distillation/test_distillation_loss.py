@@ -18,7 +18,7 @@ from cv3jax.distillation.loss import (
     TARGETS,
     Round,
     distillation_loss,
-    draw,
+    draw_pairs,
     pair_weights,
     pairs,
     told,
@@ -171,7 +171,7 @@ def test_the_loss_by_hand(stage, teacher_w_dim):
 
     Each image has a w of its own.
     """
-    drawn = draw(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
+    drawn = draw_pairs(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
     images = [
         by_hand(stage, teacher_w_dim, i, int(pair), float(w), noise)
         for i, (pair, w, noise) in enumerate(zip(*drawn, strict=True))
@@ -213,7 +213,7 @@ def test_who_is_shown_what(teacher_w_dim):
 
     loss_of("relay", spy("student"), spy("teacher"), teacher_w_dim=teacher_w_dim)
     text = a_batch(relay=True)["cond"]["text"]
-    _, w, _ = draw(keys(), SHAPE[1:], STAGES["relay"][0].steps // 2, jnp.asarray(RANGE))
+    _, w, _ = draw_pairs(keys(), SHAPE[1:], STAGES["relay"][0].steps // 2, jnp.asarray(RANGE))
     assert len(np.unique(w)) == B
     ((x, t, cond),) = shown["student"]
     np.testing.assert_array_equal(cond["text"], text)
@@ -292,7 +292,7 @@ def test_rounds_of_a_kind_share_one_compilation(family):
 
 def test_draws_are_uniform_and_an_image_s_own():
     n, count = 20_000, 5
-    drawn = jax.jit(draw, static_argnums=1)
+    drawn = jax.jit(draw_pairs, static_argnums=1)
     pair, w, noise = drawn(keys(n=n), (2, 2, 1), count, jnp.asarray(RANGE))
     share = np.bincount(pair, minlength=count) / n
     assert len(share) == count
