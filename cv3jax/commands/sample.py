@@ -132,7 +132,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that is wrong whatever the checkpoint holds."""
     if not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: 1..10000")
@@ -156,7 +156,7 @@ def check(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    check(args)
+    check_flags(args)
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),

@@ -22,7 +22,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers, infer_sizes, select_model
 from cv3jax.weights.files import Tensors, open_tensors
-from cv3jax.weights.mapping import check, stack, torch_shapes
+from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
 from data_pipeline.io.errors import InputError, first_line, naming
@@ -226,7 +226,7 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
         raise InputError(
             f"{where}: the sizes that its shapes show make no model ({first_line(e)})"
         ) from e
-    check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
+    check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
     return stack(tensors, entries)
 
 
