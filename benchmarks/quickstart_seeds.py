@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from cv3jax.cli import run_command
-from data_pipeline.io.files import read_facts
+from data_pipeline.io.files import read_json
 
 
 def share(part: float, whole: float) -> float:
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("reports", nargs="+", type=Path, metavar="report.json")
     args = parser.parse_args(argv)
-    reports = [read_facts(path) for path in args.reports]
-    settings = [read_facts(path.parent / "quickstart.json") for path in args.reports]
+    reports = [read_json(path) for path in args.reports]
+    settings = [read_json(path.parent / "quickstart.json") for path in args.reports]
     for report in reports:
         environment = report["environment"]
         print(

@@ -19,7 +19,7 @@ from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
 from cv3jax.precompute.shard import Hooks, encode_shard
 from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial, shard_path
-from cv3jax.training.cache_identity import cache_facts
+from cv3jax.training.cache_identity import cache_identity
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, StoppedError
@@ -55,7 +55,7 @@ def run(
     """
     records = open_records(settings.data.path)
     directory, description = described(settings, text)
-    facts = cache_facts(settings, directory, description, records, latents=latents, text=text)
+    identity = cache_identity(settings, directory, description, records, latents=latents, text=text)
     devices = choose(mesh, -(-max(records.lengths) // batch))
     figures = {
         "images": len(records),
@@ -65,19 +65,19 @@ def run(
         "damaged": 0,
         "encode_seconds": 0.0,
         "images_per_second": None,
-        "bytes_per_image": payload(facts),
+        "bytes_per_image": payload(identity),
         "bytes": None,
         "out": None,
     }
     lacking: list[int] = []
-    if not complete(out, facts):
-        begin(out, facts, overwrite)
+    if not complete(out, identity):
+        begin(out, identity, overwrite)
         with holding(partial(out), share) as place:
             # again, for another process may have found the last shard meanwhile
-            if not complete(out, facts):
+            if not complete(out, identity):
                 source = Source(settings, records, directory, description)
-                figures |= encode(source, facts, devices, batch, Target(out, place, share))
-        lacking = finish(out, facts)
+                figures |= encode(source, identity, devices, batch, Target(out, place, share))
+        lacking = finish(out, identity)
     if lacking:
         said = (
             f"part {share.index} of {share.count} is done; {len(lacking)} of {len(records.lengths)}"
@@ -147,7 +147,7 @@ class Target(NamedTuple):
 
 
 def encode(
-    source: Source, facts: dict[str, Any], devices: Mesh, batch: int, target: Target
+    source: Source, identity: dict[str, Any], devices: Mesh, batch: int, target: Target
 ) -> dict[str, Any]:
     """Make the shards of this share that are missing.
 
@@ -159,10 +159,12 @@ def encode(
         records.lengths,
     )
     own = [k for k in range(len(lengths)) if k % target.share.count == target.share.index]
-    todo = [k for k in own if not is_whole(shard_path(target.out, k, facts), lengths[k])]
+    todo = [k for k in own if not is_whole(shard_path(target.out, k, identity), lengths[k])]
     if not todo:
         return {}
-    encoders = load_encoders(settings, source.directory, source.description, facts, devices, batch)
+    encoders = load_encoders(
+        settings, source.directory, source.description, identity, devices, batch
+    )
     began, made, stop, damage = time.monotonic(), 0, None, []
 
     def damaged(problem: str) -> None:
@@ -185,7 +187,8 @@ def encode(
         tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar,
     ):
         for k in todo:
-            rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(target.out, k, facts)
+            rows = range(starts[k], starts[k] + lengths[k])
+            path = shard_path(target.out, k, identity)
             made += encode_shard(
                 records,
                 rows,

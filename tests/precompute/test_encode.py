@@ -32,7 +32,7 @@ from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.loading.crops import fit
-from data_pipeline.records.feature_cache import FACTS, open_cache, payload, read_facts
+from data_pipeline.records.feature_cache import IDENTITY, open_cache, payload, read_identity
 from data_pipeline.records.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -154,7 +154,7 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
     partial = tmp_path / "out.partial"
     assert not out.exists()
     first = "encoded-train.array_record-00000-of-00003"
-    assert {path.name for path in partial.iterdir()} == {FACTS, first, ".part_0_of_1"}
+    assert {path.name for path in partial.iterdir()} == {IDENTITY, first, ".part_0_of_1"}
     assert len(list((partial / ".part_0_of_1").glob("encoded-*"))) == 1  # the second, half written
     stamp = (partial / first).stat().st_mtime_ns
     made = run(config("relay"), out)["made"]
@@ -197,7 +197,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
         run(config("relay"), tmp_path / "out")
     monkeypatch.undo()
     first = tmp_path / "out.partial" / "encoded-train.array_record-00000-of-00003"
-    assert {path.name for path in first.parent.iterdir()} == {FACTS, first.name}
+    assert {path.name for path in first.parent.iterdir()} == {IDENTITY, first.name}
     first.write_bytes(b"cut off")
     assert run(config("relay"), tmp_path / "out")["made"] == COUNT  # that shard too, which is none
     assert contents(tmp_path / "out") == contents(companion("float32", "float32"))
@@ -215,7 +215,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
             run(config("relay"), out, **other)
     assert contents(partial) == before
     run(config("relay"), out, latents="float16", text=None, overwrite=True)
-    assert read_facts(out)["latents"]["dtype"] == "float16"
+    assert read_identity(out)["latents"]["dtype"] == "float16"
     with pytest.raises(
         InputError,
         match=r"out was encoded with other latents\.dtype; give --overwrite to replace it",
@@ -323,14 +323,14 @@ def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
 
 def test_the_document_s_bytes_are_the_format_s():
     for latents, text in (("float32", "float32"), ("float16", "bfloat16")):
-        facts, source = read_facts(companion(latents, text)), opened(latents, text)
+        identity, source = read_identity(companion(latents, text)), opened(latents, text)
         for one in source:
             stored_bytes = sum(
                 x.nbytes
                 for part in ("latents", "text", "recaption_text")
                 for x in one[part].values()
             )
-            assert stored_bytes == payload(facts, 1 + bool(one["recaption"]))
+            assert stored_bytes == payload(identity, 1 + bool(one["recaption"]))
     said = (ROOT / "docs" / "encode.md").read_text()
     rows = dict(
         re.findall(r"^\| (latents [^|]*(?:base|relay)|text of [^|]*) \|(.*)\|$", said, re.MULTILINE)
