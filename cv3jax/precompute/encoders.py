@@ -28,7 +28,7 @@ INT8 = 127  # the largest, of either sign
 
 
 class Encoders(NamedTuple):
-    """Loaded encoders. `latents` and `text` are None where the plan leaves them out.
+    """Loaded encoders. `latents` and `text` are None where the identity leaves them out.
 
     Their results lie on the devices, {name: [width, ...]} as `data_pipeline.records.feature_cache`
     names them, and "finite" bool [width].
