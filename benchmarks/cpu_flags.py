@@ -1,5 +1,5 @@
 """Seconds of a small base stage's gradient and optimizer step on this CPU, by which of its
-operations XLA hands to YNN (`cli.tune_cpu`).
+operations XLA hands to YNN (`backend.tune_cpu`).
 
     python benchmarks/cpu_flags.py --rounds 3
 

@@ -2,7 +2,7 @@
 to be computed with in float32.
 
     python benchmarks/package_weights.py runs/quickstart --name scenes
-    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background"
+    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background" \\
         --out pictures
 
 orbax names its files at random. So a part whose values a packaged cascade has already is copied

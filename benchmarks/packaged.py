@@ -28,7 +28,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
 from cv3jax.evaluation.image_metrics import psnr
-from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
+from cv3jax.evaluation.scenes import draw_captions, judged_scenes, round_trip
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import PROPERTIES, judge
 from data_pipeline.scenes.render import render
@@ -53,7 +53,7 @@ def relational_scenes(count: int, seed: int) -> list[grammar.Scene]:
 def following(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str, float]]:
     """Share of pictures right by property, of the base's and of the final ones."""
     captions = [grammar.caption(scene) for scene in shown]
-    made = draw(cascade, captions, 0)
+    made = draw_captions(cascade, captions, 0)
     verdicts = {
         name: [judge(*pair) for pair in zip(made[name], captions, strict=True)]
         for name in ("base", "relay")

@@ -1,17 +1,17 @@
 """The figures of several quickstarts beside one another, as a Markdown table.
 
-for seed in 0 1 2; do
-    cv3jax quickstart --workdir runs/seed_$seed --seed $seed --install-seconds $(cat
-        .venv/.done)
-done
-python benchmarks/quickstart_seeds.py runs/seed_*/report.json
+    for seed in 0 1 2; do
+        cv3jax quickstart --workdir runs/seed_$seed --seed $seed \\
+            --install-seconds $(cat .venv/.done)
+    done
+    python benchmarks/quickstart_seeds.py runs/seed_*/report.json
 """
 
 import argparse
 from pathlib import Path
 
 from cv3jax.cli import run_command
-from data_pipeline.io.files import read_facts
+from data_pipeline.io.files import read_json
 
 
 def share(part: float, whole: float) -> float:
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("reports", nargs="+", type=Path, metavar="report.json")
     args = parser.parse_args(argv)
-    reports = [read_facts(path) for path in args.reports]
-    settings = [read_facts(path.parent / "quickstart.json") for path in args.reports]
+    reports = [read_json(path) for path in args.reports]
+    settings = [read_json(path.parent / "quickstart.json") for path in args.reports]
     for report in reports:
         environment = report["environment"]
         print(

@@ -1,8 +1,8 @@
 """The relay's start point on the scenes: the judge's figures of one cascade a point, all on the
 same base, as a table and a picture.
 
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --
-        --config.data.path=runs/quickstart/data/train \\ --config.cascade=runs/quickstart/base
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- \\
+        --config.data.path=runs/quickstart/data/train --config.cascade=runs/quickstart/base \\
         --config.init_from=runs/quickstart/base | sh
     python benchmarks/relay_start.py --workdir runs/ablation --out docs
 """

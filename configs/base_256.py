@@ -1,6 +1,6 @@
 """Stage 1 of the paper: base at 256², 600k updates of 2048 images, from scratch.
 
-    cv3jax train --config=base_256 --workdir WORK/base_256 --config.data.path=DATA
+    cv3jax train --config=base_256 --workdir WORK/base_256 --config.data.path=DATA \\
         --config.cascade=RELEASED
 
 RELEASED brings the autoencoder and T5-XXL. Expect 2.9 B parameters; on 256 devices a batch is one

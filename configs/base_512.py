@@ -1,7 +1,7 @@
 """Stage 2 of the paper: base at 512², 200k updates of 2048 images, from stage 1's EMA.
 
-cv3jax train --config=base_512 --workdir WORK/base_512 --config.data.path=DATA
-    --config.cascade=WORK/base_256 \\ --config.init_from=WORK/base_256
+    cv3jax train --config=base_512 --workdir WORK/base_512 --config.data.path=DATA \\
+        --config.cascade=WORK/base_256 --config.init_from=WORK/base_256
 """
 
 from cv3jax.configs import common

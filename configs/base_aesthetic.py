@@ -1,8 +1,8 @@
 """Stage 3 of the paper: aesthetic fine-tuning at 512², 10k updates of 1024 images of the finest
 data, from stage 2's EMA.
 
-    cv3jax train --config=base_aesthetic --workdir WORK/base --config.data.path=FINE
-        --config.cascade=WORK/base_512 \\ --config.init_from=WORK/base_512
+    cv3jax train --config=base_aesthetic --workdir WORK/base --config.data.path=FINE \\
+        --config.cascade=WORK/base_512 --config.init_from=WORK/base_512
 """
 
 from cv3jax.configs import base_512, common

@@ -2,7 +2,7 @@
 
 From stage 3's EMA; its rounds are kept, 8 steps in the second.
 
-    cv3jax distill --config=distill_base --workdir WORK/fast_base --config.data.path=FINE
+    cv3jax distill --config=distill_base --workdir WORK/fast_base --config.data.path=FINE \\
         --config.cascade=WORK/relay
 
 The paper gives neither lengths nor rates; these are ours, and not run at this size

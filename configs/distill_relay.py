@@ -2,16 +2,16 @@
 
 From stage 5's EMA; its rounds are kept.
 
-    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE
+    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE \\
         --config.cascade=WORK/fast_base
 
 `:start200` ends where the released 1-step relay does, which starts at index 199. A teacher of T_r =
 500 has seen no drift to `low` that is complete at t = 200, so it is fine-tuned with that start
 first:
 
-    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA
-        --config.cascade=WORK/fast_base \\ --config.init_from=WORK/relay --config.schedule.start=200
-    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE
+    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA \\
+        --config.cascade=WORK/fast_base --config.init_from=WORK/relay --config.schedule.start=200
+    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE \\
         --config.cascade=WORK/relay_200
 
 The paper gives neither lengths nor rates; these are ours, and not run at this size

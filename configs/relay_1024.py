@@ -1,7 +1,7 @@
 """Stage 5 of the paper: relay fine-tuning at 1024², 20k updates of 1024 images, start 500 of 1000,
 from stage 4's EMA.
 
-    cv3jax train --config=relay_1024 --workdir WORK/relay --config.data.path=DATA
+    cv3jax train --config=relay_1024 --workdir WORK/relay --config.data.path=DATA \\
         --config.cascade=WORK/base --config.init_from=WORK/sr
 """
 

@@ -2,7 +2,7 @@
 
 Minutes on two cores.
 
-    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes
+    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
         --config.cascade=runs/vae
 
 `:long` is the same model in large batches for one GPU with 16 cores beside it, behind an

@@ -1,6 +1,6 @@
 """The small base distilled: 16 guided steps become 8 and 4 that are told w. Minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base
+    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
         --config.data.path=runs/scenes --config.cascade=runs/relay
 
 `:long` is for one GPU, of a base of `scenes_base:long`: 8 guided steps become 4 in one round of

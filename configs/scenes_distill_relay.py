@@ -1,7 +1,7 @@
 """The small relay distilled: 4 guided steps become 2 and 1 that are told w. Minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_relay --workdir runs/fast --config.data.path=runs/scenes
-        --config.cascade=runs/fast_base
+    cv3jax distill --config=scenes_distill_relay --workdir runs/fast \\
+        --config.data.path=runs/scenes --config.cascade=runs/fast_base
 
 `:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's (docs/scenes.md).
 """

@@ -1,7 +1,7 @@
 """Stage 4 of the paper: super-resolution at 1024², 100k updates of 1024 images, from the base's
 EMA; not yet a relay.
 
-    cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA
+    cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA \\
         --config.cascade=WORK/base --config.init_from=WORK/base
 """
 

@@ -1,4 +1,4 @@
-"""`cv3jax <command>`: dispatch, and the one place where errors become one line and an exit code."""
+"""`cv3jax <command>`: finds the command and runs it; what ends it becomes one line and a code."""
 
 import importlib
 import importlib.util

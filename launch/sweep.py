@@ -1,11 +1,12 @@
 """One `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir:
 printed, or run here.
 
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- --config.data.path=DATA
-        --config.cascade=runs/base \\ --config.init_from=runs/sr
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation --launcher="sbatch --nodes=4
-        launch/slurm.sh --" | sh python launch/sweep.py --config=scenes_relay --workdir
-        runs/ablation --run -- --config.cascade=runs/base --config.init_from=runs/base
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- \\
+        --config.data.path=DATA --config.cascade=runs/base --config.init_from=runs/sr
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation \\
+        --launcher="sbatch --nodes=4 launch/slurm.sh --" | sh
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- \\
+        --config.cascade=runs/base --config.init_from=runs/base
 
 `sweep()` yields dicts {"schedule.start": 200, ...}. `--launcher` stands in front of each printed
 line, with {index} in it the number of the point. `--run` runs the points one after the other, in

@@ -2,7 +2,7 @@
 
 
 def text(f: dict) -> str:
-    """figures (`compile.run`, with "config") → the report."""
+    """figures (`aot.run.run`, with "config") → the report."""
     mesh = (
         " × ".join(f"{axis} {size}" for axis, size in f["mesh"].items() if size > 1) or "one chip"
     )

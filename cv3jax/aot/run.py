@@ -1,7 +1,5 @@
 """`cv3jax compile`: a recipe's step compiled for hardware that is not here; whether it fits, what
 it moves, how fast it can go.
-
-Exit code 0: it fits; 3: it does not.
 """
 
 import math

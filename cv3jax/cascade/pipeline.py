@@ -1,9 +1,9 @@
 """The cascade: prompts → base → decode → enlarge ×2 → relay → decode, each stage one jitted
 sampling function.
 
-A cascade is described by plain values (`cascade.json`): the models' sizes, each stage's grid and
-guidance, the latent scale. On a mesh its parameters lie as in training, rows of a batch over data
-and fsdp, and the height of latents and pictures over context.
+A cascade is described by a `CascadeDescription` (`cascade.json`): the models' sizes, each stage's
+grid and guidance, the latent scale. On a mesh its parameters lie as in training, rows of a batch
+over data and fsdp, and the height of latents and pictures over context.
 """
 
 import copy

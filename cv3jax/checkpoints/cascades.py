@@ -24,7 +24,7 @@ PACKAGED = Path(__file__).parent.parent / "packaged"
 
 
 def save_part(directory: str | Path, params: Any) -> None:
-    """Write one part's parameters, arrays or `leaves.Leaf`, as an orbax tree, replacing what is
+    """Write one part's parameters, arrays or `streaming.Leaf`, as an orbax tree, replacing what is
     there. Raises OSError.
     """
     path = Path(directory).absolute()

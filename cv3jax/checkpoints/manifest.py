@@ -25,9 +25,9 @@ def write(directory: Path) -> None:
         if path.is_file() and path.name not in _OTHERS
     }
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        facts = dict(zip(files, pool.map(_settle, files.values()), strict=True))
+        entries = dict(zip(files, pool.map(_settle, files.values()), strict=True))
     with (directory / NAME).open("w") as file:
-        json.dump({"files": facts, "sha256": _digest(facts)}, file, indent=1, sort_keys=True)
+        json.dump({"files": entries, "sha256": _digest(entries)}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
 

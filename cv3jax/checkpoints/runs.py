@@ -1,4 +1,5 @@
-"""A run's resumable checkpoints: train state, data position and run facts in one step directory.
+"""A run's resumable checkpoints: train state, data position and the run's recipe and times, in one
+step directory.
 
 It gets its manifest (every file's SHA-256) and only then its name, so a killed save leaves the
 previous one, and damage is seen before anything is read.
@@ -159,7 +160,7 @@ def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
 
 
 def read_run(manager: ocp.CheckpointManager, step: int) -> dict:
-    """The `run` facts of a checkpoint."""
+    """The `run` section of a checkpoint."""
     return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
 

@@ -93,14 +93,14 @@ def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
     reader = _Reader(
         path,
         {
-            within + names: math.prod(facts.shape) * np.dtype(facts.dtype).itemsize
-            for names, facts in walk(tree)
+            within + names: math.prod(array.shape) * np.dtype(array.dtype).itemsize
+            for names, array in walk(tree)
         },
     )
 
-    def leaf(keys: tuple, facts) -> Leaf:
+    def leaf(keys: tuple, array) -> Leaf:
         names = within + tuple(key.key for key in keys)
-        return Leaf(tuple(facts.shape), np.dtype(facts.dtype), lambda: reader.read(names))
+        return Leaf(tuple(array.shape), np.dtype(array.dtype), lambda: reader.read(names))
 
     return jax.tree.map_with_path(leaf, tree)
 

@@ -141,8 +141,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from cv3jax.weights.convert import convert_in, convert_out
 
-    facts = convert_out(args) if args.checkpoint else convert_in(args)
-    write_json(args.json, facts)
+    figures = convert_out(args) if args.checkpoint else convert_in(args)
+    write_json(args.json, figures)
     print(json.dumps({"out": str(args.out)}))
 
 

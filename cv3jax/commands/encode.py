@@ -113,7 +113,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
 
-    from cv3jax.distributed.independent import which_part
+    from cv3jax.distributed.independent import which_share
     from cv3jax.precompute.run import run
     from cv3jax.training.parsing import parse_stage
 
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         batch=args.batch or settings.batch.per_device,
         mesh=args.mesh,
         overwrite=args.overwrite,
-        part=which_part(args.process_id, args.num_processes),
+        share=which_share(args.process_id, args.num_processes),
     )
     figures["seconds"] = time.monotonic() - began
     print(json.dumps(figures))

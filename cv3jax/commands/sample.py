@@ -132,7 +132,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that is wrong whatever the checkpoint holds."""
     if not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: 1..10000")
@@ -156,14 +156,14 @@ def check(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    check(args)
+    check_flags(args)
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
 
     from cv3jax.cascade.sampler_settings import SamplerSettings
-    from cv3jax.distributed.independent import which_part
+    from cv3jax.distributed.independent import which_share
     from cv3jax.sampling.few import Request, sample_few
     from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
             Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
             args.out,
             Devices(args.batch, args.mesh, args.attention),
-            which_part(args.process_id, args.num_processes),
+            which_share(args.process_id, args.num_processes),
         )
     figures["seconds"] = time.monotonic() - began
     print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)

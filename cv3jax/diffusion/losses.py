@@ -83,7 +83,7 @@ def denoising_loss(
     return factor * NORMS[objective.norm](error).mean(axis=(1, 2, 3))
 
 
-def draw(
+def draw_t_and_noise(
     keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float
 ) -> tuple[jax.Array, jax.Array]:
     """(t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], one key each: t uniform in
@@ -109,7 +109,7 @@ def diffusion_loss(
 
     def loss_fn(params, frozen, batch, keys):
         del frozen
-        t, noise = draw(keys, batch["x0"].shape[1:], t_max, objective.offset_noise)
+        t, noise = draw_t_and_noise(keys, batch["x0"].shape[1:], t_max, objective.offset_noise)
         losses = denoising_loss(objective, denoise, schedule, params, batch, t, noise)
         return losses.mean(), {}
 

@@ -102,7 +102,7 @@ class Bench:
 
 def references(
     path: Path,
-    facts: dict,
+    origin: dict,
     bench: Bench,
     stage: StageDescription,
     load: Callable[[], Any],
@@ -110,11 +110,11 @@ def references(
 ) -> dict[int, np.ndarray]:
     """Steps → latents of the undistilled stage.
 
-    Kept in `path`, and read from there where they were made for the same `facts`.
+    Kept in `path`, and read from there where they were made for the same `origin`.
 
     `load()` → its parameters, which are held only meanwhile.
     """
-    key = json.dumps([facts, steps], sort_keys=True)
+    key = json.dumps([origin, steps], sort_keys=True)
     if processes.first("references", lambda: _kept(path, key) is not None):
         return dict(zip(steps, _kept(path, key), strict=True))
     params = load()

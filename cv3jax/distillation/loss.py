@@ -114,7 +114,7 @@ def two_steps(
     return a * first + b * second
 
 
-def draw(
+def draw_pairs(
     keys: jax.Array, shape: tuple[int, ...], count: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(pair [B], w [B], noise [B, H, W, C]) for images of `shape`, one key each: pairs uniform in
@@ -162,7 +162,7 @@ def distillation_loss(
     def loss_fn(params, frozen, batch, keys):
         x0, cond, now = batch["x0"], batch["cond"], frozen["round"]
         low, way = (batch["low"], form) if "low" in batch else (jnp.zeros_like(x0), "released")
-        pair, w, noise = draw(keys, x0.shape[1:], now.pairs.count, now.w)
+        pair, w, noise = draw_pairs(keys, x0.shape[1:], now.pairs.count, now.w)
         t, sigma, blur = (values[pair] for values in (now.pairs.t, now.pairs.sigma, now.pairs.blur))
         m = mean(x0, low, per_sample(blur[:, 0], x0))
         x = m + per_sample(sigma[:, 0], x0) * noise

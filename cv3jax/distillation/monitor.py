@@ -60,12 +60,12 @@ class Watch:
         """
         return processes.first("best", lambda: kept(self.directory))
 
-    def look(self, params: Any, step: int, keep: bool = True, **facts: float) -> np.ndarray:
+    def look(self, params: Any, step: int, keep: bool = True, **others: float) -> np.ndarray:
         """Evaluate the EMA `params` after `step` updates.
 
         Keeps them where they are the best so far. Returns the contact sheet.
 
-        keep: whether they may be what the round leaves. facts: what else is to stand in the line.
+        keep: whether they may be what the round leaves. others: what else is to stand in the line.
 
         Raises:
             DivergedError: they are `diverged` times as far from the full sampler as the round was
@@ -73,7 +73,7 @@ class Watch:
         """
         latents = self.bench.sample(self._stage, params, self._round.steps)
         line, before = (
-            {"step": step, **self.bench.distances(latents, self._full), **facts},
+            {"step": step, **self.bench.distances(latents, self._full), **others},
             self.lines(step),
         )
         # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may

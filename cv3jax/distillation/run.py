@@ -127,10 +127,10 @@ def finished(work: Distillation, round: RoundSettings, workdir: Path) -> dict | 
     if not path.exists():
         return None
     figures = json.loads(path.read_text())
-    facts = work.settings.of_round(round.number).stage.json
+    recipe = work.settings.of_round(round.number).stage.json
     if changed := [
         name
-        for name in recipes.differences(facts, figures["config"])
+        for name in recipes.differences(recipe, figures["config"])
         if not name.startswith(RESUMABLE)
     ]:
         raise InputError(

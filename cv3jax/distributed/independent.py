@@ -1,4 +1,4 @@
-"""Independent parts of one job: which of them this process has, one holder of each."""
+"""Independent shares of one job: which of them this process has, one holder of each."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
 
-class Part(NamedTuple):
+class Share(NamedTuple):
     """Which of `count` processes this is, each of which makes the batches k with k mod count =
     index.
     """
@@ -22,12 +22,12 @@ class Part(NamedTuple):
 
 
 @contextlib.contextmanager
-def holding(out: Path, part: Part) -> Iterator[Path]:
-    """Hold this part of `out` for this process.
+def holding(out: Path, share: Share) -> Iterator[Path]:
+    """Hold this share of `out` for this process.
 
     Yields where its files are written before they get their names.
     """
-    place = out / f".part_{part.index}_of_{part.count}"
+    place = out / f".part_{share.index}_of_{share.count}"
     try:
         with locks.hold(place, "--out"):
             for left in place.iterdir():  # by one that was killed
@@ -40,8 +40,8 @@ def holding(out: Path, part: Part) -> Iterator[Path]:
             place.rmdir()
 
 
-def which_part(process_id: int | None = None, num_processes: int | None = None) -> Part:
-    """Which part is this process's: as given, else as Slurm's step or JAX_PROCESS_ID and
+def which_share(process_id: int | None = None, num_processes: int | None = None) -> Share:
+    """Which share is this process's: as given, else as Slurm's step or JAX_PROCESS_ID and
     JAX_NUM_PROCESSES say, else as JAX knows.
 
     Processes that sample do not talk to each other, so nobody coordinates them.
@@ -62,12 +62,12 @@ def which_part(process_id: int | None = None, num_processes: int | None = None) 
                 )
         values = tuple(os.environ.get(name) for name in names)
         if values == (None, None):
-            return Part(jax.process_index(), jax.process_count())
+            return Share(jax.process_index(), jax.process_count())
     try:
-        part = Part(*map(int, values))
+        share = Share(*map(int, values))
     except (TypeError, ValueError):
-        part = Part(-1, 0)
-    if not 0 <= part.index < part.count:
+        share = Share(-1, 0)
+    if not 0 <= share.index < share.count:
         said = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
         raise InputError(f"{said}: give both, the first from 0 to one less than the second")
-    return part
+    return share

@@ -1,4 +1,4 @@
-"""The mesh and what lies where on it.
+"""What lies where on the mesh.
 
 One rule by path and shape places the whole train state, moments and EMA included.
 """

@@ -30,7 +30,7 @@ def judged_scenes(count: int, seed: int) -> list[grammar.Scene]:
     ]
 
 
-def draw(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
+def draw_captions(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
     """What `Cascade.generate` makes of the captions, a batch at a time; image i from seed + i."""
     parts = []
     for rows in batches(len(captions)):
@@ -95,7 +95,7 @@ def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
     """
     shown = judged_scenes(count, seed)
     captions = [grammar.caption(scene) for scene in shown]
-    made = draw(cascade, captions, seed)
+    made = draw_captions(cascade, captions, seed)
     sides = {name: made[name].shape[1] for name in ("base", "relay")}
     real = {
         name: np.stack([render(scene, side) for scene in shown]) for name, side in sides.items()

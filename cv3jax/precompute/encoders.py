@@ -28,7 +28,7 @@ INT8 = 127  # the largest, of either sign
 
 
 class Encoders(NamedTuple):
-    """Loaded encoders. `latents` and `text` are None where the plan leaves them out.
+    """Loaded encoders. `latents` and `text` are None where the identity leaves them out.
 
     Their results lie on the devices, {name: [width, ...]} as `data_pipeline.records.feature_cache`
     names them, and "finite" bool [width].
@@ -47,17 +47,17 @@ def load_encoders(
     settings: StageSettings,
     directory: Path,
     description: CascadeDescription,
-    facts: dict[str, Any],
+    identity: dict[str, Any],
     mesh: Mesh,
     batch: int,
 ) -> Encoders:
-    """The encoders that `facts` (`cache_identity.cache_facts`) names, on `mesh`, for `batch` images
-    a device.
+    """The encoders that `identity` (`cache_identity.cache_identity`) names, on `mesh`, for `batch`
+    images a device.
 
     Raises InputError on a damaged part.
     """
     needed = tuple(
-        part for part, there in (("vae", facts["latents"]), ("t5", facts["text"])) if there
+        part for part, there in (("vae", identity["latents"]), ("t5", identity["text"])) if there
     )
     params, tokenize = load_params(
         directory, description, needed, lambda tree: tree_sharding(tree, mesh)
@@ -66,13 +66,13 @@ def load_encoders(
     if "vae" in params:
         vae = build_model(Autoencoder, {**description.vae.model, "dtype": settings.vae.dtype})
         latents = on_rows(
-            latent_program(vae, params["vae"], mesh, facts["latents"]), params["vae"], mesh
+            latent_program(vae, params["vae"], mesh, identity["latents"]), params["vae"], mesh
         )
     if "t5" in params:
         t5 = build_model(T5Encoder, {**description.t5.model, "dtype": settings.text.dtype})
         params["t5"] = as_computed(params["t5"], settings.text.dtype)
         text = on_rows(
-            text_program(t5, params["t5"], mesh, facts["text"]["dtype"]), params["t5"], mesh
+            text_program(t5, params["t5"], mesh, identity["text"]["dtype"]), params["t5"], mesh
         )
     view = functools.partial(
         fit,
@@ -92,18 +92,18 @@ def on_rows(
     return lambda rows: program(params, jax.device_put(rows, batch_sharding(mesh)))
 
 
-def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, facts: dict[str, Any]) -> Callable:
-    """(params, uint8 [B, H, W, 3]) → posteriors as `facts` says they are stored, and which rows are
-    finite as that.
+def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, identity: dict[str, Any]) -> Callable:
+    """(params, uint8 [B, H, W, 3]) → posteriors as `identity` says they are stored, and which rows
+    are finite as that.
     """
     layout = Layout(mesh, tree_specs(params, mesh), vae.dtype)
 
     def rows(params, _, image):
         whole = layout.whole(params)
         out = posteriors(
-            image, lambda x: vae.apply({"params": whole}, x, method="encode"), facts["low"]
+            image, lambda x: vae.apply({"params": whole}, x, method="encode"), identity["low"]
         )
-        out = {name: value.astype(facts["dtype"]) for name, value in out.items()}
+        out = {name: value.astype(identity["dtype"]) for name, value in out.items()}
         return {**out, "finite": finite(*out.values())}
 
     return jax.jit(

@@ -14,19 +14,19 @@ from tqdm import tqdm
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed import preemption
-from cv3jax.distributed.independent import Part, holding
+from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
 from cv3jax.precompute.shard import Hooks, encode_shard
 from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial, shard_path
-from cv3jax.training.cache_identity import cache_facts
+from cv3jax.training.cache_identity import cache_identity
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
-WHOLE = Part(0, 1)
+WHOLE = Share(0, 1)
 ENDS = "ends after this batch; the shard it is at is made again by the same command"
 
 
@@ -39,9 +39,9 @@ def run(
     batch: int,
     mesh: str | None = None,
     overwrite: bool = False,
-    part: Part = WHOLE,
+    share: Share = WHOLE,
 ) -> dict[str, Any]:
-    """Encode this part of the shards of config.data.path with the encoders of config.cascade;
+    """Encode this share of the shards of config.data.path with the encoders of config.cascade;
     shards that are there stay. Returns figures.
 
     latents, text: the types they are stored in, None for neither. batch: images a device takes at
@@ -55,32 +55,32 @@ def run(
     """
     records = open_records(settings.data.path)
     directory, description = described(settings, text)
-    facts = cache_facts(settings, directory, description, records, latents=latents, text=text)
+    identity = cache_identity(settings, directory, description, records, latents=latents, text=text)
     devices = choose(mesh, -(-max(records.lengths) // batch))
     figures = {
         "images": len(records),
-        "part": list(part),
+        "part": list(share),
         "made": 0,
         "left": 0,
         "damaged": 0,
         "encode_seconds": 0.0,
         "images_per_second": None,
-        "bytes_per_image": payload(facts),
+        "bytes_per_image": payload(identity),
         "bytes": None,
         "out": None,
     }
     lacking: list[int] = []
-    if not complete(out, facts):
-        begin(out, facts, overwrite)
-        with holding(partial(out), part) as place:
+    if not complete(out, identity):
+        begin(out, identity, overwrite)
+        with holding(partial(out), share) as place:
             # again, for another process may have found the last shard meanwhile
-            if not complete(out, facts):
+            if not complete(out, identity):
                 source = Source(settings, records, directory, description)
-                figures |= encode(source, facts, devices, batch, Target(out, place, part))
-        lacking = finish(out, facts)
+                figures |= encode(source, identity, devices, batch, Target(out, place, share))
+        lacking = finish(out, identity)
     if lacking:
         said = (
-            f"part {part.index} of {part.count} is done; {len(lacking)} of {len(records.lengths)}"
+            f"part {share.index} of {share.count} is done; {len(lacking)} of {len(records.lengths)}"
             " shards are left to the others"
         )
     else:
@@ -143,13 +143,13 @@ class Target(NamedTuple):
 
     out: Path
     place: Path  # of unfinished shards
-    part: Part
+    share: Share
 
 
 def encode(
-    source: Source, facts: dict[str, Any], devices: Mesh, batch: int, target: Target
+    source: Source, identity: dict[str, Any], devices: Mesh, batch: int, target: Target
 ) -> dict[str, Any]:
-    """Make the shards of this part that are missing.
+    """Make the shards of this share that are missing.
 
     Returns figures; raises StoppedError where some are left.
     """
@@ -158,11 +158,13 @@ def encode(
         [sum(records.lengths[:k]) for k in range(len(records.lengths))],
         records.lengths,
     )
-    own = [k for k in range(len(lengths)) if k % target.part.count == target.part.index]
-    todo = [k for k in own if not is_whole(shard_path(target.out, k, facts), lengths[k])]
+    own = [k for k in range(len(lengths)) if k % target.share.count == target.share.index]
+    todo = [k for k in own if not is_whole(shard_path(target.out, k, identity), lengths[k])]
     if not todo:
         return {}
-    encoders = load_encoders(settings, source.directory, source.description, facts, devices, batch)
+    encoders = load_encoders(
+        settings, source.directory, source.description, identity, devices, batch
+    )
     began, made, stop, damage = time.monotonic(), 0, None, []
 
     def damaged(problem: str) -> None:
@@ -185,7 +187,8 @@ def encode(
         tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar,
     ):
         for k in todo:
-            rows, path = range(starts[k], starts[k] + lengths[k]), shard_path(target.out, k, facts)
+            rows = range(starts[k], starts[k] + lengths[k])
+            path = shard_path(target.out, k, identity)
             made += encode_shard(
                 records,
                 rows,

@@ -20,37 +20,37 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import replacing
 from data_pipeline.io.staging import replace_directory
 from data_pipeline.records.array_records import describe, shard_name
-from data_pipeline.records.feature_cache import ABOUT, FACTS, FEATURES, NAME, read_facts
+from data_pipeline.records.feature_cache import ABOUT, FEATURES, IDENTITY, NAME, read_identity
 
 
 def partial(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def shard_path(out: Path, k: int, facts: dict[str, Any]) -> Path:
+def shard_path(out: Path, k: int, identity: dict[str, Any]) -> Path:
     """Where shard k stands until all do."""
-    return partial(out) / shard_name(NAME, k, len(facts["records"]["lengths"]))
+    return partial(out) / shard_name(NAME, k, len(identity["records"]["lengths"]))
 
 
-def complete(out: Path, facts: dict[str, Any]) -> bool:
-    """Whether `out` is the dataset that `facts` says."""
+def complete(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether `out` is the dataset that `identity` says."""
     return (
         (out / "dataset_info.json").is_file()
-        and (out / FACTS).is_file()
-        and read_facts(out) == facts
+        and (out / IDENTITY).is_file()
+        and read_identity(out) == identity
     )
 
 
-def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
-    """Have `OUT.partial` ready for shards of `facts`; those that are there of them stay.
+def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    """Have `OUT.partial` ready for shards of `identity`; those that are there of them stay.
 
     Raises:
-        InputError: `out` is something else, or there are shards of other facts; `overwrite`
+        InputError: `out` is something else, or there are shards of another identity; `overwrite`
             replaces those.
     """
-    if (out / FACTS).is_file():
+    if (out / IDENTITY).is_file():
         if not overwrite:
-            changed = ", ".join(recipes.differences(facts, read_facts(out)))
+            changed = ", ".join(recipes.differences(identity, read_identity(out)))
             raise InputError(
                 f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
                 " another directory"
@@ -69,8 +69,8 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
         ) from e
     with locks.wait(_lock(out)):
         present = {path.name for path in staging.iterdir()}
-        if FACTS in present:
-            changed = recipes.differences(facts, read_facts(staging))
+        if IDENTITY in present:
+            changed = recipes.differences(identity, read_identity(staging))
             if not changed:
                 return
             if not overwrite:
@@ -85,16 +85,16 @@ def begin(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
                 f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out"
             )
         # a name that a process which begins anew does not take for somebody else's file
-        with replacing(staging / FACTS, staging / f".{FACTS}") as temporary:
-            temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        with replacing(staging / IDENTITY, staging / f".{IDENTITY}") as temporary:
+            temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
 
-def missing(out: Path, facts: dict[str, Any]) -> list[int]:
+def missing(out: Path, identity: dict[str, Any]) -> list[int]:
     """The shards that are not there yet, or not whole."""
     return [
         k
-        for k, length in enumerate(facts["records"]["lengths"])
-        if not is_whole(shard_path(out, k, facts), length)
+        for k, length in enumerate(identity["records"]["lengths"])
+        if not is_whole(shard_path(out, k, identity), length)
     ]
 
 
@@ -113,21 +113,21 @@ def is_whole(path: Path, length: int) -> bool:
     return found == length
 
 
-def finish(out: Path, facts: dict[str, Any]) -> list[int]:
+def finish(out: Path, identity: dict[str, Any]) -> list[int]:
     """Give the dataset its name where every shard of every process is there.
 
     Returns those that are not.
     """
     with locks.wait(_lock(out)):
-        if complete(out, facts):  # by another process, meanwhile
+        if complete(out, identity):  # by another process, meanwhile
             return []
-        lacking = missing(out, facts)
+        lacking = missing(out, identity)
         if not lacking:
-            staging, lengths = partial(out), facts["records"]["lengths"]
+            staging, lengths = partial(out), identity["records"]["lengths"]
             # where processes that have done their part hold it until they end
             for place in staging.glob(".*"):
                 shutil.rmtree(place, ignore_errors=True)
-            paths = [shard_path(out, k, facts) for k in range(len(lengths))]
+            paths = [shard_path(out, k, identity) for k in range(len(lengths))]
             describe(staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
             replace_directory(staging, out)
     return lacking

@@ -12,7 +12,7 @@ import numpy as np
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
-from cv3jax.evaluation.scenes import assess, draw, round_trip
+from cv3jax.evaluation.scenes import assess, draw_captions, round_trip
 from cv3jax.quickstart.environment import environment
 from cv3jax.quickstart.next_steps import next_steps
 from cv3jax.quickstart.report import write_report
@@ -30,7 +30,7 @@ from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import read_facts, write_json
+from data_pipeline.io.files import read_json, write_json
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.render import render
 
@@ -41,7 +41,7 @@ def show(cascade: Cascade, *, count: int, seed: int) -> dict:
     """
     shown = [grammar.sample_scene(seed, i, split="heldout") for i in range(count)]
     prompts = [grammar.caption(scene) for scene in shown]
-    images = draw(cascade, prompts, seed)
+    images = draw_captions(cascade, prompts, seed)
     recon = {}
     for name in ("base", "relay"):
         side = images[name].shape[1]
@@ -66,7 +66,7 @@ def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = Fals
 def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     settings = {"seed": seed, "tiny": tiny}
     marker = workdir / "quickstart.json"
-    if marker.exists() and (theirs := read_facts(marker)) != settings:
+    if marker.exists() and (theirs := read_json(marker)) != settings:
         raise InputError(
             f"{workdir} holds a quickstart with other settings {json.dumps(theirs)}; give another"
             " --workdir"
@@ -130,7 +130,7 @@ def write_pictures(workdir: Path, report: dict, pictures: dict, distilled: dict[
     curves = {stage: read_lines(workdir / stage / "metrics.jsonl") for stage in STAGES}
     for stage in DISTILLED:
         place = workdir / f"distill_{stage}"
-        pictures["distilled"].setdefault("quality", {})[stage] = read_facts(place / "quality.json")
+        pictures["distilled"].setdefault("quality", {})[stage] = read_json(place / "quality.json")
         for steps, name in reversed(rounds_of(distilled[stage]).items()):
             what = f"{stage.capitalize()}, distilled to {steps} step{'s' if steps > 1 else ''}"
             curves[what] = read_lines(place / name / "metrics.jsonl")

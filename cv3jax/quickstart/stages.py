@@ -14,7 +14,7 @@ from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.training import run as training
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import read_facts, write_json
+from data_pipeline.io.files import read_json, write_json
 from data_pipeline.scenes import dataset
 
 STAGES = ("vae", "base", "relay")
@@ -50,7 +50,7 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
     """
     finished = place / "figures.json"
     if finished.exists():
-        return read_facts(finished)
+        return read_json(finished)
     try:
         figures = work(place)
     except runs.DamagedError as e:

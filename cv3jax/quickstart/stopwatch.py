@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from data_pipeline.io.files import read_facts, write_json
+from data_pipeline.io.files import read_json, write_json
 
 
 class Stopwatch:
@@ -17,7 +17,7 @@ class Stopwatch:
 
     def __init__(self, path: Path, install: float):
         self.path = path
-        self.seconds = read_facts(path) if path.exists() else {}
+        self.seconds = read_json(path) if path.exists() else {}
         self.seconds["install"] = install or self.seconds.get("install", 0.0)
 
     def run(self, stage: str, work):

@@ -19,7 +19,7 @@ def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:
     return min(batch, -(-count // ways)) * ways
 
 
-def draw(
+def draw_batch(
     cascade: Cascade,
     jobs: list[Job],
     width: int,

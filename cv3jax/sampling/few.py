@@ -15,7 +15,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.reports.pictures import contact_sheet, save_png
-from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.batches import batch_width, draw_batch
 from cv3jax.sampling.inputs import read_images, read_noise
 from cv3jax.sampling.jobs import Job, slug
 from cv3jax.sampling.resumable import require
@@ -106,7 +106,7 @@ def sample_few(
     shown: dict[int, list[np.ndarray]] = {}
     for begin in tqdm(range(0, count, width), desc="sample", unit="batch", file=sys.stderr):
         rows = np.arange(begin, min(begin + width, count))
-        made = draw(
+        made = draw_batch(
             cascade,
             [jobs[i] for i in rows],
             width,

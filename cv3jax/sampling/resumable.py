@@ -15,9 +15,9 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed import preemption
-from cv3jax.distributed.independent import Part, holding
+from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.sampling.batches import batch_width, draw
+from cv3jax.sampling.batches import batch_width, draw_batch
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
 from cv3jax.sampling.jobs import (
     FORMAT,
@@ -54,8 +54,10 @@ class Devices(NamedTuple):
     attention: str
 
 
-def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, part: Part) -> dict:
-    """Make this part of the pictures in `out` with the checkpoint `source`, but those that are
+def sample_many(
+    source: Path, pictures: Pictures, out: Path, devices: Devices, share: Share
+) -> dict:
+    """Make this share of the pictures in `out` with the checkpoint `source`, but those that are
     there. Returns figures.
 
     SIGTERM ends it after a batch, without an error.
@@ -92,13 +94,16 @@ def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, p
         chosen = settings.of(description.stages[name])
         plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
     check_plan(out, plan, jobs)
-    share = -(-len(jobs) // part.count)
-    mesh = choose_mesh(devices.mesh, share)
-    width = batch_width(devices.batch, mesh, share)
-    with holding(out, part) as place:
+    most = -(-len(jobs) // share.count)
+    mesh = choose_mesh(devices.mesh, most)
+    width = batch_width(devices.batch, mesh, most)
+    with holding(out, share) as place:
         check_plan(out, plan, jobs)  # again, for one that began meanwhile
         todo = missing(
-            jobs, [i for i in range(len(jobs)) if i // width % part.count == part.index], out, side
+            jobs,
+            [i for i in range(len(jobs)) if i // width % share.count == share.index],
+            out,
+            side,
         )
         made = 0
         if todo:
@@ -109,7 +114,9 @@ def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, p
                     jobs,
                     todo,
                     width,
-                    lambda some: draw(cascade, some, width, size=side, base=base, relay=relay),
+                    lambda some: draw_batch(
+                        cascade, some, width, size=side, base=base, relay=relay
+                    ),
                     out,
                     place,
                     noticed,
@@ -117,7 +124,7 @@ def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, p
                 stop = noticed()
         figures = {
             "pictures": len(jobs),
-            "part": list(part),
+            "part": list(share),
             "made": made,
             "left": len(todo) - made,
             "index": None,
@@ -131,8 +138,8 @@ def sample_many(source: Path, pictures: Pictures, out: Path, devices: Devices, p
                 raise StoppedError(stop, said)
         elif lacking := index(jobs, out, place, side):
             said = (
-                f"part {part.index} of {part.count} is done; of {len(jobs)} pictures {lacking} are"
-                " left to the others"
+                f"part {share.index} of {share.count} is done; of {len(jobs)} pictures {lacking}"
+                " are left to the others"
             )
         else:
             figures["index"] = str(out / INDEX)

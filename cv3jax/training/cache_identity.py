@@ -17,7 +17,7 @@ from data_pipeline.records.feature_cache import FORMAT, captions_of, described
 from data_pipeline.records.records import RecordSource
 
 
-def cache_facts(
+def cache_identity(
     settings: StageSettings,
     directory: Path,
     description: CascadeDescription,
@@ -26,12 +26,12 @@ def cache_facts(
     latents: str | None,
     text: str | None,
 ) -> dict[str, Any]:
-    """The facts of a companion of `records` for the stage of `settings`, behind the encoders of the
-    cascade in `directory`.
+    """The identity of a companion of `records` for the stage of `settings`, behind the encoders of
+    the cascade in `directory`.
 
     latents, text: the types they are stored in; None leaves them out.
     """
-    facts = {
+    identity = {
         "format": FORMAT,
         "records": described(records),
         "view": view(settings.data) if latents else None,
@@ -39,14 +39,17 @@ def cache_facts(
         "text": None,
     }
     if latents:
-        facts["latents"] = {"dtype": latents, **latent_facts(settings, directory, description)}
+        identity["latents"] = {
+            "dtype": latents,
+            **latent_identity(settings, directory, description),
+        }
     if text:
-        facts["text"] = {
+        identity["text"] = {
             "dtype": text,
-            **text_facts(settings, directory, description),
+            **text_identity(settings, directory, description),
             "captions": captions_of(records),
         }
-    return facts
+    return identity
 
 
 def view(data: DataSettings) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def view(data: DataSettings) -> dict[str, Any]:
     }
 
 
-def latent_facts(
+def latent_identity(
     settings: StageSettings, directory: Path, description: CascadeDescription
 ) -> dict[str, Any]:
     """Which autoencoder makes latents of what shape."""
@@ -72,7 +75,7 @@ def latent_facts(
     }
 
 
-def text_facts(
+def text_identity(
     settings: StageSettings, directory: Path, description: CascadeDescription
 ) -> dict[str, Any]:
     """Which text encoder makes features of what shape."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.recipes import differences
-from cv3jax.training.cache_identity import latent_facts, text_facts, view
+from cv3jax.training.cache_identity import latent_identity, text_identity, view
 from cv3jax.training.data import crop_settings
 from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.settings import StageSettings
@@ -46,12 +46,13 @@ def open_companion(
     if not path:
         return None
     cache = open_cache(path, records)
-    ours, theirs = {}, {name: dict(cache.facts[name] or {}) for name in ("view", "latents", "text")}
+    ours: dict[str, dict] = {}
+    theirs = {name: dict(cache.identity[name] or {}) for name in ("view", "latents", "text")}
     if theirs["latents"]:
         check_view(settings.data)
         ours |= {
             "view": view(settings.data),
-            "latents": latent_facts(settings, directory, description),
+            "latents": latent_identity(settings, directory, description),
         }
         if not ours["latents"]["low"]:  # a relay's companion has all that a base needs
             theirs["latents"]["low"] = False
@@ -61,9 +62,9 @@ def open_companion(
                 f"config.data.cache = {path} has text features, config.cascade = {settings.cascade}"
                 " no t5 that made them"
             )
-        ours["text"] = text_facts(settings, directory, description)
-    for section, facts in ours.items():
-        theirs[section] = {name: theirs[section].get(name) for name in facts}
+        ours["text"] = text_identity(settings, directory, description)
+    for section, fields in ours.items():
+        theirs[section] = {name: theirs[section].get(name) for name in fields}
     if changed := differences(ours, {name: theirs[name] for name in ours}):
         other = f"was encoded with another recipe or cascade (other {', '.join(changed)})"
         raise InputError(f"config.data.cache = {path} {other}; give those, or encode again")
@@ -95,22 +96,22 @@ def arrays(settings: StageSettings, cache: EncodedSource | None) -> Arrays:
         return {}
     latents = {
         name: kind
-        for name, kind in latent_arrays(cache.facts).items()
+        for name, kind in latent_arrays(cache.identity).items()
         if settings.relay or not name.startswith("low")
     }
-    return {**latents, **text_arrays(cache.facts)}
+    return {**latents, **text_arrays(cache.identity)}
 
 
 def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
     """What the loader makes an example with."""
     image = None
-    if not cache.facts["latents"]:
+    if not cache.identity["latents"]:
         image = functools.partial(crop, settings=crop_settings(settings.data))
     names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
     return CachedExamples(
         cache=cache,
         latents=names,
-        text=bool(cache.facts["text"]),
+        text=bool(cache.identity["text"]),
         image=image,
         recaption_prob=settings.data.recaption,
     )

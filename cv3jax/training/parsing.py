@@ -1,4 +1,7 @@
-"""From a recipe to its typed settings: the one place below the commands that reads a ConfigDict."""
+"""From a stage's recipe to its typed settings.
+
+Only this module and that of distillations read a ConfigDict below the commands.
+"""
 
 import dataclasses
 from typing import Any

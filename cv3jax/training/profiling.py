@@ -24,7 +24,7 @@ def steps_of(text: str) -> range | None:
     return range(int(found[1]), int(found[2]) + 1)
 
 
-def check(steps: range | None) -> None:
+def check_profiler(steps: range | None) -> None:
     """Raise InputError where a trace would end the process: the profiler of an accelerator that is
     installed and not there crashes.
     """

@@ -48,7 +48,7 @@ def hold(workdir: Path):
 
 
 def check_resume(
-    facts: dict,
+    recipe: dict,
     workdir: Path,
     resume_from: int | None = None,
     *,
@@ -81,7 +81,7 @@ def check_resume(
     runs.verify(directory, step)
     changed = [
         name
-        for name in recipes.differences(facts, runs.run_of(directory, step)["config"])
+        for name in recipes.differences(recipe, runs.run_of(directory, step)["config"])
         if not name.startswith(resumable)
     ]
     if changed:
@@ -89,10 +89,10 @@ def check_resume(
             f"{workdir} holds a run with other values of {', '.join(changed)}; restore them or give"
             " a new --workdir"
         )
-    if step > facts["train"]["steps"]:
+    if step > recipe["train"]["steps"]:
         raise InputError(
             f"{workdir} is at step {step} already, past config.train.steps ="
-            f" {facts['train']['steps']}"
+            f" {recipe['train']['steps']}"
         )
     return step
 

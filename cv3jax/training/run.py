@@ -38,7 +38,7 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
         )
         stage = build(settings, workdir)
         every, profile = settings.train, profiling.steps_of(settings.profile.steps)
-        profiling.check(profile)
+        profiling.check_profiler(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             say(settings, workdir, latest)

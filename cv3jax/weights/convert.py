@@ -116,7 +116,7 @@ def describe(
     stages: dict[str, StageDescription] = {}
     words = []
     if "vae" in parts:
-        saved = parts["vae"].facts.get("scale")
+        saved = parts["vae"].more.get("scale")
         scales = {one.scale for one in official if one.scale} | ({saved} if saved else set())
         if len(scales) > 1:
             raise InputError(
@@ -221,7 +221,7 @@ def describe_stage(
     stage = StageDescription(
         kind=name,
         model=part.model,
-        text_width=part.facts["text_width"],
+        text_width=part.more["text_width"],
         factor=factor,
         eta=0.0,
         form="released",

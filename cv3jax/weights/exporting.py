@@ -96,10 +96,10 @@ def export(source: Source, target: str, out: Path) -> list[str]:
     """
     if target == "sat":
         import_torch("writing a SAT checkpoint")
-    plans = {name: _plan(source, name, target) for name in source.parts}
+    tables = {name: _table(source, name, target) for name in source.parts}
     lines = []
     with appearing(out) as partial:
-        for name, (entries, config) in plans.items():
+        for name, (entries, config) in tables.items():
             with progress(name, source.parts[name].params) as params:
                 tensors = to_torch(params, entries)
             lines.append(_write(partial, name, tensors, config, target))
@@ -143,7 +143,7 @@ def _of_run(config: dict, params: dict) -> Stored:
     return Stored(params, {**config["model"], "out_channels": z}, width)
 
 
-def _plan(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
+def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
     """(the table of a part's names, its config.json or None).
 
     Raises InputError where the target cannot hold it.

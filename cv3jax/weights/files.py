@@ -117,7 +117,7 @@ def _open_safetensors(path: Path) -> Tensors:
         file = safe_open(path, framework="np", backend="pread")
         names = file.keys()
         slices = [file.get_slice(name) for name in names]
-        facts = {
+        headers = {
             name: (tuple(part.get_shape()), part.get_dtype())
             for name, part in zip(names, slices, strict=True)
         }
@@ -134,10 +134,10 @@ def _open_safetensors(path: Path) -> Tensors:
                 f"{path} is damaged: {name} cannot be read ({first_line(e)}); get it again"
             ) from e
 
-    types = {name: np.dtype(_DTYPES.get(kind, np.void)) for name, (_, kind) in facts.items()}
+    types = {name: np.dtype(_DTYPES.get(kind, np.void)) for name, (_, kind) in headers.items()}
     return {
         name: Leaf(shape, types[name], lambda name=name: read(name))
-        for name, (shape, _) in facts.items()
+        for name, (shape, _) in headers.items()
     }
 
 

@@ -22,7 +22,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers, infer_sizes, select_model
 from cv3jax.weights.files import Tensors, open_tensors
-from cv3jax.weights.mapping import check, stack, torch_shapes
+from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
 from data_pipeline.io.errors import InputError, first_line, naming
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
     model: dict[str, Any]  # fields of the model, as cascade.json keeps them
     params: dict  # nested leaves
-    facts: dict[str, Any]  # what else was read off: text_width, scale
+    more: dict[str, Any]  # what else was read off: text_width, scale
     words: list[str]  # what was recognised, line by line
 
 
@@ -102,13 +102,13 @@ def import_vae(path: Path, flag: str) -> Part:
     Raises as `import_unet`.
     """
     tensors, where, others = _open(path, flag, "vae")
-    facts, words = {}, []
+    more, words = {}, []
     tensors = {diffusers.old_attention(name): tensor for name, tensor in tensors.items()}
     if any(".down_blocks." in name for name in tensors):
         folder = path if path.is_dir() else path.parent
-        fields, facts["scale"] = diffusers.vae_fields(_read_config(folder), f"{folder}/config.json")
+        fields, more["scale"] = diffusers.vae_fields(_read_config(folder), f"{folder}/config.json")
         names = diffusers.vae_names
-        words = [f"diffusers' AutoencoderKL, latent scale {facts['scale']} (config.json)"]
+        words = [f"diffusers' AutoencoderKL, latent scale {more['scale']} (config.json)"]
     else:
         fields = _recognised(
             where,
@@ -131,7 +131,7 @@ def import_vae(path: Path, flag: str) -> Part:
         *words,
         *_contents(tensors, others, where),
     ]
-    return Part(fields, params, facts, words)
+    return Part(fields, params, more, words)
 
 
 def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
@@ -226,7 +226,7 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
         raise InputError(
             f"{where}: the sizes that its shapes show make no model ({first_line(e)})"
         ) from e
-    check({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
+    check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
     return stack(tensors, entries)
 
 

@@ -2,7 +2,7 @@
 UNet, Autoencoder and T5Encoder.
 
 Each size is what most of the tensors that show it agree on, so that one of a wrong shape is named
-by `tree.check` as such, instead of making a whole other model the expected one.
+by `mapping.check_tensors` as such, instead of making a whole other model the expected one.
 """
 
 import re

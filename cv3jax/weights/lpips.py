@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cv3jax.models.lpips import LPIPS, WIDTHS
 from cv3jax.weights.files import open_tensors
-from cv3jax.weights.mapping import check, stack
+from cv3jax.weights.mapping import check_tensors, stack
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
@@ -62,7 +62,7 @@ def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array],
         f"perceptual weights: {path}, for LPIPS with VGG16,",
     )
     wanted = dict(_tensors())
-    check(
+    check_tensors(
         {name: leaf.shape for name, leaf in tensors.items()},
         {entry.torch: shape for entry, shape in wanted.items()},
         where,

@@ -43,7 +43,7 @@ def torch_shapes(params: Any, entries: list[Entry]) -> dict[str, tuple[int, ...]
     return shapes
 
 
-def check(
+def check_tensors(
     given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
     """Raise InputError, naming the first LISTED of them all, where `given` has not just the names

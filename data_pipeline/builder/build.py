@@ -102,7 +102,7 @@ def build(
             files = {
                 report.JSON_NAME: publish.as_bytes(told),
                 report.HTML_NAME: report.page(figures, filters, Path(out).name).encode(),
-                publish.PLAN: publish.as_bytes(
+                publish.BUILD: publish.as_bytes(
                     {
                         **plan,
                         "settings": vars(filters),
@@ -134,7 +134,7 @@ def _plan(units: list[Unit], settings: BuildSettings) -> dict[str, Any]:
 
 def _published(out: str, plan: dict) -> bool:
     """Whether `out` holds what this build would make: it was killed after that."""
-    told = Work(out).read(publish.PLAN)
+    told = Work(out).read(publish.BUILD)
     return isinstance(told, dict) and {name: told.get(name) for name in plan} == plan
 
 

@@ -3,9 +3,9 @@
 Only keys and hashes are shuffled.
 
 Exact: the digest of the decoded pixels. Near: records that share a band of their perceptual hash
-(perceptual.py) and are within the radius, confirmed on pixels, which are read from where they lie.
-A record is dropped when a better one shows the same picture; so the best of a chain of near
-duplicates stays, and a picture is never dropped for one that is smaller.
+(images/perceptual_hash.py) and are within the radius, confirmed on pixels, which are read from
+where they lie. A record is dropped when a better one shows the same picture; so the best of a chain
+of near duplicates stays, and a picture is never dropped for one that is smaller.
 """
 
 import dataclasses

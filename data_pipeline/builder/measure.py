@@ -58,7 +58,7 @@ class Facts:
     contrast: float = 0.0  # the most varied colour channel's standard deviation, of 255
     pixels: str = ""  # digest of size and RGB pixels
     phash: int = 0
-    weak: str = ""  # perceptual.Hash.weak, hex
+    weak: str = ""  # perceptual_hash.Hash.weak, hex
 
 
 def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Facts:

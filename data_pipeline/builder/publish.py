@@ -19,7 +19,7 @@ from data_pipeline.records.array_records import shard_name, write_description
 from data_pipeline.records.records import ABOUT, FEATURES, NAME
 from data_pipeline.records.sizes import write_sizes
 
-PLAN = "build.json"  # beside the records: of which inputs and settings they are
+BUILD = "build.json"  # beside the records: of which inputs and settings they are
 
 
 def merged(work: Work, units: int) -> Statistics:

@@ -3,7 +3,7 @@ killed build goes on.
 
     plan.json                     of which inputs and settings
     decided.json                  the same again, when all units are decided
-    scan/UNIT.gz                  a header, and what each item of the unit is (facts.py)
+    scan/UNIT.gz                  a header, and what each item of the unit is (measure.py)
     decide/UNIT.gz, UNIT.json     the items not kept as they are, and the unit's figures
     shards/GROUP.array_record, GROUP.json
 

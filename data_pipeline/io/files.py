@@ -9,17 +9,17 @@ from pathlib import Path
 from data_pipeline.io.errors import InputError, naming
 
 
-def read_facts(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     """What `write_json` wrote. Raises InputError where it is something else by now."""
     try:
-        facts = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as e:
         raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
-    if not isinstance(facts, dict):
+    if not isinstance(content, dict):
         raise InputError(
             f"{path} is damaged (not a JSON object); remove it and run the same command"
         )
-    return facts
+    return content
 
 
 def check_directory(path: Path, flag: str) -> None:

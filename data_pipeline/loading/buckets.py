@@ -39,11 +39,11 @@ def parse(text: str, image_size: int) -> tuple[Size, ...]:
         if not all(matches):
             raise InputError(wrong)
         found = tuple((int(m[1]), int(m[2])) for m in matches)
-    check(found)
+    check_buckets(found)
     return found
 
 
-def check(buckets: Sequence[Size]) -> None:
+def check_buckets(buckets: Sequence[Size]) -> None:
     """Raise InputError on buckets that cannot be."""
     if any(not 8 <= side <= 8192 for size in buckets for side in size):
         raise InputError(f"buckets = {_words(buckets)}: sides are 8..8192 pixels")

@@ -113,14 +113,14 @@ class Tally:
             if name not in self.lost:
                 self.lost[name] = why
                 tqdm.write(f"passed over, the next record stands in: {why}", file=sys.stderr)
-        self.check()
+        self._check_count()
 
     def join(self, lost: Mapping[str, str]) -> None:
         """Count these too: those of an earlier sitting, or of another process."""
         self.lost |= {name: why for name, why in lost.items() if name not in self.lost}
-        self.check()
+        self._check_count()
 
-    def check(self) -> None:
+    def _check_count(self) -> None:
         if len(self.lost) > self.most:
             first = next(iter(self.lost.values()))
             raise InputError(

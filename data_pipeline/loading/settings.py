@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Iterable
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.buckets import Size
-from data_pipeline.loading.buckets import check as check_buckets
+from data_pipeline.loading.buckets import Size, check_buckets
 
 
-def _check(rules: Iterable[tuple[bool, str]]) -> None:
+def _check_rules(rules: Iterable[tuple[bool, str]]) -> None:
     for fine, message in rules:
         if not fine:
             raise InputError(message)
@@ -40,7 +39,7 @@ class CropSettings:
 
     def __post_init__(self):
         low, high = self.zoom
-        _check(
+        _check_rules(
             (
                 (
                     1 <= low <= high <= 8,
@@ -101,7 +100,7 @@ class LoaderSettings:
 
     def __post_init__(self):
         grid, epochs = self.crop.crop_grid, self.num_epochs
-        _check(
+        _check_rules(
             (
                 (self.batch_size >= 1, f"batch_size = {self.batch_size}: at least 1"),
                 (

@@ -40,10 +40,10 @@ def pack(
     bytes.
 
     Args:
-        source: see `sources.open_source`.
+        source: see `detect.open_source`.
         out: the dataset's directory; it appears when all is written.
         max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than
-            8:1 (images.MAX_ASPECT).
+            8:1 (decode.MAX_ASPECT).
         workers: threads that decode and hash; None: one per core, at most 16.
 
     Returns:

@@ -4,9 +4,10 @@ A JSON Lines file that only grows. The first line says what was asked of which m
 asks something else is refused. Then one line an event, written to the operating system before
 anything that follows from it is asked:
 
-    {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …, "attempts": 1,
-        "tokens": [prompt, completion]} {"event": "failed", "id": …, "key": …, "sha256": …, "turn":
-        2, "reason": …, "detail": …, "attempts": 6, "tokens": null}
+    {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …,
+        "attempts": 1, "tokens": [prompt, completion]}
+    {"event": "failed", "id": …, "key": …, "sha256": …, "turn": 2, "reason": …, "detail": …,
+        "attempts": 6, "tokens": null}
 
 `id` is a hash of key, sha256 and old caption: a record in which one of these changed is another
 one. A line that a kill tore is cut off at the next start. The index in memory holds offsets, not

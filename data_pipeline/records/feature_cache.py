@@ -5,13 +5,13 @@ A companion has one record for each record of the dataset it was made of, in the
 same shards: index i of the one is index i of the other. It is a directory of ArrayRecord shards
 under a TFDS description, and `encoded.json`, which says what made it:
 
-    records   {"lengths": [records of each shard], "sha256": `identity`}
+    records   {"lengths": [records of each shard], "sha256": `sampled_hash`}
     view      {"image_size", "zoom", "crop_grid"}: the middle of every image, as the loader crops
               it; null without latents
     latents   {"dtype", "shape": [h, w, z], "low": bool, "computed": dtype, "vae": fingerprint}, or
               null
     text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions":
-              `identity`}, or null
+              `sampled_hash`}, or null
 
 A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew
 each time; `low` is that of the image shrunk to half and enlarged again, for relays. The deviation
@@ -39,7 +39,7 @@ ABOUT = (
     "Latents and text features of a cv3jax dataset; encoded.json says how they are stored and what"
     " made them."
 )
-FACTS = "encoded.json"
+IDENTITY = "encoded.json"
 FORMAT = 1
 MADE_BY = "cv3jax data encode"
 SAMPLED = 64  # records that tell one dataset from another
@@ -88,28 +88,28 @@ class Encoded(TypedDict):
     recaption_text: dict[str, np.ndarray]  # likewise; nothing where there is no recaption
 
 
-def latent_arrays(facts: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def latent_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name → (shape, dtype) of a record's latents."""
-    if not (latents := facts["latents"]):
+    if not (latents := identity["latents"]):
         return {}
     kind = (tuple(latents["shape"]), _DTYPES[latents["dtype"]])
     return dict.fromkeys(_MOMENTS + (_LOW if latents["low"] else ()), kind)
 
 
-def text_arrays(facts: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def text_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name → (shape, dtype) of one caption's features, in the order of their bytes."""
-    if not (text := facts["text"]):
+    if not (text := identity["text"]):
         return {}
     shape = tuple(text["shape"])
     scale = {"text_scale": (shape[:1], _DTYPES["float32"])} if text["dtype"] == "int8" else {}
     return {**scale, "text": (shape, _DTYPES[text["dtype"]])}
 
 
-def payload(facts: Mapping[str, Any], captions: int = 1) -> int:
+def payload(identity: Mapping[str, Any], captions: int = 1) -> int:
     """Bytes of a record's arrays, with features of so many captions, before ArrayRecord compresses
     them.
     """
-    return _size(latent_arrays(facts)) + captions * _size(text_arrays(facts))
+    return _size(latent_arrays(identity)) + captions * _size(text_arrays(identity))
 
 
 def _size(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> int:
@@ -136,7 +136,7 @@ def pack(
     return {**out, **joined, "sizes": sizes}
 
 
-def identity(records: RecordSource, fields: tuple[str, ...] = ("key", "sha256")) -> str:
+def sampled_hash(records: RecordSource, fields: tuple[str, ...] = ("key", "sha256")) -> str:
     """A hash of these fields of at most SAMPLED records, evenly spread.
 
     With captions, of the shards' sizes too, which change with any.
@@ -153,25 +153,25 @@ def identity(records: RecordSource, fields: tuple[str, ...] = ("key", "sha256"))
 
 
 def described(records: RecordSource) -> dict[str, Any]:
-    """The `records` entry of the facts."""
-    return {"lengths": list(records.lengths), "sha256": identity(records)}
+    """The `records` entry of the identity."""
+    return {"lengths": list(records.lengths), "sha256": sampled_hash(records)}
 
 
 def captions_of(records: RecordSource) -> str:
-    """The `captions` entry of the facts' text."""
-    return identity(records, ("caption", "recaption"))
+    """The `captions` entry of the identity's text."""
+    return sampled_hash(records, ("caption", "recaption"))
 
 
 class EncodedSource(ExampleSource):
-    """Random access: `len(source)` and `source[i]` → Encoded. `facts` is what encoded.json says.
+    """Random access: `len(source)` and `source[i]` → Encoded. `identity` is what encoded.json says.
 
     Safe to read from many threads.
     """
 
-    def __init__(self, path: Path, shards: list, facts: dict[str, Any]):
+    def __init__(self, path: Path, shards: list, identity: dict[str, Any]):
         super().__init__(path, shards, FEATURES)
-        self.facts = facts
-        self._latents, self._text = latent_arrays(facts), text_arrays(facts)
+        self.identity = identity
+        self._latents, self._text = latent_arrays(identity), text_arrays(identity)
 
     def decode(self, example: dict[str, Any]) -> Encoded:
         if any(
@@ -201,37 +201,38 @@ class EncodedSource(ExampleSource):
         return out
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
     """What encoded.json in `path` says.
 
     Raises:
         InputError: there is none, or it is not one.
     """
     try:
-        facts = json.loads((path / FACTS).read_text())
-        if facts["format"] != FORMAT:
+        identity = json.loads((path / IDENTITY).read_text())
+        if identity["format"] != FORMAT:
             raise InputError(
-                f"{path / FACTS} is of format {facts['format']}, not {FORMAT}; encode again"
+                f"{path / IDENTITY} is of format {identity['format']}, not {FORMAT}; encode again"
             )
         shapes = [
-            shape for shape, _ in (*latent_arrays(facts).values(), *text_arrays(facts).values())
+            shape
+            for shape, _ in (*latent_arrays(identity).values(), *text_arrays(identity).values())
         ]
         if (
             not shapes
             or not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape)
-            or not sum(facts["records"]["lengths"])
+            or not sum(identity["records"]["lengths"])
         ):
             raise ValueError("no arrays")
     except FileNotFoundError as e:
         raise InputError(
-            f"{path} holds no latents or text features: it has no {FACTS}; `{MADE_BY} --out {path}`"
-            " makes one"
+            f"{path} holds no latents or text features: it has no {IDENTITY}; `{MADE_BY} --out"
+            f" {path}` makes one"
         ) from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(
-            f"{path / FACTS} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode again"
+            f"{path / IDENTITY} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode again"
         ) from e
-    return facts
+    return identity
 
 
 def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
@@ -242,11 +243,11 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
             captions have changed since.
     """
     path = Path(path)
-    facts = read_facts(path)
-    source = EncodedSource(path, find_shards(path, FEATURES, MADE_BY), facts)
+    identity = read_identity(path)
+    source = EncodedSource(path, find_shards(path, FEATURES, MADE_BY), identity)
     ours = described(records)
-    if facts["records"] != ours or source.lengths != records.lengths:
-        count = sum(facts["records"]["lengths"])
+    if identity["records"] != ours or source.lengths != records.lengths:
+        count = sum(identity["records"]["lengths"])
         other = (
             f"{count:,} where there are {len(records):,}"
             if count != len(records)
@@ -256,7 +257,7 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
             f"{path} was encoded from other records than {records.name} holds ({other}); `{MADE_BY}"
             f" --data {records.name}`"
         )
-    if facts["text"] and facts["text"]["captions"] != captions_of(records):
+    if identity["text"] and identity["text"]["captions"] != captions_of(records):
         raise InputError(
             f"{path} has text features of other captions than {records.name} has now; `{MADE_BY}"
             f" --data {records.name}`"

@@ -1,4 +1,4 @@
-"""Captioned scenes by seed: what is in them and how they are called. `scenes_render` draws them.
+"""Captioned scenes by seed: what is in them and how they are called. `render` draws them.
 
 The grammar is small enough that a judge can be exact, and has what the two stages of a cascade
 divide between them: number, colours, shapes, sizes and positions survive at half the resolution,
@@ -6,8 +6,8 @@ textures and thin outlines do not.
 
     a large red circle in the center, white background
     a large red striped circle with a thin white outline on the left and a small blue square on the
-        right, grey background a small pink dotted star to the left of a large cyan cross, black
-        background
+        right, grey background
+    a small pink dotted star to the left of a large cyan cross, black background
 """
 
 import dataclasses

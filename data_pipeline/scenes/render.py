@@ -47,11 +47,11 @@ def render(scene: Scene, size: int) -> np.ndarray:
     pixels = np.empty((size, size, 3), np.float32)
     pixels[:] = BACKGROUND_RGB[scene.background]
     for o in scene.objects:
-        _draw(pixels, o, size)
+        _draw_object(pixels, o, size)
     return (pixels + 0.5).astype(np.uint8)
 
 
-def _draw(pixels: np.ndarray, o: Object, size: int) -> None:
+def _draw_object(pixels: np.ndarray, o: Object, size: int) -> None:
     """Lays one object over pixels [size, size, 3], inside its bounding box."""
     reach = 1.2 * o.radius + OUTLINE_WIDTH + 1 / size
     x0, x1 = (

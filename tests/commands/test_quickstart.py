@@ -24,7 +24,7 @@ from cv3jax.evaluation.scenes import assess, with_noise
 from cv3jax.quickstart import run as quickstart
 from cv3jax.training import run as training
 from data_pipeline.io.errors import InputError, StoppedError
-from data_pipeline.io.files import read_facts, write_json
+from data_pipeline.io.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -181,7 +181,7 @@ def test_damaged_facts_are_named(text, tmp_path):
     with pytest.raises(
         InputError, match=r"figures\.json is damaged .*; remove it and run the same command"
     ):
-        read_facts(tmp_path / "figures.json")
+        read_json(tmp_path / "figures.json")
 
 
 def test_noise_of_the_energy_of_a_difference():

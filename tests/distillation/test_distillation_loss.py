@@ -15,7 +15,7 @@ from cv3jax.diffusion.schedule import base_grid, mean
 from cv3jax.distillation.loss import (
     TARGETS,
     distillation_loss,
-    draw,
+    draw_pairs,
     pair_weights,
     pairs,
     told,
@@ -119,7 +119,7 @@ def test_the_loss_by_hand(stage, teacher_w_dim):
 
     Each image has a w of its own.
     """
-    drawn = draw(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
+    drawn = draw_pairs(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
     images = [
         by_hand(stage, teacher_w_dim, i, int(pair), float(w), noise)
         for i, (pair, w, noise) in enumerate(zip(*drawn, strict=True))
@@ -161,7 +161,7 @@ def test_who_is_shown_what(teacher_w_dim):
 
     loss_of("relay", spy("student"), spy("teacher"), teacher_w_dim=teacher_w_dim)
     text = a_batch(relay=True)["cond"]["text"]
-    _, w, _ = draw(keys(), SHAPE[1:], STAGES["relay"][0].steps // 2, jnp.asarray(RANGE))
+    _, w, _ = draw_pairs(keys(), SHAPE[1:], STAGES["relay"][0].steps // 2, jnp.asarray(RANGE))
     assert len(np.unique(w)) == B
     ((x, t, cond),) = shown["student"]
     np.testing.assert_array_equal(cond["text"], text)

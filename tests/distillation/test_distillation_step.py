@@ -15,7 +15,6 @@ from distillation_rounds import RANGE, STUDENT, TEACHER, W_DIM, a_batch, a_round
 from cv3jax.diffusion.schedule import base_grid, relay_grid
 from cv3jax.distillation.loss import (
     distillation_loss,
-    draw,
 )
 from cv3jax.training.train_step import TrainState, make_train_step
 
@@ -64,7 +63,7 @@ def test_rounds_of_a_kind_share_one_compilation(family):
 
 def test_draws_are_uniform_and_an_image_s_own():
     n, count = 20_000, 5
-    drawn = jax.jit(draw, static_argnums=1)
+    drawn = jax.jit(draw_pairs, static_argnums=1)
     pair, w, noise = drawn(keys(n=n), (2, 2, 1), count, jnp.asarray(RANGE))
     share = np.bincount(pair, minlength=count) / n
     assert len(share) == count

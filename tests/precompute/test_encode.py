@@ -26,7 +26,7 @@ from cv3jax.precompute.encoders import stored
 from data_pipeline import cli as data_cli
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.crops import fit
-from data_pipeline.records.feature_cache import open_cache, payload, read_facts
+from data_pipeline.records.feature_cache import open_cache, payload, read_identity
 from data_pipeline.records.records import RecordWriter, open_records
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -194,14 +194,14 @@ def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
 
 def test_the_document_s_bytes_are_the_format_s():
     for latents, text in (("float32", "float32"), ("float16", "bfloat16")):
-        facts, source = read_facts(companion(latents, text)), opened(latents, text)
+        identity, source = read_identity(companion(latents, text)), opened(latents, text)
         for one in source:
             stored_bytes = sum(
                 x.nbytes
                 for part in ("latents", "text", "recaption_text")
                 for x in one[part].values()
             )
-            assert stored_bytes == payload(facts, 1 + bool(one["recaption"]))
+            assert stored_bytes == payload(identity, 1 + bool(one["recaption"]))
     said = (ROOT / "docs" / "encode.md").read_text()
     rows = dict(
         re.findall(r"^\| (latents [^|]*(?:base|relay)|text of [^|]*) \|(.*)\|$", said, re.MULTILINE)

@@ -13,11 +13,11 @@ import subprocesses
 import tiny_runs
 from encode_runs import BATCH, COUNT, companion, config, contents, data, records
 
-from cv3jax.distributed.independent import Part
+from cv3jax.distributed.independent import Share
 from cv3jax.precompute import run as precomputing
 from cv3jax.precompute import shard
 from data_pipeline.io.errors import InputError, StoppedError
-from data_pipeline.records.feature_cache import FACTS, read_facts
+from data_pipeline.records.feature_cache import IDENTITY, read_identity
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -70,7 +70,7 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
     partial = tmp_path / "out.partial"
     assert not out.exists()
     first = "encoded-train.array_record-00000-of-00003"
-    assert {path.name for path in partial.iterdir()} == {FACTS, first, ".part_0_of_1"}
+    assert {path.name for path in partial.iterdir()} == {IDENTITY, first, ".part_0_of_1"}
     assert len(list((partial / ".part_0_of_1").glob("encoded-*"))) == 1  # the second, half written
     stamp = (partial / first).stat().st_mtime_ns
     made = run(config("relay"), out)["made"]
@@ -82,14 +82,14 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
 
 def test_two_processes_make_the_whole_between_them(tmp_path):
     out, whole = tmp_path / "out", contents(companion("float32", "float32"))
-    first = run(config("relay"), out, part=Part(0, 2))
+    first = run(config("relay"), out, share=Share(0, 2))
     assert (first["made"], first["out"]) == (7 + 6, None)
     assert not out.exists()
-    second = run(config("relay"), out, part=Part(1, 2))
+    second = run(config("relay"), out, share=Share(1, 2))
     assert (second["made"], second["out"]) == (7, str(out))
     assert contents(out) == whole
     # a late one, which finds its work done
-    again = run(config("relay"), out, part=Part(0, 2), overwrite=True)
+    again = run(config("relay"), out, share=Share(0, 2), overwrite=True)
     assert (again["made"], again["out"]) == (0, str(out))
     assert contents(out) == whole
 
@@ -113,7 +113,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
         run(config("relay"), tmp_path / "out")
     monkeypatch.undo()
     first = tmp_path / "out.partial" / "encoded-train.array_record-00000-of-00003"
-    assert {path.name for path in first.parent.iterdir()} == {FACTS, first.name}
+    assert {path.name for path in first.parent.iterdir()} == {IDENTITY, first.name}
     first.write_bytes(b"cut off")
     assert run(config("relay"), tmp_path / "out")["made"] == COUNT  # that shard too, which is none
     assert contents(tmp_path / "out") == contents(companion("float32", "float32"))
@@ -121,7 +121,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
 
 def test_another_encoding_in_the_same_place(tmp_path):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    run(config("relay"), out, part=Part(0, 2))
+    run(config("relay"), out, share=Share(0, 2))
     before = contents(partial)
     for other, changed in (({"text": "int8"}, "text.dtype"), ({"latents": None}, "latents, view")):
         with pytest.raises(
@@ -131,7 +131,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
             run(config("relay"), out, **other)
     assert contents(partial) == before
     run(config("relay"), out, latents="float16", text=None, overwrite=True)
-    assert read_facts(out)["latents"]["dtype"] == "float16"
+    assert read_identity(out)["latents"]["dtype"] == "float16"
     with pytest.raises(
         InputError,
         match=r"out was encoded with other latents\.dtype; give --overwrite to replace it",

@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from cv3jax.distributed.independent import which_part
+from cv3jax.distributed.independent import which_share
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.sampling.batches import batch_width
 from cv3jax.sampling.inputs import MAX_LINE, Prompt, read_prompts
@@ -142,7 +142,7 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
         monkeypatch.setenv(name, value)
     chosen: list[tuple] = []
     monkeypatch.setattr(jax.config, "update", lambda *given: chosen.append(given))
-    assert which_part(*flags) == part
+    assert which_share(*flags) == part
     shares_a_node = (
         "SLURM_STEP_NUM_TASKS" in environ
         and "JAX_PROCESS_ID" not in environ
@@ -176,7 +176,7 @@ def test_parts_that_make_no_sense(flags, environ, line, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=line):
-        which_part(*flags)
+        which_share(*flags)
 
 
 def test_a_mesh_is_as_large_as_there_are_pictures_for():

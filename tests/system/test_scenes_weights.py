@@ -14,7 +14,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.evaluation.scenes import BATCH as COUNT
-from cv3jax.evaluation.scenes import draw, judged_scenes, round_trip
+from cv3jax.evaluation.scenes import draw_captions, judged_scenes, round_trip
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
@@ -74,7 +74,7 @@ def test_five_steps_draw_what_held_out_captions_say(student):
     ]
     captions = [grammar.caption(scene) for scene in held + relational]
     assert all("to the left of" in text or "to the right of" in text for text in captions[COUNT:])
-    made = draw(student, captions, 0)["relay"]
+    made = draw_captions(student, captions, 0)["relay"]
     said = [judge(*pair) for pair in zip(made, captions, strict=True)]
     assert np.mean([v["colour"] for v in said]) >= 0.97
     assert np.mean([v["all"] for v in said]) >= 0.9

@@ -254,11 +254,11 @@ def test_a_range_of_steps_that_is_none_is_refused(steps):
 
 def test_a_trace_that_would_crash_is_refused(monkeypatch):
     monkeypatch.setattr(profiling.importlib.util, "find_spec", lambda name: name == "libtpu")
-    profiling.check(range(1, 2))  # JAX_PLATFORMS is set
+    profiling.check_profiler(range(1, 2))  # JAX_PLATFORMS is set
     platforms = jax.config.jax_platforms
     try:
         jax.config.update("jax_platforms", None)
-        profiling.check(None)
+        profiling.check_profiler(None)
         with pytest.raises(
             InputError,
             match=(
@@ -266,6 +266,6 @@ def test_a_trace_that_would_crash_is_refused(monkeypatch):
                 r" JAX_PLATFORMS"
             ),
         ):
-            profiling.check(range(1, 2))
+            profiling.check_profiler(range(1, 2))
     finally:
         jax.config.update("jax_platforms", platforms)

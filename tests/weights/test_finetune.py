@@ -77,7 +77,9 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
     )
     with pytest.MonkeyPatch.context() as patch:  # the released draws instead of ours
         patch.setattr(
-            losses, "draw", lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise))
+            losses,
+            "draw_t_and_noise",
+            lambda *_: (jnp.asarray(g["train.idx"]) + 1, jnp.asarray(noise)),
         )
         loss = losses.diffusion_loss(
             denoise,

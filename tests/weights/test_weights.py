@@ -17,7 +17,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.diffusers import unet_names, vae_names
 from cv3jax.weights.infer_sizes import t5_fields, text_width, unet_fields, vae_fields
-from cv3jax.weights.mapping import check, stack, torch_shapes
+from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import t5_entries, unet_entries, vae_entries
 from data_pipeline.io.errors import InputError
 
@@ -150,7 +150,7 @@ def test_a_tensor_of_a_wrong_shape_does_not_make_another_model():
                 " shape"
             ),
         ):
-            check(damaged, wanted, "U")
+            check_tensors(damaged, wanted, "U")
         assert unet_fields(
             {other: shape for other, shape in wanted.items() if other != name}
         ) == unet_fields(wanted)
@@ -165,7 +165,7 @@ def test_every_name_that_does_not_fit_is_counted_and_the_first_are_listed():
     }
     given |= {f"x.{i}": (1,) for i in range(10)}
     with pytest.raises(InputError) as caught:
-        check(given, wanted, "--base U")
+        check_tensors(given, wanted, "--base U")
     line = str(caught.value)
     counts = "15 tensors missing, 11 unexpected, 1 of another shape"
     assert line.startswith(f"--base U does not fit: {counts}: time_embed.0.weight is missing, ")
