@@ -25,6 +25,9 @@ os.environ.setdefault("NPROC", "64")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# XLA's expensive passes are off: the time of most tests is in compiling small programs, and what
+# they ask does not depend on them. Modules that use `full_compiles` have them.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 # Files of more than half a minute, in the order in which the workers take them: long ones early, so
@@ -86,14 +89,13 @@ def pytest_unconfigure(config):
 
 
 @pytest.fixture(scope="module")
-def quick_compiles():
-    """XLA's expensive passes off while a module runs: where what it asks does not depend on them,
-    and compiling is its time.
+def full_compiles():
+    """XLA with all its passes while a module runs: where what it asks depends on them, or where its
+    time is in the programs and not in their compilation.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,6 @@ from cv3jax.training import diffusion
 from cv3jax.training.build import build
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 MESH = ("mesh.data=2", "mesh.fsdp=4")
 PROMPTS = ["a small red circle"] * 8  # one a device, as batch.per_device says
 

@@ -16,6 +16,8 @@ from cv3jax.aot.hlo import Module, UnknownError
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.distributed.mesh import make_mesh
 
+pytestmark = pytest.mark.usefixtures("full_compiles")
+
 HLO = Path(__file__).parent / "hlo"
 # as the TPU compiler prints a step: no trip counts, groups by mesh, the reduce-scatter a fusion, a
 # parameter gathered in the loop

@@ -22,6 +22,8 @@ from cv3jax.aot.topology import Topology
 from cv3jax.distributed.mesh import make_mesh
 from data_pipeline.io.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("full_compiles")
+
 LAYERS, WIDTH, ROWS = 4, 1024, 512
 PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
 

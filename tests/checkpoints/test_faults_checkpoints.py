@@ -24,8 +24,6 @@ from cv3jax.training.metrics import read_lines
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 HARMLESS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # times that nobody reads
 
 

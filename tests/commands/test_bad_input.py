@@ -5,8 +5,6 @@ written and no traceback.
 import pytest
 from bad_input import damaged_places, files, refused
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):

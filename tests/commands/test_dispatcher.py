@@ -10,8 +10,6 @@ import subprocesses
 from cv3jax import cli
 from cv3jax.distributed.backend import tune_cpu
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize(
     ("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str

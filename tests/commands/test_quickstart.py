@@ -26,8 +26,6 @@ from cv3jax.training import run as training
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.io.files import read_json, write_json
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = [
     "a large red circle in the center, white background",
     "a small blue ring on the left, black background",

@@ -18,8 +18,6 @@ from cv3jax.diffusion.pixels import to_uint8, up2
 from data_pipeline.io import arguments
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = [
     "a large red circle in the center, white background",
     "a small blue ring on the left, black background",

@@ -11,8 +11,6 @@ from cv3jax.distillation.settings import ENTRY
 from cv3jax.distillation.teachers import check_student, check_teacher
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def plain(stage: str, *fields: str):
     """The tiny recipe, of no cascade."""

@@ -16,8 +16,6 @@ from cv3jax.commands import distill, train
 from cv3jax.distillation import build as building
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):

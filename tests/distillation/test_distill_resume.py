@@ -22,8 +22,6 @@ from cv3jax.distillation import build as building
 from cv3jax.models.unet import UNet
 from cv3jax.training.metrics import read_lines
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 UPDATES = {4: 3, 2: 10}
 SIZES = {"channels": 16, "channel_mult": (1,), "res_blocks": 1, "depth": (0,), "mid_depth": 1}
 FIELDS = (

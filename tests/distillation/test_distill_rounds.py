@@ -22,8 +22,6 @@ from cv3jax.checkpoints.description import Distilled
 from cv3jax.commands import distill
 from cv3jax.training.metrics import read_lines
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def weights(place: Path, stage: str = "base") -> dict:
     """The parameters of a stage of a cascade, on one device."""

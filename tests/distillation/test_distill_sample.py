@@ -30,8 +30,6 @@ from cv3jax.models.unet import UNet
 from cv3jax.sampling import few, resumable
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = [
     "a large red circle in the center, white background",
     "a small blue ring on the left, black background",

@@ -17,8 +17,6 @@ from cv3jax.diffusion import sampler
 from cv3jax.diffusion.schedule import Grid, base_grid, custom_grid, per_sample, relay_grid
 from cv3jax.distillation.loss import pair_weights, pairs, two_steps
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ROWS = 16  # pairs are padded to as many, so that all grids share what is compiled
 # what neither released family has: uneven t, blur that is neither k/p nor the table's
 UNEVEN = custom_grid([600, 480, 90, 30, 0], [1.0, 0.9, 0.4, 0.15, 0.0])

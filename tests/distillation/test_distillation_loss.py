@@ -22,8 +22,6 @@ from cv3jax.distillation.loss import (
 )
 from cv3jax.models.embeddings import guidance_embedding
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _float64():

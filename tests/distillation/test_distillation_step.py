@@ -13,12 +13,8 @@ from distillation_cases import STAGES, network, normal
 from distillation_rounds import RANGE, STUDENT, TEACHER, W_DIM, a_batch, a_round, keys, loss_of
 
 from cv3jax.diffusion.schedule import base_grid, relay_grid
-from cv3jax.distillation.loss import (
-    distillation_loss,
-)
+from cv3jax.distillation.loss import distillation_loss, draw_pairs
 from cv3jax.training.train_step import TrainState, make_train_step
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(autouse=True, scope="module")

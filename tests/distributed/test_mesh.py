@@ -13,8 +13,6 @@ from cv3jax.distributed.mesh import AXES, device_groups, make_mesh, ring
 from cv3jax.distributed.partitioning import names, spec
 from cv3jax.models.unet import UNet
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @dataclasses.dataclass(frozen=True)
 class Device:

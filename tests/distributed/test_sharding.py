@@ -23,8 +23,6 @@ from cv3jax.models.layers import REMATS, ResBlock, SpatialTransformer, block_of
 from cv3jax.models.unet import UNet
 from cv3jax.training.train_step import create_state, make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SMALL = {
     "channels": 16,
     "channel_mult": (1, 2),

@@ -20,8 +20,6 @@ from cv3jax.evaluation.distilled_scenes import (
 from cv3jax.evaluation.image_metrics import image_distance
 from cv3jax.evaluation.scenes import BATCH
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 W = (3.0, 2.0)
 PROMPTS = [
     "a large red circle in the center, white background",

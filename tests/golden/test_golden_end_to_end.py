@@ -17,8 +17,6 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.commands import sample
 from cv3jax.models.embeddings import size_embedding
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
     """(the two pictures that the command makes, uint8 [2, H, W, 3]; what its steps were given and

@@ -22,8 +22,6 @@ from cv3jax.kernels import attention, attention_cpu
 from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import SpatialTransformer
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize(
     "shape", [(2, 256, 225, 2), (1, 100, 77, 2, 16), (1, 384, 256, 1)], ids=str

@@ -17,8 +17,6 @@ from cv3jax.distributed.mesh import BATCH, make_mesh
 from cv3jax.kernels import attention
 from cv3jax.kernels.attention import make_attend
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
     mesh, bf16 = one_device(), {"head_dim": 64, "dtype": jnp.bfloat16}

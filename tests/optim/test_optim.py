@@ -16,8 +16,6 @@ from cv3jax.training.state import make_tx
 from cv3jax.training.train_step import create_state, make_train_step
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def draw(seed, **shapes):
     rng = np.random.default_rng(seed)

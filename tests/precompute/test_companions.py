@@ -21,8 +21,6 @@ from data_pipeline.loading.cached import CachedExamples
 from data_pipeline.records.feature_cache import open_cache
 from data_pipeline.records.records import RecordWriter, open_records
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_captions_are_chosen_as_without_a_companion():
     cache, ours = opened("float32", "float32"), records()

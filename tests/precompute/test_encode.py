@@ -29,8 +29,6 @@ from data_pipeline.loading.crops import fit
 from data_pipeline.records.feature_cache import open_cache, payload, read_identity
 from data_pipeline.records.records import RecordWriter, open_records
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ROOT = Path(__file__).parents[2]
 run = functools.partial(precomputing.run, latents="float32", text="float32", batch=BATCH)
 

@@ -19,8 +19,6 @@ from cv3jax.precompute import shard
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import IDENTITY, read_identity
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 run = functools.partial(precomputing.run, latents="float32", text="float32", batch=BATCH)
 
 KILL = """

@@ -23,8 +23,6 @@ from cv3jax.training.metrics import read_lines
 from cv3jax.training.stage import Stage
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STEPS = 4
 # one device, one resolution, one transformer: what is asked here does not depend on the UNet, and
 # compiling it is these tests' time

@@ -18,8 +18,6 @@ from cv3jax.sampling.inputs import Prompt
 from cv3jax.sampling.jobs import Job, Jobs
 from data_pipeline.io.errors import StoppedError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_what_a_run_leaves(paint, whole, tmp_path):
     names = [f"{i:05d}_a_drawing_of_{i}_things_{7 + i}.png" for i in range(11)]

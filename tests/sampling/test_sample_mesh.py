@@ -33,8 +33,6 @@ from cv3jax.models.unet import UNet
 from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = [
     f"a {size} {colour} circle"
     for size in ("small", "large")

@@ -9,8 +9,6 @@ from cv3jax.commands import sample
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize(
     ("flags", "prompts", "line"),

@@ -13,8 +13,6 @@ from cv3jax.sampling.inputs import MAX_LINE, Prompt, read_prompts
 from cv3jax.sampling.jobs import Jobs
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
     data = "\ufeffein Fuß\r\na cat\u2028and a dog\n  two \n\n\n".encode()

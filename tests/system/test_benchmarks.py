@@ -187,9 +187,7 @@ def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["forward", pytest.param("train", marks=pytest.mark.slow)])
-def test_our_side_counts_the_flops_of_what_it_times(
-    what, benchmark, monkeypatch, tmp_path, quick_compiles
-):
+def test_our_side_counts_the_flops_of_what_it_times(what, benchmark, monkeypatch, tmp_path):
     script, measure = benchmark("unet"), benchmark("measure")
     net = UNet(
         channels=32,
@@ -259,9 +257,7 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("guided", marks=pytest.mark.slow), "told"])
-def test_a_distillation_step_has_the_flops_of_its_passes_and_update(
-    kind, benchmark, quick_compiles
-):
+def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark):
     """Those of two teacher passes, of twice the rows where it is guided, and of the student forward
     and backward.
     """

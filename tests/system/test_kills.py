@@ -19,8 +19,6 @@ from cv3jax.cascade.parts import load_params
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.training.metrics import read_lines
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STEPS, SAVE_EVERY = 48, 6
 FIELDS = (
     *tiny_runs.ALONE,

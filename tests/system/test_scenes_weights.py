@@ -20,6 +20,8 @@ from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 from data_pipeline.scenes.render import render
 
+pytestmark = pytest.mark.usefixtures("full_compiles")
+
 
 @pytest.fixture(scope="module")
 def student():

@@ -21,8 +21,6 @@ from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STEPS, SAVE_EVERY = 24, 8
 
 

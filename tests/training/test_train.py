@@ -27,8 +27,6 @@ from cv3jax.training.train_step import (
     microbatches,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STAGES = ("vae", "base", "relay")
 
 

@@ -24,8 +24,6 @@ from cv3jax.training.loop import NonFiniteLossError
 from cv3jax.training.memory_plan import memory_plan
 from cv3jax.training.metrics import read_lines
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     tmp_path, monkeypatch, capsys

@@ -25,8 +25,6 @@ from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SIZES = ((32, 32), (32, 64))
 
 

@@ -13,8 +13,6 @@ from cv3jax.training.train_step import (
     make_train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_the_ema_follows_its_formula():
     tx, decay = optax.sgd(0.5), 0.6

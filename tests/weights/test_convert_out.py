@@ -23,8 +23,6 @@ from released_files import (
 )
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_sat_in_and_out_is_the_same_bits(dtype, tmp_path):

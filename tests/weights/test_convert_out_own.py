@@ -33,8 +33,6 @@ from cv3jax.training.train_step import create_state
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import train_tokenizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:

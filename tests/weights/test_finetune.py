@@ -28,8 +28,6 @@ from cv3jax.training.parsing import parse_stage
 from cv3jax.training.state import make_tx
 from cv3jax.training.train_step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 START, OFFSET = 500, 0.05
 
 
