@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 # a serial run keeps about one core busy; tests of one file share models; files are taken in the order of tests/conftest.py
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+UNIT := io images records sources packing scenes diffusion reports quickstart
 INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
 BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test test-all test-gpu benchmarks lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu benchmarks lint clean
 
 setup: $(VENV)/.done
 
@@ -52,6 +53,10 @@ $(VENV)/.gpu: $(INPUTS)
 
 quickstart: setup
 	$(BIN)/cv3jax quickstart --workdir $(WORKDIR) --install-seconds $$(cat $(VENV)/.done)
+
+# before a commit: the folders in which nothing is trained
+test-unit: setup lint
+	$(BIN)/python -m pytest $(WORKERS) -m 'not (slow$(LEFT_OUT))' $(addprefix tests/,$(UNIT))
 
 test: setup lint
 	$(BIN)/python -m pytest $(WORKERS) -m 'not (slow$(LEFT_OUT))'

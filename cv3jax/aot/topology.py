@@ -164,5 +164,5 @@ def descriptions() -> Path:
     """Where the descriptions of GPUs are: beside this file in an installed wheel, in launch/ in a
     checkout.
     """
-    installed = Path(__file__).parent / "topologies"
+    installed = Path(__file__).parents[1] / "topologies"
     return installed if installed.is_dir() else installed.parent.parent / "launch" / "topologies"
