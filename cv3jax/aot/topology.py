@@ -161,7 +161,7 @@ def _described(name: str, get) -> list:
 
 
 def descriptions() -> Path:
-    """Where the descriptions of GPUs are: beside this file in an installed wheel, in launch/ in a
+    """Where the descriptions of GPUs are: in the package of an installed wheel, in launch/ in a
     checkout.
     """
     installed = Path(__file__).parents[1] / "topologies"
