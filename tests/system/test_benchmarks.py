@@ -163,7 +163,7 @@ def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
 
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
-    script = benchmark("unet")
+    script = benchmark("unet_sides")
     ours = script.attending(script.model("small", "float32"), "cpu").attend
     assert "custom_vjp_call" in str(jax.make_jaxpr(ours)(*3 * [jnp.ones((1, 8, 1, 32))]))
     net = UNet(
@@ -188,7 +188,7 @@ def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
 
 @pytest.mark.parametrize("what", ["forward", pytest.param("train", marks=pytest.mark.slow)])
 def test_our_side_counts_the_flops_of_what_it_times(what, benchmark, monkeypatch, tmp_path):
-    script, measure = benchmark("unet"), benchmark("measure")
+    script, measure = benchmark("unet_sides"), benchmark("measure")
     net = UNet(
         channels=32,
         channel_mult=(1, 2),
