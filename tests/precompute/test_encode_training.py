@@ -50,7 +50,7 @@ class Online(NamedTuple):
     """The relay that encodes for itself."""
 
     losses: list[float]
-    training: Callable  # its compiled train step
+    train: Callable  # its compiled train step
     like: Any
     start: Any  # its first state
 
