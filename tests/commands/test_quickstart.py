@@ -135,7 +135,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert [config.stage.stage for config, _ in distilled] == ["base", "base", "relay", "relay"]
     before, after = distilled[2:]
     assert before == after
-    assert before[0].data.path == str(tmp_path / "q" / "data" / "train")
+    assert before[0].stage.data.path == str(tmp_path / "q" / "data" / "train")
     assert trained == list(stages)
     assert set(report["seconds"]) >= {"install", "data", *stages, "distill", "sample", "total"}
     assert list(report["distilled"]) == ["full", "undistilled_2_2", "distilled_2_2"]

@@ -91,7 +91,7 @@ def test_teacher_and_student_lie_in_shards(tmp_path):
     with tiny_runs.split_small():
         work = building.build_distillation(tiny_runs.distill_config("relay"), tmp_path)
         params = building.load_stage(work, work.teacher)
-    like = work.steps(0).like.params
+    like = work.programs(0).like.params
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
     lies = jax.tree.map(lambda x: x.sharding.spec, params)
     assert lies == jax.tree.map(lambda x: x.sharding.spec, {name: like[name] for name in lies})

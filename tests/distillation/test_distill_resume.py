@@ -129,7 +129,7 @@ def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_p
             tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path
         )
         of = work.teacher
-        for plan in work.rounds:
+        for plan in work.settings.rounds:
             eight, one = (
                 first_losses(work, plan, of),
                 read_lines(whole / "rounds" / plan.name / "metrics.jsonl"),

@@ -10,6 +10,8 @@ from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.crops import crop, fit
+from data_pipeline.loading.settings import CropSettings
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 COUNT = 23
@@ -200,6 +202,29 @@ def test_few_zooms_and_a_grid_of_corners():
     assert set(left[slope > 7]) == {0, 4, 8, 12, 16}
     assert set(left[slope < 7]) <= set(range(0, 41, 4))
     assert left.max() > 24
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_draw_decides_what_it_is_for(tmp_path, seed):
+    """Zoom, across, down, mirror and recaption, in this order: a resumed run repeats nothing."""
+    noise = np.random.default_rng(9).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    with RecordWriter(tmp_path / "D") as writer:
+        writer.write(make_record(encode_png(noise), "plain", key="a", recaption="rich"))
+    records = open_records(tmp_path / "D")
+    settings = CropSettings(zoom=(1.0, 2.0), flip=True, recaption_prob=0.5)
+    made = crop(records, 0, np.random.default_rng(seed), (16, 24), settings=settings)
+    share, across, down, mirror, recaption = np.random.default_rng(seed).random(5)
+    image, sizes = fit(
+        records[0]["image"],
+        (16, 24),
+        zoom=1.0 + share,
+        position=(down, across),
+        grid=1,
+        mirror=mirror < 0.5,
+    )
+    np.testing.assert_array_equal(made["image"], image)
+    np.testing.assert_array_equal(made["sizes"], sizes)
+    assert made["caption"] == ("rich" if recaption < 0.5 else "plain")
 
 
 def test_a_damaged_image_names_its_record(data):

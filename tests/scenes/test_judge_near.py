@@ -184,3 +184,13 @@ def test_things_that_touch_are_two():
         np.uint8
     )
     assert judge(image, caption(scene))["all"]
+
+
+def test_things_above_one_another_are_not_beside_one_another():
+    a, b = pair().objects
+    places = ((a, "left", 0.47, 0.25), (b, "right", 0.53, 0.75))
+    objects = tuple(dataclasses.replace(o, position=word, cx=x, cy=y) for o, word, x, y in places)
+    scene = Scene("white", "relation", objects)
+    verdict = judge(render(scene, 64), caption(scene))
+    assert verdict["count"]
+    assert not verdict["position"]
