@@ -1,0 +1,145 @@
+"""What an earlier version wrote is read and gone on with: a dataset, a companion, runs, cascades, a
+recipe of a user's own. written_before/README.md says how it was made.
+"""
+
+import hashlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+from states import leaves, named_leaves, untimed
+
+from cv3jax import recipes
+from cv3jax.cascade.pipeline import load
+from cv3jax.checkpoints import cascades, runs
+from cv3jax.checkpoints.fingerprint import fingerprint
+from cv3jax.commands import sample, train
+from cv3jax.training.metrics import read_lines
+from data_pipeline.records.feature_cache import open_cache
+from data_pipeline.records.records import open_records
+
+# what is computed is compared within a tolerance, below, which their rounding is far below
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BEFORE = Path(__file__).parent / "written_before"
+EXPECTED = json.loads((BEFORE / "expected.json").read_text())
+VARIANTS = ("", ":autoencoder", ":distilled")
+# XLA's order of additions depends on the processor's vectors, the number of devices and the passes
+# that are on, so that figures and pictures of another machine are the same but for their last bits.
+# A step from other parameters, moments or records is off by a hundred times as much.
+RELATIVE, LEVELS = 1e-4, 1
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """The directory in which the earlier version's commands ran, as they left it."""
+    folder = tmp_path_factory.mktemp("written")
+    with tarfile.open(BEFORE / "runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    shutil.copy(BEFORE / "pebbles.py", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(written, monkeypatch):
+    monkeypatch.chdir(written)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of nested dicts and lists, arrays by their type, shape and bytes."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        if isinstance(value, bytes):
+            return hashlib.sha256(value).hexdigest()
+        if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            array = np.asarray(value)
+            return [str(array.dtype), list(array.shape), plain(array.tobytes())]
+        return value
+
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def movement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, float]:
+    """How far a step moves each tree of a train state: the root of the summed squares."""
+    assert before.keys() == after.keys()
+    found: dict[str, float] = {}
+    for name in before:
+        apart = after[name].astype(np.float64) - before[name].astype(np.float64)
+        tree = name.split("/")[0]
+        found[tree] = found.get(tree, 0.0) + float(np.sum(apart**2))
+    return {tree: value**0.5 for tree, value in found.items()}
+
+
+def test_the_records_are_the_same():
+    assert [digest(record) for record in open_records("scenes")] == EXPECTED["records"]
+
+
+def test_a_companion_is_that_of_its_records():
+    encoded = open_cache("encoded", open_records("scenes"))
+    assert [digest(record) for record in encoded] == EXPECTED["encoded"]
+    directory, description = cascades.read_cascade("base")
+    for part, facts in (("vae", encoded.facts["latents"]), ("t5", encoded.facts["text"])):
+        assert fingerprint(directory, description, part) == facts[part]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_recipe_says_the_same(variant):
+    assert recipes.to_json(recipes.load(f"pebbles.py{variant}", [])) == EXPECTED["recipe"][variant]
+
+
+@pytest.mark.parametrize("workdir", ["vae", "base", "distilled"])
+def test_a_cascade_has_the_same_parameters(workdir):
+    _, description = cascades.read_cascade(workdir)
+    assert description == EXPECTED["cascade"][workdir]
+    params = load(workdir).params
+    assert {part: digest(named_leaves(tree)) for part, tree in params.items()} == (
+        EXPECTED["parameters"][workdir]
+    )
+
+
+def test_a_description_of_format_1_is_widened(tmp_path):
+    """It did not say how wide the text features are that a stage reads."""
+    now = EXPECTED["cascade"]["base"]
+    then = json.loads(json.dumps({**now, "format": 1}))
+    del then["stages"]["base"]["text_width"]
+    (tmp_path / cascades.CASCADE).write_text(json.dumps(then))
+    assert cascades.read_cascade(tmp_path)[1] == {**now, "format": 1}
+
+
+def test_a_cascade_draws_the_same_pictures():
+    prompt = "a large red circle"
+    words = ["--prompt", prompt, "--num", "2", "--seed", "7", "--out", "drawn"]
+    sample.main(["--checkpoint", "base", *words])
+    names = sorted(path.name for path in BEFORE.glob("*.png"))
+    assert sorted(path.name for path in Path("drawn").iterdir()) == names
+    for name in names:
+        ours, theirs = (
+            np.asarray(Image.open(folder / name)).astype(int) for folder in (Path("drawn"), BEFORE)
+        )
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= LEVELS, name
+
+
+def test_a_run_goes_on():
+    """By the step that the earlier version takes next: the same parameters, moments and records."""
+    shutil.copytree("base", "later")
+    fields = ("data.path=scenes", "cascade=vae", "train.steps=3")
+    words = ["--config=pebbles.py", "--workdir=later", *(f"--config.{field}" for field in fields)]
+    with tiny_runs.devices(1):  # the batch of 2 is not one for eight
+        train.main(words)
+    lines = read_lines(Path("later") / "metrics.jsonl")
+    assert lines[:2] == read_lines(Path("base") / "metrics.jsonl")
+    (line,) = untimed(lines[2:])
+    assert line == pytest.approx(EXPECTED["next"], rel=RELATIVE)
+    assert runs.steps(Path("later") / "checkpoints") == [3]
+    moved = movement(leaves(Path("base"), 2), leaves(Path("later"), 3))
+    assert moved == pytest.approx(EXPECTED["moved"], rel=RELATIVE)
