@@ -130,7 +130,7 @@ def kinds(tars: Path) -> dict[str, list[str]]:
     scenes = "data scenes --num 16 --size 64 --shards 2 --seed 3 --out scenes"
     build = f"data build --input {tars}/*.tar --blocked-sources {tars}/blocked.txt --output built"
     encode = "data encode --config=scenes_relay:tiny --data scenes --cascade base --out encoded"
-    convert = "convert --checkpoint relay --to safetensors --parts base,relay,t5 --out exported"
+    convert = "convert --checkpoint relay --to diffusers --parts base,relay,t5 --out exported"
     return {
         "scenes": scenes.split(),
         "packed": f"data pack --source {tars} --shards 2 --out packed".split(),
@@ -284,7 +284,8 @@ def main() -> None:
             here = place / "here"
             sides.append(Side(name, checkout, python.absolute(), folder, here, args.devices))
         facts = measure.facts() | {side.name: side.facts() for side in sides}
-        planted.generate(place / "tars", 60, seed=3, shard=30, processes=1)
+        if not (place / "tars").exists():
+            planted.generate(place / "tars", 60, seed=3, shard=30, processes=1)
         rows = measured(*sides, Path("..", "tars"))
     measure.write_json(args.json, {"facts": facts, "rows": rows})
     for name, value in facts.items():
