@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 # a serial run keeps about one core busy; tests of one file share models; files are taken in the order of tests/conftest.py
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-UNIT := io images records sources packing scenes diffusion reports quickstart
+UNIT := io images records sources packing loading recaption scenes diffusion optim checkpoints/test_manifest.py \
+	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
 INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
