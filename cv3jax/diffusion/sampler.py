@@ -28,9 +28,10 @@ def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Arr
 
 
 class Point(NamedTuple):
-    """A step of the grid: the time of its start, σ and blur at both ends."""
+    """A step of the grid from t to s: time, σ and blur at both ends."""
 
     t: jax.Array
+    s: jax.Array
     sigma_t: jax.Array
     sigma_s: jax.Array
     b_t: jax.Array
@@ -133,6 +134,6 @@ def sample(
         return (x, m), x
 
     sigma, blur = grid.sigma, grid.blur
-    points = Point(grid.t[:-1], sigma[:-1], sigma[1:], blur[:-1], blur[1:])
+    points = Point(grid.t[:-1], grid.t[1:], sigma[:-1], sigma[1:], blur[:-1], blur[1:])
     (x, _), trajectory = jax.lax.scan(body, (x, low), (jnp.arange(steps), points))
     return x, trajectory
