@@ -32,8 +32,8 @@ class Objective:
     """What the denoising loss of a stage measures.
 
     `weighting`: the factor by noise level, see `weight`; min_snr takes `gamma`. `norm`: of the x0
-    error, by its name in NORMS (l2 is squared). `offset_noise`: the standard deviation of the scalar that is added
-    to each sample's noise.
+    error, by its name in NORMS (l2 is squared). `offset_noise`: the standard deviation of the
+    scalar that is added to each sample's noise.
 
     Raises:
         ValueError: no such weighting or norm.
