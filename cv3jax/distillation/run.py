@@ -175,15 +175,10 @@ def run_round(
         if processes.main():
             print(f"cv3jax: {name}: {said}", file=sys.stderr)
     params = building.as_frozen(work, params)
-    every, (data, placed) = stage.train, building.round_data(work, round)
-    cadence = Cadence(
-        round.updates,
-        every.log_every,
-        every.save_every,
-        every.preview_every or round.updates,
-        every.keep,
-        profiling.steps_of(stage.profile.steps),
-    )
+    data, placed = building.round_data(work, round)
+    previews = stage.train.preview_every or round.updates
+    train = dataclasses.replace(stage.train, preview_every=previews)
+    cadence = Cadence.of(train, profiling.steps_of(stage.profile.steps))
     step = building.round_step(work, round, teacher, params)
     like = work.programs(teacher.w_dim).like
     _, seconds = train_loop(

@@ -31,7 +31,7 @@ class RoundSettings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DistillSettings:
-    """All that a recipe says of a distillation (`configs/common.py`, `distil`).
+    """All that a recipe says of a distillation (`configs/common_distillation.py`, `distil`).
 
     Raises:
         InputError: no rounds, a field out of range, steps that do not halve, or a

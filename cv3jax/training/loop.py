@@ -19,6 +19,7 @@ from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Ahead
 from cv3jax.training.profiling import tracing
+from cv3jax.training.settings import TrainSettings
 from cv3jax.training.train_step import TrainState
 from data_pipeline.io.errors import StoppedError
 
@@ -38,6 +39,18 @@ class Cadence:
     preview: int
     keep: int
     profile: range | None = None  # steps to trace
+
+    @classmethod
+    def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
+        """The cadence that a recipe's train section says."""
+        return cls(
+            train.steps,
+            train.log_every,
+            train.save_every,
+            train.preview_every,
+            train.keep,
+            profile,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

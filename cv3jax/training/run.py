@@ -37,15 +37,13 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
             "resume", lambda: check_resume(settings.json, workdir, resume_from)
         )
         stage = build(settings, workdir)
-        every, profile = settings.train, profiling.steps_of(settings.profile.steps)
+        profile = profiling.steps_of(settings.profile.steps)
         profiling.check_profiler(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             say(settings, workdir, latest)
         processes.barrier("set aside")
-        cadence = Cadence(
-            every.steps, every.log_every, every.save_every, every.preview_every, every.keep, profile
-        )
+        cadence = Cadence.of(settings.train, profile)
         work = Work(
             settings.stage,
             stage.like,

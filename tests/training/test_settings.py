@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cv3jax import recipes
+from cv3jax.diffusion.sampler import FORMS
 from cv3jax.training.parsing import parse_stage, section
 from cv3jax.training.settings import BatchSettings, StageSettings
 from data_pipeline.io.errors import InputError
@@ -90,7 +91,11 @@ def load(stage: str, *fields: str) -> ConfigDict:
             "objective.text_drop=1.5",
             "config.objective.text_drop = 1.5: must be a probability, 0..1",
         ),
-        ("base", "sample.form=poem", "config.sample.form = poem: must be one of released, paper"),
+        (
+            "base",
+            "sample.form=poem",
+            f"config.sample.form = poem: must be one of {', '.join(FORMS)}",
+        ),
         (
             "base",
             "sample.prompts=()",
