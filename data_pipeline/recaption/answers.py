@@ -37,8 +37,8 @@ _CANNOT = (
     r" not comfortable)"
 )
 _TO_HELP = (
-    r"(?:assist|help|comply|fulfil|provide|describe|caption|process|discuss|engage|continue|generate|create|do"
-    r" that|answer)"
+    r"(?:assist|help|comply|fulfil|provide|describe|caption|process|discuss|engage|continue"
+    r"|generate|create|do that|answer)"
 )
 _REFUSAL = re.compile(
     rf"\W*(?:(?:i['’]?m|i am) (?:very |so |really )?sorry\b|sorry,? (?:but )?i\b|i"
