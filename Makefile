@@ -11,6 +11,9 @@ INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
+# where it is set, every process compiles its libraries again, which takes five seconds
+export PYTHONDONTWRITEBYTECODE :=
+
 BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
 
 .PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu benchmarks lint clean

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 import shared
 
@@ -28,6 +29,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # XLA's expensive passes are off: the time of most tests is in compiling small programs, and what
 # they ask does not depend on them. Modules that use `full_compiles` have them.
 jax.config.update("jax_disable_most_optimizations", True)
+# and its newer emitters of fusions, whose compilation takes half as long again
+if jaxlib.__version__.startswith("0.10."):  # a flag that XLA does not know ends the process
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# tracing makes many objects that live long: at Python's own thresholds, looking through them is a
+# fifth of its time
+gc.set_threshold(100_000, 50, 100)
 
 
 # Files of more than half a minute, in the order in which the workers take them: long ones early, so
