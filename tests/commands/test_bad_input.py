@@ -3,6 +3,7 @@ written and no traceback.
 """
 
 import pytest
+import tiny_runs
 from bad_input import damaged_places, files, refused
 
 
@@ -96,10 +97,10 @@ FIELDS = [
     ("base", ["sample.steps=0"], "config.sample.steps = 0"),
     ("relay", ["schedule.start=0"], "start must be in 1..1000, not 0"),
     ("relay", ["schedule.start=1001"], "start must be in 1..1000, not 1001"),
-    ("relay", ["data.image_size=24"], "not a multiple of 16"),
+    ("relay", ["data.image_size=20"], "not a multiple of 8"),
     ("relay", ["init_from={vae}"], "has no base"),
     ("relay", ["init_from={at}/halved"], "other sizes than config.model"),
-    ("relay", ["init_from={at}/halved", "model.channels=32"], "does not hold the model"),
+    ("relay", ["model.channels=32", "init_from={at}/halved"], "does not hold the model"),
     ("relay", ["model.channels=32"], "other sizes than config.model"),
     ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
 ]
@@ -111,9 +112,11 @@ FIELDS = [
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
 def test_a_bad_field(stage, fields, contains, places, tmp_path, capsys):
-    given = {"vae": [], "base": ["cascade={vae}"], "relay": ["cascade={base}", "init_from={base}"]}[
-        stage
-    ]
+    given = {
+        "vae": [],
+        "base": ["cascade={vae}"],
+        "relay": ["cascade={base}", "init_from={base}", *tiny_runs.SMALLEST],
+    }[stage]
     overrides = [
         f"--config.{field}".format(**places) for field in ("data.path={scenes}", *given, *fields)
     ]

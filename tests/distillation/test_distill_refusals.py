@@ -87,7 +87,7 @@ def places(tmp_path_factory):
                 " its value"
             ),
         ),
-        ("base", ("model.depth=(0,2)",), "config.model.depth = (0, 2), but the teacher has [0, 1]"),
+        ("base", ("model.depth=(2,)",), "config.model.depth = (2,), but the teacher has [0]"),
         (
             "base",
             ("data.image_size=64",),
@@ -102,19 +102,13 @@ def places(tmp_path_factory):
     ],
 )
 def test_the_command_refuses_in_one_line(stage, fields, said, places, tmp_path, capsys):
-    given = [
-        f"data.path={tiny_runs.scenes()}",
-        f"cascade={places['whole']}",
+    given = (f"data.path={tiny_runs.scenes()}", f"cascade={places['whole']}", *tiny_runs.SMALLEST)
+    argv = tiny_runs.arguments(
+        f"scenes_distill_{stage}:tiny",
+        tmp_path / "w",
+        *given,
         *(field.format(**places) for field in fields),
-    ]
-    if given[-1].startswith("cascade="):
-        del given[1]
-    argv = [
-        f"--config=scenes_distill_{stage}:tiny",
-        "--workdir",
-        str(tmp_path / "w"),
-        *(f"--config.{field}" for field in given),
-    ]
+    )
     refused(argv, capsys, said.format(**places))
     assert not list((tmp_path / "w").glob("*"))
 

@@ -2,7 +2,6 @@
 teacher as small as a UNet can be.
 """
 
-import dataclasses
 import shutil
 import signal
 import subprocess
@@ -23,9 +22,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.training.metrics import read_lines
 
 UPDATES = {4: 3, 2: 10}
-SIZES = {"channels": 16, "channel_mult": (1,), "res_blocks": 1, "depth": (0,), "mid_depth": 1}
 FIELDS = (
-    *(f"model.{name}={value}".replace(" ", "") for name, value in SIZES.items()),
     f"distill.rounds={tiny_runs.rounds(UPDATES)}",
     "train.save_every=2",
     "train.preview_every=4",
@@ -42,7 +39,6 @@ def teacher(tmp_path_factory):
     )
     description = cascades.read_cascade(place)[1]
     stage = description.stages["base"]
-    stage = dataclasses.replace(stage, model={**stage.model, **SIZES})
     shutil.rmtree(place / "base")
     model = build_model(UNet, stage.model)
     fresh = jax.jit(unet_init(model, stage.text_width))(jax.random.key(0))

@@ -42,11 +42,10 @@ def records() -> RecordSource:
 def config(stage: str, *fields: str) -> StageSettings:
     """The tiny recipe, on the middle quarters of images, behind the trained base's encoders."""
     cascade = tiny_runs.trained("base").workdir
-    # given twice, a tuple would have four numbers
-    if not any(field.startswith("data.zoom") for field in fields):
-        fields = ("data.zoom=(2.0, 2.0)", "data.crop_grid=8", *fields)  # the scenes' relay has them
     return tiny_runs.config(
         stage,
+        "data.zoom=(2.0, 2.0)",  # the scenes' relay has them
+        "data.crop_grid=8",
         f"data.path={data()}",
         "data.recaption=0.5",
         f"cascade={cascade}",

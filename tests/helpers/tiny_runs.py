@@ -94,11 +94,19 @@ def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
         given.append(f"cascade={trained(BEFORE[stage]).workdir}")
     if stage == "relay":
         given.append(f"init_from={trained('base').workdir}")
+    return arguments(f"scenes_{stage}:tiny", workdir, *given, *fields)
+
+
+def arguments(recipe: str, workdir: Path, *fields: str) -> list[str]:
+    """A command's arguments. Of fields given twice the last counts: of tuples the command would
+    join the values.
+    """
+    last = dict(field.split("=", 1) for field in fields)
     return [
-        f"--config=scenes_{stage}:tiny",
+        f"--config={recipe}",
         "--workdir",
         str(workdir),
-        *(f"--config.{field}" for field in (*given, *fields)),
+        *(f"--config.{name}={value}" for name, value in last.items()),
     ]
 
 
@@ -126,14 +134,7 @@ def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
         f"sample.steps={FULL[stage]}",
         *MESH["base"],
     ]
-    # of a tuple that is given twice the values would be joined
-    last = dict(field.split("=", 1) for field in (*given, *fields))
-    return [
-        f"--config=scenes_distill_{stage}:tiny",
-        "--workdir",
-        str(workdir),
-        *(f"--config.{name}={last[name]}" for name in last),
-    ]
+    return arguments(f"scenes_distill_{stage}:tiny", workdir, *given, *fields)
 
 
 def rounds(updates: dict[int, int]) -> str:

@@ -24,16 +24,7 @@ from cv3jax.training.stage import Stage
 from data_pipeline.io.errors import InputError
 
 STEPS = 4
-# one device, one resolution, one transformer: what is asked here does not depend on the UNet, and
-# compiling it is these tests' time
-SMALL = (
-    "mesh.fsdp=1",
-    "batch.per_device=8",
-    "model.channel_mult=(1,)",
-    "model.depth=(1,)",
-    "model.mid_depth=0",
-    "train.preview_every=0",
-)
+SMALL = ("mesh.fsdp=1", "batch.per_device=8", "train.preview_every=0")  # one device
 VIEW = ("data.random_crop=False", *SMALL)
 # (latents, text) → largest relative difference of a loss; None is not cached. A value of float16 is
 # off by 2^-11, of bfloat16 by 2^-8 at most, of int8 by 1/254 of its token's largest; in the mean

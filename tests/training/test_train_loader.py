@@ -46,9 +46,7 @@ def fields(data, *more):
 
 @pytest.mark.slow
 def test_each_size_is_one_compiled_step(data, tmp_path):
-    config = tiny_runs.config(
-        "base", *tiny_runs.ALONE, "model.depth=(0, 0)", "model.mid_depth=0", *fields(data)
-    )
+    config = tiny_runs.config("base", *tiny_runs.ALONE, "model.mid_depth=0", *fields(data))
     with tiny_runs.devices(1):
         pieces = build(config, tmp_path)
     assert pieces.data.sizes == SIZES
