@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 import pytest
 import shared
+import subprocesses
 
 from cv3jax.distributed.backend import tune_cpu
 
@@ -29,9 +29,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # XLA's expensive passes are off: the time of most tests is in compiling small programs, and what
 # they ask does not depend on them. Modules that use `full_compiles` have them.
 jax.config.update("jax_disable_most_optimizations", True)
-# and its newer emitters of fusions, whose compilation takes half as long again
-if jaxlib.__version__.startswith("0.10."):  # a flag that XLA does not know ends the process
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{given} {subprocesses.QUICK}"
+jax.devices("cpu")  # which reads them
+os.environ["XLA_FLAGS"] = given  # libtpu would end the process, it does not know them
 # tracing makes many objects that live long: at Python's own thresholds, looking through them is a
 # fifth of its time
 gc.set_threshold(100_000, 50, 100)
@@ -95,9 +96,9 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ[shared.VARIABLE], ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def full_compiles():
-    """XLA with all its passes while a module runs: where what it asks depends on them, or where its
+    """XLA with all its passes while a test runs: where what it asks depends on them, or where its
     time is in the programs and not in their compilation.
     """
     jax.config.update("jax_disable_most_optimizations", False)

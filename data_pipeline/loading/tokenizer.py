@@ -23,6 +23,7 @@ from data_pipeline.io.errors import InputError, first_line
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 _CONFIG_CHARACTERS = 2**20
+_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # by train_tokenizer, old and new
 MAX_PROMPT = 8192  # characters; what is beyond could not fit into the tokens a model reads
 
 
@@ -155,9 +156,12 @@ def _load(folder: Path) -> Any:
         raise InputError(f"{folder} has no readable tokenizer_config.json: {e}") from e
     if not isinstance(config, dict):
         raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
-    auto = _import_transformers().AutoTokenizer
+    transformers = _import_transformers()
+    # what AutoTokenizer makes of them too, after it has imported PyTorch where that is installed
+    ours = config.get("tokenizer_class") in _WRITTEN and (folder / "tokenizer.json").is_file()
+    kind = transformers.PreTrainedTokenizerFast if ours else transformers.AutoTokenizer
     try:
-        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of
     # it is about this folder
     except Exception as e:

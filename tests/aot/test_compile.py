@@ -5,6 +5,7 @@ and what it refuses.
 import io
 import json
 import math
+import os
 
 import jax
 import pytest
@@ -208,6 +209,7 @@ def test_the_command_works_from_another_directory_beside_a_process_that_has_libt
         "--json",
         str(figures),
         cwd=tmp_path,
+        XLA_FLAGS=os.environ.get("XLA_FLAGS", ""),  # libtpu does not know the tests' own
     )
     assert "v5e:2x4: 8 × TPU v5e, " in shown.stdout
     assert "compiling" in shown.stderr

@@ -2,6 +2,7 @@
 teacher as small as a UNet can be.
 """
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from cv3jax.models.unet import UNet
 from cv3jax.training.metrics import read_lines
 
 UPDATES = {4: 3, 2: 10}
+SIZES = {**tiny_runs.SIZES, "mid_depth": 0}
 FIELDS = (
+    "model.mid_depth=0",
     f"distill.rounds={tiny_runs.rounds(UPDATES)}",
     "train.save_every=2",
     "train.preview_every=4",
@@ -39,6 +42,7 @@ def teacher(tmp_path_factory):
     )
     description = cascades.read_cascade(place)[1]
     stage = description.stages["base"]
+    stage = dataclasses.replace(stage, model={**stage.model, **SIZES})
     shutil.rmtree(place / "base")
     model = build_model(UNet, stage.model)
     fresh = jax.jit(unet_init(model, stage.text_width))(jax.random.key(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import PNG_PIXELS, reads
+from golden import PNG_PIXELS, WIDER, reads
 from golden_models import converted, decode
 from PIL import Image
 
@@ -77,7 +77,7 @@ def check_stage(g, stage: str, seen: dict, side: int) -> None:
     g.check_nhwc(f"e2e.{stage}.decoded", decode(g.preset, np.asarray(latent)))
 
 
-@reads("e2e.base.*")
+@reads("e2e.base.*", slow=WIDER)
 def test_prompt_to_png(g):
     side = g["e2e.base.png_uint8"].shape[1]
     flags = ("--prompt", g.meta["e2e"]["prompt"], "--num", "2", "--size", str(side))
@@ -86,7 +86,7 @@ def test_prompt_to_png(g):
     check_png(g, "e2e.base.png_uint8", images)
 
 
-@reads("e2e.relay.*", "e2e.base.png_uint8")
+@reads("e2e.relay.*", "e2e.base.png_uint8", slow=WIDER)
 def test_png_to_png_of_twice_the_side(g):
     noise = {"low": "e2e.relay.encode_noise", "relay": "e2e.relay.noise"}
     with tempfile.TemporaryDirectory() as folder:

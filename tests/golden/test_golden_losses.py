@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from golden import ROOT, reads
+from golden import ROOT, WIDER, reads
 from golden_models import (
     denoiser,
     differentiable_network,
@@ -60,30 +60,30 @@ def check_discarded(g, key, index):
     assert not np.array_equal(g[key], g[index])
 
 
-@reads("loss.{}.*", *SHARED, case=("std_l2", "std_l1", "std_offset"))
+@reads("loss.{}.*", *SHARED, case=("std_l2", "std_l1", "std_offset"), slow=WIDER)
 def test_base_loss(g, case):
     check_loss(g, case, "none")  # and `low` changes nothing
 
 
-@reads("loss.{}.*", *SHARED, case=("relay_linear", "relay_linear_offset", "relay_exp"))
+@reads("loss.{}.*", *SHARED, case=("relay_linear", "relay_linear_offset", "relay_exp"), slow=WIDER)
 def test_relay_loss(g, case):
     check_loss(g, case, "exp" if case == "relay_exp" else "linear")
     check_discarded(g, f"loss.{case}.discarded_randint", f"loss.{case}.idx")
 
 
-@reads("loss.std_scale.*", "loss.scale_emb", *SHARED)
+@reads("loss.std_scale.*", "loss.scale_emb", *SHARED, slow=WIDER)
 def test_base_loss_with_w(g):
     g.check("loss.scale_emb", guidance_embedding(np.full(4, 7.5), 512))
     check_loss(g, "std_scale", "none", g["loss.scale_emb"])
 
 
-@reads("loss.relay_scale.*", "loss.scale_emb", *SHARED)
+@reads("loss.relay_scale.*", "loss.scale_emb", *SHARED, slow=WIDER)
 def test_relay_loss_with_w(g):
     check_loss(g, "relay_scale", "linear", g["loss.scale_emb"])
     check_discarded(g, "loss.relay_scale.discarded_randint", "loss.relay_scale.idx")
 
 
-@reads("train.*")
+@reads("train.*", slow=WIDER)
 def test_training_step_from_pixels(g):
     """The released shared_step: a relay stage, offset noise 0.05, prompts 1 and 2, original =
     target = the image's size.

@@ -7,7 +7,7 @@ test_math.py runs it as a scan.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden import reads
+from golden import WIDER, reads
 from golden_models import GUIDANCE, denoiser, unet, unet_sizes
 
 from cv3jax.diffusion import sampler
@@ -48,7 +48,7 @@ RELAY = (
 )
 
 
-@reads("{}.*", "samp.noise", "samp.context", "samp.y", case=BASE)
+@reads("{}.*", "samp.noise", "samp.context", "samp.y", case=BASE, slow=WIDER)
 def test_base(g, case):
     kind, n = case.split(".")
     grid = base_grid(int(n))
@@ -60,7 +60,7 @@ def test_base(g, case):
     )
 
 
-@reads("{}.*", "samp.*", case=RELAY)
+@reads("{}.*", "samp.*", case=RELAY, slow=WIDER)
 def test_relay(g, case):
     kind, steps = case.split(".")
     n, p = map(int, steps.split("_"))

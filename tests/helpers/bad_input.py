@@ -107,11 +107,11 @@ PICTURES = {  # folders of images and captions in which nothing can be used, but
 
 
 def files(directory: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a directory, with time and size."""
+    """Every file below a directory, with time and size; not what Python keeps of a recipe."""
     return {
         str(path): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in directory.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.suffix != ".pyc"
     }
 
 

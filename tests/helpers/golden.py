@@ -19,6 +19,8 @@ import pytest
 # micro: the smallest, distilled (w embedding 512 wide); tiny: the structure of the released UNet;
 # tiny2: wider, distilled
 PRESETS = ("micro", "tiny", "tiny2")
+# Compiling the whole networks of the wider preset: micro is distilled too, tiny has the structure.
+WIDER = ("tiny2",)
 ROOT = Path(__file__).parents[1] / "golden"
 DECLARED: set[tuple[str, str]] = set()  # (preset, key)
 
@@ -174,10 +176,15 @@ class Golden:
 
 
 def reads(
-    *patterns: str, case: tuple[str, ...] = ("",), presets: tuple[str, ...] = PRESETS
+    *patterns: str,
+    case: tuple[str, ...] = ("",),
+    presets: tuple[str, ...] = PRESETS,
+    slow: tuple[str, ...] = (),
 ) -> Callable:
     """Parametrise a test `(g)` or, with cases, `(g, case)`: `{}` in a pattern stands for the case,
     `*` for anything.
+
+    The cases of presets that are `slow` run in `make test-all`.
 
     Presets that have no key for a pattern of the case are left out (tiny has no distilled model,
     for one).
@@ -198,6 +205,7 @@ def reads(
                             one,
                             set.union(*matches),
                             id=f"{preset}-{one}" if one else preset,
+                            marks=[pytest.mark.slow] if preset in slow else [],
                         )
                     )
                     DECLARED.update((preset, key) for key in set.union(*matches))

@@ -117,7 +117,7 @@ def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
             {},
             r"config\.data\.buckets: a companion dataset is of one size",
         ),
-        ("relay", ("data.image_size=36",), {}, r"image_size = 36 is not a multiple of 16"),
+        ("relay", ("data.image_size=36",), {}, r"image_size = 36 is not a multiple of 8"),
     ],
 )
 def test_what_cannot_be_encoded(stage, fields, options, line, tmp_path):

@@ -3,6 +3,8 @@
 Of more pictures: `benchmarks/packaged.py`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 from data_pipeline.scenes.render import render
 
-pytestmark = pytest.mark.usefixtures("full_compiles")
+# of those that draw much
+sampled = pytest.mark.usefixtures("full_compiles")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,12 @@ def base(cascade, noise, w, steps=None):
     return np.asarray(cascade.stage("base", cascade.text(captions), keys, start, settings=settings))
 
 
+@pytest.fixture(scope="module")
+def full(teacher, noise):
+    """The teacher's latents of all of its steps, guided by w."""
+    return functools.cache(lambda w: base(teacher, noise, w))
+
+
 def apart(a, b) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2)))
 
@@ -66,6 +75,7 @@ def test_real_pictures_survive_the_autoencoder(student):
         )
 
 
+@sampled
 def test_five_steps_draw_what_held_out_captions_say(student):
     """Colours and shapes that no training picture had together, and orders that only the words
     tell.
@@ -85,20 +95,23 @@ def test_five_steps_draw_what_held_out_captions_say(student):
     assert np.mean([judge(*pair)["all"] for pair in zip(swapped, captions, strict=False)]) <= 0.1
 
 
-def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(student, teacher, noise):
+@sampled
+def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(
+    student, teacher, noise, full
+):
     for w in (1.0, 2.0):
-        full = base(teacher, noise, w)
-        assert apart(base(student, noise, w), full) < 0.9 * apart(
-            base(teacher, noise, w, steps=4), full
+        assert apart(base(student, noise, w), full(w)) < 0.9 * apart(
+            base(teacher, noise, w, steps=4), full(w)
         )
 
 
-def test_the_student_was_taught_guidance(student, teacher, noise):
+@sampled
+def test_the_student_was_taught_guidance(student, noise, full):
     """At each of the first four w it is nearer to the teacher guided by that w than to the one
     guided by any other.
     """
     weights = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-    theirs = [base(teacher, noise, w) for w in weights]
+    theirs = [full(w) for w in weights]
     for i, w in enumerate(weights[:4]):
         assert int(np.argmin([apart(base(student, noise, w), one) for one in theirs])) == i, w
 
