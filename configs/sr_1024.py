@@ -1,8 +1,8 @@
-"""Stage 4 of the paper: super-resolution at 1024², 100k updates of 1024 images, from the base's
-EMA; not yet a relay.
+"""Stage 4 of the paper: super-resolution at 1024², 100k updates of 1024 images, from the EMA of
+the pretrained base at 512², before its aesthetic fine-tuning; not yet a relay.
 
     cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA \\
-        --config.cascade=WORK/base --config.init_from=WORK/base
+        --config.cascade=WORK/base --config.init_from=WORK/base_512
 """
 
 from cv3jax.configs import common

@@ -59,7 +59,8 @@ def make_stage_sampler(
     """
     model = build_on(mesh, UNet, stage.model, attend=attend)
     relay = stage.kind == "relay"
-    grid = relay_grid(steps, stage.start) if relay else base_grid(steps)
+    # not known is a cascade from before blurs were written down
+    grid = relay_grid(steps, stage.start, stage.blur or "linear") if relay else base_grid(steps)
     plain = make_denoiser(
         lambda p, x, i, c: model.apply({"params": p}, x, i, c),
         jnp.asarray(ddpm_sigma()),

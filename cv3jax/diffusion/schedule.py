@@ -13,7 +13,7 @@ paper's z_L) while noise is added:
 
 Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma,
 blur) from its start down to (0, 0, 0): the released relay grid pairs the table's sigma with blur
-k/p, so the grid is not the training table.
+k/p, so the grid of a linear blur is not the training table; those of other blurs are.
 """
 
 import dataclasses
@@ -134,13 +134,22 @@ def base_grid(steps: int) -> Grid:
     return custom_grid(released_points(steps, T))
 
 
-def relay_grid(steps: int, start: int) -> Grid:
-    """The released relay grid of p = `steps` steps from T_r = `start`: blur k/p, k = p..0.
+def relay_grid(steps: int, start: int, blur: str = "linear") -> Grid:
+    """The relay grid of p = `steps` steps from T_r = `start`, for a stage trained with that blur.
 
-    The released (24, 12) is p = 12 from 500 and (5, 1) is p = 1 from 200. Raises ValueError where
-    two points would coincide.
+    "linear" has the released k/p, k = p..0: the released (24, 12) is p = 12 from 500 and (5, 1) is
+    p = 1 from 200. Other kinds have the training table's at the same points: with k/p, a perfect
+    denoiser would draw detail of another variance than the data's.
+
+    Raises ValueError where two points would coincide, on an unknown blur, and on "none", with which
+    there is no relay.
     """
-    return custom_grid(released_points(steps, start), [k / steps for k in range(steps, -1, -1)])
+    points = released_points(steps, start)
+    if blur == "none":
+        raise ValueError("a relay's blur must not be none")
+    if blur == "linear":
+        return custom_grid(points, [k / steps for k in range(steps, -1, -1)])
+    return custom_grid(points, blur_table(blur, start)[points].tolist())
 
 
 def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:

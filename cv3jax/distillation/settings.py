@@ -91,12 +91,14 @@ class DistillSettings:
         return self.stage.model["w_dim"]
 
     def grid(self, steps: int) -> Grid:
-        """The released grid of the recipe's stage.
+        """The grid of the recipe's stage, with its schedule's blur.
 
         Raises ValueError where two points would coincide.
         """
         schedule = self.stage.schedule
-        return relay_grid(steps, schedule.start) if schedule.relay else base_grid(steps)
+        if not schedule.relay:
+            return base_grid(steps)
+        return relay_grid(steps, schedule.start, schedule.blur)
 
     def of_round(self, number: int) -> "DistillSettings":
         """The settings of one round: its own entry, updates and seed, so that its data come in

@@ -236,7 +236,7 @@ def stage_schedule(settings: StageSettings) -> Schedule:
     except ValueError as e:
         raise InputError(f"config.schedule: {e}") from e
     try:
-        _ = relay_grid(steps, start) if settings.relay else base_grid(steps)
+        _ = relay_grid(steps, start, blur) if settings.relay else base_grid(steps)
     except ValueError as e:
         most = (
             f"at least 1, and few enough for start = {start} to have a point for each"

@@ -2,11 +2,13 @@
 to, and what is refused.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cv3jax.diffusion import sampler
 from cv3jax.diffusion.schedule import (
     T,
     base_grid,
@@ -48,18 +50,52 @@ def test_relay_grid_is_the_end_of_a_base_grid(n, p):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, T), st.integers(1, T))
-def test_a_grid_decreases_from_its_start_to_zero(start, steps):
+@given(st.integers(1, T), st.integers(1, T), st.sampled_from(["linear", "sigma", "exp"]))
+def test_a_grid_decreases_from_its_start_to_zero(start, steps, blur):
     if steps > start:  # more steps than indices: two points would coincide
         with pytest.raises(ValueError, match="must decrease strictly"):
-            relay_grid(steps, start)
+            relay_grid(steps, start, blur)
         return
-    grid = relay_grid(steps, start)
+    grid = relay_grid(steps, start, blur)
+    assert np.asarray(grid.blur)[0] == 1  # sampling begins at low
     assert (grid.steps, np.asarray(grid.t)[0]) == (steps, start)
     for values in map(np.asarray, (grid.t, grid.sigma, grid.blur)):
         assert np.all(np.diff(values) < 0)
         assert values[-1] == 0
     assert not np.any(base_grid(steps).blur)
+
+
+@pytest.mark.parametrize(("steps", "start"), [(10, 500), (7, 200), (250, 1000), (1, 1)])
+@pytest.mark.parametrize("blur", ["sigma", "exp"])
+def test_a_relay_is_sampled_with_the_blur_it_was_trained_with(blur, steps, start):
+    grid = relay_grid(steps, start, blur)
+    table = make_schedule(blur, start)
+    np.testing.assert_array_equal(grid.blur, np.asarray(table.blur)[np.asarray(grid.t)])
+    np.testing.assert_array_equal(grid.t, relay_grid(steps, start).t)
+    np.testing.assert_array_equal(grid.sigma, relay_grid(steps, start).sigma)
+
+
+@pytest.mark.parametrize("form", ["released", "paper"])
+@pytest.mark.parametrize("blur", ["linear", "sigma", "exp"])
+def test_a_perfect_denoiser_draws_detail_of_the_data_s_deviation(blur, form):
+    """Detail d = x0 - low is normal of deviation s; x_t = low + (1 - b) d + σ ε, so E[d | x_t] is
+    (1 - b) s² / ((1 - b)² s² + σ²) of x_t - low. All is linear: one start says it.
+    """
+    s, start, steps = 0.8, 500, 250
+    table = make_schedule(blur, start)
+    kept, sigma = 1.0 - np.asarray(table.blur, np.float64), np.asarray(table.sigma, np.float64)
+    share = kept * s**2 / (kept**2 * s**2 + sigma**2)
+    share[0] = 1.0
+    low = jnp.zeros((1, 1, 1, 1))
+    grid = relay_grid(steps, start, blur)
+    drawn, _ = sampler.sample(
+        lambda x, t: jnp.asarray(share)[t][:, None, None, None] * x,
+        grid,
+        sampler.start(grid, jnp.ones_like(low), low),
+        low,
+        form=form,
+    )
+    assert float(drawn[0, 0, 0, 0]) == pytest.approx(s, rel=0.03)
 
 
 @pytest.mark.parametrize("t", [[5, 3], [3, 5, 0], [5, 5, 0], [T + 1, 0], [0], []])
@@ -110,3 +146,7 @@ def test_blur_none_is_zero_and_others_are_refused():
         blur_table("cosine", 500)
     with pytest.raises(ValueError, match=r"relay start must be in 1\.\.1000, not 0"):
         blur_table("linear", 0)
+    with pytest.raises(ValueError, match="a relay's blur must not be none"):
+        relay_grid(4, 500, "none")
+    with pytest.raises(ValueError, match="blur must be one of"):
+        relay_grid(4, 500, "cosine")
