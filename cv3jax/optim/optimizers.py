@@ -47,17 +47,41 @@ class OptimizerSettings:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.kind!r}")
 
 
+def is_hidden_matrix(path: tuple, value: jax.Array) -> bool:
+    """Whether a parameter is a matrix or convolution between hidden states: no norm's scale, no
+    bias, no embedding.
+    """
+    names = [getattr(key, "key", None) for key in path]
+    vector = value.size == matrix_shape(path, value)[0] * value.shape[-1] if value.ndim else True
+    return not vector and not any(name in EMBEDDINGS for name in names)
+
+
 def muon_labels(params) -> dict:
-    """Which optimizer takes each parameter: muon the matrices between hidden states, adam vectors
-    and (as is usual) embeddings.
+    """Which optimizer takes each parameter: muon the matrices between hidden states, adam the
+    others.
+    """
+    return jax.tree.map_with_path(
+        lambda path, value: "muon" if is_hidden_matrix(path, value) else "adam", params
+    )
+
+
+def decay_matrices(weight_decay: float) -> optax.GradientTransformation:
+    """Decoupled weight decay of the matrices between hidden states; norms, biases and embeddings
+    are left alone, as is usual.
+
+    Its state is that of optax.add_decayed_weights, so optimizer states from before it load.
     """
 
-    def label(path, value):
-        names = [getattr(key, "key", None) for key in path]
-        vector = value.size == matrix_shape(path, value)[0] * value.shape[-1]
-        return "adam" if vector or any(name in EMBEDDINGS for name in names) else "muon"
+    def decayed(updates, params):
+        return jax.tree.map_with_path(
+            lambda path, update, value: (
+                update + weight_decay * value if is_hidden_matrix(path, value) else update
+            ),
+            updates,
+            params,
+        )
 
-    return jax.tree.map_with_path(label, params)
+    return optax.stateless(decayed)
 
 
 def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformation:
@@ -91,11 +115,12 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer that those settings describe, at learning rate `lr`.
 
-    Gradients are clipped to the global norm first. Weight decay is decoupled, times lr.
+    Gradients are clipped to the global norm first. Weight decay (`decay_matrices`) is decoupled,
+    times lr.
     """
     s = settings
     store = stored_in_bfloat16 if s.moments == "bfloat16" else lambda inner: inner
-    decay, rate = optax.add_decayed_weights(s.weight_decay), optax.scale_by_learning_rate(lr)
+    decay, rate = decay_matrices(s.weight_decay), optax.scale_by_learning_rate(lr)
     if s.kind == "adamw":
         optimizer = optax.chain(store(optax.scale_by_adam(s.b1, s.b2, s.eps)), decay, rate)
     elif s.kind == "adafactor":
