@@ -11,4 +11,6 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
-    return common.select(common.stage_config(), variant)
+    c = common.stage_config()
+    c.data.min_side = c.data.image_size
+    return common.select(c, variant)

@@ -9,6 +9,6 @@ from cv3jax.configs import common
 
 def get_config(variant: str = ""):
     c = common.stage_config()
-    c.data.image_size = 512
+    c.data.image_size = c.data.min_side = 512
     c.train.steps = 200_000
     return common.select(c, variant)

@@ -38,6 +38,7 @@ def stage_config() -> ConfigDict:
     # none; "64", sizes of about image_size² whose sides are multiples of that; or
     # "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
     # threads prepare batches, in this process, or with workers in as many others, so many in each.
+    # min_side: pictures with a shorter side of fewer pixels are left out; none: they are enlarged.
     # max_damaged: how many records that have become unreadable are passed over. See docs/loader.md
     c.data = ConfigDict(
         {
@@ -51,6 +52,7 @@ def stage_config() -> ConfigDict:
             "recaption": 0.95,
             "threads": 16,
             "workers": 0,
+            "min_side": config_dict.placeholder(int),
             "max_damaged": 100,
             "buckets": config_dict.placeholder(str),
             # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
@@ -178,6 +180,7 @@ def vae_config() -> ConfigDict:
             "flip": True,
             "threads": 16,
             "workers": 0,
+            "min_side": config_dict.placeholder(int),
             "max_damaged": 100,
             "buckets": config_dict.placeholder(str),
         }
@@ -237,7 +240,7 @@ def tiny(c: ConfigDict) -> ConfigDict:
     Kinds of step, losses and data stay.
     """
     c.batch.size, c.batch.per_device = 8, 1
-    c.data.image_size, c.data.threads = 32, 1
+    c.data.image_size, c.data.threads, c.data.min_side = 32, 1, None
     c.optim.warmup = 2
     c.train.update({"steps": 4, "log_every": 2, "save_every": 2, "preview_every": 0, "keep": 2})
     if c.stage == "vae":

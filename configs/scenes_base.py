@@ -24,7 +24,7 @@ PROMPTS = (
 def get_config(variant: str = ""):
     c = common.stage_config()
     c.batch.size = c.batch.per_device = 32
-    c.data.update({"image_size": 64, "threads": 2})
+    c.data.update({"image_size": 64, "min_side": 64, "threads": 2})
     c.model.update(
         {
             "channels": 64,

@@ -18,7 +18,7 @@ def get_config(variant: str = ""):
     c = scenes_base.get_config()
     c.stage = "relay"
     # 64² of 128²: four times the captions of whole pictures for the same work
-    c.data.update({"zoom": (2.0, 2.0), "crop_grid": 8})
+    c.data.update({"min_side": 128, "zoom": (2.0, 2.0), "crop_grid": 8})
     # 16×16 latents: the paper's 500 of 128×128, averaged over 8×8, is the noise of t = 42; from 100
     # shapes suffer
     c.schedule.update({"blur": "linear", "start": 40})

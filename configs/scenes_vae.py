@@ -20,6 +20,7 @@ def get_config(variant: str = ""):
     c.data.update(
         {
             "image_size": 64,
+            "min_side": 64,
             "zoom": (1.0, 2.0),
             "zoom_levels": 2,
             "crop_grid": 8,

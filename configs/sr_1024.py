@@ -11,7 +11,7 @@ from cv3jax.configs import common
 def get_config(variant: str = ""):
     c = common.stage_config()
     c.stage = "relay"  # the part it becomes, once relay_1024 has fine-tuned it
-    c.data.image_size = 1024
+    c.data.image_size = c.data.min_side = 1024
     c.batch.size, c.batch.per_device = 1024, 4
     c.train.steps = 100_000
     return common.select(c, variant)

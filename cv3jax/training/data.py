@@ -58,6 +58,7 @@ def loader(
             num_threads=settings.data.threads,
             num_workers=settings.data.workers,
             buckets=settings.data.sizes,
+            min_side=settings.data.min_side or 0,
             max_damaged=settings.data.max_damaged,
         ),
         tokenize=tokenize,

@@ -22,6 +22,7 @@ class DataSettings:
     path: str | None = None
     recaption: float = 0.0
     workers: int = 0
+    min_side: int | None = None
     max_damaged: int = 0
     buckets: str | None = None
     cache: str | None = None
@@ -37,6 +38,9 @@ class DataSettings:
         require(self.threads >= 0, "data.threads", self.threads, none)
         alone = "0 (threads alone) or more processes"
         require(self.workers >= 0, "data.workers", self.workers, alone)
+        require(
+            (self.min_side or 0) >= 0, "data.min_side", self.min_side, "0 (none) or more pixels"
+        )
         require(self.max_damaged >= 0, "data.max_damaged", self.max_damaged, "0 or more")
 
     @functools.cached_property

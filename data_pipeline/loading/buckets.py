@@ -111,28 +111,31 @@ def merged(counts: Sequence[int], buckets: Sequence[Size], least: int) -> list[i
 
 
 def cells(
-    parts: Sequence[Sequence], weights: Sequence[float], buckets: Sequence[Size], least: int
+    whole: Sequence[tuple[Cell, float]], buckets: Sequence[Size], least: int
 ) -> dict[Size, Weighted]:
     """Size → what of each dataset is in it, with its share of everything that is drawn; sizes that
     nothing is in are left out.
 
+    `whole`: of each dataset the records that are drawn, and its weight.
+
     Raises:
         InputError: the sizes of a dataset's records cannot be had.
     """
-    of = [assign(sizes_of(part), buckets) for part in parts]
+    weights = [weight for _, weight in whole]
+    of = [assign(sizes_of(cell.source)[np.asarray(cell.indices)], buckets) for cell, _ in whole]
     counts = [np.bincount(numbers, minlength=len(buckets)) for numbers in of]
     taker = np.array(merged(np.sum(counts, axis=0), buckets, least))
     of, total = [taker[numbers] for numbers in of], sum(weights)
     found: dict[Size, Weighted] = {}
     for bucket in sorted(set(taker)):
         inside = [
-            (Cell(part, source, np.flatnonzero(of[part] == bucket)), weights[part] / total)
-            for part, source in enumerate(parts)
+            (cell._replace(indices=np.asarray(cell.indices)[of[part] == bucket]), cell, weight)
+            for part, (cell, weight) in enumerate(whole)
         ]
         shared = [
-            (cell, weight * len(cell.indices) / len(cell.source))
-            for cell, weight in inside
-            if len(cell.indices)
+            (within, weight / total * len(within.indices) / len(cell.indices))
+            for within, cell, weight in inside
+            if len(within.indices)
         ]
         if shared:
             found[buckets[bucket]] = shared

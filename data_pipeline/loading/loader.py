@@ -53,6 +53,7 @@ from data_pipeline.loading.damaged import FIELD, Cell, Tally, read
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.order import Rows, epochs, mix, mixed
 from data_pipeline.loading.settings import LoaderSettings
+from data_pipeline.loading.usable import usable
 from data_pipeline.records.records import Record, open_records
 
 Tokenize = Callable[[list[str]], np.ndarray]  # N captions → int32 [N, L]
@@ -199,24 +200,22 @@ def _streams(
 ) -> tuple[dict[Size, grain.MapDataset], list[float]]:
     """The picks of each size that batches have, in order, and its share of the batches."""
     seed, shuffle, square = settings.seed, settings.shuffle, (settings.image_size,) * 2
+    whole = [
+        (Cell(number, part, usable(part, settings.min_side)), weight)
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
+    ]
     if settings.buckets:
-        inside = cells(parts, weights, settings.buckets, settings.batch_size)
+        inside = cells(whole, settings.buckets, settings.batch_size)
         streams = {
             size: mixed(each, seed, shuffle=shuffle, label=size) for size, each in inside.items()
         }
         return streams, [sum(weight for _, weight in each) for each in inside.values()]
     if len(parts) > 1:
-        whole = [
-            (Cell(number, part, range(len(part))), weight)
-            for number, (part, weight) in enumerate(zip(parts, weights, strict=True))
-        ]
         return {square: mixed(whole, seed, shuffle=shuffle)}, [1.0]
-    (source,) = parts
-    data = epochs(
-        Cell(0, source, range(len(source))), seed, shuffle=shuffle, count=settings.num_epochs
-    )
+    ((cell, _),) = whole
+    data = epochs(cell, seed, shuffle=shuffle, count=settings.num_epochs)
     if settings.num_epochs is not None:
-        data = _whole_batches(data, source, settings, rows)
+        data = _whole_batches(data, cell, settings, rows)
     return {square: data}, [1.0]
 
 
@@ -238,19 +237,19 @@ def _batches(
 
 
 def _whole_batches(
-    data: grain.MapDataset, source: Sequence, settings: LoaderSettings, rows: Sequence[int]
+    data: grain.MapDataset, cell: Cell, settings: LoaderSettings, rows: Sequence[int]
 ) -> grain.MapDataset:
     """The picks of so many epochs, without the last incomplete batch where that is dropped.
 
     InputError where they are too few.
     """
     batch_size, drop_remainder = settings.batch_size, settings.drop_remainder
-    whole = len(source) * settings.num_epochs
+    whole = len(cell.indices) * settings.num_epochs
     if whole < batch_size and (drop_remainder or whole <= rows[0]):
         raise InputError(
-            f"{getattr(source, 'name', 'the given records')}: {settings.num_epochs} epoch(s) of"
-            f" {len(source)} records are less than one batch of {batch_size}; lower the batch size"
-            " or allow an incomplete batch"
+            f"{getattr(cell.source, 'name', 'the given records')}: {settings.num_epochs} epoch(s)"
+            f" of {len(cell.indices)} records are less than one batch of {batch_size}; lower the"
+            " batch size or allow an incomplete batch"
         )
     return data[: whole // batch_size * batch_size] if drop_remainder else data
 

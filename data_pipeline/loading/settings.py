@@ -73,6 +73,7 @@ class LoaderSettings:
         buckets: sizes of which each batch has one, every record that which crops least of it, in
             `buckets.assign`'s words; none: all batches are S × S. A bucket's records come in epochs
             of their own, and its batches as often as it has records.
+        min_side: pictures with a shorter side of fewer pixels are left out; 0: none is.
         max_damaged: so many damaged records are passed over (see `damaged`); one more ends the
             iteration.
         shuffle: else in the order of the records.
@@ -93,6 +94,7 @@ class LoaderSettings:
     num_workers: int = 0
     prefetch: int = 8
     buckets: tuple[Size, ...] = ()
+    min_side: int = 0
     max_damaged: int = 0
     shuffle: bool = True
     num_epochs: int | None = None
@@ -110,6 +112,7 @@ class LoaderSettings:
                 (self.num_threads >= 0, f"num_threads = {self.num_threads}: at least 0"),
                 (self.num_workers >= 0, f"num_workers = {self.num_workers}: at least 0"),
                 (self.prefetch >= 1, f"prefetch = {self.prefetch}: at least 1"),
+                (self.min_side >= 0, f"min_side = {self.min_side}: at least 0"),
                 (self.max_damaged >= 0, f"max_damaged = {self.max_damaged}: at least 0"),
                 (grid <= self.image_size, f"crop_grid = {grid}: 1 to the image size"),
                 (
