@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cv3jax.distributed import roll_call
 from cv3jax.distributed.liveness import Peers
 from data_pipeline.io.errors import InputError, first_line
 
@@ -122,12 +123,14 @@ def start(args: argparse.Namespace) -> None:
             "process_id": given.process_id,
             "cluster_detection_method": "deactivate",
         }
-    elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
-        how = {"cluster_detection_method": "slurm"}
+    elif slurm := _slurm_place(os.environ):
+        given, how = slurm, {"cluster_detection_method": "slurm"}
     elif _on_tpu():
         how = {}  # JAX asks GKE's variables or the VM's metadata
     else:
         return
+    if given:
+        roll_call.answer(*given, JOIN)
     # it takes SIGTERM for itself, and knows no Ctrl-C
     jax.config.update("jax_enable_preemption_service", False)
     # JAX looks for dead processes too, but ends the others without saying which; it comes second
@@ -144,6 +147,21 @@ def start(args: argparse.Namespace) -> None:
             f"the processes did not find each other within {JOIN} s ({first_line(e, 200)})"
         ) from e
     _watch(args.patience)
+
+
+def _slurm_place(env: Mapping[str, str]) -> Place | None:
+    """This task's place in its Slurm step; None outside of one, and in one of a single task.
+
+    An interactive step of one task has the allocation's SLURM_NTASKS: its own count is asked.
+    """
+    if not all(name in env for name in SLURM):
+        return None
+    count = int(env.get("SLURM_STEP_NUM_TASKS", env["SLURM_NTASKS"]))
+    if count <= 1:
+        return None
+    from jax._src.clusters import SlurmCluster  # whose port jax.distributed will take
+
+    return Place(SlurmCluster.get_coordinator_address(None, None), count, int(env["SLURM_PROCID"]))
 
 
 def _watch(patience: float) -> None:
