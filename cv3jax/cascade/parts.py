@@ -20,9 +20,13 @@ from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
+SIZELESS = {"dtype", "remat"}  # fields of config.model that a part's arrays do not depend on
 
-def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
+
+def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
     """(shapes, shardings) → the EMA of `part` of the checkpoint at `path`, placed so.
+
+    `model` is config.model, for the message where the sizes differ.
 
     Raises:
         InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
@@ -38,14 +42,35 @@ def part_loader(path: str, part: str) -> Callable[[Any, Any], Any]:
     def load(shapes, shardings):
         theirs = part_shapes(description, part)
         if jax.tree.map(lambda x: x.shape, theirs) != jax.tree.map(lambda x: x.shape, shapes):
-            where = f"{directory}/{cascades.CASCADE}"
             raise InputError(
-                f"config.init_from = {path}: its {part} has other sizes than config.model; they"
-                f" stand in {where}"
+                f"config.init_from = {path}: its {part} has other sizes than config.model:"
+                f" {_differences(description.section(part).model, model, part)}"
             )
         return load_params(directory, description, (part,), lambda _: shardings)[0][part]
 
     return load
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) -> str:
+    """The fields in which two models differ, and what would fit."""
+
+    def plain(value):
+        return tuple(value) if isinstance(value, list) else value
+
+    differ = {
+        name: (plain(theirs[name]), plain(ours[name]))
+        for name in sorted(theirs.keys() & ours.keys() - SIZELESS)
+        if plain(theirs[name]) != plain(ours[name])
+    }
+    if not differ:
+        return "its text features are of another width; take the cascade it was trained with"
+    told = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
+    if differ.get("w_dim", (0, 0))[0]:
+        return f"{told}; it is distilled: start from the {part} that it was distilled from"
+    flags = " ".join(
+        f"--config.model.{name}={str(a).replace(' ', '')}" for name, (a, _) in differ.items()
+    )
+    return f"{told}; give {flags}"
 
 
 def model_of(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -> Any:

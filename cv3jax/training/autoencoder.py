@@ -54,7 +54,8 @@ class AutoencoderStage:
             self._frozen = jax.device_put(frozen, replicated(mesh))
         self._program = vae_program(settings, self._mesh, self._model, perceptual)
         self.like = self._program.like
-        load = part_loader(settings.init_from, "vae") if settings.init_from else None
+        init_from, model = settings.init_from, settings.model
+        load = part_loader(init_from, "vae", model) if init_from else None
         self.create = state_creator(
             self._program.init, self._program.tx, settings.seed, self.like, load
         )

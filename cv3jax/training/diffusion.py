@@ -49,7 +49,7 @@ class DiffusionStage:
         self.like = self._programs.like
         load = None
         if settings.init_from:
-            load = part_loader(settings.init_from, settings.init_part)
+            load = part_loader(settings.init_from, settings.init_part, settings.model)
         self.create = state_creator(
             self._programs.init, self._programs.tx, settings.seed, self.like, load
         )

@@ -99,9 +99,23 @@ FIELDS = [
     ("relay", ["schedule.start=1001"], "start must be in 1..1000, not 1001"),
     ("relay", ["data.image_size=20"], "not a multiple of 8"),
     ("relay", ["init_from={vae}"], "has no base"),
-    ("relay", ["init_from={at}/halved"], "other sizes than config.model"),
+    (
+        "relay",
+        ["init_from={at}/halved"],
+        "than config.model: channels is 32 there and 16 here; give --config.model.channels=32",
+    ),
     ("relay", ["model.channels=32", "init_from={at}/halved"], "does not hold the model"),
-    ("relay", ["model.channels=32"], "other sizes than config.model"),
+    (
+        "relay",
+        ["model.channels=32", "model.mid_depth=0"],
+        "channels is 16 there and 32 here, mid_depth is 1 there and 0 here; give"
+        " --config.model.channels=16 --config.model.mid_depth=1",
+    ),
+    (
+        "relay",
+        ["init_from=scenes"],
+        "it is distilled: start from the base that it was distilled from",
+    ),
     ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
 ]
 
