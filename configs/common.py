@@ -104,6 +104,7 @@ def stage_config() -> ConfigDict:
     c.train = train(steps=600_000)
     # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
     c.profile = ConfigDict({"steps": ""})
+    # prompts: of the previews; (): the first captions of the data
     c.sample = ConfigDict(
         {
             "steps": 50,
@@ -230,7 +231,7 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
     c.batch.size = c.batch.per_device = batch
     c.data.update({"threads": 1, "workers": 12})
     c.optim.update({"lr": lr, "warmup": warmup, "ema": 0.999})
-    c.train.update({"steps": steps, "log_every": 100, "save_every": 2000})
+    c.train.update({"steps": steps, "log_every": 100, "save_every": 2000, "preview_every": 2000})
     return c
 
 

@@ -13,13 +13,6 @@ from ml_collections import ConfigDict
 
 from cv3jax.configs import common
 
-PROMPTS = (
-    "a large red circle on the left and a small blue square on the right, white background",
-    "a small green star in the center, black background",
-    "a large yellow ring on the left and a large purple triangle on the right, grey background",
-    "a large orange striped cross with a thin black outline at the top, beige background",
-)
-
 
 def get_config(variant: str = ""):
     c = common.stage_config()
@@ -53,9 +46,9 @@ def get_config(variant: str = ""):
         }
     )
     c.train.update(
-        {"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 0, "keep": 2}
+        {"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 650, "keep": 2}
     )
-    c.sample.update({"steps": 4, "guidance": 1.5, "prompts": PROMPTS})
+    c.sample.update({"steps": 4, "guidance": 1.5, "prompts": ()})
     return common.select(c, variant, long=long)
 
 

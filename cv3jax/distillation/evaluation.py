@@ -23,14 +23,15 @@ from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed import processes
 from cv3jax.reports.pictures import contact_sheet
-from cv3jax.training.previews import first_images
+from cv3jax.training.previews import first_images, preview_prompts
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import replacing
 from data_pipeline.loading.damaged import readable
 
 
 class Bench:
-    """A stage's inputs: each prompt of the recipe with each w of config.distill.w.
+    """A stage's inputs: each prompt of the recipe, or caption of the data where it has none, with
+    each w of config.distill.w.
 
     A relay starts from real pictures, by their captions.
 
@@ -41,7 +42,7 @@ class Bench:
         stage = settings.stage
         self._cascade, self._mesh, self._attention = cascade, mesh, stage.attention
         self._eta, self._form, self._samplers = stage.sample.eta, stage.sample.form, {}
-        side, prompts, pixels = stage.data.whole_side, list(stage.sample.prompts), None
+        side, prompts, pixels = stage.data.whole_side, preview_prompts(stage, records), None
         if stage.relay:
             some = list(itertools.islice(readable(records), len(prompts)))
             prompts = [record["caption"] for record in some]

@@ -67,6 +67,7 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     before = dict(zip(STAGES, (None, *STAGES), strict=False))[stage]
     name, fields = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
     fields += [f"--config.init_from={workdir / 'base'}"] if stage == "relay" else []
+    fields += ["--config.train.preview_every=0"]  # the report has pictures of its own
     settings = parse_stage(recipes.load(name, fields))
     return finish(workdir / stage, lambda place: training.run(settings, place))
 

@@ -16,10 +16,19 @@ from data_pipeline.loading.loader import make_loader
 from data_pipeline.loading.settings import CropSettings, LoaderSettings
 from data_pipeline.records.records import RecordSource
 
+CAPTIONS = 4  # of the data, where the recipe has no prompts
+
+
+def preview_prompts(settings: StageSettings, records: RecordSource) -> list[str]:
+    """The recipe's prompts; where it has none, the captions of the first readable records."""
+    if settings.sample.prompts:
+        return list(settings.sample.prompts)
+    return [record["caption"] for record in itertools.islice(readable(records), CAPTIONS)]
+
 
 def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
-    """The recipe's prompts, sampled."""
-    prompts = list(settings.sample.prompts)
+    """The recipe's prompts or the data's captions, sampled."""
+    prompts = preview_prompts(settings, records)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
     images = cascade.decode(
         cascade.stage(

@@ -204,8 +204,9 @@ class SampleSettings:
         require(0 <= self.eta <= 1, "sample.eta", self.eta, "0..1")
         _one_of("sample.form", self.form, FORMS)
         given = self.prompts
-        fine = len(given) > 0 and all(isinstance(prompt, str) for prompt in given)
-        require(fine, "sample.prompts", given, "one prompt or more, for the previews")
+        fine = not isinstance(given, str) and all(isinstance(prompt, str) for prompt in given)
+        right = "prompts for the previews, or none (): the first captions of the data"
+        require(fine, "sample.prompts", given, right)
         object.__setattr__(self, "prompts", tuple(given))
 
 

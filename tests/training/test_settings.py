@@ -98,8 +98,9 @@ def load(stage: str, *fields: str) -> ConfigDict:
         ),
         (
             "base",
-            "sample.prompts=()",
-            "config.sample.prompts = (): must be one prompt or more, for the previews",
+            "sample.prompts=(1,)",
+            "config.sample.prompts = (1,): must be prompts for the previews, or none (): the first"
+            " captions of the data",
         ),
         ("base", "data.recaption=2.0", "config.data.recaption = 2.0: must be a probability, 0..1"),
         (
