@@ -14,6 +14,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.distributed.partitioning import abstract, make_constrain
+from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -161,11 +162,16 @@ def load_params(
     description: CascadeDescription,
     parts: tuple[str, ...] = (),
     placement: Callable | None = None,
+    *,
+    computed: bool = False,
 ) -> tuple[dict, Callable | None]:
     """(parameters by part, tokenizer or None) of the parts named, or of all there are, where
     `placement` puts each (shapes → shardings).
 
     Default: the first device of this process, however many a part was trained on.
+
+    `computed`: matrices in the type that the part computes in, half the memory where that is
+    bfloat16; for parameters that are only read.
     """
     placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
     available = description.parts
@@ -174,6 +180,8 @@ def load_params(
     params = {}
     for part in parts or available:
         tree = part_shapes(description, part)
+        if computed:
+            tree = as_computed(tree, description.section(part).model.get("dtype", "float32"))
         params[part] = cascades.load_part(directory / part, abstract(tree, placement(tree)))
     tokenize = (
         load_tokenizer(directory / "t5" / "tokenizer", description.t5.length)

@@ -281,7 +281,7 @@ def load(
     path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None, attention: str = "auto"
 ) -> Cascade:
     """The cascade at `path`, with `parts` of it (default: all it has), on `mesh` or on the default
-    device.
+    device; matrices in the types that the parts compute in.
 
     Raises:
         InputError: no checkpoint there, a part missing or damaged, or an attention that cannot be.
@@ -290,6 +290,5 @@ def load(
     if description.vae is None:
         raise InputError(f"{path} has no vae, without which there are no pictures")
     placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
-    return Cascade(
-        description, *load_params(directory, description, parts, placement), mesh, attention
-    )
+    params, tokenize = load_params(directory, description, parts, placement, computed=True)
+    return Cascade(description, params, tokenize, mesh, attention)

@@ -27,9 +27,22 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
     return x.reshape(b, h * block, w * block, c // block**2)
 
 
+WHOLE = 128**2  # positions at most whose attention is computed at once: 1 GiB of logits an image
+
+
+def attend_by_rows(q: jax.Array, k: jax.Array, v: jax.Array, height: int) -> jax.Array:
+    """`attend` of one of `height` rows of queries after the other, so that the logits of all, which
+    grow with the fourth power of the side, never exist. q, k, v [B, height · W, 1, C].
+    """
+    b, positions, heads, c = q.shape
+    rows = q.reshape(b, height, positions // height, heads, c).swapaxes(0, 1)
+    out = jax.lax.map(lambda row: attend(row, k, v), rows)
+    return out.swapaxes(0, 1).reshape(q.shape)
+
+
 class PixelAttention(nn.Module):
     """x + attention of all positions over all others, one head as wide as the channels; projections
-    have biases.
+    have biases. Images of more than WHOLE positions are attended row by row.
     """
 
     groups: int
@@ -41,7 +54,9 @@ class PixelAttention(nn.Module):
         h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x) if self.groups else x
         h = h.reshape(b, height * width, 1, c)
         q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(h) for name in "qkv")
-        h = nn.Dense(c, dtype=self.dtype, name="out")(attend(q, k, v))
+        large = height * width > WHOLE
+        h = attend_by_rows(q, k, v, height) if large else attend(q, k, v)
+        h = nn.Dense(c, dtype=self.dtype, name="out")(h)
         return x + h.reshape(x.shape)
 
 
