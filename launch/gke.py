@@ -124,6 +124,9 @@ def jobset(
             " mounted"
         )
     container["volumeMounts"][0]["mountPath"] = path
+    for variable in container["env"]:
+        if variable["name"] == "JAX_COMPILATION_CACHE_DIR":  # what a container has goes with it
+            variable["value"] = f"{path.rstrip('/')}/.cache/xla"
     pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
     return made
 

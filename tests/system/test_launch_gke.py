@@ -59,7 +59,16 @@ def parts(jobset):
 
 @pytest.mark.parametrize("name", ["jobset_tpu.yaml", "jobset_gpu.yaml"])
 def test_templates_are_jobsets_as_they_stand(name):
-    check(yaml.safe_load((LAUNCH / name).read_text()))
+    made = yaml.safe_load((LAUNCH / name).read_text())
+    check(made)
+    container = parts(made)[2]
+    # compiled programs outlive the container: they lie on the volume
+    assert cache_of(container).startswith(f"{container['volumeMounts'][0]['mountPath']}/")
+
+
+def cache_of(container: dict) -> str:
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    return variables["JAX_COMPILATION_CACHE_DIR"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +153,7 @@ def test_gke_options(gke, capsys):
     assert made["spec"]["failurePolicy"]["maxRestarts"] == 7
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "disk"
     assert container["volumeMounts"][0]["mountPath"] == "/mnt/runs"
+    assert cache_of(container) == "/mnt/runs/.cache/xla"
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert "cloud.google.com/gke-spot" in {toleration["key"] for toleration in pod["tolerations"]}
 
