@@ -106,7 +106,8 @@ def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
     """What the loader makes an example with."""
     image = None
     if not cache.identity["latents"]:
-        image = functools.partial(crop, settings=crop_settings(settings.data))
+        # the companion has features of the first caption and of the recaption alone
+        image = functools.partial(crop, settings=crop_settings(settings.data), several=False)
     names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
     return CachedExamples(
         cache=cache,

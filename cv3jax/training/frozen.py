@@ -23,7 +23,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.loading.damaged import readable
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.tokenizer import load_tokenizer, train_tokenizer
-from data_pipeline.records.records import RecordSource
+from data_pipeline.records.records import RecordSource, captions
 
 TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no more
 
@@ -134,7 +134,7 @@ def random_text(
         )
         shutil.rmtree(folder, ignore_errors=True)
         train_tokenizer(
-            (record["caption"] for record in some),
+            itertools.chain.from_iterable(map(captions, some)),
             folder,
             settings.text.vocab,
             settings.text.length,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.crops import choose_caption
 from data_pipeline.records.feature_cache import Encoded, EncodedSource
 from data_pipeline.records.records import Record
 
@@ -18,7 +19,7 @@ class CachedExamples:
 
     Attributes:
         latents: names of `feature_cache.latent_arrays`; empty where `image` (`crops.crop`, with
-            captions) makes pixels as ever.
+            captions, with `text` only the first of several) makes pixels as ever.
         text: features stand in the place of the caption. With both, `source` is not read at all.
         recaption_prob: how often a recaption is taken where there is one: chosen as without a
             companion, by the same draw.
@@ -45,8 +46,8 @@ class CachedExamples:
             return out | _features(encoded, out.pop("caption"), self.cache)
         record = encoded if self.text else source[index]
         _check_pair(record, encoded, self.cache)
-        use = record["recaption"] and rng.random(5)[4] < self.recaption_prob
-        caption = record["recaption"] if use else record["caption"]
+        draw = rng.random(5)[4]
+        caption = choose_caption(record, draw, self.recaption_prob, several=not self.text)
         latents = {name: encoded["latents"][name] for name in self.latents}
         out = {**latents, "sizes": encoded["sizes"]}
         return out | (

@@ -1,6 +1,7 @@
 """One record → the crop that a step sees, and the sizes that say where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -8,7 +9,7 @@ from PIL import Image
 from data_pipeline.images.decode import decode_rgb, open_image, upright_size
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.settings import CropSettings
-from data_pipeline.records.records import Record
+from data_pipeline.records.records import Record, captions
 
 
 def crop(
@@ -19,11 +20,13 @@ def crop(
     *,
     settings: CropSettings,
     with_caption: bool = True,
+    several: bool = True,
 ) -> dict[str, np.ndarray | str]:
     """Decodes record `index` and crops it to `size`: a `loader.Prepare`.
 
     Returns:
-        image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str.
+        image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str: with `several` any of
+            the source's, see `choose_caption`.
 
     Raises:
         InputError: the record or its image is damaged.
@@ -51,9 +54,26 @@ def crop(
         ) from e
     out = {"image": image, "sizes": sizes}
     if with_caption:
-        use = record["recaption"] and recaption < settings.recaption_prob
-        out["caption"] = record["recaption"] if use else record["caption"]
+        out["caption"] = choose_caption(record, recaption, settings.recaption_prob, several=several)
     return out
+
+
+def choose_caption(
+    record: Mapping[str, Any], draw: float, recaption_prob: float, *, several: bool
+) -> str:
+    """The recaption, where there is one, with that probability; else one of the source's captions,
+    each as often as the others, or, without `several`, the first.
+
+    `draw` is uniform in [0, 1) and decides both.
+    """
+    if record["recaption"]:
+        if draw < recaption_prob:
+            return record["recaption"]
+        draw = (draw - recaption_prob) / (1 - recaption_prob)  # what is left is uniform again
+    if not several:
+        return record["caption"]
+    each = captions(record)
+    return each[min(int(draw * len(each)), len(each) - 1)]
 
 
 def fit(

@@ -195,6 +195,23 @@ class RecordWriter:
         replace_directory(self.staging, self.out)
 
 
+def captions(record: Mapping[str, Any]) -> list[str]:
+    """The source's captions of a record: `caption`, and those that `scores` holds under
+    "captions".
+
+    Raises:
+        InputError: the scores are no JSON of that kind.
+    """
+    if '"captions"' not in record.get("scores", ""):
+        return [record["caption"]]
+    try:
+        others = json.loads(record["scores"]).get("captions")
+    except (ValueError, AttributeError) as e:
+        raise InputError(f"record {record['key']!r}: its scores are no JSON object") from e
+    others = others if isinstance(others, list) else []
+    return [record["caption"], *(text for text in others if isinstance(text, str) and text)]
+
+
 class RecordSource(ExampleSource):
     """Random access: `len(source)` and `source[i]` → Record. Safe to read from many threads."""
 
