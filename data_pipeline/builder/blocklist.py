@@ -9,16 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 _MAX_FILE = 2**24  # bytes
 _PUNYCODE = re.compile(r"xn--([a-z0-9-]+)")
+# what no URL of an image has, but other kinds of lists: patterns, hosts files, ad blockers' rules
+_OTHER_LIST = re.compile(r".*\*|(0\.0\.0\.0|127\.0\.0\.1|::1)\s|\|\||@@|[\"'].*[\"'],?$")
+_COMMENT = re.compile(r"(^|\s)#.*")
+# what browsers leave out of a host's name or read as its dot
+_UNSEEN = {0x3002: ".", **dict.fromkeys(map(ord, "\t\n\r\u00ad\u200b\u200c\u200d\u2060\ufeff"))}
 
 
 def plain_url(url: str) -> str:
     """One spelling of a URL or a part of one: percent and punycode decoded, full-width forms
-    folded, lower case.
+    folded, lower case, without characters that show nothing.
     """
-    text = unicodedata.normalize("NFKC", urllib.parse.unquote(url)).casefold()
+    text = unicodedata.normalize("NFKC", urllib.parse.unquote(url)).translate(_UNSEEN).casefold()
     return unicodedata.normalize("NFC", _PUNYCODE.sub(_decode, text)).casefold()
 
 
@@ -30,11 +36,12 @@ def _decode(match: re.Match[str]) -> str:
 
 
 def read_blocked(path: str | Path) -> tuple[str, ...]:
-    """The substrings of a list: a line each, empty ones and those that begin with # left out,
-    sorted.
+    """The substrings of a list: a line each, sorted; empty lines and what follows a # at a line's
+    beginning or after a space are left out.
 
     Raises:
-        InputError: no such file, too large, not UTF-8, or nothing in it.
+        InputError: no such file, too large, no text, nothing in it, or a line of another kind of
+            list.
     """
     try:
         with Path(path).open("rb") as file:
@@ -43,16 +50,18 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
             raise InputError(
                 f"{path} is larger than {_MAX_FILE:,} bytes; give a shorter list of blocked sources"
             )
-        lines = data.decode().splitlines()
+        lines = [tidy(_COMMENT.sub("", line)) for line in decode_text(data).splitlines()]
     except OSError as e:
         raise InputError(f"the list of blocked sources {path} cannot be read ({e.strerror})") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"the list of blocked sources {path} is not UTF-8 (byte {e.start})") from e
-    blocked = {
-        plain_url(line.strip())
-        for line in lines
-        if line.strip() and not line.strip().startswith("#")
-    }
+    except TextError as e:
+        raise InputError(f"the list of blocked sources {path}: {e}") from e
+    for number, line in enumerate(lines, 1):
+        if _OTHER_LIST.match(line):
+            raise InputError(
+                f"the list of blocked sources {path}, line {number}: {line[:60]!r} is a rule of"
+                " another kind of list, and no part of a URL; give the part alone, bad.example"
+            )
+    blocked = {plain for line in lines if (plain := plain_url(line))}
     if not blocked:
         raise InputError(
             f"the list of blocked sources {path} is empty; give a substring a line, or leave the"
