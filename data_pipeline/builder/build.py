@@ -17,11 +17,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from data_pipeline.builder import inputs, publish, report
 from data_pipeline.builder.beam import run, workers
 from data_pipeline.builder.blocklist import read_blocked
+from data_pipeline.builder.checks import check_bad, check_figures
 from data_pipeline.builder.inputs import Unit
-from data_pipeline.builder.scan import Scan, read_header
+from data_pipeline.builder.scan import Scan
 from data_pipeline.builder.select import decide
 from data_pipeline.builder.settings import BuildSettings
-from data_pipeline.builder.statistics import Statistics
 from data_pipeline.builder.workspace import DECIDE, DECIDED, PLAN, SCAN, SHARDS, Work
 from data_pipeline.builder.write import WriteShard
 from data_pipeline.images.perceptual_hash import band_count
@@ -29,7 +29,7 @@ from data_pipeline.io import locks, storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.array_records import check_replaceable
 
-VERSION = 1  # of what the passes write: a build of another version starts anew
+VERSION = 2  # of what the passes write: a build of another version starts anew
 
 
 def build(
@@ -46,8 +46,8 @@ def build(
     inputs; the scan also where only filters have changed.
 
     Raises:
-        InputError: `out` is taken, too much of the input is bad, nothing is left, or the inputs
-            change meanwhile.
+        InputError: `out` is taken, too much of the input is bad, what a filter goes by cannot be
+            understood or is nowhere, nothing is left, or the inputs change meanwhile.
         OSError: something could not be written.
     """
     work = Work(out.rstrip("/") + ".build")
@@ -71,7 +71,7 @@ def build(
         seconds: dict[str, float] = {}
         with _timed(seconds, "scan"):
             _scan(work, units, settings, options)
-            items = _check_bad(work, units, settings.max_bad_fraction)
+            items = check_bad(work, units, settings.max_bad_fraction)
         with _timed(seconds, "decide"):
             if work.read(DECIDED) != plan or len(
                 work.done(DECIDE, "gz") & work.done(DECIDE, "json")
@@ -93,7 +93,7 @@ def build(
                 )
                 work.write(DECIDED, plan)
         figures = publish.merged(work, len(units))
-        _check_figures(figures, settings)
+        check_figures(figures, settings)
         with _timed(seconds, "write"):
             groups = inputs.groups(units, settings.shard_bytes)
             _write(work, units, groups, options)
@@ -187,51 +187,6 @@ def _progress(units: list[Unit], done) -> tuple[int, str, Any]:
     unit = "B" if all(unit.kind in (inputs.TAR, inputs.PARQUET) for unit in units) else "file"
     sizes = [each.size if unit == "B" or each.parts else 1 for each in units]
     return sum(sizes), unit, lambda: sum(sizes[number] for number in done())
-
-
-def _check_bad(work: Work, units: list[Unit], most: float) -> int:
-    """Items in all. Raises InputError when more than `most` of them are bad."""
-    headers = [read_header(work, number) for number in range(len(units))]
-    items, bad, lost = (
-        sum(header[name] for header in headers) for name in ("items", "bad", "lost")
-    )
-    size = sum(unit.size for unit in units if not unit.parts)
-    if lost > most * size:
-        broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
-        raise InputError(
-            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in"
-            f" {units[broken].name}); at most --max-bad-fraction {most:g} may be. Fetch them again,"
-            " or raise it: the same command then goes on"
-        )
-    if bad > most * items:
-        worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
-        raise InputError(
-            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most"
-            f" of them in {units[worst].name}); at most --max-bad-fraction {most:g} may be. Look at"
-            " the inputs, or raise it: the same command then goes on"
-        )
-    return items
-
-
-def _check_figures(figures: Statistics, settings: BuildSettings) -> None:
-    """Raise InputError where no metadata was joined that is asked for, or nothing is left."""
-    if settings.metadata and not figures.joined:
-        raise InputError(
-            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r}; see"
-            " --join-on"
-        )
-    if not figures.kept:
-        reasons = (
-            ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
-            or "no items"
-        )
-        hint = "loosen the filters, the scan is kept"
-        if set(figures.reasons) <= {"no_caption", "no_image"}:
-            hint = (
-                "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
-                " --captions FILE"
-            )
-        raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
 
 
 @contextmanager

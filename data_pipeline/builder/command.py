@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more damaged items than this share end the build (default: %(default)s)",
     )
     parser.add_argument(
+        "--allow-unreadable-fields",
+        action="store_true",
+        help="go on where the field a filter goes by cannot be understood, or is in no image of a"
+        " source: such images pass that filter",
+    )
+    parser.add_argument(
         "--shard-mb",
         type=int,
         default=256,
@@ -119,6 +125,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         shard_mb=args.shard_mb,
         max_bad_fraction=args.max_bad_fraction,
         threads=args.threads,
+        allow_unreadable=args.allow_unreadable_fields,
     )
     units = find_units(args.input, args.captions)
     tables = tuple(path for pattern in args.metadata for path in storage.files(pattern))
@@ -134,6 +141,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     )
     for reason, count in report["dropped"].items():
         _say(f"dropped {count:,}: {reason} (such as {report['examples'][reason][0]['key']})")
+    for field, told in report["unreadable"].items():
+        _say(f"not understood {told['items']:,}: {field} (such as {told['example']})")
     for broken in report["broken_files"]:
         _say(f"breaks off: {broken['file']} {broken['detail']}")
     _say(f"report: {storage.join(args.output, 'report.html')}")

@@ -6,15 +6,18 @@ from typing import NamedTuple
 from data_pipeline.builder.blocklist import blocker
 from data_pipeline.builder.measure import Facts
 from data_pipeline.builder.settings import Settings
+from data_pipeline.sources.fields import names_of, value_of
+from data_pipeline.sources.values import plain_tags
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
-# The names sources give to one score: LAION's own, its aesthetic subsets', DataComp's and
-# img2dataset's.
-_UNSAFE, _WATERMARK = (
-    ("punsafe", "nsfw_score", "unsafe"),
-    ("pwatermark", "watermark", "watermark_score"),
-)
-_AESTHETIC, _NSFW = ("aesthetic", "aesthetic_score", "aesthetics"), ("nsfw",)
+# a source's field → the setting whose filter goes by it
+ASKED_BY = {
+    "url": "blocked_sources",
+    "nsfw": "nsfw_tags",
+    "unsafe": "max_unsafe",
+    "watermark": "max_watermark",
+    "aesthetic": "min_aesthetic",
+}
 # reasons whose pictures no report shows
 UNSEEN = ("blocked_source", "nsfw", "unsafe", "no_unsafe_score")
 
@@ -32,23 +35,24 @@ def make_judge(settings: Settings, sources: tuple[str, ...]) -> Callable[[Facts]
     blocked = blocker(sources)
     tags = settings.tags()
     bounds = (
-        ("unsafe", _UNSAFE, None, settings.max_unsafe),
-        ("watermark", _WATERMARK, None, settings.max_watermark),
-        ("aesthetic", _AESTHETIC, settings.min_aesthetic, None),
+        ("unsafe", None, settings.max_unsafe),
+        ("watermark", None, settings.max_watermark),
+        ("aesthetic", settings.min_aesthetic, None),
     )
 
     def judge(facts: Facts) -> Drop | None:
         if found := blocked(facts.url):
             return Drop("blocked_source", found)
-        if tags and (tag := _named(facts, _NSFW)) is not None and str(tag).lower() in tags:
-            return Drop("nsfw", str(tag))
-        for reason, names, low, high in bounds:
+        tag = value_of(facts.scores, "nsfw") if tags else None
+        if isinstance(tag, str) and plain_tags(tag) & tags:
+            return Drop("nsfw", tag)
+        for reason, low, high in bounds:
             if low is None and high is None:
                 continue
-            score = _named(facts, names)
+            score = value_of(facts.scores, reason)
             if not isinstance(score, int | float):
                 if settings.require_scores and not facts.problem:
-                    return Drop(f"no_{reason}_score", f"none of {', '.join(names)}")
+                    return Drop(f"no_{reason}_score", f"none of {', '.join(names_of(reason))}")
             elif (low is not None and score < low) or (high is not None and score > high):
                 return Drop(reason, f"{score:g}")
         if facts.problem:
@@ -58,36 +62,28 @@ def make_judge(settings: Settings, sources: tuple[str, ...]) -> Callable[[Facts]
     return judge
 
 
-def _named(facts: Facts, names: tuple[str, ...]) -> float | str | None:
-    scores = {name.lower(): value for name, value in facts.scores.items()}
-    return next((scores[name] for name in names if name in scores), None)
+def fitting_captions(facts: Facts, settings: Settings) -> list[int]:
+    """Which of an image's captions, the first being 0, the filters on captions let pass."""
+    captions = [(facts.caption, facts.repetition), *facts.others]
+    return [i for i, each in enumerate(captions) if not _caption_drop(*each, settings)]
+
+
+def _caption_drop(characters: float, repetition: float, settings: Settings) -> Drop | None:
+    if settings.min_caption and characters < settings.min_caption:
+        return Drop("caption_short", f"{characters} characters")
+    if settings.max_caption and characters > settings.max_caption:
+        return Drop("caption_long", f"{characters} characters")
+    if settings.max_repetition is not None and repetition > settings.max_repetition:
+        return Drop("caption_repetition", f"{repetition:.2f}")
+    return None
 
 
 def _measures(facts: Facts, settings: Settings) -> Drop | None:
+    if not fitting_captions(facts, settings):
+        return _caption_drop(facts.caption, facts.repetition, settings)
     short, long = sorted((facts.width, facts.height))
     size = f"{facts.width}x{facts.height}"
     rules = (
-        (
-            "caption_short",
-            settings.min_caption,
-            facts.caption,
-            lambda v, bound: v >= bound,
-            f"{facts.caption} characters",
-        ),
-        (
-            "caption_long",
-            settings.max_caption,
-            facts.caption,
-            lambda v, bound: v <= bound,
-            f"{facts.caption} characters",
-        ),
-        (
-            "caption_repetition",
-            settings.max_repetition,
-            facts.repetition,
-            lambda v, bound: v <= bound,
-            f"{facts.repetition:.2f}",
-        ),
         (
             "too_few_bytes",
             settings.min_bytes,

@@ -12,14 +12,7 @@ from pathlib import Path
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.storage import File
-from data_pipeline.sources.folders import (
-    TABLES,
-    check_table,
-    list_files,
-    read_files,
-    read_table,
-    table_rows,
-)
+from data_pipeline.sources.folders import list_files, read_files
 from data_pipeline.sources.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
 from data_pipeline.sources.parquet import (
     BAD_PARQUET,
@@ -28,6 +21,7 @@ from data_pipeline.sources.parquet import (
     read_image,
     read_parquet,
 )
+from data_pipeline.sources.tables import check_table, find_table, read_table, table_rows
 from data_pipeline.sources.tars import read_tar
 
 FILES = 1000  # of a folder, in a unit
@@ -50,6 +44,15 @@ class Unit:
     parts: tuple[str, ...] = ()  # these: names, or rows as JSON
     column: str = ""  # of a parquet file, with the image bytes; none where it cannot be opened
     stamp: str = ""  # another one when a file of it was written anew
+
+    @property
+    def source(self) -> str:
+        """What it is a part of, for the report: a folder's tars, a folder's parquet files, …"""
+        if self.kind in (TAR, PARQUET):
+            place = f"{self.kind} files of {self.path.rpartition('/')[0] or '.'}"
+        else:
+            place = f"{self.kind} {self.path}"
+        return place.encode(errors="backslashreplace").decode()
 
 
 def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
@@ -81,9 +84,9 @@ def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
 
 def _file(path: str, file: File) -> Unit:
     name = path.encode(errors="backslashreplace").decode()
-    if path.endswith(".tar"):
+    if path.lower().endswith(".tar"):
         return Unit(TAR, path, name, file.size, stamp=file.stamp)
-    if path.endswith(".parquet"):
+    if path.lower().endswith(".parquet"):
         try:
             column = image_column(path)
         except DamagedError:  # counted when it is read, as a damaged tar is
@@ -101,8 +104,8 @@ def _file(path: str, file: File) -> Unit:
 
 
 def _folder(root: Path, captions: Path | None) -> list[Unit]:
-    tars = [path for path in storage.names(str(root), ".tar") if Path(path).is_file()]
-    tables = [captions] if captions else [root / name for name in TABLES if (root / name).is_file()]
+    tars = _named(root, ".tar")
+    table = captions or find_table(root)
     images, alone = list_files(root)
     if sum(map(bool, (tars, images))) > 1:
         raise InputError(
@@ -111,9 +114,8 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
         )
     if tars:  # parquet files beside them are img2dataset's logs
         return [_file(path, storage.files(path)[path]) for path in tars]
-    if tables and (images or captions):
-        table = tables[0]
-        if table.suffix not in (".csv", ".jsonl"):
+    if table and (images or captions):
+        if table.suffix.lower() not in (".csv", ".jsonl"):
             raise InputError(
                 f"--captions {table}: give a .csv or .jsonl with a file name and a caption"
             )
@@ -126,11 +128,20 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     if images:
         names = [path.relative_to(root).as_posix() for path in sorted([*images, *alone])]
         return _parts(FOLDER, str(root), root.name, names, root)
-    parquets = storage.names(str(root), ".parquet")
+    parquets = _named(root, ".parquet")
     if parquets:
         return [_file(path, storage.files(path)[path]) for path in parquets]
     raise InputError(
         f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)})"
+    )
+
+
+def _named(root: Path, suffix: str) -> list[str]:
+    """The files of a folder with that suffix, in whatever case."""
+    return sorted(
+        str(path)
+        for path in root.iterdir()
+        if path.name.lower().endswith(suffix) and path.is_file()
     )
 
 
@@ -179,7 +190,7 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
         else:
             root = Path(unit.path)
             chosen = [root / name for name in unit.parts]
-            alone = {path for path in chosen if path.suffix == ".txt"}
+            alone = {path for path in chosen if path.suffix.lower() == ".txt"}
             yield from read_files(root, [path for path in chosen if path not in alone], alone)
     except OSError as e:
         if storage.is_remote(unit.path):

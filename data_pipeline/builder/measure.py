@@ -48,10 +48,12 @@ class Facts:
     place: Place | None = None
     bytes: int = 0  # of the image; of a file that breaks off, what is after the break
     sha256: str = ""  # of the image's bytes
-    text: str = ""  # a digest of caption, URL and scores
-    caption: int = 0  # characters
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)  # Item.unreadable
+    text: str = ""  # a digest of captions, URL and scores
+    caption: int = 0  # characters, of the first
     excerpt: str = ""  # how it begins, for the report
     repetition: float = 0.0  # share of the caption's words that it has said before
+    others: list[list[float]] = dataclasses.field(default_factory=list)  # the same of the others
     width: int = 0  # upright
     height: int = 0
     animated: bool = False
@@ -67,19 +69,20 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
         return Facts(
             ordinal, item.key, item.reason.replace(" ", "_"), item.detail[:_DETAIL], bytes=item.lost
         )
-    words = [word.lower() for word in _WORD.findall(item.caption)]
     known = Facts(
         ordinal,
         item.key,
         url=item.url,
         scores=item.scores,
+        unreadable=item.unreadable,
         place=item.place,
         bytes=len(item.image),
         sha256=hashlib.sha256(item.image).hexdigest(),
         text=text_digest(item),
         caption=len(item.caption),
         excerpt=item.caption[:_EXCERPT],
-        repetition=round(1 - len(set(words)) / len(words), 4) if words else 0.0,
+        repetition=_repetition(item.caption),
+        others=[[len(caption), _repetition(caption)] for caption in item.others],
     )
     try:
         opened = open_image(item.image, max_bytes=max_bytes, max_pixels=max_pixels)
@@ -109,8 +112,14 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
     )
 
 
+def _repetition(caption: str) -> float:
+    words = [word.lower() for word in _WORD.findall(caption)]
+    return round(1 - len(set(words)) / len(words), 4) if words else 0.0
+
+
 def text_digest(item: Item) -> str:
-    told = json.dumps([item.key, item.caption, item.url, item.scores], sort_keys=True)
+    told = [item.key, item.caption, item.url, item.scores, *item.others]
+    told = json.dumps(told, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def summary(figures: Statistics) -> dict[str, Any]:
     """report.json.
 
     `items` = `kept` + the sum of `dropped`; what a file that breaks off had after the break is in
-    none of them.
+    none of them. `fields` says of each source in how many images what a filter goes by was read,
+    was missing, or could not be understood.
     """
     told = figures.to_json()
     histograms = {
@@ -52,6 +53,11 @@ def summary(figures: Statistics) -> dict[str, Any]:
         "kept": figures.kept,
         "kept_bytes": figures.kept_bytes,
         "dropped": dict(sorted(figures.reasons.items(), key=lambda kv: (-kv[1], kv[0]))),
+        "fields": {source: _counted(fields) for source, fields in sorted(told["fields"].items())},
+        "unreadable": {
+            field: {"items": n, "example": told["unread"][field]}
+            for field, n in told["unreadable"].items()
+        },
         "broken_files": [{"file": name, "detail": detail} for name, detail in figures.broken],
         "histograms": histograms,
         "sources": sources,
@@ -59,6 +65,13 @@ def summary(figures: Statistics) -> dict[str, Any]:
             reason: [{k: e[k] for k in ("key", "unit", "detail")} for e in some]
             for reason, some in told["examples"].items()
         },
+    }
+
+
+def _counted(fields: dict[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    names = ("read", "missing", "unreadable")
+    return {
+        field: {name: counts.get(name, 0) for name in names} for field, counts in fields.items()
     }
 
 

@@ -3,7 +3,6 @@
 Joins metadata, filters, removes duplicates; writes a unit's decisions.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,13 +10,14 @@ import apache_beam as beam
 
 from data_pipeline.builder import dedup
 from data_pipeline.builder.dedup import Entry
-from data_pipeline.builder.filters import make_judge
+from data_pipeline.builder.filters import fitting_captions, make_judge
 from data_pipeline.builder.inputs import Unit
+from data_pipeline.builder.join import key_of, merge
 from data_pipeline.builder.measure import Facts, read_facts, write_rows
 from data_pipeline.builder.settings import Settings
 from data_pipeline.builder.statistics import Statistics
 from data_pipeline.builder.workspace import DECIDE, SCAN, Work
-from data_pipeline.sources.parquet import URL_COLUMNS, join_value, read_metadata
+from data_pipeline.sources.parquet import read_metadata
 
 
 def decide(
@@ -47,11 +47,11 @@ def decide(
             | "spread metadata" >> beam.Reshuffle()
             | "metadata rows" >> beam.FlatMap(read_metadata, join_on)
         )
-        keyed = rows | "by join key" >> beam.Map(lambda row: (_join_value(row[1], join_on), row))
+        keyed = rows | "by join key" >> beam.Map(lambda row: (key_of(row[1], join_on), row))
         joined = (
             {"rows": keyed, "metadata": tables}
             | "join" >> beam.CoGroupByKey()
-            | "merge" >> beam.FlatMapTuple(_merge).with_outputs("told", main="rows")
+            | "merge" >> beam.FlatMapTuple(merge).with_outputs("told", main="rows")
         )
         rows = joined.rows
         parts.append(joined.told)
@@ -98,31 +98,12 @@ def decide(
         parts
         | beam.Flatten()
         | "by unit" >> beam.GroupByKey()
-        | "write" >> beam.ParDo(_Write(work, [unit.name for unit in units]))
+        | "write" >> beam.ParDo(_Write(work, units))
     )
 
 
 def _facts(unit: int, work: Work) -> Iterator[tuple[int, Facts]]:
     for facts in read_facts(work.path(SCAN, unit)):
-        yield unit, facts
-
-
-def _join_value(facts: Facts, join_on: str) -> str:
-    if join_on in URL_COLUMNS:
-        return facts.url
-    return join_value(facts.key if join_on == "key" else facts.scores.get(join_on)) or ""
-
-
-def _merge(value: str, groups: dict[str, Iterable[Any]]) -> Iterator[Any]:
-    """Each row with the scores, tags and URL that metadata has for it; its own win."""
-    told = sorted(groups["metadata"], key=repr)
-    for unit, facts in groups["rows"]:
-        if told and value and not (facts.problem and not facts.sha256):
-            scores = {**told[0]["scores"], **facts.scores}
-            facts = dataclasses.replace(facts, scores=scores, url=facts.url or told[0]["url"])
-            yield beam.pvalue.TaggedOutput(
-                "told", (unit, {"ordinal": facts.ordinal, "scores": scores, "url": facts.url})
-            )
         yield unit, facts
 
 
@@ -139,6 +120,10 @@ class _Judge(beam.DoFn):
             row = {"ordinal": facts.ordinal, "reason": drop.reason, "detail": drop.detail}
             yield beam.pvalue.TaggedOutput("drop", (unit, row))
         else:
+            fitting = fitting_captions(facts, self._settings)
+            if len(fitting) <= len(facts.others):
+                row = {"ordinal": facts.ordinal, "captions": fitting}
+                yield beam.pvalue.TaggedOutput("drop", (unit, row))
             yield facts.pixels, dedup.make_entry(unit, facts, self._paths[unit])
 
 
@@ -147,7 +132,7 @@ class _Write(beam.DoFn):
     figures.
     """
 
-    def __init__(self, work: Work, units: list[str]):
+    def __init__(self, work: Work, units: list[Unit]):
         self._work, self._units = work, units
 
     def process(self, element: tuple[int, Iterable[dict | None]]) -> Iterator[Any]:
@@ -158,7 +143,8 @@ class _Write(beam.DoFn):
                 decisions[row["ordinal"]] = {**decisions.get(row["ordinal"], {}), **row}
         figures = Statistics()
         for facts in read_facts(self._work.path(SCAN, unit)):
-            figures.add(self._units[unit], facts, decisions.get(facts.ordinal, {}))
+            decision = decisions.get(facts.ordinal, {})
+            figures.add(self._units[unit].name, facts, decision, self._units[unit].source)
         self._work.write(f"{DECIDE}/{unit:06d}.json", figures.to_json())
         write_rows(
             self._work.path(DECIDE, unit), [decisions[ordinal] for ordinal in sorted(decisions)]

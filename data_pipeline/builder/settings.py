@@ -14,6 +14,7 @@ from data_pipeline.builder.blocklist import read_blocked
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.sources.items import MAX_CAPTION
+from data_pipeline.sources.values import plain_tags
 
 _MAX_FILE = 2**20  # bytes of a settings file
 
@@ -112,9 +113,7 @@ class Settings:
             )
 
     def tags(self) -> frozenset[str]:
-        return frozenset(
-            tag.strip().lower() for tag in (self.nsfw_tags or "").split(",") if tag.strip()
-        )
+        return plain_tags(self.nsfw_tags or "")
 
     def fingerprint(self) -> str:
         """Changes when a filter does, the blocked sources' contents included."""
@@ -135,6 +134,8 @@ class BuildSettings:
         join_on: their column that says which item a row is of.
         shard_mb: inputs are joined to shards of about so many MB.
         max_bad_fraction: more damaged items than this share end the build.
+        allow_unreadable: it goes on where a filter's field cannot be understood, or is missing in
+            all of a source; what has none passes that filter.
         threads: that decode, in each process; None: one per core.
 
     Raises:
@@ -147,6 +148,7 @@ class BuildSettings:
     shard_mb: int = 256
     max_bad_fraction: float = 0.05
     threads: int | None = None
+    allow_unreadable: bool = False
 
     def __post_init__(self):
         for name, value, low, high in (

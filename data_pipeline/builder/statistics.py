@@ -12,6 +12,7 @@ import urllib.parse
 from typing import Any
 
 from data_pipeline.builder.measure import Facts
+from data_pipeline.sources.fields import FILTERED, states
 
 KEPT = "kept"
 # lower bounds of the bins
@@ -38,11 +39,15 @@ class Statistics:
             "read": collections.Counter(),
             KEPT: collections.Counter(),
         }
+        # of each source (inputs.Unit.source) and each field that a filter goes by
+        self.fields: dict[str, dict[str, collections.Counter[str]]] = {}
+        self.unreadable: collections.Counter[str] = collections.Counter()  # items, by field
+        self.unread: dict[str, str] = {}  # an example of each
         self.broken: list[list[str]] = []  # files that break off: name, how
         self.examples: dict[str, list[dict]] = {}
 
-    def add(self, unit: str, facts: Facts, decision: dict) -> None:
-        """An item and what was decided on it."""
+    def add(self, unit: str, facts: Facts, decision: dict, source: str = "") -> None:
+        """An item of a unit of a source, and what was decided on it."""
         reason = decision.get("reason", KEPT)
         self.items += 1
         groups = ["read"]
@@ -70,7 +75,26 @@ class Statistics:
                 self.histograms[name][group][bisect.bisect_right(HISTOGRAMS[name], value) - 1] += 1
             if facts.sha256:
                 self.sources[group][source_of(decision.get("url", facts.url))] += 1
+        if facts.sha256:
+            self._tell(source, facts, decision)
         self._show(reason, unit, facts, decision)
+
+    def _tell(self, source: str, facts: Facts, decision: dict) -> None:
+        told = [
+            decision.get(name, getattr(facts, name)) for name in ("url", "scores", "unreadable")
+        ]
+        fields = self.fields.setdefault(
+            source, {field: collections.Counter() for field in FILTERED}
+        )
+        for field, state in states(*told).items():
+            fields[field][state] += 1
+        self.unreadable.update(told[2].keys())
+        self._name(told[2])
+
+    def _name(self, examples: dict[str, str]) -> None:
+        """The least one of each field, which no order of units changes."""
+        for field, shown in examples.items():
+            self.unread[field] = min(shown, self.unread.get(field, shown))
 
     def _show(self, reason: str, unit: str, facts: Facts, decision: dict) -> None:
         # by a digest: a sample that no order of units changes
@@ -103,6 +127,12 @@ class Statistics:
             setattr(self, name, getattr(self, name) + other[name])
         self.reasons.update(other["reasons"])
         self.broken += other["broken"]
+        for source, fields in other["fields"].items():
+            mine = self.fields.setdefault(source, {})
+            for field, counts in fields.items():
+                mine.setdefault(field, collections.Counter()).update(counts)
+        self.unreadable.update(other["unreadable"])
+        self._name(other["unread"])
         for name, groups in other["histograms"].items():
             for group, counts in groups.items():
                 self.histograms[name][group] = [
@@ -131,6 +161,9 @@ class Statistics:
             "histograms": self.histograms,
             "sources": sources,
             "broken": self.broken,
+            "fields": self.fields,
+            "unreadable": dict(sorted(self.unreadable.items())),
+            "unread": self.unread,
             "examples": dict(sorted(self.examples.items())),
         }
 

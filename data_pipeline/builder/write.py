@@ -18,7 +18,7 @@ from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.array_records import ShardWriter
 from data_pipeline.records.records import FEATURES, Record
-from data_pipeline.sources.items import Item
+from data_pipeline.sources.items import Item, record_scores
 
 SUFFIX = "array_record"
 
@@ -58,9 +58,12 @@ class WriteShard(beam.DoFn):
             same = same and isinstance(item, Item) and text_digest(item) == facts.text
             if not same or hashlib.sha256(item.image).hexdigest() != facts.sha256:
                 raise _changed(unit)
+            captions = (item.caption, *item.others)
+            first, *others = (captions[i] for i in decision.get("captions", range(len(captions))))
+            scores = record_scores(decision.get("scores", item.scores), tuple(others))
             yield Record(
                 image=item.image,
-                caption=item.caption,
+                caption=first,
                 recaption="",
                 url=decision.get("url", item.url),
                 key=decision.get("key", item.key),
@@ -68,7 +71,7 @@ class WriteShard(beam.DoFn):
                 height=facts.height,
                 sha256=facts.sha256,
                 phash=f"{facts.phash:016x}",
-                scores=json.dumps(decision.get("scores", item.scores), sort_keys=True),
+                scores=json.dumps(scores, sort_keys=True),
             )
         if next(facts_of, None) is not None:
             raise _changed(unit)

@@ -41,4 +41,6 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     )
     for reason, count in sorted(report["skipped"].items(), key=lambda kv: -kv[1]):
         print(f"left out {count:,}: {reason} (such as {report['examples'][reason][0]})")
+    for field, told in report["unreadable"].items():
+        print(f"not understood {told['items']:,}: {field} (such as {told['example']})")
     return report

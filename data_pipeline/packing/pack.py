@@ -18,7 +18,15 @@ from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS,
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.records.records import Record, RecordWriter, make_record
 from data_pipeline.sources.detect import open_source
-from data_pipeline.sources.items import DUPLICATE, TOO_LARGE, TOO_LONG, UNDECODABLE, Item, Skip
+from data_pipeline.sources.items import (
+    DUPLICATE,
+    TOO_LARGE,
+    TOO_LONG,
+    UNDECODABLE,
+    Item,
+    Skip,
+    record_scores,
+)
 
 REPORT = "pack_report.json"
 _EXAMPLES, _LINE = 20, 400  # of each reason, in the report; characters of one
@@ -48,7 +56,8 @@ def pack(
 
     Returns:
         The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes",
-            "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "seconds"}.
+            "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "unreadable": {field:
+            {"items": n, "example"}} of fields that cannot be understood, "seconds"}.
 
     Raises:
         InputError: no such source, an `out` that cannot be written, or no usable image.
@@ -57,6 +66,7 @@ def pack(
     opened = open_source(source)
     skipped: collections.Counter[str] = collections.Counter()
     examples: dict[str, list[str]] = {}
+    unreadable: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
     size = 0
     workers = workers or min(16, os.cpu_count() or 1)
@@ -65,7 +75,9 @@ def pack(
         with tqdm(
             total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale
         ) as bar:
-            for result, progress in _decoded(opened.items, workers, max_bytes, max_pixels):
+            for result, progress in _decoded(
+                _telling(opened.items, unreadable), workers, max_bytes, max_pixels
+            ):
                 bar.update(progress)
                 if not isinstance(result, Skip) and result["key"] in seen:
                     result = Skip(result["key"], DUPLICATE)
@@ -96,6 +108,7 @@ def pack(
             "bytes": size,
             "skipped": dict(sorted(skipped.items())),
             "examples": dict(sorted(examples.items())),
+            "unreadable": dict(sorted(unreadable.items())),
             "seconds": round(time.monotonic() - start, 2),
         }
         with naming(writer.staging / REPORT):
@@ -103,6 +116,16 @@ def pack(
                 json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
     return report
+
+
+def _telling(
+    items: Iterable[tuple[Item | Skip, int]], unreadable: dict[str, dict[str, Any]]
+) -> Iterator[tuple[Item | Skip, int]]:
+    """The items as they come; counts in `unreadable` what of them cannot be understood."""
+    for item, progress in items:
+        for field, shown in ({} if isinstance(item, Skip) else item.unreadable).items():
+            unreadable.setdefault(field, {"items": 0, "example": shown})["items"] += 1
+        yield item, progress
 
 
 def _decoded(
@@ -119,7 +142,7 @@ def _decoded(
                 item.caption,
                 key=item.key,
                 url=item.url,
-                scores=item.scores,
+                scores=record_scores(item.scores, item.others),
                 max_bytes=max_bytes,
                 max_pixels=max_pixels,
             )

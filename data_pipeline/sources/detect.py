@@ -7,17 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.sources.folders import (
-    TABLES,
-    UnusableError,
-    check_table,
-    list_files,
-    locate,
-    read_files,
-    read_table,
-    table_rows,
-)
+from data_pipeline.sources.folders import UnusableError, list_files, locate, read_files
 from data_pipeline.sources.items import IMAGE_SUFFIXES, Item, Skip
+from data_pipeline.sources.tables import check_table, find_table, read_table, table_rows
 from data_pipeline.sources.tars import read_tar
 
 
@@ -39,21 +31,19 @@ def open_source(path: str | Path) -> Source:
         InputError: nothing there, nothing recognisable, or a table that cannot be read.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".tar":
+    if path.is_file() and path.suffix.lower() == ".tar":
         return _tars([path])
     if not path.is_dir():
         raise InputError(
             f"no source at {path}: give a folder of images with captions, or one of img2dataset"
             " tars, or one .tar"
         )
-    for table in TABLES:
-        if (path / table).is_file():
-            check_table(path, path / table)
-            total = sum(1 for line in (path / table).open("rb") if line.strip())
-            return Source(
-                table, "image", total, _counted(read_table(path, table, table_rows(path / table)))
-            )
-    tars = sorted(path.glob("*.tar"))
+    if table := find_table(path):
+        check_table(path, table)
+        total = sum(1 for _ in table_rows(table))  # and what cannot be read at all is refused now
+        rows = read_table(path, table.name, table_rows(table))
+        return Source(table.name.lower(), "image", total, _counted(rows))
+    tars = sorted(tar for tar in path.iterdir() if tar.suffix.lower() == ".tar")
     images, captions = list_files(path)
     if tars and images:
         raise InputError(

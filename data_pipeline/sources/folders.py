@@ -1,19 +1,14 @@
-"""Images as files of a folder, with captions beside them or in a table.
+"""Images as files of a folder, with captions beside them.
 
 No link leads outside the folder.
 """
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
-from data_pipeline.io.errors import InputError
 from data_pipeline.sources import items
 from data_pipeline.sources.items import (
-    BAD_TEXT,
     IMAGE_SUFFIXES,
     MISSING,
     NO_IMAGE,
@@ -27,11 +22,6 @@ from data_pipeline.sources.items import (
     make_item,
 )
 
-TABLES = ("metadata.jsonl", "metadata.csv")  # where a folder's captions may stand
-TableRow = tuple[int, dict[str, Any] | str]  # line, and its fields or what is wrong with it
-# columns, the first that is there
-_NAMES, _CAPTIONS = ("file_name", "image", "filename", "path"), ("caption", "text")
-
 
 def list_files(root: Path) -> tuple[list[Path], set[Path]]:
     """All images below `root`, and the captions that have none, hidden ones left out."""
@@ -41,8 +31,20 @@ def list_files(root: Path) -> tuple[list[Path], set[Path]]:
     )
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
     images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES]
-    named = {p.with_suffix("") for p in images}
-    return images, {p for p in files if p.suffix == ".txt" and p.with_suffix("") not in named}
+    there = set(files)
+    captions = {p for p in files if p.suffix.lower() == ".txt"}
+    read = {next((p for p in _spelled(image, "txt") if p in there), None) for image in images}
+    return images, captions - read
+
+
+def _spelled(path: Path, kind: str) -> list[Path]:
+    """What a file of that kind beside `path` may be called: the first that is there is read."""
+    return [path.with_suffix(f".{s}") for s in (kind, kind.upper(), kind.title())]
+
+
+def _beside(path: Path, kind: str) -> Path | None:
+    there = (p for p in _spelled(path, kind) if os.path.lexists(p) and not os.path.isdir(p))
+    return next(there, None)
 
 
 def _hidden(relative: Path) -> bool:
@@ -61,99 +63,13 @@ def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Ite
         key = path.relative_to(root).with_suffix("").as_posix()
         texts: dict[str, bytes] = {}
         try:
-            image = _image(path, inside)
+            image = read_image(path, inside)
             for kind in ("txt", "json"):
-                if os.path.lexists(beside := path.with_suffix(f".{kind}")) and not os.path.isdir(
-                    beside
-                ):
+                if beside := _beside(path, kind):
                     texts[kind] = _read(beside, items.MAX_TEXT_BYTES, inside)[1]
             yield make_item(key, image, texts)
         except UnusableError as e:
             yield Skip(key, e.reason, e.detail)
-
-
-def check_table(root: Path, table: Path) -> None:
-    """Raises InputError on a table that cannot be read, or is not in `root`."""
-    try:
-        if not table.resolve().is_relative_to(root.resolve()):
-            raise InputError(f"{table} is a link to a file outside {root}; copy it there")
-        with table.open("rb") as file:
-            file.read(1)
-    except OSError as e:
-        raise InputError(f"{table} cannot be read ({e.strerror})") from e
-
-
-def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item | Skip]:
-    """The images that rows of the table called `name` give, relative to `root`, in their order."""
-    inside = root.resolve()
-    for number, fields in rows:
-        where = f"line {number}"
-        if isinstance(fields, str):
-            yield Skip(where, BAD_TEXT, f"{name}: {fields}")
-            continue
-        try:
-            file = next((fields[column] for column in _NAMES if column in fields), None)
-            path = root / file
-            # ValueError where the name is empty
-            key = PurePosixPath(file).with_suffix("").as_posix()
-        except (ValueError, TypeError) as e:
-            yield Skip(where, BAD_TEXT, f"{name}: {type(e).__name__}: {str(e)[:80]}")
-            continue
-        # "text" is what Hugging Face's imagefolder calls it
-        fields["caption"] = next(
-            (fields[column] for column in _CAPTIONS if fields.get(column) is not None), None
-        )
-        try:
-            yield make_item(key, _image(path, inside), {}, fields)
-        except UnusableError as e:
-            yield Skip(key, e.reason, f"{where}: {e.detail}")
-
-
-def table_rows(table: Path) -> Iterator[TableRow]:
-    """The rows of a .jsonl or .csv."""
-    if table.suffix == ".csv":
-        csv.field_size_limit(items.MAX_TEXT_BYTES)
-        # -sig: spreadsheets write a byte-order mark first
-        with table.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-            lines = csv.DictReader(_bounded(file))
-            try:
-                for fields in lines:
-                    texts = (*_NAMES, *_CAPTIONS, "url")
-                    yield (
-                        lines.line_num,
-                        {
-                            k: v if k in texts else _number(v)
-                            for k, v in fields.items()
-                            if k is not None
-                        },
-                    )
-            except csv.Error as e:
-                yield lines.line_num, f"cannot be read from here on ({e})"
-        return
-    with table.open("rb") as file:
-        number = 0
-        while line := file.readline(items.MAX_TEXT_BYTES):
-            if not line.strip():
-                continue
-            number += 1
-            try:
-                fields = json.loads(line)
-                yield number, fields if isinstance(fields, dict) else "not an object"
-            except (ValueError, RecursionError) as e:
-                yield number, f"{type(e).__name__}: {str(e)[:80]}"
-
-
-def _bounded(file) -> Iterator[str]:
-    while line := file.readline(items.MAX_TEXT_BYTES):
-        yield line
-
-
-def _number(text: Any) -> Any:
-    """A csv's cell as a number where it is one: scores are."""
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return text
 
 
 class UnusableError(Exception):
@@ -184,7 +100,8 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
         raise UnusableError(UNREADABLE, f"{path.name}: {str(e)[:80]}") from e
 
 
-def _image(path: Path, inside: Path) -> Image:
+def read_image(path: Path, inside: Path) -> Image:
+    """A file's bytes. Raises UnusableError, see `locate`, or that it is too large."""
     real, data = _read(path, items.MAX_IMAGE_BYTES, inside)
     return Image(data, Place(str(real), 0, len(data)))
 

@@ -4,17 +4,16 @@ Every file is untrusted.
 """
 
 import dataclasses
-import json
-import math
 from typing import Any
 
 from data_pipeline.images.decode import MAX_IMAGE_BYTES
+from data_pipeline.sources.fields import read_fields
+from data_pipeline.sources.texts import decode_text, parse_json, tidy
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 MAX_TEXT_BYTES = 2**20  # of a .txt, a .json, or a line of metadata.jsonl
 MAX_CAPTION = 8192  # characters
 MAX_KEY = 512  # characters
-_TAGS = ("nsfw", "language", "license")  # text worth keeping beside the scores
 # Reasons to leave an item out, as reports count them.
 NO_CAPTION, NO_IMAGE, MISSING, OUTSIDE = (
     "no caption",
@@ -45,7 +44,12 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One captioned image, not decoded yet."""
+    """One captioned image, not decoded yet.
+
+    Attributes:
+        others: further captions of it, where the source has several.
+        unreadable: field → what the source gives that cannot be understood (fields.py).
+    """
 
     key: str
     image: bytes
@@ -53,6 +57,8 @@ class Item:
     url: str
     scores: dict[str, float | str]
     place: Place
+    others: tuple[str, ...] = ()
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,51 +92,44 @@ def make_item(
 
     `fields` stand for the json where given.
 
-    The text file is the caption; without one, the "caption" of the fields is.
+    The text file is the caption; without one, those of the fields are.
     """
     if len(key) > MAX_KEY:
         return Skip(key[:80] + "…", BAD_TEXT, f"name of {len(key)} characters, at most {MAX_KEY}")
     if image is None:
         return Skip(key, NO_IMAGE)
     try:
+        key.encode()  # a file name may have any bytes
         if fields is None:
-            fields = json.loads(texts["json"]) if "json" in texts else {}
-        text = texts["txt"].decode() if "txt" in texts else fields.get("caption")
-    except (ValueError, RecursionError, AttributeError) as e:
+            fields = parse_json(texts["json"]) if "json" in texts else {}
+        if not isinstance(fields, dict):
+            return Skip(key, BAD_TEXT, "the json is not an object")
+        told = read_fields(fields)
+        captions, unreadable = told.captions, dict(told.unreadable)
+        if "txt" in texts:
+            captions = (tidy(decode_text(texts["txt"])),)
+            unreadable.pop("caption", None)
+    except (ValueError, RecursionError) as e:
         return Skip(key, BAD_TEXT, f"{type(e).__name__}: {str(e)[:80]}")
-    if not isinstance(fields, dict):
-        return Skip(key, BAD_TEXT, "the json is not an object")
-    caption = text.strip() if isinstance(text, str) else ""
-    if not caption:
+    if "caption" in unreadable:
+        return Skip(key, BAD_TEXT, f"{unreadable['caption']} is no text")
+    captions = tuple(filter(None, captions))
+    if not captions:
         return Skip(key, NO_CAPTION)
-    if len(caption) > MAX_CAPTION:
-        return Skip(key, LONG_CAPTION, f"{len(caption):,} characters, at most {MAX_CAPTION:,}")
-    url = fields.get("url")
-    url = url[:2048] if isinstance(url, str) else ""
-    try:
-        "".join((key, caption, url)).encode()
-    except UnicodeEncodeError as e:  # JSON may hold half a surrogate pair, a file name any bytes
-        return Skip(key, BAD_TEXT, str(e)[:80])
-    return Item(key, image.data, caption, url, scores_of(fields), image.place)
+    fitting = [caption for caption in captions if len(caption) <= MAX_CAPTION]
+    if not fitting:
+        return Skip(key, LONG_CAPTION, f"{len(captions[0]):,} characters, at most {MAX_CAPTION:,}")
+    first, *others = fitting
+    return Item(
+        key, image.data, first, told.url, told.scores, image.place, tuple(others), unreadable
+    )
 
 
-def scores_of(fields: dict[str, Any]) -> dict[str, float | str]:
-    """The numbers the source gave (similarity, aesthetic, pwatermark, punsafe, …) and a few tags,
-    but not sizes: those are measured.
-    """
-
-    def keeps(name: str, value: Any) -> bool:
-        if isinstance(value, str):
-            return name.lower() in _TAGS and len(value) <= 64 and value.isprintable()
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (
-            number
-            and abs(value) < 1e300
-            and math.isfinite(value)
-            and not name.endswith(("width", "height"))
-        )
-
-    return {str(k)[:64]: v for k, v in list(fields.items())[:256] if keeps(str(k), v)}
+def record_scores(
+    scores: dict[str, float | str], others: tuple[str, ...]
+) -> dict[str, float | str | list[str]]:
+    """What a record keeps under `scores`: those of the source, and its further captions."""
+    return {**scores, "captions": list(others)} if others else scores
 
 
 def too_large(name: str, size: int, limit: int) -> str:

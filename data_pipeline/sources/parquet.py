@@ -7,6 +7,15 @@ from typing import Any
 
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.sources.fields import (
+    KEYS,
+    KNOWN,
+    names_of,
+    plain_name,
+    present,
+    read_fields,
+    same_key,
+)
 from data_pipeline.sources.items import (
     TOO_LARGE,
     Image,
@@ -15,16 +24,11 @@ from data_pipeline.sources.items import (
     Skip,
     limit_of,
     make_item,
-    scores_of,
     too_large,
 )
+from data_pipeline.sources.texts import gather
 
 IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # img2dataset names it after its encoding
-CAPTION_COLUMNS, KEY_COLUMNS, URL_COLUMNS = (
-    ("caption", "txt", "TEXT", "text"),
-    ("key", "__key__"),
-    ("url", "URL"),
-)
 BAD_PARQUET = "damaged parquet file"
 _ROWS = 64  # read at a time
 
@@ -41,18 +45,8 @@ def image_column(path: str) -> str | None:
     """
     with storage.open_read(path) as file:
         schema = _open(file).schema_arrow
-    import pyarrow
-
-    # a struct is Hugging Face's {"bytes", "path"}
-    kinds = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_struct)
-    return next(
-        (
-            name
-            for name in IMAGE_COLUMNS
-            if name in schema.names and any(kind(schema.field(name).type) for kind in kinds)
-        ),
-        None,
-    )
+    names = {plain_name(field.name): field.name for field in schema if _holds_bytes(field.type)}
+    return next((names[name] for name in IMAGE_COLUMNS if name in names), None)
 
 
 def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
@@ -64,7 +58,7 @@ def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
     with storage.open_read(path) as file:
         try:
             parquet = _open(file)
-            for fields in _rows(parquet, [column, *_plain_columns(parquet)]):
+            for fields in _rows(parquet, [column, *_columns(parquet, column)]):
                 yield _item(fields, column, Place(path, row, -1))
                 row += 1
         except DamagedError as e:
@@ -96,42 +90,30 @@ def read_image(place: Place) -> bytes:
 
 
 def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(value of the column `on`, the row's scores, tags and URL). "url" is found under the names
-    that sources give it.
+    """(value of the column `on`, the row's {"url", "scores", "unreadable"}) of each row.
 
     Raises:
         InputError: no such column, or the file is damaged.
     """
+    names = names_of("url") if plain_name(on) in names_of("url") else (plain_name(on),)
     with storage.open_read(path) as file:
         try:
             parquet = _open(file)
-            columns = _plain_columns(parquet)
-            key = next(
-                (name for name in (URL_COLUMNS if on in URL_COLUMNS else (on,)) if name in columns),
-                None,
-            )
-            if key is None:
+            columns = _columns(parquet)
+            if not set(names) & set(map(plain_name, columns)):
                 raise InputError(
                     f"--metadata {path} has no column {on!r} of text or numbers; it has"
                     f" {', '.join(columns[:20])} (--join-on)"
                 )
             for fields in _rows(parquet, columns):
-                if (value := join_value(fields[key])) is not None:
-                    yield (
-                        value,
-                        {"scores": scores_of(fields), "url": _first(fields, URL_COLUMNS)[:2048]},
-                    )
+                if (value := same_key(present(fields, names))) is not None:
+                    told = read_fields(fields)
+                    row = {"url": told.url, "scores": told.scores, "unreadable": told.unreadable}
+                    yield value, row
         except DamagedError as e:
             raise InputError(
                 f"--metadata {path} is damaged ({first_line(e)}); restore it, or leave it out"
             ) from e
-
-
-def join_value(value: Any) -> str | None:
-    """What rows are joined on: 12, 12.0 and "12" are the same."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return None if value is None or value == "" else str(value)
 
 
 def _open(file) -> Any:
@@ -146,65 +128,101 @@ def _open(file) -> Any:
         raise DamagedError(str(e)) from e
 
 
-def _plain_columns(parquet: Any) -> list[str]:
-    """Of text, numbers, and lists of text; not images, dates, EXIF and whatever else there may
-    be.
+def _columns(parquet: Any, image: str = "") -> list[str]:
+    """Those of text and numbers, and whatever has a name that fields.py knows: what it holds is
+    for fields.py to judge. Not images, dates, EXIF and whatever else there may be.
     """
-    import pyarrow.types as kinds
-
-    def plain(kind: Any) -> bool:
-        text = kinds.is_string(kind) or kinds.is_large_string(kind)
-        listed = (kinds.is_list(kind) or kinds.is_large_list(kind)) and plain(kind.value_type)
-        return text or listed or kinds.is_integer(kind) or kinds.is_floating(kind)
-
     return [
-        field.name for field in parquet.schema_arrow if field.name != "exif" and plain(field.type)
+        field.name
+        for field in parquet.schema_arrow
+        if field.name not in ("exif", image)
+        and (_is_plain(field.type) or plain_name(field.name) in KNOWN)
+        and not (plain_name(field.name) in IMAGE_COLUMNS and _holds_bytes(field.type))
     ]
 
 
+def _is_plain(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(kind) or _is_list(kind):
+        return _is_plain(kind.value_type)
+    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+    number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
+    return text or number or kinds.is_boolean(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            kinds.is_list,
+            kinds.is_large_list,
+            kinds.is_fixed_size_list,
+            kinds.is_list_view,
+            kinds.is_large_list_view,
+        )
+    )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of that type can hold encoded images."""
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if kinds.is_struct(kind):  # Hugging Face's {"bytes", "path"}
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return (
+        kinds.is_binary(kind)
+        or kinds.is_large_binary(kind)
+        or kinds.is_binary_view(kind)
+        or kinds.is_fixed_size_binary(kind)
+        or (_is_list(kind) and kinds.is_uint8(kind.value_type))
+    )
+
+
 def _rows(parquet: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows as dicts; a text that is not UTF-8 is None."""
+    """Rows as dicts; a text that is not UTF-8 is bytes, two columns of one name a list."""
     import pyarrow
 
     try:
-        for batch in parquet.iter_batches(_ROWS, columns=columns):
-            try:
-                yield from batch.to_pylist()
-            except UnicodeDecodeError:  # in one row or more of these
-                for row in range(batch.num_rows):
-                    yield {name: _cell(batch.column(name)[row]) for name in batch.schema.names}
+        for batch in parquet.iter_batches(_ROWS, columns=list(dict.fromkeys(columns))):
+            names = batch.schema.names
+            for row in zip(*map(_values, batch.columns), strict=True):
+                yield gather(list(zip(names, row, strict=True)))
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise DamagedError(str(e)) from e
 
 
+def _values(column: Any) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):  # one cell or more has no value in Python
+        return list(map(_cell, column))
+
+
 def _cell(value: Any) -> Any:
+    """A cell's value; of one that Python cannot have, such as a text that is not UTF-8, bytes that
+    are no text either.
+    """
     try:
         return value.as_py()
-    except UnicodeDecodeError:
-        return None
+    except (ValueError, OverflowError):
+        return value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else b"\xff"
 
 
 def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
     stem = place.file.rpartition("/")[2].removesuffix(".parquet")
-    key = (
-        join_value(next((fields[name] for name in KEY_COLUMNS if name in fields), None))
-        or f"{stem}-{place.offset:08d}"
-    )
+    key = same_key(present(fields, KEYS)) or f"{stem}-{place.offset:08d}"
     data = _bytes(fields.pop(column))
     if len(data) > limit_of("image"):
         return Skip(key, TOO_LARGE, too_large(key, len(data), limit_of("image")))
-    fields |= {"caption": _first(fields, CAPTION_COLUMNS), "url": _first(fields, URL_COLUMNS)}
     return make_item(key, Image(data, place) if data else None, {}, fields)
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, dict):
         value = value.get("bytes")
-    return value if isinstance(value, bytes) else b""
-
-
-def _first(fields: dict[str, Any], names: tuple[str, ...]) -> str:
-    """The first text among these columns; of a list of texts, its first."""
-    values = [fields[name] for name in names if fields.get(name)]
-    values = [value[0] if isinstance(value, list) else value for value in values]
-    return next((value for value in values if isinstance(value, str)), "")
+    return bytes(value) if isinstance(value, bytes | list) else b""

@@ -58,7 +58,7 @@ def test_parquet_with_images_and_metadata_joined_by_key(tmp_path):
     assert sorted(records) == ["000", "003"]
     assert report["dropped"] == {
         "damaged_parquet_file": 1,
-        "no_caption": 1,
+        "damaged_text_or_json": 1,
         "no_image": 1,
         "nsfw": 1,
         "undecodable": 1,

@@ -1,0 +1,92 @@
+"""What ends a build between its passes: too much that is damaged, filters that cannot filter."""
+
+from data_pipeline.builder.filters import ASKED_BY
+from data_pipeline.builder.inputs import Unit
+from data_pipeline.builder.scan import read_header
+from data_pipeline.builder.settings import BuildSettings, Settings
+from data_pipeline.builder.statistics import Statistics
+from data_pipeline.builder.workspace import Work
+from data_pipeline.io.errors import InputError
+from data_pipeline.sources.fields import names_of
+
+_GO_ON = "--allow-unreadable-fields"
+
+
+def check_bad(work: Work, units: list[Unit], most: float) -> int:
+    """Items in all. Raises InputError when more than `most` of them are bad."""
+    headers = [read_header(work, number) for number in range(len(units))]
+    items, bad, lost = (
+        sum(header[name] for header in headers) for name in ("items", "bad", "lost")
+    )
+    size = sum(unit.size for unit in units if not unit.parts)
+    if lost > most * size:
+        broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
+        raise InputError(
+            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in"
+            f" {units[broken].name}); at most --max-bad-fraction {most:g} may be. Fetch them again,"
+            " or raise it: the same command then goes on"
+        )
+    if bad > most * items:
+        worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
+        raise InputError(
+            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most"
+            f" of them in {units[worst].name}); at most --max-bad-fraction {most:g} may be. Look at"
+            " the inputs, or raise it: the same command then goes on"
+        )
+    return items
+
+
+def check_figures(figures: Statistics, settings: BuildSettings) -> None:
+    """Raises InputError where no metadata was joined that is asked for, a filter does not know what
+    it goes by, or nothing is left.
+    """
+    if settings.metadata and not figures.joined:
+        raise InputError(
+            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r}; see"
+            " --join-on"
+        )
+    if not settings.allow_unreadable:
+        _check_fields(figures, settings.filters)
+    if not figures.kept:
+        reasons = (
+            ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
+            or "no items"
+        )
+        hint = "loosen the filters, the scan is kept"
+        if set(figures.reasons) <= {"no_caption", "no_image"}:
+            hint = (
+                "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
+                " --captions FILE"
+            )
+        raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
+
+
+def _check_fields(figures: Statistics, filters: Settings) -> None:
+    """Raises InputError where a filter is on and its field cannot be understood in some image, or
+    is in none of a source's.
+    """
+    asked = {field: name for field, name in ASKED_BY.items() if getattr(filters, name) is not None}
+    if wrong := [field for field in asked if figures.unreadable[field]]:
+        told = "; ".join(
+            f"{field} of {figures.unreadable[field]:,} of {figures.items:,} items, such as"
+            f" {figures.unread[field]} ({_flag(asked[field])})"
+            for field in wrong
+        )
+        raise InputError(
+            f"a filter's field is there and cannot be understood: {told}; put it right, or give"
+            f" {_GO_ON} and these items pass that filter: the same command then goes on"
+        )
+    for source, fields in sorted(figures.fields.items()):
+        for field, name in asked.items():
+            required = filters.require_scores and field not in ("url", "nsfw")
+            if not required and not fields[field]["read"]:
+                count = fields[field].total()
+                raise InputError(
+                    f"{_flag(name)} goes by {' or '.join(names_of(field))}, which none of"
+                    f" {count:,} items of {source} has; join it with --metadata, leave the filter"
+                    f" off, or give {_GO_ON} and they pass it: the same command then goes on"
+                )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
