@@ -18,7 +18,7 @@ from data_pipeline.builder.blocklist import plain_url
 from data_pipeline.builder.filters import make_judge
 from data_pipeline.builder.inputs import find_units, read_unit
 from data_pipeline.builder.join import merge
-from data_pipeline.builder.measure import Facts, look
+from data_pipeline.builder.measure import look
 from data_pipeline.builder.settings import Settings
 from data_pipeline.builder.statistics import Statistics
 from data_pipeline.sources.parquet import read_metadata
@@ -217,6 +217,3 @@ def decided(units, metadata: str | None, settings: Settings) -> Statistics:
 
 def _drop(drop) -> dict:
     return {"reason": drop.reason, "detail": drop.detail} if drop else {}
-
-
-__all__ = ["CASES", "SOURCES", "Facts", "Form", "decided", "write"]
