@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cv3jax import recipes
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.inputs import Prompt
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 PLAN, INDEX = "plan.json", "index.jsonl"
@@ -78,8 +78,11 @@ def check_plan(out: Path, plan: dict, jobs: Jobs) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as e:
-        raise InputError(
-            f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory"
+        raise (
+            machine_error(e, out / PLAN)
+            or InputError(
+                f"--out {out}: {PLAN} is damaged ({first_line(e)}); give another directory"
+            )
         ) from e
     if theirs is None:
         if strange := next((job.file for job in jobs if job.file in names), None):

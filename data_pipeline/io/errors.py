@@ -3,9 +3,21 @@ for the system's errors.
 """
 
 import contextlib
+import errno
+import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# what an operating system says of itself, its disks and its network; all else it says of a path
+_NAMES = """EMFILE ENFILE ENOMEM EAGAIN EINTR ENOBUFS ENOSPC EDQUOT EFBIG EIO EUCLEAN EBUSY ESTALE
+    EREMOTEIO ENODEV ENOMEDIUM ENOLINK ENOTCONN ETIMEDOUT ECOMM ESHUTDOWN ECONNRESET ECONNREFUSED
+    ECONNABORTED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET"""
+_MACHINE = {os.strerror(code): code for code, n in errno.errorcode.items() if n in _NAMES.split()}
+# how tensorstore, Rust and Python say the number, and how others say the words
+_NUMBER = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)|\[Errno (\d+)\]")
+_WORDS = re.compile("|".join(map(re.escape, sorted(_MACHINE, key=len, reverse=True))))
 
 
 class InputError(Exception):
@@ -46,3 +58,21 @@ def naming(path: str | Path) -> Iterator[None]:
         if e.filename or e.errno is None:
             raise
         raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+def machine_error(e: BaseException, path: str | Path) -> OSError | None:
+    """The operating system's error in `e`, about `path`, where the machine is to blame for it; None
+    where the file or its name is.
+
+    Such as too many open files, a full or failing disk, a file server that is gone: no file is
+    damaged by it, and the same command may succeed later. Libraries tell of it in errors of their
+    own, whose text is searched.
+    """
+    code = e.errno if isinstance(e, OSError) else None
+    if code is None and (found := _NUMBER.search(str(e))):
+        code = int(next(filter(None, found.groups())))
+    elif code is None and (found := _WORDS.search(str(e))):
+        code = _MACHINE[found[0]]
+    if code not in _MACHINE.values():
+        return None
+    return OSError(code, os.strerror(code), str(path))

@@ -1,18 +1,28 @@
 """From what ended a command to what it says and its exit code: the one table of them."""
 
+import errno
 import sys
 
-from data_pipeline.io.errors import FailedRunError, InputError, StoppedError
+from data_pipeline.io.errors import (
+    FailedRunError,
+    InputError,
+    StoppedError,
+    first_line,
+    machine_error,
+)
+
+_ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and give the same command again"}
 
 
 def line_and_code(e: BaseException) -> tuple[str, int] | None:
     """The line and the exit code of what ended a command; None for what is a mistake of ours.
 
-    2: bad input, nothing was done. 1: the run could not go on (a full disk, a loss that is not
-    finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on after all but the first.
+    2: bad input, nothing was done. 1: the run could not go on (a full or failing disk, too many
+    open files, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on
+    after all but the first, and launchers give it again.
     """
     if isinstance(e, InputError):
-        return _line(e), 2
+        return _refused(e)
     if isinstance(e, FailedRunError):
         return _line(e), 1
     if isinstance(e, StoppedError):
@@ -20,13 +30,36 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     if isinstance(e, KeyboardInterrupt):
         return "interrupted; run the same command to continue", 130
     if isinstance(e, OSError):
-        return _line(f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e), 1
+        return _failed(e), 1
     return None
+
+
+def _refused(e: InputError) -> tuple[str, int]:
+    """Of bad input; where it could only not be read because the machine failed, of that."""
+    cause = e.__cause__
+    while cause is not None:
+        if failed := machine_error(cause, getattr(cause, "filename", None) or first_line(cause)):
+            return _failed(failed), 1
+        cause = cause.__cause__
+    return _line(e), 2
+
+
+def _failed(e: OSError) -> str:
+    said = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e
+    return _line(f"{said}{_ADVICE.get(e.errno, '')}")
 
 
 def say(message: object) -> None:
     """Says a line about the command on stderr."""
     print(f"cv3jax: {_line(message)}", file=sys.stderr)
+
+
+def say_anything() -> None:
+    """Have stdout escape what its encoding lacks, as stderr does: a caption that cannot be shown
+    does not end a command whose work is done.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # not so where a caller has put something else there
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _line(message: object) -> str:

@@ -58,6 +58,7 @@ def read(
 
     Raises:
         InputError: as `prepare` does, when more than `most` in a row cannot be read.
+        OSError: the machine fails, which is no record's damage.
     """
     (part, source, indices), start = pick.cell, rng.bit_generator.state
     lost: list[str] = []

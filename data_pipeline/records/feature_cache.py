@@ -30,7 +30,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.records import RecordSource
 
@@ -229,8 +229,12 @@ def read_identity(path: Path) -> dict[str, Any]:
             f" {path}` makes one"
         ) from e
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(
-            f"{path / IDENTITY} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode again"
+        raise (
+            machine_error(e, path / IDENTITY)
+            or InputError(
+                f"{path / IDENTITY} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode"
+                " again"
+            )
         ) from e
     return identity
 

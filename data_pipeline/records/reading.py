@@ -12,33 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordReader
 from google.protobuf.message import DecodeError
 
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.records.array_records import SPLIT, TEMPLATE, shard_name
+from data_pipeline.records.shard_readers import ShardReaders, count_records
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file and its number of records; the properties are what array_record asks of a "file
-    instruction".
-    """
+    """A file and its number of records."""
 
-    filename: Path
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
+    path: Path
+    length: int
 
 
 class ExampleSource(Sequence):
     """Random access: `len(source)`, and `source[i]` → {feature: value}.
 
-    Safe to read from many threads.
+    Safe to read from many threads. An OSError is the machine's, which no record is to blame for.
 
     `name` is the dataset's directory as given, for error messages; `lengths` are the records of
     each shard.
@@ -46,18 +38,21 @@ class ExampleSource(Sequence):
 
     def __init__(self, path: Path, shards: list[Shard], features: tfds.features.FeaturesDict):
         self.name = str(path)
-        self.lengths = tuple(shard.take for shard in shards)
+        self.lengths = tuple(shard.length for shard in shards)
         self._shards, self._features = shards, features
         self._ends = list(itertools.accumulate(self.lengths))
-        self._data = ArrayRecordDataSource(shards)
+        self._readers = ShardReaders([shard.path for shard in shards])
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]  # an IndexError outside; negative counts from the end
+        shard = bisect.bisect_right(self._ends, i)
+        within = i - (self._ends[shard - 1] if shard else 0)
         try:
-            return self.decode(self._features.deserialize_example_np(self._data[i]))
+            example = self._readers.read(shard, within)
+            return self.decode(self._features.deserialize_example_np(example))
         # array_record says RuntimeError (or IndexError) about damaged chunks; protobuf's
         # DecodeError and a missing field come from bytes that are not one of our examples, a
         # TypeError from the None that a truncated shard can yield.
@@ -70,11 +65,8 @@ class ExampleSource(Sequence):
             AttributeError,
             DecodeError,
         ) as e:
-            shard = bisect.bisect_right(self._ends, i)
-            within = i - (self._ends[shard - 1] if shard else 0)
             what = (
-                f"record {within} of {self._shards[shard].filename} is damaged"
-                f" ({first_line(e, 160)})"
+                f"record {within} of {self._shards[shard].path} is damaged ({first_line(e, 160)})"
             )
             raise InputError(f"{what}; restore the file or pack the data again") from e
 
@@ -95,6 +87,7 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
     Raises:
         InputError: no such directory, no dataset in it, no records, other features, or a missing or
             damaged shard.
+        OSError: the machine fails.
     """
     if not path.is_dir():
         raise InputError(
@@ -140,22 +133,18 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
 
 
 def _check_shard(shard: Shard) -> None:
-    if not shard.filename.is_file():
-        raise InputError(
-            f"shard {shard.filename} is missing; restore the file or pack the data again"
-        )
+    if not shard.path.is_file():
+        raise InputError(f"shard {shard.path} is missing; restore the file or pack the data again")
     try:
-        reader = ArrayRecordReader(str(shard.filename))
-        found = reader.num_records()
-        reader.close()
+        found = count_records(shard.path)
     except RuntimeError as e:
         raise InputError(
-            f"shard {shard.filename} is truncated or damaged ({first_line(e, 160)}); restore it or"
+            f"shard {shard.path} is truncated or damaged ({first_line(e, 160)}); restore it or"
             " pack the data again"
         ) from e
-    if found != shard.take:
+    if found != shard.length:
         raise InputError(
-            f"shard {shard.filename} has {found} records where dataset_info.json says {shard.take};"
+            f"shard {shard.path} has {found} records where dataset_info.json says {shard.length};"
             " restore it or pack again"
         )
 
@@ -166,7 +155,10 @@ def _read_json(path: Path, name: str) -> dict:
     except FileNotFoundError as e:
         raise InputError(f"{path} is not a record dataset: it has no {name}") from e
     except (OSError, ValueError) as e:
-        raise InputError(f"{path}/{name} is damaged: {first_line(e, 160)}") from e
+        raise (
+            machine_error(e, path / name)
+            or InputError(f"{path}/{name} is damaged: {first_line(e, 160)}")
+        ) from e
     if not isinstance(value, dict):
         raise InputError(f"{path}/{name} is not a JSON object")
     return value

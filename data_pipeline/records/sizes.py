@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 NAME = "sizes.npy"
@@ -44,8 +44,11 @@ def read_sizes(directory: Path, count: int) -> np.ndarray | None:
     try:
         sizes = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise InputError(
-            f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew"
+        raise (
+            machine_error(e, path)
+            or InputError(
+                f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew"
+            )
         ) from e
     if sizes.shape != (count, 2) or sizes.dtype != np.int32 or not (sizes > 0).all():
         found = f"{sizes.dtype.name} {list(sizes.shape)}"
