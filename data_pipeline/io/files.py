@@ -1,12 +1,16 @@
-"""Files that commands are asked for: whether they can be written, and JSON in and out."""
+"""Files that commands are asked for: whether they can be written, and whole ones written."""
 
 import contextlib
+import fcntl
 import json
 import os
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.errors import InputError, machine_error, naming
 
 
 def read_json(path: Path) -> dict:
@@ -22,30 +26,68 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def check_directory(path: Path, flag: str) -> None:
-    """Raise InputError where a file is in the way of the directory `path`: before the work and not
-    after it.
+def check_directory(path: Path, flag: str, *, renamed: bool = False) -> None:
+    """Try whether the directory `path` could be written into, or where it is to be `renamed` to
+    that, the one it is in: before the work and not after it.
+
+    Raises:
+        InputError: a file is in the way, or no directory can be made there.
+        OSError: the disk is full, or fails.
     """
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    places = [*path.absolute().parents] if renamed else [path, *path.absolute().parents]
+    nearest = next(place for place in places if place.exists())
     if not nearest.is_dir():
         raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")
+    _try(nearest, f"{flag} {path}")
 
 
 def check_file(path: Path | None, flag: str) -> None:
-    """Raise InputError where `path` could not be written as a file: before the work and not after
-    it.
+    """Try whether `path` could be written as a file: before the work and not after it.
+
+    Raises:
+        InputError: it is a directory, or no file can be made or replaced there.
+        OSError: the disk is full, or fails.
     """
     if path is None:
         return
     if os.path.isdir(path):
         raise InputError(f"{flag} {path} is a directory; give a file")
-    nearest = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
-    if nearest != path and not os.path.isdir(nearest):
+    try:
+        place = _place(path)
+    except OSError as e:
+        raise InputError(f"{flag} {path}: {e.strerror}; give another place") from e
+    if not _writable(path, place):
+        raise InputError(f"{flag} {path} cannot be written; give another place")
+    if place is None:
+        return
+    nearest = next(folder for folder in place.absolute().parents if os.path.exists(folder))
+    if not os.path.isdir(nearest):
         raise InputError(
             f"{flag} {path}: {nearest} is a file; give a path whose directory exists or can be made"
         )
-    if not os.access(nearest, os.W_OK):
-        raise InputError(f"{flag} {path}: {nearest} cannot be written; give another place")
+    _try(nearest, f"{flag} {path}")
+
+
+def _writable(path: Path, place: Path | None) -> bool:
+    """Whether what is at `path` takes bytes, as far as it says so itself; `place` as `_place`."""
+    if not os.path.exists(path):
+        return place is not None
+    if (number := _descriptor(path)) is not None:
+        return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    return os.access(path, os.W_OK) and not stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def _try(folder: Path, what: str) -> None:
+    """Make a directory in `folder` and remove it: permissions, read-only mounts and full disks show
+    themselves, whoever asks.
+    """
+    try:
+        Path(tempfile.mkdtemp(prefix=".cv3jax-", dir=folder)).rmdir()
+    except OSError as e:
+        raise (
+            machine_error(e, folder)
+            or InputError(f"{what}: {folder} cannot be written ({e.strerror}); give another place")
+        ) from e
 
 
 def write_json(path: Path | None, figures: dict) -> None:
@@ -54,8 +96,13 @@ def write_json(path: Path | None, figures: dict) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        text = json.dumps(figures, indent=2, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(figures, sort_keys=True))
+
+
+def json_bytes(value: dict, *, sort_keys: bool = False) -> bytes:
+    """JSON as people read it, in UTF-8; what a file's name has that is none is escaped."""
+    text = json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -65,20 +112,70 @@ def replacing(
     """Give the place to write a file that appears as `path` when the block ends: whole or not at
     all.
 
+    A link stays, and what it names is written. Only a regular file is replaced: a device, a pipe or
+    an open file (/dev/stdout) gets the bytes when the block ends, and stays what it is.
+
     temporary: that place, of the same file system (default: beside `path`). durable: the file is on
     the disk before it gets its name, for the case that the machine itself goes down. What a block
     that fails has written is removed. An error of the system in the block gets the place's name
     where it has none.
     """
-    temporary = temporary or path.with_name(path.name + ".tmp")
+    place = _place(path)
+    if place is None:
+        with tempfile.TemporaryDirectory(prefix="cv3jax-") as folder:
+            yield (written := Path(folder) / "file")
+            _pour(written, path)
+        return
+    if temporary is None or place != path:  # a link may name another file system
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name((temporary or Path(f"{place.name}.tmp")).name)
     try:
         with naming(temporary):
             yield temporary
             if durable:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(place)
     except BaseException:
         with contextlib.suppress(OSError):  # the block's error is the one to tell
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _place(path: Path) -> Path | None:
+    """`path`, or what it names where it is a link; None where no file may be put: a device, a pipe,
+    a descriptor. Raises OSError where nothing can be there.
+    """
+    if _descriptor(path) is not None:
+        return None
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return None
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file that `path` stands for, as /dev/stdout and /dev/fd/3 do."""
+    place = os.path.abspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.realpath(os.path.dirname(place)), os.path.basename(place)
+        if name.isdigit() and folder in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(name)
+        place = os.path.join(folder, name)
+        if not os.path.islink(place):
+            return None
+        place = os.path.join(folder, os.readlink(place))
+    return None
+
+
+def _pour(source: Path, path: Path) -> None:
+    """Write the bytes of a file to a device, a pipe or an open file, after what was printed."""
+    number = _descriptor(path)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    with naming(path), open(path if number is None else os.dup(number), "wb") as target:
+        target.write(source.read_bytes())

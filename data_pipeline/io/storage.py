@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.files import replacing
 
 
 def is_remote(path: str) -> bool:
@@ -50,14 +51,12 @@ def write(path: str, data: bytes) -> None:
         with _systems().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.write(data)
         return
-    place, unfinished = Path(path), Path(f"{path}.{os.getpid()}.writing")
+    place = Path(path)
     with naming(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(place)
+        # under a name of its own: several processes may write the same
+        with replacing(place, Path(f"{path}.{os.getpid()}.writing"), durable=True) as unfinished:
+            unfinished.write_bytes(data)
 
 
 def copy(source: str, target: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.images.decode import decode_rgb, open_image
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import replacing
 from data_pipeline.records.records import Record
 
 _TILE, _TEXT_HEIGHT, _GAP = 192, 84, 8  # pixels
@@ -54,6 +55,7 @@ def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> N
         )
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
+        with replacing(Path(out)) as temporary, temporary.open("wb") as file:
+            sheet.save(file, "PNG")
     except OSError as e:
         raise InputError(f"{out}: the contact sheet cannot be written ({e.strerror or e})") from e
