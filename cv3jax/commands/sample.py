@@ -10,6 +10,7 @@ from pathlib import Path
 from cv3jax.commands.arguments import command
 from cv3jax.kernels import KINDS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
+from data_pipeline.io import locks
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, write_json
@@ -170,23 +171,24 @@ def main(argv: list[str] | None = None) -> None:
     base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
     began = time.monotonic()
     if args.prompts is None:
-        figures = sample_few(
-            args.checkpoint,
-            Request(
-                args.prompt,
-                args.num,
-                args.seed,
-                base,
-                relay,
-                size=args.size,
-                images=args.image,
-                noise=args.noise,
-            ),
-            args.out,
-            batch=args.batch,
-            mesh=args.mesh,
-            attention=args.attention,
-        )
+        with locks.hold(args.out, "--out"):
+            figures = sample_few(
+                args.checkpoint,
+                Request(
+                    args.prompt,
+                    args.num,
+                    args.seed,
+                    base,
+                    relay,
+                    size=args.size,
+                    images=args.image,
+                    noise=args.noise,
+                ),
+                args.out,
+                batch=args.batch,
+                mesh=args.mesh,
+                attention=args.attention,
+            )
     else:
         figures = sample_many(
             args.checkpoint,

@@ -12,15 +12,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader
-
 from cv3jax import recipes
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import replacing
-from data_pipeline.io.staging import replace_directory
+from data_pipeline.io.staging import check_renamable, replace_directory
 from data_pipeline.records.array_records import describe, shard_name
 from data_pipeline.records.feature_cache import ABOUT, FEATURES, IDENTITY, NAME, read_identity
+from data_pipeline.records.shard_readers import count_records
 
 
 def partial(out: Path) -> Path:
@@ -48,26 +47,15 @@ def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
         InputError: `out` is something else, or there are shards of another identity; `overwrite`
             replaces those.
     """
-    if (out / IDENTITY).is_file():
-        if not overwrite:
-            changed = ", ".join(recipes.differences(identity, read_identity(out)))
-            raise InputError(
-                f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
-                " another directory"
-            )
-    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(
-            f"--out {out} holds something else than latents and text features; give a new or empty"
-            " directory"
-        )
+    _check_free(out, identity, overwrite)
     staging = partial(out)
-    try:
-        staging.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(
-            f"--out {out}: cannot be written ({e.strerror}); give another place"
-        ) from e
-    with locks.wait(_lock(out)):
+    check_renamable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # the second keeps out who writes another dataset there; it is held until ours is begun, which
+    # others then see
+    with locks.wait(_lock(out)), locks.hold(staging, "--out"):
+        if not complete(out, identity):  # by another process, meanwhile
+            _check_free(out, identity, overwrite)
         present = {path.name for path in staging.iterdir()}
         if IDENTITY in present:
             changed = recipes.differences(identity, read_identity(staging))
@@ -89,6 +77,21 @@ def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
             temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
 
+def _check_free(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    if (out / IDENTITY).is_file():
+        if not overwrite:
+            changed = ", ".join(recipes.differences(identity, read_identity(out)))
+            raise InputError(
+                f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
+                " another directory"
+            )
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(
+            f"--out {out} holds something else than latents and text features; give a new or empty"
+            " directory"
+        )
+
+
 def missing(out: Path, identity: dict[str, Any]) -> list[int]:
     """The shards that are not there yet, or not whole."""
     return [
@@ -105,12 +108,9 @@ def is_whole(path: Path, length: int) -> bool:
     if not path.is_file():
         return False
     try:
-        reader = ArrayRecordReader(str(path))
-        found = reader.num_records()
-        reader.close()
+        return count_records(path) == length
     except RuntimeError:  # what array_record says of a file that is no shard
         return False
-    return found == length
 
 
 def finish(out: Path, identity: dict[str, Any]) -> list[int]:

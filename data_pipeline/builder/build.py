@@ -54,7 +54,7 @@ def build(
     filters = settings.filters
     blocked = read_blocked(filters.blocked_sources) if filters.blocked_sources else ()
     plan = _plan(units, settings)
-    with _alone(work):
+    with _alone(work), _claimed(out):
         if not overwrite and _published(out, plan):
             _remove(work)
             return {**Work(out).read(report.JSON_NAME), "seconds": {}}
@@ -226,6 +226,16 @@ def _alone(work: Work) -> Iterator[None]:
             # refused before anything was done
             if folder.exists() and [path.name for path in folder.iterdir()] == ["lock"]:
                 shutil.rmtree(folder)
+
+
+@contextmanager
+def _claimed(out: str) -> Iterator[None]:
+    """Keeps all other writers of datasets off `out`, where it is on a local file system."""
+    if storage.is_remote(out):
+        yield
+        return
+    with locks.hold(Path(f"{out.rstrip('/')}.partial"), "--output"):
+        yield
 
 
 def _remove(work: Work) -> None:

@@ -12,40 +12,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, machine_error
 
 NAME = ".lock"  # the file says who holds it; that it exists means nothing
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-
+_TRIES = 100  # a directory may go between making and locking it, with its last holder
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
 def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold `directory` for this process, making it where there is none; one that is left empty goes
-    again.
+    again. It may be renamed meanwhile, and another one made in its place.
 
     Raises:
         InputError: another process holds it; which one is said.
+        OSError: the disk is full, or fails.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = _lock(directory / NAME, f"{flag} {directory}")
+            file = _lock(directory, f"{flag} {directory}")
         except OSError as e:
-            if e.errno in _FULL:  # not the flag's fault
-                raise
-            raise InputError(
-                f"{flag} {directory}: cannot be written ({e.strerror}); give another place"
+            raise (
+                machine_error(e, directory)
+                or InputError(
+                    f"{flag} {directory}: cannot be written ({e.strerror}); give another place"
+                )
             ) from e
         try:
             yield
         finally:
-            (directory / NAME).unlink(missing_ok=True)  # still locked, so nobody else's
+            if _is(file, directory / NAME):
+                (directory / NAME).unlink()
             file.close()
     finally:
         with contextlib.suppress(OSError):  # not empty
@@ -99,9 +97,16 @@ def take(file: int, path: Path) -> bool:
     return True
 
 
-def _lock(path: Path, what: str) -> IO[str]:
-    while True:
-        file = path.open("a+")
+def _lock(directory: Path, what: str) -> IO[str]:
+    path = directory / NAME
+    for tries in range(_TRIES + 1):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:
+            if tries == _TRIES:
+                raise
+            continue
         try:
             held = take(file.fileno(), path)
         except OSError:

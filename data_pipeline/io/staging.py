@@ -3,8 +3,9 @@ renamed.
 """
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline.io import locks
@@ -16,7 +17,50 @@ def check_new(out: Path, flag: str = "--out") -> None:
     """Raise InputError where `out` could not appear: something is there, or in the way."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{flag} {out} exists already; give a new directory")
-    check_directory(out, flag)
+    check_renamable(out, flag)
+
+
+def check_renamable(out: Path, flag: str = "--out") -> None:
+    """Raise InputError where no directory could be renamed to `out`."""
+    if os.path.ismount(out):
+        raise InputError(f"{flag} {out}: a disk is mounted there; give a new directory in it")
+    check_directory(out, flag, renamed=True)
+
+
+@contextlib.contextmanager
+def holding(
+    out: Path, flag: str = "--out", own: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
+    """Hold `OUT.partial`, in which whatever is to appear as `out` is written, by one process at a
+    time: an empty directory, which goes with the block unless it was renamed.
+
+    own: of a file's name, whether a killed writer may have left it; those go first. Default: all
+    where a lock is beside them.
+
+    Raises:
+        InputError: another process has it, or something else has that name.
+        OSError: the disk is full, or fails.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    left = [path.name for path in partial.iterdir()] if partial.is_dir() else []
+    if own is None:
+        own = (lambda _: True) if locks.NAME in left else (lambda _: False)
+    if foreign := sorted(name for name in left if name != locks.NAME and not own(name)):
+        raise InputError(
+            f"{flag} {out}: {partial} is in the way and holds {foreign[0]!r}; move it or give"
+            " another directory"
+        )
+    with locks.hold(partial, flag):
+        held = partial.stat()
+        try:
+            for path in partial.iterdir():
+                if path.name != locks.NAME:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield partial
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(held, partial.stat()):
+                    shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -24,31 +68,15 @@ def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
     """The directory to write into; it becomes `out` when the block ends, and is removed when the
     block fails.
 
-    What a killed process left under that name, a lock beside it, is removed first.
-
     Raises:
-        InputError: as `check_new`, or something else has that name, or another process is writing
-            the same.
+        InputError: as `check_new` and `holding`.
     """
     check_new(out, flag)
     place = out.resolve()  # a directory cannot be renamed to a link
-    partial = place.with_name(f"{place.name}.partial")
-    if partial.exists() and not (partial / locks.NAME).is_file():
-        raise InputError(
-            f"{flag} {out}: {partial} is in the way, and was not left by a conversion; move it or"
-            " give another directory"
-        )
-    with locks.hold(partial, flag):
-        try:
-            for left in partial.iterdir():
-                if left.name != locks.NAME:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            yield partial
-            (partial / locks.NAME).unlink()
-            partial.replace(place)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with holding(place, flag) as partial:
+        check_new(out, flag)  # again, for one that was at it until now
+        yield partial
+        _rename(partial, place)
 
 
 def replace_directory(whole: Path, out: Path) -> None:
@@ -61,8 +89,14 @@ def replace_directory(whole: Path, out: Path) -> None:
     if old.exists():  # left by a process that was killed in that instant, or after it
         shutil.rmtree(old)
     if not out.exists():
-        whole.rename(out)
+        _rename(whole, out)
         return
     out.rename(old)
-    whole.rename(out)
+    _rename(whole, out)
     shutil.rmtree(old)
+
+
+def _rename(whole: Path, out: Path) -> None:
+    """Rename with the lock, so that nobody else takes `whole` for a place that is free."""
+    whole.replace(out)
+    (out / locks.NAME).unlink(missing_ok=True)

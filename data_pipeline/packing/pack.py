@@ -5,7 +5,6 @@ What is left out is counted by reason, reported, and never stops the rest.
 
 import collections
 import concurrent.futures
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
 from data_pipeline.io.errors import InputError, naming
+from data_pipeline.io.files import json_bytes
 from data_pipeline.records.records import Record, RecordWriter, make_record
 from data_pipeline.sources.detect import open_source
 from data_pipeline.sources.items import (
@@ -112,9 +112,7 @@ def pack(
             "seconds": round(time.monotonic() - start, 2),
         }
         with naming(writer.staging / REPORT):
-            (writer.staging / REPORT).write_text(
-                json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            (writer.staging / REPORT).write_bytes(json_bytes(report))
     return report
 
 

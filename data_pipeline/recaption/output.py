@@ -2,13 +2,13 @@
 triplets for a captioner.
 """
 
-import shutil
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.io.staging import replace_directory
 from data_pipeline.records.array_records import ShardWriter, describe
-from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, begin_staging
+from data_pipeline.records.records import ABOUT, FEATURES, NAME, Record, writing
 from data_pipeline.records.sizes import write_sizes
 
 REPORT = "recaption_report.json"
@@ -23,35 +23,38 @@ class SameShards:
     exception removes.
 
     Raises:
-        InputError: `staging` is somebody's own directory, or cannot be made.
+        InputError: `out` is taken by now (without `overwrite`), another process writes it, or
+            `staging` is somebody's own directory, or cannot be made.
         OSError: the disk is full, or fails.
     """
 
-    def __init__(self, out: Path, lengths: Sequence[int]):
+    def __init__(self, out: Path, lengths: Sequence[int], *, overwrite: bool = False):
         self.out, self.staging = out, out.with_name(out.name + ".partial")
+        self._overwrite, self._holding = overwrite, contextlib.ExitStack()
         self._lengths, self._writers = lengths, []
         self._image_sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> "SameShards":
-        begin_staging(self.staging)
+        self._holding.enter_context(writing(self.out, self._overwrite))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        try:
+        with self._holding:
             if self._writers:
                 self._writers[-1].close()
             if kind is None:
-                while len(self._writers) < len(self._lengths):  # empty ones at the end
-                    self._next_shard().close()
-                paths, lengths = (
-                    [writer.path for writer in self._writers],
-                    [writer.count for writer in self._writers],
-                )
-                describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
-                write_sizes(self.staging, self._image_sizes)
-                replace_directory(self.staging, self.out)
-        finally:
-            shutil.rmtree(self.staging, ignore_errors=True)
+                self._publish()
+
+    def _publish(self) -> None:
+        while len(self._writers) < len(self._lengths):  # empty ones at the end
+            self._next_shard().close()
+        paths, lengths = (
+            [writer.path for writer in self._writers],
+            [writer.count for writer in self._writers],
+        )
+        describe(self.staging, paths, lengths, name=NAME, features=FEATURES, about=ABOUT)
+        write_sizes(self.staging, self._image_sizes)
+        replace_directory(self.staging, self.out)
 
     def write(self, record: Record) -> None:
         while not self._writers or self._writers[-1].count == self._lengths[len(self._writers) - 1]:

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.io.errors import InputError, StoppedError, naming
+from data_pipeline.io.files import json_bytes
 from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.dialogue import load_dialogue
 from data_pipeline.recaption.endpoint import Endpoint
@@ -91,10 +92,11 @@ def recaption(
         connections=settings.concurrency,
     )
     source, out, limit = open_records(data), Path(out).absolute(), settings.limit
+    replaces = overwrite or (retry_failed and (out / REPORT).is_file())
     if limit is None:
         if out.resolve() == Path(data).resolve():
             raise InputError(f"--out {out} is the dataset itself; give another directory")
-        check_replaceable(out, overwrite or (retry_failed and (out / REPORT).is_file()))
+        check_replaceable(out, replaces)
     count = min(len(source), limit or len(source))
     exported = (
         Triplets(triplets, script.triplet, overwrite=overwrite or retry_failed)
@@ -149,7 +151,9 @@ def recaption(
         }
         with contextlib.ExitStack() as stack:
             dataset = (
-                stack.enter_context(SameShards(out, source.lengths)) if limit is None else None
+                stack.enter_context(SameShards(out, source.lengths, overwrite=replaces))
+                if limit is None
+                else None
             )
             triplet_writer = stack.enter_context(exported.writing()) if exported else None
             summary = _write(source, count, journal, dataset, triplet_writer)
@@ -161,9 +165,7 @@ def recaption(
             }
             place = (dataset.staging if dataset else folder) / REPORT
             with naming(place):
-                place.write_text(
-                    json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
+                place.write_bytes(json_bytes(report))
             if not summary.recaptioned:
                 raise InputError(
                     f"no record of {data} got a new caption: {_reasons(summary)}; {journal.path}"

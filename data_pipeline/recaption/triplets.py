@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from data_pipeline.images.decode import open_image
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import check_file, replacing
-from data_pipeline.io.staging import replace_directory
+from data_pipeline.io.staging import holding, replace_directory
 from data_pipeline.recaption.dialogue import fill
 from data_pipeline.records.records import Record
 
@@ -49,9 +48,12 @@ class Triplets:
         self.path, self.folder = path, path.with_name(f"{path.stem}_images")
         self.count = 0
         self._question = question
-        self._images = _partial(self.folder)
+        self._overwrite = overwrite
+        self._check()
+
+    def _check(self) -> None:
         there = [str(place) for place in (self.path, self.folder) if place.exists()]
-        if there and not overwrite:
+        if there and not self._overwrite:
             raise InputError(
                 f"--triplets: {there[0]} is there already; give --overwrite to replace it, or"
                 " another name"
@@ -60,16 +62,13 @@ class Triplets:
     @contextlib.contextmanager
     def writing(self) -> Iterator["Triplets"]:
         """Within the block they are written; both are in place when it ends, and not before."""
-        shutil.rmtree(self._images, ignore_errors=True)  # of a process that was killed
-        self._images.mkdir(parents=True)
-        try:
-            with replacing(self.path, _partial(self.path)) as place:
+        with holding(self.folder, "--triplets") as self._images:
+            self._check()
+            with replacing(self.path, self.path.with_name(f"{self.path.name}.partial")) as place:
                 with place.open("w", encoding="utf-8") as self._file:
                     yield self
                     self._file.write("\n]\n" if self.count else "[]\n")
                 replace_directory(self._images, self.folder)
-        finally:
-            shutil.rmtree(self._images, ignore_errors=True)
 
     def write(self, record: Record, caption: str) -> None:
         name = f"{file_name(record['key'])}.{_SUFFIXES[open_image(record['image']).format]}"
@@ -91,10 +90,6 @@ class Triplets:
                 (",\n" if self.count else "[\n") + json.dumps(triplet, ensure_ascii=False)
             )
         self.count += 1
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
 
 
 def file_name(key: str) -> str:

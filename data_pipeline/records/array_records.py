@@ -20,11 +20,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, machine_error
+from data_pipeline.io.staging import check_renamable
 
 SPLIT = "train"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ShardWriter:
@@ -61,14 +61,11 @@ class ShardWriter:
         try:
             return act()
         except (OSError, RuntimeError) as e:
-            # array_record's own errors are RuntimeErrors whose text ends with the system's
-            code = getattr(e, "errno", None) or next(
-                (n for n in _FULL if os.strerror(n) in str(e)), errno.EIO
-            )
-            message = (
-                f"cannot be written ({os.strerror(code)}); make room there or give another"
-                " directory"
-            )
+            # array_record's own errors are RuntimeErrors whose text has the system's
+            failed = machine_error(e, self.path)
+            code = failed.errno if failed else getattr(e, "errno", None) or errno.EIO
+            advice = "" if code == errno.EMFILE else "; make room there or give another directory"
+            message = f"cannot be written ({os.strerror(code)}){advice}"
             raise OSError(code, message, str(self.path.parent)) from e
 
 
@@ -127,9 +124,12 @@ def write_description(
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
-    """Raises InputError unless nothing is at `out`, or, with `overwrite`, a dataset."""
+    """Raises InputError unless nothing is at `out`, or, with `overwrite`, a dataset, and one could
+    appear there.
+    """
     if out.is_symlink():
         raise InputError(f"{out} is a link; give the directory that it names")
+    check_renamable(out)
     if not out.exists():
         return
     if not out.is_dir():

@@ -2,12 +2,12 @@
 random.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-import shutil
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,8 +22,9 @@ from data_pipeline.images.decode import (
     upright_size,
 )
 from data_pipeline.images.perceptual_hash import phash
-from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.io.staging import replace_directory
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.open_files import room
+from data_pipeline.io.staging import holding, replace_directory
 from data_pipeline.records.array_records import ShardWriter, check_replaceable, describe
 from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.sizes import write_sizes
@@ -105,26 +106,17 @@ _OWN_FILES = re.compile(
 )
 
 
-def begin_staging(staging: Path) -> None:
-    """An empty directory for a dataset of records that is being written; what a killed process left
-    there is removed.
+@contextlib.contextmanager
+def writing(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Hold the place where the dataset `out` is written until it is whole; see `staging.holding`.
 
     Raises:
-        InputError: it is somebody's own directory, or cannot be made.
+        InputError: another process has it, something of somebody's own is in it, or `out` is taken
+            by now.
     """
-    try:
-        if staging.exists():
-            if foreign := [p.name for p in staging.iterdir() if not _OWN_FILES.fullmatch(p.name)]:
-                raise InputError(
-                    f"{staging} is in the way and holds {foreign[0]!r}; move it or give another"
-                    " name"
-                )
-            shutil.rmtree(staging)
-        staging.mkdir(parents=True)
-    except OSError as e:
-        raise InputError(
-            f"cannot write {staging} ({first_line(e, 160)}); give another directory"
-        ) from e
+    with holding(out, own=lambda name: bool(_OWN_FILES.fullmatch(name))) as staging:
+        check_replaceable(out, overwrite)
+        yield staging
 
 
 class RecordWriter:
@@ -134,19 +126,23 @@ class RecordWriter:
 
     Until then everything is in `NAME.partial`, which an exception removes and a later writer
     replaces, so a killed process leaves nothing that could be taken for a dataset. `staging` is
-    that directory, for files that belong beside the records. Two processes must not write the same
-    dataset at once.
+    that directory, for files that belong beside the records.
 
     Raises:
         InputError: `out` exists (without `overwrite`), is something else than a dataset or no place
-            to write, `shards` is not in 1..10000, a record's key came before, or nothing was
-            written.
+            to write, or another process writes it; `shards` is not in 1..10000 or more than may be
+            open at once; a record's key came before, or nothing was written.
         OSError: the disk is full, or fails.
     """
 
     def __init__(self, out: str | Path, *, shards: int = 8, overwrite: bool = False):
         if not 1 <= shards <= 10_000:
             raise InputError(f"shards = {shards}: give a number in 1..10000")
+        if shards > room():
+            raise InputError(
+                f"shards = {shards}: at most {room()} are written at once where so few files may be"
+                " open; give fewer, or raise the limit (ulimit -n)"
+            )
         self.out = Path(out).absolute()
         self.staging = self.out.with_name(self.out.name + ".partial")
         self.count = 0
@@ -154,20 +150,19 @@ class RecordWriter:
         self._writers: list[ShardWriter] = []
         self._sizes: list[array] = []  # height and width by turns, of each shard's records
         self._keys: set[str] = set()
+        self._overwrite, self._holding = overwrite, contextlib.ExitStack()
         check_replaceable(self.out, overwrite)
 
     def __enter__(self) -> "RecordWriter":
-        begin_staging(self.staging)
+        self._holding.enter_context(writing(self.out, self._overwrite))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        try:
+        with self._holding:
             for writer in self._writers:
                 writer.close()
             if kind is None:
                 self._publish()
-        finally:
-            shutil.rmtree(self.staging, ignore_errors=True)
 
     def write(self, record: Record) -> None:
         if record["key"] in self._keys:
