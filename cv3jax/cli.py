@@ -6,9 +6,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-from data_pipeline.io.exits import line_and_code, say
+from data_pipeline.io.exits import line_and_code, say, say_anything
 
 COMMANDS = {
     "quickstart": (
@@ -57,12 +56,13 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from cv3jax.distributed.backend import keep_compiled, prefer_cpu, tune_cpu
     from data_pipeline.io.errors import StoppedError, first_line
 
+    say_anything()
     tune_cpu()
     prefer_cpu()
     # orbax logs the traceback of an error that it raises as well
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _unraisable
-    keep_compiled(Path.home() / ".cache" / "cv3jax" / "xla")
+    keep_compiled()
     stopped = 0
     try:
         try:

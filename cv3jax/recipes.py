@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from data_pipeline.io.arguments import local
 from data_pipeline.io.errors import InputError
 
 # what every recipe has
@@ -27,6 +28,7 @@ def locate(spec: str) -> str:
     """`base_512:tiny` or `path/to/recipe.py:tiny` → `FILE:tiny`, which is what config_flags
     reads.
     """
+    local(spec, "--config")
     name, _, variant = spec.partition(":")
     known = recipes()
     if name.endswith(".py"):
@@ -71,7 +73,18 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
             f"--config={spec}: the config has no {', '.join(missing)}; start it from"
             " cv3jax.configs.common"
         )
+    _check_paths(to_json(config))
     return config
+
+
+def _check_paths(values: dict, prefix: str = "config.") -> None:
+    """Raise InputError where a field names a place that is none of this machine's file systems."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _check_paths(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and value:
+            for one in value.split(","):  # config.data.path may have several, with weights
+                local(one.strip() or ".", f"{prefix}{name} =")
 
 
 def _one_line(e: Exception) -> str:

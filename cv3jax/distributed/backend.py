@@ -53,12 +53,30 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
         _default("jax_platforms", "cpu")
 
 
-def keep_compiled(directory: Path) -> None:
-    """Keeps compiled programs in `directory`, so that a second start compiles nothing anew.
+def keep_compiled() -> None:
+    """Keeps compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing anew.
 
-    JAX_COMPILATION_CACHE_DIR overrides.
+    JAX_COMPILATION_CACHE_DIR overrides. Where there is no home directory, or none that takes files,
+    as in a container of a user without one, it is said that nothing is kept.
     """
-    _default("jax_compilation_cache_dir", str(directory))
+    if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
+        _default("jax_compilation_cache_dir", str(directory))
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        print(
+            "cv3jax: no home directory to keep compiled programs in, so each start compiles them"
+            " anew; JAX_COMPILATION_CACHE_DIR=DIR keeps them there",
+            file=sys.stderr,
+        )
+
+
+def _in_home(*names: str) -> Path | None:
+    """A place below the home directory; None where no such directory is, or can be made."""
+    try:
+        place = Path.home().joinpath(*names)
+    except RuntimeError:  # no HOME, and a user that the system has no entry of
+        return None
+    nearest = next(folder for folder in (place, *place.parents) if folder.exists())
+    return place if nearest.is_dir() and os.access(nearest, os.W_OK) else None
 
 
 def _default(option: str, value: str) -> None:

@@ -3,13 +3,17 @@ work, and the last resort.
 """
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.exits import line_and_code, say
+from data_pipeline.io.exits import line_and_code, say, say_anything
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # Path makes one slash of two
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
@@ -30,11 +34,48 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
     return {flag: values[0]}, {flag: values[-1]}
 
 
+def local(text: str, what: str = "") -> Path:
+    """A path of this machine's file systems, where `what` was given as one.
+
+    Raises:
+        InputError: an address such as gs://bucket/x, or what a shell should have replaced: to the
+            system each is the name of a folder below this one.
+    """
+    what = f"{what} {text}".strip()
+    if _SCHEME.match(str(text)):
+        raise InputError(
+            f"{what}: only a path of this machine is read and written here; copy it, or mount its"
+            " store and give the path"
+        )
+    if str(text) == "~" or str(text).startswith("~/"):
+        raise InputError(f"{what}: the shell did not replace ~ here; write the whole path")
+    if not str(text).strip():
+        raise InputError(f"{what or 'a path'}: is empty; give a path, . for this folder")
+    if os.path.abspath(text).encode(errors="replace").decode() != os.path.abspath(text):
+        raise InputError(
+            f"{what}: not every byte of {os.path.abspath(text)!r} is UTF-8, as the libraries that"
+            " read and write there have it; rename it"
+        )
+    return Path(text)
+
+
+def _path(text: str) -> Path:
+    """`local` for argparse, which says the flag's name itself."""
+    try:
+        return local(text)
+    except InputError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
 class Parser(argparse.ArgumentParser):
     """Raises InputError for a wrong flag, like all bad input, instead of printing the usage.
 
-    Subcommands' parsers do too.
+    Subcommands' parsers do too. Flags of `type=Path` are `local`.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
@@ -65,6 +106,7 @@ def run(command: Callable[[], None]) -> None:
     """Runs a program's main; what ends it becomes one line on stderr and an exit code, as under
     `cv3jax`.
     """
+    say_anything()
     try:
         command()
     except (Exception, KeyboardInterrupt) as e:

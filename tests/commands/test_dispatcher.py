@@ -1,6 +1,7 @@
 """What every command starts with: the dispatcher, and the flag that is added for XLA on CPUs."""
 
 import os
+import pwd
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import subprocesses
 
 from cv3jax import cli
+from cv3jax.distributed import backend
 from cv3jax.distributed.backend import tune_cpu
 
 
@@ -45,3 +47,30 @@ def test_the_cpu_flag_is_added_once_and_xla_takes_it(given, monkeypatch):
         [sys.executable, "-c", code], env=subprocesses.environment(), capture_output=True, text=True
     )
     assert done.stdout == "64.0\n", done.stderr[-500:]
+
+
+def _no_entry(_):
+    raise KeyError("uid not found")
+
+
+@pytest.mark.parametrize("home", [None, "/proc", "{at}/file", "/proc/none/below"], ids=str)
+def test_without_a_home_it_is_said_that_nothing_is_kept(home, monkeypatch, capsys, tmp_path):
+    """Such as in a container: a user without an entry, a home that is read-only or not there."""
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setattr(pwd, "getpwuid", _no_entry)
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home.format(at=tmp_path))
+    kept = []
+    monkeypatch.setattr(backend, "_default", lambda *given: kept.append(given))
+    cli.run_command(lambda _: print("done"))
+    out = capsys.readouterr()
+    assert out.out == "done\n"
+    assert out.err.startswith("cv3jax: no home directory to keep compiled programs in")
+    assert "jax_compilation_cache_dir" not in dict(kept)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    cli.run_command(lambda _: None)
+    assert capsys.readouterr().err == ""
+    assert os.listdir(tmp_path) == ["file"]

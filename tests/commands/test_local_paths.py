@@ -1,0 +1,97 @@
+"""Addresses and names that a shell left alone are refused in one line by every flag and field that
+takes a path: to the system each is the name of a folder below this one.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from bad_input import refused
+
+from data_pipeline.io.arguments import Parser, local
+from data_pipeline.io.errors import InputError
+
+TRAIN = "--config=scenes_base:tiny"
+# command and arguments; {} is the path
+PLACES = [
+    ("train", TRAIN + " --workdir {}"),
+    ("train", TRAIN + " --workdir w --json {}"),
+    ("train", TRAIN + " --workdir w --config.data.path={}"),
+    ("train", TRAIN + " --workdir w --config.data.path=a:3,{}:1"),
+    ("train", TRAIN + " --workdir w --config.data.cache={}"),
+    ("train", TRAIN + " --workdir w --config.cascade={}"),
+    ("train", TRAIN + " --workdir w --config.init_from={}"),
+    ("train", "--config=scenes_vae:tiny --workdir w --config.objective.perceptual={}"),
+    ("train", "--config={} --workdir w"),
+    ("distill", "--config=scenes_distill_base:tiny --workdir {}"),
+    ("distill", "--config=scenes_distill_base:tiny --workdir w --config.cascade={}"),
+    ("sample", "--checkpoint {} --prompt x --out w"),
+    ("sample", "--checkpoint scenes --prompt x --out {}"),
+    ("sample", "--checkpoint scenes --prompts {} --out w"),
+    ("sample", "--checkpoint scenes --prompt x --out w --image {}"),
+    ("sample", "--checkpoint scenes --prompt x --out w --noise {}"),
+    ("convert", "--base {} --out w"),
+    ("convert", "--t5 {} --out w"),
+    ("convert", "--vae v --tokenizer {} --out w"),
+    ("convert", "--vae v --config {} --out w"),
+    ("convert", "--vae v --out {}"),
+    ("convert", "--checkpoint {} --to sat --out w"),
+    ("compile", TRAIN + " --topology v5e:1 --json {}"),
+    ("quickstart", "--workdir {}"),
+    ("data encode", TRAIN + " --data d --cascade c --out {}"),
+    ("data encode", TRAIN + " --data {} --cascade c --out w"),
+    ("data encode", TRAIN + " --data d --cascade {} --out w"),
+    ("data", "pack --source {} --out w"),
+    ("data", "pack --source s --out {}"),
+    ("data", "scenes --num 1 --out {}"),
+    ("data", "inspect {}"),
+    ("data", "inspect d --out {}"),
+    ("data", "inspect d --json {}"),
+    ("data", "recaption {} --endpoint http://x/v1 --model m --out w"),
+    ("data", "recaption d --endpoint http://x/v1 --model m --out {}"),
+    ("data", "recaption d --endpoint http://x/v1 --model m --out w --dialogue {}"),
+    ("data", "recaption d --endpoint http://x/v1 --model m --out w --triplets {}"),
+    ("data", "build --input d --output w --captions {}"),
+    ("data", "build --input d --output w --filters {}"),
+]
+
+
+@pytest.mark.parametrize(("command", "line"), PLACES, ids=str)
+def test_an_address_is_refused_in_one_line(command, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = line.format("gs://bucket/a").split(" ")
+    refused(command, argv, capsys, ": only a path of this machine is read and written here")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("s3://bucket/a", "only a path of this machine"),
+        ("S3A://bucket/a", "only a path of this machine"),
+        ("hdfs://name:9000/a", "only a path of this machine"),
+        ("https://a.b/c.png", "only a path of this machine"),
+        ("file:///tmp/a", "only a path of this machine"),
+        ("gs:/bucket/a", "only a path of this machine"),  # as a Path has it
+        ("~/runs", "did not replace ~"),
+        ("~", "did not replace ~"),
+        ("", "is empty"),
+        (" ", "is empty"),
+        (os.fsdecode(b"caf\xe9"), "not every byte"),
+    ],
+)
+def test_what_is_no_path_of_this_machine(text, said):
+    with pytest.raises(InputError, match=said):
+        local(text, "--out")
+    parser = Parser(prog="cv3jax x")
+    group = parser.add_argument_group("a").add_mutually_exclusive_group()
+    group.add_argument("--out", type=Path)
+    with pytest.raises(InputError, match=f"argument --out: .*{said}.*; see cv3jax x --help"):
+        parser.parse_args([f"--out={text}"])
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "/a/b", "./a:b", "a b", "a/gs://b", "runs/a:3", "~user/a", "a~", "c:d", "-"]
+)
+def test_other_names_are_paths(text):
+    assert local(text) == Path(text)
