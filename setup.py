@@ -41,6 +41,7 @@ setup(
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "tensorstore>=0.1.86,<0.2",
         "grain>=0.2.18,<0.3",
         "array_record>=0.8.3,<0.9",
         "tensorflow-datasets>=4.9.10,<4.10",

@@ -14,8 +14,15 @@ import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import manifest, streaming
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
-from data_pipeline.io.errors import InputError, first_line
+from cv3jax.checkpoints.writing import (
+    MISMATCH,
+    PATIENCE,
+    UNFINISHED,
+    checkpoint_path,
+    os_error,
+    sign,
+)
+from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 CASCADE = "cascade.json"
@@ -27,7 +34,7 @@ def save_part(directory: str | Path, params: Any) -> None:
     """Write one part's parameters, arrays or `streaming.Leaf`, as an orbax tree, replacing what is
     there. Raises OSError.
     """
-    path = Path(directory).absolute()
+    path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
         timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path.parent, path.name)
     )
@@ -66,7 +73,7 @@ def load_part(directory: str | Path, like: Any) -> Any:
     Raises:
         InputError: missing, damaged, or of other names or shapes than `like`.
     """
-    path = Path(directory).absolute()
+    path = checkpoint_path(directory)
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint has no such part")
     check_part(directory)
@@ -75,8 +82,11 @@ def load_part(directory: str | Path, like: Any) -> Any:
             # what was stored by NumPy comes back so
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
     except (*MISMATCH, FileNotFoundError) as e:
-        raise InputError(
-            f"{directory} does not hold the model that {CASCADE} describes: {first_line(e)}"
+        raise (
+            machine_error(e, directory)
+            or InputError(
+                f"{directory} does not hold the model that {CASCADE} describes: {first_line(e)}"
+            )
         ) from e
 
 
@@ -118,7 +128,10 @@ def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
     try:
         value = json.loads((directory / CASCADE).read_text())
     except (OSError, ValueError) as e:
-        raise InputError(f"{directory / CASCADE} is damaged: {first_line(e)}") from e
+        raise (
+            machine_error(e, directory / CASCADE)
+            or InputError(f"{directory / CASCADE} is damaged: {first_line(e)}")
+        ) from e
     return directory, CascadeDescription.from_json(value, str(directory / CASCADE))
 
 

@@ -15,8 +15,15 @@ import grain
 import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import manifest
-from cv3jax.checkpoints.writing import MISMATCH, PATIENCE, UNFINISHED, os_error, sign
-from data_pipeline.io.errors import InputError, first_line
+from cv3jax.checkpoints.writing import (
+    MISMATCH,
+    PATIENCE,
+    UNFINISHED,
+    checkpoint_path,
+    os_error,
+    sign,
+)
+from data_pipeline.io.errors import InputError, first_line, machine_error
 
 
 class DamagedError(InputError):
@@ -40,7 +47,7 @@ def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
 
     Close it when done.
     """
-    path = Path(directory).absolute()
+    path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
         timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path, "[0-9]*")
     )
@@ -192,9 +199,12 @@ def restore(
         data.start_prefetch()
         return state
     except MISMATCH as e:
-        where = f"checkpoint {Path(manager.directory) / str(step)}"
-        raise InputError(
-            f"{where} is not of this model ({first_line(e)}); give a new --workdir"
+        where = Path(manager.directory) / str(step)
+        raise (
+            machine_error(e, where)
+            or InputError(
+                f"checkpoint {where} is not of this model ({first_line(e)}); give a new --workdir"
+            )
         ) from e
 
 

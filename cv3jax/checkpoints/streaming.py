@@ -16,6 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from cv3jax.checkpoints.writing import checkpoint_path
+
 AT_ONCE = 2**27  # bytes of small leaves that are written together
 SMALL = 2**20  # bytes; 318 of the 500 leaves of a released UNet in half precision, 18 MB
 # bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
@@ -84,7 +86,7 @@ def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
     """The orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`: dtypes as
     stored. Raises KeyError, ValueError.
     """
-    path = Path(directory).absolute()
+    path = checkpoint_path(directory)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
     for name in within:

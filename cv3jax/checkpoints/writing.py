@@ -1,14 +1,20 @@
-"""What saves of runs' checkpoints and of cascades' parts share: manifests, patience, errors."""
+"""What saves of runs' checkpoints and of cascades' parts share: where they may be, manifests,
+patience, errors.
+"""
 
+import errno
+import json
+import math
 import os
 import re
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 
 from cv3jax.checkpoints import manifest
-from data_pipeline.io.errors import first_line
+from data_pipeline.io.errors import InputError, first_line, machine_error
 
 UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 # seconds; orbax measures its timeouts with the wall clock, which may be set forward in the middle
@@ -16,6 +22,22 @@ UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
 PATIENCE = 10**7
 # what orbax raises on a tree of other names, shapes or types
 MISMATCH = (ValueError, TypeError, KeyError)
+_PATTERN = re.compile(r"[*?\[\\]")  # etils has orbax's whole paths globbed
+
+
+def checkpoint_path(directory: str | Path, flag: str = "checkpoint") -> Path:
+    """The absolute path of a directory with checkpoints in it, or of one.
+
+    Raises:
+        InputError: orbax would take it for a pattern, write into it and never find that again.
+    """
+    path = Path(directory).absolute()
+    if found := _PATTERN.search(str(path)):
+        raise InputError(
+            f"{flag} {path}: the library that reads checkpoints takes {found[0]} for a pattern;"
+            " give another directory, whose path has none of * ? [ \\"
+        )
+    return path
 
 
 def os_error(e: Exception) -> OSError | None:
@@ -31,8 +53,45 @@ def os_error(e: Exception) -> OSError | None:
 def sign(directory: Path, pattern: str) -> None:
     """Called by orbax in each process when all files of a checkpoint are there and it is about to
     get its name.
+
+    Raises OSError where it could not be read again.
     """
     if jax.process_index() != 0:
         return
     for path in directory.glob(f"{pattern}{UNFINISHED}"):
+        for tree in path.rglob("_METADATA"):
+            check_parts(tree.parent)
         manifest.write(path)
+
+
+def check_parts(directory: Path) -> None:
+    """Raise OSError unless the orbax tree at `directory` has every array that its description
+    names, and something in each: counted in the store that reading goes by.
+    """
+    described = json.loads((directory / "_METADATA").read_text())["tree_metadata"].values()
+    sizes = {
+        ".".join(str(each["key"]) for each in leaf["key_metadata"]): math.prod(
+            leaf["value_metadata"].get("write_shape") or [1]
+        )
+        for leaf in described
+        if not leaf["value_metadata"]["skip_deserialize"]
+    }
+    spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"}}
+    try:
+        names = {key.decode() for key in tensorstore.KvStore.open(spec).result().list().result()}
+    except ValueError as e:
+        failed = machine_error(e, directory)
+        why = f"it cannot be read again: {first_line(e)}"
+        raise failed or OSError(errno.EIO, why, str(directory)) from e
+    filled = {name.rpartition("/")[0] for name in names if not name.endswith((".zarray", ".json"))}
+    lacking = [
+        name
+        for name, size in sorted(sizes.items())
+        if f"{name}/.zarray" not in names or (size and name not in filled)
+    ]
+    if lacking:
+        raise OSError(
+            errno.EIO,
+            f"{len(lacking)} of its {len(sizes)} arrays are not in it, such as {lacking[0]}",
+            str(directory),
+        )

@@ -17,6 +17,7 @@ from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.checkpoints import cascades, runs
 from cv3jax.checkpoints.description import StageDescription
+from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distillation import build as building
 from cv3jax.distillation.build import Distillation, Trained
 from cv3jax.distillation.evaluation import Bench, references
@@ -58,6 +59,7 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; what was before it remains.
     """
+    checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):
         work, stage = building.build_distillation(settings, workdir), settings.stage

@@ -11,6 +11,7 @@ import numpy as np
 
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.evaluation.distilled_scenes import assess_distilled, compared, with_rounds
 from cv3jax.evaluation.scenes import assess, draw_captions, round_trip
 from cv3jax.quickstart.environment import environment
@@ -59,6 +60,7 @@ def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = Fals
 
     Raises InputError where another process is at it.
     """
+    checkpoint_path(workdir, "--workdir")
     with locks.hold(workdir):
         return _run(workdir, install=install, seed=seed, tiny=tiny)
 

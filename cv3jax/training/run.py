@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from cv3jax.checkpoints import runs
+from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
 from cv3jax.training.build import build
@@ -31,6 +32,7 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; the checkpoints before it remain.
     """
+    checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):
         latest = processes.first(

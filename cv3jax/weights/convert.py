@@ -12,6 +12,7 @@ from cv3jax.checkpoints.description import (
     TextDescription,
     VaeDescription,
 )
+from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.weights import SCALE
 from cv3jax.weights.exporting import export, open_source
 from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, write
@@ -37,6 +38,7 @@ def convert_out(args: argparse.Namespace) -> dict:
 
 def convert_in(args: argparse.Namespace) -> dict:
     """Import, saying what was recognised and which settings it was given."""
+    checkpoint_path(args.out, "--out")
     official = [read_official(path) for path in args.config]
     for one in official:
         for flaw in one.flaws:
