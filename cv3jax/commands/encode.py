@@ -11,6 +11,7 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.staging import check_renamable
 from data_pipeline.records import LATENTS, TEXTS
 
 EXAMPLE = """cv3jax data encode --config=relay_1024 --data runs/art --cascade cogview3 \\
@@ -106,6 +107,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(
             "--latents none --text none: nothing is left to encode; give one of them a type"
         )
+    check_renamable(args.out)
     check_file(args.json, "--json")
     return args, overrides
 

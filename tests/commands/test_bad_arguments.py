@@ -42,8 +42,24 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vae:tiny --workdir /proc/none/w --config.data.path={scenes}",
-        "--workdir /proc/none/w: cannot be written",
+        "--workdir /proc/none/w: /proc cannot be written",
     ),
+    # found before what else is wrong, and so before any work
+    ("sample", "--checkpoint {at}/none --prompt x --out /proc/none", "/proc cannot be written"),
+    ("sample", "--checkpoint {at}/none --prompt x --out {w} --json /proc/x", "/proc cannot be"),
+    ("convert", "--vae {at}/none --out /proc/none", "--out /proc/none: /proc cannot be written"),
+    ("compile", "--config=none --topology v5e:1 --json /proc/x", "--json /proc/x: /proc cannot"),
+    ("distill", "--config=none --workdir {w} --json /proc/x", "--json /proc/x: /proc cannot"),
+    ("quickstart", "--workdir /proc/none", "--workdir /proc/none: /proc cannot be written"),
+    (
+        "data encode",
+        "--config=none --data {at}/none --cascade {at}/none --out /proc/none",
+        "--out /proc/none: /proc cannot be written",
+    ),
+    ("data", "inspect {at}/none --out /proc/x.png", "--out /proc/x.png: /proc cannot be written"),
+    ("data", "inspect {at}/none --json /proc/x", "--json /proc/x: /proc cannot be written"),
+    ("data", "scenes --num 1 --out /proc/none", "--out /proc/none: /proc cannot be written"),
+    ("data", "scenes --num 1 --out /proc --overwrite", "a disk is mounted there"),
     (
         "train",
         "--config=scenes_vae:tiny --workdir {w} --resume_from=6 --config.data.path={scenes}",
