@@ -83,10 +83,12 @@ setup(
             "nvidia-cuda-runtime>=13.0.48,<14",
             "nvidia-cudnn-cu13>=9.12.0.46,<10",
         ],
+        "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "examples": ["emoji>=2.14,<3"],
         "dev": [
             "diffusers>=0.36,<0.50",
+            "pillow-heif>=1.0,<2",  # for the tests of HEIC
             "pytest>=8.0,<10",
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.100,<7",

@@ -16,18 +16,18 @@ from PIL import Image
 
 from data_pipeline.images.decode import (
     TooLargeError,
-    UnsupportedError,
     decode_rgb,
     is_animated,
     open_image,
     upright_size,
 )
+from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.images.perceptual_hash import phash
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
-from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, Item, Place, Skip
+from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, UNSUPPORTED, Item, Place, Skip
 
-BOMB, UNSUPPORTED = "decompression bomb", "unsupported_format"
+BOMB = "decompression bomb"
 _WORD = re.compile(r"\w+")
 _DETAIL, _EXCERPT = 300, 160  # characters
 
@@ -95,7 +95,8 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
             known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL]
         )
     except UnsupportedError as e:
-        return dataclasses.replace(known, problem=UNSUPPORTED, detail=str(e))
+        problem = f"{UNSUPPORTED} {e.kind}".replace(" ", "_")
+        return dataclasses.replace(known, problem=problem, detail=str(e))
     except InputError as e:
         return dataclasses.replace(known, problem=UNDECODABLE, detail=str(e)[:_DETAIL])
     found = phash(image)

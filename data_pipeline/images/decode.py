@@ -6,29 +6,27 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
+from data_pipeline.images import formats, png
+from data_pipeline.images.colour import changes, to_srgb
 from data_pipeline.io.errors import InputError
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-# how files of other kinds begin: name, bytes, at which byte
-_OTHERS = (
-    ("GIF", b"GIF8", 0),
-    ("BMP", b"BM", 0),
-    ("TIFF", b"II*\0", 0),
-    ("TIFF", b"MM\0*", 0),
-    ("AVIF or HEIF", b"ftyp", 4),
-    ("JPEG XL", b"\xff\x0a", 0),
-)
 MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
 MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
 # long side over short: a square crop of more would show less than an eighth, which no caption of it
 # describes
 MAX_ASPECT = 8
-
-
-class UnsupportedError(InputError):
-    """An image of a format that is not read; told apart because it is not damaged."""
+_UPRIGHT = {  # EXIF's orientations but the first, and what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PLAIN = ("1", "L", "P", "RGB")  # modes that every decoder reads alike
 
 
 class TooLargeError(InputError):
@@ -40,29 +38,45 @@ def open_image(
 ) -> Image.Image:
     """Reads the header only, and refuses what is too large to decode.
 
+    The image's `format` is a key of `formats.TYPES`.
+
     Raises:
         TooLargeError: more than `max_bytes` or more than `max_pixels`.
         UnsupportedError: another kind of image.
-        InputError: not a png, jpeg or webp.
+        InputError: no image, or a damaged one.
     """
     if len(data) > max_bytes:
         raise TooLargeError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
-    if kind := next(
-        (name for name, start, at in _OTHERS if data[at : at + len(start)] == start), None
-    ):
-        raise UnsupportedError(f"a {kind} image; png, jpeg and webp are read")
+    if not (kind := formats.kind_of(data)):
+        raise InputError(f"not a readable {formats.listed('or')} image")
+    name = formats.pillow_name(kind)
+    lean, profile = png.without_extras(data) if name == "PNG" else (data, None)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(lean), formats=(name,))
     except Image.DecompressionBombError as e:
         raise TooLargeError(f"too many pixels to decode: {e}") from e
     # Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError,
     # SyntaxError, ...
     except Exception as e:
-        raise InputError(f"not a readable png, jpeg or webp image ({type(e).__name__})") from e
+        raise InputError(f"not a readable {kind} image ({type(e).__name__})") from e
+    if profile:
+        image.info["icc_profile"] = profile
+    if name == "PNG" and "transparency" in image.info:
+        image.info["transparency"] = png.transparent(image.info["transparency"], data, image.mode)
     width, height = image.size
     if width * height > max_pixels:
         raise TooLargeError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
     return image
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, 1..8. 1, which is upright, where there is none or no readable one, as viewers do."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # as above; pixels that are damaged are refused when they are decoded
+    except Exception:
+        return 1
+    return int(value) if value in _UPRIGHT else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -70,28 +84,39 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     pixels.
     """
     width, height = image.size
-    try:
-        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception as e:  # as above
-        raise InputError(f"image with a damaged EXIF block ({type(e).__name__})") from e
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation(image) >= 5 else (height, width)
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Whether everybody who decodes the file sees what `decode_rgb` makes of it.
+
+    Not so are pictures that EXIF turns, with transparency, with 16 bits of grey, with inks, and
+    with colours of another profile than sRGB.
+    """
+    return (
+        image.mode in _PLAIN
+        and not image.has_transparency_data
+        and orientation(image) == 1
+        and not changes(image.info.get("icc_profile"), _without_palette(image.mode))
+    )
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether it has frames beside the first. An MPO has not: a photograph with its own preview.
+    """Whether it has frames beside the first. MPO and HEIC have none: a photograph with its own
+    preview, or several photographs.
 
     Raises:
         InputError: the frame count is damaged.
     """
     try:
-        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        return image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1
     except Exception as e:  # as above
         raise InputError(f"image with a damaged number of frames ({type(e).__name__})") from e
 
 
 def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
-    """Decodes what `open_image` opened: mode RGB, EXIF orientation applied, transparency on white,
-    first frame only.
+    """Decodes what `open_image` opened: mode RGB, colours in sRGB, EXIF orientation applied,
+    transparency on white, first frame only.
 
     Args:
         image: not decoded yet.
@@ -106,18 +131,41 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
         if short_side is not None and image.format == "JPEG":
             image.draft(None, (short_side, short_side))
         image.load()
-        # copies nothing where there is nothing to turn
-        ImageOps.exif_transpose(image, in_place=True)
-        # 16-bit greyscale: convert() would clip it to 255 instead of scaling
-        if image.mode.startswith("I"):
-            values = np.asarray(image, np.float32) / 257.0
-            image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
+        profile, turn = image.info.get("icc_profile"), _UPRIGHT.get(orientation(image))
+        # the pixels alone: writing the EXIF block anew fails on tags that Pillow only reads
+        image = image if turn is None else image.transpose(turn)
+        image, alpha = _opaque(_eight_bits(image) if image.mode.startswith("I") else image)
+        image = to_srgb(image, profile)
+        if alpha is not None:
+            image.putalpha(alpha)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except Exception as e:  # as above
         raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as L, or LA: convert() would clip it to 255 instead of scaling, and forget which
+    grey is transparent.
+    """
+    values = np.asarray(image, np.float32)
+    grey = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """(L, RGB or CMYK, its alpha channel or None)."""
+    if not image.has_transparency_data:
+        mode = _without_palette(image.mode)
+        return (image if image.mode == mode else image.convert(mode)), None
+    both = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    return both.convert(both.mode[:-1]), both.getchannel("A")
+
+
+def _without_palette(mode: str) -> str:
+    return mode if mode in ("L", "RGB", "CMYK") else "L" if mode == "1" else "RGB"
 
 
 def encode_png(pixels: np.ndarray, *, compress_level: Literal[1, 6, 9] = 1) -> bytes:

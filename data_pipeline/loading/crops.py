@@ -126,8 +126,7 @@ def fit(
     # GiB for 512 rows. The filter still sees the pixels around the window, so the result is that of
     # resizing everything and then cropping.
     start = resized[0] - wide - left if mirror else left
-    # 1, 2, 4 or 8; an odd side decoded at 1/2 is half a pixel more than a half
-    part = round(width / image.width)
+    part = _part((width, height), image.size)
     # of the decoded image, per pixel of the resized
     across, down = width / part / resized[0], height / part / resized[1]
     box = (
@@ -142,3 +141,14 @@ def fit(
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image), np.array([height, width, top, left, high, wide], np.int32)
+
+
+def _part(whole: tuple[int, int], decoded: tuple[int, int]) -> int:
+    """1, 2, 4 or 8: to which part of its size a JPEG was decoded.
+
+    Sides are rounded up, so that one of 65 pixels at 1/8 has 9, which is nearer to 1/7.
+    """
+    for part in (1, 2, 4, 8):
+        if decoded == tuple(-(-side // part) for side in whole):
+            return part
+    raise InputError(f"image of {whole[0]}x{whole[1]} pixels decodes to {decoded[0]}x{decoded[1]}")

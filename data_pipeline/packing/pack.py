@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
+from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import json_bytes
 from data_pipeline.records.records import Record, RecordWriter, make_record
@@ -23,6 +24,7 @@ from data_pipeline.sources.items import (
     TOO_LARGE,
     TOO_LONG,
     UNDECODABLE,
+    UNSUPPORTED,
     Item,
     Skip,
     record_scores,
@@ -146,6 +148,8 @@ def _decoded(
             )
         except TooLargeError as e:
             return Skip(item.key, TOO_LARGE, str(e))
+        except UnsupportedError as e:
+            return Skip(item.key, f"{UNSUPPORTED} {e.kind}", str(e))
         except InputError as e:
             return Skip(item.key, UNDECODABLE, str(e))
         short, long = sorted((record["width"], record["height"]))

@@ -7,30 +7,26 @@ import io
 
 from PIL import Image
 
-from data_pipeline.images.decode import decode_rgb, open_image, upright_size
+from data_pipeline.images.decode import decode_rgb, is_plain, open_image, upright_size
+from data_pipeline.images.formats import TYPES
 
-_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_SENT = ("image/png", "image/jpeg", "image/webp")  # what every server reads
 
 
 def data_url(data: bytes, side: int) -> str:
     """Encoded image → "data:image/…;base64,…", at most `side` pixels long.
 
-    A larger one, one that EXIF turns, and one with transparency become an upright RGB JPEG on
-    white, which is what training sees.
+    A larger one, one of a kind that not every server reads, and one of which a plain decoder would
+    make other pixels than training sees (`decode.is_plain`) become an upright RGB JPEG in sRGB.
 
     Raises:
         InputError: the image is damaged or too large to decode.
     """
     image = open_image(data)
-    kind = image.format
+    kind, _ = TYPES[image.format]
     height, width = upright_size(image)
     longest = max(height, width)
-    if (
-        longest > side
-        or (width, height) != image.size
-        or image.getexif().get(0x0112, 1) != 1
-        or image.has_transparency_data
-    ):
+    if longest > side or kind not in _SENT or not is_plain(image):
         scale = min(1.0, side / longest)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         pixels = decode_rgb(image, short_side=min(size))
@@ -38,5 +34,5 @@ def data_url(data: bytes, side: int) -> str:
             pixels = pixels.resize(size, Image.Resampling.LANCZOS)
         out = io.BytesIO()
         pixels.save(out, "JPEG", quality=92)
-        data, kind = out.getvalue(), "JPEG"
-    return f"data:{_TYPES[kind]};base64,{base64.b64encode(data).decode('ascii')}"
+        data, kind = out.getvalue(), "image/jpeg"
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.images.decode import open_image
+from data_pipeline.images.formats import TYPES
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import check_file, replacing
 from data_pipeline.io.staging import holding, replace_directory
 from data_pipeline.recaption.dialogue import fill
 from data_pipeline.records.records import Record
 
-_SUFFIXES = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -71,7 +71,7 @@ class Triplets:
                 replace_directory(self._images, self.folder)
 
     def write(self, record: Record, caption: str) -> None:
-        name = f"{file_name(record['key'])}.{_SUFFIXES[open_image(record['image']).format]}"
+        name = f"{file_name(record['key'])}.{TYPES[open_image(record['image']).format][1]}"
         conversation = [
             {
                 "from": "human",

@@ -37,7 +37,7 @@ FEATURES = tfds.features.FeaturesDict(
         # A scalar of bytes, not features.Image: the encoded file comes back as it was received,
         # whatever its format.
         "image": tfds.features.Tensor(
-            shape=(), dtype=np.object_, doc="encoded png, jpeg or webp, as received"
+            shape=(), dtype=np.object_, doc="an encoded image, as received"
         ),
         "caption": tfds.features.Text(doc="the source's caption"),
         "recaption": tfds.features.Text(doc="a caption written by a model, or empty"),
@@ -82,7 +82,7 @@ def make_record(
     and hashes.
 
     Raises:
-        InputError: the image is damaged, too large, or not a png, jpeg or webp.
+        InputError: the image is damaged, too large, or of a format that is not read.
     """
     opened = open_image(image, max_bytes=max_bytes, max_pixels=max_pixels)
     height, width = upright_size(opened)

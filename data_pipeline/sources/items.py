@@ -6,11 +6,12 @@ Every file is untrusted.
 import dataclasses
 from typing import Any
 
+from data_pipeline.images import formats
 from data_pipeline.images.decode import MAX_IMAGE_BYTES
 from data_pipeline.sources.fields import read_fields
 from data_pipeline.sources.texts import decode_text, parse_json, tidy
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+IMAGE_SUFFIXES, OTHER_SUFFIXES = formats.SUFFIXES, formats.OTHER_SUFFIXES
 MAX_TEXT_BYTES = 2**20  # of a .txt, a .json, or a line of metadata.jsonl
 MAX_CAPTION = 8192  # characters
 MAX_KEY = 512  # characters
@@ -29,6 +30,8 @@ TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = (
     "damaged tar",
 )
 LONG_CAPTION, TOO_LONG, UNREADABLE = "caption too long", "extreme aspect ratio", "unreadable file"
+# the format's name follows
+UNSUPPORTED, LINKED, SECOND = "unsupported format", "linked folder", "second image of a name"
 
 
 @dataclasses.dataclass(frozen=True)

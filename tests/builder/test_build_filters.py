@@ -234,7 +234,7 @@ def test_animations(kind):
     facts = look(
         item(saved(frames[0], kind, save_all=True, append_images=frames[1:])), 0, 10**6, 10**6
     )
-    assert facts.animated if kind != "GIF" else facts.problem == "unsupported_format"
+    assert facts.animated if kind != "GIF" else facts.problem == "unsupported_format_GIF"
 
 
 def saved(image, kind, **options):

@@ -102,3 +102,18 @@ def test_a_jpeg_of_odd_sides_reads_reduced_where_it_does_whole(position):
     )
     # 0.34; half a pixel off at the far end would be 0.6 or more
     assert 0 < np.abs(reduced - whole).mean() < 0.45
+
+
+@pytest.mark.parametrize("side", [8, 9, 16, 40])
+def test_jpegs_of_sides_that_no_part_divides(side):
+    """A side that is rounded up at 1/8 is nearer to 1/7 of the whole."""
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    for height, width in ((65, 65), (66, 67), (73, 74), (81, 600), (33, 34), (17, 129), (105, 97)):
+        out = io.BytesIO()
+        smooth.resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)
+        for position in ((0.0, 0.0), (0.999, 0.999)):
+            reduced, whole = (
+                fit(out.getvalue(), side, position=position, reduced=r)[0].astype(int)
+                for r in (True, False)
+            )
+            assert np.abs(reduced - whole).mean() < 4, (height, width)

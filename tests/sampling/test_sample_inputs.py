@@ -115,7 +115,7 @@ def test_pictures_that_do_not_fit(sizes, line, tmp_path):
 
 def test_files_that_are_no_pictures(tmp_path):
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(InputError, match=r"--image .*text\.png: not a readable png, jpeg or webp"):
+    with pytest.raises(InputError, match=r"--image .*text\.png: not a readable PNG, JPEG, WebP"):
         read_images([tmp_path / "text.png"], 16)
     with pytest.raises(InputError, match=r"--image .*none\.png: No such file"):
         read_images([tmp_path / "none.png"], 16)
