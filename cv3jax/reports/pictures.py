@@ -1,17 +1,20 @@
 """Pictures for people: contact sheets of rows of images, with labels, as PNG."""
 
-import textwrap
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from data_pipeline.images import labels
+from data_pipeline.images.labels import LINE
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import replacing
 
 GAP = 4
-LINE = 15  # pixels from one line of a label to the next
+MIN_LABEL, MAX_LABEL = 90, 900  # pixels of a row's label; a longer one ends with "…"
+MIN_CAPTION = 70  # pixels of a column's
 
 
 def contact_sheet(
@@ -28,17 +31,10 @@ def contact_sheet(
     3].
     """
     side = side or max(images.shape[1] for images in rows_of_images)
-    font = ImageFont.load_default(size=12)
-    names = [_narrow(text, side // LINE) for text in rows]
-    left = (
-        max((96, *(GAP + int(font.getlength(line)) for lines in names for line in lines)))
-        if rows
-        else 0
-    )
-    captions = [textwrap.wrap(text, max(side // 7, 10)) for text in columns]
-    pitch = GAP + max(
-        (side, *(int(font.getlength(line)) + 1 for lines in captions for line in lines))
-    )
+    names = [_narrow(text, max(side // LINE, 1)) for text in rows]
+    left = GAP + max((MIN_LABEL, *(_width(lines) for lines in names))) if rows else 0
+    captions = [labels.wrap(text, max(side, MIN_CAPTION)) for text in columns]
+    pitch = GAP + max((side, *(_width(lines) for lines in captions)))
     top = LINE * max((len(lines) for lines in captions), default=0) + (GAP if columns else 0)
     count = max(len(images) for images in rows_of_images)
     sheet = Image.new(
@@ -46,16 +42,12 @@ def contact_sheet(
     )
     draw = ImageDraw.Draw(sheet)
     for column, lines in enumerate(captions):
-        draw.multiline_text(
-            (left + GAP + column * pitch, GAP), "\n".join(lines), fill="black", font=font, spacing=1
-        )
+        labels.write(draw, (left + GAP + column * pitch, GAP), lines)
     for row, images in enumerate(rows_of_images):
         y = top + GAP + row * (side + GAP)
         if rows:
             middle = y + (side - LINE * len(names[row])) // 2
-            draw.multiline_text(
-                (GAP, middle), "\n".join(names[row]), fill="black", font=font, spacing=1
-            )
+            labels.write(draw, (GAP, middle), names[row])
         for column, image in enumerate(images):
             picture = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(picture, (left + GAP + column * pitch, y))
@@ -63,14 +55,15 @@ def contact_sheet(
 
 
 def _narrow(text: str, lines: int) -> list[str]:
-    """The text in as narrow lines as make no more than `lines` (or 1) of them, from 13 letters
-    on.
-    """
-    return next(
-        wrapped
-        for width in range(13, len(text) + 14)
-        if len(wrapped := textwrap.wrap(text, width)) <= max(lines, 1)
-    )
+    """The text in as narrow lines as make no more than `lines` of them."""
+    width = MIN_LABEL
+    while width < MAX_LABEL and len(labels.wrap(text, width)) > lines:
+        width = min(MAX_LABEL, width + max(6, width // 10))
+    return labels.wrap(text, width, lines)
+
+
+def _width(lines: list[str]) -> int:
+    return max((math.ceil(labels.width_of(line)) for line in lines), default=0)
 
 
 def save_png(path: Path, image: np.ndarray, place: Path | None = None) -> np.ndarray:

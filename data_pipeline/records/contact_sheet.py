@@ -1,19 +1,19 @@
 """One picture of many records: thumbnails with their captions."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from data_pipeline.images import labels
 from data_pipeline.images.decode import decode_rgb, open_image
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import replacing
 from data_pipeline.records.records import Record
 
-_TILE, _TEXT_HEIGHT, _GAP = 192, 84, 8  # pixels
-_LINES, _FONT_SIZE = 6, 12
+_LINES = 6
+_TILE, _TEXT_HEIGHT, _GAP = 192, _LINES * labels.LINE + 2, 8  # pixels
 
 
 def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> None:
@@ -31,7 +31,6 @@ def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> N
         "RGB", (columns * cell_width + _GAP, rows * cell_height + _GAP), (236, 236, 236)
     )
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_FONT_SIZE)
     for i, record in enumerate(records):
         try:
             image = decode_rgb(open_image(record["image"]), short_side=_TILE)
@@ -49,10 +48,7 @@ def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> N
             if record["recaption"]
             else record["caption"]
         )
-        lines = textwrap.wrap(text, 32, max_lines=_LINES, placeholder=" …")
-        draw.multiline_text(
-            (x, y + _TILE + 2), "\n".join(lines), fill=(20, 20, 20), font=font, spacing=1
-        )
+        labels.write(draw, (x, y + _TILE + 2), labels.wrap(text, _TILE, _LINES))
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(out)) as temporary, temporary.open("wb") as file:
