@@ -40,7 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help=(
             'many prompts, one a line, or a .jsonl of {"prompt": ..., "seed": ..., "name": ...},'
-            " the last two if wanted; the same command goes on where it was stopped"
+            " the last two if wanted; the same command goes on where it was stopped, and makes what"
+            " was appended to the file"
         ),
     )
     parser.add_argument("--out", required=True, type=Path, help="directory for the pictures")

@@ -14,14 +14,14 @@ from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.batches import batch_width, draw_batch
 from cv3jax.sampling.inputs import read_images, read_noise
 from cv3jax.sampling.jobs import Job, slug
+from cv3jax.sampling.overview import overview
 from cv3jax.sampling.resumable import require
+from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io.errors import InputError
-
-SHEET = (24, 8)  # at most so many prompts, and pictures of each, on the contact sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,8 @@ def read_files(
 def sample_few(
     source: Path, request: Request, out: Path, *, batch: int, mesh: str | None, attention: str
 ) -> dict[str, Any]:
-    """Writes the pictures of a request and contact_sheet.png to `out`. Returns figures.
+    """Writes the pictures of a request to `out`, and contact_sheet.png, which shows those of
+    earlier calls too. Returns figures.
 
     Raises:
         InputError: the request does not suit the checkpoint `source`.
@@ -97,13 +98,13 @@ def sample_few(
         check_trained(description, {"relay": request.relay})
     cascade = load(source, mesh=devices, attention=attention)
     images, noise = read_files(cascade, source, request)
+    say_unknown(cascade.tokenize, prompts)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]
     jobs = [
         Job(prompts[n], request.seed + i, f"{names[n]}_{request.seed + i}.png")
         for n in range(len(names))
         for i in range(num)
     ]
-    shown: dict[int, list[np.ndarray]] = {}
     for begin in tqdm(range(0, count, width), desc="sample", unit="batch", file=sys.stderr):
         rows = np.arange(begin, min(begin + width, count))
         made = draw_batch(
@@ -118,10 +119,8 @@ def sample_few(
         )
         for i, image in zip(rows, made, strict=True):
             save_png(out / jobs[i].file, image)
-            if i // num < SHEET[0] and i % num < SHEET[1]:
-                shown.setdefault(i // num, []).append(image)
-    sheet = [np.stack(row) for row in shown.values()]
-    save_png(out / "contact_sheet.png", contact_sheet(sheet, rows=prompts[: len(sheet)]))
+    sheet = overview(out, dict(zip(names, prompts, strict=True)), [job.file for job in jobs])
+    save_png(out / "contact_sheet.png", sheet)
     print(f"{count} pictures and contact_sheet.png in {out}", file=sys.stderr)
     print(json.dumps([job.file for job in jobs]))
     return {

@@ -101,6 +101,23 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
     return prompts, found.hexdigest()
 
 
+def beginnings(path: Path, lines: int) -> set[str]:
+    """The hashes that `read_prompts` gives for a file of the first `lines` lines of `path`, however
+    the last of them ended.
+    """
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for _ in range(lines - 1):
+            found.update(file.readline(MAX_LINE))
+        last = file.readline(MAX_LINE).rstrip(b"\r\n")
+    hashes = set()
+    for end in (b"", b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"):
+        one = found.copy()
+        one.update(last + end)
+        hashes.add(one.hexdigest())
+    return hashes
+
+
 def _parse(text: str, where: str, num: int) -> Prompt:
     """A line of a .jsonl."""
     try:

@@ -5,7 +5,8 @@ promises.
 checkpoint's hash. A directory holds pictures of one plan. Batches, not pictures, are dealt to
 processes, batch k to process k mod N, and a batch of which a picture is missing is drawn as it was:
 so a picture has the same bytes whoever made it, and after whatever interruptions. `index.jsonl`
-names all pictures with prompts and seeds; it appears when every one of them is there.
+names all pictures with prompts and seeds; it appears when every one of them is there. Lines may be
+appended to the file of prompts: theirs are made, and what is there stays as it is.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from cv3jax import recipes
 from cv3jax.reports.pictures import save_png
-from cv3jax.sampling.inputs import Prompt
+from cv3jax.sampling.inputs import Prompt, beginnings
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -59,10 +60,8 @@ class Jobs:
         number, copy = divmod(i, self.num)
         prompt = self.prompts[number]
         seed = self.seed + i if prompt.seed is None else prompt.seed + copy
-        digits = max(len(str(len(self) - 1)), 5)
-        return Job(
-            prompt.text, seed, f"{i:0{digits}d}_{prompt.name or slug(prompt.text)}_{seed}.png"
-        )
+        name = prompt.name or slug(prompt.text)
+        return Job(prompt.text, seed, f"{i:0{_digits(len(self))}d}_{name}_{seed}.png")
 
 
 def slug(text: str) -> str:
@@ -70,13 +69,17 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "prompt"
 
 
-def check_plan(out: Path, plan: dict, jobs: Jobs) -> None:
-    """Raise InputError where `out` holds what another plan made. Writes nothing."""
+def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
+    """Raise InputError where `out` holds what another plan made. Writes nothing.
+
+    Returns whether its pictures are of the first lines of `source`, the file of prompts: then those
+    of the others are made beside them.
+    """
     try:
         names = set(os.listdir(out))
         theirs = json.loads((out / PLAN).read_text()) if PLAN in names else None
     except FileNotFoundError:
-        return
+        return False
     except (OSError, ValueError) as e:
         raise (
             machine_error(e, out / PLAN)
@@ -90,11 +93,37 @@ def check_plan(out: Path, plan: dict, jobs: Jobs) -> None:
                 f"--out {out} has {strange} but no {PLAN} that says what it is of; give another"
                 " directory"
             )
-    elif changed := recipes.differences(plan, theirs if isinstance(theirs, dict) else {}):
+        return False
+    theirs = theirs if isinstance(theirs, dict) else {}
+    changed = recipes.differences(plan, theirs)
+    if changed == ["prompts.lines", "prompts.sha256"] and _begins(theirs["prompts"], plan, source):
+        _check_names(out, theirs["prompts"]["lines"] * jobs.num, len(jobs))
+        return True
+    if changed:
         raise InputError(
             f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its"
             " command, or another directory"
         )
+    return False
+
+
+def _begins(theirs: dict, plan: dict, source: Path) -> bool:
+    lines = theirs["lines"]
+    fewer = type(lines) is int and 0 < lines < plan["prompts"]["lines"]
+    return fewer and theirs["sha256"] in beginnings(source, lines)
+
+
+def _check_names(out: Path, before: int, count: int) -> None:
+    """Raise InputError where the names of so many pictures have more digits than those there."""
+    if _digits(before) != _digits(count):
+        raise InputError(
+            f"--out {out} holds {before:,} pictures, whose names have {_digits(before)} digits;"
+            f" {count:,} take {_digits(count)}, so give the new prompts a directory of their own"
+        )
+
+
+def _digits(count: int) -> int:
+    return max(len(str(count - 1)), 5)
 
 
 def write(place: Path, path: Path, text: Iterator[str]) -> None:

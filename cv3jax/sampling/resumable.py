@@ -30,6 +30,7 @@ from cv3jax.sampling.jobs import (
     missing,
     write,
 )
+from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io.errors import InputError, StoppedError
 
 ENDS = "ends after this batch; the same command goes on"
@@ -93,12 +94,14 @@ def sample_many(
     for name, settings in stages.items():
         chosen = settings.of(description.stages[name])
         plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
-    check_plan(out, plan, jobs)
+    check_plan(out, plan, jobs, pictures.prompts)
     most = -(-len(jobs) // share.count)
     mesh = choose_mesh(devices.mesh, most)
     width = batch_width(devices.batch, mesh, most)
     with holding(out, share) as place:
-        check_plan(out, plan, jobs)  # again, for one that began meanwhile
+        # again, for one that began meanwhile
+        if check_plan(out, plan, jobs, pictures.prompts):
+            (out / INDEX).unlink(missing_ok=True)  # of the pictures there were
         todo = missing(
             jobs,
             [i for i in range(len(jobs)) if i // width % share.count == share.index],
@@ -108,6 +111,8 @@ def sample_many(
         made = 0
         if todo:
             cascade = load(source, parts, mesh, devices.attention)
+            if share.index == 0:
+                say_unknown(cascade.tokenize, (prompt.text for prompt in prompts))
             write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with preemption.noticing(ends=ENDS) as noticed:
                 made = make(

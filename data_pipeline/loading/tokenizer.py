@@ -1,8 +1,11 @@
 """Captions → token ids: load any T5 tokenizer, or train a small one of the same kind."""
 
+import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,9 @@ from data_pipeline.io.errors import InputError, first_line
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 _CONFIG_CHARACTERS = 2**20
 _WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # by train_tokenizer, old and new
+_BLANK = "▁"  # how pieces have the blank before a word
+_LOOKED_AT = 64  # characters of one that are looked at
+_FALLEN = 1.5  # letters a piece, of a word that no caption had
 MAX_PROMPT = 8192  # characters; what is beyond could not fit into the tokens a model reads
 
 
@@ -90,22 +96,73 @@ def train_tokenizer(
     ).save_pretrained(str(out_dir))
 
 
+@dataclasses.dataclass(frozen=True)
+class Tokenize:
+    """prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their
+    end token.
+    """
+
+    tokenizer: Any
+    length: int
+    controls: re.Pattern  # the control tokens, as they are spelled
+
+    def __call__(self, prompts: list[str]) -> np.ndarray:
+        encoded = self.tokenizer(
+            [self._as_text(_readable(p)) for p in prompts],
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            split_special_tokens=True,
+        )
+        return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), self.length)
+
+    def unknown(self, prompts: Iterable[str]) -> list[str]:
+        """The words of prompts that the tokenizer's captions did not have, in their order.
+
+        These are words with characters that it has no token for; and, of one that `train_tokenizer`
+        made, which has every frequent word of its captions whole, words that fall into single
+        letters and pairs. A released T5's has pieces for any word.
+        """
+        words = dict.fromkeys(word for prompt in prompts for word in _words(_readable(prompt)))
+        return [word for word in words if self._is_unknown(word[:_LOOKED_AT])]
+
+    def _is_unknown(self, word: str) -> bool:
+        backend = self.tokenizer.backend_tokenizer
+        encoded = backend.encode(word, add_special_tokens=False)
+        if self.tokenizer.unk_token_id in encoded.ids:
+            return True
+        letters = [len(piece.lstrip(_BLANK)) for piece in encoded.tokens if piece != _BLANK]
+        fallen = len(letters) > 1 and sum(letters) <= _FALLEN * len(letters)
+        return fallen and isinstance(backend.model, models.BPE)
+
+    def _as_text(self, prompt: str) -> str:
+        """The prompt, with a blank in what the tokenizer would read as a control token.
+
+        T5's model finds these in its vocabulary like any word, and its normalizer makes one of
+        full-width letters too. Other prompts stay as they are.
+        """
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        plain = normalizer.normalize_str(prompt) if normalizer else prompt
+        if not self.controls.search(plain):
+            return prompt
+        return self.controls.sub(lambda found: f"{found[0][0]} {found[0][1:]}", plain)
+
+
 def load_tokenizer(
     folder: str | Path, max_length: int | None = None, vocab: int | None = None
-) -> Callable[[list[str]], np.ndarray]:
+) -> Tokenize:
     """Loads a tokenizer folder: one of `train_tokenizer`, or of a released T5 (tokenizer.json, or
     spiece.model alone).
 
-    Nothing is downloaded and no code of the folder is run.
+    Nothing is downloaded and no code of the folder is run. A prompt that spells "</s>" or
+    "<extra_id_0>" is text.
 
     Args:
         folder: with tokenizer_config.json.
         max_length: L; None: the length in the folder's configuration.
         vocab: how many tokens the encoder knows, where that is to be held against the tokenizer's.
-
-    Returns:
-        prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their
-            end token.
 
     Raises:
         InputError: no such folder, or not a tokenizer with padding and end tokens, or one with ids
@@ -124,22 +181,36 @@ def load_tokenizer(
     length = max_length if max_length is not None else tokenizer.model_max_length
     if not 2 <= length <= 4096:
         raise InputError(f"max_length = {length} for {folder}: give a length in 2..4096")
+    return Tokenize(tokenizer, length, _controls(tokenizer))
 
-    def tokenize(prompts: list[str]) -> np.ndarray:
-        encoded = tokenizer(
-            # Half a surrogate pair, as a terminal's stray byte becomes in argv, is text that Rust
-            # cannot hold: "?" instead.
-            [p[:MAX_PROMPT].encode(errors="replace").decode() for p in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=True,  # a prompt that spells "</s>" is text, not the end
-        )
-        return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), length)
 
-    return tokenize
+def _words(text: str) -> Iterator[str]:
+    """Runs of letters and digits with their marks, and signs by themselves, as emoji are."""
+    word = ""
+    for char in f"{text} ":
+        kind = unicodedata.category(char)[0]
+        if char.isalnum() or (word and kind == "M"):
+            word += char
+            continue
+        if word:
+            yield word
+        word = ""
+        if kind == "S" and not char.isascii():
+            yield char
+
+
+def _readable(prompt: str) -> str:
+    """Half a surrogate pair, as a terminal's stray byte becomes in argv, is text that Rust cannot
+    hold: "?" instead.
+    """
+    return prompt[:MAX_PROMPT].encode(errors="replace").decode()
+
+
+def _controls(tokenizer: Any) -> re.Pattern:
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    names = {PAD, EOS, UNK, *tokenizer.all_special_tokens, *added}
+    longest = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest)))
 
 
 def _load(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -17,6 +18,7 @@ class Painter:
 
     def __init__(self, stop=lambda batch: None):
         self.batches, self.stop = 0, stop
+        self.tokenize = mock.Mock(unknown=lambda prompts: [])
 
     def generate(self, prompts: list[str], seeds: list[int], **options) -> dict[str, np.ndarray]:
         self.batches += 1

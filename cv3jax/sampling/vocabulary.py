@@ -1,0 +1,25 @@
+"""Words that a cascade was never told, said before it draws what it can of them."""
+
+import sys
+from collections.abc import Iterable
+
+from data_pipeline.loading.tokenizer import Tokenize
+
+SHOWN = 8  # words at most, and letters of one
+LETTERS = 40
+
+
+def say_unknown(tokenize: Tokenize, prompts: Iterable[str]) -> list[str]:
+    """Says on stderr, in one line, which words of the prompts are not in the tokenizer's
+    vocabulary (`Tokenize.unknown`). Returns them.
+    """
+    words = tokenize.unknown(prompts)
+    if words:
+        listed = ", ".join(repr(word[:LETTERS]) for word in words[:SHOWN])
+        more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
+        print(
+            f"cv3jax: not in the vocabulary of this cascade's captions: {listed}{more}; what it"
+            " draws of them means nothing",
+            file=sys.stderr,
+        )
+    return words

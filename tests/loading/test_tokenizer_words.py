@@ -1,0 +1,107 @@
+"""Captions that spell control tokens are text; words that a tokenizer never learned are told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+import cv3jax
+from data_pipeline.loading.tokenizer import load_tokenizer
+from data_pipeline.scenes.grammar import caption, sample_scene
+
+TINY = Path(__file__).parents[1] / "golden" / "tiny" / "t5"
+PACKAGED = Path(cv3jax.__file__).parent / "packaged"
+ENGLISH = " ".join(
+    path.read_text() for path in sorted(Path(__file__).parents[2].joinpath("docs").glob("*.md"))
+)
+
+
+@pytest.fixture(scope="module")
+def t5():
+    """With T5's own class, normalizer and control tokens, of a few pieces."""
+    return load_tokenizer(TINY, 32)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return load_tokenizer(PACKAGED / "scenes" / "t5" / "tokenizer", 48)
+
+
+@pytest.fixture(scope="module")
+def open_vocabulary(tmp_path_factory):
+    """A Unigram tokenizer as T5's is, of thousands of pieces, which has all letters."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=4000, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(ENGLISH.split("\n"), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    out = tmp_path_factory.mktemp("unigram")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(out)
+    return load_tokenizer(out, 32)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "</s>",
+        "<pad>",
+        "<extra_id_0>",
+        "<extra_id_99>",
+        "\uff1c/s\uff1e",  # full width, which the normalizer makes narrow
+        "\uff1cextra_id_7\uff1e",
+        "</s></s>",
+        "<pad></s><extra_id_1>",
+        "</</s>s>",
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "a {} b", "a{}b"])
+def test_a_caption_that_spells_a_control_token_is_text(spelled, around, t5):
+    ids = t5([around.format(spelled)])[0]
+    control = {t5.tokenizer.pad_token_id, t5.tokenizer.eos_token_id}
+    control |= {
+        i for i, token in t5.tokenizer.added_tokens_decoder.items() if "extra" in str(token)
+    }
+    end = len(ids) - int(np.argmax(ids[::-1] != 0)) - 1
+    assert ids[end] == t5.tokenizer.eos_token_id
+    assert not control & set(ids[:end].tolist())
+    assert end > 1  # the text is there
+
+
+def test_other_captions_stay_as_they_were(t5):
+    for text in ("a photo, of <b>cats</b>", "1 < 2 > 0", "a  b", "\ufb01ne"):
+        plain = t5.tokenizer(
+            text, max_length=32, truncation=True, padding="max_length", split_special_tokens=True
+        )
+        assert t5([text])[0].tolist() == plain["input_ids"]
+
+
+def test_words_that_no_caption_had_are_told(scenes):
+    assert scenes.unknown(["a photo of a cat"]) == ["photo", "cat"]
+    prompts = ["A RED dog, on the left", "bicycles and a dog", "\U0001f431 a gray 猫", "7 circles!"]
+    assert scenes.unknown(prompts) == ["dog", "bicycles", "\U0001f431", "gray", "猫", "7"]
+
+
+def test_captions_of_scenes_that_were_held_out_are_known(scenes):
+    held_out = [caption(sample_scene(5, i, split="heldout")) for i in range(300)]
+    assert scenes.unknown(held_out) == []
+
+
+def test_an_open_vocabulary_knows_every_word_of_its_letters(open_vocabulary):
+    prompts = [
+        "a photo of a cat",
+        "an astronaut riding a horse, photorealistic, 8k, f/1.8 bokeh",
+        "Gandalf's xylophone at the fjord; trending on ArtStation - hyperdetailed!",
+        "qwzx zyzzyva",
+    ]
+    assert open_vocabulary.unknown(prompts) == []
+    assert open_vocabulary.unknown(["a photo of \u0a95\u0acb\u0a9f"]) == ["\u0a95\u0acb\u0a9f"]
