@@ -205,8 +205,9 @@ def write(
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:
     tensors, file = open_tensors(path, flag)
     where = f"{flag} {file}"
-    tensors, others = select_model.pick(tensors, kind, where)
-    return tensors, where, others
+    tensors, others, prefix = select_model.pick(tensors, kind, where)
+    known = prefix in ("", select_model.PREFIX[kind])
+    return tensors, where if known else f"{where} (under {prefix}*)", others
 
 
 def _recognised(where: str, sizes: Callable[[], Any]) -> Any:

@@ -1,5 +1,6 @@
 """What of a checkpoint file is a UNet, an autoencoder or a text encoder, and what else is in it."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -17,28 +18,46 @@ PREFIX = {
 # what else files of these kinds are known to hold, beside a model without a prefix
 _ENGINE = ("conditioner.", "denoiser.", "model_ema.")
 _BESIDE = {"unet": _ENGINE, "vae": (*_ENGINE, "loss."), "t5": ("decoder.", "lm_head.")}
+# tensors that every model of a kind has, by which a prefix that is not known is found
+_ANCHORS = {
+    "unet": ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"),
+    "vae": ("encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"),
+    "t5": (
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight",
+        "encoder.final_layer_norm.weight",
+    ),
+}
+# what PyTorch's wrappers write into the middle of names: torch.compile, FSDP, checkpointing
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_AVERAGE = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 _KIND = {"unet": "UNet", "vae": "autoencoder", "t5": "text encoder"}
 _FLOATS = ("float16", "bfloat16", "float32")
 _EMBED, _TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
-def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, int]]:
-    """(the tensors of one model, without the prefix that a whole engine's checkpoint gives it;
-    {what else there is: how many}).
+def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, int], str]:
+    """(the tensors of one model, without the prefix that they have in common; {what else there is:
+    how many}; that prefix).
+
+    The prefix is what a whole engine's checkpoint gives this model, or whatever else stands before
+    the names: `module.`, `unet.`, `model_ema.`. What PyTorch's wrappers add is left out.
 
     Raises:
-        InputError: nothing of that kind is there, or its tensors are not fp16, bf16 or fp32.
+        InputError: nothing of that kind is there, several of it, or its tensors are not fp16, bf16
+            or fp32.
     """
-    prefix = PREFIX[kind]
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    if not own:
+    tensors = _unwrapped(tensors, where)
+    prefix = _prefix(tensors, kind, where)
+    if prefix:
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+    else:
         beside = (*(other for other in PREFIX.values() if other != prefix), *_BESIDE[kind])
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
-        prefix = ""
     taken = {prefix + name for name in own}
     others = Counter(_group(name) for name in tensors if name not in taken)
     if not own:
@@ -57,7 +76,43 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
             f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values"
             f" ({len(empty)} such)"
         )
-    return (_untie(own, where) if kind == "t5" else own), dict(others)
+    return (_untie(own, where) if kind == "t5" else own), dict(others), prefix
+
+
+def _unwrapped(tensors: Tensors, where: str) -> Tensors:
+    """The tensors under the names that they have without PyTorch's wrappers."""
+    plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(plain) < len(tensors):
+        raise InputError(
+            f"{where} holds {len(tensors) - len(plain)} tensors twice, with and without what"
+            " torch.compile or FSDP put into their names; give a file of one model"
+        )
+    return plain
+
+
+def _prefix(tensors: Tensors, kind: str, where: str) -> str:
+    """What stands before the names of one model; empty where they are plain, or none of it."""
+    known, engines = PREFIX[kind], (other for name, other in PREFIX.items() if name != kind)
+    if any(name.startswith(known) for name in tensors):
+        return known
+    beside = (*engines, *(part for part in _BESIDE[kind] if part != "model_ema."))
+    found = Counter(
+        name.removesuffix(anchor)
+        for name in tensors
+        for anchor in _ANCHORS[kind]
+        if name.endswith(anchor) and name.removesuffix(anchor)[-1:] in ("", ".")
+    )
+    if "" in found:
+        return ""
+    names = sorted(prefix for prefix in found if not prefix.startswith(beside))
+    # as of a whole engine's, of which the average is not used and said so
+    names = [name for name in names if not _AVERAGE.search(name)] or names
+    if len(names) > 1:
+        raise InputError(
+            f"{where} holds {len(names)} of a {_KIND[kind]}, under {', '.join(names[:8])}; give a"
+            " file of one"
+        )
+    return names[0] if names else ""
 
 
 def words(others: dict[str, int]) -> str:
