@@ -47,6 +47,16 @@ _REFUSAL = re.compile(
     rf" (?:not able|unable) to {_TO_HELP})",
     re.IGNORECASE,
 )
+# What models that reason say before their answer, and what they put around it. Some servers' chat
+# templates have opened the first already, so that only its end is in the text.
+_WORD = r"(?:think(?:ing)?|thought|reason(?:ing)?|reflection|analysis)"
+_OPEN = re.compile(rf"\s*(?:<{_WORD}>|◁{_WORD}▷|<\|begin_of_{_WORD}\|>|\[{_WORD}\])", re.I)
+_CLOSE = re.compile(rf"</{_WORD}>|◁/{_WORD}▷|<\|end_of_{_WORD}\|>|\[/{_WORD}\]", re.I)
+_AROUND = re.compile(
+    r"\s*(?:<(answer|caption|output)>(.*)</\1>"
+    r"|<\|begin_of_(box|answer|solution)\|>(.*)<\|end_of_\3\|>)\s*",
+    re.I | re.S,
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -90,7 +100,7 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
         return Failure(MALFORMED, one_line(f"{type(e).__name__}: {e}"))
     tokens = _tokens(value.get("usage"))
-    text = (text or "").strip()
+    text = answer_of(text or "")
     if refusal or finish == "content_filter":
         return Failure(REFUSED, one_line(str(refusal or "content filter")), tokens)
     if finish == "length":
@@ -111,6 +121,19 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
             TOO_LONG, f"{len(text):,} characters, at most {most:,}: {one_line(text[:80])}", tokens
         )
     return Answer(text, tokens)
+
+
+def answer_of(text: str) -> str:
+    """What a model says when it has thought: without its reasoning, and what stands around the
+    rest; empty where it did not come to an end of that.
+    """
+    if ends := list(_CLOSE.finditer(text)):
+        text = text[ends[-1].end() :]
+    elif _OPEN.match(text):
+        return ""
+    if around := _AROUND.fullmatch(text):
+        text = around[2] or around[4] or ""
+    return text.strip()
 
 
 def error_of(body: bytes) -> tuple[str, str]:
