@@ -10,8 +10,10 @@ from pathlib import Path
 from data_pipeline.sources import items
 from data_pipeline.sources.items import (
     IMAGE_SUFFIXES,
+    LINKED,
     MISSING,
     NO_IMAGE,
+    OTHER_SUFFIXES,
     OUTSIDE,
     TOO_LARGE,
     UNREADABLE,
@@ -24,13 +26,28 @@ from data_pipeline.sources.items import (
 
 
 def list_files(root: Path) -> tuple[list[Path], set[Path]]:
-    """All images below `root`, and the captions that have none, hidden ones left out."""
-    # all but directories: a dangling link is counted when it is read, not passed over in silence
+    """All images below `root`, and the captions that have none, hidden ones left out.
+
+    Where there are images, those of formats that are not read, and links to folders, are among
+    them, so that they are counted.
+    """
+    # all but directories: a dangling link is counted when it is read, not passed over in silence,
+    # and so is a link to a directory, which nobody follows
     files = sorted(
-        p for p in root.rglob("*") if not os.path.isdir(p) and not _hidden(p.relative_to(root))
+        p
+        for p in root.rglob("*")
+        if (os.path.islink(p) or not os.path.isdir(p)) and not _hidden(p.relative_to(root))
     )
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
-    images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES]
+    images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES and not os.path.isdir(p)]
+    if images:
+        known = set(images)
+        images += [
+            p
+            for p in files
+            if p not in known and (os.path.isdir(p) or p.suffix[1:].lower() in OTHER_SUFFIXES)
+        ]
+        images.sort()
     there = set(files)
     captions = {p for p in files if p.suffix.lower() == ".txt"}
     read = {next((p for p in _spelled(image, "txt") if p in there), None) for image in images}
@@ -92,6 +109,8 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
         real = path.resolve()
         if inside and not real.is_relative_to(inside):
             raise UnusableError(OUTSIDE, path.name)
+        if os.path.isdir(real):
+            raise UnusableError(LINKED, f"{path.name}: links to folders are not followed")
         if not os.path.isfile(real):  # a pipe or a device would block
             raise UnusableError(MISSING, path.name)
         return real, real.stat().st_size

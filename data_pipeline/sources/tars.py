@@ -9,6 +9,8 @@ from data_pipeline.io.storage import is_remote
 from data_pipeline.sources.items import (
     BAD_TAR,
     IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    SECOND,
     TOO_LARGE,
     UNREADABLE,
     Image,
@@ -41,16 +43,22 @@ class _Sample:
         self.image: Image | None = None
         self.texts: dict[str, bytes] = {}
         self.unusable: Skip | None = None
+        self.suffixes: set[str] = set()  # of its images and texts
+        self.shown = ""  # the suffix of the image that is taken
+        self.others: list[Skip] = []  # the other images
 
     def kinds(self) -> set[str]:
         return {*self.texts, *(["image"] if self.image or self.unusable else [])}
 
-    def made(self) -> Item | Skip:
-        return self.unusable or make_item(self.key, self.image, self.texts)
+    def made(self) -> list[Item | Skip]:
+        return [self.unusable or make_item(self.key, self.image, self.texts), *self.others]
 
 
 def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[Item | Skip, int]]:
     """(Item or Skip, bytes gone through) of each key, in the order of the tar.
+
+    A name that comes twice begins another sample of the same key; of several images of a sample
+    (a.jpg, a.png) the first is taken, and each other is a Skip.
 
     A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and
     `name`, the tar's, as key. The sample before the break counts as lost with it unless it has all
@@ -63,13 +71,13 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
             for member in tar:
                 tar.members = []  # tarfile keeps every member it has seen
                 folder, _, base = member.name.rpartition("/")
-                stem = base.partition(".")[0]
+                stem, _, suffix = base.partition(".")
                 if not member.isreg() or not stem:  # hidden files, as macOS puts into tars
                     continue
                 key = f"{folder}/{stem}" if folder else stem
-                if sample is None or key != sample.key:
+                if sample is None or key != sample.key or suffix.lower() in sample.suffixes:
                     if sample is not None:
-                        yield sample.made(), member.offset - sample.start
+                        yield from _counted(sample.made(), member.offset - sample.start)
                     before, sample = sample, _Sample(key, member.offset if sample else 0)
                 _read_member(tar, member, sample, name, path)
             end = tar.offset
@@ -82,13 +90,19 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
     where = f"after {sample.key}: " if sample else ""
     start = sample.start if sample else 0
     if sample and (not broken or (before and sample.kinds() >= before.kinds())):
-        yield sample.made(), size - start
+        yield from _counted(sample.made(), size - start)
         start = size
     if broken or not sample:
         yield (
             Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start),
             size - start,
         )
+
+
+def _counted(made: list[Item | Skip], size: int) -> Iterator[tuple[Item | Skip, int]]:
+    """What a sample of so many bytes came to, which all count for its first."""
+    for i, one in enumerate(made):
+        yield one, size if i == 0 else 0
 
 
 def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
@@ -111,8 +125,11 @@ def _read_member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str
 ) -> None:
     suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
-    kind = "image" if suffix in IMAGE_SUFFIXES else suffix
+    kind = "image" if suffix in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) else suffix
     if kind not in ("image", "txt", "json"):
+        return
+    sample.suffixes.add(suffix)
+    if kind == "image" and not _is_taken(sample, suffix, name):
         return
     if member.size > limit_of(kind):
         sample.unusable = Skip(
@@ -131,3 +148,18 @@ def _read_member(
         sample.image = Image(data, Place(path, member.offset_data, member.size))
     else:
         sample.texts[kind] = data
+
+
+def _is_taken(sample: _Sample, suffix: str, name: str) -> bool:
+    """Whether an image is its sample's: the first one, or the first of a format that is read. Any
+    other is counted.
+    """
+    better = sample.shown in OTHER_SUFFIXES and suffix in IMAGE_SUFFIXES
+    taken = not sample.shown or better
+    if sample.shown:
+        left = sample.shown if taken else suffix
+        base = f"{sample.key}.{left}".rpartition("/")[2]
+        sample.others.append(Skip(sample.key, SECOND, f"{name}: {base}"))
+    if taken:
+        sample.shown = suffix
+    return taken
