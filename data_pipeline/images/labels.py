@@ -7,6 +7,7 @@ has stands as a note in brackets, and is said once on stderr.
 
 import functools
 import importlib.util
+import itertools
 import os
 import sys
 import unicodedata
@@ -41,6 +42,8 @@ NAMES = (
     "unifont",
     "Symbola",
 )
+# how the names of characters begin that the fonts of Chinese, Japanese and Korean have
+_EASTERN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
 _SUFFIXES = (".ttf", ".otf", ".ttc")
 _NONE = "\U0010fffe"  # a character that is none: every font shows its box
 _BEYOND = "…"
@@ -132,10 +135,12 @@ def _runs(line: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
 
 
 def _noted(text: str) -> str:
-    """The text with a note in place of characters that no font has: "[3 CJK]"."""
+    """The text with a note in place of words of characters that no font has: "[3 CJK]"."""
     out, script, count = [], "", 0
-    for char in [*text, ""]:
-        lacking = _script(char) if char and not _clings(char) and not _font_of(char) else ""
+    for char, follows in itertools.pairwise([*text, "", ""]):
+        if count and char == " " and _lacking(follows) == script:
+            continue
+        lacking = _lacking(char)
         if count and lacking != script and not (char and _clings(char)):
             out.append(f"[{count} {script}]")
             count = 0
@@ -147,11 +152,14 @@ def _noted(text: str) -> str:
     return "".join(out)
 
 
-def _script(char: str) -> str:
-    """What a character is of, in a word: CJK, THAI, SYMBOL."""
+def _lacking(char: str) -> str:
+    """What a character is of that no font has, in a word: CJK, THAI, SYMBOL. Else empty."""
+    if not char or _clings(char) or _font_of(char):
+        return ""
     if unicodedata.category(char)[0] == "S":
         return "SYMBOL"
-    return unicodedata.name(char, f"U+{ord(char):04X}").split()[0]
+    first = unicodedata.name(char, f"U+{ord(char):04X}").split()[0]
+    return "CJK" if first.startswith(_EASTERN) else first
 
 
 def _clings(char: str) -> bool:
@@ -161,7 +169,7 @@ def _clings(char: str) -> bool:
 
 @functools.cache
 def _say(script: str) -> None:
-    name = "cjk" if script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL") else "core"
+    name = "cjk" if script == "CJK" else "core"
     said = f"no font here has {script} characters, which contact sheets note in brackets"
     print(
         f"cv3jax: {said}; installing Noto (Debian: fonts-noto-{name}) shows them", file=sys.stderr

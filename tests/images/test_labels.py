@@ -114,7 +114,8 @@ def test_characters_are_drawn_in_a_font_that_has_them(fonts):
         (f"a {CAT * 3} b", "a [3 CJK] b", ["CJK"]),
         ("\u0e41\u0e21\u0e27", "[3 THAI]", ["THAI"]),
         ("\u0915\u094d\u0937 x", "[2 DEVANAGARI] x", ["DEVANAGARI"]),  # its mark belongs to it
-        (f"{CAT}\u3042\u30a2", "[1 CJK][1 HIRAGANA][1 KATAKANA]", ["CJK", "HIRAGANA", "KATAKANA"]),
+        (f"{CAT}\u3042\u30a2\ud55c\uff0c\u3002", "[6 CJK]", ["CJK"]),
+        (f"{CAT} {CAT} a {CAT} {CAT}, {CAT}", "[2 CJK] a [2 CJK], [1 CJK]", ["CJK"]),
         ("star \U0001f9ff!", "star [1 SYMBOL]!", ["SYMBOL"]),
         (
             "caf\u00e9 \u2192 \u043a\u043e\u0442 \u00d7 \u2019",
