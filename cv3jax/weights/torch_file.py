@@ -98,9 +98,20 @@ def open_torch(path: Path) -> dict[str, Leaf]:
         isinstance(value, torch.Tensor) for value in tensors.values()
     ):
         raise InputError(
-            f"{path} holds no tensors under `module`, as a SAT checkpoint does, nor by themselves"
+            f"{path} holds no tensors under `module`, as a SAT checkpoint does, nor by"
+            f" themselves{_elsewhere(torch, tensors)}"
         )
     return {str(name): _leaf(torch, path, str(name), value) for name, value in tensors.items()}
+
+
+def _elsewhere(torch: Any, content: Any) -> str:
+    """Under which other names a checkpoint keeps tensors, for a message."""
+    found = [
+        repr(str(name)[:40])
+        for name, value in (content.items() if isinstance(content, dict) else ())
+        if isinstance(value, dict) and any(isinstance(one, torch.Tensor) for one in value.values())
+    ]
+    return f", but under {', '.join(found[:8])}; save one of these by itself" if found else ""
 
 
 def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:

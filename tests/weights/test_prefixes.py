@@ -6,6 +6,7 @@ import pytest
 from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.names import t5_entries, unet_entries, vae_entries
 from cv3jax.weights.select_model import PREFIX, pick
+from cv3jax.weights.torch_file import open_torch
 from data_pipeline.io.errors import InputError
 
 SIZES = {"channels": 4, "channel_mult": (1, 2), "res_blocks": 1}
@@ -78,3 +79,13 @@ def test_two_of_a_kind_are_named():
 def test_what_is_in_no_model_is_listed_under_its_own_name():
     with pytest.raises(InputError, match=r"holds no autoencoder, only .*conditioner\.\*"):
         pick(leaves(["conditioner.x", "denoiser.y"]), "vae", "--vae f.pt")
+
+
+def test_tensors_under_a_name_that_is_not_known_are_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {"a": torch.zeros(2)}
+    for names in (("model_ema",), ("model", "ema"), ("generator", "discriminator", "optimizer")):
+        torch.save({"step": 7, **dict.fromkeys(names, tensors)}, tmp_path / "c.pt")
+        said = f"but under {', '.join(map(repr, names))}; save one of these by itself"
+        with pytest.raises(InputError, match=said):
+            open_torch(tmp_path / "c.pt")
