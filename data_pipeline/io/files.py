@@ -150,7 +150,7 @@ def _place(path: Path) -> Path | None:
         return None
     try:
         kind = os.stat(path).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         kind = stat.S_IFREG
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         return None

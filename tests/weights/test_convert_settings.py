@@ -87,9 +87,7 @@ def test_what_a_killed_conversion_left_is_replaced(tmp_path):
     (partial / "base").mkdir(parents=True)
     (partial / "base" / "half").write_text("half")
     # somebody's own
-    with pytest.raises(
-        InputError, match=r"out\.partial is in the way, and was not left by a conversion"
-    ):
+    with pytest.raises(InputError, match=r"out\.partial is in the way and holds 'base'"):
         converted(tmp_path / "out", "--vae", vae)
     (partial / locks.NAME).touch()
     out = converted(tmp_path / "out", "--vae", vae)
