@@ -1,10 +1,12 @@
 """`cv3jax data …` and the emoji example, as a user calls them."""
 
+import errno
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +143,12 @@ def test_json_is_checked_before_the_work(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=f"--json .*{message}"):
             main([*scenes, str(target)])
-    monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(InputError, match=r"--json .* cannot be written"):
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError, match=r"--json .* cannot be written \(Permission denied\)"):
         main([*scenes, str(tmp_path / "f.json")])
     assert not (tmp_path / "d").exists()
 
