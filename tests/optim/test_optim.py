@@ -170,6 +170,20 @@ def test_rounding_at_random_has_the_right_mean_and_keeps_what_is_exact():
     assert np.isnan(rounded[:, 6]).all()
 
 
+def test_each_update_and_each_parameter_is_rounded_by_a_draw_of_its_own():
+    tx = moments.stored_in_bfloat16(optax.trace(0.0))
+    grads = {"a": jnp.full(4096, 1 + 2**-8), "b": jnp.full(4096, 1 + 2**-8)}  # up or down
+    once = tx.update(grads, tx.init(grads))[1]
+    again = tx.update(grads, once)[1]
+    up = [
+        optax.tree.get(state.inner, "trace")[name] > 1 for state in (once, again) for name in "ab"
+    ]
+    for i, ours in enumerate(up):
+        assert abs(ours.mean() - 0.5) < 0.05
+        for theirs in up[:i]:
+            assert abs((ours == theirs).mean() - 0.5) < 0.05
+
+
 def test_eight_devices_hold_parts_and_make_the_updates_of_one():
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adafactor", momentum=0.9, moments="bfloat16"),

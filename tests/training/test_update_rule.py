@@ -1,5 +1,7 @@
 """The update rule: EMA, learning rate, clipping, weight decay, and Muon."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from states import named_leaves
 from cv3jax.cascade.parts import model_shapes
 from cv3jax.models.unet import UNet
 from cv3jax.optim import learning_rate, optimizers
+from cv3jax.training.settings import OptimSettings
+from cv3jax.training.state import make_tx
 from cv3jax.training.train_step import (
     create_state,
     ema_decay,
@@ -111,6 +115,73 @@ def test_weight_decay_is_of_matrices_between_hidden_states(kind):
         patch.setattr(optimizers, "decay_matrices", optax.add_decayed_weights)
         before = optimizers.make_optimizer(settings, 0.1).init(params)
     assert jax.tree.structure(state) == jax.tree.structure(before)
+
+
+def test_every_field_of_optim_is_in_the_updates_of_adam():
+    """By hand, of values none of which is a default."""
+    optim = OptimSettings(
+        kind="adamw",
+        warmup=2,
+        decay="cosine",
+        final=0.2,
+        weight_decay=0.3,
+        clip=0.5,
+        b1=0.8,
+        b2=0.6,
+        momentum=0.0,
+        moments="float32",
+        lr=0.1,
+    )
+    steps, rng = 6, np.random.default_rng(0)
+    p, *grads = rng.normal(size=(6, 3, 4))
+    tx = make_tx(optim, steps)
+    params = {"kernel": jnp.asarray(p, jnp.float32)}
+    state, update, first, second = tx.init(params), jax.jit(tx.update), 0.0, 0.0
+    for n, grad in enumerate(grads):
+        updates, state = update({"kernel": jnp.asarray(grad, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+        g = grad * min(1.0, 0.5 / np.sqrt((grad**2).sum()))
+        first, second = 0.8 * first + 0.2 * g, 0.6 * second + 0.4 * g**2
+        adam = first / (1 - 0.8 ** (n + 1)) / (np.sqrt(second / (1 - 0.6 ** (n + 1))) + 1e-8)
+        left = 0.2 + 0.8 * (1 + np.cos(np.pi * (n - 2) / (steps - 2))) / 2
+        p = p - 0.1 * (n / 2 if n < 2 else left) * (adam + 0.3 * p)
+        np.testing.assert_allclose(params["kernel"], p, rtol=1e-4)
+
+
+def test_momentum_and_the_type_of_moments_are_in_the_updates_of_adafactor():
+    optim = OptimSettings(
+        kind="adafactor",
+        warmup=0,
+        decay="constant",
+        final=0.0,
+        weight_decay=0.0,
+        clip=1e9,
+        b1=0.9,
+        b2=0.3,
+        momentum=0.7,
+        moments="float32",
+        lr=1.0,
+    )
+    grads = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 4)), jnp.float32)
+
+    def run(tx):
+        return jax.lax.scan(lambda s, g: tx.update(g, s, g)[::-1], tx.init(grads[0]), grads)
+
+    plain = run(optimizers.scale_by_adafactor(0.3, 0.7))[1]
+    for moments, rtol in (("float32", 1e-5), ("bfloat16", 0.1)):
+        state, updates = run(make_tx(dataclasses.replace(optim, moments=moments), 5))
+        np.testing.assert_allclose(updates, -plain, rtol=rtol)
+        assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype(moments)}
+
+
+def test_a_state_s_parameters_and_its_updates_have_keys_of_their_own():
+    key = jax.random.key(5)
+    state = create_state(lambda k: {"k": jax.random.key_data(k)}, optax.identity(), key)
+    seen = [
+        tuple(np.asarray(x))
+        for x in (state.params["k"], *map(jax.random.key_data, (state.key, key)))
+    ]
+    assert len(set(seen)) == 3
 
 
 def test_muon_makes_each_layer_s_kernel_orthogonal_and_leaves_vectors_to_adam():

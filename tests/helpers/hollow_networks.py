@@ -1,0 +1,234 @@
+"""The real programs of a run behind networks that cost nothing: an answer is one parameter, and
+what is asked can be read.
+
+Encode, draws, losses, optimizer and EMA are those of a run; only what the networks compute is gone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cv3jax import recipes
+from cv3jax.cascade.parts import build_model
+from cv3jax.checkpoints.description import TextDescription, VaeDescription
+from cv3jax.diffusion.schedule import ddpm_sigma
+from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
+from cv3jax.training import programs as stage_programs
+from cv3jax.training import stage as stage_plans
+from cv3jax.training.programs import DiffusionPrograms, diffusion_programs, diffusion_step
+from cv3jax.training.stage import MeshPlan, mesh_plan
+from data_pipeline.images.decode import encode_png
+from data_pipeline.records.records import make_record
+
+SCALE = 0.5  # of the latents
+BATCH, PART = 512, 128  # images an update, and a microbatch
+SIDE, FACTOR, Z = 16, 4, 4  # of a picture, of the autoencoder, and channels of its latents
+LATENT = (SIDE // FACTOR, SIDE // FACTOR, Z)
+VAE = VaeDescription(
+    {"channels": 8, "channel_mult": [1], "res_blocks": 1, "z_channels": Z, "patch": FACTOR}, SCALE
+)
+TEXT = TextDescription(
+    {"vocab": 64, "channels": 8, "layers": 1, "heads": 1, "head_dim": 8, "ff": 8}, length=2
+)
+# an update of adam is its rate, up or down, when neither moment remembers
+PLAIN = ("optim.kind=adamw", "optim.b1=0.0", "optim.b2=0.0", "optim.weight_decay=0.0")
+shown: list[tuple[str, dict]] = []  # (network, what it was shown), one a call
+traced: list[tuple[str, nn.Module, Any]] = []  # (network, itself, its first input), one a trace
+
+
+def tell(name: str, **values: Any) -> None:
+    """Append what a network is shown to `shown`, when it runs."""
+    jax.debug.callback(
+        lambda **values: shown.append((name, jax.tree.map(np.asarray, values))), **values
+    )
+
+
+class HollowUNet(UNet):
+    """Predicts its parameter `says` for every value."""
+
+    @nn.compact
+    def __call__(self, x, index, cond):
+        says = self.param("says", nn.initializers.normal(1.0), ())
+        if self.w_dim:  # as the real one: told or not
+            says = says + self.param("w_proj", nn.initializers.zeros, ())
+        if not self.is_initializing():
+            traced.append(("unet", self, x))
+            tell("unet", x=x, index=index, cond=cond, says=says)
+        return jnp.full(x.shape, says)
+
+
+class HollowVae(Autoencoder):
+    """Encodes to the mean colour of a position with the log-variance that its parameter says, and
+    decodes to a colour that another one says.
+    """
+
+    def setup(self):
+        self.logvar = self.param("logvar", nn.initializers.zeros, ())
+        self.says = self.param("says", nn.initializers.normal(1.0), ())
+
+    def encode(self, pixels):
+        if not self.is_initializing():
+            traced.append(("vae", self, pixels))
+        b, h, w, _ = pixels.shape
+        f = self.factor
+        mean = pixels.reshape(b, h // f, f, w // f, f, 3).mean((2, 4, 5))
+        mean = jnp.repeat(mean[..., None], self.z_channels, -1)
+        return mean, jnp.full(mean.shape, self.logvar)
+
+    def decode(self, z):
+        if not self.is_initializing():
+            tell("vae", z=z)
+        b, h, w, _ = z.shape
+        return jnp.full((b, h * self.factor, w * self.factor, 3), self.says)
+
+
+class HollowT5(T5Encoder):
+    """Features are the tokens."""
+
+    @nn.compact
+    def __call__(self, tokens, mask=None):
+        kernel = self.param("kernel", nn.initializers.normal(1.0), (1, self.channels))
+        if not self.is_initializing():
+            traced.append(("t5", self, tokens))
+        return tokens[..., None] * kernel.astype(jnp.float32)
+
+
+def settings(recipe: str, *fields: str) -> Any:
+    """The settings of a recipe's `:tiny`, with large batches of small pictures."""
+    given = (f"batch.size={BATCH}", f"batch.per_device={PART}", f"data.image_size={SIDE}")
+    last = dict(field.split("=", 1) for field in (*given, *PLAIN, *fields))
+    return parse_recipe(
+        recipes.load(f"{recipe}:tiny", [f"--config.{name}={value}" for name, value in last.items()])
+    )
+
+
+def plan_of(stage: Any) -> MeshPlan:
+    """How a stage's batches are split on one device."""
+    return mesh_plan(stage, jax.devices()[:1])
+
+
+def hollow(patch: pytest.MonkeyPatch) -> None:
+    """Put the networks of this module in the place of those that diffusion programs are made of."""
+    for name, network in (
+        ("UNet", HollowUNet),
+        ("Autoencoder", HollowVae),
+        ("T5Encoder", HollowT5),
+    ):
+        patch.setattr(stage_programs, name, network)
+
+
+def programs(stage: Any, make_step: Any = diffusion_step) -> DiffusionPrograms:
+    """What a run of that stage calls, behind hollow networks, on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        hollow(patch)
+        return diffusion_programs(stage, plan_of(stage), VAE, TEXT, make_step=make_step)
+
+
+def hollow_vae() -> HollowVae:
+    return build_model(HollowVae, VAE.model)
+
+
+def frozen(logvar: float = 0.0) -> dict:
+    """The encoders' parameters. A log-variance of -60 is next to no noise."""
+    vae = {"logvar": jnp.float32(logvar), "says": jnp.float32(0)}
+    return {"vae": vae, "t5": {"kernel": jnp.ones((1, TEXT.model["channels"]))}}
+
+
+def loader_batch(seed: int = 0) -> dict:
+    """Pictures of one colour each, with captions of the token 1 + row."""
+    colours = np.random.default_rng(seed).integers(0, 256, (BATCH, 1, 1, 3), dtype=np.uint8)
+    rows = np.arange(1, BATCH + 1, dtype=np.int32)
+    return {
+        "image": np.broadcast_to(colours, (BATCH, SIDE, SIDE, 3)),
+        "tokens": np.repeat(rows[:, None], TEXT.length, 1),
+        "sizes": np.tile(np.array([SIDE, SIDE, 0, 0, SIDE, SIDE], np.int32), (BATCH, 1)),
+    }
+
+
+def encoded(low: float | None = None) -> dict:
+    """What `train` takes: latents of 0, a text that says the row, and for a relay `low` of that
+    value everywhere.
+    """
+    text = np.broadcast_to(
+        np.arange(1.0, BATCH + 1, dtype=np.float32)[:, None, None], (BATCH, TEXT.length, 8)
+    )
+    cond = {"text": text, "vector": np.zeros((BATCH, 1536), np.float32)}
+    out = {"x0": np.zeros((BATCH, *LATENT), np.float32), "cond": cond}
+    return out if low is None else {**out, "low": np.full((BATCH, *LATENT), low, np.float32)}
+
+
+def seen(name: str) -> dict:
+    """What a network was shown since this was last asked, the calls one after the other."""
+    return seen_apart(lambda values: True, name)[0]
+
+
+def seen_apart(first: Callable[[dict], bool], name: str = "unet") -> tuple[dict, dict]:
+    """`seen` of the calls for which `first` holds, and of the others."""
+    jax.effects_barrier()
+    calls = [values for other, values in shown if other == name]
+    shown.clear()
+    return tuple(
+        jax.tree.map(
+            lambda *parts: np.concatenate([np.atleast_1d(part) for part in parts]),
+            *([values for values in calls if first(values) == whether] or [{}]),
+        )
+        for whether in (True, False)
+    )
+
+
+def by_row(asked: dict) -> dict:
+    """What a UNet was shown, in the order of the rows that its text says; rows without text left
+    out.
+    """
+    rows = asked["cond"]["text"][:, 0, 0]
+    order = np.argsort(rows, kind="stable")[np.count_nonzero(rows == 0) :]
+    return jax.tree.map(lambda x: x[order] if len(x) == len(rows) else x, asked)
+
+
+def unscaled(asked: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(t [B], the noisy latents [B, h, w, z]) of what a UNet was shown: it gets t - 1 and the
+    latents over √(1 + σ²).
+    """
+    t = asked["index"] + 1
+    return t, asked["x"] * np.sqrt(1 + sigma_at(t) ** 2)
+
+
+def sigma_at(t: np.ndarray) -> np.ndarray:
+    """σ of the training table, float64 [B, 1, 1, 1]."""
+    return ddpm_sigma().astype(np.float64)[t][:, None, None, None]
+
+
+def one_device(patch: pytest.MonkeyPatch) -> None:
+    """Have stages see the first device alone."""
+    make = stage_plans.make_mesh
+    patch.setattr(
+        stage_plans, "make_mesh", lambda **axes: make(**{**axes, "devices": jax.devices()[:1]})
+    )
+
+
+def records(count: int) -> list:
+    """Records of pictures of one value each, their number, which is their caption too."""
+    images = (np.full((SIDE, SIDE, 3), i, np.uint8) for i in range(count))
+    return [make_record(encode_png(x), str(i), key=f"k{i}") for i, x in enumerate(images)]
+
+
+def tokens(captions: list[str]) -> np.ndarray:
+    """A tokenizer of captions that are numbers."""
+    return np.array([[int(caption) + 1] * TEXT.length for caption in captions], np.int32)
+
+
+def begins_by_seed(stage: Any, seed: int) -> None:
+    """Fail where a stage's fresh state is not that of the seed, or would be that of another."""
+    state = stage.create()
+    for other in (seed, 0, seed + 1):
+        key = jax.random.split(jax.random.key(other))[1]
+        same = np.array_equal(jax.random.key_data(state.key), jax.random.key_data(key))
+        assert same == (other == seed)

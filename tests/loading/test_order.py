@@ -1,0 +1,65 @@
+"""What the order of records and an example's draws depend on: seed, dataset, bucket, epoch, place;
+on each of them, and on nothing else.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from loaders import loader_of
+
+from data_pipeline.loading.damaged import Cell
+from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.order import mixed
+
+COUNT = 40
+SHAPES = ((16, 16), (16, 32))
+RECORDS = [{"height": SHAPES[i % 2][0], "width": SHAPES[i % 2][1]} for i in range(COUNT)]
+
+
+def order(seed=0, part=0, label=()) -> list[int]:
+    """The places of an epoch of a cell."""
+    cell = Cell(part, range(COUNT), range(COUNT))
+    stream = mixed([(cell, 1.0)], seed, shuffle=True, label=label)
+    return [stream[i].place for i in range(COUNT)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"part": 1}, {"label": (16, 32)}, {"label": (32, 16)}], ids=str
+)
+def test_a_stream_s_order_goes_by_seed_dataset_and_bucket(change):
+    assert order() == order()
+    assert order(**change) == order(**change)
+    assert sorted(order(**change)) == list(range(COUNT))
+    assert order(**change) != order()
+
+
+def examples(batches: int, records=RECORDS, **fields) -> dict:
+    """{records' numbers [N], draws [N, 5]} of a loader whose examples are what it draws."""
+
+    def probe(source, index, rng, size):
+        return {"index": np.int64(index), "draws": rng.random(5)}
+
+    given = {"batch_size": 20, "image_size": 16, "seed": 0, "num_threads": 0, **fields}
+    found = list(itertools.islice(loader_of(records, prepare=probe, **given), batches))
+    return {name: np.concatenate([batch[name] for batch in found]) for name in ("index", "draws")}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"records": Mixture([RECORDS, RECORDS[:20]], [1.0, 1.0], "both")},
+        {"buckets": SHAPES},
+    ],
+    ids=["one", "mixture", "buckets"],
+)
+def test_orders_and_draws_are_of_the_seed_and_new_in_each_epoch(kind):
+    first, again, other = (examples(6, seed=seed, **kind) for seed in (0, 0, 1))
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, again[name])
+        assert not np.array_equal(values, other[name])
+    # no draw comes twice, neither at another place nor in the next epoch nor of another seed
+    drawn = np.concatenate([first["draws"], other["draws"]])
+    assert len(np.unique(drawn)) == drawn.size
+    assert abs(drawn.mean() - 0.5) < 5 * np.sqrt(1 / 12 / drawn.size)
