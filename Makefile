@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu benchmarks lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu mutants benchmarks lint clean
 
 setup: $(VENV)/.done
 
@@ -72,6 +72,11 @@ test-all: setup lint
 # on a machine with a GPU, after pip install -e '.[cuda13]'
 test-gpu: setup
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
+
+# every random draw and every recipe's argument wrong once: a test must fail of each; a quarter of an hour
+mutants: setup
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/mutants.py --json benchmarks/results/mutants.json
 
 # what the figures of docs/benchmarks.md come from, one after the other; about two hours on two cores that do nothing else
 benchmarks: setup-torch setup-tpu setup-gpu

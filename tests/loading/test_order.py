@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from loaders import loader_of
 
+from data_pipeline.images.decode import encode_png
+from data_pipeline.loading.cached import CachedExamples
+from data_pipeline.loading.crops import crop
 from data_pipeline.loading.damaged import Cell
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.order import mixed
+from data_pipeline.loading.settings import CropSettings
+from data_pipeline.records.records import make_record
 
 COUNT = 40
 SHAPES = ((16, 16), (16, 32))
@@ -63,3 +68,22 @@ def test_orders_and_draws_are_of_the_seed_and_new_in_each_epoch(kind):
     drawn = np.concatenate([first["draws"], other["draws"]])
     assert len(np.unique(drawn)) == drawn.size
     assert abs(drawn.mean() - 0.5) < 5 * np.sqrt(1 / 12 / drawn.size)
+
+
+def test_a_companion_s_caption_is_chosen_by_the_draw_of_the_crop_s():
+    """The fifth of five, as where pixels are cropped: a run with a companion has the captions of
+    the run without one.
+    """
+    image = encode_png(np.zeros((16, 16, 3), np.uint8))
+    record = make_record(image, "plain", key="a", recaption="rich")
+    encoded = {name: record[name] for name in ("key", "sha256", "caption", "recaption")}
+    encoded |= {"sizes": np.zeros(6, np.int32), "latents": {}}
+    settings = CropSettings(recaption_prob=0.5)
+    examples = CachedExamples([encoded], (), text=False, image=None, recaption_prob=0.5)
+    chosen = []
+    for seed in range(20):
+        with_pixels = crop([record], 0, np.random.default_rng(seed), (16, 16), settings=settings)
+        without = examples([record], 0, np.random.default_rng(seed), (16, 16))
+        assert without["caption"] == with_pixels["caption"]
+        chosen.append(without["caption"])
+    assert set(chosen) == {"plain", "rich"}

@@ -4,6 +4,7 @@ its real programs: shares, ranges, differences, and the loss and the update by h
 The networks are hollow (hollow_networks.py); a row of table `RECIPES` is a program.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import hollow_networks as hn
@@ -67,6 +68,7 @@ class Run(NamedTuple):
     losses: list
     t: np.ndarray  # [updates, B]
     x: np.ndarray  # noisy latents [updates, B, h, w, z], of x0 = 0 and low = 0
+    other: np.ndarray  # those of the first update with another key
     pulled: np.ndarray  # those of the first update with low = LOW
 
     @property
@@ -96,13 +98,14 @@ def run(request) -> Run:
 
     zero, low = (0.0, LOW) if kind == "relay" else (None, None)
     update(jax.tree.map(jnp.copy, state), low)
+    update(dataclasses.replace(jax.tree.map(jnp.copy, state), key=jax.random.key(9)), zero)
     for _ in range(UPDATES):
         state, loss = update(state, zero)
         states.append(jax.tree.map(jnp.copy, state))
         losses.append(loss)
-    (_, pulled), *rest = seen
+    (_, pulled), (_, other), *rest = seen
     t, x = (np.stack(values) for values in zip(*rest, strict=True))
-    made = Run(kind, steps, [], states, losses, t, x, pulled)
+    made = Run(kind, steps, [], states, losses, t, x, other, pulled)
     made.encode(0.0)  # so that all are traced
     return made._replace(traced=list(hn.traced))
 
@@ -120,6 +123,7 @@ def test_noise_is_normal_with_one_offset_an_image_and_new_each_time(run):
     normal(of_images, np.sqrt(offset**2 + 1 / 64))
     new_each_time(noise)
     new_each_time(of_images)
+    unlike(run.other, run.x[0])
     unlike(of_images, run.t)
     unlike(noise[..., 0, 0, 0], run.t)
 
