@@ -76,7 +76,8 @@ test-gpu: setup
 # every random draw and every recipe's argument wrong once: a test must fail of each; a quarter of an hour
 mutants: setup
 	@mkdir -p benchmarks/results
-	$(BIN)/python benchmarks/mutants.py --json benchmarks/results/mutants.json
+	@$(BIN)/python benchmarks/mutants.py --json benchmarks/results/mutants.json > benchmarks/results/mutants.md || failed=1; \
+	cat benchmarks/results/mutants.md; [ -z "$$failed" ]
 
 # what the figures of docs/benchmarks.md come from, one after the other; about two hours on two cores that do nothing else
 benchmarks: setup-torch setup-tpu setup-gpu

@@ -48,6 +48,7 @@ class Verdict(NamedTuple):
     mutant: Mutant
     caught: bool
     seconds: float
+    said: str  # pytest's line of the test that failed
 
 
 def read_table(path: Path = TABLE) -> list[Mutant]:
@@ -111,7 +112,8 @@ def copy_tracked(source: Path, target: Path) -> None:
 
 def run_tests(root: Path, tests: Sequence[str]) -> subprocess.CompletedProcess:
     """pytest's run of those tests in a copy, up to the first that fails."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    wide = {"COLUMNS": "300"}  # or pytest cuts what it says of a failure
+    environment = {**os.environ, **wide, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "--durations=0", *tests],
         cwd=root,
@@ -171,7 +173,9 @@ def verdict(mutant: Mutant, root: Path) -> Verdict:
             f"mutant {mutant.name}: its tests did not run (pytest's exit code {done.returncode}):"
             f" {last_line(done.stdout + done.stderr)}"
         )
-    return Verdict(mutant, done.returncode == FAILED, time.monotonic() - began)
+    caught = done.returncode == FAILED
+    said = last_line(done.stdout) if caught else ""
+    return Verdict(mutant, caught, time.monotonic() - began, said)
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
@@ -225,10 +229,9 @@ def main(argv: list[str] | None = None) -> None:
     print(report(verdicts))
     print(f"\n{len(verdicts) - len(survived)} of {len(verdicts)} mutants are caught")
     facts = {**measure.facts(), "revision": measure.revision(ROOT)}
-    results = [
-        {**one.mutant._asdict(), "caught": one.caught, "seconds": round(one.seconds, 1)}
-        for one in verdicts
-    ]
+    results = [one.mutant._asdict() | one._asdict() for one in verdicts]
+    for result in results:
+        del result["mutant"]
     measure.write_json(args.json, {**facts, "survived": survived, "mutants": results})
     if survived:
         print(f"survived: {', '.join(survived)}", file=sys.stderr)

@@ -9,6 +9,7 @@ import pytest
 from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
+from data_pipeline.io.errors import InputError
 from data_pipeline.loading.cached import CachedExamples
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.damaged import Cell
@@ -39,11 +40,16 @@ def test_a_stream_s_order_goes_by_seed_dataset_and_bucket(change):
     assert order(**change) != order()
 
 
-def examples(batches: int, records=RECORDS, **fields) -> dict:
-    """{records' numbers [N], draws [N, 5]} of a loader whose examples are what it draws."""
+def examples(batches: int, records=RECORDS, damaged=(), **fields) -> dict:
+    """{records' numbers [N], draws [N, 5]} of a loader whose examples are what it draws; of records
+    that are `damaged` it is seen after the draws.
+    """
 
     def probe(source, index, rng, size):
-        return {"index": np.int64(index), "draws": rng.random(5)}
+        draws = rng.random(5)
+        if index in damaged:
+            raise InputError(f"record {index}")
+        return {"index": np.int64(index), "draws": draws}
 
     given = {"batch_size": 20, "image_size": 16, "seed": 0, "num_threads": 0, **fields}
     found = list(itertools.islice(loader_of(records, prepare=probe, **given), batches))
@@ -68,6 +74,16 @@ def test_orders_and_draws_are_of_the_seed_and_new_in_each_epoch(kind):
     drawn = np.concatenate([first["draws"], other["draws"]])
     assert len(np.unique(drawn)) == drawn.size
     assert abs(drawn.mean() - 0.5) < 5 * np.sqrt(1 / 12 / drawn.size)
+
+
+def test_what_stands_in_for_a_damaged_record_has_its_draws():
+    """Also where the damage is seen after they were drawn, as in an image's last rows."""
+    damaged = (3, 4, 30)
+    whole, passing = examples(4), examples(4, damaged=damaged, max_damaged=3)
+    np.testing.assert_array_equal(passing["draws"], whole["draws"])
+    stand_in = {3: 5, 4: 5, 30: 31}
+    expected = [stand_in.get(index, index) for index in whole["index"].tolist()]
+    assert passing["index"].tolist() == expected
 
 
 def test_a_companion_s_caption_is_chosen_by_the_draw_of_the_crop_s():
