@@ -129,7 +129,7 @@ COMMANDS = [
         for name, line in (
             ("no_images", "no"),
             ("no_captions", "caption"),
-            ("not_an_image", "undecodable"),
+            ("not_an_image", "unsupported format GIF"),
             ("empty_image", "undecodable"),
             ("half_an_image", "undecodable"),
             ("flipped_image", "undecodable"),
