@@ -89,7 +89,10 @@ def test_a_companion_s_examples_are_as_the_recipe_says():
     assert both.recaption_prob == pixels.recaption_prob == 0.35
     assert both.latents == ("mean", "dev")  # a base has no use for low
     assert both.image is None
-    assert (pixels.image.func, pixels.image.keywords) == (crop, {"settings": CROP})
+    assert (pixels.image.func, pixels.image.keywords) == (
+        crop,
+        {"settings": CROP, "several": False},
+    )
 
 
 def test_a_random_text_encoder_is_of_the_recipe_s_seed(tmp_path, monkeypatch):
@@ -118,9 +121,9 @@ def relay(monkeypatch, tmp_path) -> DiffusionStage:
     monkeypatch.setattr(diffusion, "frozen_description", lambda given: (Path("x"), description))
     monkeypatch.setattr(diffusion, "frozen_parts", lambda *args: parts)
 
-    def part_loader(*where):
+    def part_loader(path, part, model):
         def load(shapes, shardings):
-            return {"says": jnp.float32({("somewhere", "base"): 5.0}[where])}
+            return {"says": jnp.float32({("somewhere", "base"): 5.0}[path, part])}
 
         return load
 
