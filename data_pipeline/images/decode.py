@@ -70,13 +70,26 @@ def open_image(
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1..8. 1, which is upright, where there is none or no readable one, as viewers do."""
+    """EXIF's, 1..8. 1, which is upright, where there is none or no readable one, as viewers do.
+
+    Raises:
+        InputError: a PNG's pixels, behind which it may stand, are damaged.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        _load(image)  # getexif would, and a second time Pillow no longer says that they are damaged
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     # as above; pixels that are damaged are refused when they are decoded
     except Exception:
         return 1
     return int(value) if value in _UPRIGHT else 1
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as e:  # as above
+        raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

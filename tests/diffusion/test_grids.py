@@ -75,9 +75,8 @@ def test_a_relay_is_sampled_with_the_blur_it_was_trained_with(blur, steps, start
     np.testing.assert_array_equal(grid.sigma, relay_grid(steps, start).sigma)
 
 
-@pytest.mark.parametrize("form", ["released", "paper"])
 @pytest.mark.parametrize("blur", ["linear", "sigma", "exp"])
-def test_a_perfect_denoiser_draws_detail_of_the_data_s_deviation(blur, form):
+def test_a_perfect_denoiser_draws_detail_of_the_data_s_deviation(blur):
     """Detail d = x0 - low is normal of deviation s; x_t = low + (1 - b) d + σ ε, so E[d | x_t] is
     (1 - b) s² / ((1 - b)² s² + σ²) of x_t - low. All is linear: one start says it.
     """
@@ -93,7 +92,6 @@ def test_a_perfect_denoiser_draws_detail_of_the_data_s_deviation(blur, form):
         grid,
         sampler.start(grid, jnp.ones_like(low), low),
         low,
-        form=form,
     )
     assert float(drawn[0, 0, 0, 0]) == pytest.approx(s, rel=0.03)
 

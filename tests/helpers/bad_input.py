@@ -97,7 +97,7 @@ PICTURES = {  # folders of images and captions in which nothing can be used, but
     "flipped_image": {"a.png": PNG[:45] + bytes([PNG[45] ^ 255]) + PNG[46:], "a.txt": b"a caption"},
     "long_image": {"a.png": encode_png(np.zeros((8, 200, 3), np.uint8)), "a.txt": b"a caption"},
     "blank_caption": {"a.png": PNG, "a.txt": b" \n\t "},
-    "binary_caption": {"a.png": PNG, "a.txt": b"\xff\xfe\x00caption"},
+    "binary_caption": {"a.png": PNG, "a.txt": b"\xff\x00\xfecaption"},
     "torn_metadata": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png", "capt'},
     "no_caption_field": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png"}\n'},
     "number_caption": {"a.png": PNG, "metadata.jsonl": b'{"file_name": "a.png", "caption": 7}\n'},

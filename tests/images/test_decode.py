@@ -10,7 +10,13 @@ import pytest
 from odd_images import chunk, exif, png, rgb_profile, saved
 from PIL import Image
 
-from data_pipeline.images.decode import decode_rgb, is_animated, open_image, upright_size
+from data_pipeline.images.decode import (
+    decode_rgb,
+    encode_png,
+    is_animated,
+    open_image,
+    upright_size,
+)
 from data_pipeline.images.formats import TYPES
 from data_pipeline.io.errors import InputError
 
@@ -164,3 +170,15 @@ def test_a_photograph_with_its_own_preview_is_a_jpeg():
     assert opened.format == "MPO"
     assert TYPES[opened.format] == TYPES["JPEG"]
     assert not is_animated(opened)
+
+
+def test_damaged_pixels_are_damaged_also_after_the_size_was_asked_for():
+    """A PNG's orientation may stand behind its pixels: looking for it loads them."""
+    whole = encode_png(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    flipped = whole[:45] + bytes([whole[45] ^ 255]) + whole[46:]
+    image = open_image(flipped)
+    with pytest.raises(InputError, match="damaged image data"):
+        upright_size(image)
+    with pytest.raises(InputError, match="damaged image data"):
+        decode_rgb(open_image(flipped))
+    assert upright_size(open_image(whole)) == (16, 16)
