@@ -155,9 +155,15 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
 
 
 def train(*, steps: int) -> ConfigDict:
-    return ConfigDict(
-        {"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000, "keep": 3}
-    )
+    # keep: so many of the newest checkpoints; keep_every: of each so many steps another one, which
+    # stays. export_every: WORKDIR/cascade with the EMA so far, and not at the end alone.
+    # skip_nonfinite: updates at most in a row that are left out because loss or gradient is not
+    # finite (0: the first ends the run); skip_spike: or because the gradient is so many times as
+    # long as the last ones (0: however long it is). See docs/faults.md
+    c = ConfigDict({"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000})
+    c.update({"keep": 3, "keep_every": 0, "export_every": 0})
+    c.update({"skip_nonfinite": 0, "skip_spike": 0.0})
+    return c
 
 
 def vae_config() -> ConfigDict:

@@ -182,9 +182,10 @@ def load_params(
         tree = part_shapes(description, part)
         if computed:
             tree = as_computed(tree, description.section(part).model.get("dtype", "float32"))
-        params[part] = cascades.load_part(directory / part, abstract(tree, placement(tree)))
+        place, within = cascades.place_of(directory, part)
+        params[part] = cascades.load_part(place, abstract(tree, placement(tree)), within)
     tokenize = (
-        load_tokenizer(directory / "t5" / "tokenizer", description.t5.length)
+        load_tokenizer(cascades.place_of(directory, "t5/tokenizer")[0], description.t5.length)
         if "t5" in params
         else None
     )

@@ -68,7 +68,7 @@ class Cascade:
             for name, stage in description.stages.items()
         }
         self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
-        scale, images = description.vae.scale, images_sharding(mesh)
+        scale, images = description.vae.measured, images_sharding(mesh)
         self._decode = jax.jit(
             lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")),
             out_shardings=images,

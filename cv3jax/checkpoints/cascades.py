@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cv3jax.checkpoints import manifest, streaming
+from cv3jax.checkpoints import manifest, newest, streaming
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.writing import (
     MISMATCH,
@@ -67,8 +67,10 @@ def check_part(directory: str | Path) -> None:
         )
 
 
-def load_part(directory: str | Path, like: Any) -> Any:
+def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) -> Any:
     """Read one part's parameters as `like` says: shapes, dtypes and (optionally) shardings.
+
+    within: where they are in the tree of a run's checkpoint (`place_of`).
 
     Raises:
         InputError: missing, damaged, or of other names or shapes than `like`.
@@ -76,8 +78,10 @@ def load_part(directory: str | Path, like: Any) -> Any:
     path = checkpoint_path(directory)
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint has no such part")
-    check_part(directory)
+    check_part(path.parent if within else directory)
     try:
+        if within:
+            return streaming.restore(path, like, within)
         with ocp.StandardCheckpointer() as checkpointer:
             # what was stored by NumPy comes back so
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
@@ -106,25 +110,43 @@ def cascade_at(path: str | Path) -> Path | None:
 
 
 def find_cascade(path: str | Path) -> Path:
-    """`cascade_at`; raises InputError where that is None."""
+    """`cascade_at`; of a run that has none yet its newest checkpoint, which is said.
+
+    Of a distillation it is the last round's. Raises InputError where there is neither.
+    """
     if (place := cascade_at(path)) is not None:
         return place
+    for run in (Path(path), *newest.rounds(Path(path))):
+        if (place := cascade_at(run) or newest.newest_step(run)) is not None:
+            newest.say(Path(path), place)
+            return place
     names = packaged()
     others = f", or one that is installed: {', '.join(names)}" if names else ""
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
         others = f"; the installed {path} is {PACKAGED / path}"
     advice = f"give a run's --workdir or its cascade{others}"
     raise InputError(
-        f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}; {advice}"
+        f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
+        f" checkpoints/; {advice}"
     )
 
 
-def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
-    """(directory, description) of the cascade at `path`.
+def pinned(path: str | Path) -> Path:
+    """`path`; of a run that has no cascade yet the checkpoint that is its newest now, so that all
+    who read it later read the same. Raises InputError as `find_cascade`.
+    """
+    return Path(path) if cascade_at(path) is not None else find_cascade(path)
 
-    Raises InputError when missing, damaged or of another format.
+
+def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
+    """(directory, description) of the cascade at `path`: everything that reads one asks here.
+
+    The directory of a run that has none yet is that of its newest checkpoint; `place_of` says where
+    its parts are. Raises InputError when missing, damaged or of another format.
     """
     directory = find_cascade(path)
+    if not (directory / CASCADE).is_file():
+        return directory, newest.describe(directory)
     try:
         value = json.loads((directory / CASCADE).read_text())
     except (OSError, ValueError) as e:
@@ -133,6 +155,17 @@ def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
             or InputError(f"{directory / CASCADE} is damaged: {first_line(e)}")
         ) from e
     return directory, CascadeDescription.from_json(value, str(directory / CASCADE))
+
+
+def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:
+    """(the orbax tree that has `part` of the cascade that `read_cascade` found, what within it).
+
+    "t5/tokenizer" is the text encoder's folder.
+    """
+    directory = Path(directory)
+    if (directory / CASCADE).is_file():
+        return directory / part, ()
+    return newest.place_of(directory, part)
 
 
 def write_cascade(directory: str | Path, description: CascadeDescription) -> None:

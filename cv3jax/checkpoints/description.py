@@ -34,8 +34,19 @@ class VaeDescription:
     """The autoencoder."""
 
     model: dict[str, Any]  # fields of `Autoencoder`
-    scale: float  # latents times this are of unit variance
+    # latents times this are of unit variance; None: not measured yet, of a run that has not ended
+    scale: float | None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # what other programs noted
+
+    @property
+    def measured(self) -> float:
+        """The scale. Raises InputError where it is not measured yet."""
+        if self.scale is None:
+            raise InputError(
+                "the autoencoder's run has not ended: the scale of its latents is measured then, or"
+                " every --config.train.export_every steps"
+            )
+        return self.scale
 
     @classmethod
     def from_json(cls, section: dict) -> "VaeDescription":

@@ -14,11 +14,11 @@ def encoder_fingerprint(directory: Path, description: CascadeDescription, part: 
     """Returns the hash of `part`, vae or t5, of the cascade at `directory`: its sizes, its
     parameters, and the text encoder's tokenizer.
     """
-    section, place = description.section(part), directory / part
+    section, (place, within) = description.section(part), cascades.place_of(directory, part)
     found = hashlib.sha256()
     _add_json(found, [part, section.model, getattr(section, "length", None)])
-    _add_parameters(found, place, without="tokenizer")
-    _add_files(found, place / "tokenizer")
+    _add_parameters(found, place, within, without="tokenizer")
+    _add_files(found, cascades.place_of(directory, f"{part}/tokenizer")[0])
     return found.hexdigest()
 
 
@@ -30,8 +30,8 @@ def parts_fingerprint(path: str | Path, parts: Sequence[str]) -> str:
     found = hashlib.sha256()
     for part in parts:
         _add_json(found, [part, description.section(part).to_json()])
-        _add_parameters(found, directory / part)
-    _add_files(found, directory / "t5" / "tokenizer")
+        _add_parameters(found, *cascades.place_of(directory, part))
+    _add_files(found, cascades.place_of(directory, "t5/tokenizer")[0])
     return found.hexdigest()
 
 
@@ -39,10 +39,14 @@ def _add_json(found: Any, value: list) -> None:
     found.update(json.dumps(value, sort_keys=True).encode())
 
 
-def _add_parameters(found: Any, place: Path, without: str | None = None) -> None:
-    """Add the hashes that a part was written with. One of another program has none and is taken as
-    it is: then add the sizes of its files, but of those below a folder `without`.
+def _add_parameters(
+    found: Any, place: Path, within: tuple[str, ...], without: str | None = None
+) -> None:
+    """Add the hashes that a part was written with, those of all files where it is `within` a run's
+    checkpoint. One of another program has none and is taken as it is: then add the sizes of its
+    files, but of those below a folder `without`.
     """
+    place = place.parent if within else place
     if (place / manifest.NAME).is_file():
         found.update((place / manifest.NAME).read_bytes())
         return

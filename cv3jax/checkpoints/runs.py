@@ -42,8 +42,11 @@ class DamagedError(InputError):
         super().__init__(f"{self.what}; restore the file, or {older}")
 
 
-def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
-    """The checkpoints under `directory`, the newest `keep` of them; saves run in the background.
+def open_manager(
+    directory: str | Path, keep: int = 2, keep_every: int = 0
+) -> ocp.CheckpointManager:
+    """The checkpoints under `directory`, the newest `keep` of them and those of every multiple of
+    `keep_every` steps; saves run in the background.
 
     Close it when done.
     """
@@ -51,7 +54,9 @@ def open_manager(directory: str | Path, keep: int = 2) -> ocp.CheckpointManager:
     background = ocp.options.AsyncOptions(
         timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path, "[0-9]*")
     )
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, async_options=background)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, keep_period=keep_every or None, create=True, async_options=background
+    )
     return ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
 
 
@@ -75,12 +80,13 @@ def remove_unfinished(directory: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_old(directory: str | Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints: a kill may have come when one of them was half
-    removed.
+def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:
+    """Remove all checkpoints that `open_manager` would not keep: a kill may have come when one of
+    them was half removed.
     """
     for step in steps(directory)[:-keep]:
-        shutil.rmtree(Path(directory) / str(step))
+        if not keep_every or step % keep_every:
+            shutil.rmtree(Path(directory) / str(step))
 
 
 def save(
@@ -166,18 +172,9 @@ def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
     return moved
 
 
-def read_run(manager: ocp.CheckpointManager, step: int) -> dict:
-    """The `run` section of a checkpoint."""
-    return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-
-
 def run_of(directory: str | Path, step: int) -> dict:
-    """`read_run` of the checkpoints under `directory`."""
-    manager = open_manager(directory)
-    try:
-        return read_run(manager, step)
-    finally:
-        manager.close()
+    """The `run` section of the checkpoint of `step` under `directory`."""
+    return _read_json(Path(directory) / str(step) / "run")
 
 
 def restore(
@@ -195,7 +192,7 @@ def restore(
         state = manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
         ).state
-        data.set_state(_position(Path(manager.directory) / str(step) / "data"))
+        data.set_state(_read_json(Path(manager.directory) / str(step) / "data"))
         data.start_prefetch()
         return state
     except MISMATCH as e:
@@ -208,8 +205,8 @@ def restore(
         ) from e
 
 
-def _position(directory: Path) -> dict:
-    """The data position; older checkpoints have it under another name."""
+def _read_json(directory: Path) -> dict:
+    """What orbax saved as JSON; older checkpoints have it under another name."""
     names = ("metadata", "process_0-of-1.json")
     return json.loads(
         next(directory / name for name in names if (directory / name).is_file()).read_text()

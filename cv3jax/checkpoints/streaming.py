@@ -107,6 +107,32 @@ def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
     return jax.tree.map_with_path(leaf, tree)
 
 
+def restore(directory: Path, like: Any, within: tuple[str, ...]) -> Any:
+    """What is `within` the orbax tree at `directory`, as `like` says: shapes, dtypes, shardings.
+
+    Raises ValueError where it has other names or shapes, KeyError where there is nothing.
+    """
+    stored = {path: leaf.shape for path, leaf in walk(open_tree(directory, within))}
+    wanted = {path: tuple(leaf.shape) for path, leaf in walk(like)}
+    for path in sorted(stored.keys() | wanted.keys()):
+        if stored.get(path) != wanted.get(path):
+            name = "/".join(path)
+            raise ValueError(f"{name} is {stored.get(path)} where {wanted.get(path)} is wanted")
+    item = like
+    for name in reversed(within):
+        item = {name: item}
+    args = ocp.args.PyTreeRestore(
+        item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(directory, args=args)
+    for name in within:
+        found = found[name]
+    return found
+
+
 class _Reader:
     """Reads leaves of one tree. orbax takes 40 ms to find one among the hundreds of a UNet, so the
     small ones come together.

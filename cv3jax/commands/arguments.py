@@ -27,6 +27,28 @@ def parser(name: str, description: str, example: str) -> argparse.ArgumentParser
     return parse
 
 
+def add_allow_changed(parse: argparse.ArgumentParser) -> None:
+    """--allow-changed of commands that continue a run."""
+    parse.add_argument(
+        "--allow-changed",
+        type=_fields,
+        default=(),
+        metavar="A,B",
+        help=(
+            "fields that may differ from the run's, such as optim.lr,data.path; kept in run.json"
+            " and the checkpoints"
+        ),
+    )
+
+
+def _fields(text: str) -> tuple[str, ...]:
+    return tuple(
+        name.strip().removeprefix("--").removeprefix("config.")
+        for name in text.split(",")
+        if name.strip()
+    )
+
+
 def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
     """The parser of `cv3jax <name>`, with an example under its --help."""
     return Parser(

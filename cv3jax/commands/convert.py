@@ -110,7 +110,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     out = parser.add_argument_group(
         "out: from a checkpoint directory or a run's --workdir to PyTorch files"
     )
-    out.add_argument("--checkpoint", type=Path, metavar="DIR", help="what to export")
+    out.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="what to export; a run's newest checkpoint serves too",
+    )
     out.add_argument(
         "--to",
         choices=TARGETS,

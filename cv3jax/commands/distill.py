@@ -21,6 +21,7 @@ EXAMPLE = (
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line.parser("distill", __doc__, EXAMPLE)
+    command_line.add_allow_changed(parser)
     processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
 
     processes.start(args)
     with preemptible():
-        figures = run(parse_distillation(recipes.load(args.config, overrides)), args.workdir)
+        settings = parse_distillation(recipes.load(args.config, overrides))
+        figures = run(settings, args.workdir, args.allow_changed)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (

@@ -30,7 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--checkpoint",
         required=True,
         type=Path,
-        help="a cascade directory, or the --workdir of a run that made one",
+        help="a cascade directory, or the --workdir of a run, whose newest checkpoint serves too",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
@@ -165,16 +165,17 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     from cv3jax.cascade.sampler_settings import SamplerSettings
+    from cv3jax.checkpoints.cascades import pinned
     from cv3jax.distributed.independent import which_share
     from cv3jax.sampling.few import Request, sample_few
     from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
     base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
-    began = time.monotonic()
+    began, checkpoint = time.monotonic(), pinned(args.checkpoint)
     if args.prompts is None:
         with locks.hold(args.out, "--out"):
             figures = sample_few(
-                args.checkpoint,
+                checkpoint,
                 Request(
                     args.prompt,
                     args.num,
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     else:
         figures = sample_many(
-            args.checkpoint,
+            checkpoint,
             Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
             args.out,
             Devices(args.batch, args.mesh, args.attention),

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="STEP",
         help="go on from this checkpoint and set newer ones aside",
     )
+    command_line.add_allow_changed(parser)
     processes.add_flags(parser)
     args, overrides = parser.parse_known_args(argv)
     check_file(args.json, "--json")
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         config = recipes.load(args.config, overrides)
         if "distill" in config:
             raise InputError("this recipe is a distillation's: cv3jax distill runs it")
-        figures = run(parse_stage(config), args.workdir, args.resume_from)
+        figures = run(parse_stage(config), args.workdir, args.resume_from, args.allow_changed)
         if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)

@@ -238,7 +238,8 @@ def create_student(run: Distillation, round: RoundSettings, teacher: Trained, pa
             for name, x in one.like.params.items()
             if name not in theirs
         }
-        return create_state(one.init, one.tx, key, {**jax.tree.map(jnp.copy, theirs), **fresh})
+        start = {**jax.tree.map(jnp.copy, theirs), **fresh}
+        return create_state(one.init, one.tx, key, start, one.like.norms is not None)
 
     return jit_once(create, shardings)(jax.random.key(run.stage.seed + round.number), params)
 

@@ -49,6 +49,7 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
             accumulate=plan.accumulate,
             rate=lambda frozen, step: round_rate(stage.optim, frozen["round"], step),
             spread=lambda gradient: network.layout.spread_gradient(gradient, lies),
+            skip=stage.train.skip,
         )
         everywhere = NamedSharding(plan.mesh, P())
         return train, {

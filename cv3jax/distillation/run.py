@@ -6,16 +6,14 @@ rounds.png.
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cv3jax import recipes
 from cv3jax.cascade.pipeline import Cascade
-from cv3jax.checkpoints import cascades, runs
+from cv3jax.checkpoints import cascades, newest
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distillation import build as building
@@ -24,33 +22,36 @@ from cv3jax.distillation.evaluation import Bench, references
 from cv3jax.distillation.monitor import BEST, Watch
 from cv3jax.distillation.parity import Inputs, parity
 from cv3jax.distillation.quality import Row, write_quality
+from cv3jax.distillation.resume import (
+    FIGURES,
+    RESUMABLE,
+    Rounds,
+    distill_inputs,
+    find_rounds,
+    of_round,
+)
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
 from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
+from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
-from cv3jax.training.resume import check_resume, hold
-from data_pipeline.io.errors import InputError
+from cv3jax.training.resume import Resumed, hold, record
 from data_pipeline.io.files import check_directory, write_json
 
-RESUMABLE = (
-    "train.",
-    "mesh.",
-    "attention",
-    "batch.per_device",
-    "data.threads",
-    "data.workers",
-    "data.max_damaged",
-    "profile",
-    "distill.student",
-)
-FIGURES = "figures.json"
+
+class Going(NamedTuple):
+    """What a round is to be, and where it goes on."""
+
+    asked: Asked
+    resumed: Resumed
 
 
-def run(settings: DistillSettings, workdir: Path) -> dict:
+def run(settings: DistillSettings, workdir: Path, allowed: tuple[str, ...] = ()) -> dict:
     """Distil the stage that `settings` name under `workdir`. Returns figures.
 
-    rounds/*/cascade has each round's weights, cascade the last.
+    rounds/*/cascade has each round's weights, cascade the last. allowed: fields that may differ
+    from what the rounds have had so far.
 
     Raises:
         InputError: a field, file, teacher or checkpoint that does not fit; before anything is
@@ -63,30 +64,26 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
     check_directory(workdir, "--workdir")
     with hold(workdir):
         work, stage = building.build_distillation(settings, workdir), settings.stage
-        found = [finished(work, round, workdir) for round in settings.rounds]
-        if None in found and any(found[found.index(None) :]):
-            raise InputError(
-                f"{workdir}: round {found.index(None) + 1} is not there, but a later one is; give a"
-                " new --workdir"
-            )
-        begun = found[0] is not None or runs.steps(
-            workdir / "rounds" / settings.rounds[0].name / "checkpoints"
-        )
-        student = None if begun else building.find_student(work)
+        inputs = processes.first("inputs", lambda: distill_inputs(settings))
+        asked = Asked(settings.stage.json, inputs, allowed, RESUMABLE)
+        found = Rounds(*processes.first("resume", lambda: find_rounds(settings, asked, workdir)))
+        if processes.main():
+            keep_history(workdir, found.changes)
+        resumed = [Resumed(*one) for one in found.resumed]
+        student = building.find_student(work) if resumed[0].step is None else None
         if processes.main():
             for word in work.words:
                 print(f"cv3jax: {stage.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
-        asked = {name: stage.json[name] for name in ("sample", "seed", "data", "schedule")} | {
-            "w": bench.weights
-        }
+        shown = {name: stage.json[name] for name in ("sample", "seed", "schedule")}
+        shown["data"] = {name: x for name, x in stage.json["data"].items() if name != "path"}
         count = stage.sample.steps
         fewer = sorted({round.steps for round in settings.rounds} - {count}, reverse=True)
         if work.teacher.w_dim:  # knows its own number of steps alone
             count, fewer = work.teacher.stage.steps, []
         made = references(
             workdir / "references.npz",
-            {**asked, "teacher": str(work.teacher.directory.absolute())},
+            {**shown, "w": bench.weights, "inputs": inputs},
             bench,
             work.teacher.stage,
             lambda: building.load_stage(work, work.teacher),
@@ -95,11 +92,12 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
         full = made[count]
         teacher, rows = work.teacher, [Row(n, None, bench.distances(made[n], full)) for n in fewer]
         pictures, done = {f"full, {count} steps": full}, []
-        for round, figures in zip(settings.rounds, found, strict=True):
-            place = workdir / "rounds" / round.name
+        for n, round in enumerate(settings.rounds):
+            place, figures = workdir / "rounds" / round.name, found.figures[n]
             if figures is None:
+                going = Going(of_round(asked, settings, round.number), resumed[n])
                 figures = run_round(
-                    work, round, teacher, place, bench, full, student if round.number == 1 else None
+                    work, round, teacher, place, bench, full, None if n else student, going
                 )
             rows.append(Row(round.steps, round.number, figures["distance"]))
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
@@ -108,7 +106,8 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
             if processes.main():
                 write_quality(workdir, stage.stage, count, rows, bench.weights, picture)
             teacher = Trained(place / "cascade", building.student_stage(work, round))
-            done.append({key: value for key, value in figures.items() if key != "config"})
+            kept = ("config", "inputs")  # what is compared, and not looked at
+            done.append({key: value for key, value in figures.items() if key not in kept})
         export(work, teacher.stage, teacher.directory / stage.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
     return {
@@ -118,28 +117,6 @@ def run(settings: DistillSettings, workdir: Path) -> dict:
         "rounds": done,
         "seconds": sum(one["seconds"] for one in done),
     }
-
-
-def finished(work: Distillation, round: RoundSettings, workdir: Path) -> dict | None:
-    """The figures of a finished round, None of another.
-
-    Raises InputError where it was made from another recipe.
-    """
-    path = workdir / "rounds" / round.name / FIGURES
-    if not path.exists():
-        return None
-    figures = json.loads(path.read_text())
-    recipe = work.settings.of_round(round.number).stage.json
-    if changed := [
-        name
-        for name in recipes.differences(recipe, figures["config"])
-        if not name.startswith(RESUMABLE)
-    ]:
-        raise InputError(
-            f"{path.parent} was made with other values of {', '.join(changed)}; restore them or"
-            " give a new --workdir"
-        )
-    return figures
 
 
 def make_bench(work: Distillation) -> Bench:
@@ -159,6 +136,7 @@ def run_round(
     bench: Bench,
     full: np.ndarray,
     student: Trained | None,
+    going: Going,
 ) -> dict:
     """One round under `place`, from where it was; its cascade holds the best weights.
 
@@ -168,11 +146,10 @@ def run_round(
     """
     stage = work.settings.of_round(round.number).stage
     name = f"{stage.stage} {round.steps} steps"
-    latest = processes.first("resume", lambda: check_resume(stage.json, place, resumable=RESUMABLE))
     described = building.student_stage(work, round)
     watch = Watch(place, round, bench, described, full, work.settings.diverged)
     state, params = None, building.load_stage(work, teacher)
-    if latest is None:
+    if going.resumed.step is None:
         state, said = begin_round(work, round, teacher, student, params, watch)
         if processes.main():
             print(f"cv3jax: {name}: {said}", file=sys.stderr)
@@ -183,12 +160,14 @@ def run_round(
     cadence = Cadence.of(train, profiling.steps_of(stage.profile.steps))
     step = building.round_step(work, round, teacher, params)
     like = work.programs(teacher.w_dim).like
+    description = work.frozen.description.with_stage(stage.stage, described)
+    cascade = newest.about(stage.stage, description, work.frozen.directories)
     _, seconds = train_loop(
-        Work(name, like, data, placed, step, watch.look),
+        Work(name, like, data, placed, step, evaluate=watch.look, rate="distill.rounds"),
         place,
         state,
         cadence,
-        stage.json,
+        record(going.asked, going.resumed, cascade),
         before=sum(other.updates for other in work.settings.rounds[: round.number - 1]),
     )
     best = watch.best()
@@ -211,6 +190,7 @@ def run_round(
         "seconds": sum(seconds.values()),
         "seconds_by_kind": seconds,
         "config": stage.json,
+        "inputs": going.asked.inputs,
     }
     if processes.main():
         write_json(place / FIGURES, figures)

@@ -53,6 +53,11 @@ class DistillSettings:
                 f"config.objective.text_drop = {stage.objective.text_drop}: a student is taught"
                 " with its text, give 0"
             )
+        if stage.train.export_every:
+            raise InputError(
+                f"config.train.export_every = {stage.train.export_every}: each round of a"
+                " distillation leaves its cascade, give 0"
+            )
         if not self.rounds:
             raise InputError(f"{WHERE} is empty; give one or more of {ENTRY}")
         check_halving(self.rounds)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cv3jax.cascade.parts import model_of, part_loader, vae_init
-from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import cascades, newest
 from cv3jax.checkpoints.description import CascadeDescription, VaeDescription
 from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion.losses import autoencoder_loss
@@ -74,6 +74,9 @@ class AutoencoderStage:
         )
         self.data = loader(settings, self._records, None, mesh)
         self.place = placer(mesh, settings.batch.size)
+        # the latents' scale is measured when it is exported
+        vae = VaeDescription(settings.json["model"], None)
+        self.cascade = newest.about("vae", CascadeDescription(vae), {})
         self._compiled: dict[Size, Callable] = {}
 
     def compile(self) -> None:
@@ -154,7 +157,8 @@ def vae_program(
 ) -> VaeProgram:
     """The program of an autoencoder's recipe. perceptual: the learned distance, None without."""
     init, tx = vae_init(model), make_tx(settings.optim, settings.train.steps)
-    like = state_shapes(init, tx, settings.seed, plan.mesh)
+    skip = settings.train.skip
+    like = state_shapes(init, tx, settings.seed, plan.mesh, skip.spike > 0)
     layout = Layout(plan.mesh, tree_specs(like.params, plan.mesh), settings.model["dtype"])
 
     def reconstruct(params, pixels, keys):
@@ -177,6 +181,7 @@ def vae_program(
         decay=settings.optim.ema,
         accumulate=plan.accumulate,
         spread=layout.spread_gradient,
+        skip=skip,
     )
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
     return VaeProgram(like, init, tx, jitted)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cv3jax.cascade.parts import part_loader
 from cv3jax.cascade.pipeline import Cascade
-from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import cascades, newest
 from cv3jax.distributed import processes
 from cv3jax.distributed.batches import placer
 from cv3jax.reports.pictures import save_png
@@ -59,6 +59,9 @@ class DiffusionStage:
         self._frozen = frozen_parts(
             settings, directory, description, self._records, mesh, workdir, needed
         )
+        stage = describe(settings, self._frozen.description)
+        self._description = self._frozen.description.with_stage(settings.stage, stage)
+        self.cascade = newest.about(settings.stage, self._description, self._frozen.directories)
         self._encoders = {name: self._frozen.params[name] for name in self._programs.frozen}
         tokenize = self._frozen.tokenize if "tokens" in self._programs.batch else None
         prepare = None if cache is None else prepare_of(settings, cache)
@@ -91,7 +94,7 @@ class DiffusionStage:
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
         """preview(ema, step): pictures of the stage, written into `directory`."""
         settings, frozen = self._settings, self._frozen
-        stages = {settings.stage: describe(settings, frozen.description)}
+        stages = {settings.stage: self._description.stages[settings.stage]}
         description = dataclasses.replace(frozen.description, stages=stages)
         cascade = Cascade(
             description,
@@ -114,17 +117,10 @@ class DiffusionStage:
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade so far with this stage's EMA; parts that were there are linked."""
-        settings, frozen = self._settings, self._frozen
-        stage = describe(settings, frozen.description)
-        description = frozen.description.with_stage(settings.stage, stage)
         directory.mkdir(parents=True, exist_ok=True)
-        parts = dict(frozen.directories)
-        if "t5" not in parts:
-            cascades.save_part(directory / "t5", frozen.params["t5"])
-            parts["t5/tokenizer"] = self._workdir / "tokenizer"
-        cascades.save_part(directory / settings.stage, ema)
+        cascades.save_part(directory / self._settings.stage, ema)
         if processes.main():
-            for part, source in parts.items():
+            for part, source in self._frozen.directories.items():
                 cascades.carry_part(source, directory / part)
-            cascades.write_cascade(directory, description)
+            cascades.write_cascade(directory, self._description)
         return {}

@@ -26,6 +26,7 @@ from data_pipeline.loading.tokenizer import load_tokenizer, train_tokenizer
 from data_pipeline.records.records import RecordSource, captions
 
 TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no more
+TEXT, TOKENIZER = "text", "tokenizer"  # of a random text encoder, under the workdir
 
 
 class Frozen(NamedTuple):
@@ -34,7 +35,7 @@ class Frozen(NamedTuple):
     description: CascadeDescription  # of the cascade so far
     params: dict  # vae and t5, as far as they are needed
     tokenize: Callable | None  # with t5
-    directories: dict[str, Path]  # part → where it is on disk; parts made here have none yet
+    directories: dict[str, Path]  # part → where it is on disk
 
 
 def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
@@ -73,6 +74,11 @@ def frozen_description(settings: StageSettings) -> tuple[Path, CascadeDescriptio
             " --config.cascade=runs/vae"
         )
     directory, description = cascades.read_cascade(settings.cascade)
+    if not (directory / cascades.CASCADE).is_file():
+        raise InputError(
+            f"config.cascade = {settings.cascade} is a run that has not ended: its checkpoint"
+            f" {directory} will go; let it end, or have it export one: --config.train.export_every"
+        )
     if description.vae is None:
         raise InputError(f"config.cascade = {settings.cascade} has no vae")
     if description.t5 is None and not settings.text.random:
@@ -107,6 +113,7 @@ def frozen_parts(
     directories = {part: directory / part for part in description.parts if part != settings.stage}
     if description.t5 is None:
         params["t5"], tokenize = random_text(settings, records, mesh, workdir)
+        directories |= {"t5": workdir / TEXT, "t5/tokenizer": workdir / TOKENIZER}
         description = dataclasses.replace(description, t5=settings.text.description)
     return Frozen(description, params, tokenize, directories)
 
@@ -117,17 +124,15 @@ def random_text(
     """(parameters, tokenizer) of a frozen random T5 over a vocabulary of the data's
     own captions.
 
-    The tokenizer is kept under the workdir, so that a resumed run reads the same one; until a first
-    checkpoint it is made anew.
+    Both are kept under the workdir, so that a resumed run reads the same tokenizer and its
+    checkpoints are sampled; until a first checkpoint they are made anew.
     """
-    folder = workdir / "tokenizer"
-    if (
-        processes.first(
-            "tokenizer",
-            lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))),
-        )
-        and processes.main()
-    ):
+    folder = workdir / TOKENIZER
+    fresh = processes.first(
+        "tokenizer",
+        lambda: not (folder.is_dir() and any((workdir / "checkpoints").glob("[0-9]*"))),
+    )
+    if fresh and processes.main():
         parts = records.parts if isinstance(records, Mixture) else (records,)
         some = itertools.chain.from_iterable(
             itertools.islice(readable(part), TOKENIZER_CAPTIONS // len(parts)) for part in parts
@@ -143,6 +148,8 @@ def random_text(
     init = t5_init(build_model(T5Encoder, settings.text.description.model))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
     params = jit_once(init, shardings)(jax.random.key(settings.seed))
+    if fresh or not processes.first("text", lambda: (workdir / TEXT).is_dir()):
+        cascades.save_part(workdir / TEXT, params)
     return params, load_tokenizer(folder, settings.text.length)
 
 

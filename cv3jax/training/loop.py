@@ -4,9 +4,9 @@ stops on NaN and on request.
 
 import contextlib
 import dataclasses
-import math
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Ahead
 from cv3jax.training.profiling import tracing
 from cv3jax.training.settings import TrainSettings
-from cv3jax.training.train_step import TrainState
-from data_pipeline.io.errors import StoppedError
+from cv3jax.training.skipping import NOTHING, Skip, Skips, not_finite
+from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
+from data_pipeline.io.errors import StoppedError, first_line
 
 CHECK = 50  # steps at most between two looks at whether the save in the background has failed
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
@@ -37,8 +38,11 @@ class Cadence:
     log: int
     save: int
     preview: int
-    keep: int
+    keep: int  # of the newest checkpoints
     profile: range | None = None  # steps to trace
+    keep_every: int = 0  # a checkpoint that stays
+    export: int = 0  # the cascade
+    skip: Skip = NOTHING  # which updates
 
     @classmethod
     def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
@@ -50,6 +54,9 @@ class Cadence:
             train.preview_every,
             train.keep,
             profile,
+            train.keep_every,
+            train.export_every,
+            train.skip,
         )
 
 
@@ -63,7 +70,11 @@ class Work:
     place: Callable[[Any], Any]  # one of its batches → on the mesh
     step: Callable[[TrainState, Any], tuple[TrainState, dict]]  # (state, batch) → (state, metrics)
     preview: Callable[[Any, int], Any] | None = None  # (ema, step) → uint8 [H, W, 3]
+    # as a preview, but a part of the training: before the checkpoint, and what it raises ends it
+    evaluate: Callable[[Any, int], Any] | None = None
+    export: Callable[[Any], Any] | None = None  # (ema) → the cascade on disk
     compile: Callable[[], None] | None = None  # what `step` calls, before the first of them
+    rate: str = "optim.lr"  # the field of the recipe that has the learning rate
 
 
 def train_loop(
@@ -71,7 +82,7 @@ def train_loop(
     workdir: Path,
     state: TrainState | None,
     cadence: Cadence,
-    config: dict,
+    record: dict,
     *,
     resume_from: int | None = None,
     before: int = 0,
@@ -79,15 +90,15 @@ def train_loop(
     """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or
     else from `state`.
 
-    `config` and `resume_from` are kept with the checkpoints (see `resume.check_resume`). `before`:
-    the steps of this process's earlier loops, by which the processes agree on a last one. Returns
-    (the last state, the seconds by kind in all sittings). Loss and norms of every step are looked
-    at: while the next step runs, and in any case before anything is saved. Meanwhile the batch
-    after it is fetched and placed.
+    `record` and `resume_from` are kept with the checkpoints (see `resume.record`). `before`: the
+    steps of this process's earlier loops, by which the processes agree on a last one. Returns (the
+    last state, the seconds by kind in all sittings). Loss and norms of every step are looked at:
+    while the next step runs, and in any case before anything is saved. Meanwhile the batch after it
+    is fetched and placed. A preview comes after the checkpoint of its step; one that fails is said.
 
     Raises:
-        NonFiniteLossError: naming the first step that was not finite and the checkpoint that
-            remains.
+        NonFiniteLossError: naming the first step that was not finite, or the first that was skipped
+            after too many, and the checkpoint that remains.
         StoppedError: SIGTERM or Ctrl-C came, to any process; the last step is saved.
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
@@ -95,8 +106,8 @@ def train_loop(
     with processes.main_first("clean"):
         if processes.main():
             runs.remove_unfinished(workdir / "checkpoints")
-            runs.remove_old(workdir / "checkpoints", cadence.keep)
-    manager = runs.open_manager(workdir / "checkpoints", cadence.keep)
+            runs.remove_old(workdir / "checkpoints", cadence.keep, cadence.keep_every)
+    manager = runs.open_manager(workdir / "checkpoints", cadence.keep, cadence.keep_every)
     with contextlib.ExitStack() as at_end:  # backwards, whatever happens
         at_end.callback(manager.close)
         at_end.callback(work.data.close)
@@ -104,14 +115,15 @@ def train_loop(
         # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line,
         # with the checkpoint
         start, pending, looked, account = 0, deque(), [], Account()
+        skips = Skips(cadence.skip.most)
         at_end.callback(account.close)
         # a network file system may show others late
         if (latest := processes.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"):
-                state, run = (
-                    runs.restore(manager, latest, work.like, work.data),
-                    runs.read_run(manager, latest),
-                )
+                run = runs.run_of(workdir / "checkpoints", latest)
+                state = runs.restore(manager, latest, as_stored(work.like), work.data)
+                state = from_stored(state, work.like, run.get("norms"))
+            skips = Skips(cadence.skip.most, run.get("skipped"))
             account.add(run.get("account", {"other": run["seconds"]}))
             start, looked = latest, [tuple(pair) for pair in run["metrics"]]
             resume_from = run["resume_from"] if resume_from is None else resume_from
@@ -137,10 +149,11 @@ def train_loop(
                 line = _due(step, cadence.log) or _due(step, cadence.save) or step == cadence.steps
                 if line or step % CHECK == 0:
                     runs.check_saved(manager)
-                looked.append((step, _look(step, metrics, manager)))
+                looked.append((step, _look(step, metrics, skips, work.rate, manager)))
                 log.advance()
                 if line:
-                    log.write(step, {**_mean(looked), **account.line(), "damaged": damaged})
+                    counts = {"damaged": damaged, **skips.line()}
+                    log.write(step, {**_mean(looked), **account.line(), **counts})
                     looked.clear()
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
@@ -171,25 +184,38 @@ def train_loop(
                 if not (last or stop):
                     with account.doing("data"):
                         batches.fetch()
-            show = work.preview and cadence.preview and (_due(step, cadence.preview) or last)
-            save = _due(step, cadence.save) or last or stop
+            show = cadence.preview and (_due(step, cadence.preview) or last)
+            show = show and (work.preview or work.evaluate)
+            kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
+            save, export = kept or last or stop, _due(step, cadence.export) and not last
             # what uses the state waits for it; else this step runs while the one before is looked
             # at
-            settle(0 if show or save else 1)
-            if show:
+            settle(0 if show or save or export else 1)
+            if show and work.evaluate:
                 # pictures are for the host
                 with account.doing("preview"), jax.transfer_guard("allow"):
-                    log.image("preview", step, work.preview(state.ema, step))
+                    log.image("preview", step, work.evaluate(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
                     runs.check_saved(manager)
                     run = {
                         "seconds": account.total(),
                         "account": dict(account.seconds),
-                        "config": config,
                         "metrics": list(looked),
+                        "skipped": skips.to_json(),
+                        "norms": norms_of(state),
+                        "resume_from": resume_from,
                     }
-                    runs.save(manager, step, state, batches, {**run, "resume_from": resume_from})
+                    runs.save(manager, step, as_stored(state), batches, {**record, **run})
+            if export and work.export:
+                with account.doing("checkpoint"), jax.transfer_guard("allow"):
+                    work.export(state.ema)
+            if show and work.preview:
+                if save:  # on the disk, whatever the preview does to this process
+                    with account.doing("checkpoint"):
+                        runs.finish(manager)
+                with account.doing("preview"), jax.transfer_guard("allow"), _optional(step):
+                    log.image("preview", step, work.preview(state.ema, step))
             if stop:
                 break
         if stop := noticed(before + step):
@@ -210,21 +236,39 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _look(step: int, metrics: dict, manager: Any) -> dict[str, float]:
-    """The metrics as floats; raises where they are not finite."""
+@contextlib.contextmanager
+def _optional(step: int) -> Iterator[None]:
+    """Say why the preview inside failed, and go on: the training needs none."""
+    try:
+        yield
+    except Exception as e:
+        if processes.main():
+            why = f"{type(e).__name__}: {first_line(e)}"
+            print(f"cv3jax: step {step}: no preview ({why}); training goes on", file=sys.stderr)
+
+
+def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:
+    """The metrics as floats, none of a skipped update; raises where they are not finite, or too
+    many were skipped.
+    """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [name for name in ("loss", "grad_norm", "param_norm") if not math.isfinite(values[name])]
-    if bad:
+    skipped = bool(values.get("skipped"))
+    wrong = skips.count(step, values, processes.main())
+    if not skipped and not_finite(values):
+        wrong = f"{' and '.join(not_finite(values))} not finite"
+    if wrong:
         saved = manager.latest_step()
         kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
+        lower = f"a lower --config.{rate}{f' with --allow-changed {rate}' if saved else ''}"
         raise NonFiniteLossError(
-            f"step {step}: {' and '.join(bad)} not finite; stopped, {kept}; try a lower learning"
-            " rate"
+            f"step {step}: {wrong}; stopped, {kept}; try {lower}, or have such updates skipped, by"
+            f" {'a higher ' if skips.line() else ''}--config.train.skip_nonfinite"
         )
-    return values
+    return {} if skipped else {name: x for name, x in values.items() if name != "skipped"}
 
 
 def _mean(values: Metrics) -> dict[str, float]:
-    return {
-        name: sum(metrics[name] for _, metrics in values) / len(values) for name in values[0][1]
-    }
+    """The mean of each metric over the updates that were done; nothing where none was."""
+    done = [metrics for _, metrics in values if metrics]
+    names = done[0] if done else ()
+    return {name: sum(metrics[name] for metrics in done) / len(done) for name in names}

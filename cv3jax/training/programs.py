@@ -79,6 +79,7 @@ def diffusion_step(
         decay=settings.optim.ema,
         accumulate=plan.accumulate,
         spread=network.layout.spread_gradient,
+        skip=settings.train.skip,
     )
     return train, {}
 
@@ -110,7 +111,7 @@ def diffusion_programs(
             raise InputError(f"config.mesh: {problem}")
     init = unet_init(model, t5.channels)
     tx = make_tx(settings.optim, settings.train.steps)
-    like = state_shapes(init, tx, settings.seed, mesh)
+    like = state_shapes(init, tx, settings.seed, mesh, settings.train.skip.spike > 0)
     schedule = stage_schedule(settings)
 
     def denoiser(of: UNet, layout: Layout) -> Denoise:
@@ -135,7 +136,7 @@ def diffusion_programs(
     shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
     shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), settings.text.dtype)}
     frozen = abstract(shapes, tree_sharding(shapes, mesh))
-    encode = make_encode(settings, plan, vae, t5, autoencoder.scale, shapes)
+    encode = make_encode(settings, plan, vae, t5, autoencoder.measured, shapes)
     return DiffusionPrograms(
         init,
         tx,

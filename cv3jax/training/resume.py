@@ -3,26 +3,22 @@
 import contextlib
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from cv3jax import recipes
 from cv3jax.checkpoints import manifest, runs
 from cv3jax.distributed import processes
+from cv3jax.training.changes import Asked, check_changes, merged, read_history
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
 SHARED = 30  # seconds that a network file system takes at most to show what another machine made
-RESUMABLE = (
-    "train.",
-    "sample.",
-    "mesh.",
-    "attention",
-    "batch.per_device",
-    "data.threads",
-    "data.workers",
-    "data.max_damaged",
-    "init_from",
-    "profile",
-)
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on."""
+
+    step: int | None  # of the checkpoint; None: from its beginning
+    changes: list[dict]  # all that were allowed, to this one and before (`changes.check_changes`)
 
 
 @contextlib.contextmanager
@@ -48,27 +44,25 @@ def hold(workdir: Path):
 
 
 def check_resume(
-    recipe: dict,
-    workdir: Path,
-    resume_from: int | None = None,
-    *,
-    resumable: tuple[str, ...] = RESUMABLE,
-) -> int | None:
-    """The step to resume from: the newest there is, or `resume_from`.
+    asked: Asked, workdir: Path, resume_from: int | None = None, history: list[dict] | None = None
+) -> Resumed:
+    """The step to resume from, the newest there is or `resume_from`, and what has changed by then.
 
-    A run that has gone on from there goes on from its newest.
+    A run that has gone on from `resume_from` goes on from its newest.
 
-    Refuses to continue a run with another model, data or optimizer: the result would be neither
-    run's. `resumable`: what may change.
+    Refuses to continue a run with another model, data or optimizer where that was not allowed: the
+    result would be neither run's. history: the changes allowed so far (default: those of
+    `workdir`).
 
     Raises:
         DamagedError: the checkpoint of that step is not what was written.
-        InputError: the run has other settings, has no such step, or is past its last.
+        InputError: the run has other settings or data, has no such step, or is past its last.
     """
     directory = workdir / "checkpoints"
     steps = runs.steps(directory)
+    history = read_history(workdir) if history is None else history
     if not steps and resume_from is None:
-        return None
+        return Resumed(None, history)
     if resume_from is None or (steps and gone_on(directory, steps[-1], resume_from)):
         step = steps[-1]
     elif resume_from in steps:
@@ -79,22 +73,26 @@ def check_resume(
             f" {'only ' + ', '.join(map(str, steps)) if steps else 'none'}"
         )
     runs.verify(directory, step)
-    changed = [
-        name
-        for name in recipes.differences(recipe, runs.run_of(directory, step)["config"])
-        if not name.startswith(resumable)
-    ]
-    if changed:
-        raise InputError(
-            f"{workdir} holds a run with other values of {', '.join(changed)}; restore them or give"
-            " a new --workdir"
-        )
-    if step > recipe["train"]["steps"]:
-        raise InputError(
-            f"{workdir} is at step {step} already, past config.train.steps ="
-            f" {recipe['train']['steps']}"
-        )
-    return step
+    then = runs.run_of(directory, step)
+    history = merged(then.get("changes", []), history)
+    changes = check_changes(asked, then, step, history, f"{workdir} holds a run with")
+    last = asked.recipe["train"]["steps"]
+    if step > last:
+        raise InputError(f"{workdir} is at step {step} already, past config.train.steps = {last}")
+    return Resumed(step, merged(history, changes))
+
+
+def record(asked: Asked, resumed: Resumed, cascade: dict[str, Any]) -> dict[str, Any]:
+    """What each checkpoint keeps of its run, beside the loop's own figures.
+
+    cascade: what the run's cascade is, as `checkpoints.newest` reads it.
+    """
+    return {
+        "config": asked.recipe,
+        "inputs": asked.inputs,
+        "changes": resumed.changes,
+        "cascade": cascade,
+    }
 
 
 def gone_on(directory: Path, newest: int, resume_from: int) -> bool:

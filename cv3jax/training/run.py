@@ -2,8 +2,10 @@
 workdir continues.
 """
 
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -12,18 +14,27 @@ from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distributed import processes
 from cv3jax.training import profiling
 from cv3jax.training.build import build
+from cv3jax.training.changes import Asked, check_allowed, keep_history
+from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
-from cv3jax.training.resume import check_resume, hold
+from cv3jax.training.resume import Resumed, check_resume, hold, record
 from cv3jax.training.settings import StageSettings
+from cv3jax.training.stage import Stage
 from data_pipeline.io.files import check_directory
+from data_pipeline.io.staging import replace_directory
 
 
-def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) -> dict:
+def run(
+    settings: StageSettings,
+    workdir: Path,
+    resume_from: int | None = None,
+    allowed: tuple[str, ...] = (),
+) -> dict:
     """Train the stage that `settings` describe under `workdir` and leave its cascade in
     `workdir`/cascade. Returns its figures.
 
     It goes on from the newest checkpoint there, or from that of step `resume_from`; newer ones are
-    then set aside.
+    then set aside. allowed: fields that may differ from what the run has had so far.
 
     Raises:
         InputError: a field, file or checkpoint that does not fit, or another run in `workdir`;
@@ -35,14 +46,22 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):
-        latest = processes.first(
-            "resume", lambda: check_resume(settings.json, workdir, resume_from)
-        )
+        inputs = processes.first("inputs", lambda: stage_inputs(settings))
+        asked = Asked(settings.json, inputs, allowed)
+
+        def resuming() -> Resumed:
+            resumed = check_resume(asked, workdir, resume_from)
+            check_allowed(asked, resumed.changes, workdir)
+            return resumed
+
+        resumed = Resumed(*processes.first("resume", resuming))
+        latest = resumed.step
         stage = build(settings, workdir)
         profile = profiling.steps_of(settings.profile.steps)
         profiling.check_profiler(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
+            keep_history(workdir, resumed.changes)
             say(settings, workdir, latest)
         processes.barrier("set aside")
         cadence = Cadence.of(settings.train, profile)
@@ -53,11 +72,11 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
             stage.place,
             stage.step,
             stage.preview(workdir / "previews"),
-            stage.compile,
+            export=lambda ema: publish(stage, ema, workdir),
+            compile=stage.compile,
         )
-        state, seconds = train_loop(
-            work, workdir, state, cadence, settings.json, resume_from=resume_from
-        )
+        kept = record(asked, resumed, stage.cascade)
+        state, seconds = train_loop(work, workdir, state, cadence, kept, resume_from=resume_from)
         total = sum(seconds.values())
         figures = {
             "stage": settings.stage,
@@ -67,9 +86,25 @@ def run(settings: StageSettings, workdir: Path, resume_from: int | None = None) 
         }
         figures |= {
             **{f"seconds_{kind}": value for kind, value in seconds.items()},
-            **stage.export(state.ema, workdir / "cascade"),
+            **publish(stage, state.ema, workdir),
         }
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
+    return figures
+
+
+def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
+    """Write the cascade with this EMA, and put it in place of the one before when it is whole.
+
+    Returns figures of it.
+    """
+    partial = workdir / "cascade.partial"
+    with processes.main_first("cascade"):
+        if processes.main():
+            shutil.rmtree(partial, ignore_errors=True)
+    figures = stage.export(ema, partial)
+    with processes.main_first("published"):
+        if processes.main():
+            replace_directory(partial, workdir / "cascade")
     return figures
 
 

@@ -17,6 +17,7 @@ from cv3jax.models.layers import REMATS
 from cv3jax.recipes import require
 from cv3jax.training import profiling
 from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.skipping import Skip
 
 DTYPES = ("float32", "bfloat16")
 STAGES = ("vae", "base", "relay")
@@ -166,13 +167,29 @@ class TrainSettings:
     preview_every: int
     keep: int
     steps: int | None = None  # a distillation's rounds have their own
+    keep_every: int = 0
+    export_every: int = 0
+    skip_nonfinite: int = 0
+    skip_spike: float = 0.0
 
     def __post_init__(self):
         require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "at least 1")
-        for name in ("log_every", "save_every", "preview_every"):
+        for name in ("log_every", "save_every", "preview_every", "export_every"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name}", value, "0 (only at the end) or more")
         require(self.keep >= 1, "train.keep", self.keep, "at least 1")
+        for name in ("keep_every", "skip_nonfinite"):
+            value = getattr(self, name)
+            require(value >= 0, f"train.{name}", value, "0 (none) or more")
+        spike = self.skip_spike
+        fine = spike == 0 or (1 < spike < math.inf and self.skip_nonfinite > 0)
+        right = "0 (none), or above 1 with train.skip_nonfinite, the most in a row, above 0"
+        require(fine, "train.skip_spike", spike, right)
+
+    @property
+    def skip(self) -> Skip:
+        """Which updates are skipped."""
+        return Skip(self.skip_nonfinite, self.skip_spike)
 
 
 @dataclasses.dataclass(frozen=True)

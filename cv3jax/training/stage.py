@@ -16,6 +16,8 @@ class Stage(Protocol):
     like: Any  # the train state's shapes and shardings, for restoring it
     data: Any  # the loader's iterator
     place: Callable[[dict], Any]  # a numpy batch → global arrays
+    # what `export` would write, and where its other parts are: `checkpoints.newest.about`
+    cascade: dict[str, Any]
 
     def create(self) -> Any:
         """The fresh train state, placed on the mesh."""

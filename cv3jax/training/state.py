@@ -64,14 +64,15 @@ def attend_of(settings: StageSettings, mesh: Any) -> Callable:
         raise InputError(f"config.attention: {e}") from e
 
 
-def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any) -> Any:
-    """The train state's shapes with shardings.
+def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any, norms: bool = False) -> Any:
+    """The train state's shapes with shardings; with `norms` where spikes are skipped.
 
     Raises:
         InputError: config.model's sizes do not make a model.
     """
     try:
-        shape = jax.eval_shape(lambda key: create_state(init, tx, key), jax.random.key(seed))
+        key = jax.random.key(seed)
+        shape = jax.eval_shape(lambda key: create_state(init, tx, key, norms=norms), key)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         hint = (
             "channels × channel_mult must divide by groups and head_dim, and depth have one entry a"
@@ -94,7 +95,8 @@ def state_creator(
     def create():
         shardings = placement(like)
         params = None if load is None else load(like.params, shardings.params)
-        return jit_once(lambda key, params: create_state(init, tx, key, params), shardings)(
+        norms = like.norms is not None
+        return jit_once(lambda key, params: create_state(init, tx, key, params, norms), shardings)(
             jax.random.key(seed), params
         )
 

@@ -8,24 +8,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cv3jax.training.skipping import NOTHING, Skip, chosen, fresh_norms, judge
+
 # (params, frozen, batch, keys [B]) → (loss, metrics)
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that training changes.
 
-    Built inside a jitted init: built outside, `ema` would alias `params` and donation fail.
+    Built inside a jitted init: built outside, `ema` would alias `params` and donation fail. As a
+    tree it has `norms` only where there are some: without, it is that of every checkpoint.
     """
 
-    step: jax.Array  # int32, updates done
+    step: jax.Array  # int32, updates done, skipped ones among them
     # typed PRNG key; step n draws from fold_in(key, n), so a resumed run repeats nothing
     key: jax.Array
     params: Any  # float32
     ema: Any  # float32, like params
     opt_state: Any
+    norms: Any = None  # `fresh_norms`, where spikes are skipped
+
+
+def _flatten(state: TrainState) -> tuple[list, tuple[str, ...]]:
+    names = tuple(field.name for field in dataclasses.fields(TrainState))
+    names = names if state.norms is not None else names[:-1]
+    return [(jax.tree_util.GetAttrKey(name), getattr(state, name)) for name in names], names
+
+
+jax.tree_util.register_pytree_with_keys(
+    TrainState,
+    _flatten,
+    lambda names, children: TrainState(**dict(zip(names, children, strict=True))),
+)
 
 
 def create_state(
@@ -33,14 +49,38 @@ def create_state(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     params: Any = None,
+    norms: bool = False,
 ) -> TrainState:
     """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are
-    given.
+    given. norms: whether spikes will be skipped.
     """
     key_init, key_run = jax.random.split(key)
     params = init(key_init) if params is None else params
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), key_run, params, ema, optimizer.init(params))
+    state = TrainState(jnp.zeros((), jnp.int32), key_run, params, ema, optimizer.init(params))
+    return dataclasses.replace(state, norms=fresh_norms()) if norms else state
+
+
+def as_stored(state: TrainState) -> TrainState:
+    """The state as checkpoints hold it, whether spikes are skipped or not."""
+    return dataclasses.replace(state, norms=None)
+
+
+def norms_of(state: TrainState) -> dict[str, float] | None:
+    """The state's norms as plain numbers, which a checkpoint keeps beside it; None without."""
+    if state.norms is None:
+        return None
+    return {name: value.item() for name, value in jax.device_get(state.norms).items()}
+
+
+def from_stored(state: TrainState, like: TrainState, norms: dict | None) -> TrainState:
+    """A stored state with the `norms` kept beside it, fresh ones without, where `like` has some."""
+    if like.norms is None:
+        return state
+    norms = jax.tree.map(lambda x, of: jnp.asarray(x, of.dtype), norms or fresh_norms(), like.norms)
+    return dataclasses.replace(
+        state, norms=jax.device_put(norms, jax.tree.map(lambda x: x.sharding, like.norms))
+    )
 
 
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
@@ -73,6 +113,7 @@ def make_train_step(
     accumulate: int = 1,
     spread: Callable[[Callable], Callable] = lambda gradient: gradient,
     rate: Callable[[Any, jax.Array], jax.Array] | None = None,
+    skip: Skip = NOTHING,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
     """step(state, frozen, batch) → (state, metrics).
 
@@ -82,7 +123,8 @@ def make_train_step(
     function of rows (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole
     batch, over a mesh. Where `frozen` sets the pace, `decay(frozen)` is the EMA's and `rate(frozen,
     step)` what the updates are multiplied by. metrics: loss, grad_norm, param_norm (after the
-    update) and the loss's own, float32 scalars.
+    update) and the loss's own, float32 scalars. Where `skip` skips any, `skipped` is 1 for those
+    that were; otherwise the step is compiled as if there were no such thing.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -114,7 +156,15 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         limit = decay(frozen) if callable(decay) else decay
         ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(limit, state.step))
-        metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, state.key, params, ema, opt_state), metrics
+        norms, metrics["grad_norm"] = state.norms, optax.tree.norm(grads)
+        if skip.most:
+            # known before the update is computed, so that two states need not be held
+            fine, norms = judge(skip, norms, metrics["loss"], metrics["grad_norm"])
+            params = chosen(fine, params, state.params)
+            ema = chosen(fine, ema, state.ema)
+            opt_state = chosen(fine, opt_state, state.opt_state)
+            metrics["skipped"] = 1.0 - fine.astype(jnp.float32)
+        metrics["param_norm"] = optax.tree.norm(params)
+        return TrainState(state.step + 1, state.key, params, ema, opt_state, norms), metrics
 
     return train_step

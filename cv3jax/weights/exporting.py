@@ -47,23 +47,23 @@ class Source(NamedTuple):
 
 
 def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Source:
-    """`parts` (all) of the cascade at `path`, or of the run's newest checkpoint: for its
-    parameters, or while it has no cascade.
+    """`parts` (all) of the cascade at `path`, that of a run's newest checkpoint while it has no
+    other; or the run's own parameters without the EMA, in its newest checkpoint.
 
     Raises:
         InputError: neither is there, or has no such part, or it is damaged.
     """
     newest = runs.steps(path / "checkpoints")[-1:]
-    if weights == "ema" and (cascades.cascade_at(path) or not newest):
+    if weights == "ema":
         directory, description = cascades.read_cascade(path)
         names = _chosen(parts, list(description.parts), path)
+        stored = {}
         for name in names:
-            cascades.check_part(directory / name)
-        tokenizer = directory / "t5" / "tokenizer" if "t5" in names else None
-        return Source(
-            {name: _of_cascade(description, name, _tree(directory / name)) for name in names},
-            tokenizer,
-        )
+            place, within = cascades.place_of(directory, name)
+            cascades.check_part(place.parent if within else place)
+            stored[name] = _of_cascade(description, name, _tree(place, within))
+        tokenizer = cascades.place_of(directory, "t5/tokenizer")[0] if "t5" in names else None
+        return Source(stored, tokenizer)
     if not newest:
         raise InputError(
             f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the"
@@ -128,7 +128,7 @@ def _of_cascade(description: CascadeDescription, name: str, params: dict) -> Sto
 
 
 def _of_run(config: dict, params: dict) -> Stored:
-    """A stage whose run has not written a cascade yet."""
+    """A stage as its run's recipe describes it."""
     if config["stage"] == "vae":
         return Stored(params, config["model"])
     z = params["conv_final"]["kernel"].shape[-1]

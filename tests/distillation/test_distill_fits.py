@@ -21,6 +21,10 @@ def plain(stage: str, *fields: str):
 @pytest.mark.parametrize(
     ("field", "said"),
     [
+        (
+            "train.export_every=5",
+            "config.train.export_every = 5: each round of a distillation leaves its cascade",
+        ),
         ("distill.rounds=()", f"config.distill.rounds is empty; give one or more of {ENTRY}"),
         (
             f"distill.rounds={rounds({8: 3, 2: 3})}",

@@ -1,5 +1,6 @@
 """The real training loop on the smallest possible stage: a linear map, in a second."""
 
+import dataclasses
 from pathlib import Path
 
 import grain
@@ -11,6 +12,7 @@ import optax
 from cv3jax.distributed.partitioning import abstract
 from cv3jax.optim import optimizers
 from cv3jax.training.loop import Cadence, Work, train_loop
+from cv3jax.training.skipping import NOTHING
 from cv3jax.training.train_step import TrainState, create_state, make_train_step
 
 CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
@@ -47,6 +49,20 @@ def toy(
     `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its
     matrix.
     """
+    work, state = toy_work(lr=lr, width=width, skip=cadence.skip)
+    step = wrap(work.step)
+
+    def watched(state, batch):
+        with jax.transfer_guard("allow"):
+            before(int(state.step) + 1)
+        return step(state, batch)
+
+    work = dataclasses.replace(work, step=watched, data=data or work.data, place=place)
+    return train_loop(work, workdir, state, cadence, {})[0]
+
+
+def toy_work(*, lr=0.1, width=1, skip=NOTHING) -> tuple[Work, TrainState]:
+    """(what the loop trains, the state it begins with)."""
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw"), optax.constant_schedule(lr)
     )
@@ -54,18 +70,13 @@ def toy(
         lambda key: {"w": jnp.ones((2, width)) + jnp.sin(jnp.arange(width)) / 10},
         tx,
         jax.random.key(0),
+        norms=skip.spike > 0,
     )
-    jitted, frozen = (
-        jax.jit(make_train_step(squares, tx, decay=0.9), donate_argnums=0),
-        jnp.array([[2.0], [-1.0]]),
-    )
-    step = wrap(lambda state, batch: jitted(state, frozen, batch))
-
-    def watched(state, batch):
-        with jax.transfer_guard("allow"):
-            before(int(state.step) + 1)
-        return step(state, batch)
-
+    step = make_train_step(squares, tx, decay=0.9, skip=skip)
+    jitted, frozen = jax.jit(step, donate_argnums=0), jnp.array([[2.0], [-1.0]])
     like = abstract(state, jax.tree.map(lambda x: x.sharding, state))
-    work = Work("toy", like, data or numbers(), place, watched)
-    return train_loop(work, workdir, state, cadence, {})[0]
+
+    def train(state, batch):
+        return jitted(state, frozen, batch)
+
+    return Work("toy", like, numbers(), jax.device_put, train), state

@@ -34,7 +34,7 @@ NO_STEP_DRAWS = {
     "cv3jax/distillation/parity.py": ("np.random.default_rng(stage.seed)",),  # inputs to compare on
     "cv3jax/training/previews.py": ("jax.vmap(jax.random.key)",),
     # shapes alone
-    "cv3jax/training/state.py": ("create_state(init, tx, key), jax.random.key(seed)",),
+    "cv3jax/training/state.py": ("key = jax.random.key(seed)",),
     "cv3jax/training/frozen.py": ("jax.eval_shape(init, jax.random.key(0))",),
     "data_pipeline/loading/damaged.py": ("start = pick.cell, rng.bit_generator.state",),  # no draw
 }
@@ -52,6 +52,8 @@ NO_STEP_FIELDS = {
     "train.save_every": "what is written when",
     "train.preview_every": "what is written when",
     "train.keep": "what is written when",
+    "train.keep_every": "what is written when",
+    "train.export_every": "what is written when",
     "profile": "what is traced",
     "sample": "previews, but for the form",
     "distill.w": "what rounds are judged by",

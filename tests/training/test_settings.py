@@ -55,6 +55,23 @@ def load(stage: str, *fields: str) -> ConfigDict:
             "config.train.log_every = -1: must be 0 (only at the end) or more",
         ),
         ("vae", "train.keep=0", "config.train.keep = 0: must be at least 1"),
+        ("vae", "train.keep_every=-1", "config.train.keep_every = -1: must be 0 (none) or more"),
+        (
+            "base",
+            "train.export_every=-5",
+            "config.train.export_every = -5: must be 0 (only at the end) or more",
+        ),
+        (
+            "relay",
+            "train.skip_nonfinite=-1",
+            "config.train.skip_nonfinite = -1: must be 0 (none) or more",
+        ),
+        (
+            "vae",
+            "train.skip_spike=8.0",
+            "config.train.skip_spike = 8.0: must be 0 (none), or above 1 with"
+            " train.skip_nonfinite, the most in a row, above 0",
+        ),
         ("vae", "seed=-1", "config.seed = -1: must be 0..2147483647"),
         ("vae", "stage=encoder", "config.stage = 'encoder': one of vae, base, relay"),
         ("base", "vae.dtype=float99", "config.vae.dtype = float99: must be float32 or bfloat16"),

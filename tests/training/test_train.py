@@ -192,6 +192,17 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
         assert sheet.height > 4 * 64  # four rows of whole pictures
 
 
+def test_a_stopped_run_is_read_as_the_cascade_that_it_would_leave(tmp_path):
+    """The base, whose text encoder is its own, made at random."""
+    run = tiny_runs.trained("base").workdir
+    directory, description = cascades.read_cascade(run)
+    stopped, told = cascades.read_cascade(run / "checkpoints" / str(tiny_runs.STEPS))
+    assert told == description
+    theirs, ours = (load_params(*one) for one in ((directory, description), (stopped, told)))
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    np.testing.assert_array_equal(*(tokenize(["a red star"]) for _, tokenize in (ours, theirs)))
+
+
 def test_a_relay_starts_from_the_base_s_ema(tmp_path):
     with tiny_runs.split_small():
         state = build(tiny_runs.config("relay", *tiny_runs.MESH["relay"]), tmp_path).create()

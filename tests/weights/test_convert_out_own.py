@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, load_params, model_shapes
-from cv3jax.checkpoints import cascades, runs, streaming
+from cv3jax.checkpoints import cascades, newest, runs, streaming
 from cv3jax.checkpoints.description import CascadeDescription, TextDescription, VaeDescription
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.models.t5 import T5Encoder
@@ -63,19 +63,18 @@ def own(tmp_path_factory) -> Path:
     described_vae = VaeDescription(
         recipes.to_json(recipes.load("scenes_vae:tiny", []))["model"], 1.0
     )
-    cascades.write_cascade(
-        run / "cascade",
-        CascadeDescription(described_vae, TextDescription(t5, 24), {"base": stage}),
-    )
+    description = CascadeDescription(described_vae, TextDescription(t5, 24), {"base": stage})
+    cascades.write_cascade(run / "cascade", description)
     train_tokenizer(["a red star", "a blue ring"], run / "cascade" / "t5" / "tokenizer", 64, 24)
     state = create_state(lambda key: None, optax.sgd(0.1), jax.random.key(0), params["base"])
+    places = {part: run / "cascade" / part for part in ("vae", "t5")}
     manager = runs.open_manager(run / "checkpoints")
     runs.save(
         manager,
         3,
         dataclasses.replace(state, ema=halved["base"]),
         toy_runs.numbers(),
-        {"config": recipes.to_json(c)},
+        {"config": recipes.to_json(c), "cascade": newest.about("base", description, places)},
     )
     runs.finish(manager)
     manager.close()
@@ -128,6 +127,8 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
             "diffusers",
             "--weights",
             weights,
+            "--parts",
+            "base",
         )
         made[weights] = load_file(out / "base" / "diffusion_pytorch_model.safetensors")
         kernel = streaming.open_tree(own / "checkpoints" / "3" / "state", (weights,))["conv_in"][

@@ -1,0 +1,93 @@
+"""A run's checkpoint read as a cascade: the EMA of the stage in training, beside the parts it
+stands on, wherever they lie.
+
+A checkpoint keeps what its run's cascade will be (`about`). So a run that goes on, or was stopped,
+is sampled, exported and started from as a finished one is.
+"""
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+from cv3jax.checkpoints import manifest, runs
+from cv3jax.checkpoints.description import CascadeDescription
+from data_pipeline.io.errors import InputError
+
+
+def about(stage: str, description: CascadeDescription, parts: dict[str, Path]) -> dict[str, Any]:
+    """Returns what a checkpoint keeps of its cascade, as JSON: the part in training, the
+    description of all, and where the others are.
+    """
+    places = {part: str(Path(place).absolute()) for part, place in parts.items() if part != stage}
+    return {"stage": stage, "description": description.to_json(), "parts": places}
+
+
+def newest_step(path: Path) -> Path | None:
+    """The newest signed checkpoint of the run at `path`, or `path` where it is one itself; None
+    where there is none.
+    """
+    places = (path / "checkpoints" / str(step) for step in runs.steps(path / "checkpoints"))
+    whole = [place for place in (*places, path) if _signed(place)]
+    return whole[-1] if whole else None
+
+
+def rounds(path: Path) -> list[Path]:
+    """The directories of a distillation's rounds, the last one first; none of another run."""
+    found = [place for place in (path / "rounds").glob("*_steps") if place.is_dir()]
+    numbers = {place: place.name.partition("_")[0] for place in found}
+    numbered = [place for place in found if numbers[place].isdigit()]
+    return sorted(numbered, key=lambda place: -int(numbers[place]))
+
+
+def _signed(place: Path) -> bool:
+    return place.name.isdigit() and all(
+        (place / name).exists() for name in (manifest.NAME, "state", "run")
+    )
+
+
+def describe(step: Path) -> CascadeDescription:
+    """The description of the cascade that a checkpoint is.
+
+    Raises InputError on a checkpoint that keeps none, or a damaged one.
+    """
+    value, where = _kept(step)["description"], f"the run of checkpoint {step}"
+    unmeasured = value.get("vae", {}).get("scale", 1.0) is None
+    if unmeasured:
+        value = {**value, "vae": {**value["vae"], "scale": 1.0}}
+    description = CascadeDescription.from_json(value, where)
+    if not unmeasured:
+        return description
+    return dataclasses.replace(description, vae=dataclasses.replace(description.vae, scale=None))
+
+
+def place_of(step: Path, part: str) -> tuple[Path, tuple[str, ...]]:
+    """(the orbax tree that has a part of that cascade, what within it)."""
+    kept = _kept(step)
+    if part == kept["stage"]:
+        return step / "state", ("ema",)
+    name, _, within = part.partition("/")
+    whole = Path(kept["parts"].get(name, step / name))  # which is not there: who reads it says so
+    return Path(kept["parts"].get(part, whole / within)), ()
+
+
+def _kept(step: Path) -> dict[str, Any]:
+    try:
+        run = runs.run_of(step.parent, int(step.name))
+    except (OSError, ValueError, StopIteration) as e:
+        raise InputError(f"checkpoint {step} is damaged: its run cannot be read") from e
+    if "cascade" not in run:
+        raise InputError(
+            f"checkpoint {step} does not say what cascade it is of, as older ones do not; let its"
+            " run save another one, or end"
+        )
+    return run["cascade"]
+
+
+@functools.cache  # once, however many readers a command has
+def say(path: Path, step: Path) -> None:
+    """Say on stderr which checkpoint is taken for a run that has no cascade."""
+    print(
+        f"cv3jax: {path} has no cascade yet; its EMA of step {step.name} is {step}", file=sys.stderr
+    )

@@ -1,0 +1,81 @@
+"""Where a distillation goes on: which of its rounds are done, where the one that is not stands, and
+whether recipe and data are still theirs.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
+from cv3jax.distillation.settings import DistillSettings
+from cv3jax.training.changes import Asked, check_allowed, check_changes, merged, read_history
+from cv3jax.training.inputs import stage_inputs
+from cv3jax.training.resume import Resumed, check_resume
+from data_pipeline.io.errors import InputError
+from data_pipeline.records.digest import json_digest
+
+RESUMABLE = (
+    "train.",
+    "mesh.",
+    "attention",
+    "batch.per_device",
+    "data.threads",
+    "data.workers",
+    "data.max_damaged",
+    "profile",
+    "distill.student",
+)
+FIGURES = "figures.json"
+
+
+class Rounds(NamedTuple):
+    """The rounds as they are found."""
+
+    figures: list[dict | None]  # of those that are done
+    resumed: list[Resumed]  # where the others go on
+    changes: list[dict]  # all that were allowed, in any of them
+
+
+def distill_inputs(settings: DistillSettings) -> dict[str, Any]:
+    """`stage_inputs`, and the teacher of the first round."""
+    stage = settings.stage
+    found = stage_inputs(stage)
+    teacher = parts_fingerprint(stage.init_from or stage.cascade, (stage.stage,))
+    if stage.init_from:
+        return {**found, "init_from": teacher}
+    return {**found, "cascade": json_digest([found["cascade"], teacher])}
+
+
+def of_round(asked: Asked, settings: DistillSettings, number: int) -> Asked:
+    """What is asked for of one round."""
+    return dataclasses.replace(asked, recipe=settings.of_round(number).stage.json)
+
+
+def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Rounds:
+    """The rounds under `workdir`. asked: for the whole distillation.
+
+    Raises:
+        InputError: one was made from another recipe or other data, or is not there while a later
+            one is.
+    """
+    before = read_history(workdir)
+    figures, resumed, changes = [], [], before
+    for round in settings.rounds:
+        place, own = workdir / "rounds" / round.name, of_round(asked, settings, round.number)
+        if (path := place / FIGURES).exists():
+            figures.append(json.loads(path.read_text()))
+            step, held = figures[-1]["updates"], f"{place} was made with"
+            now = check_changes(own, figures[-1], step, before, held)
+            resumed.append(Resumed(step, now))
+        else:
+            figures.append(None)
+            resumed.append(check_resume(own, place, history=before))
+        changes = merged(changes, resumed[-1].changes)
+    if None in figures and any(figures[figures.index(None) :]):
+        raise InputError(
+            f"{workdir}: round {figures.index(None) + 1} is not there, but a later one is; give a"
+            " new --workdir"
+        )
+    check_allowed(asked, changes, workdir)
+    return Rounds(figures, resumed, changes)

@@ -1,0 +1,158 @@
+"""What may change between two sittings of a run: by itself, or where `--allow-changed` says so.
+
+Such changes are kept, in WORKDIR/run.json and in the checkpoints after them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cv3jax import recipes
+from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import read_json, replacing
+from data_pipeline.records.digest import alike, json_digest
+
+HISTORY = "run.json"
+RESUMABLE = (
+    "train.",
+    "sample.",
+    "mesh.",
+    "attention",
+    "batch.per_device",
+    "data.threads",
+    "data.workers",
+    "data.max_damaged",
+    "init_from",
+    "profile",
+)
+MODEL = "the parameters in the checkpoint are that model's"
+STATE = "the optimizer's state in the checkpoint is of that kind"
+TEXT = "the model reads the features of that text encoder"
+# fields that no flag changes, and why; the longest prefix counts
+FIXED = {
+    "stage": MODEL,
+    "model.": MODEL,
+    "objective.prediction": "the model has learned to predict that",
+    "schedule.": "the model has learned that schedule",
+    "optim.kind": STATE,
+    "optim.moments": STATE,
+    "optim.momentum": STATE,
+    "text.": TEXT,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a command asks for: a recipe, what lies at its paths (`stage_inputs`), which fields may
+    differ from the run's (`--allow-changed`), and which may without being named.
+    """
+
+    recipe: dict[str, Any]
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+    resumable: tuple[str, ...] = RESUMABLE
+
+
+def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held: str) -> list:
+    """The changes from `then`, what a checkpoint of `step` keeps of its run, that were allowed:
+    {"step", "field", "was", "now"} each.
+
+    One that `history` has from this step on needs not be allowed again. held: how the refusal
+    begins.
+
+    Raises:
+        InputError: a field differs and may not.
+    """
+    before = {(one["step"], one["field"], json.dumps(one["now"])) for one in history}
+    changes, fixed, refused = [], {}, {}
+    for name, was, now, shown in _differences(asked, then):
+        known = (step, name, json.dumps(now)) in before
+        if reason := _fixed(name, was, now, asked, then):
+            fixed[name] = reason
+        if fixed.get(name) or not (known or name in asked.allowed):
+            refused[name] = shown
+        changes.append({"step": step, "field": name, "was": was, "now": now})
+    if not refused:
+        return changes
+    others = f"{held} other values of {', '.join(refused.values())}"
+    if fixed:
+        name, reason = next(iter(fixed.items()))
+        raise InputError(
+            f"{others}; restore them or give a new --workdir ({name} cannot change: {reason})"
+        )
+    raise InputError(
+        f"{others}; restore them, give a new --workdir, or go on with these by --allow-changed"
+        f" {','.join(refused)}"
+    )
+
+
+def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
+    """Raise InputError where a field of --allow-changed differs in none of the run's `changes`."""
+    known = {one["field"] for one in changes}
+    if unknown := [name for name in asked.allowed if name not in known]:
+        raise InputError(
+            f"--allow-changed {unknown[0]}: no checkpoint in {workdir} has another value of it;"
+            " leave it out"
+        )
+
+
+def read_history(workdir: Path) -> list[dict]:
+    """The changes that run.json has; none where there is no such file."""
+    path = workdir / HISTORY
+    return read_json(path).get("changes", []) if path.exists() else []
+
+
+def keep_history(workdir: Path, changes: list[dict]) -> None:
+    """Write the changes of a run where it has any, whole or not at all."""
+    if changes and changes != read_history(workdir):
+        with replacing(workdir / HISTORY) as temporary:
+            temporary.write_text(json.dumps({"changes": changes}, indent=2) + "\n")
+
+
+def merged(history: list[dict], changes: list[dict]) -> list[dict]:
+    """`history` and those of `changes` that it has not."""
+    return history + [one for one in changes if one not in history]
+
+
+def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
+    """(field, its value then, its value now, how a refusal shows it), of every field that needs
+    leave to differ.
+
+    A path may change where what lies there is what lay at the old one.
+    """
+    theirs, found = then.get("inputs", {}), []
+    both = {name for name in theirs if name in asked.inputs}
+    same = {name for name in both if alike(theirs[name], asked.inputs[name])}
+    for name in recipes.differences(asked.recipe, then["config"]):
+        if name not in same and not name.startswith(asked.resumable):
+            found.append((name, _at(then["config"], name), _at(asked.recipe, name), name))
+    others = {name for name, *_ in found}
+    for name in sorted(both - same - others):  # at the same path
+        shown = f"{name} (other content at {_at(asked.recipe, name)})"
+        found.append((name, *(json_digest(one[name]) for one in (theirs, asked.inputs)), shown))
+    return found
+
+
+def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | None:
+    """Why a field cannot change at all, or None."""
+    # of a run that kept no digest, it may be the same one elsewhere
+    if name == "cascade" and name in then.get("inputs", {}):
+        return "the model has learned the latents and text features of its encoders"
+    if name == "seed" and asked.recipe.get("text", {}).get("random"):
+        return "the random text encoder is drawn from it"
+    if name == "distill.rounds":
+        alike = len(was) == len(now) and all(
+            (a[0], *a[3:]) == (b[0], *b[3:]) for a, b in zip(was, now, strict=False)
+        )
+        return None if alike else "a round's steps and weights are what it has learned"
+    longest = max((prefix for prefix in FIXED if name.startswith(prefix)), key=len, default=None)
+    return FIXED[longest] if longest else None
+
+
+def _at(config: dict, name: str) -> Any:
+    """The value of a dotted field; None where there is none."""
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,48 @@
+"""What a run reads, known by its content: a path may change between two sittings where what lies
+there is the same, and what lies there may not where the path is.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cv3jax.checkpoints.fingerprint import encoder_fingerprint
+from cv3jax.training.data import open_data
+from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.frozen import frozen_description
+from cv3jax.training.settings import StageSettings
+from data_pipeline.io.errors import InputError
+from data_pipeline.loading.mixture import parse
+from data_pipeline.records.digest import companion_content, dataset_content, json_digest
+
+
+def stage_inputs(settings: StageSettings) -> dict[str, Any]:
+    """Field → what tells the content at the path it holds from another, as JSON, of all fields that
+    every step reads. `data_pipeline.records.digest.alike` compares two.
+
+    Raises InputError on a path where there is nothing, as building the stage does.
+    """
+    found: dict[str, Any] = {"data.path": data_content(settings.data)}
+    if settings.data.cache:
+        found["data.cache"] = companion_content(settings.data.cache)
+    if settings.stage != "vae":
+        directory, description = frozen_description(settings)
+        encoders = [part for part in ("vae", "t5") if part in description.parts]
+        found["cascade"] = json_digest(
+            [encoder_fingerprint(directory, description, part) for part in encoders]
+        )
+    perceptual = getattr(settings.objective, "perceptual", None)
+    if perceptual and Path(perceptual).is_file():
+        with Path(perceptual).open("rb") as file:
+            found["objective.perceptual"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def data_content(data: DataSettings) -> list:
+    """The contents of the datasets of config.data.path, with their shares."""
+    if not data.path:
+        open_data(data)  # says so
+    try:
+        return [[dataset_content(path), weight] for path, weight in parse(data.path)]
+    except InputError as e:
+        raise InputError(f"config.data.path: {e}") from e

@@ -1,0 +1,105 @@
+"""Updates that are left out: those that are not finite, and those whose gradient is far longer than
+the last ones'.
+
+A skipped update leaves parameters, EMA and optimizer as they were, and is counted. The next batch
+is another one, so a single bad batch costs no more than itself.
+"""
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+WARM = 50  # updates before any gradient is called long: the first ones are
+WINDOW = 100  # updates that the mean of the gradient's norm reaches back, about
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """Which updates are skipped.
+
+    most: how many in a row, before the run ends; 0: none is. spike: how many times the mean of the
+    gradient's norm is too long; 0: no length is.
+    """
+
+    most: int = 0
+    spike: float = 0.0
+
+
+NOTHING = Skip()
+
+
+def fresh_norms() -> dict[str, jax.Array]:
+    """What is known of the gradients' norms before the first: float32 mean, int32 count."""
+    return {"mean": jnp.zeros((), jnp.float32), "count": jnp.zeros((), jnp.int32)}
+
+
+def judge(
+    skip: Skip, norms: dict | None, loss: jax.Array, grad_norm: jax.Array
+) -> tuple[jax.Array, dict | None]:
+    """(whether an update of this loss and gradient is to be done, the norms with its own).
+
+    norms: as `fresh_norms`; None where no gradient is too long. One that is counts as the longest
+    that is not: were it left out, a run whose gradients have become longer for good would skip for
+    ever.
+    """
+    fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if norms is None:
+        return fine, None
+    mean, count = norms["mean"], norms["count"]
+    most = jnp.where(count < WARM, jnp.inf, skip.spike * mean)
+    share = jnp.maximum(1.0 / (count + 1.0), 1.0 / WINDOW)
+    new = mean + share * (jnp.minimum(grad_norm, most) - mean)
+    after = {"mean": jnp.where(fine, new, mean), "count": count + fine.astype(jnp.int32)}
+    return fine & (grad_norm <= most), after
+
+
+def chosen(fine: jax.Array, new: Any, old: Any) -> Any:
+    """The tree `new` where the update is fine, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+
+
+class Skips:
+    """The updates of a run that were skipped: all of them, and those in a row that are the last.
+
+    most: how many there may be in a row; `known` is `to_json` of the run's sitting before.
+    """
+
+    def __init__(self, most: int, known: dict[str, int] | None = None):
+        self._most = most
+        self._known = {"all": 0, "row": 0, **(known or {})}
+
+    def to_json(self) -> dict[str, int]:
+        """Returns what a checkpoint keeps of it."""
+        return dict(self._known)
+
+    def line(self) -> dict[str, int]:
+        """Returns what a line of metrics says of it; nothing where none may be skipped."""
+        return {"skipped": self._known["all"]} if self._most else {}
+
+    def count(self, step: int, values: dict[str, float], say: bool) -> str | None:
+        """Count the update `step`, of these metrics; say it on stderr where it was skipped.
+
+        Returns what is wrong where it is one too many in a row, else None.
+        """
+        if not values.get("skipped"):
+            self._known["row"] = 0
+            return None
+        self._known = {name: number + 1 for name, number in self._known.items()}
+        why = " and ".join(not_finite(values)) + " not finite"
+        if not not_finite(values):
+            why = f"grad_norm {values['grad_norm']:.3g} is a spike"
+        if self._known["row"] > self._most:
+            row = f"{self._known['row']} updates in a row were skipped"
+            return f"{why}, and {row} where config.train.skip_nonfinite = {self._most}"
+        if say:
+            print(f"cv3jax: step {step}: {why}; the update is skipped", file=sys.stderr)
+        return None
+
+
+def not_finite(values: dict[str, float]) -> list[str]:
+    """The names of what must be finite and is not."""
+    return [name for name in ("loss", "grad_norm", "param_norm") if not math.isfinite(values[name])]
