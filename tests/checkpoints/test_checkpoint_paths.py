@@ -43,7 +43,7 @@ SAVES = {
     "leaves": _save_leaves,
 }
 READS = {
-    "run": lambda directory: runs.run_of(directory, 1),
+    "run": runs.open_manager,
     "part": lambda directory: cascades.load_part(directory, LIKE),
     "leaves": streaming.open_tree,
 }

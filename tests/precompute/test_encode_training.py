@@ -19,6 +19,7 @@ from cv3jax.training import diffusion, frozen, resume
 from cv3jax.training import programs as stage_programs
 from cv3jax.training import run as training
 from cv3jax.training.build import build
+from cv3jax.training.changes import Asked
 from cv3jax.training.metrics import read_lines
 from cv3jax.training.stage import Stage
 from data_pipeline.io.errors import InputError
@@ -153,7 +154,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
         cascades.check_part(directory / part)
     assert (directory / "t5" / "tokenizer" / "tokenizer.json").is_file()
     with pytest.raises(InputError, match=r"other values of data\.cache"):
-        resume.check_resume(config("relay", *VIEW).json, tmp_path / "run")
+        resume.check_resume(Asked(config("relay", *VIEW).json), tmp_path / "run")
 
 
 def test_text_alone_leaves_the_images_their_crops():

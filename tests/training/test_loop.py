@@ -207,6 +207,7 @@ def toy_alone(workdir, cadence):
     code = f"""
 from pathlib import Path
 from cv3jax.training.loop import Cadence
+from cv3jax.training.skipping import Skip
 from toy_runs import toy
 toy(Path({str(workdir)!r}), cadence={cadence})
 """
