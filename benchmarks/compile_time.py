@@ -35,6 +35,7 @@ COLUMNS = (
     "hardware",
     "fits",
     "peak GB a chip",
+    "and beside it GB",
     "arguments GB",
     "temporaries GB",
     "PFLOP a step",
@@ -92,8 +93,20 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
         return json.loads(figures.read_text())
 
 
-def row(key: str, f: dict) -> tuple:
+def beside(key: str, results: dict[str, dict]) -> float | None:
+    """Bytes a chip that a run holds beside the program; of results from before that was a figure,
+    at most the other program's arguments. None where that was not compiled either.
+    """
+    if (size := results[key].get("beside_bytes_per_chip")) is not None:
+        return size
+    recipe, step, topology = key.split(" ")
+    other = " ".join((recipe, {"train": "encode", "encode": "train"}.get(step, step), topology))
+    return results.get(other, {}).get("argument_bytes_per_chip") if other != key else None
+
+
+def row(key: str, results: dict[str, dict]) -> tuple:
     """A line of the table."""
+    f, stays = results[key], beside(key, results)
     recipe, step, topology = key.split(" ")
     if "error" in f:
         return (recipe, step, topology, f["error"], *[""] * (len(COLUMNS) - 4))
@@ -115,6 +128,7 @@ def row(key: str, f: dict) -> tuple:
         topology,
         "yes" if f["fits"] else "no",
         f"{peak:.2f}",
+        of(stays and stays / 1e9, ".2f"),
         f"{arguments:.2f}",
         f"{temporaries:.2f}",
         f"{f['flops_per_step'] / 1e15:.1f}",
@@ -143,7 +157,7 @@ def table(results: dict[str, dict]) -> str:
     rows = [
         COLUMNS,
         ["---"] * len(COLUMNS),
-        *(row(key, figures) for key, figures in results.items()),
+        *(row(key, results) for key in results),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in rows)
 

@@ -53,7 +53,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from absl import logging
 
     from cv3jax.distributed import processes
-    from cv3jax.distributed.backend import keep_compiled, prefer_cpu, tune_cpu
+    from cv3jax.distributed.backend import keep_compiled, prefer_cpu, size_pool, tune_cpu
     from data_pipeline.io.errors import StoppedError, first_line
 
     say_anything()
@@ -66,6 +66,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     stopped = 0
     try:
         try:
+            size_pool()
             command(argv)
         except StoppedError as e:  # as are all processes
             line, stopped = line_and_code(e)

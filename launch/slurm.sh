@@ -43,7 +43,6 @@ elif [ "$gpus" -gt 0 ] && [ "$per_node" -ne "$gpus" ]; then
   exit 2
 fi
 if [ "$gpus" -gt 0 ]; then
-  export XLA_CLIENT_MEM_FRACTION=${XLA_CLIENT_MEM_FRACTION:-0.9} # JAX takes 0.75 of it; the rest is for NCCL and cuDNN
   export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
 fi
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun stopped reading the former in 22.05

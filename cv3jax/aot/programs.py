@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax.cascade.parts import build_model, model_of
+from cv3jax.cascade.parts import build_model, model_of, part_shapes
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import (
@@ -24,6 +24,7 @@ from cv3jax.distillation.programs import distillation_step
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
+from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.autoencoder import vae_program
@@ -49,6 +50,8 @@ class Program(NamedTuple):
     images: int  # of one execution, over all devices
     microbatches: int
     params: Any  # of the model at work, as shapes
+    # what the command holds on the devices meanwhile and does not hand to the program, as shapes
+    beside: Any = ()
 
 
 def program(settings: StageSettings | DistillSettings, devices: list, step: str) -> Program:
@@ -84,10 +87,12 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
     size, params = stage.batch.size, programs.like.params
     if step == "encode":
         args, shapes = encode_args(programs), programs.frozen
-        return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes)
+        stays = (programs.like, programs.aside, programs.batch)
+        return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes, stays)
     if step in ("train", "later"):
         args = train_args(programs)
-        return Program(programs.train, args, plan.mesh, size, plan.accumulate, params)
+        stays = (programs.frozen, programs.batch)  # that batch is the next step's
+        return Program(programs.train, args, plan.mesh, size, plan.accumulate, params, stays)
     # of a distillation the student, as the last round leaves it
     steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
     drawn = dataclasses.replace(describe(stage, description), steps=steps)
@@ -110,9 +115,10 @@ def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
         raise InputError(f"--step {step}: the vae recipe has only the step train")
     model = model_of(Autoencoder, settings.model, "config.model")
     made = vae_program(settings, plan, model, None)
-    args = (made.like, {}, batch_like(settings, plan.mesh))
-    params = made.like.params
-    return Program(made.train, args, plan.mesh, settings.batch.size, plan.accumulate, params)
+    batch = batch_like(settings, plan.mesh)
+    args, params = (made.like, {}, batch), made.like.params
+    size = settings.batch.size
+    return Program(made.train, args, plan.mesh, size, plan.accumulate, params, batch)
 
 
 def _sample(
@@ -147,4 +153,18 @@ def _sample(
     ema = abstract(params, tree_sharding(params, mesh))
     low = noise if stage.kind == "relay" else None
     w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
-    return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params)
+    stays = _rest(settings.stage, description, mesh)
+    return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params, stays)
+
+
+def _rest(stage: str, description: CascadeDescription, mesh: Any) -> dict:
+    """Part → the parameters of the cascade's parts but `stage`, as `load` places them."""
+    parts = ["vae", "t5", *(name for name in description.stages if name != stage)]
+    shapes = {
+        part: as_computed(
+            part_shapes(description, part),
+            description.section(part).model.get("dtype", "float32"),
+        )
+        for part in parts
+    }
+    return abstract(shapes, tree_sharding(shapes, mesh))

@@ -56,22 +56,31 @@ def text(f: dict) -> str:
 
 
 def memory(f: dict) -> str:
-    capacity = f"{gb(f['capacity_bytes'])}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
+    """What a chip holds while the program runs, of what it can."""
+    peak, beside, usable, capacity = (
+        gb(f[name])
+        for name in (
+            "peak_bytes_per_chip",
+            "beside_bytes_per_chip",
+            "usable_bytes",
+            "capacity_bytes",
+        )
+    )
+    if usable != capacity:
+        usable = f"{usable} ({f['usable_bytes'] / f['capacity_bytes']:.0%} of {capacity})"
+    of = f"of {usable}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
+    if f["beside_bytes_per_chip"]:
+        of = f"+ {beside} that stays beside it = {gb(f['total_bytes_per_chip'])} {of}"
     if f["output_bytes_per_chip"] is None:
         arguments = gb(f["argument_bytes_per_chip"])
-        return (
-            f"the compiler ran out: it needs {gb(f['peak_bytes_per_chip'])}, {arguments} of it"
-            f" arguments, of {capacity}"
-        )
+        return f"the compiler ran out: it needs {peak} ({arguments} of it arguments) {of}"
     parts = [
         gb(f[f"{name}_bytes_per_chip"])
         for name in ("argument", "output", "aliased", "temporary", "code")
     ]
     words = "arguments {} + outputs {} - aliased {} + temporaries {} + code {}".format(*parts)
     host = f["host_memory_bytes_per_chip"]
-    return f"{words} = {gb(f['peak_bytes_per_chip'])} of {capacity}" + (
-        f"; {gb(host)} of the host's memory" if host else ""
-    )
+    return f"{words} = {peak} {of}" + (f"; {gb(host)} of the host's memory" if host else "")
 
 
 def moved(f: dict) -> list[tuple[str, str]]:

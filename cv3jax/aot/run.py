@@ -10,11 +10,14 @@ from typing import Any
 import jax
 
 from cv3jax.aot import collectives, flops, roofline
+from cv3jax.aot.chips import Chip
 from cv3jax.aot.hlo import Module
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.topology import Topology, load, parse
 from cv3jax.distillation.settings import DistillSettings
+from cv3jax.distributed.backend import pool_fraction
+from cv3jax.training.memory_plan import held
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, first_line
 
@@ -112,8 +115,7 @@ def analyse(
         "images": work.images,
         "microbatches": work.microbatches,
         **memory,
-        "capacity_bytes": int(where.chip.memory),
-        "fits": memory["peak_bytes_per_chip"] <= where.chip.memory,
+        **room(where.chip, memory["peak_bytes_per_chip"], held(work.beside)),
         "flops_per_step": counted.total,
         "flops_per_image": counted.total / work.images,
         "flops_by_kind": counted.kinds,
@@ -162,6 +164,21 @@ def analyse(
             ),
         }
     return figures
+
+
+def room(chip: Chip, peak: int, beside: int) -> dict[str, Any]:
+    """Whether a program of so many bytes fits a chip, beside what the command holds there.
+
+    Of a GPU JAX uses `pool_fraction`.
+    """
+    usable, total = int(chip.memory * (1.0 if chip.tpu else pool_fraction())), peak + beside
+    return {
+        "beside_bytes_per_chip": beside,
+        "total_bytes_per_chip": total,
+        "capacity_bytes": int(chip.memory),
+        "usable_bytes": usable,
+        "fits": total <= usable,
+    }
 
 
 def memory_of(compiled: Any) -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""XLA's CPU flags, which backend JAX loads, and programs that are compiled for one call."""
+"""XLA's CPU flags, JAX's pool on a GPU, which backend JAX loads, and programs that are compiled for
+one call.
+"""
 
 import importlib.util
 import os
@@ -6,6 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from data_pipeline.io.errors import InputError
+
+POOL = "XLA_CLIENT_MEM_FRACTION"
+OLD_POOL = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both names at once
+POOL_FRACTION = 0.9  # JAX's own is .75; NCCL, cuDNN and the driver need the rest
 
 
 def jit_once(function: Callable, shardings: Any) -> Callable:
@@ -32,6 +40,32 @@ def tune_cpu() -> None:
     if jaxlib.__version__.startswith("0.10.") and flag not in flags:
         kinds = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
         os.environ["XLA_FLAGS"] = f"{flags} {flag}={kinds}".strip()
+
+
+def pool_fraction() -> float:
+    """Returns the part of a GPU's memory, 0..1, that JAX takes for its arrays and programs.
+
+    Raises InputError where the environment says what is no such part.
+    """
+    name = OLD_POOL if os.environ.get(OLD_POOL) else POOL
+    said = os.environ.get(name) or str(POOL_FRACTION)
+    try:
+        fraction = float(said)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise InputError(f"{name}={said}: must be above 0 and at most 1, as {POOL_FRACTION}")
+    return fraction
+
+
+def size_pool() -> None:
+    """Has JAX take `pool_fraction` of a GPU's memory; what the environment says stays.
+
+    Must come before the first use of a backend.
+    """
+    fraction = pool_fraction()
+    if not os.environ.get(OLD_POOL):
+        os.environ[POOL] = str(fraction)
 
 
 def prefer_cpu(devices: Path = Path("/dev")) -> None:

@@ -1,0 +1,101 @@
+"""What `cv3jax compile` adds to a program: what a run holds beside it, and how much of a GPU there
+is.
+"""
+
+import jax
+import pytest
+from compile_figures import fake_figures
+
+from cv3jax import recipes
+from cv3jax.aot.chips import CHIPS
+from cv3jax.aot.programs import program
+from cv3jax.aot.report import text
+from cv3jax.aot.run import room
+from cv3jax.cli import run_command
+from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.distributed import backend
+from cv3jax.training.memory_plan import held
+
+NAMES = (backend.POOL, backend.OLD_POOL)
+
+
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch):
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that what a test sets goes with it
+
+
+def made(recipe: str, step: str):
+    return program(parse_recipe(recipes.load(recipe, [])), jax.devices()[:1], step)
+
+
+@pytest.mark.parametrize("recipe", ["scenes_base:tiny", "scenes_distill_base:tiny"])
+def test_each_of_a_runs_programs_has_the_others_arrays_beside_it(recipe):
+    train, encode = made(recipe, "train"), made(recipe, "encode")
+    state, aside, _ = train.args
+    encoders, batch, *_ = encode.args
+    assert held(train.beside) == held(encoders) + held(batch)
+    assert held(encode.beside) == held(state) + held(aside) + held(batch)
+
+
+def test_a_sampler_has_the_encoders_beside_it():
+    beside = made("base_512", "sample").beside
+    assert set(beside) == {"vae", "t5"}
+    # 4.76 billion parameters, in the type that the released ones compute in where none is given
+    assert 4 * 4.7e9 < held(beside["t5"]) < 4 * 4.8e9
+
+
+def test_the_autoencoders_run_has_its_next_batch_beside_it():
+    work = made("scenes_vae:tiny", "train")
+    assert held(work.beside) == held(work.args[2]) > 0
+
+
+@pytest.mark.parametrize(
+    ("chip", "peak", "beside", "pool", "fits"),
+    [
+        ("h100", 69.9, 10.0, "", False),  # both fit alone
+        ("h100", 69.9, 2.0, "", True),
+        ("h100", 69.9, 2.0, "0.75", False),  # of JAX's own pool
+        ("h100", 69.9, 10.0, "1", True),
+        ("a100", 60.0, 12.1, "", False),
+        ("v5e", 15.0, 0.9, "", True),  # of a TPU it has all
+        ("v5e", 15.0, 1.1, "", False),
+    ],
+)
+def test_what_fits_is_the_sum_in_what_jax_can_use(chip, peak, beside, pool, fits, monkeypatch):
+    monkeypatch.setenv(backend.POOL, pool)
+    said = room(CHIPS[chip], int(peak * 1e9), int(beside * 1e9))
+    assert said["fits"] is fits
+    assert said["total_bytes_per_chip"] == pytest.approx((peak + beside) * 1e9, abs=2)
+
+
+def test_the_report_adds_up():
+    line = "+ 1.00 GB that stays beside it = 13.00 GB of"
+    assert f"12.00 GB {line} 16.00 GB: fits" in text({"config": "a", **fake_figures()})
+    gpu = fake_figures(capacity_bytes=20 * 10**9, usable_bytes=12 * 10**9, fits=False)
+    assert f"{line} 12.00 GB (60% of 20.00 GB): DOES NOT FIT" in text({"config": "a", **gpu})
+    out = fake_figures(output_bytes_per_chip=None, fits=False)
+    assert f"needs 12.00 GB (3.00 GB of it arguments) {line}" in text({"config": "a", **out})
+
+
+@pytest.mark.parametrize(
+    ("given", "new", "old"),
+    [({}, "0.9", ""), ({NAMES[0]: "0.5"}, "0.5", ""), ({NAMES[1]: "0.6"}, "", "0.6")],
+)
+def test_every_command_takes_that_part_of_a_gpu(given, new, old, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    run_command(lambda _: seen.append([backend.os.environ[name] for name in NAMES]))
+    assert seen == [[new, old]]
+    assert backend.pool_fraction() == float(new or old)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", ["all", "0", "1.5", "-1", "nan"])
+def test_a_part_that_cannot_be_is_refused(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda _: None)
+    assert ended.value.code == 2
+    assert f"{name}={value}: must be above 0" in capsys.readouterr().err
