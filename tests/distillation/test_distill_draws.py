@@ -32,7 +32,7 @@ RECIPE = (
     "distill.target=x0_root_snr",
     "distill.ema=0.105",
     "sample.form=paper",
-    "schedule.blur=sigma",
+    "schedule.blur=exp",  # with sigma both forms draw the same
     "schedule.start=40",
     "optim.warmup=2",
     "optim.decay=linear",
@@ -45,7 +45,7 @@ RECIPE = (
 SETTINGS = hn.settings("scenes_distill_relay", *RECIPE)
 # the student's steps of a round → the teacher's points, two steps each
 POINTS = {steps: np.array(released_points(2 * steps, 40)) for steps in (2, 1)}
-BLUR = blur_table("sigma", 40).astype(np.float64)
+BLUR = blur_table("exp", 40).astype(np.float64)
 
 
 class Seen(NamedTuple):
