@@ -55,6 +55,7 @@ def cascade_at() -> Path:
 @pytest.fixture(autouse=True)
 def larger(monkeypatch):
     """Bases of 64²: a context of two leaves each device two rows of the smallest latents."""
+    cascade_at()  # trained as it is: a run that reads a doubled cascade writes it so
     read = cascades.read_cascade
 
     def doubled(path):
