@@ -20,10 +20,14 @@ from data_pipeline.builder import beam_worker
 from data_pipeline.io.errors import InputError
 
 LOCAL, PROCESSES = "DirectRunner", "multi_processing"
+# what a function of ours raised, in the text that a runner makes of it; Python has subclasses of
+# OSError for some of the system's errors (TimeoutError, BlockingIOError, ...)
 _OURS = re.compile(
-    r"\b(InputError|OSError|FileNotFoundError|PermissionError): (.*?)(?: \[while running .*)?$",
+    r"\b(InputError|MemoryError|OSError|\w+Error(?=: \[Errno))(?:: (.*?))?"
+    r"(?: \[while running .*)?$",
     re.MULTILINE,
 )
+_SYSTEM = re.compile(r"\[Errno (\d+)\] (.*?)(?:: (['\"])(.*)\3)?$")
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
@@ -75,7 +79,7 @@ def run(
     done.
 
     Raises:
-        InputError, OSError: as the pipeline's own functions did.
+        InputError, OSError, MemoryError: as the pipeline's own functions did.
     """
     runner, options = _runner(options)
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -88,8 +92,16 @@ def run(
             found = _OURS.findall(f"{type(e).__name__}: {e}")
             if not found:
                 raise
-            kind, message = found[-1]
-            raise (InputError if kind == "InputError" else OSError)(message) from e
+            raise _again(*found[-1]) from e
+
+
+def _again(kind: str, message: str) -> Exception:
+    """What was raised, by the name of its class and its text."""
+    if kind in ("InputError", "MemoryError"):
+        return (InputError if kind == "InputError" else MemoryError)(message)
+    if not (told := _SYSTEM.match(message)):
+        return OSError(message)
+    return OSError(int(told[1]), told[2], *([told[4]] if told[4] else []))
 
 
 def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.io import storage
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, raise_machine
 from data_pipeline.io.storage import File
 from data_pipeline.sources.folders import list_files, read_files
 from data_pipeline.sources.items import BAD_TAR, IMAGE_SUFFIXES, UNREADABLE, Item, Place, Skip
@@ -154,16 +154,21 @@ def _parts(kind: str, path: str, name: str, parts: list[str], root: Path) -> lis
     ]
 
 
+def _failed(e: OSError) -> None:
+    raise_machine(e, e.filename)
+
+
 def _stamp(root: Path) -> str:
     """A digest of names, sizes and times of all files below a folder."""
     digest = hashlib.sha256()
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_failed):
         folders.sort()
         for name in sorted(names):
             try:
                 status = os.stat(os.path.join(folder, name))
-            except OSError:  # a dangling link, which is counted when it is read
-                continue
+            except OSError as e:
+                raise_machine(e, os.path.join(folder, name))
+                continue  # a dangling link, which is counted when it is read
             digest.update(
                 f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(
                     errors="surrogateescape"
@@ -173,7 +178,11 @@ def _stamp(root: Path) -> str:
 
 
 def read_unit(unit: Unit) -> Iterator[Item | Skip]:
-    """The items of a unit. A file that is gone or cannot be opened is one Skip."""
+    """The items of a unit. A file that is gone or cannot be opened is one Skip.
+
+    Raises:
+        OSError: the machine or the store fails.
+    """
     try:
         if unit.kind == TAR:
             with storage.open_read(unit.path) as file:
@@ -195,6 +204,7 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
     except OSError as e:
         if storage.is_remote(unit.path):
             raise  # the runner tries again
+        raise_machine(e, e.filename or unit.path)
         yield Skip(
             unit.name, BAD_TAR if unit.kind == TAR else UNREADABLE, e.strerror or str(e), unit.size
         )

@@ -42,6 +42,8 @@ def _change(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         )
         probe = _probe(mode)
         moved = np.asarray(change.apply(probe), int) - np.asarray(probe.convert("RGB"), int)
+    except MemoryError:
+        raise
     # Pillow raises whatever a damaged profile leads it to
     except Exception:
         return None

@@ -2,7 +2,9 @@
 decoded.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ _UPRIGHT = {  # EXIF's orientations but the first, and what makes a picture upri
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_DAMAGED = "damaged image data ({0}: {1})"
 _PLAIN = ("1", "L", "P", "RGB")  # modes that every decoder reads alike
 
 
@@ -51,14 +54,11 @@ def open_image(
         raise InputError(f"not a readable {formats.listed('or')} image")
     name = formats.pillow_name(kind)
     lean, profile = png.without_extras(data) if name == "PNG" else (data, None)
-    try:
-        image = Image.open(io.BytesIO(lean), formats=(name,))
-    except Image.DecompressionBombError as e:
-        raise TooLargeError(f"too many pixels to decode: {e}") from e
-    # Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError,
-    # SyntaxError, ...
-    except Exception as e:
-        raise InputError(f"not a readable {kind} image ({type(e).__name__})") from e
+    with _blaming(f"not a readable {kind} image ({{0}})"):
+        try:
+            image = Image.open(io.BytesIO(lean), formats=(name,))
+        except Image.DecompressionBombError as e:
+            raise TooLargeError(f"too many pixels to decode: {e}") from e
     if profile:
         image.info["icc_profile"] = profile
     if name == "PNG" and "transparency" in image.info:
@@ -67,6 +67,23 @@ def open_image(
     if width * height > max_pixels:
         raise TooLargeError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
     return image
+
+
+@contextlib.contextmanager
+def _blaming(said: str) -> Iterator[None]:
+    """Make of what the block raises an InputError that says `said`: {0} is the exception's class,
+    {1} its text.
+
+    Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError,
+    SyntaxError, ... Not so a MemoryError: the sizes that a header claims are bounded by then, and
+    it is the machine that lacks them.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as e:
+        raise InputError(said.format(type(e).__name__, str(e)[:80])) from e
 
 
 def orientation(image: Image.Image) -> int:
@@ -78,18 +95,16 @@ def orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         _load(image)  # getexif would, and a second time Pillow no longer says that they are damaged
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # as above; pixels that are damaged are refused when they are decoded
-    except Exception:
+        with _blaming("unreadable EXIF ({0})"):
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except InputError:  # pixels that are damaged are refused when they are decoded
         return 1
     return int(value) if value in _UPRIGHT else 1
 
 
 def _load(image: Image.Image) -> None:
-    try:
+    with _blaming(_DAMAGED):
         image.load()
-    except Exception as e:  # as above
-        raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -121,10 +136,8 @@ def is_animated(image: Image.Image) -> bool:
     Raises:
         InputError: the frame count is damaged.
     """
-    try:
+    with _blaming("image with a damaged number of frames ({0})"):
         return image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1
-    except Exception as e:  # as above
-        raise InputError(f"image with a damaged number of frames ({type(e).__name__})") from e
 
 
 def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
@@ -140,7 +153,7 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
     Raises:
         InputError: the pixels are damaged or truncated.
     """
-    try:
+    with _blaming(_DAMAGED):
         if short_side is not None and image.format == "JPEG":
             image.draft(None, (short_side, short_side))
         image.load()
@@ -153,8 +166,6 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
             image.putalpha(alpha)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-    except Exception as e:  # as above
-        raise InputError(f"damaged image data ({type(e).__name__}: {str(e)[:80]})") from e
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -76,3 +76,9 @@ def machine_error(e: BaseException, path: str | Path) -> OSError | None:
     if code not in _MACHINE.values():
         return None
     return OSError(code, os.strerror(code), str(path))
+
+
+def raise_machine(e: OSError, path: str | Path) -> None:
+    """Raise `machine_error` where there is one; return where `path` itself is to blame."""
+    if failed := machine_error(e, path):
+        raise failed from e

@@ -11,6 +11,7 @@ from data_pipeline.io.errors import (
     machine_error,
 )
 
+_LESS = "leave this machine more of it, and give the same command again"
 _ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and give the same command again"}
 
 
@@ -18,8 +19,8 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     """The line and the exit code of what ended a command; None for what is a mistake of ours.
 
     2: bad input, nothing was done. 1: the run could not go on (a full or failing disk, too many
-    open files, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. The same command goes on
-    after all but the first, and launchers give it again.
+    open files, no memory, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. The same command
+    goes on after all but the first, and launchers give it again.
     """
     if isinstance(e, InputError):
         return _refused(e)
@@ -31,6 +32,8 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
         return "interrupted; run the same command to continue", 130
     if isinstance(e, OSError):
         return _failed(e), 1
+    if isinstance(e, MemoryError):
+        return _line(f"out of memory{f' ({first_line(e)})' if str(e) else ''}; {_LESS}"), 1
     return None
 
 

@@ -4,9 +4,11 @@ No link leads outside the folder.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipeline.io.errors import raise_machine
 from data_pipeline.sources import items
 from data_pipeline.sources.items import (
     IMAGE_SUFFIXES,
@@ -60,8 +62,24 @@ def _spelled(path: Path, kind: str) -> list[Path]:
 
 
 def _beside(path: Path, kind: str) -> Path | None:
-    there = (p for p in _spelled(path, kind) if os.path.lexists(p) and not os.path.isdir(p))
-    return next(there, None)
+    for p in _spelled(path, kind):
+        # a dangling link is one that cannot be read, and counted
+        if _mode(p, follow=False) and not stat.S_ISDIR(_mode(p)):
+            return p
+    return None
+
+
+def _mode(path: Path, follow: bool = True) -> int:
+    """What kind of file it is, as `stat` tells; 0 where there is none, or no way to it.
+
+    Raises:
+        OSError: the machine fails: nobody knows whether there is one.
+    """
+    try:
+        return path.stat(follow_symlinks=follow).st_mode
+    except OSError as e:
+        raise_machine(e, path)
+        return 0
 
 
 def _hidden(relative: Path) -> bool:
@@ -104,18 +122,22 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
 
     Raises:
         UnusableError: it is outside, missing, or not a file.
+        OSError: the machine fails.
     """
     try:
         real = path.resolve()
         if inside and not real.is_relative_to(inside):
             raise UnusableError(OUTSIDE, path.name)
-        if os.path.isdir(real):
+        mode = _mode(real)
+        if stat.S_ISDIR(mode):
             raise UnusableError(LINKED, f"{path.name}: links to folders are not followed")
-        if not os.path.isfile(real):  # a pipe or a device would block
+        if not stat.S_ISREG(mode):  # a pipe or a device would block
             raise UnusableError(MISSING, path.name)
         return real, real.stat().st_size
     # a RuntimeError: links in a circle; a ValueError: characters no name has
     except (OSError, RuntimeError, ValueError) as e:
+        if isinstance(e, OSError):
+            raise_machine(e, path)
         raise UnusableError(UNREADABLE, f"{path.name}: {str(e)[:80]}") from e
 
 
@@ -132,4 +154,5 @@ def _read(path: Path, limit: int, inside: Path) -> tuple[Path, bytes]:
     try:
         return real, real.read_bytes()
     except OSError as e:
+        raise_machine(e, path)
         raise UnusableError(UNREADABLE, f"{path.name}: {e.strerror}") from e

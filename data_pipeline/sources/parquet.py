@@ -3,10 +3,10 @@ joined by key.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from data_pipeline.io import storage
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, first_line, raise_machine
 from data_pipeline.sources.fields import (
     KEYS,
     KNOWN,
@@ -44,7 +44,7 @@ def image_column(path: str) -> str | None:
         DamagedError: it cannot be opened as parquet.
     """
     with storage.open_read(path) as file:
-        schema = _open(file).schema_arrow
+        schema = _open(file, path).schema_arrow
     names = {plain_name(field.name): field.name for field in schema if _holds_bytes(field.type)}
     return next((names[name] for name in IMAGE_COLUMNS if name in names), None)
 
@@ -57,8 +57,8 @@ def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
     row = 0
     with storage.open_read(path) as file:
         try:
-            parquet = _open(file)
-            for fields in _rows(parquet, [column, *_columns(parquet, column)]):
+            parquet = _open(file, path)
+            for fields in _rows(parquet, [column, *_columns(parquet, column)], path):
                 yield _item(fields, column, Place(path, row, -1))
                 row += 1
         except DamagedError as e:
@@ -74,7 +74,7 @@ def read_image(place: Place) -> bytes:
     try:
         column = image_column(place.file)
         with storage.open_read(place.file) as file:
-            parquet, row = _open(file), place.offset
+            parquet, row = _open(file, place.file), place.offset
             for group in range(parquet.num_row_groups):
                 count = parquet.metadata.row_group(group).num_rows
                 if row < count:
@@ -98,14 +98,14 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
     names = names_of("url") if plain_name(on) in names_of("url") else (plain_name(on),)
     with storage.open_read(path) as file:
         try:
-            parquet = _open(file)
+            parquet = _open(file, path)
             columns = _columns(parquet)
             if not set(names) & set(map(plain_name, columns)):
                 raise InputError(
                     f"--metadata {path} has no column {on!r} of text or numbers; it has"
                     f" {', '.join(columns[:20])} (--join-on)"
                 )
-            for fields in _rows(parquet, columns):
+            for fields in _rows(parquet, columns, path):
                 if (value := same_key(present(fields, names))) is not None:
                     told = read_fields(fields)
                     row = {"url": told.url, "scores": told.scores, "unreadable": told.unreadable}
@@ -116,7 +116,7 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
             ) from e
 
 
-def _open(file) -> Any:
+def _open(file: BinaryIO, path: str) -> Any:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -125,7 +125,17 @@ def _open(file) -> Any:
     try:
         return parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise DamagedError(str(e)) from e
+        raise _damaged(e, path) from e
+
+
+def _damaged(e: Exception, path: str) -> DamagedError:
+    """Of what reading raised. Raises OSError where the machine is to blame.
+
+    Not where Arrow's memory does not do: a damaged length asks for any.
+    """
+    if isinstance(e, OSError):
+        raise_machine(e, path)
+    return DamagedError(str(e))
 
 
 def _columns(parquet: Any, image: str = "") -> list[str]:
@@ -183,7 +193,7 @@ def _holds_bytes(kind: Any) -> bool:
     )
 
 
-def _rows(parquet: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(parquet: Any, columns: list[str], path: str) -> Iterator[dict[str, Any]]:
     """Rows as dicts; a text that is not UTF-8 is bytes, two columns of one name a list."""
     import pyarrow
 
@@ -193,7 +203,7 @@ def _rows(parquet: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
             for row in zip(*map(_values, batch.columns), strict=True):
                 yield gather(list(zip(names, row, strict=True)))
     except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise DamagedError(str(e)) from e
+        raise _damaged(e, path) from e
 
 
 def _values(column: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from data_pipeline.io.errors import raise_machine
 from data_pipeline.io.storage import is_remote
 from data_pipeline.sources.items import (
     BAD_TAR,
@@ -64,6 +65,9 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
     `name`, the tar's, as key. The sample before the break counts as lost with it unless it has all
     the kinds of files that the one before it had: without its json nobody could say where it is
     from. `path` is what the items' places name; `file` can seek.
+
+    Raises:
+        OSError: the machine or the store fails.
     """
     sample, before, end, broken = None, None, 0, ""
     try:
@@ -82,8 +86,10 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
                 _read_member(tar, member, sample, name, path)
             end = tar.offset
     except _DAMAGED as e:
-        if isinstance(e, OSError) and is_remote(path):
-            raise  # the store's fault, perhaps, and not the tar's: the runner tries again
+        if isinstance(e, OSError):
+            if is_remote(path):
+                raise  # the store's fault, perhaps, and not the tar's: the runner tries again
+            raise_machine(e, path)
         broken = str(e) or type(e).__name__
     if not broken:
         broken = _wrong_end(file, end, size)

@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 import pytest
 from odd_images import chunk, exif, png, rgb_profile, saved
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
 from data_pipeline.images.decode import (
     decode_rgb,
@@ -182,3 +183,26 @@ def test_damaged_pixels_are_damaged_also_after_the_size_was_asked_for():
     with pytest.raises(InputError, match="damaged image data"):
         decode_rgb(open_image(flipped))
     assert upright_size(open_image(whole)) == (16, 16)
+
+
+STEPS = [  # of decoding, each with what of Pillow it calls
+    (open_image, Image, "open"),
+    (lambda data: upright_size(open_image(data)), Image.Image, "getexif"),
+    (lambda data: is_animated(open_image(data)), PngImageFile, "n_frames"),
+    (pixels, PngImageFile, "load"),
+    (pixels, Image.Image, "transpose"),
+    (pixels, ImageCms, "buildTransform"),
+]
+
+
+@pytest.mark.parametrize(("step", "of", "name"), STEPS)
+def test_no_memory_is_no_damage(step, of, name, monkeypatch):
+    data = saved(Image.fromarray(QUARTERS), exif=exif(6), icc_profile=rgb_profile(1.0))
+
+    def full(*_, **__):
+        raise MemoryError
+
+    unread = property(full, lambda *_: None)
+    monkeypatch.setattr(of, name, unread if name == "n_frames" else full, raising=False)
+    with pytest.raises(MemoryError):
+        step(data)
