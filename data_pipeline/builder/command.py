@@ -13,6 +13,7 @@ from typing import Any
 from data_pipeline.builder.inputs import find_units
 from data_pipeline.builder.settings import BuildSettings, Settings, load_settings
 from data_pipeline.io import storage
+from data_pipeline.io.arguments import local
 from data_pipeline.io.errors import InputError
 
 TAKES_MORE = True  # the flags that are Beam's own
@@ -114,6 +115,14 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"data build needs Apache Beam ({e}): pip install 'cv3jax[data]'") from e
     finally:
         logging.disable(logging.NOTSET)
+    for flag, given in (
+        *(("--input", each) for each in args.input),
+        *(("--metadata", each) for each in args.metadata),
+        ("--output", args.output),
+    ):
+        storage.check_address(given, flag)
+    if not storage.is_remote(args.output):
+        local(args.output, "--output")
     options = beam_options(args.more)
     flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     filters = load_settings(

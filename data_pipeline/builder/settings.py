@@ -12,6 +12,7 @@ import yaml
 
 from data_pipeline.builder.blocklist import read_blocked
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
+from data_pipeline.io.arguments import local
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.sources.items import MAX_CAPTION
 from data_pipeline.sources.values import plain_tags
@@ -98,6 +99,8 @@ class Settings:
                     f"{field.name} = {value!r}: give a {_NAMES[kind]}{span}; it is:"
                     f" {field.metadata['help']}"
                 )
+        if self.blocked_sources is not None:
+            local(self.blocked_sources, "--blocked-sources")
         if self.nsfw_tags is not None and not self.tags():
             raise InputError(
                 "nsfw_tags is empty; give tags such as NSFW,UNSURE, or leave the filter off"

@@ -34,8 +34,8 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
     return {flag: values[0]}, {flag: values[-1]}
 
 
-def local(text: str, what: str = "") -> Path:
-    """A path of this machine's file systems, where `what` was given as one.
+def check_name(text: str, what: str = "") -> None:
+    """Refuse what is no name of a file or folder of this machine, where `what` was given as one.
 
     Raises:
         InputError: an address such as gs://bucket/x, or what a shell should have replaced: to the
@@ -51,6 +51,16 @@ def local(text: str, what: str = "") -> Path:
         raise InputError(f"{what}: the shell did not replace ~ here; write the whole path")
     if not str(text).strip():
         raise InputError(f"{what or 'a path'}: is empty; give a path, . for this folder")
+
+
+def local(text: str, what: str = "") -> Path:
+    """A path of this machine's file systems, where `what` was given as one.
+
+    Raises:
+        InputError: see `check_name`; or libraries cannot write it.
+    """
+    check_name(text, what)
+    what = f"{what} {text}".strip()
     if os.path.abspath(text).encode(errors="replace").decode() != os.path.abspath(text):
         raise InputError(
             f"{what}: not every byte of {os.path.abspath(text)!r} is UTF-8, as the libraries that"

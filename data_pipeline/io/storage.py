@@ -4,17 +4,48 @@ Only what has a scheme needs Beam.
 """
 
 import glob
+import importlib.util
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data_pipeline.io.arguments import check_name
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.files import replacing
+
+STORES = ("gs://", "s3://", "hdfs://")
 
 
 def is_remote(path: str) -> bool:
     return "://" in path
+
+
+def check_address(text: str, flag: str) -> None:
+    """Refuse what is neither of this machine nor in a store that Beam reaches from here.
+
+    Raises:
+        InputError: see `arguments.check_name`.
+    """
+    if not is_remote(text):
+        check_name(text, flag)
+    elif not _has_store(text):
+        try:
+            check_name(text, flag)
+        except InputError as e:
+            more = f"; or an address of {', '.join(STORES)}, with Apache Beam's library for it"
+            raise InputError(f"{e}{more}") from e
+
+
+def _has_store(address: str) -> bool:
+    if not address.lower().startswith(STORES):
+        return False
+    try:
+        # which needs the store's library, and asks nothing of the store
+        _systems().get_filesystem(address)
+    except Exception:  # Beam's own, or whatever that library raises
+        return False
+    return not address.lower().startswith("s3://") or importlib.util.find_spec("boto3") is not None
 
 
 def join(folder: str, *names: str) -> str:

@@ -2,12 +2,16 @@
 takes a path: to the system each is the name of a folder below this one.
 """
 
+import itertools
 import os
+import types
 from pathlib import Path
 
 import pytest
 from bad_input import refused
 
+from data_pipeline.builder.settings import load_settings
+from data_pipeline.io import storage
 from data_pipeline.io.arguments import Parser, local
 from data_pipeline.io.errors import InputError
 
@@ -53,15 +57,50 @@ PLACES = [
     ("data", "recaption d --endpoint http://x/v1 --model m --out w --triplets {}"),
     ("data", "build --input d --output w --captions {}"),
     ("data", "build --input d --output w --filters {}"),
+    ("data", "build --input d --output w --blocked-sources {}"),
+    ("data", "build --input {} --output w"),
+    ("data", "build --input d --input {} --output w"),
+    ("data", "build --input d --output {}"),
+    ("data", "build --input d --output w --metadata {}"),
 ]
+# of which Beam reaches none, whatever is installed
+ELSEWHERE = ["abc://bucket/a", "https://a.b/c.tar", "file:///tmp/a", "gs:/bucket/a", "nfs://n/a"]
 
 
 @pytest.mark.parametrize(("command", "line"), PLACES, ids=str)
 def test_an_address_is_refused_in_one_line(command, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # as where no library of a store is installed
+    monkeypatch.setattr(storage, "_systems", lambda: None)
     argv = line.format("gs://bucket/a").split(" ")
     refused(command, argv, capsys, ": only a path of this machine is read and written here")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("address", ELSEWHERE)
+@pytest.mark.parametrize("flag", ["--input", "--output", "--metadata", "--blocked-sources"])
+def test_a_build_refuses_what_no_store_has(flag, address, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = {"--input": "d", "--output": "w", flag: address}
+    argv = ["build", *itertools.chain.from_iterable(given.items())]
+    refused("data", argv, capsys, f"{flag} {address}: only a path of this machine")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_filter_file_refuses_an_address(tmp_path):
+    (tmp_path / "f.yaml").write_text("blocked_sources: s3://bucket/a")
+    with pytest.raises(InputError, match="only a path of this machine"):
+        load_settings(tmp_path / "f.yaml", {})
+
+
+def test_a_store_that_beam_reaches_is_none_of_this_machine_s(monkeypatch):
+    systems = types.SimpleNamespace(get_filesystem=lambda address: address)
+    monkeypatch.setattr(storage, "_systems", lambda: systems)
+    storage.check_address("gs://bucket/a", "--input")
+    storage.check_address("hdfs://name:9000/a", "--output")
+    storage.check_address("a/b.tar", "--input")
+    with pytest.raises(InputError, match="only a path of this machine"):
+        storage.check_address("https://a.b/c.tar", "--input")
 
 
 @pytest.mark.parametrize(
