@@ -63,6 +63,7 @@ def run(
         "made": 0,
         "left": 0,
         "damaged": 0,
+        "several_captions": 0,
         "encode_seconds": 0.0,
         "images_per_second": None,
         "bytes_per_image": payload(identity),
@@ -165,7 +166,7 @@ def encode(
     encoders = load_encoders(
         settings, source.directory, source.description, identity, devices, batch
     )
-    began, made, stop, damage = time.monotonic(), 0, None, []
+    began, made, stop, damage, several = time.monotonic(), 0, None, [], []
 
     def damaged(problem: str) -> None:
         damage.append(problem)
@@ -196,7 +197,7 @@ def encode(
                 target.place,
                 path,
                 settings.data.threads,
-                Hooks(damaged, bar.update, noticed),
+                Hooks(damaged, bar.update, noticed, several.append),
             )
             if stop := noticed():
                 break
@@ -205,11 +206,18 @@ def encode(
         raise StoppedError(stop, f"{left:,} records are left; run the same command to continue")
     for problem in damage:
         print(f"cv3jax: {problem}; training passes it over", file=sys.stderr)
+    if sum(several):
+        said = (
+            f"{sum(several):,} of {made:,} records have several captions: features are made of the"
+            " first alone, and training on them sees no other; --text none leaves it all of them"
+        )
+        print(f"cv3jax: {said}", file=sys.stderr)
     seconds = time.monotonic() - began
     return {
         "made": made,
         "left": left,
         "damaged": len(damage),
+        "several_captions": sum(several),
         "encode_seconds": seconds,
         "images_per_second": made / seconds,
     }

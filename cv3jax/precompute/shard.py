@@ -16,7 +16,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import replacing
 from data_pipeline.records.array_records import ShardWriter
 from data_pipeline.records.feature_cache import FEATURES, pack
-from data_pipeline.records.records import RecordSource
+from data_pipeline.records.records import RecordSource, captions
 
 KEPT = ("key", "sha256", "caption", "recaption")
 
@@ -28,6 +28,7 @@ class Item(NamedTuple):
     pixels: np.ndarray | None  # uint8 [side, side, 3], where there are latents to make
     sizes: np.ndarray  # int32 [6]
     whole: bool  # else neither image nor captions can be read, and its companion has no arrays
+    several: bool = False  # its source has more captions than the one that features are made of
 
 
 class Hooks(NamedTuple):
@@ -36,6 +37,7 @@ class Hooks(NamedTuple):
     damaged: Callable[[str], None]  # of a record that cannot be read, by other threads; may raise
     advance: Callable[[int], None]  # so many records were written
     stop: Callable[[], int | None]  # after each batch; where it says so, no shard is left
+    several: Callable[[int], None]  # so many records of a shard have captions without features
 
 
 class _StoppedError(Exception):
@@ -59,7 +61,7 @@ def encode_shard(
         InputError: the encoders make infinities of a record.
         OSError: the disk is full, or fails.
     """
-    before = None
+    before, several = None, 0
     try:
         with (
             replacing(path, place / path.name, durable=True) as temporary,
@@ -68,6 +70,7 @@ def encode_shard(
             for some in batches(records, rows, encoders, threads, hooks.damaged):
                 # the devices are at it while the batch before is written
                 begun = (some, start(some, encoders))
+                several += sum(item.several for item in some)
                 if before:
                     hooks.advance(write(writer, *before, name=records.name))
                 before = begun
@@ -77,6 +80,7 @@ def encode_shard(
                 hooks.advance(write(writer, *before, name=records.name))
     except _StoppedError:
         return 0
+    hooks.several(several)
     return len(rows)
 
 
@@ -97,6 +101,7 @@ def batches(
         try:
             record = records[i]
             name = f"record {record['key']!r}"
+            several = bool(encoders.text) and len(captions(record)) > 1
             if encoders.latents:
                 pixels, sizes = encoders.view(record["image"])
         except InputError as e:
@@ -105,7 +110,8 @@ def batches(
             return Item(
                 dict.fromkeys(KEPT, ""), black if encoders.latents else None, nothing, whole=False
             )
-        return Item({name: record[name] for name in KEPT}, pixels, sizes, whole=True)
+        kept = {name: record[name] for name in KEPT}
+        return Item(kept, pixels, sizes, whole=True, several=several)
 
     width, read = encoders.width, collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(max(threads, 1))

@@ -37,7 +37,7 @@ from data_pipeline.records.records import RecordSource
 NAME = "encoded"
 ABOUT = (
     "Latents and text features of a cv3jax dataset; encoded.json says how they are stored and what"
-    " made them."
+    " made them. Of a record's captions the first has features, and its recaption, and no other."
 )
 IDENTITY = "encoded.json"
 FORMAT = 1

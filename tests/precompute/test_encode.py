@@ -1,8 +1,10 @@
 """`cv3jax data encode`: what a companion holds, the same bytes on any mesh, and what is refused."""
 
 import functools
+import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -188,6 +190,29 @@ def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
         match=f"record {record['key']!r} of d: infinite or no number among its latents; store",
     ):
         shard.write(None, [shard.Item(record, None, np.zeros(6), True)], out, name="d")
+
+
+@pytest.mark.parametrize(("text", "count"), [("float32", 2), (None, 0)])
+def test_captions_without_features_are_counted(text, count, tmp_path, monkeypatch, capsys):
+    others = [["another"], [], ["one more", "and one"], None, "no list"]
+    with RecordWriter(tmp_path / "d", shards=2) as writer:
+        for i, each in enumerate(others):
+            scores = {} if each is None else {"captions": each}
+            writer.write({**records()[i], "scores": json.dumps(scores)})
+    monkeypatch.setattr(precomputing, "load_encoders", lambda *_: blind(bool(text)))
+    monkeypatch.setattr(shard, "start", lambda *_: {"latents": {}, "text": {}, "recaption": {}})
+    figures = run(config("relay", f"data.path={tmp_path / 'd'}"), tmp_path / "out", text=text)
+    assert (figures["made"], figures["several_captions"]) == (5, count)
+    said = f"{count} of 5 records have several captions: features are made of the first alone"
+    assert (said in capsys.readouterr().err) == (count > 0)
+
+
+def blind(text: bool) -> types.SimpleNamespace:
+    """Encoders that see nothing."""
+    view = (None, np.zeros(6, np.int32))
+    return types.SimpleNamespace(
+        width=BATCH, side=8, latents=True, text=text, view=lambda image: view
+    )
 
 
 def test_the_document_s_bytes_are_the_format_s():
