@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import measure
 import numpy as np
 
 from cv3jax.cascade.parts import model_shapes
@@ -141,7 +142,7 @@ def main() -> None:
     shutil.rmtree(args.workdir / "sat", ignore_errors=True)
     count = random_unet(args.workdir / "sat")
     figures: dict = {
-        "environment": environment(),
+        "environment": environment() | {"revision": measure.revision(measure.ROOT) or "none"},
         "parameters": count,
         "sat_gb": size(args.workdir / "sat"),
         "rounds": [],

@@ -273,7 +273,6 @@ def measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
     row("same bytes from two processes", same, "True", same)
     size = sum(path.stat().st_size for path in paths)
     facts = measure.facts("apache-beam", "array_record", "tensorflow-datasets", "pillow", "numpy")
-    facts["revision"] = measure.revision(Path(__file__).parent.parent) or "none"
     facts["input"] = f"{args.count:,} records, {size / 2**20:,.0f} MiB in {len(paths)} tars"
     facts["speed"] = f"{args.count / whole_seconds:.0f} records a second"
     return {"facts": facts, "rows": rows}

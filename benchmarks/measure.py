@@ -80,9 +80,10 @@ def timed(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def facts(*packages: str) -> dict[str, str]:
-    """Date, hardware, what else keeps it busy, and versions: of JAX and of `packages`."""
+    """Date, commit, hardware, what else keeps it busy, and versions: of JAX and of `packages`."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "revision": revision(ROOT) or "none",
         "hardware": hardware(),
         "load": f"{os.getloadavg()[0]:.1f} processes waited for a core in the minute before",
         "python": platform.python_version(),
@@ -90,6 +91,7 @@ def facts(*packages: str) -> dict[str, str]:
     }
 
 
+ROOT = Path(__file__).resolve().parents[1]
 CODE = ("cv3jax", "configs", "data_pipeline", "launch/topologies")  # what the package is made of
 
 

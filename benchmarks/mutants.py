@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     survived = [one.mutant.name for one in verdicts if not one.caught]
     print(report(verdicts))
     print(f"\n{len(verdicts) - len(survived)} of {len(verdicts)} mutants are caught")
-    facts = {**measure.facts(), "revision": measure.revision(ROOT)}
+    facts = measure.facts()
     results = [one.mutant._asdict() | one._asdict() for one in verdicts]
     for result in results:
         del result["mutant"]
