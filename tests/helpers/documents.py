@@ -1,0 +1,57 @@
+"""The documents as a reader sees them: sections, tables, and the commands and commits they name."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+# git's short name: seven hex digits with one of 0 to 9 among them, no part of a number or a word
+COMMIT = re.compile(r"(?<![\w.,/\[-])(?=[a-f]*\d)[0-9a-f]{7}(?![\w%\]-])(?!\.\d)")
+COMMAND = re.compile(r"benchmarks/\w+\.py|\bmake [a-z-]+|\bcv3jax [a-z]+|tests/[\w/]+\.py")
+DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+(?![\w.])")
+
+
+class Section(NamedTuple):
+    """From one heading of the second rank to the next; the page's own heading begins the first."""
+
+    document: str
+    title: str
+    text: str
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text()
+
+
+def flat(text: str) -> str:
+    """A text without line breaks, bold and the padding of tables, so that sentences are found."""
+    return " ".join(text.replace("**", "").split())
+
+
+def sections(document: str) -> list[Section]:
+    parts = re.split(r"^(?=## )", read(document), flags=re.MULTILINE)
+    return [Section(document, part.partition("\n")[0].lstrip("# "), part) for part in parts if part]
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """The rows of a text's tables, without bold and padding, heads included, rules not."""
+    cells = [
+        tuple(cell.strip() for cell in flat(line).strip("|").split("|"))
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    return [row for row in cells if not all(set(cell) <= set("-: ") for cell in row)]
+
+
+def figures(text: str) -> list[tuple[str, ...]]:
+    """The rows that hold a decimal number."""
+    return [row for row in rows(text) if any(DECIMAL.search(cell) for cell in row)]
+
+
+def result(name: str) -> Any:
+    """A result file as JSON; a name with a slash counts from the root."""
+    return json.loads(((ROOT if "/" in name else RESULTS) / f"{name}.json").read_text())

@@ -1,0 +1,203 @@
+"""What the documents must say, worked out from the result files: pairs of a document and a
+sentence or a table's row.
+"""
+
+import re
+import statistics
+from collections.abc import Iterator
+
+from documents import flat, read, result
+
+Saying = tuple[str, str]
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def row(*cells: object) -> str:
+    """A table's row as documents.flat leaves it."""
+    return f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |")
+
+
+def bare(value: float, digits: int = 2) -> str:
+    """Without the zero before its point."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def figure(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def spread(values: list[float]) -> str:
+    """As benchmarks/measure.py prints it: median, quartiles."""
+    return "{} ({} to {})".format(*map(figure, values))
+
+
+def loop() -> Iterator[Saying]:
+    found = result("loop")
+    for name in ("loop", "loop, loader"):
+        yield "docs/benchmarks.md", f"| {spread(found['ratio'][name])} |"
+
+
+def cascade() -> Iterator[Saying]:
+    found = result("cascade")
+    yield "docs/benchmarks.md", f"| {spread(found['measured']['ratio'])} |"
+    yield "docs/benchmarks.md", f"| {found['counted']['ratio']:.3f} |"
+
+
+def distill() -> Iterator[Saying]:
+    made = result("distill")["rows"]
+    for each in made:
+        stage = each["recipe"].removeprefix("scenes_distill_")
+        kind = {"guided": "guided", "told": "told w"}[each["kind"]]
+        seconds = [f"{statistics.median(each['seconds'][name]):.3f}" for name in each["seconds"]]
+        ratios = [spread(each[name]) for name in ("ratio", "ratio_passes")]
+        flops = f"{each['flops_ratio_passes']:.2f}"
+        cells = (f"{stage}, {kind}", each["batch"], *seconds, *ratios, flops)
+        yield "docs/benchmarks.md", row(*cells)
+    with_update, passes = ([each[k][0] for each in made] for k in ("ratio", "ratio_passes"))
+    both = f"{min(with_update):.2f} to {max(with_update):.2f} of two teacher passes"
+    yield "docs/distillation.md", both
+    alone = f"{min(passes):.2f} to {max(passes):.2f} at batches of 16"
+    yield "docs/distillation.md", alone
+
+
+def loader() -> Iterator[Saying]:
+    for side, found in result("loader")["sizes"].items():
+        speeds = [statistics.median(found["images_a_second"][who]) for who in ("threads", "peer")]
+        ratios = spread(found["ratio"]["threads"]), figure(found["ratio"]["processes"][0])
+        yield "docs/benchmarks.md", row(f"{side}²", *(f"{speed:.0f}" for speed in speeds), *ratios)
+
+
+def packaged() -> Iterator[Saying]:
+    found = result("packaged")
+    where = "docs/scenes.md"
+    right = {name: found["following"][name] for name in ("scenes", "scenes_teacher")}
+    for label, kind, what, bar in (
+        ("held-out captions: colour", "heldout", "colour", ".97"),
+        ("held-out captions: all", "heldout", "all", ".85"),
+        ("relational captions: order", "relational", "position", ".90"),
+    ):
+        shares = (f"{right[name][kind]['relay'][what]:.3f}" for name in right)
+        yield where, row(label, *shares, bar)
+    trips = (f"{found['vae'][side]['all']:.3f}".removeprefix("0") for side in ("64", "128"))
+    yield where, f"64² and 128²: all | | {', '.join(trips)} |"
+    yield where, f"| a picture by itself, compiled | {found['one_picture'][0]:.3f} s |"
+    times = []
+    for name in ("distilled_4_1", "full"):
+        seconds = found["samplers"][name]["seconds"]
+        denoising = 1000 * (seconds["base"] + seconds["relay"])
+        times.append(f"{denoising:.1f}, {1000 * seconds['total']:.1f} ms")
+    yield where, row("a picture of a batch of 25: denoising, whole", *times).removesuffix(" |")
+    away = {name: bare(s["image_distance"], 4) for name, s in found["samplers"].items()}
+    ours, theirs = away["distilled_4_1"], away["undistilled_4_1"]
+    yield where, f"{ours}, beside {theirs} of 4 + 1 undistilled guided steps"
+    yield where, f"and {away['undistilled_4_1_w1']} of unguided ones"
+    yield "docs/benchmarks.md", f"its pictures are {ours} from the full sampler's"
+    yield "docs/benchmarks.md", f"guided 4 + 1 steps' {theirs}"
+    for w, distances in zip(found["weights"], found["guidance"], strict=True):
+        yield where, row(f"{w:g}", *(f"{distance:.4f}" for distance in distances))
+    count = len(found["samplers"]["full"]["right"])
+    assert right["scenes"]["heldout"]["relay"]["all"] == 1  # of which README says:
+    yield "README.md", f"is right in all of {count} held-out captions"
+
+
+def guidance() -> Iterator[Saying]:
+    steps = result("guidance")["steps"]
+    where = "docs/scenes.md"
+    yield where, row("σ at its start", *(f"{step['sigma']:.1f}" for step in steps))
+    differences = (f"{step['difference']:.2f}" for step in steps)
+    yield where, f"root mean square {row(*differences)}"
+    yield where, row("share of it that the student makes", *(bare(s["share"]) for s in steps))
+
+
+def compile_time() -> Iterator[Saying]:
+    made = result("compile_time")["results"]
+    at = "v5e:16x16"
+    encode, train = (made[f"relay_1024 {step} {at}"] for step in ("encode", "train"))
+    state = train["argument_bytes_per_chip"] / 1e9
+    both = encode["peak_bytes_per_chip"] / 1e9 + state
+    yield "docs/scaling.md", f"its encode and {state:.2f} GB of state, {both:.1f} GB of 16"
+    shares = {}
+    for recipe in ("base_256", "base_512", "relay_1024"):
+        flops = [made[f"{recipe} {step} {at}"]["flops_per_step"] for step in ("encode", "train")]
+        shares[recipe] = f"{100 * flops[0] / sum(flops):.0f} %"
+    first, second, third = shares.values()
+    yield (
+        "docs/encode.md",
+        f"the encoders are {first} of an update's operations in `base_256`, {second} in `base_512`"
+        f" and {third} in `relay_1024`",
+    )
+    steps = [each for each in made.values() if each["step"] == "train"]
+    minutes = [each["compile_seconds"] / 60 for each in steps]
+    gb = max(each["host_peak_bytes"] for each in steps) / 1e9
+    took = f"{WORDS[round(min(minutes))]} to {WORDS[round(max(minutes))]} minutes of two cores"
+    yield "README.md", f"{took} and up to {gb:.0f} GB"
+
+
+def relay_start() -> Iterator[Saying]:
+    for start, f in result("docs/relay_start").items():
+        shares = ("all", "control", "detail", "detail_control", "detail_noise", "detail_se")
+        yield "docs/relay_start.md", row(start, *(f"{f[name]:.3f}" for name in shares))
+
+
+def weights() -> Iterator[Saying]:
+    found = result("docs/weights")
+    where, once = "docs/weights.md", found["rounds"][0]
+    for label, name in (
+        ("in: SAT → checkpoint", "in"),
+        ("out: → SAT", "sat"),
+        ("out: → diffusers", "diffusers"),
+        ("out: → safetensors", "safetensors"),
+    ):
+        seconds, times = once[name]["seconds"], once[name]["times_plain"]
+        yield where, row(label, f"{seconds:.0f}", f"{times:.2f}", f"{once[name]['peak_gb']:.1f} GB")
+    plain = row(f"{once['plain']['seconds']:.0f}", 1, f"{once['plain']['peak_gb']:.1f} GB")
+    yield where, f"of the same file {plain}"
+    yield where, f"has {found['sat_gb']:.2f} GB, the checkpoint {once['checkpoint_gb']:.2f}"
+    yield where, f"({found['parameters']:,} parameters)"
+
+
+def quickstart() -> Iterator[Saying]:
+    """README's ranges: from docs/quickstart.md, whose reports are not kept."""
+    page = flat(read("docs/quickstart.md"))
+
+    def seeds(label: str) -> list[float]:
+        return [
+            float(cell) for cell in re.search(rf"\| {label} \|([\d.| ]+)", page)[1].split("|")[:3]
+        ]
+
+    busy = re.search(r"had (\.\d+) \(all; colour (\.\d+)\)", page)
+    minutes = [int(m) + int(s) / 60 for m, s in re.findall(r"(\d+) min (\d+) s", page)]
+    minutes += seeds("minutes in all, set-up included")
+    places = {bare(share) for share in seeds("base: position")}
+    assert places <= {".97", ".98"}, places  # .975 is said as .97
+    yield "README.md", f"takes {min(minutes):.0f} to {max(minutes):.0f} minutes on two cores"
+    colours, whole = seeds("base: colour"), seeds("base: all")
+    yield "README.md", f"colours in {busy[2]} to {bare(max(colours))}, places in .97"
+    # half away from zero: Python's rounding makes .42 of .425
+    least = bare(float(busy[1]) + 1e-9)
+    yield "README.md", f"all of a caption in {least} to {bare(max(whole))}"
+    took = re.search(r"in (25 min 42 s) \((\d+ s) of distillation\)", page)
+    yield "docs/distillation.md", f"All rounds took {took[2]} of that run's {took[1]}"
+
+
+def recaption() -> Iterator[Saying]:
+    """The page of all benchmarks repeats what the page of recaptioning has in its table."""
+    page = flat(read("docs/recaption.md"))
+    told, found = re.findall(r"\| (?:told|found)[^|]*\| (0\.\d+) \|", page)
+    repeated = f"{told} of the limit where it is told, {found} where it is found"
+    yield "docs/benchmarks.md", repeated
+
+
+SOURCES = (
+    loop,
+    cascade,
+    distill,
+    loader,
+    packaged,
+    guidance,
+    compile_time,
+    relay_start,
+    weights,
+    quickstart,
+    recaption,
+)
