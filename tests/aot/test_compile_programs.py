@@ -4,7 +4,6 @@ collectives.
 
 import io
 import json
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from cv3jax.aot import run as compiling
 from cv3jax.aot import topology
 from cv3jax.aot.chips import CHIPS
+from cv3jax.aot.programs import Program
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.report import text
 from cv3jax.aot.topology import Topology
@@ -26,17 +26,6 @@ pytestmark = pytest.mark.usefixtures("full_compiles")
 
 LAYERS, WIDTH, ROWS = 4, 1024, 512
 PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
-
-
-class Program(NamedTuple):
-    """What `cv3jax.aot.programs.program` makes, of a small step made here."""
-
-    jitted: Any
-    args: tuple
-    mesh: Any
-    images: int
-    microbatches: int
-    params: Any
 
 
 def small(devices, rows=ROWS, width=WIDTH) -> Program:
