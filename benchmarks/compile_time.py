@@ -95,7 +95,7 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
 
 def beside(key: str, results: dict[str, dict]) -> float | None:
     """Bytes a chip that a run holds beside the program; of results from before that was a figure,
-    at most the other program's arguments. None where that was not compiled either.
+    the other program's arguments, which are nearly that. None where it was not compiled either.
     """
     if (size := results[key].get("beside_bytes_per_chip")) is not None:
         return size

@@ -155,15 +155,23 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
 
 
 def train(*, steps: int) -> ConfigDict:
-    # keep: so many of the newest checkpoints; keep_every: of each so many steps another one, which
-    # stays. export_every: WORKDIR/cascade with the EMA so far, and not at the end alone.
-    # skip_nonfinite: updates at most in a row that are left out because loss or gradient is not
-    # finite (0: the first ends the run); skip_spike: or because the gradient is so many times as
-    # long as the last ones (0: however long it is). See docs/faults.md
-    c = ConfigDict({"steps": steps, "log_every": 50, "save_every": 2000, "preview_every": 2000})
-    c.update({"keep": 3, "keep_every": 0, "export_every": 0})
-    c.update({"skip_nonfinite": 0, "skip_spike": 0.0})
-    return c
+    # keep: how many of the newest checkpoints; keep_every: and one of every so many steps for good.
+    # export_every: writes WORKDIR/cascade on the way. skip_nonfinite: how many updates in a row may
+    # be skipped, where loss or gradient is not finite (0: the first ends the run); skip_spike: or
+    # the gradient so many times as long as the last ones' (0: at any length). docs/faults.md
+    return ConfigDict(
+        {
+            "steps": steps,
+            "log_every": 50,
+            "save_every": 2000,
+            "preview_every": 2000,
+            "keep": 3,
+            "keep_every": 0,
+            "export_every": 0,
+            "skip_nonfinite": 0,
+            "skip_spike": 0.0,
+        }
+    )
 
 
 def vae_config() -> ConfigDict:

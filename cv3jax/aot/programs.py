@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cv3jax.cascade.parts import build_model, model_of, part_shapes
+from cv3jax.cascade.parts import build_model, computed_shapes, model_of
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import (
@@ -24,7 +24,6 @@ from cv3jax.distillation.programs import distillation_step
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
-from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.autoencoder import vae_program
@@ -160,11 +159,5 @@ def _sample(
 def _rest(stage: str, description: CascadeDescription, mesh: Any) -> dict:
     """Part → the parameters of the cascade's parts but `stage`, as `load` places them."""
     parts = ["vae", "t5", *(name for name in description.stages if name != stage)]
-    shapes = {
-        part: as_computed(
-            part_shapes(description, part),
-            description.section(part).model.get("dtype", "float32"),
-        )
-        for part in parts
-    }
+    shapes = {part: computed_shapes(description, part) for part in parts}
     return abstract(shapes, tree_sharding(shapes, mesh))

@@ -157,6 +157,12 @@ def part_shapes(description: CascadeDescription, part: str) -> Any:
     return model_shapes(build_model(UNet, stage.model), stage.text_width)
 
 
+def computed_shapes(description: CascadeDescription, part: str) -> Any:
+    """`part_shapes`, matrices in the type that the part computes in."""
+    dtype = description.section(part).model.get("dtype", "float32")
+    return as_computed(part_shapes(description, part), dtype)
+
+
 def load_params(
     directory: Path,
     description: CascadeDescription,
@@ -179,9 +185,7 @@ def load_params(
         raise InputError(f"{directory} has no {', '.join(missing)}, only {', '.join(available)}")
     params = {}
     for part in parts or available:
-        tree = part_shapes(description, part)
-        if computed:
-            tree = as_computed(tree, description.section(part).model.get("dtype", "float32"))
+        tree = computed_shapes(description, part) if computed else part_shapes(description, part)
         place, within = cascades.place_of(directory, part)
         params[part] = cascades.load_part(place, abstract(tree, placement(tree)), within)
     tokenize = (

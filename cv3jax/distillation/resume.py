@@ -9,23 +9,20 @@ from typing import Any, NamedTuple
 
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distillation.settings import DistillSettings
-from cv3jax.training.changes import Asked, check_allowed, check_changes, merged, read_history
+from cv3jax.training.changes import (
+    FREE,
+    Asked,
+    check_allowed,
+    check_changes,
+    merged,
+    read_history,
+)
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.resume import Resumed, check_resume
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.digest import json_digest
 
-RESUMABLE = (
-    "train.",
-    "mesh.",
-    "attention",
-    "batch.per_device",
-    "data.threads",
-    "data.workers",
-    "data.max_damaged",
-    "profile",
-    "distill.student",
-)
+RESUMABLE = (*FREE, "distill.student")
 FIGURES = "figures.json"
 
 

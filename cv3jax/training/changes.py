@@ -14,18 +14,18 @@ from data_pipeline.io.files import read_json, replacing
 from data_pipeline.records.digest import alike, json_digest
 
 HISTORY = "run.json"
-RESUMABLE = (
+# fields that change no update, of a stage's run and of a distillation's rounds
+FREE = (
     "train.",
-    "sample.",
     "mesh.",
     "attention",
     "batch.per_device",
     "data.threads",
     "data.workers",
     "data.max_damaged",
-    "init_from",
     "profile",
 )
+RESUMABLE = (*FREE, "sample.", "init_from")  # of a stage's run
 MODEL = "the parameters in the checkpoint are that model's"
 STATE = "the optimizer's state in the checkpoint is of that kind"
 TEXT = "the model reads the features of that text encoder"

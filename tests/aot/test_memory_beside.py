@@ -2,13 +2,15 @@
 is.
 """
 
+import dataclasses
+
 import jax
 import pytest
 from compile_figures import fake_figures
 
 from cv3jax import recipes
+from cv3jax.aot import programs
 from cv3jax.aot.chips import CHIPS
-from cv3jax.aot.programs import program
 from cv3jax.aot.report import text
 from cv3jax.aot.run import room
 from cv3jax.cli import run_command
@@ -25,8 +27,9 @@ def _unset(monkeypatch):
         monkeypatch.setenv(name, "")  # so that what a test sets goes with it
 
 
-def made(recipe: str, step: str):
-    return program(parse_recipe(recipes.load(recipe, [])), jax.devices()[:1], step)
+def made(recipe: str, step: str, *fields: str):
+    config = recipes.load(recipe, [f"--config.{field}" for field in fields])
+    return programs.program(parse_recipe(config), jax.devices()[:1], step)
 
 
 @pytest.mark.parametrize("recipe", ["scenes_base:tiny", "scenes_distill_base:tiny"])
@@ -38,11 +41,18 @@ def test_each_of_a_runs_programs_has_the_others_arrays_beside_it(recipe):
     assert held(encode.beside) == held(state) + held(aside) + held(batch)
 
 
-def test_a_sampler_has_the_encoders_beside_it():
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_a_sampler_has_the_encoders_beside_it_in_the_type_they_compute_in(dtype, size, monkeypatch):
+    text = dataclasses.replace(programs.RELEASED.t5, model={"dtype": dtype})
+    released = dataclasses.replace(programs.RELEASED, t5=text)
+    monkeypatch.setattr(programs, "RELEASED", released)
     beside = made("base_512", "sample").beside
     assert set(beside) == {"vae", "t5"}
-    # 4.76 billion parameters, in the type that the released ones compute in where none is given
-    assert 4 * 4.7e9 < held(beside["t5"]) < 4 * 4.8e9
+    assert size * 4.7e9 < held(beside["t5"]) < size * 4.8e9  # T5-XXL's parameters
+
+
+def test_a_relays_sampler_has_the_base_beside_it():
+    assert set(made("scenes_relay", "sample", "cascade=scenes").beside) == {"vae", "t5", "base"}
 
 
 def test_the_autoencoders_run_has_its_next_batch_beside_it():
