@@ -58,6 +58,7 @@ setup(
         "pyyaml>=6.0,<7",
         "pillow>=11.0,<13",
         "tensorboardX>=2.6.4,<3",
+        "psutil>=6,<8",  # how much memory there is
         "tqdm>=4.66,<5",
         "jinja2>=3.1,<4",
         "matplotlib>=3.9,<4",

@@ -21,6 +21,7 @@ from cv3jax.cascade.limits import relay_passes, untrained
 from cv3jax.cascade.parts import build_model, build_on, load_params
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.stage_sampler import (
+    check_rows,
     draw_noise,
     fold,
     images_sharding,
@@ -69,7 +70,7 @@ class Cascade:
         }
         self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
         scale, images = description.vae.measured, images_sharding(mesh)
-        self._decode = jax.jit(
+        self.decoder = jax.jit(
             lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")),
             out_shardings=images,
         )
@@ -79,7 +80,7 @@ class Cascade:
                 *vae.apply({"params": p}, pixels, method="encode"), noise
             )
 
-        self._encode = jax.jit(encode, out_shardings=images)
+        self.encoder = jax.jit(encode, out_shardings=images)
         if description.t5 is not None:
             t5 = build_model(T5Encoder, description.t5.model)
             self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
@@ -115,11 +116,7 @@ class Cascade:
         """
         if self.mesh is None:
             return jnp.asarray(value)
-        if value.shape[1] % (ways := self.mesh.shape["context"]):
-            raise InputError(
-                f"mesh context={ways}: latents of {value.shape[1]} rows do not divide over it; give"
-                " a smaller context"
-            )
+        check_rows(self.mesh, value.shape[1])
         return jax.device_put(value, images_sharding(self.mesh))
 
     def text(self, prompts: list[str]) -> jax.Array:
@@ -128,13 +125,13 @@ class Cascade:
 
     def decode(self, latents: jax.Array) -> np.ndarray:
         """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
-        return processes.whole(self._decode(self.params["vae"], latents))
+        return processes.whole(self.decoder(self.params["vae"], latents))
 
     def encode(self, images: np.ndarray | jax.Array, noise: jax.Array) -> jax.Array:
         """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, samples of the posterior by that noise
         [B, h, w, z] (`noise`).
         """
-        return self._encode(self.params["vae"], self.put_images(images), noise)
+        return self.encoder(self.params["vae"], self.put_images(images), noise)
 
     def latent(self, side: int) -> tuple[int, int, int]:
         """(h, w, z) of the latent of an image of `side` pixels."""
@@ -165,8 +162,16 @@ class Cascade:
 
         Raises InputError on what a distilled stage was not trained for.
         """
-        stage = self.description.stages[name]
         self._check_context(name, noise.shape[1])
+        sampler, w = self.sampler(name, settings)
+        return sampler(self.params[name], text, low, noise, keys, self.put_rows(w))
+
+    def sampler(self, name: str, settings: SamplerSettings) -> tuple[Callable, np.ndarray]:
+        """(the jitted sampler of stage `name`, its guidance weight w, a scalar or [B]).
+
+        Raises InputError on what a distilled stage was not trained for.
+        """
+        stage = self.description.stages[name]
         chosen = settings.of(stage)
         if problem := untrained(name, stage, chosen.steps, chosen.guidance):
             raise InputError(problem)
@@ -189,7 +194,7 @@ class Cascade:
                     f"{chosen.steps} steps of the {name} stage from t = {stage.start}:"
                     f" {str(e)[:120]}"
                 ) from e
-        return self._samplers[call](self.params[name], text, low, noise, keys, self.put_rows(w))
+        return self._samplers[call], w
 
     def _check_context(self, name: str, rows: int) -> None:
         """Raise InputError where context cannot split the stage's latents of so many rows."""

@@ -95,6 +95,15 @@ def images_sharding(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, P(BATCH, "context"))
 
 
+def check_rows(mesh: Mesh, rows: int) -> None:
+    """Raise InputError where pictures or latents of so many rows do not divide over context."""
+    if rows % (ways := mesh.shape["context"]):
+        raise InputError(
+            f"mesh context={ways}: latents of {rows} rows do not divide over it; give a smaller"
+            " context"
+        )
+
+
 draw_noise = jax.jit(normals, static_argnums=1)
 
 

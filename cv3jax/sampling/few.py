@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.memory import Pictures, check_fits, planned
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
@@ -96,8 +97,13 @@ def sample_few(
         check_trained(description, {"base": request.base})
     if request.images or ("base" in description.stages and relay_passes(description, request.size)):
         check_trained(description, {"relay": request.relay})
+    plan = planned(description, (), devices, attention)
+    images, noise = read_files(plan, source, request)
+    side = description.stages["base"].image_size if images is None else images.shape[1]
+    size = request.size or (None if images is None else 2 * side)
+    drawn = Pictures(width, side, plan.passes(size, side), images is not None)
+    check_fits(plan, drawn, request.base, request.relay)
     cascade = load(source, mesh=devices, attention=attention)
-    images, noise = read_files(cascade, source, request)
     say_unknown(cascade.tokenize, prompts)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]
     jobs = [

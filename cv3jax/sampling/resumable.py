@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from cv3jax.cascade import memory
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.pipeline import load
 from cv3jax.cascade.sampler_settings import SamplerSettings
@@ -110,6 +111,11 @@ def sample_many(
         )
         made = 0
         if todo:
+            first = description.stages["base"].image_size
+            drawn = memory.Pictures(width, first, passes)
+            memory.check_fits(
+                memory.planned(description, parts, mesh, devices.attention), drawn, base, relay
+            )
             cascade = load(source, parts, mesh, devices.attention)
             if share.index == 0:
                 say_unknown(cascade.tokenize, (prompt.text for prompt in prompts))

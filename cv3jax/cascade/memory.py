@@ -1,0 +1,202 @@
+"""Whether the pictures asked for fit the devices, said before any parameter is loaded.
+
+A rough figure from the sizes alone lets small requests through at once. Where that comes near to
+what the devices have, XLA compiles the programs, whose own figure decides.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import psutil
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from cv3jax.cascade.parts import computed_shapes
+from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
+from cv3jax.cascade.stage_sampler import check_rows, images_sharding
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.distributed.mesh import batch_sharding, batch_ways
+from cv3jax.distributed.partitioning import abstract, tree_sharding
+from data_pipeline.io.errors import InputError, first_line
+
+NEAR = 0.25  # of what there is: from here on XLA is asked
+# bytes an element of a convolution's widest layer, as XLA's CPU plans them for the decoder: 24 in
+# bfloat16, 28 in float32
+WIDE = 28
+
+
+class Program(NamedTuple):
+    """A program of a request, and about what it takes."""
+
+    what: str
+    jitted: Any
+    args: tuple
+    rough: int  # bytes a device beside its parameters
+
+
+class Pictures(NamedTuple):
+    """What is drawn at once: `width` pictures of `side` pixels a side, after how many passes."""
+
+    width: int
+    side: int  # of the first ones
+    passes: int
+    given: bool = False  # the first ones are not drawn
+
+
+def planned(
+    description: CascadeDescription, parts: tuple[str, ...], mesh: Mesh | None, attention: str
+) -> Cascade:
+    """Returns the cascade that `pipeline.load` would, with shapes in place of parameters."""
+    if description.vae is None:
+        raise InputError("there is no vae, without which there are no pictures")
+    shapes = {part: computed_shapes(description, part) for part in parts or description.parts}
+    if mesh is None:
+        everywhere = SingleDeviceSharding(jax.local_devices()[0])
+        shapes = abstract(shapes, everywhere)
+    else:
+        shapes = {part: abstract(tree, tree_sharding(tree, mesh)) for part, tree in shapes.items()}
+    return Cascade(description, shapes, None, mesh, attention)
+
+
+def check_fits(
+    cascade: Cascade,
+    pictures: Pictures,
+    base: SamplerSettings = AS_DESCRIBED,
+    relay: SamplerSettings = AS_DESCRIBED,
+) -> None:
+    """Raise InputError where a program of these pictures takes more than a device has.
+
+    cascade: as `planned`.
+    """
+    has, held = room(cascade.mesh), sum(map(_bytes, jax.tree.leaves(cascade.params)))
+    for program in programs(cascade, pictures, base, relay):
+        if held + program.rough <= NEAR * has:
+            continue
+        planned, about = taken(program), ""
+        if planned is None:
+            planned, about = max(program.rough, has), "over "
+        if (takes := held + planned) > has:
+            raise InputError(
+                f"{program.what} takes {about}{takes / 1e9:.1f} GB a device, {held / 1e9:.1f} of"
+                f" them parameters, and there are {has / 1e9:.1f}; {_advice(cascade, pictures)}"
+            )
+
+
+def _advice(cascade: Cascade, pictures: Pictures) -> str:
+    ways = 1 if cascade.mesh is None else batch_ways(cascade.mesh)
+    smaller = "a smaller --batch" if pictures.width > ways else "a smaller --size"
+    return f"give {smaller}, or more devices: --mesh fsdp=N splits parameters, context=N pictures"
+
+
+def room(mesh: Mesh | None) -> int:
+    """Bytes that a device of `mesh` still has; devices on a host's processors share its memory."""
+    devices = jax.local_devices()[:1] if mesh is None else list(mesh.devices.flat)
+    stats = devices[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    try:  # a container's share; "max" where it has none
+        most = int((group / "memory.max").read_text())
+        free = min(free, most - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0) // len(devices)
+
+
+def taken(program: Program) -> int | None:
+    """Bytes a device that the compiled program takes beside the parameters, by XLA's own plan; None
+    where there is not enough to compile it.
+    """
+    try:
+        plan = program.jitted.lower(*program.args).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in first_line(e, 200):
+            raise
+        return None
+    return plan.temp_size_in_bytes + plan.output_size_in_bytes
+
+
+def programs(
+    cascade: Cascade, pictures: Pictures, base: SamplerSettings, relay: SamplerSettings
+) -> Iterator[Program]:
+    """The programs of a request, in order: of each size of pictures what samples, encodes and
+    decodes them.
+    """
+    side = pictures.side
+    if not pictures.given:
+        yield _sampler(cascade, "base", pictures.width, side, base)
+        yield _decoder(cascade, pictures.width, side)
+    for _ in range(pictures.passes):
+        side *= 2
+        images = _images(cascade, (pictures.width, side, side, 3))
+        noise = _images(cascade, (pictures.width, *cascade.latent(side)))
+        args = (cascade.params["vae"], images, noise)
+        rough = _coding(cascade, pictures.width, side)
+        yield Program(f"encoding pictures of {side}²", cascade.encoder, args, rough)
+        yield _sampler(cascade, "relay", pictures.width, side, relay)
+        yield _decoder(cascade, pictures.width, side)
+
+
+def _decoder(cascade: Cascade, width: int, side: int) -> Program:
+    args = (cascade.params["vae"], _images(cascade, (width, *cascade.latent(side))))
+    rough = _coding(cascade, width, side)
+    return Program(f"decoding pictures of {side}²", cascade.decoder, args, rough)
+
+
+def _sampler(
+    cascade: Cascade, name: str, width: int, side: int, settings: SamplerSettings
+) -> Program:
+    stage, text = cascade.description.stages[name], cascade.description.t5
+    latents = _images(cascade, (width, *cascade.latent(side)))
+    rows = latents.sharding if cascade.mesh is None else batch_sharding(cascade.mesh)
+    features = (width, text.length, stage.text_width)
+    features = jax.ShapeDtypeStruct(features, jnp.float32, sharding=rows)
+    keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(width, dtype=jnp.uint32)))
+    sampler, w = cascade.sampler(name, settings)
+    args = (
+        cascade.params[name],
+        features,
+        latents if stage.kind == "relay" else None,
+        latents,
+        abstract(keys, rows),
+        cascade.put_rows(w),
+    )
+    model, (height, breadth, _) = stage.model, latents.sharding.shard_shape(latents.shape)[1:]
+    share = latents.sharding.shard_shape(latents.shape)[0]
+    wide = model.get("channels", 320) * height * breadth
+    # a query's weights over all keys, in the first stage that attends, of all heads
+    depth, mult = model.get("depth", (0, 2, 10)), model.get("channel_mult", (1, 2, 4))
+    first = next((i for i, blocks in enumerate(depth) if blocks), len(depth) - 1)
+    heads = model.get("channels", 320) * mult[first] // model.get("head_dim", 64)
+    tokens = latents.shape[1] * latents.shape[2] // 4**first
+    ours = height * breadth // 4**first
+    rough = 2 * share * (WIDE * wide + 8 * heads * tokens * ours)
+    return Program(f"the {name} stage at {side}²", sampler, args, rough)
+
+
+def _coding(cascade: Cascade, width: int, side: int) -> int:
+    """About what the autoencoder takes for so many pictures a device, in bytes."""
+    images = _images(cascade, (width, side, side, 3))
+    share = images.sharding.shard_shape(images.shape)
+    return WIDE * cascade.description.vae.model.get("channels", 128) * math.prod(share[:3])
+
+
+def _images(cascade: Cascade, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Pictures or latents as shapes, placed as sampling places them.
+
+    Raises InputError where their height does not divide over the mesh.
+    """
+    if cascade.mesh is None:
+        where = SingleDeviceSharding(jax.local_devices()[0])
+    else:
+        where = images_sharding(cascade.mesh)
+        check_rows(cascade.mesh, shape[1])
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
