@@ -52,7 +52,7 @@ def planned(
 ) -> Cascade:
     """Returns the cascade that `pipeline.load` would, with shapes in place of parameters."""
     if description.vae is None:
-        raise InputError("there is no vae, without which there are no pictures")
+        raise InputError("the cascade has no vae, without which there are no pictures")
     shapes = {part: computed_shapes(description, part) for part in parts or description.parts}
     if mesh is None:
         everywhere = SingleDeviceSharding(jax.local_devices()[0])
