@@ -10,6 +10,7 @@ the other is written into the copy, and its tests run. Exit code 1 where one sur
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -226,9 +227,10 @@ def main(argv: list[str] | None = None) -> None:
                 f" {each * (len(mutants) - number):.0f} s left"
             )
     survived = [one.mutant.name for one in verdicts if not one.caught]
+    facts = measure.facts()
+    print(json.dumps(facts, indent=2))
     print(report(verdicts))
     print(f"\n{len(verdicts) - len(survived)} of {len(verdicts)} mutants are caught")
-    facts = measure.facts()
     results = [one.mutant._asdict() | one._asdict() for one in verdicts]
     for result in results:
         del result["mutant"]
