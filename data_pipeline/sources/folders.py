@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipeline.io.errors import raise_machine
+from data_pipeline.io.errors import InputError, raise_machine
 from data_pipeline.sources import items
 from data_pipeline.sources.items import (
     IMAGE_SUFFIXES,
@@ -32,14 +32,19 @@ def list_files(root: Path) -> tuple[list[Path], set[Path]]:
 
     Where there are images, those of formats that are not read, and links to folders, are among
     them, so that they are counted.
+
+    Raises:
+        InputError: a folder cannot be listed, so that nobody knows how many images it has.
+        OSError: the machine fails.
     """
     # all but directories: a dangling link is counted when it is read, not passed over in silence,
     # and so is a link to a directory, which nobody follows
-    files = sorted(
-        p
-        for p in root.rglob("*")
-        if (os.path.islink(p) or not os.path.isdir(p)) and not _hidden(p.relative_to(root))
-    )
+    files = []
+    for folder, folders, names in os.walk(root, onerror=_unlisted):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        files += [Path(folder, name) for name in (*names, *links) if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    files.sort()
     # `p.suffix` and not `glob("*.png")`: camera files are called .JPG
     images = [p for p in files if p.suffix[1:].lower() in IMAGE_SUFFIXES and not os.path.isdir(p)]
     if images:
@@ -54,6 +59,14 @@ def list_files(root: Path) -> tuple[list[Path], set[Path]]:
     captions = {p for p in files if p.suffix.lower() == ".txt"}
     read = {next((p for p in _spelled(image, "txt") if p in there), None) for image in images}
     return images, captions - read
+
+
+def _unlisted(e: OSError) -> None:
+    raise_machine(e, e.filename)
+    raise InputError(
+        f"{e.filename} cannot be listed ({e.strerror}); give read and search permission on it, or"
+        " move it out of the source"
+    ) from e
 
 
 def _spelled(path: Path, kind: str) -> list[Path]:
@@ -80,10 +93,6 @@ def _mode(path: Path, follow: bool = True) -> int:
     except OSError as e:
         raise_machine(e, path)
         return 0
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Iterator[Item | Skip]:

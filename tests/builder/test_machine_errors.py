@@ -229,3 +229,27 @@ def test_no_memory_for_pixels_ends_a_build(tmp_path, monkeypatch):
     assert exit_code == 1
     assert line.startswith("out of memory")
     assert len(build(out, "--input", given)[0]) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [(errno.EACCES, 2), (errno.EPERM, 2), (errno.EIO, 1), (errno.ESTALE, 1)]
+)
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(code, exit_code, tmp_path, monkeypatch):
+    given = tmp_path / "in"
+    folder(given)
+    folder(given / "deeper")
+    listed = os.scandir
+
+    def failing(path):
+        if Path(path).name == "deeper":
+            raise OSError(code, os.strerror(code), str(path))
+        return listed(path)
+
+    for call in (lambda: everything(given), lambda: pack(given, tmp_path / "out")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", failing)
+            line, found = ended(call)
+        assert found == exit_code, line
+        assert os.strerror(code) in line
+        assert "deeper" in line
+    assert len(everything(given)) == 2 * COUNT
