@@ -18,9 +18,17 @@ TYPES = {
     "JPEG2000": ("image/jp2", "jp2"),
     "HEIF": ("image/heic", "heic"),
 }
-SUFFIXES = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "avif", "jp2", "j2k", "heic", "heif")
+SUFFIXES = (
+    *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "avif", "avifs"),
+    *("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "heic", "heics", "heif", "heifs", "hif"),
+)
 # of pictures that are not read, so that a folder's are counted and not passed over
-OTHER_SUFFIXES = ("gif", "bmp", "tif", "tiff", "jxl", "svg", "svgz", "ico", "psd")
+OTHER_SUFFIXES = (
+    *("gif", "bmp", "dib", "tif", "tiff", "jxl", "svg", "svgz", "ico", "psd", "psb", "xcf", "bpg"),
+    *("jxr", "wdp", "hdp", "qoi", "exr", "dds", "flif"),
+    # cameras' own
+    *("dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "orf", "rw2", "pef", "srw", "3fr"),
+)
 # what a file is by its first bytes → Pillow's name, and the feature of Pillow's that it takes
 _READ = {
     "PNG": ("PNG", ""),
@@ -57,6 +65,9 @@ _BEGINS = (  # name, bytes, at which byte; the first that fits
     ("PDF", b"%PDF-", 0),
     ("PostScript", b"%!PS", 0),
     ("camera raw", b"FUJIFILM", 0),
+    ("camera raw", b"IIRO", 0),
+    ("camera raw", b"IIRS", 0),
+    ("camera raw", b"IIU\0", 0),
     ("Matroska", b"\x1a\x45\xdf\xa3", 0),
     ("gzip", b"\x1f\x8b\x08", 0),
 )

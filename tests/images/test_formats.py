@@ -2,6 +2,7 @@
 
 import importlib
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ UNREAD = {
     "OpenEXR": (b"\x76\x2f\x31\x01" + bytes(40),),
     "PDF": (b"%PDF-1.7" + bytes(40),),
     "MP4": (brand(b"isom", b"mp42"), brand(b"qt  ")),
-    "camera raw": (brand(b"crx ", b"isom"),),
+    "camera raw": (brand(b"crx ", b"isom"), b"IIRO" + bytes(40), b"IIU\0" + bytes(40)),
     "HEIF": (brand(b"mif1", b"miaf"),),
     "gzip": (b"\x1f\x8b\x08" + bytes(40),),
 }
@@ -105,11 +106,17 @@ def test_a_folder_counts_them_by_name(tmp_path):
         "f.tif": UNREAD["TIFF"][1],
         "g.avif": saved(Image.new("RGB", (8, 8), "red"), "AVIF"),
         "h.jp2": saved(Image.new("RGB", (8, 8), "red"), "JPEG2000"),
+        "i.JPF": saved(Image.new("RGB", (8, 8), "red"), "JPEG2000"),
+        "j.HIF": saved(Image.new("RGB", (8, 8), "red"), "HEIF"),
+        "k.CR2": UNREAD["TIFF"][0],
+        "l.orf": UNREAD["camera raw"][1],
+        "m.qoi": UNREAD["QOI"][0],
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         (tmp_path / name).with_suffix(".txt").write_text("a caption")
     report = pack(tmp_path, tmp_path / "out", shards=1)
-    assert keys(tmp_path / "out") == ["a", "g", "h"]
-    kinds = ("GIF", "JPEG XL", "PDF", "SVG", "TIFF")
-    assert report["skipped"] == {f"unsupported format {kind}": 1 for kind in kinds}
+    assert keys(tmp_path / "out") == ["a", "g", "h", "i", "j"]
+    kinds = ("GIF", "JPEG XL", "PDF", "SVG", "TIFF", "TIFF", "QOI", "camera raw")
+    counts = Counter(f"unsupported format {kind}" for kind in kinds)
+    assert report["skipped"] == dict(counts)
