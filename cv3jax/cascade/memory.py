@@ -4,29 +4,31 @@ A rough figure from the sizes alone lets small requests through at once. Where t
 what the devices have, XLA compiles the programs, whose own figure decides.
 """
 
+import itertools
 import math
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import psutil
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.parts import computed_shapes
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.stage_sampler import check_rows, images_sharding
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.distributed.mesh import batch_sharding, batch_ways
+from cv3jax.distributed.host_memory import free_bytes
+from cv3jax.distributed.mesh import BATCH, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from data_pipeline.io.errors import InputError, first_line
 
 NEAR = 0.25  # of what there is: from here on XLA is asked
-# bytes an element of a convolution's widest layer, as XLA's CPU plans them for the decoder: 24 in
-# bfloat16, 28 in float32
-WIDE = 28
+# bytes an element of the widest convolution, as XLA's CPU plans them for the decoder: 12 in
+# bfloat16, 14 in float32
+WIDE = 14
 
 
 class Program(NamedTuple):
@@ -72,16 +74,16 @@ def check_fits(
 
     cascade: as `planned`.
     """
-    has, held = room(cascade.mesh), sum(map(_bytes, jax.tree.leaves(cascade.params)))
+    has, held = room(cascade.mesh), _bytes(cascade.params)
     for program in programs(cascade, pictures, base, relay):
-        if held + program.rough <= NEAR * has:
+        # a mesh may gather a part's parameters, and a CPU widen them
+        if held + _whole(program.args[0]) + program.rough <= NEAR * has:
             continue
-        planned, about = taken(program), ""
-        if planned is None:
-            planned, about = max(program.rough, has), "over "
-        if (takes := held + planned) > has:
+        planned, least = taken(program), held + _bytes(program.args[1:])
+        if planned is None or least + planned > has:
+            takes = f"over {has / 1e9:.1f}" if planned is None else f"{(least + planned) / 1e9:.1f}"
             raise InputError(
-                f"{program.what} takes {about}{takes / 1e9:.1f} GB a device, {held / 1e9:.1f} of"
+                f"{program.what} takes {takes} GB a device, {held / 1e9:.1f} of"
                 f" them parameters, and there are {has / 1e9:.1f}; {_advice(cascade, pictures)}"
             )
 
@@ -98,13 +100,9 @@ def room(mesh: Mesh | None) -> int:
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    try:  # a container's share; "max" where it has none
-        most = int((group / "memory.max").read_text())
-        free = min(free, most - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(free, 0) // len(devices)
+    if devices[0].platform != "cpu":  # an allocator that does not tell: then nothing is refused
+        return sys.maxsize
+    return free_bytes() // len(devices)
 
 
 def taken(program: Program) -> int | None:
@@ -132,8 +130,8 @@ def programs(
         yield _decoder(cascade, pictures.width, side)
     for _ in range(pictures.passes):
         side *= 2
-        images = _images(cascade, (pictures.width, side, side, 3))
-        noise = _images(cascade, (pictures.width, *cascade.latent(side)))
+        images = _images(cascade, (pictures.width, side, side, 3), given=True)
+        noise = _images(cascade, (pictures.width, *cascade.latent(side)), given=True)
         args = (cascade.params["vae"], images, noise)
         rough = _coding(cascade, pictures.width, side)
         yield Program(f"encoding pictures of {side}²", cascade.encoder, args, rough)
@@ -152,7 +150,9 @@ def _sampler(
 ) -> Program:
     stage, text = cascade.description.stages[name], cascade.description.t5
     latents = _images(cascade, (width, *cascade.latent(side)))
-    rows = latents.sharding if cascade.mesh is None else batch_sharding(cascade.mesh)
+    cascade.check_context(name, latents.shape[1])
+    noise = _images(cascade, latents.shape, given=True)
+    rows = latents.sharding if cascade.mesh is None else _rows(cascade.mesh)
     features = (width, text.length, stage.text_width)
     features = jax.ShapeDtypeStruct(features, jnp.float32, sharding=rows)
     keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(width, dtype=jnp.uint32)))
@@ -161,12 +161,11 @@ def _sampler(
         cascade.params[name],
         features,
         latents if stage.kind == "relay" else None,
-        latents,
-        abstract(keys, rows),
+        noise,
+        keys if cascade.mesh is None else abstract(keys, rows),
         cascade.put_rows(w),
     )
-    model, (height, breadth, _) = stage.model, latents.sharding.shard_shape(latents.shape)[1:]
-    share = latents.sharding.shard_shape(latents.shape)[0]
+    model, (share, height, breadth, _) = stage.model, _share(latents)
     wide = model.get("channels", 320) * height * breadth
     # a query's weights over all keys, in the first stage that attends, of all heads
     depth, mult = model.get("depth", (0, 2, 10)), model.get("channel_mult", (1, 2, 4))
@@ -174,29 +173,54 @@ def _sampler(
     heads = model.get("channels", 320) * mult[first] // model.get("head_dim", 64)
     tokens = latents.shape[1] * latents.shape[2] // 4**first
     ours = height * breadth // 4**first
-    rough = 2 * share * (WIDE * wide + 8 * heads * tokens * ours)
+    rough = 2 * share * (2 * WIDE * wide + 8 * heads * tokens * ours)
     return Program(f"the {name} stage at {side}²", sampler, args, rough)
 
 
 def _coding(cascade: Cascade, width: int, side: int) -> int:
     """About what the autoencoder takes for so many pictures a device, in bytes."""
-    images = _images(cascade, (width, side, side, 3))
-    share = images.sharding.shard_shape(images.shape)
-    return WIDE * cascade.description.vae.model.get("channels", 128) * math.prod(share[:3])
+    model = cascade.description.vae.model
+    mult = model.get("channel_mult", (1, 2, 4, 4))
+    # an upsampling convolution has the channels of the stage below
+    pairs = itertools.pairwise([*mult, mult[-1]])
+    wide = max(max(pair) / 4**stage for stage, pair in enumerate(pairs))
+    share = _share(_images(cascade, (width, side, side, 3)))
+    places = math.prod(share[:3]) / model.get("patch", 1) ** 2
+    return round(WIDE * model.get("channels", 128) * wide * places)
 
 
-def _images(cascade: Cascade, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def _images(
+    cascade: Cascade, shape: tuple[int, ...], *, given: bool = False
+) -> jax.ShapeDtypeStruct:
     """Pictures or latents as shapes, placed as sampling places them.
+
+    given: they are no program's result, and so without a mesh on no device in particular, for which
+    XLA makes another program.
 
     Raises InputError where their height does not divide over the mesh.
     """
-    if cascade.mesh is None:
-        where = SingleDeviceSharding(jax.local_devices()[0])
-    else:
+    if cascade.mesh is not None:
         where = images_sharding(cascade.mesh)
         check_rows(cascade.mesh, shape[1])
+    else:
+        where = None if given else SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
 
 
-def _bytes(x: jax.ShapeDtypeStruct) -> int:
-    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+def _rows(mesh: Mesh) -> NamedSharding:
+    """`batch_sharding` as programs give it back: without axes of a single device."""
+    return NamedSharding(mesh, P(tuple(axis for axis in BATCH if mesh.shape[axis] > 1) or None))
+
+
+def _share(x: jax.ShapeDtypeStruct | jax.Array) -> tuple[int, ...]:
+    """The shape of what one device holds of an array."""
+    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+
+
+def _bytes(tree: Any) -> int:
+    """What one device holds of these arrays, or of such shapes."""
+    return sum(math.prod(_share(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _whole(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -162,7 +162,7 @@ class Cascade:
 
         Raises InputError on what a distilled stage was not trained for.
         """
-        self._check_context(name, noise.shape[1])
+        self.check_context(name, noise.shape[1])
         sampler, w = self.sampler(name, settings)
         return sampler(self.params[name], text, low, noise, keys, self.put_rows(w))
 
@@ -196,7 +196,7 @@ class Cascade:
                 ) from e
         return self._samplers[call], w
 
-    def _check_context(self, name: str, rows: int) -> None:
+    def check_context(self, name: str, rows: int) -> None:
         """Raise InputError where context cannot split the stage's latents of so many rows."""
         stages = len(self.description.stages[name].model["channel_mult"])
         if self.mesh is not None and (problem := context_problem(self.mesh, rows, stages)):

@@ -1,5 +1,10 @@
 """Pictures that do not fit the devices are refused by their figure, before a parameter is read."""
 
+import dataclasses
+import math
+import sys
+import types
+
 import golden_models
 import jax
 import numpy as np
@@ -8,9 +13,11 @@ from bad_input import refused
 
 from cv3jax.cascade import memory, pipeline
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+from cv3jax.cascade.stage_sampler import images_sharding
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.sampling import few, resumable
+from data_pipeline.io.errors import InputError
 
 
 def micro(mesh=None):
@@ -46,7 +53,7 @@ def test_xla_decides_where_the_rough_figure_does_not(monkeypatch):
     cascade, asked = micro(), []
     monkeypatch.setattr(memory, "taken", lambda program: asked.append(program.what) or 0)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cascade.params))
-    monkeypatch.setattr(memory, "room", lambda mesh: held)
+    monkeypatch.setattr(memory, "room", lambda mesh: held + 100_000)
     memory.check_fits(cascade, memory.Pictures(2, 16, 1))
     assert asked == [
         "the base stage at 16²",
@@ -65,35 +72,122 @@ def test_what_is_given_is_not_drawn():
     assert len(names) == 6
 
 
-@pytest.mark.parametrize("mesh", [None, {"data": 2, "context": 2}])
-def test_the_programs_are_those_that_draw(mesh):
-    """The shapes that are compiled are those that a cascade calls the same programs with."""
-    mesh = mesh and make_mesh(**mesh, devices=jax.devices()[:4])
+class Recorded(pipeline.Cascade):
+    """A cascade that draws nothing, but keeps what its programs are called with."""
+
+    def record(self):
+        self.calls, where = [], images_sharding(self.mesh) or jax.local_devices()[0]
+
+        def program(like, dtype=np.float32):
+            def call(*args):
+                self.calls.append(args)
+                return jax.device_put(np.zeros(like(args), dtype), where)
+
+            return call
+
+        plain = super().sampler
+        self.encoder = program(lambda args: args[2].shape)
+        self.decoder = program(lambda args: (len(args[1]), *self.pixels(args[1])), np.uint8)
+        self.sampler = lambda *given: (program(lambda args: args[3].shape), plain(*given)[1])
+
+    def pixels(self, latents):
+        return (*(self._vae.factor * side for side in latents.shape[1:3]), 3)
+
+
+@pytest.mark.parametrize("mesh", [None, {"data": 2, "tensor": 2}, {"data": 1, "fsdp": 2}])
+def test_the_programs_are_those_that_draw(mesh, monkeypatch):
+    """What is compiled is what a cascade calls, argument by argument: another place of one, or one
+    that is on no device in particular, would be another program, compiled once more.
+    """
+    count = math.prod((mesh or {}).values())
+    mesh = mesh and make_mesh(**mesh, devices=jax.devices()[:count])
     cascade = micro(mesh)
-    source = golden_models.converted("micro")
-    loaded = pipeline.load(source, mesh=mesh)
-    found = list(memory.programs(cascade, memory.Pictures(2, 32, 0), AS_DESCRIBED, AS_DESCRIBED))
-    sampler, decoder = found
-    latents = jax.ShapeDtypeStruct((2, *loaded.latent(32)), np.float32)
-    assert sampler.args[3].shape == latents.shape == decoder.args[1].shape
-    theirs = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), loaded.params)
-    ours = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), cascade.params)
-    assert theirs == ours
-    keys = jax.vmap(jax.random.key)(np.zeros(2, np.uint32))
-    noise = loaded.noise(keys, 32)
-    assert noise.sharding == sampler.args[3].sharding or mesh is None
-    assert loaded.text(["a", "b"]).shape == sampler.args[1].shape
+    found = list(memory.programs(cascade, memory.Pictures(2, 32, 1), AS_DESCRIBED, AS_DESCRIBED))
+    monkeypatch.setattr(pipeline, "Cascade", Recorded)
+    loaded = pipeline.load(golden_models.converted("micro"), mesh=mesh)
+    loaded.record()
+    loaded.generate(["a", "b"], [0, 1], final=True)
+    assert len(found) == len(loaded.calls) == 5
+    for program, args in zip(found, loaded.calls, strict=True):
+        planned, called = jax.tree.leaves(program.args), jax.tree.leaves(args)
+        for ours, theirs in zip(planned, called, strict=True):
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), program.what
+            free = ours.sharding is None or not getattr(ours, "committed", True)
+            assert free != theirs.committed, program.what
+            assert free or ours.sharding.is_equivalent_to(theirs.sharding, ours.ndim)
+            if not free and mesh is not None and any(ours.sharding.spec):
+                assert ours.sharding.spec == theirs.sharding.spec, program.what
 
 
 def test_xlas_figure_is_that_of_the_decoder():
-    """Rough and planned figures are of one size; twice the side is four times as much."""
+    """Twice the side is four times as much, and the rough figure is not below what would have XLA
+    asked.
+    """
     plans = []
     for side in (64, 128):
         program = memory._decoder(micro(), 1, side)
         plans.append((memory.taken(program), program.rough))
     for planned, rough in plans:
-        assert 0.1 < planned / rough < 10
+        assert planned <= rough / memory.NEAR
+        assert rough <= 4 * planned
     assert 3 < plans[1][0] / plans[0][0] < 5
+
+
+@pytest.mark.parametrize(
+    ("model", "wide"),
+    [
+        ({}, 256),
+        ({"channels": 64, "channel_mult": [1, 1], "patch": 4}, 64 / 16),
+        ({"channels": 8, "channel_mult": [1, 16]}, 128),
+        ({"channels": 8, "channel_mult": [1]}, 8),
+        ({"channels": 8, "channel_mult": [1, 2, 16, 16]}, 32),
+    ],
+)
+def test_the_rough_figure_is_of_the_widest_convolution(model, wide):
+    cascade = micro()
+    vae = dataclasses.replace(cascade.description.vae, model=model)
+    cascade.description = dataclasses.replace(cascade.description, vae=vae)
+    assert memory._coding(cascade, 3, 32) == memory.WIDE * wide * 3 * 32 * 32
+
+
+def test_a_context_that_cannot_split_a_stage_is_refused_without_a_parameter():
+    mesh = make_mesh(data=1, context=2, devices=jax.devices()[:2])
+    with pytest.raises(InputError, match=r"context=2: latents of 4 rows .* \(base stage\)"):
+        memory.check_fits(micro(mesh), memory.Pictures(1, 32, 0))
+
+
+def test_pictures_and_latents_count_beside_parameters(monkeypatch):
+    cascade = micro()
+    monkeypatch.setattr(memory, "taken", lambda program: 0)
+    held = memory._bytes(cascade.params)
+    monkeypatch.setattr(memory, "room", lambda mesh: held + 100_000)
+    memory.check_fits(cascade, memory.Pictures(1, 16, 1))
+    with pytest.raises(InputError, match="encoding pictures of 256²"):
+        memory.check_fits(cascade, memory.Pictures(1, 128, 1, given=True))
+
+
+def test_what_xla_cannot_compile_is_over_what_there_is(monkeypatch):
+    monkeypatch.setattr(memory, "taken", lambda program: None)
+    monkeypatch.setattr(memory, "room", lambda mesh: 7_000_000)
+    with pytest.raises(InputError, match=r"takes over 0\.0 GB a device, .* there are 0\.0;"):
+        memory.check_fits(micro(), memory.Pictures(1, 16, 0))
+
+
+@pytest.mark.parametrize(
+    ("platform", "stats", "left"),
+    [
+        ("gpu", {"bytes_limit": 70, "bytes_in_use": 20}, 50),
+        ("gpu", {"bytes_limit": 70}, 70),
+        ("gpu", None, sys.maxsize),  # of an allocator that keeps no account: nothing is refused
+        ("tpu", {}, sys.maxsize),
+        ("cpu", None, 1000),
+    ],
+)
+def test_room_is_what_the_device_says(platform, stats, left, monkeypatch):
+    device = types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    assert memory.room(None) == left
 
 
 def test_room_is_shared_by_devices_of_one_host():
