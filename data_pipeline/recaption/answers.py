@@ -49,12 +49,16 @@ _REFUSAL = re.compile(
 )
 # What models that reason say before their answer, and what they put around it. Some servers' chat
 # templates have opened the first already, so that only its end is in the text.
-_WORD = r"(?:think(?:ing)?|thought|reason(?:ing)?|reflection|analysis)"
-_OPEN = re.compile(rf"\s*(?:<{_WORD}>|◁{_WORD}▷|<\|begin_of_{_WORD}\|>|\[{_WORD}\])", re.I)
-_CLOSE = re.compile(rf"</{_WORD}>|◁/{_WORD}▷|<\|end_of_{_WORD}\|>|\[/{_WORD}\]", re.I)
+_WORD = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+_OPEN = re.compile(
+    rf"\s*(?:<(?:\w+:)?{_WORD}\s*>|◁{_WORD}▷|<\|(?:begin_of|start)_{_WORD}\|>|\[{_WORD}\])", re.I
+)
+_CLOSE = re.compile(
+    rf"</(?:\w+:)?{_WORD}\s*>|◁/{_WORD}▷|<\|end_(?:of_)?{_WORD}\|>|\[/{_WORD}\]", re.I
+)
 _AROUND = re.compile(
     r"\s*(?:<(answer|caption|output)>(.*)</\1>"
-    r"|<\|begin_of_(box|answer|solution)\|>(.*)<\|end_of_\3\|>)\s*",
+    r"|<\|(?:begin_of|start)_(box|answer|solution|response)\|>(.*)<\|end_(?:of_)?\3\|>)\s*",
     re.I | re.S,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

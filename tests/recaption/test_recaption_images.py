@@ -77,6 +77,10 @@ def test_every_image_that_is_read_is_sent_and_written(kind, options, mime, suffi
         ("Is it a cat? It is.</think>\nA cat.", "A cat."),  # the server's template opened it
         ("<THINKING>one</THINKING> A cat.", "A cat."),
         ("◁think▷Is it?◁/think▷A cat.", "A cat."),
+        ("<seed:think>Is it?</seed:think>A cat.", "A cat."),
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>b<|END_RESPONSE|>", "b"),
+        ("<scratchpad>Is it?</scratchpad >\nA cat.", "A cat."),
+        ("<seed:think>Is it", ""),
         ("<|begin_of_thought|>one<|end_of_thought|>A cat.", "A cat."),
         ("<think>a</think>no<reflection>b</reflection>A cat.", "A cat."),
         ("<reasoning>it is</reasoning><answer>A cat.</answer>", "A cat."),
