@@ -10,6 +10,7 @@ from data_pipeline.io.storage import is_remote
 from data_pipeline.sources.items import (
     BAD_TAR,
     IMAGE_SUFFIXES,
+    LINKED,
     OTHER_SUFFIXES,
     SECOND,
     TOO_LARGE,
@@ -76,9 +77,14 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
                 tar.members = []  # tarfile keeps every member it has seen
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
-                if not member.isreg() or not stem:  # hidden files, as macOS puts into tars
+                # hidden files, as macOS puts into tars
+                if not stem or not (member.isreg() or _links(member, suffix)):
                     continue
                 key = f"{folder}/{stem}" if folder else stem
+                if member.issym() and not suffix:
+                    said = f"{name}: {base} is a link to {member.linkname[:80]}"
+                    yield Skip(key, LINKED, said), 0
+                    continue
                 if sample is None or key != sample.key or suffix.lower() in sample.suffixes:
                     if sample is not None:
                         yield from _counted(sample.made(), member.offset - sample.start)
@@ -103,6 +109,14 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
             Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start),
             size - start,
         )
+
+
+def _links(member: tarfile.TarInfo, suffix: str) -> bool:
+    """Whether a member is a link that nobody follows and that is counted: what is called a picture,
+    or could be a folder.
+    """
+    picture = suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
+    return (member.issym() and not suffix) or ((member.islnk() or member.issym()) and picture)
 
 
 def _counted(made: list[Item | Skip], size: int) -> Iterator[tuple[Item | Skip, int]]:
@@ -140,6 +154,11 @@ def _read_member(
     if member.size > limit_of(kind):
         sample.unusable = Skip(
             sample.key, TOO_LARGE, too_large(f"{name}: {member.name}", member.size, limit_of(kind))
+        )
+        return
+    if not member.isreg():
+        sample.unusable = Skip(
+            sample.key, UNREADABLE, f"{name}: {member.name} is a link to {member.linkname[:80]}"
         )
         return
     if member.issparse():  # its bytes are not in one piece

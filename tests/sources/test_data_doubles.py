@@ -1,5 +1,7 @@
 """Files that share a name, and links to folders: each is read or counted, none lost silently."""
 
+import tarfile
+
 import pytest
 from image_shards import encoded, keys, tar
 
@@ -52,6 +54,21 @@ def test_names_that_come_twice_in_a_tar_are_counted(files, kept, skipped, tmp_pa
     for item in found:
         if isinstance(item, items.Item) and item.key in kept:
             assert item.image in (kept[item.key], GIF, PNG)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_a_tar_are_counted(kind, tmp_path):
+    """tar stores a file that it has stored already, under another name, as a link."""
+    tar(tmp_path / "x.tar", [("a.jpg", JPG), ("a.txt", TEXT)])
+    with tarfile.open(tmp_path / "x.tar", "a") as file:
+        for name, target in (("b.jpg", "a.jpg"), ("c/d.GIF", "../e.gif"), ("holiday", "/photos")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            file.addfile(link)
+    report = pack(tmp_path / "x.tar", tmp_path / "out", shards=1)
+    assert keys(tmp_path / "out") == ["a"]
+    folders = {LINKED: 1} if kind == tarfile.SYMTYPE else {}  # a folder has no second name
+    assert report["skipped"] == {items.UNREADABLE: 2, **folders}
 
 
 def test_a_text_that_is_too_large_hides_no_image(tmp_path, monkeypatch):
