@@ -13,8 +13,11 @@ from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 _MAX_FILE = 2**24  # bytes
 _PUNYCODE = re.compile(r"xn--([a-z0-9-]+)")
-# what no URL of an image has, but other kinds of lists: patterns, hosts files, ad blockers' rules
-_OTHER_LIST = re.compile(r".*\*|(0\.0\.0\.0|127\.0\.0\.1|::1)\s|\|\||@@|[\"'].*[\"'],?$")
+# what no part of a URL is, but lines of other kinds of lists are: patterns, hosts files, rules of
+# ad blockers and name servers, rows of a table (no host has a comma), JSON and YAML
+_OTHER_LIST = re.compile(
+    r".*[\s\"<>\\^`{|}*]|@@|['\[]|(\w+://)?[^/?]*[,;]|(address|server|local)=/"
+)
 _COMMENT = re.compile(r"(^|\s)#.*")
 # what browsers leave out of a host's name or read as its dot
 _UNSEEN = {0x3002: ".", **dict.fromkeys(map(ord, "\t\n\r\u00ad\u200b\u200c\u200d\u2060\ufeff"))}
@@ -59,7 +62,8 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
         if _OTHER_LIST.match(line):
             raise InputError(
                 f"the list of blocked sources {path}, line {number}: {line[:60]!r} is a rule of"
-                " another kind of list, and no part of a URL; give the part alone, bad.example"
+                " another kind of list, and no part of a URL; give the part alone, bad.example, and"
+                " in it a blank as %20"
             )
     blocked = {plain for line in lines if (plain := plain_url(line))}
     if not blocked:

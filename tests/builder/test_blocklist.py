@@ -7,6 +7,26 @@ import pytest
 from data_pipeline.builder.blocklist import blocker, plain_url, read_blocked
 from data_pipeline.io.errors import InputError
 
+OTHER_LISTS = (
+    '["bad.example","other.example"]',
+    "['bad.example']",
+    "- bad.example",
+    "bad.example,spam",
+    "https://bad.example;spam",
+    "DOMAIN-SUFFIX,bad.example",
+    "bad.example\tspam",
+    "bad.example CNAME .",
+    'local-zone: "bad.example" static',
+    "address=/bad.example/",
+    "^bad[.]example$",
+    r"/bad\.example/",
+    "(bad|other).example",
+    "<bad.example>",
+    "`bad.example`",
+    '{"url":"bad.example"}',
+    "! Title: a list",
+)
+
 
 @pytest.mark.parametrize(
     "data",
@@ -35,6 +55,7 @@ def test_a_list_however_it_was_written(data, tmp_path):
         (b"\n\n0.0.0.0 bad.example\n", "line 3: '0.0.0.0 bad.example' is a rule"),
         (b"||bad.example^\n", r"line 1: '\|\|bad.example\^' is a rule"),
         (b'"bad.example",\n', "line 1: '\"bad.example\",' is a rule"),
+        *((f"a.example\n{line}\n".encode(), "line 2: .* is a rule") for line in OTHER_LISTS),
         ("\u200b\n\ufeff\n# none\n".encode(), "is empty"),
     ],
 )
@@ -44,9 +65,19 @@ def test_lists_that_would_block_nothing_are_refused(data, message, tmp_path):
         read_blocked(tmp_path / "list")
 
 
-def test_a_part_of_an_address_with_a_hash_is_no_comment(tmp_path):
-    (tmp_path / "list").write_text("bad.example/#adult\n")
-    assert blocker(read_blocked(tmp_path / "list"))("http://bad.example/#Adult/1")
+@pytest.mark.parametrize(
+    ("line", "url"),
+    [
+        ("bad.example/#adult", "http://bad.example/#Adult/1"),
+        ("https://bad.example/a,b;c?d=[1]&e=x%7Cy", None),
+        ("stock%20pictures", "http://a.example/Stock%20Pictures/1"),
+        ("user:word@bad.example:80/~a/(b)!", None),
+        ("2001:db8::1", "http://[2001:DB8::1]/1"),
+    ],
+)
+def test_a_part_of_an_address_is_taken_as_it_is(line, url, tmp_path):
+    (tmp_path / "list").write_text(line + "\n")
+    assert blocker(read_blocked(tmp_path / "list"))(url or f"{line}/1")
 
 
 @pytest.mark.parametrize(
