@@ -16,6 +16,9 @@ def row(url="", unreadable=None, **scores):
     return {"url": url, "scores": scores, "unreadable": unreadable or {}}
 
 
+OWN = Facts(0, "k", url="http://own", scores={"punsafe": 0.2, "NSFW": "SFW"}, sha256="ab")
+
+
 @pytest.mark.parametrize(
     ("rows", "scores"),
     [
@@ -38,6 +41,26 @@ def test_an_images_own_fields_win_and_what_nobody_can_read_stays_unreadable():
     assert joined.url == "http://a"
     assert joined.unreadable == {"nsfw": "own", "aesthetic": "theirs"}
     assert joined.scores["PUNSAFE"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("rows", "url", "unreadable"),
+    [
+        ([row(unreadable={"unsafe": "wrong"}), row(punsafe=0.1)], "", ["unsafe"]),
+        ([row(unreadable={"nsfw": "wrong"}), row(NSFW="UNLIKELY")], "", ["nsfw"]),
+        ([row(unreadable={"url": "wrong"}), row("http://a")], "http://a", ["url"]),
+        ([row("http://a"), row("http://bad.example")], "http://a", ["url"]),
+        ([row("http://a/1"), row(), row("http://a/2"), row("http://a/1")], "http://a/1", ["url"]),
+        ([row("http://a"), row("HTTP://A"), row(), row("http://%61")], "HTTP://A", []),
+    ],
+)
+def test_no_row_hides_what_is_wrong_with_another(rows, url, unreadable):
+    for given in (rows, rows[::-1]):
+        facts = Facts(0, "k", scores={}, sha256="ab")
+        *_, (_, joined) = merge("k", {"rows": [(0, facts)], "metadata": given})
+        assert (joined.url, list(joined.unreadable)) == (url, unreadable)
+        *_, (_, joined) = merge("k", {"rows": [(0, OWN)], "metadata": given})
+        assert not joined.unreadable
 
 
 @pytest.mark.parametrize(
