@@ -129,6 +129,9 @@ def replacing(
     if temporary is None or place != path:  # a link may name another file system
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name((temporary or Path(f"{place.name}.tmp")).name)
+    if os.path.lexists(temporary) and not stat.S_ISREG(os.lstat(temporary).st_mode):
+        # somebody's link, pipe or directory
+        temporary = temporary.with_name(f"{temporary.name}.{os.getpid()}")
     try:
         with naming(temporary):
             yield temporary

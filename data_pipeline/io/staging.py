@@ -83,8 +83,15 @@ def replace_directory(whole: Path, out: Path) -> None:
     """Renames the directory `whole` to `out`, where another one may be, which goes.
 
     A directory cannot be replaced in one step: the old one moves aside for the instant between the
-    two renames.
+    two renames. A link at `out` stays, and what it names is replaced.
     """
+    if out.is_symlink():
+        place = out.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        moved = place.with_name(f".{place.name}.replacing")
+        shutil.rmtree(moved, ignore_errors=True)
+        shutil.move(whole, moved)  # to another file system, perhaps
+        whole, out = moved, place
     old = out.with_name(f".{out.name}.replaced")
     if old.exists():  # left by a process that was killed in that instant, or after it
         shutil.rmtree(old)

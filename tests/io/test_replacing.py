@@ -20,7 +20,7 @@ from cv3jax.sampling import jobs
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import check_directory, check_file, replacing, write_json
-from data_pipeline.io.staging import check_new
+from data_pipeline.io.staging import check_new, replace_directory
 from data_pipeline.records.array_records import check_replaceable
 from data_pipeline.records.sizes import NAME, write_sizes
 
@@ -94,6 +94,51 @@ def test_a_link_stays_and_what_it_names_is_written(name, write, there, tmp_path)
     assert target.read_bytes() not in (b"old", b"")
     assert os.listdir(tmp_path / "place") == [name]
     assert os.listdir(target.parent) == ["target"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "directory"])
+@pytest.mark.parametrize("place", [None, ".new"])
+def test_what_has_the_name_beside_it_and_is_no_file_stays(kind, place, tmp_path):
+    beside, mine = tmp_path / (place or "a.txt.tmp"), tmp_path / "mine"
+    if "link" in kind:
+        beside.symlink_to("mine")
+    elif kind == "directory":
+        beside.mkdir()
+    if kind == "link":
+        mine.write_text("kept")
+    if kind == "pipe":  # with a reader, so that who writes there after all does not wait
+        os.mkfifo(beside)
+    reader = os.open(beside, os.O_RDONLY | os.O_NONBLOCK) if kind == "pipe" else None
+    before = beside.lstat()
+    with replacing(tmp_path / "a.txt", place and beside) as temporary:
+        temporary.write_text("new")
+    assert os.path.lexists(beside)
+    assert os.path.samestat(before, beside.lstat())
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert not (tmp_path / "a.txt").is_symlink()
+    assert mine.exists() == (kind == "link")
+    assert kind != "link" or mine.read_text() == "kept"
+    if reader is not None:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("there", ["a dataset", "an empty directory", "nothing", "nor its parent"])
+def test_a_directory_that_a_link_names_is_replaced_and_the_link_stays(there, tmp_path):
+    target, whole = tmp_path / "disk" / "target", tmp_path / "out.partial"
+    whole.mkdir()
+    (whole / "new").write_text("new")
+    if there != "nor its parent":
+        target.parent.mkdir()
+    if there not in ("nothing", "nor its parent"):
+        target.mkdir()
+    if there == "a dataset":
+        (target / "old").write_text("old")
+    (tmp_path / "out").symlink_to(target)
+    replace_directory(whole, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["disk", "out"]
+    assert os.listdir(target.parent) == ["target"]
+    assert os.listdir(target) == ["new"]
 
 
 @pytest.mark.parametrize(("name", "write"), WRITERS.values(), ids=WRITERS)
