@@ -41,30 +41,53 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
         )
 
     def load(shapes, shardings):
-        theirs = part_shapes(description, part)
-        if jax.tree.map(lambda x: x.shape, theirs) != jax.tree.map(lambda x: x.shape, shapes):
+        if differing := _differing_arrays(part_shapes(description, part), shapes):
+            fields = _differences(description.section(part).model, model, part)
             raise InputError(
                 f"config.init_from = {path}: its {part} has other sizes than config.model:"
-                f" {_differences(description.section(part).model, model, part)}"
+                f" {fields or differing}"
             )
         return load_params(directory, description, (part,), lambda _: shardings)[0][part]
 
     return load
 
 
+def _differing_arrays(theirs: Any, ours: Any) -> str:
+    """What is said of models that differ where config.model does not; nothing where none differs:
+    their latents or text features do.
+    """
+    a, b = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
+        for leaves in map(jax.tree.leaves_with_path, (theirs, ours))
+    )
+    differ = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+    if not differ:
+        return ""
+    there, here = (sizes.get(differ[0], "not") for sizes in (a, b))
+    return (
+        f"its fields are alike, but {differ[0]} is {there} there and {here} here; its latents or"
+        " text features are of another width, give the --config.cascade it was trained with"
+    )
+
+
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) -> str:
-    """The fields in which two models differ, and what would fit."""
+    """The fields in which two models differ, and what would fit; nothing where none does.
+
+    A field that a description lacks, as converted ones do, has the model's default.
+    """
 
     def plain(value):
         return tuple(value) if isinstance(value, list) else value
 
+    known = {field.name: field.default for field in dataclasses.fields(_class_of(part))}
+    theirs = {**known, **theirs}
     differ = {
         name: (plain(theirs[name]), plain(ours[name]))
         for name in sorted(theirs.keys() & ours.keys() - SIZELESS)
         if plain(theirs[name]) != plain(ours[name])
     }
     if not differ:
-        return "its text features are of another width; take the cascade it was trained with"
+        return ""
     told = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
     if differ.get("w_dim", (0, 0))[0]:
         return f"{told}; it is distilled: start from the {part} that it was distilled from"
@@ -72,6 +95,10 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) 
         f"--config.model.{name}={str(a).replace(' ', '')}" for name, (a, _) in differ.items()
     )
     return f"{told}; give {flags}"
+
+
+def _class_of(part: str) -> type:
+    return Autoencoder if part == "vae" else UNet
 
 
 def model_of(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -> Any:
