@@ -13,7 +13,8 @@ from typing import NoReturn
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import line_and_code, say, say_anything
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # Path makes one slash of two
+# Path makes one slash of two; the other is how ssh, scp and rsync name a place
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|[^/@\s]+@[^/@:\s]+:[^\d\s]")
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
@@ -38,11 +39,11 @@ def check_name(text: str, what: str = "") -> None:
     """Refuse what is no name of a file or folder of this machine, where `what` was given as one.
 
     Raises:
-        InputError: an address such as gs://bucket/x, or what a shell should have replaced: to the
-            system each is the name of a folder below this one.
+        InputError: an address such as gs://bucket/x or me@host:x, or what a shell should have
+            replaced: to the system each is the name of a folder below this one.
     """
     what = f"{what} {text}".strip()
-    if _SCHEME.match(str(text)):
+    if _ADDRESS.match(str(text)):
         raise InputError(
             f"{what}: only a path of this machine is read and written here; copy it, or mount its"
             " store and give the path"

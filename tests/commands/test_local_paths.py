@@ -112,6 +112,9 @@ def test_a_store_that_beam_reaches_is_none_of_this_machine_s(monkeypatch):
         ("https://a.b/c.png", "only a path of this machine"),
         ("file:///tmp/a", "only a path of this machine"),
         ("gs:/bucket/a", "only a path of this machine"),  # as a Path has it
+        ("me@host:/data/a", "only a path of this machine"),
+        ("me@host.example:a", "only a path of this machine"),
+        ("me@10.0.0.1:~/a", "only a path of this machine"),
         ("~/runs", "did not replace ~"),
         ("~", "did not replace ~"),
         ("", "is empty"),
@@ -130,7 +133,22 @@ def test_what_is_no_path_of_this_machine(text, said):
 
 
 @pytest.mark.parametrize(
-    "text", ["a", "/a/b", "./a:b", "a b", "a/gs://b", "runs/a:3", "~user/a", "a~", "c:d", "-"]
+    "text",
+    [
+        "a",
+        "/a/b",
+        "./a:b",
+        "a b",
+        "a/gs://b",
+        "runs/a:3",
+        "~user/a",
+        "a~",
+        "c:d",
+        "-",
+        "a@b",
+        "a@b:3",
+        "a/b@c:d",
+    ],
 )
 def test_other_names_are_paths(text):
     assert local(text) == Path(text)
