@@ -34,7 +34,7 @@ from cv3jax.models.layers import attend as xla
 # platform → what it has beside xla
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}
 # Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the
-# chip anyway (docs/decisions.md).
+# chip anyway (docs/decisions/models.md).
 PAYS = {"splash": 32 * 2**20, "cudnn": 0, "heads": 0}
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
 # Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid

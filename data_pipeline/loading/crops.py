@@ -97,7 +97,7 @@ def fit(
             is seen.
         reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized
             to: in half of the time for 256² from 512 to 1024 pixels, and as near to Lanczos as a
-            box filter (docs/decisions.md). Else always whole.
+            box filter (docs/decisions/loading.md). Else always whole.
 
     Returns:
         uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target
