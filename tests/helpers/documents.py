@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
+DOCUMENTS = (
+    "README.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
+)
 
 # git's short name: seven hex digits with one of 0 to 9 among them, no part of a number or a word
 COMMIT = re.compile(r"(?<![\w.,/\[-])(?=[a-f]*\d)[0-9a-f]{7}(?![\w%\]-])(?!\.\d)")
