@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu mutants benchmarks lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu mutants benchmarks docs lint clean
 
 setup: $(VENV)/.done
 
@@ -53,6 +53,14 @@ setup-gpu: setup $(VENV)/.gpu
 
 $(VENV)/.gpu: $(INPUTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -c constraints-gpu.txt -e '.[dev,data,gpu-compile]'
+	@touch $@
+
+# the book, into site/; a dead link or anchor fails it
+docs: setup $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(INPUTS)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,docs]'
 	@touch $@
 
 quickstart: setup

@@ -87,6 +87,14 @@ setup(
         "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
         "examples": ["emoji>=2.14,<3"],
+        "docs": [  # `make docs`: the book
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings>=1.0,<2",
+            "mkdocstrings-python>=2.0,<3",
+            "griffelib>=2.0,<3",  # docstrings, which mkdocstrings shows
+            "latex2mathml>=3.78,<4",  # formulas that browsers draw without a script
+        ],
         "dev": [
             "diffusers>=0.36,<0.50",
             "pillow-heif>=1.0,<2",  # for the tests of HEIC

@@ -1,7 +1,7 @@
 """A full-size random fp16 SAT checkpoint (2,906,612,484 parameters) into a cv3jax checkpoint and
 out again: seconds, sizes, peak memory.
 
-    python benchmarks/convert.py --workdir runs/convert --json docs/weights.json
+    python benchmarks/convert.py --workdir runs/convert --json docs/guides/weights.json
 
 Needs 24 GB of disk and PyTorch (`make setup-torch`). Each conversion is the command that users run,
 in a process of its own; its peak is VmHWM, the most memory that was ever resident, files it has

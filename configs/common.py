@@ -39,7 +39,7 @@ def stage_config() -> ConfigDict:
     # "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
     # threads prepare batches, in this process, or with workers in as many others, so many in each.
     # min_side: pictures with a shorter side of fewer pixels are left out; none: they are enlarged.
-    # max_damaged: how many records that have become unreadable are passed over. See docs/loader.md
+    # max_damaged: how many records that have become unreadable are passed over: scale/loader.md
     c.data = ConfigDict(
         {
             "path": config_dict.placeholder(str),
@@ -55,7 +55,7 @@ def stage_config() -> ConfigDict:
             "min_side": config_dict.placeholder(int),
             "max_damaged": 100,
             "buckets": config_dict.placeholder(str),
-            # path's companion: latents, text features or both, of `data encode` (docs/encode.md)
+            # path's feature cache: latents, text features or both (docs/guides/encode.md)
             "cache": config_dict.placeholder(str),
         }
     )
@@ -158,7 +158,7 @@ def train(*, steps: int) -> ConfigDict:
     # keep: how many of the newest checkpoints; keep_every: and one of every so many steps for good.
     # export_every: writes WORKDIR/cascade on the way. skip_nonfinite: how many updates in a row may
     # be skipped, where loss or gradient is not finite (0: the first ends the run); skip_spike: or
-    # the gradient so many times as long as the last ones' (0: at any length). docs/faults.md
+    # the gradient so many times as long as the last ones' (0: at any length). docs/scale/faults.md
     return ConfigDict(
         {
             "steps": steps,

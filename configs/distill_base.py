@@ -6,7 +6,7 @@ From stage 3's EMA; its rounds are kept, 8 steps in the second.
         --config.cascade=WORK/relay
 
 The paper gives neither lengths nor rates; these are ours, and not run at this size
-(docs/distillation.md).
+(docs/guides/distillation.md).
 """
 
 from cv3jax.configs import base_aesthetic, common

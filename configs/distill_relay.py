@@ -15,7 +15,7 @@ first:
         --config.cascade=WORK/relay_200
 
 The paper gives neither lengths nor rates; these are ours, and not run at this size
-(docs/distillation.md).
+(docs/guides/distillation.md).
 """
 
 from cv3jax.configs import common, relay_1024

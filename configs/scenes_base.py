@@ -6,7 +6,7 @@ Minutes on two cores.
         --config.cascade=runs/vae
 
 `:long` is the same model in large batches for one GPU with 16 cores beside it, behind an
-autoencoder of `scenes_vae:long`: the packaged cascades' (docs/scenes.md).
+autoencoder of `scenes_vae:long`: the packaged cascades' (docs/start/scenes.md).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
         --config.data.path=runs/scenes --config.cascade=runs/relay
 
 `:long` is for one GPU, of a base of `scenes_base:long`: 8 guided steps become 4 in one round of
-17,000 large batches. It made the packaged cascade's (docs/scenes.md).
+17,000 large batches. It made the packaged cascade's (docs/start/scenes.md).
 """
 
 from cv3jax.configs import common, scenes_base

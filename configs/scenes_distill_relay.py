@@ -3,7 +3,8 @@
     cv3jax distill --config=scenes_distill_relay --workdir runs/fast \\
         --config.data.path=runs/scenes --config.cascade=runs/fast_base
 
-`:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's (docs/scenes.md).
+`:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's
+(docs/start/scenes.md).
 """
 
 from cv3jax.configs import common, scenes_relay

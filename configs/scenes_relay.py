@@ -6,7 +6,7 @@ Trains on quarters of the pictures.
         --config.cascade=runs/base --config.init_from=runs/base
 
 `:long` is the same model in large batches for one GPU with 16 cores beside it, from a base of
-`scenes_base:long`: the packaged cascades' (docs/scenes.md).
+`scenes_base:long`: the packaged cascades' (docs/start/scenes.md).
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ No download.
     cv3jax train --config=scenes_vae --workdir runs/vae --config.data.path=runs/scenes
 
 `:long` is the same model trained as long as it pays, a minute of one GPU with 16 cores beside it:
-that of the packaged cascades (docs/scenes.md).
+that of the packaged cascades (docs/start/scenes.md).
 """
 
 import functools

@@ -6,7 +6,7 @@
 #SBATCH --output=cv3jax-%j.log
 # A job of one process per task: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh -- COMMAND...
 #
-# 300 s before the time limit (and at preemption, as docs/launch.md says) this shell gets a SIGTERM and passes it on; the tasks save
+# 300 s before the time limit (and at preemption, as docs/scale/launch.md says) this shell gets a SIGTERM and passes it on; the tasks save
 # and exit 0, and the job goes back to the queue with the same command. It ends for good when the command does: with exit 0, or
 # with exit 2, which means that what was given has to change. After any other failure it is queued again RESTARTS times.
 #

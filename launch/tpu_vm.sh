@@ -7,7 +7,7 @@
 #
 # The command runs on every host under launch/local.sh, which starts it again after failures (RESTARTS times, default 20), and goes on
 # when this ends. The options are those of `gcloud compute tpus tpu-vm ssh`. cv3jax is expected in FOLDER on every host (default:
-# cv3jax in the home), with its .venv; docs/launch.md says how it gets there. JAX finds the other hosts by itself.
+# cv3jax in the home), with its .venv; docs/scale/launch.md says how it gets there. JAX finds the other hosts by itself.
 set -euo pipefail
 
 if [ "${1:-}" = --help ]; then

@@ -25,7 +25,7 @@ MAX_BATCH = 65_536
 def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """(the flags, `--config.a.b=v` overrides). Raises InputError on a value that cannot be."""
     more = (
-        "docs/encode.md says when that pays.\n\nStopped or killed, the same command goes on;"
+        "docs/guides/encode.md says when that pays.\n\nStopped or killed, the same command goes on;"
         " several processes share the shards."
     )
     parser = command_line.command(

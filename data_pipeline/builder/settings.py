@@ -1,5 +1,5 @@
 """What `cv3jax data build` leaves out: one field a filter, off where it is None or empty
-(docs/data.md has them in a table); and how it goes about it.
+(docs/guides/data.md has them in a table); and how it goes about it.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 API): questions about the image, the last of which merges the answers with the old caption. The old
 caption stays, the new one becomes the record's `recaption`. A journal beside --out makes it
 resumable: the same command goes on after a kill, and asks nothing twice that was answered.
-docs/recaption.md has the servers' commands and the template.
+docs/guides/recaption.md has the servers' commands and the template.
 """
 
 import argparse

@@ -82,7 +82,7 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
     """
 
     def refuse(what: str) -> InputError:
-        return InputError(f"--dialogue {path}: {what}; docs/recaption.md shows a template")
+        return InputError(f"--dialogue {path}: {what}; docs/guides/recaption.md shows a template")
 
     try:
         with path.open("rb") as file:

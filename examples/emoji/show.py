@@ -1,4 +1,4 @@
-"""Draws the two pictures of docs/emoji.md from a finished run: the loss curves and a grid of
+"""Draws the two pictures of docs/guides/emoji.md from a finished run: the loss curves and a grid of
 prompts.
 
     python examples/emoji/show.py --runs runs/emoji --out docs

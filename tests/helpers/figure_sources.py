@@ -55,9 +55,9 @@ def distill() -> Iterator[Saying]:
         yield "docs/benchmarks.md", row(*cells)
     with_update, passes = ([each[k][0] for each in made] for k in ("ratio", "ratio_passes"))
     both = f"{min(with_update):.2f} to {max(with_update):.2f} of two teacher passes"
-    yield "docs/distillation.md", both
+    yield "docs/guides/distillation.md", both
     alone = f"{min(passes):.2f} to {max(passes):.2f} at batches of 16"
-    yield "docs/distillation.md", alone
+    yield "docs/guides/distillation.md", alone
 
 
 def loader() -> Iterator[Saying]:
@@ -69,7 +69,7 @@ def loader() -> Iterator[Saying]:
 
 def packaged() -> Iterator[Saying]:
     found = result("packaged")
-    where = "docs/scenes.md"
+    where = "docs/start/scenes.md"
     right = {name: found["following"][name] for name in ("scenes", "scenes_teacher")}
     for label, kind, what, bar in (
         ("held-out captions: colour", "heldout", "colour", ".97"),
@@ -102,7 +102,7 @@ def packaged() -> Iterator[Saying]:
 
 def guidance() -> Iterator[Saying]:
     steps = result("guidance")["steps"]
-    where = "docs/scenes.md"
+    where = "docs/start/scenes.md"
     yield where, row("σ at its start", *(f"{step['sigma']:.1f}" for step in steps))
     differences = (f"{step['difference']:.2f}" for step in steps)
     yield where, f"root mean square {row(*differences)}"
@@ -115,14 +115,14 @@ def compile_time() -> Iterator[Saying]:
     encode, train = (made[f"relay_1024 {step} {at}"] for step in ("encode", "train"))
     state = train["argument_bytes_per_chip"] / 1e9
     both = encode["peak_bytes_per_chip"] / 1e9 + state
-    yield "docs/scaling.md", f"its encode and {state:.2f} GB of state, {both:.1f} GB of 16"
+    yield "docs/scale/compile.md", f"its encode and {state:.2f} GB of state, {both:.1f} GB of 16"
     shares = {}
     for recipe in ("base_256", "base_512", "relay_1024"):
         flops = [made[f"{recipe} {step} {at}"]["flops_per_step"] for step in ("encode", "train")]
         shares[recipe] = f"{100 * flops[0] / sum(flops):.0f} %"
     first, second, third = shares.values()
     yield (
-        "docs/encode.md",
+        "docs/guides/encode.md",
         f"the encoders are {first} of an update's operations in `base_256`, {second} in `base_512`"
         f" and {third} in `relay_1024`",
     )
@@ -130,18 +130,18 @@ def compile_time() -> Iterator[Saying]:
     minutes = [each["compile_seconds"] / 60 for each in steps]
     gb = max(each["host_peak_bytes"] for each in steps) / 1e9
     took = f"{WORDS[round(min(minutes))]} to {WORDS[round(max(minutes))]} minutes of two cores"
-    yield "README.md", f"{took} and up to {gb:.0f} GB"
+    yield "docs/scale/compile.md", f"{took} and up to {gb:.0f} GB"
 
 
 def relay_start() -> Iterator[Saying]:
-    for start, f in result("docs/relay_start").items():
+    for start, f in result("docs/theory/relay_start").items():
         shares = ("all", "control", "detail", "detail_control", "detail_noise", "detail_se")
-        yield "docs/relay_start.md", row(start, *(f"{f[name]:.3f}" for name in shares))
+        yield "docs/theory/relay_start.md", row(start, *(f"{f[name]:.3f}" for name in shares))
 
 
 def weights() -> Iterator[Saying]:
-    found = result("docs/weights")
-    where, once = "docs/weights.md", found["rounds"][0]
+    found = result("docs/guides/weights")
+    where, once = "docs/guides/convert.md", found["rounds"][0]
     for label, name in (
         ("in: SAT → checkpoint", "in"),
         ("out: → SAT", "sat"),
@@ -157,8 +157,8 @@ def weights() -> Iterator[Saying]:
 
 
 def quickstart() -> Iterator[Saying]:
-    """README's ranges: from docs/quickstart.md, whose reports are not kept."""
-    page = flat(read("docs/quickstart.md"))
+    """README's ranges: from docs/start/quickstart.md, whose reports are not kept."""
+    page = flat(read("docs/start/quickstart.md"))
 
     def seeds(label: str) -> list[float]:
         return [
@@ -177,12 +177,12 @@ def quickstart() -> Iterator[Saying]:
     least = bare(float(busy[1]) + 1e-9)
     yield "README.md", f"all of a caption in {least} to {bare(max(whole))}"
     took = re.search(r"in (25 min 42 s) \((\d+ s) of distillation\)", page)
-    yield "docs/distillation.md", f"All rounds took {took[2]} of that run's {took[1]}"
+    yield "docs/guides/distillation.md", f"All rounds took {took[2]} of that run's {took[1]}"
 
 
 def recaption() -> Iterator[Saying]:
     """The page of all benchmarks repeats what the page of recaptioning has in its table."""
-    page = flat(read("docs/recaption.md"))
+    page = flat(read("docs/guides/recaption.md"))
     told, found = re.findall(r"\| (?:told|found)[^|]*\| (0\.\d+) \|", page)
     repeated = f"{told} of the limit where it is told, {found} where it is found"
     yield "docs/benchmarks.md", repeated

@@ -14,7 +14,7 @@ from data_pipeline.scenes.grammar import caption, sample_scene
 TINY = Path(__file__).parents[1] / "golden" / "tiny" / "t5"
 PACKAGED = Path(cv3jax.__file__).parent / "packaged"
 ENGLISH = " ".join(
-    path.read_text() for path in sorted(Path(__file__).parents[2].joinpath("docs").glob("*.md"))
+    path.read_text() for path in sorted(Path(__file__).parents[2].joinpath("docs").rglob("*.md"))
 )
 
 

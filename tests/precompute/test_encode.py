@@ -225,7 +225,7 @@ def test_the_document_s_bytes_are_the_format_s():
                 for x in one[part].values()
             )
             assert stored_bytes == payload(identity, 1 + bool(one["recaption"]))
-    said = (ROOT / "docs" / "encode.md").read_text()
+    said = (ROOT / "docs" / "guides" / "encode.md").read_text()
     rows = dict(
         re.findall(r"^\| (latents [^|]*(?:base|relay)|text of [^|]*) \|(.*)\|$", said, re.MULTILINE)
     )
@@ -239,7 +239,7 @@ def test_the_document_s_bytes_are_the_format_s():
 
 
 def table(name: str) -> list[int]:
-    """Bytes an image for a row of docs/encode.md: in float32, two bytes, and int8 for text."""
+    """Bytes an image for a row of guides/encode.md: in float32, two bytes, and int8 for text."""
     nothing = {"latents": None, "text": None}
     if name.startswith("text"):
         count = 2 if "recaption" in name else 1

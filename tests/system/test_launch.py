@@ -79,7 +79,7 @@ def test_xpk_without_a_command(tmp_path):
 
 
 def test_every_place_is_in_the_document():
-    text = (ROOT / "docs" / "launch.md").read_text()
+    text = (ROOT / "docs" / "scale" / "launch.md").read_text()
     assert [
         path.name
         for path in LAUNCH.iterdir()

@@ -1,5 +1,5 @@
-"""docs/theory.md: every block of Python prints the text block after it, so that no number on the
-page is made up.
+"""docs/theory/mathematics.md: every block of Python prints the text block after it, so that no
+number on the page is made up.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "theory.md").read_text()
+PAGE = (ROOT / "docs" / "theory" / "mathematics.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -1,0 +1,195 @@
+"""The pages of the reference, made of the code itself: commands, recipes and the Python API.
+
+Nothing of it is kept in the repository. No command runs: only their parsers are asked.
+"""
+
+import argparse
+import ast
+import contextlib
+import fnmatch
+import importlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+PACKAGES = ("cv3jax", "data_pipeline")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the book's, and give the navigation the pages its stars mean."""
+    for name, text in (*command_pages(), *recipe_pages(), *api_pages()):
+        files.append(File.generated(config, f"reference/{name}", content=text))
+    names = [file.src_uri for file in files.documentation_pages()]
+    config.nav = [unfold(item, names) for item in config.nav]
+    return files
+
+
+def unfold(item: Any, names: list[str]) -> Any:
+    """Return an item of the navigation with `folder/*` replaced by the pages of that name."""
+    if isinstance(item, dict):
+        return {title: unfold(inner, names) for title, inner in item.items()}
+    if isinstance(item, list):
+        return [unfold(inner, names) for inner in item]
+    if not item.endswith("*"):
+        return item
+    found = [name for name in names if fnmatch.fnmatch(name, item)]
+    return sorted(found, key=lambda name: (not name.endswith("index.md"), name))
+
+
+def command_pages() -> Iterator[tuple[str, str]]:
+    """Yield (file, Markdown) of each command, and of the list of them."""
+    from cv3jax.cli import COMMANDS
+    from data_pipeline.cli import COMMANDS as DATA
+
+    summaries = {name: summary for name, (_, summary) in COMMANDS.items() if name != "data"}
+    summaries |= {f"data {name}": summary for name, (_, summary, _) in DATA.items()}
+    rows = [
+        f"| [`cv3jax {name}`]({name.replace(' ', '_')}.md) | {text} |"
+        for name, text in summaries.items()
+    ]
+    for name in summaries:
+        page = f"{name.replace(' ', '_')}.md"
+        yield f"commands/{page}", command_page(name)
+    head = "# Commands\n\nEach takes `--help`, which says the same.\n\n| command | |\n|---|---|\n"
+    yield "commands/index.md", head + "\n".join(rows) + "\n"
+
+
+def command_page(name: str) -> str:
+    """Return the Markdown page of `cv3jax <name>`, made of its parser."""
+    parser = parser_of(name)
+    what = " ".join(part.strip() for part in parser.description.splitlines())
+    lines = [f"# cv3jax {name}", "", escape(what), ""]
+    for group in parser._action_groups:
+        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
+        if not actions:
+            continue
+        title = group.title.capitalize().replace("Options", "Flags")
+        lines += [f"## {title}", "", "| flag | meaning | default |", "|---|---|---|"]
+        lines += [action_row(action, parser) for action in actions] + [""]
+    if parser.epilog:
+        lines += ["## Examples", "", "```text", parser.epilog.strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser that `cv3jax <name> --help` prints."""
+    from cv3jax.cli import COMMANDS
+
+    if name in COMMANDS:
+        module, argv = COMMANDS[name][0], ["--help"]
+    else:
+        module, argv = COMMANDS[name.split()[0]][0], [*name.split()[1:], "--help"]
+    asked = []
+
+    def note(parser: argparse.ArgumentParser, file: Any = None) -> None:
+        asked.append(parser)
+
+    with (
+        mock.patch.object(argparse.ArgumentParser, "print_help", note),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.suppress(SystemExit),
+    ):
+        importlib.import_module(module).main(argv)
+    return asked[0]
+
+
+def action_row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
+    """Return the table's row of one flag or argument."""
+    value = ""
+    if action.nargs != 0:
+        choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else ""
+        value = action.metavar or choices or (action.dest.upper() if action.option_strings else "")
+        value = " ".join(value) if isinstance(value, tuple) else value
+    names = action.option_strings or [action.metavar or action.dest]
+    shown = f"{', '.join(names)} {value if action.option_strings else ''}".strip()
+    help_text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    required = action.required and action.option_strings
+    default = "required" if required else default_of(action)
+    return f"| {code(shown)} | {escape(help_text)} | {default} |"
+
+
+def default_of(action: argparse.Action) -> str:
+    """Return how a flag's default is shown; nothing where its help or its kind says it."""
+    if action.default in (None, False, (), [], argparse.SUPPRESS) or action.nargs == 0:
+        return ""
+    return code(str(action.default))
+
+
+def recipe_pages() -> Iterator[tuple[str, str]]:
+    """Yield (file, Markdown) of each recipe, and of the list of them."""
+    from cv3jax.recipes import recipes
+
+    rows = []
+    for name, path in recipes().items():
+        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        first = " ".join(doc.split("\n\n")[0].split())
+        rows.append(f"| [`{name}`]({name}.md) | {escape(first)} |")
+        yield f"recipes/{name}.md", recipe_page(name, doc)
+    head = (
+        "# Recipes\n\nEach is a file in [configs](../../../configs); `NAME:tiny` is the same at a"
+        " size that trains on two cores in seconds. `--config.SECTION.FIELD=VALUE` sets a field."
+        "\n\n| recipe | |\n|---|---|\n"
+    )
+    yield "recipes/index.md", head + "\n".join(rows) + "\n"
+
+
+def recipe_page(name: str, doc: str) -> str:
+    """Return the Markdown page of a recipe: its docstring, and its fields with their values."""
+    rows = "\n".join(f"| {code(field)} | {code(value)} |" for field, value in fields(name))
+    table = f"| field | value |\n|---|---|\n{rows}\n"
+    return f"# {name}\n\n```text\n{doc}\n```\n\n## Fields\n\n{table}"
+
+
+def fields(name: str) -> list[tuple[str, str]]:
+    """Return (dotted field, value) of every field of a recipe."""
+    from cv3jax.recipes import load
+
+    def walk(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
+        for key, value in values.items():
+            if hasattr(value, "items"):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", "none" if value is None else str(value)
+
+    return list(walk(load(name, []), ""))
+
+
+def api_pages() -> Iterator[tuple[str, str]]:
+    """Yield (file, Markdown) of each folder of the packages: mkdocstrings reads its modules."""
+    rows = []
+    for package in PACKAGES:
+        for init in sorted((ROOT / package).rglob("__init__.py")):
+            folder = init.parent
+            name = ".".join(folder.relative_to(ROOT).parts)
+            doc = ast.get_docstring(ast.parse(init.read_text())) or ""
+            modules = [f for f in sorted(folder.glob("*.py")) if f.name != "__init__.py"]
+            text = [f"# {name}", "", doc, ""]
+            for module in modules:
+                if not module.stem.startswith("__"):
+                    text += [f"::: {name}.{module.stem}", ""]
+            first = " ".join(doc.split("\n\n")[0].split())
+            rows.append(f"| [`{name}`]({name}.md) | {escape(first)} |")
+            yield f"api/{name}.md", "\n".join(text)
+    head = "# Python API\n\n| package | |\n|---|---|\n"
+    yield "api/index.md", head + "\n".join(rows) + "\n"
+
+
+def code(text: str) -> str:
+    """Return a text as code within a table's cell."""
+    return f"<code>{escape(text)}</code>" if text else ""
+
+
+def escape(text: str) -> str:
+    """Return a text whose characters mean nothing to Markdown, HTML or a table."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\|*_`[]$~":
+        text = text.replace(mark, f"&#{ord(mark)};")
+    return " ".join(text.split())
