@@ -77,7 +77,7 @@ test: setup lint
 test-all: setup lint
 	$(BIN)/python -m pytest $(WORKERS) $(if $(LEFT_OUT),-m 'not (nothing$(LEFT_OUT))')
 
-# on a machine with a GPU, after pip install -e '.[cuda13]'
+# on a machine with a GPU, after pip install -e '.[cuda13]' beside what `make setup` installs
 test-gpu: setup
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
 

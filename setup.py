@@ -1,24 +1,78 @@
-"""Install: `pip install -e .[dev,data]`; exact versions that were tested stand in
-constraints.txt.
+"""Install: `pip install .` samples; `pip install -e '.[dev,data]'` has what the tests need. The
+exact versions that were tested stand in constraints.txt.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+URL = "https://github.com/cv3jax/cv3jax"  # the only place that says where the project is published
 VERSION = next(
     line.split('"')[1]
     for line in Path("cv3jax/__init__.py").read_text().splitlines()
     if line.startswith("__version__")
 )
+IMAGES = (".png", ".svg", ".jpg", ".gif")
+
+
+def absolute(markdown: str) -> str:
+    """Return the README with its links below the repository made absolute, which PyPI needs."""
+
+    def link(found: re.Match) -> str:
+        target = found[1]
+        if re.match(r"[a-z]+:|#", target):
+            return found[0]
+        kind = "raw" if target.lower().endswith(IMAGES) else "blob"
+        return f"]({URL}/{kind}/main/{target})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", link, markdown)
+
 
 setup(
     name="cv3jax",
     version=VERSION,
-    description="Train, distil and serve CogView3 (relay diffusion, text to image) in JAX",
-    long_description=Path("README.md").read_text(),
+    description="Train, distil and sample CogView3 (relay diffusion, text to image) in JAX",
+    long_description=absolute(Path("README.md").read_text()),
     long_description_content_type="text/markdown",
+    author="The cv3jax authors",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+        "Paper": "https://arxiv.org/abs/2403.05121",
+    },
+    keywords=[
+        "CogView3",
+        "relay diffusion",
+        "text-to-image",
+        "diffusion models",
+        "progressive distillation",
+        "super-resolution",
+        "JAX",
+        "Flax",
+        "TPU",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs`
     # is claimed
@@ -29,53 +83,62 @@ setup(
     ],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
-        "cv3jax": ["packaged/**/*"],  # trained weights, in files that orbax names
+        "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.topologies": ["*.textproto"],
+        "data_pipeline": ["py.typed"],
         "data_pipeline.builder": ["*.jinja"],
         "data_pipeline.recaption": ["*.json"],
     },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
+    # what `cv3jax sample` and `convert` import. The other commands take an extra, which
+    # data_pipeline/io/extras.py names where it is missing.
     install_requires=[
         "jax>=0.10.2,<0.12",
         "flax>=0.12.8,<0.13",
-        "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "tensorstore>=0.1.86,<0.2",
-        "grain>=0.2.18,<0.3",
-        "array_record>=0.8.3,<0.9",
-        "tensorflow-datasets>=4.9.10,<4.10",
         "transformers>=5.0,<6",
         "tokenizers>=0.22,<0.24",
         "sentencepiece>=0.2.0,<0.2.2",  # later ones need protobuf 7, which Beam cannot have
         "ml_collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
-        "scipy>=1.15,<2",
         "protobuf>=5.28,<7",
         "safetensors>=0.8,<1",  # numpy's bfloat16, and reading without a map
         "ml_dtypes>=0.5,<1",
         "pyyaml>=6.0,<7",
         "pillow>=11.0,<13",
-        "tensorboardX>=2.6.4,<3",
         "psutil>=6,<8",  # how much memory there is
         "tqdm>=4.66,<5",
-        "jinja2>=3.1,<4",
-        "matplotlib>=3.9,<4",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
-        # `cv3jax data build` and `recaption`; packing and loading need the bare install alone
+        # `cv3jax train`, `distill`, `quickstart` and `compile`; `cv3jax data pack`, `inspect`,
+        # `scenes` and `encode`
+        "train": [
+            "grain>=0.2.18,<0.3",
+            "array_record>=0.8.3,<0.9",
+            "tensorflow-datasets>=4.9.10,<4.10",
+            "optax>=0.2.8,<0.3",
+            "scipy>=1.15,<2",
+            "tensorboardX>=2.6.4,<3",
+            "jinja2>=3.1,<4",
+            "matplotlib>=3.9,<4",
+        ],
+        # `cv3jax data build` and `recaption`
         "data": [
+            "cv3jax[train]",
             "apache-beam>=2.70,<3",
             "pyarrow>=18,<26",
             "pyahocorasick>=2.1,<3",
             "httpx>=0.28,<1",
         ],
         # `cv3jax compile` for hardware that is not there: the compilers alone, no drivers
-        "tpu-compile": ["libtpu>=0.0.52,<0.1"],
+        "tpu-compile": ["cv3jax[train]", "libtpu>=0.0.52,<0.1"],
         "gpu-compile": [
+            "cv3jax[train]",
             "jax-cuda13-plugin>=0.10.2,<0.12",
             "jax-cuda13-pjrt>=0.10.2,<0.12",
             "nvidia-cuda-nvcc>=13.0.48,<14",

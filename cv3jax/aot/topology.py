@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 
 from cv3jax.aot.chips import CHIPS, Chip
+from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
 
 # what there is to rent, in ascending order; a v5p also in any multiple of 4 a side, up to 16×16×24
@@ -113,8 +114,8 @@ def load(name: str) -> Topology:
 def _tpu(name: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
-            f"--topology {name}: compiling for a TPU takes libtpu; run `make setup-tpu`, or pip"
-            " install 'cv3jax[tpu-compile]'"
+            f"--topology {name}: compiling for a TPU needs libtpu, which is not installed:"
+            f" {extras.advice('tpu-compile')}"
         )
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -126,9 +127,9 @@ def _tpu(name: str) -> list:
 def _gpu(kind: str, shape: tuple[int, ...]) -> list:
     name = f"{kind}:{'x'.join(map(str, shape))}"
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        right = "run `make setup-gpu`, or pip install 'cv3jax[gpu-compile]'"
         raise InputError(
-            f"--topology {name}: compiling for a GPU takes JAX's CUDA plug-in; {right}"
+            f"--topology {name}: compiling for a GPU needs JAX's CUDA plug-in, which is not"
+            f" installed: {extras.advice('gpu-compile')}"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from jax.experimental import topologies

@@ -9,9 +9,8 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import orbax.checkpoint as ocp
 
 from cv3jax.checkpoints import manifest
@@ -24,6 +23,9 @@ from cv3jax.checkpoints.writing import (
     sign,
 )
 from data_pipeline.io.errors import InputError, first_line, machine_error
+
+if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
+    import grain
 
 
 class DamagedError(InputError):
@@ -90,7 +92,11 @@ def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, run: dict
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Any,
+    data: "grain.DatasetIterator",
+    run: dict,
 ) -> None:
     """Save train state, data position and `run` (JSON: the config, seconds so far) as `step`.
 
@@ -178,7 +184,7 @@ def run_of(directory: str | Path, step: int) -> dict:
 
 
 def restore(
-    manager: ocp.CheckpointManager, step: int, like: Any, data: grain.DatasetIterator
+    manager: ocp.CheckpointManager, step: int, like: Any, data: "grain.DatasetIterator"
 ) -> Any:
     """The state of `step`, placed as `like` (ShapeDtypeStructs with shardings, of any mesh); `data`
     is set to its position.

@@ -37,6 +37,7 @@ from cv3jax.training import profiling
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.resume import Resumed, hold, record
+from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory, write_json
 
 
@@ -60,6 +61,7 @@ def run(settings: DistillSettings, workdir: Path, allowed: tuple[str, ...] = ())
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; what was before it remains.
     """
+    extras.check("distillation", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):

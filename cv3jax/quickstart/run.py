@@ -29,7 +29,7 @@ from cv3jax.quickstart.stages import (
 from cv3jax.quickstart.stopwatch import Stopwatch
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
-from data_pipeline.io import locks
+from data_pipeline.io import extras, locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, write_json
 from data_pipeline.scenes import grammar
@@ -60,6 +60,7 @@ def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = Fals
 
     Raises InputError where another process is at it.
     """
+    extras.check("the quickstart", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     with locks.hold(workdir):
         return _run(workdir, install=install, seed=seed, tiny=tiny)

@@ -20,6 +20,7 @@ from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.resume import Resumed, check_resume, hold, record
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
+from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.staging import replace_directory
 
@@ -43,6 +44,7 @@ def run(
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
         OSError: something could not be written; the checkpoints before it remain.
     """
+    extras.check("training", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):

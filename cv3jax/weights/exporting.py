@@ -22,7 +22,8 @@ from cv3jax.weights.importing import copy_tokenizer, progress
 from cv3jax.weights.mapping import to_torch
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.select_model import PREFIX
-from cv3jax.weights.torch_file import import_torch, save_torch
+from cv3jax.weights.torch_file import save_torch
+from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.staging import appearing
 
@@ -95,7 +96,7 @@ def export(source: Source, target: str, out: Path) -> list[str]:
         OSError: it could not be written; nothing is left of it.
     """
     if target == "sat":
-        import_torch("writing a SAT checkpoint")
+        extras.load("torch", "writing a SAT checkpoint")
     tables = {name: _table(source, name, target) for name in source.parts}
     lines = []
     with appearing(out) as partial:

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from cv3jax.checkpoints.streaming import Leaf
+from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
 
 _PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB
@@ -44,18 +45,6 @@ class _Passed:
         del state
 
 
-def import_torch(what: str) -> Any:
-    """PyTorch. Raises InputError where it is not installed: `what` takes it."""
-    try:
-        import torch
-    except ImportError as e:
-        raise InputError(
-            f"{what} takes PyTorch, which is not installed; `make setup-torch` (or pip install"
-            " 'cv3jax[torch]') does"
-        ) from e
-    return torch
-
-
 def open_torch(path: Path) -> dict[str, Leaf]:
     """The tensors of a .pt file: those under `module` or `state_dict` where it has one, else all.
 
@@ -66,7 +55,7 @@ def open_torch(path: Path) -> dict[str, Leaf]:
             PyTorch is missing.
     """
     _check_zip(path)
-    torch = import_torch(f"reading {path}")
+    torch = extras.load("torch", f"reading {path}")
     try:
         with torch.serialization.safe_globals([(_Passed, name) for name in _BESIDE]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -119,7 +108,7 @@ def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
     Raises OSError when that cannot be written.
     """
-    torch = import_torch(f"writing {path}")
+    torch = extras.load("torch", f"writing {path}")
     try:
         torch.save(
             {"module": {name: _to_torch(torch, value) for name, value in tensors.items()}}, path

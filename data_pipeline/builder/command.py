@@ -111,8 +111,6 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     try:
         from data_pipeline.builder.beam import beam_options
         from data_pipeline.builder.build import build
-    except ImportError as e:
-        raise InputError(f"data build needs Apache Beam ({e}): pip install 'cv3jax[data]'") from e
     finally:
         logging.disable(logging.NOTSET)
     for flag, given in (

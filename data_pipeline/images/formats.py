@@ -6,6 +6,7 @@ import importlib
 from PIL import features
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.extras import advice
 
 # Pillow's name of a kind that is read → its MIME type, and how its files are called. An MPO is a
 # photograph with its own preview behind it: a JPEG to everybody who reads the first picture.
@@ -119,7 +120,7 @@ def pillow_name(kind: str) -> str:
     """
     if kind == _HEIC:
         if not has_heif():
-            raise _unsupported(kind, "pip install 'cv3jax[heic]' (pillow-heif) reads it")
+            raise _unsupported(kind, f"{advice('heic')} (pillow-heif) reads it")
         return "HEIF"
     if kind not in _READ:
         raise _unsupported(kind, f"{listed()} are read")

@@ -10,6 +10,7 @@ from data_pipeline.io.errors import (
     first_line,
     machine_error,
 )
+from data_pipeline.io.extras import missing
 
 _LESS = "leave this machine more of it, and give the same command again"
 _ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and give the same command again"}
@@ -24,6 +25,9 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(e, InputError):
         return _refused(e)
+    if isinstance(e, ModuleNotFoundError):
+        line = missing(e, "this command")
+        return line and (_line(line), 2)
     if isinstance(e, FailedRunError):
         return _line(e), 1
     if isinstance(e, StoppedError):

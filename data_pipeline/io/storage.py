@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data_pipeline.io import extras
 from data_pipeline.io.arguments import check_name
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.files import replacing
@@ -180,8 +181,7 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def _systems():
-    try:
-        from apache_beam.io.filesystems import FileSystems
-    except ImportError as e:
-        raise InputError("object stores need Apache Beam: pip install 'cv3jax[data]'") from e
+    extras.load("apache_beam", "an object store")
+    from apache_beam.io.filesystems import FileSystems
+
     return FileSystems

@@ -82,12 +82,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             f"--api-key-env {args.api_key_env}: no such variable in the environment, or an"
             " empty one"
         )
-    try:
-        from data_pipeline.recaption.run import recaption
-    except ModuleNotFoundError as e:  # httpx
-        raise InputError(
-            f"recaption needs {e.name}, which is not installed: pip install 'cv3jax[data]'"
-        ) from e
+    from data_pipeline.recaption.run import recaption
+
     report = recaption(
         args.data,
         args.out,

@@ -5,7 +5,7 @@ joined by key.
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from data_pipeline.io import storage
+from data_pipeline.io import extras, storage
 from data_pipeline.io.errors import InputError, first_line, raise_machine
 from data_pipeline.sources.fields import (
     KEYS,
@@ -117,11 +117,9 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _open(file: BinaryIO, path: str) -> Any:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as e:
-        raise InputError("parquet files need pyarrow: pip install 'cv3jax[data]'") from e
+    pyarrow = extras.load("pyarrow", f"reading {path}")
+    from pyarrow import parquet
+
     try:
         return parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError, ValueError) as e:

@@ -72,7 +72,7 @@ def test_without_pytorch_a_pt_gets_a_line_that_names_the_set_up(tmp_path, monkey
     with zipfile.ZipFile(tmp_path / "u.pt", "w") as file:
         file.writestr("archive/data.pkl", b"")
     monkeypatch.setitem(sys.modules, "torch", None)  # which importing it then finds, and raises
-    advice = r"takes PyTorch, which is not installed; `make setup-torch`"
+    advice = r"needs torch, which is not installed: pip install 'cv3jax\[torch\]'"
     refused(tmp_path, rf"reading .*u\.pt {advice}", "--unet", tmp_path / "u.pt", *FLAGS)
     refused(
         tmp_path,
