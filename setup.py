@@ -111,6 +111,7 @@ setup(
         "pillow>=11.0,<13",
         "psutil>=6,<8",  # how much memory there is
         "tqdm>=4.66,<5",
+        "argcomplete>=3.5,<4",  # completion by Tab
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],

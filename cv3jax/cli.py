@@ -1,47 +1,74 @@
+# PYTHON_ARGCOMPLETE_OK
 """`cv3jax <command>`: finds the command and runs it; what ends it becomes one line and a code."""
 
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
+from data_pipeline import cli as data
+from data_pipeline.io.arguments import Parser, nearest
 from data_pipeline.io.exits import line_and_code, say, say_anything
 
+# Name → (module, summary). A command's module has `parser()`, which imports nothing that takes
+# time, and `main(argv)`; those of `cv3jax data` are in data_pipeline/cli.py.
 COMMANDS = {
+    "sample": ("cv3jax.commands.sample", "prompts to pictures with a trained cascade"),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "the whole system on one CPU: data, training, samples, report",
-    ),
-    "train": (
-        "cv3jax.commands.train",
-        "train one stage from a recipe; resumes where its workdir left off",
-    ),
-    "distill": ("cv3jax.commands.distill", "a trained stage in fewer steps, by rounds of halving"),
-    "sample": ("cv3jax.commands.sample", "prompts to pictures with a trained cascade"),
-    "compile": (
-        "cv3jax.commands.compile",
-        "a recipe's step for hardware that is not here: memory, FLOPs, collectives, roofline",
     ),
     "convert": (
         "cv3jax.commands.convert",
         "released PyTorch weights to a checkpoint, and trained weights back",
     ),
-    "data": ("data_pipeline.cli", "pack, inspect and render training data"),
-    "data encode": (
-        "cv3jax.commands.encode",
-        "latents and text features of a dataset, made once for many epochs",
+    "train": ("cv3jax.commands.train", "one stage from a recipe; an existing run is resumed"),
+    "distill": ("cv3jax.commands.distill", "a trained stage in fewer steps, by rounds of halving"),
+    "compile": (
+        "cv3jax.commands.compile",
+        "a recipe's step compiled for TPUs or GPUs you don't have: memory, FLOPs, roofline",
     ),
+    "data": ("data_pipeline.cli", "the commands below"),
+    "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
+GROUPS = {
+    "Draw": ("sample", "quickstart", "convert"),
+    "Train": ("train", "distill", "compile"),
+    "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
+}
+EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star \\
+      --prompt "a small green star on the left and a large purple circle on the right, black \
+background\""""
+COMPLETION = 'eval "$(register-python-argcomplete cv3jax)"'
+
+
+def modules() -> dict[str, tuple[str, str]]:
+    """Return all commands, those of `cv3jax data` included: name → (module, summary)."""
+    return {
+        **{name: row for name, row in COMMANDS.items() if name != "data"},
+        **{f"data {name}": row for name, row in data.COMMANDS.items()},
+    }
+
+
+def parser_of(name: str) -> Parser:
+    """Return the parser of a command, such as "train" or "data pack". Imports no JAX."""
+    return importlib.import_module(modules()[name][0]).parser()
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
-    example = "cv3jax quickstart --workdir runs/quickstart"
+    """Return the overview of all commands, with an example that takes a minute and a half."""
+    known = modules()
+    groups = "\n\n".join(
+        f"{title}:\n" + "\n".join(f"  {name:<15}{known[name][1]}" for name in names)
+        for title, names in GROUPS.items()
+    )
     return (
-        f"usage: cv3jax <command> [options]\n\ncommands:\n{rows}\n\nexample:\n  {example}\n\neach"
-        " command has --help"
+        "usage: cv3jax <command> [options]\n\n"
+        f"example, 90 seconds on two CPU cores:\n  {EXAMPLE}\n\n{groups}\n\n"
+        "Each command has --help, with its flags and an example. Flags may be written with\n"
+        "underscores. --json FILE writes a command's figures, --json - prints them alone.\n\n"
+        f"Completion by Tab in bash and zsh: {COMPLETION}"
     )
 
 
@@ -108,6 +135,10 @@ def _unraisable(unraisable) -> None:
 
 
 def main() -> None:
+    """Run the command line of this process, and exit."""
+    if "_ARGCOMPLETE" in os.environ:
+        importlib.import_module("cv3jax.commands.completion").complete()
+        return
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -120,7 +151,9 @@ def main() -> None:
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
     if name not in COMMANDS:
-        say(f"no command {name!r}; one of {', '.join(COMMANDS)}")
+        close = nearest(name, [*COMMANDS, "--help", "--version"])
+        right = f"did you mean {close}? See" if close else "see"
+        say(f"no command {name!r}; {right} cv3jax --help")
         sys.exit(2)
     command = importlib.import_module(COMMANDS[name][0]).main
     run_command(command, args[words:])

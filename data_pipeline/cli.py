@@ -4,55 +4,36 @@ and looking into them.
 
 import importlib
 import sys
-from pathlib import Path
 
-from data_pipeline.io.arguments import Parser, run
+from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.figures import check_json, reporting
 
-# name → (module, summary, example). A module has `add_arguments(parser)` and `command(args)` →
-# figures; its docstring's first paragraph is the description; with TAKES_MORE, args.more are the
-# flags that it does not know. Only the module that was asked for is imported: Beam alone takes
-# seconds.
+# Name → (module, summary). A module has `parser()` and `command(args)` → figures; args.more are the
+# words that its parser leaves to others. Only the module that was asked for is imported, and what
+# does the work only after its flags are right: Beam alone takes seconds.
 COMMANDS = {
+    "pack": ("data_pipeline.packing.command", "captioned images to records, on one machine"),
     "build": (
         "data_pipeline.builder.command",
-        "shards of captioned images to filtered, deduplicated records, on one machine or many",
-        (
-            "build --input 'laion/*.tar' --output runs/laion --min-side 256 --blocked-sources"
-            " blocked.txt --direct_num_workers 8 --direct_running_mode multi_processing"
-        ),
-    ),
-    "pack": (
-        "data_pipeline.packing.command",
-        "captioned images to records, on one machine in one go",
-        "pack --source photos/ --out runs/photos",
+        "shards of images to filtered, deduplicated records, on one machine or many",
     ),
     "inspect": (
         "data_pipeline.records.inspect",
         "a dataset's schema, counts and sizes, and a contact sheet",
-        "inspect runs/photos --out look.png",
     ),
     "recaption": (
         "data_pipeline.recaption.command",
         "new captions from a vision model behind an OpenAI-compatible endpoint",
-        (
-            "recaption runs/photos --endpoint http://localhost:8000/v1 --model"
-            " Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned"
-        ),
     ),
-    "scenes": (
-        "data_pipeline.scenes.command",
-        "renders captioned scenes of coloured shapes",
-        "scenes --out runs/scenes --num 12000 --split train",
-    ),
+    "scenes": ("data_pipeline.scenes.command", "renders captioned scenes of coloured shapes"),
 }
+# in cv3jax.commands.encode, for it runs the models
+ENCODE = "latents and text features of a dataset, made once for many epochs"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one subcommand.
-
-    Figures go to stdout and, with --json, to a file; progress goes to stderr.
+    """Run one subcommand. Its figures go where --json says; its progress goes to stderr.
 
     Raises:
         InputError: something given is unusable, a wrong flag included.
@@ -62,36 +43,34 @@ def main(argv: list[str] | None = None) -> None:
         print(usage())
         return
     if not argv or argv[0] not in COMMANDS:
-        given = f"no command data {argv[0]!r}; " if argv else ""
-        raise InputError(
-            f"{given}after data comes one of {', '.join(COMMANDS)}, encode; see cv3jax data --help"
-        )
-    name, (module, _, example) = argv[0], COMMANDS[argv[0]]
-    module = importlib.import_module(module)
-    summary = " ".join(module.__doc__.split("\n\n")[0].split())
-    parser = Parser(
-        prog=f"cv3jax data {name}", description=summary, epilog=f"example: cv3jax data {example}"
+        raise InputError(_no_command(argv))
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    args, args.more = module.parser().parse_known_args(argv[1:])
+    check_json(args.json)
+    with reporting(args.json) as report:
+        report(module.command(args))
+
+
+def _no_command(argv: list[str]) -> str:
+    """Return what is wrong with a first word that names no command."""
+    names = [*COMMANDS, "encode"]
+    if not argv:
+        return f"after data comes one of {', '.join(names)}; see cv3jax data --help"
+    close = nearest(argv[0], names)
+    right = (
+        f"did you mean data {close}?" if close else f"after data comes one of {', '.join(names)}"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
-    module.add_arguments(parser)
-    args, more = parser.parse_known_args(argv[1:])
-    if more and not getattr(module, "TAKES_MORE", False):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    args.more = more
-    check_file(args.json, "--json")
-    figures = module.command(args)
-    write_json(args.json, figures)
+    return f"no command data {argv[0]!r}; {right}{' See' if close else '; see'} cv3jax data --help"
 
 
 def usage() -> str:
-    shown = {name: summary for name, (_, summary, _) in COMMANDS.items()}
-    # in cv3jax.precompute.run: it runs the models
-    shown["encode"] = "a dataset's latents and text features, for training without the encoders"
+    """Return the overview of the data commands."""
+    shown = {name: summary for name, (_, summary) in COMMANDS.items()} | {"encode": ENCODE}
     rows = "\n".join(f"  {name:<12}{summary}" for name, summary in shown.items())
-    example = f"cv3jax data {COMMANDS['pack'][2]}"
+    example = importlib.import_module(COMMANDS["pack"][0]).EXAMPLE
     return (
-        f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\nexample:\n "
-        f" {example}\n\neach command has --help"
+        f"usage: cv3jax data <command> [options]\n\ncommands:\n{rows}\n\n"
+        f"example:\n  {example}\n\neach command has --help"
     )
 
 

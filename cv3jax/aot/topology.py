@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from cv3jax.aot.chips import CHIPS, Chip
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
@@ -106,6 +104,8 @@ def load(name: str) -> Topology:
         InputError: no such topology, or what compiles for it is not installed.
     """
     kind, shape = parse(name)
+    import jax  # a wrong name is refused without it
+
     jax.config.update("jax_platforms", "cpu")
     devices = _tpu(name) if CHIPS[kind].tpu else _gpu(kind, shape)
     return Topology(name, CHIPS[kind], shape, devices)

@@ -8,20 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
-
-from cv3jax.checkpoints import manifest, newest, streaming
+from cv3jax.checkpoints import manifest, newest
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.checkpoints.writing import (
-    MISMATCH,
-    PATIENCE,
-    UNFINISHED,
-    checkpoint_path,
-    os_error,
-    sign,
-)
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -34,6 +22,13 @@ def save_part(directory: str | Path, params: Any) -> None:
     """Write one part's parameters, arrays or `streaming.Leaf`, as an orbax tree, replacing what is
     there. Raises OSError.
     """
+    # where there is no cascade, that is said without JAX and orbax
+    import jax
+    import orbax.checkpoint as ocp
+
+    from cv3jax.checkpoints import streaming
+    from cv3jax.checkpoints.writing import PATIENCE, UNFINISHED, checkpoint_path, os_error, sign
+
     path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
         timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path.parent, path.name)
@@ -75,6 +70,13 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
     Raises:
         InputError: missing, damaged, or of other names or shapes than `like`.
     """
+    import jax
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+
+    from cv3jax.checkpoints import streaming
+    from cv3jax.checkpoints.writing import MISMATCH, checkpoint_path
+
     path = checkpoint_path(directory)
     if not path.is_dir():
         raise InputError(f"{directory} does not exist: the checkpoint has no such part")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cv3jax.checkpoints import manifest, runs
+from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.io.errors import InputError
 
@@ -28,7 +28,11 @@ def newest_step(path: Path) -> Path | None:
     """The newest signed checkpoint of the run at `path`, or `path` where it is one itself; None
     where there is none.
     """
-    places = (path / "checkpoints" / str(step) for step in runs.steps(path / "checkpoints"))
+    places = []
+    if (path / "checkpoints").is_dir():
+        from cv3jax.checkpoints import runs  # with orbax, for which a wrong path need not wait
+
+        places = [path / "checkpoints" / str(step) for step in runs.steps(path / "checkpoints")]
     whole = [place for place in (*places, path) if _signed(place)]
     return whole[-1] if whole else None
 
@@ -73,6 +77,8 @@ def place_of(step: Path, part: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def _kept(step: Path) -> dict[str, Any]:
+    from cv3jax.checkpoints import runs
+
     try:
         run = runs.run_of(step.parent, int(step.name))
     except (OSError, ValueError, StopIteration) as e:

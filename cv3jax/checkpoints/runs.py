@@ -39,7 +39,7 @@ class DamagedError(InputError):
         older = (
             "start anew (no older one is intact)"
             if intact is None
-            else f"give --resume_from={intact} to go on from that older one"
+            else f"give --resume-from={intact} to go on from that older one"
         )
         super().__init__(f"{self.what}; restore the file, or {older}")
 

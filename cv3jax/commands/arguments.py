@@ -1,35 +1,115 @@
-"""The flags that commands share."""
+"""The flags that commands share, each made in one place, so that it has one name and one meaning.
+
+A command's module has `parser()`, which imports nothing that takes time, and `main(argv)`.
+"""
 
 import argparse
+import glob
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from cv3jax.checkpoints import cascades
 from cv3jax.recipes import recipes
 from data_pipeline.io.arguments import Parser
 
 
-def parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command line every config-driven command shares: --config, --workdir, --json, and
-    `--config.a.b=v` for the rest.
+def command(
+    name: str,
+    description: str,
+    example: str,
+    *,
+    old: Mapping[str, str] = MappingProxyType({}),
+    config: bool = False,
+) -> Parser:
+    """Return the parser of `cv3jax <name>`, with an example under its --help.
+
+    old: the names that its flags had before, each with today's. config: whether it takes a recipe,
+    by --config, and sets its fields by `--config.a.b=v`.
     """
-    parse = command(
-        name,
-        description,
-        f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\nany field:"
-        " --config.optim.lr=1e-4",
+    if config:
+        example = (
+            f"{example}\n\nrecipes: {', '.join(recipes())} (each also :tiny)\n"
+            "any field: --config.optim.lr=1e-4"
+        )
+    made = Parser(
+        prog=f"cv3jax {name}",
+        description=description,
+        example=example,
+        old=old,
+        others=lambda flag: config and flag.startswith("--config."),
     )
-    parse.add_argument(
-        "--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="the recipe"
-    )
-    parse.add_argument(
-        "--workdir", required=True, type=Path, help="where the run lives; an existing run continues"
-    )
-    parse.add_argument("--json", type=Path, metavar="FILE", help="write the final figures as JSON")
-    return parse
+    if config:
+        made.add_argument(
+            "--config",
+            required=True,
+            metavar="NAME[:VARIANT]|FILE.py",
+            help="the recipe; --config.a.b=v sets any of its fields",
+        ).completer = lambda **_: list(recipes())
+    return made
 
 
-def add_allow_changed(parse: argparse.ArgumentParser) -> None:
-    """--allow-changed of commands that continue a run."""
-    parse.add_argument(
+def add_workdir(parser: Parser) -> None:
+    """Add --workdir, the directory in which a run keeps all that it makes."""
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="where the run keeps everything; an existing run is resumed",
+    )
+
+
+def add_out(parser: Parser, help: str) -> None:
+    """Add --out, the directory that a command writes."""
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=help)
+
+
+def add_checkpoint(parser: Parser, help: str) -> None:
+    """Add --checkpoint, the trained cascade that a command reads."""
+    action = parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help=help)
+    action.completer = _checkpoints
+
+
+def _checkpoints(prefix: str, **_) -> list[str]:
+    """Return what Tab may make of the beginning of a --checkpoint."""
+    places = glob.glob(f"{glob.escape(prefix)}*/")
+    return [*(name for name in cascades.packaged() if name.startswith(prefix)), *places]
+
+
+def add_devices(parser: Parser, batch: str, mesh: str) -> None:
+    """Add --batch and --mesh of a command that runs models over this machine's devices.
+
+    batch: the default, in words. mesh: what --mesh says.
+    """
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help=f"images that a device takes at once (default: {batch})",
+    )
+    parser.add_argument("--mesh", metavar="AXIS=N,...", help=mesh)
+
+
+def add_share(parser: argparse._ActionsContainer, work: str) -> None:
+    """Add --process-id and --num-processes of independent processes that share `work`."""
+    parser.add_argument(
+        "--process-id",
+        type=int,
+        metavar="I",
+        help=f"which share of {work} to make, 0..N-1 (default: what Slurm or JAX_PROCESS_ID says)",
+    )
+    parser.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="how many processes share the work, all with the same --out",
+    )
+
+
+def add_allow_changed(parser: Parser) -> None:
+    """Add --allow-changed of a command that resumes a run."""
+    parser.add_argument(
         "--allow-changed",
         type=_fields,
         default=(),
@@ -46,15 +126,4 @@ def _fields(text: str) -> tuple[str, ...]:
         name.strip().removeprefix("--").removeprefix("config.")
         for name in text.split(",")
         if name.strip()
-    )
-
-
-def command(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The parser of `cv3jax <name>`, with an example under its --help."""
-    return Parser(
-        prog=f"cv3jax {name}",
-        description=description,
-        allow_abbrev=False,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,10 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from cv3jax.commands.arguments import command
+from cv3jax.checkpoints import cascades
+from cv3jax.commands import arguments as command_line
 from cv3jax.weights import SCALE, TARGETS, WEIGHTS
+from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.staging import check_new
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
@@ -15,17 +17,11 @@ EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
   cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command("convert", __doc__, EXAMPLE)
-    parser.add_argument(
-        "--out", required=True, type=Path, help="the directory to make; it appears when it is whole"
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write what was recognised or written as JSON"
-    )
-    into = parser.add_argument_group(
-        "in: any of these, from PyTorch files to a checkpoint directory"
-    )
+def parser() -> Parser:
+    """Return the parser of `cv3jax convert`."""
+    made = command_line.command("convert", __doc__, EXAMPLE)
+    command_line.add_out(made, "the directory to make; it appears when it is whole")
+    into = made.add_argument_group("in: any of these, from PyTorch files to a checkpoint directory")
     into.add_argument(
         "--base",
         type=Path,
@@ -71,24 +67,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     into.add_argument(
         "--head-channels",
         type=int,
+        metavar="N",
         help="channels of an attention head (default: 64, where all widths divide by it)",
     )
     into.add_argument(
         "--image-size",
         type=int,
-        help="side of the base's pictures in pixels (default: 512; the relay's is twice that)",
+        metavar="PIXELS",
+        help="side of the base's pictures (default: 512; the relay's is twice that)",
     )
-    into.add_argument("--steps", help="base and relay steps (default: 50,12; distilled models 4,1)")
+    into.add_argument(
+        "--steps",
+        metavar="N[,N]",
+        help="base and relay steps (default: 50,12; distilled models 4,1)",
+    )
     into.add_argument(
         "--guidance",
-        help=(
-            "guidance weight, or the w that distilled models are told, one or base,relay (default:"
-            " 7.5)"
-        ),
+        metavar="W[,W]",
+        help="guidance weight, one for both stages or base,relay (default: 7.5)",
     )
     into.add_argument(
         "--relay-start",
         type=int,
+        metavar="T",
         help="T_r, where the relay starts, of 1000 (default: 500; the released 1-step relay: 200)",
     )
     into.add_argument(
@@ -97,9 +98,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     into.add_argument(
         "--latent-scale",
         type=float,
+        metavar="X",
         help=f"what latents are multiplied by (default: {SCALE}, SDXL's)",
     )
-    into.add_argument("--text-length", type=int, help="tokens of a prompt (default: 225)")
+    into.add_argument(
+        "--text-length", type=int, metavar="N", help="tokens of a prompt (default: 225)"
+    )
     into.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -107,7 +111,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             "what UNets and text encoder compute in (default: float32; the autoencoder always does)"
         ),
     )
-    out = parser.add_argument_group(
+    out = made.add_argument_group(
         "out: from a checkpoint directory or a run's --workdir to PyTorch files"
     )
     out.add_argument(
@@ -129,13 +133,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=WEIGHTS,
         help="the EMA (default), or a run's newest parameters without it",
     )
-    return parser.parse_args(argv)
+    add_json(made)
+    return made
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    """Convert. Raises InputError on flags and files that cannot be."""
+    args = parser().parse_args(argv)
     check_new(args.out)
-    check_file(args.json, "--json")
+    check_json(args.json)
     sources = [flag for flag in ("base", "relay", "unet", "vae", "t5") if getattr(args, flag)]
     if bool(args.checkpoint) == bool(sources) or bool(args.checkpoint) != bool(args.to):
         raise InputError(
@@ -143,12 +149,13 @@ def main(argv: list[str] | None = None) -> None:
             " cv3jax convert --help"
         )
     check_flags(args)
+    check_files(args)
 
     from cv3jax.weights.convert import convert_in, convert_out
 
-    figures = convert_out(args) if args.checkpoint else convert_in(args)
-    write_json(args.json, figures)
-    print(json.dumps({"out": str(args.out)}))
+    with reporting(args.json) as report:
+        report(convert_out(args) if args.checkpoint else convert_in(args))
+        print(json.dumps({"out": str(args.out)}))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -177,7 +184,15 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError(f"--{flag} is for {needed}, and there is none; leave it out")
 
 
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)
+def check_files(args: argparse.Namespace) -> None:
+    """Raise InputError on a file that is not there, and on numbers that cannot be."""
+    if args.checkpoint and args.weights != "params":
+        cascades.find_cascade(args.checkpoint)
+    for flag in ("base", "relay", "unet", "vae", "t5", "tokenizer"):
+        if (path := getattr(args, flag)) and not path.exists():
+            raise InputError(f"--{flag} {path}: there is no such file or folder")
+    for path in args.config:
+        if not path.exists():
+            raise InputError(f"--config {path}: there is no such file")
+    pair(args.steps, "steps", int, 1, 1000)
+    pair(args.guidance, "guidance", float, 0.0, 100.0)

@@ -1,37 +1,47 @@
 """`cv3jax distill`: a trained stage in fewer steps.
 
-Each round halves the steps of the one before; a killed one goes on where it was, a finished one is
-not touched again. What it costs stands in quality.md and quality.png, what it looks like in
-rounds.png.
+Each round halves the steps of the one before. A killed round is resumed, and a finished one is
+never repeated. quality.md and quality.png say what the halving costs, rounds.png what it looks
+like.
 """
 
 import sys
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands.inputs import check_stage_inputs
+from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
-from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.arguments import Parser
+from data_pipeline.io.figures import add_json, check_json, reporting
 
-EXAMPLE = (
-    "cv3jax distill --config=scenes_distill_base --workdir runs/fast_base"
-    " --config.data.path=runs/scenes --config.cascade=runs/relay"
-)
+EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
+      --config.data.path=runs/scenes --config.cascade=runs/relay"""
+
+
+def parser() -> Parser:
+    """Return the parser of `cv3jax distill`."""
+    made = command_line.command("distill", __doc__, EXAMPLE, config=True)
+    command_line.add_workdir(made)
+    command_line.add_allow_changed(made)
+    processes.add_flags(made)
+    add_json(made)
+    return made
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.parser("distill", __doc__, EXAMPLE)
-    command_line.add_allow_changed(parser)
-    processes.add_flags(parser)
-    args, overrides = parser.parse_known_args(argv)
-    check_file(args.json, "--json")
+    """Distil a stage. Raises InputError on flags, fields and files that cannot be."""
+    args, overrides = parser().parse_known_args(argv)
+    check_json(args.json)
+    processes.check(args)
+    settings = parse_distillation(recipes.load(args.config, overrides))
+    check_stage_inputs(settings.stage)
 
-    from cv3jax.distillation.parsing import parse_distillation
     from cv3jax.distillation.run import run
 
     processes.start(args)
-    with preemptible():
-        settings = parse_distillation(recipes.load(args.config, overrides))
+    with preemptible(), reporting(args.json) as report:
         figures = run(settings, args.workdir, args.allow_changed)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
@@ -44,10 +54,4 @@ def main(argv: list[str] | None = None) -> None:
                 " beside it",
                 file=sys.stderr,
             )
-            write_json(args.json, figures)
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)
+            report(figures)

@@ -4,41 +4,48 @@ Killed and started again it continues.
 """
 
 import sys
-from pathlib import Path
 
 from cv3jax.commands import arguments as command_line
+from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory, check_file, write_json
+from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.files import check_directory
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = command_line.command("quickstart", __doc__, EXAMPLE)
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        type=Path,
-        help="where everything goes; an existing one continues",
+def parser() -> Parser:
+    """Return the parser of `cv3jax quickstart`."""
+    made = command_line.command("quickstart", __doc__, EXAMPLE)
+    command_line.add_workdir(made)
+    made.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of data, weights and samples (default: %(default)s)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of data, weights and samples (default 0)"
-    )
-    parser.add_argument(
+    made.add_argument(
         "--install-seconds",
         type=float,
         default=0.0,
+        metavar="S",
         help="how long the set-up took, for the report",
     )
-    parser.add_argument(
+    made.add_argument(
         "--tiny",
         action="store_true",
         help="sizes that only exercise the machinery: pictures will be noise",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json there")
-    args = parser.parse_args(argv)
+    add_json(made)
+    return made
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the quickstart. Raises InputError on flags that cannot be."""
+    args = parser().parse_args(argv)
     check_directory(args.workdir, "--workdir")
-    check_file(args.json, "--json")
+    check_json(args.json)
     if not 0 <= args.install_seconds < 1e6:
         raise InputError(
             f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more"
@@ -48,15 +55,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from cv3jax.quickstart.run import run
 
-    report = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
-    write_json(args.json, report)
+    with reporting(args.json) as report:
+        made = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
+        report(made)
     print(
-        f"{report['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
+        f"{made['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
         file=sys.stderr,
     )
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)

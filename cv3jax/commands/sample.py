@@ -7,15 +7,22 @@ import sys
 import time
 from pathlib import Path
 
-from cv3jax.commands.arguments import command
+from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.commands import arguments as command_line
+from cv3jax.distributed import parse_axes
+from cv3jax.distributed.independent import which_share
 from cv3jax.kernels import KINDS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
-from data_pipeline.io.arguments import pair
+from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory, check_file, write_json
+from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.files import check_directory
 
-EXAMPLE = """cv3jax sample --checkpoint runs/quickstart --num 4 --out runs/star \\
+EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star --num 4 \\
       --prompt "a small green star, black background"
   cv3jax sample --checkpoint runs/quickstart --prompts captions.txt --out runs/many"""
 BATCH = 16  # images sampled at once on a device
@@ -24,51 +31,65 @@ MANY = ("process_id", "num_processes")  # flags that go with --prompts alone
 FEW = ("image", "noise")  # and with --prompt
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command("sample", __doc__, EXAMPLE)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        help="a cascade directory, or the --workdir of a run, whose newest checkpoint serves too",
+def parser() -> Parser:
+    """Return the parser of `cv3jax sample`."""
+    made = command_line.command("sample", __doc__, EXAMPLE)
+    command_line.add_checkpoint(
+        made,
+        "a cascade directory, the --workdir of a run, or an installed cascade's name"
+        f" ({', '.join(cascades.packaged())})",
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", action="append", help="what to draw; may be given several times")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="what to draw; may be given several times",
+    )
     what.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
         help=(
             'many prompts, one a line, or a .jsonl of {"prompt": ..., "seed": ..., "name": ...},'
-            " the last two if wanted; the same command goes on where it was stopped, and makes what"
-            " was appended to the file"
+            " the last two if wanted; the same command resumes, and makes what was appended to the"
+            " file"
         ),
     )
-    parser.add_argument("--out", required=True, type=Path, help="directory for the pictures")
-    parser.add_argument(
-        "--steps", help="base and relay steps, e.g. 50,12 (default: the checkpoint's)"
+    command_line.add_out(made, "directory for the pictures")
+    made.add_argument(
+        "--steps",
+        metavar="N[,N]",
+        help="base and relay steps, e.g. 50,12 (default: the checkpoint's)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--guidance",
+        metavar="W[,W]",
         help=(
             "guidance weight, one for both stages or base,relay, e.g. 7.5 (default: the"
             " checkpoint's)"
         ),
     )
-    parser.add_argument(
-        "--size", type=int, help="side of the final pictures in pixels (default: one relay pass)"
+    made.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the final pictures (default: one relay pass)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--seed",
         type=int,
         default=0,
+        metavar="N",
         help=(
             "the first image's; the next ones count up: of each --prompt anew, of --prompts through"
             " the whole file"
         ),
     )
-    parser.add_argument("--num", type=int, default=1, help="pictures a prompt")
-    parser.add_argument(
+    made.add_argument(
+        "--num", type=int, default=1, metavar="N", help="pictures a prompt (default: 1)"
+    )
+    made.add_argument(
         "--image",
         type=Path,
         action="append",
@@ -78,7 +99,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             " --prompt, or once for all"
         ),
     )
-    parser.add_argument(
+    made.add_argument(
         "--noise",
         type=Path,
         metavar="FILE.npz",
@@ -88,23 +109,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             " reproduce its pictures"
         ),
     )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=BATCH,
-        metavar="N",
-        help=f"images sampled at once on a device, or on as many as share them (default: {BATCH})",
+    command_line.add_devices(
+        made,
+        str(BATCH),
+        "how this machine's devices work together, e.g. fsdp=4,context=2: data takes rows, fsdp"
+        " rows and parts of the parameters, tensor parts of the layers, context parts of each"
+        " image; -1 is what is left (default: data=-1)",
     )
-    parser.add_argument(
-        "--mesh",
-        metavar="AXIS=N,...",
-        help=(
-            "how this machine's devices work together, e.g. fsdp=4,context=2: data takes rows, fsdp"
-            " rows and parts of the parameters, tensor parts of the layers, context parts of each"
-            " image; -1 is what is left (default: data=-1)"
-        ),
-    )
-    parser.add_argument(
+    made.add_argument(
         "--attention",
         choices=KINDS,
         default="auto",
@@ -113,25 +125,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             " sizes (default)"
         ),
     )
-    parser.add_argument(
-        "--process_id",
-        type=int,
-        metavar="I",
-        help=(
-            "of --prompts make part I of N, counted from 0 (default: what Slurm or JAX_PROCESS_ID"
-            " says)"
-        ),
-    )
-    parser.add_argument(
-        "--num_processes",
-        type=int,
-        metavar="N",
-        help="processes that share the work, each on devices of its own, with the same --out",
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write files, prompts, seeds and seconds as JSON"
-    )
-    return parser.parse_args(argv)
+    command_line.add_share(made, "--prompts")
+    add_json(made)
+    return made
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -147,64 +143,85 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError(f"--prompt {prompt[:40]!r}: {problem}")
     for names, other in ((MANY, "prompts"), (FEW, "prompt")):
         if wrong := [
-            name
+            name.replace("_", "-")
             for name in names
             if getattr(args, name) is not None and getattr(args, other) is None
         ]:
             raise InputError(f"--{wrong[0]} goes with --{other}")
+    for flag, path in (
+        *(("--image", path) for path in args.image or ()),
+        ("--noise", args.noise),
+        ("--prompts", args.prompts),
+    ):
+        if path is not None and not path.exists():
+            raise InputError(f"{flag} {path}: there is no such file")
+    if args.mesh is not None:
+        parse_axes(args.mesh)
     check_directory(args.out, "--out")
-    check_file(args.json, "--json")
+    check_json(args.json)
+
+
+def check_drawable(
+    description: CascadeDescription,
+    size: int | None,
+    base: SamplerSettings,
+    relay: SamplerSettings,
+) -> None:
+    """Raise InputError on a size, steps or guidance that the cascade cannot draw prompts with."""
+    if "base" not in description.stages:
+        return  # who reads its parts says so
+    check_trained(description, {"base": base})
+    if relay_passes(description, size):
+        check_trained(description, {"relay": relay})
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    """Draw. Raises InputError on flags and files that cannot be."""
+    args = parser().parse_args(argv)
+    args.batch = BATCH if args.batch is None else args.batch
     check_flags(args)
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
+    base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
+    began, checkpoint = time.monotonic(), cascades.pinned(args.checkpoint)
+    description = cascades.read_cascade(checkpoint)[1]
+    if not args.image:
+        check_drawable(description, args.size, base, relay)
+    share = None if args.prompts is None else which_share(args.process_id, args.num_processes)
 
-    from cv3jax.cascade.sampler_settings import SamplerSettings
-    from cv3jax.checkpoints.cascades import pinned
-    from cv3jax.distributed.independent import which_share
     from cv3jax.sampling.few import Request, sample_few
     from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
-    base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
-    began, checkpoint = time.monotonic(), pinned(args.checkpoint)
-    if args.prompts is None:
-        with locks.hold(args.out, "--out"):
-            figures = sample_few(
+    with reporting(args.json) as report:
+        if share is None:
+            with locks.hold(args.out, "--out"):
+                figures = sample_few(
+                    checkpoint,
+                    Request(
+                        args.prompt,
+                        args.num,
+                        args.seed,
+                        base,
+                        relay,
+                        size=args.size,
+                        images=args.image,
+                        noise=args.noise,
+                    ),
+                    args.out,
+                    batch=args.batch,
+                    mesh=args.mesh,
+                    attention=args.attention,
+                )
+        else:
+            figures = sample_many(
                 checkpoint,
-                Request(
-                    args.prompt,
-                    args.num,
-                    args.seed,
-                    base,
-                    relay,
-                    size=args.size,
-                    images=args.image,
-                    noise=args.noise,
-                ),
+                Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
                 args.out,
-                batch=args.batch,
-                mesh=args.mesh,
-                attention=args.attention,
+                Devices(args.batch, args.mesh, args.attention),
+                share,
             )
-    else:
-        figures = sample_many(
-            checkpoint,
-            Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
-            args.out,
-            Devices(args.batch, args.mesh, args.attention),
-            which_share(args.process_id, args.num_processes),
-        )
-    figures["seconds"] = time.monotonic() - began
-    print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)
-    write_json(args.json, figures)
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)
+        figures["seconds"] = time.monotonic() - began
+        print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)
+        report(figures)

@@ -1,51 +1,56 @@
 """`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing
-workdir continues.
+workdir is resumed.
 """
 
 import sys
 
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
+from cv3jax.training.parsing import parse_stage
+from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_file, write_json
+from data_pipeline.io.figures import add_json, check_json, reporting
 
-EXAMPLE = (
-    "cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes"
-    " --config.cascade=runs/vae"
-)
+EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
+      --config.cascade=runs/vae"""
+
+
+def parser() -> Parser:
+    """Return the parser of `cv3jax train`."""
+    made = command_line.command("train", __doc__, EXAMPLE, config=True)
+    command_line.add_workdir(made)
+    made.add_argument(
+        "--resume-from",
+        type=int,
+        metavar="STEP",
+        help="resume from this checkpoint and set newer ones aside",
+    )
+    command_line.add_allow_changed(made)
+    processes.add_flags(made)
+    add_json(made)
+    return made
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.parser("train", __doc__, EXAMPLE)
-    parser.add_argument(
-        "--resume_from",
-        type=int,
-        metavar="STEP",
-        help="go on from this checkpoint and set newer ones aside",
-    )
-    command_line.add_allow_changed(parser)
-    processes.add_flags(parser)
-    args, overrides = parser.parse_known_args(argv)
-    check_file(args.json, "--json")
+    """Train a stage. Raises InputError on flags, fields and files that cannot be."""
+    args, overrides = parser().parse_known_args(argv)
+    check_json(args.json)
+    processes.check(args)
+    config = recipes.load(args.config, overrides)
+    if "distill" in config:
+        raise InputError("this recipe is a distillation's: cv3jax distill runs it")
+    settings = parse_stage(config)
+    check_stage_inputs(settings)
 
-    from cv3jax.training.parsing import parse_stage
     from cv3jax.training.run import run
 
     processes.start(args)
-    with preemptible():
-        config = recipes.load(args.config, overrides)
-        if "distill" in config:
-            raise InputError("this recipe is a distillation's: cv3jax distill runs it")
-        figures = run(parse_stage(config), args.workdir, args.resume_from, args.allow_changed)
+    with preemptible(), reporting(args.json) as report:
+        figures = run(settings, args.workdir, args.resume_from, args.allow_changed)
         if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
-            write_json(args.json, figures)
-
-
-if __name__ == "__main__":
-    from cv3jax.cli import run_command
-
-    run_command(main)
+            report(figures)

@@ -1,1 +1,7 @@
 """The mathematics of relay diffusion, as pure functions: schedule, denoiser, losses, sampler."""
+
+# The names by which recipes choose: settings are checked by them before JAX is imported. The tables
+# of `losses` and `sampler` have a row for each.
+PREDICTIONS = ("eps", "v")
+WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
+FORMS = ("released", "paper")

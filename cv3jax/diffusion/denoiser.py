@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cv3jax.diffusion import PREDICTIONS
 from cv3jax.diffusion.schedule import per_sample
 
 Params = Any
@@ -18,9 +19,6 @@ Cond = dict[str, jax.Array]
 
 
 Denoise = Callable[[Params, jax.Array, jax.Array, Cond], jax.Array]
-
-
-PREDICTIONS = ("eps", "v")
 
 
 def preconditioning(sigma: jax.Array, prediction: str) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -26,10 +26,8 @@ from cv3jax.diffusion.denoiser import Cond, Denoise, Params, guided
 from cv3jax.diffusion.losses import weight
 from cv3jax.diffusion.sampler import means, step
 from cv3jax.diffusion.schedule import Grid, mean, per_sample
+from cv3jax.distillation import TARGETS
 from cv3jax.models.embeddings import guidance_embedding
-
-# → how the error of x0 is weighted
-TARGETS = {"landing": None, "x0": "truncated", "x0_root_snr": "root_snr"}
 
 
 @jax.tree_util.register_dataclass

@@ -4,12 +4,14 @@ import copy
 import dataclasses
 import itertools
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cv3jax.diffusion.schedule import Grid, base_grid, relay_grid
-from cv3jax.distillation.loss import TARGETS
+from cv3jax.distillation import TARGETS
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
+
+if TYPE_CHECKING:  # a wrong field is refused without jax
+    from cv3jax.diffusion.schedule import Grid
 
 ENTRY = "(student steps, updates, learning rate, least w, greatest w)"
 WHERE = "config.distill.rounds"
@@ -61,11 +63,6 @@ class DistillSettings:
         if not self.rounds:
             raise InputError(f"{WHERE} is empty; give one or more of {ENTRY}")
         check_halving(self.rounds)
-        teacher = 2 * self.rounds[0].steps
-        try:
-            self.grid(teacher)
-        except ValueError as e:
-            raise InputError(f"{WHERE}: a teacher of {teacher} steps: {e}") from e
         if self.target not in TARGETS:
             named = ", ".join(TARGETS)
             raise InputError(f"config.distill.target = {self.target!r}: one of {named}")
@@ -89,17 +86,25 @@ class DistillSettings:
                 f"config.model.w_dim = {self.w_dim}: the student is told w; give an even width, as"
                 " 512"
             )
+        # last, for it takes jax
+        teacher = 2 * self.rounds[0].steps
+        try:
+            self.grid(teacher)
+        except ValueError as e:
+            raise InputError(f"{WHERE}: a teacher of {teacher} steps: {e}") from e
 
     @property
     def w_dim(self) -> int:
         """The width of the student's embedding of w."""
         return self.stage.model["w_dim"]
 
-    def grid(self, steps: int) -> Grid:
+    def grid(self, steps: int) -> "Grid":
         """The grid of the recipe's stage, with its schedule's blur.
 
         Raises ValueError where two points would coincide.
         """
+        from cv3jax.diffusion.schedule import base_grid, relay_grid
+
         schedule = self.stage.schedule
         if not schedule.relay:
             return base_grid(steps)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
 
@@ -49,7 +47,7 @@ def which_share(process_id: int | None = None, num_processes: int | None = None)
     Raises:
         InputError: one of the two numbers is missing, or they make no sense.
     """
-    names, values = ("--process_id", "--num_processes"), (process_id, num_processes)
+    names, values = ("--process-id", "--num-processes"), (process_id, num_processes)
     if values == (None, None):
         names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
         # not in a script outside srun
@@ -57,11 +55,15 @@ def which_share(process_id: int | None = None, num_processes: int | None = None)
             names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
             # more than one a node: a GPU each
             if os.environ.get("SLURM_STEP_NUM_NODES") != os.environ["SLURM_STEP_NUM_TASKS"]:
+                import jax
+
                 jax.config.update(
                     "jax_cuda_visible_devices", os.environ.get("SLURM_LOCALID", "all")
                 )
         values = tuple(os.environ.get(name) for name in names)
         if values == (None, None):
+            import jax
+
             return Share(jax.process_index(), jax.process_count())
     try:
         share = Share(*map(int, values))

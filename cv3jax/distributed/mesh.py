@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.distributed import AXES, parse_axes
 from data_pipeline.io.errors import InputError
 
 
@@ -19,22 +20,13 @@ def choose_mesh(text: str | None, count: int) -> Mesh | None:
     devices = jax.local_devices()
     if text is None:
         return make_mesh(devices=devices[:count]) if min(len(devices), count) > 1 else None
-    try:
-        given = [axis.split("=") for axis in text.split(",")]
-        sizes = {name: int(size) for name, size in given}
-    except ValueError:
-        sizes = {}
-    if not sizes or len(sizes) < len(given) or not sizes.keys() <= set(AXES):
-        raise InputError(
-            f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
-        )
+    sizes = parse_axes(text)
     try:
         return make_mesh(**{"data": 1 if -1 in sizes.values() else -1, **sizes}, devices=devices)
     except ValueError as e:
         raise InputError(f"--mesh {text}: {e}") from e
 
 
-AXES = ("data", "fsdp", "tensor", "context")
 BATCH = ("data", "fsdp")  # the batch axis is split over both
 
 

@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """--coordinator, --num_processes, --process_id, --patience."""
+    """Add --coordinator, --num-processes, --process-id and --patience."""
     group = parser.add_argument_group(
         "many processes",
         "known by itself under Slurm and on TPUs; else these, or JAX_COORDINATOR_ADDRESS, "
@@ -48,8 +48,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="process 0's host, and a free port there; the same for all",
     )
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, 0..N-1")
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="how many processes there are"
+    )
+    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, 0..N-1")
     group.add_argument(
         "--patience",
         type=float,
@@ -69,7 +71,7 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
     values, names = {}, {}
     for flag, variable in FLAGS:
         value = getattr(args, flag)
-        names[flag] = f"--{flag}"
+        names[flag] = _shown(flag)
         if value is None and variable in environment:
             value, names[flag] = environment[variable], variable
             if flag != "coordinator":
@@ -84,10 +86,10 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
         if count == 1 and missing == ["coordinator"] and index == 0:
             return None
         given = ", ".join(names[flag] for flag in values if flag not in missing)
-        lack = " and ".join(f"--{flag}" for flag in missing)
+        lack = " and ".join(map(_shown, missing))
         raise InputError(
-            f"{given} given without {lack}; give --coordinator HOST:PORT --num_processes N"
-            " --process_id I"
+            f"{given} given without {lack}; give --coordinator HOST:PORT --num-processes N"
+            " --process-id I"
         )
     if count < 1:
         raise InputError(f"{names['num_processes']} = {count}: at least 1")
@@ -104,6 +106,18 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
     return None if count == 1 else Place(**values)
 
 
+def _shown(flag: str) -> str:
+    """Return a flag as the command line has it."""
+    return f"--{flag.replace('_', '-')}"
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise InputError on flags or JAX_* variables that do not fit together."""
+    if not args.patience > 0:
+        raise InputError(f"--patience {args.patience:g}: must be positive")
+    place(args, os.environ)
+
+
 def start(args: argparse.Namespace) -> None:
     """Join the other processes, where there are any. Must come before the first use of a device.
 
@@ -111,10 +125,9 @@ def start(args: argparse.Namespace) -> None:
         InputError: flags or variables that do not fit together.
         ConnectionError: the others did not turn up.
     """
+    check(args)
     import jax
 
-    if not args.patience > 0:
-        raise InputError(f"--patience {args.patience:g}: must be positive")
     given = place(args, os.environ)
     if given:
         how = {

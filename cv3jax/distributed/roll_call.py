@@ -92,7 +92,7 @@ def _call(
                 missing = [int(number) for number in found[1].split(b",")]
                 raise ConnectionError(_absent(missing, count, seconds))
             return
-        problem = "it hung up; do all have the same --num_processes, and each its --process_id?"
+        problem = "it hung up; do all have the same --num-processes, and each its --process-id?"
         time.sleep(RETRY)
     raise ConnectionError(
         f"process 0 was not at {coordinator} within {seconds:g} s ({problem}); start all {count}"
@@ -104,5 +104,5 @@ def _absent(missing: list[int], count: int, seconds: float) -> str:
     shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
     return (
         f"process {shown} of {count} did not turn up within {seconds:g} s; start all of them, each"
-        " with its own --process_id"
+        " with its own --process-id"
     )

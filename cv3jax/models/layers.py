@@ -20,7 +20,6 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
 # (path of a module, its parameters as they are stored) → as it computes with them
 Gather = Callable[[tuple[str, ...], Any], Any]
-REMATS = ("none", "block", "full", "offload")
 # what rematerialisation goes by
 GATHERED, BLOCK_INPUT, CONVOLVED = "gathered", "block_input", "convolved"
 

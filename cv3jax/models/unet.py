@@ -41,7 +41,7 @@ class UNet(nn.Module):
     out_channels: int = 4
     w_dim: int = 0  # width of the guidance-weight embedding of distilled models; 0 leaves it out
     groups: int = 32
-    remat: str = "none"  # what is computed again in the backward pass: layers.REMATS
+    remat: str = "none"  # what is computed again in the backward pass: cv3jax.models.REMATS
     dtype: Any = jnp.float32
     attend: Attend = attend
     constrain: Constrain = no_constraint

@@ -108,13 +108,13 @@ def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeD
         )
     if not settings.cascade:
         raise InputError(
-            "--cascade is not given; give a checkpoint with a vae and t5, e.g. --cascade runs/base"
+            "--checkpoint is not given; give one with a vae and t5, e.g. --checkpoint runs/base"
         )
     _, description = cascades.read_cascade(settings.cascade)
     if text and description.t5 is None:
         raise InputError(
-            f"--cascade {settings.cascade} has no t5; give one that has (a base run leaves one), or"
-            " --text none"
+            f"--checkpoint {settings.cascade} has no t5; give one that has (a base run leaves"
+            " one), or --text none"
         )
     return frozen_description(settings)
 

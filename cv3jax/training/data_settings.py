@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 from cv3jax.recipes import require
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.buckets import Size, parse
+
+if TYPE_CHECKING:  # a wrong field is refused without what loads data
+    from data_pipeline.loading.buckets import Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +47,13 @@ class DataSettings:
         require(self.max_damaged >= 0, "data.max_damaged", self.max_damaged, "0 or more")
 
     @functools.cached_property
-    def sizes(self) -> tuple[Size, ...]:
+    def sizes(self) -> "tuple[Size, ...]":
         """The sizes of config.data.buckets, none where it is not set.
 
         Raises InputError on a list that cannot be.
         """
+        from data_pipeline.loading.buckets import parse
+
         try:
             return parse(self.buckets or "", self.image_size)
         except InputError as e:

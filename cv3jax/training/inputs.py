@@ -12,7 +12,7 @@ from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.mixture import parse
+from data_pipeline.loading.shares import parse
 from data_pipeline.records.digest import companion_content, dataset_content, json_digest
 
 

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
-
 from data_pipeline.io.errors import InputError
 
 
@@ -28,6 +26,8 @@ def check_profiler(steps: range | None) -> None:
     """Raise InputError where a trace would end the process: the profiler of an accelerator that is
     installed and not there crashes.
     """
+    import jax
+
     plugins = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]
     if steps and plugins and not jax.config.jax_platforms and jax.default_backend() == "cpu":
         raise InputError(
@@ -44,6 +44,8 @@ def tracing(directory: Path, steps: range | None) -> Iterator[Callable[[int], No
     The trace is `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the
     steps writes what it has.
     """
+    import jax
+
     running = False
 
     def before(step: int) -> None:

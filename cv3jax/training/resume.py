@@ -69,7 +69,7 @@ def check_resume(
         step = resume_from
     else:
         raise InputError(
-            f"--resume_from={resume_from}: {directory} has"
+            f"--resume-from={resume_from}: {directory} has"
             f" {'only ' + ', '.join(map(str, steps)) if steps else 'none'}"
         )
     runs.verify(directory, step)

@@ -7,17 +7,17 @@ module nothing takes a `ConfigDict`.
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cv3jax.checkpoints.description import TextDescription
-from cv3jax.diffusion.denoiser import PREDICTIONS
-from cv3jax.diffusion.losses import WEIGHTINGS
-from cv3jax.diffusion.sampler import FORMS
-from cv3jax.models.layers import REMATS
+from cv3jax.diffusion import FORMS, PREDICTIONS, WEIGHTINGS
+from cv3jax.models import REMATS
 from cv3jax.recipes import require
 from cv3jax.training import profiling
 from cv3jax.training.data_settings import DataSettings
-from cv3jax.training.skipping import Skip
+
+if TYPE_CHECKING:  # a wrong field is refused without jax
+    from cv3jax.training.skipping import Skip
 
 DTYPES = ("float32", "bfloat16")
 STAGES = ("vae", "base", "relay")
@@ -187,8 +187,10 @@ class TrainSettings:
         require(fine, "train.skip_spike", spike, right)
 
     @property
-    def skip(self) -> Skip:
+    def skip(self) -> "Skip":
         """Which updates are skipped."""
+        from cv3jax.training.skipping import Skip
+
         return Skip(self.skip_nonfinite, self.skip_spike)
 
 

@@ -206,17 +206,16 @@ def _alone(work: Work) -> Iterator[None]:
     try:
         if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
             raise InputError(
-                f"{folder} is in the way, and not of a build; move it, or give another --output"
+                f"{folder} is in the way, and not of a build; move it, or give another --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as e:
-        raise InputError(f"{folder} cannot be made ({e.strerror}); give another --output") from e
+        raise InputError(f"{folder} cannot be made ({e.strerror}); give another --out") from e
     with lock:
         if not locks.take(lock.fileno(), folder / "lock"):
             raise InputError(
-                f"{folder} belongs to a build that is running; wait for it, or give another"
-                " --output"
+                f"{folder} belongs to a build that is running; wait for it, or give another --out"
             )
         for left in folder.glob("writing-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -234,7 +233,7 @@ def _claimed(out: str) -> Iterator[None]:
     if storage.is_remote(out):
         yield
         return
-    with locks.hold(Path(f"{out.rstrip('/')}.partial"), "--output"):
+    with locks.hold(Path(f"{out.rstrip('/')}.partial"), "--out"):
         yield
 
 

@@ -6,88 +6,113 @@ options these take, which are passed on. Killed and started again, it goes on.
 
 import argparse
 import dataclasses
+import functools
+import importlib.util
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.builder.inputs import find_units
 from data_pipeline.builder.settings import BuildSettings, Settings, load_settings
 from data_pipeline.io import storage
-from data_pipeline.io.arguments import local
+from data_pipeline.io.arguments import Parser, add_overwrite, add_threads, local
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.figures import add_json
 
-TAKES_MORE = True  # the flags that are Beam's own
+EXAMPLE = """cv3jax data build --input 'laion/*.tar' --out runs/laion --min-side 256 \\
+      --blocked-sources blocked.txt --direct_num_workers 8 --direct_running_mode multi_processing"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+@functools.cache
+def _beam_flags() -> frozenset[str] | None:
+    """Return Beam's own flags, as its source has them; None where Beam is not installed.
+
+    Beam itself takes seconds to import, and a misspelt flag should not wait for it.
+    """
+    found = importlib.util.find_spec("apache_beam")
+    if found is None or not found.origin:
+        return None
+    options = Path(found.origin).parent / "options" / "pipeline_options.py"
+    return frozenset(re.findall(r"""["'](--[A-Za-z][\w-]*)["']""", options.read_text()))
+
+
+def _is_beams(flag: str) -> bool:
+    """Return whether a flag is Beam's; any is where Beam is not installed, which is said later."""
+    return (known := _beam_flags()) is None or flag in known
+
+
+def parser() -> Parser:
+    """Return the parser of `cv3jax data build`. Flags that are Beam's own are left to Beam."""
+    made = Parser(
+        prog="cv3jax data build",
+        description=__doc__,
+        example=EXAMPLE,
+        old={"--output": "--out"},
+        others=_is_beams,
+        apart=True,
+    )
+    made.add_argument(
         "--input",
         action="append",
         required=True,
         metavar="PATTERN",
         help="tars ('S/*.tar'), parquet files with image bytes, or a folder; may be repeated",
     )
-    parser.add_argument(
-        "--output",
+    made.add_argument(
+        "--out",
         required=True,
         metavar="DIR",
         help="the dataset's directory; appears when complete",
     )
-    parser.add_argument(
+    made.add_argument(
         "--captions",
         type=Path,
         metavar="FILE",
         help="csv or jsonl with file name and caption of a folder's images",
     )
-    parser.add_argument(
+    made.add_argument(
         "--metadata",
         action="append",
         default=[],
         metavar="PATTERN",
         help="parquet files of scores, tags, URLs",
     )
-    parser.add_argument(
+    made.add_argument(
         "--join-on",
         default="key",
         metavar="COLUMN",
         help="what metadata is joined on: key, url or a score (default: key)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a dataset that is already there"
-    )
-    parser.add_argument(
+    add_overwrite(made)
+    made.add_argument(
         "--max-bad-fraction",
         type=float,
         default=0.05,
         metavar="P",
         help="more damaged items than this share end the build (default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--allow-unreadable-fields",
         action="store_true",
         help="go on where the field a filter goes by cannot be understood, or is in no image of a"
         " source: such images pass that filter",
     )
-    parser.add_argument(
+    made.add_argument(
         "--shard-mb",
         type=int,
         default=256,
         metavar="MB",
         help="inputs are joined to shards of about this (default: 256)",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="that decode, in each process (default: one per core)",
-    )
-    parser.add_argument(
+    add_threads(made)
+    made.add_argument(
         "--filters",
         type=Path,
         metavar="YAML",
         help="a file with any of the filters below, such as 'min_side: 256'",
     )
-    filters = parser.add_argument_group("filters")
+    filters = made.add_argument_group("filters")
     for field in dataclasses.fields(Settings):
         flag, kind = f"--{field.name.replace('_', '-')}", field.metadata["kind"]
         text = field.metadata["help"]
@@ -103,25 +128,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="X" if kind is not str else "TEXT",
                 help=f"{text} (default: {default})",
             )
+    add_json(made)
+    return made
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    # Beam warns, when it is imported, of the clouds it could not reach
-    logging.disable(logging.WARNING)
-    try:
-        from data_pipeline.builder.beam import beam_options
-        from data_pipeline.builder.build import build
-    finally:
-        logging.disable(logging.NOTSET)
-    for flag, given in (
-        *(("--input", each) for each in args.input),
-        *(("--metadata", each) for each in args.metadata),
-        ("--output", args.output),
-    ):
-        storage.check_address(given, flag)
-    if not storage.is_remote(args.output):
-        local(args.output, "--output")
-    options = beam_options(args.more)
+    """Build the dataset, say what became of the images, and return the figures."""
+    check_places(args)
     flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     filters = load_settings(
         args.filters, {name: value for name, value in flags.items() if value is not None}
@@ -141,10 +154,18 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             f"--metadata {args.metadata[0]}: nothing there; give parquet files, patterns in quotes"
         )
     settings = dataclasses.replace(settings, metadata=tables)
-    report = build(units, args.output, settings, options, overwrite=args.overwrite)
+    # Beam warns, when it is imported, of the clouds it could not reach
+    logging.disable(logging.WARNING)
+    try:
+        from data_pipeline.builder.beam import beam_options
+        from data_pipeline.builder.build import build
+    finally:
+        logging.disable(logging.NOTSET)
+    options = beam_options(args.more)
+    report = build(units, args.out, settings, options, overwrite=args.overwrite)
     _say(
         f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
-        f" of images) in {args.output}"
+        f" of images) in {args.out}"
     )
     for reason, count in report["dropped"].items():
         _say(f"dropped {count:,}: {reason} (such as {report['examples'][reason][0]['key']})")
@@ -152,8 +173,20 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         _say(f"not understood {told['items']:,}: {field} (such as {told['example']})")
     for broken in report["broken_files"]:
         _say(f"breaks off: {broken['file']} {broken['detail']}")
-    _say(f"report: {storage.join(args.output, 'report.html')}")
+    _say(f"report: {storage.join(args.out, 'report.html')}")
     return report
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """Raise InputError on an --input, --metadata or --out that cannot be read or written here."""
+    for flag, given in (
+        *(("--input", each) for each in args.input),
+        *(("--metadata", each) for each in args.metadata),
+        ("--out", args.out),
+    ):
+        storage.check_address(given, flag)
+    if not storage.is_remote(args.out):
+        local(args.out, "--out")
 
 
 def _say(line: str) -> None:

@@ -3,12 +3,15 @@ work, and the last resort.
 """
 
 import argparse
+import difflib
+import itertools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import line_and_code, say, say_anything
@@ -79,21 +82,136 @@ def _path(text: str) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError for a wrong flag, like all bad input, instead of printing the usage.
+    """The parser of every command: one line for a mistake, dashes in flags, and old names.
 
-    Subcommands' parsers do too. Flags of `type=Path` are `local`.
+    A wrong flag raises InputError, like all bad input, and names the nearest flag. A flag may be
+    written with underscores. Flags of `type=Path` are `local`. Nothing is abbreviated.
+
+    old: the names that flags had before, each with today's: they still work, and stderr says once
+    which name to use now. positional: the flag whose value was once given without a name. others:
+    whether an unknown flag, without its value, is for somebody else; `parse_known_args` returns
+    those.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args: Any,
+        example: str | None = None,
+        old: Mapping[str, str] = MappingProxyType({}),
+        positional: str | None = None,
+        others: Callable[[str], bool] = lambda flag: False,
+        apart: bool = False,
+        **kwargs: Any,
+    ):
+        if example:
+            kwargs["epilog"] = f"example:\n  {example}"
+            kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, allow_abbrev=False, **kwargs)
         self.register("type", Path, _path)
+        self.old, self._positional = old, positional
+        self._others, self._apart = others, apart
 
     def error(self, message: str) -> NoReturn:
+        """Raise InputError: the line that argparse has for a wrong flag, and where to read more."""
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Return (the values, the words that are somebody else's flags).
+
+        Raises InputError on a flag that nobody takes, before it says which flags are missing.
+        """
+        argv = self._renamed(sys.argv[1:] if args is None else list(args))
+        for word in _flags_of(argv):
+            name = _name(word)
+            if name not in self._option_string_actions and not self._others(name):
+                raise InputError(self._unknown(word))
+        required = self._option_string_actions.get(self._positional)
+        if required is None or {self._positional, "-h", "--help"} & {*map(_name, argv)}:
+            values, left = super().parse_known_args(argv, namespace)
+        else:  # it may have come without its name
+            required.required = False
+            try:
+                values, left = super().parse_known_args(argv, namespace)
+            finally:
+                required.required = True
+            if not left:
+                self.error(f"the following arguments are required: {self._positional}")
+            say(f"give {left[0]} as {self._positional} {left[0]}; without the flag it still works")
+            try:
+                setattr(values, required.dest, self._get_values(required, [left.pop(0)]))
+            except argparse.ArgumentError as e:
+                self.error(str(e))
+        self._refuse_words(left)
+        return values, left
+
+    def _renamed(self, argv: list[str]) -> list[str]:
+        """Return the words with today's names of flags; say on stderr which of them are old."""
+        today, said = [], set()
+        for index, word in enumerate(argv):
+            name, equals, value = word.partition("=")
+            dashed = name.replace("_", "-")
+            if word == "--":
+                return today + argv[index:]
+            if name.startswith("--") and name not in self._option_string_actions:
+                if dashed in self._option_string_actions:
+                    name = dashed
+                elif dashed in self.old:
+                    if dashed not in said:
+                        said.add(dashed)
+                        say(f"{name} is called {self.old[dashed]} now; the old name still works")
+                    name = self.old[dashed]
+            today.append(f"{name}{equals}{value}")
+        return today
+
+    def _unknown(self, word: str) -> str:
+        """Return what is wrong with an unknown flag, and which one is nearest."""
+        name = _name(word)
+        shown = [
+            flag
+            for action in self._actions
+            if action.help != argparse.SUPPRESS
+            for flag in action.option_strings
+        ]
+        start, dot, field = name.partition(".")
+        if close := nearest(start if dot else name.replace("_", "-"), [*shown, *self.old]):
+            close = self.old.get(close, close)
+            return f"unknown flag {name}: did you mean {close}{dot}{field}? See {self.prog} --help"
+        return f"unknown flag {name}; see {self.prog} --help"
+
+    def _refuse_words(self, left: list[str]) -> None:
+        """Raise InputError on a word that is no flag's value, among the flags of others."""
+        before = ""
+        for word in left:
+            if not word.startswith("--") and not (before and self._apart):
+                right = f": write {before}={word}" if before else ""
+                self.error(f"unknown argument {word}{right}")
+            before = word if word.startswith("--") and "=" not in word else ""
+
+
+def _name(word: str) -> str:
+    """Return a flag without its value."""
+    return word.partition("=")[0]
+
+
+def _flags_of(argv: Sequence[str]) -> Iterator[str]:
+    """Yield the words that argparse takes for flags of more than one letter."""
+    for word in itertools.takewhile(lambda each: each != "--", argv):
+        if word.startswith("--") and " " not in _name(word):
+            yield word
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that looks most like this one; None where none does."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+def add_input(parser: argparse.ArgumentParser, help: str, metavar: str = "DIR") -> None:
+    """Add --input, the data that a command reads."""
+    parser.add_argument("--input", type=Path, required=True, metavar=metavar, help=help)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """--out, --shards, --overwrite of commands that write a dataset in one go."""
+    """Add --out, --shards and --overwrite of a command that writes a dataset in one go."""
     parser.add_argument(
         "--out",
         type=Path,
@@ -108,8 +226,23 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ArrayRecord files (default: %(default)s)",
     )
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite of a command that writes a dataset."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset that is already there"
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add --threads, which decode images."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that decode images, in each process (default: one per core)",
     )
 
 

@@ -4,36 +4,42 @@ DIR/pack_report.json. For filters, deduplication and more than one machine: `cv3
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from data_pipeline.io.arguments import add_output
+from data_pipeline.io.arguments import Parser, add_input, add_output, add_threads
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.figures import add_json
+from data_pipeline.sources.detect import check_source
+
+EXAMPLE = "cv3jax data pack --input photos/ --out runs/photos"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a folder, a folder of .tar, or one .tar",
+def parser() -> Parser:
+    """Return the parser of `cv3jax data pack`."""
+    made = Parser(
+        prog="cv3jax data pack",
+        description=__doc__,
+        example=EXAMPLE,
+        old={"--source": "--input", "--workers": "--threads"},
     )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode (default: one per core)"
-    )
-    add_output(parser)
+    add_input(made, "a folder of images, a folder of .tar files, or one .tar file", "PATH")
+    add_output(made)
+    add_threads(made)
+    add_json(made)
+    return made
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    if args.workers is not None and not 1 <= args.workers <= 256:
-        raise InputError(f"--workers {args.workers}: give a number in 1..256")
+    """Pack, say how much was packed and what was left out, and return the figures."""
+    if args.threads is not None and not 1 <= args.threads <= 256:
+        raise InputError(f"--threads {args.threads}: give a number in 1..256")
+    check_source(args.input)
 
     # with the libraries that read and write records, which --help does without
     from data_pipeline.packing.pack import pack
 
     report = pack(
-        args.source, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.workers
+        args.input, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
     )
     print(
         f"{report['records']:,} records ({report['bytes'] / 2**20:,.1f} MiB of images) in"

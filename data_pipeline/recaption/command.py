@@ -10,27 +10,36 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io.arguments import Parser, add_input
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption.dialogue import DEFAULT
+from data_pipeline.io.figures import add_json
+from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
 from data_pipeline.recaption.settings import RecaptionSettings, flags
+from data_pipeline.records import check_records
 
+EXAMPLE = """cv3jax data recaption --input runs/photos --endpoint http://localhost:8000/v1 \\
+      --model Qwen/Qwen2.5-VL-7B-Instruct --out runs/recaptioned"""
 KEY = "OPENAI_API_KEY"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="DIR", help="a directory of records")
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of `cv3jax data recaption`."""
+    made = Parser(
+        prog="cv3jax data recaption", description=__doc__, example=EXAMPLE, positional="--input"
+    )
+    add_input(made, "a directory of records")
+    made.add_argument(
         "--endpoint", required=True, metavar="URL", help="the server, up to and with /v1"
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="as the server calls it")
-    parser.add_argument(
+    made.add_argument("--model", required=True, metavar="NAME", help="as the server calls it")
+    made.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
         help="the new dataset; appears when complete",
     )
-    parser.add_argument(
+    made.add_argument(
         "--dialogue",
         type=Path,
         default=DEFAULT,
@@ -39,37 +48,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for field in flags():
         text = field.metadata["help"]
-        parser.add_argument(
+        made.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=field.metadata["kind"],
             default=field.default,
             metavar=field.metadata["metavar"],
             help=text if field.default is None else f"{text} (default: %(default)s)",
         )
-    parser.add_argument(
+    made.add_argument(
         "--triplets",
         type=Path,
         metavar="FILE",
         help="also write (image, old, new) there, as LLaVA's JSON",
     )
-    parser.add_argument(
+    made.add_argument(
         "--api-key-env",
         metavar="NAME",
         help=f"environment variable with the API key (default: {KEY}, if set)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--retry-failed",
         action="store_true",
         help="ask again where the server failed, and replace the dataset",
     )
-    parser.add_argument(
+    made.add_argument(
         "--overwrite",
         action="store_true",
         help="replace --out; set aside a journal of another model or dialogue",
     )
+    add_json(made)
+    return made
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
+    """Recaption, say why records lack a new caption, and return the figures."""
     settings = RecaptionSettings(
         endpoint=args.endpoint,
         model=args.model,
@@ -82,10 +94,16 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             f"--api-key-env {args.api_key_env}: no such variable in the environment, or an"
             " empty one"
         )
+    load_dialogue(args.dialogue)
+    from data_pipeline.recaption.endpoint import parse_address
+
+    parse_address(args.endpoint)
+    check_records(args.input)
+    # with the libraries that read and write records, which a wrong flag does without
     from data_pipeline.recaption.run import recaption
 
     report = recaption(
-        args.data,
+        args.input,
         args.out,
         settings,
         triplets=args.triplets,

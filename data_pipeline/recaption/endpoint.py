@@ -45,6 +45,28 @@ class Reply:
     pause: float | None = None
 
 
+def parse_address(url: str) -> httpx.URL:
+    """Return the address that --endpoint gives.
+
+    Raises InputError unless it is one of http or https, without a password or a query.
+    """
+    try:
+        base = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as e:
+        raise InputError(
+            f"--endpoint {url!r} is not a URL ({first_line(e, 120)}); give one like"
+            " http://host:8000/v1"
+        ) from e
+    if base.userinfo or base.query or base.fragment:  # it stands in messages and in the report
+        raise InputError(
+            "--endpoint has a password or a query in it; give the address alone, and a key by"
+            " --api-key-env"
+        )
+    if base.scheme not in ("http", "https") or not base.host:
+        raise InputError(f"--endpoint {url!r}: give an address like http://host:8000/v1")
+    return base
+
+
 class Endpoint:
     """A server and the key for it. An async context manager, which holds `connections` connections.
 
@@ -59,20 +81,7 @@ class Endpoint:
     """
 
     def __init__(self, url: str, *, key: str | None, timeout: float, connections: int):
-        try:
-            base = httpx.URL(url)
-        except (httpx.InvalidURL, ValueError) as e:
-            raise InputError(
-                f"--endpoint {url!r} is not a URL ({first_line(e, 120)}); give one like"
-                " http://host:8000/v1"
-            ) from e
-        if base.userinfo or base.query or base.fragment:  # it stands in messages and in the report
-            raise InputError(
-                "--endpoint has a password or a query in it; give the address alone, and a key by"
-                " --api-key-env"
-            )
-        if base.scheme not in ("http", "https") or not base.host:
-            raise InputError(f"--endpoint {url!r}: give an address like http://host:8000/v1")
+        base = parse_address(url)
         if key is not None and not (
             key.isascii() and key.isprintable() and key.strip() == key and key
         ):

@@ -259,11 +259,11 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
         )
         raise InputError(
             f"{path} was encoded from other records than {records.name} holds ({other}); `{MADE_BY}"
-            f" --data {records.name}`"
+            f" --input {records.name}`"
         )
     if identity["text"] and identity["text"]["captions"] != captions_of(records):
         raise InputError(
             f"{path} has text features of other captions than {records.name} has now; `{MADE_BY}"
-            f" --data {records.name}`"
+            f" --input {records.name}`"
         )
     return source

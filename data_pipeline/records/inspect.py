@@ -7,27 +7,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io.arguments import Parser, add_input
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.figures import add_json
 from data_pipeline.io.files import check_file
+from data_pipeline.records import check_records
 
+EXAMPLE = "cv3jax data inspect --input runs/photos --out look.png"
 MEASURED = 2000  # records that are read for the sizes
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="DIR", help="a directory of records")
-    parser.add_argument(
+def parser() -> Parser:
+    """Return the parser of `cv3jax data inspect`."""
+    made = Parser(
+        prog="cv3jax data inspect", description=__doc__, example=EXAMPLE, positional="--input"
+    )
+    add_input(made, "a directory of records")
+    made.add_argument(
         "--num",
         type=int,
         default=16,
         metavar="N",
         help="images to show, 1..400 (default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, metavar="PNG", help="where to draw them with their captions"
     )
+    add_json(made)
+    return made
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
+    """Print what is in the dataset, draw the contact sheet, and return the figures."""
     if not 1 <= args.num <= 400:
         raise InputError(f"--num {args.num}: give a number in 1..400")
     if args.out and args.out.suffix.lower() != ".png":
@@ -35,12 +46,13 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             f"--out {args.out}: the contact sheet is a PNG; give a name that ends in .png"
         )
     check_file(args.out, "--out")
+    check_records(args.input)
 
     # with the libraries that read records, which --help does without
     from data_pipeline.records.contact_sheet import contact_sheet
     from data_pipeline.records.records import FEATURES, open_records
 
-    source = open_records(args.data)
+    source = open_records(args.input)
     count = len(source)
     # Spread evenly, so that the sample is not just whatever was packed first; sizes come from more
     # records than are shown.
@@ -55,7 +67,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         recaptioned += bool(record["recaption"])
         image_bytes += len(record["image"])
 
-    print(f"{args.data}: {count:,} records in {len(source.lengths):,} shards")
+    print(f"{args.input}: {count:,} records in {len(source.lengths):,} shards")
     print("schema:")
     for name, feature in FEATURES.items():
         print(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
@@ -69,7 +81,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     for record in shown:
         _print_caption(record)
     if args.out:
-        contact_sheet(shown, args.out, name=str(args.data))
+        contact_sheet(shown, args.out, name=str(args.input))
         print(f"{len(shown)} images: {args.out}", file=sys.stderr)
     return {
         "records": count,

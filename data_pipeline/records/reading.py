@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from data_pipeline.io.errors import InputError, first_line, machine_error
+from data_pipeline.records import check_records
 from data_pipeline.records.array_records import SPLIT, TEMPLATE, shard_name
 from data_pipeline.records.shard_readers import ShardReaders, count_records
 
@@ -89,10 +90,7 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
             damaged shard.
         OSError: the machine fails.
     """
-    if not path.is_dir():
-        raise InputError(
-            f"no records at {path}: no such directory; `{made_by} --out {path}` makes one"
-        )
+    check_records(path, made_by)
     info = _read_json(path, "dataset_info.json")
     # TFDS would import the classes that features.json names, so only its field names are read.
     described = _read_json(path, "features.json")

@@ -6,39 +6,52 @@ The heldout split has combinations of colour and shape that the train split neve
 import argparse
 from typing import Any
 
-from data_pipeline.io.arguments import add_output
+from data_pipeline.io.arguments import Parser, add_output
+from data_pipeline.io.figures import add_json
 from data_pipeline.scenes.dataset import SceneSettings, build
 
+EXAMPLE = "cv3jax data scenes --out runs/scenes --num 12000 --split train"
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output(parser)
-    parser.add_argument("--num", type=int, required=True, metavar="N", help="how many")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--split", choices=("train", "heldout"), default="train", help="default: %(default)s"
+
+def parser() -> Parser:
+    """Return the parser of `cv3jax data scenes`."""
+    made = Parser(prog="cv3jax data scenes", description=__doc__, example=EXAMPLE)
+    add_output(made)
+    made.add_argument("--num", type=int, required=True, metavar="N", help="scenes to render")
+    made.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the scenes (default: %(default)s)"
     )
-    parser.add_argument(
+    made.add_argument(
+        "--split",
+        choices=("train", "heldout"),
+        default="train",
+        help="which combinations of colour and shape (default: %(default)s)",
+    )
+    made.add_argument(
         "--size",
         type=int,
         default=128,
         metavar="PIXELS",
-        help="of the square images (default: %(default)s)",
+        help="side of the square images (default: %(default)s)",
     )
     for name, default, of in (
         ("--textured", 0.5, "objects with a texture, an outline or both"),
         ("--two", 0.6, "scenes with two objects"),
         ("--relational", 0.2, 'those that say "to the left of"'),
     ):
-        parser.add_argument(
+        made.add_argument(
             name,
             type=float,
             default=default,
             metavar="P",
             help=f"share of {of} (default: %(default)s)",
         )
+    add_json(made)
+    return made
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
+    """Render the scenes, say how many there are, and return the figures."""
     settings = SceneSettings(
         num=args.num,
         seed=args.seed,

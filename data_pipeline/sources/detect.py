@@ -23,6 +23,15 @@ class Source:
     items: Iterator[tuple[Item | Skip, int]]
 
 
+def check_source(path: Path) -> None:
+    """Raise InputError where there is neither a folder nor a .tar file at `path`."""
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".tar"):
+        raise InputError(
+            f"no source at {path}: give a folder of images with captions, or one of img2dataset"
+            " tars, or one .tar"
+        )
+
+
 def open_source(path: str | Path) -> Source:
     """Recognises what is at `path`: a .tar or a folder of them, a folder with metadata.jsonl or
     .csv, or a folder of image + .txt.
@@ -31,13 +40,9 @@ def open_source(path: str | Path) -> Source:
         InputError: nothing there, nothing recognisable, or a table that cannot be read.
     """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() == ".tar":
+    check_source(path)
+    if path.is_file():
         return _tars([path])
-    if not path.is_dir():
-        raise InputError(
-            f"no source at {path}: give a folder of images with captions, or one of img2dataset"
-            " tars, or one .tar"
-        )
     if table := find_table(path):
         check_table(path, table)
         total = sum(1 for _ in table_rows(table))  # and what cannot be read at all is refused now

@@ -12,8 +12,8 @@ from distillation_rounds import RANGE, STUDENT, TEACHER, W_DIM, a_batch, a_round
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.denoiser import guided
 from cv3jax.diffusion.schedule import base_grid, mean
+from cv3jax.distillation import TARGETS
 from cv3jax.distillation.loss import (
-    TARGETS,
     distillation_loss,
     draw_pairs,
     pair_weights,

@@ -19,7 +19,8 @@ from cv3jax.distributed import partitioning
 from cv3jax.distributed.fsdp import Layout, gather_axis
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
 from cv3jax.distributed.partitioning import names, spec, tree_sharding, tree_specs
-from cv3jax.models.layers import REMATS, ResBlock, SpatialTransformer, block_of
+from cv3jax.models import REMATS
+from cv3jax.models.layers import ResBlock, SpatialTransformer, block_of
 from cv3jax.models.unet import UNet
 from cv3jax.training.train_step import create_state, make_train_step
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("training", "evaluation"),
     ("distillation", "precompute"),
     ("aot", "quickstart"),
-    ("commands",),
+    ("commands", "__main__"),
 )
 ARRAYS = {"jax", "numpy"}
 # what a file may import besides the standard library; the first pattern that fits counts, and a

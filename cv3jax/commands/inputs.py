@@ -1,0 +1,24 @@
+"""What a command reads, looked for before JAX is imported: a misspelt path is refused at once."""
+
+from pathlib import Path
+
+from cv3jax.checkpoints import cascades
+from cv3jax.training.settings import StageSettings
+from data_pipeline.io.errors import InputError
+from data_pipeline.loading.shares import parse
+from data_pipeline.records import check_records
+
+
+def check_stage_inputs(settings: StageSettings) -> None:
+    """Raise InputError where a dataset of config.data.path or config.cascade is not there.
+
+    What they hold is checked when the stage is built.
+    """
+    if settings.data.path:
+        try:
+            for path, _ in parse(settings.data.path):
+                check_records(Path(path))
+        except InputError as e:
+            raise InputError(f"config.data.path: {e}") from e
+    if settings.stage != "vae" and settings.cascade:
+        cascades.find_cascade(settings.cascade)

@@ -1,0 +1,68 @@
+"""`--json FILE` and `--json -`: a command's figures as JSON, in a file or on stdout."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data_pipeline.io.files import check_file, json_bytes, write_json
+
+STDOUT = Path("-")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json to a command that has figures."""
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures as JSON; - writes them to stdout, and nothing else goes there",
+    )
+
+
+def check_json(target: Path | None) -> None:
+    """Try whether the figures can be written, before the work. Raises as `check_file` does."""
+    if target != STDOUT:
+        check_file(target, "--json")
+
+
+@contextlib.contextmanager
+def reporting(target: Path | None) -> Iterator[Callable[[dict], None]]:
+    """Yield the function that takes the figures of a command, for the file that --json gives.
+
+    Of `--json -` all that the block prints goes to stderr, also what C libraries and other
+    processes print, and the figures go to stdout when the block has ended without an error.
+    """
+    if target != STDOUT:
+        yield lambda figures: write_json(target, figures)
+        return
+    given: list[dict] = []
+    with _stdout_to_stderr():
+        yield given.append
+    for figures in given:
+        sys.stdout.write(json_bytes(figures, sort_keys=True).decode())
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what the block prints to stderr: what Python prints, and what goes to the descriptor."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        number, other = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # a caller has put something else there
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    kept = os.dup(number)
+    os.dup2(other, number)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, number)
+        os.close(kept)
