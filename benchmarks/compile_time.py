@@ -75,7 +75,7 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
             str(figures),
         ]
         done = subprocess.run(
-            [sys.executable, "-m", "cv3jax.cli", *argv],
+            [sys.executable, "-m", "cv3jax", *argv],
             cwd=ROOT,
             capture_output=True,
             text=True,

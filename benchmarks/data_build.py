@@ -56,7 +56,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
         "build",
         "--input",
         f"{folder}/*.tar",
-        "--output",
+        "--out",
         str(out),
         "--blocked-sources",
         f"{folder}/blocked.txt",

@@ -38,6 +38,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pill
 TREE = "_METADATA"  # where orbax keeps the names of a tree's arrays
 # of a tree: what is inside it, what has times in it, what names files that orbax draws names for
 LEFT_OUT = ("manifest.json", "commit_success.txt", "_CHECKPOINT_METADATA", ".lock", "tensorboard")
+MAIN = "from cv3jax.cli import main; main()"  # of checkouts without `python -m cv3jax`, too
 PRINTED = "printed.json"  # what a command says with --json, in the folder that it makes
 TIMED = ("seconds", "goodput", "data_wait", "account")
 # of a feature cache, which encoders made it: a hash of the names that orbax draws, too
@@ -126,7 +127,10 @@ def sample(checkpoint: str, out: str) -> list[str]:
 
 
 def kinds(tars: Path) -> dict[str, list[str]]:
-    """Folder that a run leaves → the command's words. Later ones read what earlier ones left."""
+    """Folder that a run leaves → the command's words. Later ones read what earlier ones left.
+
+    Flags have the names that older checkouts know.
+    """
     scenes = "data scenes --num 16 --size 64 --shards 2 --seed 3 --out scenes"
     build = f"data build --input {tars}/*.tar --blocked-sources {tars}/blocked.txt --output built"
     encode = "data encode --config=scenes_relay:tiny --data scenes --cascade base --out encoded"
@@ -244,7 +248,7 @@ def measured(before: Side, after: Side, tars: Path) -> list[dict[str, Any]]:
     for folder, words in kinds(tars).items():
         for side in (before, after):
             if not (side.folder / folder / PRINTED).exists():
-                side.call("-m", "cv3jax.cli", *words, f"--json={folder}/{PRINTED}")
+                side.call("-c", MAIN, *words, f"--json={folder}/{PRINTED}")
         counts, difference = compared(before.folder / folder, after.folder / folder)
         command = " ".join(word for word in words[:2] if not word.startswith("--"))
         row = {"kind": f"{command} → {folder}", **{name: counts[name] for name in COLUMNS}}

@@ -110,7 +110,7 @@ def commands() -> dict[str, float]:
                 [
                     sys.executable,
                     "-m",
-                    "cv3jax.cli",
+                    "cv3jax",
                     "sample",
                     "--checkpoint",
                     STUDENT,

@@ -157,7 +157,3 @@ def main() -> None:
         sys.exit(2)
     command = importlib.import_module(COMMANDS[name][0]).main
     run_command(command, args[words:])
-
-
-if __name__ == "__main__":
-    main()

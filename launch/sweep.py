@@ -114,7 +114,7 @@ def run_all(lines: list[list[str]]) -> int:
         print(
             f"sweep: point {i + 1} of {len(lines)}: {shlex.join(line)}", file=sys.stderr, flush=True
         )
-        child = subprocess.Popen([sys.executable, "-m", "cv3jax.cli", *line[1:]])
+        child = subprocess.Popen([sys.executable, "-m", "cv3jax", *line[1:]])
         if stopped:  # just before there was a child
             tell()
         code = child.wait()

@@ -35,7 +35,7 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
         ),
         (
             "Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
-            "cv3jax data pack --source pictures/ --out runs/mine/data",
+            "cv3jax data pack --input pictures/ --out runs/mine/data",
         ),
         (
             "Train the three stages on them.",

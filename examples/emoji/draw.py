@@ -3,7 +3,7 @@ without a download.
 
     apt-get install fonts-noto-color-emoji && pip install -e '.[examples]'
     python examples/emoji/draw.py --out runs/emoji/images
-    cv3jax data pack --source runs/emoji/images --out runs/emoji/data
+    cv3jax data pack --input runs/emoji/images --out runs/emoji/data
 
 Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. Names are those of Unicode CLDR, as
 the `emoji` package has them; flags, skin tones, keycaps and families are sequences of code points

@@ -69,7 +69,7 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
         (["--config=base_512", "--topology", "v5e:5x5"], "--topology v5e:5x5: TPU v5e come as"),
         (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
         (
-            ["--config=base_512", "--topology", "v5e:2x2", "--steps", "0"],
+            ["--config=base_512", "--topology", "v5e:2x2", "--updates", "0"],
             "--steps 0: must be at least 1",
         ),
         (["--config=base_512", "--topology", "v5e:2x2", "--mfu", "40"], "--mfu 40"),
@@ -139,7 +139,7 @@ def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, ca
         "--config=base_512",
         "--topology",
         "v5e:16x16",
-        "--steps",
+        "--updates",
         "1000",
         "--json",
         str(tmp_path / "figures.json"),
@@ -198,13 +198,13 @@ def test_the_command_works_from_another_directory_beside_a_process_that_has_libt
     topology.load("v5e:2x2")  # this process is the other one
     figures = tmp_path / "figures.json"
     shown = subprocesses.run(
-        "cv3jax.cli",
+        "cv3jax",
         "compile",
         "--config=scenes_base:tiny",
         "--topology",
         "v5e:2x4",
         "--config.batch.per_device=1",
-        "--steps",
+        "--updates",
         "100",
         "--json",
         str(figures),

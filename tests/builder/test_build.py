@@ -43,7 +43,7 @@ def flags(folder, out, *more):
         "build",
         "--input",
         f"{folder}/*.tar",
-        "--output",
+        "--out",
         str(out),
         "--blocked-sources",
         f"{folder}/blocked.txt",

@@ -65,7 +65,7 @@ def test_one_source_of_two_has_it(tmp_path):
         (tmp_path / name / "x.jpg").write_bytes(jpeg(len(fields)))
         (tmp_path / name / "x.txt").write_text("caption")
         (tmp_path / name / "x.json").write_text(json.dumps(fields))
-    flags = ["build", "--max-unsafe", "0.5", "--output", str(tmp_path / "D")]
+    flags = ["build", "--max-unsafe", "0.5", "--out", str(tmp_path / "D")]
     flags += [flag for name in "ab" for flag in ("--input", str(tmp_path / name))]
     with pytest.raises(
         InputError, match=r"^--max-unsafe goes by punsafe or .* of 1 items of folder"
@@ -80,7 +80,7 @@ def test_one_source_of_two_has_it(tmp_path):
 def test_each_kind_of_source_through_all_passes(source, tmp_path):
     write(source, tmp_path, CASES[2].cells["other type"] if source == "csv" else UNSAFE)
     given = {"tar": "a.tar", "parquet": "a.parquet"}.get(source, "")
-    flags = ["build", "--input", str(tmp_path / given), "--output", str(tmp_path / "D")]
+    flags = ["build", "--input", str(tmp_path / given), "--out", str(tmp_path / "D")]
     flags += {
         "csv": ["--captions", str(tmp_path / "captions.csv")],
         "metadata": ["--metadata", str(tmp_path / "m.parquet")],
@@ -114,7 +114,7 @@ def test_the_command_refuses_and_goes_on(tmp_path, capsys):
         "build",
         "--input",
         str(source),
-        "--output",
+        "--out",
         str(tmp_path / "D"),
         "--nsfw-tags",
         "NSFW",

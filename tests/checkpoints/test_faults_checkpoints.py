@@ -79,7 +79,7 @@ def test_damage_of_any_file_of_a_checkpoint_is_named(damage, tmp_path):
             assert str(damaged / "8") in str(e.value)
             assert f"{'manifest.json' if name == 'manifest.json' else name} " in str(e.value)
             assert str(e.value).endswith(
-                "; restore the file, or give --resume_from=6 to go on from that older one"
+                "; restore the file, or give --resume-from=6 to go on from that older one"
             )
         shutil.rmtree(tmp_path / "x")
 
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
         ),
     ):
         vae(workdir)
-    with pytest.raises(InputError, match=f"--resume_from=4: {workdir}/checkpoints has only 3, 6"):
+    with pytest.raises(InputError, match=f"--resume-from=4: {workdir}/checkpoints has only 3, 6"):
         vae(workdir, resume_from=4)
     assert everything(workdir) == before
     vae(workdir, resume_from=3)
@@ -133,7 +133,7 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
     with pytest.raises(InputError, match=r"3 is damaged: manifest\.json is missing"):
         vae(workdir, resume_from=3)
     assert runs.steps(workdir / "checkpoints") == [3, 6]
-    with pytest.raises(InputError, match=r"--resume_from=3: .*checkpoints has none"):
+    with pytest.raises(InputError, match=r"--resume-from=3: .*checkpoints has none"):
         vae(workdir.with_name("new"), resume_from=3)
     assert not workdir.with_name("new").exists()
 

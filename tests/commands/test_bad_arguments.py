@@ -53,22 +53,26 @@ COMMANDS = [
     ("quickstart", "--workdir /proc/none", "--workdir /proc/none: /proc cannot be written"),
     (
         "data encode",
-        "--config=none --data {at}/none --cascade {at}/none --out /proc/none",
+        "--config=none --input {at}/none --checkpoint {at}/none --out /proc/none",
         "--out /proc/none: /proc cannot be written",
     ),
-    ("data", "inspect {at}/none --out /proc/x.png", "--out /proc/x.png: /proc cannot be written"),
-    ("data", "inspect {at}/none --json /proc/x", "--json /proc/x: /proc cannot be written"),
+    (
+        "data",
+        "inspect --input {at}/none --out /proc/x.png",
+        "--out /proc/x.png: /proc cannot be written",
+    ),
+    ("data", "inspect --input {at}/none --json /proc/x", "--json /proc/x: /proc cannot be written"),
     ("data", "scenes --num 1 --out /proc/none", "--out /proc/none: /proc cannot be written"),
     ("data", "scenes --num 1 --out /proc --overwrite", "a disk is mounted there"),
     (
         "train",
-        "--config=scenes_vae:tiny --workdir {w} --resume_from=6 --config.data.path={scenes}",
+        "--config=scenes_vae:tiny --workdir {w} --resume-from=6 --config.data.path={scenes}",
         "checkpoints has none",
     ),
     (
         "train",
-        "--config=scenes_vae:tiny --workdir {w} --resume_from=last",
-        "--resume_from: invalid int value: 'last'",
+        "--config=scenes_vae:tiny --workdir {w} --resume-from=last",
+        "--resume-from: invalid int value: 'last'",
     ),
     (
         "train",
@@ -119,13 +123,13 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x", "--out"),
     ("quickstart", "--workdir {w} --seed -1", "--seed -1"),
     ("quickstart", "--workdir {at}/file", "{at}/file"),
-    ("data", "inspect {at}/none", "no such directory"),
-    ("data", "inspect {at}/torn", "shard"),
-    ("data", "inspect {at}/lost", "is missing; restore the file"),
-    ("data", "inspect {at}/flipped --num 64", "is damaged"),
-    ("data", "pack --source {at}/none --out {w}", "no source"),
+    ("data", "inspect --input {at}/none", "no such directory"),
+    ("data", "inspect --input {at}/torn", "shard"),
+    ("data", "inspect --input {at}/lost", "is missing; restore the file"),
+    ("data", "inspect --input {at}/flipped --num 64", "is damaged"),
+    ("data", "pack --input {at}/none --out {w}", "no source"),
     *(
-        ("data", f"pack --source {{at}}/{name} --out {{w}}", line)
+        ("data", f"pack --input {{at}}/{name} --out {{w}}", line)
         for name, line in (
             ("no_images", "no"),
             ("no_captions", "caption"),

@@ -37,6 +37,7 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     main(
         [
             "inspect",
+            "--input",
             str(tmp_path / "d"),
             "--num",
             "4",
@@ -63,7 +64,7 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     main(
         [
             "pack",
-            "--source",
+            "--input",
             str(tmp_path / "src"),
             "--out",
             str(tmp_path / "p"),
@@ -78,11 +79,11 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     assert "left out 1: no caption (such as 2)" in out
     assert json.loads((tmp_path / "p.json").read_text())["skipped"] == {"no caption": 1}
     with pytest.raises(InputError, match="--overwrite"):
-        main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p")])
+        main(["pack", "--input", str(tmp_path / "src"), "--out", str(tmp_path / "p")])
     (tmp_path / "src" / "2.txt").write_text("c")
-    main(["pack", "--source", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--overwrite"])
+    main(["pack", "--input", str(tmp_path / "src"), "--out", str(tmp_path / "p"), "--overwrite"])
     assert len(open_records(tmp_path / "p")) == 3
-    main(["inspect", str(tmp_path / "p")])
+    main(["inspect", "--input", str(tmp_path / "p")])
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -99,13 +100,13 @@ def test_help_has_an_example(capsys):
 
 def test_bad_input(tmp_path):
     for argv, message in (
-        (["inspect", str(tmp_path / "no")], "no such directory"),
-        (["inspect", str(tmp_path), "--num", "0"], "--num 0"),
-        (["inspect", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
-        (["pack", "--source", str(tmp_path / "no"), "--out", str(tmp_path / "o")], "no source"),
+        (["inspect", "--input", str(tmp_path / "no")], "no such directory"),
+        (["inspect", "--input", str(tmp_path), "--num", "0"], "--num 0"),
+        (["inspect", "--input", str(tmp_path), "--out", "x.gif"], r"ends in \.png"),
+        (["pack", "--input", str(tmp_path / "no"), "--out", str(tmp_path / "o")], "no source"),
         (
-            ["pack", "--source", str(tmp_path), "--out", str(tmp_path / "o"), "--workers", "0"],
-            "--workers 0",
+            ["pack", "--input", str(tmp_path), "--out", str(tmp_path / "o"), "--threads", "0"],
+            "--threads 0",
         ),
         (["scenes", "--num", "0", "--out", str(tmp_path / "o")], "num = 0"),
     ):
@@ -178,7 +179,7 @@ def test_pack_as_a_module(tmp_path):
         "-m",
         "data_pipeline.cli",
         "pack",
-        "--source",
+        "--input",
         str(tmp_path / "src"),
         "--out",
         str(tmp_path / "d"),

@@ -42,26 +42,26 @@ PLACES = [
     ("convert", "--checkpoint {} --to sat --out w"),
     ("compile", TRAIN + " --topology v5e:1 --json {}"),
     ("quickstart", "--workdir {}"),
-    ("data encode", TRAIN + " --data d --cascade c --out {}"),
-    ("data encode", TRAIN + " --data {} --cascade c --out w"),
-    ("data encode", TRAIN + " --data d --cascade {} --out w"),
-    ("data", "pack --source {} --out w"),
-    ("data", "pack --source s --out {}"),
+    ("data encode", TRAIN + " --input d --checkpoint c --out {}"),
+    ("data encode", TRAIN + " --input {} --checkpoint c --out w"),
+    ("data encode", TRAIN + " --input d --checkpoint {} --out w"),
+    ("data", "pack --input {} --out w"),
+    ("data", "pack --input s --out {}"),
     ("data", "scenes --num 1 --out {}"),
-    ("data", "inspect {}"),
-    ("data", "inspect d --out {}"),
-    ("data", "inspect d --json {}"),
-    ("data", "recaption {} --endpoint http://x/v1 --model m --out w"),
-    ("data", "recaption d --endpoint http://x/v1 --model m --out {}"),
-    ("data", "recaption d --endpoint http://x/v1 --model m --out w --dialogue {}"),
-    ("data", "recaption d --endpoint http://x/v1 --model m --out w --triplets {}"),
-    ("data", "build --input d --output w --captions {}"),
-    ("data", "build --input d --output w --filters {}"),
-    ("data", "build --input d --output w --blocked-sources {}"),
-    ("data", "build --input {} --output w"),
-    ("data", "build --input d --input {} --output w"),
-    ("data", "build --input d --output {}"),
-    ("data", "build --input d --output w --metadata {}"),
+    ("data", "inspect --input {}"),
+    ("data", "inspect --input d --out {}"),
+    ("data", "inspect --input d --json {}"),
+    ("data", "recaption --input {} --endpoint http://x/v1 --model m --out w"),
+    ("data", "recaption --input d --endpoint http://x/v1 --model m --out {}"),
+    ("data", "recaption --input d --endpoint http://x/v1 --model m --out w --dialogue {}"),
+    ("data", "recaption --input d --endpoint http://x/v1 --model m --out w --triplets {}"),
+    ("data", "build --input d --out w --captions {}"),
+    ("data", "build --input d --out w --filters {}"),
+    ("data", "build --input d --out w --blocked-sources {}"),
+    ("data", "build --input {} --out w"),
+    ("data", "build --input d --input {} --out w"),
+    ("data", "build --input d --out {}"),
+    ("data", "build --input d --out w --metadata {}"),
 ]
 # of which Beam reaches none, whatever is installed
 ELSEWHERE = ["abc://bucket/a", "https://a.b/c.tar", "file:///tmp/a", "gs:/bucket/a", "nfs://n/a"]
@@ -78,10 +78,10 @@ def test_an_address_is_refused_in_one_line(command, line, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("address", ELSEWHERE)
-@pytest.mark.parametrize("flag", ["--input", "--output", "--metadata", "--blocked-sources"])
+@pytest.mark.parametrize("flag", ["--input", "--out", "--metadata", "--blocked-sources"])
 def test_a_build_refuses_what_no_store_has(flag, address, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    given = {"--input": "d", "--output": "w", flag: address}
+    given = {"--input": "d", "--out": "w", flag: address}
     argv = ["build", *itertools.chain.from_iterable(given.items())]
     refused("data", argv, capsys, f"{flag} {address}: only a path of this machine")
     assert os.listdir(tmp_path) == []
@@ -97,7 +97,7 @@ def test_a_store_that_beam_reaches_is_none_of_this_machine_s(monkeypatch):
     systems = types.SimpleNamespace(get_filesystem=lambda address: address)
     monkeypatch.setattr(storage, "_systems", lambda: systems)
     storage.check_address("gs://bucket/a", "--input")
-    storage.check_address("hdfs://name:9000/a", "--output")
+    storage.check_address("hdfs://name:9000/a", "--out")
     storage.check_address("a/b.tar", "--input")
     with pytest.raises(InputError, match="only a path of this machine"):
         storage.check_address("https://a.b/c.tar", "--input")

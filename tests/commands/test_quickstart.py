@@ -198,11 +198,11 @@ def test_noise_of_the_energy_of_a_difference():
 
 @pytest.mark.slow
 def test_the_quickstart_as_a_user_runs_it(tmp_path):
-    subprocesses.run("cv3jax.cli", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
+    subprocesses.run("cv3jax", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")}
     assert files
     again = subprocesses.run(
-        "cv3jax.cli",
+        "cv3jax",
         "quickstart",
         "--workdir",
         str(tmp_path / "q"),
@@ -218,7 +218,7 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     for name in ("q", "q/distilled"):
         out = tmp_path / "out" / name
         subprocesses.run(
-            "cv3jax.cli",
+            "cv3jax",
             "sample",
             "--checkpoint",
             str(tmp_path / name),

@@ -59,7 +59,7 @@ def teacher(tmp_path_factory):
 def whole(teacher, tmp_path_factory):
     """Both rounds on one device, by a command that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole") / "w"
-    subprocesses.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
     return workdir
 
 
@@ -86,7 +86,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     """
     workdir, command = (
         tmp_path / "w",
-        subprocesses.command("cv3jax.cli", "distill", *argv(teacher, tmp_path / "w")),
+        subprocesses.command("cv3jax", "distill", *argv(teacher, tmp_path / "w")),
     )
     first, second = (workdir / "rounds" / name for name in ("1_4_steps", "2_2_steps"))
     shutil.copytree(whole / "rounds" / "1_4_steps", first)
@@ -102,7 +102,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
     assert process.returncode == -signal.SIGKILL, "ended before it was killed"
     assert not (second / "figures.json").exists()
     assert max(runs.steps(second / "checkpoints")) < UPDATES[2]
-    subprocesses.run("cv3jax.cli", "distill", *argv(teacher, workdir))
+    subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
     assert stamps(first) == before
     theirs = whole / "rounds" / "2_2_steps"
     assert_equal(leaves(second, UPDATES[2]), leaves(theirs, UPDATES[2]))

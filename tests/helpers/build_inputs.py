@@ -19,7 +19,7 @@ def jpeg(i, size=(64, 48)):
 
 
 def build(out, *flags):
-    main(["build", "--output", str(out), *(str(flag) for flag in flags)])
+    main(["build", "--out", str(out), *(str(flag) for flag in flags)])
     return {record["key"]: record for record in open_records(out)}, json.loads(
         (out / "report.json").read_text()
     )

@@ -209,8 +209,8 @@ def together(command: list[str], count: int = 2, stopped: int | None = None) -> 
     One that is `stopped` is killed.
     """
     env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
-    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}")
-    commands = [[sys.executable, *command, *flags, f"--process_id={i}"] for i in range(count)]
+    flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}")
+    commands = [[sys.executable, *command, *flags, f"--process-id={i}"] for i in range(count)]
     processes = [
         subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         for command in commands

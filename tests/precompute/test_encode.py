@@ -105,7 +105,7 @@ def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
     ("stage", "fields", "options", "line"),
     [
         ("vae", (), {}, "the stage vae trains on the images themselves"),
-        ("relay", ("cascade=",), {}, "--cascade is not given"),
+        ("relay", ("cascade=",), {}, "--checkpoint is not given"),
         ("relay", ("cascade=VAE",), {}, "has no t5; give one that has .* or --text none"),
         (
             "relay",
@@ -140,8 +140,8 @@ def test_what_cannot_be_encoded(stage, fields, options, line, tmp_path):
         (["--latents", "none", "--text", "none"], "nothing is left to encode"),
         (["--latents", "int8"], "invalid choice: 'int8'"),
         (
-            ["--process_id", "2", "--num_processes", "2"],
-            "--process_id 2, --num_processes 2: give both",
+            ["--process-id", "2", "--num-processes", "2"],
+            "--process-id 2, --num-processes 2: give both",
         ),
         (["--config.data.imagesize=3"], "imagesize"),
     ],
@@ -151,9 +151,9 @@ def test_flags_that_make_no_sense(flags, line, tmp_path):
         encode.main(
             [
                 "--config=scenes_base:tiny",
-                "--data",
+                "--input",
                 "d",
-                "--cascade",
+                "--checkpoint",
                 "c",
                 "--out",
                 str(tmp_path / "out"),

@@ -44,9 +44,9 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
     out = tmp_path / "out"
     flags = [
         "--config=scenes_relay:tiny",
-        "--data",
+        "--input",
         str(data()),
-        "--cascade",
+        "--checkpoint",
         str(tiny_runs.trained("base").workdir),
         "--out",
         str(out),

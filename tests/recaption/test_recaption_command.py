@@ -75,6 +75,7 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
     with CaptionServer(lambda record, turn, attempt: "control" if record == 3 else "ok") as server:
         command = [
             "recaption",
+            "--input",
             str(data),
             "--endpoint",
             server.url,

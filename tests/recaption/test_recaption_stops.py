@@ -40,7 +40,7 @@ def start(data, server, template, out):
         "--concurrency",
         "8",
     ]
-    command = [sys.executable, "-m", "data_pipeline.cli", "recaption", str(data), *flags]
+    command = [sys.executable, "-m", "data_pipeline.cli", "recaption", "--input", str(data), *flags]
     environment = {
         **os.environ,
         "OPENAI_API_KEY": KEY,

@@ -80,11 +80,11 @@ def test_killed_and_run_again_it_is_the_run_that_was_never_stopped(paint, whole,
 
 
 def test_two_processes_make_the_whole_between_them(paint, whole, tmp_path):
-    first = paint("two", "--seed", "7", "--process_id", "0", "--num_processes", "2")
+    first = paint("two", "--seed", "7", "--process-id", "0", "--num-processes", "2")
     assert (first["part"], first["made"], first["index"]) == ([0, 2], 6, None)
     part = {path.name for path in (tmp_path / "two").glob("*.png")}
     assert not (tmp_path / "two" / "index.jsonl").exists()
-    second = paint("two", "--seed", "7", "--process_id", "1", "--num_processes", "2")
+    second = paint("two", "--seed", "7", "--process-id", "1", "--num-processes", "2")
     assert second["made"] == 5
     assert part.isdisjoint(paint.saved)
     assert contents(tmp_path / "two") == whole

@@ -246,7 +246,7 @@ def command(out: Path, prompts: Path, *flags: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "cv3jax.cli",
+        "cv3jax",
         "sample",
         "--checkpoint",
         str(cascade_at()),
@@ -278,7 +278,7 @@ def test_processes_that_are_killed_leave_what_one_process_makes(tmp_path):
     assert len(whole) == 50
     out = tmp_path / "killed"
     parts = [
-        command(out, prompts, "--process_id", str(i), "--num_processes", "2") for i in range(2)
+        command(out, prompts, "--process-id", str(i), "--num-processes", "2") for i in range(2)
     ]
     first = subprocess.Popen(
         parts[0], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

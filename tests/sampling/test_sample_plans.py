@@ -45,7 +45,7 @@ def test_another_plan_in_the_same_directory(flags, prompts, line, paint, whole, 
 
 def test_settings_that_are_the_checkpoint_s_are_the_same_plan(paint, whole):
     assert (
-        paint("whole", "--seed", "7", "--batch", "3", "--process_id", "1", "--num_processes", "2")[
+        paint("whole", "--seed", "7", "--batch", "3", "--process-id", "1", "--num-processes", "2")[
             "made"
         ]
         == 0
@@ -84,7 +84,7 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
 def test_flags_that_do_not_go_together(flags, line, paint, tmp_path):
     with pytest.raises(InputError, match=line):
         paint("out", *flags)
-    with pytest.raises(InputError, match="--process_id goes with --prompts"):
+    with pytest.raises(InputError, match="--process-id goes with --prompts"):
         sample.main(
             [
                 "--checkpoint",
@@ -93,9 +93,9 @@ def test_flags_that_do_not_go_together(flags, line, paint, tmp_path):
                 "x",
                 "--out",
                 str(tmp_path / "out"),
-                "--process_id",
+                "--process-id",
                 "0",
-                "--num_processes",
+                "--num-processes",
                 "2",
             ]
         )

@@ -156,12 +156,12 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
             (2, 2),
             {},
             (
-                "--process_id 2, --num_processes 2: give both, the first from 0 to one less than"
+                "--process-id 2, --num-processes 2: give both, the first from 0 to one less than"
                 " the second"
             ),
         ),
-        ((0, None), {}, "--process_id 0, --num_processes None: give both"),
-        ((-1, 2), {}, "--process_id -1"),
+        ((0, None), {}, "--process-id 0, --num-processes None: give both"),
+        ((-1, 2), {}, "--process-id -1"),
         (
             (None, None),
             {"JAX_PROCESS_ID": "one", "JAX_NUM_PROCESSES": "2"},

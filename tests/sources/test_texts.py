@@ -132,7 +132,7 @@ def test_pack_counts_what_it_does_not_understand(tmp_path, capsys):
     for i, fields in enumerate(({"url": {"a": 1}}, {"URL": 7, "NSFW": 0.5}, {"url": "http://u"})):
         (tmp_path / f"{i}.png").write_bytes(encoded(i))
         (tmp_path / f"{i}.json").write_text(json.dumps({"caption": "x", **fields}))
-    main(["pack", "--source", str(tmp_path), "--out", str(tmp_path / "out")])
+    main(["pack", "--input", str(tmp_path), "--out", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "pack_report.json").read_text())["unreadable"] == {
         "nsfw": {"items": 1, "example": "NSFW = 0.5"},
         "url": {"items": 2, "example": "url = {'a': 1}"},

@@ -60,24 +60,24 @@ def test_a_process_knows_its_place_from_flags_and_variables():
             {"num_processes": 4},
             {},
             (
-                "--num_processes given without --coordinator and --process_id; give --coordinator"
+                "--num-processes given without --coordinator and --process-id; give --coordinator"
                 " HOST:PORT"
             ),
         ),
         (
             {"process_id": 0},
             {"JAX_NUM_PROCESSES": "2"},
-            "JAX_NUM_PROCESSES, --process_id given without --coordinator",
+            "JAX_NUM_PROCESSES, --process-id given without --coordinator",
         ),
         (
             {"coordinator": "a:1", "num_processes": 4, "process_id": 4},
             {},
-            "--process_id = 4: must be 0..3, for --num_processes is 4",
+            "--process-id = 4: must be 0..3, for --num-processes is 4",
         ),
         (
             {"coordinator": "a:1", "num_processes": 0, "process_id": 0},
             {},
-            "--num_processes = 0: at least 1",
+            "--num-processes = 0: at least 1",
         ),
         (
             {"coordinator": "a", "num_processes": 2, "process_id": 0},
@@ -222,9 +222,7 @@ def test_two_processes_go_on_where_one_stopped(alone, tmp_path):
 def test_a_recipe_trained_by_two_processes_is_the_one_trained_by_one(tmp_path):
     mine = tmp_path / "base"
     fields = (*tiny_runs.MESH["base"], "train.preview_every=3")
-    ended = many_runs.together(
-        ["-m", "cv3jax.commands.train", *tiny_runs.argv("base", mine, *fields)]
-    )
+    ended = many_runs.together(["-m", "cv3jax", "train", *tiny_runs.argv("base", mine, *fields)])
     assert [code for code, _ in ended] == [0, 0], ended
     assert "checkpoint in" in ended[0][1]
     assert "checkpoint in" not in ended[1][1]  # one of them tells

@@ -35,7 +35,7 @@ PATIENCE = 400.0  # seconds until a phase has to come
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
     with log.open("a") as file:
         return subprocess.Popen(
-            subprocesses.command("cv3jax.cli", "train", *arguments),
+            subprocesses.command("cv3jax", "train", *arguments),
             env=subprocesses.environment(),
             stderr=file,
         )
@@ -136,7 +136,7 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
     assert starts == sorted(starts)  # nothing that was saved was lost
     assert len(set(starts)) > 2  # and training did go on between the kills
     for name in ("killed", "whole"):
-        subprocesses.run("cv3jax.cli", "train", *arguments[name])
+        subprocesses.run("cv3jax", "train", *arguments[name])
     assert_equal(leaves(workdir, STEPS), leaves(tmp_path / "whole", STEPS))
     assert position(workdir)
     assert position(workdir) == position(tmp_path / "whole")

@@ -147,7 +147,7 @@ def built(photographs, tmp_path_factory):
         files[name] = encoded(image, suffix, **options)
         (root / f"{name}.{suffix}").write_bytes(files[name])
         (root / f"{name}.txt").write_text(f"a photograph, {name}")
-    main(["build", "--input", str(root), "--output", str(root / "D")])
+    main(["build", "--input", str(root), "--out", str(root / "D")])
     return root / "D", files
 
 

@@ -198,7 +198,7 @@ def test_train_preempted_and_resumed(slurm, tmp_path):
     job = Job(
         slurm,
         tmp_path,
-        *subprocesses.command("cv3jax.cli", "train", *argv),
+        *subprocesses.command("cv3jax", "train", *argv),
         tasks=TASKS,
         **subprocesses.environment(),
     )

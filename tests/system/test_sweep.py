@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cv3jax import recipes
-from cv3jax.commands import arguments as command_line
+from cv3jax.commands import train
 from data_pipeline.io.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "sweep.py"
@@ -34,7 +34,7 @@ def parse(command):
     """A command as the train command parses it: (config, workdir)."""
     program, name, *argv = command
     assert (program, name) == ("cv3jax", "train")
-    args, overrides = command_line.parser("train", "", "").parse_known_args(argv)
+    args, overrides = train.parser().parse_known_args(argv)
     return recipes.load(args.config, overrides), args.workdir
 
 
@@ -139,7 +139,7 @@ def test_runs_end_at_what_is_refused(tmp_path):
     assert not (tmp_path / "never").exists()
 
 
-# stands in for `python -m cv3jax.cli train … --workdir DIR`: a first point that takes long and
+# stands in for `python -m cv3jax train … --workdir DIR`: a first point that takes long and
 # saves when told, a second that fails
 STAND_IN = """#!/bin/bash
 for last; do case $before in --workdir) workdir=$last ;; esac; before=$last; done

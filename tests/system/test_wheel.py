@@ -72,7 +72,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         if not (target / name).is_file()
         or (target / name).read_bytes() != (ROOT / name).read_bytes()
     ] == []
-    shown = subprocesses.run("cv3jax.commands.train", "--help", **where).stdout
+    shown = subprocesses.run("cv3jax", "train", "--help", **where).stdout
     for name in (
         path.stem
         for path in (ROOT / "configs").glob("*.py")
@@ -92,5 +92,5 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
     )
     assert loaded.stdout == "all\n", loaded.stderr[-1000:]
     for command in ("train", "sample", "compile", "quickstart", "data"):
-        assert "usage: cv3jax" in subprocesses.run("cv3jax.cli", command, "--help", **where).stdout
+        assert "usage: cv3jax" in subprocesses.run("cv3jax", command, "--help", **where).stdout
     assert list((tmp_path / "elsewhere").iterdir()) == []

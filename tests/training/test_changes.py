@@ -13,7 +13,7 @@ from toy_runs import CADENCE, toy_work
 
 from cv3jax import recipes
 from cv3jax.checkpoints import runs
-from cv3jax.commands import arguments
+from cv3jax.commands import train
 from cv3jax.training import changes
 from cv3jax.training.changes import Asked, check_allowed, check_changes, keep_history
 from cv3jax.training.loop import NonFiniteLossError, train_loop
@@ -223,7 +223,5 @@ def test_leave_for_a_field_that_does_not_differ_is_refused(name, tmp_path):
     ],
 )
 def test_the_flag_takes_fields_as_the_overrides_have_them(text, fields):
-    parser = arguments.parser("train", "x", "y")
-    arguments.add_allow_changed(parser)
     given = ["--config=a", "--workdir", "w", "--allow-changed", text]
-    assert parser.parse_args(given).allow_changed == fields
+    assert train.parser().parse_args(given).allow_changed == fields

@@ -29,7 +29,7 @@ def start_and_kill(arguments: list[str], workdir: Path) -> int:
     checkpoint then.
     """
     process = subprocess.Popen(
-        subprocesses.command("cv3jax.commands.train", *arguments),
+        subprocesses.command("cv3jax", "train", *arguments),
         env=subprocesses.environment(),
         stderr=subprocess.DEVNULL,
     )
@@ -57,10 +57,10 @@ def test_kill_9_and_a_second_start_give_the_run_that_was_never_stopped(tmp_path)
     whole, killed = (
         tiny_runs.argv("base", tmp_path / name, *fields) for name in ("whole", "killed")
     )
-    subprocesses.run("cv3jax.commands.train", *whole)
+    subprocesses.run("cv3jax", "train", *whole)
     assert 0 < start_and_kill(killed, tmp_path / "killed") < STEPS
     assert not (tmp_path / "killed" / "cascade").exists()
-    subprocesses.run("cv3jax.commands.train", *killed)
+    subprocesses.run("cv3jax", "train", *killed)
     ours, theirs = (leaves(tmp_path / name, STEPS) for name in ("killed", "whole"))
     assert_equal(ours, theirs)
     assert int(ours["step"]) == STEPS

@@ -215,7 +215,7 @@ def test_parts_that_do_not_belong_together(tmp_path):
 def test_the_command_ends_with_2_and_one_line(tmp_path):
     file = write(tmp_path / "u.safetensors", small())
     argv = subprocesses.command(
-        "cv3jax.cli", "convert", "--base", str(file), "--out", str(tmp_path / "out")
+        "cv3jax", "convert", "--base", str(file), "--out", str(tmp_path / "out")
     )
     done = subprocess.run(
         argv, env=subprocesses.environment(), capture_output=True, text=True, timeout=120
