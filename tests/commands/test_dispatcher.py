@@ -8,24 +8,47 @@ import sys
 import pytest
 import subprocesses
 
-from cv3jax import cli
+from cv3jax import __version__, cli
 from cv3jax.distributed import backend
 from cv3jax.distributed.backend import tune_cpu
 
 
 @pytest.mark.parametrize(
-    ("argv", "code"), [([], 2), (["trian"], 2), (["--help"], 0), (["--version"], 0)], ids=str
+    ("argv", "code", "said"),
+    [
+        ([], 2, "usage: cv3jax <command>"),
+        (["--help"], 0, "usage: cv3jax <command>"),
+        (["--version"], 0, "cv3jax 0"),
+        (["trian"], 2, "cv3jax: no command 'trian'; did you mean train? See cv3jax --help\n"),
+        (["zzz"], 2, "cv3jax: no command 'zzz'; see cv3jax --help\n"),
+        (["data", "pakc"], 2, "cv3jax: no command data 'pakc'; did you mean data pack? See"),
+        (["data", "zzz"], 2, "cv3jax: no command data 'zzz'; after data comes one of pack, "),
+        (["data", "--help"], 0, "usage: cv3jax data <command>"),
+        (["data", "encode", "--help"], 0, "usage: cv3jax data encode"),
+    ],
+    ids=str,
 )
-def test_the_dispatcher(argv, code, monkeypatch, capsys):
+def test_the_dispatcher(argv, code, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cv3jax", *argv])
-    with pytest.raises(SystemExit) as e:
+    if argv == ["data", "--help"]:
         cli.main()
-    assert e.value.code == code
-    out = capsys.readouterr()
-    if argv == ["trian"]:
-        assert out.err == f"cv3jax: no command 'trian'; one of {', '.join(cli.COMMANDS)}\n"
-    elif argv != ["--version"]:
-        assert "usage: cv3jax <command>" in out.out
+    else:
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        assert e.value.code == code
+    out, err = capsys.readouterr()
+    assert (out + err).startswith(said)
+    assert bool(err) == (code == 2 and bool(argv))
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "cv3jax", "--version"],
+        env=subprocesses.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"cv3jax {__version__}\n"), done.stderr
 
 
 YNN = "--xla_cpu_experimental_ynn_fusion_type"

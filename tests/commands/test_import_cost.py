@@ -1,35 +1,105 @@
-"""What --help imports: whoever asks for a flag need not wait for JAX and the libraries of a run."""
+"""What --help and a mistake import: whoever asks for a flag, or misspells one, need not wait for
+JAX and the libraries of a run.
+"""
 
 import subprocess
 import sys
 
 import subprocesses
 
+# each is refused, in one line that contains what is after the bar
+MISTAKES = """
+trian | did you mean train
+data pakc | did you mean data pack
+sample --chekpoint scenes --prompt x --out w | did you mean --checkpoint
+sample --checkpoint nope --prompt x --out w | nope is no checkpoint
+sample --checkpoint scenes --prompt x --out w --attention fast | invalid choice: 'fast'
+sample --checkpoint scenes --prompt x --out w --mesh rows=2 | --mesh rows=2
+sample --checkpoint scenes --prompt x --out w --size 65 | size 65
+sample --checkpoint scenes --prompt x --out w --steps 3 | it is distilled to 4
+sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
+sample --checkpoint scenes --prompts nope --out w | --prompts nope
+train --config=scenes_vea --workdir w | no recipe 'scenes_vea'
+train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
+train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr
+train --config=scenes_vae --workdir w --config.optim.lr=fast | optim.lr
+train --config=scenes_vae --workdir w --config.optim.lr=-1.0 | config.optim.lr = -1.0
+train --config=scenes_base --workdir w --config.sample.form=ode | config.sample.form = ode
+train --config=scenes_base --workdir w --config.model.remat=some | config.model.remat = some
+train --config=scenes_vae --workdir w --config.profile.steps=9:1 | config.profile.steps
+train --config=scenes_vae --workdir w --config.data.path=nope | no records at nope
+train --config=scenes_base --workdir w --config.cascade=nope | nope is no checkpoint
+train --config=scenes_vae --workdir w --num-processes 2 | --num-processes given without
+distill --config=scenes_base --workdir w | the config has no distill
+distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
+compile --config=nope --topology v5e:2x2 | no recipe 'nope'
+compile --config=base_256 --topology v9:1 | no chip 'v9'
+convert --base nope --out w | --base nope
+convert --checkpoint nope --to sat --out w | nope is no checkpoint
+convert --unet . --guidance x --out w | --guidance
+quickstart --workdir w --seed=-1 | --seed -1
+data pack --input nope --out w | no source at nope
+data inspect --input nope | no records at nope
+data scenes --num 0 --out w | num = 0
+data build --input nope --out w | --input nope
+data build --input nope --out w --min-sid 256 | did you mean --min-side
+data build --input nope --out w --direct_workers 2 | unknown flag --direct_workers
+data recaption --input nope --endpoint x --model m --out w | --endpoint 'x'
+data recaption --input nope --endpoint http://x/v1 --model m --out w | no records at nope
+data encode --config=base_256 --input nope --checkpoint scenes --out w | no records at nope
+"""
 # one process after the other would take a second each: what one command imported, the next has too
 PROGRAM = """
 import contextlib, io, sys
 from cv3jax import cli
-from data_pipeline import cli as data
 
-HEAVY = ("jax", "tensorflow_datasets", "transformers", "tensorboardX", "matplotlib", "torch")
-asked = ["", *cli.COMMANDS, *(f"data {name}" for name in data.COMMANDS)]
-for words in asked:
-    sys.argv = ["cv3jax", *words.split(), "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
-        cli.main()
+MISTAKES = sys.argv[1]
+HEAVY = (
+    "jax", "flax", "optax", "orbax", "grain", "tensorflow", "tensorflow_datasets", "apache_beam",
+    "pyarrow", "transformers", "tensorboardX", "matplotlib", "scipy", "torch",
+)
+
+def call(line):
+    code, sys.argv = 0, ["cv3jax", *line.split()]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as e:
+            code = e.code
     loaded = [name for name in HEAVY if name in sys.modules]
-    assert "usage: cv3jax" in shown.getvalue() and not loaded, (sys.argv, loaded)
+    assert not loaded, (line, loaded)
+    return code, out.getvalue(), err.getvalue()
+
+asked = ["", "data", *cli.modules()]
+for words in asked:
+    code, out, _ = call(f"{words} --help")
+    assert code == 0 and "usage: cv3jax" in out, (words, code)
+mistakes = [line.split(" | ") for line in MISTAKES.strip().splitlines()]
+for line, said in mistakes:
+    code, out, err = call(line)
+    fine = code == 2 and not out and err.count(chr(10)) == 1 and said in err
+    assert fine, (line, code, out, err)
 
 import jax
-print(len(asked), jax.config.jax_platforms, jax.config.jax_compilation_cache_dir)
+print(len(asked), len(mistakes), jax.config.jax_platforms, jax.config.jax_compilation_cache_dir)
 """
 
 
-def test_help_imports_neither_jax_nor_what_a_run_needs(tmp_path):
+def test_help_and_mistakes_import_neither_jax_nor_what_a_run_needs(tmp_path):
     """What commands set for JAX holds all the same once something imports it."""
     environment = subprocesses.environment(HOME=str(tmp_path))
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, MISTAKES],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout == f"14 cpu {tmp_path}/.cache/cv3jax/xla\n", done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    helps, mistakes, *set_for_jax = done.stdout.split()
+    assert int(helps) >= 14
+    assert int(mistakes) == len(MISTAKES.strip().splitlines())
+    assert set_for_jax == ["cpu", f"{tmp_path}/.cache/cv3jax/xla"]
+    assert list(tmp_path.iterdir()) == []
