@@ -131,7 +131,7 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
         return _mesh_groups(*mesh.groups())
     if re.search(r"replica_groups=\{\}", attributes) or "replica_groups" not in attributes:
         return (tuple(range(devices)),)
-    raise UnknownError(f"replica groups of a form that is not known: {attributes[:200]}")
+    raise UnknownError(f"replica groups in an unknown form: {attributes[:200]}")
 
 
 def _iota(text: str) -> np.ndarray:
@@ -207,7 +207,7 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
     joined = JOINS.get("concatenate" if JOINED in it.attributes else it.opcode)
     if joined:
         return set().union(*(_origin(module, frame, operand) for operand in it.operands[joined]))
-    raise UnknownError(f"{name} is a {it.opcode}")
+    raise UnknownError(f"{name} is computed, by {it.opcode}")
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict]:

@@ -77,7 +77,7 @@ class Module:
                 if found[1]:
                     self.roots[name] = found[2]
         if not self.entry:
-            raise ValueError("this is no text of an XLA module: it has no ENTRY")
+            raise ValueError("this is not the text of an XLA module: it has no ENTRY")
 
     @functools.cached_property
     def main(self) -> Frame:
@@ -95,7 +95,7 @@ class Module:
         Raises UnknownError for the program's own.
         """
         if frame.parent is None:
-            raise UnknownError("an argument of the program")
+            raise UnknownError("the value is an argument of the program")
         if frame.call.opcode == "conditional":
             number = 1 + frame.call.calls.index(frame.computation)
         return frame.parent, frame.call.operands[number]
@@ -119,7 +119,7 @@ class Module:
         if it.opcode in ("fusion", "call"):
             inner = Frame(it.calls[0], it, frame)
             return self.element(inner, self.roots[inner.computation], index)
-        raise UnknownError(f"{name} is a {it.opcode}")
+        raise UnknownError(f"no element {index} of {name} can be found through {it.opcode}")
 
     def number(self, frame: Frame, name: str) -> int:
         """The integer that the scalar `name` is.
@@ -133,7 +133,7 @@ class Module:
             try:
                 return int(it.literal)
             except ValueError as e:
-                raise UnknownError(f"{name} is {it.literal[:40]}") from e
+                raise UnknownError(f"{name} is {it.literal[:40]}, not an integer") from e
         if it.opcode in SAME:
             return self.number(frame, it.operands[0])
         if it.opcode == "parameter":
@@ -153,7 +153,7 @@ class Module:
             return self.number(inner, self.roots[inner.computation])
         if it.opcode == "get-tuple-element":
             return self._carried(frame, it)
-        raise UnknownError(f"{name} is a {it.opcode}")
+        raise UnknownError(f"{name} is computed, by {it.opcode}")
 
     def _carried(self, frame: Frame, it: Instruction) -> int:
         index, source = int(it.attribute("index")), self[frame, it.operands[0]]
@@ -193,7 +193,7 @@ class Module:
             except _NeededError as e:
                 if e.index in state:
                     raise UnknownError(
-                        f"loop {loop.name}: its state has no figure {e.index}"
+                        f"loop {loop.name}: element {e.index} of its state is unknown"
                     ) from e
                 state[e.index] = self.number(*self.element(frame, loop.operands[0], e.index))
 
@@ -258,7 +258,7 @@ class Module:
 
 class _NeededError(UnknownError):
     def __init__(self, index: int):
-        super().__init__(f"figure {index} of a loop's state")
+        super().__init__(f"element {index} of a loop's state is needed")
         self.index = index
 
 

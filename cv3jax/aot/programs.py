@@ -75,7 +75,9 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
     if distilled is not None:
         make_step = distillation_step(distilled, distilled.w_dim if step == "later" else 0)
     elif step == "later":
-        raise InputError("--step later: of a distillation recipe, its rounds after the first")
+        raise InputError(
+            "--step later: only a distillation recipe has rounds after the first; give --step train"
+        )
     programs = diffusion_programs(
         stage,
         plan,
@@ -111,7 +113,7 @@ def encoders_of(settings: StageSettings) -> CascadeDescription:
 
 def _vae(settings: StageSettings, plan: MeshPlan, step: str) -> Program:
     if step != "train":
-        raise InputError(f"--step {step}: the vae recipe has only the step train")
+        raise InputError(f"--step {step}: a vae recipe has the step train only; give --step train")
     model = model_of(Autoencoder, settings.model, "config.model")
     made = vae_program(settings, plan, model, None)
     batch = batch_like(settings, plan.mesh)

@@ -21,10 +21,11 @@ def text(f: dict) -> str:
             ),
         ),
         ("parameters", f"{f['parameters']:,}"),
-        ("memory a chip", memory(f)),
+        ("memory per chip", memory(f)),
         (
             "FLOPs",
-            f"{si(f['flops_per_step'])}FLOP a step, {si(f['flops_per_image'])}FLOP an image{again}",
+            f"{si(f['flops_per_step'])}FLOP per step, {si(f['flops_per_image'])}FLOP per"
+            f" image{again}",
         ),
     ]
     if f["collectives"] is not None:
@@ -33,8 +34,8 @@ def text(f: dict) -> str:
             (
                 "memory traffic",
                 (
-                    f"{si(f['memory_traffic_bytes_per_chip'])}B a chip and step,"
-                    f" {f['arithmetic_intensity']:.0f} FLOP a byte"
+                    f"{si(f['memory_traffic_bytes_per_chip'])}B per chip and step,"
+                    f" {f['arithmetic_intensity']:.0f} FLOP per byte"
                 ),
             ),
             (
@@ -70,10 +71,10 @@ def memory(f: dict) -> str:
         usable = f"{usable} ({f['usable_bytes'] / f['capacity_bytes']:.0%} of {capacity})"
     of = f"of {usable}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
     if f["beside_bytes_per_chip"]:
-        of = f"+ {beside} that stays beside it = {gb(f['total_bytes_per_chip'])} {of}"
+        of = f"+ {beside} held beside it = {gb(f['total_bytes_per_chip'])} {of}"
     if f["output_bytes_per_chip"] is None:
         arguments = gb(f["argument_bytes_per_chip"])
-        return f"the compiler ran out: it needs {peak} ({arguments} of it arguments) {of}"
+        return f"the compiler ran out of memory: it needs {peak} ({arguments} of it arguments) {of}"
     parts = [
         gb(f[f"{name}_bytes_per_chip"])
         for name in ("argument", "output", "aliased", "temporary", "code")
@@ -93,7 +94,7 @@ def moved(f: dict) -> list[tuple[str, str]]:
             (
                 kind,
                 (
-                    f"{row['count']:,} ×, {gb(row['wire_bytes'])} on the wire of a chip"
+                    f"{row['count']:,} ×, {gb(row['wire_bytes'])} on the wire per chip"
                     f" ({types}{ours})"
                 ),
             )
@@ -105,10 +106,10 @@ def moved(f: dict) -> list[tuple[str, str]]:
         reduced = ", each gradient reduced once in f32" if f["fsdp"]["minimum_reduce_bytes"] else ""
         rows.append(
             (
-                "to FSDP's least",
+                "over FSDP's minimum",
                 (
                     f"{f['fsdp']['ratio']:.2f} × {gb(least)} (each parameter gathered"
-                    f" {f['fsdp']['gathers']} × a microbatch in bf16{reduced}); gathers of"
+                    f" {f['fsdp']['gathers']} × per microbatch in bf16{reduced}); gathers of"
                     f" activations {gb(f['fsdp']['activation_gather_bytes'])}"
                 ),
             )
@@ -124,7 +125,7 @@ def estimate(e: dict) -> str:
     )
     return (
         f"{e['steps']:,} steps: {roof}{e['chip_hours_at_mfu']:,.0f} at {e['mfu']:.0%} MFU"
-        f" ({e['days_at_mfu']:,.1f} days); of the steps alone, nothing measured"
+        f" ({e['days_at_mfu']:,.1f} days); estimated for the steps alone, not measured"
     )
 
 

@@ -70,8 +70,8 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     kind = found[1] if found else name.partition(":")[0]
     if kind not in CHIPS:
         raise InputError(
-            f"--topology {name}: no chip {kind!r}; one of {', '.join(CHIPS)}, as in v5e:16x16,"
-            " v5p:8x8x4 or h100:1x8x1"
+            f"--topology {name}: there is no chip {kind!r}; give one of {', '.join(CHIPS)}, as in"
+            " v5e:16x16, v5p:8x8x4 or h100:1x8x1"
         )
     shape = tuple(map(int, found[2].split("x"))) if found else ()
     if CHIPS[kind].tpu:
@@ -85,14 +85,15 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
             and all(a % 4 == 0 and 0 < a <= b for a, b in zip(sorted(shape), LARGEST, strict=False))
         )
         if not (fine or cube):
-            more = ", and other multiples of 4 a side" if kind == "v5p" else ""
+            more = ", or other multiples of 4 per side" if kind == "v5p" else ""
             raise InputError(
-                f"--topology {name}: {CHIPS[kind].title} come as {', '.join(SHAPES[kind])}{more}"
+                f"--topology {name}: there is no {CHIPS[kind].title} of this shape; give one of"
+                f" {', '.join(SHAPES[kind])}{more}"
             )
     elif len(shape) != 3 or 0 in shape:
         raise InputError(
-            f"--topology {name}: GPUs are named partitions x hosts of a partition x GPUs of a host,"
-            f" as in {kind}:1x8x1 or {kind}:1x1x8"
+            f"--topology {name}: give GPUs as PARTITIONSxHOSTSxGPUS (hosts per partition, GPUs per"
+            f" host), as in {kind}:1x8x1 or {kind}:1x1x8"
         )
     return kind, shape
 
@@ -147,7 +148,7 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
         # JAX's word for a platform without a plug-in: it was installed, and did not load
         except NotImplementedError as e:
             raise InputError(
-                f"--topology {name}: JAX did not load its CUDA plug-in; `make setup-gpu` installs"
+                f"--topology {name}: JAX could not load its CUDA plug-in; `make setup-gpu` installs"
                 " one that fits"
             ) from e
 

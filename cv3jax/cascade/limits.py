@@ -19,13 +19,13 @@ def untrained(
     knows = stage.distilled
     if knows and steps != knows.steps:
         return (
-            f"{steps} steps of the {name} stage: it is distilled to {knows.steps} and knows no"
-            f" others; give {knows.steps}"
+            f"{steps} steps for the {name} stage: it was distilled to {knows.steps} and works with"
+            f" no other number; give {knows.steps}"
         )
     if knows and knows.w and not np.all((guidance >= knows.w[0]) & (guidance <= knows.w[1])):
         return (
-            f"guidance {guidance} of the {name} stage: it is distilled for"
-            f" {knows.w[0]:g}..{knows.w[1]:g}; give one of these"
+            f"guidance {guidance} for the {name} stage: it was distilled for"
+            f" {knows.w[0]:g}..{knows.w[1]:g}; give a value of that range"
         )
     return None
 
@@ -56,9 +56,9 @@ def relay_passes(
     passes = max(final // side, 1).bit_length() - 1
     if side << passes != final or passes > MAX_PASSES or (passes and not relays):
         allowed = (
-            f"{side}, doubled up to {MAX_PASSES} times"
+            f"{side}, or that doubled up to {MAX_PASSES} times"
             if relays
-            else f"{side}, for there is no relay stage"
+            else f"{side} only, because it has no relay stage"
         )
-        raise InputError(f"size {final}: this cascade makes {allowed}")
+        raise InputError(f"size {final}: this cascade makes pictures of {allowed}")
     return passes

@@ -54,7 +54,9 @@ def planned(
 ) -> Cascade:
     """Returns the cascade that `pipeline.load` would, with shapes in place of parameters."""
     if description.vae is None:
-        raise InputError("the cascade has no vae, without which there are no pictures")
+        raise InputError(
+            "the cascade has no vae, which decodes latents into pictures; give one that has"
+        )
     shapes = {part: computed_shapes(description, part) for part in parts or description.parts}
     if mesh is None:
         everywhere = SingleDeviceSharding(jax.local_devices()[0])
@@ -83,15 +85,15 @@ def check_fits(
         if planned is None or least + planned > has:
             takes = f"over {has / 1e9:.1f}" if planned is None else f"{(least + planned) / 1e9:.1f}"
             raise InputError(
-                f"{program.what} takes {takes} GB a device, {held / 1e9:.1f} of"
-                f" them parameters, and there are {has / 1e9:.1f}; {_advice(cascade, pictures)}"
+                f"{program.what} takes {takes} GB per device, {held / 1e9:.1f} GB of it"
+                f" parameters, and a device has {has / 1e9:.1f} GB; {_advice(cascade, pictures)}"
             )
 
 
 def _advice(cascade: Cascade, pictures: Pictures) -> str:
     ways = 1 if cascade.mesh is None else batch_ways(cascade.mesh)
     smaller = "a smaller --batch" if pictures.width > ways else "a smaller --size"
-    return f"give {smaller}, or more devices: --mesh fsdp=N splits parameters, context=N pictures"
+    return f"give {smaller}, or more devices: --mesh fsdp=N shards parameters, context=N pictures"
 
 
 def room(mesh: Mesh | None) -> int:

@@ -37,14 +37,14 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
     if part not in parts:
         raise InputError(
             f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see"
-            " config.init_part"
+            " config.init_part, which names the part to take"
         )
 
     def load(shapes, shardings):
         if differing := _differing_arrays(part_shapes(description, part), shapes):
             fields = _differences(description.section(part).model, model, part)
             raise InputError(
-                f"config.init_from = {path}: its {part} has other sizes than config.model:"
+                f"config.init_from = {path}: its {part} differs from config.model:"
                 f" {fields or differing}"
             )
         return load_params(directory, description, (part,), lambda _: shardings)[0][part]
@@ -90,7 +90,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) 
         return ""
     told = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
     if differ.get("w_dim", (0, 0))[0]:
-        return f"{told}; it is distilled: start from the {part} that it was distilled from"
+        return f"{told}; it is distilled, so start from the {part} that it was distilled from"
     flags = " ".join(
         f"--config.model.{name}={str(a).replace(' ', '')}" for name, (a, _) in differ.items()
     )

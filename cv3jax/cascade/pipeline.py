@@ -191,7 +191,7 @@ class Cascade:
                 )
             except ValueError as e:
                 raise InputError(
-                    f"{chosen.steps} steps of the {name} stage from t = {stage.start}:"
+                    f"{chosen.steps} steps for the {name} stage, which starts at t = {stage.start}:"
                     f" {str(e)[:120]}"
                 ) from e
         return self._samplers[call], w
@@ -293,7 +293,9 @@ def load(
     """
     directory, description = cascades.read_cascade(path)
     if description.vae is None:
-        raise InputError(f"{path} has no vae, without which there are no pictures")
+        raise InputError(
+            f"{path} has no vae, which decodes latents into pictures; give a cascade with one"
+        )
     placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
     params, tokenize = load_params(directory, description, parts, placement, computed=True)
     return Cascade(description, params, tokenize, mesh, attention)

@@ -99,8 +99,8 @@ def check_rows(mesh: Mesh, rows: int) -> None:
     """Raise InputError where pictures or latents of so many rows do not divide over context."""
     if rows % (ways := mesh.shape["context"]):
         raise InputError(
-            f"mesh context={ways}: latents of {rows} rows do not divide over it; give a smaller"
-            " context"
+            f"mesh context={ways}: latents of {rows} rows do not divide over {ways} devices; give a"
+            " smaller context"
         )
 
 

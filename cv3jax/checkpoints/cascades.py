@@ -125,10 +125,10 @@ def find_cascade(path: str | Path) -> Path:
     names = packaged()
     others = f", or one that is installed: {', '.join(names)}" if names else ""
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
-        others = f"; the installed {path} is {PACKAGED / path}"
+        others = f"; the installed cascade {path} is {PACKAGED / path}"
     advice = f"give a run's --workdir or its cascade{others}"
     raise InputError(
-        f"{path} is no checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
+        f"{path} is not a checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
         f" checkpoints/; {advice}"
     )
 

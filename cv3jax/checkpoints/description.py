@@ -43,8 +43,8 @@ class VaeDescription:
         """The scale. Raises InputError where it is not measured yet."""
         if self.scale is None:
             raise InputError(
-                "the autoencoder's run has not ended: the scale of its latents is measured then, or"
-                " every --config.train.export_every steps"
+                "the autoencoder has no latent scale yet: its run measures one at its end, or every"
+                " --config.train.export_every steps; let the run finish"
             )
         return self.scale
 
@@ -239,13 +239,13 @@ def _misfit(value: dict) -> str | None:
         section = stages[name] if name in stages else value[name]
         for field, kinds in fields.items():
             if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
-                return f"{name} has no proper {field}"
+                return f"{name} has no valid {field}"
     for name, stage in stages.items():
         if "distilled" in stage and not _is_distilled(stage["distilled"]):
-            return f"{name} has no proper distilled"
+            return f"{name} has no valid distilled"
         if "t5" in value and value["t5"]["model"].get("channels") != stage["text_width"]:
             return (
-                f"the {name} reads text features {stage['text_width']} wide, t5 makes"
+                f"the {name} reads text features of width {stage['text_width']}, but t5 makes width"
                 f" {value['t5']['model'].get('channels')}"
             )
     return None

@@ -40,7 +40,7 @@ def damage(directory: Path) -> str | None:
         content = json.loads((directory / NAME).read_text())
         files = content["files"]
         if content["sha256"] != _digest(files):
-            return f"{NAME} has other bytes than were written"
+            return f"{NAME} differs from what was written"
         wanted = {name: (int(size), str(digest)) for name, (size, digest) in files.items()}
     except FileNotFoundError:
         return f"{NAME} is missing"
@@ -74,7 +74,7 @@ def _compare(path: Path, size: int, digest: str) -> str | None:
         return (
             None
             if hashlib.file_digest(file, "sha256").hexdigest() == digest
-            else "has other bytes than were written"
+            else "differs from what was written"
         )
 
 

@@ -85,8 +85,8 @@ def _kept(step: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {step} is damaged: its run cannot be read") from e
     if "cascade" not in run:
         raise InputError(
-            f"checkpoint {step} does not say what cascade it is of, as older ones do not; let its"
-            " run save another one, or end"
+            f"checkpoint {step} does not name its cascade, because an older version wrote it;"
+            " continue its run until it saves another checkpoint or ends"
         )
     return run["cascade"]
 
@@ -95,5 +95,6 @@ def _kept(step: Path) -> dict[str, Any]:
 def say(path: Path, step: Path) -> None:
     """Say on stderr which checkpoint is taken for a run that has no cascade."""
     print(
-        f"cv3jax: {path} has no cascade yet; its EMA of step {step.name} is {step}", file=sys.stderr
+        f"cv3jax: {path} has no cascade yet; taking the EMA of step {step.name} from {step}",
+        file=sys.stderr,
     )

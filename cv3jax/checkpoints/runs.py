@@ -37,9 +37,9 @@ class DamagedError(InputError):
     def __init__(self, path: Path, problem: str, intact: int | None):
         self.path, self.what, self.intact = path, f"checkpoint {path} is damaged: {problem}", intact
         older = (
-            "start anew (no older one is intact)"
+            "start anew (no older checkpoint is intact)"
             if intact is None
-            else f"give --resume-from={intact} to go on from that older one"
+            else f"give --resume-from={intact} to resume from that older checkpoint"
         )
         super().__init__(f"{self.what}; restore the file, or {older}")
 
@@ -206,7 +206,8 @@ def restore(
         raise (
             machine_error(e, where)
             or InputError(
-                f"checkpoint {where} is not of this model ({first_line(e)}); give a new --workdir"
+                f"checkpoint {where} does not fit this model ({first_line(e)}); give a new"
+                " --workdir"
             )
         ) from e
 

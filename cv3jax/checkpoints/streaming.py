@@ -117,7 +117,9 @@ def restore(directory: Path, like: Any, within: tuple[str, ...]) -> Any:
     for path in sorted(stored.keys() | wanted.keys()):
         if stored.get(path) != wanted.get(path):
             name = "/".join(path)
-            raise ValueError(f"{name} is {stored.get(path)} where {wanted.get(path)} is wanted")
+            raise ValueError(
+                f"{name} is stored as {stored.get(path)}, but {wanted.get(path)} is expected"
+            )
     item = like
     for name in reversed(within):
         item = {name: item}

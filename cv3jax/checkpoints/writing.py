@@ -34,8 +34,8 @@ def checkpoint_path(directory: str | Path, flag: str = "checkpoint") -> Path:
     path = Path(directory).absolute()
     if found := _PATTERN.search(str(path)):
         raise InputError(
-            f"{flag} {path}: the library that reads checkpoints takes {found[0]} for a pattern;"
-            " give another directory, whose path has none of * ? [ \\"
+            f"{flag} {path}: the library that reads checkpoints treats {found[0]} as a pattern;"
+            " give a directory whose path has none of * ? [ \\"
         )
     return path
 

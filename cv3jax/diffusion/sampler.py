@@ -115,7 +115,7 @@ def sample(
     trajectory costs nothing.
     """
     if eta and keys is None:
-        raise ValueError("eta > 0 draws noise at every step: pass keys, one an image")
+        raise ValueError("eta > 0 draws noise at every step: pass keys, one per image")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
     if low is None:  # without blur the two first forms are one

@@ -146,7 +146,7 @@ def relay_grid(steps: int, start: int, blur: str = "linear") -> Grid:
     """
     points = released_points(steps, start)
     if blur == "none":
-        raise ValueError("a relay's blur must not be none")
+        raise ValueError("the blur of a relay must not be none")
     if blur == "linear":
         return custom_grid(points, [k / steps for k in range(steps, -1, -1)])
     return custom_grid(points, blur_table(blur, start)[points].tolist())
@@ -163,7 +163,9 @@ def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
         raise ValueError(f"a grid's t must decrease strictly from at most {T} to 0, not {t}")
     table = np.zeros(len(points)) if blur is None else np.asarray(blur)
     if len(table) != len(points):
-        raise ValueError(f"a grid of {len(points)} points needs as many blurs, not {len(table)}")
+        raise ValueError(
+            f"a grid of {len(points)} points needs {len(points)} blurs, not {len(table)}"
+        )
     return Grid(
         jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32)
     )

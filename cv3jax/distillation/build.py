@@ -82,8 +82,8 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
     directory, description = frozen_description(stage)
     if description.t5 is None:
         raise InputError(
-            f"config.cascade = {stage.cascade} has no t5: a student reads its teacher's text"
-            " features"
+            f"config.cascade = {stage.cascade} has no t5, and a student reads the text features of"
+            " its teacher; give a cascade with one"
         )
     teacher = find(stage.stage, stage.init_from or stage.cascade, "distil")
     words = check_teacher(settings, teacher.stage, f"the {stage.stage} of {teacher.directory}")
@@ -153,14 +153,16 @@ def find_student(run: Distillation) -> Trained | None:
     settings, ours = run.settings, run.frozen.description
     if not settings.student:
         return None
-    student = find(run.stage.stage, settings.student, "go on with")
+    student = find(run.stage.stage, settings.student, "continue from")
     where = f"config.distill.student = {settings.student}"
     check_student(settings, student.stage, where)
     check_sizes(settings, ours, student, where)
     theirs = cascades.read_cascade(student.directory)[1]
     if theirs.vae.scale != ours.vae.scale:
-        scales = f"{theirs.vae.scale:.6g}, that of config.cascade {ours.vae.scale:.6g}"
-        raise InputError(f"{where} has latents of another autoencoder: its scale is {scales}")
+        scales = f"{theirs.vae.scale:.6g}, that of config.cascade is {ours.vae.scale:.6g}"
+        raise InputError(
+            f"{where} has latents of another autoencoder: its latent scale is {scales}"
+        )
     return student
 
 
@@ -174,13 +176,13 @@ def check_sizes(
     check_sides(stage, description.vae)
     if (side := stage.data.whole_side) != trained.stage.image_size:
         raise InputError(
-            f"config.data gives pictures of {side} pixels a side, {who} makes"
-            f" {trained.stage.image_size}"
+            f"config.data gives pictures of {side} pixels per side, but {who} makes"
+            f" {trained.stage.image_size}; give pictures of that size"
         )
     if description.t5.model["channels"] != trained.stage.text_width:
         raise InputError(
-            f"config.cascade = {stage.cascade}: its text features are not as wide as {who} reads"
-            " them"
+            f"config.cascade = {stage.cascade}: its text features differ in width from those that"
+            f" {who} reads"
         )
     ours = {
         "out_channels": build_model(Autoencoder, description.vae.model).z_channels,
@@ -195,8 +197,8 @@ def check_sizes(
         mine, other = ours.get(name), theirs[name]
         if (list(mine) if isinstance(mine, tuple) else mine) != other:
             raise InputError(
-                f"config.model.{name} = {mine}, but {who} has {other}: a student is as large; give"
-                " its value"
+                f"config.model.{name} = {mine}, but {who} has {other}: a student has its teacher's"
+                " sizes; give that value"
             )
 
 

@@ -67,7 +67,7 @@ def pairs(grid: Grid, rows: int | None = None) -> Pairs:
     count = grid.steps // 2
     rows = count if rows is None else rows
     if grid.steps != 2 * count or not 1 <= count <= rows:
-        raise ValueError(f"a grid of {grid.steps} steps is not of 1..{rows} pairs")
+        raise ValueError(f"a grid of {grid.steps} steps does not divide into 1..{rows} pairs")
     row = jnp.minimum(jnp.arange(rows), count - 1)[:, None] * 2 + jnp.arange(3)
     return Pairs(grid.t[row], grid.sigma[row], grid.blur[row], jnp.asarray(count, jnp.int32))
 

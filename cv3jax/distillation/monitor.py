@@ -96,9 +96,10 @@ class Watch:
         # from no distance at all there is no ratio
         if start and not line["all"] <= self._diverged * start:
             raise DivergedError(
-                f"round {self._round.number}, update {step}: {line['all']:.3g} from the full"
-                f" sampler, {line['all'] / start:.1f} times as far as at the round's start;"
-                f" stopped; remove {self.directory} and lower the round's learning rate"
+                f"round {self._round.number} diverged at update {step}: the student is"
+                f" {line['all']:.3g} from the full sampler, {line['all'] / start:.1f} times as far"
+                f" as at the round's start; remove {self.directory} and lower the round's learning"
+                " rate"
             )
         return picture
 

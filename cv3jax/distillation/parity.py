@@ -102,9 +102,9 @@ def parity(
     )
     difference = float(np.abs(ours - theirs).max() / np.sqrt(np.mean(theirs**2)))
     if not difference <= TOLERANCE:
-        much = f"by {difference:.2g}, where rounding makes less than {TOLERANCE:g}"
+        much = f"by {difference:.2g}, and rounding explains at most {TOLERANCE:g}"
         raise InputError(
-            f"round {round.number}: the student is not its teacher before the first update:"
-            f" predictions differ {much}"
+            f"round {round.number}: the student does not equal its teacher before the first update:"
+            f" their predictions differ {much}"
         )
     return difference

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPLAINED = (
-    "Distance: the root mean square difference of latents (whose own is about 1) from those of the"
-    ' full sampler, {full} guided\nsteps from the same noise, the mean over prompts; "all" is over'
-    " every w."
+    "The distance is the root mean square difference of latents from those of the full sampler,\n"
+    "{full} guided steps from the same noise, averaged over the prompts. Latents have a standard\n"
+    'deviation of about 1. The column "all" averages over every w.'
 )
 
 

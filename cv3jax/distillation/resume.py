@@ -71,8 +71,8 @@ def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Round
         changes = merged(changes, resumed[-1].changes)
     if None in figures and any(figures[figures.index(None) :]):
         raise InputError(
-            f"{workdir}: round {figures.index(None) + 1} is not there, but a later one is; give a"
-            " new --workdir"
+            f"{workdir}: round {figures.index(None) + 1} is missing, but a later round is there;"
+            " give a new --workdir"
         )
     check_allowed(asked, changes, workdir)
     return Rounds(figures, resumed, changes)

@@ -175,8 +175,8 @@ def run_round(
     best = watch.best()
     if best["step"] == 0 and processes.main():
         print(
-            f"cv3jax: {name}: no update came nearer to the full sampler; what the round began"
-            " with is kept",
+            f"cv3jax: {name}: no update brought the student nearer to the full sampler; the"
+            " parameters from the round's start are kept",
             file=sys.stderr,
         )
     export(work, described, place / BEST, place / "cascade")
@@ -218,7 +218,7 @@ def begin_round(
     if student:  # has left its teacher already: there is nothing that it should be
         knows = taught(student.stage)
         watch.look(state.ema, 0, keep=bool(knows) and within(round.w, knows))
-        return state, f"goes on with the student of {student.directory}"
+        return state, f"continues from the student of {student.directory}"
     text, own = work.frozen.description.t5, work.settings.of_round(round.number)
     inputs = Inputs(
         watch.bench.latent,
@@ -228,7 +228,7 @@ def begin_round(
     same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
     watch.look(state.ema, 0, keep=False, parity=same)
     at = f"w drawn from {span(round.w)}" if teacher.w_dim else "w = 1"
-    return state, f"student = teacher at {at}, to {same:.1g} (float32)"
+    return state, f"the student equals its teacher at {at}, to {same:.1g} (float32)"
 
 
 def export(work: Distillation, stage: StageDescription, weights: Path, target: Path) -> None:

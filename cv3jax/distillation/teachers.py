@@ -31,14 +31,19 @@ def check_teacher(settings: DistillSettings, stage: StageDescription, where: str
         )
     if theirs != steps:
         half = (
-            f"begin with {theirs // 2} student steps" if theirs % 2 == 0 else "it cannot be halved"
+            f"let config.distill.rounds begin with {theirs // 2} steps"
+            if theirs % 2 == 0
+            else "it cannot be halved"
         )
         raise InputError(
-            f"{where} is distilled to {theirs} steps and knows no others, round 1 asks it for"
-            f" {steps}; {half}"
+            f"{where} was distilled to {theirs} steps and works with no other number, but round 1"
+            f" asks it for {steps}; {half}"
         )
     if w and not within(first.w, w):
-        raise InputError(f"{where} knows w in {span(w)}, round 1 asks it for {span(first.w)}")
+        raise InputError(
+            f"{where} was distilled for w in {span(w)}, but round 1 asks it for {span(first.w)};"
+            " give round 1 a w within the former"
+        )
     return []
 
 
@@ -49,13 +54,14 @@ def check_student(settings: DistillSettings, stage: StageDescription, where: str
     check_stage(settings, stage, where)
     if not stage.w_dim:
         raise InputError(
-            f"{where} is not told w, it is no student; without config.distill.student the first"
-            " round begins at its teacher"
+            f"{where} is not guidance-conditioned, so it is no student; leave"
+            " config.distill.student out, and the first round begins at its teacher"
         )
     steps = settings.rounds[0].steps
     if stage.steps != steps:
         raise InputError(
-            f"{where} has {stage.steps} steps, config.distill.rounds begins with {steps}"
+            f"{where} has {stage.steps} steps, but config.distill.rounds begins with {steps}; begin"
+            f" with {stage.steps}"
         )
 
 
@@ -66,7 +72,7 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
     ours, w_dim = settings.stage, stage.w_dim
     if stage.kind != ("relay" if ours.relay else "base"):
         raise InputError(
-            f"{where} is a {stage.kind} stage, config.schedule says"
+            f"{where} is a {stage.kind} stage, but config.schedule says"
             f" {'relay' if ours.relay else 'base'}"
         )
     if ours.relay and stage.start != ours.schedule.start:
@@ -78,8 +84,8 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
         give = f"give --config.schedule.start={stage.start}"
         right = give if w_dim else tune  # cv3jax train does not train what is told w
         raise InputError(
-            f"{where} was trained from T_r = {stage.start}, {start} is out of its distribution:"
-            f" {right}"
+            f"{where} was trained from T_r = {stage.start}, and {start} is outside of what it has"
+            f" learned: {right}"
         )
     theirs = {
         "objective.prediction": stage.prediction,
@@ -94,5 +100,6 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
             )
     if w_dim not in (0, settings.w_dim):
         raise InputError(
-            f"{where} is told w in {w_dim} dimensions; give --config.model.w_dim={w_dim}"
+            f"{where} embeds the guidance weight w in {w_dim} dimensions; give"
+            f" --config.model.w_dim={w_dim}"
         )

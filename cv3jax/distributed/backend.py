@@ -54,7 +54,7 @@ def pool_fraction() -> float:
     except ValueError:
         fraction = 0.0
     if not 0 < fraction <= 1:
-        raise InputError(f"{name}={said}: must be above 0 and at most 1, as {POOL_FRACTION}")
+        raise InputError(f"{name}={said}: must be above 0 and at most 1, such as {POOL_FRACTION}")
     return fraction
 
 
@@ -97,8 +97,8 @@ def keep_compiled() -> None:
         _default("jax_compilation_cache_dir", str(directory))
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         print(
-            "cv3jax: no home directory to keep compiled programs in, so each start compiles them"
-            " anew; JAX_COMPILATION_CACHE_DIR=DIR keeps them there",
+            "cv3jax: there is no home directory for the compilation cache, so every start compiles"
+            " again; set JAX_COMPILATION_CACHE_DIR=DIR to keep compiled programs in DIR",
             file=sys.stderr,
         )
 

@@ -31,7 +31,7 @@ GONE = (
     "peer",
     "heartbeat",
 )
-AGAIN = "All processes end; run the same command to go on from the last checkpoint"
+AGAIN = "All processes end; run the same command to resume from the last checkpoint"
 now = time.monotonic
 
 
@@ -143,7 +143,7 @@ class Peers:
                 if not self._closed.is_set():
                     self._end(
                         self._without_leader()
-                        or f"process 0 cannot be asked about the others ({str(e)[:200]})",
+                        or f"process 0 does not answer questions about the others ({str(e)[:200]})",
                         1,
                     )
                 return

@@ -65,11 +65,13 @@ def make_mesh(
         known = -math.prod(sizes)
         if len(devices) % known:
             given = dict(zip(AXES, sizes, strict=True))
-            raise ValueError(f"{len(devices)} devices do not divide over mesh {given}")
+            raise ValueError(f"{len(devices)} devices do not divide over the mesh {given}")
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         given = dict(zip(AXES, sizes, strict=True))
-        raise ValueError(f"mesh {given} needs {math.prod(sizes)} devices, there are {len(devices)}")
+        raise ValueError(
+            f"the mesh {given} needs {math.prod(sizes)} devices, but there are {len(devices)}"
+        )
     if sizes[0] % len(groups):
         right = f"take a multiple of {len(groups)} or -1, or join them with slices = 1"
         raise ValueError(
@@ -125,8 +127,8 @@ def device_groups(devices: list, slices: int) -> list[list]:
     slices = found if slices == -1 else slices
     if slices < 1 or len(devices) % slices or (slices % found and found % slices):
         raise ValueError(
-            f"mesh slices = {slices}: {len(devices)} devices in {found} slices are not so many"
-            " equal groups"
+            f"mesh slices = {slices}: {len(devices)} devices in {found} slices do not divide into"
+            f" {slices} equal groups"
         )
     size = len(devices) // slices
     ordered = sorted(devices, key=place)  # stable: within a host the order stays

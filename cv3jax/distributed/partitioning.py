@@ -99,8 +99,8 @@ def context_problem(mesh: Mesh, rows: int, stages: int) -> str | None:
         return None
     most = max((n for n in range(1, lowest // 2 + 1) if lowest % n == 0), default=1)
     return (
-        f"context={ways}: latents of {rows} rows have {lowest} at the UNet's lowest resolution, of"
-        f" which each device takes two or more, all as many; give a context of {most}"
+        f"context={ways}: latents of {rows} rows have {lowest} at the UNet's lowest resolution, and"
+        f" each device needs the same number of them, at least two; give a context of {most}"
     )
 
 

@@ -40,24 +40,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add --coordinator, --num-processes, --process-id and --patience."""
     group = parser.add_argument_group(
         "many processes",
-        "known by itself under Slurm and on TPUs; else these, or JAX_COORDINATOR_ADDRESS, "
-        "JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+        "found automatically under Slurm and on TPUs; otherwise give these or"
+        " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
     )
     group.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        help="process 0's host, and a free port there; the same for all",
+        help="process 0's host and a free port there; the same for all processes",
     )
     group.add_argument(
         "--num-processes", type=int, metavar="N", help="how many processes there are"
     )
-    group.add_argument("--process-id", type=int, metavar="I", help="which of them this is, 0..N-1")
+    group.add_argument("--process-id", type=int, metavar="I", help="which process this is, 0..N-1")
     group.add_argument(
         "--patience",
         type=float,
         default=PATIENCE,
         metavar="S",
-        help=f"end when one of them has been silent for so many seconds (default: {PATIENCE})",
+        help=f"end when a process has been silent for S seconds (default: {PATIENCE})",
     )
 
 
@@ -88,15 +88,15 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
         given = ", ".join(names[flag] for flag in values if flag not in missing)
         lack = " and ".join(map(_shown, missing))
         raise InputError(
-            f"{given} given without {lack}; give --coordinator HOST:PORT --num-processes N"
+            f"{given} is given without {lack}; give --coordinator HOST:PORT --num-processes N"
             " --process-id I"
         )
     if count < 1:
-        raise InputError(f"{names['num_processes']} = {count}: at least 1")
+        raise InputError(f"{names['num_processes']} = {count}: must be at least 1")
     if not 0 <= index < count:
         raise InputError(
-            f"{names['process_id']} = {index}: must be 0..{count - 1}, for {names['num_processes']}"
-            f" is {count}"
+            f"{names['process_id']} = {index}: must be 0..{count - 1}, because"
+            f" {names['num_processes']} is {count}"
         )
     if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", values["coordinator"]):
         raise InputError(

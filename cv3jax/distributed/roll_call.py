@@ -92,11 +92,14 @@ def _call(
                 missing = [int(number) for number in found[1].split(b",")]
                 raise ConnectionError(_absent(missing, count, seconds))
             return
-        problem = "it hung up; do all have the same --num-processes, and each its --process-id?"
+        problem = (
+            "it closed the connection; give all processes the same --num-processes, and each its"
+            " own --process-id"
+        )
         time.sleep(RETRY)
     raise ConnectionError(
-        f"process 0 was not at {coordinator} within {seconds:g} s ({problem}); start all {count}"
-        " processes, with the same --coordinator"
+        f"process 0 did not answer at {coordinator} within {seconds:g} s ({problem}); start all"
+        f" {count} processes, with the same --coordinator"
     )
 
 

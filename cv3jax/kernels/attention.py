@@ -65,7 +65,7 @@ def make_attend(
         raise ValueError(f"attention {kind!r} does not run on {platform} devices; take auto or xla")
     problem = limit(own if kind == "auto" else kind, head_dim, dtype)
     if problem and kind != "auto":
-        raise ValueError(f"attention {kind!r} takes {problem}; take auto or xla")
+        raise ValueError(f"attention {kind!r} needs {problem}; take auto or xla")
     if kind == "xla" or own == "xla" or problem:
         return xla
     kernel = {

@@ -27,7 +27,7 @@ from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
 WHOLE = Share(0, 1)
-ENDS = "ends after this batch; the shard it is at is made again by the same command"
+ENDS = "ends after this batch; the same command makes its unfinished shard again"
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
     if lacking:
         said = (
             f"part {share.index} of {share.count} is done; {len(lacking)} of {len(records.lengths)}"
-            " shards are left to the others"
+            " shards are left to the other parts"
         )
     else:
         figures |= {"out": str(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
@@ -103,8 +103,8 @@ def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeD
         )
     if settings.data.buckets:
         raise InputError(
-            "config.data.buckets: a companion dataset is of one size, config.data.image_size; leave"
-            " them out"
+            "config.data.buckets: a feature cache has one size, config.data.image_size; leave the"
+            " buckets out"
         )
     if not settings.cascade:
         raise InputError(
@@ -126,7 +126,9 @@ def choose(mesh: str | None, count: int) -> Mesh:
     """
     devices = choose_mesh(mesh, count) or make_mesh(data=1, devices=jax.local_devices()[:1])
     if batch_ways(devices) != devices.size:
-        raise InputError(f"--mesh {mesh}: encoders are split over data and fsdp alone")
+        raise InputError(
+            f"--mesh {mesh}: encoders are sharded over data and fsdp only; leave other axes out"
+        )
     return devices
 
 
@@ -205,11 +207,12 @@ def encode(
     if stop and left:
         raise StoppedError(stop, f"{left:,} records are left; run the same command to continue")
     for problem in damage:
-        print(f"cv3jax: {problem}; training passes it over", file=sys.stderr)
+        print(f"cv3jax: {problem}; training skips it", file=sys.stderr)
     if sum(several):
         said = (
-            f"{sum(several):,} of {made:,} records have several captions: features are made of the"
-            " first alone, and training on them sees no other; --text none leaves it all of them"
+            f"{sum(several):,} of {made:,} records have several captions: text features are made"
+            " from the first caption only, and training on this feature cache sees no other; --text"
+            " none keeps all captions"
         )
         print(f"cv3jax: {said}", file=sys.stderr)
     seconds = time.monotonic() - began

@@ -161,8 +161,8 @@ def write(
                     else "give another --config.text.dtype"
                 )
                 raise InputError(
-                    f"record {item.record['key']!r} of {name}: infinite or no number among its"
-                    f" {kind}; {other}"
+                    f"record {item.record['key']!r} of {name}: there are infinite values or NaN"
+                    f" among its {kind}; {other}"
                 )
         writer.write(pack(item.record, item.sizes, own["latents"], own["text"], own["recaption"]))
     return len(some)

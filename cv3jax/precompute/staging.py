@@ -63,8 +63,8 @@ def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
                 return
             if not overwrite:
                 raise InputError(
-                    f"{staging} was begun with other {', '.join(changed)}; give its command, or"
-                    " --overwrite to begin anew"
+                    f"{staging} was begun with other values of {', '.join(changed)}; run the"
+                    " command that began it, or give --overwrite to begin anew"
                 )
             for path in staging.glob(f"{NAME}-*"):
                 path.unlink()
@@ -82,12 +82,12 @@ def _check_free(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
         if not overwrite:
             changed = ", ".join(recipes.differences(identity, read_identity(out)))
             raise InputError(
-                f"--out {out} was encoded with other {changed}; give --overwrite to replace it, or"
-                " another directory"
+                f"--out {out} was encoded with other values of {changed}; give --overwrite to"
+                " replace it, or another directory"
             )
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(
-            f"--out {out} holds something else than latents and text features; give a new or empty"
+            f"--out {out} holds something other than latents and text features; give a new or empty"
             " directory"
         )
 

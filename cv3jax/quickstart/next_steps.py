@@ -28,8 +28,8 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
         ),
         (
             (
-                "The same in the fewest steps, by the distilled stages. They are told the guidance"
-                " weight and do not run twice for it."
+                "The same in the fewest steps, by the distilled stages. They take the guidance"
+                " weight as an input, so each step runs the network once, not twice."
             ),
             f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"',
         ),
@@ -48,7 +48,7 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
             ),
         ),
         (
-            "Distil what came of it: base, then relay, which ends up with both.",
+            "Distil the result: the base, then the relay, whose run ends up with both.",
             (
                 f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine}"
                 " --config.cascade=runs/mine/relay\ncv3jax distill --config=scenes_distill_relay"

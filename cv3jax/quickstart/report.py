@@ -17,7 +17,11 @@ HERE = Path(__file__).parent  # where the templates are
 COLUMNS = (  # key of a sample, heading, what one sees
     ("base", "Base", "sampled from the caption alone"),
     ("upsampled", "Enlarged ×2", "the base picture, bilinear: no new detail"),
-    ("round_trip", "Round trip", "that through the autoencoder: where the relay starts"),
+    (
+        "round_trip",
+        "Round trip",
+        "the enlarged picture through the autoencoder: where the relay starts",
+    ),
     ("relay", "Relay", "the result: diffusion continued from there"),
 )
 JUDGED = (  # key of prompt_following, heading, what one sees

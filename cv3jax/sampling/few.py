@@ -57,19 +57,24 @@ def read_files(
     if request.images:
         given = len(request.images)
         if given not in (1, prompts):
-            raise InputError(f"{given} --image for {prompts} --prompt; give as many, or one")
+            raise InputError(
+                f"{given} --image for {prompts} --prompt; give one for each prompt, or one for all"
+            )
         images = read_images(request.images * (prompts // given), cascade.multiple("relay") // 2)
         side = images.shape[1]
     else:
         side = cascade.description.stages["base"].image_size
     passes = cascade.passes(size if size or images is None else 2 * side, side)
     if images is not None and not passes:
-        raise InputError(f"--size {size}: the picture has it already; give {2 * side} or more")
+        raise InputError(
+            f"--size {size}: the picture has that size already; give {2 * side} or more"
+        )
     if request.noise is None:
         return images, None
     if passes > 1:
         raise InputError(
-            f"--noise {request.noise}: for one relay pass at most, and --size {size} takes {passes}"
+            f"--noise {request.noise}: it fits one relay pass, and --size {size} takes {passes};"
+            " leave --noise out, or give a smaller --size"
         )
     count = request.num * prompts
     shapes = {} if request.images else {"base": (count, *cascade.latent(side))}

@@ -42,7 +42,7 @@ def check_prompt(text: Any) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and a shell pass on
-        return "has a character that is none"
+        return "has a character that is not valid Unicode"
     return None
 
 
@@ -59,7 +59,7 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
     prompts, found, blank = [], hashlib.sha256(), 0
     try:
         if not path.is_file():
-            raise InputError(f"--prompts {path} is no file; give one with a prompt a line")
+            raise InputError(f"--prompts {path} is not a file; give one with a prompt per line")
         with path.open("rb") as file:
             for number in range(1, MAX_LINES + 2):
                 if not (line := file.readline(MAX_LINE + 1)):
@@ -97,7 +97,7 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
     except OSError as e:
         raise InputError(f"--prompts {path}: {e.strerror or e}") from e
     if not prompts:
-        raise InputError(f"--prompts {path} is empty; give a prompt a line")
+        raise InputError(f"--prompts {path} is empty; give one prompt per line")
     return prompts, found.hexdigest()
 
 
@@ -123,7 +123,7 @@ def _parse(text: str, where: str, num: int) -> Prompt:
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise InputError(f'{where} is no JSON ({first_line(e)}); give {{"prompt": "..."}}') from e
+        raise InputError(f'{where} is not JSON ({first_line(e)}); give {{"prompt": "..."}}') from e
     if (
         not isinstance(entry, dict)
         or "prompt" not in entry
@@ -135,12 +135,12 @@ def _parse(text: str, where: str, num: int) -> Prompt:
             else f"a {type(entry).__name__}"
         )
         raise InputError(
-            f'{where} has {found}; it takes {{"prompt": "...", "seed": 0, "name": "..."}}, the last'
-            " two if wanted"
+            f'{where} has {found}; give {{"prompt": "...", "seed": 0, "name": "..."}}, where seed'
+            " and name are optional"
         )
     seed, name = entry.get("seed"), entry.get("name", "")
     if seed is not None and (type(seed) is not int or not 0 <= seed <= LAST_SEED + 1 - num):
-        raise InputError(f"{where}: seed {str(seed)[:40]}: 0..{LAST_SEED + 1 - num}")
+        raise InputError(f"{where}: seed {str(seed)[:40]}: must be 0..{LAST_SEED + 1 - num}")
     if name != "" and not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InputError(
             f"{where}: name {str(name)[:40]!r}: give letters, digits, dots, dashes and underscores,"
@@ -171,8 +171,8 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
             raise InputError(f"--image {path} is {width}×{height}; {right}")
         if image.shape != (first := next(iter(images.values()), image)).shape:
             raise InputError(
-                f"--image {path} is {width}×{height}, the first is"
-                f" {first.shape[1]}×{first.shape[0]}; give one size a call"
+                f"--image {path} is {width}×{height}, but the first is"
+                f" {first.shape[1]}×{first.shape[0]}; give pictures of one size"
             )
         images[path] = image
     return np.stack([images[path] for path in paths])
@@ -197,7 +197,7 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
                 if found != shape or dtype.kind != "f":
                     raise InputError(
                         f"--noise {path}: {name} is {dtype} {list(found)}; it takes {wanted}, of"
-                        " floats"
+                        " floating-point numbers"
                     )
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in shapes}
@@ -213,7 +213,7 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
         zlib.error,
     ) as e:
         raise InputError(
-            f"--noise {path} is no .npz of numbers:"
+            f"--noise {path} is not an .npz of numbers:"
             f" {getattr(e, 'strerror', None) or first_line(e)}; it takes {wanted}"
         ) from e
     if wild := [name for name, value in arrays.items() if not np.isfinite(value).all()]:

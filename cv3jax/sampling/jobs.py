@@ -90,7 +90,7 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
     if theirs is None:
         if strange := next((job.file for job in jobs if job.file in names), None):
             raise InputError(
-                f"--out {out} has {strange} but no {PLAN} that says what it is of; give another"
+                f"--out {out} has {strange} but no {PLAN} that says how it was made; give another"
                 " directory"
             )
         return False
@@ -101,8 +101,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         return True
     if changed:
         raise InputError(
-            f"--out {out} holds pictures of another plan (other {', '.join(changed)}); give its"
-            " command, or another directory"
+            f"--out {out} holds pictures made with other values of {', '.join(changed)}; run the"
+            " command that made them, or give another directory"
         )
     return False
 

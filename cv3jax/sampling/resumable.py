@@ -34,7 +34,7 @@ from cv3jax.sampling.jobs import (
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io.errors import InputError, StoppedError
 
-ENDS = "ends after this batch; the same command goes on"
+ENDS = "ends after this batch; the same command continues"
 
 
 class Pictures(NamedTuple):
@@ -150,7 +150,7 @@ def sample_many(
         elif lacking := index(jobs, out, place, side):
             said = (
                 f"part {share.index} of {share.count} is done; of {len(jobs)} pictures {lacking}"
-                " are left to the others"
+                " are left to the other parts"
             )
         else:
             figures["index"] = str(out / INDEX)

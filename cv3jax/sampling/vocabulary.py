@@ -18,8 +18,8 @@ def say_unknown(tokenize: Tokenize, prompts: Iterable[str]) -> list[str]:
         listed = ", ".join(repr(word[:LETTERS]) for word in words[:SHOWN])
         more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
         print(
-            f"cv3jax: not in the vocabulary of this cascade's captions: {listed}{more}; what it"
-            " draws of them means nothing",
+            f"cv3jax: the captions that this cascade learned from do not have {listed}{more}; what"
+            " it draws for such words is arbitrary",
             file=sys.stderr,
         )
     return words

@@ -138,8 +138,8 @@ def check_sides(settings: StageSettings, factor: int) -> None:
         )
     if odd := [size for size in settings.data.sizes if size[0] % factor or size[1] % factor]:
         raise InputError(
-            f"config.data.buckets: {odd[0][0]}x{odd[0][1]} is not of multiples of the autoencoder's"
-            f" factor {factor}"
+            f"config.data.buckets: both sides of {odd[0][0]}x{odd[0][1]} must be multiples of the"
+            f" autoencoder's factor {factor}"
         )
 
 

@@ -33,8 +33,8 @@ TEXT = "the model reads the features of that text encoder"
 FIXED = {
     "stage": MODEL,
     "model.": MODEL,
-    "objective.prediction": "the model has learned to predict that",
-    "schedule.": "the model has learned that schedule",
+    "objective.prediction": "the model was trained to predict that",
+    "schedule.": "the model was trained with that schedule",
     "optim.kind": STATE,
     "optim.moments": STATE,
     "optim.momentum": STATE,
@@ -82,7 +82,7 @@ def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held
             f"{others}; restore them or give a new --workdir ({name} cannot change: {reason})"
         )
     raise InputError(
-        f"{others}; restore them, give a new --workdir, or go on with these by --allow-changed"
+        f"{others}; restore them, give a new --workdir, or keep the new ones with --allow-changed"
         f" {','.join(refused)}"
     )
 
@@ -138,14 +138,14 @@ def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | Non
     """Why a field cannot change at all, or None."""
     # of a run that kept no digest, it may be the same one elsewhere
     if name == "cascade" and name in then.get("inputs", {}):
-        return "the model has learned the latents and text features of its encoders"
+        return "the model was trained on the latents and text features of its encoders"
     if name == "seed" and asked.recipe.get("text", {}).get("random"):
         return "the random text encoder is drawn from it"
     if name == "distill.rounds":
         alike = len(was) == len(now) and all(
             (a[0], *a[3:]) == (b[0], *b[3:]) for a, b in zip(was, now, strict=False)
         )
-        return None if alike else "a round's steps and weights are what it has learned"
+        return None if alike else "each round was trained for its steps and guidance weights"
     longest = max((prefix for prefix in FIXED if name.startswith(prefix)), key=len, default=None)
     return FIXED[longest] if longest else None
 

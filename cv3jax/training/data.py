@@ -31,8 +31,8 @@ def open_data(data: DataSettings) -> RecordSource | Mixture:
         raise InputError(f"config.data.path: {e}") from e
     if data.cache and (isinstance(records, Mixture) or data.buckets):
         raise InputError(
-            "config.data.cache is the companion of one dataset, of one size: no mixture, no"
-            " config.data.buckets"
+            "config.data.cache is the feature cache of one dataset at one size; leave out either it"
+            " or the mixture and config.data.buckets"
         )
     return records
 

@@ -59,14 +59,14 @@ def open_companion(
     if theirs["text"]:
         if description.t5 is None:
             raise InputError(
-                f"config.data.cache = {path} has text features, config.cascade = {settings.cascade}"
-                " no t5 that made them"
+                f"config.data.cache = {path} has text features, but config.cascade ="
+                f" {settings.cascade} has no t5 that made them; give the cascade that did"
             )
         ours["text"] = text_identity(settings, directory, description)
     for section, fields in ours.items():
         theirs[section] = {name: theirs[section].get(name) for name in fields}
     if changed := differences(ours, {name: theirs[name] for name in ours}):
-        other = f"was encoded with another recipe or cascade (other {', '.join(changed)})"
+        other = f"was encoded with other values of {', '.join(changed)}"
         raise InputError(f"config.data.cache = {path} {other}; give those, or encode again")
     return cache
 

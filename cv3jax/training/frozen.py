@@ -46,9 +46,10 @@ def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
     factor = build_model(Autoencoder, vae.model).factor * 2**halvings
     for size in settings.data.sizes:
         if any(side % factor for side in size):
-            what = f"config.data.buckets: {size[0]}x{size[1]}"
+            what = f"config.data.buckets = {size[0]}x{size[1]}"
             raise InputError(
-                f"{what} is not of multiples of {factor}, the autoencoder's factor times the UNet's"
+                f"{what}: both sides must be multiples of {factor}, the autoencoder's factor times"
+                " the UNet's"
             )
     for what, side in (
         ("", settings.data.image_size),
@@ -76,11 +77,12 @@ def frozen_description(settings: StageSettings) -> tuple[Path, CascadeDescriptio
     directory, description = cascades.read_cascade(settings.cascade)
     if not (directory / cascades.CASCADE).is_file():
         raise InputError(
-            f"config.cascade = {settings.cascade} is a run that has not ended: its checkpoint"
-            f" {directory} will go; let it end, or have it export one: --config.train.export_every"
+            f"config.cascade = {settings.cascade} is a run that has not finished, and its"
+            f" checkpoint {directory} will be deleted; let it finish, or have it export a cascade"
+            " with --config.train.export_every"
         )
     if description.vae is None:
-        raise InputError(f"config.cascade = {settings.cascade} has no vae")
+        raise InputError(f"config.cascade = {settings.cascade} has no vae; give one that has")
     if description.t5 is None and not settings.text.random:
         raise InputError(
             f"config.cascade = {settings.cascade} has no t5; give one that has, or set"

@@ -244,7 +244,7 @@ def _optional(step: int) -> Iterator[None]:
     except Exception as e:
         if processes.main():
             why = f"{type(e).__name__}: {first_line(e)}"
-            print(f"cv3jax: step {step}: no preview ({why}); training goes on", file=sys.stderr)
+            print(f"cv3jax: step {step}: no preview ({why}); training continues", file=sys.stderr)
 
 
 def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:

@@ -38,7 +38,7 @@ def plan_line(plan: dict[str, int], device: Any) -> str:
     """The plan in one line, against the device's capacity where the backend tells it."""
     parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    return f"memory a device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (
+    return f"memory per device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (
         f" of {limit / GB:.2f}" if limit else ""
     )
 

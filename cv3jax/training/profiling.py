@@ -31,8 +31,8 @@ def check_profiler(steps: range | None) -> None:
     plugins = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]
     if steps and plugins and not jax.config.jax_platforms and jax.default_backend() == "cpu":
         raise InputError(
-            f"config.profile.steps: {plugins[0]} is installed, and its device is not here; set"
-            " JAX_PLATFORMS=cpu to trace"
+            f"config.profile.steps: {plugins[0]} is installed, but this machine has no device for"
+            " it; set JAX_PLATFORMS=cpu to trace"
         )
 
 

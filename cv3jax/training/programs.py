@@ -240,7 +240,7 @@ def stage_schedule(settings: StageSettings) -> Schedule:
         _ = relay_grid(steps, start, blur) if settings.relay else base_grid(steps)
     except ValueError as e:
         most = (
-            f"at least 1, and few enough for start = {start} to have a point for each"
+            f"at least 1, and no more than the grid from start = {start} has points for"
             if settings.relay
             else "1..1000"
         )

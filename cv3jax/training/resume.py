@@ -35,8 +35,8 @@ def hold(workdir: Path):
         while not processes.main() and not (workdir / locks.NAME).exists():
             if time.monotonic() > patience:
                 raise InputError(
-                    f"--workdir {workdir}: not the directory that process 0 has there; give one"
-                    " that all processes share"
+                    f"--workdir {workdir}: process 0 has another directory there; give one that all"
+                    " processes share"
                 )
             time.sleep(0.1)
         yield
@@ -70,7 +70,7 @@ def check_resume(
     else:
         raise InputError(
             f"--resume-from={resume_from}: {directory} has"
-            f" {'only ' + ', '.join(map(str, steps)) if steps else 'none'}"
+            f" {'only ' + ', '.join(map(str, steps)) if steps else 'no checkpoint'}"
         )
     runs.verify(directory, step)
     then = runs.run_of(directory, step)
@@ -78,7 +78,10 @@ def check_resume(
     changes = check_changes(asked, then, step, history, f"{workdir} holds a run with")
     last = asked.recipe["train"]["steps"]
     if step > last:
-        raise InputError(f"{workdir} is at step {step} already, past config.train.steps = {last}")
+        raise InputError(
+            f"{workdir} is at step {step} already, past config.train.steps = {last}; give a larger"
+            " one, or a new --workdir"
+        )
     return Resumed(step, merged(history, changes))
 
 

@@ -121,7 +121,7 @@ def say(settings: StageSettings, workdir: Path, latest: int | None) -> None:
         return
     for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
         print(
-            f"cv3jax: going on from step {latest}; the newer checkpoint is now {path},"
-            " delete it when you like",
+            f"cv3jax: resuming from step {latest}; the newer checkpoint was moved to {path}, delete"
+            " it when you like",
             file=sys.stderr,
         )

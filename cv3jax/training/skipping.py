@@ -94,7 +94,7 @@ class Skips:
             why = f"grad_norm {values['grad_norm']:.3g} is a spike"
         if self._known["row"] > self._most:
             row = f"{self._known['row']} updates in a row were skipped"
-            return f"{why}, and {row} where config.train.skip_nonfinite = {self._most}"
+            return f"{why}, and {row}; config.train.skip_nonfinite = {self._most} allows no more"
         if say:
             print(f"cv3jax: step {step}: {why}; the update is skipped", file=sys.stderr)
         return None

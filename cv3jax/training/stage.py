@@ -55,7 +55,7 @@ def mesh_plan(settings: StageSettings, devices: list | None = None) -> MeshPlan:
         raise InputError(f"config.mesh: {e}") from e
     if mesh.shape["tensor"] > 1 and mesh.shape["context"] > 1:
         raise InputError(
-            "config.mesh: tensor and context are both above 1; take one of them"
+            "config.mesh: tensor and context are both above 1; set one of them to 1"
             " (docs/decisions/scale.md)"
         )
     ways, size = batch_ways(mesh), settings.batch.size

@@ -97,7 +97,7 @@ def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, t
         )
     if unused := [one for one in official if unets and one.kind not in unets]:
         raise InputError(
-            f"--config {unused[0].path} is of a {unused[0].kind}, and there is no"
+            f"--config {unused[0].path} describes a {unused[0].kind}, and there is no"
             f" --{unused[0].kind}"
         )
     return unets
@@ -122,7 +122,7 @@ def describe(
         scales = {one.scale for one in official if one.scale} | ({saved} if saved else set())
         if len(scales) > 1:
             raise InputError(
-                "the configurations disagree on the latents' scale:"
+                "the configurations disagree on the latent scale:"
                 f" {', '.join(map(str, sorted(scales)))}"
             )
         file = "its config.json" if saved else "--config"
@@ -149,20 +149,20 @@ def describe(
         words.append(line)
         if "t5" in parts and parts["t5"].model["channels"] != stage.text_width:
             raise InputError(
-                f"the {name} reads text features {stage.text_width} wide, --t5 makes"
+                f"the {name} reads text features of width {stage.text_width}, but --t5 makes width"
                 f" {parts['t5'].model['channels']}"
             )
         if "vae" in parts and parts["vae"].model["z_channels"] != parts[name].model["out_channels"]:
             z = parts["vae"].model["z_channels"]
             raise InputError(
-                f"the {name} has latents of {parts[name].model['out_channels']} channels, --vae"
-                f" of {z}"
+                f"the {name} has latents of {parts[name].model['out_channels']} channels, but --vae"
+                f" has {z}"
             )
     sizes = {name: stage.image_size for name, stage in stages.items()}
     if len(sizes) == 2 and sizes["relay"] != 2 * sizes["base"]:
         raise InputError(
-            f"the relay makes {sizes['relay']} pixels a side of the base's {sizes['base']}; it"
-            " doubles, so give --image-size"
+            f"the relay makes {sizes['relay']} pixels per side from the base's {sizes['base']}, but"
+            " a relay doubles the side; give --image-size"
         )
     return CascadeDescription(vae, text, stages), words
 
@@ -205,20 +205,20 @@ def describe_stage(
             reasons.append(f"{label} {values[field]} ({why})")
     if not 1 <= values["start"] <= 1000 or values["steps"] > values["start"]:
         raise InputError(
-            f"the {name} has {values['steps']} steps from t = {values['start']}: both 1..1000, and"
-            " no more steps than that"
+            f"the {name} has {values['steps']} steps from t = {values['start']}: both must be"
+            " 1..1000, with no more steps than t"
         )
     if (
         values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1))
         or values["image_size"] < multiple
     ):
         raise InputError(
-            f"--image-size: the {name}'s pictures have {values['image_size']} pixels a side; give a"
-            f" multiple of {multiple}"
+            f"--image-size: the {name}'s pictures have {values['image_size']} pixels per side; give"
+            f" a multiple of {multiple}"
         )
     if relay and distilled and args.relay_start is None and not official:
         reasons.append(
-            "a distilled relay: the released 1-step one starts at 200, --relay-start 200"
+            "it is distilled: the released 1-step relay starts at 200, --relay-start 200"
         )
     stage = StageDescription(
         kind=name,

@@ -102,7 +102,7 @@ def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any
     if model.mid_depth != depth[-1] or not depth[-1]:
         raise InputError(
             f"diffusers has no UNet with {model.mid_depth} transformer blocks in the middle and"
-            f" {depth[-1]} in the last stage; --to sat and --to safetensors do"
+            f" {depth[-1]} in the last stage; give --to sat or --to safetensors"
         )
     return {
         "_class_name": "UNet2DConditionModel",
@@ -174,7 +174,8 @@ def vae_fields(config: dict, where: str) -> tuple[dict[str, Any], float]:
         scale = float(config["scaling_factor"])
     except (LookupError, TypeError, ValueError, ArithmeticError) as e:
         raise InputError(
-            f"{where} is no configuration of an AutoencoderKL: {type(e).__name__} {first_line(e)}"
+            f"{where} is not the configuration of an AutoencoderKL: {type(e).__name__}"
+            f" {first_line(e)}"
         ) from e
     sizes = (*widths, fields["res_blocks"], fields["z_channels"], fields["groups"])
     if (
@@ -183,13 +184,13 @@ def vae_fields(config: dict, where: str) -> tuple[dict[str, Any], float]:
         or not all(1 <= size <= 2**16 for size in sizes)
     ):
         raise InputError(
-            f"{where}: block_out_channels, layers_per_block, latent_channels or norm_num_groups are"
-            " no autoencoder's"
+            f"{where}: block_out_channels, layers_per_block, latent_channels or norm_num_groups"
+            " cannot be an autoencoder's"
         )
     if config.get("shift_factor") or config.get("latents_mean"):
         raise InputError(
-            f"{where}: this autoencoder's latents are shifted (shift_factor, latents_mean), SDXL's"
-            " are only scaled"
+            f"{where}: this autoencoder shifts its latents (shift_factor, latents_mean); only"
+            " scaled latents, as SDXL has them, are supported"
         )
     return fields, scale
 

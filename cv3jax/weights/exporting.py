@@ -67,8 +67,8 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
         return Source(stored, tokenizer)
     if not newest:
         raise InputError(
-            f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA alone, the"
-            " --workdir of its run has both"
+            f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA only, so give"
+            " the --workdir of its run, which has both"
         )
     runs.verify(path / "checkpoints", newest[0])
     config = runs.run_of(path / "checkpoints", newest[0])["config"]
@@ -114,7 +114,7 @@ def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
     try:
         return streaming.open_tree(path, within)
     except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
-        raise InputError(f"{path} is no orbax tree of parameters: {first_line(e)}") from e
+        raise InputError(f"{path} is not an orbax tree of parameters: {first_line(e)}") from e
 
 
 def _of_cascade(description: CascadeDescription, name: str, params: dict) -> Stored:
@@ -159,7 +159,7 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
         shapes = model_shapes(model, part.text_width)
         described = {path: leaf.shape for path, leaf in streaming.walk(shapes)}
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
-        raise InputError(f"the description of the {name} makes no model: {first_line(e)}") from e
+        raise InputError(f"the description of {name} does not make a model: {first_line(e)}") from e
     stored = {path: leaf.shape for path, leaf in streaming.walk(part.params)}
     if differing := sorted(
         "/".join(path)
@@ -186,7 +186,7 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
         if target == "diffusers":
             if part.scale is None:
                 raise InputError(
-                    "the latent scale is measured when the run ends, and diffusers needs it; let"
+                    "the latent scale, which diffusers needs, is measured when the run ends; let"
                     " the run finish"
                 )
             entries, config = (
@@ -208,8 +208,8 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
             entries = diffusers.unet_names(entries, len(model.channel_mult))
     if target != "diffusers" and name != "t5" and model.groups != GROUPS:
         raise InputError(
-            f"the {name} has norms of {model.groups} groups, sgm's have {GROUPS}: --to diffusers,"
-            f" or {advice}"
+            f"the {name} has norms of {model.groups} groups, but sgm's have {GROUPS}; give --to"
+            f" diffusers, or {advice}"
         )
     return entries, config
 

@@ -59,8 +59,8 @@ def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
     if file.suffix in TORCH:
         return open_torch(file), file
     raise InputError(
-        f"{flag} {path}: give a .safetensors file, a {' or '.join(TORCH)} file of PyTorch's, or a"
-        " folder of one"
+        f"{flag} {path}: give a .safetensors file, a {' or '.join(TORCH)} file of PyTorch, or a"
+        " folder that holds one"
     )
 
 
@@ -83,10 +83,11 @@ def _file_of(folder: Path, flag: str) -> Path:
         )
     if (folder / "transformer" / "latest").is_file():
         raise InputError(
-            f"{flag} {folder}: the weights are below it; give {folder / 'transformer'}"
+            f"{flag} {folder}: its weights are one folder below; give {folder / 'transformer'}"
         )
     raise InputError(
-        f"{flag} {folder}: no `latest` of a SAT checkpoint and no {', '.join(_SINGLE[:2])} is in it"
+        f"{flag} {folder} holds neither the `latest` of a SAT checkpoint nor"
+        f" {' or '.join(_SINGLE[:2])}"
     )
 
 
@@ -95,8 +96,8 @@ def _sat_file(folder: Path) -> Path:
         step = file.read(64).decode(errors="replace").strip()
     if not step.isascii() or not step.replace("_", "").isalnum():
         raise InputError(
-            f"{folder / 'latest'} holds {step[:40]!r} and not the name of a folder beside it, such"
-            " as 1"
+            f"{folder / 'latest'} holds {step[:40]!r}, which is not the name of a folder beside it,"
+            " such as 1"
         )
     file = folder / step / SAT_FILE
     if not file.is_file():
@@ -123,7 +124,7 @@ def _open_safetensors(path: Path) -> Tensors:
         }
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(
-            f"{path} is damaged or no safetensors file: {first_line(e)}; get it again"
+            f"{path} is damaged or not a safetensors file: {first_line(e)}; get it again"
         ) from e
 
     def read(name: str) -> np.ndarray:
@@ -148,14 +149,16 @@ def _open_shards(index: Path) -> Tensors:
             raise ValueError(f"{index.stat().st_size:,} bytes are too many for an index")
         names = json.loads(index.read_text())["weight_map"]
         if strange := [file for file in names.values() if not isinstance(file, str)]:
-            raise ValueError(f"{strange[0]!r} is no file name")
+            raise ValueError(f"{strange[0]!r} is not a file name")
         files = set(names.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise InputError(f"{index} is damaged or no index of shards: {first_line(e)}") from e
+        raise InputError(f"{index} is damaged or not an index of shards: {first_line(e)}") from e
     if outside := sorted(
         file for file in files if Path(file).name != file or not file.endswith(".safetensors")
     ):
-        raise InputError(f"{index} names {outside[0]!r}, which is no .safetensors file beside it")
+        raise InputError(
+            f"{index} names {outside[0]!r}, which is not a .safetensors file beside it"
+        )
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
         raise InputError(
             f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}"

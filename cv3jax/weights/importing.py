@@ -145,8 +145,8 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
     config = _read_config(folder) if (folder / "config.json").is_file() else {}
     if config.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
         raise InputError(
-            f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]};"
-            " T5 v1.1 has gated-gelu"
+            f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]},"
+            " but T5 v1.1 has gated-gelu"
         )
     distance, epsilon = (
         config.get("relative_attention_max_distance", 128),
@@ -159,8 +159,8 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
         or not 0 < epsilon < 1
     ):
         raise InputError(
-            f"{folder}/config.json: relative_attention_max_distance {distance}, layer_norm_epsilon"
-            f" {epsilon}: not T5's"
+            f"{folder}/config.json: relative_attention_max_distance {distance} or"
+            f" layer_norm_epsilon {epsilon} cannot be a T5's"
         )
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
     params = _fit(
@@ -225,7 +225,7 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
         wanted = torch_shapes(shapes(), entries)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, MemoryError) as e:
         raise InputError(
-            f"{where}: the sizes that its shapes show make no model ({first_line(e)})"
+            f"{where}: the shapes of its tensors do not make a model ({first_line(e)})"
         ) from e
     check_tensors({name: tensor.shape for name, tensor in tensors.items()}, wanted, where)
     return stack(tensors, entries)

@@ -195,6 +195,6 @@ def _head(shapes: Shapes, head_channels: int | None) -> int:
         else f"--head-channels {head} does not divide"
     )
     raise InputError(
-        f"{given} its attention widths {', '.join(map(str, widths))}; give --head-channels, which"
-        " no shape tells"
+        f"{given} its attention widths {', '.join(map(str, widths))}; give the right"
+        " --head-channels, which the shapes do not show"
     )

@@ -74,8 +74,8 @@ def read_official(path: Path) -> Official:
             or kind(value) != value
         ):
             raise InputError(
-                f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that it"
-                " could be"
+                f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that is"
+                " possible there"
             )
         return kind(value)
 
@@ -88,15 +88,16 @@ def read_official(path: Path) -> Official:
     )
     if kind == "relay" and (not steps or not partial or partial > steps):
         raise InputError(
-            f"--config {path}: a relay's sampler has partial_num_steps of num_steps, not {partial}"
-            f" of {steps}"
+            f"--config {path}: a relay's sampler needs a partial_num_steps of 1..num_steps, not"
+            f" {partial} of {steps}"
         )
     guider = number(float, *settings, "guider_config", "params", "scale")
     scaling = _at(content, "model", "denoiser_config", "params", "scaling_config", "target")
     scaling = scaling.rpartition(".")[2] if isinstance(scaling, str) else scaling
     if scaling is not None and scaling not in tuple(_PREDICTIONS):
         raise InputError(
-            f"--config {path}: denoiser scaling {_shown(scaling)}; one of {', '.join(_PREDICTIONS)}"
+            f"--config {path}: denoiser scaling {_shown(scaling)}; must be one of"
+            f" {', '.join(_PREDICTIONS)}"
         )
     models = _at(content, "model", "conditioner_config", "params", "emb_models")
     lengths = (
@@ -126,7 +127,7 @@ def disagreement(official: Official, fields: dict[str, Any]) -> str | None:
     """The first size in which the weights are not what the configuration says, in words."""
     for name, said in official.unet.items():
         if said is not None and fields[name] != said:
-            return f"{official.path.name} says {name} = {said}, the weights are of {fields[name]}"
+            return f"{official.path.name} says {name} = {said}, but the weights have {fields[name]}"
     return None
 
 

@@ -84,8 +84,8 @@ def _unwrapped(tensors: Tensors, where: str) -> Tensors:
     plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if len(plain) < len(tensors):
         raise InputError(
-            f"{where} holds {len(tensors) - len(plain)} tensors twice, with and without what"
-            " torch.compile or FSDP put into their names; give a file of one model"
+            f"{where} holds {len(tensors) - len(plain)} tensors twice, with and without the"
+            " prefixes of torch.compile or FSDP; give a file of one model"
         )
     return plain
 
@@ -109,8 +109,8 @@ def _prefix(tensors: Tensors, kind: str, where: str) -> str:
     names = [name for name in names if not _AVERAGE.search(name)] or names
     if len(names) > 1:
         raise InputError(
-            f"{where} holds {len(names)} of a {_KIND[kind]}, under {', '.join(names[:8])}; give a"
-            " file of one"
+            f"{where} holds {len(names)} times a {_KIND[kind]}, under {', '.join(names[:8])}; give"
+            " a file with one"
         )
     return names[0] if names else ""
 
@@ -149,7 +149,7 @@ def _untie(tensors: Tensors, where: str) -> Tensors:
         table = tensors[_EMBED]
         if table.shape != tied.shape or not np.array_equal(table.read(), tied.read()):
             raise InputError(
-                f"{where}: {_TIED} is another table than {_EMBED}; in a T5 they are one"
+                f"{where}: {_TIED} differs from {_EMBED}; in a T5 they are the same table"
             )
     elif tied is not None:
         tensors[_EMBED] = tied

@@ -62,14 +62,14 @@ def open_torch(path: Path) -> dict[str, Leaf]:
     except pickle.UnpicklingError as e:
         if found := re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(e)):
             raise InputError(
-                f"{path} is refused, and nothing of it was run: it calls {found[1]}; a checkpoint"
-                " holds tensors only"
+                f"{path} is refused, and nothing of it was run: it calls {found[1]}, and a"
+                " checkpoint may hold tensors only"
             ) from e
         what = str(e).partition("WeightsUnpickler error:")[2].strip().splitlines() or [
-            "its pickle is none of tensors"
+            "its pickle does not hold tensors"
         ]
         raise InputError(
-            f"{path} is refused, and nothing of it was run: it is no checkpoint of tensors"
+            f"{path} is refused, and nothing of it was run: it is not a checkpoint of tensors"
             f" ({what[0][:160]})"
         ) from e
     # whatever the parser of a damaged file raises is about this file
@@ -87,8 +87,8 @@ def open_torch(path: Path) -> dict[str, Leaf]:
         isinstance(value, torch.Tensor) for value in tensors.values()
     ):
         raise InputError(
-            f"{path} holds no tensors under `module`, as a SAT checkpoint does, nor by"
-            f" themselves{_elsewhere(torch, tensors)}"
+            f"{path} holds no tensors, neither under `module`, as a SAT checkpoint does, nor at its"
+            f" top level{_elsewhere(torch, tensors)}"
         )
     return {str(name): _leaf(torch, path, str(name), value) for name, value in tensors.items()}
 
@@ -131,11 +131,11 @@ def _check_zip(path: Path) -> None:
     # the last: a later version of the format
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
         raise InputError(
-            f"{path} is damaged or no checkpoint of torch.save (since 1.6): {first_line(e)}; get it"
-            " again"
+            f"{path} is damaged or was not written by torch.save of PyTorch 1.6 or newer:"
+            f" {first_line(e)}; get it again"
         ) from e
     if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
-        raise InputError(f"{path} is not of torch.save: {packed[0]} in it is compressed")
+        raise InputError(f"{path} was not written by torch.save: {packed[0]} in it is compressed")
     if large := [m for m in members if m.filename.endswith(".pkl") and m.file_size > _PICKLE_BYTES]:
         raise InputError(
             f"{path}: {large[0].filename} has {large[0].file_size:,} bytes, more than names and"

@@ -202,7 +202,7 @@ def test_a_distillation_samples_as_its_last_student(monkeypatch):
 
 def test_only_a_distillation_has_later_rounds():
     with pytest.raises(
-        InputError, match="--step later: of a distillation recipe, its rounds after the first"
+        InputError, match="--step later: only a distillation recipe has rounds after the first"
     ):
         program(tiny_runs.config("base"), jax.devices(), "later")
 
@@ -210,6 +210,6 @@ def test_only_a_distillation_has_later_rounds():
 def test_a_vae_has_neither_text_to_encode_nor_pictures_to_draw():
     for step in ("encode", "sample"):
         with pytest.raises(
-            InputError, match=f"--step {step}: the vae recipe has only the step train"
+            InputError, match=f"--step {step}: a vae recipe has the step train only"
         ):
             program(tiny_runs.config("vae"), jax.devices(), step)

@@ -66,7 +66,10 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
     [
         (["--topology", "v5e:16x16"], "--config"),
         (["--config=base_512"], "--topology"),
-        (["--config=base_512", "--topology", "v5e:5x5"], "--topology v5e:5x5: TPU v5e come as"),
+        (
+            ["--config=base_512", "--topology", "v5e:5x5"],
+            "--topology v5e:5x5: there is no TPU v5e of this shape",
+        ),
         (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
         (
             ["--config=base_512", "--topology", "v5e:2x2", "--updates", "0"],
@@ -122,7 +125,7 @@ def test_an_estimate_is_marked_as_one():
     shown = text({"config": "base_512", **fake_figures(estimate=estimate)})
     assert "estimate" in shown
     assert "1,000 chip-hours at the roofline, 2,500 at 40% MFU (4.2 days)" in shown
-    assert "nothing measured" in shown
+    assert "not measured" in shown
 
 
 def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_a_loop_of_unknown_length_is_refused_only_where_it_multiplies():
         return jax.lax.fori_loop(0, n, lambda _, x: body(x, w), x)
 
     n, x = jax.ShapeDtypeStruct((), jnp.int32), floats(8, 8)
-    with pytest.raises(ValueError, match="while loop with products"):
+    with pytest.raises(ValueError, match="while loop with matrix products"):
         flops.count(functools.partial(loop, body=jnp.matmul), n, x, x)
     assert flops.count(functools.partial(loop, body=jnp.add), n, x, x).total == 0
     assert flops.count(lambda x, w: loop(3, x, w, jnp.matmul), x, x).total == 3 * 2 * 8**3

@@ -191,7 +191,8 @@ def test_a_plug_in_that_does_not_load_is_told_as_that(monkeypatch):
     with pytest.raises(
         InputError,
         match=(
-            "h100:1x8x1: JAX did not load its CUDA plug-in; `make setup-gpu` installs one that fits"
+            "h100:1x8x1: JAX could not load its CUDA plug-in; `make setup-gpu` installs one that"
+            " fits"
         ),
     ):
         topology.load("h100:1x8x1")

@@ -52,7 +52,7 @@ READS = {
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("act", [*SAVES.values(), *READS.values()])
 def test_a_path_that_orbax_would_glob_is_refused(name, act, tmp_path):
-    with pytest.raises(InputError, match=f"{re.escape(name)}.* for a pattern; give another"):
+    with pytest.raises(InputError, match=f"{re.escape(name)}.* as a pattern; give a directory"):
         act(tmp_path / name / "vae")
     assert os.listdir(tmp_path) == []
 
@@ -72,7 +72,7 @@ def test_a_command_refuses_it_before_the_work(command, line, tmp_path, monkeypat
     for place, folder in ((tmp_path, "a[1]"), (tmp_path / "run [2]", "w")):
         monkeypatch.chdir(place)
         before = sorted(tmp_path.rglob("*"))
-        refused(command, line.format(folder).split(" "), capsys, "takes [ for a pattern")
+        refused(command, line.format(folder).split(" "), capsys, "treats [ as a pattern")
         assert sorted(tmp_path.rglob("*")) == before
 
 

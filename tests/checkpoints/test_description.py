@@ -69,7 +69,7 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
     del value["stages"]["base"]["text_width"]
     assert CascadeDescription.from_json(value, "a") == dataclasses.replace(WHOLE, format=1)
     del value["t5"]
-    with pytest.raises(InputError, match=r"^a is damaged: base has no proper text_width$"):
+    with pytest.raises(InputError, match=r"^a is damaged: base has no valid text_width$"):
         CascadeDescription.from_json(value, "a")
 
 
@@ -79,20 +79,20 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
         ((), {"format": 3}, "is not a cascade description of format 2"),
         ((), {"stages": []}, "is damaged: stages must be of base and relay"),
         ((), {"stages": {"../x": {}}}, "is damaged: stages must be of base and relay, not '../x'"),
-        ((), {"vae": None}, "is damaged: vae has no proper model"),
-        (("vae",), {"scale": "1"}, "is damaged: vae has no proper scale"),
-        (("t5",), {"length": 2.5}, "is damaged: t5 has no proper length"),
-        (("stages", "base"), {"steps": None}, "is damaged: base has no proper steps"),
-        (("stages", "base"), {"distilled": {}}, "is damaged: base has no proper distilled"),
+        ((), {"vae": None}, "is damaged: vae has no valid model"),
+        (("vae",), {"scale": "1"}, "is damaged: vae has no valid scale"),
+        (("t5",), {"length": 2.5}, "is damaged: t5 has no valid length"),
+        (("stages", "base"), {"steps": None}, "is damaged: base has no valid steps"),
+        (("stages", "base"), {"distilled": {}}, "is damaged: base has no valid distilled"),
         (
             ("stages", "base"),
             {"distilled": {"steps": 2, "w": [1.0]}},
-            "is damaged: base has no proper distilled",
+            "is damaged: base has no valid distilled",
         ),
         (
             ("stages", "relay"),
             {"text_width": 8},
-            "is damaged: the relay reads text features 8 wide, t5 makes 32",
+            "is damaged: the relay reads text features of width 8, but t5 makes width 32",
         ),
     ],
 )

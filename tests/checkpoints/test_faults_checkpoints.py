@@ -79,7 +79,7 @@ def test_damage_of_any_file_of_a_checkpoint_is_named(damage, tmp_path):
             assert str(damaged / "8") in str(e.value)
             assert f"{'manifest.json' if name == 'manifest.json' else name} " in str(e.value)
             assert str(e.value).endswith(
-                "; restore the file, or give --resume-from=6 to go on from that older one"
+                "; restore the file, or give --resume-from=6 to resume from that older checkpoint"
             )
         shutil.rmtree(tmp_path / "x")
 
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
     with pytest.raises(
         InputError,
         match=(
-            f"checkpoint {newest} is damaged: state/.* has other bytes than were written;"
+            f"checkpoint {newest} is damaged: state/.* differs from what was written;"
             " .*resume_from=3"
         ),
     ):
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
     assert everything(workdir) == before
     vae(workdir, resume_from=3)
     assert (
-        f"going on from step 3; the newer checkpoint is now {workdir}/set_aside/6"
+        f"resuming from step 3; the newer checkpoint was moved to {workdir}/set_aside/6"
         in capsys.readouterr().err
     )
     assert manifest.damage(workdir / "set_aside" / "6")  # it, not a new one
@@ -126,14 +126,14 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
         InputError,
         match=(
             r"6 is damaged: manifest\.json is missing; restore the file, or start anew \(no older"
-            r" one is"
+            r" checkpoint is"
         ),
     ):
         vae(workdir)
     with pytest.raises(InputError, match=r"3 is damaged: manifest\.json is missing"):
         vae(workdir, resume_from=3)
     assert runs.steps(workdir / "checkpoints") == [3, 6]
-    with pytest.raises(InputError, match=r"--resume-from=3: .*checkpoints has none"):
+    with pytest.raises(InputError, match=r"--resume-from=3: .*checkpoints has no checkpoint"):
         vae(workdir.with_name("new"), resume_from=3)
     assert not workdir.with_name("new").exists()
 
@@ -169,7 +169,8 @@ def test_a_damaged_part_of_a_cascade_is_named(damage, workdir):
     damage(max(part.rglob("d/*"), key=lambda path: path.stat().st_size))
     with pytest.raises(
         InputError,
-        match=f"{part} is damaged: .*d/.* (has|is) .*; restore it, or have its run write it again",
+        match=f"{part} is damaged: .*d/.* (has|is|differs) .*; restore it, or have its run write it"
+        " again",
     ):
         cascades.load_part(part, None)
 

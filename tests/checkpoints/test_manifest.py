@@ -40,7 +40,7 @@ def test_a_damaged_name_in_the_manifest_is_not_taken_for_a_missing_file(written)
     path = written / manifest.NAME
     path.write_text(path.read_text().replace("d/values", "d/valuez"))
     assert json.loads(path.read_text())
-    assert manifest.damage(written) == f"{manifest.NAME} has other bytes than were written"
+    assert manifest.damage(written) == f"{manifest.NAME} differs from what was written"
 
 
 def test_a_directory_without_a_manifest_is_not_whole(tmp_path):

@@ -80,7 +80,8 @@ def test_the_newest_checkpoint_is_a_cascade_of_the_ema_and_the_parts_beside_it(o
     assert description.stages["base"] == theirs.stages["base"]
     assert (description.vae, description.t5) == (theirs.vae, theirs.t5)
     said = capsys.readouterr().err  # once, however often it is read
-    assert said == (f"cv3jax: {own} has no cascade yet; its EMA of step 4 is {own}/checkpoints/4\n")
+    step = own / "checkpoints" / "4"
+    assert said == f"cv3jax: {own} has no cascade yet; taking the EMA of step 4 from {step}\n"
 
 
 def test_the_public_cascade_is_read_from_it_on_a_mesh_too(own):
@@ -134,7 +135,7 @@ def test_one_that_is_damaged_is_named_and_not_read(own):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda run: {"config": run["config"]}, "does not say what cascade it is of"),
+        (lambda run: {"config": run["config"]}, "does not name its cascade"),
         (lambda run: {**run, "cascade": {**run["cascade"], "description": {}}}, "format 2"),
         (
             lambda run: {**run, "cascade": {**run["cascade"], "parts": {"t5": "/gone"}}},
@@ -180,7 +181,7 @@ def test_it_is_exported_with_the_parts_it_stands_on(own):
 
 def test_a_stage_does_not_stand_on_a_checkpoint_that_will_go(own):
     settings = parse_stage(recipes.load("scenes_relay", [f"--config.cascade={own}"]))
-    with pytest.raises(InputError, match=r"is a run that has not ended: .*export_every"):
+    with pytest.raises(InputError, match=r"is a run that has not finished, .*export_every"):
         frozen_description(settings)
 
 
@@ -194,7 +195,7 @@ def test_an_autoencoder_starts_another_and_draws_nothing_before_its_scale_is_kno
     assert found.vae == vae
     assert_equal(named_leaves(load_params(directory, found, ("vae",))[0]["vae"]), named_leaves(ema))
     part_loader(str(tmp_path), "vae", {})
-    with pytest.raises(InputError, match="the scale of its latents is measured then"):
+    with pytest.raises(InputError, match="has no latent scale yet: its run measures"):
         load(tmp_path)
 
 

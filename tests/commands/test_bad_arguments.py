@@ -67,7 +67,7 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vae:tiny --workdir {w} --resume-from=6 --config.data.path={scenes}",
-        "checkpoints has none",
+        "checkpoints has no checkpoint",
     ),
     (
         "train",
@@ -84,7 +84,7 @@ COMMANDS = [
         "--config=scenes_vae:tiny --workdir {at}/damaged_run --config.data.path={scenes}",
         "checkpoints/6 is damaged: state/",
     ),
-    ("sample", "--checkpoint {at}/none --prompt x --out {w}", "is no checkpoint"),
+    ("sample", "--checkpoint {at}/none --prompt x --out {w}", "is not a checkpoint"),
     ("sample", "--checkpoint {at}/damaged --prompt x --out {w}", "is damaged"),
     ("sample", "--checkpoint {at}/bare --prompt x --out {w}", "has no vae"),
     ("sample", "--checkpoint {vae} --prompt x --out {w}", "has no base stage"),
@@ -104,7 +104,7 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --guidance nan", "--guidance nan"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --guidance=-1", "--guidance -1"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 33", "size 33"),
-    ("sample", "--checkpoint {base} --prompt x --out {w} --size 64", "there is no relay stage"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size 64", "it has no relay stage"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 0", "size 0"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size big", "--size"),

@@ -46,10 +46,10 @@ FIELDS = [
     ("vae", ["optim.moments=float16"], "moments must be one of float32, bfloat16"),
     ("vae", ["optim.decay=steps"], "decay must be one of"),
     ("vae", ["objective.perceptual={at}/none.npz"], "none.npz"),
-    ("vae", ["init_from={at}/empty"], "is no checkpoint"),
+    ("vae", ["init_from={at}/empty"], "is not a checkpoint"),
     ("vae", ["init_from={at}/bare"], "has no vae"),
     ("base", ["cascade="], "config.cascade is not set"),
-    ("base", ["cascade={at}/none"], "is no checkpoint"),
+    ("base", ["cascade={at}/none"], "is not a checkpoint"),
     ("base", ["cascade={at}/bare"], "has no vae"),
     ("base", ["cascade={at}/damaged"], "is damaged"),
     ("base", ["cascade={at}/foreign"], "not a cascade description"),
@@ -102,7 +102,8 @@ FIELDS = [
     (
         "relay",
         ["init_from={at}/halved"],
-        "than config.model: channels is 32 there and 16 here; give --config.model.channels=32",
+        "differs from config.model: channels is 32 there and 16 here; give"
+        " --config.model.channels=32",
     ),
     ("relay", ["model.channels=32", "init_from={at}/halved"], "does not hold the model"),
     (
@@ -114,7 +115,7 @@ FIELDS = [
     (
         "relay",
         ["init_from=scenes"],
-        "it is distilled: start from the base that it was distilled from",
+        "it is distilled, so start from the base that it was distilled from",
     ),
     ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
 ]

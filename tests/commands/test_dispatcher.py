@@ -91,7 +91,7 @@ def test_without_a_home_it_is_said_that_nothing_is_kept(home, monkeypatch, capsy
     cli.run_command(lambda _: print("done"))
     out = capsys.readouterr()
     assert out.out == "done\n"
-    assert out.err.startswith("cv3jax: no home directory to keep compiled programs in")
+    assert out.err.startswith("cv3jax: there is no home directory for the compilation cache")
     assert "jax_compilation_cache_dir" not in dict(kept)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     cli.run_command(lambda _: None)

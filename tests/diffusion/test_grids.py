@@ -107,7 +107,7 @@ def test_a_custom_grid_takes_sigma_from_the_table():
     np.testing.assert_array_equal(grid.sigma, ddpm_sigma()[[700, 20, 0]])
     np.testing.assert_array_equal(grid.blur, [1.0, 0.5, 0.0])
     assert not custom_grid([700, 0]).blur.any()
-    with pytest.raises(ValueError, match="3 points needs as many blurs, not 2"):
+    with pytest.raises(ValueError, match="3 points needs 3 blurs, not 2"):
         custom_grid([700, 20, 0], [1.0, 0.0])
 
 
@@ -144,7 +144,7 @@ def test_blur_none_is_zero_and_others_are_refused():
         blur_table("cosine", 500)
     with pytest.raises(ValueError, match=r"relay start must be in 1\.\.1000, not 0"):
         blur_table("linear", 0)
-    with pytest.raises(ValueError, match="a relay's blur must not be none"):
+    with pytest.raises(ValueError, match="the blur of a relay must not be none"):
         relay_grid(4, 500, "none")
     with pytest.raises(ValueError, match="blur must be one of"):
         relay_grid(4, 500, "cosine")

@@ -102,8 +102,8 @@ def test_rounds_that_can_be():
             "relay",
             {"start": 500},
             (
-                "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its"
-                " distribution: fine-tune it with that start first (cv3jax train,"
+                "HERE was trained from T_r = 500, and config.schedule.start = 40 is outside of what"
+                " it has learned: fine-tune it with that start first (cv3jax train,"
                 " --config.schedule.start=40)"
             ),
         ),
@@ -111,8 +111,8 @@ def test_rounds_that_can_be():
             "relay",
             told(4, start=500),
             (
-                "HERE was trained from T_r = 500, config.schedule.start = 40 is out of its"
-                " distribution: give --config.schedule.start=500"
+                "HERE was trained from T_r = 500, and config.schedule.start = 40 is outside of what"
+                " it has learned: give --config.schedule.start=500"
             ),
         ),
         (
@@ -133,37 +133,41 @@ def test_rounds_that_can_be():
             {"blur": "sigma"},
             "config.schedule.blur = linear, but HERE has sigma; give --config.schedule.blur=sigma",
         ),
-        ("base", {"kind": "relay"}, "HERE is a relay stage, config.schedule says base"),
-        ("relay", {"kind": "base"}, "HERE is a base stage, config.schedule says relay"),
+        ("base", {"kind": "relay"}, "HERE is a relay stage, but config.schedule says base"),
+        ("relay", {"kind": "base"}, "HERE is a base stage, but config.schedule says relay"),
         (
             "base",
             told(8),
             (
-                "HERE is distilled to 8 steps and knows no others, round 1 asks it for 4; begin"
-                " with 4 student steps"
+                "HERE was distilled to 8 steps and works with no other number, but round 1 asks it"
+                " for 4; let config.distill.rounds begin with 4 steps"
             ),
         ),
         (
             "base",
             told(2),
             (
-                "HERE is distilled to 2 steps and knows no others, round 1 asks it for 4; begin"
-                " with 1 student steps"
+                "HERE was distilled to 2 steps and works with no other number, but round 1 asks it"
+                " for 4; let config.distill.rounds begin with 1 steps"
             ),
         ),
         (
             "base",
             told(1),
             (
-                "HERE is distilled to 1 steps and knows no others, round 1 asks it for 4; it cannot"
-                " be halved"
+                "HERE was distilled to 1 steps and works with no other number, but round 1 asks it"
+                " for 4; it cannot be halved"
             ),
         ),
-        ("base", told(4, w=(1.0, 3.0)), "HERE knows w in 1..3, round 1 asks it for 1..4"),
+        (
+            "base",
+            told(4, w=(1.0, 3.0)),
+            "HERE was distilled for w in 1..3, but round 1 asks it for 1..4",
+        ),
         (
             "base",
             told(4, model={"w_dim": 256}),
-            "HERE is told w in 256 dimensions; give --config.model.w_dim=256",
+            "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
         ),
     ],
 )
@@ -193,14 +197,14 @@ def test_a_teacher_that_fits(changes, words):
         (
             {},
             (
-                "HERE is not told w, it is no student; without config.distill.student the first"
-                " round begins at its teacher"
+                "HERE is not guidance-conditioned, so it is no student; leave"
+                " config.distill.student out, and the first round begins at its teacher"
             ),
         ),
-        (told(4), "HERE has 4 steps, config.distill.rounds begins with 2"),
+        (told(4), "HERE has 4 steps, but config.distill.rounds begins with 2"),
         (
             told(2, model={"w_dim": 256}),
-            "HERE is told w in 256 dimensions; give --config.model.w_dim=256",
+            "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
         ),
         (
             told(2, prediction="eps"),

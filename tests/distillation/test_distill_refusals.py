@@ -58,16 +58,17 @@ def places(tmp_path_factory):
         (
             "base",
             ("cascade={vae}",),
-            "config.cascade = {vae} has no t5: a student reads its teacher's text features",
+            "config.cascade = {vae} has no t5, and a student reads the text features of its"
+            " teacher",
         ),
         ("base", ("cascade={at}/nowhere",), "{at}/nowhere"),
         ("base", ("init_from={at}/bare",), "{at}/bare has no base to distil, only a vae"),
         ("base", ("distill.student={at}/nowhere",), "{at}/nowhere"),
-        ("relay", ("distill.student={base}",), "{base} has no relay to go on with, only base"),
+        ("relay", ("distill.student={base}",), "{base} has no relay to continue from, only base"),
         (
             "base",
             ("distill.student={whole}",),
-            "config.distill.student = {whole} is not told w, it is no student",
+            "config.distill.student = {whole} is not guidance-conditioned, so it is no student",
         ),
         (
             "base",
@@ -77,26 +78,27 @@ def places(tmp_path_factory):
         (
             "base",
             ("distill.student={at}/other_vae",),
-            "{at}/other_vae has latents of another autoencoder: its scale is",
+            "{at}/other_vae has latents of another autoencoder: its latent scale is",
         ),
         (
             "base",
             ("model.channels=32",),
             (
-                "config.model.channels = 32, but the teacher has 16: a student is as large; give"
-                " its value"
+                "config.model.channels = 32, but the teacher has 16: a student has its teacher's"
+                " sizes; give that value"
             ),
         ),
         ("base", ("model.depth=(2,)",), "config.model.depth = (2,), but the teacher has [0]"),
         (
             "base",
             ("data.image_size=64",),
-            "config.data gives pictures of 64 pixels a side, the teacher makes 32",
+            "config.data gives pictures of 64 pixels per side, but the teacher makes 32",
         ),
         (
             "relay",
             ("schedule.start=30",),
-            "was trained from T_r = 40, config.schedule.start = 30 is out of its distribution",
+            "was trained from T_r = 40, and config.schedule.start = 30 is outside of what it has"
+            " learned",
         ),
         ("base", ("stage=vae",), "config.stage = 'vae': one of base, relay"),
     ],
@@ -169,7 +171,7 @@ def test_a_round_that_is_lost_is_not_made_up(tmp_path, capsys):
     refused(
         tiny_runs.distill_argv("base", workdir),
         capsys,
-        f"{workdir}: round 2 is not there, but a later one is; give a new --workdir",
+        f"{workdir}: round 2 is missing, but a later round is there; give a new --workdir",
     )
 
 

@@ -177,7 +177,7 @@ def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(
     shutil.copytree(stopped.first / "cascade", student)
     run = going_on(tmp_path / "w", student, "1.0,6.0")
     seen = run.sit({2: [3.0, 5.0, 4.0]})
-    assert f"cv3jax: base 2 steps: goes on with the student of {student}" in capsys.readouterr().err
+    assert f"base 2 steps: continues from the student of {student}" in capsys.readouterr().err
     same(seen.states[1].params, weights(student))
     assert int(seen.states[1].step) == 0
     same(seen.teachers[1], weights(tiny_runs.trained("relay").workdir))
@@ -194,8 +194,8 @@ def test_a_student_that_only_gets_worse_is_kept_as_it_was(stopped, tmp_path, cap
     run = going_on(tmp_path / "w", stopped.first / "cascade", "1.0,3.0")
     assert run.sit({2: [3.0, 5.0, 4.0]}).updates == [(1, 1), (1, 2)]
     assert (
-        "no update came nearer to the full sampler; what the round began with is kept"
-        in capsys.readouterr().err
+        "no update brought the student nearer to the full sampler; the parameters from the round's"
+        " start are kept" in capsys.readouterr().err
     )
     assert tiny_runs.read_json(run.first / "figures.json")["best"] == 0
     same(weights(run.workdir), weights(stopped.first / "cascade"))
@@ -212,8 +212,8 @@ def test_a_round_that_only_gets_worse_stops_with_exit_1_and_leaves_what_it_has(t
     assert seen.updates == [(1, 1), (1, 2)]
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith(
-        "cv3jax: round 1, update 2: 3.1 from the full sampler, 3.1 times as far as at the round's"
-        " start; stopped"
+        "cv3jax: round 1 diverged at update 2: the student is 3.1 from the full sampler, 3.1 times"
+        " as far as at the round's start; remove"
     )
     assert "Traceback" not in "".join(said)
     assert [line["all"] for line in read_lines(run.first / "evaluations.jsonl")] == pytest.approx(

@@ -135,12 +135,16 @@ def test_w_is_what_the_model_is_told(places):
     np.testing.assert_allclose(
         drawn(np.array([1.0, 4.0])), [drawn(1.0)[0], drawn(4.0)[1]], rtol=1e-4, atol=1e-5
     )
-    with pytest.raises(InputError, match=r"guidance \[1. 5.\] of the base stage"):
+    with pytest.raises(InputError, match=r"guidance \[1. 5.\] for the base stage"):
         drawn(np.array([1.0, 5.0]))
 
 
-STEPS = "{n} steps of the {name} stage: it is distilled to 1 and knows no others; give 1"
-GUIDANCE = "guidance {n} of the {name} stage: it is distilled for 1..4; give one of these"
+STEPS = (
+    "{n} steps for the {name} stage: it was distilled to 1 and works with no other number; give 1"
+)
+GUIDANCE = (
+    "guidance {n} for the {name} stage: it was distilled for 1..4; give a value of that range"
+)
 REFUSED = [
     ("both", ("--steps", "2"), STEPS.format(n=2, name="base")),
     ("both", ("--steps", "1,4"), STEPS.format(n=4, name="relay")),

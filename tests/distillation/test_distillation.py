@@ -199,5 +199,7 @@ def test_rows_past_the_count_make_shapes_alike():
 @pytest.mark.parametrize(("steps", "rows"), [(1, None), (7, None), (32, 15), (2, 0)])
 def test_a_grid_that_does_not_pair_up_is_refused(steps, rows):
     wanted = steps // 2 if rows is None else rows
-    with pytest.raises(ValueError, match=rf"a grid of {steps} steps is not of 1\.\.{wanted} pairs"):
+    with pytest.raises(
+        ValueError, match=rf"{steps} steps does not divide into 1\.\.{wanted} pairs"
+    ):
         pairs(base_grid(steps), rows)

@@ -66,12 +66,12 @@ def test_fsdp_takes_one_ring_where_it_may_choose():
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"data": 3}, "needs 3 devices, there are 8"),
+        ({"data": 3}, "needs 3 devices, but there are 8"),
         ({"data": -1, "fsdp": 3}, "8 devices do not divide"),
         ({"data": -1, "tensor": -1}, "may be -1"),
         ({"data": 0}, "must be positive"),
         ({"data": 1, "fsdp": -1, "slices": 2}, "data = 1 does not divide over 2 slices"),
-        ({"slices": 3}, "not so many equal groups"),
+        ({"slices": 3}, "do not divide into 3 equal groups"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(axes, words):

@@ -50,7 +50,7 @@ def test_who_is_missing_is_said_by_all_that_are_there(there, count, missing):
 
 
 def test_without_process_0_the_others_say_so():
-    assert "process 0 was not at 127.0.0.1:" in call((1,), 2, 0.6)[1]
+    assert "process 0 did not answer at 127.0.0.1:" in call((1,), 2, 0.6)[1]
 
 
 def test_a_stranger_at_the_port_is_not_counted():

@@ -111,13 +111,13 @@ def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
             "relay",
             (),
             {"mesh": "context=8"},
-            "--mesh context=8: encoders are split over data and fsdp alone",
+            "--mesh context=8: encoders are sharded over data and fsdp only",
         ),
         (
             "relay",
             ("data.buckets=8",),
             {},
-            r"config\.data\.buckets: a companion dataset is of one size",
+            r"config\.data\.buckets: a feature cache has one size",
         ),
         ("relay", ("data.image_size=36",), {}, r"image_size = 36 is not a multiple of 8"),
     ],
@@ -187,7 +187,7 @@ def test_a_damaged_image_and_numbers_that_are_none_are_named(tmp_path, capsys):
     }
     with pytest.raises(
         InputError,
-        match=f"record {record['key']!r} of d: infinite or no number among its latents; store",
+        match=f"record {record['key']!r} of d: there are infinite values or NaN among its latents",
     ):
         shard.write(None, [shard.Item(record, None, np.zeros(6), True)], out, name="d")
 
@@ -203,7 +203,7 @@ def test_captions_without_features_are_counted(text, count, tmp_path, monkeypatc
     monkeypatch.setattr(shard, "start", lambda *_: {"latents": {}, "text": {}, "recaption": {}})
     figures = run(config("relay", f"data.path={tmp_path / 'd'}"), tmp_path / "out", text=text)
     assert (figures["made"], figures["several_captions"]) == (5, count)
-    said = f"{count} of 5 records have several captions: features are made of the first alone"
+    said = f"{count} of 5 records have several captions: text features are made from the first"
     assert (said in capsys.readouterr().err) == (count > 0)
 
 

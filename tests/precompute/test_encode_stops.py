@@ -124,7 +124,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
     for other, changed in (({"text": "int8"}, "text.dtype"), ({"latents": None}, "latents, view")):
         with pytest.raises(
             InputError,
-            match=f"out.partial was begun with other {changed}; give its command, or --overwrite",
+            match=f"out.partial was begun with other values of {changed}; run the command that",
         ):
             run(config("relay"), out, **other)
     assert contents(partial) == before
@@ -135,7 +135,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
         match=r"out was encoded with other latents\.dtype; give --overwrite to replace it",
     ):
         run(config("relay"), out, latents="bfloat16", text=None)
-    with pytest.raises(InputError, match="holds something else than latents and text features"):
+    with pytest.raises(InputError, match="holds something other than latents and text features"):
         run(config("relay"), data(), overwrite=True)
     assert len(records()) == COUNT
     (tmp_path / "b.partial").mkdir()

@@ -39,7 +39,7 @@ def test_a_size_beyond_memory_is_refused_with_the_figure(many, tmp_path, monkeyp
     prompts.write_text("a star\n")
     what = ["--prompts", str(prompts)] if many else ["--prompt", "a star"]
     argv = ["--checkpoint", str(golden_models.converted("micro")), *what]
-    said = refused("sample", [*argv, "--out", str(tmp_path / "out")], capsys, "GB a device")
+    said = refused("sample", [*argv, "--out", str(tmp_path / "out")], capsys, "GB per device")
     assert said is None
     assert not list(tmp_path.glob("out/*.png"))
 
@@ -169,7 +169,7 @@ def test_pictures_and_latents_count_beside_parameters(monkeypatch):
 def test_what_xla_cannot_compile_is_over_what_there_is(monkeypatch):
     monkeypatch.setattr(memory, "taken", lambda program: None)
     monkeypatch.setattr(memory, "room", lambda mesh: 7_000_000)
-    with pytest.raises(InputError, match=r"takes over 0\.0 GB a device, .* there are 0\.0;"):
+    with pytest.raises(InputError, match=r"takes over 0\.0 GB per device, .* has 0\.0 GB;"):
         memory.check_fits(micro(), memory.Pictures(1, 16, 0))
 
 

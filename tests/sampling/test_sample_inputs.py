@@ -104,7 +104,7 @@ def test_one_picture_for_all_prompts_is_read_once(tmp_path):
         ),
         ([(40, 40)], r"a0\.png is 40×40; give a square picture"),
         ([(4112, 4112)], r"a0\.png is 4112×4112; give a square picture"),
-        ([(32, 32), (64, 64)], r"a1\.png is 64×64, the first is 32×32; give one size a call"),
+        ([(32, 32), (64, 64)], r"a1\.png is 64×64, but the first is 32×32; give pictures"),
     ],
 )
 def test_pictures_that_do_not_fit(sizes, line, tmp_path):
@@ -129,12 +129,12 @@ def loaded():
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"image": 2}, r"2 --image for 3 --prompt; give as many, or one"),
-        ({"image": 1, "size": 32}, r"--size 32: the picture has it already; give 64 or more"),
+        ({"image": 2}, r"2 --image for 3 --prompt; give one for each prompt, or one for all"),
+        ({"image": 1, "size": 32}, r"--size 32: the picture has that size already; give 64"),
         ({"image": 1, "size": 96}, r"size 96: this cascade makes"),
         (
             {"size": 128, "noise": "n.npz"},
-            r"--noise n\.npz: for one relay pass at most, and --size 128 takes 2",
+            r"--noise n\.npz: it fits one relay pass, and --size 128 takes 2",
         ),
         (
             {"without": "relay", "image": 1},

@@ -142,7 +142,7 @@ def test_a_context_that_is_too_large():
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(
         InputError,
-        match="mesh context=8: latents of 4 rows do not divide over it; give a smaller context",
+        match="mesh context=8: latents of 4 rows do not divide over 8 devices; give a",
     ):
         cascade.noise(keys, 32)
     with pytest.raises(

@@ -16,24 +16,21 @@ from data_pipeline.io.errors import InputError
         (
             ["--seed", "8"],
             "p.txt",
-            (
-                r"holds pictures of another plan \(other seed\); give its command, or another"
-                r" directory"
-            ),
+            "holds pictures made with other values of seed; run the command that made them",
         ),
         (
             ["--seed", "7", "--steps", "5"],
             "p.txt",
-            "5 steps of the base stage: it is distilled to 4 and knows no others",
+            "5 steps for the base stage: it was distilled to 4 and works with no other",
         ),
-        (["--seed", "7", "--guidance", "3"], "p.txt", r"another plan \(other base\.guidance\)"),
+        (["--seed", "7", "--guidance", "3"], "p.txt", r"other values of base\.guidance;"),
         # it takes the relay too
         (
             ["--seed", "7", "--size", "64"],
             "p.txt",
-            r"another plan \(other checkpoint, relay, size\)",
+            r"other values of checkpoint, relay, size;",
         ),
-        (["--seed", "7"], "q.txt", r"another plan \(other prompts\.sha256\)"),
+        (["--seed", "7"], "q.txt", r"other values of prompts\.sha256;"),
     ],
 )
 def test_another_plan_in_the_same_directory(flags, prompts, line, paint, whole, tmp_path):
@@ -58,7 +55,7 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
     with pytest.raises(InputError, match=r"plan\.json is damaged"):
         paint("whole", "--seed", "7")
     (out / "plan.json").unlink()
-    with pytest.raises(InputError, match=f"has {name} but no plan.json that says what it is of"):
+    with pytest.raises(InputError, match=f"has {name} but no plan.json that says how it was made"):
         paint("whole", "--seed", "7")
     with (
         locks.hold(tmp_path / "new" / ".part_0_of_1"),

@@ -68,17 +68,20 @@ def test_a_file_of_prompts_that_is_none(data, line, tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[" * 50_000, "line 2 is no JSON"),
-        ('["b"]', "line 2 has a list; it takes"),
-        ("{}", "line 2 has nothing; it takes"),
-        ('{"prompt": "b", "sed": 1}', "line 2 has prompt, sed; it takes"),
+        ("{", "line 2 is not JSON"),
+        ("[" * 50_000, "line 2 is not JSON"),
+        ('["b"]', "line 2 has a list; give"),
+        ("{}", "line 2 has nothing; give"),
+        ('{"prompt": "b", "sed": 1}', "line 2 has prompt, sed; give"),
         ('{"prompt": 1}', r"line 2: a prompt must hold"),
         ('{"prompt": " "}', r"line 2: a prompt must hold"),
-        ('{"prompt": "\\ud800"}', "line 2: a prompt has a character that is none"),
-        ('{"prompt": "b", "seed": -1}', r"line 2: seed -1: 0\.\.4294967294"),
+        ('{"prompt": "\\ud800"}', "line 2: a prompt has a character that is not valid Unicode"),
+        ('{"prompt": "b", "seed": -1}', r"line 2: seed -1: must be 0\.\.4294967294"),
         # its second picture's would be 2**32
-        ('{"prompt": "b", "seed": 4294967295}', r"line 2: seed 4294967295: 0\.\.4294967294"),
+        (
+            '{"prompt": "b", "seed": 4294967295}',
+            r"line 2: seed 4294967295: must be 0\.\.4294967294",
+        ),
         ('{"prompt": "b", "seed": true}', "line 2: seed True"),
         ('{"prompt": "b", "seed": 1.0}', r"line 2: seed 1\.0"),
         ('{"prompt": "b", "name": "../b"}', r"line 2: name '\.\./b': give letters"),
@@ -99,7 +102,7 @@ def test_too_many_lines_and_no_file(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"p\.txt has more than 2 lines; split it"):
         read_prompts(tmp_path / "p.txt", 1)
     for path in (tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(InputError, match="is no file; give one with a prompt a line"):
+        with pytest.raises(InputError, match="is not a file; give one with a prompt per line"):
             read_prompts(path, 1)
 
 
@@ -203,12 +206,12 @@ def test_a_mesh_is_as_large_as_there_are_pictures_for():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("fsdp=3", r"--mesh fsdp=3: 8 devices do not divide over mesh"),
-        ("data=2", r"--mesh data=2: mesh .* needs 2 devices, there are 8"),
+        ("fsdp=3", r"--mesh fsdp=3: 8 devices do not divide over the mesh"),
+        ("data=2", r"--mesh data=2: the mesh .* needs 2 devices, but there are 8"),
         ("fsdp=-1,tensor=-1", "one of them .* may be -1"),
         ("fsdp=0", "axes must be positive"),
         *(
-            (text, f"--mesh {text}: give sizes of the axes data, fsdp")
+            (text, f"--mesh {text}: give sizes for some of the axes data, fsdp")
             for text in ("", "8", "model=8", "data=a", "data=8,data=8")
         ),
     ],

@@ -77,7 +77,7 @@ def test_a_process_knows_its_place_from_flags_and_variables():
         (
             {"coordinator": "a:1", "num_processes": 0, "process_id": 0},
             {},
-            "--num-processes = 0: at least 1",
+            "--num-processes = 0: must be at least 1",
         ),
         (
             {"coordinator": "a", "num_processes": 2, "process_id": 0},

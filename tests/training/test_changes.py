@@ -70,9 +70,9 @@ def test_a_field_changes_where_that_is_allowed_and_only_there(fields, name):
         ({"model__channels": 32}, "model.channels", "the parameters in the checkpoint"),
         ({"model__w_dim": 8}, "model.w_dim", "the parameters in the checkpoint"),
         ({"stage": "relay"}, "stage", "the parameters in the checkpoint"),
-        ({"objective__prediction": "x0"}, "objective.prediction", "has learned to predict"),
-        ({"schedule__start": 500}, "schedule.start", "learned that schedule"),
-        ({"schedule__blur": "linear"}, "schedule.blur", "learned that schedule"),
+        ({"objective__prediction": "x0"}, "objective.prediction", "was trained to predict"),
+        ({"schedule__start": 500}, "schedule.start", "trained with that schedule"),
+        ({"schedule__blur": "linear"}, "schedule.blur", "trained with that schedule"),
         ({"optim__kind": "lion"}, "optim.kind", "the optimizer's state"),
         ({"optim__moments": "bfloat16"}, "optim.moments", "the optimizer's state"),
         ({"optim__momentum": 0.9}, "optim.momentum", "the optimizer's state"),
@@ -108,7 +108,7 @@ def test_of_a_round_rate_and_length_may_change_and_what_is_learned_may_not(entry
     if fine:
         assert [one["field"] for one in check(now, then)] == ["distill.rounds"]
         return
-    with pytest.raises(InputError, match=r"other values of distill.rounds.*steps and weights"):
+    with pytest.raises(InputError, match=r"other values of distill.rounds.*steps and guidance"):
         check(now, then)
 
 

@@ -263,8 +263,8 @@ def test_a_trace_that_would_crash_is_refused(monkeypatch):
         with pytest.raises(
             InputError,
             match=(
-                r"config\.profile\.steps: libtpu is installed, and its device is not here; set"
-                r" JAX_PLATFORMS"
+                r"config\.profile\.steps: libtpu is installed, but this machine has no device"
+                r" for it; set JAX_PLATFORMS"
             ),
         ):
             profiling.check_profiler(range(1, 2))

@@ -120,13 +120,13 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
 @pytest.mark.parametrize(
     ("field", "says"),
     [
-        ("data.buckets=32x32,32x36", "32x36 is not of multiples"),
+        ("data.buckets=32x32,32x36", "both sides of 32x36 must be multiples"),
         ("data.buckets=wide", "config.data.buckets: 'wide'"),
         ("data.path=none/here:2,none/there", "config.data.path: no records at none/here"),
         ("data.path=a:0,b", "config.data.path: .*positive"),
         ("data.workers=-1", "config.data.workers = -1"),
         ("data.max_damaged=-1", "config.data.max_damaged = -1"),
-        ("data.cache=runs/none", "no mixture, no config.data.buckets"),
+        ("data.cache=runs/none", "the mixture and config.data.buckets"),
     ],
 )
 def test_fields_that_cannot_be_are_refused(field, says, data, tmp_path):

@@ -98,7 +98,7 @@ def test_it_says_what_it_recognised_and_where_each_setting_is_from(tmp_path, cap
             "relay: image size 64 (--image-size), steps 2 (--steps), start 500 (default), w 7.5"
             " (default), prediction eps (default)"
         ),
-        "the released 1-step one starts at 200, --relay-start 200",
+        "the released 1-step relay starts at 200, --relay-start 200",
     ):
         assert words in said
     assert (
@@ -163,7 +163,7 @@ def test_t5_comes_sharded_whole_and_tied(tmp_path):
     write(folder / "model-00001-of-00002.safetensors", {name: values[name] for name in names[::2]})
     write(folder / "model-00002-of-00002.safetensors", {name: values[name] for name in names[1::2]})
     with pytest.raises(
-        InputError, match=r"encoder\.embed_tokens\.weight is another table than shared\.weight"
+        InputError, match=r"encoder\.embed_tokens\.weight differs from shared\.weight"
     ):
         converted(tmp_path / "again", "--t5", folder)
 

@@ -57,7 +57,7 @@ def test_a_pt_that_carries_code_is_refused_and_does_not_run(tmp_path):
     bomb = write_sat(tmp_path / "bomb", values, **beside, hook=Bomb(tmp_path / "ran"))
     line = (
         r"bomb/1/mp_rank_00_model_states\.pt is refused, and nothing of it was run: it calls"
-        r" (posix|os)\.mkdir; a checkpoint holds"
+        r" (posix|os)\.mkdir, and a checkpoint may hold"
     )
     refused(tmp_path, line, "--unet", bomb, *FLAGS)
     refused(tmp_path, line, "--unet", bomb / "1" / SAT_FILE, *FLAGS)
@@ -165,11 +165,11 @@ def damage_pt(kind: str, at: Path) -> Path:
         (
             "truncated",
             (
-                r"mp_rank_00_model_states\.pt is damaged or no checkpoint of torch\.save \(since"
-                r" 1\.6\): .*; get it again"
+                r"mp_rank_00_model_states\.pt is damaged or was not written by torch\.save of"
+                r" PyTorch 1\.6 or newer: .*; get it again"
             ),
         ),
-        ("old format", r"is damaged or no checkpoint of torch\.save \(since 1\.6\)"),
+        ("old format", r"is damaged or was not written by torch\.save of PyTorch 1\.6 or newer"),
         (
             "no latest",
             (
@@ -179,21 +179,21 @@ def damage_pt(kind: str, at: Path) -> Path:
         ),
         (
             "latest elsewhere",
-            r"latest holds '\.\./\.\./etc' and not the name of a folder beside it",
+            r"latest holds '\.\./\.\./etc', which is not the name of a folder beside it",
         ),
         ("latest of nothing", r"latest says 2, but there is no .*2/mp_rank_00_model_states\.pt"),
         (
             "two ranks",
             r"is split over 2 model-parallel ranks \(mp_rank_01_model_states\.pt\); merge them",
         ),
-        ("compressed", r"is not of torch\.save: archive/data\.pkl in it is compressed"),
+        ("compressed", r"was not written by torch\.save: archive/data\.pkl in it is compressed"),
         (
             "large pickle",
             r"archive/data\.pkl has 135,266,304 bytes, more than names and shapes take",
         ),
         (
             "no tensors",
-            r"holds no tensors under `module`, as a SAT checkpoint does, nor by themselves",
+            r"holds no tensors, neither under `module`, as a SAT checkpoint does, nor at its top",
         ),
         (
             "other things",
@@ -203,7 +203,7 @@ def damage_pt(kind: str, at: Path) -> Path:
             ),
         ),
         ("sparse", r"mp_rank_00_model_states\.pt: a is of another type; weights are one of"),
-        ("zip of another version", r"is damaged or no checkpoint of torch\.save \(since 1\.6\)"),
+        ("zip of another version", r"is damaged or was not written by torch\.save of PyTorch"),
         ("no values", r"a has the shape \[0, 1000000\] and no values \(1 such\)"),
         (
             "shape without bytes",
@@ -247,7 +247,7 @@ def test_a_safetensors_header_that_lies_about_sizes(kind, tmp_path):
         )
     refused(
         tmp_path,
-        r"u\.safetensors is damaged or no safetensors file: .*; get it again",
+        r"u\.safetensors is damaged or not a safetensors file: .*; get it again",
         "--unet",
         path,
         *FLAGS,

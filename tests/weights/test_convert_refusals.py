@@ -46,7 +46,7 @@ def t5_folder(at: Path, kind: str) -> Path:
     ("kind", "line"),
     [
         ("no tokenizer", r"is not a tokenizer: it has neither tokenizer\.json nor spiece\.model"),
-        ("gated-silu", r"config\.json: feed_forward_proj is gated-silu; T5 v1\.1 has gated-gelu"),
+        ("gated-silu", r"config\.json: feed_forward_proj is gated-silu, but T5 v1\.1 has"),
         (
             "small vocabulary",
             r"its tokenizer has \d+ tokens, the text encoder 100; they do not belong together",
@@ -54,7 +54,7 @@ def t5_folder(at: Path, kind: str) -> Path:
         (
             "escape",
             (
-                r"index\.json names '\.\./other\.safetensors', which is no \.safetensors file"
+                r"index\.json names '\.\./other\.safetensors', which is not a \.safetensors file"
                 r" beside it"
             ),
         ),
@@ -123,7 +123,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("", r"give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to"),
         (
             "--unet {unet} --image-size 32",
-            r"heads of 64 channels do not divide its attention widths 32, 64; give --head-channels",
+            r"heads of 64 channels do not divide its attention widths 32, 64; give the right",
         ),
         (
             "--unet {unet} --image-size 32 --head-channels 24",
@@ -132,7 +132,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--unet {vae}", r"--unet .*vae\.safetensors: there is no time_embed\.0\.weight"),
         ("--vae {unet}", r"holds no autoencoder, only 329 tensors of model\.diffusion_model\.\*"),
         ("--unet {at}/none", r"--unet .*none: there is no such file or folder"),
-        ("--unet {at}/there", r"--unet .*there: no `latest` of a SAT checkpoint and no"),
+        ("--unet {at}/there", r"--unet .*there holds neither the `latest` of a SAT checkpoint nor"),
         ("--unet {at}/list.yaml", r"--unet .*list\.yaml: give a \.safetensors file, a \.pt or"),
         ("--unet {unet} --base {unet} --head-channels 16", r"--unet is for one UNet alone"),
         (
@@ -151,11 +151,11 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--t5 {t5} --latent-scale 1", r"--latent-scale is for --vae, and there is none"),
         (
             "--relay {unet} --relay-start 3 --steps 5 --head-channels 16",
-            r"the relay has 5 steps from t = 3: both 1\.\.1000, and no more steps",
+            r"the relay has 5 steps from t = 3: both must be 1\.\.1000, with no more steps",
         ),
         (
             "--base {unet} --image-size 30 --head-channels 16",
-            r"--image-size: the base's pictures have 30 pixels a side; give a multiple of 32",
+            r"--image-size: the base's pictures have 30 pixels per side; give a multiple of 32",
         ),
         (
             "--base {unet} --config {at}/relay.yaml",
@@ -167,7 +167,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ),
         (
             "--base {unet} --config {at}/wide.yaml",
-            r"wide\.yaml says channels = 320, the weights are of 32; give the configuration",
+            r"wide\.yaml says channels = 320, but the weights have 32; give the configuration",
         ),
         ("--base {unet} --config {at}/text.yaml", r"--config .*text\.yaml is not YAML"),
         (
@@ -181,7 +181,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--base {unet} --config {at}/tag.yaml", r"--config .*tag\.yaml is not YAML"),
         (
             "--base {unet} --config {at}/huge.yaml",
-            r"num_steps is a int, not a number that it could be",
+            r"num_steps is a int, not a number that is possible there",
         ),
         ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: No such file"),
         ("--vae {vae} --latent-scale 0", r"--latent-scale 0\.0: must be between 0 and 100"),
@@ -208,7 +208,7 @@ def test_an_out_that_exists_is_left_alone(tmp_path):
 
 def test_parts_that_do_not_belong_together(tmp_path):
     micro, tiny = golden_models.files("micro"), golden_models.files("tiny")
-    line = "the base reads text features 24 wide, --t5 makes 64"
+    line = "the base reads text features of width 24, but --t5 makes width 64"
     refused(tmp_path, line, "--base", micro / "unet.safetensors", "--t5", tiny / "t5", *FLAGS)
 
 

@@ -158,5 +158,5 @@ def test_wrong_files_are_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         load_lpips(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("not safetensors")
-    with pytest.raises(InputError, match="is damaged or no safetensors file"):
+    with pytest.raises(InputError, match="is damaged or not a safetensors file"):
         load_lpips(tmp_path / "text.safetensors")

@@ -124,7 +124,7 @@ def test_what_shapes_do_not_tell_has_to_be_given():
     }
     with pytest.raises(
         InputError,
-        match="heads of 64 channels do not divide its attention widths 48; give --head-channels",
+        match="heads of 64 channels do not divide its attention widths 48; give the right",
     ):
         unet_fields(odd)
     assert unet_fields(odd, head_channels=16)["head_dim"] == 16
