@@ -1,12 +1,15 @@
-"""What a chip can do: the figures of its data sheet, against which a compiled program is held.
+"""The data sheets of chips, against which a compiled program is held.
 
-bfloat16 products without sparsity; GB are 10^9 bytes; a link's figure is one direction of it.
-Sources:
-TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e; a link is the interconnect's bandwidth a chip
-over its ports: 1600 Gb/s over 4, 1200 GB/s in both directions over 6, 3584 Gb/s over 4. GPUs:
-NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB; NVLink is half of their total of
-both directions; the network is that of NVIDIA's eight-GPU systems, a 400 Gb/s (A100: 200 Gb/s)
-adapter a GPU.
+FLOPs are bfloat16 products without sparsity. A GB is 10^9 bytes. A link's figure is one of its
+directions.
+
+Sources for TPUs: cloud.google.com/tpu/docs/v5e, /v5p and /v6e. A link is the interconnect's
+bandwidth per chip divided by its ports: 1600 Gb/s by 4, 1200 GB/s in both directions by 6, 3584
+Gb/s by 4.
+
+Sources for GPUs: NVIDIA's data sheets of the H100 SXM, H200 SXM and A100 SXM 80 GB. NVLink is half
+of their total of both directions. The network is that of NVIDIA's eight-GPU systems, which have one
+adapter of 400 Gb/s (A100: 200 Gb/s) per GPU.
 """
 
 import math
@@ -15,17 +18,21 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
+    """The figures of one kind of chip."""
+
     title: str
-    flops: float  # bfloat16 a second
+    flops: float  # bfloat16, per second
     memory: float  # bytes
-    bandwidth: float  # of the memory, bytes a second
-    link: float  # bytes a second, one direction: of one torus link, or of all of a GPU's NVLinks
-    axes: int  # of the torus; 0: a switch
-    ring: int  # an axis of this size, or a multiple of it, wraps round
-    network: float  # bytes a second a chip, one direction, beyond the links
+    bandwidth: float  # of the memory, bytes per second
+    # bytes per second in one direction: of one torus link, or of all of a GPU's NVLinks
+    link: float
+    axes: int  # of the torus; 0 for a switch
+    ring: int  # an axis whose size is a multiple of this wraps around
+    network: float  # bytes per second and chip in one direction, beyond the links
 
     @property
     def tpu(self) -> bool:
+        """Whether the chip is a TPU."""
         return self.axes > 0
 
 
@@ -37,7 +44,7 @@ CHIPS = {
     "h200": Chip("NVIDIA H200 SXM 141 GB", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
     "a100": Chip("NVIDIA A100 SXM 80 GB", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
 }
-KINDS = {  # jax's `device_kind` of each
+KINDS = {  # what JAX calls each (`device_kind`)
     "v5e": ("TPU v5 lite", "TPU v5e"),
     "v5p": ("TPU v5", "TPU v5p"),
     "v6e": ("TPU v6 lite", "TPU v6e"),
@@ -49,19 +56,22 @@ DOMAIN = 8  # GPUs behind one NVLink switch
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax calls so; None where it is not one of these."""
+    """Return the chip whose `device_kind` in JAX this is, or None where it is not in CHIPS."""
     return next((CHIPS[name] for name, kinds in KINDS.items() if device_kind in kinds), None)
 
 
 def group_bandwidth(chip: Chip, shape: tuple[int, ...], group: Sequence[tuple[int, ...]]) -> float:
-    """Bytes a second that a chip can send to the others of a group, at best; infinite where there
-    are none. group: their places in `shape`.
+    """Return the bytes per second that a chip can at best send to the others of its group.
 
-    A TPU's group has the links of the torus axes (`shape`) that it extends over. Along an axis that
-    wraps round it has both directions if it fills it, and so has a pair, whose other direction
-    serves another pair; else it is a line, whose ends send one way only. GPUs (`shape`: partitions
-    × hosts × GPUs) have NVLink within as many hosts of a partition as make eight, or else the
-    network.
+    shape: the torus axes of TPUs, or partitions × hosts × GPUs. group: the places of its chips in
+    `shape`. The bandwidth is infinite for a group of one.
+
+    A group of TPUs has the links of the torus axes that it extends over. Along an axis that wraps
+    around, a group that fills the axis has both directions. So has a pair, because its other
+    direction serves another pair. Any other group is a line, whose ends send one way only.
+
+    GPUs have NVLink as far as the group stays within the hosts of one partition that together have
+    eight GPUs. Otherwise they have the network.
     """
     if len(set(group)) == 1:
         return math.inf

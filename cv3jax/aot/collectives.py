@@ -1,15 +1,16 @@
-"""What a compiled program moves between chips: collectives by kind, counted with the loops they
-stand in, in bytes.
+"""Count what a compiled program moves between chips: its collectives by kind, in bytes.
 
-`payload`: the whole array that a group gathers, reduces or exchanges, in the type it travels in.
-`wire`: what each chip sends (and receives) of it with ring algorithms, in a group of n:
+A collective inside a loop counts once for each step of the loop.
+
+`payload` is the whole array that a group gathers, reduces or exchanges, in the type that travels.
+`wire` is what each chip of a group of n sends (and receives) of it with ring algorithms:
 
     all-gather, reduce-scatter, all-to-all    payload · (n - 1) / n
     all-reduce                                payload · (n - 1) / n · 2
     collective-permute, broadcast             payload
 
-What the TPU compiler prints as a fusion named all-reduce-scatter, with an all-reduce inside, is a
-reduce-scatter.
+The TPU compiler prints a reduce-scatter as a fusion named all-reduce-scatter, with an all-reduce
+inside.
 """
 
 import itertools
@@ -25,8 +26,8 @@ from cv3jax.aot.hlo_instruction import Instruction, array_bytes, collective
 
 TURNS = {"all-reduce": 2}
 WHOLE = ("collective-permute", "collective-broadcast")
-# what passes numbers on, perhaps fewer of them, or among zeros: an array that goes through these is
-# still a parameter
+# operations that pass on the numbers of an array, or fewer of them, or the numbers among zeros: a
+# parameter that goes through these is still a parameter
 PASSES = (
     *SAME,
     "transpose",
@@ -45,40 +46,45 @@ PASSES = (
 )
 
 
-# and their operands that are passed on
+# operations that join arrays, with the operands that they pass on
 JOINS = {"dynamic-update-slice": slice(0, 2), "select": slice(1, 3), "concatenate": slice(None)}
-# the TPU compiler's, of slices that it copied one by one
+# what the TPU compiler writes for joining slices that it copied one by one
 JOINED = 'custom_call_target="ConcatBitcast"'
 NOTHING = ("constant", "iota", "broadcast", "partition-id", "replica-id")
-# the name scope of parameters that the step gathers itself, `jvp(gathered)` too
+# the name scope of parameters that the step gathers itself; `jvp(gathered)` is one too
 GATHERED = re.compile(r"(?:^|[/(])gathered(?:[/)]|$)")
 PARAMETERS = re.compile(r"\b(params|ema|frozen)\b")  # in the name of a program's argument
 
 
 class Collective(NamedTuple):
+    """One collective of a compiled program."""
+
     kind: str
-    # the chips of each, by their number in the program; of a permutation, its pairs
+    # the chips of each group, by their number in the program; for a permutation, its pairs
     groups: tuple[tuple[int, ...], ...]
-    times: int  # in one execution of the program
-    payload: int  # bytes, each time
-    wire: float  # bytes a chip, each time
+    times: int  # executions in one execution of the program
+    payload: int  # bytes, in each execution
+    wire: float  # bytes per chip, in each execution
     dtype: str
-    parameters: bool  # whether it moves parameters, and not activations or gradients
-    scope: str  # where in the traced function it comes from
+    parameters: bool  # whether it moves parameters and not activations or gradients
+    scope: str  # the name scope in the traced function that it comes from
 
     @property
     def group(self) -> int:
-        """Chips in one."""
+        """The number of chips in its largest group."""
         return max(map(len, self.groups))
 
     @property
     def total(self) -> float:
-        """Bytes on the wire of a chip in one execution."""
+        """The bytes on the wire per chip in one execution of the program."""
         return self.wire * self.times
 
 
 def collectives(module: Module) -> list[Collective]:
-    """Of a compiled module. Raises UnknownError where the length of a loop cannot be told."""
+    """Return the collectives of a compiled module.
+
+    Raises UnknownError where the text does not show the length of a loop.
+    """
     found = []
     for frame, it, times in module.walk():
         kind = collective(it.opcode)
@@ -112,8 +118,10 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """The chips of each replica group, in any of the forms that XLA writes them; of a permutation,
-    its pairs.
+    """Return the chips of each replica group, or the pairs of a permutation.
+
+    attributes: of the instruction, in any of the forms in which XLA writes groups. Raises
+    UnknownError on another form.
     """
     if listed := re.search(
         r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}", attributes
@@ -135,7 +143,7 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
 
 
 def _iota(text: str) -> np.ndarray:
-    """`[2,4]T(1,0)`: 0..7 in two rows, transposed."""
+    """Return the numbers that a form such as `[2,4]T(1,0)` means: 0..7 in two rows, transposed."""
     sizes, _, order = text.partition("T")
     sizes, order = ([int(n) for n in re.findall(r"\d+", part)] for part in (sizes, order))
     numbers = np.arange(math.prod(sizes)).reshape(sizes)
@@ -143,8 +151,10 @@ def _iota(text: str) -> np.ndarray:
 
 
 def _mesh_groups(sizes: str, ids: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
-    """`'x'=16,'y'=4`, `[4,16]T(1,0)` (or all numbers), `'x','y'`; an axis may be the part of it
-    that `'x':(before)size` names.
+    """Return the replica groups of XLA's mesh form.
+
+    sizes: as `'x'=16,'y'=4`. ids: the device numbers, as `[4,16]T(1,0)`; None for all in order.
+    axes: as `'x','y'`; an axis may be only the part of it that `'x':(before)size` names.
     """
     shape = {name: int(size) for name, size in re.findall(r"'?([^',= ]+)'?=(\d+)", sizes)}
     count, step, steps = math.prod(shape.values()), 1, {}
@@ -158,7 +168,7 @@ def _mesh_groups(sizes: str, ids: str | None, axes: str) -> tuple[tuple[int, ...
             _iota(ids).ravel().tolist() if "T" in ids else [int(n) for n in re.findall(r"\d+", ids)]
         )
     )
-    parts = []  # (how far apart in the mesh, how many)
+    parts = []  # (stride in the mesh, size)
     for name, before, size in re.findall(r"'?([^',: ]+)'?(?::\((\d+)\)(\d+))?", axes):
         size = int(size or shape[name])
         parts.append((steps[name] * shape[name] // (int(before or 1) * size), size))
@@ -171,9 +181,7 @@ def _mesh_groups(sizes: str, ids: str | None, axes: str) -> tuple[tuple[int, ...
 
 
 def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> bool:
-    """Whether what `it` moves comes from the program's parameters, only converted, sliced or padded
-    on the way.
-    """
+    """Return whether `it` moves parameters, at most converted, sliced or padded before."""
     if GATHERED.search(scope):
         return True
     try:
@@ -184,9 +192,9 @@ def of_parameters(module: Module, frame: Frame, it: Instruction, scope: str) -> 
 
 
 def _origin(module: Module, frame: Frame, name: str) -> set[str]:
-    """Names of the program's arguments that a value is made of.
+    """Return the names of the program's arguments that a value is made of.
 
-    Raises UnknownError where it is computed.
+    Raises UnknownError where the value is computed.
     """
     it = module[frame, name]
     if it.opcode == "parameter":
@@ -211,8 +219,9 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict]:
-    """{kind: {count, payload_bytes, wire_bytes, wire_bytes_by_type, parameter_wire_bytes}} of one
-    execution, bytes of a chip.
+    """Return the totals of each kind of collective in one execution, in bytes per chip.
+
+    They are {kind: {count, payload_bytes, wire_bytes, wire_bytes_by_type, parameter_wire_bytes}}.
     """
     kinds: dict[str, dict] = {}
     for one in found:
@@ -235,23 +244,27 @@ def by_kind(found: list[Collective]) -> dict[str, dict]:
 
 
 class Minimum(NamedTuple):
-    """Bytes on the wire of a chip that fully sharded training cannot do without, in one step."""
+    """The bytes on the wire per chip that one fully sharded train step needs at least."""
 
     gather: float
     reduce: float
 
     @property
     def total(self) -> float:
+        """Both together."""
         return self.gather + self.reduce
 
 
 def fsdp_minimum(params: Any, *, microbatches: int, gathers: int, train: bool) -> Minimum:
-    """Each parameter gathered `gathers` times a microbatch in bfloat16; each gradient reduced once
-    in float32.
+    """Return the least traffic of fully sharded training.
 
-    What is sharded over "fsdp" is reduced over it once a microbatch, since a whole gradient has no
-    place to wait in; over the axes that hold copies ("data", "context", and "fsdp" of what is not
-    sharded) once a step. params: ShapeDtypeStructs with shardings.
+    Each parameter is gathered `gathers` times per microbatch in bfloat16. Each gradient is reduced
+    once in float32.
+
+    A gradient that is sharded over "fsdp" is reduced over it once per microbatch, since there is no
+    memory to keep a whole gradient in. Over the axes that hold copies ("data", "context", and
+    "fsdp" for what is not sharded) it is reduced once per step. params: ShapeDtypeStructs with
+    shardings.
     """
     gather = reduce = 0.0
     for leaf in jax.tree.leaves(params):

@@ -1,19 +1,18 @@
-"""FLOPs of a function, counted from its jaxpr: matrix products and convolutions, a multiply-add as
-two.
+"""Count the FLOPs of a function from its jaxpr: matrix products and convolutions.
 
-Nothing else counts as model FLOPs: norms, activations and the softmax are bound by memory. The
-count is of the whole function over all devices, as if there were one, and of what is computed: dead
-code is left out, a scan's body counts once for each of its steps, of a branch the dearer side,
-recomputation by remat where the jaxpr has it (and once more in `recomputed`). XLA's own count takes
-a loop's body once, whatever the length.
+A multiply-add is two FLOPs. Nothing else counts as model FLOPs, because norms, activations and the
+softmax are bound by memory. The count is of the whole function over all devices, as if there were
+one, and of what is computed: dead code is left out, a scan's body counts once for each step, a
+branch counts as its dearest side, and recomputation by remat counts where the jaxpr has it (and
+also in `recomputed`). XLA's own count takes a loop's body once, whatever the loop's length.
 
-A backward attention kernel makes the logits once more, the first of its five products: it counts as
-recomputed, so that model FLOPs are those of XLA's attention, which has kept them. What a kernel
-computes on padding (225 keys as 256) counts in full, in both.
+A backward attention kernel computes the logits again, in the first of its five products. These
+count as recomputed, so that the model FLOPs equal those of XLA's attention, which keeps its logits.
+What a kernel computes on padding (225 keys as 256) counts in full in both.
 
-A convolution has the closed form outputs × taps × channels: a tap that lies on padding counts, as
-in every published count; one that lies on the holes of a dilated input, as the gradient of a
-strided convolution has them, does not.
+A convolution has the closed form outputs × taps × channels. A tap that falls on padding counts, as
+in every published count. A tap that falls on the holes of a dilated input, as in the gradient of a
+strided convolution, does not.
 """
 
 import math
@@ -29,15 +28,17 @@ from jax.interpreters import partial_eval
 
 from cv3jax.kernels.attention_cpu import RECOMPUTED
 
-# cuDNN attention: its matrix products
+# the matrix products of cuDNN's attention kernels
 KERNELS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
-# those of five products; splash's in one, as cv3jax.kernels.attention has it
+# kernels of five products; the splash backward is a single kernel (cv3jax.kernels.attention)
 BACKWARD = re.compile(r"dot_product_attention_bwd|splash_\w+_dkv")
 
 
 class Flops(NamedTuple):
-    """total: with recomputation; recomputed: what of it remat and attention kernels compute again;
-    kinds: total by primitive.
+    """The FLOPs of a function.
+
+    total: with recomputation. recomputed: the part of it that remat and attention kernels compute
+    again. kinds: the total by primitive.
     """
 
     total: int
@@ -46,12 +47,12 @@ class Flops(NamedTuple):
 
     @property
     def model(self) -> int:
-        """Without recomputation: what MFU counts as useful."""
+        """The FLOPs without recomputation, which MFU counts as useful."""
         return self.total - self.recomputed
 
 
 def count(function: Callable, *args) -> Flops:
-    """FLOPs of `function(*args)`; the arguments may be ShapeDtypeStructs.
+    """Return the FLOPs of `function(*args)`; the arguments may be ShapeDtypeStructs.
 
     Raises ValueError as `count_jaxpr` does.
     """
@@ -59,9 +60,9 @@ def count(function: Callable, *args) -> Flops:
 
 
 def count_jaxpr(closed: core.ClosedJaxpr) -> Flops:
-    """FLOPs of a jaxpr.
+    """Return the FLOPs of a jaxpr.
 
-    Raises ValueError on a loop with products whose length only running it would tell.
+    Raises ValueError on a loop with products whose length is known only when it runs.
     """
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     found = _count(live, False)
@@ -76,7 +77,7 @@ def count_jaxpr(closed: core.ClosedJaxpr) -> Flops:
 
 
 def _count(jaxpr: core.Jaxpr, again: bool) -> Counter:
-    """{(primitive, whether recomputed): FLOPs}"""
+    """Return {(primitive, whether recomputed): FLOPs}."""
     found: Counter = Counter()
     for eqn in jaxpr.eqns:
         repeated = again or RECOMPUTED in str(eqn.source_info.name_stack)
@@ -121,7 +122,7 @@ def _kernel(name: str, flops: int, again: bool) -> Counter:
 
 
 def _repeats(eqn: core.JaxprEqn) -> int:
-    """How often the body of a call runs, over all devices."""
+    """Return how often the body of a call runs, over all devices."""
     if eqn.primitive.name == "scan":
         return eqn.params["length"]
     if eqn.primitive.name == "shard_map":  # its shapes are those of one device
@@ -134,7 +135,7 @@ def _times(found: Counter, factor: int) -> Counter:
 
 
 def dot_flops(eqn: core.JaxprEqn) -> int:
-    """2 · batch · rows · columns · depth."""
+    """Return 2 · batch · rows · columns · depth."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
     return (
         2
@@ -144,8 +145,10 @@ def dot_flops(eqn: core.JaxprEqn) -> int:
 
 
 def conv_flops(eqn: core.JaxprEqn) -> int:
-    """2 · batch · output channels · input channels of a group · the pairs of output position and
-    tap, axis by axis.
+    """Return the FLOPs of a convolution.
+
+    They are 2 · batch · output channels · input channels per group · the pairs of output position
+    and tap, counted axis by axis.
     """
     params, numbers = eqn.params, eqn.params["dimension_numbers"]
     kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
@@ -158,8 +161,8 @@ def conv_flops(eqn: core.JaxprEqn) -> int:
             params["lhs_dilation"][axis],
             params["rhs_dilation"][axis],
         )
-        # where each tap of each output reads, from the first element of the dilated input on: only
-        # every `holes`th is a value
+        # where each tap of each output reads, counted from the first element of the dilated input:
+        # only every `holes`th element is a value
         reads = (
             np.add.outer(np.arange(out[place]) * stride, np.arange(kernel[tap]) * spread)
             - params["padding"][axis][0]
@@ -175,8 +178,9 @@ def conv_flops(eqn: core.JaxprEqn) -> int:
 
 
 def attention_flops(eqn: core.JaxprEqn) -> int:
-    """One matrix product of attention: 2 · queries · keys · width over batch and heads, nothing
-    left out for a mask.
+    """Return the FLOPs of one matrix product of attention.
+
+    They are 2 · queries · keys · width over batch and heads; a mask saves nothing.
     """
     query, key = (eqn.invars[i].aval.shape for i in (0, 1))
     keys = key[2] if eqn.params["layout"] == 1 else key[1]  # 1: [B, N, T, H], else [B, T, N, H]
@@ -184,7 +188,7 @@ def attention_flops(eqn: core.JaxprEqn) -> int:
 
 
 def pallas_flops(eqn: core.JaxprEqn) -> int:
-    """A kernel's own estimate where it has one, else its body once for each point of the grid."""
+    """Return a kernel's own estimate, or where it has none, its body once per point of the grid."""
     if eqn.params.get("cost_estimate") is not None:
         return eqn.params["cost_estimate"].flops
     grid = eqn.params["grid_mapping"].grid

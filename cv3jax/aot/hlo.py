@@ -1,10 +1,9 @@
-"""The text of a compiled XLA module, read: its instructions, who calls whom, and how often each
-loop runs.
+"""Read the text of a compiled XLA module: instructions, calls, and how often each loop runs.
 
-Text is the one form that every backend gives of what it compiled; nothing here knows a backend.
-What calls a computation is a `Frame`: through it a parameter is traced to the value that the caller
-passes, which is how the length of a loop is found where the compiler does not state it, and how an
-operand is traced back to the arguments of the program.
+Text is the one form that every backend gives of what it compiled, and nothing here depends on a
+backend. A `Frame` is a call of a computation. Through it a parameter is traced to the value that
+the caller passes. In this way the length of a loop is found where the compiler does not state it,
+and an operand is traced back to the arguments of the program.
 """
 
 import functools
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from cv3jax.aot.hlo_instruction import Instruction, collective, parse_instruction
 
 LONGEST = 100_000  # steps of a loop that are followed before it counts as endless
-# the same numbers, elsewhere
+# operations whose result has the same numbers as their operand
 SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done", "optimization-barrier")
 ARITHMETIC = {
     "add": operator.add,
@@ -39,13 +38,13 @@ LINE = re.compile(r"^\s+(ROOT )?%?([^ ]+) = ")
 
 
 class UnknownError(ValueError):
-    """A value that the text does not tell."""
+    """A value that the text does not show."""
 
 
 class Frame(NamedTuple):
-    """A computation as one call of it sees it.
+    """One call of a computation.
 
-    `state`: figures of a loop's state at one of its steps.
+    `state`: elements of a loop's state at one of its steps.
     """
 
     computation: str
@@ -55,11 +54,13 @@ class Frame(NamedTuple):
 
 
 class Module:
-    """A parsed module: computations by name, each a dict of instructions by name in the order of
-    the text.
+    """A parsed module: computations by name.
+
+    Each computation is a dict of instructions by name, in the order of the text.
     """
 
     def __init__(self, text: str):
+        """Parse the text of a module. Raises ValueError where it has no ENTRY."""
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.entry = ""
@@ -81,18 +82,21 @@ class Module:
 
     @functools.cached_property
     def main(self) -> Frame:
+        """The frame of the entry computation."""
         return Frame(self.entry)
 
     def __getitem__(self, place: tuple[Frame, str]) -> Instruction:
+        """Return the instruction of that name in that frame's computation."""
         return self.computations[place[0].computation][place[1]]
 
     def root(self, computation: str) -> Instruction:
+        """Return the instruction whose value a computation returns."""
         return self.computations[computation][self.roots[computation]]
 
     def caller(self, frame: Frame, number: int) -> tuple[Frame, str]:
-        """Where parameter `number` of a called computation comes from.
+        """Return (frame, name) of the value that parameter `number` of a called computation takes.
 
-        Raises UnknownError for the program's own.
+        Raises UnknownError for the program's own parameters.
         """
         if frame.parent is None:
             raise UnknownError("the value is an argument of the program")
@@ -101,9 +105,9 @@ class Module:
         return frame.parent, frame.call.operands[number]
 
     def element(self, frame: Frame, name: str, index: int) -> tuple[Frame, str]:
-        """Where element `index` of the tuple `name` was put in.
+        """Return (frame, name) of the value that became element `index` of the tuple `name`.
 
-        A loop's carry is what the loop began with.
+        The carry of a loop is traced to the value with which the loop began. Raises UnknownError.
         """
         it = self[frame, name]
         if it.opcode == "tuple":
@@ -122,9 +126,9 @@ class Module:
         raise UnknownError(f"no element {index} of {name} can be found through {it.opcode}")
 
     def number(self, frame: Frame, name: str) -> int:
-        """The integer that the scalar `name` is.
+        """Return the integer that the scalar `name` holds.
 
-        Raises UnknownError where only running it would tell.
+        Raises UnknownError where it is known only when the program runs.
         """
         it = self[frame, name]
         if it.opcode == "constant":
@@ -177,8 +181,10 @@ class Module:
         return self.computations[body][it.operands[0]].opcode == "parameter"
 
     def trips(self, frame: Frame, loop: Instruction) -> int:
-        """How often the body of a while loop runs: the compiler's word, else its counter followed
-        from step to step.
+        """Return how often the body of a while loop runs.
+
+        The compiler's own figure is taken; where it gives none, the loop's counter is followed from
+        step to step.
 
         Raises:
             UnknownError: the counter depends on something computed.
@@ -186,7 +192,7 @@ class Module:
         if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(said[1])
         body, condition = loop.attribute("body"), loop.attribute("condition")
-        state: dict[int, int] = {}  # the counter, and whatever else its next value takes
+        state: dict[int, int] = {}  # the counter, and whatever else its next value depends on
         while True:
             try:
                 return self._follow(frame, loop, body, condition, dict(state))
@@ -214,12 +220,12 @@ class Module:
     def walk(
         self, frame: Frame | None = None, times: int = 1
     ) -> Iterator[tuple[Frame, Instruction, int]]:
-        """Every collective with the frame it stands in and how often it runs.
+        """Yield every collective with its frame and how often it runs.
 
-        Of a conditional every branch counts.
+        Every branch of a conditional counts.
 
         Raises:
-            UnknownError: a loop with collectives whose length the text does not tell.
+            UnknownError: the text does not show the length of a loop with collectives.
         """
         frame = frame or self.main
         for it in self.computations[frame.computation].values():
@@ -234,8 +240,9 @@ class Module:
                     yield from self.walk(Frame(name, it, frame), times * repeats)
 
     def continues(self, computation: str, it: Instruction) -> bool:
-        """Whether a collective goes on with one that another fusion started: the TPU compiler
-        prints it in each that it overlaps with.
+        """Return whether a collective continues one that another fusion started.
+
+        The TPU compiler prints such a collective in each fusion that it overlaps with.
         """
         if "chain_id=" not in it.attributes or not collective(it.opcode):
             return False
@@ -243,7 +250,7 @@ class Module:
 
     @functools.cached_property
     def busy(self) -> frozenset[str]:
-        """The computations that have a collective, in themselves or in what they call."""
+        """The computations that contain a collective, or call one that does."""
 
         @functools.cache
         def busy(computation: str) -> bool:

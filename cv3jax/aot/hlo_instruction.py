@@ -1,11 +1,9 @@
-"""One instruction in the text of a compiled XLA module: its parts, the bytes of its shape, and the
-kind of collective that it begins.
-"""
+"""One instruction in the text of a compiled XLA module: its parts, shape and collective kind."""
 
 import re
 from typing import NamedTuple
 
-# the others have theirs in the name: f32, bf16, s4, f8e4m3fn
+# the other types have their bits in the name: f32, bf16, s4, f8e4m3fn
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 CALLS = re.compile(
@@ -24,15 +22,17 @@ KINDS = (
 
 
 class Instruction(NamedTuple):
+    """The parts of one instruction, as text."""
+
     name: str
     opcode: str
     shape: str  # as written, layouts included
     operands: tuple[str, ...]
-    literal: str  # what stands between the parentheses of a constant or parameter
-    attributes: str  # what follows them
+    literal: str  # the text between the parentheses of a constant or parameter
+    attributes: str  # the text after the operands
 
     def attribute(self, name: str) -> str | None:
-        """The computation or word given as `name=`."""
+        """Return the computation or word given as `name=`, or None."""
         found = re.search(rf"\b{name}=%?([^ ,}}]+)", self.attributes)
         return found and found[1]
 
@@ -44,7 +44,7 @@ class Instruction(NamedTuple):
 
     @property
     def calls(self) -> list[str]:
-        """Computations it runs, in the order of the text."""
+        """The computations that it runs, in the order of the text."""
         return [
             name
             for group in CALLS.findall(self.attributes)
@@ -53,7 +53,7 @@ class Instruction(NamedTuple):
 
 
 def parse_instruction(name: str, rest: str) -> Instruction:
-    """The instruction of the text `shape opcode(operands), attributes`."""
+    """Return the instruction of the text `shape opcode(operands), attributes`."""
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     start = rest.index("(", end)
     stop = _closing(rest, start)
@@ -65,13 +65,16 @@ def parse_instruction(name: str, rest: str) -> Instruction:
 
 
 def collective(opcode: str) -> str | None:
-    """The kind of collective that an opcode begins: an asynchronous one counts where it starts."""
+    """Return the kind of collective that an opcode begins, or None.
+
+    An asynchronous collective counts where it starts.
+    """
     kind = opcode.removesuffix("-start")
     return kind if kind in KINDS else None
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes of the arrays in a written shape, as they are without padding."""
+    """Return the bytes of the arrays in a written shape, without padding."""
     total = 0
     for kind, sizes in ARRAY.findall(shape):
         bits = BITS.get(kind) or int((re.search(r"\d+", kind) or [0])[0])
@@ -83,9 +86,7 @@ def array_bytes(shape: str) -> int:
 
 
 def _closing(text: str, start: int) -> int:
-    """The index of the parenthesis that closes the one at `start`; one within quotes does not
-    count.
-    """
+    """Return the index of the parenthesis that closes the one at `start`, ignoring quoted ones."""
     depth = 0
     for found in re.compile(r'"(?:[^"\\]|\\.)*"|[()]').finditer(text, start):
         depth += {"(": 1, ")": -1}.get(found[0], 0)

@@ -1,10 +1,9 @@
-"""Bytes that a compiled program reads from and writes to a chip's memory, from its text, with loops
-by their length.
+"""Estimate the bytes that a compiled program moves to and from a chip's memory, from its text.
 
-Each instruction outside a fusion reads its operands and writes its result once; what a fusion only
-slices is read as far as it is sliced, what it updates in place written as far as it is updated. It
-is an estimate: it knows no cache, and XLA's own figure, made the same way, takes the body of a loop
-once.
+The body of a loop counts once for each of its steps. Each instruction outside a fusion reads its
+operands and writes its result once. Of what a fusion only slices, the slice is read; of what it
+updates in place, the update is written. The estimate knows no cache. XLA's own figure is made the
+same way, but takes the body of a loop once.
 """
 
 import re
@@ -33,11 +32,12 @@ ELSEWHERE = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*
 
 
 def traffic(module: Module, on_chip: bool) -> int:
-    """Bytes of one execution on one chip. on_chip: whether other memory spaces are within the chip
-    (a TPU's) and free.
+    """Return the bytes that one execution moves on one chip.
+
+    on_chip: whether other memory spaces are within the chip (a TPU's) and therefore free.
 
     Raises:
-        UnknownError: a loop whose length the text does not tell.
+        UnknownError: the text does not show the length of a loop.
     """
     return _computation(module, module.main, on_chip)
 
@@ -93,8 +93,9 @@ def _reads(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int:
 
 
 def _part(module: Module, computation: str, user: Instruction, name: str) -> int | None:
-    """Bytes that a user takes of an array: those of a slice, none of what it overwrites, hands on
-    or goes on with; None for all.
+    """Return the bytes of an array that a user reads, or None where it reads all of it.
+
+    They are those of a slice. An array that the user overwrites, returns or continues is not read.
     """
     if user.opcode in SLICES and user.operands[0] == name:
         return array_bytes(user.shape)
@@ -121,7 +122,7 @@ def _writes(module: Module, frame: Frame, it: Instruction, on_chip: bool) -> int
 
 
 def _written(module: Module, computation: str, it: Instruction) -> int:
-    """Bytes that a fusion writes of one of its results."""
+    """Return the bytes of one result that a fusion writes."""
     inner, shape = module.computations[computation], it.shape
     while it.opcode in ("bitcast", "convert", "copy"):
         it = inner[it.operands[0]]
@@ -135,7 +136,7 @@ def _written(module: Module, computation: str, it: Instruction) -> int:
 
 
 def _size(shape: str, on_chip: bool) -> int:
-    """Bytes of the arrays in a written shape that lie in the main memory."""
+    """Return the bytes of the arrays in a written shape that are in the main memory."""
     if on_chip:
         shape = ELSEWHERE.sub("", shape)
     return array_bytes(shape) if ARRAY.search(shape) else 0

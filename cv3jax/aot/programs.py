@@ -1,5 +1,6 @@
-"""A recipe's programs on devices that need not be there: what `cv3jax compile` compiles, and what a
-run's memory plan goes by.
+"""Make a recipe's programs for devices that need not exist.
+
+`cv3jax compile` compiles them, and a run's memory plan is made from them.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from cv3jax.training.state import attend_of
 from data_pipeline.io.errors import InputError
 
 STEPS = ("train", "later", "encode", "sample")
-# the models' defaults are the released sizes
+# the defaults of the models are the released sizes
 RELEASED = CascadeDescription(VaeDescription({}, 0.13025), TextDescription({}, 225))
 
 
@@ -46,23 +47,23 @@ class Program(NamedTuple):
     jitted: Callable
     args: tuple  # trees of ShapeDtypeStruct with shardings
     mesh: Any
-    images: int  # of one execution, over all devices
+    images: int  # in one execution, over all devices
     microbatches: int
-    params: Any  # of the model at work, as shapes
-    # what the command holds on the devices meanwhile and does not hand to the program, as shapes
+    params: Any  # of the model that the program runs, as shapes
+    # what the command keeps on the devices meanwhile without handing it to the program, as shapes
     beside: Any = ()
 
 
 def program(settings: StageSettings | DistillSettings, devices: list, step: str) -> Program:
-    """The `train`, `encode` or `sample` program of a recipe on `devices`.
+    """Return the `train`, `encode` or `sample` program of a recipe on `devices`.
 
-    Of a distillation `train` is round 1's, `later` the others'.
+    For a distillation, `train` is the program of round 1, and `later` that of the other rounds.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
 
     Raises:
-        InputError: what the recipe says does not fit together or not these devices, or it has no
-            such step.
+        InputError: the recipe contradicts itself or does not fit these devices, or it has no such
+            step.
     """
     distilled = settings if isinstance(settings, DistillSettings) else None
     stage = settings if distilled is None else distilled.stage
@@ -92,17 +93,19 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
         return Program(programs.encode, args, plan.mesh, size, plan.accumulate, shapes, stays)
     if step in ("train", "later"):
         args = train_args(programs)
-        stays = (programs.frozen, programs.batch)  # that batch is the next step's
+        stays = (programs.frozen, programs.batch)  # that is the batch of the next step
         return Program(programs.train, args, plan.mesh, size, plan.accumulate, params, stays)
-    # of a distillation the student, as the last round leaves it
+    # for a distillation, the student of the last round
     steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
     drawn = dataclasses.replace(describe(stage, description), steps=steps)
     return _sample(stage, plan, description, drawn, params)
 
 
 def encoders_of(settings: StageSettings) -> CascadeDescription:
-    """The description of config.cascade, with the encoders that it lacks: those of the released
-    checkpoint, or a random text encoder where the recipe says so.
+    """Return the description of config.cascade, completed by the encoders that it lacks.
+
+    These are the encoders of the released checkpoint, or a random text encoder where the recipe
+    asks for one.
     """
     found = CascadeDescription()
     if settings.cascade:
@@ -129,7 +132,10 @@ def _sample(
     stage: StageDescription,
     params: Any,
 ) -> Program:
-    """Latents of the stage for config.batch.per_device images a device, guided, all steps."""
+    """Return the program that samples a stage's latents, guided and in all steps.
+
+    It makes config.batch.per_device images per device.
+    """
     mesh, count = plan.mesh, batch_ways(plan.mesh) * settings.batch.per_device
     run = make_stage_sampler(
         stage,
@@ -159,7 +165,7 @@ def _sample(
 
 
 def _rest(stage: str, description: CascadeDescription, mesh: Any) -> dict:
-    """Part → the parameters of the cascade's parts but `stage`, as `load` places them."""
+    """Return {part: parameters} of the cascade's parts but `stage`, sharded as `load` does."""
     parts = ["vae", "t5", *(name for name in description.stages if name != stage)]
     shapes = {part: computed_shapes(description, part) for part in parts}
     return abstract(shapes, tree_sharding(shapes, mesh))

@@ -1,5 +1,6 @@
-"""One line on stderr that says what a long computation is at, and for how long: where its library
-shows nothing for minutes.
+"""Show on one line of stderr what a long computation is doing, and for how long.
+
+Compilers show nothing for minutes.
 """
 
 import resource
@@ -8,37 +9,40 @@ import threading
 import time
 from pathlib import Path
 
-EVERY = {True: 1.0, False: 60.0}  # seconds between two words, on a terminal and in a log
+EVERY = {True: 1.0, False: 60.0}  # seconds between two updates, on a terminal and in a log
 
 
 class Progress:
-    """`with Progress() as p: p.phase("compiling"); …; seconds = p.end()`."""
+    """Report a computation's phases: `with Progress() as p: p.phase("compiling"); …; p.end()`."""
 
     def __init__(self, stream=None):
+        """Report to `stream`, which is stderr by default."""
         self.stream = stream or sys.stderr
         self.seconds: dict[str, float] = {}
         self._name, self._began, self._done = "", 0.0, threading.Event()
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Progress":
+        """Start the thread that updates the line."""
         self._thread = threading.Thread(target=self._tell, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
+        """End the phase and stop the thread."""
         self.end()
         self._done.set()
         self._thread.join()
 
     def phase(self, name: str) -> None:
-        """What comes now; what came before has ended."""
+        """End the current phase and begin the phase `name`."""
         self.end()
         with self._lock:
             self._name, self._began = name, time.monotonic()
             self._say(0.0)
 
     def end(self) -> dict[str, float]:
-        """End the phase. Returns the seconds of each so far."""
+        """End the phase. Returns the seconds of each phase so far."""
         with self._lock:
             if self._name:
                 self.seconds[self._name] = time.monotonic() - self._began
@@ -69,8 +73,9 @@ class Progress:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds; where the system does not say, the most it ever
-    held.
+    """Return the bytes of memory that this process holds.
+
+    Where the system does not say, return the most that it ever held.
     """
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,8 +1,8 @@
-"""The figures of `cv3jax compile` as a page of text."""
+"""Write the figures of `cv3jax compile` as a page of text."""
 
 
 def text(f: dict) -> str:
-    """figures (`aot.run.run`, with "config") → the report."""
+    """Return the report of figures, which are those of `aot.run.run` with "config" added."""
     mesh = (
         " × ".join(f"{axis} {size}" for axis, size in f["mesh"].items() if size > 1) or "one chip"
     )
@@ -57,7 +57,7 @@ def text(f: dict) -> str:
 
 
 def memory(f: dict) -> str:
-    """What a chip holds while the program runs, of what it can."""
+    """Return the line on memory: what a chip holds while the program runs, and whether it fits."""
     peak, beside, usable, capacity = (
         gb(f[name])
         for name in (
@@ -85,7 +85,7 @@ def memory(f: dict) -> str:
 
 
 def moved(f: dict) -> list[tuple[str, str]]:
-    """A line for each kind of collective; bytes on the wire of a chip."""
+    """Return (name, text) for each kind of collective, in bytes on the wire per chip."""
     rows = []
     for kind, row in f["collectives"].items():
         types = ", ".join(f"{name} {gb(size)}" for name, size in row["wire_bytes_by_type"].items())
@@ -118,6 +118,7 @@ def moved(f: dict) -> list[tuple[str, str]]:
 
 
 def estimate(e: dict) -> str:
+    """Return the line on the chip-hours of a whole run."""
     roof = (
         ""
         if e["chip_hours_at_roofline"] is None
@@ -130,12 +131,12 @@ def estimate(e: dict) -> str:
 
 
 def gb(size: float) -> str:
-    """Bytes in units of powers of ten, as memory and links are sold."""
+    """Return bytes in decimal units (GB, MB), in which memory and links are sold."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 or not size else f"{size / 1e6:.2f} MB"
 
 
 def si(value: float) -> str:
-    """1.23e15 → `1.23 P`."""
+    """Return a number with its SI prefix: 1.23e15 gives `1.23 P`."""
     for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if value >= 10**power:
             return f"{value / 10**power:.3g} {prefix}"

@@ -1,9 +1,8 @@
-"""How fast a compiled program can go at best: its work against what the chip's data sheet gives,
-and what a recipe then takes.
+"""Compute how fast a compiled program can run at best on a chip, and how long a recipe takes.
 
-Compute, memory and interconnect each have a time in which they would be done if nothing else were
-to be waited for; the longest is the roof. The bound on MFU is the useful FLOPs (without
-recomputation) a second at that roof, over the chips' peak.
+Compute, memory and interconnect each have a time in which they would be done alone. The longest of
+the three is the roofline. The bound on MFU is the useful FLOPs (without recomputation) per second
+at the roofline, over the peak of the chips.
 """
 
 import functools
@@ -14,7 +13,7 @@ from cv3jax.aot.collectives import Collective
 
 
 class Roofline(NamedTuple):
-    """Seconds of one execution."""
+    """The seconds of one execution by what bounds it."""
 
     compute: float
     memory: float
@@ -22,6 +21,7 @@ class Roofline(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        """The longest of the three."""
         return max(self)
 
 
@@ -34,9 +34,11 @@ def roofline(
     traffic: int,
     moved: list[Collective],
 ) -> Roofline:
-    """places: where in `shape` each chip of the program is, in its order; flops: of the whole
-    program over all of them; traffic: bytes a chip; moved: as `collectives` gives them, one after
-    the other, each as fast as its slowest group.
+    """Return the roofline of a program.
+
+    places: where in `shape` each chip of the program is, in the program's order. flops: of the
+    whole program over all chips. traffic: bytes per chip. moved: the result of `collectives`; they
+    run one after the other, each as fast as its slowest group.
     """
 
     @functools.cache
@@ -53,17 +55,17 @@ def roofline(
 
 
 def mfu_bound(chip: Chip, devices: int, useful: int, roof: Roofline) -> float:
-    """The largest MFU there can be. useful: FLOPs without recomputation."""
+    """Return the largest possible MFU. useful: FLOPs without recomputation."""
     return useful / (devices * chip.flops * roof.seconds) if roof.seconds else 0.0
 
 
 def chip_hours(
     chip: Chip, devices: int, useful: int, roof: Roofline | None, steps: int, mfu: float
 ) -> dict[str, float | None]:
-    """An estimate for `steps` steps, of the steps alone: no compilation, no checkpoints, no waiting
-    for data.
+    """Return an estimate of `steps` steps alone.
 
-    roof: None where there is no program, and then no figure at the roofline.
+    It has no compilation, no checkpoints and no waiting for data. roof: None where there is no
+    program; then there is no figure at the roofline.
     """
     at_mfu = steps * useful / (chip.flops * mfu) / 3600
     at_roofline = None if roof is None else steps * roof.seconds * devices / 3600

@@ -1,5 +1,6 @@
-"""`cv3jax compile`: a recipe's step compiled for hardware that is not here; whether it fits, what
-it moves, how fast it can go.
+"""Compile a recipe's step ahead of time for other hardware: `cv3jax compile`.
+
+It reports whether the step fits, what it moves, and how fast it can be.
 """
 
 import math
@@ -22,14 +23,14 @@ from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError, first_line
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# a GPU that is not there cannot be asked which of Triton's tiles is the fastest, and XLA may find
-# none that it can use: cuBLAS then
+# without a GPU XLA cannot measure which of Triton's tiles is the fastest, and may find none that it
+# can use; so it takes cuBLAS
 WITHOUT_A_GPU = {"xla_gpu_enable_triton_gemm": False}
-# jaxlib 0.10.2 cannot read a module in which libtpu 0.0.52 has a SparseCore (v5p, v6e) look up T5's
-# embeddings
+# jaxlib 0.10.2 cannot read a module in which libtpu 0.0.52 lets a SparseCore (v5p, v6e) look up
+# T5's embeddings
 READABLE = {"xla_tpu_offload_gather_to_sparsecore": False}
-# what the TPU compiler says when it gives up; both figures with their unit, the first of everything
-# that it would need
+# what the TPU compiler says when it runs out of memory; both figures have their unit, and the first
+# is everything that the program would need
 RAN_OUT = (
     r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)",
     r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
@@ -44,26 +45,26 @@ def run(
     steps: int | None = None,
     mfu: float = 0.4,
 ) -> dict:
-    """Compile and measure. Returns the report's figures.
+    """Compile and measure a recipe's step. Returns the figures of the report.
 
     Raises:
-        InputError: a topology or recipe that cannot be, or a step that XLA does not compile for
+        InputError: the topology or recipe is not possible, or XLA does not compile the step for
             another reason than memory.
     """
-    parse(topology)  # a wrong name should not wait for the tools behind a right one
+    parse(topology)  # refuse a wrong name before the tools for a right one load
     from cv3jax.aot.programs import program
 
     where = load(topology)
     with Progress() as progress:
         progress.phase("shapes")
         work = program(settings, where.devices, step)
-        # once forward and once backward, where what is computed again is computed from the same
-        # gather; nested, once more
+        # a parameter is gathered once forward and once backward, and recomputation uses the gather
+        # of the backward; nested remat needs one more
         trains = step in ("train", "later")
         distils = isinstance(settings, DistillSettings)
         stage = settings.stage if distils else settings
         student = 3 if stage.model.get("remat") == "full" else 2
-        # a teacher's two passes, of the same sizes
+        # and the two passes of a teacher, which has the same sizes
         gathers = student + 2 * distils if trains else {"encode": 1}.get(step)
         figures = analyse(work, where, progress, gathers=gathers, train=trains)
     figures.update({"step": step, "topology": topology})
@@ -82,10 +83,9 @@ def run(
 def analyse(
     work: Any, where: Topology, progress: Progress, *, gathers: int | None, train: bool
 ) -> dict:
-    """The figures of a `cv3jax.aot.programs.Program` compiled for `where`.
+    """Return the figures of a `cv3jax.aot.programs.Program` compiled for `where`.
 
-    gathers: how often a microbatch may gather each parameter; None where nothing is held against
-    that.
+    gathers: how often each parameter may be gathered per microbatch; None for no comparison.
     """
     progress.phase("tracing")
     traced = work.jitted.trace(*work.args)
@@ -131,7 +131,7 @@ def analyse(
         "roofline_seconds": None,
         "mfu_bound": None,
     }
-    if moved is None:  # the compiler ran out of memory: there is no program to look into
+    if moved is None:  # the compiler ran out of memory, so there is no program to examine
         figures["fits"] = False
         return figures
     # the program numbers its chips as the mesh does
@@ -167,9 +167,9 @@ def analyse(
 
 
 def room(chip: Chip, peak: int, beside: int) -> dict[str, Any]:
-    """Whether a program of so many bytes fits a chip, beside what the command holds there.
+    """Return whether a program of `peak` bytes fits a chip that also holds `beside` bytes.
 
-    Of a GPU JAX uses `pool_fraction`.
+    JAX uses only `pool_fraction` of a GPU's memory.
     """
     usable, total = int(chip.memory * (1.0 if chip.tpu else pool_fraction())), peak + beside
     return {
@@ -182,8 +182,9 @@ def room(chip: Chip, peak: int, beside: int) -> dict[str, Any]:
 
 
 def memory_of(compiled: Any) -> dict[str, int]:
-    """Bytes of a chip that the compiled program takes; peak = arguments + outputs - aliased +
-    temporaries + code.
+    """Return the bytes per chip that the compiled program takes.
+
+    The peak is arguments + outputs - aliased + temporaries + code.
     """
     m = compiled.memory_analysis()
     parts = {
@@ -207,9 +208,9 @@ def memory_of(compiled: Any) -> dict[str, int]:
 
 
 def ran_out(message: str, args: Any, where: Topology) -> dict[str, int | None]:
-    """What `memory_of` gives, from the compiler's complaint.
+    """Return the figures of `memory_of` that the compiler's out-of-memory error gives.
 
-    Raises InputError where it complains of something else.
+    Raises InputError on any other error.
     """
     found = next((found for pattern in RAN_OUT if (found := re.search(pattern, message))), None)
     if not found:

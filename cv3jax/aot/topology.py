@@ -1,9 +1,8 @@
-"""Hardware by name, without the hardware: `v5e:16x16`, `v5p:8x8x4`, `h100:1x8x1` to devices that
-XLA compiles for.
+"""Describe hardware by name without having it: `v5e:16x16`, `v5p:8x8x4`, `h100:1x8x1`.
 
-TPUs take libtpu, whose compiler runs on any machine; GPUs take JAX's CUDA plug-in and a description
-of the device, which lies in launch/topologies (installed as cv3jax.topologies). Neither needs a
-device, a driver or the network.
+The results are devices that XLA compiles for. TPUs need libtpu, whose compiler runs on any machine.
+GPUs need JAX's CUDA plug-in and a description of the device, which is in launch/topologies
+(installed as cv3jax.topologies). Neither needs a device, a driver or the network.
 """
 
 import importlib.util
@@ -16,7 +15,8 @@ from cv3jax.aot.chips import CHIPS, Chip
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
 
-# what there is to rent, in ascending order; a v5p also in any multiple of 4 a side, up to 16×16×24
+# what can be rented, in ascending order; a v5p comes also in any multiple of 4 per side, up to
+# 16×16×24
 SHAPES = {
     "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -38,10 +38,10 @@ SHAPES = {
 
 
 LARGEST = (16, 16, 24)
-# libtpu asks the metadata server of a TPU machine who it is, and complains at length where there is
-# none
+# libtpu asks the metadata server of a TPU machine for its identity, and complains at length where
+# there is none
 QUIET = {
-    # nothing here opens a device, so another process's lock on them is no matter
+    # nothing here opens a device, so another process's lock on the devices does not matter
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -54,17 +54,19 @@ QUIET = {
 
 
 class Topology(NamedTuple):
+    """A named topology and the devices to compile for."""
+
     name: str
     chip: Chip
-    # of the torus; of GPUs: partitions × hosts of a partition × GPUs of a host
+    # the torus; for GPUs: partitions × hosts per partition × GPUs per host
     shape: tuple[int, ...]
     devices: list
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-    """`v5e:16x16` → ("v5e", (16, 16)).
+    """Return the chip and shape that a name stands for: `v5e:16x16` gives ("v5e", (16, 16)).
 
-    Raises InputError on an unknown chip or a shape that there is not.
+    Raises InputError on an unknown chip or a shape that does not exist.
     """
     found = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", name)
     kind = found[1] if found else name.partition(":")[0]
@@ -99,10 +101,12 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def load(name: str) -> Topology:
-    """The devices of `name`, to compile for. This process's own backend becomes the CPU.
+    """Return the topology `name` with its devices, to compile for.
+
+    The backend of this process becomes the CPU.
 
     Raises:
-        InputError: no such topology, or what compiles for it is not installed.
+        InputError: there is no such topology, or its compiler is not installed.
     """
     kind, shape = parse(name)
     import jax  # a wrong name is refused without it
@@ -145,7 +149,7 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
                 topology="x".join(map(str, shape)),
                 target_config=description,
             )
-        # JAX's word for a platform without a plug-in: it was installed, and did not load
+        # JAX's error for a platform without a plug-in: it is installed, but did not load
         except NotImplementedError as e:
             raise InputError(
                 f"--topology {name}: JAX could not load its CUDA plug-in; `make setup-gpu` installs"
@@ -158,13 +162,14 @@ def _gpu(kind: str, shape: tuple[int, ...]) -> list:
 def _described(name: str, get) -> list:
     try:
         return list(get().devices)
-    except RuntimeError as e:  # JAX's own is one
+    except RuntimeError as e:  # JAX's own error is one
         raise InputError(f"--topology {name}: {first_line(e, 300)}") from e
 
 
 def descriptions() -> Path:
-    """Where the descriptions of GPUs are: in the package of an installed wheel, in launch/ in a
-    checkout.
+    """Return the directory of the GPU descriptions.
+
+    An installed wheel has it in its package, a checkout in launch/.
     """
     installed = Path(__file__).parents[1] / "topologies"
     return installed if installed.is_dir() else installed.parent.parent / "launch" / "topologies"

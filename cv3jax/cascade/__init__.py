@@ -1,1 +1,1 @@
-"""A cascade in memory: its parts, its jitted stage samplers, and the pipeline of them."""
+"""A cascade in memory: its parts, its jitted stage samplers, and the pipeline that joins them."""

@@ -1,4 +1,4 @@
-"""What a cascade can draw: sizes and relay passes, steps and guidance of distilled stages."""
+"""What a cascade can draw: sizes and relay passes, and steps and guidance of distilled stages."""
 
 import numpy as np
 
@@ -6,15 +6,16 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from data_pipeline.io.errors import InputError
 
-MAX_PASSES = 4  # doublings of the base's side: the paper iterates the relay twice, tiles beyond
+# doublings of the base's side; the paper iterates the relay twice, and tiles beyond that
+MAX_PASSES = 4
 
 
 def untrained(
     name: str, stage: StageDescription, steps: int, guidance: float | np.ndarray
 ) -> str | None:
-    """Why a distilled stage cannot do so many steps, or that w: it knows those it was trained for.
+    """Return why a distilled stage cannot use these steps or this guidance, or None.
 
-    None where it can.
+    A distilled stage works only with the steps and guidance weights that it was trained for.
     """
     knows = stage.distilled
     if knows and steps != knows.steps:
@@ -31,9 +32,9 @@ def untrained(
 
 
 def check_trained(description: CascadeDescription, given: dict[str, SamplerSettings]) -> None:
-    """Raise InputError where the settings given for a stage are not what it was distilled to.
+    """Raise InputError where the settings given for a stage are not those it was distilled for.
 
-    given: by the stage's name; one that the cascade lacks is passed over.
+    given: by the name of the stage; the settings of a stage that the cascade lacks are ignored.
     """
     for name, settings in given.items():
         if (stage := description.stages.get(name)) is not None:
@@ -45,13 +46,14 @@ def check_trained(description: CascadeDescription, given: dict[str, SamplerSetti
 def relay_passes(
     description: CascadeDescription, size: int | None = None, side: int | None = None
 ) -> int:
-    """How many relay passes images of side `size` take from `side` (the base's).
+    """Return how many relay passes lead from images of `side` (the base's) to images of `size`.
 
-    Raises InputError on one that there is no way to.
+    Raises InputError on a size that no number of passes gives.
     """
     stages = description.stages
     side = stages["base"].image_size if side is None else side
-    relays = "relay" in stages and stages["relay"].kind == "relay"  # sr_1024's is not one yet
+    # the relay of sr_1024 is not one yet
+    relays = "relay" in stages and stages["relay"].kind == "relay"
     final = side * (1 + relays) if size is None else size
     passes = max(final // side, 1).bit_length() - 1
     if side << passes != final or passes > MAX_PASSES or (passes and not relays):

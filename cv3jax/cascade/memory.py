@@ -1,7 +1,7 @@
-"""Whether the pictures asked for fit the devices, said before any parameter is loaded.
+"""Check that the pictures asked for fit the devices, before any parameter is loaded.
 
-A rough figure from the sizes alone lets small requests through at once. Where that comes near to
-what the devices have, XLA compiles the programs, whose own figure decides.
+A rough figure from the sizes lets small requests through at once. Where it comes near the capacity
+of the devices, XLA compiles the programs, and its own figure decides.
 """
 
 import itertools
@@ -25,34 +25,34 @@ from cv3jax.distributed.mesh import BATCH, batch_ways
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from data_pipeline.io.errors import InputError, first_line
 
-NEAR = 0.25  # of what there is: from here on XLA is asked
-# bytes an element of the widest convolution, as XLA's CPU plans them for the decoder: 12 in
-# bfloat16, 14 in float32
+NEAR = 0.25  # share of the capacity above which XLA is asked
+# bytes per element of the widest convolution, as XLA's CPU plans the decoder: 12 in bfloat16, 14 in
+# float32
 WIDE = 14
 
 
 class Program(NamedTuple):
-    """A program of a request, and about what it takes."""
+    """A program of a request and a rough figure of what it takes."""
 
     what: str
     jitted: Any
     args: tuple
-    rough: int  # bytes a device beside its parameters
+    rough: int  # bytes per device beside the parameters
 
 
 class Pictures(NamedTuple):
-    """What is drawn at once: `width` pictures of `side` pixels a side, after how many passes."""
+    """What is drawn at once: `width` pictures of `side` pixels per side, and the relay passes."""
 
     width: int
-    side: int  # of the first ones
+    side: int  # of the first pictures
     passes: int
-    given: bool = False  # the first ones are not drawn
+    given: bool = False  # whether the first pictures are given instead of drawn
 
 
 def planned(
     description: CascadeDescription, parts: tuple[str, ...], mesh: Mesh | None, attention: str
 ) -> Cascade:
-    """Returns the cascade that `pipeline.load` would, with shapes in place of parameters."""
+    """Return the cascade that `pipeline.load` would, with shapes in place of parameters."""
     if description.vae is None:
         raise InputError(
             "the cascade has no vae, which decodes latents into pictures; give one that has"
@@ -72,9 +72,9 @@ def check_fits(
     base: SamplerSettings = AS_DESCRIBED,
     relay: SamplerSettings = AS_DESCRIBED,
 ) -> None:
-    """Raise InputError where a program of these pictures takes more than a device has.
+    """Raise InputError where a program of these pictures needs more memory than a device has.
 
-    cascade: as `planned`.
+    cascade: the result of `planned`.
     """
     has, held = room(cascade.mesh), _bytes(cascade.params)
     for program in programs(cascade, pictures, base, relay):
@@ -97,7 +97,7 @@ def _advice(cascade: Cascade, pictures: Pictures) -> str:
 
 
 def room(mesh: Mesh | None) -> int:
-    """Bytes that a device of `mesh` still has; devices on a host's processors share its memory."""
+    """Return the free bytes of a device of `mesh`; CPU devices share the memory of their host."""
     devices = jax.local_devices()[:1] if mesh is None else list(mesh.devices.flat)
     stats = devices[0].memory_stats() or {}
     if "bytes_limit" in stats:
@@ -108,8 +108,10 @@ def room(mesh: Mesh | None) -> int:
 
 
 def taken(program: Program) -> int | None:
-    """Bytes a device that the compiled program takes beside the parameters, by XLA's own plan; None
-    where there is not enough to compile it.
+    """Return the bytes per device that the compiled program takes beside the parameters.
+
+    The figure is XLA's own plan. It is None where there is too little memory to compile the
+    program.
     """
     try:
         plan = program.jitted.lower(*program.args).compile().memory_analysis()
@@ -123,8 +125,9 @@ def taken(program: Program) -> int | None:
 def programs(
     cascade: Cascade, pictures: Pictures, base: SamplerSettings, relay: SamplerSettings
 ) -> Iterator[Program]:
-    """The programs of a request, in order: of each size of pictures what samples, encodes and
-    decodes them.
+    """Yield the programs of a request in order.
+
+    For each size of pictures they are the ones that sample, encode and decode.
     """
     side = pictures.side
     if not pictures.given:
@@ -169,7 +172,8 @@ def _sampler(
     )
     model, (share, height, breadth, _) = stage.model, _share(latents)
     wide = model.get("channels", 320) * height * breadth
-    # a query's weights over all keys, in the first stage that attends, of all heads
+    # the attention weights of all queries over all keys and heads, in the first stage with
+    # attention
     depth, mult = model.get("depth", (0, 2, 10)), model.get("channel_mult", (1, 2, 4))
     first = next((i for i, blocks in enumerate(depth) if blocks), len(depth) - 1)
     heads = model.get("channels", 320) * mult[first] // model.get("head_dim", 64)
@@ -180,7 +184,7 @@ def _sampler(
 
 
 def _coding(cascade: Cascade, width: int, side: int) -> int:
-    """About what the autoencoder takes for so many pictures a device, in bytes."""
+    """Return about how many bytes per device the autoencoder takes for `width` pictures."""
     model = cascade.description.vae.model
     mult = model.get("channel_mult", (1, 2, 4, 4))
     # an upsampling convolution has the channels of the stage below
@@ -194,10 +198,10 @@ def _coding(cascade: Cascade, width: int, side: int) -> int:
 def _images(
     cascade: Cascade, shape: tuple[int, ...], *, given: bool = False
 ) -> jax.ShapeDtypeStruct:
-    """Pictures or latents as shapes, placed as sampling places them.
+    """Return pictures or latents as shapes, sharded as for sampling.
 
-    given: they are no program's result, and so without a mesh on no device in particular, for which
-    XLA makes another program.
+    given: they come from the host and not from a program. Without a mesh they are then tied to no
+    device, for which XLA compiles another program.
 
     Raises InputError where their height does not divide over the mesh.
     """

@@ -1,4 +1,4 @@
-"""The models of a cascade's parts: built from their description, initialised, loaded."""
+"""Build, initialise and load the models of a cascade's parts from their description."""
 
 import dataclasses
 import functools
@@ -21,16 +21,18 @@ from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
-SIZELESS = {"dtype", "remat"}  # fields of config.model that a part's arrays do not depend on
+# fields of config.model that do not change the shapes of a part's arrays
+SIZELESS = {"dtype", "remat"}
 
 
 def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
-    """(shapes, shardings) → the EMA of `part` of the checkpoint at `path`, placed so.
+    """Return a function (shapes, shardings) → the EMA of `part` of the checkpoint at `path`.
 
     `model` is config.model, for the message where the sizes differ.
 
     Raises:
-        InputError: no such checkpoint or part, at once; a part of other sizes, when loaded.
+        InputError: at once where there is no such checkpoint or part; on loading where its sizes
+            differ.
     """
     directory, description = cascades.read_cascade(path)
     parts = [name for name in description.parts if name != "t5"]
@@ -53,8 +55,9 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
 
 
 def _differing_arrays(theirs: Any, ours: Any) -> str:
-    """What is said of models that differ where config.model does not; nothing where none differs:
-    their latents or text features do.
+    """Return what to say of arrays that differ although the fields are equal, or "".
+
+    Then the latents or the text features have another width.
     """
     a, b = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
@@ -71,9 +74,9 @@ def _differing_arrays(theirs: Any, ours: Any) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) -> str:
-    """The fields in which two models differ, and what would fit; nothing where none does.
+    """Return the fields in which two models differ, and what would fit; "" where none differs.
 
-    A field that a description lacks, as converted ones do, has the model's default.
+    A field that a description lacks has the model's default. Converted ones lack some.
     """
 
     def plain(value):
@@ -102,7 +105,7 @@ def _class_of(part: str) -> type:
 
 
 def model_of(cls: type, section: Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """A model from a config section; InputError names the section."""
+    """Return a model from a config section. Raises InputError that names the section."""
     try:
         return build_model(cls, dict(section), **extra)
     except InputError as e:
@@ -110,9 +113,9 @@ def model_of(cls: type, section: Mapping[str, Any], where: str, **extra: Any) ->
 
 
 def build_model(cls: type, fields: dict, **extra: Any) -> Any:
-    """A model from the fields of a description, lists of JSON made tuples.
+    """Return a model from the fields of a description, with JSON's lists as tuples.
 
-    Raises InputError on one it lacks or `extra` sets.
+    Raises InputError on a field that the model does not have or that `extra` sets.
     """
     known = {field.name for field in dataclasses.fields(cls)} - set(extra)
     if unknown := sorted(set(fields) - known):
@@ -130,8 +133,9 @@ def build_model(cls: type, fields: dict, **extra: Any) -> Any:
 
 
 def build_on(mesh: Mesh | None, cls: type, fields: dict, **extra: Any) -> Any:
-    """`build_model`, of a model that runs on `mesh`: told how its activations lie there, where it
-    asks.
+    """Return `build_model` for a model that runs on `mesh`.
+
+    A model with a `constrain` field gets the sharding of its activations.
     """
     if mesh is not None and "constrain" in {field.name for field in dataclasses.fields(cls)}:
         extra["constrain"] = make_constrain(mesh)
@@ -139,7 +143,7 @@ def build_on(mesh: Mesh | None, cls: type, fields: dict, **extra: Any) -> Any:
 
 
 def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
-    """key → fresh UNet parameters for text features of that width."""
+    """Return a function key → fresh UNet parameters for text features of that width."""
     side = 2 ** (len(model.channel_mult) - 1)
 
     def init(key):
@@ -152,20 +156,21 @@ def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
 
 
 def t5_init(model: T5Encoder) -> Callable[[jax.Array], Any]:
-    """key → fresh text encoder parameters."""
+    """Return a function key → fresh text encoder parameters."""
     return lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
 
 
 def vae_init(model: Autoencoder) -> Callable[[jax.Array], Any]:
-    """key → fresh autoencoder parameters."""
+    """Return a function key → fresh autoencoder parameters."""
     return lambda key: model.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
 
 
 @functools.cache  # tracing a UNet takes seconds, and many commands ask for the same one
 def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> Any:
-    """The parameters of a model, as ShapeDtypeStructs; a UNet's for text features of that width.
+    """Return the parameters of a model as ShapeDtypeStructs.
 
-    Not to be changed in place.
+    text_width: of the text features that a UNet reads. Do not change the result in place: it is
+    cached.
     """
     if isinstance(model, UNet):
         init = unet_init(model, text_width)
@@ -175,7 +180,7 @@ def model_shapes(model: UNet | Autoencoder | T5Encoder, text_width: int = 0) -> 
 
 
 def part_shapes(description: CascadeDescription, part: str) -> Any:
-    """The parameters of a part as its description says, as ShapeDtypeStructs."""
+    """Return the parameters of a part as its description says, as ShapeDtypeStructs."""
     if part == "vae":
         return model_shapes(build_model(Autoencoder, description.vae.model))
     if part == "t5":
@@ -185,7 +190,7 @@ def part_shapes(description: CascadeDescription, part: str) -> Any:
 
 
 def computed_shapes(description: CascadeDescription, part: str) -> Any:
-    """`part_shapes`, matrices in the type that the part computes in."""
+    """Return `part_shapes` with matrices in the type in which the part computes."""
     dtype = description.section(part).model.get("dtype", "float32")
     return as_computed(part_shapes(description, part), dtype)
 
@@ -198,13 +203,13 @@ def load_params(
     *,
     computed: bool = False,
 ) -> tuple[dict, Callable | None]:
-    """(parameters by part, tokenizer or None) of the parts named, or of all there are, where
-    `placement` puts each (shapes → shardings).
+    """Return (parameters by part, tokenizer or None) of the parts named, or of all parts.
 
-    Default: the first device of this process, however many a part was trained on.
+    placement: shapes → shardings. By default every part goes to the first device of this process,
+    whatever number of devices it was trained on.
 
-    `computed`: matrices in the type that the part computes in, half the memory where that is
-    bfloat16; for parameters that are only read.
+    computed: load matrices in the type in which the part computes. With bfloat16 this halves the
+    memory; use it for parameters that are only read.
     """
     placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
     available = description.parts

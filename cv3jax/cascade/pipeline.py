@@ -1,9 +1,7 @@
-"""The cascade: prompts → base → decode → enlarge ×2 → relay → decode, each stage one jitted
-sampling function.
+"""The cascade: prompts → base → decode → enlarge ×2 → relay → decode.
 
-A cascade is described by a `CascadeDescription` (`cascade.json`): the models' sizes, each stage's
-grid and guidance, the latent scale. On a mesh its parameters lie as in training, rows of a batch
-over data and fsdp, and the height of latents and pictures over context.
+Each stage is one jitted sampling function. On a mesh, parameters are sharded as in training, the
+rows of a batch over data and fsdp, and the height of latents and pictures over context.
 """
 
 import copy
@@ -40,15 +38,14 @@ from data_pipeline.io.errors import InputError
 
 
 class Cascade:
-    """A loaded cascade: its description, parameters and tokenizer, and the jitted functions between
-    them.
+    """A loaded cascade: its description, parameters and tokenizer, and its jitted functions.
 
-    On a `mesh`, where the parameters then lie too, batches must divide over its data and fsdp, and
-    heights of latents over context. `attention` is the UNets', of `kernels.KINDS`. `within`: the
-    mesh of a run that the parameters are of, where batches need not divide.
+    On a `mesh`, batches must divide over data and fsdp, and heights of latents over context.
+    `attention` is the UNets', one of `kernels.KINDS`. `within` is the mesh of a run that the
+    parameters belong to; there batches need not divide.
 
     Raises:
-        InputError: an attention that the devices, or a stage's heads, do not allow.
+        InputError: the devices, or the heads of a stage, do not allow the attention.
     """
 
     def __init__(
@@ -61,6 +58,7 @@ class Cascade:
         *,
         within: Mesh | None = None,
     ):
+        """Keep the parameters and jit the functions; nothing is compiled yet."""
         self.description, self.params = description, params
         self.tokenize, self.mesh = tokenize, mesh
         devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
@@ -88,21 +86,23 @@ class Cascade:
         self._lap: Callable[[str, Any], Any] = lambda part, value: value
 
     def with_params(self, part: str, params: Any) -> "Cascade":
-        """Returns this cascade with other parameters of one part; both share what is compiled."""
+        """Return this cascade with other parameters of one part; both share compiled functions."""
         other = copy.copy(self)
         other.params = {**self.params, part: params}
         return other
 
     def timed_by(self, lap: Callable[[str, Any], Any]) -> "Cascade":
-        """Returns this cascade, whose relay passes hand lap(part, value) what each part makes:
-        "rest" (noise and enlargement), "vae" and "relay". `lap` returns the value.
+        """Return this cascade with a timer on its relay passes.
+
+        They call lap(part, value) with what a part makes, and take the value that it returns. The
+        parts are "rest" (noise and enlargement), "vae" and "relay".
         """
         other = copy.copy(self)
         other._lap = lap
         return other
 
     def put_rows(self, value: np.ndarray | jax.Array) -> jax.Array:
-        """`value` [B, ...] on the devices, a part of its rows on each; a scalar on all of them."""
+        """Put `value` [B, ...] on the devices, sharded by rows; a scalar is replicated."""
         if self.mesh is None:
             return jnp.asarray(value)
         return jax.device_put(
@@ -110,7 +110,7 @@ class Cascade:
         )
 
     def put_images(self, value: np.ndarray | jax.Array) -> jax.Array:
-        """`value` [B, H, W, C], latents or pixels, placed as `images_sharding` says.
+        """Put `value` [B, H, W, C], latents or pixels, on the devices as `images_sharding` says.
 
         Raises InputError where H does not divide.
         """
@@ -120,33 +120,29 @@ class Cascade:
         return jax.device_put(value, images_sharding(self.mesh))
 
     def text(self, prompts: list[str]) -> jax.Array:
-        """Features [B, L, C] of prompts."""
+        """Return the text features [B, L, C] of prompts."""
         return self._text(self.params["t5"], self.put_rows(self.tokenize(prompts)))
 
     def decode(self, latents: jax.Array) -> np.ndarray:
-        """Scaled latents [B, h, w, z] → uint8 images [B, H, W, 3]."""
+        """Decode scaled latents [B, h, w, z] to uint8 images [B, H, W, 3]."""
         return processes.whole(self.decoder(self.params["vae"], latents))
 
     def encode(self, images: np.ndarray | jax.Array, noise: jax.Array) -> jax.Array:
-        """Pixels in [-1, 1] [B, H, W, 3] → scaled latents, samples of the posterior by that noise
-        [B, h, w, z] (`noise`).
-        """
+        """Encode pixels in [-1, 1] [B, H, W, 3] to scaled samples [B, h, w, z] of the posterior."""
         return self.encoder(self.params["vae"], self.put_images(images), noise)
 
     def latent(self, side: int) -> tuple[int, int, int]:
-        """(h, w, z) of the latent of an image of `side` pixels."""
+        """Return (h, w, z), the shape of the latent of an image of `side` pixels."""
         return side // self._vae.factor, side // self._vae.factor, self._vae.z_channels
 
     def multiple(self, name: str) -> int:
-        """What the side in pixels of a stage's images must be a multiple of."""
+        """Return the number that the side of a stage's images, in pixels, must be a multiple of."""
         return self._vae.factor * 2 ** (
             len(self.description.stages[name].model["channel_mult"]) - 1
         )
 
     def noise(self, keys: jax.Array, side: int) -> jax.Array:
-        """Standard normal noise of the latents of images of `side` pixels, [B, h, w, z], one key an
-        image.
-        """
+        """Return standard normal noise [B, h, w, z] for images of `side` pixels, one key each."""
         return self.put_images(draw_noise(keys, self.latent(side)))
 
     def stage(
@@ -158,18 +154,18 @@ class Cascade:
         low: jax.Array | None = None,
         settings: SamplerSettings = AS_DESCRIBED,
     ) -> jax.Array:
-        """Sample stage `name` from `noise`: latents.
+        """Sample stage `name` from `noise`. Returns latents [B, h, w, z].
 
-        Raises InputError on what a distilled stage was not trained for.
+        Raises InputError on steps or guidance that a distilled stage was not trained for.
         """
         self.check_context(name, noise.shape[1])
         sampler, w = self.sampler(name, settings)
         return sampler(self.params[name], text, low, noise, keys, self.put_rows(w))
 
     def sampler(self, name: str, settings: SamplerSettings) -> tuple[Callable, np.ndarray]:
-        """(the jitted sampler of stage `name`, its guidance weight w, a scalar or [B]).
+        """Return (the jitted sampler of stage `name`, its guidance weight w, a scalar or [B]).
 
-        Raises InputError on what a distilled stage was not trained for.
+        Raises InputError on steps or guidance that a distilled stage was not trained for.
         """
         stage = self.description.stages[name]
         chosen = settings.of(stage)
@@ -197,13 +193,13 @@ class Cascade:
         return self._samplers[call], w
 
     def check_context(self, name: str, rows: int) -> None:
-        """Raise InputError where context cannot split the stage's latents of so many rows."""
+        """Raise InputError where the context axis cannot split latents of so many rows."""
         stages = len(self.description.stages[name].model["channel_mult"])
         if self.mesh is not None and (problem := context_problem(self.mesh, rows, stages)):
             raise InputError(f"mesh {problem} ({name} stage)")
 
     def passes(self, size: int | None = None, side: int | None = None) -> int:
-        """`relay_passes` of this cascade."""
+        """Return the `relay_passes` of this cascade."""
         return relay_passes(self.description, size, side)
 
     def enlarge(
@@ -218,12 +214,12 @@ class Cascade:
         name: str = "relay",
         settings: SamplerSettings = AS_DESCRIBED,
     ) -> dict[str, np.ndarray]:
-        """One relay pass over uint8 images [B, side, side, 3]: {"upsampled", "round_trip",
-        "relay"}, uint8 of twice the side.
+        """Run one relay pass over uint8 images [B, side, side, 3].
 
-        number: of the pass, from 1; each draws other noise from the keys. noise: {"low", "relay"}
-        [B, h, w, z] instead of that: of the posterior sample, and of the start. `final`: "relay"
-        alone, which saves a decoding. name: the stage of the description that draws.
+        Returns {"upsampled", "round_trip", "relay"}, uint8 images of twice the side. `number`
+        counts the passes from 1; each draws other noise from the keys. `noise` {"low", "relay"}
+        [B, h, w, z] replaces that noise, of the posterior sample and of the start. `final`: "relay"
+        alone, which saves a decoding. `name`: the stage of the description that samples.
         """
         side = 2 * images.shape[1]
         of_low, of_relay = fold(keys, 2 * number), fold(keys, 2 * number + 1)
@@ -251,15 +247,14 @@ class Cascade:
         noise: dict[str, np.ndarray] | None = None,
         final: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Images of every stage for each prompt: {"base", "upsampled", "round_trip", "relay"}:
-        uint8 [B, side, side, 3].
+        """Draw images {"base", "upsampled", "round_trip", "relay"} for the prompts.
 
-        seeds: one an image. `size` is the final side, the base's or that doubled any number of
-        times (each doubling is one relay pass; the last three keys are of the last pass). `base`
-        and `relay`: how these stages are sampled. `images` uint8 [B, side, side, 3] stand for what
-        the base would draw. `noise` {"base", "low", "relay"} [B, h, w, z] replaces what the seeds
-        draw, for at most one relay pass. `final`: without what only shows how a relay pass came
-        about.
+        They are uint8 [B, side, side, 3]; the last three are of the last relay pass. seeds: one per
+        image. size: the final side, which is the base's or that doubled any number of times; each
+        doubling is one relay pass. base, relay: how these stages are sampled. images: uint8
+        [B, side, side, 3] in place of what the base would draw. noise: {"base", "low", "relay"}
+        [B, h, w, z] in place of what the seeds draw, for at most one relay pass. final: without the
+        images that only show the steps of a relay pass.
         """
         keys = jax.vmap(jax.random.key)(self.put_rows(np.asarray(seeds, np.uint32)))
         text = self.text(prompts)
@@ -285,11 +280,13 @@ class Cascade:
 def load(
     path: str | Path, parts: tuple[str, ...] = (), mesh: Mesh | None = None, attention: str = "auto"
 ) -> Cascade:
-    """The cascade at `path`, with `parts` of it (default: all it has), on `mesh` or on the default
-    device; matrices in the types that the parts compute in.
+    """Load the cascade at `path` onto `mesh`, or onto the default device.
+
+    parts: what to load, by default all. Matrices are in the types in which the parts compute.
 
     Raises:
-        InputError: no checkpoint there, a part missing or damaged, or an attention that cannot be.
+        InputError: there is no checkpoint, a part is missing or damaged, or the attention is not
+            possible.
     """
     directory, description = cascades.read_cascade(path)
     if description.vae is None:

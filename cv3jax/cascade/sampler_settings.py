@@ -1,4 +1,4 @@
-"""How a stage is sampled: what a caller chooses, and what the stage's description says."""
+"""How a stage is sampled: the caller's choices, and the defaults of the stage's description."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from cv3jax.checkpoints.description import StageDescription
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSettings:
-    """What a caller chooses of a stage's sampling. None: as the stage's description says."""
+    """A caller's choices for sampling a stage; None stands for the stage's description."""
 
     steps: int | None = None
     guidance: float | np.ndarray | None = None  # w, one for all rows or [B]
@@ -17,7 +17,7 @@ class SamplerSettings:
     form: str | None = None
 
     def of(self, stage: StageDescription) -> "SamplerSettings":
-        """Returns these settings with the stage's where they are None."""
+        """Return these settings, with the stage's own where they are None."""
         return SamplerSettings(
             *(
                 getattr(stage if getattr(self, field.name) is None else self, field.name)

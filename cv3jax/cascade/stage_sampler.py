@@ -22,9 +22,9 @@ from data_pipeline.io.errors import InputError
 
 
 def stage_attend(stage: StageDescription, attention: str, mesh: Mesh) -> Attend:
-    """A stage's attention by name, on the devices of `mesh`.
+    """Return a stage's attention by name, for the devices of `mesh`.
 
-    Raises InputError on one that these or its heads do not allow.
+    Raises InputError where the devices or the stage's heads do not allow it.
     """
     model = build_model(UNet, stage.model)
     try:
@@ -49,17 +49,19 @@ def make_stage_sampler(
     mesh: Mesh | None = None,
     attend: Attend = xla_attention,
 ) -> Callable:
-    """A stage's jitted sampler: (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B],
-    w) → latents [B, h, w, z].
+    """Return a stage's jitted sampler.
+
+    It is a function (params, text [B, L, C], low or None, noise [B, h, w, z], keys [B], w) →
+    latents [B, h, w, z].
 
     A base stage starts from the noise, a relay stage from `low` and the noise. With η > 0 each
-    image draws from its own key, so its pixels do not depend on the batch it is made in. A
-    distilled model is told the guidance weight w, a scalar or [B], others are guided by it;
-    `unguided` saves them half of the work where it is 1.
+    image draws from its own key, so its pixels do not depend on the other images of its batch. w is
+    the guidance weight, a scalar or [B]. A guidance-conditioned (distilled) model takes it as an
+    input; others are guided by it. `unguided` halves their work where w is 1.
     """
     model = build_on(mesh, UNet, stage.model, attend=attend)
     relay = stage.kind == "relay"
-    # not known is a cascade from before blurs were written down
+    # cascades written before blurs were recorded have none; theirs was linear
     grid = relay_grid(steps, stage.start, stage.blur or "linear") if relay else base_grid(steps)
     plain = make_denoiser(
         lambda p, x, i, c: model.apply({"params": p}, x, i, c),
@@ -89,8 +91,9 @@ def make_stage_sampler(
 
 
 def images_sharding(mesh: Mesh | None) -> NamedSharding | None:
-    """Where latents and pictures [B, H, ...] lie on a mesh: rows over data and fsdp, height over
-    context.
+    """Return the sharding of latents and pictures [B, H, ...] on a mesh, or None without one.
+
+    Rows are sharded over data and fsdp, the height over context.
     """
     return None if mesh is None else NamedSharding(mesh, P(BATCH, "context"))
 
@@ -108,5 +111,5 @@ draw_noise = jax.jit(normals, static_argnums=1)
 
 
 def fold(keys: jax.Array, number: int) -> jax.Array:
-    """A fresh key for each of `keys`."""
+    """Fold `number` into each of the keys."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -1,1 +1,1 @@
-"""What is written and read back: a run's checkpoints, and the cascade directory."""
+"""What is written and read again: the checkpoints of a run, and the cascade directory."""

@@ -1,5 +1,6 @@
-"""The cascade directory that sampling, serving and other runs share: `cascade.json` and one
-orbax tree per part, each with a manifest.
+"""The cascade directory that sampling and other runs share.
+
+It holds `cascade.json` and one orbax tree per part, each with a manifest.
 """
 
 import json
@@ -14,13 +15,14 @@ from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 CASCADE = "cascade.json"
-# small trained cascades that are installed with the code, each found by its name
+# small trained cascades that are installed with the code and found by name
 PACKAGED = Path(__file__).parent.parent / "packaged"
 
 
 def save_part(directory: str | Path, params: Any) -> None:
-    """Write one part's parameters, arrays or `streaming.Leaf`, as an orbax tree, replacing what is
-    there. Raises OSError.
+    """Write one part's parameters as an orbax tree, replacing what is there.
+
+    params: a tree of arrays or of `streaming.Leaf`. Raises OSError.
     """
     # where there is no cascade, that is said without JAX and orbax
     import jax
@@ -53,7 +55,7 @@ def save_part(directory: str | Path, params: Any) -> None:
 def check_part(directory: str | Path) -> None:
     """Raise InputError unless a part is as it was written.
 
-    One of another program has no manifest, and is taken as it is.
+    A part of another program has no manifest and is not checked.
     """
     path = Path(directory)
     if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
@@ -65,10 +67,10 @@ def check_part(directory: str | Path) -> None:
 def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) -> Any:
     """Read one part's parameters as `like` says: shapes, dtypes and (optionally) shardings.
 
-    within: where they are in the tree of a run's checkpoint (`place_of`).
+    within: where the part is in the tree of a run's checkpoint (`place_of`).
 
     Raises:
-        InputError: missing, damaged, or of other names or shapes than `like`.
+        InputError: the part is missing, is damaged, or has other names or shapes than `like`.
     """
     import jax
     import jax.numpy as jnp
@@ -85,7 +87,7 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
         if within:
             return streaming.restore(path, like, within)
         with ocp.StandardCheckpointer() as checkpointer:
-            # what was stored by NumPy comes back so
+            # arrays that NumPy stored come back as NumPy's
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
     except (*MISMATCH, FileNotFoundError) as e:
         raise (
@@ -97,13 +99,15 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
 
 
 def packaged() -> list[str]:
-    """The names of the cascades that came with the package."""
+    """Return the names of the cascades that are installed with the package."""
     return sorted(place.parent.name for place in PACKAGED.glob(f"*/{CASCADE}"))
 
 
 def cascade_at(path: str | Path) -> Path | None:
-    """The cascade directory at `path`, or the one a run left in `path`/cascade; the packaged one of
-    that name where nothing is; or None.
+    """Return the cascade directory that `path` names, or None.
+
+    It is `path` itself, or the `path`/cascade that a run wrote. Where nothing is at `path`, it is
+    the packaged cascade of that name.
     """
     path = Path(path)
     if str(path) in packaged() and not path.exists():
@@ -112,9 +116,10 @@ def cascade_at(path: str | Path) -> Path | None:
 
 
 def find_cascade(path: str | Path) -> Path:
-    """`cascade_at`; of a run that has none yet its newest checkpoint, which is said.
+    """Return `cascade_at`, or the newest checkpoint of a run that has no cascade yet.
 
-    Of a distillation it is the last round's. Raises InputError where there is neither.
+    A message names the checkpoint that is taken. For a distillation it is that of the last round.
+    Raises InputError where there is neither.
     """
     if (place := cascade_at(path)) is not None:
         return place
@@ -134,17 +139,18 @@ def find_cascade(path: str | Path) -> Path:
 
 
 def pinned(path: str | Path) -> Path:
-    """`path`; of a run that has no cascade yet the checkpoint that is its newest now, so that all
-    who read it later read the same. Raises InputError as `find_cascade`.
+    """Return `path`, or of a run without a cascade the checkpoint that is its newest now.
+
+    So everyone who reads it later reads the same. Raises InputError as `find_cascade` does.
     """
     return Path(path) if cascade_at(path) is not None else find_cascade(path)
 
 
 def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
-    """(directory, description) of the cascade at `path`: everything that reads one asks here.
+    """Return (directory, description) of the cascade at `path`; every reader of a cascade calls it.
 
-    The directory of a run that has none yet is that of its newest checkpoint; `place_of` says where
-    its parts are. Raises InputError when missing, damaged or of another format.
+    A run without a cascade stands for its newest checkpoint; `place_of` says where its parts are.
+    Raises InputError where the cascade is missing, damaged or of another format.
     """
     directory = find_cascade(path)
     if not (directory / CASCADE).is_file():
@@ -160,9 +166,9 @@ def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
 
 
 def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:
-    """(the orbax tree that has `part` of the cascade that `read_cascade` found, what within it).
+    """Return (the orbax tree that holds `part`, the path within it).
 
-    "t5/tokenizer" is the text encoder's folder.
+    directory: the one that `read_cascade` returned. "t5/tokenizer" is the text encoder's folder.
     """
     directory = Path(directory)
     if (directory / CASCADE).is_file():
@@ -171,14 +177,15 @@ def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def write_cascade(directory: str | Path, description: CascadeDescription) -> None:
-    """Write cascade.json last and whole: a directory without one is not a cascade yet."""
+    """Write cascade.json in one step, after the parts: without it there is no cascade yet."""
     with replacing(Path(directory) / CASCADE) as temporary:
         temporary.write_text(json.dumps(description.to_json(), indent=2, sort_keys=True) + "\n")
 
 
 def carry_part(source: str | Path, target: str | Path) -> None:
-    """Bring a part of one cascade into another: hard links where the file system has them (parts
-    are never changed in place).
+    """Copy a part of one cascade into another, by hard links where the file system has them.
+
+    Links are safe, because a part is never changed in place.
     """
 
     def link(a, b):

@@ -1,6 +1,4 @@
-"""What `cascade.json` says of a cascade: the sizes of its models, and what each stage was trained
-for and is sampled with.
-"""
+"""The content of `cascade.json`: model sizes, and how each stage was trained and is sampled."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +8,7 @@ from data_pipeline.io.errors import InputError
 FORMAT = 2
 STAGES = ("base", "relay")
 NUMBER = (int, float)
-FIELDS = {  # what a description must hold, and of which type
+FIELDS = {  # what a description must hold, and the type of each
     "vae": {"model": dict, "scale": NUMBER},
     "t5": {"model": dict, "length": int},
     "stage": {
@@ -34,13 +32,13 @@ class VaeDescription:
     """The autoencoder."""
 
     model: dict[str, Any]  # fields of `Autoencoder`
-    # latents times this are of unit variance; None: not measured yet, of a run that has not ended
+    # latents times this have unit variance; None: not measured yet, because the run has not ended
     scale: float | None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # what other programs noted
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of other programs
 
     @property
     def measured(self) -> float:
-        """The scale. Raises InputError where it is not measured yet."""
+        """The latent scale. Raises InputError where it is not measured yet."""
         if self.scale is None:
             raise InputError(
                 "the autoencoder has no latent scale yet: its run measures one at its end, or every"
@@ -50,11 +48,11 @@ class VaeDescription:
 
     @classmethod
     def from_json(cls, section: dict) -> "VaeDescription":
-        """Returns the description of a `vae` section of the right fields and types."""
+        """Return the description of a `vae` section that has the right fields and types."""
         return cls(section["model"], section["scale"], _others(section, FIELDS["vae"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the section as it was read."""
+        """Return the section as it was read."""
         return {**self.extra, "model": self.model, "scale": self.scale}
 
 
@@ -68,32 +66,32 @@ class TextDescription:
 
     @classmethod
     def from_json(cls, section: dict) -> "TextDescription":
-        """Returns the description of a `t5` section of the right fields and types."""
+        """Return the description of a `t5` section that has the right fields and types."""
         return cls(section["model"], section["length"], _others(section, FIELDS["t5"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the section as it was read."""
+        """Return the section as it was read."""
         return {**self.extra, "model": self.model, "length": self.length}
 
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
-    """What a stage was distilled to: it can do nothing else."""
+    """What a stage was distilled for: it works with nothing else."""
 
     steps: int
-    w: tuple[float, float] | None  # range of guidance weights; None: not known
+    w: tuple[float, float] | None  # range of guidance weights; None: unknown
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, section: dict) -> "Distilled":
-        """Returns the description of a `distilled` section that `_is_distilled`."""
+        """Return the description of a `distilled` section that passes `_is_distilled`."""
         w = section["w"]
         return cls(
             section["steps"], None if w is None else tuple(w), _others(section, ("steps", "w"))
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the section as it was read."""
+        """Return the section as it was read."""
         return {
             **self.extra,
             "steps": self.steps,
@@ -103,31 +101,31 @@ class Distilled:
 
 @dataclasses.dataclass(frozen=True)
 class StageDescription:
-    """A base or relay stage: its UNet, what it was trained for, how it is sampled by default."""
+    """A base or relay stage: its UNet, its training, and its default sampling."""
 
     kind: str  # "base" or "relay"
     model: dict[str, Any]  # fields of `UNet`
-    text_width: int  # of the text features that it reads
+    text_width: int  # channels of the text features that it reads
     prediction: str
-    factor: int  # pixels a latent's side
+    factor: int  # pixels per latent pixel, per side
     image_size: int  # side in pixels
-    start: int  # t from which a relay stage starts
+    start: int  # t at which a relay stage starts
     steps: int
     guidance: float
     eta: float
     form: str
-    blur: str | None = None  # of the training schedule; None: not known
+    blur: str | None = None  # of the training schedule; None: unknown
     distilled: Distilled | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def w_dim(self) -> int:
-        """The width in which the UNet is told the guidance weight; 0 where it is guided."""
+        """The width of the UNet's guidance embedding; 0 where it is not guidance-conditioned."""
         return self.model.get("w_dim", 0)
 
     @classmethod
     def from_json(cls, section: dict) -> "StageDescription":
-        """Returns the description of a stage's section of the right fields and types."""
+        """Return the description of a stage's section that has the right fields and types."""
         more = {}
         if isinstance(section.get("blur"), str):
             more["blur"] = section["blur"]
@@ -137,7 +135,7 @@ class StageDescription:
         return cls(**known, **more, extra=_others(section, (*known, *more)))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the section as it was read."""
+        """Return the section as it was read."""
         section = {**self.extra, **{name: getattr(self, name) for name in FIELDS["stage"]}}
         if self.blur is not None:
             section["blur"] = self.blur
@@ -148,34 +146,34 @@ class StageDescription:
 
 @dataclasses.dataclass(frozen=True)
 class CascadeDescription:
-    """The parts of a cascade, or of as much of one as there is."""
+    """The parts of a cascade, or as many of them as there are."""
 
     vae: VaeDescription | None = None
     t5: TextDescription | None = None
     stages: dict[str, StageDescription] = dataclasses.field(default_factory=dict)
-    # of the file; one of format 1 stays so when it is written again
+    # of the file; a file of format 1 keeps its format when it is written again
     format: int = FORMAT
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the parts that are there: vae, t5, the stages by name."""
+        """The names of the parts that are there: vae, t5, and the stages by name."""
         encoders = (name for name in ("vae", "t5") if getattr(self, name) is not None)
         return (*encoders, *sorted(self.stages))
 
     def section(self, part: str) -> VaeDescription | TextDescription | StageDescription:
-        """Returns the description of one of `parts`."""
+        """Return the description of one of `parts`."""
         return self.stages[part] if part in self.stages else getattr(self, part)
 
     def with_stage(self, name: str, stage: StageDescription) -> "CascadeDescription":
-        """Returns the description with `stage` beside the other stages, or in its place."""
+        """Return the description with `stage` added, or in place of the stage of that name."""
         return dataclasses.replace(self, stages={**self.stages, name: stage})
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> "CascadeDescription":
-        """Returns the description that the JSON of the file `where` holds.
+        """Return the description that the JSON of the file `where` holds.
 
-        Raises InputError, with `where`, on one of another format or of wrong fields.
+        Raises InputError that names `where` on another format or on wrong fields.
         """
         if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
             raise InputError(f"{where} is not a cascade description of format {FORMAT}")
@@ -192,7 +190,7 @@ class CascadeDescription:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `cascade.json` holds of it."""
+        """Return the content of `cascade.json`."""
         encoders = {name: getattr(self, name) for name in ("vae", "t5")}
         return {
             **self.extra,
@@ -203,17 +201,18 @@ class CascadeDescription:
 
 
 def _others(section: dict, known: Any) -> dict[str, Any]:
-    """What a section holds beside the fields `known`, which is kept when it is written again."""
+    """Return the fields of a section besides `known`; they are kept when it is written again."""
     return {name: value for name, value in section.items() if name not in known}
 
 
 def _widened(value: dict) -> dict:
-    """Returns format 1 with what it lacks: its stages always stood beside the text encoder whose
-    features they read.
+    """Return a description of format 1 with the text width that its stages lack.
+
+    Its stages always stood beside the text encoder whose features they read.
     """
     try:
         width, stages = value["t5"]["model"]["channels"], value["stages"].items()
-    except (AttributeError, KeyError, TypeError):  # what is wrong with it is said next
+    except (AttributeError, KeyError, TypeError):  # the checks after this say what is wrong
         return value
     wide = {
         name: {"text_width": width, **stage} if isinstance(stage, dict) else stage
@@ -223,8 +222,9 @@ def _widened(value: dict) -> dict:
 
 
 def _misfit(value: dict) -> str | None:
-    """What is wrong with a description from outside: its names become paths and its values
-    sizes.
+    """Return what is wrong with a description that others wrote, or None.
+
+    Its names become paths, and its values become sizes.
     """
     stages = value.get("stages")
     if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
@@ -252,8 +252,9 @@ def _misfit(value: dict) -> str | None:
 
 
 def _is_distilled(section: Any) -> bool:
-    """Whether an entry says for how many steps, and which w (None: not known), a stage was
-    distilled.
+    """Return whether an entry holds the steps and the range of w that a stage was distilled for.
+
+    w may be None, for unknown.
     """
     if (
         not isinstance(section, dict)

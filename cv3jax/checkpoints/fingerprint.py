@@ -11,8 +11,9 @@ from cv3jax.checkpoints.description import CascadeDescription
 
 
 def encoder_fingerprint(directory: Path, description: CascadeDescription, part: str) -> str:
-    """Returns the hash of `part`, vae or t5, of the cascade at `directory`: its sizes, its
-    parameters, and the text encoder's tokenizer.
+    """Return the hash of `part`, vae or t5, of the cascade at `directory`.
+
+    It covers the sizes, the parameters, and the text encoder's tokenizer.
     """
     section, (place, within) = description.section(part), cascades.place_of(directory, part)
     found = hashlib.sha256()
@@ -23,8 +24,9 @@ def encoder_fingerprint(directory: Path, description: CascadeDescription, part: 
 
 
 def parts_fingerprint(path: str | Path, parts: Sequence[str]) -> str:
-    """Returns the hash of these parts of the checkpoint at `path`: their descriptions, their
-    parameters, and the tokenizer.
+    """Return the hash of these parts of the checkpoint at `path`.
+
+    It covers their descriptions, their parameters, and the tokenizer.
     """
     directory, description = cascades.read_cascade(path)
     found = hashlib.sha256()
@@ -42,9 +44,11 @@ def _add_json(found: Any, value: list) -> None:
 def _add_parameters(
     found: Any, place: Path, within: tuple[str, ...], without: str | None = None
 ) -> None:
-    """Add the hashes that a part was written with, those of all files where it is `within` a run's
-    checkpoint. One of another program has none and is taken as it is: then add the sizes of its
-    files, but of those below a folder `without`.
+    """Add the hashes that a part was written with.
+
+    Where the part is `within` a run's checkpoint, these are the hashes of all its files. A part of
+    another program has no hashes, so the sizes of its files are added, except for those below a
+    folder `without`.
     """
     place = place.parent if within else place
     if (place / manifest.NAME).is_file():

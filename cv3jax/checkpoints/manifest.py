@@ -1,7 +1,7 @@
-"""What a finished checkpoint consists of: size and SHA-256 of its files, written before it appears,
-compared before it is read.
+"""The content of a finished checkpoint: size and SHA-256 of each of its files.
 
-orbax's storage notices some damage and not other: flipped bytes may come back as other numbers.
+It is written before the checkpoint appears, and compared before the checkpoint is read. orbax's
+storage notices some damage only: flipped bytes may come back as other numbers.
 """
 
 import concurrent.futures
@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 
 NAME = "manifest.json"
-# orbax touches these after the manifest is written; what they say is not read
+# orbax changes these after the manifest is written; nothing reads them
 _OTHERS = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write(directory: Path) -> None:
-    """Hash every file below `directory` into its manifest.json, and have the disk hold them all
-    before that says so.
+    """Write the hash of every file below `directory` into its manifest.json.
+
+    All files are on the disk before the manifest is.
     """
     files = {
         str(path.relative_to(directory)): path
@@ -33,9 +34,7 @@ def write(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with `directory` since its manifest was written, its file named; None when
-    nothing is.
-    """
+    """Return how `directory` differs from its manifest, with the name of the file, or None."""
     try:
         content = json.loads((directory / NAME).read_text())
         files = content["files"]
@@ -61,7 +60,7 @@ def damage(directory: Path) -> str | None:
 
 
 def _digest(files: dict) -> str:
-    """Of what the manifest says, so that damage of a name in it is not taken for a missing file."""
+    """Return the hash of a manifest's entries, which tells a damaged name from a missing file."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,8 +1,7 @@
-"""A run's checkpoint read as a cascade: the EMA of the stage in training, beside the parts it
-stands on, wherever they lie.
+"""Read a run's checkpoint as a cascade: the EMA of its stage, beside the other parts.
 
-A checkpoint keeps what its run's cascade will be (`about`). So a run that goes on, or was stopped,
-is sampled, exported and started from as a finished one is.
+A checkpoint records what the cascade of its run will be (`about`). So a run that is still in
+progress, or was stopped, can be sampled, exported and started from as a finished run can.
 """
 
 import dataclasses
@@ -17,16 +16,18 @@ from data_pipeline.io.errors import InputError
 
 
 def about(stage: str, description: CascadeDescription, parts: dict[str, Path]) -> dict[str, Any]:
-    """Returns what a checkpoint keeps of its cascade, as JSON: the part in training, the
-    description of all, and where the others are.
+    """Return what a checkpoint records of its cascade, as JSON.
+
+    It has the part in training, the description of all parts, and the places of the others.
     """
     places = {part: str(Path(place).absolute()) for part, place in parts.items() if part != stage}
     return {"stage": stage, "description": description.to_json(), "parts": places}
 
 
 def newest_step(path: Path) -> Path | None:
-    """The newest signed checkpoint of the run at `path`, or `path` where it is one itself; None
-    where there is none.
+    """Return the newest signed checkpoint of the run at `path`, or None.
+
+    Where `path` is a checkpoint itself, return `path`.
     """
     places = []
     if (path / "checkpoints").is_dir():
@@ -38,7 +39,7 @@ def newest_step(path: Path) -> Path | None:
 
 
 def rounds(path: Path) -> list[Path]:
-    """The directories of a distillation's rounds, the last one first; none of another run."""
+    """Return the directories of a distillation's rounds, the last one first; [] for another run."""
     found = [place for place in (path / "rounds").glob("*_steps") if place.is_dir()]
     numbers = {place: place.name.partition("_")[0] for place in found}
     numbered = [place for place in found if numbers[place].isdigit()]
@@ -52,9 +53,9 @@ def _signed(place: Path) -> bool:
 
 
 def describe(step: Path) -> CascadeDescription:
-    """The description of the cascade that a checkpoint is.
+    """Return the description of the cascade that a checkpoint stands for.
 
-    Raises InputError on a checkpoint that keeps none, or a damaged one.
+    Raises InputError on a checkpoint that records none, or on a damaged one.
     """
     value, where = _kept(step)["description"], f"the run of checkpoint {step}"
     unmeasured = value.get("vae", {}).get("scale", 1.0) is None
@@ -67,12 +68,12 @@ def describe(step: Path) -> CascadeDescription:
 
 
 def place_of(step: Path, part: str) -> tuple[Path, tuple[str, ...]]:
-    """(the orbax tree that has a part of that cascade, what within it)."""
+    """Return (the orbax tree that holds a part of that cascade, the path within it)."""
     kept = _kept(step)
     if part == kept["stage"]:
         return step / "state", ("ema",)
     name, _, within = part.partition("/")
-    whole = Path(kept["parts"].get(name, step / name))  # which is not there: who reads it says so
+    whole = Path(kept["parts"].get(name, step / name))  # it does not exist, and its reader says so
     return Path(kept["parts"].get(part, whole / within)), ()
 
 
@@ -93,7 +94,7 @@ def _kept(step: Path) -> dict[str, Any]:
 
 @functools.cache  # once, however many readers a command has
 def say(path: Path, step: Path) -> None:
-    """Say on stderr which checkpoint is taken for a run that has no cascade."""
+    """Print to stderr which checkpoint stands for a run that has no cascade."""
     print(
         f"cv3jax: {path} has no cascade yet; taking the EMA of step {step.name} from {step}",
         file=sys.stderr,

@@ -1,8 +1,7 @@
-"""A run's resumable checkpoints: train state, data position and the run's recipe and times, in one
-step directory.
+"""A run's resumable checkpoints: train state, data position, recipe and times, in one directory.
 
-It gets its manifest (every file's SHA-256) and only then its name, so a killed save leaves the
-previous one, and damage is seen before anything is read.
+A checkpoint gets its manifest (the SHA-256 of every file) before it gets its name. So a killed save
+leaves the previous checkpoint, and damage is noticed before anything is read.
 """
 
 import contextlib
@@ -31,10 +30,11 @@ if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and wr
 class DamagedError(InputError):
     """A checkpoint is not what was written.
 
-    `path` is its directory, `what` the line without advice, `intact` the newest whole step.
+    `path` is its directory, `what` the message without advice, `intact` the newest whole step.
     """
 
     def __init__(self, path: Path, problem: str, intact: int | None):
+        """Make the message from what is wrong and the newest step that is intact."""
         self.path, self.what, self.intact = path, f"checkpoint {path} is damaged: {problem}", intact
         older = (
             "start anew (no older checkpoint is intact)"
@@ -47,10 +47,10 @@ class DamagedError(InputError):
 def open_manager(
     directory: str | Path, keep: int = 2, keep_every: int = 0
 ) -> ocp.CheckpointManager:
-    """The checkpoints under `directory`, the newest `keep` of them and those of every multiple of
-    `keep_every` steps; saves run in the background.
+    """Open the checkpoints under `directory`. Close the manager when done.
 
-    Close it when done.
+    It keeps the newest `keep` of them and those of every multiple of `keep_every` steps. Saves run
+    in the background.
     """
     path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
@@ -63,8 +63,9 @@ def open_manager(
 
 
 def steps(directory: str | Path) -> list[int]:
-    """The steps of the complete checkpoints under `directory`, oldest first: by their names,
-    whatever the files' times.
+    """Return the steps of the complete checkpoints under `directory`, oldest first.
+
+    They are sorted by name; the times of the files do not matter.
     """
     return sorted(
         int(path.name)
@@ -74,7 +75,7 @@ def steps(directory: str | Path) -> list[int]:
 
 
 def remove_unfinished(directory: str | Path) -> None:
-    """Remove what killed or failed saves left; it would only take up space.
+    """Remove what killed or failed saves left, which would only take up space.
 
     Nothing else may be saving there.
     """
@@ -83,8 +84,9 @@ def remove_unfinished(directory: str | Path) -> None:
 
 
 def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:
-    """Remove all checkpoints that `open_manager` would not keep: a kill may have come when one of
-    them was half removed.
+    """Remove all checkpoints that `open_manager` would not keep.
+
+    A kill may have come when one of them was half removed.
     """
     for step in steps(directory)[:-keep]:
         if not keep_every or step % keep_every:
@@ -100,12 +102,12 @@ def save(
 ) -> None:
     """Save train state, data position and `run` (JSON: the config, seconds so far) as `step`.
 
-    Returns once `state` may be donated.
-
-    All processes call it. The position is the same for all of them, and for any number of them.
+    Returns once `state` may be donated. All processes call it. The data position is the same for
+    all of them, and for any number of them.
 
     Raises:
-        OSError: this checkpoint or the one before it could not be written; which remain is said.
+        OSError: this checkpoint or the one before it could not be written; the message says which
+            remain.
     """
     items = {
         "state": ocp.args.StandardSave(state),
@@ -119,14 +121,14 @@ def save(
 def check_saved(manager: ocp.CheckpointManager) -> None:
     """Raise what `save` would if the save in the background has failed meanwhile.
 
-    Does not wait for one that runs.
+    It does not wait for a save that still runs.
     """
     if not manager.is_saving_in_progress():
         finish(manager)
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Wait for the save in the background; raises as `save` does."""
+    """Wait for the save in the background. Raises as `save` does."""
     with _writing(manager):
         manager.wait_until_finished()
 
@@ -140,7 +142,7 @@ def _writing(manager: ocp.CheckpointManager):
         if reason is None:
             raise
         directory = Path(manager.directory)
-        remove_unfinished(directory)  # a full disk has no room for it
+        remove_unfinished(directory)  # a full disk has no room for them
         left = steps(directory)
         kept = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
         line = (
@@ -151,8 +153,9 @@ def _writing(manager: ocp.CheckpointManager):
 
 
 def verify(directory: str | Path, step: int) -> None:
-    """Raise DamagedError, naming file and newest intact older step, unless the checkpoint of `step`
-    is as it was written.
+    """Raise DamagedError unless the checkpoint of `step` is as it was written.
+
+    The error names the damaged file and the newest older step that is intact.
     """
     directory = Path(directory)
     if problem := manifest.damage(directory / str(step)):
@@ -165,10 +168,7 @@ def verify(directory: str | Path, step: int) -> None:
 
 
 def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
-    """Move the checkpoints newer than `step` into `target`, deleting none.
-
-    Returns where they are.
-    """
+    """Move the checkpoints newer than `step` into `target`. Returns their new places."""
     moved = []
     for newer in (s for s in steps(directory) if s > step):
         target.mkdir(exist_ok=True)
@@ -179,17 +179,17 @@ def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
 
 
 def run_of(directory: str | Path, step: int) -> dict:
-    """The `run` section of the checkpoint of `step` under `directory`."""
+    """Return the `run` section of the checkpoint of `step` under `directory`."""
     return _read_json(Path(directory) / str(step) / "run")
 
 
 def restore(
     manager: ocp.CheckpointManager, step: int, like: Any, data: "grain.DatasetIterator"
 ) -> Any:
-    """The state of `step`, placed as `like` (ShapeDtypeStructs with shardings, of any mesh); `data`
-    is set to its position.
+    """Return the state of `step`, placed as `like`, and set `data` to its position.
 
-    `verify` it first: some damage would come back as other numbers.
+    like: ShapeDtypeStructs with shardings of any mesh. Call `verify` first, because some damage
+    would come back as other numbers.
 
     Raises:
         InputError: the checkpoint belongs to another model.
@@ -213,7 +213,7 @@ def restore(
 
 
 def _read_json(directory: Path) -> dict:
-    """What orbax saved as JSON; older checkpoints have it under another name."""
+    """Return what orbax saved as JSON; older checkpoints have it under another name."""
     names = ("metadata", "process_0-of-1.json")
     return json.loads(
         next(directory / name for name in names if (directory / name).is_file()).read_text()

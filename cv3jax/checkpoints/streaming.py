@@ -1,8 +1,8 @@
-"""Parameters that stay on disk: a tree of `Leaf`, each read when its turn comes, into and out of
-orbax trees.
+"""Parameters that stay on disk: a tree of `Leaf`, each of which is read when it is needed.
 
-orbax would otherwise hold every array of a part at once, and while reading a second time as encoded
-bytes (4.7 GB for 2.1 GB of arrays). A few at a time it is the largest leaf, some hundred MB.
+They are read from orbax trees and written to orbax trees. orbax itself would hold every array of a
+part at once, and while reading once more as encoded bytes (4.7 GB for 2.1 GB of arrays). A few at a
+time take no more than the largest leaf, some hundred MB.
 """
 
 import dataclasses
@@ -19,16 +19,17 @@ from orbax.checkpoint import type_handlers
 from cv3jax.checkpoints.writing import checkpoint_path
 
 AT_ONCE = 2**27  # bytes of small leaves that are written together
-SMALL = 2**20  # bytes; 318 of the 500 leaves of a released UNet in half precision, 18 MB
-# bytes of a stored piece: what a device that holds a shard of a stacked leaf reads at least
+# bytes; in half precision, 318 of the 500 leaves of a released UNet are small (18 MB in all)
+SMALL = 2**20
+# bytes of a stored piece, which is the least that a device reads of a stacked leaf to get its shard
 CHUNK = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An array that `read()` brings into memory; shape and dtype are known before.
+    """An array on disk that `read()` brings into memory.
 
-    What was read is not kept.
+    Its shape and dtype are known before. What was read is not kept.
     """
 
     shape: tuple[int, ...]
@@ -37,20 +38,24 @@ class Leaf:
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """The bytes in memory."""
         return self.size * self.dtype.itemsize
 
 
 class _FewAtATime(type_handlers.NumpyHandler):
-    """Writes leaves as orbax writes NumPy arrays, AT_ONCE bytes or one leaf, reading the next only
-    when these are on disk.
+    """Writes leaves as orbax writes NumPy arrays, a few at a time.
+
+    A group is one leaf or at most AT_ONCE bytes, and the next is read only when it is on disk.
     """
 
     def __init__(self):
@@ -69,22 +74,23 @@ class _FewAtATime(type_handlers.NumpyHandler):
 
 
 def handler() -> ocp.PyTreeCheckpointHandler:
-    """What orbax saves a tree of `Leaf` with."""
+    """Return the handler with which orbax saves a tree of `Leaf`."""
     return ocp.PyTreeCheckpointHandler(
         type_handler_registry=type_handlers.create_type_handler_registry((Leaf, _FewAtATime()))
     )
 
 
 def save_args(tree: Any) -> ocp.args.PyTreeSave:
-    """The arguments of that save."""
+    """Return the arguments of that save."""
     return ocp.args.PyTreeSave(
         tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
     )
 
 
 def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
-    """The orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`: dtypes as
-    stored. Raises KeyError, ValueError.
+    """Return the orbax tree at `directory`, or what is `within` it, as nested dicts of `Leaf`.
+
+    The dtypes are as stored. Raises KeyError, ValueError.
     """
     path = checkpoint_path(directory)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -108,9 +114,10 @@ def open_tree(directory: str | Path, within: tuple[str, ...] = ()) -> dict:
 
 
 def restore(directory: Path, like: Any, within: tuple[str, ...]) -> Any:
-    """What is `within` the orbax tree at `directory`, as `like` says: shapes, dtypes, shardings.
+    """Return what is `within` the orbax tree at `directory`, with the shardings of `like`.
 
-    Raises ValueError where it has other names or shapes, KeyError where there is nothing.
+    like: shapes, dtypes and shardings. Raises ValueError where the tree has other names or shapes,
+    and KeyError where there is nothing.
     """
     stored = {path: leaf.shape for path, leaf in walk(open_tree(directory, within))}
     wanted = {path: tuple(leaf.shape) for path, leaf in walk(like)}
@@ -136,8 +143,10 @@ def restore(directory: Path, like: Any, within: tuple[str, ...]) -> Any:
 
 
 class _Reader:
-    """Reads leaves of one tree. orbax takes 40 ms to find one among the hundreds of a UNet, so the
-    small ones come together.
+    """Reads the leaves of one tree.
+
+    orbax takes 40 ms to find one among the hundreds of leaves of a UNet, so the small ones are read
+    together.
     """
 
     def __init__(self, path: Path, sizes: dict[tuple[str, ...], int]):
@@ -163,7 +172,7 @@ class _Reader:
 
 
 def walk(tree: dict) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) of nested dicts."""
+    """Yield (path, leaf) of nested dicts."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from (((name, *path), leaf) for path, leaf in walk(value))

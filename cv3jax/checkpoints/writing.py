@@ -1,6 +1,4 @@
-"""What saves of runs' checkpoints and of cascades' parts share: where they may be, manifests,
-patience, errors.
-"""
+"""What saves of runs and of cascades share: allowed paths, manifests, time limits and errors."""
 
 import errno
 import json
@@ -17,19 +15,18 @@ from cv3jax.checkpoints import manifest
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
-# seconds; orbax measures its timeouts with the wall clock, which may be set forward in the middle
-# of a save
+# seconds; orbax measures its timeouts with the wall clock, which may be set forward during a save
 PATIENCE = 10**7
-# what orbax raises on a tree of other names, shapes or types
+# what orbax raises on a tree with other names, shapes or types
 MISMATCH = (ValueError, TypeError, KeyError)
-_PATTERN = re.compile(r"[*?\[\\]")  # etils has orbax's whole paths globbed
+_PATTERN = re.compile(r"[*?\[\\]")  # orbax globs whole paths, through etils
 
 
 def checkpoint_path(directory: str | Path, flag: str = "checkpoint") -> Path:
-    """The absolute path of a directory with checkpoints in it, or of one.
+    """Return the absolute path of a directory that holds checkpoints or is one.
 
     Raises:
-        InputError: orbax would take it for a pattern, write into it and never find that again.
+        InputError: orbax would treat the path as a pattern, write into it and never find it again.
     """
     path = Path(directory).absolute()
     if found := _PATTERN.search(str(path)):
@@ -41,9 +38,7 @@ def checkpoint_path(directory: str | Path, flag: str = "checkpoint") -> Path:
 
 
 def os_error(e: Exception) -> OSError | None:
-    """The system's error that orbax or tensorstore reports, or None where `e` is of another
-    kind.
-    """
+    """Return the system's error that orbax or tensorstore reports, or None for another error."""
     if isinstance(e, OSError):
         return OSError(e.errno, e.strerror or first_line(e), e.filename)
     code = re.search(r"os_error_code='(\d+)'", str(e))
@@ -51,10 +46,10 @@ def os_error(e: Exception) -> OSError | None:
 
 
 def sign(directory: Path, pattern: str) -> None:
-    """Called by orbax in each process when all files of a checkpoint are there and it is about to
-    get its name.
+    """Write the manifest of a finished save.
 
-    Raises OSError where it could not be read again.
+    orbax calls this in each process when all files of a checkpoint are there and it is about to get
+    its name. Raises OSError where the checkpoint could not be read again.
     """
     if jax.process_index() != 0:
         return
@@ -65,8 +60,10 @@ def sign(directory: Path, pattern: str) -> None:
 
 
 def check_parts(directory: Path) -> None:
-    """Raise OSError unless the orbax tree at `directory` has every array that its description
-    names, and something in each: counted in the store that reading goes by.
+    """Raise OSError unless the orbax tree at `directory` is complete.
+
+    The store that readers use must have every array that the tree's description names, and
+    something in each.
     """
     described = json.loads((directory / "_METADATA").read_text())["tree_metadata"].values()
     sizes = {

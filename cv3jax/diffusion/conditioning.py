@@ -1,6 +1,4 @@
-"""From a batch of the loader to what a stage trains on: latents of the frozen autoencoder, text
-features, the size vector.
-"""
+"""Turn a loader's batch into what a stage trains on: latents, text features and size vector."""
 
 from collections.abc import Callable
 
@@ -17,57 +15,61 @@ Encode = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 def make_cond(
     text: jax.Array, sizes: jax.Array, w: jax.Array | None = None, w_dim: int = 0
 ) -> dict[str, jax.Array]:
-    """What the UNet is told. text [B, L, C]; sizes [B, 6] in pixels (original, crop, target; height
-    or top first); w [B] guidance.
+    """Return the conditioning of the UNet.
+
+    text [B, L, C]. sizes [B, 6] in pixels: original, crop, target, each with height or top first. w
+    [B]: guidance weights of a guidance-conditioned UNet, embedded in w_dim dimensions.
     """
     cond = {"text": text, "vector": size_embedding(sizes)}
     return cond if w is None else {**cond, "w": guidance_embedding(w, w_dim)}
 
 
 def square_sizes(batch: int, side: int) -> jax.Array:
-    """The sizes of sampling: original = target = side², crop at (0, 0). [B, 6]"""
+    """Return the sizes [B, 6] of sampling: original = target = side², crop at (0, 0)."""
     return jnp.tile(jnp.array([side, side, 0, 0, side, side], jnp.int32), (batch, 1))
 
 
 def drop_text(text: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Zero whole captions with probability `rate`: what guidance calls the unconditional model.
-    text [B, L, C], keys [B]
+    """Zero whole captions with probability `rate`; guidance uses such an unconditional model.
+
+    text [B, L, C], keys [B].
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     return jnp.where(dropped[:, None, None], 0.0, text)
 
 
 def normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, *shape], one key an image."""
+    """Return standard normal noise [B, *shape], from one key per image."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def posteriors(image: jax.Array, encode: Encode, relay: bool) -> dict[str, jax.Array]:
-    """The autoencoder's posterior of images uint8 [B, H, W, 3]: {mean, dev} float32 [B, h, w, z],
-    unscaled; dev is the standard deviation.
+    """Return the autoencoder's posterior of images uint8 [B, H, W, 3].
 
-    For a relay stage also {low_mean, low_dev}, of the image shrunk to half and enlarged again in
-    pixel space (REFERENCE §7).
+    The result is {mean, dev} float32 [B, h, w, z], unscaled; dev is the standard deviation. For a
+    relay stage it has also {low_mean, low_dev}, those of the image shrunk to half and enlarged
+    again in pixel space (REFERENCE §7).
     """
     pixels = to_pixels(image)
     out = dict(zip(("mean", "dev"), moments(encode, pixels), strict=True))
     if relay:
-        # one after the other: the activations of both at once, of four pictures of 1024², are more
-        # than a v5e has
+        # one after the other: both at once, of four pictures of 1024², have more activations than a
+        # v5e has memory
         pixels, out = jax.lax.optimization_barrier((pixels, out))
         out |= zip(("low_mean", "low_dev"), moments(encode, up2(down2(pixels))), strict=True)
     return out
 
 
 def moments(encode: Encode, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of the posterior of pixels [B, H, W, 3]."""
+    """Return mean and standard deviation of the posterior of pixels [B, H, W, 3]."""
     mean, logvar = encode(pixels)
     return mean, jnp.exp(0.5 * logvar)
 
 
 def sample_latent(mean: jax.Array, dev: jax.Array, scale: float, keys: jax.Array) -> jax.Array:
-    """Scaled latents: samples of the posterior, as the released code takes everywhere. mean, dev
-    [B, h, w, z] of any type, keys [B].
+    """Return scaled latents: samples of the posterior, as the released code uses everywhere.
+
+    mean, dev [B, h, w, z] of any type, keys [B].
     """
     return scale * (
         mean.astype(jnp.float32) + dev.astype(jnp.float32) * normals(keys, mean.shape[1:])
@@ -75,8 +77,9 @@ def sample_latent(mean: jax.Array, dev: jax.Array, scale: float, keys: jax.Array
 
 
 def stored_text(batch: dict[str, jax.Array]) -> jax.Array:
-    """Text features of a companion dataset, float32 [B, L, C]; those in int8 are multiples of their
-    token's scale.
+    """Return the text features of a feature cache, float32 [B, L, C].
+
+    Features in int8 are multiples of the scale of their token.
     """
     text = batch["text"].astype(jnp.float32)
     return text * batch["text_scale"][..., None] if "text_scale" in batch else text
@@ -92,12 +95,11 @@ def stage_batch(
     relay: bool,
     text_drop: float,
 ) -> dict:
-    """A loader batch {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]} → {x0, low (relay
-    only), cond} for `diffusion_loss`.
+    """Return what `diffusion_loss` takes: {x0, low (relay only), cond}.
 
-    What a companion dataset holds (data_pipeline/records/feature_cache.py) stands in place of
-    images, {mean, dev, low_mean, low_dev}, of tokens, {text, text_scale}, or of both. The noise has
-    the same keys either way.
+    batch: of the loader, {image uint8 [B, H, W, 3], tokens [B, L], sizes [B, 6]}. A feature cache
+    (data_pipeline/records/feature_cache.py) replaces the images by {mean, dev, low_mean, low_dev},
+    the tokens by {text, text_scale}, or both. The noise has the same keys either way.
     """
     key_low, key_image, key_text = (
         jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)

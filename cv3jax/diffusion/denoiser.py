@@ -1,6 +1,6 @@
 """From a network F to the denoiser x̂0 = denoise(params, x, t, cond).
 
-Nobody else knows whether F predicts ε or v.
+No other module knows whether F predicts ε or v.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,10 @@ Denoise = Callable[[Params, jax.Array, jax.Array, Cond], jax.Array]
 
 
 def preconditioning(sigma: jax.Array, prediction: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(c_skip, c_out, c_in) such that x̂0 = c_skip x + c_out F(c_in x). ε: x - σF; v: x/(1+σ²) -
-    σ/√(1+σ²) F.
+    """Return (c_skip, c_out, c_in) such that x̂0 = c_skip x + c_out F(c_in x).
+
+    For ε this is x - σF, for v it is x/(1+σ²) - σ/√(1+σ²) F. Raises ValueError on another
+    prediction.
     """
     c_in = 1.0 / jnp.sqrt(1.0 + sigma**2)
     if prediction == "eps":
@@ -34,10 +36,10 @@ def preconditioning(sigma: jax.Array, prediction: str) -> tuple[jax.Array, jax.A
 
 
 def make_denoiser(apply: Callable, sigma: jax.Array, prediction: str) -> Denoise:
-    """`apply(params, x, index, cond)` is F and sigma the table [T + 1]; t int [B] in 1..T, the
-    network sees index t - 1.
+    """Return the denoiser x [B, H, W, C], t int [B] → x̂0 float32 [B, H, W, C].
 
-    x [B, H, W, C] → x̂0 float32 [B, H, W, C].
+    `apply(params, x, index, cond)` is F, and sigma is the table [T + 1]. t is in 1..T, and the
+    network sees the index t - 1.
     """
 
     def denoise(params, x, t, cond):
@@ -48,15 +50,15 @@ def make_denoiser(apply: Callable, sigma: jax.Array, prediction: str) -> Denoise
 
 
 def null(cond: Cond) -> Cond:
-    """The unconditional twin: the text embedding zeroed, the size vector kept (REFERENCE §1)."""
+    """Return the unconditional twin: the text zeroed, the size vector kept (REFERENCE §1)."""
     return {**cond, "text": jnp.zeros_like(cond["text"])}
 
 
 def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
-    """Classifier-free guidance on x̂0, null + w (cond - null), in one call of the network on a
-    doubled batch.
+    """Return the denoiser with classifier-free guidance on x̂0: null + w (cond - null).
 
-    w is a scalar or [B]; at w = 1 the result is `denoise`'s.
+    It calls the network once, on a doubled batch. w is a scalar or [B]; at w = 1 the result is that
+    of `denoise`.
     """
 
     def denoise_guided(params, x, t, cond):

@@ -1,6 +1,4 @@
-"""What training minimises: the denoising loss of base and relay stages alike, and the
-autoencoder's.
-"""
+"""What training minimises: the denoising loss of both stages, and the autoencoder's loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,15 +10,15 @@ import jax.numpy as jnp
 from cv3jax.diffusion.denoiser import Denoise, Params
 from cv3jax.diffusion.schedule import Schedule, T
 
-# the factor on the squared x0 error at σ: (σ, γ of min-SNR) → factor; a new one is a new row
+# the factor on the squared x0 error: (σ, γ of min-SNR) → factor; add a row for a new weighting
 WEIGHTINGS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
-    "eps": lambda sigma, gamma: 1.0 / sigma**2,  # the released one
+    "eps": lambda sigma, gamma: 1.0 / sigma**2,  # the released weighting
     "v": lambda sigma, gamma: 1.0 + 1.0 / sigma**2,
     "min_snr": lambda sigma, gamma: jnp.minimum(1.0 / sigma**2, gamma),
     "truncated": lambda sigma, gamma: jnp.maximum(1.0 / sigma**2, 1.0),
     "root_snr": lambda sigma, gamma: 1.0 / sigma,
 }
-# the distance of each value from x0, of the error
+# error → the distance of each value from x0
 NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l1": jnp.abs,
     "l2": lambda error: error**2,
@@ -31,12 +29,12 @@ NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Objective:
     """What the denoising loss of a stage measures.
 
-    `weighting`: the factor by noise level, see `weight`; min_snr takes `gamma`. `norm`: of the x0
+    `weighting`: the factor by noise level, see `weight`; min_snr uses `gamma`. `norm`: of the x0
     error, by its name in NORMS (l2 is squared). `offset_noise`: the standard deviation of the
     scalar that is added to each sample's noise.
 
     Raises:
-        ValueError: no such weighting or norm.
+        ValueError: there is no such weighting or norm.
     """
 
     weighting: str = "eps"
@@ -45,6 +43,7 @@ class Objective:
     offset_noise: float = 0.0
 
     def __post_init__(self):
+        """Raise ValueError on an unknown weighting or norm."""
         if self.weighting not in WEIGHTINGS:
             names = ", ".join(WEIGHTINGS)
             raise ValueError(f"weighting must be one of {names}, not {self.weighting!r}")
@@ -53,7 +52,7 @@ class Objective:
 
 
 def weight(sigma: jax.Array, kind: str, gamma: float = 5.0) -> jax.Array:
-    """The factor on the squared x0 error at σ, by its name in WEIGHTINGS.
+    """Return the factor on the squared x0 error at σ, by the weighting's name in WEIGHTINGS.
 
     Raises ValueError on another name.
     """
@@ -71,11 +70,10 @@ def denoising_loss(
     t: jax.Array,
     noise: jax.Array,
 ) -> jax.Array:
-    """Paper Eq. 6 at given t and noise: weight(σ) · mean |denoise(xt) - x0|² (or |·|), per sample,
-    float32 [B].
+    """Return the loss of paper Eq. 6 per sample, float32 [B], at given t and noise.
 
-    The batch holds x0 [B, H, W, C], cond, and for a relay stage low [B, H, W, C]; noise
-    [B, H, W, C]; t int [B] in 1..T.
+    It is weight(σ) · mean |denoise(xt) - x0|², or |·| for l1. The batch holds x0 [B, H, W, C],
+    cond, and for a relay stage low [B, H, W, C]; noise [B, H, W, C]; t int [B] in 1..T.
     """
     x0, low = batch["x0"], batch.get("low", batch["x0"])
     error = denoise(params, schedule.diffuse(x0, low, noise, t), t, batch["cond"]) - x0
@@ -86,8 +84,9 @@ def denoising_loss(
 def draw_t_and_noise(
     keys: jax.Array, shape: tuple[int, ...], t_max: int, offset_noise: float
 ) -> tuple[jax.Array, jax.Array]:
-    """(t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], one key each: t uniform in
-    1..t_max; offset noise is one scalar.
+    """Return (t [B], noise [B, H, W, C]) for images of `shape` [H, W, C], from one key each.
+
+    t is uniform in 1..t_max. Offset noise adds one scalar per image.
     """
 
     def one(key):
@@ -101,10 +100,9 @@ def draw_t_and_noise(
 def diffusion_loss(
     denoise: Denoise, schedule: Schedule, objective: Objective, *, t_max: int = T
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """The loss function of a base stage (t_max = T) or a relay stage (t_max = T_r): (params,
-    frozen, batch, keys [B]) → (loss, metrics).
+    """Return the loss function of a base stage (t_max = T) or a relay stage (t_max = T_r).
 
-    Batch: as of `denoising_loss`.
+    It is (params, frozen, batch, keys [B]) → (loss, metrics), with the batch of `denoising_loss`.
     """
 
     def loss_fn(params, frozen, batch, keys):
@@ -123,13 +121,15 @@ def autoencoder_loss(
     kl_weight: float,
     perceptual_weight: float = 0.0,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """Reconstruction + KL (+ learned perceptual distance): (params, frozen, batch, keys [B]) →
-    (loss, metrics).
+    """Return the loss function: reconstruction + KL (+ learned perceptual distance).
 
-    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction is the mean
-    error² over pixels in [-1, 1]; the KL to N(0, 1) is a mean over latent values.
-    `perceptual(frozen, a, b)` → [B] compares images with frozen weights, e.g. LPIPS; without one
-    nothing is downloaded. Metrics: psnr in dB, kl, rms of the latents.
+    It is (params, frozen, batch, keys [B]) → (loss, metrics). The metrics are psnr in dB, kl, and
+    rms of the latents.
+
+    `reconstruct(params, pixels, keys)` → (pixels', mean, logvar). The reconstruction term is the
+    mean squared error over pixels in [-1, 1]. The KL to N(0, 1) is a mean over latent values.
+    `perceptual(frozen, a, b)` → [B] compares images with frozen weights, such as LPIPS; without it
+    nothing is downloaded.
     """
 
     def loss_fn(params, frozen, batch, keys):

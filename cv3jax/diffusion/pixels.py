@@ -1,7 +1,8 @@
-"""uint8 pixels to [-1, 1] and back, and bilinear resizing by exactly two.
+"""Convert uint8 pixels to [-1, 1] and back, and resize bilinearly by exactly two.
 
-Half-pixel centres and no antialiasing, as in the released code (REFERENCE §7); `jax.image.resize`
-would antialias when shrinking. Relay training and relay sampling both pass images through these.
+Centres are half-pixel and nothing is antialiased, as in the released code (REFERENCE §7);
+`jax.image.resize` would antialias when it shrinks. Relay training and relay sampling both use these
+functions.
 """
 
 import jax
@@ -9,18 +10,17 @@ import jax.numpy as jnp
 
 
 def to_uint8(pixels: jax.Array) -> jax.Array:
-    """[-1, 1] → [0, 255], clipped and truncated as the released code writes its PNGs."""
+    """Convert [-1, 1] to [0, 255], clipped and truncated as the released code writes its PNGs."""
     return (jnp.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
 def to_pixels(image: jax.Array) -> jax.Array:
-    """uint8 [0, 255] → float32 [-1, 1]."""
+    """Convert uint8 [0, 255] to float32 [-1, 1]."""
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def down2(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] with even H and W → [B, H/2, W/2, C]: the mean of each 2×2 box, which is what
-    bilinear ×½ comes to.
+    """Halve [B, H, W, C] to [B, H/2, W/2, C]: the mean of each 2×2 box, equal to bilinear ×½.
 
     Raises ValueError when a side is odd.
     """
@@ -31,12 +31,12 @@ def down2(x: jax.Array) -> jax.Array:
 
 
 def up2(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] → [B, 2H, 2W, C]: bilinear ×2, taps 0.75 and 0.25, the edge repeated."""
+    """Enlarge [B, H, W, C] to [B, 2H, 2W, C]: bilinear, taps 0.75 and 0.25, the edge repeated."""
     return _double(_double(x, 1), 2)
 
 
 def _double(x: jax.Array, axis: int) -> jax.Array:
-    """Each value v_i becomes (v_{i-1} + 3 v_i)/4 and (3 v_i + v_{i+1})/4 along `axis`."""
+    """Turn each value v_i into (v_{i-1} + 3 v_i)/4 and (3 v_i + v_{i+1})/4 along `axis`."""
     size = x.shape[axis]
     index = jnp.arange(size)
     before = jnp.take(x, jnp.maximum(index - 1, 0), axis)

@@ -1,11 +1,10 @@
-"""Sampling as one scan over a grid: base and relay, deterministic or not, in the released form or
-the paper's.
+"""Sampling as one scan over a grid: base and relay, deterministic or not, in two forms.
 
     released form    m_t = mean(x̂0, low, b_t),  m_s = mean(x̂0, low, b_s)
     paper's form     m_s = (b_s/b_t) m_t + (1 - b_s/b_t) x̂0,  m starts at low        Algorithm 1
     step             x_s = m_s + √(σ_s² - δ²)/σ_t (x_t - m_t) + δ ε,  δ = η σ_s √(1 - σ_s²/σ_t²)
 
-In the released form low stays fixed; base diffusion is the case b = 0.
+In the released form low stays fixed. Base diffusion is the case b = 0.
 """
 
 from collections.abc import Callable
@@ -20,8 +19,9 @@ Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int 
 
 
 def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
-    """Where sampling begins: √(1 + σ²) ε for a base stage, low + σ ε for a relay stage. noise [B,
-    H, W, C].
+    """Return where sampling begins: √(1 + σ²) ε for a base stage, low + σ ε for a relay stage.
+
+    noise: ε, [B, H, W, C].
     """
     sigma = grid.sigma[0]
     return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
@@ -48,7 +48,7 @@ MEANS: dict[str, Callable] = {
 def means(
     form: str, x0: jax.Array, low: jax.Array, m: jax.Array, b_t: jax.Array, b_s: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(m_t, m_s), the means at the two ends of a step, by the name of the form in MEANS.
+    """Return (m_t, m_s), the means at the two ends of a step, by the form's name in MEANS.
 
     `m` is the carried mean, which only the paper's form reads. Raises ValueError on another name.
     """
@@ -66,15 +66,16 @@ def step(
     eta: float,
     noise: jax.Array,
 ) -> jax.Array:
-    """One step from σ_t to σ_s between the means of both ends; η = 0 is Euler in σ, η = 1
-    ancestral.
+    """Return x after one step from σ_t to σ_s, between the means m_t and m_s of its ends.
+
+    η = 0 is Euler in σ, η = 1 is ancestral.
     """
     delta = eta * sigma_s * jnp.sqrt(1.0 - (sigma_s / sigma_t) ** 2)
     return m_s + jnp.sqrt(sigma_s**2 - delta**2) / sigma_t * (x - m_t) + delta * noise
 
 
 def first_order(form: str) -> Callable:
-    """A sampler of one prediction a step, between the means of that form."""
+    """Return a sampler with one prediction per step, between the means of that form."""
 
     def advance(
         predict: Predict,
@@ -92,8 +93,8 @@ def first_order(form: str) -> Callable:
     return advance
 
 
-# name → (predict, x, carried mean, low, point, η, noise) → (x_s, carried mean); a new sampler is a
-# new row, and `sample.form` of a recipe or a cascade names it
+# name → function (predict, x, carried mean, low, point, η, noise) → (x_s, carried mean); add a row
+# for a new sampler, which `sample.form` of a recipe or a cascade then names
 FORMS: dict[str, Callable] = {form: first_order(form) for form in MEANS}
 
 
@@ -109,16 +110,15 @@ def sample(
 ) -> tuple[jax.Array, jax.Array]:
     """Run `predict` down the grid from x (see `start`).
 
-    Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step).
-
-    `keys` [B], one an image, draw the noise of η > 0 and are needed only then. Under jit an unused
-    trajectory costs nothing.
+    Returns (x at σ = 0, the trajectory [n, B, H, W, C] after each step). Under jit an unused
+    trajectory costs nothing. `keys` [B], one per image, draw the noise of η > 0 and are needed only
+    then.
     """
     if eta and keys is None:
         raise ValueError("eta > 0 draws noise at every step: pass keys, one per image")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
-    if low is None:  # without blur the two first forms are one
+    if low is None:  # without blur the released form and the paper's are the same
         form, low = "released" if form == "paper" else form, jnp.zeros_like(x)
     steps = grid.steps
 

@@ -1,10 +1,10 @@
 """Noise and blur over time, and the grids that samplers run on.
 
-The theory of the whole package stands here, once.
+This is the one place where the theory of the package is written down.
 
-Index t runs 0..T, T = 1000; t = 0 is clean data and t = k + 1 is the released code's index k. Relay
-diffusion (paper §3.2) drifts the clean latent x0 towards the low-resolution latent `low` (the
-paper's z_L) while noise is added:
+The index t runs over 0..T, T = 1000. t = 0 is clean data, and t = k + 1 is the released code's
+index k. Relay diffusion (paper §3.2) drifts the clean latent x0 towards the low-resolution latent
+`low` (the paper's z_L) while noise is added:
 
     mean(x0, low, b)  = (1 - b) x0 + b low                      F in the paper, Eq. 4
     diffuse           = mean(x0, low, blur[t]) + sigma[t] ε     forward process, Eq. 5
@@ -12,8 +12,9 @@ paper's z_L) while noise is added:
     loss              = weight(σ) · mean |denoise(xt) - x0|²    losses.py, Eq. 6
 
 Base diffusion is the case blur = 0. A sampler (sampler.py) runs on a grid, a list of (t, sigma,
-blur) from its start down to (0, 0, 0): the released relay grid pairs the table's sigma with blur
-k/p, so the grid of a linear blur is not the training table; those of other blurs are.
+blur) from its start down to (0, 0, 0). The released relay grid pairs the table's sigma with the
+blur k/p, so the grid of a linear blur differs from the training table. The grids of other blurs
+follow the table.
 """
 
 import dataclasses
@@ -31,24 +32,23 @@ BLURS = ("none", "linear", "sigma", "exp")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Noise and blur at index t in 0..T. t = 0 is clean data; base diffusion is the case blur =
-    0.
-    """
+    """Noise and blur at index t in 0..T, where t = 0 is clean data. Base diffusion has blur = 0."""
 
     sigma: jax.Array  # float32 [T + 1], sigma[0] = 0, increasing
     blur: jax.Array  # float32 [T + 1] in [0, 1], non-decreasing
 
     def diffuse(self, x0: jax.Array, low: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """Paper Eq. 5: x0 drifted towards the low-resolution latent, plus noise.
+        """Return x0 drifted towards the low-resolution latent, plus noise (paper Eq. 5).
 
-        All [B, H, W, C]; t int [B] in 0..T.
+        All are [B, H, W, C]; t is int [B] in 0..T.
         """
         return mean(x0, low, per_sample(self.blur[t], x0)) + per_sample(self.sigma[t], x0) * noise
 
 
 def ddpm_sigma() -> np.ndarray:
-    """The released noise table: float32 [T + 1], 0 then √((1 - ᾱ)/ᾱ) of betas linear in √β from
-    0.00085 to 0.012.
+    """Return the released noise table, float32 [T + 1].
+
+    It is 0, then √((1 - ᾱ)/ᾱ) of betas that are linear in √β from 0.00085 to 0.012.
     """
     betas = np.linspace(0.00085**0.5, 0.012**0.5, T, dtype=np.float64) ** 2
     alphas_cumprod = np.cumprod(1.0 - betas)
@@ -57,12 +57,12 @@ def ddpm_sigma() -> np.ndarray:
 
 
 def blur_table(kind: str, start: int) -> np.ndarray:
-    """float32 [T + 1]: how far x0 has drifted towards `low` at t; 1 from the relay's start point
-    T_r = `start` on.
+    """Return how far x0 has drifted towards `low` at each t, float32 [T + 1].
 
-    "none" is base diffusion. "linear" is (t - 1)/T_r, "sigma" is σ[t]/σ[T_r]: REFERENCE's index k =
-    t - 1 over the start. "exp" is (1 - exp(-sin(π t / 2 T_r)⁴)) / (1 - e⁻¹), which the released
-    loss evaluates at k + 1 = t.
+    It is 1 from the relay's start T_r = `start` on. "none" is base diffusion. "linear" is (t -
+    1)/T_r and "sigma" is σ[t]/σ[T_r]: REFERENCE's index k = t - 1 over the start. "exp" is (1 -
+    exp(-sin(π t / 2 T_r)⁴)) / (1 - e⁻¹), which the released loss evaluates at k + 1 = t. Raises
+    ValueError on another kind, or a start outside 1..T.
     """
     if kind not in BLURS:
         raise ValueError(f"blur must be one of {', '.join(BLURS)}, not {kind!r}")
@@ -83,14 +83,15 @@ def blur_table(kind: str, start: int) -> np.ndarray:
 
 
 def make_schedule(blur: str = "none", start: int = T) -> Schedule:
-    """The training table of a base stage (`blur="none"`) or of a relay stage that starts at T_r =
-    `start`.
+    """Return the training table of a base stage (`blur="none"`) or of a relay stage.
+
+    The relay stage starts at T_r = `start`.
     """
     return Schedule(jnp.asarray(ddpm_sigma()), jnp.asarray(blur_table(blur, start)))
 
 
 def per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
-    """[B] → [B, 1, 1, 1], to multiply `like` [B, H, W, C]; scalars pass through."""
+    """Reshape [B] to [B, 1, 1, 1], to multiply `like` [B, H, W, C]; scalars stay scalars."""
     return (
         jnp.reshape(value, jnp.shape(value) + (1,) * (like.ndim - jnp.ndim(value)))
         if jnp.ndim(value)
@@ -99,14 +100,14 @@ def per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def mean(x0: jax.Array, low: jax.Array, b: jax.Array) -> jax.Array:
-    """Paper Eq. 4, F: the blend (1 - b) x0 + b low."""
+    """Return the blend (1 - b) x0 + b low (F in paper Eq. 4)."""
     return (1.0 - b) * x0 + b * low
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The points a sampler visits, from its start down to (0, 0, 0): n steps are n + 1 points."""
+    """The points a sampler visits, from its start down to (0, 0, 0): n steps have n + 1 points."""
 
     t: jax.Array  # int32 [n + 1], decreasing
     sigma: jax.Array  # float32 [n + 1]
@@ -114,32 +115,35 @@ class Grid:
 
     @property
     def steps(self) -> int:
+        """The number of steps."""
         return self.t.shape[0] - 1
 
 
 def released_points(steps: int, start: int) -> list[int]:
-    """t of the released grids, the last 0: index floor((T - 1)(T_r/T)(k/steps)), k = steps..1,
-    where T_r = `start`.
+    """Return the t of the released grids, the last one 0.
+
+    The indices are floor((T - 1)(T_r/T)(k/steps)) for k = steps..1, where T_r = `start`. Raises
+    ValueError on a start outside 1..T, or less than one step.
     """
     if not 1 <= start <= T:
         raise ValueError(f"start must be in 1..{T}, not {start}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    # integer arithmetic: a floor of floats depends on rounding
+    # integer arithmetic, because a floor of floats depends on rounding
     return [*((T - 1) * start * k // (T * steps) + 1 for k in range(steps, 0, -1)), 0]
 
 
 def base_grid(steps: int) -> Grid:
-    """The released base grid of `steps` steps: from T, blur 0."""
+    """Return the released base grid of `steps` steps: from T, with blur 0."""
     return custom_grid(released_points(steps, T))
 
 
 def relay_grid(steps: int, start: int, blur: str = "linear") -> Grid:
-    """The relay grid of p = `steps` steps from T_r = `start`, for a stage trained with that blur.
+    """Return the relay grid of p = `steps` steps from T_r = `start`, for a stage with that blur.
 
-    "linear" has the released k/p, k = p..0: the released (24, 12) is p = 12 from 500 and (5, 1) is
-    p = 1 from 200. Other kinds have the training table's at the same points: with k/p, a perfect
-    denoiser would draw detail of another variance than the data's.
+    "linear" has the released k/p, k = p..0: the released (24, 12) is p = 12 from 500, and (5, 1) is
+    p = 1 from 200. Other kinds have the training table's blur at the same points: with k/p a
+    perfect denoiser would draw detail with another variance than the data's.
 
     Raises ValueError where two points would coincide, on an unknown blur, and on "none", with which
     there is no relay.
@@ -153,10 +157,10 @@ def relay_grid(steps: int, start: int, blur: str = "linear") -> Grid:
 
 
 def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
-    """Any decreasing t from 1..T down to 0, sigma from the table; blur as given, one value a point,
-    or 0.
+    """Return a grid with any decreasing t from 1..T down to 0, and the table's sigma.
 
-    Raises ValueError when t does not decrease strictly, or blur has another length.
+    blur: one value per point; None for 0. Raises ValueError when t does not decrease strictly, or
+    blur has another length.
     """
     points = np.asarray(t, np.int32)
     if len(points) < 2 or points[-1] != 0 or points[0] > T or np.any(np.diff(points) >= 0):

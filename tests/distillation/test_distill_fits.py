@@ -201,7 +201,7 @@ def test_a_teacher_that_fits(changes, words):
                 " config.distill.student out, and the first round begins at its teacher"
             ),
         ),
-        (told(4), "HERE has 4 steps, but config.distill.rounds begins with 2"),
+        (told(4), "HERE has 4 steps, but config.distill.rounds begins with 2; begin with 4"),
         (
             told(2, model={"w_dim": 256}),
             "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
