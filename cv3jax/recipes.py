@@ -5,7 +5,6 @@ checkpoint as JSON.
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -115,9 +114,3 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
         elif a != b:
             names.append(f"{prefix}{key}")
     return names
-
-
-def require(fine: bool, field: str, value: Any, right: str) -> None:
-    """Raise InputError where the value of `config.<field>` is not fine; `right` says what is."""
-    if not fine:
-        raise InputError(f"config.{field} = {value}: must be {right}")

@@ -4,4 +4,6 @@
 # of `losses` and `sampler` have a row for each.
 PREDICTIONS = ("eps", "v")
 WEIGHTINGS = ("eps", "v", "min_snr", "truncated", "root_snr")
+NORMS = ("l1", "l2")
 FORMS = ("released", "paper")
+BLURS = ("none", "linear", "sigma", "exp")

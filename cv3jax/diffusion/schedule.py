@@ -23,10 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-T = 1000
-
-
-BLURS = ("none", "linear", "sigma", "exp")
+from cv3jax.diffusion import BLURS
+from cv3jax.diffusion.points import T, check_points, released_points
 
 
 @jax.tree_util.register_dataclass
@@ -119,20 +117,6 @@ class Grid:
         return self.t.shape[0] - 1
 
 
-def released_points(steps: int, start: int) -> list[int]:
-    """Return the t of the released grids, the last one 0.
-
-    The indices are floor((T - 1)(T_r/T)(k/steps)) for k = steps..1, where T_r = `start`. Raises
-    ValueError on a start outside 1..T, or less than one step.
-    """
-    if not 1 <= start <= T:
-        raise ValueError(f"start must be in 1..{T}, not {start}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    # integer arithmetic, because a floor of floats depends on rounding
-    return [*((T - 1) * start * k // (T * steps) + 1 for k in range(steps, 0, -1)), 0]
-
-
 def base_grid(steps: int) -> Grid:
     """Return the released base grid of `steps` steps: from T, with blur 0."""
     return custom_grid(released_points(steps, T))
@@ -162,9 +146,8 @@ def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
     blur: one value per point; None for 0. Raises ValueError when t does not decrease strictly, or
     blur has another length.
     """
+    check_points(t)
     points = np.asarray(t, np.int32)
-    if len(points) < 2 or points[-1] != 0 or points[0] > T or np.any(np.diff(points) >= 0):
-        raise ValueError(f"a grid's t must decrease strictly from at most {T} to 0, not {t}")
     table = np.zeros(len(points)) if blur is None else np.asarray(blur)
     if len(table) != len(points):
         raise ValueError(

@@ -1,15 +1,19 @@
-"""From a distillation's recipe to its typed settings."""
+"""From a distillation's recipe to its typed settings, and from any recipe to its fields."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from cv3jax.distillation.settings import DistillSettings, parse_round
-from cv3jax.training.parsing import parse_stage
+from cv3jax.distillation.settings import NARROWER, DistillSettings, parse_round
+from cv3jax.fields import Described, described
+from cv3jax.training.parsing import parse_stage, section, stage_fields
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 
 
 def parse_distillation(config: ConfigDict) -> DistillSettings:
-    """The settings of the distillation that a recipe describes.
+    """Return the settings of the distillation that a recipe describes.
 
     Raises InputError as `parse_stage` does, and on rounds that cannot be.
     """
@@ -17,20 +21,24 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
         raise InputError(
             "the config has no distill; take a distillation recipe, such as distill_base"
         )
-    if config.stage not in ("base", "relay"):
-        raise InputError(f"config.stage = {config.stage!r}: one of base, relay")
-    stage, given = parse_stage(config), config.distill
-    return DistillSettings(
-        stage=stage,
-        rounds=tuple(parse_round(n, entry) for n, entry in enumerate(given.rounds, 1)),
-        target=given.target,
-        ema=given.ema,
-        w=tuple(given.w),
-        diverged=given.diverged,
-        student=given.get("student"),
-    )
+    NARROWER["stage"].check("stage", config.stage)
+    given = dict(config.distill)
+    given["rounds"] = tuple(parse_round(n, entry) for n, entry in enumerate(given["rounds"], 1))
+    return section(DistillSettings, {"stage": parse_stage(config), **given}, "distill")
 
 
 def parse_recipe(config: ConfigDict) -> StageSettings | DistillSettings:
-    """The settings of a recipe of either kind. Raises InputError as both parsers do."""
+    """Return the settings of a recipe of either kind. Raises InputError as both parsers do."""
     return parse_distillation(config) if "distill" in config else parse_stage(config)
+
+
+def recipe_fields(values: Mapping[str, Any]) -> dict[str, Described]:
+    """Return dotted name → meaning and rule of every field that a recipe of this kind may have.
+
+    values: the recipe, which may be plain dictionaries.
+    """
+    fields = stage_fields(values["stage"])
+    if "distill" in values:
+        distill = described(DistillSettings).items()
+        fields |= NARROWER | {f"distill.{name}": one for name, one in distill}
+    return fields

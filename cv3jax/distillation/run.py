@@ -33,7 +33,6 @@ from cv3jax.distillation.resume import (
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
 from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
-from cv3jax.training import profiling
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.resume import Resumed, hold, record
@@ -159,7 +158,7 @@ def run_round(
     data, placed = building.round_data(work, round)
     previews = stage.train.preview_every or round.updates
     train = dataclasses.replace(stage.train, preview_every=previews)
-    cadence = Cadence.of(train, profiling.steps_of(stage.profile.steps))
+    cadence = Cadence.of(train, stage.profile.traced)
     step = building.round_step(work, round, teacher, params)
     like = work.programs(teacher.w_dim).like
     description = work.frozen.description.with_stage(stage.stage, described)

@@ -4,13 +4,26 @@ import copy
 import dataclasses
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cv3jax.diffusion.points import T, check_points, released_points
 from cv3jax.distillation import TARGETS
+from cv3jax.fields import (
+    PATH,
+    Described,
+    Rule,
+    check,
+    each,
+    exactly,
+    field,
+    number,
+    one_of,
+    require,
+)
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 
-if TYPE_CHECKING:  # a wrong field is refused without jax
+if TYPE_CHECKING:
     from cv3jax.diffusion.schedule import Grid
 
 ENTRY = "(student steps, updates, learning rate, least w, greatest w)"
@@ -31,6 +44,32 @@ class RoundSettings(NamedTuple):
         return f"{self.number}_{self.steps}_steps"
 
 
+def _are_rounds(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, RoundSettings) for one in value)
+
+
+_WIDTH = Rule(
+    "int",
+    "an even number, at least 4",
+    lambda value: isinstance(value, int),
+    lambda value: value >= 4 and value % 2 == 0,
+    (2, 5),
+)
+# the stage's fields of which a distillation allows less
+NARROWER = {
+    "stage": Described("Name of the stage in the cascade.", one_of("base", "relay")),
+    "objective.text_drop": Described(
+        "Share of captions that are left out; a student learns with its text.",
+        exactly(0, "float"),
+    ),
+    "train.export_every": Described(
+        "Steps between two writes of WORKDIR/cascade; each round writes one at its end.",
+        exactly(0, "int"),
+    ),
+    "model.w_dim": Described("Width of the student's guidance-weight embedding.", _WIDTH),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class DistillSettings:
     """All that a recipe says of a distillation (`configs/common_distillation.py`, `distil`).
@@ -41,57 +80,55 @@ class DistillSettings:
     """
 
     stage: StageSettings
-    rounds: tuple[RoundSettings, ...]
-    target: str
-    ema: float
-    w: tuple[float, ...]  # what the rounds are judged by
-    diverged: float
-    student: str | None = None
+    rounds: tuple[RoundSettings, ...] = field(
+        "The rounds, in order; each halves the steps of the one before, in its range of w.",
+        Rule(
+            "tuple of rounds",
+            f"one or more of {ENTRY}",
+            _are_rounds,
+            lambda value: len(value) > 0,
+            ((),),
+        ),
+    )
+    target: str = field(
+        "What a student is compared by: where its step lands, or its x0.", one_of(*TARGETS)
+    )
+    ema: float = field("Share of a round over which weights are averaged.", number(above=0, high=1))
+    w: tuple[float, ...] = field(
+        "Guidance weights that the rounds are judged by, each in the last round's range.",
+        each(number(0)),
+    )
+    diverged: float = field(
+        "A round ends where it is so many times as far from the full sampler as at its start.",
+        number(above=1),
+    )
+    student: str | None = field(
+        "Checkpoint of a student of the first round's steps, which learns on from the same"
+        " teacher; none: the teacher's weights.",
+        PATH,
+        None,
+    )
 
     def __post_init__(self):
+        check(self, "distill")
         stage = self.stage
-        if stage.objective.text_drop:
-            raise InputError(
-                f"config.objective.text_drop = {stage.objective.text_drop}: a student is taught"
-                " with its text, give 0"
-            )
-        if stage.train.export_every:
-            raise InputError(
-                f"config.train.export_every = {stage.train.export_every}: each round of a"
-                " distillation leaves its cascade, give 0"
-            )
-        if not self.rounds:
-            raise InputError(f"{WHERE} is empty; give one or more of {ENTRY}")
+        for name, value in (
+            ("stage", stage.stage),
+            ("objective.text_drop", stage.objective.text_drop),
+            ("train.export_every", stage.train.export_every),
+            ("model.w_dim", self.w_dim),
+        ):
+            NARROWER[name].check(name, value)
         check_halving(self.rounds)
-        if self.target not in TARGETS:
-            named = ", ".join(TARGETS)
-            raise InputError(f"config.distill.target = {self.target!r}: one of {named}")
-        if not 0 < self.ema <= 1:
-            raise InputError(
-                f"config.distill.ema = {self.ema}: a share of the round, above 0 and at most 1"
-            )
-        if not self.diverged > 1:
-            raise InputError(
-                f"config.distill.diverged = {self.diverged}: how many times as far as at the start"
-                " is too far, above 1"
-            )
-        low, high = self.rounds[-1].w
-        if not self.w or not all(low <= w <= high for w in self.w):
-            raise InputError(
-                f"config.distill.w = {tuple(self.w)}: one weight or more to judge by, each in all"
-                f" rounds' range {span((low, high))}"
-            )
-        if self.w_dim < 4 or self.w_dim % 2:
-            raise InputError(
-                f"config.model.w_dim = {self.w_dim}: the student is told w; give an even width, as"
-                " 512"
-            )
-        # last, for it takes jax
         teacher = 2 * self.rounds[0].steps
         try:
-            self.grid(teacher)
+            check_points(released_points(teacher, stage.schedule.start if stage.relay else T))
         except ValueError as e:
             raise InputError(f"{WHERE}: a teacher of {teacher} steps: {e}") from e
+        low, high = self.rounds[-1].w
+        right = f"one or more, each in the last round's range {span((low, high))}"
+        object.__setattr__(self, "w", tuple(self.w))
+        require(all(low <= w <= high for w in self.w), "distill.w", self.w, right)
 
     @property
     def w_dim(self) -> int:
@@ -99,7 +136,7 @@ class DistillSettings:
         return self.stage.model["w_dim"]
 
     def grid(self, steps: int) -> "Grid":
-        """The grid of the recipe's stage, with its schedule's blur.
+        """Return the grid of the recipe's stage, with its schedule's blur.
 
         Raises ValueError where two points would coincide.
         """

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-DECAYS = ("constant", "linear", "cosine")
+from cv3jax.optim import DECAYS
 
 
 def learning_rate(

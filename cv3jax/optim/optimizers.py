@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cv3jax.optim import MOMENTS, OPTIMIZERS
 from cv3jax.optim.moments import stored_in_bfloat16
 from cv3jax.optim.muon import matrix_shape, scale_by_muon
 
-OPTIMIZERS = ("adamw", "adafactor", "muon")
-MOMENTS = ("float32", "bfloat16")
 # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 FACTORED = 128
 # wide, shallow and cheap to train by adam

@@ -29,7 +29,7 @@ from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import make_tx, state_creator, state_shapes
 from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.buckets import Size
+from data_pipeline.loading.bucket_sizes import Size
 
 SCALE_IMAGES = 256  # how many images the latent scale is measured on
 

@@ -11,7 +11,7 @@ from cv3jax.distributed.mesh import batch_sharding
 from cv3jax.training.data_settings import DataSettings
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.buckets import Size
+from data_pipeline.loading.bucket_sizes import Size
 from data_pipeline.loading.loader import Loader, Prepare, make_loader
 from data_pipeline.loading.mixture import Mixture, open_datasets
 from data_pipeline.loading.settings import CropSettings, LoaderSettings

@@ -2,58 +2,100 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import Any
 
-from cv3jax.recipes import require
+from cv3jax.fields import PATH, SWITCH, TEXT, Rule, check, field, number, optional, whole
 from data_pipeline.io.errors import InputError
+from data_pipeline.loading.bucket_sizes import Size, parse
 
-if TYPE_CHECKING:  # a wrong field is refused without what loads data
-    from data_pipeline.loading.buckets import Size
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(x, (int, float)) for x in value)
+
+
+_RANGE = Rule(
+    "tuple of float",
+    "two numbers, 1 <= low <= high <= 8",
+    _are_numbers,
+    lambda value: len(value) == 2 and 1 <= value[0] <= value[1] <= 8,
+    ((0.99, 1.0), (2.0, 1.9), (1.0, 8.01), (1.0,)),
+)
+_LEVELS = Rule(
+    "int",
+    "0, or at least 2",
+    whole(0).typed,
+    lambda value: value == 0 or value >= 2,
+    (-1, 1),
+)
+_BUCKETS = dataclasses.replace(
+    optional(TEXT), right="none, a number such as 64, or sizes such as 512x512,448x576"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
     """Where the records are, and what a step sees of each."""
 
-    image_size: int
-    zoom: tuple[float, float]
-    zoom_levels: int
-    crop_grid: int
-    random_crop: bool
-    flip: bool
-    threads: int
-    path: str | None = None
-    recaption: float = 0.0
-    workers: int = 0
-    min_side: int | None = None
-    max_damaged: int = 0
-    buckets: str | None = None
-    cache: str | None = None
+    image_size: int = field(
+        "Side in pixels of what a step sees: the short side is resized to image_size × zoom, then"
+        " a square is cropped.",
+        whole(8, 8192),
+    )
+    zoom: tuple[float, float] = field(
+        "Range from which each image's zoom is drawn; the stage draws pictures of image_size ×"
+        " the least zoom.",
+        _RANGE,
+    )
+    zoom_levels: int = field(
+        "How many evenly spaced values of zoom there are; 0: all of the range.", _LEVELS
+    )
+    crop_grid: int = field(
+        "Crops begin at multiples of so many pixels; at most image_size.", whole(1)
+    )
+    random_crop: bool = field("Whether crops are drawn at random; False: the middle.", SWITCH)
+    flip: bool = field(
+        "Whether half of the images are mirrored; wrong for captions that say left or right.",
+        SWITCH,
+    )
+    threads: int = field(
+        "Threads that prepare batches, in each worker where there are workers; 0: none.", whole(0)
+    )
+    path: str | None = field(
+        "Record directory, or several with their shares of what is drawn: A:3,B:1.", PATH, None
+    )
+    recaption: float = field(
+        "How often a record's recaption, where it has one, replaces its caption.",
+        number(0, 1),
+        0.0,
+    )
+    workers: int = field("Processes that prepare batches; 0: threads alone.", whole(0), 0)
+    min_side: int | None = field(
+        "Pictures with a shorter side of fewer pixels are left out; 0 or none: they are enlarged.",
+        optional(whole(0)),
+        None,
+    )
+    max_damaged: int = field("How many unreadable records are passed over.", whole(0), 0)
+    buckets: str | None = field(
+        "Aspect-ratio buckets: sizes of about image_size² with sides of multiples of a number, or"
+        " HEIGHTxWIDTH sizes. Each is a compiled step.",
+        _BUCKETS,
+        None,
+    )
+    cache: str | None = field(
+        "Feature cache of data.path, made by `cv3jax data encode`.", PATH, None
+    )
 
     def __post_init__(self):
-        zoom = self.zoom
-        numbers = len(zoom) == 2 and all(isinstance(x, (int, float)) for x in zoom)
-        fine = numbers and 1 <= zoom[0] <= zoom[1] <= 8
-        require(fine, "data.zoom", zoom, "two numbers, 1 <= low <= high <= 8")
-        object.__setattr__(self, "zoom", tuple(zoom))
-        require(0 <= self.recaption <= 1, "data.recaption", self.recaption, "a probability, 0..1")
-        none = "0 (none beside the training's own) or more"
-        require(self.threads >= 0, "data.threads", self.threads, none)
-        alone = "0 (threads alone) or more processes"
-        require(self.workers >= 0, "data.workers", self.workers, alone)
-        require(
-            (self.min_side or 0) >= 0, "data.min_side", self.min_side, "0 (none) or more pixels"
-        )
-        require(self.max_damaged >= 0, "data.max_damaged", self.max_damaged, "0 or more")
+        check(self, "data")
+        object.__setattr__(self, "zoom", tuple(self.zoom))
+        _ = self.sizes  # refuses a list that cannot be
 
     @functools.cached_property
-    def sizes(self) -> "tuple[Size, ...]":
+    def sizes(self) -> tuple[Size, ...]:
         """The sizes of config.data.buckets, none where it is not set.
 
         Raises InputError on a list that cannot be.
         """
-        from data_pipeline.loading.buckets import parse
-
         try:
             return parse(self.buckets or "", self.image_size)
         except InputError as e:
@@ -61,7 +103,7 @@ class DataSettings:
 
     @property
     def whole_side(self) -> int:
-        """The side in pixels of a whole picture, which is what the stage draws.
+        """Return the side in pixels of a whole picture, which is what the stage draws.
 
         It trains on crops of it where the least zoom is above 1.
         """

@@ -24,7 +24,7 @@ from cv3jax.training.programs import diffusion_programs, encode_args, train_args
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import state_creator
-from data_pipeline.loading.buckets import Size
+from data_pipeline.loading.bucket_sizes import Size
 
 
 class DiffusionStage:

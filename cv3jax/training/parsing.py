@@ -1,33 +1,37 @@
-"""From a stage's recipe to its typed settings.
+"""From a stage's recipe to its typed settings, and to what each of its fields means.
 
 Only this module and that of distillations read a ConfigDict below the commands.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from cv3jax.fields import Described, check_given, described
 from cv3jax.recipes import to_json
 from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.model_settings import (
+    AutoencoderFields,
+    TextSettings,
+    UNetFields,
+    VaeSettings,
+)
+from cv3jax.training.optim_settings import OptimSettings
 from cv3jax.training.settings import (
-    STAGES,
     AutoencoderObjective,
     BatchSettings,
     MeshSettings,
     ObjectiveSettings,
-    OptimSettings,
     ProfileSettings,
     SampleSettings,
     ScheduleSettings,
     StageSettings,
-    TextSettings,
     TrainSettings,
-    VaeSettings,
 )
 from data_pipeline.io.errors import InputError
 
-SCALARS = ("stage", "seed", "attention", "cascade", "init_from", "init_part")
 OPTIONAL = {
     "profile": ProfileSettings,
     "text": TextSettings,
@@ -37,41 +41,58 @@ OPTIONAL = {
 }
 
 
+def sections(stage: str) -> dict[str, type]:
+    """Return the settings class of each section that every recipe of a stage has, by name; that
+    of the model only describes it.
+    """
+    vae = stage == "vae"
+    return {
+        "mesh": MeshSettings,
+        "batch": BatchSettings,
+        "data": DataSettings,
+        "model": AutoencoderFields if vae else UNetFields,
+        "objective": AutoencoderObjective if vae else ObjectiveSettings,
+        "optim": OptimSettings,
+        "train": TrainSettings,
+    }
+
+
+def stage_fields(stage: str) -> dict[str, Described]:
+    """Return dotted name → meaning and rule of every field that a recipe of a stage may have."""
+    found = described(StageSettings)
+    for name, cls in (sections(stage) | OPTIONAL).items():
+        found |= {f"{name}.{field}": one for field, one in described(cls).items()}
+    return found
+
+
 def parse_stage(config: ConfigDict) -> StageSettings:
-    """The settings of the stage that a recipe describes. Sections of other commands stay unread.
+    """Return the settings of the stage that a recipe describes. Sections of other commands stay
+    unread.
 
     Raises:
         InputError: a field that is missing, or has a value that no stage could run with.
     """
-    check_stage(config.stage)
-    vae = config.stage == "vae"
-    sections = {
+    scalars = described(StageSettings)
+    scalars["stage"].check("stage", config.stage)
+    required = {
+        name: section(cls, config[name], name)
+        for name, cls in sections(config.stage).items()
+        if name != "model"
+    }
+    others = {
         name: section(cls, config[name], name) for name, cls in OPTIONAL.items() if name in config
     }
     return StageSettings(
-        **{name: config[name] for name in SCALARS if name in config},
-        mesh=section(MeshSettings, config.mesh, "mesh"),
-        batch=section(BatchSettings, config.batch, "batch"),
-        data=section(DataSettings, config.data, "data"),
+        **{name: config[name] for name in scalars if name in config},
+        **required,
+        **others,
         model=dict(config.model),
-        objective=section(
-            AutoencoderObjective if vae else ObjectiveSettings, config.objective, "objective"
-        ),
-        optim=section(OptimSettings, config.optim, "optim"),
-        train=section(TrainSettings, config.train, "train"),
         json=to_json(config),
-        **sections,
     )
 
 
-def check_stage(stage: str) -> None:
-    """Raise InputError on a stage that there is none of."""
-    if stage not in STAGES:
-        raise InputError(f"config.stage = {stage!r}: one of {', '.join(STAGES)}")
-
-
-def section(cls: type, values: ConfigDict, name: str) -> Any:
-    """A settings class from a section of a recipe; fields it lacks take the class's defaults.
+def section(cls: type, values: Mapping[str, Any], name: str) -> Any:
+    """Return a settings class of a section of a recipe; fields it lacks take the class's defaults.
 
     Raises InputError where one without a default is missing.
     """
@@ -85,4 +106,5 @@ def section(cls: type, values: ConfigDict, name: str) -> Any:
         raise InputError(
             f"config.{name} has no {', '.join(missing)}; start it from cv3jax.configs.common"
         )
+    check_given(cls, values, name)
     return cls(**{field.name: values[field.name] for field in fields if field.name in values})

@@ -2,24 +2,10 @@
 
 import contextlib
 import importlib.util
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline.io.errors import InputError
-
-
-def steps_of(text: str) -> range | None:
-    """`10:15` → the steps 10 to 15, both included; an empty text: none.
-
-    Raises ValueError on another text.
-    """
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"not FIRST:LAST: {text}")
-    return range(int(found[1]), int(found[2]) + 1)
 
 
 def check_profiler(steps: range | None) -> None:

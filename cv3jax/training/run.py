@@ -59,7 +59,7 @@ def run(
         resumed = Resumed(*processes.first("resume", resuming))
         latest = resumed.step
         stage = build(settings, workdir)
-        profile = profiling.steps_of(settings.profile.steps)
+        profile = settings.profile.traced
         profiling.check_profiler(profile)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():

@@ -1,96 +1,116 @@
 """A stage's recipe as typed settings: parsed once by a command, checked as they are made.
 
-The recipe a user writes stays an ml_collections file (`cv3jax.recipes`, documented in
-`configs/common.py`). Every field that is read has its place here, with what it must be; below this
-module nothing takes a `ConfigDict`.
+The recipe a user writes stays an ml_collections file (`cv3jax.recipes`). Every field that is read
+has its place in these classes, with its meaning and what it must be (`cv3jax.fields`); nothing
+below takes a `ConfigDict`. JAX is not imported, so that fields can be shown at once.
 """
 
 import dataclasses
-import math
+import re
 from typing import TYPE_CHECKING, Any
 
-from cv3jax.checkpoints.description import TextDescription
-from cv3jax.diffusion import FORMS, PREDICTIONS, WEIGHTINGS
-from cv3jax.models import REMATS
-from cv3jax.recipes import require
-from cv3jax.training import profiling
+from cv3jax.diffusion import BLURS, FORMS, NORMS, PREDICTIONS, WEIGHTINGS
+from cv3jax.diffusion.points import T
+from cv3jax.fields import (
+    PATH,
+    TEXT,
+    Rule,
+    check,
+    check_given,
+    each,
+    field,
+    number,
+    one_of,
+    optional,
+    require,
+    whole,
+)
+from cv3jax.kernels import KINDS
 from cv3jax.training.data_settings import DataSettings
+from cv3jax.training.model_settings import (
+    AutoencoderFields,
+    TextSettings,
+    UNetFields,
+    VaeSettings,
+)
+from cv3jax.training.optim_settings import OptimSettings
 
-if TYPE_CHECKING:  # a wrong field is refused without jax
+if TYPE_CHECKING:
     from cv3jax.training.skipping import Skip
 
-DTYPES = ("float32", "bfloat16")
 STAGES = ("vae", "base", "relay")
+_SIZE = Rule(
+    "int",
+    "at least 1, or -1",
+    whole(1).typed,
+    lambda value: value >= 1 or value == -1,
+    (0, -2),
+)
+_SPIKE = Rule(
+    "float",
+    "0, or above 1",
+    number(0).typed,
+    lambda value: value == 0 or number(above=1).fits(value),
+    (-1.0, 1.0),
+)
+_SPAN = re.compile(r"(\d+):(\d+)")
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
-    require(value in allowed, field, value, f"one of {', '.join(allowed)}")
+def _is_span(text: str) -> bool:
+    found = _SPAN.fullmatch(text)
+    return not text or (bool(found) and 1 <= int(found[1]) <= int(found[2]))
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
     """Sizes of the mesh's axes, as `cv3jax.distributed.mesh.make_mesh` takes them."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    context: int = 1
-    slices: int = 1
+    data: int = field("Devices over which images are split; -1: those that are left.", _SIZE, -1)
+    fsdp: int = field(
+        "Devices over which images and parameters are split; -1: those that are left, and with"
+        " data = -1 one ring of them.",
+        _SIZE,
+        1,
+    )
+    tensor: int = field("Devices over which heads and feed-forward layers are split.", _SIZE, 1)
+    context: int = field("Devices over which the height of latents is split.", _SIZE, 1)
+    slices: int = field(
+        "Groups of devices joined by a slower network; -1: as many as the devices say.", _SIZE, 1
+    )
+
+    def __post_init__(self):
+        check(self, "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSettings:
     """Images an update, and images a device and microbatch."""
 
-    size: int
-    per_device: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSettings:
-    """The text encoder's dtype, and a random encoder where the cascade brings none."""
-
-    random: bool
-    length: int
-    vocab: int
-    channels: int
-    layers: int
-    heads: int
-    head_dim: int
-    ff: int
-    dtype: str
+    size: int = field("Images of an update, over all devices.", whole(1))
+    per_device: int = field(
+        "Images that a device takes at once; the rest of its share is accumulated.", whole(1)
+    )
 
     def __post_init__(self):
-        require(self.vocab >= 1, "text.vocab", self.vocab, "at least 1")
-        require(self.dtype in DTYPES, "text.dtype", self.dtype, "float32 or bfloat16")
-
-    @property
-    def description(self) -> TextDescription:
-        """What cascade.json says of the random T5Encoder."""
-        fields = dataclasses.asdict(self)
-        model = {name: fields[name] for name in fields if name not in ("random", "length")}
-        return TextDescription(model, self.length)
-
-
-@dataclasses.dataclass(frozen=True)
-class VaeSettings:
-    """The dtype in which the frozen autoencoder computes."""
-
-    dtype: str
-
-    def __post_init__(self):
-        require(self.dtype in DTYPES, "vae.dtype", self.dtype, "float32 or bfloat16")
+        check(self, "batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSettings:
     """The blur schedule and T_r, the index from which a relay starts."""
 
-    blur: str
-    start: int
+    blur: str = field(
+        "How a relay's x0 drifts towards the low-resolution latent; none: no relay.",
+        one_of(*BLURS),
+    )
+    start: int = field("T_r, the index from which a relay starts.", whole(1, T))
+
+    def __post_init__(self):
+        check(self, "schedule")
 
     @property
     def relay(self) -> bool:
+        """Return whether there is any blur."""
         return self.blur != "none"
 
 
@@ -98,97 +118,73 @@ class ScheduleSettings:
 class ObjectiveSettings:
     """The loss of a base or relay stage. A distillation has its own, and lacks all but two."""
 
-    prediction: str
-    text_drop: float
-    weighting: str = "eps"
-    gamma: float = 5.0
-    norm: str = "l2"
-    offset_noise: float = 0.0
+    prediction: str = field(
+        "What the network predicts: the noise (eps) or the velocity (v).", one_of(*PREDICTIONS)
+    )
+    text_drop: float = field("Share of captions that are left out, for guidance.", number(0, 1))
+    weighting: str = field(
+        "How the x0 error is weighted by noise level.", one_of(*WEIGHTINGS), "eps"
+    )
+    gamma: float = field("Largest weight of min_snr.", number(above=0), 5.0)
+    norm: str = field("Norm of the x0 error; l2 is squared.", one_of(*NORMS), "l2")
+    offset_noise: float = field(
+        "Standard deviation of the scalar that is added to a sample's noise.", number(0), 0.0
+    )
 
     def __post_init__(self):
-        _one_of("objective.prediction", self.prediction, PREDICTIONS)
-        _one_of("objective.weighting", self.weighting, WEIGHTINGS)
-        require(self.gamma > 0, "objective.gamma", self.gamma, "a positive number")
-        drop = self.text_drop
-        require(0 <= drop <= 1, "objective.text_drop", drop, "a probability, 0..1")
-        require(self.offset_noise >= 0, "objective.offset_noise", self.offset_noise, "0 or more")
+        check(self, "objective")
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderObjective:
     """The loss of an autoencoder: reconstruction + KL + a learned perceptual distance."""
 
-    kl_weight: float
-    perceptual_weight: float
-    perceptual: str | None = None
+    kl_weight: float = field("Weight of the KL divergence of the latents.", number(0))
+    perceptual_weight: float = field("Weight of the perceptual distance.", number(0))
+    perceptual: str | None = field("File of LPIPS weights; none: no such distance.", PATH, None)
 
     def __post_init__(self):
-        for name in ("kl_weight", "perceptual_weight"):
-            value = getattr(self, name)
-            require(value >= 0, f"objective.{name}", value, "0 or more")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimSettings:
-    """The optimizer and its learning rate. Without lr and ema, the train step brings its own."""
-
-    kind: str
-    warmup: int
-    decay: str
-    final: float
-    weight_decay: float
-    clip: float
-    b1: float
-    b2: float
-    momentum: float
-    moments: str
-    lr: float | None = None
-    ema: float | None = None
-
-    def __post_init__(self):
-        lr = self.lr
-        require(lr is None or 0 < lr < math.inf, "optim.lr", lr, "a positive number")
-        require(self.warmup >= 0, "optim.warmup", self.warmup, "0 or more")
-        require(0 <= self.final <= 1, "optim.final", self.final, "0..1, a share of lr")
-        fine = 0 <= self.weight_decay < math.inf
-        require(fine, "optim.weight_decay", self.weight_decay, "0 or more")
-        require(self.clip > 0, "optim.clip", self.clip, "a positive number")
-        for name in ("b1", "b2", "momentum", "ema"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value < 1, f"optim.{name}", value, "0..1, without 1")
+        check(self, "objective")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """How long a run is and how often it does what, in steps."""
 
-    log_every: int
-    save_every: int
-    preview_every: int
-    keep: int
-    steps: int | None = None  # a distillation's rounds have their own
-    keep_every: int = 0
-    export_every: int = 0
-    skip_nonfinite: int = 0
-    skip_spike: float = 0.0
+    log_every: int = field("Steps between two lines of metrics; 0: only at the end.", whole(0))
+    save_every: int = field("Steps between two checkpoints; 0: only at the end.", whole(0))
+    preview_every: int = field("Steps between two previews; 0: only at the end.", whole(0))
+    keep: int = field("How many of the newest checkpoints are kept.", whole(1))
+    # a distillation's rounds have their own
+    steps: int | None = field("Updates of the run.", whole(1), None)
+    keep_every: int = field(
+        "One checkpoint of every so many steps is kept for good; 0: none.", whole(0), 0
+    )
+    export_every: int = field(
+        "Steps between two writes of WORKDIR/cascade; 0: only at the end.", whole(0), 0
+    )
+    skip_nonfinite: int = field(
+        "How many updates in a row may be skipped, whose loss or gradient is not finite; 0: the"
+        " first ends the run.",
+        whole(0),
+        0,
+    )
+    skip_spike: float = field(
+        "Updates are also skipped whose gradient is so many times as long as the last ones';"
+        " needs skip_nonfinite above 0; 0: none is.",
+        _SPIKE,
+        0.0,
+    )
 
     def __post_init__(self):
-        require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "at least 1")
-        for name in ("log_every", "save_every", "preview_every", "export_every"):
-            value = getattr(self, name)
-            require(value >= 0, f"train.{name}", value, "0 (only at the end) or more")
-        require(self.keep >= 1, "train.keep", self.keep, "at least 1")
-        for name in ("keep_every", "skip_nonfinite"):
-            value = getattr(self, name)
-            require(value >= 0, f"train.{name}", value, "0 (none) or more")
+        check(self, "train")
         spike = self.skip_spike
-        fine = spike == 0 or (1 < spike < math.inf and self.skip_nonfinite > 0)
         right = "0 (none), or above 1 with train.skip_nonfinite, the most in a row, above 0"
-        require(fine, "train.skip_spike", spike, right)
+        require(spike == 0 or self.skip_nonfinite > 0, "train.skip_spike", spike, right)
 
     @property
     def skip(self) -> "Skip":
-        """Which updates are skipped."""
+        """Return which updates are skipped."""
         from cv3jax.training.skipping import Skip
 
         return Skip(self.skip_nonfinite, self.skip_spike)
@@ -198,43 +194,55 @@ class TrainSettings:
 class ProfileSettings:
     """Which steps a profiler traces, such as "10:15"."""
 
-    steps: str = ""
+    steps: str = field(
+        "Steps that a profiler traces into WORKDIR/profile, for TensorBoard; empty: none.",
+        Rule(
+            "str",
+            "first and last step to trace, such as 10:15, or empty",
+            TEXT.typed,
+            _is_span,
+            ("0:4", "15:10", "10"),
+        ),
+        "",
+    )
 
     def __post_init__(self):
-        right = "first and last step to trace, such as 10:15, or empty"
-        try:
-            profiling.steps_of(self.steps)
-        except ValueError:
-            require(False, "profile.steps", self.steps, right)
+        check(self, "profile")
+
+    @property
+    def traced(self) -> range | None:
+        """Return the steps to trace, the last one included; None where there are none."""
+        found = _SPAN.fullmatch(self.steps)
+        return range(int(found[1]), int(found[2]) + 1) if found else None
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
     """How the stage is sampled, in previews and by default ever after."""
 
-    steps: int
-    guidance: float
-    eta: float
-    form: str
-    prompts: tuple[str, ...]
+    steps: int = field("Steps of the sampler.", whole(1, T))
+    guidance: float = field("Weight of classifier-free guidance; 1: none.", number(0))
+    eta: float = field("Share of fresh noise at each step; 0: deterministic.", number(0, 1))
+    form: str = field(
+        "The relay's sampler: with fixed (released) or carried (paper) low-resolution latents.",
+        one_of(*FORMS),
+    )
+    prompts: tuple[str, ...] = field(
+        "Captions of the previews; (): the first captions of the data.",
+        dataclasses.replace(each(TEXT, least=0), right="any number of texts"),
+    )
 
     def __post_init__(self):
-        require(0 <= self.guidance < math.inf, "sample.guidance", self.guidance, "0 or more")
-        require(0 <= self.eta <= 1, "sample.eta", self.eta, "0..1")
-        _one_of("sample.form", self.form, FORMS)
-        given = self.prompts
-        fine = not isinstance(given, str) and all(isinstance(prompt, str) for prompt in given)
-        right = "prompts for the previews, or none (): the first captions of the data"
-        require(fine, "sample.prompts", given, right)
-        object.__setattr__(self, "prompts", tuple(given))
+        check(self, "sample")
+        object.__setattr__(self, "prompts", tuple(self.prompts))
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
     """All that a recipe says of one stage; an autoencoder's has no text, vae, schedule, sample."""
 
-    stage: str
-    seed: int
+    stage: str = field("Name of the stage in the cascade.", one_of(*STAGES))
+    seed: int = field("Seed of parameters, data order and noise.", whole(0, 2**31 - 1))
     mesh: MeshSettings
     batch: BatchSettings
     data: DataSettings
@@ -244,31 +252,31 @@ class StageSettings:
     train: TrainSettings
     json: dict[str, Any]  # the whole recipe as plain values, which a checkpoint keeps
     profile: ProfileSettings = ProfileSettings()
-    attention: str = "auto"
-    cascade: str | None = None
-    init_from: str | None = None
-    init_part: str | None = None
+    attention: str = field(
+        "Kernel of the UNet's attention; auto: what suits devices and sizes.",
+        one_of(*KINDS),
+        "auto",
+    )
+    cascade: str | None = field(
+        "Checkpoint whose autoencoder, text encoder and other stages this stage stands on.",
+        PATH,
+        None,
+    )
+    init_from: str | None = field(
+        "Checkpoint whose EMA the parameters start from; none: from scratch.", PATH, None
+    )
+    init_part: str | None = field("Which part of init_from.", optional(one_of(*STAGES)), None)
     text: TextSettings | None = None
     vae: VaeSettings | None = None
     schedule: ScheduleSettings | None = None
     sample: SampleSettings | None = None
 
     def __post_init__(self):
-        require(0 <= self.seed < 2**31, "seed", self.seed, f"0..{2**31 - 1}")
-        model = self.model
-        if "channels" in model:
-            require(model["channels"] >= 1, "model.channels", model["channels"], "at least 1")
-        if "dtype" in model:
-            require(model["dtype"] in DTYPES, "model.dtype", model["dtype"], "float32 or bfloat16")
-        if "remat" in model:
-            _one_of("model.remat", model["remat"], REMATS)
-        if "channel_mult" in model:
-            mult = model["channel_mult"]
-            fine = len(mult) > 0 and min(mult) >= 1
-            right = "one factor or more, each at least 1"
-            require(fine, "model.channel_mult", mult, right)
+        check(self)
+        model = AutoencoderFields if self.stage == "vae" else UNetFields
+        check_given(model, self.model, "model")
 
     @property
     def relay(self) -> bool:
-        """Whether the stage is trained as a relay, from blurred and noisy latents."""
+        """Return whether the stage is trained as a relay, from blurred and noisy latents."""
         return self.schedule is not None and self.schedule.relay

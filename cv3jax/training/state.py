@@ -19,30 +19,25 @@ def make_tx(optim: OptimSettings, steps: int | None) -> Any:
     """The optimizer of config.optim, for a run of so many steps.
 
     Without a learning rate its updates are of rate 1: the train step multiplies them by its own.
-
-    Raises InputError on an unknown kind, decay or type of moments.
     """
-    try:
-        rate: Any = 1.0
-        if optim.lr is not None:
-            rate = learning_rate.learning_rate(
-                optim.lr,
-                warmup=optim.warmup,
-                decay=optim.decay,
-                steps=steps,
-                final=optim.final,
-            )
-        settings = optimizers.OptimizerSettings(
-            optim.kind,
-            weight_decay=optim.weight_decay,
-            clip=optim.clip,
-            b1=optim.b1,
-            b2=optim.b2,
-            momentum=optim.momentum,
-            moments=optim.moments,
+    rate: Any = 1.0
+    if optim.lr is not None:
+        rate = learning_rate.learning_rate(
+            optim.lr,
+            warmup=optim.warmup,
+            decay=optim.decay,
+            steps=steps,
+            final=optim.final,
         )
-    except ValueError as e:
-        raise InputError(f"config.optim: {e}") from e
+    settings = optimizers.OptimizerSettings(
+        optim.kind,
+        weight_decay=optim.weight_decay,
+        clip=optim.clip,
+        b1=optim.b1,
+        b2=optim.b2,
+        momentum=optim.momentum,
+        moments=optim.moments,
+    )
     return optimizers.make_optimizer(settings, rate)
 
 

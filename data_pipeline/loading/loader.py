@@ -47,7 +47,8 @@ import numpy as np
 
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading import workers
-from data_pipeline.loading.buckets import Size, cells
+from data_pipeline.loading.bucket_sizes import Size
+from data_pipeline.loading.buckets import cells
 from data_pipeline.loading.crops import crop
 from data_pipeline.loading.damaged import FIELD, Cell, Tally, read
 from data_pipeline.loading.mixture import Mixture

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.buckets import Size, check_buckets
+from data_pipeline.loading.bucket_sizes import Size, check_buckets
 
 
 def _check_rules(rules: Iterable[tuple[bool, str]]) -> None:

@@ -51,7 +51,7 @@ def places(tmp_path_factory):
         (
             "base",
             ("objective.text_drop=0.1",),
-            "config.objective.text_drop = 0.1: a student is taught with its text, give 0",
+            "config.objective.text_drop = 0.1: must be 0",
         ),
         ("relay", ("cascade={base}",), "{base} has no relay to distil, only base"),
         ("base", ("cascade={at}/bare",), "{at}/bare has no base to distil, only a vae"),

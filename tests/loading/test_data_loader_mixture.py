@@ -11,7 +11,7 @@ from loaders import loader_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading import buckets, mixture
+from data_pipeline.loading import bucket_sizes, buckets, mixture
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.records.records import RecordWriter, make_record, open_records
 from data_pipeline.records.sizes import NAME, read_sizes, sizes_of, write_sizes
@@ -185,7 +185,7 @@ def test_a_bucket_with_less_than_a_batch_is_merged_into_the_nearest(data):
 
 
 def test_the_list_of_buckets():
-    around = buckets.parse("64", 512)
+    around = bucket_sizes.parse("64", 512)
     assert (512, 512) in around
     assert len({h / w for h, w in around}) == len(around) >= 7
     assert all(
@@ -193,10 +193,10 @@ def test_the_list_of_buckets():
         for h, w in around
     )
     assert {(w, h) for h, w in around} == set(around)
-    assert buckets.parse("", 512) == ()
+    assert bucket_sizes.parse("", 512) == ()
     with pytest.raises(InputError, match="too many"):
-        buckets.parse("8", 4096)
-    assert buckets.parse("512x512, 448x576", 512) == ((512, 512), (448, 576))
+        bucket_sizes.parse("8", 4096)
+    assert bucket_sizes.parse("512x512, 448x576", 512) == ((512, 512), (448, 576))
     nearest = buckets.assign(
         np.array([[512, 512], [448, 577], [1000, 1300], [1300, 1000], [10, 100]]),
         ((512, 512), (448, 576)),
@@ -209,7 +209,7 @@ def test_the_list_of_buckets():
 )
 def test_buckets_that_cannot_be_are_refused(text):
     with pytest.raises(InputError, match="buckets"):
-        buckets.parse(text, 511)
+        bucket_sizes.parse(text, 511)
 
 
 def test_sizes_lie_beside_the_records_and_are_made_where_they_are_not(data, tmp_path):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("cv3jax", "data_pipeline")
 # the floors of cv3jax, from the ground up; an import runs down, or stays on its floor
 FLOORS = (
-    ("models", "recipes", "reports", "distributed", "checkpoints"),
+    ("models", "fields", "recipes", "reports", "distributed", "checkpoints"),
     ("diffusion", "kernels", "optim", "cli"),
     ("cascade",),
     ("sampling", "weights"),

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cv3jax import recipes
-from cv3jax.diffusion.sampler import FORMS
+from cv3jax.diffusion import FORMS
 from cv3jax.training.parsing import parse_stage, section
 from cv3jax.training.settings import BatchSettings, StageSettings
 from data_pipeline.io.errors import InputError
@@ -20,63 +20,12 @@ def load(stage: str, *fields: str) -> ConfigDict:
 @pytest.mark.parametrize(
     ("stage", "field", "said"),
     [
-        (
-            "vae",
-            "data.threads=-1",
-            "config.data.threads = -1: must be 0 (none beside the training's own) or more",
-        ),
+        ("vae", "data.threads=-1", "config.data.threads = -1: must be at least 0"),
         (
             "vae",
             "data.zoom=(0.5, 1.0)",
             "config.data.zoom = (0.5, 1.0): must be two numbers, 1 <= low <= high <= 8",
         ),
-        (
-            "vae",
-            "data.zoom=(2.0, 1.0)",
-            "config.data.zoom = (2.0, 1.0): must be two numbers, 1 <= low <= high <= 8",
-        ),
-        (
-            "vae",
-            "model.channel_mult=()",
-            "config.model.channel_mult = (): must be one factor or more, each at least 1",
-        ),
-        ("vae", "model.channels=0", "config.model.channels = 0: must be at least 1"),
-        ("vae", "model.dtype=float99", "config.model.dtype = float99: must be float32 or bfloat16"),
-        ("vae", "optim.momentum=1.0", "config.optim.momentum = 1.0: must be 0..1, without 1"),
-        ("vae", "optim.warmup=-1", "config.optim.warmup = -1: must be 0 or more"),
-        ("vae", "optim.lr=-1.0", "config.optim.lr = -1.0: must be a positive number"),
-        ("vae", "optim.lr=nan", "config.optim.lr = nan: must be a positive number"),
-        ("vae", "optim.clip=0.0", "config.optim.clip = 0.0: must be a positive number"),
-        ("vae", "optim.ema=1.5", "config.optim.ema = 1.5: must be 0..1, without 1"),
-        ("vae", "train.steps=0", "config.train.steps = 0: must be at least 1"),
-        (
-            "vae",
-            "train.log_every=-1",
-            "config.train.log_every = -1: must be 0 (only at the end) or more",
-        ),
-        ("vae", "train.keep=0", "config.train.keep = 0: must be at least 1"),
-        ("vae", "train.keep_every=-1", "config.train.keep_every = -1: must be 0 (none) or more"),
-        (
-            "base",
-            "train.export_every=-5",
-            "config.train.export_every = -5: must be 0 (only at the end) or more",
-        ),
-        (
-            "relay",
-            "train.skip_nonfinite=-1",
-            "config.train.skip_nonfinite = -1: must be 0 (none) or more",
-        ),
-        (
-            "vae",
-            "train.skip_spike=8.0",
-            "config.train.skip_spike = 8.0: must be 0 (none), or above 1 with"
-            " train.skip_nonfinite, the most in a row, above 0",
-        ),
-        ("vae", "seed=-1", "config.seed = -1: must be 0..2147483647"),
-        ("vae", "stage=encoder", "config.stage = 'encoder': one of vae, base, relay"),
-        ("base", "vae.dtype=float99", "config.vae.dtype = float99: must be float32 or bfloat16"),
-        ("base", "text.dtype=float99", "config.text.dtype = float99: must be float32 or bfloat16"),
-        ("base", "text.vocab=0", "config.text.vocab = 0: must be at least 1"),
         (
             "base",
             "data.zoom=2.0",
@@ -90,23 +39,55 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "vae",
             "data.zoom=('a', 'b')",
-            "config.data.zoom = ('a', 'b'): must be two numbers, 1 <= low <= high <= 8",
+            "config.data.zoom = ('a', 'b'): must be of type tuple of float: two numbers, 1 <= low"
+            " <= high <= 8",
+        ),
+        ("vae", "data.zoom_levels=1", "config.data.zoom_levels = 1: must be 0, or at least 2"),
+        ("vae", "data.image_size=4", "config.data.image_size = 4: must be 8..8192"),
+        (
+            "vae",
+            "data.min_side=-1",
+            "config.data.min_side = -1: must be at least 0, or none",
+        ),
+        ("vae", "batch.size=0", "config.batch.size = 0: must be at least 1"),
+        ("vae", "mesh.fsdp=0", "config.mesh.fsdp = 0: must be at least 1, or -1"),
+        (
+            "vae",
+            "model.channel_mult=()",
+            "config.model.channel_mult = (): must be one or more, each at least 1",
+        ),
+        (
+            "vae",
+            "model.dtype=float99",
+            "config.model.dtype = float99: must be one of float32, bfloat16",
         ),
         (
             "base",
-            "objective.prediction=x0",
-            "config.objective.prediction = x0: must be one of eps, v",
+            "model.remat=some",
+            "config.model.remat = some: must be one of none, block, full, offload",
         ),
+        ("vae", "optim.b1=1.0", "config.optim.b1 = 1.0: must be at least 0 and below 1"),
+        ("vae", "optim.lr=-1.0", "config.optim.lr = -1.0: must be above 0"),
+        ("vae", "optim.lr=nan", "config.optim.lr = nan: must be above 0"),
+        (
+            "vae",
+            "optim.kind=sgdx",
+            "config.optim.kind = sgdx: must be one of adamw, adafactor, muon",
+        ),
+        ("vae", "optim.final=1.5", "config.optim.final = 1.5: must be 0..1"),
+        (
+            "vae",
+            "train.skip_spike=8.0",
+            "config.train.skip_spike = 8.0: must be 0 (none), or above 1 with"
+            " train.skip_nonfinite, the most in a row, above 0",
+        ),
+        ("vae", "train.skip_spike=1.0", "config.train.skip_spike = 1.0: must be 0, or above 1"),
+        ("vae", "seed=-1", "config.seed = -1: must be 0..2147483647"),
+        ("vae", "stage=encoder", "config.stage = encoder: must be one of vae, base, relay"),
         (
             "base",
-            "objective.weighting=flat",
-            "config.objective.weighting = flat: must be one of eps, v, min_snr, truncated,"
-            " root_snr",
-        ),
-        (
-            "base",
-            "objective.text_drop=1.5",
-            "config.objective.text_drop = 1.5: must be a probability, 0..1",
+            "attention=flash",
+            "config.attention = flash: must be one of auto, xla, cudnn, splash, heads",
         ),
         (
             "base",
@@ -116,55 +97,15 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "base",
             "sample.prompts=(1,)",
-            "config.sample.prompts = (1,): must be prompts for the previews, or none (): the first"
-            " captions of the data",
+            "config.sample.prompts = (1,): must be of type tuple of str: any number of texts",
         ),
-        ("base", "data.recaption=2.0", "config.data.recaption = 2.0: must be a probability, 0..1"),
+        ("base", "schedule.start=1001", "config.schedule.start = 1001: must be 1..1000"),
         (
             "base",
             "stage=vae",
             "config.objective has no kl_weight, perceptual_weight; start it from"
             " cv3jax.configs.common",
         ),
-        ("vae", "optim.final=1.5", "config.optim.final = 1.5: must be 0..1, a share of lr"),
-        ("vae", "optim.weight_decay=-0.1", "config.optim.weight_decay = -0.1: must be 0 or more"),
-        ("vae", "optim.b1=1.0", "config.optim.b1 = 1.0: must be 0..1, without 1"),
-        ("vae", "optim.b2=1.0", "config.optim.b2 = 1.0: must be 0..1, without 1"),
-        (
-            "vae",
-            "train.save_every=-1",
-            "config.train.save_every = -1: must be 0 (only at the end) or more",
-        ),
-        (
-            "vae",
-            "train.preview_every=-1",
-            "config.train.preview_every = -1: must be 0 (only at the end) or more",
-        ),
-        (
-            "vae",
-            "data.workers=-1",
-            "config.data.workers = -1: must be 0 (threads alone) or more processes",
-        ),
-        ("vae", "data.max_damaged=-1", "config.data.max_damaged = -1: must be 0 or more"),
-        (
-            "base",
-            "model.remat=some",
-            "config.model.remat = some: must be one of none, block, full, offload",
-        ),
-        ("base", "objective.gamma=0.0", "config.objective.gamma = 0.0: must be a positive number"),
-        (
-            "base",
-            "objective.offset_noise=-0.1",
-            "config.objective.offset_noise = -0.1: must be 0 or more",
-        ),
-        ("vae", "objective.kl_weight=-1.0", "config.objective.kl_weight = -1.0: must be 0 or more"),
-        (
-            "vae",
-            "objective.perceptual_weight=-1.0",
-            "config.objective.perceptual_weight = -1.0: must be 0 or more",
-        ),
-        ("base", "sample.guidance=-1.0", "config.sample.guidance = -1.0: must be 0 or more"),
-        ("base", "sample.eta=1.5", "config.sample.eta = 1.5: must be 0..1"),
         (
             "vae",
             "profile.steps=10",
@@ -238,4 +179,4 @@ def test_the_side_of_a_whole_picture_and_sizes_of_buckets():
     assert settings.data.whole_side == 64
     assert settings.data.sizes == ((32, 32), (32, 64))
     with pytest.raises(InputError, match=r"config\.data\.buckets: 'wide'"):
-        _ = parse_stage(load("relay", "data.buckets=wide")).data.sizes
+        parse_stage(load("relay", "data.buckets=wide"))
