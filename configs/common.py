@@ -1,7 +1,6 @@
-"""What every recipe starts from.
+"""What every recipe starts from: the value of each field, of which a recipe changes some.
 
-Fields are documented here, once (those of distillations in common_distillation.py); a recipe
-changes what makes it itself.
+What a field means and must be is in the typed settings, which `cv3jax config NAME` prints.
 """
 
 from collections.abc import Callable
@@ -18,28 +17,14 @@ from cv3jax.configs.common_distillation import looks as looks
 def stage_config() -> ConfigDict:
     """A base stage at the released sizes; every diffusion recipe starts here."""
     c = ConfigDict()
-    c.stage = "base"  # what the result is called in the cascade: base or relay
+    c.stage = "base"
     c.seed = 0
-    # checkpoint whose frozen parts (vae, t5, base) this stage stands on
     c.cascade = config_dict.placeholder(str)
-    # checkpoint whose EMA the parameters start from; none: from scratch
     c.init_from = config_dict.placeholder(str)
-    c.init_part = "base"  # which part of it
-
+    c.init_part = "base"
     c.mesh = mesh()
-    # the UNet's: xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and sizes
     c.attention = "auto"
-    # images an update; images a device and microbatch
     c.batch = ConfigDict({"size": 2048, "per_device": 8})
-    # image_size: of what a step sees. The short side is resized to image_size × zoom, zoom drawn
-    # between its two numbers (zoom_levels: only so many of them), and a square cropped, its corner
-    # on crop_grid pixels. What the stage draws has image_size × the least zoom.
-    # path: a record directory, or several with their shares of what is drawn: A:3,B:1. buckets:
-    # none; "64", sizes of about image_size² whose sides are multiples of that; or
-    # "512x512,448x576", height first: each batch has one of them, and each is a compiled step.
-    # threads prepare batches, in this process, or with workers in as many others, so many in each.
-    # min_side: pictures with a shorter side of fewer pixels are left out; none: they are enlarged.
-    # max_damaged: how many records that have become unreadable are passed over: scale/loader.md
     c.data = ConfigDict(
         {
             "path": config_dict.placeholder(str),
@@ -55,7 +40,6 @@ def stage_config() -> ConfigDict:
             "min_side": config_dict.placeholder(int),
             "max_damaged": 100,
             "buckets": config_dict.placeholder(str),
-            # path's feature cache: latents, text features or both (docs/guides/encode.md)
             "cache": config_dict.placeholder(str),
         }
     )
@@ -73,8 +57,6 @@ def stage_config() -> ConfigDict:
             "dtype": "bfloat16",
         }
     )
-    # the text encoder where `cascade` brings none: a frozen random T5 and a tokenizer of the data's
-    # own captions
     c.text = ConfigDict(
         {
             "random": False,
@@ -102,9 +84,7 @@ def stage_config() -> ConfigDict:
     )
     c.optim = optim(lr=1e-4, warmup=1000)
     c.train = train(steps=600_000)
-    # "10:15": a profiler's trace of these steps, in WORKDIR/profile, for TensorBoard
     c.profile = ConfigDict({"steps": ""})
-    # prompts: of the previews; (): the first captions of the data
     c.sample = ConfigDict(
         {
             "steps": 50,
@@ -123,19 +103,12 @@ def stage_config() -> ConfigDict:
 
 
 def mesh() -> ConfigDict:
-    """Over how many devices each axis splits. -1 takes what is left; data and fsdp both -1: fsdp
-    takes one ring of the devices.
-
-    slices: how many groups the devices are, joined by a slower network than within; -1: as many as
-    they say they are.
-    """
+    """Return a mesh of all devices: fsdp takes one ring of them, data what is left."""
     return ConfigDict({"data": -1, "fsdp": -1, "tensor": 1, "context": 1, "slices": -1})
 
 
 def optim(*, lr: float, warmup: int) -> ConfigDict:
-    # kind: adamw, adafactor or muon. b1 is adam's, b2 adam's and adafactor's, momentum adafactor's
-    # (0: none, which saves its memory).
-    # moments: what their statistics are stored in, float32 or bfloat16
+    """Return AdamW of a constant learning rate."""
     return ConfigDict(
         {
             "kind": "adamw",
@@ -155,10 +128,7 @@ def optim(*, lr: float, warmup: int) -> ConfigDict:
 
 
 def train(*, steps: int) -> ConfigDict:
-    # keep: how many of the newest checkpoints; keep_every: and one of every so many steps for good.
-    # export_every: writes WORKDIR/cascade on the way. skip_nonfinite: how many updates in a row may
-    # be skipped, where loss or gradient is not finite (0: the first ends the run); skip_spike: or
-    # the gradient so many times as long as the last ones' (0: at any length). docs/scale/faults.md
+    """Return a run of so many updates, with its lines of metrics, checkpoints and previews."""
     return ConfigDict(
         {
             "steps": steps,
@@ -221,17 +191,24 @@ def vae_config() -> ConfigDict:
     return c
 
 
-def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigDict]) -> ConfigDict:
-    """The recipe itself, its `:tiny` variant, or one of `others`, name → what makes it.
+class UnknownVariantError(ValueError):
+    """A recipe has no variant of that name. `known` are those that it has."""
 
-    Raises ValueError on another one.
+    known: tuple[str, ...] = ()
+
+
+def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigDict]) -> ConfigDict:
+    """Return the recipe itself, its `:tiny` variant, or one of `others`, name → what makes it.
+
+    Raises UnknownVariantError on another one.
     """
     variants = {"tiny": tiny, **others}
     if variant and variant not in variants:
-        raise ValueError(
-            f"unknown variant {variant!r}; there is"
-            f" {' and '.join(variants) if others else 'only tiny'}"
+        error = UnknownVariantError(
+            f"unknown variant {variant!r}; there is {' and '.join(variants)}"
         )
+        error.known = tuple(variants)
+        raise error
     return variants[variant](c) if variant else c
 
 

@@ -10,11 +10,6 @@ def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -
     rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve.
     w: what the rounds are judged by.
     """
-    # target: landing, the paper's, x0 or x0_root_snr. ema: over which share of a round weights are
-    # averaged. diverged: how many times as far from the full sampler (sample.steps, guided) as at
-    # its start a round may get. student: checkpoint of a student of the first round's steps, which
-    # goes on learning from the same teacher; none: the teacher's weights.
-    # See docs/guides/distillation.md
     c.distill = ConfigDict(
         {
             "rounds": rounds,

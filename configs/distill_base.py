@@ -1,12 +1,17 @@
-"""The base distilled: 32 guided steps become 16, 8 and 4 that are told w.
-
-From stage 3's EMA; its rounds are kept, 8 steps in the second.
+"""The base distilled: 32 guided steps become 16, 8 and 4 that are guidance-conditioned.
 
     cv3jax distill --config=distill_base --workdir WORK/fast_base --config.data.path=FINE \\
         --config.cascade=WORK/relay
 
-The paper gives neither lengths nor rates; these are ours, and not run at this size
-(docs/guides/distillation.md).
+It starts from stage 3's EMA. Each round's weights are kept, 8 steps in the second.
+
+Cost on v5e:16x16 (256 chips), by `cv3jax compile` (docs/guides/distillation.md): 6.4 GB of 16 a chip; 14.3
+PFLOP an update in round 1 and 10.5 later, beside its encoders' 3.3; at least 2,423 chip-hours for
+all 80,000 updates, by the roofline.
+
+Expect four evaluations in the longest round, and in quality.md the distance of each round from the
+full sampler. The paper gives neither lengths nor rates; these are ours. The recipe was compiled at
+this size and has not been run.
 """
 
 from cv3jax.configs import base_aesthetic, common

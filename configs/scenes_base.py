@@ -1,6 +1,6 @@
 """A small base stage at 64² on rendered scenes, behind a frozen random text encoder.
 
-Minutes on two cores.
+It takes minutes on two cores.
 
     cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
         --config.cascade=runs/vae

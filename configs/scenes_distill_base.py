@@ -1,4 +1,6 @@
-"""The small base distilled: 16 guided steps become 8 and 4 that are told w. Minutes on two cores.
+"""The small base distilled: 16 guided steps become 8 and 4, guidance-conditioned.
+
+It takes minutes on two cores.
 
     cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
         --config.data.path=runs/scenes --config.cascade=runs/relay

@@ -1,4 +1,6 @@
-"""The small relay distilled: 4 guided steps become 2 and 1 that are told w. Minutes on two cores.
+"""The small relay distilled: 4 guided steps become 2 and 1, guidance-conditioned.
+
+It takes minutes on two cores.
 
     cv3jax distill --config=scenes_distill_relay --workdir runs/fast \\
         --config.data.path=runs/scenes --config.cascade=runs/fast_base

@@ -1,8 +1,16 @@
-"""Stage 4 of the paper: super-resolution at 1024², 100k updates of 1024 images, from the EMA of
-the pretrained base at 512², before its aesthetic fine-tuning; not yet a relay.
+"""Stage 4 of the paper: base training at 1024², 100k updates of 1024 images, not yet a relay.
 
     cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA \\
         --config.cascade=WORK/base --config.init_from=WORK/base_512
+
+It starts from the EMA of the base at 512² before its aesthetic fine-tuning. The memory is that of
+encoding images of 1024².
+
+Cost on v5e:16x16 (256 chips), by `cv3jax compile`: 13.5 GB of 16 a chip; 33.6 PFLOP an update with
+its encoders; 5,765 chip-hours at the roofline, 10,243 at 40 % MFU.
+
+Expect previews of four prompts at 1024² every 2,000 updates; `relay_1024` makes a relay of it. The
+recipe was compiled at this size and has not been run.
 """
 
 from cv3jax.configs import common

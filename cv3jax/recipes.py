@@ -2,9 +2,14 @@
 checkpoint as JSON.
 """
 
+import ast
+import difflib
+import importlib
 import importlib.util
 import json
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -17,15 +22,41 @@ SECTIONS = ("stage", "seed", "mesh", "batch", "data", "model", "objective", "opt
 SHARED = ("__init__", "common", "common_distillation")  # files beside the recipes that are none
 
 
+class Source(NamedTuple):
+    """Where a config comes from: the recipe as it was given, and name → the recipe's own value of
+    each field that `--config.a.b=v` changed.
+    """
+
+    spec: str
+    own: dict[str, Any]
+
+
 def recipes() -> dict[str, Path]:
-    """Name → file of the recipes that travel with the package."""
+    """Return name → file of the recipes that travel with the package."""
     directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])
     return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in SHARED}
 
 
+def summary(name: str) -> str:
+    """Return the first line of the docstring of a packaged recipe."""
+    docstring = ast.get_docstring(ast.parse(recipes()[name].read_text())) or ""
+    return docstring.partition("\n")[0]
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """Return the variants of a packaged recipe, as in `scenes_base:tiny`."""
+    common = importlib.import_module("cv3jax.configs.common")
+    try:
+        importlib.import_module(f"cv3jax.configs.{name}").get_config("?")
+    except common.UnknownVariantError as e:
+        return e.known
+    return ()
+
+
 def locate(spec: str) -> str:
-    """`base_512:tiny` or `path/to/recipe.py:tiny` → `FILE:tiny`, which is what config_flags
-    reads.
+    """Return `FILE:tiny`, which config_flags reads, for `base_512:tiny` or `path/recipe.py:tiny`.
+
+    Raises InputError where there is no such recipe or file.
     """
     local(spec, "--config")
     name, _, variant = spec.partition(":")
@@ -44,14 +75,16 @@ def locate(spec: str) -> str:
 
 
 def load(spec: str, overrides: list[str]) -> ConfigDict:
-    """The locked config of `spec` with `--config.a.b=v` overrides applied.
+    """Return the locked config of `spec` with `--config.a.b=v` overrides applied.
 
     Raises:
         InputError: unknown recipe, unknown field (with the nearest one), a value of the wrong type.
     """
-    for override in overrides:
+    for before, override in zip(("", *overrides), overrides, strict=False):
         if not override.startswith("--config."):
-            raise InputError(f"unknown argument {override}; see --help")
+            joined = before.startswith("--config.") and "=" not in before
+            right = f"write {before}={override}" if joined else "see --help"
+            raise InputError(f"unknown argument {override}; {right}")
     values = flags.FlagValues()
     argv = ["cv3jax", f"--config={locate(spec)}", *overrides]
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)
@@ -62,6 +95,8 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     except InputError:
         raise
     except Exception as e:  # the file is the user's own program
+        if overrides:
+            _check_overrides(load(spec, []), spec, overrides)
         message = _one_line(e)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
         raise InputError(
@@ -76,18 +111,75 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     return config
 
 
-def _check_paths(values: dict, prefix: str = "config.") -> None:
-    """Raise InputError where a field names a place that is none of this machine's file systems."""
+def source(spec: str, config: ConfigDict) -> Source:
+    """Return where `config`, loaded from `spec`, comes from."""
+    own = to_json(load(spec, []))
+    return Source(spec, {name: at(own, name) for name in differences(own, to_json(config))})
+
+
+def _check_overrides(config: ConfigDict, spec: str, overrides: list[str]) -> None:
+    """Raise InputError, with the nearest name, where a field to be set is none of the recipe's, is
+    a section, or takes values of another type.
+    """
+    fields = leaves(config.to_dict())
+    for override in overrides:
+        name, _, value = override.removeprefix("--config.").partition("=")
+        plain = re.sub(r"\[.*", "", name)
+        if any(field.startswith(f"{plain}.") for field in fields):
+            some = next(field for field in fields if field.startswith(f"{plain}."))
+            raise InputError(
+                f"--config.{name}={value}: {plain} is a section; set one of its fields, such as"
+                f" --config.{some}"
+            )
+        if plain not in fields:
+            raise InputError(
+                f"--config.{name}: {spec} has no field {plain!r}; the nearest one is"
+                f" {nearest(plain, list(fields))!r} (`cv3jax config {spec}` prints them all)"
+            )
+        *sections, last = plain.split(".")
+        of = config
+        for section in sections:
+            of = of[section]
+        kind = of.get_type(last)
+        if kind in (int, float):
+            try:
+                kind(value)
+            except ValueError as e:
+                raise InputError(f"--config.{name}={value}: must be of type {kind.__name__}") from e
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return the dotted name among `known` that looks most like `name`, as a whole or its end."""
+
+    def alike(other: str) -> float:
+        ends = (one.rpartition(".")[2] for one in (name, other))
+        whole, end = (
+            difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, other), ends)
+        )
+        return max(whole, 0.9 * end) + 0.1 * whole
+
+    return max(known, key=alike)
+
+
+def leaves(values: dict, prefix: str = "") -> dict[str, Any]:
+    """Return dotted name → value of all fields of a recipe."""
+    found = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            _check_paths(value, f"{prefix}{name}.")
-        elif isinstance(value, str) and value:
+        inner = leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        found |= {f"{prefix}{name}": value} if inner is None else inner
+    return found
+
+
+def _check_paths(values: dict) -> None:
+    """Raise InputError where a field names a place that is none of this machine's file systems."""
+    for name, value in leaves(values).items():
+        if isinstance(value, str) and value:
             for one in value.split(","):  # config.data.path may have several, with weights
-                local(one.strip() or ".", f"{prefix}{name} =")
+                local(one.strip() or ".", f"config.{name} =")
 
 
 def _one_line(e: Exception) -> str:
-    """What an exception of a recipe or an override says, in one line."""
+    """Return what an exception of a recipe or an override says, in one line."""
     # ConfigDict puts a KeyError in it
     inner = e.args[0] if isinstance(e, AttributeError) and e.args else e
     said = str(e)
@@ -100,17 +192,25 @@ def _one_line(e: Exception) -> str:
 
 
 def to_json(config: ConfigDict) -> dict:
-    """The config as plain JSON values, tuples as lists."""
+    """Return the config as plain JSON values, tuples as lists."""
     return json.loads(config.to_json_best_effort())
 
 
-def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two JSON configs differ."""
+def at(config: dict, name: str) -> Any:
+    """Return the value of a dotted field of a JSON config; None where there is none."""
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def differences(ours: dict, theirs: dict) -> list[str]:
+    """Return the dotted names of the fields in which two JSON configs differ."""
     names = []
     for key in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
+            names += [f"{key}.{name}" for name in differences(a, b)]
         elif a != b:
-            names.append(f"{prefix}{key}")
+            names.append(key)
     return names

@@ -126,10 +126,12 @@ def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
     same = {name for name in both if alike(theirs[name], asked.inputs[name])}
     for name in recipes.differences(asked.recipe, then["config"]):
         if name not in same and not name.startswith(asked.resumable):
-            found.append((name, _at(then["config"], name), _at(asked.recipe, name), name))
+            found.append(
+                (name, recipes.at(then["config"], name), recipes.at(asked.recipe, name), name)
+            )
     others = {name for name, *_ in found}
     for name in sorted(both - same - others):  # at the same path
-        shown = f"{name} (other content at {_at(asked.recipe, name)})"
+        shown = f"{name} (other content at {recipes.at(asked.recipe, name)})"
         found.append((name, *(json_digest(one[name]) for one in (theirs, asked.inputs)), shown))
     return found
 
@@ -148,11 +150,3 @@ def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | Non
         return None if alike else "each round was trained for its steps and guidance weights"
     longest = max((prefix for prefix in FIXED if name.startswith(prefix)), key=len, default=None)
     return FIXED[longest] if longest else None
-
-
-def _at(config: dict, name: str) -> Any:
-    """The value of a dotted field; None where there is none."""
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
