@@ -29,12 +29,13 @@ COMMANDS = {
         "cv3jax.commands.compile",
         "a recipe's step compiled for TPUs or GPUs you don't have: memory, FLOPs, roofline",
     ),
+    "config": ("cv3jax.commands.config", "a recipe's fields: value, type, range and meaning"),
     "data": ("data_pipeline.cli", "the commands below"),
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
     "Draw": ("sample", "quickstart", "convert"),
-    "Train": ("train", "distill", "compile"),
+    "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star \\
