@@ -105,7 +105,7 @@ def require(fine: bool, name: str, value: Any, right: str) -> None:
 
 
 def rows(values: dict, fields: Mapping[str, Described], own: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each field of a recipe, in the recipe's order, top-level fields first.
+    """Return a row for each field of a recipe, in the order of `fields`, others last.
 
     values: the recipe as nested dictionaries. own: name → the recipe's own value, of the fields
     that were changed.
@@ -115,8 +115,17 @@ def rows(values: dict, fields: Mapping[str, Described], own: Mapping[str, Any]) 
         if isinstance(inner, dict):
             flat |= {f"{section}.{name}": value for name, value in inner.items()}
     found = []
-    for name, value in flat.items():
-        one = fields.get(name, UNKNOWN)
+    order, sections = {name: place for place, name in enumerate(fields)}, {}
+    for name, place in order.items():
+        sections.setdefault(name.rpartition(".")[0], place)
+    last = len(order)
+
+    def place_of(name: str) -> tuple:
+        section = name.rpartition(".")[0]
+        return bool(section), sections.get(section, last), section, order.get(name, last)
+
+    for name in sorted(flat, key=place_of):
+        one, value = fields.get(name, UNKNOWN), flat[name]
         more = (name in own, own.get(name))
         found.append(Row(name, value, one.rule.type, one.rule.right, one.meaning, *more))
     return found

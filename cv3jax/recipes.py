@@ -80,11 +80,9 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
     Raises:
         InputError: unknown recipe, unknown field (with the nearest one), a value of the wrong type.
     """
-    for before, override in zip(("", *overrides), overrides, strict=False):
+    for override in overrides:
         if not override.startswith("--config."):
-            joined = before.startswith("--config.") and "=" not in before
-            right = f"write {before}={override}" if joined else "see --help"
-            raise InputError(f"unknown argument {override}; {right}")
+            raise InputError(f"unknown argument {override}; see --help")
     values = flags.FlagValues()
     argv = ["cv3jax", f"--config={locate(spec)}", *overrides]
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=argv)

@@ -11,7 +11,7 @@ from cv3jax.fields import Row, rows
 from cv3jax.reports import recipe_tables
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.figures import STDOUT, add_json, check_json, reporting
 
 EXAMPLE = "cv3jax config base_512 --config.optim.lr=2e-5"
 
@@ -72,7 +72,10 @@ def list_recipes() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the fields of a recipe, or all recipes. Raises InputError on a recipe that cannot be."""
+    """Print the fields of a recipe, or all recipes.
+
+    Raises InputError on a recipe that cannot be.
+    """
     args, overrides = parser().parse_known_args(argv)
     check_json(args.json)
     if args.name is None and overrides:
@@ -81,12 +84,12 @@ def main(argv: list[str] | None = None) -> None:
         )
     with reporting(args.json) as report:
         if args.name is None:
-            report({"recipes": overview()})
-            print(list_recipes())
-            return
-        found = describe(args.name, overrides)
-        report({"recipe": args.name, "fields": recipe_tables.as_json(found)})
-        name = args.name.partition(":")[0]
-        if name in recipes.recipes():
-            print(f"{recipes.summary(name)}\n")
-        print(recipe_tables.text(found, shutil.get_terminal_size((120, 0)).columns))
+            said, figures = list_recipes(), {"recipes": overview()}
+        else:
+            found, name = describe(args.name, overrides), args.name.partition(":")[0]
+            said = recipe_tables.text(found, shutil.get_terminal_size((120, 0)).columns)
+            said = f"{recipes.summary(name)}\n\n{said}" if name in recipes.recipes() else said
+            figures = {"recipe": args.name, "fields": recipe_tables.as_json(found)}
+        if args.json != STDOUT:
+            print(said)
+        report(figures)

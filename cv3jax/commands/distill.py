@@ -35,14 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser().parse_known_args(argv)
     check_json(args.json)
     processes.check(args)
-    settings = parse_distillation(recipes.load(args.config, overrides))
+    config = recipes.load(args.config, overrides)
+    settings, source = parse_distillation(config), recipes.source(args.config, config)
     check_stage_inputs(settings.stage)
 
     from cv3jax.distillation.run import run
 
     processes.start(args)
     with preemptible(), reporting(args.json) as report:
-        figures = run(settings, args.workdir, args.allow_changed)
+        figures = run(settings, args.workdir, args.allow_changed, source)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (

@@ -42,14 +42,14 @@ def main(argv: list[str] | None = None) -> None:
     config = recipes.load(args.config, overrides)
     if "distill" in config:
         raise InputError("this recipe is a distillation's: cv3jax distill runs it")
-    settings = parse_stage(config)
+    settings, source = parse_stage(config), recipes.source(args.config, config)
     check_stage_inputs(settings)
 
     from cv3jax.training.run import run
 
     processes.start(args)
     with preemptible(), reporting(args.json) as report:
-        figures = run(settings, args.workdir, args.resume_from, args.allow_changed)
+        figures = run(settings, args.workdir, args.resume_from, args.allow_changed, source)
         if processes.main():
             done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cv3jax.distillation.settings import NARROWER, DistillSettings, parse_round
+from cv3jax.distillation.settings import OWN, DistillSettings, parse_round
 from cv3jax.fields import Described, described
 from cv3jax.training.parsing import parse_stage, section, stage_fields
 from cv3jax.training.settings import StageSettings
@@ -21,7 +21,7 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
         raise InputError(
             "the config has no distill; take a distillation recipe, such as distill_base"
         )
-    NARROWER["stage"].check("stage", config.stage)
+    OWN["stage"].check("stage", config.stage)
     given = dict(config.distill)
     given["rounds"] = tuple(parse_round(n, entry) for n, entry in enumerate(given["rounds"], 1))
     return section(DistillSettings, {"stage": parse_stage(config), **given}, "distill")
@@ -40,5 +40,5 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Described]:
     fields = stage_fields(values["stage"])
     if "distill" in values:
         distill = described(DistillSettings).items()
-        fields |= NARROWER | {f"distill.{name}": one for name, one in distill}
+        fields |= OWN | {f"distill.{name}": one for name, one in distill}
     return fields

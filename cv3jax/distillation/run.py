@@ -21,6 +21,7 @@ from cv3jax.distillation.build import Distillation, Trained
 from cv3jax.distillation.evaluation import Bench, references
 from cv3jax.distillation.monitor import BEST, Watch
 from cv3jax.distillation.parity import Inputs, parity
+from cv3jax.distillation.parsing import recipe_fields
 from cv3jax.distillation.quality import Row, write_quality
 from cv3jax.distillation.resume import (
     FIGURES,
@@ -33,8 +34,10 @@ from cv3jax.distillation.resume import (
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
 from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
+from cv3jax.recipes import Source
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
+from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, hold, record
 from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory, write_json
@@ -47,11 +50,16 @@ class Going(NamedTuple):
     resumed: Resumed
 
 
-def run(settings: DistillSettings, workdir: Path, allowed: tuple[str, ...] = ()) -> dict:
+def run(
+    settings: DistillSettings,
+    workdir: Path,
+    allowed: tuple[str, ...] = (),
+    source: Source | None = None,
+) -> dict:
     """Distil the stage that `settings` name under `workdir`. Returns figures.
 
     rounds/*/cascade has each round's weights, cascade the last. allowed: fields that may differ
-    from what the rounds have had so far.
+    from what the rounds have had so far. source: what the settings were made of, for config.yaml.
 
     Raises:
         InputError: a field, file, teacher or checkpoint that does not fit; before anything is
@@ -70,6 +78,8 @@ def run(settings: DistillSettings, workdir: Path, allowed: tuple[str, ...] = ())
         found = Rounds(*processes.first("resume", lambda: find_rounds(settings, asked, workdir)))
         if processes.main():
             keep_history(workdir, found.changes)
+            fields = recipe_fields(stage.json)
+            keep_config(workdir, stage.json, fields, source, found.changes)
         resumed = [Resumed(*one) for one in found.resumed]
         student = building.find_student(work) if resumed[0].step is None else None
         if processes.main():

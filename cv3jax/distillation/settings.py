@@ -19,6 +19,7 @@ from cv3jax.fields import (
     number,
     one_of,
     require,
+    whole,
 )
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
@@ -55,8 +56,8 @@ _WIDTH = Rule(
     lambda value: value >= 4 and value % 2 == 0,
     (2, 5),
 )
-# the stage's fields of which a distillation allows less
-NARROWER = {
+# the stage's fields that mean something else in a distillation, or of which it allows less
+OWN = {
     "stage": Described("Name of the stage in the cascade.", one_of("base", "relay")),
     "objective.text_drop": Described(
         "Share of captions that are left out; a student learns with its text.",
@@ -67,6 +68,12 @@ NARROWER = {
         exactly(0, "int"),
     ),
     "model.w_dim": Described("Width of the student's guidance-weight embedding.", _WIDTH),
+    "train.preview_every": Described(
+        "Updates between two evaluations inside a round; 0: only at its end.", whole(0)
+    ),
+    "sample.steps": Described(
+        "Steps of the full sampler, which every round is measured against.", whole(1, T)
+    ),
 }
 
 
@@ -118,7 +125,7 @@ class DistillSettings:
             ("train.export_every", stage.train.export_every),
             ("model.w_dim", self.w_dim),
         ):
-            NARROWER[name].check(name, value)
+            OWN[name].check(name, value)
         check_halving(self.rounds)
         teacher = 2 * self.rounds[0].steps
         try:

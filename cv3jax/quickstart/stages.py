@@ -68,8 +68,9 @@ def train_stage(stage: str, workdir: Path, *, tiny: bool, seed: int) -> dict:
     name, fields = small_recipe(stage, workdir, before, tiny=tiny, seed=seed)
     fields += [f"--config.init_from={workdir / 'base'}"] if stage == "relay" else []
     fields += ["--config.train.preview_every=0"]  # the report has pictures of its own
-    settings = parse_stage(recipes.load(name, fields))
-    return finish(workdir / stage, lambda place: training.run(settings, place))
+    config = recipes.load(name, fields)
+    settings, source = parse_stage(config), recipes.source(name, config)
+    return finish(workdir / stage, lambda place: training.run(settings, place, source=source))
 
 
 def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
@@ -78,9 +79,11 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
     for stage, cascade in DISTILLED.items():
         print(f"quickstart: {stage}, distilled", file=sys.stderr)
         name, fields = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
-        settings = parse_distillation(recipes.load(name, fields))
+        config = recipes.load(name, fields)
+        settings, source = parse_distillation(config), recipes.source(name, config)
         figures[stage] = finish(
-            workdir / f"distill_{stage}", functools.partial(distilling.run, settings)
+            workdir / f"distill_{stage}",
+            functools.partial(distilling.run, settings, source=source),
         )
     return figures
 

@@ -92,7 +92,7 @@ def as_yaml(rows: Sequence[Row]) -> str:
         for row in group:
             changed = f"CHANGED from {shown(row.own)}. " if row.changed else ""
             pair = f"{indent}{row.name.rpartition('.')[2]}: {_scalar(row.value)}"
-            lines.append(f"{pair}  # {changed}{row.meaning} ({row.type}: {row.range})")
+            lines.append(f"{pair}  # {changed}{row.meaning} ({row.range})")
     return "\n".join(lines) + "\n"
 
 

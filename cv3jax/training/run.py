@@ -12,11 +12,14 @@ import jax
 from cv3jax.checkpoints import runs
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distributed import processes
+from cv3jax.recipes import Source
 from cv3jax.training import profiling
 from cv3jax.training.build import build
 from cv3jax.training.changes import Asked, check_allowed, keep_history
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
+from cv3jax.training.parsing import stage_fields
+from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, check_resume, hold, record
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
@@ -30,12 +33,14 @@ def run(
     workdir: Path,
     resume_from: int | None = None,
     allowed: tuple[str, ...] = (),
+    source: Source | None = None,
 ) -> dict:
     """Train the stage that `settings` describe under `workdir` and leave its cascade in
     `workdir`/cascade. Returns its figures.
 
     It goes on from the newest checkpoint there, or from that of step `resume_from`; newer ones are
-    then set aside. allowed: fields that may differ from what the run has had so far.
+    then set aside. allowed: fields that may differ from what the run has had so far. source: what
+    the settings were made of, for config.yaml.
 
     Raises:
         InputError: a field, file or checkpoint that does not fit, or another run in `workdir`;
@@ -64,6 +69,8 @@ def run(
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             keep_history(workdir, resumed.changes)
+            fields = stage_fields(settings.stage)
+            keep_config(workdir, settings.json, fields, source, resumed.changes)
             say(settings, workdir, latest)
         processes.barrier("set aside")
         cadence = Cadence.of(settings.train, profile)

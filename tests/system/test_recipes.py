@@ -83,9 +83,7 @@ def test_a_field_that_cannot_be_set_is_refused_with_what_would_be_right(override
     assert said in str(e.value)
 
 
-def test_a_value_without_its_equals_sign_is_refused():
-    with pytest.raises(InputError, match=r"argument 1e-3; write --config\.optim\.lr=1e-3$"):
-        recipes.load("scenes_base", ["--config.optim.lr", "1e-3"])
+def test_what_sets_no_field_is_refused():
     with pytest.raises(InputError, match=r"unknown argument --workdirr=1; see --help"):
         recipes.load("scenes_base", ["--config.optim.lr=1", "--workdirr=1"])
 
