@@ -1,5 +1,6 @@
 """`cv3jax config` prints every field of a recipe, quickly, and as JSON and Markdown."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -127,6 +128,23 @@ def test_every_command_names_the_field_nearest_to_an_unknown_one(
     with pytest.raises(InputError, match=re.escape(UNKNOWN)):
         command.main([*argv, "--config.optim.clipp=1"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "recipe"),
+    [
+        (train, "cv3jax.training.run", "scenes_base:tiny"),
+        (distill, "cv3jax.distillation.run", "scenes_distill_base:tiny"),
+    ],
+    ids=["train", "distill"],
+)
+def test_a_run_is_told_what_was_overridden(command, module, recipe, tmp_path, monkeypatch):
+    given = []
+    ended = {"stage": "base", "steps": 1, "seconds": 1.0, "rounds": [{"steps": 1}]}
+    run = importlib.import_module(module)
+    monkeypatch.setattr(run, "run", lambda *args: given.extend(args) or ended)
+    command.main([f"--config={recipe}", "--workdir", str(tmp_path), "--config.optim.b1=.5"])
+    assert given[-1] == recipes.Source(recipe, {"optim.b1": 0.9})
 
 
 def test_it_takes_less_than_two_seconds_and_no_jax():

@@ -32,6 +32,8 @@ train --config=scenes_base --workdir w --config.cascade=nope | nope is no checkp
 train --config=scenes_vae --workdir w --num-processes 2 | --num-processes given without
 distill --config=scenes_base --workdir w | the config has no distill
 distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
+config nope | no recipe 'nope'
+config scenes_distill_base --config.distill.rounds=() | config.distill.rounds = ()
 compile --config=nope --topology v5e:2x2 | no recipe 'nope'
 compile --config=base_256 --topology v9:1 | no chip 'v9'
 convert --base nope --out w | --base nope

@@ -13,6 +13,7 @@ import jax
 import pytest
 import subprocesses
 import tiny_runs
+import yaml
 from states import assert_equal, leaves, named_leaves, untimed
 
 from cv3jax.checkpoints import runs
@@ -115,6 +116,8 @@ def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
         tiny_runs.STEPS + 2,
     ]
     assert figures["steps"] == tiny_runs.STEPS + 2
+    kept = yaml.safe_load((workdir / "config.yaml").read_text())
+    assert kept["train"]["steps"] == tiny_runs.STEPS + 2
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [
         tiny_runs.STEPS,
         tiny_runs.STEPS + 2,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+import yaml
 from PIL import Image
 from states import named_leaves
 from toy_runs import numbers, squares, toy
@@ -56,6 +57,8 @@ def test_a_run_leaves_curves_a_preview_checkpoints_and_a_cascade(stage):
         "relay": {"vae", "t5", "base", "relay"},
     }[stage]
     assert {path.name for path in (run.workdir / "cascade").iterdir()} == {"cascade.json", *parts}
+    kept = runs.run_of(run.workdir / "checkpoints", 6)["config"]
+    assert yaml.safe_load((run.workdir / "config.yaml").read_text()) == kept
 
 
 def test_the_compilation_count_sees_a_changed_batch(tmp_path):
