@@ -100,7 +100,7 @@ def places(tmp_path_factory):
             "was trained from T_r = 40, and config.schedule.start = 30 is outside of what it has"
             " learned",
         ),
-        ("base", ("stage=vae",), "config.stage = 'vae': one of base, relay"),
+        ("base", ("stage=vae",), "config.stage = vae: must be one of base, relay"),
     ],
 )
 def test_the_command_refuses_in_one_line(stage, fields, said, places, tmp_path, capsys):
