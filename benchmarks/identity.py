@@ -9,9 +9,7 @@ one has compiled the other does not read. Compared are the parameters of every p
 every array of every checkpoint (optimizer moments and EMA too), every record, picture and line of
 metrics, and all other files. Not compared are what the clock says, TensorBoard's events, which have
 times in them, the names that orbax draws for its files and hashes of them, and the order of names
-in JSON.
-
-Exit code 1 on any difference. Nearly all of the time it takes is in compiling.
+in JSON. Exit code 1 on any difference. Nearly all of the time it takes is in compiling.
 """
 
 import argparse
@@ -38,7 +36,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pill
 TREE = "_METADATA"  # where orbax keeps the names of a tree's arrays
 # of a tree: what is inside it, what has times in it, what names files that orbax draws names for
 LEFT_OUT = ("manifest.json", "commit_success.txt", "_CHECKPOINT_METADATA", ".lock", "tensorboard")
-MAIN = "from cv3jax.cli import main; main()"  # of checkouts without `python -m cv3jax`, too
+MAIN = "from cv3jax.cli import main; main()"  # older checkouts know it, and old flags
 PRINTED = "printed.json"  # what a command says with --json, in the folder that it makes
 TIMED = ("seconds", "goodput", "data_wait", "account")
 # of a feature cache, which encoders made it: a hash of the names that orbax draws, too
@@ -127,10 +125,7 @@ def sample(checkpoint: str, out: str) -> list[str]:
 
 
 def kinds(tars: Path) -> dict[str, list[str]]:
-    """Folder that a run leaves → the command's words. Later ones read what earlier ones left.
-
-    Flags have the names that older checkouts know.
-    """
+    """Folder that a run leaves → the command's words. Later ones read what earlier ones left."""
     scenes = "data scenes --num 16 --size 64 --shards 2 --seed 3 --out scenes"
     build = f"data build --input {tars}/*.tar --blocked-sources {tars}/blocked.txt --output built"
     encode = "data encode --config=scenes_relay:tiny --data scenes --cascade base --out encoded"

@@ -94,7 +94,7 @@ def test_help_has_an_example(capsys):
         with pytest.raises(SystemExit) as e:
             main([name, "--help"])
         assert e.value.code == 0
-        assert f"example: cv3jax data {name}" in capsys.readouterr().out
+        assert f"example:\n  cv3jax data {name}" in capsys.readouterr().out
         assert f"\n  {name} " in overview
 
 
@@ -113,7 +113,7 @@ def test_bad_input(tmp_path):
         with pytest.raises(InputError, match=message):
             main(argv)
     for argv, message in (
-        ([], "after data comes one of build, pack, "),
+        ([], "after data comes one of pack, build, "),
         (["nothing"], "no command data 'nothing'; after data comes"),
         (
             ["scenes", "--num", "x", "--out", "o"],
