@@ -1,9 +1,17 @@
-"""The five walks of CONTRIBUTING.md name files that are there, and none visits a room twice."""
+"""CONTRIBUTING.md: its walks name files that are there, and none visits a folder twice; what it
+says of new recipes, samplers and objectives is so.
+"""
 
+import operator
 import re
 from pathlib import Path
 
 import pytest
+
+from cv3jax import recipes
+from cv3jax.diffusion import losses, sampler
+from cv3jax.training.parsing import parse_stage
+from data_pipeline.io.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -49,3 +57,46 @@ def test_a_walk_s_files_are_there_and_no_room_comes_twice(name):
 def test_a_room_that_comes_twice_is_seen():
     text = "## Five walks\n**a**\n- `cv3jax/a/b.py` → `c.py`\n- `cv3jax/d/e.py`, `cv3jax/a/f.py`"
     assert rooms(walks(text)["a"]) == ["cv3jax/a", "cv3jax/d", "cv3jax/a"]
+
+
+def test_files_and_tests_that_it_names_are_there():
+    named = set(
+        re.findall(r"`((?:tests|benchmarks|configs|cv3jax|data_pipeline)/[\w/]+\.\w+)`", TEXT)
+    )
+    named -= {"configs/NAME.py"}
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    tests = set(re.findall(r"`(test_\w+)`", TEXT))
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(tests) >= 4
+    assert [name for name in sorted(tests) if f"def {name}(" not in sources] == []
+    targets = set(re.findall(r"`?make ([a-z][\w-]+)", TEXT)) - {"mutants"}
+    assert {"setup", "lint", "test-unit", "test-all"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    assert [name for name in sorted(targets) if f"\n{name}:" not in makefile] == []
+
+
+def test_a_recipe_of_one_s_own_is_a_file_as_it_says(tmp_path):
+    """Step 1 of "How to add a recipe", for a file that is not in the package."""
+    recipe = (ROOT / "configs" / "base_512.py").read_text().replace("200_000", "7")
+    (tmp_path / "mine.py").write_text(recipe)
+    settings = parse_stage(recipes.load(f"{tmp_path}/mine.py", []))
+    assert (settings.train.steps, settings.data.image_size) == (7, 512)
+    assert parse_stage(recipes.load(f"{tmp_path}/mine.py:tiny", [])).batch.size == 8
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        (sampler.FORMS, "sample.form"),
+        (losses.WEIGHTINGS, "objective.weighting"),
+        (losses.NORMS, "objective.norm"),
+    ],
+)
+def test_a_new_row_of_a_table_is_a_value_that_recipes_take(table, field, monkeypatch):
+    """Steps of "How to add a sampler" and "How to add an objective"."""
+    with pytest.raises(InputError, match=rf"config\.{field} = new: must be one of"):
+        parse_stage(recipes.load("scenes_relay", [f"--config.{field}=new"]))
+    monkeypatch.setitem(table, "new", lambda *_: None)
+    config = recipes.load("scenes_relay", [f"--config.{field}=new"])
+    assert operator.attrgetter(field)(parse_stage(config)) == "new"
