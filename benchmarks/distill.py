@@ -37,7 +37,7 @@ from cv3jax.checkpoints.description import VaeDescription
 from cv3jax.configs import scenes_vae
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma
-from cv3jax.distillation.loss import told
+from cv3jax.distillation.loss import with_guidance
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distillation.programs import distillation_step, round_of
 from cv3jax.distillation.settings import DistillSettings
@@ -119,7 +119,7 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
         jnp.full(stage.batch.size, stage.schedule.start, jnp.int32),
         jnp.linspace(1.0, 3.0, stage.batch.size),
     )
-    cond, shown = (told(batch["cond"], w, dim) for dim in (settings.w_dim, w_dim))
+    cond, shown = (with_guidance(batch["cond"], w, dim) for dim in (settings.w_dim, w_dim))
 
     def teacher(params, x, t, cond, w):
         return (plain if w_dim else guided(plain, w))(params, x, t, cond)

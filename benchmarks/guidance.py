@@ -27,7 +27,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
-from cv3jax.distillation.loss import Pairs, pairs, told, two_steps
+from cv3jax.distillation.loss import Pairs, pairs, two_steps, with_guidance
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.evaluation.scenes import judged_scenes
 from cv3jax.models.unet import UNet
@@ -73,7 +73,7 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
 
     @jax.jit
     def one_step(params, x, row, w):
-        return ours(params, x, row.t[:, 0], told(cond, w, w_dim))
+        return ours(params, x, row.t[:, 0], with_guidance(cond, w, w_dim))
 
     @jax.jit
     def two(params, x, row, w):

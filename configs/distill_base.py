@@ -5,9 +5,9 @@
 
 It starts from stage 3's EMA. Each round's weights are kept, 8 steps in the second.
 
-Cost on v5e:16x16 (256 chips), by `cv3jax compile` (docs/guides/distillation.md): 6.4 GB of 16 a chip; 14.3
-PFLOP an update in round 1 and 10.5 later, beside its encoders' 3.3; at least 2,423 chip-hours for
-all 80,000 updates, by the roofline.
+Cost on v5e:16x16 (256 chips), by `cv3jax compile` (docs/guides/distillation.md): 6.4 GB of 16 a
+chip; 14.3 PFLOP an update in round 1 and 10.5 later, beside its encoders' 3.3; at least 2,423
+chip-hours for all 80,000 updates, by the roofline.
 
 Expect four evaluations in the longest round, and in quality.md the distance of each round from the
 full sampler. The paper gives neither lengths nor rates; these are ours. The recipe was compiled at

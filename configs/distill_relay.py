@@ -5,9 +5,9 @@
 
 It starts from stage 5's EMA. Each round's weights are kept.
 
-Cost on v5e:16x16 (256 chips), by `cv3jax compile` (docs/guides/distillation.md): 9.7 GB of 16 a chip; 55.5
-PFLOP an update in round 1 and 41.0 later, beside its encoders' 12.1; at least 4,073 chip-hours for
-all 40,000 updates, by the roofline.
+Cost on v5e:16x16 (256 chips), by `cv3jax compile` (docs/guides/distillation.md): 9.7 GB of 16 a
+chip; 55.5 PFLOP an update in round 1 and 41.0 later, beside its encoders' 12.1; at least 4,073
+chip-hours for all 40,000 updates, by the roofline.
 
 Expect four evaluations in the longest round, and in quality.md the distance of each round from the
 full sampler. The paper gives neither lengths nor rates; these are ours. The recipe was compiled at

@@ -91,13 +91,13 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) 
     }
     if not differ:
         return ""
-    told = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
+    shown = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
     if differ.get("w_dim", (0, 0))[0]:
-        return f"{told}; it is distilled, so start from the {part} that it was distilled from"
+        return f"{shown}; it is distilled, so start from the {part} that it was distilled from"
     flags = " ".join(
         f"--config.model.{name}={str(a).replace(' ', '')}" for name, (a, _) in differ.items()
     )
-    return f"{told}; give {flags}"
+    return f"{shown}; give {flags}"
 
 
 def _class_of(part: str) -> type:

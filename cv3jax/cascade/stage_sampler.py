@@ -71,9 +71,12 @@ def make_stage_sampler(
 
     def run(params, text, low, noise, keys, w):
         denoise = plain if unguided or model.w_dim else guided(plain, w)
-        told = jnp.broadcast_to(w, text.shape[:1]) if model.w_dim else None
+        conditioned = jnp.broadcast_to(w, text.shape[:1]) if model.w_dim else None
         cond = make_cond(
-            text, square_sizes(text.shape[0], noise.shape[1] * stage.factor), told, model.w_dim
+            text,
+            square_sizes(text.shape[0], noise.shape[1] * stage.factor),
+            conditioned,
+            model.w_dim,
         )
         low = low if relay else None
         x = sampler.start(grid, noise, low)

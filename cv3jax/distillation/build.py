@@ -1,6 +1,4 @@
-"""The pieces of a distillation: its teacher, the two compiled kinds of rounds, each round's state
-and data.
-"""
+"""The pieces of a distillation: its teacher, the compiled programs, each round's state and data."""
 
 import dataclasses
 import functools
@@ -23,7 +21,7 @@ from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.data import loader, open_data
-from cv3jax.training.feature_cache import arrays, open_companion, prepare_of
+from cv3jax.training.feature_cache import arrays, open_feature_cache, prepare_of
 from cv3jax.training.frozen import (
     Frozen,
     check_sides,
@@ -46,14 +44,14 @@ from data_pipeline.records.records import RecordSource
 
 
 class Trained(NamedTuple):
-    """A stage on disk: whose steps a round halves, or which begins the first."""
+    """A stage on disk: a round's teacher, or the student that the first round begins with."""
 
     directory: Path  # of its cascade
     stage: StageDescription
 
     @property
     def w_dim(self) -> int:
-        """Of the guidance weights it is told; 0 where it is guided."""
+        """The width of its guidance embedding; 0 where it is not guidance-conditioned."""
         return self.stage.w_dim
 
 
@@ -65,18 +63,23 @@ class Distillation(NamedTuple):
     records: RecordSource
     frozen: Frozen
     teacher: Trained  # of round 1
-    words: list[str]  # what is worth saying about them
+    words: list[str]  # messages about them for the user
     programs: Callable[[int], DiffusionPrograms]  # a teacher's w_dim → the programs
-    compiled: Callable[[int], tuple[Callable, Callable]]  # → (encode, train), compiled once a kind
+    # a teacher's w_dim → (encode, train), compiled once each
+    compiled: Callable[[int], tuple[Callable, Callable]]
     cache: Any
 
     @property
     def stage(self) -> StageSettings:
+        """The settings of the stage that is distilled."""
         return self.settings.stage
 
 
 def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation:
-    """The pieces. Raises InputError as its parts do, before anything is trained."""
+    """Return the pieces of a distillation.
+
+    Raises InputError, as its parts do, before anything is trained.
+    """
     stage = settings.stage
     mesh, records = mesh_plan(stage), open_data(stage.data)
     directory, description = frozen_description(stage)
@@ -87,7 +90,7 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
         )
     teacher = find(stage.stage, stage.init_from or stage.cascade, "distil")
     words = check_teacher(settings, teacher.stage, f"the {stage.stage} of {teacher.directory}")
-    cache = open_companion(stage, directory, description, records)
+    cache = open_feature_cache(stage, directory, description, records)
 
     @functools.cache
     def programs(w_dim: int) -> DiffusionPrograms:
@@ -102,7 +105,7 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
 
     programs(teacher.w_dim)
     check_sizes(settings, description, teacher, "the teacher")
-    loader(stage, records, None, mesh.mesh)  # what it refuses it should refuse now
+    loader(stage, records, None, mesh.mesh)  # it should refuse now what it refuses
     frozen = frozen_parts(stage, directory, description, records, mesh.mesh, workdir, ("vae", "t5"))
     compiled = compiler(programs, frozen)
     return Distillation(settings, mesh, records, frozen, teacher, words, programs, compiled, cache)
@@ -111,7 +114,7 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
 def compiler(
     programs: Callable[[int], DiffusionPrograms], frozen: Frozen
 ) -> Callable[[int], tuple[Callable, Callable]]:
-    """A teacher's w_dim → its (encode, train), compiled the first time it is asked for.
+    """Return a function: a teacher's w_dim → its (encode, train), compiled on the first call.
 
     All rounds encode alike, so `encode` is compiled once.
     """
@@ -132,9 +135,9 @@ def compiler(
 
 
 def find(stage: str, where: str, what: str) -> Trained:
-    """The recipe's stage of the cascade at `where`.
+    """Return the recipe's stage of the cascade at `where`.
 
-    Raises InputError where it has none to do `what` with.
+    Raises InputError where the cascade has no such stage; `what` says what it is needed for.
     """
     directory, description = cascades.read_cascade(where)
     if stage not in description.stages:
@@ -146,9 +149,9 @@ def find(stage: str, where: str, what: str) -> Trained:
 
 
 def find_student(run: Distillation) -> Trained | None:
-    """The stage of config.distill.student, which begins round 1; None: the teacher does.
+    """Return the stage of config.distill.student, with which round 1 begins, or None.
 
-    Raises InputError where it is not one of these.
+    With None, round 1 begins with its teacher. Raises InputError where the stage does not fit.
     """
     settings, ours = run.settings, run.frozen.description
     if not settings.student:
@@ -169,8 +172,9 @@ def find_student(run: Distillation) -> Trained | None:
 def check_sizes(
     settings: DistillSettings, description: CascadeDescription, trained: Trained, who: str
 ) -> None:
-    """Raise InputError unless the student is as large as `trained`, but for w, and both are of this
-    autoencoder and text encoder.
+    """Raise InputError unless the student can be initialised with `trained`.
+
+    Both must have the same sizes, except for w, and use this autoencoder and text encoder.
     """
     stage = settings.stage
     check_sides(stage, description.vae)
@@ -203,7 +207,7 @@ def check_sizes(
 
 
 def student_stage(run: Distillation, round: RoundSettings) -> StageDescription:
-    """What a round's weights are in cascade.json."""
+    """Return the description of a round's student, for cascade.json."""
     low, high = round.w
     return dataclasses.replace(
         describe(run.stage, run.frozen.description),
@@ -214,7 +218,7 @@ def student_stage(run: Distillation, round: RoundSettings) -> StageDescription:
 
 
 def load_stage(run: Distillation, trained: Trained) -> Any:
-    """Its parameters on the mesh, float32."""
+    """Return the parameters of a stage, sharded over the mesh, in float32."""
     directory, description = cascades.read_cascade(trained.directory)
     name = run.stage.stage
     return load_params(
@@ -223,13 +227,15 @@ def load_stage(run: Distillation, trained: Trained) -> Any:
 
 
 def as_frozen(run: Distillation, params: Any) -> Any:
-    """A teacher's parameters as the step computes with them."""
+    """Return a teacher's parameters in the types in which the step computes."""
     return as_computed(params, run.stage.model["dtype"])
 
 
 def create_student(run: Distillation, round: RoundSettings, teacher: Trained, params: Any) -> Any:
-    """The round's fresh train state: `params`, the teacher's or a student's, and where those are
-    not told w, a kernel of zeros for it.
+    """Return the round's fresh train state.
+
+    It starts with `params`, the teacher's or a student's. Where these are not guidance-conditioned,
+    it adds a kernel of zeros for w.
     """
     one = run.programs(teacher.w_dim)
     shardings = placement(one.like)
@@ -247,7 +253,7 @@ def create_student(run: Distillation, round: RoundSettings, teacher: Trained, pa
 
 
 def round_data(run: Distillation, round: RoundSettings) -> tuple[Any, Callable]:
-    """(the loader's iterator of a round, what places its batches)."""
+    """Return (the loader's iterator of a round, the function that places its batches)."""
     stage = run.settings.of_round(round.number).stage
     one = run.programs(run.teacher.w_dim)
     tokenize = run.frozen.tokenize if "tokens" in one.batch else None
@@ -260,7 +266,10 @@ def round_data(run: Distillation, round: RoundSettings) -> tuple[Any, Callable]:
 def round_step(
     run: Distillation, round: RoundSettings, teacher: Trained, params: Any
 ) -> Callable[[Any, Any], tuple[Any, dict]]:
-    """(state, batch) → (state, metrics) with that teacher, its parameters as `as_frozen`."""
+    """Return the function (state, batch) → (state, metrics) of a round.
+
+    params: of the teacher, from `as_frozen`.
+    """
     one = run.programs(teacher.w_dim)
     encode, train = run.compiled(teacher.w_dim)
     parts = {name: run.frozen.params[name] for name in one.frozen}

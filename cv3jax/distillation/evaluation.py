@@ -1,5 +1,6 @@
-"""How far a distilled stage is from the full sampler: the same prompts, seeds and guidance weights
-every time.
+"""Measure how far a distilled stage is from the full sampler.
+
+Prompts, seeds and guidance weights are the same every time.
 """
 
 import itertools
@@ -30,15 +31,17 @@ from data_pipeline.loading.damaged import readable
 
 
 class Bench:
-    """A stage's inputs: each prompt of the recipe, or caption of the data where it has none, with
-    each w of config.distill.w.
+    """A stage's inputs: each prompt of the recipe with each w of config.distill.w.
 
-    A relay starts from real pictures, by their captions.
-
-    `cascade` encodes and decodes; `mesh` is that of the parameters which it will be given.
+    Where the recipe has no prompts, captions of the data take their place. A relay starts from real
+    pictures, with their captions.
     """
 
     def __init__(self, cascade: Cascade, settings: DistillSettings, records: Any, mesh: Any):
+        """Draw the inputs.
+
+        `cascade` encodes and decodes. `mesh` is that of the parameters that `sample` will get.
+        """
         stage = settings.stage
         self._cascade, self._mesh, self._attention = cascade, mesh, stage.attention
         self._eta, self._form, self._samplers = stage.sample.eta, stage.sample.form, {}
@@ -63,7 +66,7 @@ class Bench:
         )
 
     def sample(self, stage: StageDescription, params: Any, steps: int) -> np.ndarray:
-        """Latents [weights · prompts, h, w, z] of a stage as described in cascade.json."""
+        """Return latents [weights · prompts, h, w, z] of a stage as described in cascade.json."""
         call = (json.dumps(stage.model, sort_keys=True), steps)
         if call not in self._samplers:
             attend = stage_attend(stage, self._attention, self._mesh)
@@ -73,8 +76,10 @@ class Bench:
         return processes.whole(self._samplers[call](params, *self._inputs))
 
     def distances(self, latents: np.ndarray, others: np.ndarray) -> dict[str, float]:
-        """w → the root mean square difference of latents (whose own is about 1), the mean over
-        prompts; "all": over every w too.
+        """Return {w: distance}, and the mean over every w as "all".
+
+        A distance is the root mean square difference of latents, averaged over prompts. Latents
+        have a standard deviation of about 1.
         """
         each = (
             np.sqrt(np.mean((latents - others) ** 2, axis=(1, 2, 3)))
@@ -87,8 +92,10 @@ class Bench:
         }
 
     def picture(self, rows: dict[str, np.ndarray]) -> np.ndarray:
-        """A contact sheet of latents by name: for every w its rows under one another, a column a
-        prompt. uint8 [H, W, 3]
+        """Return a contact sheet of latents, uint8 [H, W, 3].
+
+        rows: latents by name. The sheet has one column per prompt, and for every w one row per
+        name.
         """
         sheets, names = [], []
         for i, w in enumerate(self.weights):
@@ -109,11 +116,10 @@ def references(
     load: Callable[[], Any],
     steps: list[int],
 ) -> dict[int, np.ndarray]:
-    """Steps → latents of the undistilled stage.
+    """Return {steps: latents} of the undistilled stage.
 
-    Kept in `path`, and read from there where they were made for the same `origin`.
-
-    `load()` → its parameters, which are held only meanwhile.
+    They are kept in `path`, and read from there where they were made for the same `origin`.
+    `load()` returns the stage's parameters, which are held only meanwhile.
     """
     key = json.dumps([origin, steps], sort_keys=True)
     if processes.first("references", lambda: _kept(path, key) is not None):
@@ -131,8 +137,10 @@ def references(
 
 
 def _kept(path: Path, key: str) -> list[np.ndarray] | None:
-    """What `references` kept, in the order of its steps; None where it is of something else, or
-    damaged: it is made anew then.
+    """Return what `references` kept, in the order of its steps, or None.
+
+    None means that the file was made for something else or is damaged; the references are then made
+    again.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,8 +1,8 @@
-"""Progressive distillation: one step of a student lands where two steps of its teacher do (paper
-Eq. 8-9), in base and relay stages.
+"""Progressive distillation, in base and relay stages (paper Eq. 8-9).
 
-On the teacher's grid t → m → s, with its predictions D₁ at t and D₂ at m, the x0 with which a
-single step from t lands in the same place is an average of the two, and needs neither x nor low:
+One step of a student lands where two steps of its teacher do. On the teacher's grid t → m → s the
+teacher predicts D₁ at t and D₂ at m. The x0 with which a single step from t lands in the same place
+is an average of the two. It depends neither on x nor on low:
 
     released form   x0* = [r₂((1-b_m) - r₁(1-b_t)) D₁ + ((1-b_s) - r₂(1-b_m)) D₂] / c,
                     c = (1-b_s) - r₁r₂(1-b_t)
@@ -11,8 +11,8 @@ single step from t lands in the same place is an average of the two, and needs n
 
 with r₁ = σ_m/σ_t, r₂ = σ_s/σ_m, ρ₁ = b_m/b_t, ρ₂ = b_s/b_m.
 
-c is by how much the landing point moves with the x0 of the step; a base stage is the released form
-with blur 0.
+c is how far the landing point moves with the x0 of the step. A base stage is the released form with
+blur 0.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ from cv3jax.models.embeddings import guidance_embedding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """The pairs of teacher steps of a round, one a student step.
+    """The pairs of teacher steps of a round, one for each student step.
 
-    Rows past `count` only make rounds of one kind alike in shape.
+    The rows after `count` are padding, so that rounds of one kind have the same shape.
     """
 
     t: jax.Array  # int32 [K, 3], at t, m and s
@@ -47,22 +47,23 @@ class Pairs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What differs between rounds, as arguments of the train step: one compilation serves all
-    rounds of a kind.
+    """What differs between rounds, as arguments of the train step.
+
+    So one compilation serves all rounds of a kind.
     """
 
     pairs: Pairs
     w: jax.Array  # float32 [2], the range that guidance weights are drawn from
     lr: jax.Array  # float32
-    updates: jax.Array  # int32, how many the round has
+    updates: jax.Array  # int32, of the whole round
     warmup: jax.Array  # int32, of these
     decay: jax.Array  # float32, of the EMA
 
 
 def pairs(grid: Grid, rows: int | None = None) -> Pairs:
-    """The pairs of the teacher's `grid`, padded to `rows`.
+    """Return the pairs of the teacher's `grid`, padded to `rows`.
 
-    Raises ValueError where its steps are odd in number, or too many.
+    Raises ValueError where the number of its steps is odd or too large.
     """
     count = grid.steps // 2
     rows = count if rows is None else rows
@@ -75,7 +76,10 @@ def pairs(grid: Grid, rows: int | None = None) -> Pairs:
 def pair_weights(
     form: str, sigma: jax.Array, blur: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(weight of D₁, weight of D₂, c) of pairs of steps [..., 3]: the weights add up to 1."""
+    """Return (weight of D₁, weight of D₂, c) of pairs of steps [..., 3]; the weights sum to 1.
+
+    Raises ValueError on an unknown form.
+    """
     (s_t, s_m, s_s), (b_t, b_m, b_s) = (jnp.moveaxis(values, -1, 0) for values in (sigma, blur))
     if form == "released":
         r1, r2 = s_m / s_t, s_s / s_m
@@ -99,8 +103,9 @@ def two_steps(
     sigma: jax.Array,
     blur: jax.Array,
 ) -> jax.Array:
-    """x0* of each image of x [B, H, W, C] at t [B, 3], from two predictions (x, t [B]) → x̂0. m:
-    the mean at t, of the paper's form.
+    """Return x0* of each image of x [B, H, W, C] at t [B, 3].
+
+    It takes two predictions (x, t [B]) → x̂0. m: the mean at t, for the paper's form.
     """
     (s_t, s_m), (b_t, b_m) = (
         [per_sample(values[:, i], x) for i in (0, 1)] for values in (sigma, blur)
@@ -115,8 +120,9 @@ def two_steps(
 def draw_pairs(
     keys: jax.Array, shape: tuple[int, ...], count: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(pair [B], w [B], noise [B, H, W, C]) for images of `shape`, one key each: pairs uniform in
-    0..count - 1, w in its range.
+    """Return (pair [B], w [B], noise [B, H, W, C]) for images of `shape`, from one key each.
+
+    Pairs are uniform in 0..count - 1, and w is uniform in its range.
     """
 
     def one(key):
@@ -131,8 +137,11 @@ def draw_pairs(
     return jax.vmap(one)(keys)
 
 
-def told(cond: Cond, w: jax.Array, w_dim: int) -> Cond:
-    """`cond` with the guidance weights w [B], as a model with `w_dim` is told them."""
+def with_guidance(cond: Cond, w: jax.Array, w_dim: int) -> Cond:
+    """Return `cond` with the guidance weights w [B] embedded in w_dim dimensions.
+
+    With w_dim = 0, for a model that is not guidance-conditioned, return `cond`.
+    """
     return {**cond, "w": guidance_embedding(w, w_dim)} if w_dim else cond
 
 
@@ -145,14 +154,16 @@ def distillation_loss(
     w_dim: int,
     teacher_w_dim: int,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """(params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics); base
-    and relay, as `low` in the batch says.
+    """Return the loss function of a base or relay stage.
 
-    A teacher without `teacher_w_dim` is guided by w (round 1: its passes have twice the rows), any
-    other is told it, like the student. target "landing" is the paper's: the distance of the landing
-    points; "x0" the error of x0 with the weight max(1/σ_t², 1), "x0_root_snr" with 1/σ_t. Images
-    are noised at the grid's own points, without offset noise, as the sampler meets them.
-    Batch: as of `diffusion_loss`, no text dropped.
+    It is (params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics). The
+    batch is that of `diffusion_loss` without dropped text; it has `low` for a relay.
+
+    A teacher with teacher_w_dim = 0 is guided by w (round 1: its passes have twice the rows). Any
+    other teacher is guidance-conditioned, like the student. The target "landing" is the paper's:
+    the distance of the landing points. "x0" is the error of x0 with the weight max(1/σ_t², 1),
+    "x0_root_snr" with 1/σ_t. Images are noised at the grid's own points, without offset noise, as
+    the sampler sees them. Raises ValueError on another target.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
@@ -166,11 +177,12 @@ def distillation_loss(
         x = m + per_sample(sigma[:, 0], x0) * noise
 
         predict = teacher if teacher_w_dim else guided(teacher, w)
-        shown = told(cond, w, teacher_w_dim)
+        shown = with_guidance(cond, w, teacher_w_dim)
         wanted = two_steps(
             lambda x, t: predict(frozen["teacher"], x, t, shown), way, x, m, low, t, sigma, blur
         )
-        error = student(params, x, t[:, 0], told(cond, w, w_dim)) - jax.lax.stop_gradient(wanted)
+        predicted = student(params, x, t[:, 0], with_guidance(cond, w, w_dim))
+        error = predicted - jax.lax.stop_gradient(wanted)
         squared = (error**2).mean(axis=(1, 2, 3))
         moved = pair_weights(way, sigma, blur)[2]
         scale = moved**2 if target == "landing" else weight(sigma[:, 0], TARGETS[target])

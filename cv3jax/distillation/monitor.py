@@ -1,6 +1,4 @@
-"""Looking at a round while it trains: distance to the full sampler, the best weights so far, and a
-stop where it only gets worse.
-"""
+"""Evaluate a round while it trains, keep its best weights, and stop it where it diverges."""
 
 import json
 from pathlib import Path
@@ -24,7 +22,7 @@ LINES, BEST = "evaluations.jsonl", "best"
 class Watch:
     """The evaluations of a round under `directory`.
 
-    A resumed round makes those after its checkpoint again, with the same figures.
+    A resumed round repeats those after its checkpoint, with the same figures.
     """
 
     def __init__(
@@ -36,6 +34,7 @@ class Watch:
         full: np.ndarray,
         diverged: float,
     ):
+        """Watch a round. full: the full sampler's latents. diverged: the factor that stops it."""
         self.directory, self._round, self.bench, self._stage, self._full, self._diverged = (
             directory,
             round,
@@ -46,7 +45,7 @@ class Watch:
         )
 
     def lines(self, before: int | None = None) -> list[dict]:
-        """The evaluations, {"step", "all", and each w}, of steps before `before`."""
+        """Return the evaluations, {"step", "all", and each w}, of steps before `before`."""
         return [
             line
             for line in read_lines(self.directory / LINES)
@@ -54,30 +53,29 @@ class Watch:
         ]
 
     def best(self) -> dict | None:
-        """The evaluation of the weights that are kept; None where there are none yet.
+        """Return the evaluation of the weights that are kept, or None where there are none yet.
 
-        As process 0 reads it.
+        It is process 0 that reads it.
         """
         return processes.first("best", lambda: kept(self.directory))
 
     def look(self, params: Any, step: int, keep: bool = True, **others: float) -> np.ndarray:
-        """Evaluate the EMA `params` after `step` updates.
+        """Evaluate the EMA `params` after `step` updates. Returns the contact sheet.
 
-        Keeps them where they are the best so far. Returns the contact sheet.
-
-        keep: whether they may be what the round leaves. others: what else is to stand in the line.
+        The weights are kept where they are the best so far. keep: whether they may be the result of
+        the round. others: more figures for the line.
 
         Raises:
-            DivergedError: they are `diverged` times as far from the full sampler as the round was
-                at its start.
+            DivergedError: they are `diverged` times as far from the full sampler as at the round's
+                start.
         """
         latents = self.bench.sample(self._stage, params, self._round.steps)
         line, before = (
             {"step": step, **self.bench.distances(latents, self._full), **others},
             self.lines(step),
         )
-        # whatever an attempt kept that left no checkpoint to resume from: of another recipe, it may
-        # be
+        # remove what an earlier attempt kept that saved no checkpoint to resume from; its recipe
+        # may be another
         if step == 0 and processes.main():
             (self.directory / f"{BEST}.npz").unlink(missing_ok=True)
         if keep and ((best := self.best()) is None or line["all"] < best["all"]):
@@ -87,13 +85,13 @@ class Watch:
                 with replacing(place) as temporary, temporary.open("wb") as file:
                     np.savez(file, latents=latents, line=json.dumps(line))
         picture = self.bench.picture({"full": self._full, f"{self._round.steps} steps": latents})
-        processes.barrier("evaluated")  # who reads the lines of earlier steps has done so
+        processes.barrier("evaluated")  # all processes have read the lines of earlier steps
         if processes.main():
             save_png(self.directory / "previews" / f"step_{step:07d}.png", picture)
             with replacing(self.directory / LINES) as temporary:
                 temporary.write_text("".join(json.dumps(each) + "\n" for each in (*before, line)))
         start = next((other["all"] for other in before if other["step"] == 0), None)
-        # from no distance at all there is no ratio
+        # a distance of 0 has no ratio
         if start and not line["all"] <= self._diverged * start:
             raise DivergedError(
                 f"round {self._round.number} diverged at update {step}: the student is"
@@ -105,9 +103,7 @@ class Watch:
 
 
 def kept(directory: Path) -> dict | None:
-    """The evaluation of the weights that the round under `directory` keeps; None where it keeps
-    none yet.
-    """
+    """Return the evaluation of the weights that the round under `directory` keeps, or None."""
     if not (directory / f"{BEST}.npz").exists():
         return None
     with np.load(directory / f"{BEST}.npz", allow_pickle=False) as file:

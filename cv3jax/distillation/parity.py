@@ -1,5 +1,6 @@
-"""That a round begins where its teacher stands: both denoisers on the same random inputs, in
-float32, before the teacher is cast.
+"""Check that a round's student begins as its teacher.
+
+Both denoisers get the same random inputs, in float32, before the teacher is cast.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from cv3jax.cascade.parts import model_of
 from cv3jax.diffusion.conditioning import make_cond, square_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma, per_sample
-from cv3jax.distillation.loss import told
+from cv3jax.distillation.loss import with_guidance
 from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distributed import processes
 from cv3jax.distributed.fsdp import Layout
@@ -23,18 +24,18 @@ from cv3jax.models.unet import UNet
 from cv3jax.training.stage import MeshPlan
 from data_pipeline.io.errors import InputError
 
-ROWS = 4  # inputs at least
-# of the predictions' root mean square; the same arithmetic in two programs differs by rounding
-# alone
+ROWS = 4  # least number of inputs
+# relative to the predictions' root mean square; the same arithmetic in two programs differs by
+# rounding only
 TOLERANCE = 1e-4
 
 
 class Inputs(NamedTuple):
-    """The shapes of what both denoisers are given."""
+    """The shapes of what both denoisers get."""
 
     latent: tuple[int, int, int]  # (h, w, z)
     text: tuple[int, int]  # (tokens, width)
-    factor: int  # pixels a latent's side
+    factor: int  # pixels per latent pixel, per side
 
 
 def parity(
@@ -46,14 +47,14 @@ def parity(
     teacher_w_dim: int,
     shapes: Inputs,
 ) -> float:
-    """The largest difference of the two predictions over their root mean square.
+    """Return the largest difference of the two predictions over their root mean square.
 
-    A teacher without w is asked unguided, as at w = 1.
-
-    student, teacher: float32 parameters as they are sharded on the mesh.
+    A teacher without w is evaluated unguided, as at w = 1. student, teacher: float32 parameters,
+    sharded over the mesh.
 
     Raises:
-        InputError: they differ by more than rounding: these are not the teacher's weights.
+        InputError: the predictions differ by more than rounding, so these are not the teacher's
+            weights.
     """
     stage = settings.stage
     rows = -(-ROWS // batch_ways(mesh.mesh)) * batch_ways(mesh.mesh)
@@ -88,7 +89,7 @@ def parity(
                 sigma,
                 stage.objective.prediction,
             )
-            cond = told(make_cond(given["text"], given["sizes"]), given["w"], w_dim)
+            cond = with_guidance(make_cond(given["text"], given["sizes"]), given["w"], w_dim)
             x = given["x"] * per_sample(jnp.sqrt(1.0 + sigma[given["t"]] ** 2), given["x"])
             return denoise(whole, x, given["t"], cond)
 

@@ -1,5 +1,6 @@
-"""The train step of a distillation round, on a mesh: the teacher lies in shards like the student's,
-and is as frozen as the encoders.
+"""The train step of a distillation round, on a mesh.
+
+The teacher is sharded as the student is, and is as frozen as the encoders.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,9 @@ from cv3jax.training.train_step import make_train_step
 
 
 def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep:
-    """What makes the train step of a round whose teacher has that `w_dim`; 0: it is guided.
+    """Return the maker of the train step for a teacher of that `w_dim`; with 0 it is guided.
 
-    Beside state and batch the step is given {"teacher", "round"}.
+    Besides state and batch the step takes {"teacher", "round"}.
     """
 
     def make(stage: StageSettings, plan: MeshPlan, network: Network) -> tuple[Callable, dict]:
@@ -41,14 +42,14 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
             w_dim=settings.w_dim,
             teacher_w_dim=teacher_w_dim,
         )
-        lies = {"teacher": theirs.held(), "round": P()}
+        specs = {"teacher": theirs.held(), "round": P()}
         train = make_train_step(
             loss,
             network.tx,
             decay=lambda frozen: frozen["round"].decay,
             accumulate=plan.accumulate,
             rate=lambda frozen, step: round_rate(stage.optim, frozen["round"], step),
-            spread=lambda gradient: network.layout.spread_gradient(gradient, lies),
+            spread=lambda gradient: network.layout.spread_gradient(gradient, specs),
             skip=stage.train.skip,
         )
         everywhere = NamedSharding(plan.mesh, P())
@@ -64,15 +65,15 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
 
 
 def round_rate(optim: OptimSettings, now: Round, step: jax.Array) -> jax.Array:
-    """The learning rate of a round at `step`: of its own lr and length, by the recipe's decay."""
+    """Return the learning rate of a round at `step`: its own lr and length, the recipe's decay."""
     return learning_rate(
         now.lr, warmup=now.warmup, decay=optim.decay, steps=now.updates, final=optim.final
     )(step)
 
 
 def round_of(settings: DistillSettings, round: RoundSettings) -> Round:
-    """A round as the train step takes it; all rounds of a recipe are alike in shape."""
-    averaged = max(settings.ema * round.updates, 1.0)  # over about so many updates
+    """Return a round as the train step takes it; all rounds of a recipe have the same shape."""
+    averaged = max(settings.ema * round.updates, 1.0)  # the EMA averages over about so many updates
     return Round(
         pairs(settings.grid(2 * round.steps), settings.rounds[0].steps),
         jnp.asarray(round.w, jnp.float32),

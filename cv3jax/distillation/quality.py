@@ -1,6 +1,4 @@
-"""What each halving costs: quality against steps as a table, a figure, and the same pictures a row
-a round.
-"""
+"""Show what each halving of steps costs: a table, a figure, and the same pictures per round."""
 
 import sys
 from pathlib import Path
@@ -24,15 +22,15 @@ EXPLAINED = (
 
 
 class Row(NamedTuple):
-    """A sampler of so many steps: of the undistilled stage, or of a round's student."""
+    """A sampler of so many steps: the undistilled stage, or the student of a round."""
 
     steps: int
     round: int | None
-    distance: dict[str, float]  # w → distance; "all"
+    distance: dict[str, float]  # w → distance, and "all"
 
 
 def table(rows: list[Row], weights: list[float]) -> str:
-    """Markdown; a student beside the undistilled stage with as many steps."""
+    """Return a Markdown table that lists students beside the undistilled stage of as many steps."""
     names = [f"{w:g}" for w in weights]
     lines = [
         "| steps | sampler | " + " | ".join(f"w {name}" for name in names) + " | all |",
@@ -49,7 +47,7 @@ def table(rows: list[Row], weights: list[float]) -> str:
 
 
 def figure(rows: list[Row], stage: str, full: int) -> "Figure":
-    """Distance against steps, distilled and not."""
+    """Return a figure of distance against steps, distilled and not."""
     from matplotlib.figure import Figure
 
     plot = Figure(figsize=(6, 4), layout="constrained")
@@ -63,8 +61,9 @@ def figure(rows: list[Row], stage: str, full: int) -> "Figure":
 def write_quality(
     workdir: Path, stage: str, full: int, rows: list[Row], weights: list[float], picture: np.ndarray
 ) -> None:
-    """quality.json, quality.md, quality.png and rounds.png under `workdir`; the table on stderr
-    too.
+    """Write quality.json, quality.md, quality.png and rounds.png under `workdir`.
+
+    The table is also printed to stderr.
     """
     write_json(
         workdir / "quality.json",

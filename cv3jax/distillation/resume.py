@@ -1,6 +1,4 @@
-"""Where a distillation goes on: which of its rounds are done, where the one that is not stands, and
-whether recipe and data are still theirs.
-"""
+"""Find where a distillation resumes, and check that its recipe and data are the same."""
 
 import dataclasses
 import json
@@ -27,15 +25,15 @@ FIGURES = "figures.json"
 
 
 class Rounds(NamedTuple):
-    """The rounds as they are found."""
+    """The rounds that are found."""
 
-    figures: list[dict | None]  # of those that are done
-    resumed: list[Resumed]  # where the others go on
-    changes: list[dict]  # all that were allowed, in any of them
+    figures: list[dict | None]  # of the rounds that are done
+    resumed: list[Resumed]  # where the others resume
+    changes: list[dict]  # all changes that were allowed, in any round
 
 
 def distill_inputs(settings: DistillSettings) -> dict[str, Any]:
-    """`stage_inputs`, and the teacher of the first round."""
+    """Return `stage_inputs` with the teacher of the first round."""
     stage = settings.stage
     found = stage_inputs(stage)
     teacher = parts_fingerprint(stage.init_from or stage.cascade, (stage.stage,))
@@ -45,16 +43,16 @@ def distill_inputs(settings: DistillSettings) -> dict[str, Any]:
 
 
 def of_round(asked: Asked, settings: DistillSettings, number: int) -> Asked:
-    """What is asked for of one round."""
+    """Return what is asked for one round."""
     return dataclasses.replace(asked, recipe=settings.of_round(number).stage.json)
 
 
 def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Rounds:
-    """The rounds under `workdir`. asked: for the whole distillation.
+    """Return the rounds under `workdir`. asked: for the whole distillation.
 
     Raises:
-        InputError: one was made from another recipe or other data, or is not there while a later
-            one is.
+        InputError: a round was made from another recipe or other data, or is missing while a later
+            round exists.
     """
     before = read_history(workdir)
     figures, resumed, changes = [], [], before

@@ -1,8 +1,7 @@
-"""`cv3jax distill`: a trained stage in fewer steps.
+"""`cv3jax distill`: distil a trained stage to fewer steps.
 
-Each round halves the steps of the one before; a killed one goes on where it was, a finished one is
-not touched again. What it costs stands in quality.md and quality.png, what it looks like in
-rounds.png.
+Each round halves the steps of the round before. A killed round resumes where it was, and a finished
+round is not changed. quality.md and quality.png show what it costs, rounds.png shows the pictures.
 """
 
 import dataclasses
@@ -43,8 +42,8 @@ from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory, write_json
 
 
-class Going(NamedTuple):
-    """What a round is to be, and where it goes on."""
+class Pending(NamedTuple):
+    """What is asked of a round, and where it resumes."""
 
     asked: Asked
     resumed: Resumed
@@ -56,17 +55,18 @@ def run(
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
 ) -> dict:
-    """Distil the stage that `settings` name under `workdir`. Returns figures.
+    """Distil the stage of `settings` under `workdir`. Returns the figures.
 
-    rounds/*/cascade has each round's weights, cascade the last. allowed: fields that may differ
-    from what the rounds have had so far. source: what the settings were made of, for config.yaml.
+    rounds/*/cascade has the weights of each round, cascade those of the last. allowed: fields that
+    may differ from those of the rounds so far. source: the recipe and its overrides, for
+    config.yaml.
 
     Raises:
-        InputError: a field, file, teacher or checkpoint that does not fit; before anything is
+        InputError: a field, file, teacher or checkpoint does not fit; raised before anything is
             trained.
-        NonFiniteLossError, DivergedError: a round that gets nowhere.
+        NonFiniteLossError, DivergedError: a round fails.
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
-        OSError: something could not be written; what was before it remains.
+        OSError: something could not be written; what was there before remains.
     """
     extras.check("distillation", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
@@ -90,7 +90,7 @@ def run(
         shown["data"] = {name: x for name, x in stage.json["data"].items() if name != "path"}
         count = stage.sample.steps
         fewer = sorted({round.steps for round in settings.rounds} - {count}, reverse=True)
-        if work.teacher.w_dim:  # knows its own number of steps alone
+        if work.teacher.w_dim:  # it works with its own number of steps only
             count, fewer = work.teacher.stage.steps, []
         made = references(
             workdir / "references.npz",
@@ -106,9 +106,9 @@ def run(
         for n, round in enumerate(settings.rounds):
             place, figures = workdir / "rounds" / round.name, found.figures[n]
             if figures is None:
-                going = Going(of_round(asked, settings, round.number), resumed[n])
+                pending = Pending(of_round(asked, settings, round.number), resumed[n])
                 figures = run_round(
-                    work, round, teacher, place, bench, full, None if n else student, going
+                    work, round, teacher, place, bench, full, None if n else student, pending
                 )
             rows.append(Row(round.steps, round.number, figures["distance"]))
             with np.load(place / f"{BEST}.npz", allow_pickle=False) as file:
@@ -117,7 +117,7 @@ def run(
             if processes.main():
                 write_quality(workdir, stage.stage, count, rows, bench.weights, picture)
             teacher = Trained(place / "cascade", building.student_stage(work, round))
-            kept = ("config", "inputs")  # what is compared, and not looked at
+            kept = ("config", "inputs")  # fields that are for comparison, not for readers
             done.append({key: value for key, value in figures.items() if key not in kept})
         export(work, teacher.stage, teacher.directory / stage.stage, workdir / "cascade")
     undistilled = {str(row.steps): row.distance for row in rows if row.round is None}
@@ -131,7 +131,7 @@ def run(
 
 
 def make_bench(work: Distillation) -> Bench:
-    """What the rounds are looked at by."""
+    """Return the inputs that the rounds are evaluated on."""
     description = dataclasses.replace(work.frozen.description, stages={})
     cascade = Cascade(
         description, dict(work.frozen.params), work.frozen.tokenize, within=work.mesh.mesh
@@ -147,20 +147,19 @@ def run_round(
     bench: Bench,
     full: np.ndarray,
     student: Trained | None,
-    going: Going,
+    pending: Pending,
 ) -> dict:
-    """One round under `place`, from where it was; its cascade holds the best weights.
+    """Run one round under `place`, or resume it. Returns its figures.
 
-    Returns its figures.
-
-    student: whose weights begin it; None: the teacher's.
+    Its cascade holds the best weights. student: the stage whose weights it begins with; None for
+    the teacher's.
     """
     stage = work.settings.of_round(round.number).stage
     name = f"{stage.stage} {round.steps} steps"
     described = building.student_stage(work, round)
     watch = Watch(place, round, bench, described, full, work.settings.diverged)
     state, params = None, building.load_stage(work, teacher)
-    if going.resumed.step is None:
+    if pending.resumed.step is None:
         state, said = begin_round(work, round, teacher, student, params, watch)
         if processes.main():
             print(f"cv3jax: {name}: {said}", file=sys.stderr)
@@ -178,7 +177,7 @@ def run_round(
         place,
         state,
         cadence,
-        record(going.asked, going.resumed, cascade),
+        record(pending.asked, pending.resumed, cascade),
         before=sum(other.updates for other in work.settings.rounds[: round.number - 1]),
     )
     best = watch.best()
@@ -201,7 +200,7 @@ def run_round(
         "seconds": sum(seconds.values()),
         "seconds_by_kind": seconds,
         "config": stage.json,
-        "inputs": going.asked.inputs,
+        "inputs": pending.asked.inputs,
     }
     if processes.main():
         write_json(place / FIGURES, figures)
@@ -217,14 +216,15 @@ def begin_round(
     params: Any,
     watch: Watch,
 ) -> tuple[Any, str]:
-    """(the round's fresh state, what it begins with in words); its first evaluation is made.
+    """Return (the round's fresh state, a message on its start), and make its first evaluation.
 
-    params: the teacher's. Raises InputError where the student is not its teacher, as it should be.
+    params: the teacher's. Raises InputError where the student should equal its teacher and does
+    not.
     """
     watch.directory.mkdir(parents=True, exist_ok=True)
     start = building.load_stage(work, student) if student else params
     state = building.create_student(work, round, teacher, start)
-    if student:  # has left its teacher already: there is nothing that it should be
+    if student:  # it has been trained, so it need not equal its teacher
         knows = taught(student.stage)
         watch.look(state.ema, 0, keep=bool(knows) and within(round.w, knows))
         return state, f"continues from the student of {student.directory}"
@@ -241,9 +241,7 @@ def begin_round(
 
 
 def export(work: Distillation, stage: StageDescription, weights: Path, target: Path) -> None:
-    """The cascade at `target` with `weights` as the distilled stage, the other parts as they
-    were.
-    """
+    """Write the cascade at `target`: `weights` as the distilled stage, other parts unchanged."""
     if processes.main():
         target.mkdir(parents=True, exist_ok=True)
         for part, source in work.frozen.directories.items():

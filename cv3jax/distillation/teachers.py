@@ -1,4 +1,4 @@
-"""Which stage can teach a distillation's first round, and which can go on as its student."""
+"""Check which stage can teach a distillation's first round, or continue as its student."""
 
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distillation.settings import DistillSettings, span, within
@@ -6,18 +6,15 @@ from data_pipeline.io.errors import InputError
 
 
 def taught(stage: StageDescription) -> tuple[float, float] | None:
-    """The range of w that a stage was distilled for, by its cascade.json entry; None where that
-    does not say.
-    """
+    """Return the range of w that a stage was distilled for, or None where it is unknown."""
     return stage.distilled.w if stage.distilled else None
 
 
 def check_teacher(settings: DistillSettings, stage: StageDescription, where: str) -> list[str]:
-    """Raise InputError, with the reason, where the stage at `where` (its cascade.json entry) cannot
-    teach the first round.
+    """Raise InputError where the stage at `where` cannot teach the first round.
 
-    Returns what is worth saying: an undistilled teacher's own number of steps is no matter, it
-    knows every noise level of its range.
+    stage: its entry in cascade.json. Returns messages for the user. An undistilled teacher may have
+    another number of steps, because it was trained at every noise level.
     """
     first = settings.rounds[0]
     steps = 2 * first.steps
@@ -48,8 +45,9 @@ def check_teacher(settings: DistillSettings, stage: StageDescription, where: str
 
 
 def check_student(settings: DistillSettings, stage: StageDescription, where: str) -> None:
-    """Raise InputError, with the reason, where the stage at `where` cannot go on as the first
-    round's student. It may learn another w.
+    """Raise InputError where the stage at `where` cannot continue as the first round's student.
+
+    It may learn another range of w.
     """
     check_stage(settings, stage, where)
     if not stage.w_dim:
@@ -66,8 +64,9 @@ def check_student(settings: DistillSettings, stage: StageDescription, where: str
 
 
 def check_stage(settings: DistillSettings, stage: StageDescription, where: str) -> None:
-    """Raise InputError where the stage at `where` is not of the recipe's kind, start, prediction,
-    form or blur, or is told w otherwise.
+    """Raise InputError where the stage at `where` does not fit the recipe.
+
+    It must have the recipe's kind, start, prediction, form and blur, and the same embedding of w.
     """
     ours, w_dim = settings.stage, stage.w_dim
     if stage.kind != ("relay" if ours.relay else "base"):
@@ -82,7 +81,7 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
             f" --config.schedule.start={ours.schedule.start})"
         )
         give = f"give --config.schedule.start={stage.start}"
-        right = give if w_dim else tune  # cv3jax train does not train what is told w
+        right = give if w_dim else tune  # cv3jax train does not train guidance-conditioned models
         raise InputError(
             f"{where} was trained from T_r = {stage.start}, and {start} is outside of what it has"
             f" learned: {right}"

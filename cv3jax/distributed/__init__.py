@@ -1,4 +1,4 @@
-"""The mesh, what is sharded how, and the processes of a run."""
+"""The mesh, the sharding of parameters and batches, and the processes of a run."""
 
 from data_pipeline.io.errors import InputError
 

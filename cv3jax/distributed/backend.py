@@ -1,6 +1,4 @@
-"""XLA's CPU flags, JAX's pool on a GPU, which backend JAX loads, and programs that are compiled for
-one call.
-"""
+"""Set up the backend: XLA flags for CPUs, JAX's GPU memory, choice of backend, compile cache."""
 
 import importlib.util
 import os
@@ -13,12 +11,14 @@ from data_pipeline.io.errors import InputError
 
 POOL = "XLA_CLIENT_MEM_FRACTION"
 OLD_POOL = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both names at once
-POOL_FRACTION = 0.9  # JAX's own is .75; NCCL, cuDNN and the driver need the rest
+POOL_FRACTION = 0.9  # JAX's own default is .75; NCCL, cuDNN and the driver need the rest
 
 
 def jit_once(function: Callable, shardings: Any) -> Callable:
-    """`function` jitted for a single call: on a CPU, compiling it well takes seconds and saves a
-    fraction of one.
+    """Return `function` jitted for a single call.
+
+    On a CPU, compiling it well takes seconds and saves a fraction of one, so it is compiled without
+    optimisation.
     """
     import jax
 
@@ -28,11 +28,11 @@ def jit_once(function: Callable, shardings: Any) -> Callable:
 
 
 def tune_cpu() -> None:
-    """Has XLA's CPU backend, where one is used, leave convolutions to Eigen; of YNN's fusions,
-    those of products and sums stay.
+    """Set XLA's CPU backend to leave convolutions to Eigen.
 
-    Must come before the first use of a backend. A flag that XLA does not know ends the process, so
-    only those that do get it; one that XLA_FLAGS already sets stays.
+    Of YNN's fusions, those of products and of sums stay. Call it before the first use of a backend.
+    XLA ends the process on an unknown flag, so only the versions that know the flag get it. A flag
+    that XLA_FLAGS already sets stays.
     """
     import jaxlib
 
@@ -43,9 +43,9 @@ def tune_cpu() -> None:
 
 
 def pool_fraction() -> float:
-    """Returns the part of a GPU's memory, 0..1, that JAX takes for its arrays and programs.
+    """Return the fraction of a GPU's memory, 0..1, that JAX takes for its arrays and programs.
 
-    Raises InputError where the environment says what is no such part.
+    Raises InputError where the environment holds something else.
     """
     name = OLD_POOL if os.environ.get(OLD_POOL) else POOL
     said = os.environ.get(name) or str(POOL_FRACTION)
@@ -59,9 +59,9 @@ def pool_fraction() -> float:
 
 
 def size_pool() -> None:
-    """Has JAX take `pool_fraction` of a GPU's memory; what the environment says stays.
+    """Let JAX take `pool_fraction` of a GPU's memory; a value in the environment stays.
 
-    Must come before the first use of a backend.
+    Call it before the first use of a backend.
     """
     fraction = pool_fraction()
     if not os.environ.get(OLD_POOL):
@@ -69,11 +69,10 @@ def size_pool() -> None:
 
 
 def prefer_cpu(devices: Path = Path("/dev")) -> None:
-    """Leaves GPUs and TPUs alone where their compilers are installed (for `cv3jax compile`) and
-    none of either is there.
+    """Use the CPU where compilers for GPUs or TPUs are installed, but no such device is present.
 
-    JAX would load them all the same, which takes seconds and leaves a page of errors. JAX_PLATFORMS
-    overrides.
+    `cv3jax compile` needs those compilers. JAX would load their backends, which takes seconds and
+    prints a page of errors. JAX_PLATFORMS overrides this.
     """
     installed = any(
         importlib.util.find_spec(name)
@@ -88,10 +87,10 @@ def prefer_cpu(devices: Path = Path("/dev")) -> None:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing anew.
+    """Keep compiled programs in ~/.cache/cv3jax/xla, so that a second start compiles nothing again.
 
-    JAX_COMPILATION_CACHE_DIR overrides. Where there is no home directory, or none that takes files,
-    as in a container of a user without one, it is said that nothing is kept.
+    JAX_COMPILATION_CACHE_DIR overrides this. Where there is no writable home directory, as in a
+    container of a user without one, a message says that nothing is kept.
     """
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
         _default("jax_compilation_cache_dir", str(directory))
@@ -104,20 +103,20 @@ def keep_compiled() -> None:
 
 
 def _in_home(*names: str) -> Path | None:
-    """A place below the home directory; None where no such directory is, or can be made."""
+    """Return a place below the home directory, or None where there is none that can be written."""
     try:
         place = Path.home().joinpath(*names)
-    except RuntimeError:  # no HOME, and a user that the system has no entry of
+    except RuntimeError:  # HOME is not set, and the system does not know the user
         return None
     nearest = next(folder for folder in (place, *place.parents) if folder.exists())
     return place if nearest.is_dir() and os.access(nearest, os.W_OK) else None
 
 
 def _default(option: str, value: str) -> None:
-    """Sets an option of JAX that nobody has set.
+    """Set an option of JAX that nobody has set.
 
-    Where JAX is not imported yet, its environment variable does: commands that compute nothing do
-    without JAX, whose import takes a second.
+    Before JAX is imported, set its environment variable instead: commands that compute nothing do
+    not import JAX, which takes a second.
     """
     if "jax" in sys.modules:
         import jax

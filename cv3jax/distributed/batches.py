@@ -1,4 +1,4 @@
-"""A process's rows of a global batch, and their placement on the mesh."""
+"""A process's rows of a global batch, and how they are put on the mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +10,18 @@ from cv3jax.distributed.mesh import batch_sharding
 
 
 def own_rows(mesh: Any, count: int) -> list[int]:
-    """The rows of a batch of `count` that lie on devices of this process."""
+    """Return the rows of a batch of `count` that this process's devices hold."""
     owned = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
     return sorted({row for (index,) in owned for row in range(*index.indices(count))})
 
 
 def placement(like: Any) -> Any:
-    """The shardings of `Stage.like`."""
+    """Return the shardings of `Stage.like`."""
     return jax.tree.map(lambda x: x.sharding, like)
 
 
 def placer(mesh: Any, size: int) -> Callable[[dict], Any]:
-    """This process's rows of a batch of `size` → arrays over the whole mesh.
+    """Return a function: this process's rows of a batch of `size` → arrays over the whole mesh.
 
     Processes may have rows in common.
     """

@@ -1,4 +1,4 @@
-"""Parameters sharded over fsdp: gathered where they are used, gradients scattered back."""
+"""Parameters sharded over fsdp: gathered where they are used, with gradients scattered back."""
 
 import functools
 from collections.abc import Callable
@@ -13,29 +13,27 @@ from jax.sharding import PartitionSpec as P
 from cv3jax.distributed.mesh import AXES, BATCH, batch_ways
 from cv3jax.distributed.partitioning import STACKED, names
 
-# the name that rematerialisation and compile reports know gathered parameters by
+# rematerialisation and compile reports identify gathered parameters by this name
 GATHERED = "gathered"
 
 
 class Layout(NamedTuple):
-    """How a step is spread over the mesh: what each device holds of the parameters, and how it
-    makes whole what it computes with.
+    """How a step is spread over the mesh: what each device holds, and how it gathers parameters.
 
-    Left to itself the compiler may gather activations instead, or add up zero-padded gradients
-    where it could scatter them; so the gathers and the reductions are written down, and only the
-    tensor and context axes are the compiler's.
+    The compiler itself may gather activations instead, or sum zero-padded gradients where it could
+    scatter them. So the gathers and the reductions are written out, and only the tensor and context
+    axes are left to the compiler.
     """
 
     mesh: Mesh
     specs: Any  # of the parameters: a tree of PartitionSpec
-    dtype: Any  # of the parts that are gathered, which is that of the computation
+    dtype: Any  # of gathered parameters, which is that of the computation
 
     def gather(self, path: tuple[str, ...], params: Any) -> Any:
-        """The parameters at `path` made whole over fsdp, from inside `spread`.
+        """Return the parameters at `path` gathered over fsdp, from inside `spread`.
 
-        Their gradients come back as this device's part.
-
-        `path` of scanned modules is that of one layer: their leading axis is gone.
+        Their gradients come back as this device's shard. For scanned modules, `path` is that of one
+        layer, without their leading axis.
         """
         specs = self.specs
         for name in path:
@@ -46,9 +44,7 @@ class Layout(NamedTuple):
     def whole(
         self, params: Any, later: Callable[[tuple[str, ...]], bool] = lambda path: False
     ) -> Any:
-        """`gather` of all parameters but those that the model gathers `later`, where it needs
-        them.
-        """
+        """Return all parameters gathered, except those that the model gathers `later`, on use."""
         return jax.tree.map_with_path(
             lambda path, x, p: x if later(names(path)) else self._whole(x, tuple(p)),
             params,
@@ -59,16 +55,18 @@ class Layout(NamedTuple):
         return gather_axis(x, axes.index("fsdp"), self.dtype) if "fsdp" in axes else x
 
     def constrain(self, x: jax.Array) -> jax.Array:
-        """The models' `constrain` inside `spread`, where the batch is a device's own: the height
-        over context.
+        """Shard activations by height over context: the models' `constrain` inside `spread`.
+
+        There a batch holds a device's own rows only.
         """
         if self.mesh.shape["context"] == 1:
             return x
         return jax.lax.with_sharding_constraint(x, P(None, "context"))
 
     def spread(self, function: Callable) -> Callable:
-        """`function(params, frozen, batch)` → arrays [B, ...], each device on its own part of the
-        parameters and its own rows.
+        """Return `function(params, frozen, batch)` → arrays [B, ...], spread over the mesh.
+
+        Each device computes with its own shard of the parameters and its own rows.
         """
         return jax.shard_map(
             function,
@@ -80,17 +78,18 @@ class Layout(NamedTuple):
         )
 
     def spread_gradient(self, function: Callable, frozen: Any = None) -> Callable:
-        """`function(params, frozen, batch)` → (gradients like params, metrics) of a device's rows,
-        made the means over the batch.
+        """Return `function(params, frozen, batch)` → (gradients, metrics), spread over the mesh.
 
-        frozen: how that lies, as specs, such as the `held` of a layout of its own; None: whole on
-        each device.
+        The function gets a device's rows, and its gradients and metrics become the means over the
+        batch. frozen: the specs of that argument, such as the `held` of another layout; None for
+        replicated.
         """
         ways = batch_ways(self.mesh)
 
         def local(params, frozen, batch):
             grads, metrics = function(params, frozen, batch)
-            # what is split over fsdp was summed over it where it was gathered
+            # a gradient that is sharded over fsdp was summed over it where the parameter was
+            # gathered
             grads = jax.tree.map(
                 lambda g, p: self._sum(g, ("data",) if "fsdp" in tuple(p) else BATCH) / ways,
                 grads,
@@ -112,14 +111,16 @@ class Layout(NamedTuple):
         return jax.lax.psum(x, axes) if axes else x
 
     def _manual(self) -> set[str]:
-        """The axes of `spread`: those of the batch, and the others where they are 1, so that the
-        compiler has none to divide by.
+        """Return the manual axes of `spread`: the batch's, and those of size 1.
+
+        Axes of size 1 are included so that the compiler has none to divide by.
         """
         return {axis for axis in AXES if axis in BATCH or self.mesh.shape[axis] == 1}
 
     def held(self) -> Any:
-        """What a device holds of the parameters inside `spread`, as specs: as far as the axes of
-        the batch go.
+        """Return the specs of what a device holds of the parameters inside `spread`.
+
+        They have the axes of the batch only.
         """
         return jax.tree.map(
             lambda p: P(*(axis if axis in BATCH else None for axis in p)),
@@ -130,7 +131,7 @@ class Layout(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_axis(x: jax.Array, axis: int, dtype: Any) -> jax.Array:
-    """All devices' parts of x along `axis`, as `dtype`: half the bytes in bfloat16.
+    """Return all devices' shards of x along `axis`, as `dtype`; bfloat16 halves the bytes.
 
     The gradient is summed in float32.
     """
@@ -138,7 +139,7 @@ def gather_axis(x: jax.Array, axis: int, dtype: Any) -> jax.Array:
 
 
 def _gather_forward(x, axis, dtype):
-    with jax.named_scope(GATHERED):  # by which a compile report tells parameters from activations
+    with jax.named_scope(GATHERED):  # a compile report tells parameters from activations by it
         return (
             checkpoint_name(
                 jax.lax.all_gather(x.astype(dtype), "fsdp", axis=axis, tiled=True), GATHERED

@@ -1,4 +1,4 @@
-"""Independent shares of one job: which of them this process has, one holder of each."""
+"""Independent shares of one job: which of them belongs to this process, and one holder of each."""
 
 import contextlib
 import os
@@ -11,9 +11,7 @@ from data_pipeline.io.errors import InputError
 
 
 class Share(NamedTuple):
-    """Which of `count` processes this is, each of which makes the batches k with k mod count =
-    index.
-    """
+    """The share of one of `count` processes: the batches k with k mod count = index."""
 
     index: int
     count: int
@@ -23,37 +21,37 @@ class Share(NamedTuple):
 def holding(out: Path, share: Share) -> Iterator[Path]:
     """Hold this share of `out` for this process.
 
-    Yields where its files are written before they get their names.
+    Yields the directory in which its files are written before they get their names.
     """
     place = out / f".part_{share.index}_of_{share.count}"
     try:
         with locks.hold(place, "--out"):
-            for left in place.iterdir():  # by one that was killed
+            for left in place.iterdir():  # files of a process that was killed
                 if left.name != locks.NAME:
                     left.unlink()
             yield place
     finally:
-        # a directory that was there before is not removed by the lock
+        # the lock does not remove a directory that was there before
         with contextlib.suppress(OSError):
             place.rmdir()
 
 
 def which_share(process_id: int | None = None, num_processes: int | None = None) -> Share:
-    """Which share is this process's: as given, else as Slurm's step or JAX_PROCESS_ID and
-    JAX_NUM_PROCESSES say, else as JAX knows.
+    """Return this process's share.
 
-    Processes that sample do not talk to each other, so nobody coordinates them.
+    The arguments decide; else Slurm's step, or JAX_PROCESS_ID and JAX_NUM_PROCESSES; else JAX.
+    Processes that sample do not communicate, so no coordinator is needed.
 
     Raises:
-        InputError: one of the two numbers is missing, or they make no sense.
+        InputError: one of the two numbers is missing, or they do not fit together.
     """
     names, values = ("--process-id", "--num-processes"), (process_id, num_processes)
     if values == (None, None):
         names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES")
-        # not in a script outside srun
+        # only inside srun
         if "SLURM_STEP_NUM_TASKS" in os.environ and not any(name in os.environ for name in names):
             names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-            # more than one a node: a GPU each
+            # several processes per node: each takes one GPU
             if os.environ.get("SLURM_STEP_NUM_NODES") != os.environ["SLURM_STEP_NUM_TASKS"]:
                 import jax
 

@@ -1,9 +1,8 @@
-"""The processes of one run, as each of them sees the others: who has died, and after which step all
-of them stop.
+"""Liveness of the processes of one run: who has died, and after which step all of them stop.
 
-Each process has a thread that writes a beat to the key-value store of `jax.distributed`, which
-process 0 serves, and reads the notices there. Process 0 looks at the beats. A device that waits for
-a dead process would wait for ever, so what ends a process here is not an exception in its main
+Each process has a thread that writes a heartbeat to the key-value store of `jax.distributed`, which
+process 0 serves, and reads notices from it. Process 0 checks the heartbeats. A device that waits
+for a dead process would wait for ever. So what ends a process here is not an exception in its main
 thread but its exit.
 """
 
@@ -36,22 +35,22 @@ now = time.monotonic
 
 
 class Peers:
-    """This process among `count`; `client` is jax.distributed's, `coordinator` process 0's
-    HOST:PORT.
+    """This process among `count`.
 
-    A process that is silent for `patience` seconds is taken for dead: process 0 says so to the
-    others, and all end with exit code 1 and a line that names it.
+    A process that is silent for `patience` seconds counts as dead. Process 0 tells the others, and
+    all end with exit code 1 and a line that names it.
     """
 
     def __init__(self, client: Any, index: int, count: int, coordinator: str, patience: float):
+        """Join the others. client: of jax.distributed. coordinator: process 0's HOST:PORT."""
         self.index, self.count, self.patience = index, count, patience
         self.interval = min(1.0, patience / 20)
         self._client, self._coordinator = client, coordinator
         self._uses: dict[str, int] = {}
-        self._asked: int | None = None  # the signal that this process was sent
-        # the last step begun; the one to stop after, and why
+        self._asked: int | None = None  # the signal that this process got
+        # the last step begun; the step to stop after, and the signal that asked for it
         self._position, self._stop, self._signal = None, None, None
-        # held by the thread while it is agreed on the last step: nobody begins another
+        # held by the thread while the processes agree on the last step, so that none begins another
         self._between = threading.Lock()
         self._beat, self._heard, self._silent = 0, now(), [("", 0)] * count
         self._closed = threading.Event()
@@ -66,22 +65,21 @@ class Peers:
         self._thread.start()
 
     def barrier(self, name: str) -> None:
-        """Wait for all processes; they must come by the same barriers in the same order."""
+        """Wait for all processes; all must call the same barriers in the same order."""
         self._client.wait_at_barrier(f"cv3jax/{name}/{self._use(name)}", FOREVER)
 
     def share(self, name: str, value: Any) -> Any:
-        """Process 0's `value` (JSON), in all processes."""
+        """Return process 0's `value` (JSON) in all processes."""
         key = f"cv3jax/{name}/{self._use(name)}"
         if self.index == 0:
             self._client.key_value_set(key, json.dumps(value))
         return json.loads(self._client.blocking_key_value_get(key, FOREVER))
 
     def last(self, step: int, asked: int | None) -> int | None:
-        """To be called after each step was begun, `asked` being the signal sent to this process, if
-        any.
+        """Return the signal that stops all processes at this step, or None.
 
-        The signal by which any process was asked to stop, at the one step after which all do; else
-        None.
+        Call it after each step was begun; `asked` is the signal that this process got, if any. At
+        the one step after which all processes stop, the result is the signal that any of them got.
         """
         self._asked = asked
         with self._between:
@@ -89,20 +87,22 @@ class Peers:
             return self._signal if self._stop is not None and step >= self._stop else None
 
     def suspect(self, error: Exception) -> None:
-        """Where `error` looks like the end of another process, wait until the thread knows which
-        one; it then ends this process.
+        """Wait until it is known who died, where `error` looks like the end of another process.
+
+        The thread then ends this process.
         """
         if any(word in str(error) for word in GONE):
-            # it looks by a count, says it, and lets the others read it: later than `patience`
+            # process 0 counts looks, writes the notice and lets the others read it, which takes
+            # longer than `patience`
             self._closed.wait(2 * self.patience)
 
     def leave(self, message: str, code: int) -> None:
-        """End this process and have the others end with it: `message` says why. Never returns."""
+        """End this process, and let the others end with it; `message` says why. Never returns."""
         self._notify("lost", json.dumps([f"{self.names[self.index]} ended: {message}", code]))
         self._exit(code)
 
     def close(self) -> None:
-        """All have done their work: wait for each other, and stop watching."""
+        """Wait for the others to finish their work, and stop watching."""
         self.barrier("close")
         self._closed.set()
         self._thread.join()
@@ -117,7 +117,7 @@ class Peers:
         deciding = False
         while not self._closed.wait(self.interval / 10 if deciding else self.interval):
             try:
-                # the one call that gives up where process 0 is there and does not answer
+                # the one call that fails where process 0 is there and does not answer
                 if self.index:
                     self._client.blocking_key_value_get(f"{NAMES}0", int(1000 * self.patience))
                 self._client.key_value_set(
@@ -127,8 +127,8 @@ class Peers:
                     key.removeprefix(NOTICES): value
                     for key, value in self._client.key_value_dir_get(NOTICES)
                 }
-                # while it is decided there are ten passes to one look: who dies before it has said
-                # its position must be missed too
+                # while the last step is being agreed on, there are ten passes for each look: a
+                # process that dies before it has given its position must be noticed too
                 if (
                     "lost" not in notices
                     and self.index == 0
@@ -152,8 +152,9 @@ class Peers:
                 self._end(*json.loads(notices["lost"]))
 
     def _look(self, notices: dict[str, str]) -> None:
-        """Process 0: whose beat has stood for too long? Looks are counted and not seconds: this
-        process may itself have stood still.
+        """Find the processes whose heartbeat has stopped; only process 0 does this.
+
+        It counts looks and not seconds, because this process may itself have stood still.
         """
         beats = {
             int(key.removeprefix(BEATS)): value
@@ -178,9 +179,9 @@ class Peers:
             self._notify("lost", notices["lost"])
 
     def _decide(self, number: int, deciding: bool) -> bool:
-        """One step of the agreement on the last step: 1 + the furthest that any process has begun.
+        """Take one step in agreeing on the last step, which is 1 + the furthest step begun by any.
 
-        True while it is not complete.
+        Returns True while the agreement is not complete.
         """
         if not deciding:
             self._between.acquire()
@@ -202,7 +203,7 @@ class Peers:
                 raise
 
     def _without_leader(self) -> str | None:
-        """What to say when process 0 is gone or silent; None while it is there."""
+        """Return what to say when process 0 is gone or silent, or None while it is there."""
         host, _, port = self._coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -216,8 +217,10 @@ class Peers:
         )
 
     def _say_when_aborted(self) -> None:
-        """JAX's own client aborts the process as soon as it misses process 0, before anything here
-        can say which one that is.
+        """Print which process is missing when JAX aborts this one.
+
+        JAX's own client aborts the process as soon as it misses process 0, before this thread can
+        say so.
         """
 
         @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -235,5 +238,5 @@ class Peers:
 
     def _exit(self, code: int) -> None:
         if self.index == 0:
-            time.sleep(3 * self.interval)  # the notice is read here
+            time.sleep(3 * self.interval)  # the others read the notice from this process
         os._exit(code)

@@ -1,4 +1,4 @@
-"""The mesh: its axes, how devices are laid out on it, and how a batch is sharded."""
+"""The mesh: its axes, the layout of devices on it, and the sharding of a batch."""
 
 import collections
 import math
@@ -14,8 +14,10 @@ from data_pipeline.io.errors import InputError
 
 
 def choose_mesh(text: str | None, count: int) -> Mesh | None:
-    """The mesh of `--mesh` over this process's devices; without it, `count` pictures over as many
-    of them as they fill, None for one.
+    """Return the mesh of `--mesh` over this process's devices.
+
+    Without the flag, the `count` pictures are spread over as many devices as they fill; None for
+    one device. Raises InputError.
     """
     devices = jax.local_devices()
     if text is None:
@@ -27,7 +29,7 @@ def choose_mesh(text: str | None, count: int) -> Mesh | None:
         raise InputError(f"--mesh {text}: {e}") from e
 
 
-BATCH = ("data", "fsdp")  # the batch axis is split over both
+BATCH = ("data", "fsdp")  # the batch is sharded over both
 
 
 def make_mesh(
@@ -39,17 +41,19 @@ def make_mesh(
     slices: int = 1,
     devices: list | None = None,
 ) -> Mesh:
-    """A mesh of the four axes over all devices; one axis may be -1 and takes what is left.
+    """Return a mesh of the four axes over all devices; one axis may be -1 and takes the rest.
 
     data and fsdp may be -1 together: fsdp then takes one `ring` of the devices, and data the rest.
-    A gather around a ring is one: over more of a torus the TPU compiler makes it an all-reduce of
-    zero-padded parts, of twice the bytes. `slices` > 1: the devices are that many groups joined by
-    a slower network (-1: as many as they say), and data, the axis that communicates once a step, is
-    split over them first; the other axes stay within a group. Fewer than they say: whole slices are
-    joined, and with 1 any axis may leave a slice.
+    A gather around a ring stays a gather; over more of a torus the TPU compiler turns it into an
+    all-reduce of zero-padded parts, with twice the bytes.
+
+    `slices` > 1: the devices are that many groups joined by a slower network; -1: as many as the
+    devices report. data, the axis that communicates once per step, is split over them first, and
+    the other axes stay within a group. With fewer slices than the devices report, whole slices are
+    joined; with 1, any axis may leave a slice.
 
     Raises:
-        ValueError: sizes that do not fit the devices.
+        ValueError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     groups = device_groups(devices, slices)
@@ -86,8 +90,10 @@ def make_mesh(
 
 
 def _laid_out(shape: tuple[int, ...], group: list) -> np.ndarray:
-    """The devices of a slice along its links; those of several slices one slice after the other, so
-    that the last axes stay within.
+    """Return the devices of a group in the shape of the mesh.
+
+    Those of one slice follow its links. Those of several slices come one slice after the other, so
+    that the last axes stay within a slice.
     """
     if len({slice_of(device) for device in group}) > 1:
         return np.array(group, object).reshape(shape)
@@ -95,8 +101,10 @@ def _laid_out(shape: tuple[int, ...], group: list) -> np.ndarray:
 
 
 def slice_of(device: Any) -> tuple[int, int]:
-    """Which slice a device says it is of: of a TPU pod's, or of GPUs the partition, which is a host
-    or the hosts that NVLink joins.
+    """Return which slice a device reports.
+
+    For TPUs it is the slice of a pod. For GPUs it is the partition, which is a host or the hosts
+    that NVLink joins.
     """
     coords = getattr(device, "coords", None)
     return getattr(device, "slice_index", None) or 0, (
@@ -105,8 +113,9 @@ def slice_of(device: Any) -> tuple[int, int]:
 
 
 def ring(devices: list) -> int:
-    """How many devices of a slice the fastest links join in a circle: the longest axis of their
-    torus, or else those of one host.
+    """Return how many devices of a slice the fastest links join in a ring.
+
+    It is the longest axis of a torus, or else the devices of one host.
     """
     devices = [device for device in devices if slice_of(device) == slice_of(devices[0])]
     coords = [getattr(device, "coords", None) for device in devices]
@@ -116,8 +125,10 @@ def ring(devices: list) -> int:
 
 
 def device_groups(devices: list, slices: int) -> list[list]:
-    """`devices` by slice: as they say they lie (their hosts where that is all one), cut or joined
-    to `slices` equal groups.
+    """Return `devices` by slice, cut or joined to `slices` equal groups.
+
+    The slices are those that the devices report, or their hosts where they report only one. Raises
+    ValueError where that many groups are not possible.
     """
 
     def place(device):
@@ -136,14 +147,15 @@ def device_groups(devices: list, slices: int) -> list[list]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over data and fsdp."""
+    """Return the sharding of a batch's rows, over data and fsdp."""
     return NamedSharding(mesh, P(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """Over how many devices the batch is split."""
+    """Return the number of devices over which a batch is sharded."""
     return math.prod(mesh.shape[axis] for axis in BATCH)

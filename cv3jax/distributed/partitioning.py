@@ -1,7 +1,4 @@
-"""What lies where on the mesh.
-
-One rule by path and shape places the whole train state, moments and EMA included.
-"""
+"""Shard the whole train state, moments and EMA included, by one rule of path and shape."""
 
 import math
 from typing import Any
@@ -14,9 +11,7 @@ from cv3jax.distributed.mesh import BATCH
 
 
 def abstract(tree: Any, sharding: Any = None) -> Any:
-    """`tree`'s shapes and dtypes as ShapeDtypeStructs, with `sharding` (one, or a matching tree)
-    attached.
-    """
+    """Return `tree` as ShapeDtypeStructs, with `sharding` attached (one, or a matching tree)."""
     shapes = jax.eval_shape(lambda x: x, tree)
     if sharding is None:
         return shapes
@@ -31,21 +26,22 @@ def abstract(tree: Any, sharding: Any = None) -> Any:
 
 
 STACKED = ("blocks", "layers")  # scanned modules, whose leading axis is the layer
-# elements from which a parameter is split: the gathers of smaller ones cost more than their memory
+# elements from which on a parameter is sharded: gathering smaller ones costs more than their memory
 MIN_SIZE = 2**16
-# What the tensor axis splits, by the end of a kernel's path: columns of what projects to heads or
-# to the wide feed-forward, rows of what projects back (arXiv 1909.08053 §3), so that each pair
-# needs one reduction, at its end. The GEGLU's values and gates lie one after the other in one
-# kernel, as in the released weights, so that its columns are cut into other parts than it computes
-# in: one permutation more a block.
+# What the tensor axis shards, by the end of a kernel's path: the columns of projections to heads or
+# to the wide feed-forward, and the rows of projections back (arXiv 1909.08053 §3), so that each
+# pair needs one reduction, at its end. The GEGLU's values and gates follow one another in one
+# kernel, as in the released weights. Its columns are therefore cut into other parts than those it
+# computes in, which costs one more permutation per block.
 COLUMNS = ("q", "k", "v", "ff_in")
 ROWS = ("out", "ff_out")
 ATTENTION = ("self_attention", "cross_attention")
 
 
 def tensor_axis(path: tuple[str, ...]) -> int | None:
-    """Which axis of the parameter at `path` the tensor axis of the mesh splits, from the end; None
-    where it splits none.
+    """Return which axis of the parameter at `path` the mesh's tensor axis shards, or None.
+
+    The axis is counted from the end.
     """
     if STACKED[0] not in path or path[-1] not in ("kernel", "bias"):
         return None
@@ -56,18 +52,18 @@ def tensor_axis(path: tuple[str, ...]) -> int | None:
 
 
 def names(path) -> tuple[str, ...]:
-    """The names along a path of jax's."""
+    """Return the names along one of JAX's paths."""
     return tuple(
         str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
     )
 
 
 def spec(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
-    """What lies where of the leaf at `path`: by the table above over tensor; then its largest other
-    axis that |fsdp| divides over fsdp.
+    """Return the PartitionSpec of the leaf at `path`.
 
-    Leaves under MIN_SIZE elements and those without such an axis are replicated. The layer axis of
-    scanned modules is never split: every device needs every layer.
+    The tensor axis follows the table above. Then fsdp takes the largest other axis that it divides.
+    Leaves with fewer than MIN_SIZE elements and leaves without such an axis are replicated. The
+    layer axis of scanned modules is never sharded, because every device needs every layer.
     """
     axes: list[str | None] = [None] * len(shape)
     ways, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
@@ -88,10 +84,10 @@ def spec(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def context_problem(mesh: Mesh, rows: int, stages: int) -> str | None:
-    """Why the context axis cannot split latents of `rows` in a UNet of `stages`, or None.
+    """Return why the context axis cannot split latents of `rows` in a UNet of `stages`, or None.
 
-    Each device takes two rows or more of the lowest resolution, and all as many: a convolution of
-    stride 2 that leaves one row on each of two devices comes out wrong (XLA's Shardy, jaxlib
+    Each device needs the same number of rows of the lowest resolution, at least two: a convolution
+    of stride 2 that leaves one row on each of two devices gives wrong results (XLA's Shardy, jaxlib
     0.10.2).
     """
     ways, lowest = mesh.shape["context"], rows // 2 ** (stages - 1)
@@ -105,20 +101,21 @@ def context_problem(mesh: Mesh, rows: int, stages: int) -> str | None:
 
 
 def tree_specs(tree, mesh: Mesh):
-    """`spec` of every leaf of `tree` (arrays or ShapeDtypeStructs)."""
+    """Return the `spec` of every leaf of `tree` (arrays or ShapeDtypeStructs)."""
     return jax.tree.map_with_path(lambda path, leaf: spec(names(path), leaf.shape, mesh), tree)
 
 
 def tree_sharding(tree, mesh: Mesh):
-    """A sharding for every leaf of `tree`, by `spec`: one rule for parameters, moments and EMA."""
+    """Return the sharding of every leaf of `tree`, by `spec`; moments and EMA follow parameters."""
     return jax.tree.map(
         lambda p: NamedSharding(mesh, p), tree_specs(tree, mesh), is_leaf=lambda x: isinstance(x, P)
     )
 
 
 def make_constrain(mesh: Mesh):
-    """The models' `constrain` under jit: activations [B, H, ...] or [B, H·W, ...] split by batch,
-    and by height over context.
+    """Return the models' `constrain` under jit.
+
+    It shards activations [B, H, ...] or [B, H·W, ...] by batch, and by height over context.
     """
     split = NamedSharding(mesh, P(BATCH, "context") if mesh.shape["context"] > 1 else P(BATCH))
     return lambda x: jax.lax.with_sharding_constraint(x, split)

@@ -1,5 +1,6 @@
-"""Stopping when asked to: SIGTERM (a scheduler's preemption) and the first Ctrl-C end a run after
-its step, with a checkpoint.
+"""Stop when asked to: SIGTERM (a scheduler's preemption) or the first Ctrl-C.
+
+They end a run after its step, with a checkpoint.
 """
 
 import contextlib
@@ -16,16 +17,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class NonFiniteLossError(FailedRunError):
-    """Loss, gradient or parameters became NaN or infinite; nothing of it was saved."""
+    """Loss, gradient or parameters became NaN or infinite; nothing of that step was saved."""
 
 
 class DivergedError(FailedRunError):
-    """A distillation round got further from its goal than where it began."""
+    """A distillation round moved further from its goal than where it began."""
 
 
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
-    """A run inside that SIGTERM ended is no error: it says so, and the command exits with 0.
+    """Let a run that SIGTERM stopped end with exit code 0, after it has said so.
 
     A preempted run has done what it should.
     """
@@ -41,11 +42,11 @@ def preemptible() -> Iterator[None]:
 def noticing(
     peers: Peers | None = None, *, ends: str = "ends after this step, with a checkpoint"
 ) -> Iterator[Callable[..., int | None]]:
-    """Within the block the first of SIGNALS is noted and not obeyed. A second one is obeyed.
+    """Note the first of SIGNALS within the block without obeying it; a second one is obeyed.
 
-    The yielded function, called with each step after it was begun, gives the signal's number once
-    it has come; where there are `peers` it is that of any process, in all of them at the same step.
-    `ends` is what is said when it comes.
+    Yields a function that is called with each step after it was begun. It returns the signal's
+    number once the signal has come. With `peers` it is the signal of any process, returned in all
+    of them at the same step. `ends` is what is printed when the signal comes.
     """
     received = []
 

@@ -1,5 +1,6 @@
-"""Runs of many processes: which of them this is, as Slurm, a TPU or the command line says, and what
-all of them do together.
+"""Runs of many processes: which of them this is, and what all of them do together.
+
+Slurm, a TPU or the command line says which process this is.
 """
 
 import argparse
@@ -13,11 +14,11 @@ from cv3jax.distributed import roll_call
 from cv3jax.distributed.liveness import Peers
 from data_pipeline.io.errors import InputError, first_line
 
-if TYPE_CHECKING:  # what adds the flags above --help does without jax
+if TYPE_CHECKING:  # the code that adds flags for --help does without jax
     import jax
     import numpy as np
 
-JOIN = 300  # seconds for all processes to turn up
+JOIN = 300  # seconds for all processes to start
 PATIENCE = 60
 FLAGS = (
     ("coordinator", "JAX_COORDINATOR_ADDRESS"),
@@ -62,8 +63,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
-    """The place that flags or JAX_* variables give; None where they give none, or there is one
-    process.
+    """Return the place that flags or JAX_* variables give, or None for a single process.
 
     Raises:
         InputError: some of them are given and not all, or they do not fit together.
@@ -119,11 +119,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Join the other processes, where there are any. Must come before the first use of a device.
+    """Join the other processes, where there are any. Call it before the first use of a device.
 
     Raises:
-        InputError: flags or variables that do not fit together.
-        ConnectionError: the others did not turn up.
+        InputError: flags or variables do not fit together.
+        ConnectionError: the others did not start.
     """
     check(args)
     import jax
@@ -139,14 +139,15 @@ def start(args: argparse.Namespace) -> None:
     elif slurm := _slurm_place(os.environ):
         given, how = slurm, {"cluster_detection_method": "slurm"}
     elif _on_tpu():
-        how = {}  # JAX asks GKE's variables or the VM's metadata
+        how = {}  # JAX reads GKE's variables or the VM's metadata
     else:
         return
     if given:
         roll_call.answer(*given, JOIN)
-    # it takes SIGTERM for itself, and knows no Ctrl-C
+    # it handles SIGTERM itself, and does not handle Ctrl-C
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX looks for dead processes too, but ends the others without saying which; it comes second
+    # JAX looks for dead processes too, but ends the others without saying which one died; so it
+    # waits longer
     limits = {
         "initialization_timeout": JOIN,
         "heartbeat_timeout_seconds": max(int(3 * args.patience), 10),
@@ -163,23 +164,24 @@ def start(args: argparse.Namespace) -> None:
 
 
 def _slurm_place(env: Mapping[str, str]) -> Place | None:
-    """This task's place in its Slurm step; None outside of one, and in one of a single task.
+    """Return this task's place in its Slurm step, or None where it is alone.
 
-    An interactive step of one task has the allocation's SLURM_NTASKS: its own count is asked.
+    It is alone outside of a step, and in a step of a single task. An interactive step of one task
+    has the allocation's SLURM_NTASKS, so the step's own count is read.
     """
     if not all(name in env for name in SLURM):
         return None
     count = int(env.get("SLURM_STEP_NUM_TASKS", env["SLURM_NTASKS"]))
     if count <= 1:
         return None
-    from jax._src.clusters import SlurmCluster  # whose port jax.distributed will take
+    from jax._src.clusters import SlurmCluster  # jax.distributed will take its port
 
     return Place(SlurmCluster.get_coordinator_address(None, None), count, int(env["SLURM_PROCID"]))
 
 
 def _watch(patience: float) -> None:
     global _peers
-    # there is no public way to the client; orbax takes this one too
+    # there is no public way to the client; orbax uses this one too
     from jax._src import distributed
 
     state = distributed.global_state
@@ -197,12 +199,12 @@ def _on_tpu() -> bool:
 
 
 def main() -> bool:
-    """Whether this process writes what is written once."""
+    """Return whether this process writes what is written once."""
     return _peers is None or _peers.index == 0
 
 
 def peers() -> Peers | None:
-    """The other processes; None when this one is alone."""
+    """Return the other processes, or None when this one is alone."""
     return _peers
 
 
@@ -213,16 +215,16 @@ def barrier(name: str) -> None:
 
 
 def first(name: str, function: Callable[[], Any]) -> Any:
-    """`function()` as it is in process 0, which alone calls it: a JSON value.
+    """Return `function()`, a JSON value, as process 0 computes it; only process 0 calls it.
 
-    What it raises ends all.
+    An exception in it ends all processes.
     """
     value = function() if main() else None
     return _peers.share(name, value) if _peers else value
 
 
 def whole(x: "jax.Array") -> "np.ndarray":
-    """All of `x` in every process, which must all call it, wherever its parts are."""
+    """Return all of `x` in every process, wherever its shards are; all processes must call it."""
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -233,7 +235,7 @@ def whole(x: "jax.Array") -> "np.ndarray":
 
 @contextlib.contextmanager
 def main_first(name: str):
-    """The block is run by process 0, then by the others: what the one writes they read."""
+    """Run the block in process 0, then in the others, which read what process 0 writes."""
     if not main():
         barrier(name)
     yield
@@ -242,7 +244,7 @@ def main_first(name: str):
 
 
 def finish() -> None:
-    """All have done their work: wait for each other."""
+    """Wait for the others to finish their work."""
     global _peers
     if _peers:
         _peers.close()
@@ -250,17 +252,18 @@ def finish() -> None:
 
 
 def leave(message: str, code: int) -> None:
-    """This process ends before its work is done: the others are told why, and end too.
+    """Tell the others why this process ends before its work is done, so that they end too.
 
-    Returns only where there are none.
+    Returns only where there are no others.
     """
     if _peers:
         _peers.leave(message, code)
 
 
 def suspect(error: Exception) -> None:
-    """If `error` may come of the death of another process, wait until that is known; it then ends
-    this one.
+    """Wait where `error` may come from the death of another process, until that is known.
+
+    The watching thread then ends this process.
     """
     if _peers:
         _peers.suspect(error)

@@ -1,5 +1,6 @@
-"""All processes of a run say that they are there, before JAX looks for them: where one is missing
-JAX aborts the others, with a C++ stack and without saying which.
+"""Check that all processes of a run have started, before JAX looks for them.
+
+Where one is missing, JAX aborts the others with a C++ stack and without saying which one.
 """
 
 import contextlib
@@ -12,13 +13,14 @@ RETRY = 0.2  # seconds
 
 
 def answer(coordinator: str, count: int, index: int, seconds: float) -> None:
-    """Returns once all `count` processes have called in at `coordinator` (HOST:PORT), of which this
-    is `index`.
+    """Return once all `count` processes have called at `coordinator` (HOST:PORT).
 
-    Process 0 listens there, and stops before it returns: the port is JAX's afterwards.
+    This process is `index`. Process 0 listens there, and stops before it returns, because the port
+    is JAX's afterwards.
 
     Raises:
-        ConnectionError: not all were there after so many seconds, and which; or the port is taken.
+        ConnectionError: not all were there in time, with the missing ones named; or the port is
+            taken.
     """
     host, _, port = coordinator.rpartition(":")
     until = time.monotonic() + seconds
@@ -49,7 +51,7 @@ def _listen(coordinator: str, port: int, count: int, until: float, seconds: floa
                     there[known] = caller
         missing = [index for index in range(1, count) if index not in there]
         for caller in there.values():
-            with contextlib.suppress(OSError):  # one that has gone is missed by JAX or its beats
+            with contextlib.suppress(OSError):  # JAX or the heartbeats will miss one that has gone
                 caller.sendall(f"missing {','.join(map(str, missing))}\n".encode())
         for caller in there.values():
             with contextlib.suppress(OSError):  # it hangs up first, so that the port is free
@@ -60,7 +62,7 @@ def _listen(coordinator: str, port: int, count: int, until: float, seconds: floa
 
 
 def _index(caller: socket.socket, count: int) -> int | None:
-    """Which process calls; None where it is none of this run's."""
+    """Return which process calls, or None where the caller does not belong to this run."""
     try:
         caller.settimeout(5)
         line = caller.recv(MAX_LINE)
@@ -80,7 +82,8 @@ def _call(
         try:
             with socket.create_connection((host, port), timeout=left) as call:
                 call.sendall(f"cv3jax {index} of {count}\n".encode())
-                # process 0 waits for the others as long as this one does, and then says who is not
+                # process 0 waits for the others as long as this process does, and then says who is
+                # missing
                 call.settimeout(max(until - time.monotonic(), 0.0) + 5)
                 line = call.makefile("rb").readline(MAX_LINE * 1024)
         except OSError as e:

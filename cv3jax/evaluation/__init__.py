@@ -1,1 +1,1 @@
-"""Scores of pictures: prompt following of scenes, PSNR, distances."""
+"""Scores of pictures: prompt following of scenes, PSNR, and distances."""

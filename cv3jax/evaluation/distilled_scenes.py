@@ -1,8 +1,7 @@
-"""What distillation saves and what it costs: samplers of one cascade over the same held-out
-captions, from the same seeds.
+"""Measure what distillation saves and what it costs, over the same held-out captions and seeds.
 
-"full" is the undistilled cascade in many guided steps; the others are judged by their own pictures,
-and by how far those are from its.
+"full" is the undistilled cascade in many guided steps. The other samplers are judged by their own
+pictures, and by how far these are from full's.
 """
 
 import dataclasses
@@ -26,17 +25,15 @@ from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import judge
 
 FULL = "full"
-# what is timed by itself; the noise and the enlargement are in the total alone
+# parts that are timed by themselves; noise and enlargement count in the total only
 PARTS = ("text", "base", "relay", "vae")
-SHOWN = 6  # captions of the picture: the first of the judged ones
-# batches of the single-stage model, the first untimed; its 20 steps take as long as all else
+SHOWN = 6  # captions in the picture: the first of the judged ones
+# batches of the single-stage model, the first untimed; its 20 steps take as long as everything else
 DIRECT = 2
 
 
 class Sampler(NamedTuple):
-    """Which stages of a cascade draw, base and relay, in how many steps and at which guidance
-    weights.
-    """
+    """The base and relay stages that draw, their numbers of steps and their guidance weights."""
 
     stages: tuple[str, str]
     steps: tuple[int, int]
@@ -44,14 +41,15 @@ class Sampler(NamedTuple):
 
 
 class Laps:
-    """Seconds by part, of what is handed over as soon as it is there."""
+    """The seconds of each part, taken when the part's result is computed."""
 
     def __init__(self):
+        """Start the clock."""
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 
     def __call__(self, part: str, value):
-        """`value`, once it is computed; the time since the last call goes to `part`."""
+        """Return `value` once it is computed; the time since the last call counts for `part`."""
         jax.block_until_ready(value)
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._began
@@ -60,10 +58,9 @@ class Laps:
 
 
 def with_rounds(cascade: Cascade, rounds: dict[tuple[int, int], tuple[Path, Path]]) -> Cascade:
-    """The cascade with the stages of its rounds beside its own, so that all share what is compiled:
-    "base_4", "relay_1".
+    """Return the cascade with the stages of its rounds added, as "base_4" and "relay_1".
 
-    rounds: (base, relay) steps → the cascades that hold them.
+    So all share the compiled functions. rounds: (base, relay) steps → the cascades that hold them.
     """
     stages, params = dict(cascade.description.stages), dict(cascade.params)
     for steps, places in rounds.items():
@@ -82,10 +79,11 @@ def _names(steps: tuple[int, int]) -> tuple[str, str]:
 def compared(
     cascade: Cascade, full: tuple[int, int], rounds: list[tuple[int, int]]
 ) -> dict[str, Sampler]:
-    """full, then undistilled_8_2, undistilled_4_1, distilled_8_2, distilled_4_1 and the last of
-    each at w = 1, for rounds (8, 2), (4, 1).
+    """Return the samplers to compare, by name.
 
-    All but those are guided as the cascade says. `cascade` is one of `with_rounds`.
+    For rounds (8, 2), (4, 1) they are full, undistilled_8_2, undistilled_4_1, distilled_8_2,
+    distilled_4_1, and the last of each at w = 1. All but those two are guided as the cascade says.
+    `cascade` is one of `with_rounds`.
     """
     own, last = ("base", "relay"), rounds[-1]
     w = tuple(cascade.description.stages[name].guidance for name in own)
@@ -101,8 +99,9 @@ def compared(
 def sample(
     cascade: Cascade, sampler: Sampler, captions: list[str], seeds: np.ndarray
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """(what `Cascade.generate` makes of them in the end, uint8 [B, S, S, 3]; seconds by PARTS and
-    "rest").
+    """Return (the final images, uint8 [B, S, S, 3]; seconds by PARTS and "rest").
+
+    The images are those of `Cascade.generate`.
     """
     (base, relay), (many, few), (w_base, w_relay) = sampler
     side, lap = cascade.description.stages["base"].image_size, Laps()
@@ -122,8 +121,9 @@ def sample(
 def sample_directly(
     cascade: Cascade, steps: int, captions: list[str], seeds: np.ndarray
 ) -> dict[str, float]:
-    """Seconds by part of the base's network on latents of the relay's side: a single-stage model's,
-    whose pictures are of no use.
+    """Return the seconds by part of a single-stage model at the relay's side.
+
+    It is the base's network on latents of that side; its pictures are of no use.
     """
     lap = Laps()
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -137,15 +137,19 @@ def sample_directly(
 def assess_distilled(
     cascade: Cascade, samplers: dict[str, Sampler], *, count: int, seed: int
 ) -> tuple[dict, dict]:
-    """({"distilled", "single_stage"} of report.json over `count` held-out captions; {"prompts",
-    "rows"} of SHOWN of them, for people).
+    """Compare the samplers over `count` held-out captions.
 
-    distilled, by sampler: "right", 1 for a picture that is, else 0; "all", their share; "se", the
-    standard error of its difference from full's, in pairs; "image_distance" from full's, the root
-    mean square difference of the final pictures in 0..1, the mean over images; "seconds" an image
-    at "batch", without compilation: the median over batches. single_stage: the time of the base's
-    network in as many steps at the final side, for which it is not trained. The samplers take turns
-    at every batch, so that what else a machine does hits them alike.
+    Returns ({"distilled", "single_stage"} of report.json; {"prompts", "rows"} of SHOWN captions,
+    for people).
+
+    distilled, by sampler: "right" is 1 for a picture that is right, else 0; "all" is their share;
+    "se" is the standard error of its paired difference from full's; "image_distance" is the root
+    mean square difference of the final pictures from full's in 0..1, averaged over images;
+    "seconds" is the time per image at "batch" without compilation, as the median over batches.
+
+    single_stage: the time of the base's network in as many steps at the final side, for which it is
+    not trained. The samplers take turns at every batch, so that other work of the machine affects
+    them alike.
     """
     captions = [grammar.caption(scene) for scene in judged_scenes(count, seed)]
     made, laps, direct = {name: [] for name in samplers}, {name: [] for name in samplers}, []
@@ -198,8 +202,9 @@ def assess_distilled(
 
 
 def per_image(laps: list[dict[str, float]]) -> dict[str, float]:
-    """PARTS and "total" of one image: medians over batches, the total their sum and that of the
-    rest.
+    """Return PARTS and "total" of one image.
+
+    They are medians over batches; the total is their sum with the rest.
     """
     medians = {
         part: float(np.median([seconds[part] for seconds in laps])) / BATCH for part in laps[0]

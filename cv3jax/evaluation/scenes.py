@@ -1,9 +1,9 @@
-"""How well a cascade of scenes follows its prompts: the pixel judge over held-out captions, with
-what bounds and what flatters it.
+"""Measure how well a cascade of scenes follows its prompts, with the pixel judge.
 
-Ceilings: real renders, and their round trip through the autoencoder. Controls of the relay: the
-round trip of the enlarged base picture (the decoder alone sharpens), and that plus white noise of
-the relay's residual energy (so would any residual, perhaps).
+The captions are held out. There are ceilings: real renders, and their round trip through the
+autoencoder. And there are controls of the relay: the round trip of the enlarged base picture (the
+decoder alone sharpens), and that plus white noise with the energy of the relay's residual (any
+residual might flatter the score).
 """
 
 import jax
@@ -18,12 +18,13 @@ from data_pipeline.scenes import grammar
 from data_pipeline.scenes.judge import PROPERTIES, altered_rates, judge
 from data_pipeline.scenes.render import render
 
-BATCH = 25  # images sampled at a time: divides the quickstart's 200, and its 12 shown fit
-SEED = 1  # beside the run's own: the judged scenes are none of those shown
+# images sampled at a time; it divides the quickstart's 200, and the 12 shown fit into it
+BATCH = 25
+SEED = 1  # added to the run's own seed, so that no shown scene is judged
 
 
 def judged_scenes(count: int, seed: int) -> list[grammar.Scene]:
-    """Held-out scenes, every other one plain and textured."""
+    """Return held-out scenes, plain and textured in turn."""
     return [
         grammar.sample_scene(seed + SEED, i, split="heldout", textured=float(i % 2))
         for i in range(count)
@@ -31,7 +32,7 @@ def judged_scenes(count: int, seed: int) -> list[grammar.Scene]:
 
 
 def draw_captions(cascade: Cascade, captions: list[str], seed: int) -> dict[str, np.ndarray]:
-    """What `Cascade.generate` makes of the captions, a batch at a time; image i from seed + i."""
+    """Return what `Cascade.generate` makes of the captions; image i has the seed `seed` + i."""
     parts = []
     for rows in batches(len(captions)):
         parts.append(
@@ -41,7 +42,7 @@ def draw_captions(cascade: Cascade, captions: list[str], seed: int) -> dict[str,
 
 
 def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
-    """Images uint8 [N, S, S, 3] through the autoencoder and back."""
+    """Return images uint8 [N, S, S, 3] after the autoencoder's encoding and decoding."""
     backs = []
     for rows in batches(len(images)):
         keys = fold(jax.vmap(jax.random.key)(jnp.asarray(rows)), 0)
@@ -56,21 +57,23 @@ def round_trip(cascade: Cascade, images: np.ndarray) -> np.ndarray:
 
 
 def batches(count: int) -> np.ndarray:
-    """Which of `count` rows go together, [batches, BATCH]; the last batch is filled up with the
-    last row: one compilation for all.
+    """Return the rows of each batch, [batches, BATCH].
+
+    The last batch is filled up with the last row, so that all share one compilation.
     """
     return np.minimum(np.arange(-(-count // BATCH) * BATCH), count - 1).reshape(-1, BATCH)
 
 
 def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 images plus white noise, in each of the energy (mean square) of its difference from
-    `like`, counted after the cut to 0..255.
+    """Return uint8 images plus white noise with the energy of their difference from `like`.
+
+    The energy (mean square) is matched in each image, after clipping to 0..255.
     """
     noise = np.random.default_rng(seed).standard_normal(images.shape)
     noisy = np.empty_like(images)
     for i, (image, other) in enumerate(zip(images.astype(np.float64), like, strict=True)):
         wanted, least, most = np.mean((other - image) ** 2), 0.0, 512.0
-        # white ground loses half of the noise to the cut, so the amplitude is looked for
+        # a white background loses half of the noise to clipping, so the amplitude is searched for
         for _ in range(20):
             amplitude = (least + most) / 2
             noisy[i] = np.clip(np.rint(image + amplitude * noise[i]), 0, 255)
@@ -83,15 +86,18 @@ def with_noise(images: np.ndarray, like: np.ndarray, seed: int) -> np.ndarray:
 
 
 def assess(cascade: Cascade, *, count: int, seed: int) -> dict:
-    """{"n", "vae_psnr", "prompt_following", "detail"} of report.json, over `count` held-out
-    captions, plain and textured in turn.
+    """Return {"n", "vae_psnr", "prompt_following", "detail"} of report.json.
 
-    prompt_following: share of pictures right, by property: "real" and "relay" and "control" at the
-    cascade's final side, "vae" (the round trip of real renders: what the base could reach) and
-    "base" at the base's, "vae_final" the round trip at the final side. "real_altered": share of
-    real renders rejected once the caption is altered in that property.
-    detail: share with textures and outlines right, final side; "se": the larger standard error of
-    the relay's lead, in pairs.
+    They are measured over `count` held-out captions, plain and textured in turn.
+
+    prompt_following: the share of right pictures, by property. "real", "relay" and "control" are at
+    the cascade's final side; "vae" (the round trip of real renders, which is what the base could
+    reach) and "base" are at the base's side; "vae_final" is the round trip at the final side.
+    "real_altered" is the share of real renders that are rejected when the caption is altered in
+    that property.
+
+    detail: the share with textures and outlines right, at the final side. "se" is the larger
+    standard error of the relay's paired lead.
     """
     shown = judged_scenes(count, seed)
     captions = [grammar.caption(scene) for scene in shown]

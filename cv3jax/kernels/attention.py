@@ -1,18 +1,17 @@
-"""Attention by name: the models' `attend` for the hardware that a mesh is made of.
+"""Attention by name: the models' `attend` for the hardware of a mesh.
 
 The models know neither.
 
-xla     everywhere; the logits [B, N, S, L] are written to memory wherever the chip's own does not
-        hold them.
-cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward.
-splash  TPUs: jax's Pallas kernels, forward and backward. The logits never leave the chip.
-heads   CPUs: ours, a few heads at a time (attention_cpu.py).
-auto    the kernel of the backend where its limits hold and the logits are large enough for it to
-        pay; else xla.
+xla     everywhere; the logits [B, N, S, L] go through memory unless the chip's own holds them.
+cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward. splash  TPUs: JAX's Pallas
+kernels, forward and backward. The logits never leave the chip. heads   CPUs: a few heads at a time
+(attention_cpu.py). auto    the kernel of the backend, where its limits hold and the logits are
+large enough for it to
+        be faster; else xla.
 
-The compiler cannot split a kernel over devices. It is therefore called on each device's part, under
-shard_map: images over data and fsdp, heads over tensor, queries over context, keys and values
-whole.
+The compiler cannot split a kernel over devices. So the kernel is called on each device's part,
+under shard_map: images are sharded over data and fsdp, heads over tensor, queries over context;
+keys and values are not sharded.
 """
 
 import functools
@@ -31,16 +30,17 @@ from cv3jax.kernels.attention_cpu import by_heads
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla
 
-# platform → what it has beside xla
+# platform → its own kernel besides xla
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn", "cpu": "heads"}
-# Least bytes of a device's float32 logits for `auto` to take the kernel. A TPU keeps fewer on the
-# chip anyway (docs/decisions/models.md).
+# Least bytes of a device's float32 logits for which `auto` takes the kernel. A TPU keeps fewer on
+# the chip anyway (docs/decisions/models.md).
 PAYS = {"splash": 32 * 2**20, "cudnn": 0, "heads": 0}
 TILE = 128  # kernels take sequences in multiples of it: the lanes of a TPU's vector unit
-# Splash's blocks: queries, keys in on-chip memory, keys at a time. Large, since a step of the grid
-# costs about a third of a microsecond whatever it does; 1024 × 512 float32 logits are 2 MiB, of
-# which the compiler holds a few in the 16 MiB it gives a kernel. Backward, each block of keys
-# leaves a gradient of all queries to be summed: 2048 leave two of them for 4096 keys, not four.
+# Splash's blocks: queries, keys in on-chip memory, keys at a time. They are large, because a step
+# of the grid costs about a third of a microsecond whatever it does. 1024 × 512 float32 logits are 2
+# MiB, of which the compiler holds a few in a kernel's 16 MiB. In the backward pass, each block of
+# keys leaves a gradient of all queries to be summed: blocks of 2048 leave two of them for 4096
+# keys, not four.
 FORWARD = (1024, 1024, 512)
 BACKWARD = (1024, 2048, 512)
 
@@ -48,15 +48,14 @@ BACKWARD = (1024, 2048, 512)
 def make_attend(
     kind: str, platform: str, mesh: Mesh, *, head_dim: int, dtype: Any, interpret: bool = False
 ) -> Attend:
-    """attend(q [B, S, N, D], k, v [B, L, N, D]) → [B, S, N, D] of their dtype; scale D^-1/2,
-    softmax in float32.
+    """Return attend(q [B, S, N, D], k, v [B, L, N, D]) → [B, S, N, D] of their dtype.
 
-    `platform` is jax's name of what will run it. To be called under a plain jit, or inside a
-    shard_map that has made some axes of `mesh` manual, as the train step does. `interpret` runs
-    splash's kernels on any backend, slowly: for tests.
+    The scale is D^-1/2, and the softmax is in float32. `platform` is JAX's name of what will run
+    it. Call it under a plain jit, or inside a shard_map that has made some axes of `mesh` manual,
+    as the train step does. `interpret` runs splash's kernels on any backend, slowly: for tests.
 
     Raises:
-        ValueError: no such kind, or one that the platform, `head_dim` or `dtype` does not allow.
+        ValueError: there is no such kind, or the platform, `head_dim` or `dtype` does not allow it.
     """
     if kind not in KINDS:
         raise ValueError(f"attention must be one of {', '.join(KINDS)}, not {kind!r}")
@@ -78,7 +77,7 @@ def make_attend(
 
 
 def limit(kernel: str, head_dim: int, dtype: Any) -> str | None:
-    """What the kernel takes, where that is not such heads; else None."""
+    """Return what the kernel needs where such heads do not fit it, or None."""
     dtype = jnp.dtype(dtype)
     dtypes = {"cudnn": ("bfloat16", "float16"), "splash": ("bfloat16", "float32")}
     if kernel in dtypes and dtype.name not in dtypes[kernel]:
@@ -91,11 +90,11 @@ def limit(kernel: str, head_dim: int, dtype: Any) -> str | None:
 def split(
     kernel: Attend, mesh: Mesh, q: jax.Array, k: jax.Array, v: jax.Array, least: int
 ) -> jax.Array:
-    """`kernel` on each device's images, heads and queries, or XLA where a device's logits take less
-    than `least` bytes.
+    """Call `kernel` on each device's images, heads and queries.
 
-    What an axis of the mesh does not divide stays whole on all its devices: correct, and as slow as
-    one.
+    Where a device's logits take less than `least` bytes, XLA's attention is called instead. What an
+    axis of the mesh does not divide is not sharded: the result is correct, but not faster than on
+    one device.
     """
     around = jax.sharding.get_abstract_mesh()  # empty under a plain jit
     free = [axis for axis in mesh.axis_names if axis not in around.manual_axes]
@@ -130,12 +129,12 @@ def split(
 
 
 def padded(x: jax.Array) -> jax.Array:
-    """[B, S, N, D] with zeros after its S positions, to a multiple of `TILE`."""
+    """Pad [B, S, N, D] with zeros after its S positions, to a multiple of `TILE`."""
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % TILE), (0, 0), (0, 0)))
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """cuDNN's flash attention.
+    """Return cuDNN's flash attention.
 
     Keys are padded to a multiple of `TILE`, and their true number hides the padding.
     """
@@ -149,10 +148,9 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """Splash attention.
+    """Return splash attention.
 
-    Sequences are padded to a multiple of `TILE`; padded keys are of another segment than every
-    query.
+    Sequences are padded to a multiple of `TILE`; padded keys have another segment than every query.
     """
     queries, keys, dim = q.shape[1], k.shape[1], q.shape[-1]
     q = padded((q.astype(jnp.float32) * dim**-0.5).astype(q.dtype))  # the kernel has no scale
@@ -169,15 +167,15 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False)
 
 
 def splash_kernel(heads: int, queries: int, keys: int, interpret: bool):
-    """The kernel for so many heads and positions, without a mask."""
+    """Return the kernel for so many heads and positions, without a mask."""
 
     def blocks(most_queries: int, most_keys: int, most_compute: int) -> tuple[int, int, int]:
         block = largest(keys, most_keys)
         return largest(queries, most_queries), block, largest(block, most_compute)
 
     forward, backward = blocks(*FORWARD), blocks(*BACKWARD)
-    # the fused backward kernel makes the logits once for all three gradients, not twice: 5 products
-    # of matrices, not 7
+    # the fused backward kernel computes the logits once for all three gradients, not twice: 5
+    # matrix products, not 7
     sizes = kernels.BlockSizes(*forward, *backward, use_fused_bwd_kernel=True)
     mask = kernels.MultiHeadMask([kernels.FullMask((queries, keys))] * heads)
     return kernels.make_splash_mha(
@@ -186,5 +184,5 @@ def splash_kernel(heads: int, queries: int, keys: int, interpret: bool):
 
 
 def largest(size: int, most: int) -> int:
-    """The largest multiple of `TILE` up to `most` that divides `size`, itself one."""
+    """Return the largest multiple of `TILE` up to `most` that divides `size`, itself a multiple."""
     return max(block for block in range(TILE, min(size, most) + 1, TILE) if size % block == 0)

@@ -1,10 +1,10 @@
-"""Softmax attention for CPUs: a few heads at a time, so that their logits stay in the cache,
-forward and backward.
+"""Softmax attention for CPUs: a few heads at a time, so that their logits stay in the cache.
 
-XLA makes all heads' logits at once and normalises them before the second product. Here the product
-comes first and its [S, D] are divided, the logits are made again in the backward pass from the log
-of their sum (FlashAttention, arXiv 2205.14135, by heads instead of blocks of positions), and no
-more than `CACHED` bytes of them exist at a time. docs/benchmarks.md has what it saves.
+XLA computes all heads' logits at once and normalises them before the second product. Here the
+second product comes first, and its result [S, D] is divided. The backward pass computes the logits
+again from the log of their sum (FlashAttention, arXiv 2205.14135, by heads instead of blocks of
+positions). No more than `CACHED` bytes of logits exist at a time. docs/benchmarks.md has what it
+saves.
 """
 
 import jax
@@ -15,10 +15,9 @@ CACHED = 8 * 2**20  # bytes of float32 logits of the heads that are computed at 
 
 @jax.custom_vjp
 def by_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D] of q's dtype; scale D^-1/2, softmax in
-    float32.
+    """Return attention of q [B, S, N, D] over k and v [B, L, N, D], [B, S, N, D] in q's dtype.
 
-    Differentiable in reverse only.
+    The scale is D^-1/2, and the softmax is in float32. It is differentiable in reverse only.
     """
     return _forward(q, k, v)[0]
 
@@ -45,7 +44,7 @@ def _backward(kept: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     along = (g_heads * out).sum(-1, keepdims=True)
 
     def group(q, k, v, g, log_total, along):
-        with jax.named_scope(RECOMPUTED):  # as `flops` tells what is computed a second time
+        with jax.named_scope(RECOMPUTED):  # `flops` counts it as recomputed by this name
             logits = _product("nsd,nld->nsl", q, k)
         p = jnp.exp(logits - log_total)
         d_logits = (p * (_product("nsd,nld->nsl", g, v) - along)).astype(dtype)
@@ -68,8 +67,9 @@ by_heads.defvjp(_forward, _backward)
 
 
 def _in_groups(function, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    """`function` of as many of the operands' heads [B N, ...] at a time as `CACHED` allows → its
-    outputs [B N, ...].
+    """Apply `function` to groups of heads [B N, ...], as large as `CACHED` allows.
+
+    Returns its outputs [B N, ...].
     """
     queries, keys = operands[0], operands[1]
     count = len(queries)
@@ -93,12 +93,12 @@ def _scaled(q: jax.Array) -> jax.Array:
 
 
 def _heads(x: jax.Array) -> jax.Array:
-    """[B, S, N, D] → [B N, S, D]."""
+    """Reshape [B, S, N, D] to [B N, S, D]."""
     return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 def _positions(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[B N, S, D] → `shape` [B, S, N, D]."""
+    """Reshape [B N, S, D] to `shape` [B, S, N, D]."""
     batch, length, heads, dim = shape
     return x.reshape(batch, heads, length, dim).swapaxes(1, 2)
 

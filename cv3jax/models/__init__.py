@@ -1,6 +1,6 @@
 """The networks: UNet, KL autoencoder and T5 encoder.
 
-The only package that imports flax; everyone else calls `apply`.
+This is the only package that imports flax; all others call `apply`.
 """
 
 DTYPES = ("float32", "bfloat16")  # in which networks compute

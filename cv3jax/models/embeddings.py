@@ -1,11 +1,9 @@
 """Sinusoidal embeddings of the time index, of image sizes and of the guidance weight.
 
-Pure functions of jax.
-
-The frequencies are tables made on the host: a phase is up to 14,000 rad, where the last bit of a
-float32 frequency is worth 8e-4 in the embedding, and backends differ in that bit of their exp. The
-exponents are rounded to float32 as the released code rounds them, which is closer to what its
-networks know than exact ones; only the exp is correctly rounded.
+The functions are pure. The frequencies are tables made on the host: a phase is up to 14,000 rad,
+where the last bit of a float32 frequency changes the embedding by 8e-4, and backends differ in that
+bit of their exp. The exponents are rounded to float32 as in the released code, which is closer to
+what its networks were trained with than exact ones. Only the exp is correctly rounded.
 """
 
 import math
@@ -16,16 +14,15 @@ import numpy as np
 
 
 def _frequencies(exponent: np.ndarray) -> np.ndarray:
-    """exp of float32 exponents, correctly rounded to float32."""
+    """Return exp of float32 exponents, correctly rounded to float32."""
     return np.exp(exponent.astype(np.float64)).astype(np.float32)
 
 
 def timestep_embedding(t: jax.Array, dim: int) -> jax.Array:
-    """cos then sin of t · 10000^(-k / (dim/2)), in float32. t [...] (any range, not scaled) → [...,
-    dim]; dim is even.
+    """Return cos, then sin, of t · 10000^(-k / (dim/2)), float32 [..., dim].
 
-    The time index goes through it with dim = model channels, each image size (in pixels) with dim =
-    256.
+    t [...] is of any range and not scaled; dim is even. The time index is embedded with dim = model
+    channels, each image size (in pixels) with dim = 256.
     """
     half = dim // 2
     frequency = _frequencies(
@@ -36,18 +33,18 @@ def timestep_embedding(t: jax.Array, dim: int) -> jax.Array:
 
 
 def size_embedding(sizes: jax.Array) -> jax.Array:
-    """The vector condition. sizes [B, 6] in pixels: original (h, w), crop (top, left), target (h,
-    w) → float32 [B, 1536].
+    """Return the vector condition, float32 [B, 1536].
+
+    sizes [B, 6] in pixels: original (h, w), crop (top, left), target (h, w).
     """
     return timestep_embedding(sizes, 256).reshape(sizes.shape[0], -1)
 
 
 def guidance_embedding(w: jax.Array, dim: int) -> jax.Array:
-    """sin then cos of 1000 w · 10000^(-k / (dim/2 - 1)), in float32. w [B], the guidance weight →
-    [B, dim]; odd dims end in 0.
+    """Return sin, then cos, of 1000 w · 10000^(-k / (dim/2 - 1)), float32 [B, dim].
 
-    The distilled models' embedding: opposite to `timestep_embedding` in the order of sin and cos
-    and in its denominator.
+    w [B] is the guidance weight; odd dims end in 0. This is the embedding of the distilled models.
+    It differs from `timestep_embedding` in the order of sin and cos and in the denominator.
     """
     half = dim // 2
     frequency = _frequencies(

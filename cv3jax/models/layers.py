@@ -1,10 +1,8 @@
 """Blocks shared by the UNet and the autoencoder.
 
-Everything is NHWC; parameters are float32, compute is `dtype`.
-
-Norms and the softmax run in float32 whatever `dtype` is. The names `conv_in, conv_out, q, k, v,
-out, ff_in, ff_out` are load-bearing: the weight maps go by them, and `blocks` says that a module is
-scanned.
+Everything is NHWC. Parameters are float32, compute is `dtype`; norms and the softmax run in float32
+whatever `dtype` is. Do not rename `conv_in, conv_out, q, k, v, out, ff_in,
+ff_out`: the weight maps use these names. `blocks` is the name of a scanned module.
 """
 
 import functools
@@ -20,19 +18,20 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
 # (path of a module, its parameters as they are stored) → as it computes with them
 Gather = Callable[[tuple[str, ...], Any], Any]
-# what rematerialisation goes by
+# names that rematerialisation policies refer to
 GATHERED, BLOCK_INPUT, CONVOLVED = "gathered", "block_input", "convolved"
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention by XLA. q [B, S, N, D], k and v [B, L, N, D] → [B, S, N, D]; scale D^-1/2,
-    softmax in float32.
+    """Return XLA's softmax attention of q [B, S, N, D] over k and v [B, L, N, D].
+
+    The result is [B, S, N, D]. The scale is D^-1/2, and the softmax is in float32.
     """
     return jax.nn.dot_product_attention(q, k, v)
 
 
 def no_constraint(x: jax.Array) -> jax.Array:
-    """The identity: the default of every `constrain` field, for models that run without a mesh."""
+    """Return x: the default of every `constrain` field, for models that run without a mesh."""
     return x
 
 
@@ -44,13 +43,12 @@ def block_of(
     *,
     scanned: bool = False,
 ) -> type[nn.Module]:
-    """`module`, which makes its parameters whole by itself, and keeps for the backward pass what
-    `remat` says.
+    """Return `module`, gathering its own parameters and keeping what `remat` says.
 
-    none: every activation. block: its input, and what a ResBlock's first convolution gave, small
-    for what it cost. full: only its input (and the UNet does the same once more around it).
-    offload: its input, in the host's memory. Gathered parameters are never kept: they would be all
-    of the model's.
+    none: keep every activation for the backward pass. block: keep its input, and the result of a
+    ResBlock's first convolution, which is small for what it costs. full: keep only its input (and
+    the UNet does the same once more around it). offload: keep its input in the host's memory.
+    Gathered parameters are never kept, since they would be those of the whole model.
     """
     policies = jax.checkpoint_policies
     if gather is not None:
@@ -76,11 +74,11 @@ def block_of(
 
 
 def all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
-    """The rematerialisation policy that keeps everything but gathered parameters, under their name
-    or any that they pass through.
+    """Return whether a value may be kept: the policy that keeps all but gathered parameters.
 
-    What is reshaped or split is kept as it was before, which is the same for an activation and not
-    at all for a gathered parameter.
+    Gathered parameters are known by their name, and by the operations that they pass through. What
+    is reshaped or split is kept as it was before that. For an activation this is the same, and a
+    gathered parameter is not kept at all.
     """
     return (
         primitive.name not in ("all_gather", "reshape", "split") and params.get("name") != GATHERED
@@ -88,15 +86,17 @@ def all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 def group_norm(groups: int, epsilon: float, dtype: Any, name: str | None = None) -> nn.GroupNorm:
-    """GroupNorm in two passes: E[x²] - E[x]² loses the small activations that the epsilon is there
-    for.
+    """Return a GroupNorm in two passes.
+
+    E[x²] - E[x]² would lose the small activations that the epsilon is meant for.
     """
     return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def conv3(features: int, dtype: Any, name: str, *, stride: int = 1, zero: bool = False) -> nn.Conv:
-    """3×3 convolution with torch's symmetric padding of one; `zero` starts it at zero (the end of a
-    residual branch).
+    """Return a 3×3 convolution with torch's symmetric padding of one.
+
+    `zero` initialises it with zeros, for the end of a residual branch.
     """
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     return nn.Conv(
@@ -111,17 +111,15 @@ def conv3(features: int, dtype: Any, name: str, *, stride: int = 1, zero: bool =
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] → [B, 2H, 2W, C], each value repeated in a 2×2 square."""
+    """Enlarge [B, H, W, C] to [B, 2H, 2W, C], each value repeated in a 2×2 square."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + emb))).
+    """x + conv(silu(norm(conv(silu(norm(x))) + emb))), for UNet (with emb) and autoencoder.
 
-    One block for UNet (emb added) and autoencoder (no emb).
-
-    x [B, H, W, C], emb [B, E] or None → [B, H, W, features]. `groups=0` leaves the norms out, which
-    small autoencoders trained with an orthogonalising optimizer do better without.
+    x [B, H, W, C], emb [B, E] or None → [B, H, W, features]. `groups=0` leaves the norms out; small
+    autoencoders trained with an orthogonalising optimizer do better without them.
     """
 
     features: int
@@ -131,6 +129,8 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb=None):
+        """Return the block's output [B, H, W, features]."""
+
         def normed(h, name):
             return group_norm(self.groups, self.epsilon, self.dtype, name)(h) if self.groups else h
 
@@ -152,8 +152,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [B, S, C] over context [B, L, C'] → [B, S, C]; q, k, v without
-    bias, `out` with.
+    """Multi-head attention of x [B, S, C] over context [B, L, C'] → [B, S, C].
+
+    q, k and v have no bias, `out` has one.
     """
 
     head_dim: int
@@ -162,6 +163,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, context):
+        """Return the attention's output [B, S, C]."""
         channels = x.shape[-1]
         heads = channels // self.head_dim
 
@@ -174,10 +176,10 @@ class Attention(nn.Module):
 
 
 class GatedDense(nn.Module):
-    """(value, gate): x [B, S, C] → two of [B, S, features], by the halves of one matrix [C, 2
-    features].
+    """(value, gate) of x [B, S, C], two of [B, S, features], by the halves of one matrix.
 
-    The matrix is halved, not the product, so that a mesh can split the features of both alike.
+    The matrix [C, 2 features] is halved, not the product, so that a mesh can shard the features of
+    both alike.
     """
 
     features: int
@@ -185,6 +187,7 @@ class GatedDense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Return (value, gate)."""
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32
         )
@@ -196,19 +199,19 @@ class GatedDense(nn.Module):
         )
 
 
-# the backward pass has x, not its float32 intermediates
+# the backward pass keeps x, not its float32 intermediates
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: jax.Array) -> jax.Array:
-    """x Φ(x) by erf, in float32 whatever x is: as PyTorch computes it, and on CPUs in a third of
-    the time that erfc takes.
+    """Return x Φ(x) by erf, computed in float32 whatever x is.
+
+    PyTorch computes it so, and on CPUs erf takes a third of the time of erfc.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, GEGLU feed-forward; each pre-normed and
-    residual.
+    """Self-attention, cross-attention to the text and GEGLU feed-forward, pre-normed and residual.
 
     x [B, S, C], text [B, L, C'] → [B, S, C]. The GELU is the exact one (erf), as in the released
     model.
@@ -221,6 +224,8 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, text):
+        """Return the block's output [B, S, C]."""
+
         def normed(name):
             return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(
                 x
@@ -237,11 +242,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """`depth` transformer blocks over the H·W positions (row-major) of x [B, H, W, C], with the
-    text [B, L, C'] → same shape.
+    """`depth` transformer blocks over the H·W positions (row-major) of x [B, H, W, C].
 
-    The blocks are one scanned block with stacked parameters [depth, ...]: the unrolled full-size
-    step takes twice as long to compile.
+    text [B, L, C'] → same shape as x. The blocks are one scanned block with stacked parameters
+    [depth, ...], because the unrolled full-size step takes twice as long to compile.
     """
 
     depth: int
@@ -255,6 +259,7 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, text):
+        """Return the output, of the shape of x."""
         batch, height, width, channels = x.shape
         h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x).reshape(
             batch, height * width, channels

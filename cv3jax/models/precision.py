@@ -1,17 +1,18 @@
-"""The dtype a model computes in, for parameters that are only read."""
+"""The dtype in which a model computes, for parameters that are only read."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# what a model computes with as its own dtype, whatever it is stored as
+# parameters that a model casts to its own dtype, whatever type they are stored in
 MATRICES = ("kernel", "embedding")
 
 
 def as_computed(tree: Any, dtype: Any) -> Any:
-    """`tree`, arrays or shapes, with its matrices as `dtype`: of frozen parameters nothing is lost
-    by keeping them as they are used.
+    """Return `tree`, arrays or shapes, with its matrices as `dtype`.
+
+    Frozen parameters lose nothing when they are kept in the type in which they are used.
     """
 
     def cast(path, x):

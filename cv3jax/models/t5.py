@@ -1,6 +1,4 @@
-"""The T5 v1.1 encoder: gated tanh-GELU, RMSNorm, no 1/√d scaling, a relative bias that all layers
-share.
-"""
+"""The T5 v1.1 encoder: gated tanh-GELU, RMSNorm, no 1/√d scaling, one relative bias for all."""
 
 import math
 from typing import Any
@@ -14,11 +12,11 @@ from cv3jax.models.layers import Gather, block_of
 
 
 def relative_bucket(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
-    """Signed key - query distance → bucket: half of them for each sign, exact up to a quarter, then
-    logarithmic. int32.
+    """Return the bucket of each signed key - query distance, int32.
 
-    On the host: distances of 16, 32 and 64 lie on the edges of buckets, where a backend's logarithm
-    may fall on either side.
+    Half of the buckets are for each sign; distances up to a quarter of them are exact, the rest
+    logarithmic. It runs on the host: distances of 16, 32 and 64 are on the edges of buckets, where
+    a backend's logarithm may fall on either side.
     """
     half = buckets // 2
     exact = half // 2
@@ -40,6 +38,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Return the normalised x."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
@@ -47,8 +46,9 @@ class RMSNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-normed self-attention with the shared bias, then the gated feed-forward; both residual. x
-    [B, L, C], bias [B|1, N, L, L].
+    """Pre-normed self-attention with the shared bias, then the gated feed-forward; both residual.
+
+    x [B, L, C], bias [B|1, N, L, L].
     """
 
     heads: int
@@ -59,6 +59,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, bias):
+        """Return the layer's output [B, L, C]."""
+
         def dense(features, name):
             scale = 1.0 / self.head_dim if name == "q" else 1.0
             init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
@@ -95,20 +97,20 @@ class T5Encoder(nn.Module):
     max_distance: int = 128
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
-    # makes a layer's parameters whole, where each device holds a part of them
+    # gathers a layer's parameters, where each device holds a shard of them
     gather: Gather | None = None
 
     @staticmethod
     def gathers(path: tuple[str, ...]) -> bool:
-        """Whether the parameter at `path` is of a layer, which calls `gather` itself."""
+        """Return whether the parameter at `path` is a layer's; layers call `gather` themselves."""
         return "layers" in path
 
     @nn.compact
     def __call__(self, tokens, mask=None):
-        """tokens int [B, L]; mask bool [B, L], True where attended, or None: padding attends and is
-        attended, as in the release.
+        """Return text features, float32 [B, L, channels].
 
-        Returns float32 [B, L, channels].
+        tokens int [B, L]. mask bool [B, L], True where attended; with None, padding attends and is
+        attended to, as in the release.
         """
         length = tokens.shape[1]
         embed = nn.Embed(
@@ -124,8 +126,8 @@ class T5Encoder(nn.Module):
             relative_bucket(np.arange(1 - length, length), self.buckets, self.max_distance)
         )
         bucket = by_distance[position[None, :] - position[:, None] + length - 1]
-        # wide: an encoder used frozen at its random start should have heads that look at different
-        # distances
+        # a wide range: the heads of an encoder that is used frozen at its random start should look
+        # at different distances
         table = self.param(
             "relative_bias", nn.initializers.normal(2.0), (self.buckets, self.heads), jnp.float32
         )

@@ -1,5 +1,6 @@
-"""The denoising network F of CogView3: a UNet of stages, text by cross-attention, sizes and time by
-an added embedding.
+"""The denoising network F of CogView3: a UNet with cross-attention to the text.
+
+Sizes and time enter by an added embedding.
 """
 
 import re
@@ -27,38 +28,39 @@ from cv3jax.models.layers import (
 class UNet(nn.Module):
     """F(x, index, cond): what the network predicts (ε or v) for the scaled noisy latent.
 
-    Released sizes are the defaults: 2.9 B parameters. Latent height and width must be multiples of
-    2^(stages - 1).
+    The defaults are the released sizes: 2.9 B parameters. Latent height and width must be multiples
+    of 2^(stages - 1).
     """
 
     channels: int = 320  # of the first stage
-    channel_mult: tuple[int, ...] = (1, 2, 4)  # one entry a stage
-    res_blocks: int = 2  # a stage, on the way down; one more on the way up
-    # transformer blocks after each ResBlock of a stage; 0 means no attention
+    channel_mult: tuple[int, ...] = (1, 2, 4)  # one entry per stage
+    res_blocks: int = 2  # per stage on the way down; one more on the way up
+    # transformer blocks after each ResBlock of a stage; 0 for no attention
     depth: tuple[int, ...] = (0, 2, 10)
     mid_depth: int = 10
     head_dim: int = 64
     out_channels: int = 4
-    w_dim: int = 0  # width of the guidance-weight embedding of distilled models; 0 leaves it out
+    w_dim: int = 0  # width of the guidance embedding of distilled models; 0 leaves it out
     groups: int = 32
     remat: str = "none"  # what is computed again in the backward pass: cv3jax.models.REMATS
     dtype: Any = jnp.float32
     attend: Attend = attend
     constrain: Constrain = no_constraint
-    # makes a block's parameters whole, where each device holds a part of them
+    # gathers a block's parameters, where each device holds a shard of them
     gather: Gather | None = None
 
     @staticmethod
     def gathers(path: tuple[str, ...]) -> bool:
-        """Whether the parameter at `path` is of a block, which calls `gather` itself."""
+        """Return whether the parameter at `path` is a block's; blocks call `gather` themselves."""
         return "blocks" in path or re.fullmatch(r"(down|mid|up)_\d+(_\d+)?", path[0]) is not None
 
     @nn.compact
     def __call__(self, x, index, cond):
-        """x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim]
-        (optional)} → float32 like x.
+        """Return the prediction, float32, of the shape of x.
 
-        A model with `w_dim` may be called without cond["w"]: the embedding then adds nothing.
+        x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim]
+        (optional)}. A model with `w_dim` may be called without cond["w"]: the embedding then adds
+        nothing. Raises ValueError on a cond["w"] that the model has no `w_dim` for.
         """
         embed = 4 * self.channels
         if "w" in cond and not self.w_dim:
@@ -70,8 +72,8 @@ class UNet(nn.Module):
 
         time = timestep_embedding(index, self.channels)
         if self.w_dim:
-            # called at init too, so that a model built for distillation owns the kernel whatever
-            # its first batch holds
+            # called at init too, so that a model built for distillation has the kernel whatever its
+            # first batch holds
             w = cond.get("w", jnp.zeros((x.shape[0], self.w_dim), jnp.float32))
             time = time + nn.Dense(
                 self.channels,

@@ -1,5 +1,6 @@
-"""The KL autoencoder between pixels and latents: 8× smaller each way, 4 channels, SDXL's by
-default.
+"""The KL autoencoder between pixels and latents.
+
+By default it is SDXL's: 8× smaller per side, with 4 channels.
 """
 
 from typing import Any
@@ -12,27 +13,27 @@ from cv3jax.models.layers import ResBlock, attend, conv3, group_norm, upsample_n
 
 
 def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """[B, H, W, C] → [B, H/b, W/b, b²C]: each b×b square of pixels becomes the channels of one
-    position.
-    """
+    """Move each b×b square of pixels into the channels: [B, H, W, C] → [B, H/b, W/b, b²C]."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // block, w // block, block * block * c)
 
 
 def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """The inverse of `space_to_depth`."""
+    """Invert `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * block, w * block, c // block**2)
 
 
-WHOLE = 128**2  # positions at most whose attention is computed at once: 1 GiB of logits an image
+WHOLE = 128**2  # most positions whose attention is computed at once: 1 GiB of logits per image
 
 
 def attend_by_rows(q: jax.Array, k: jax.Array, v: jax.Array, height: int) -> jax.Array:
-    """`attend` of one of `height` rows of queries after the other, so that the logits of all, which
-    grow with the fourth power of the side, never exist. q, k, v [B, height · W, 1, C].
+    """Return `attend`, computed for one row of queries after the other.
+
+    So the logits of all rows, which grow with the fourth power of the side, never exist together.
+    q, k, v [B, height · W, 1, C].
     """
     b, positions, heads, c = q.shape
     rows = q.reshape(b, height, positions // height, heads, c).swapaxes(0, 1)
@@ -41,8 +42,9 @@ def attend_by_rows(q: jax.Array, k: jax.Array, v: jax.Array, height: int) -> jax
 
 
 class PixelAttention(nn.Module):
-    """x + attention of all positions over all others, one head as wide as the channels; projections
-    have biases. Images of more than WHOLE positions are attended row by row.
+    """x + attention of all positions over all others, with one head as wide as the channels.
+
+    The projections have biases. Images of more than WHOLE positions are attended row by row.
     """
 
     groups: int
@@ -50,6 +52,7 @@ class PixelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Return the output, of the shape of x."""
         b, height, width, c = x.shape
         h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x) if self.groups else x
         h = h.reshape(b, height * width, 1, c)
@@ -69,6 +72,7 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, h):
+        """Return the output, of the shape of h."""
         h = ResBlock(h.shape[-1], self.groups, 1e-6, self.dtype, name="res_0")(h)
         if self.attention:
             h = PixelAttention(self.groups, self.dtype, name="attention")(h)
@@ -89,6 +93,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Return the features [B, H/f, W/f, 2z]."""
         h = conv3(self.channels, self.dtype, "conv_in")(space_to_depth(x, self.patch))
         for stage, mult in enumerate(self.channel_mult):
             for i in range(self.res_blocks):
@@ -123,6 +128,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z):
+        """Return the pixels [B, fh, fw, 3]."""
         h = conv3(self.channels * self.channel_mult[-1], self.dtype, "conv_in")(z)
         h = Middle(self.groups, self.mid_attention, self.dtype, name="mid")(h)
         for stage, mult in reversed(list(enumerate(self.channel_mult))):
@@ -137,13 +143,11 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """KL autoencoder.
+    """KL autoencoder of pixels, float in [-1, 1].
 
-    Pixels are float in [-1, 1]; latents here are unscaled (the stage multiplies by its latent
-    scale).
-
-    `patch` > 1 starts from patch×patch pixels a position and ends in a pixel shuffle: cheap for
-    small models. The factor between pixels and latents is `patch` · 2^(stages - 1).
+    Its latents are unscaled; the stage multiplies them by its latent scale. `patch` > 1 starts from
+    patch×patch pixels per position and ends in a pixel shuffle, which is cheap for small models.
+    The factor between pixels and latents is `patch` · 2^(stages - 1).
     """
 
     channels: int = 128
@@ -151,11 +155,12 @@ class Autoencoder(nn.Module):
     res_blocks: int = 2
     z_channels: int = 4
     patch: int = 1
-    groups: int = 32  # 0: no norms at all
+    groups: int = 32  # 0: no norms
     mid_attention: bool = True
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Make the encoder, the decoder and the convolutions beside the latents."""
         sizes = {
             "channels": self.channels,
             "channel_mult": self.channel_mult,
@@ -174,43 +179,48 @@ class Autoencoder(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels a latent position, per side."""
+        """Pixels per latent pixel, per side."""
         return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def encode(self, pixels):
-        """[B, H, W, 3] → the posterior's (mean, log-variance clamped to [-30, 20]), float32 [B,
-        H/f, W/f, z] each.
+        """Return the posterior's (mean, log-variance) of pixels [B, H, W, 3].
+
+        Each is float32 [B, H/f, W/f, z]; the log-variance is clamped to [-30, 20].
         """
         moments = self.quant(self.encoder(pixels.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, clamp_logvar(logvar)
 
     def decode(self, z):
-        """[B, h, w, z] → float32 pixels [B, fh, fw, 3], about -1..1, not clipped."""
+        """Return float32 pixels [B, fh, fw, 3], about -1..1 and not clipped, of z [B, h, w, z]."""
         return self.decoder(self.post_quant(z.astype(self.dtype))).astype(jnp.float32)
 
     def __call__(self, pixels):
+        """Return (pixels decoded from the mean, mean, log-variance)."""
         mean, logvar = self.encode(pixels)
         return self.decode(mean), mean, logvar
 
 
 def narrow_posterior(key: jax.Array, shape: tuple[int], dtype: Any) -> jax.Array:
-    """Start log-variances at -6: from unit variance a run spends hundreds of steps drowned in its
-    own posterior noise.
+    """Return a bias that starts log-variances at -6.
+
+    From unit variance, a run would spend hundreds of steps in its own posterior noise.
     """
     del key
     return jnp.concatenate([jnp.zeros(shape[0] // 2, dtype), jnp.full(shape[0] // 2, -6.0, dtype)])
 
 
 def clamp_logvar(logvar: jax.Array) -> jax.Array:
-    """The posterior's log-variance, kept in [-30, 20] so that its exponential and its KL stay
-    finite.
+    """Return the posterior's log-variance clamped to [-30, 20].
+
+    So its exponential and its KL stay finite.
     """
     return jnp.clip(logvar, -30.0, 20.0)
 
 
 def posterior_sample(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
-    """mean + exp(logvar / 2) · noise: the released code uses the sample, not the mode,
-    everywhere.
+    """Return mean + exp(logvar / 2) · noise.
+
+    The released code uses the sample everywhere, not the mode.
     """
     return mean + jnp.exp(0.5 * logvar) * noise

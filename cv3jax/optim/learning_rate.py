@@ -15,8 +15,10 @@ def learning_rate(
     steps: int | jax.Array,
     final: float = 0.0,
 ) -> optax.Schedule:
-    """0 → lr over `warmup` steps, then constant, or down to lr · final at `steps` linearly or by a
-    cosine.
+    """Return a schedule: 0 → lr over `warmup` steps, then constant or decaying.
+
+    The decay goes down to lr · final at `steps`, linearly or by a cosine. Raises ValueError on
+    another decay.
     """
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {decay!r}")

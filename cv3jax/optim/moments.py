@@ -10,17 +10,16 @@ import optax
 class Stored(NamedTuple):
     """The state of an optimizer whose statistics are stored in bfloat16."""
 
-    count: jax.Array  # int32, updates done: what the rounding of the next is drawn from
+    count: jax.Array  # int32, updates done, from which the next rounding is drawn
     inner: Any
 
 
 def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, computing in float32, its float32 statistics rounded to bfloat16 between updates:
-    half the bytes.
+    """Return `inner` with its float32 statistics stored in bfloat16, which halves their bytes.
 
-    They are rounded up or down at random, to the right mean. Rounded to nearest, a running mean
-    that changes by less than its two-hundredth an update stays where it is, and adam's second
-    moment with b2 = 0.999 changes by a thousandth.
+    It computes in float32. Between updates the statistics are rounded up or down at random, with
+    the right mean. Rounded to nearest, a running mean that changes by less than its two-hundredth
+    per update would never change, and adam's second moment with b2 = 0.999 changes by a thousandth.
     """
 
     def down(count, state):
@@ -50,12 +49,12 @@ def stored_in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTra
 
 
 def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
-    """float32 → one of the two bfloat16 beside it, the nearer the likelier, so that the mean is x.
+    """Round float32 to one of the two neighbouring bfloat16 at random, with mean x.
 
-    Infinities and NaN stay.
+    The nearer one is the likelier. Infinities and NaN stay.
     """
-    # a bfloat16 is the upper half of a float32: what is added to the lower half carries as often as
-    # it is large
+    # a bfloat16 is the upper half of a float32: the noise added to the lower half carries into it
+    # as often as the lower half is large
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
     return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(

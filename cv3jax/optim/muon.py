@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrices are orthogonalised, by Newton–Schulz on their small Gram matrices.
+"""Muon: momentum with orthogonalised matrices, by Newton–Schulz on their small Gram matrices.
 
-The iteration X ← X p(XᵀX) only ever multiplies X by polynomials of its Gram matrix, so that for X
-[m, n], m ≥ n, all of it can be done on n×n matrices, and X is touched twice: once to make XᵀX, once
-to be multiplied. For the convolutions of a UNet (m is 9 to 27 times n) that is a sixth of the
-arithmetic of the usual loop, and Gram matrices of one width go through it together.
+The iteration X ← X p(XᵀX) multiplies X only by polynomials of its Gram matrix. So for X [m, n], m ≥
+n, all of it can be done on n×n matrices, and X is used twice: to compute XᵀX, and in the final
+product. For the convolutions of a UNet (m is 9 to 27 times n) this is a sixth of the arithmetic of
+the usual loop. Gram matrices of one width are processed together.
 """
 
 from collections import defaultdict
@@ -14,15 +14,17 @@ import optax
 
 from cv3jax.distributed.partitioning import STACKED
 
-# Of X ← X (a + b XᵀX + c (XᵀX)²), one row an iteration: the best odd quintics in turn (as in Polar
-# Express, arXiv 2505.16932), for singular values in [0.01, 1], which AOL scaling (arXiv 2512.04632)
-# puts them in. They end within 1 ± 0.27, smaller ones below that.
+# Coefficients of X ← X (a + b XᵀX + c (XᵀX)²), one row per iteration: the best odd quintics in turn
+# (as in Polar Express, arXiv 2505.16932) for singular values in [0.01, 1], the range that AOL
+# scaling (arXiv 2512.04632) gives. The values end within 1 ± 0.27; smaller ones end below that.
 COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
 def matrix_shape(path: tuple, value: jax.Array) -> tuple[int, int, int]:
-    """(matrices, fan in, fan out) of a parameter: dense [in, out]; convolution [h, w, in, out]; a
-    leading layer axis where stacked.
+    """Return (matrices, fan in, fan out) of a parameter.
+
+    A dense parameter is [in, out], a convolution [h, w, in, out]; stacked ones have a leading layer
+    axis.
     """
     stacked = any(getattr(key, "key", None) in STACKED for key in path)
     count = value.shape[0] if stacked else 1
@@ -30,8 +32,9 @@ def matrix_shape(path: tuple, value: jax.Array) -> tuple[int, int, int]:
 
 
 def orthogonal_map(gram: jax.Array) -> jax.Array:
-    """Q with (X Q)ᵀ(X Q) ≈ 1 for gram = XᵀX: AOL scaling, then the quintics. [K, n, n] → [K, n, n],
-    float32.
+    """Return Q, float32 [K, n, n], with (X Q)ᵀ(X Q) ≈ 1 for gram = XᵀX [K, n, n].
+
+    It applies AOL scaling, then the quintics.
     """
     scale = jax.lax.rsqrt(jnp.maximum(jnp.abs(gram).sum(-1), 1e-30))
     gram = gram * scale[:, None, :] * scale[:, :, None]
@@ -40,23 +43,22 @@ def orthogonal_map(gram: jax.Array) -> jax.Array:
         p = a * jnp.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * (gram @ gram)
         q = p if q is None else q @ p
         if i + 1 < len(COEFFICIENTS):
-            # all are polynomials of one matrix: they commute, and p is symmetric
+            # all are polynomials of one matrix, so they commute, and p is symmetric
             gram = p @ gram @ p
     return q * scale[:, :, None]
 
 
 def orthogonalize(tree):
-    """Every parameter-shaped leaf with singular values near 1 instead of its own, times 0.2
-    √max(fan in, fan out).
+    """Return each parameter-shaped leaf with singular values near 1 times 0.2 √max(fan in, out).
 
-    With that factor an update has the root mean square that adam's has (arXiv 2502.16982), so that
-    one learning rate fits both.
+    With that factor an update has the root mean square of adam's (arXiv 2502.16982), so that one
+    learning rate fits both.
     """
     leaves, structure = jax.tree.flatten_with_path(tree)
     matrices = [value.reshape(matrix_shape(path, value)) for path, value in leaves]
     wide = [x.shape[1] < x.shape[2] for x in matrices]
     matrices = [x.mT if flip else x for x, flip in zip(matrices, wide, strict=True)]
-    same = defaultdict(list)  # width of the Gram matrix → which leaves
+    same = defaultdict(list)  # width of the Gram matrix → the leaves
     for i, x in enumerate(matrices):
         same[x.shape[-1]].append(i)
     out = [None] * len(matrices)
@@ -72,9 +74,9 @@ def orthogonalize(tree):
 
 
 def scale_by_muon(beta: float = 0.95) -> optax.GradientTransformation:
-    """Nesterov momentum, orthogonalised.
+    """Return Nesterov momentum, orthogonalised.
 
-    Leaves are matrices (`matrix_shape`); vectors belong to another optimizer.
+    Leaves are matrices (`matrix_shape`); vectors need another optimizer.
     """
     return optax.chain(
         optax.trace(beta, nesterov=True),

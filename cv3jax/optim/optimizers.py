@@ -1,6 +1,4 @@
-"""The optimizer: adamw, adafactor or muon, learning-rate warm-up and decay, clipping of the global
-gradient norm.
-"""
+"""The optimizer: adamw, adafactor or muon, with a learning rate and a clipped gradient norm."""
 
 import dataclasses
 
@@ -14,7 +12,7 @@ from cv3jax.optim.muon import matrix_shape, scale_by_muon
 
 # adafactor factors matrices with both sides at least this long; shorter ones are small anyway
 FACTORED = 128
-# wide, shallow and cheap to train by adam
+# wide, shallow and cheap to train with adam
 EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
 
 
@@ -22,12 +20,12 @@ EMBEDDINGS = ("embed", "time_in", "time_out", "size_in", "size_out", "w_proj")
 class OptimizerSettings:
     """An optimizer without its learning rate.
 
-    `kind`: adamw (b1, b2, eps), adafactor (b2, momentum) or muon (adam for vectors and embeddings).
-    `clip`: the largest global norm of a gradient. `moments`: the type in which all three store
-    their statistics.
+    `kind`: adamw (b1, b2, eps), adafactor (b2, momentum) or muon (with adam for vectors and
+    embeddings). `clip`: the largest global norm of a gradient. `moments`: the type in which all
+    three store their statistics.
 
     Raises:
-        ValueError: no such kind or type of moments.
+        ValueError: there is no such kind or type of moments.
     """
 
     kind: str
@@ -40,6 +38,7 @@ class OptimizerSettings:
     moments: str = "float32"
 
     def __post_init__(self):
+        """Raise ValueError on an unknown kind or type of moments."""
         if self.moments not in MOMENTS:
             raise ValueError(f"moments must be one of {', '.join(MOMENTS)}, not {self.moments!r}")
         if self.kind not in OPTIMIZERS:
@@ -47,8 +46,9 @@ class OptimizerSettings:
 
 
 def is_hidden_matrix(path: tuple, value: jax.Array) -> bool:
-    """Whether a parameter is a matrix or convolution between hidden states: no norm's scale, no
-    bias, no embedding.
+    """Return whether a parameter is a matrix or convolution between hidden states.
+
+    Norm scales, biases and embeddings are not.
     """
     names = [getattr(key, "key", None) for key in path]
     vector = value.size == matrix_shape(path, value)[0] * value.shape[-1] if value.ndim else True
@@ -56,19 +56,17 @@ def is_hidden_matrix(path: tuple, value: jax.Array) -> bool:
 
 
 def muon_labels(params) -> dict:
-    """Which optimizer takes each parameter: muon the matrices between hidden states, adam the
-    others.
-    """
+    """Return the optimizer of each parameter: muon for matrices between hidden states, or adam."""
     return jax.tree.map_with_path(
         lambda path, value: "muon" if is_hidden_matrix(path, value) else "adam", params
     )
 
 
 def decay_matrices(weight_decay: float) -> optax.GradientTransformation:
-    """Decoupled weight decay of the matrices between hidden states; norms, biases and embeddings
-    are left alone, as is usual.
+    """Return decoupled weight decay of the matrices between hidden states.
 
-    Its state is that of optax.add_decayed_weights, so optimizer states from before it load.
+    Norms, biases and embeddings do not decay, as is usual. Its state is that of
+    optax.add_decayed_weights, so older optimizer states load.
     """
 
     def decayed(updates, params):
@@ -84,11 +82,11 @@ def decay_matrices(weight_decay: float) -> optax.GradientTransformation:
 
 
 def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformation:
-    """Adafactor (arXiv 1804.04235) without its own learning rate: updates have a root mean square
-    of about 1, as adam's have.
+    """Return Adafactor (arXiv 1804.04235) without its own learning rate.
 
-    The second moment of a matrix is kept as the means of its rows and columns. It is averaged with
-    1 - t^-0.8, at most `b2`. `momentum` is a running mean of the updates; 0 keeps none.
+    Its updates have a root mean square of about 1, as adam's have. The second moment of a matrix is
+    kept as the means of its rows and columns, averaged with 1 - t^-0.8, at most `b2`. `momentum` is
+    a running mean of the updates; 0 keeps none.
     """
     second = optax.scale_by_factored_rms(
         min_dim_size_to_factor=FACTORED,
@@ -104,7 +102,7 @@ def scale_by_adafactor(b2: float, momentum: float) -> optax.GradientTransformati
 
 
 def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
-    """An update with a root mean square of at most 1, each layer's of a stack for itself."""
+    """Return an update with a root mean square of at most 1, for each layer of a stack alone."""
     axes = tuple(range(int(matrix_shape(path, update)[0] > 1), update.ndim)) if update.ndim else ()
     return update / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(update), axes, keepdims=True)))
 
@@ -112,10 +110,10 @@ def clip_rms(path: tuple, update: jax.Array) -> jax.Array:
 def make_optimizer(
     settings: OptimizerSettings, lr: float | optax.Schedule
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that those settings describe, at learning rate `lr`.
+    """Return the optimizer that the settings describe, at learning rate `lr`.
 
-    Gradients are clipped to the global norm first. Weight decay (`decay_matrices`) is decoupled,
-    times lr.
+    Gradients are first clipped to the global norm. Weight decay (`decay_matrices`) is decoupled and
+    multiplied by lr.
     """
     s = settings
     store = stored_in_bfloat16 if s.moments == "bfloat16" else lambda inner: inner

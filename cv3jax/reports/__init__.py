@@ -1,1 +1,1 @@
-"""Pictures and plots that reports are made of."""
+"""Pictures and plots for reports."""

@@ -14,7 +14,7 @@ from data_pipeline.io.files import replacing
 
 GAP = 4
 MIN_LABEL, MAX_LABEL = 90, 900  # pixels of a row's label; a longer one ends with "…"
-MIN_CAPTION = 70  # pixels of a column's
+MIN_CAPTION = 70  # pixels of a column's caption
 
 
 def contact_sheet(
@@ -24,11 +24,10 @@ def contact_sheet(
     columns: Sequence[str] = (),
     side: int | None = None,
 ) -> np.ndarray:
-    """Rows of uint8 [N, H, W, 3] images under one another, each enlarged to the same `side`
-    (default: the largest), labelled.
+    """Return rows of uint8 [N, H, W, 3] images under one another, with labels.
 
-    `rows` labels each row at its left, `columns` each column above, wrapped. Returns uint8 [H', W',
-    3].
+    Each image is enlarged to the same `side` (default: the largest). `rows` labels each row at its
+    left, `columns` each column above, wrapped. The result is uint8 [H', W', 3].
     """
     side = side or max(images.shape[1] for images in rows_of_images)
     names = [_narrow(text, max(side // LINE, 1)) for text in rows]
@@ -55,7 +54,7 @@ def contact_sheet(
 
 
 def _narrow(text: str, lines: int) -> list[str]:
-    """The text in as narrow lines as make no more than `lines` of them."""
+    """Return the text in the narrowest lines that make no more than `lines` of them."""
     width = MIN_LABEL
     while width < MAX_LABEL and len(labels.wrap(text, width)) > lines:
         width = min(MAX_LABEL, width + max(6, width // 10))
@@ -67,9 +66,9 @@ def _width(lines: list[str]) -> int:
 
 
 def save_png(path: Path, image: np.ndarray, place: Path | None = None) -> np.ndarray:
-    """Write uint8 [H, W, 3] as PNG, making its directory; returns the image.
+    """Write uint8 [H, W, 3] as PNG, making its directory. Returns the image.
 
-    The name appears when the file is whole and on the disk; until then it is in `place`, a
+    The name appears when the file is complete and on the disk. Until then the file is in `place`, a
     directory of the same file system (default: the same one, under a name that begins with a dot).
     """
     path.parent.mkdir(parents=True, exist_ok=True)

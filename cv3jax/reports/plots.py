@@ -1,6 +1,4 @@
-"""Pictures and curves inside a page: addresses that hold the data, and SVG in the page's own font
-and colours.
-"""
+"""Pictures and curves for a page: data: addresses, and SVG in the page's own font and colours."""
 
 import base64
 import contextlib
@@ -17,12 +15,12 @@ if TYPE_CHECKING:  # importing it takes a second
     from matplotlib.axes import Axes
 
 QUANTITIES = {"loss": "loss (no unit)", "psnr": "PSNR of training batches (dB)"}
-_INK = "#012345"  # what becomes the page's text colour, light or dark
-_LINE, _FAINT, _OTHER = "#6475f5", "#7c8cf8", "#d9822b"  # seen on both
+_INK = "#012345"  # replaced by the page's text colour, light or dark
+_LINE, _FAINT, _OTHER = "#6475f5", "#7c8cf8", "#d9822b"  # visible on both
 
 
 def png_uri(image: np.ndarray) -> str:
-    """uint8 [H, W, 3] → a data: address of it as PNG."""
+    """Return uint8 [H, W, 3] as a PNG in a data: address."""
     out = io.BytesIO()
     Image.fromarray(np.asarray(image)).save(out, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
@@ -30,7 +28,7 @@ def png_uri(image: np.ndarray) -> str:
 
 @contextlib.contextmanager
 def drawn(pieces: list[Markup]) -> Iterator["Axes"]:
-    """Axes to draw on; afterwards their inline SVG is appended to `pieces`."""
+    """Yield axes to draw on, and afterwards append their inline SVG to `pieces`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -65,7 +63,7 @@ def drawn(pieces: list[Markup]) -> Iterator["Axes"]:
 
 
 def plot(lines: list[dict], key: str) -> Markup:
-    """Inline SVG of `key` over the steps, with its running mean."""
+    """Return inline SVG of `key` over the steps, with its running mean."""
     step, value = np.array(
         [(line["step"], line[key]) for line in lines if key in line], np.float64
     ).T
@@ -89,7 +87,7 @@ def plot(lines: list[dict], key: str) -> Markup:
 
 
 def quality_plot(rows: list[dict], full: int) -> Markup:
-    """Inline SVG of `draw_quality`."""
+    """Return the inline SVG of `draw_quality`."""
     pieces: list[Markup] = []
     with drawn(pieces) as axes:
         draw_quality(axes, rows, full)
@@ -97,8 +95,9 @@ def quality_plot(rows: list[dict], full: int) -> Markup:
 
 
 def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
-    """The distance from `full` steps against the steps, distilled and not. rows: of a
-    quality.json.
+    """Draw the distance from `full` steps against the steps, distilled and not.
+
+    rows: of a quality.json.
     """
     for what, some, style, colour in (
         ("undistilled, guided", [row for row in rows if row["round"] is None], "o--", _OTHER),

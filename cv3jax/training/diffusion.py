@@ -16,7 +16,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.batches import placer
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
-from cv3jax.training.feature_cache import arrays, open_companion, prepare_of
+from cv3jax.training.feature_cache import arrays, open_feature_cache, prepare_of
 from cv3jax.training.frozen import describe, frozen_description, frozen_parts
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import base_preview, relay_preview
@@ -38,7 +38,7 @@ class DiffusionStage:
         self._records, mesh = open_data(settings.data), self._mesh.mesh
         directory, description = frozen_description(settings)
         text = description.t5 or settings.text.description
-        cache = open_companion(settings, directory, description, self._records)
+        cache = open_feature_cache(settings, directory, description, self._records)
         self._programs = diffusion_programs(
             settings,
             self._mesh,

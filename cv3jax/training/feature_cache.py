@@ -28,7 +28,7 @@ from data_pipeline.records.records import RecordSource
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) of a batch's row
 
 
-def open_companion(
+def open_feature_cache(
     settings: StageSettings,
     directory: Path,
     description: CascadeDescription,

@@ -63,7 +63,7 @@ def check_resume(
     history = read_history(workdir) if history is None else history
     if not steps and resume_from is None:
         return Resumed(None, history)
-    if resume_from is None or (steps and gone_on(directory, steps[-1], resume_from)):
+    if resume_from is None or (steps and has_resumed(directory, steps[-1], resume_from)):
         step = steps[-1]
     elif resume_from in steps:
         step = resume_from
@@ -98,7 +98,7 @@ def record(asked: Asked, resumed: Resumed, cascade: dict[str, Any]) -> dict[str,
     }
 
 
-def gone_on(directory: Path, newest: int, resume_from: int) -> bool:
+def has_resumed(directory: Path, newest: int, resume_from: int) -> bool:
     """Whether the newest checkpoint is intact and of a run that was resumed from `resume_from`: the
     same command, given again.
     """

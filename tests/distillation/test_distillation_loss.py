@@ -18,7 +18,7 @@ from cv3jax.distillation.loss import (
     draw_pairs,
     pair_weights,
     pairs,
-    told,
+    with_guidance,
 )
 from cv3jax.models.embeddings import guidance_embedding
 
@@ -181,8 +181,8 @@ def test_who_is_shown_what(teacher_w_dim):
 
 def test_a_model_without_w_is_told_none():
     cond = {"text": normal(0, (B, 5, 3))}
-    assert told(cond, jnp.full(B, 7.5), 0) is cond
-    assert set(told(cond, jnp.full(B, 7.5), W_DIM)) == {"text", "w"}
+    assert with_guidance(cond, jnp.full(B, 7.5), 0) is cond
+    assert set(with_guidance(cond, jnp.full(B, 7.5), W_DIM)) == {"text", "w"}
     assert set(cond) == {"text"}
 
 

@@ -92,10 +92,10 @@ def test_what_a_companion_does_not_suit(fields, stored, line):
     cfg = config("relay", "data.random_crop=False", *fields, f"data.cache={companion(*stored)}")
     directory, description = frozen_description(cfg)
     if line is None:
-        assert feature_cache.open_companion(cfg, directory, description, records()) is not None
+        assert feature_cache.open_feature_cache(cfg, directory, description, records()) is not None
         return
     with pytest.raises(InputError, match=line):
-        feature_cache.open_companion(cfg, directory, description, records())
+        feature_cache.open_feature_cache(cfg, directory, description, records())
 
 
 def test_a_base_s_companion_has_nothing_for_a_relay(tmp_path):
@@ -103,7 +103,7 @@ def test_a_base_s_companion_has_nothing_for_a_relay(tmp_path):
     precomputing.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
     cfg = config("relay", "data.random_crop=False", f"data.cache={tmp_path / 'out'}")
     with pytest.raises(InputError, match=r"\(other latents\.low\)"):
-        feature_cache.open_companion(cfg, *frozen_description(cfg), records())
+        feature_cache.open_feature_cache(cfg, *frozen_description(cfg), records())
 
 
 def rewritten(path, change) -> None:
