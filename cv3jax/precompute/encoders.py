@@ -1,6 +1,4 @@
-"""The frozen encoders at work on a batch of records: two jitted programs, each device on its own
-rows.
-"""
+"""The frozen encoders on a batch of records: two jitted programs, sharded by rows."""
 
 import functools
 from collections.abc import Callable
@@ -24,19 +22,19 @@ from cv3jax.models.vae import Autoencoder
 from cv3jax.training.settings import StageSettings
 from data_pipeline.loading.crops import fit
 
-INT8 = 127  # the largest, of either sign
+INT8 = 127  # the largest magnitude
 
 
 class Encoders(NamedTuple):
     """Loaded encoders. `latents` and `text` are None where the identity leaves them out.
 
-    Their results lie on the devices, {name: [width, ...]} as `data_pipeline.records.feature_cache`
-    names them, and "finite" bool [width].
+    Their results stay on the devices: {name: [width, ...]} with the names of
+    `data_pipeline.records.feature_cache`, and "finite" bool [width].
     """
 
     width: int  # rows of a batch
     side: int  # pixels
-    # an encoded image → what of it is encoded, uint8 [side, side, 3], and sizes
+    # bytes of an image → the crop to encode, uint8 [side, side, 3], and sizes
     view: Callable[[bytes], tuple[np.ndarray, np.ndarray]]
     latents: Callable[[np.ndarray], dict[str, jax.Array]] | None  # uint8 [width, side, side, 3]
     text: Callable[[np.ndarray], dict[str, jax.Array]] | None  # tokens int32 [width, L]
@@ -51,10 +49,9 @@ def load_encoders(
     mesh: Mesh,
     batch: int,
 ) -> Encoders:
-    """The encoders that `identity` (`cache_identity.cache_identity`) names, on `mesh`, for `batch`
-    images a device.
+    """Return the encoders that `identity` (`cache_identity.cache_identity`) names, on `mesh`.
 
-    Raises InputError on a damaged part.
+    They take `batch` images per device. Raises InputError on a damaged part.
     """
     needed = tuple(
         part for part, there in (("vae", identity["latents"]), ("t5", identity["text"])) if there
@@ -88,13 +85,14 @@ def load_encoders(
 def on_rows(
     program: Callable, params: Any, mesh: Mesh
 ) -> Callable[[np.ndarray], dict[str, jax.Array]]:
-    """`program(params, rows)`, of rows that lie on the host."""
+    """Return `program(params, rows)` as a function of rows that are on the host."""
     return lambda rows: program(params, jax.device_put(rows, batch_sharding(mesh)))
 
 
 def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, identity: dict[str, Any]) -> Callable:
-    """(params, uint8 [B, H, W, 3]) → posteriors as `identity` says they are stored, and which rows
-    are finite as that.
+    """Return the program (params, uint8 [B, H, W, 3]) → posteriors, and which rows are finite.
+
+    The posteriors have the types in which `identity` says they are stored; "finite" is of these.
     """
     layout = Layout(mesh, tree_specs(params, mesh), vae.dtype)
 
@@ -113,8 +111,9 @@ def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, identity: dict[str
 
 
 def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable:
-    """(params, tokens [B, L]) → features as `dtype`, with int8 their scales beside them, and which
-    rows are finite.
+    """Return the program (params, tokens [B, L]) → features as `dtype`, and which rows are finite.
+
+    For int8 it also returns their scales.
     """
     layout = Layout(mesh, tree_specs(params, mesh), t5.dtype)
     local = t5.clone(gather=layout.gather)
@@ -130,8 +129,10 @@ def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable
 
 
 def stored(features: jax.Array, dtype: str) -> dict[str, jax.Array]:
-    """Features float32 [B, L, C] as they are kept: {text}, or of int8 {text, text_scale [B, L]},
-    whose largest value of a token is 127.
+    """Return features float32 [B, L, C] as they are stored.
+
+    The result is {text}, or for int8 {text, text_scale [B, L]}, where the largest value of a token
+    is 127.
     """
     if dtype != "int8":
         return {"text": features.astype(dtype)}
@@ -141,6 +142,6 @@ def stored(features: jax.Array, dtype: str) -> dict[str, jax.Array]:
 
 
 def finite(*values: jax.Array) -> jax.Array:
-    """Which rows of all `values` [B, ...] hold neither infinities nor NaN. bool [B]"""
+    """Return which rows of all `values` [B, ...] hold neither infinities nor NaN, bool [B]."""
     rows = [jnp.isfinite(value).reshape(value.shape[0], -1).all(axis=1) for value in values]
     return jnp.stack(rows).all(axis=0)

@@ -1,5 +1,6 @@
-"""`cv3jax data encode`: a dataset's latents and text features, made once and kept, so that training
-need not make them at every step.
+"""`cv3jax data encode`: make a feature cache, a dataset's latents and text features.
+
+So training need not compute them at every step.
 """
 
 import sys
@@ -41,17 +42,16 @@ def run(
     overwrite: bool = False,
     share: Share = WHOLE,
 ) -> dict[str, Any]:
-    """Encode this share of the shards of config.data.path with the encoders of config.cascade;
-    shards that are there stay. Returns figures.
+    """Encode this share of the shards of config.data.path. Returns the figures.
 
-    latents, text: the types they are stored in, None for neither. batch: images a device takes at
-    once.
+    The encoders are those of config.cascade; shards that exist are kept. latents, text: the types
+    in which they are stored, None for neither. batch: images per device at once.
 
     Raises:
-        InputError: the recipe, the dataset, the cascade or the mesh does not do, or `out` holds
+        InputError: the recipe, the dataset, the cascade or the mesh does not fit, or `out` holds
             something else.
         StoppedError: SIGTERM or Ctrl-C came.
-        OSError: something could not be written; the same command goes on.
+        OSError: something could not be written; the same command continues.
     """
     records = open_records(settings.data.path)
     directory, description = described(settings, text)
@@ -74,7 +74,7 @@ def run(
     if not complete(out, identity):
         begin(out, identity, overwrite)
         with holding(partial(out), share) as place:
-            # again, for another process may have found the last shard meanwhile
+            # again, because another process may have found the last shard meanwhile
             if not complete(out, identity):
                 source = Source(settings, records, directory, description)
                 figures |= encode(source, identity, devices, batch, Target(out, place, share))
@@ -92,9 +92,9 @@ def run(
 
 
 def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeDescription]:
-    """(directory, description) of config.cascade.
+    """Return (directory, description) of config.cascade.
 
-    Raises InputError on a stage without latents, buckets, or a part that is not there.
+    Raises InputError on a stage without latents, on buckets, or on a missing part.
     """
     if settings.stage not in ("base", "relay"):
         raise InputError(
@@ -120,9 +120,9 @@ def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeD
 
 
 def choose(mesh: str | None, count: int) -> Mesh:
-    """The mesh over this process's devices, as many as there are batches for.
+    """Return the mesh over this process's devices, at most as many as there are batches.
 
-    Raises InputError on axes that split no encoder.
+    Raises InputError on axes over which encoders are not sharded.
     """
     devices = choose_mesh(mesh, count) or make_mesh(data=1, devices=jax.local_devices()[:1])
     if batch_ways(devices) != devices.size:
@@ -142,7 +142,7 @@ class Source(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where the shards go, and which of them are this process's."""
+    """Where the shards go, and which of them belong to this process."""
 
     out: Path
     place: Path  # of unfinished shards
@@ -152,9 +152,9 @@ class Target(NamedTuple):
 def encode(
     source: Source, identity: dict[str, Any], devices: Mesh, batch: int, target: Target
 ) -> dict[str, Any]:
-    """Make the shards of this share that are missing.
+    """Make the missing shards of this share. Returns the figures.
 
-    Returns figures; raises StoppedError where some are left.
+    Raises StoppedError where some are left.
     """
     settings, records = source.settings, source.records
     starts, lengths = (

@@ -1,5 +1,7 @@
-"""One shard of a companion dataset: records read and decoded ahead, encoded batch after batch,
-written while the next is computed.
+"""Make one shard of a feature cache.
+
+Records are read and decoded in advance, encoded batch by batch, and written while the next batch is
+computed.
 """
 
 import collections
@@ -24,24 +26,27 @@ KEPT = ("key", "sha256", "caption", "recaption")
 class Item(NamedTuple):
     """A record to encode."""
 
-    record: dict[str, str]  # KEPT of it
+    record: dict[str, str]  # its fields KEPT
     pixels: np.ndarray | None  # uint8 [side, side, 3], where there are latents to make
     sizes: np.ndarray  # int32 [6]
-    whole: bool  # else neither image nor captions can be read, and its companion has no arrays
-    several: bool = False  # its source has more captions than the one that features are made of
+    # False: its image or caption cannot be read, and the feature cache has no arrays for it
+    whole: bool
+    several: bool = False  # the source has more captions than the one with features
 
 
 class Hooks(NamedTuple):
     """What is called while a shard is made."""
 
-    damaged: Callable[[str], None]  # of a record that cannot be read, by other threads; may raise
-    advance: Callable[[int], None]  # so many records were written
-    stop: Callable[[], int | None]  # after each batch; where it says so, no shard is left
-    several: Callable[[int], None]  # so many records of a shard have captions without features
+    # for a record that cannot be read, from other threads; may raise
+    damaged: Callable[[str], None]
+    advance: Callable[[int], None]  # for so many written records
+    stop: Callable[[], int | None]  # after each batch; a signal discards the shard
+    # for so many records of a shard that have captions without features
+    several: Callable[[int], None]
 
 
 class _StoppedError(Exception):
-    """Leaves the blocks of a shard that is not to appear."""
+    """Leaves the blocks of a shard that is discarded."""
 
 
 def encode_shard(
@@ -53,12 +58,12 @@ def encode_shard(
     threads: int,
     hooks: Hooks,
 ) -> int:
-    """Write the companion shard of the records `rows` to `path`, by way of the directory `place`.
+    """Write the shard of the records `rows` to `path`, by way of the directory `place`.
 
-    Returns how many it wrote.
+    Returns how many records it wrote.
 
     Raises:
-        InputError: the encoders make infinities of a record.
+        InputError: the encoders produce infinities for a record.
         OSError: the disk is full, or fails.
     """
     before, several = None, 0
@@ -68,7 +73,7 @@ def encode_shard(
             ShardWriter(temporary, FEATURES) as writer,
         ):
             for some in batches(records, rows, encoders, threads, hooks.damaged):
-                # the devices are at it while the batch before is written
+                # the devices compute it while the batch before it is written
                 begun = (some, start(some, encoders))
                 several += sum(item.several for item in some)
                 if before:
@@ -91,8 +96,9 @@ def batches(
     threads: int,
     damaged: Callable[[str], None],
 ) -> Iterator[list[Item]]:
-    """Lists of `encoders.width` records, the last one of what is left; read and decoded ahead by
-    `threads`.
+    """Yield lists of `encoders.width` records; the last list has the rest.
+
+    Threads read and decode them in advance.
     """
     nothing = np.zeros(6, np.int32)
 
@@ -117,7 +123,7 @@ def batches(
     pool = concurrent.futures.ThreadPoolExecutor(max(threads, 1))
     try:
         for begin in range(0, len(rows), width):
-            while len(read) < min(3 * width, len(rows) - begin):  # this batch, and two ahead
+            while len(read) < min(3 * width, len(rows) - begin):  # this batch, and two in advance
                 read.append(pool.submit(item, rows[begin + len(read)]))
             yield [read.popleft().result() for _ in range(min(width, len(rows) - begin))]
     finally:
@@ -125,8 +131,9 @@ def batches(
 
 
 def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array]]:
-    """Have the devices begin a batch, filled up with its last record: a row's result depends on its
-    place, not on what stands beside it.
+    """Let the devices begin a batch, filled up with its last record.
+
+    The result of a row depends on its place, not on the other rows.
     """
     filled = some + [some[-1]] * (encoders.width - len(some))
     out = {"latents": {}, "text": {}, "recaption": {}}
@@ -144,7 +151,7 @@ def start(some: list[Item], encoders: Encoders) -> dict[str, dict[str, jax.Array
 def write(
     writer: ShardWriter, some: list[Item], out: dict[str, dict[str, jax.Array]], *, name: str
 ) -> int:
-    """Write a batch when the devices have it. Returns how many records that were."""
+    """Write a batch when the devices have it. Returns how many records it has."""
     arrays = jax.device_get(out)
     for row, item in enumerate(some):
         own = {

@@ -1,10 +1,9 @@
-"""A companion dataset in the making: who encodes which shard, what is there already, and when it
-gets its name.
+"""A feature cache in the making: which process encodes which shard, and when it gets its name.
 
-Shard k is process k mod N's, and processes do not talk to each other. Whole shards stand in
-`OUT.partial` under their final names, beside the `encoded.json` that says what they are of; a shard
-that was begun and not finished is made again from its first record. Whoever finds the last one
-there describes the dataset and renames it.
+Shard k belongs to process k mod N, and the processes do not communicate. Complete shards are in
+`OUT.partial` under their final names, beside the `encoded.json` that identifies them. An unfinished
+shard is made again from its first record. The process that finds all shards complete describes the
+dataset and renames it.
 """
 
 import json
@@ -23,16 +22,17 @@ from data_pipeline.records.shard_readers import count_records
 
 
 def partial(out: Path) -> Path:
+    """Return the directory that holds the shards until all are complete."""
     return out.with_name(out.name + ".partial")
 
 
 def shard_path(out: Path, k: int, identity: dict[str, Any]) -> Path:
-    """Where shard k stands until all do."""
+    """Return the path of shard k until all are complete."""
     return partial(out) / shard_name(NAME, k, len(identity["records"]["lengths"]))
 
 
 def complete(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether `out` is the dataset that `identity` says."""
+    """Return whether `out` is the dataset that `identity` describes."""
     return (
         (out / "dataset_info.json").is_file()
         and (out / IDENTITY).is_file()
@@ -41,20 +41,20 @@ def complete(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Have `OUT.partial` ready for shards of `identity`; those that are there of them stay.
+    """Prepare `OUT.partial` for shards of `identity`; those that exist are kept.
 
     Raises:
-        InputError: `out` is something else, or there are shards of another identity; `overwrite`
-            replaces those.
+        InputError: `out` is something else, or there are shards of another identity, which
+            `overwrite` would replace.
     """
     _check_free(out, identity, overwrite)
     staging = partial(out)
     check_renamable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # the second keeps out who writes another dataset there; it is held until ours is begun, which
-    # others then see
+    # the second lock keeps out a process that writes another dataset there; it is held until this
+    # one is begun, which others then see
     with locks.wait(_lock(out)), locks.hold(staging, "--out"):
-        if not complete(out, identity):  # by another process, meanwhile
+        if not complete(out, identity):  # another process may have finished it meanwhile
             _check_free(out, identity, overwrite)
         present = {path.name for path in staging.iterdir()}
         if IDENTITY in present:
@@ -72,7 +72,7 @@ def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
             raise InputError(
                 f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out"
             )
-        # a name that a process which begins anew does not take for somebody else's file
+        # a name that a process which begins anew does not take for a foreign file
         with replacing(staging / IDENTITY, staging / f".{IDENTITY}") as temporary:
             temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
@@ -93,7 +93,7 @@ def _check_free(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
 
 
 def missing(out: Path, identity: dict[str, Any]) -> list[int]:
-    """The shards that are not there yet, or not whole."""
+    """Return the shards that are missing or not complete."""
     return [
         k
         for k, length in enumerate(identity["records"]["lengths"])
@@ -102,29 +102,30 @@ def missing(out: Path, identity: dict[str, Any]) -> list[int]:
 
 
 def is_whole(path: Path, length: int) -> bool:
-    """Whether `path` is a shard of so many records; ArrayRecord's index, which is written last,
-    says it.
+    """Return whether `path` is a shard of so many records.
+
+    ArrayRecord writes its index last, so the index proves it.
     """
     if not path.is_file():
         return False
     try:
         return count_records(path) == length
-    except RuntimeError:  # what array_record says of a file that is no shard
+    except RuntimeError:  # array_record raises it on a file that is no shard
         return False
 
 
 def finish(out: Path, identity: dict[str, Any]) -> list[int]:
-    """Give the dataset its name where every shard of every process is there.
+    """Give the dataset its name where the shards of all processes are complete.
 
-    Returns those that are not.
+    Returns the shards that are missing.
     """
     with locks.wait(_lock(out)):
-        if complete(out, identity):  # by another process, meanwhile
+        if complete(out, identity):  # another process may have finished it meanwhile
             return []
         lacking = missing(out, identity)
         if not lacking:
             staging, lengths = partial(out), identity["records"]["lengths"]
-            # where processes that have done their part hold it until they end
+            # locks that processes hold until they end, after their share is done
             for place in staging.glob(".*"):
                 shutil.rmtree(place, ignore_errors=True)
             paths = [shard_path(out, k, identity) for k in range(len(lengths))]
@@ -134,9 +135,9 @@ def finish(out: Path, identity: dict[str, Any]) -> list[int]:
 
 
 def _lock(out: Path) -> Path:
-    """Return the file beside `out` for whose holder the other processes wait.
+    """Return the lock file beside `out`, for which the other processes wait.
 
-    On a file system without locks nobody waits: of two that end at once one then fails, and its
-    command goes on when it is given again.
+    On a file system without locks nobody waits. Of two processes that end at once one then fails,
+    and its command continues when it is given again.
     """
     return out.with_name(f".{out.name}.lock")

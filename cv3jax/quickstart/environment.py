@@ -1,4 +1,4 @@
-"""What a program ran on."""
+"""The hardware and versions that a program ran on."""
 
 import datetime
 import importlib.metadata
@@ -9,7 +9,7 @@ import jax
 
 
 def environment() -> dict:
-    """Hardware, versions and date, for the report."""
+    """Return hardware, versions and date, for the report."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

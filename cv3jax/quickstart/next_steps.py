@@ -1,11 +1,11 @@
-"""What a reader of the report may want to do next, as commands."""
+"""Commands that a reader of the report may want to run next."""
 
 import shlex
 from pathlib import Path
 
 
 def next_steps(workdir: Path) -> list[tuple[str, str]]:
-    """What a reader of the report may want to do next: (what, command)."""
+    """Return [(what it does, command)] for a reader of the report."""
     here, distilled = shlex.quote(str(workdir)), shlex.quote(str(workdir / "distilled"))
     prompt = (
         "a small green star on the left and a large purple circle on the right, black background"

@@ -1,6 +1,4 @@
-"""The page a run leaves behind: pictures, curves and figures in one HTML file that loads nothing
-from anywhere.
-"""
+"""The report page of a run: pictures, curves and figures in one self-contained HTML file."""
 
 import json
 from pathlib import Path
@@ -13,8 +11,8 @@ from cv3jax.quickstart.report_distilled import section
 from cv3jax.reports.plots import QUANTITIES, plot, png_uri
 from data_pipeline.io.files import replacing
 
-HERE = Path(__file__).parent  # where the templates are
-COLUMNS = (  # key of a sample, heading, what one sees
+HERE = Path(__file__).parent  # the directory of the templates
+COLUMNS = (  # key of a sample, heading, explanation
     ("base", "Base", "sampled from the caption alone"),
     ("upsampled", "Enlarged ×2", "the base picture, bilinear: no new detail"),
     (
@@ -24,7 +22,7 @@ COLUMNS = (  # key of a sample, heading, what one sees
     ),
     ("relay", "Relay", "the result: diffusion continued from there"),
 )
-JUDGED = (  # key of prompt_following, heading, what one sees
+JUDGED = (  # key of prompt_following, heading, explanation
     ("real", "Real scenes", "what the judge says of the renderer's own pictures"),
     ("vae", "Round trip, small", "real small pictures through the autoencoder: the base's ceiling"),
     ("base", "Base", "sampled from the caption alone"),
@@ -57,15 +55,16 @@ def write_report(
 ) -> None:
     """Write the page of a finished run to `path`.
 
-    report: what report.json holds: "seconds" {name: s, ..., "total": s}, "vae_psnr" {side: dB},
+    report: the content of report.json: "seconds" {name: s, ..., "total": s}, "vae_psnr" {side: dB},
     "environment" {name: text or {name: text}}; and, where judged, "n", "prompt_following" {set:
-    {property: share}} and "detail" {set: share} (sets as in JUDGED; "noise_control" and the
-    standard error "se" too in "detail"). Whatever else it holds is shown as JSON.
-    samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled",
-    "round_trip", "relay": uint8 [2h, 2h, 3]}, one a held-out caption. curves: stage → lines of its
-    metrics.jsonl. recon: side → (images, round trips), uint8 [N, side, side, 3]. next_steps: (what
-    it does, command). distilled: where report has "distilled", what `report_distilled.section`
-    shows beside it. Text is shown as text, whatever is in it.
+    {property: share}} and "detail" {set: share}. The sets are those of JUDGED; "detail" also has
+    "noise_control" and the standard error "se". Anything else in it is shown as JSON.
+
+    samples: {"prompt": str, "base": uint8 [h, h, 3], and "upsampled", "round_trip", "relay": uint8
+    [2h, 2h, 3]}, one per held-out caption. curves: stage → lines of its metrics.jsonl. recon: side
+    → (images, round trips), uint8 [N, side, side, 3]. next_steps: (what it does, command).
+    distilled: where report has "distilled", what `report_distilled.section` shows beside it. All
+    text is escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -107,7 +106,7 @@ def write_report(
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as people say them: 8.4 s, 2 min 05 s, 1 h 10 min; – when not measured."""
+    """Return seconds as people say them: 8.4 s, 2 min 05 s, 1 h 10 min; – for None."""
     if seconds is None:
         return "–"
     if seconds < 59.95:
@@ -121,8 +120,9 @@ def clock(seconds: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """A value of the environment as one line: {"jax": "0.10", "flax": "0.12"} → jax 0.10, flax
-    0.12.
+    """Return a value of the environment as one line.
+
+    For example {"jax": "0.10", "flax": "0.12"} gives `jax 0.10, flax 0.12`.
     """
     return (
         ", ".join(f"{name} {text}" for name, text in value.items())

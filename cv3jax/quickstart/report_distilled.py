@@ -1,6 +1,4 @@
-"""The report's section on distillation: what it saves, what it costs, and where it pays, said from
-the figures.
-"""
+"""The report's section on distillation: what it saves, what it costs, and where it pays."""
 
 import jinja2
 import numpy as np
@@ -9,7 +7,7 @@ from markupsafe import Markup
 from cv3jax.evaluation.distilled_scenes import FULL
 from cv3jax.reports.plots import png_uri, quality_plot
 
-# a sampler that takes at most so many times as long is one that could be taken instead
+# a sampler counts as an alternative where it takes at most so many times as long
 AS_FAST = 1.2
 HEADINGS = {
     True: "Where it pays",
@@ -19,11 +17,11 @@ HEADINGS = {
 
 
 def section(environment: jinja2.Environment, report: dict, shown: dict) -> Markup:
-    """Return the section on distillation, by a template of `environment`.
+    """Return the section on distillation, from a template of `environment`.
 
-    report: with "distilled" and "single_stage" as `assess_distilled` returns them, and "n".
-    shown: "prompts", "rows" {sampler: uint8 [N, S, S, 3], N as many as prompts} and "quality"
-    {stage: its quality.json}.
+    report: with "distilled" and "single_stage" as `assess_distilled` returns them, and "n". shown:
+    "prompts", "rows" {sampler: uint8 [N, S, S, 3], N as many as prompts} and "quality" {stage: its
+    quality.json}.
     """
     rows, single = report["distilled"], report["single_stage"]
     page = environment.get_template("report_distilled.html.jinja").render(
@@ -48,29 +46,30 @@ def section(environment: jinja2.Environment, report: dict, shown: dict) -> Marku
 
 
 def label(name: str, row: dict) -> str:
-    """A sampler as people read it."""
+    """Return the name of a sampler for people."""
     what = name.split("_")[0].capitalize()
-    how = "w\xa0=\xa01" if unguided(row) else "told\xa0w" if what == "Distilled" else "guided"
+    how = "conditioned\xa0on\xa0w" if what == "Distilled" else "guided"
+    how = "w\xa0=\xa01" if unguided(row) else how
     return f"{what} {plus(row)}, {how}"
 
 
 def unguided(row: dict) -> bool:
-    """Whether guidance does nothing."""
+    """Return whether guidance has no effect."""
     return all(w == 1.0 for w in row["guidance"])
 
 
 def plus(row: dict) -> str:
-    """Its steps: 4 + 1."""
+    """Return the steps of a sampler: 4 + 1."""
     return "\xa0+\xa0".join(map(str, row["steps"]))
 
 
 def denoising(row: dict) -> float:
-    """Seconds an image of the steps, of both stages or the only one."""
+    """Return the seconds per image of the denoising steps, of all stages."""
     return row["seconds"]["base"] + row["seconds"].get("relay", 0.0)
 
 
 def cells(row: dict, full: dict) -> list[str]:
-    """A row of the table; no quality where there is none."""
+    """Return a row of the table; – where the quality was not measured."""
     quality = ["–"] * 3
     if "all" in row:
         quality = [
@@ -85,12 +84,12 @@ def cells(row: dict, full: dict) -> list[str]:
 
 
 def share(part: float, whole: float) -> str:
-    """So many per cent of the whole."""
+    """Return a part as a percentage of the whole."""
     return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
 def summary(rows: dict, single: dict) -> list[str]:
-    """What the last round comes to beside the full sampler, and beside a single stage."""
+    """Return sentences that compare the last round with the full sampler and a single stage."""
     full, row = rows[FULL], rows[last(rows)]
     change = f"{100 * (row['all'] - full['all']):+.1f}".replace("-", "−")
     total, rest = row["seconds"]["total"], row["seconds"]["total"] - denoising(row)
@@ -114,7 +113,7 @@ def summary(rows: dict, single: dict) -> list[str]:
 
 
 def last(rows: dict) -> str:
-    """The distilled sampler with the fewest steps, as guided as the full one."""
+    """Return the distilled sampler with the fewest steps and the full sampler's guidance."""
     return [
         name
         for name, row in rows.items()
@@ -123,8 +122,10 @@ def last(rows: dict) -> str:
 
 
 def verdicts(rows: dict, quality: dict) -> dict[str, list[str]]:
-    """Heading → sentences: each distilled sampler beside undistilled ones in as many steps and as
-    fast, and each stage by itself.
+    """Return {heading: sentences} on each distilled sampler and each stage.
+
+    Each distilled sampler is compared with undistilled ones that have as many steps or are as fast.
+    Each stage is also compared by itself.
     """
     found: list[tuple[bool | None, str]] = []
     for name, row in rows.items():
@@ -174,13 +175,14 @@ def verdicts(rows: dict, quality: dict) -> dict[str, list[str]]:
 
 
 def less(ours: float, theirs: float) -> bool | None:
-    """Whether ours is less; None where they are equal."""
+    """Return whether ours is less; None where they are equal."""
     return None if ours == theirs else ours < theirs
 
 
 def beside(row: dict, other: dict, where: str) -> list[tuple[bool | None, str]]:
-    """(whether it is better, or None where that cannot be told; sentence) of a distilled sampler's
-    score and likeness, beside another's.
+    """Return [(whether it is better, sentence)] of a distilled sampler's score and likeness.
+
+    They are compared with another sampler's. The first is None where the figures do not show it.
     """
     score = less(other["all"], row["all"])
     leads = np.subtract(row["right"], other["right"])  # caption by caption
@@ -198,7 +200,7 @@ def beside(row: dict, other: dict, where: str) -> list[tuple[bool | None, str]]:
 
 
 def as_fast(rows: dict, row: dict) -> dict | None:
-    """The undistilled sampler nearest to the full one, of those as fast as `row`."""
+    """Return the undistilled sampler nearest to the full one among those as fast as `row`."""
     some = [
         one
         for name, one in rows.items()

@@ -1,6 +1,7 @@
-"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder,
-base and relay, distils both, and shows what they make of captions they never saw, in one report.
-Killed and started again it continues.
+"""`cv3jax quickstart`: the whole system on one CPU.
+
+It renders captioned scenes, trains autoencoder, base and relay, distils both, and shows in one
+report what they make of captions they never saw. Killed and started again, it continues.
 """
 
 import json
@@ -37,8 +38,9 @@ from data_pipeline.scenes.render import render
 
 
 def show(cascade: Cascade, *, count: int, seed: int) -> dict:
-    """The first `count` held-out captions with the pictures of every stage, none picked, and round
-    trips of real pictures.
+    """Return the first `count` held-out captions with the pictures of every stage.
+
+    None is picked. The result also has round trips of real pictures.
     """
     shown = [grammar.sample_scene(seed, i, split="heldout") for i in range(count)]
     prompts = [grammar.caption(scene) for scene in shown]
@@ -56,9 +58,9 @@ def show(cascade: Cascade, *, count: int, seed: int) -> dict:
 
 
 def run(workdir: Path, *, install: float = 0.0, seed: int = 0, tiny: bool = False) -> dict:
-    """The whole quickstart under `workdir`. Returns what report.json holds.
+    """Run the whole quickstart under `workdir`. Returns the content of report.json.
 
-    Raises InputError where another process is at it.
+    Raises InputError where another process holds the workdir.
     """
     extras.check("the quickstart", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
@@ -87,7 +89,7 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
     distilled = watch.run("distill", lambda: distil_stages(workdir, tiny=tiny, seed=seed))
 
     print("quickstart: samples, judged", file=sys.stderr)
-    watch.seconds.pop("sample", None)  # it is done anew every time
+    watch.seconds.pop("sample", None)  # it is done again every time
     figures, pictures = watch.run(
         "sample", lambda: sample(workdir, distilled, tiny=tiny, seed=seed)
     )
@@ -108,9 +110,9 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
 def sample(
     workdir: Path, distilled: dict[str, dict], *, tiny: bool, seed: int
 ) -> tuple[dict, dict]:
-    """(figures of the cascade and of its distilled ones, pictures of both for `write_pictures`).
+    """Return (figures of the cascade and its distilled stages, pictures for `write_pictures`).
 
-    Brings the finished cascades to the top of the workdir. distilled: the figures of each
+    The finished cascades are copied to the top of the workdir. distilled: the figures of each
     distillation.
     """
     carry_cascade(workdir / "relay" / "cascade", workdir / "cascade")
@@ -149,7 +151,7 @@ def write_pictures(workdir: Path, report: dict, pictures: dict, distilled: dict[
 
 
 def carry_cascade(source: Path, target: Path) -> None:
-    """The finished cascade at the top of the workdir, where `sample --checkpoint` looks for it."""
+    """Copy a finished cascade to the top of the workdir, where `sample --checkpoint` finds it."""
     _, description = cascades.read_cascade(source)
     target.mkdir(exist_ok=True)
     for part in ("vae", "t5", *description.stages):

@@ -1,5 +1,6 @@
-"""The steps of a quickstart that train, each from its recipe and once: what is finished is not done
-again, and what was killed goes on.
+"""The training steps of a quickstart, each from its recipe and done once.
+
+A finished step is not done again, and a killed one resumes.
 """
 
 import functools
@@ -18,13 +19,14 @@ from data_pipeline.io.files import read_json, write_json
 from data_pipeline.scenes import dataset
 
 STAGES = ("vae", "base", "relay")
-DISTILLED = {"base": "relay", "relay": "distill_base"}  # stage → in whose cascade it is distilled
+# stage → the cascade in which it is distilled
+DISTILLED = {"base": "relay", "relay": "distill_base"}
 
 
 def build_data(directory: Path, *, count: int, seed: int) -> None:
-    """Records of training scenes, unless they are there already.
+    """Write records of training scenes, unless they are there already.
 
-    Held-out ones are drawn when they are judged.
+    Held-out scenes are drawn when they are judged.
     """
     if not directory.exists():
         dataset.build(directory, dataset.SceneSettings(count, seed, "train"))
@@ -33,20 +35,21 @@ def build_data(directory: Path, *, count: int, seed: int) -> None:
 def small_recipe(
     name: str, workdir: Path, cascade: str | None, *, tiny: bool, seed: int
 ) -> tuple[str, list[str]]:
-    """(the recipe of a step of this run, its overrides), as `recipes.load` takes them.
+    """Return (the recipe of a step of this run, its overrides), for `recipes.load`.
 
     Its frozen parts are those of `cascade`, a directory of `workdir`.
     """
     fields = [f"seed={seed}", f"data.path={workdir / 'data' / 'train'}"]
     fields += [f"cascade={workdir / cascade}"] if cascade else []
-    # the least that can be judged, the relay's at twice the zoom
+    # the smallest that can be judged; the relay's is at twice the zoom
     fields += ["data.image_size=64"] if tiny and cascade else []
     return f"scenes_{name}{':tiny' if tiny else ''}", [f"--config.{field}" for field in fields]
 
 
 def finish(place: Path, work: Callable[[Path], dict]) -> dict:
-    """The figures of `work(place)`, which is done once: a finished one is not touched again,
-    another goes on.
+    """Return the figures of `work(place)`, which is done once.
+
+    A finished step is not touched again, and an unfinished one resumes.
     """
     finished = place / "figures.json"
     if finished.exists():
@@ -89,8 +92,9 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
 
 
 def rounds_of(figures: dict) -> dict[int, str]:
-    """Steps → the directory of that round, the last round first, from the figures of a
-    distillation.
+    """Return {steps: the directory of that round}, the last round first.
+
+    figures: of a distillation.
     """
     return {
         one["steps"]: f"rounds/{one['round']}_{one['steps']}_steps"
@@ -101,8 +105,9 @@ def rounds_of(figures: dict) -> dict[int, str]:
 def paired_rounds(
     workdir: Path, figures: dict[str, dict]
 ) -> dict[tuple[int, int], tuple[Path, Path]]:
-    """(base steps, relay steps) → the cascades of those rounds, the last of both together, and
-    those before them. The last comes last.
+    """Return {(base steps, relay steps): the cascades of those rounds}.
+
+    The last rounds of both are paired, then those before them. The last pair comes last.
     """
     both = [
         [

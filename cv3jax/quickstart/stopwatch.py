@@ -1,4 +1,4 @@
-"""Seconds a stage, kept across restarts."""
+"""Measure seconds per stage, kept across restarts."""
 
 import contextlib
 import threading
@@ -9,24 +9,26 @@ from data_pipeline.io.files import read_json, write_json
 
 
 class Stopwatch:
-    """Seconds by stage, kept in a file so that they add up over restarts, a killed stage's included
-    (to the last tick).
+    """The seconds of each stage, kept in a file so that they add up over restarts.
+
+    Those of a killed stage count too, up to the last tick.
     """
 
     TICK = 2.0
 
     def __init__(self, path: Path, install: float):
+        """Continue the file at `path`. install: seconds of the installation; 0 keeps the file's."""
         self.path = path
         self.seconds = read_json(path) if path.exists() else {}
         self.seconds["install"] = install or self.seconds.get("install", 0.0)
 
     def run(self, stage: str, work):
-        """`work()`, its time added to `stage`."""
+        """Return `work()`, and add its time to `stage`."""
         before, began, done = self.seconds.get(stage, 0.0), time.monotonic(), threading.Event()
 
         def tick():
             while not done.wait(self.TICK):
-                with contextlib.suppress(OSError):  # a full disk is for the work itself to report
+                with contextlib.suppress(OSError):  # the work itself reports a full disk
                     self._store(stage, before + time.monotonic() - began)
 
         ticker = threading.Thread(target=tick, daemon=True)

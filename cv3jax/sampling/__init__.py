@@ -1,1 +1,1 @@
-"""Many prompts to many pictures: inputs, batches, jobs that resume."""
+"""Many prompts to many pictures: inputs, batches, and jobs that resume."""

@@ -1,6 +1,4 @@
-"""Batches of pictures over the devices of one process: the mesh, the size of a batch, and drawing
-one.
-"""
+"""Batches of pictures over the devices of one process."""
 
 import numpy as np
 from jax.sharding import Mesh
@@ -12,8 +10,9 @@ from cv3jax.sampling.jobs import Job
 
 
 def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:
-    """Images of one batch: `batch` a device, fewer where `count` pictures are fewer; the same for
-    all batches, as each is a compilation.
+    """Return the number of images in a batch: `batch` per device, or fewer for few pictures.
+
+    All batches have the same number, because each number is a compilation.
     """
     ways = 1 if mesh is None else batch_ways(mesh)
     return min(batch, -(-count // ways)) * ways
@@ -30,11 +29,10 @@ def draw_batch(
     base: SamplerSettings,
     relay: SamplerSettings,
 ) -> np.ndarray:
-    """Pictures of up to `width` jobs, uint8 [N, side, side, 3].
+    """Return the pictures of up to `width` jobs, uint8 [N, side, side, 3].
 
-    The batch is filled up with its last one.
-
-    images, noise: of these jobs. size, base, relay: as of `Cascade.generate`.
+    The batch is filled up with its last job. images, noise: of these jobs. size, base, relay: as
+    for `Cascade.generate`.
     """
     rows = np.minimum(np.arange(width), len(jobs) - 1)
     made = cascade.generate(

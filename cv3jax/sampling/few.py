@@ -1,4 +1,4 @@
-"""The pictures of a few prompts, and a contact sheet of them."""
+"""Draw the pictures of a few prompts, and a contact sheet of them."""
 
 import dataclasses
 import json
@@ -27,11 +27,11 @@ from data_pipeline.io.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be drawn: `num` pictures a prompt, with seeds that count up from `seed`.
+    """What to draw: `num` pictures per prompt, with seeds that count up from `seed`.
 
     `base` and `relay`: steps and guidance that replace the checkpoint's. `size`: the side of the
-    final pictures; None is one relay pass. `images`: pictures to enlarge, one a prompt or one for
-    all. `noise`: a file of noise instead of the seeds'.
+    final pictures; None is one relay pass. `images`: pictures to enlarge, one per prompt or one for
+    all. `noise`: a file of noise that replaces the seeds' noise.
     """
 
     prompts: list[str]
@@ -47,10 +47,10 @@ class Request:
 def read_files(
     cascade: Cascade, source: Path, request: Request
 ) -> tuple[np.ndarray | None, dict[str, np.ndarray] | None]:
-    """The pictures to enlarge, uint8 [prompts, side, side, 3], and the noise of a request.
+    """Return the pictures to enlarge, uint8 [prompts, side, side, 3], and the noise of a request.
 
     Raises:
-        InputError: they do not suit the cascade, or a part that the request takes is missing.
+        InputError: they do not fit the cascade, or a part that the request needs is missing.
     """
     require(source, cascade.description, "relay" if request.images else "base")
     images, prompts, size = None, len(request.prompts), request.size
@@ -86,18 +86,19 @@ def read_files(
 def sample_few(
     source: Path, request: Request, out: Path, *, batch: int, mesh: str | None, attention: str
 ) -> dict[str, Any]:
-    """Writes the pictures of a request to `out`, and contact_sheet.png, which shows those of
-    earlier calls too. Returns figures.
+    """Draw the pictures of a request into `out`. Returns the figures.
+
+    contact_sheet.png shows the pictures of earlier calls too.
 
     Raises:
-        InputError: the request does not suit the checkpoint `source`.
+        InputError: the request does not fit the checkpoint `source`.
     """
     prompts, num = request.prompts, request.num
     count = num * len(prompts)
     devices = choose_mesh(mesh, count)
     width = batch_width(batch, devices, count)
     description = cascades.read_cascade(source)[1]
-    # where it is needed and not there `read_files` says so
+    # `read_files` says so where it is needed and missing
     if "base" in description.stages and not request.images:
         check_trained(description, {"base": request.base})
     if request.images or ("base" in description.stages and relay_passes(description, request.size)):

@@ -1,6 +1,4 @@
-"""What `cv3jax sample` reads: files of prompts, pictures to enlarge, and noise that another program
-drew.
-"""
+"""What `cv3jax sample` reads: files of prompts, pictures to enlarge, and given noise."""
 
 import hashlib
 import json
@@ -15,12 +13,13 @@ import numpy as np
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
 from data_pipeline.io.errors import InputError, first_line
 
-MAX_SIDE = 4096  # pixels, of a picture to enlarge
+MAX_SIDE = 4096  # pixels of a picture to enlarge
 MAX_PROMPT = 4096  # characters; the encoder reads far fewer
-MAX_LINE = 65_536  # bytes, of a file of prompts
+MAX_LINE = 65_536  # bytes of a line in a file of prompts
 MAX_LINES = 1_000_000
 LAST_SEED = 2**32 - 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a picture, as a part of its file's name
+# the name of a picture, which is a part of its file's name
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -28,7 +27,7 @@ _HEADERS = {
 
 
 class Prompt(NamedTuple):
-    """What to draw. Its first picture's seed and a name for its files, where they are given."""
+    """A prompt, with its first picture's seed and a name for its files where they are given."""
 
     text: str
     seed: int | None = None
@@ -36,25 +35,26 @@ class Prompt(NamedTuple):
 
 
 def check_prompt(text: Any) -> str | None:
-    """What is wrong with a prompt; None when nothing is."""
+    """Return what is wrong with a prompt, or None."""
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROMPT:
         return f"must hold 1..{MAX_PROMPT} characters that are not all blank"
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and a shell pass on
+    # half of a surrogate pair, which JSON can write and a shell can pass on
+    except UnicodeEncodeError:
         return "has a character that is not valid Unicode"
     return None
 
 
 def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
-    """(the prompts of a file, one a line, the hash of its bytes).
+    """Return (the prompts of a file, one per line; the hash of its bytes).
 
-    A .jsonl has {"prompt", "seed" and "name" if wanted} a line.
-
-    num: pictures of each, which seeds must leave room for.
+    A line of a .jsonl is {"prompt"}, with "seed" and "name" if wanted. num: pictures of each
+    prompt, for which its seeds must leave room.
 
     Raises:
-        InputError: no such file, none in it, too long, or a line that is wrong, with its number.
+        InputError: there is no such file, it is empty or too long, or a line is wrong; the message
+            has the line's number.
     """
     prompts, found, blank = [], hashlib.sha256(), 0
     try:
@@ -83,7 +83,7 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
                         f"{where} is not UTF-8: {e.reason}; save the file as UTF-8"
                     ) from e
                 if not text.strip():
-                    blank = blank or number  # the last lines may be
+                    blank = blank or number  # the last lines may be blank
                     continue
                 if blank:
                     raise InputError(
@@ -102,8 +102,9 @@ def read_prompts(path: Path, num: int) -> tuple[list[Prompt], str]:
 
 
 def beginnings(path: Path, lines: int) -> set[str]:
-    """The hashes that `read_prompts` gives for a file of the first `lines` lines of `path`, however
-    the last of them ended.
+    """Return the hashes that `read_prompts` gives for a file of the first `lines` lines of `path`.
+
+    There is one for each way in which the last of them may have ended.
     """
     found = hashlib.sha256()
     with path.open("rb") as file:
@@ -119,7 +120,7 @@ def beginnings(path: Path, lines: int) -> set[str]:
 
 
 def _parse(text: str, where: str, num: int) -> Prompt:
-    """A line of a .jsonl."""
+    """Return the prompt in a line of a .jsonl."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -150,9 +151,9 @@ def _parse(text: str, where: str, num: int) -> Prompt:
 
 
 def read_images(paths: list[Path], multiple: int) -> np.ndarray:
-    """Square pictures of one size → uint8 [N, side, side, 3].
+    """Return square pictures of one size as uint8 [N, side, side, 3].
 
-    Raises InputError on others, and where a side is no such multiple.
+    Raises InputError on other pictures, and where a side is not a multiple of `multiple`.
     """
     images: dict[Path, np.ndarray] = {}
     for path in dict.fromkeys(paths):  # one for all prompts is read once
@@ -179,8 +180,10 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
 
 
 def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Standard normal noise from an .npz: float arrays of just these names and shapes [N, h, w, z],
-    as float32. Raises InputError.
+    """Return standard normal noise from an .npz as float32.
+
+    The file must have float arrays of exactly these names and shapes [N, h, w, z]. Raises
+    InputError.
     """
     wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     try:
@@ -202,7 +205,7 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float32) for name in shapes}
     # KeyError: another version of .npy; RuntimeError: members that are encrypted or packed in a way
-    # zipfile does not know
+    # that zipfile does not know
     except (
         OSError,
         ValueError,

@@ -1,12 +1,11 @@
-"""Pictures of many prompts: who makes which, what is there already, and what a directory of them
-promises.
+"""Pictures of many prompts: which process makes which, which exist, and what a directory promises.
 
-`plan.json` in the directory says what decides its pictures: the prompts' hash, seeds, settings, the
-checkpoint's hash. A directory holds pictures of one plan. Batches, not pictures, are dealt to
-processes, batch k to process k mod N, and a batch of which a picture is missing is drawn as it was:
-so a picture has the same bytes whoever made it, and after whatever interruptions. `index.jsonl`
-names all pictures with prompts and seeds; it appears when every one of them is there. Lines may be
-appended to the file of prompts: theirs are made, and what is there stays as it is.
+`plan.json` in the directory has what decides its pictures: the hash of the prompts, seeds,
+settings, and the hash of the checkpoint. A directory holds pictures of one plan. Batch k belongs to
+process k mod N. A batch with a missing picture is drawn again as a whole, so a picture has the same
+bytes whichever process made it, after any interruption. `index.jsonl` lists all pictures with
+prompts and seeds; it appears when all of them exist. Lines may be appended to the file of prompts:
+their pictures are added, and the others stay as they are.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ from data_pipeline.io.files import replacing
 
 PLAN, INDEX = "plan.json", "index.jsonl"
 FORMAT = 1
-WRITERS = min(8, os.cpu_count() or 1)  # threads that write, and look at, pictures
+WRITERS = min(8, os.cpu_count() or 1)  # threads that write and check pictures
 _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
@@ -44,9 +43,9 @@ class Job(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Jobs:
-    """All pictures of a plan, in their order: `num` of each prompt.
+    """All pictures of a plan in order: `num` of each prompt.
 
-    Seeds count up from `seed`, or from a prompt's own.
+    Seeds count up from `seed`, or from the prompt's own seed.
     """
 
     prompts: list[Prompt]
@@ -54,9 +53,11 @@ class Jobs:
     seed: int
 
     def __len__(self) -> int:
+        """Return the number of pictures."""
         return len(self.prompts) * self.num
 
     def __getitem__(self, i: int) -> Job:
+        """Return the job of picture i."""
         number, copy = divmod(i, self.num)
         prompt = self.prompts[number]
         seed = self.seed + i if prompt.seed is None else prompt.seed + copy
@@ -65,15 +66,15 @@ class Jobs:
 
 
 def slug(text: str) -> str:
-    """A prompt as part of a file's name."""
+    """Return a prompt as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "prompt"
 
 
 def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
     """Raise InputError where `out` holds what another plan made. Writes nothing.
 
-    Returns whether its pictures are of the first lines of `source`, the file of prompts: then those
-    of the others are made beside them.
+    Returns whether its pictures are those of the first lines of `source`, the file of prompts. Then
+    the pictures of the other lines are added.
     """
     try:
         names = set(os.listdir(out))
@@ -114,7 +115,7 @@ def _begins(theirs: dict, plan: dict, source: Path) -> bool:
 
 
 def _check_names(out: Path, before: int, count: int) -> None:
-    """Raise InputError where the names of so many pictures have more digits than those there."""
+    """Raise InputError where so many pictures would need names with more digits than there are."""
     if _digits(before) != _digits(count):
         raise InputError(
             f"--out {out} holds {before:,} pictures, whose names have {_digits(before)} digits;"
@@ -127,7 +128,7 @@ def _digits(count: int) -> int:
 
 
 def write(place: Path, path: Path, text: Iterator[str]) -> None:
-    """Write a text file by way of `place`: whole or not at all."""
+    """Write a text file in one step, by way of `place`."""
     with (
         replacing(path, place / path.name, durable=True) as temporary,
         temporary.open("w") as file,
@@ -136,9 +137,9 @@ def write(place: Path, path: Path, text: Iterator[str]) -> None:
 
 
 def is_whole(path: Path, side: int) -> bool:
-    """Whether `path` is a PNG of that side from its beginning to its end.
+    """Return whether `path` is a PNG of that side, by its first and last bytes.
 
-    What is between is not read: it was written before the name.
+    The bytes between are not read, because they were written before the file got its name.
     """
     try:
         with path.open("rb") as file:
@@ -152,7 +153,7 @@ def is_whole(path: Path, side: int) -> bool:
 
 
 def missing(jobs: Jobs, rows: list[int], out: Path, side: int) -> list[int]:
-    """Those of `rows` whose picture is not there, or not whole."""
+    """Return those of `rows` whose picture is missing or not complete."""
     there = set(os.listdir(out)) if out.exists() else set()
     with ThreadPoolExecutor(WRITERS) as pool:
         whole = pool.map(
@@ -170,12 +171,11 @@ def make(
     place: Path,
     stop: Callable[[], int | None],
 ) -> int:
-    """Draw the pictures `rows`, batch after batch of `width`, and save them in `out`; `stop` is
-    asked after each. Returns how many it made.
+    """Draw the pictures `rows` in batches of `width`, and save them in `out`. Returns how many.
 
-    `draw` makes a whole batch, uint8 [N, side, side, 3], always of the same pictures; those that
-    are not in `rows` are not saved again. A batch is written while the next is drawn, so that no
-    more than two are in memory.
+    `stop` is asked after each batch. `draw` makes a whole batch, uint8 [N, side, side, 3], always
+    of the same pictures; those that are not in `rows` are not saved again. A batch is written while
+    the next one is drawn, so at most two are in memory.
     """
     wanted: dict[int, list[int]] = {}
     for i in rows:
@@ -215,7 +215,7 @@ def make(
 
 
 def index(jobs: Jobs, out: Path, place: Path, side: int) -> int:
-    """Write index.jsonl where every picture of every part is there. Returns how many are not."""
+    """Write index.jsonl where the pictures of all shares exist. Returns how many are missing."""
     lacking = len(missing(jobs, list(range(len(jobs))), out, side))
     if not lacking:
         write(

@@ -1,4 +1,4 @@
-"""The contact sheet of a directory of pictures, of whichever calls they are."""
+"""The contact sheet of a directory of pictures from several calls."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from data_pipeline.images.decode import decode_rgb, open_image
 from data_pipeline.io.errors import InputError
 
 SHEET = (24, 8)  # at most so many prompts, and pictures of each
-_NAME = re.compile(r"(\d{2,4}_.+)_(\d{1,10})\.png")  # what few.py calls a picture
+_NAME = re.compile(r"(\d{2,4}_.+)_(\d{1,10})\.png")  # the names that few.py gives
 
 
 def overview(out: Path, prompts: Mapping[str, str], made: Sequence[str]) -> np.ndarray:
-    """A sheet of the pictures in `out`, uint8 [H, W, 3]: a row a prompt, by seed.
+    """Return a sheet of the pictures in `out`, uint8 [H, W, 3]: a row per prompt, sorted by seed.
 
-    prompts: {how the names of its pictures begin: prompt} of this call. Rows of earlier calls come
-    below, labelled by their names, and their pictures of the same prompts stand in the same row.
-    made: the names of this call's pictures, which come first where there are too many.
+    prompts: {the beginning of the names of its pictures: prompt} of this call. Rows of earlier
+    calls come below, labelled by their names; their pictures of the same prompts are in the same
+    row. made: the names of this call's pictures, which come first where there are too many.
     """
     rows: dict[str, list[tuple[bool, int, str]]] = {name: [] for name in prompts}
     own = set(made)
@@ -40,7 +40,7 @@ def overview(out: Path, prompts: Mapping[str, str], made: Sequence[str]) -> np.n
 
 
 def _read(path: Path, side: int) -> np.ndarray | None:
-    """uint8 [side, side, 3]; None where the file is none of ours after all."""
+    """Return uint8 [side, side, 3], or None where the file is not such a picture."""
     try:
         image = decode_rgb(open_image(path.read_bytes()))
     except (InputError, OSError):

@@ -1,5 +1,6 @@
-"""`cv3jax sample --prompts`: the pictures of a whole file, on many devices, by many processes, over
-many interruptions.
+"""`cv3jax sample --prompts`: draw the pictures of a whole file of prompts.
+
+The work is spread over devices and processes, and resumes after interruptions.
 """
 
 import json
@@ -38,18 +39,18 @@ ENDS = "ends after this batch; the same command continues"
 
 
 class Pictures(NamedTuple):
-    """Which pictures: `num` of each prompt of a file, seeds counting up through the whole file."""
+    """The pictures of a file of prompts: `num` of each, with seeds counting up through the file."""
 
     prompts: Path
     num: int
     seed: int
-    size: int | None  # of the final side in pixels
+    size: int | None  # the final side in pixels
     base: SamplerSettings
     relay: SamplerSettings
 
 
 class Devices(NamedTuple):
-    """With what: images a device takes at once, the mesh's axes and the attention by name."""
+    """Images per device at once, the mesh's axes, and the attention's name."""
 
     batch: int
     mesh: str | None
@@ -59,16 +60,15 @@ class Devices(NamedTuple):
 def sample_many(
     source: Path, pictures: Pictures, out: Path, devices: Devices, share: Share
 ) -> dict:
-    """Make this share of the pictures in `out` with the checkpoint `source`, but those that are
-    there. Returns figures.
+    """Make this share of the pictures in `out` with the checkpoint `source`. Returns the figures.
 
-    SIGTERM ends it after a batch, without an error.
+    Pictures that exist are kept. SIGTERM ends it after a batch, without an error.
 
     Raises:
-        InputError: the file, the checkpoint or the mesh does not do, or `out` holds what another
+        InputError: the file, the checkpoint or the mesh does not fit, or `out` holds what another
             plan made.
         StoppedError: Ctrl-C came; the batch that was being made is saved.
-        OSError: something could not be written; the same command goes on.
+        OSError: something could not be written; the same command continues.
     """
     num, seed, base, relay = pictures.num, pictures.seed, pictures.base, pictures.relay
     prompts, found = read_prompts(pictures.prompts, num)
@@ -100,9 +100,9 @@ def sample_many(
     mesh = choose_mesh(devices.mesh, most)
     width = batch_width(devices.batch, mesh, most)
     with holding(out, share) as place:
-        # again, for one that began meanwhile
+        # again, because another process may have begun meanwhile
         if check_plan(out, plan, jobs, pictures.prompts):
-            (out / INDEX).unlink(missing_ok=True)  # of the pictures there were
+            (out / INDEX).unlink(missing_ok=True)  # it lists only the earlier pictures
         todo = missing(
             jobs,
             [i for i in range(len(jobs)) if i // width % share.count == share.index],
@@ -161,9 +161,7 @@ def sample_many(
 
 
 def require(source: Path, description: CascadeDescription, first: str) -> None:
-    """Raise InputError unless the checkpoint has what sampling takes, beginning with the stage
-    `first`.
-    """
+    """Raise InputError unless the checkpoint has the parts for sampling from stage `first`."""
     has = description.parts
     if needed := [
         name

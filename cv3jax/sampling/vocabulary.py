@@ -1,17 +1,18 @@
-"""Words that a cascade was never told, said before it draws what it can of them."""
+"""Name the words of a prompt that a cascade's captions did not have."""
 
 import sys
 from collections.abc import Iterable
 
 from data_pipeline.loading.tokenizer import Tokenize
 
-SHOWN = 8  # words at most, and letters of one
+SHOWN = 8  # most words shown, and most letters of one
 LETTERS = 40
 
 
 def say_unknown(tokenize: Tokenize, prompts: Iterable[str]) -> list[str]:
-    """Says on stderr, in one line, which words of the prompts are not in the tokenizer's
-    vocabulary (`Tokenize.unknown`). Returns them.
+    """Print which words of the prompts are not in the tokenizer's vocabulary. Returns them.
+
+    It is one line on stderr. See `Tokenize.unknown`.
     """
     words = tokenize.unknown(prompts)
     if words:

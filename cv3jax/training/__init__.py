@@ -1,1 +1,1 @@
-"""One stage trained: its data, programs, state, loop and export."""
+"""Training of one stage: its data, programs, state, loop and export."""

@@ -1,4 +1,4 @@
-"""The autoencoder stage: reconstruction + KL (+ learned perceptual distance) on images alone."""
+"""The autoencoder stage: reconstruction + KL (+ learned perceptual distance), on images only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +31,17 @@ from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.bucket_sizes import Size
 
-SCALE_IMAGES = 256  # how many images the latent scale is measured on
+SCALE_IMAGES = 256  # images on which the latent scale is measured
 
 
 class AutoencoderStage:
     """An autoencoder run: its model, data, programs, previews and export.
 
-    Raises InputError on sizes or a perceptual network that do not do, before anything is written.
+    Raises InputError on sizes or a perceptual network that do not fit, before anything is written.
     """
 
     def __init__(self, settings: StageSettings):
+        """Build the stage from its settings."""
         self._settings, self._mesh = settings, mesh_plan(settings)
         self._records = open_data(settings.data)
         self._model = model_of(Autoencoder, settings.model, "config.model")
@@ -59,7 +60,7 @@ class AutoencoderStage:
         self.create = state_creator(
             self._program.init, self._program.tx, settings.seed, self.like, load
         )
-        whole = replicated(mesh)  # so that every process has what it looks at
+        whole = replicated(mesh)  # replicated, so that every process has the images it shows
         self._decode = jax.jit(
             lambda params, images: to_uint8(
                 self._model.apply({"params": params}, to_pixels(images))[0]
@@ -74,13 +75,13 @@ class AutoencoderStage:
         )
         self.data = loader(settings, self._records, None, mesh)
         self.place = placer(mesh, settings.batch.size)
-        # the latents' scale is measured when it is exported
+        # the latent scale is measured on export
         vae = VaeDescription(settings.json["model"], None)
         self.cascade = newest.about("vae", CascadeDescription(vae), {})
         self._compiled: dict[Size, Callable] = {}
 
     def compile(self) -> None:
-        """Compile the train step for every size of batch; their memory plan is printed."""
+        """Compile the train step for every size of batch, and print the memory plan."""
         kept = abstract(self._frozen, replicated(self._mesh.mesh))
         like = batch_like(self._settings, self._mesh.mesh)
         batches = [of_size(like, size) for size in self.data.sizes]
@@ -89,11 +90,11 @@ class AutoencoderStage:
         self._compiled = dict(zip(self.data.sizes, compiled, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
-        """(state, placed batch) → (state, metrics); the state is donated."""
+        """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
         return by_size(self._compiled, batch)(state, self._frozen, batch)
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
-        """preview(ema, step): the first images and their round trips, written into `directory`."""
+        """Return preview(ema, step), which writes the first images and their round trips."""
         images = first_images(self._records, self._settings.data.image_size, 8)
 
         def show(ema, step):
@@ -107,9 +108,9 @@ class AutoencoderStage:
         return show
 
     def export(self, ema: Any, directory: Path) -> dict:
-        """Write the cascade: the autoencoder, and the scale that makes its latents' RMS 1.
+        """Write the cascade: the autoencoder, and the scale that gives its latents an RMS of 1.
 
-        Returns the scale and the PSNR of the images it was measured on.
+        Returns the scale, and the PSNR of the images on which it was measured.
         """
         images = first_images(self._records, self._settings.data.image_size, SCALE_IMAGES)
         squares = [
@@ -129,7 +130,7 @@ class AutoencoderStage:
 
 
 def check_sides(settings: StageSettings, factor: int) -> None:
-    """Raise InputError unless images are of multiples of the autoencoder's factor."""
+    """Raise InputError unless the sides of images are multiples of the autoencoder's factor."""
     side = settings.data.image_size
     if side % factor:
         raise InputError(
@@ -144,7 +145,7 @@ def check_sides(settings: StageSettings, factor: int) -> None:
 
 
 class VaeProgram(NamedTuple):
-    """The train step of an autoencoder; needs neither data nor devices."""
+    """The train step of an autoencoder; it needs neither data nor devices."""
 
     like: Any  # the train state's shapes and shardings
     init: Callable[[jax.Array], Any]  # key → parameters
@@ -155,7 +156,7 @@ class VaeProgram(NamedTuple):
 def vae_program(
     settings: StageSettings, plan: MeshPlan, model: Autoencoder, perceptual: Callable | None
 ) -> VaeProgram:
-    """The program of an autoencoder's recipe. perceptual: the learned distance, None without."""
+    """Return the program of an autoencoder's recipe. perceptual: the learned distance, or None."""
     init, tx = vae_init(model), make_tx(settings.optim, settings.train.steps)
     skip = settings.train.skip
     like = state_shapes(init, tx, settings.seed, plan.mesh, skip.spike > 0)

@@ -1,4 +1,4 @@
-"""From a recipe's settings to the stage that the loop trains."""
+"""Build the stage that the loop trains from a recipe's settings."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from cv3jax.training.stage import Stage
 
 
 def build(settings: StageSettings, workdir: Path) -> Stage:
-    """The stage that the settings describe.
+    """Return the stage that the settings describe.
 
-    Raises InputError as its parts do, before anything is written to `workdir`.
+    Raises InputError, as its parts do, before anything is written to `workdir`.
     """
     if settings.stage == "vae":
         return AutoencoderStage(settings)

@@ -1,6 +1,7 @@
-"""What a feature cache is made of, as `data_pipeline.records.feature_cache` keeps it.
+"""The identity of a feature cache: the data, view and encoders that it was made from.
 
-Said before encoding, and compared with a run that reads one.
+`data_pipeline.records.feature_cache` keeps it. It is made before encoding, and compared with a run
+that reads the cache.
 """
 
 from pathlib import Path
@@ -26,10 +27,10 @@ def cache_identity(
     latents: str | None,
     text: str | None,
 ) -> dict[str, Any]:
-    """The identity of a companion of `records` for the stage of `settings`, behind the encoders of
-    the cascade in `directory`.
+    """Return the identity of a feature cache of `records` for the stage of `settings`.
 
-    latents, text: the types they are stored in; None leaves them out.
+    The encoders are those of the cascade in `directory`. latents, text: the types in which they are
+    stored; None leaves them out.
     """
     identity = {
         "format": FORMAT,
@@ -53,7 +54,7 @@ def cache_identity(
 
 
 def view(data: DataSettings) -> dict[str, Any]:
-    """What of an image is encoded: its middle, at the least zoom."""
+    """Return which part of an image is encoded: its middle, at the least zoom."""
     return {
         "image_size": data.image_size,
         "zoom": float(data.zoom[0]),
@@ -64,7 +65,7 @@ def view(data: DataSettings) -> dict[str, Any]:
 def latent_identity(
     settings: StageSettings, directory: Path, description: CascadeDescription
 ) -> dict[str, Any]:
-    """Which autoencoder makes latents of what shape."""
+    """Return which autoencoder makes the latents, and their shape."""
     vae = build_model(Autoencoder, description.vae.model)
     side = settings.data.image_size // vae.factor
     return {
@@ -78,7 +79,7 @@ def latent_identity(
 def text_identity(
     settings: StageSettings, directory: Path, description: CascadeDescription
 ) -> dict[str, Any]:
-    """Which text encoder makes features of what shape."""
+    """Return which text encoder makes the features, and their shape."""
     t5 = build_model(T5Encoder, description.t5.model)
     return {
         "shape": [description.t5.length, t5.channels],

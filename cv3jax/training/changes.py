@@ -1,6 +1,6 @@
-"""What may change between two sittings of a run: by itself, or where `--allow-changed` says so.
+"""What may change when a run is resumed: some fields freely, others with `--allow-changed`.
 
-Such changes are kept, in WORKDIR/run.json and in the checkpoints after them.
+Such changes are kept in WORKDIR/run.json and in the checkpoints after them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from data_pipeline.io.files import read_json, replacing
 from data_pipeline.records.digest import alike, json_digest
 
 HISTORY = "run.json"
-# fields that change no update, of a stage's run and of a distillation's rounds
+# fields that change no update, neither of a stage's run nor of a distillation's rounds
 FREE = (
     "train.",
     "mesh.",
@@ -25,11 +25,11 @@ FREE = (
     "data.max_damaged",
     "profile",
 )
-RESUMABLE = (*FREE, "sample.", "init_from")  # of a stage's run
+RESUMABLE = (*FREE, "sample.", "init_from")  # for a stage's run
 MODEL = "the parameters in the checkpoint are that model's"
 STATE = "the optimizer's state in the checkpoint is of that kind"
 TEXT = "the model reads the features of that text encoder"
-# fields that no flag changes, and why; the longest prefix counts
+# fields that no flag can change, and why; the longest matching prefix counts
 FIXED = {
     "stage": MODEL,
     "model.": MODEL,
@@ -44,8 +44,10 @@ FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a command asks for: a recipe, what lies at its paths (`stage_inputs`), which fields may
-    differ from the run's (`--allow-changed`), and which may without being named.
+    """What a command asks for.
+
+    It has a recipe, the content at its paths (`stage_inputs`), the fields that may differ from the
+    run's (`--allow-changed`), and the fields that may differ without being named.
     """
 
     recipe: dict[str, Any]
@@ -55,11 +57,10 @@ class Asked:
 
 
 def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held: str) -> list:
-    """The changes from `then`, what a checkpoint of `step` keeps of its run, that were allowed:
-    {"step", "field", "was", "now"} each.
+    """Return the allowed changes since a checkpoint: {"step", "field", "was", "now"} each.
 
-    One that `history` has from this step on needs not be allowed again. held: how the refusal
-    begins.
+    then: what the checkpoint of `step` keeps of its run. A change that `history` has from this step
+    on need not be allowed again. held: how an error message begins.
 
     Raises:
         InputError: a field differs and may not.
@@ -88,7 +89,7 @@ def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held
 
 
 def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
-    """Raise InputError where a field of --allow-changed differs in none of the run's `changes`."""
+    """Raise InputError where a field of --allow-changed is in none of the run's `changes`."""
     known = {one["field"] for one in changes}
     if unknown := [name for name in asked.allowed if name not in known]:
         raise InputError(
@@ -98,28 +99,27 @@ def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
 
 
 def read_history(workdir: Path) -> list[dict]:
-    """The changes that run.json has; none where there is no such file."""
+    """Return the changes in run.json, or [] where there is no such file."""
     path = workdir / HISTORY
     return read_json(path).get("changes", []) if path.exists() else []
 
 
 def keep_history(workdir: Path, changes: list[dict]) -> None:
-    """Write the changes of a run where it has any, whole or not at all."""
+    """Write the changes of a run, if any, in one step."""
     if changes and changes != read_history(workdir):
         with replacing(workdir / HISTORY) as temporary:
             temporary.write_text(json.dumps({"changes": changes}, indent=2) + "\n")
 
 
 def merged(history: list[dict], changes: list[dict]) -> list[dict]:
-    """`history` and those of `changes` that it has not."""
+    """Return `history` with those of `changes` that it does not have."""
     return history + [one for one in changes if one not in history]
 
 
 def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
-    """(field, its value then, its value now, how a refusal shows it), of every field that needs
-    leave to differ.
+    """Return (field, old value, new value, how a message shows it) of fields that may not differ.
 
-    A path may change where what lies there is what lay at the old one.
+    A path may change where the content at both paths is the same.
     """
     theirs, found = then.get("inputs", {}), []
     both = {name for name in theirs if name in asked.inputs}
@@ -137,8 +137,8 @@ def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
 
 
 def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | None:
-    """Why a field cannot change at all, or None."""
-    # of a run that kept no digest, it may be the same one elsewhere
+    """Return why a field cannot change at all, or None."""
+    # a run without a digest may have the same content elsewhere
     if name == "cascade" and name in then.get("inputs", {}):
         return "the model was trained on the latents and text features of its encoders"
     if name == "seed" and asked.recipe.get("text", {}).get("random"):

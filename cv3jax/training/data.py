@@ -19,7 +19,10 @@ from data_pipeline.records.records import RecordSource
 
 
 def open_data(data: DataSettings) -> RecordSource | Mixture:
-    """The records of config.data.path. Raises InputError when unset, missing, empty or damaged."""
+    """Return the records of config.data.path.
+
+    Raises InputError where it is unset, missing, empty or damaged.
+    """
     if not data.path:
         raise InputError(
             "config.data.path is not set; give a record directory, e.g."
@@ -44,9 +47,9 @@ def loader(
     mesh: Any,
     prepare: Prepare | None = None,
 ) -> Loader:
-    """The training iterator, of this process's rows of each batch.
+    """Return the training iterator over this process's rows of each batch.
 
-    `prepare` stands for decoding and cropping.
+    `prepare` replaces decoding and cropping.
     """
     return make_loader(
         records,
@@ -68,7 +71,7 @@ def loader(
 
 
 def crop_settings(data: DataSettings) -> CropSettings:
-    """What a step sees of a record, as config.data says."""
+    """Return how config.data crops, flips and captions a record."""
     return CropSettings(
         zoom=data.zoom,
         zoom_levels=data.zoom_levels,
@@ -80,8 +83,9 @@ def crop_settings(data: DataSettings) -> CropSettings:
 
 
 def batch_like(settings: StageSettings, mesh: Any, length: int | None = None) -> dict:
-    """A batch of the loader on the mesh, as shapes; `length` tokens a caption, None without
-    captions.
+    """Return a batch of the loader on the mesh, as shapes.
+
+    length: tokens per caption; None without captions.
     """
     size, side = settings.batch.size, settings.data.image_size
     shapes = {"image": ((size, side, side, 3), np.uint8), "sizes": ((size, 6), np.int32)}
@@ -93,7 +97,7 @@ def batch_like(settings: StageSettings, mesh: Any, length: int | None = None) ->
 
 
 def of_size(batch: dict, size: Size) -> dict:
-    """`batch_like` with images of (height, width)."""
+    """Return `batch_like` with images of (height, width)."""
     if "image" not in batch:
         return batch
     image = batch["image"]
@@ -106,7 +110,7 @@ def of_size(batch: dict, size: Size) -> dict:
 
 
 def by_size(programs: dict[Size, Any], batch: dict) -> Any:
-    """The programs for a batch's images. Where batches have none, there is but one size."""
+    """Return the programs for a batch's images; batches without images have one size."""
     return (
         programs[batch["image"].shape[1:3]] if "image" in batch else next(iter(programs.values()))
     )

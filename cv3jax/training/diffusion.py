@@ -1,6 +1,4 @@
-"""The base and relay stages: frozen text encoder and autoencoder, and the UNet that trains on their
-outputs.
-"""
+"""The base and relay stages: frozen encoders, and the UNet that trains on their outputs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,10 +28,11 @@ from data_pipeline.loading.bucket_sizes import Size
 class DiffusionStage:
     """A base or relay run: frozen encoders, the UNet, its data, programs, previews and export.
 
-    Raises InputError on what does not fit together, before anything is written to `workdir`.
+    Raises InputError on settings that do not fit together, before anything is written to `workdir`.
     """
 
     def __init__(self, settings: StageSettings, workdir: Path):
+        """Build the stage from its settings."""
         self._settings, self._workdir, self._mesh = settings, workdir, mesh_plan(settings)
         self._records, mesh = open_data(settings.data), self._mesh.mesh
         directory, description = frozen_description(settings)
@@ -53,7 +52,7 @@ class DiffusionStage:
         self.create = state_creator(
             self._programs.init, self._programs.tx, settings.seed, self.like, load
         )
-        # what it refuses it should refuse before a tokenizer is written
+        # it should refuse what it refuses before a tokenizer is written
         loader(settings, self._records, None, mesh)
         needed = ("vae", "t5") if settings.train.preview_every else tuple(self._programs.frozen)
         self._frozen = frozen_parts(
@@ -70,7 +69,7 @@ class DiffusionStage:
         self._compiled: dict[Size, tuple[Callable, Callable]] = {}
 
     def compile(self) -> None:
-        """Compile `encode` and `train` for every size of batch; their memory plan is printed."""
+        """Compile `encode` and `train` for every size of batch, and print the memory plan."""
         programs = self._programs
         sizes = {
             size: programs._replace(batch=of_size(programs.batch, size)) for size in self.data.sizes
@@ -87,12 +86,12 @@ class DiffusionStage:
         self._compiled = dict(zip(sizes, both, strict=True))
 
     def step(self, state: Any, batch: dict) -> tuple[Any, dict]:
-        """(state, placed batch) → (state, metrics); the state is donated."""
+        """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
         encode, train = by_size(self._compiled, batch)
         return train(state, {}, encode(self._encoders, batch, state.key, state.step))
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
-        """preview(ema, step): pictures of the stage, written into `directory`."""
+        """Return preview(ema, step), which writes pictures of the stage into `directory`."""
         settings, frozen = self._settings, self._frozen
         stages = {settings.stage: self._description.stages[settings.stage]}
         description = dataclasses.replace(frozen.description, stages=stages)
@@ -116,7 +115,7 @@ class DiffusionStage:
         return save
 
     def export(self, ema: Any, directory: Path) -> dict:
-        """Write the cascade so far with this stage's EMA; parts that were there are linked."""
+        """Write the cascade so far with this stage's EMA; existing parts are linked."""
         directory.mkdir(parents=True, exist_ok=True)
         cascades.save_part(directory / self._settings.stage, ema)
         if processes.main():

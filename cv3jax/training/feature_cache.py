@@ -1,5 +1,6 @@
-"""A run that reads latents and text features from a companion dataset: whether it may, and what its
-loader and steps take from it.
+"""A run that reads latents and text features from a feature cache.
+
+This module checks whether the cache fits the run, and makes what the loader and the steps need.
 """
 
 import functools
@@ -25,7 +26,7 @@ from data_pipeline.records.feature_cache import (
 )
 from data_pipeline.records.records import RecordSource
 
-Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) of a batch's row
+Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name → (shape, dtype) of a row of a batch
 
 
 def open_feature_cache(
@@ -34,13 +35,13 @@ def open_feature_cache(
     description: CascadeDescription,
     records: RecordSource,
 ) -> EncodedSource | None:
-    """The companion at config.data.cache, None where none is given.
+    """Return the feature cache at config.data.cache, or None where none is given.
 
     `directory` and `description` are those of config.cascade.
 
     Raises:
-        InputError: it is of other records, or of another view, stage or encoder than the recipe
-            has.
+        InputError: it was made from other records, or with another view, stage or encoder than the
+            recipe's.
     """
     path = settings.data.cache
     if not path:
@@ -54,7 +55,7 @@ def open_feature_cache(
             "view": view(settings.data),
             "latents": latent_identity(settings, directory, description),
         }
-        if not ours["latents"]["low"]:  # a relay's companion has all that a base needs
+        if not ours["latents"]["low"]:  # a relay's feature cache has everything that a base needs
             theirs["latents"]["low"] = False
     if theirs["text"]:
         if description.t5 is None:
@@ -72,9 +73,7 @@ def open_feature_cache(
 
 
 def check_view(data: DataSettings) -> None:
-    """Raise InputError where the recipe would show other views of an image than the one of which
-    there are latents.
-    """
+    """Raise InputError where the recipe needs other views of an image than the cached one."""
     low, high = data.zoom
     right = {
         "random_crop=False": not data.random_crop,
@@ -89,8 +88,9 @@ def check_view(data: DataSettings) -> None:
 
 
 def arrays(settings: StageSettings, cache: EncodedSource | None) -> Arrays:
-    """What a batch holds of the companion: in place of images {mean, dev, …}, in place of tokens
-    {text, …}.
+    """Return what a batch holds of the feature cache.
+
+    It is {mean, dev, …} in place of images, and {text, …} in place of tokens.
     """
     if cache is None:
         return {}
@@ -103,10 +103,10 @@ def arrays(settings: StageSettings, cache: EncodedSource | None) -> Arrays:
 
 
 def prepare_of(settings: StageSettings, cache: EncodedSource) -> Prepare:
-    """What the loader makes an example with."""
+    """Return the function with which the loader makes an example."""
     image = None
     if not cache.identity["latents"]:
-        # the companion has features of the first caption and of the recaption alone
+        # the feature cache has features of the first caption and of the recaption only
         image = functools.partial(crop, settings=crop_settings(settings.data), several=False)
     names = tuple(name for name in arrays(settings, cache) if not name.startswith("text"))
     return CachedExamples(

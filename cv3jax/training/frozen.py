@@ -1,4 +1,4 @@
-"""The frozen encoders that a stage trains behind, and its entry in the cascade."""
+"""The frozen encoders of a stage in training, and the stage's entry in the cascade."""
 
 import dataclasses
 import itertools
@@ -25,22 +25,23 @@ from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.tokenizer import load_tokenizer, train_tokenizer
 from data_pipeline.records.records import RecordSource, captions
 
-TOKENIZER_CAPTIONS = 50_000  # a vocabulary of a few thousand pieces needs no more
+TOKENIZER_CAPTIONS = 50_000  # enough for a vocabulary of a few thousand pieces
 TEXT, TOKENIZER = "text", "tokenizer"  # of a random text encoder, under the workdir
 
 
 class Frozen(NamedTuple):
-    """The encoders a stage trains behind, and where the cascade's other parts lie."""
+    """The frozen encoders of a stage, and where the cascade's other parts are."""
 
     description: CascadeDescription  # of the cascade so far
-    params: dict  # vae and t5, as far as they are needed
-    tokenize: Callable | None  # with t5
-    directories: dict[str, Path]  # part → where it is on disk
+    params: dict  # vae and t5, where they are needed
+    tokenize: Callable | None  # where t5 is loaded
+    directories: dict[str, Path]  # part → its directory
 
 
 def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
-    """Raise InputError unless crops and whole images become latents that the UNet can halve stage
-    by stage.
+    """Raise InputError unless crops and whole images fit the UNet.
+
+    Their latents must be divisible by 2 at every stage.
     """
     halvings = len(settings.model["channel_mult"]) - 1
     factor = build_model(Autoencoder, vae.model).factor * 2**halvings
@@ -63,11 +64,11 @@ def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
 
 
 def frozen_description(settings: StageSettings) -> tuple[Path, CascadeDescription]:
-    """(directory, description) of config.cascade.
+    """Return (directory, description) of config.cascade.
 
     Raises:
-        InputError: config.cascade unset or without the parts a stage needs, or an image size that
-            does not suit them.
+        InputError: config.cascade is unset or lacks a part that the stage needs, or the image size
+            does not fit.
     """
     if not settings.cascade:
         raise InputError(
@@ -101,8 +102,9 @@ def frozen_parts(
     workdir: Path,
     needed: tuple[str, ...],
 ) -> Frozen:
-    """The parts `needed` of vae and t5 of config.cascade, placed on the mesh; a random text encoder
-    where it brings none.
+    """Return the parts `needed` of vae and t5 of config.cascade, sharded over the mesh.
+
+    Where the cascade has no text encoder, it is a random one.
     """
     loaded = tuple(part for part in ("vae", "t5") if part in description.parts and part in needed)
     params, tokenize = (
@@ -123,11 +125,11 @@ def frozen_parts(
 def random_text(
     settings: StageSettings, records: RecordSource, mesh: Any, workdir: Path
 ) -> tuple[Any, Callable]:
-    """(parameters, tokenizer) of a frozen random T5 over a vocabulary of the data's
-    own captions.
+    """Return (parameters, tokenizer) of a frozen random T5, with the data's own vocabulary.
 
-    Both are kept under the workdir, so that a resumed run reads the same tokenizer and its
-    checkpoints are sampled; until a first checkpoint they are made anew.
+    The vocabulary is that of the captions. Both are kept under the workdir, so that a resumed run
+    reads the same tokenizer and its checkpoints can be sampled. Before the first checkpoint they
+    are made again.
     """
     folder = workdir / TOKENIZER
     fresh = processes.first(
@@ -156,7 +158,7 @@ def random_text(
 
 
 def describe(settings: StageSettings, description: CascadeDescription) -> StageDescription:
-    """The stage's entry in cascade.json, beside the parts that stand there already."""
+    """Return the stage's entry in cascade.json, beside the parts that are there already."""
     vae = build_model(Autoencoder, description.vae.model)
     return StageDescription(
         kind="relay" if settings.relay else "base",

@@ -1,8 +1,7 @@
-"""Where the time of a run goes: the seconds in which the devices computed its steps, and what they
-waited for in the others.
+"""Account for the time of a run: the seconds that devices computed, and what they waited for.
 
-"data" is the wait for the loader and for placing its batch: with the next batch fetched while a
-step runs, only what of that was longer than the step.
+"data" is the wait for the loader and for placing its batch. The next batch is fetched while a step
+runs, so only the time by which this was longer than the step counts.
 """
 
 import contextlib
@@ -16,40 +15,38 @@ import jax
 
 KINDS = ("step", "data", "checkpoint", "preview", "compile", "other")
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-now = time.monotonic  # the tests have a clock of their own
+now = time.monotonic  # tests replace it by their own clock
 
 
 class Account:
-    """Seconds by kind since a run began; their sum is all the time there was.
+    """The seconds by kind since a run began; their sum is the whole time.
 
-    `add` brings in those of earlier sittings.
-
-    Steps are dispatched ahead, so what the host does while one of them runs costs nothing: from a
-    step's dispatch to its end all is "step". From then to the next dispatch it is what the host was
-    doing. A thread notes when each step ends, so that nobody has to wait for it.
+    `add` adds those of earlier sittings. Steps are dispatched in advance, so what the host does
+    while one of them runs costs nothing. From a step's dispatch to its end the time is "step". From
+    its end to the next dispatch it is what the host was doing. A thread notes when each step ends,
+    so that nobody has to wait for it.
     """
 
     def __init__(self):
+        """Start the clock."""
         self.seconds = dict.fromkeys(KINDS, 0.0)
-        self._until = self._line = now()  # all before is accounted for
+        self._until = self._line = now()  # accounted for until here
         self._line_steps = self._line_data = 0.0
         self._host: list[tuple[str, float, float]] = []  # what the host did since, oldest first
-        self._steps: deque[tuple[float, Future]] = deque()  # dispatched, and when it ended
+        self._steps: deque[tuple[float, Future]] = deque()  # (time of dispatch, time of its end)
         self._compiled = 0
         self._watch = ThreadPoolExecutor(1, thread_name_prefix="step-end")
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Count these too."""
+        """Add the seconds of an earlier sitting."""
         for kind, value in seconds.items():
             self.seconds[kind] += value
         self._line_steps, self._line_data = self.seconds["step"], self.seconds["data"]
 
     @contextlib.contextmanager
     def doing(self, kind: str) -> Iterator[None]:
-        """What the host does in the block is of this kind; a "step" that had to be compiled is
-        "compile".
-        """
+        """Count the time of the block as `kind`; a "step" that compiled counts as "compile"."""
         began, compiled = now(), self._compiled
         try:
             yield
@@ -59,11 +56,11 @@ class Account:
             )
 
     def started(self, metrics: Any) -> None:
-        """A step was dispatched, whose results are `metrics`."""
+        """Note that a step was dispatched, whose results are `metrics`."""
         self._steps.append((now(), self._watch.submit(_end, metrics)))
 
     def finished(self) -> None:
-        """Wait for the oldest step under way and account for all until its end.
+        """Wait for the oldest running step, and account for the time until its end.
 
         Raises what the devices raised.
         """
@@ -74,11 +71,14 @@ class Account:
         self._until = max(end, self._until)
 
     def total(self) -> float:
+        """Return the seconds of all kinds."""
         return sum(self.seconds.values())
 
     def line(self) -> dict[str, float]:
-        """For a line of metrics: seconds so far, all and by kind, and of the time since the last
-        line the shares in which the devices computed steps (goodput) and waited for data.
+        """Return the figures for a line of metrics.
+
+        They are the seconds so far, in all and by kind, and for the time since the last line the
+        shares in which the devices computed steps (goodput) and waited for data.
         """
         since, steps = self._until - self._line, self.seconds["step"] - self._line_steps
         data = self.seconds["data"] - self._line_data
@@ -95,13 +95,13 @@ class Account:
         return {"seconds": self.total(), **named, **shares}
 
     def close(self) -> None:
-        """Account for what came after the last step."""
+        """Account for the time after the last step."""
         self._waited(now())
         self._watch.shutdown(wait=False, cancel_futures=True)
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def _waited(self, until: float) -> None:
-        """The devices had nothing to do from the end of the last step until then."""
+        """Account for the time from the last step's end until `until`, when devices were idle."""
         rest = max(until - self._until, 0.0)
         for kind, began, ended in self._host:
             share = max(min(ended, until) - max(began, self._until), 0.0)

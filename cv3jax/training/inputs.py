@@ -1,5 +1,7 @@
-"""What a run reads, known by its content: a path may change between two sittings where what lies
-there is the same, and what lies there may not where the path is.
+"""Identify what a run reads by its content.
+
+When a run is resumed, a path may change where the content is the same, and the content at a path
+may not change.
 """
 
 import hashlib
@@ -17,10 +19,10 @@ from data_pipeline.records.digest import companion_content, dataset_content, jso
 
 
 def stage_inputs(settings: StageSettings) -> dict[str, Any]:
-    """Field → what tells the content at the path it holds from another, as JSON, of all fields that
-    every step reads. `data_pipeline.records.digest.alike` compares two.
+    """Return {field: the identity of the content at its path}, as JSON, of what every step reads.
 
-    Raises InputError on a path where there is nothing, as building the stage does.
+    `data_pipeline.records.digest.alike` compares two. Raises InputError on a missing path, as
+    building the stage does.
     """
     found: dict[str, Any] = {"data.path": data_content(settings.data)}
     if settings.data.cache:
@@ -39,9 +41,9 @@ def stage_inputs(settings: StageSettings) -> dict[str, Any]:
 
 
 def data_content(data: DataSettings) -> list:
-    """The contents of the datasets of config.data.path, with their shares."""
+    """Return the contents of the datasets of config.data.path, with their weights."""
     if not data.path:
-        open_data(data)  # says so
+        open_data(data)  # raises the error
     try:
         return [[dataset_content(path), weight] for path, weight in parse(data.path)]
     except InputError as e:

@@ -1,6 +1,4 @@
-"""The training loop every stage runs in: steps, metrics, previews, checkpoints, resumption, and the
-stops on NaN and on request.
-"""
+"""The training loop of every stage: steps, metrics, previews, checkpoints, resumption and stops."""
 
 import contextlib
 import dataclasses
@@ -17,36 +15,37 @@ from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.preemption import NonFiniteLossError
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
-from cv3jax.training.prefetch import Ahead
+from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
 from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip, Skips, not_finite
 from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
 from data_pipeline.io.errors import StoppedError, first_line
 
-CHECK = 50  # steps at most between two looks at whether the save in the background has failed
+CHECK = 50  # most steps between two checks for a failed save in the background
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
 
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """How long a run is and how often it does what, in steps; 0 only at the end (previews: not at
-    all).
+    """The length of a run, and how often it does what, in steps.
+
+    0 means only at the end; for previews, never.
     """
 
     steps: int
     log: int
     save: int
     preview: int
-    keep: int  # of the newest checkpoints
+    keep: int  # how many of the newest checkpoints
     profile: range | None = None  # steps to trace
-    keep_every: int = 0  # a checkpoint that stays
-    export: int = 0  # the cascade
-    skip: Skip = NOTHING  # which updates
+    keep_every: int = 0  # checkpoints that stay
+    export: int = 0  # exports of the cascade
+    skip: Skip = NOTHING  # updates to skip
 
     @classmethod
     def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
-        """The cadence that a recipe's train section says."""
+        """Return the cadence of a recipe's train section."""
         return cls(
             train.steps,
             train.log_every,
@@ -67,14 +66,15 @@ class Work:
     name: str
     like: Any  # the state's shapes and shardings
     data: Any  # the loader's iterator
-    place: Callable[[Any], Any]  # one of its batches → on the mesh
+    place: Callable[[Any], Any]  # a batch → arrays on the mesh
     step: Callable[[TrainState, Any], tuple[TrainState, dict]]  # (state, batch) → (state, metrics)
     preview: Callable[[Any, int], Any] | None = None  # (ema, step) → uint8 [H, W, 3]
-    # as a preview, but a part of the training: before the checkpoint, and what it raises ends it
+    # like a preview, but part of the training: it runs before the checkpoint, and its errors end
+    # the run
     evaluate: Callable[[Any, int], Any] | None = None
     export: Callable[[Any], Any] | None = None  # (ema) → the cascade on disk
-    compile: Callable[[], None] | None = None  # what `step` calls, before the first of them
-    rate: str = "optim.lr"  # the field of the recipe that has the learning rate
+    compile: Callable[[], None] | None = None  # compiles what `step` calls, before the first step
+    rate: str = "optim.lr"  # the recipe's field with the learning rate
 
 
 def train_loop(
@@ -87,19 +87,21 @@ def train_loop(
     resume_from: int | None = None,
     before: int = 0,
 ) -> tuple[TrainState, dict[str, float]]:
-    """Train until `cadence.steps` updates are done: from the newest checkpoint under `workdir`, or
-    else from `state`.
+    """Train until `cadence.steps` updates are done. Returns (the last state, seconds by kind).
 
-    `record` and `resume_from` are kept with the checkpoints (see `resume.record`). `before`: the
-    steps of this process's earlier loops, by which the processes agree on a last one. Returns (the
-    last state, the seconds by kind in all sittings). Loss and norms of every step are looked at:
-    while the next step runs, and in any case before anything is saved. Meanwhile the batch after it
-    is fetched and placed. A preview comes after the checkpoint of its step; one that fails is said.
+    It resumes from the newest checkpoint under `workdir`, or starts from `state`. The seconds are
+    those of all sittings. `record` and `resume_from` are kept with the checkpoints (see
+    `resume.record`). `before`: the steps of this process's earlier loops, by which the processes
+    agree on a last step.
+
+    Loss and norms of every step are checked while the next step runs, and always before anything is
+    saved. Meanwhile the next batch is fetched and placed. A preview comes after the checkpoint of
+    its step; if it fails, a message says so.
 
     Raises:
-        NonFiniteLossError: naming the first step that was not finite, or the first that was skipped
-            after too many, and the checkpoint that remains.
-        StoppedError: SIGTERM or Ctrl-C came, to any process; the last step is saved.
+        NonFiniteLossError: a step was not finite, or too many in a row were skipped; the message
+            names the step and the checkpoint that remains.
+        StoppedError: SIGTERM or Ctrl-C came to any process; the last step is saved.
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
     """
@@ -108,16 +110,16 @@ def train_loop(
             runs.remove_unfinished(workdir / "checkpoints")
             runs.remove_old(workdir / "checkpoints", cadence.keep, cadence.keep_every)
     manager = runs.open_manager(workdir / "checkpoints", cadence.keep, cadence.keep_every)
-    with contextlib.ExitStack() as at_end:  # backwards, whatever happens
+    with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens
         at_end.callback(manager.close)
         at_end.callback(work.data.close)
-        batches = Ahead(work.data, work.place)
-        # `pending`: metrics not looked at yet, on the device; `looked`: since the last logged line,
-        # with the checkpoint
+        batches = Prefetch(work.data, work.place)
+        # `pending`: metrics that were not checked yet, on the device; `looked`: those since the
+        # last logged line, also the checkpoint's
         start, pending, looked, account = 0, deque(), [], Account()
         skips = Skips(cadence.skip.most)
         at_end.callback(account.close)
-        # a network file system may show others late
+        # a network file system may show them late to other processes
         if (latest := processes.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"):
                 run = runs.run_of(workdir / "checkpoints", latest)
@@ -135,7 +137,7 @@ def train_loop(
         at_end.callback(log.close)
 
         @at_end.callback
-        def finish():  # raises when the last save failed, whatever else was to be said
+        def finish():  # raises when the last save failed, whatever else was to be reported
             with account.doing("checkpoint"):
                 runs.finish(manager)
 
@@ -168,9 +170,9 @@ def train_loop(
             with jax.transfer_guard("disallow"):
                 with account.doing("data"):
                     batch = next(batches)
-                # A step that has ended is looked at first. Where a process has died it has failed,
-                # and collectives of another step on top of its remains can make Gloo end this
-                # process before it says so.
+                # A step that has ended is checked first. Where a process has died, the step has
+                # failed, and the collectives of another step can make Gloo end this process before
+                # it reports that.
                 if pending and _ended(pending[-1][1]):
                     settle(0)
                 with (
@@ -188,11 +190,11 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save, export = kept or last or stop, _due(step, cadence.export) and not last
-            # what uses the state waits for it; else this step runs while the one before is looked
-            # at
+            # what uses the state waits for it; otherwise this step runs while the one before it is
+            # checked
             settle(0 if show or save or export else 1)
             if show and work.evaluate:
-                # pictures are for the host
+                # pictures go to the host
                 with account.doing("preview"), jax.transfer_guard("allow"):
                     log.image("preview", step, work.evaluate(state.ema, step))
             if save:
@@ -211,7 +213,7 @@ def train_loop(
                 with account.doing("checkpoint"), jax.transfer_guard("allow"):
                     work.export(state.ema)
             if show and work.preview:
-                if save:  # on the disk, whatever the preview does to this process
+                if save:  # the checkpoint is on the disk, whatever the preview does to this process
                     with account.doing("checkpoint"):
                         runs.finish(manager)
                 with account.doing("preview"), jax.transfer_guard("allow"), _optional(step):
@@ -228,7 +230,7 @@ def train_loop(
 
 
 def _ended(metrics: dict[str, jax.Array]) -> bool:
-    """Whether the step that gave these is done, or has failed."""
+    """Return whether the step with these metrics is done, or has failed."""
     return all(value.is_ready() for value in metrics.values())
 
 
@@ -238,7 +240,7 @@ def _due(step: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def _optional(step: int) -> Iterator[None]:
-    """Say why the preview inside failed, and go on: the training needs none."""
+    """Print why the preview inside failed; the training continues without it."""
     try:
         yield
     except Exception as e:
@@ -248,8 +250,9 @@ def _optional(step: int) -> Iterator[None]:
 
 
 def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:
-    """The metrics as floats, none of a skipped update; raises where they are not finite, or too
-    many were skipped.
+    """Return the metrics as floats, or {} for a skipped update.
+
+    Raises NonFiniteLossError where they are not finite, or too many updates were skipped.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     skipped = bool(values.get("skipped"))
@@ -268,7 +271,7 @@ def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> di
 
 
 def _mean(values: Metrics) -> dict[str, float]:
-    """The mean of each metric over the updates that were done; nothing where none was."""
+    """Return the mean of each metric over the updates that were done, or {} where none was."""
     done = [metrics for _, metrics in values if metrics]
     names = done[0] if done else ()
     return {name: sum(metrics[name] for metrics in done) / len(done) for name in names}

@@ -1,5 +1,6 @@
-"""What a run holds on each device, by kind: printed before its first step, when the programs are
-compiled and nothing has run yet.
+"""The memory plan of a run: what it holds on each device, by kind.
+
+It is printed before the first step, when the programs are compiled and nothing has run yet.
 """
 
 import math
@@ -14,15 +15,17 @@ GB = 1e9
 
 
 def held(tree: Any) -> int:
-    """Bytes of a tree, arrays or shapes with shardings, on one device."""
+    """Return the bytes of a tree, arrays or shapes with shardings, on one device."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
 def memory_plan(state: Any, frozen: Any, batches: Any, compiled: list[Any]) -> dict[str, int]:
-    """Kind → bytes a device: of the state's parts, the frozen parameters, the batches, and the most
-    that a program needs beside them.
+    """Return {kind: bytes per device}.
+
+    The kinds are the parts of the state, the frozen parameters, the batches, and the most that a
+    program needs besides.
     """
     return {
         "parameters": held(state.params),
@@ -35,7 +38,7 @@ def memory_plan(state: Any, frozen: Any, batches: Any, compiled: list[Any]) -> d
 
 
 def plan_line(plan: dict[str, int], device: Any) -> str:
-    """The plan in one line, against the device's capacity where the backend tells it."""
+    """Return the plan in one line, with the device's capacity where the backend reports it."""
     parts = ", ".join(f"{kind} {size / GB:.2f}" for kind, size in plan.items() if size)
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return f"memory per device, GB: {parts}; {sum(plan.values()) / GB:.2f} in all" + (
@@ -46,8 +49,9 @@ def plan_line(plan: dict[str, int], device: Any) -> str:
 def compiled_and_announced(
     programs: list[tuple[Callable, tuple]], state: Any, frozen: Any, batches: Any
 ) -> list[Callable]:
-    """`programs` (jitted function, the shapes it is called with), compiled; their memory plan is
-    printed to stderr.
+    """Return `programs`, compiled, and print their memory plan to stderr.
+
+    programs: (jitted function, the shapes it is called with).
     """
     compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]

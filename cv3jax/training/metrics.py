@@ -1,4 +1,4 @@
-"""What a run tells: metrics as JSON lines and to TensorBoard, a progress bar with ETA on stderr."""
+"""The log of a run: metrics as JSON lines and to TensorBoard, and a progress bar on stderr."""
 
 import contextlib
 import json
@@ -13,21 +13,20 @@ from tqdm import tqdm
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import replacing
 
-if TYPE_CHECKING:  # importing it takes seconds: it imports torch where there is one
+if TYPE_CHECKING:  # importing it takes seconds, because it imports torch where that is installed
     from tensorboardX.summary import Summary
 
 
 class MetricsLog:
-    """`metrics.jsonl` (one object a logging interval) and TensorBoard files under a workdir, and a
-    bar on stderr.
+    """`metrics.jsonl` (an object per logging interval) and TensorBoard files, and a bar on stderr.
 
-    A resumed run drops the lines past the step it resumes from: they will be written again, with
-    the same losses.
-    All is written at once and here: a writing thread would hang on a full disk, and wait for a
-    clock that was set back.
+    A resumed run drops the lines after the step from which it resumes: they will be written again,
+    with the same losses. Everything is written at once, in this thread: a writing thread would hang
+    on a full disk, and wait for a clock that was set back.
     """
 
     def __init__(self, workdir: str | Path, *, name: str, start: int, steps: int):
+        """Open the log under `workdir` for a run from step `start` to `steps`."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -38,15 +37,15 @@ class MetricsLog:
         self._file = self.path.open("a")
         board = Path(workdir) / "tensorboard"
         board.mkdir(exist_ok=True)
-        # TensorBoard reads them in the order of their names
+        # TensorBoard reads the files in the order of their names
         self._board = EventsWriter(str(board / f"events.{start:09d}"))
         if start:  # and forgets what it had from this step on
             restarted = SessionLog(status=SessionLog.START)
             self._board.write_event(
                 Event(step=start + 1, wall_time=time.time(), session_log=restarted)
             )
-        # tqdm goes by the wall clock and would stand still where that is set back; miniters, else
-        # its thread resets it by that clock
+        # tqdm uses the wall clock and would stand still where that is set back; miniters is set,
+        # because its thread would otherwise reset it by that clock
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -61,7 +60,7 @@ class MetricsLog:
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def advance(self) -> None:
-        """One step done."""
+        """Count one step as done."""
         self._bar.update()
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -83,8 +82,9 @@ class MetricsLog:
         self._show(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
+        """Close the bar and the files."""
         self._bar.close()
-        # all was flushed when it was written; what could not be was said then
+        # everything was flushed when it was written, and errors were reported then
         with contextlib.suppress(OSError):
             self._board.close()
         with contextlib.suppress(OSError):
@@ -100,25 +100,29 @@ class MetricsLog:
 
 
 class NoLog:
-    """The log of a process that leaves telling to another."""
+    """The log of a process that leaves logging to process 0."""
 
     def advance(self) -> None:
+        """Do nothing."""
         pass
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Do nothing."""
         pass
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Do nothing."""
         pass
 
     def close(self) -> None:
+        """Do nothing."""
         pass
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a metrics.jsonl; none when there is no file.
+    """Return the objects of a metrics.jsonl, or [] when there is no file.
 
-    A last line cut off by a kill is dropped.
+    A last line that a kill cut off is dropped.
 
     Raises:
         InputError: another line is damaged.

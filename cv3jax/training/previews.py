@@ -20,14 +20,14 @@ CAPTIONS = 4  # of the data, where the recipe has no prompts
 
 
 def preview_prompts(settings: StageSettings, records: RecordSource) -> list[str]:
-    """The recipe's prompts; where it has none, the captions of the first readable records."""
+    """Return the recipe's prompts, or the captions of the first readable records."""
     if settings.sample.prompts:
         return list(settings.sample.prompts)
     return [record["caption"] for record in itertools.islice(readable(records), CAPTIONS)]
 
 
 def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
-    """The recipe's prompts or the data's captions, sampled."""
+    """Return a sheet of pictures for the recipe's prompts or the data's captions."""
     prompts = preview_prompts(settings, records)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(prompts)))
     images = cascade.decode(
@@ -42,8 +42,10 @@ def base_preview(cascade: Cascade, settings: StageSettings, records: RecordSourc
 
 
 def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSource) -> np.ndarray:
-    """Real images shrunk to half and enlarged, the autoencoder's round trip of that, what the relay
-    makes of it, and the originals.
+    """Return a sheet with the steps of a relay pass over real images.
+
+    They are the images shrunk to half and enlarged, the autoencoder's round trip of these, the
+    relay's results, and the originals.
     """
     some, side = list(itertools.islice(readable(records), 6)), settings.data.whole_side
     real, captions = first_images(some, side, len(some)), [record["caption"] for record in some]
@@ -61,8 +63,9 @@ def relay_preview(cascade: Cascade, settings: StageSettings, records: RecordSour
 
 
 def first_images(records, side: int, count: int) -> np.ndarray:
-    """The first `count` readable images in order, cropped at the middle: uint8 [count, side, side,
-    3] (fewer when there are fewer).
+    """Return the first `count` readable images, cropped at the middle.
+
+    The result is uint8 [count, side, side, 3], or fewer where there are fewer.
     """
     some = list(itertools.islice(readable(records), count))
     batches = make_loader(

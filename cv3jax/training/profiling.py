@@ -1,4 +1,4 @@
-"""A profiler's trace of some steps of a run, which TensorBoard's profile plugin opens."""
+"""A profiler trace of some steps of a run, which TensorBoard's profile plugin opens."""
 
 import contextlib
 import importlib.util
@@ -9,8 +9,9 @@ from data_pipeline.io.errors import InputError
 
 
 def check_profiler(steps: range | None) -> None:
-    """Raise InputError where a trace would end the process: the profiler of an accelerator that is
-    installed and not there crashes.
+    """Raise InputError where a trace would crash the process.
+
+    The profiler of an accelerator that is installed but not present crashes.
     """
     import jax
 
@@ -24,11 +25,11 @@ def check_profiler(steps: range | None) -> None:
 
 @contextlib.contextmanager
 def tracing(directory: Path, steps: range | None) -> Iterator[Callable[[int], None]]:
-    """Yields a function to be called before each step, when no other runs: from the first of
-    `steps` it traces, after the last it writes.
+    """Yield a function to be called before each step, when no other step runs.
 
-    The trace is `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the
-    steps writes what it has.
+    It starts the trace at the first of `steps`, and writes it after the last. The trace is
+    `directory`/plugins/profile/<time>/<host>.xplane.pb. A run that ends among the steps writes what
+    it has.
     """
     import jax
 

@@ -1,8 +1,7 @@
-"""The two jitted programs of a base or relay run, `encode` and `train`, from the recipe, a mesh and
-the frozen parts' descriptions.
+"""The two jitted programs of a base or relay run: `encode` and `train`.
 
-Nothing here needs data, weights or devices that are there: a run calls the programs, `cv3jax
-compile` only compiles them.
+They are made from the recipe, a mesh and the descriptions of the frozen parts. They need no data,
+no weights and no existing devices: a run calls them, and `cv3jax compile` only compiles them.
 """
 
 from collections.abc import Callable
@@ -34,16 +33,16 @@ from data_pipeline.io.errors import InputError
 
 
 class DiffusionPrograms(NamedTuple):
-    """What a run calls, and the shapes and shardings it calls it with."""
+    """What a run calls, and the shapes and shardings of the arguments."""
 
     init: Callable[[jax.Array], Any]  # key → parameters
     tx: Any
     like: Any  # the train state
-    # vae and t5, as `encode` takes them; neither where a feature cache has what it would make
+    # vae and t5, as `encode` takes them; without those whose results a feature cache has
     frozen: dict
     batch: dict  # of the loader
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
-    aside: dict  # what `train` is given besides: nothing, or what `make_step` says
+    aside: dict  # the other argument of `train`: {}, or what `make_step` returns
     train: Callable  # (state, aside, encoded batch) → (state, metrics); the state is donated
 
 
@@ -58,14 +57,14 @@ class Network(NamedTuple):
     schedule: Schedule
 
 
-# (settings, mesh plan, network) → (the train step, what it is given beside state and batch)
+# (settings, mesh plan, network) → (the train step, its argument besides state and batch)
 MakeStep = Callable[[StageSettings, MeshPlan, Network], tuple[Callable, dict]]
 
 
 def diffusion_step(
     settings: StageSettings, plan: MeshPlan, network: Network
 ) -> tuple[Callable, dict]:
-    """The train step of the recipe's objective (paper Eq. 6)."""
+    """Return the train step of the recipe's objective (paper Eq. 6)."""
     o = settings.objective
     loss = diffusion_loss(
         network.denoiser(network.model, network.layout),
@@ -93,9 +92,9 @@ def diffusion_programs(
     *,
     make_step: MakeStep = diffusion_step,
 ) -> DiffusionPrograms:
-    """The programs behind the autoencoder and the text encoder so described.
+    """Return the programs for the described autoencoder and text encoder.
 
-    cached: what batches hold of a feature cache (`feature_cache.arrays`). make_step: what makes the
+    cached: what batches hold of a feature cache (`feature_cache.arrays`). make_step: makes the
     train step, where it is not the recipe's own objective.
 
     Raises:
@@ -150,7 +149,7 @@ def diffusion_programs(
 
 
 def cached_like(settings: StageSettings, mesh: Any, length: int, cached: Arrays) -> dict:
-    """`data.batch_like`, with what a feature cache has in place of images, tokens or both."""
+    """Return `data.batch_like` with a feature cache's arrays in place of images, tokens or both."""
     gone = {"image"} if "mean" in cached else set()
     gone |= {"tokens"} if "text" in cached else set()
     kept = {
@@ -164,12 +163,12 @@ def cached_like(settings: StageSettings, mesh: Any, length: int, cached: Arrays)
 
 
 def encode_args(steps: DiffusionPrograms) -> tuple:
-    """What `steps.encode` is called with, as shapes."""
+    """Return the arguments of `steps.encode`, as shapes."""
     return steps.frozen, steps.batch, steps.like.key, steps.like.step
 
 
 def train_args(steps: DiffusionPrograms) -> tuple:
-    """What `steps.train` is called with, as shapes."""
+    """Return the arguments of `steps.train`, as shapes."""
     encoded = jax.eval_shape(steps.encode, *encode_args(steps))
     rows = batch_sharding(steps.like.step.sharding.mesh)
     return steps.like, steps.aside, abstract(encoded, rows)
@@ -183,18 +182,17 @@ def make_encode(
     scale: float,
     shapes: dict,
 ) -> Callable:
-    """encode(frozen parts, loader batch, key, step) → what `diffusion_loss` takes, each device on
-    its own rows.
+    """Return encode(frozen parts, loader batch, key, step) → the batch of `diffusion_loss`.
 
-    shapes: of the frozen parts. One that is not among them is not asked: the batch has what it
-    would make.
+    Each device encodes its own rows. shapes: of the frozen parts. A part that is not among them is
+    not used, because the batch has its results.
     """
     both = Layout(plan.mesh, tree_specs(shapes, plan.mesh), None)
     layouts = {
         name: Layout(plan.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype)
         for name in shapes
     }
-    later = {"t5": T5Encoder.gathers}  # which parameters the model makes whole itself
+    later = {"t5": T5Encoder.gathers}  # the parameters that the model gathers itself
     t5 = t5.clone(gather=layouts["t5"].gather) if "t5" in layouts else t5
 
     def rows(params, _, batch):
@@ -213,13 +211,13 @@ def make_encode(
                 text_drop=settings.objective.text_drop,
             )
 
-        # one microbatch at a time, so that the encoders' activations are bounded by the same figure
-        # as the UNet's
+        # one microbatch at a time, so that the same figure bounds the activations of the encoders
+        # and of the UNet
         out = jax.lax.map(one, microbatches(batch, plan.accumulate))
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
 
     def encode(params, batch, key, step):
-        # not those of the step itself
+        # other keys than those of the step itself
         keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), settings.batch.size)
         return both.spread(rows)(params, {}, (batch, keys))
 
@@ -227,9 +225,9 @@ def make_encode(
 
 
 def stage_schedule(settings: StageSettings) -> Schedule:
-    """The training table of config.schedule.
+    """Return the training table of config.schedule.
 
-    Raises InputError on an unknown blur, a start out of range, or too many steps from it.
+    Raises InputError on an unknown blur, a start out of range, or too many steps.
     """
     blur, start, steps = settings.schedule.blur, settings.schedule.start, settings.sample.steps
     try:

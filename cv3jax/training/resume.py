@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and one run at a time in a workdir."""
+"""Find the checkpoint from which a run resumes, and let one run at a time use a workdir."""
 
 import contextlib
 import time
@@ -15,19 +15,18 @@ SHARED = 30  # seconds that a network file system takes at most to show what ano
 
 
 class Resumed(NamedTuple):
-    """Where a run goes on."""
+    """Where a run resumes."""
 
-    step: int | None  # of the checkpoint; None: from its beginning
-    changes: list[dict]  # all that were allowed, to this one and before (`changes.check_changes`)
+    step: int | None  # of the checkpoint; None: from the beginning
+    changes: list[dict]  # all changes that were allowed so far (`changes.check_changes`)
 
 
 @contextlib.contextmanager
 def hold(workdir: Path):
-    """Hold `workdir` for this run: one process has the lock, the others see that it is the same
-    directory.
+    """Hold `workdir` for this run: one process has the lock, the others check the directory.
 
     Raises:
-        InputError: another run has it, or this process sees another directory.
+        InputError: another run holds it, or this process sees another directory.
     """
     with locks.hold(workdir) if processes.main() else contextlib.nullcontext():
         processes.barrier("lock")
@@ -46,13 +45,14 @@ def hold(workdir: Path):
 def check_resume(
     asked: Asked, workdir: Path, resume_from: int | None = None, history: list[dict] | None = None
 ) -> Resumed:
-    """The step to resume from, the newest there is or `resume_from`, and what has changed by then.
+    """Return the step to resume from, and what has changed since.
 
-    A run that has gone on from `resume_from` goes on from its newest.
-
-    Refuses to continue a run with another model, data or optimizer where that was not allowed: the
-    result would be neither run's. history: the changes allowed so far (default: those of
+    It is the newest step, or `resume_from`. A run that has resumed from `resume_from` before
+    resumes from its newest step. history: the changes that were allowed so far (default: those of
     `workdir`).
+
+    A run does not continue with another model, data or optimizer where that was not allowed,
+    because the result would be that of neither run.
 
     Raises:
         DamagedError: the checkpoint of that step is not what was written.
@@ -86,7 +86,7 @@ def check_resume(
 
 
 def record(asked: Asked, resumed: Resumed, cascade: dict[str, Any]) -> dict[str, Any]:
-    """What each checkpoint keeps of its run, beside the loop's own figures.
+    """Return what each checkpoint keeps of its run, besides the loop's own figures.
 
     cascade: what the run's cascade is, as `checkpoints.newest` reads it.
     """
@@ -99,8 +99,9 @@ def record(asked: Asked, resumed: Resumed, cascade: dict[str, Any]) -> dict[str,
 
 
 def has_resumed(directory: Path, newest: int, resume_from: int) -> bool:
-    """Whether the newest checkpoint is intact and of a run that was resumed from `resume_from`: the
-    same command, given again.
+    """Return whether the newest checkpoint belongs to a run resumed from `resume_from`.
+
+    Then the same command was given again. The checkpoint must be intact.
     """
     return (
         not manifest.damage(directory / str(newest))

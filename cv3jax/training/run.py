@@ -1,5 +1,6 @@
-"""`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing
-workdir continues.
+"""`cv3jax train`: train one stage of the cascade (autoencoder, base or relay) from a recipe.
+
+A run in an existing workdir resumes.
 """
 
 import shutil
@@ -35,15 +36,14 @@ def run(
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
 ) -> dict:
-    """Train the stage that `settings` describe under `workdir` and leave its cascade in
-    `workdir`/cascade. Returns its figures.
+    """Train the stage of `settings` under `workdir`, and write its cascade. Returns its figures.
 
-    It goes on from the newest checkpoint there, or from that of step `resume_from`; newer ones are
-    then set aside. allowed: fields that may differ from what the run has had so far. source: what
-    the settings were made of, for config.yaml.
+    The cascade is `workdir`/cascade. The run resumes from the newest checkpoint there, or from that
+    of step `resume_from`; newer ones are then set aside. allowed: fields that may differ from those
+    of the run so far. source: the recipe and its overrides, for config.yaml.
 
     Raises:
-        InputError: a field, file or checkpoint that does not fit, or another run in `workdir`;
+        InputError: a field, file or checkpoint does not fit, or another run holds `workdir`; raised
             before anything is written.
         NonFiniteLossError: the loss or gradient became NaN or infinite.
         StoppedError: SIGTERM or Ctrl-C came; the last step is saved.
@@ -102,10 +102,7 @@ def run(
 
 
 def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
-    """Write the cascade with this EMA, and put it in place of the one before when it is whole.
-
-    Returns figures of it.
-    """
+    """Write the cascade with this EMA, and replace the one before in one step. Returns figures."""
     partial = workdir / "cascade.partial"
     with processes.main_first("cascade"):
         if processes.main():
@@ -118,9 +115,9 @@ def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
 
 
 def say(settings: StageSettings, workdir: Path, latest: int | None) -> None:
-    """Say where the parameters come from; set newer checkpoints aside where step `latest` resumes.
+    """Print where the parameters come from; set newer checkpoints aside when resuming.
 
-    A later stage that was to start from an earlier one shows it before its hours are spent.
+    So a later stage that was meant to start from an earlier one shows it before hours are spent.
     """
     if latest is None:
         source = f"of {settings.init_from}" if settings.init_from else "from scratch"

@@ -1,8 +1,7 @@
-"""Updates that are left out: those that are not finite, and those whose gradient is far longer than
-the last ones'.
+"""Skip updates that are not finite, or whose gradient is far longer than those before.
 
 A skipped update leaves parameters, EMA and optimizer as they were, and is counted. The next batch
-is another one, so a single bad batch costs no more than itself.
+is another one, so a single bad batch costs only itself.
 """
 
 import dataclasses
@@ -13,16 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-WARM = 50  # updates before any gradient is called long: the first ones are
-WINDOW = 100  # updates that the mean of the gradient's norm reaches back, about
+WARM = 50  # updates before any gradient counts as long, because the first ones are long
+WINDOW = 100  # updates over which the mean of the gradient's norm reaches back, about
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
     """Which updates are skipped.
 
-    most: how many in a row, before the run ends; 0: none is. spike: how many times the mean of the
-    gradient's norm is too long; 0: no length is.
+    most: how many in a row may be skipped before the run ends; 0: none is skipped. spike: the
+    factor over the mean gradient norm from which a gradient is too long; 0: no limit.
     """
 
     most: int = 0
@@ -33,18 +32,18 @@ NOTHING = Skip()
 
 
 def fresh_norms() -> dict[str, jax.Array]:
-    """What is known of the gradients' norms before the first: float32 mean, int32 count."""
+    """Return what is known of gradient norms before the first: float32 mean, int32 count."""
     return {"mean": jnp.zeros((), jnp.float32), "count": jnp.zeros((), jnp.int32)}
 
 
 def judge(
     skip: Skip, norms: dict | None, loss: jax.Array, grad_norm: jax.Array
 ) -> tuple[jax.Array, dict | None]:
-    """(whether an update of this loss and gradient is to be done, the norms with its own).
+    """Return (whether an update of this loss and gradient is done, the norms with its own).
 
-    norms: as `fresh_norms`; None where no gradient is too long. One that is counts as the longest
-    that is not: were it left out, a run whose gradients have become longer for good would skip for
-    ever.
+    norms: as `fresh_norms`; None where no gradient is too long. A gradient that is too long counts
+    as the longest allowed one. If it were left out, a run whose gradients have become longer for
+    good would skip for ever.
     """
     fine = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if norms is None:
@@ -58,30 +57,31 @@ def judge(
 
 
 def chosen(fine: jax.Array, new: Any, old: Any) -> Any:
-    """The tree `new` where the update is fine, else `old`."""
+    """Return the tree `new` where the update is fine, else `old`."""
     return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
 
 
 class Skips:
-    """The updates of a run that were skipped: all of them, and those in a row that are the last.
+    """The skipped updates of a run: all of them, and the last ones in a row.
 
-    most: how many there may be in a row; `known` is `to_json` of the run's sitting before.
+    most: how many there may be in a row. known: `to_json` of the sitting before.
     """
 
     def __init__(self, most: int, known: dict[str, int] | None = None):
+        """Start from the counts of the sitting before."""
         self._most = most
         self._known = {"all": 0, "row": 0, **(known or {})}
 
     def to_json(self) -> dict[str, int]:
-        """Returns what a checkpoint keeps of it."""
+        """Return what a checkpoint keeps of it."""
         return dict(self._known)
 
     def line(self) -> dict[str, int]:
-        """Returns what a line of metrics says of it; nothing where none may be skipped."""
+        """Return what a line of metrics has of it; {} where none may be skipped."""
         return {"skipped": self._known["all"]} if self._most else {}
 
     def count(self, step: int, values: dict[str, float], say: bool) -> str | None:
-        """Count the update `step`, of these metrics; say it on stderr where it was skipped.
+        """Count the update `step` with these metrics, and print it where it was skipped.
 
         Returns what is wrong where it is one too many in a row, else None.
         """
@@ -101,5 +101,5 @@ class Skips:
 
 
 def not_finite(values: dict[str, float]) -> list[str]:
-    """The names of what must be finite and is not."""
+    """Return the names of metrics that must be finite and are not."""
     return [name for name in ("loss", "grad_norm", "param_norm") if not math.isfinite(values[name])]

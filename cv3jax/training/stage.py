@@ -1,4 +1,4 @@
-"""What the training loop needs of a stage, and how a global batch is split over the mesh."""
+"""The interface of a stage to the training loop, and the split of a global batch over the mesh."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from data_pipeline.io.errors import InputError
 
 
 class Stage(Protocol):
-    """What `training.run` needs of a stage, whichever it is."""
+    """What `training.run` needs of any stage."""
 
     like: Any  # the train state's shapes and shardings, for restoring it
     data: Any  # the loader's iterator
@@ -20,31 +20,32 @@ class Stage(Protocol):
     cascade: dict[str, Any]
 
     def create(self) -> Any:
-        """The fresh train state, placed on the mesh."""
+        """Return the fresh train state, placed on the mesh."""
 
     def compile(self) -> None:
-        """Compile what `step` calls, for every size of batch. Once, before the first step."""
+        """Compile what `step` calls, for every size of batch; called once before the first step."""
 
     def step(self, state: Any, batch: Any) -> tuple[Any, dict]:
-        """(state, placed batch) → (state, metrics); the state is donated."""
+        """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
 
     def preview(self, directory: Path) -> Callable[[Any, int], Any]:
-        """preview(ema, step) → uint8 [H, W, 3], written into `directory` too."""
+        """Return preview(ema, step) → uint8 [H, W, 3], which also writes it into `directory`."""
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade with this stage's EMA. Returns figures of it."""
 
 
 class MeshPlan(NamedTuple):
-    """The mesh, and in how many microbatches a device takes its share of a global batch."""
+    """The mesh, and the number of microbatches in a device's share of a global batch."""
 
     mesh: Any
-    accumulate: int  # microbatches an update
+    accumulate: int  # microbatches per update
 
 
 def mesh_plan(settings: StageSettings, devices: list | None = None) -> MeshPlan:
-    """Mesh and accumulation: global batch / (ways the batch is split × images per device per
-    microbatch). Default: all devices.
+    """Return the mesh plan of a stage, by default over all devices.
+
+    Accumulation is global batch / (ways the batch is sharded × images per device and microbatch).
 
     Raises:
         InputError: the mesh does not fit the devices, or the batch does not divide over it.

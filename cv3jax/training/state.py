@@ -16,9 +16,9 @@ from data_pipeline.io.errors import InputError, first_line
 
 
 def make_tx(optim: OptimSettings, steps: int | None) -> Any:
-    """The optimizer of config.optim, for a run of so many steps.
+    """Return the optimizer of config.optim, for a run of so many steps.
 
-    Without a learning rate its updates are of rate 1: the train step multiplies them by its own.
+    Without a learning rate its updates have rate 1, and the train step multiplies them by its own.
     """
     rate: Any = 1.0
     if optim.lr is not None:
@@ -42,9 +42,9 @@ def make_tx(optim: OptimSettings, steps: int | None) -> Any:
 
 
 def attend_of(settings: StageSettings, mesh: Any) -> Callable:
-    """The models' `attend` by config.attention.
+    """Return the models' `attend` of config.attention.
 
-    Raises InputError on one that these devices or this model do not allow.
+    Raises InputError where these devices or this model do not allow it.
     """
     platform = mesh.devices.flat[0].platform
     try:
@@ -60,7 +60,7 @@ def attend_of(settings: StageSettings, mesh: Any) -> Callable:
 
 
 def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any, norms: bool = False) -> Any:
-    """The train state's shapes with shardings; with `norms` where spikes are skipped.
+    """Return the train state's shapes with shardings; with `norms` where spikes are skipped.
 
     Raises:
         InputError: config.model's sizes do not make a model.
@@ -82,7 +82,7 @@ def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any, norms: bool = Fa
 def state_creator(
     init: Callable, tx: Any, seed: int, like: Any, load: Callable[[Any, Any], Any] | None
 ) -> Callable[[], Any]:
-    """() → the placed state.
+    """Return a function () → the placed state.
 
     `load(shapes, shardings)` → the parameters to start from, instead of `init`'s.
     """

@@ -1,4 +1,4 @@
-"""The train state and the one train step that every objective shares."""
+"""The train state, and the one train step that all objectives share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,13 +16,14 @@ LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes.
+    """Everything that training changes.
 
-    Built inside a jitted init: built outside, `ema` would alias `params` and donation fail. As a
-    tree it has `norms` only where there are some: without, it is that of every checkpoint.
+    It is built inside a jitted init: built outside, `ema` would alias `params`, and donation would
+    fail. As a tree it has `norms` only where there are some; without them it is that of every
+    checkpoint.
     """
 
-    step: jax.Array  # int32, updates done, skipped ones among them
+    step: jax.Array  # int32, updates done, including skipped ones
     # typed PRNG key; step n draws from fold_in(key, n), so a resumed run repeats nothing
     key: jax.Array
     params: Any  # float32
@@ -51,8 +52,9 @@ def create_state(
     params: Any = None,
     norms: bool = False,
 ) -> TrainState:
-    """A fresh state: `init(key)` makes the parameters, unless `params` (another run's EMA) are
-    given. norms: whether spikes will be skipped.
+    """Return a fresh state, whose parameters are `params` (another run's EMA) or `init(key)`.
+
+    norms: whether spikes will be skipped.
     """
     key_init, key_run = jax.random.split(key)
     params = init(key_init) if params is None else params
@@ -62,19 +64,19 @@ def create_state(
 
 
 def as_stored(state: TrainState) -> TrainState:
-    """The state as checkpoints hold it, whether spikes are skipped or not."""
+    """Return the state as checkpoints hold it, whether spikes are skipped or not."""
     return dataclasses.replace(state, norms=None)
 
 
 def norms_of(state: TrainState) -> dict[str, float] | None:
-    """The state's norms as plain numbers, which a checkpoint keeps beside it; None without."""
+    """Return the state's norms as plain numbers, which a checkpoint keeps beside it, or None."""
     if state.norms is None:
         return None
     return {name: value.item() for name, value in jax.device_get(state.norms).items()}
 
 
 def from_stored(state: TrainState, like: TrainState, norms: dict | None) -> TrainState:
-    """A stored state with the `norms` kept beside it, fresh ones without, where `like` has some."""
+    """Return a stored state with its `norms`, or with fresh ones, where `like` has some."""
     if like.norms is None:
         return state
     norms = jax.tree.map(lambda x, of: jnp.asarray(x, of.dtype), norms or fresh_norms(), like.norms)
@@ -84,13 +86,14 @@ def from_stored(state: TrainState, like: TrainState, norms: dict | None) -> Trai
 
 
 def ema_decay(decay: float, step: jax.Array) -> jax.Array:
-    """`decay`, but no longer than the run so far: min(decay, (1 + step)/(10 + step))."""
+    """Return min(decay, (1 + step)/(10 + step)): `decay`, but no longer than the run so far."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def microbatches(batch: Any, count: int) -> Any:
-    """Leaves [B, ...] → [count, B/count, ...], dealt so that a batch sharded over devices stays
-    where it is.
+    """Split leaves [B, ...] into [count, B/count, ...].
+
+    Rows are distributed so that a batch that is sharded over devices stays where it is.
     """
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
@@ -98,9 +101,9 @@ def microbatches(batch: Any, count: int) -> Any:
 
 
 def image_keys(key: jax.Array, count: int) -> jax.Array:
-    """One key an image of a batch.
+    """Return one key per image of a batch.
 
-    Noise goes by an image's row, so that neither devices nor microbatches change it.
+    Noise depends on an image's row, so neither devices nor microbatches change it.
     """
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(count))
 
@@ -115,16 +118,16 @@ def make_train_step(
     rate: Callable[[Any, jax.Array], jax.Array] | None = None,
     skip: Skip = NOTHING,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict]]:
-    """step(state, frozen, batch) → (state, metrics).
+    """Return step(state, frozen, batch) → (state, metrics).
 
-    Jit it with state donated; `frozen` (encoders, teacher) never is.
+    Jit it with the state donated; `frozen` (encoders, teacher) is never donated.
 
-    `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` makes of a
-    function of rows (params, frozen, (batch, keys)) → (gradients, metrics) the one of the whole
-    batch, over a mesh. Where `frozen` sets the pace, `decay(frozen)` is the EMA's and `rate(frozen,
-    step)` what the updates are multiplied by. metrics: loss, grad_norm, param_norm (after the
-    update) and the loss's own, float32 scalars. Where `skip` skips any, `skipped` is 1 for those
-    that were; otherwise the step is compiled as if there were no such thing.
+    `accumulate` > 1 averages gradients over that many microbatches in one scan. `spread` turns a
+    function of rows (params, frozen, (batch, keys)) → (gradients, metrics) into that of the whole
+    batch, over a mesh. Where `frozen` sets the pace, `decay(frozen)` is the EMA's, and
+    `rate(frozen, step)` multiplies the updates. The metrics are loss, grad_norm, param_norm (after
+    the update) and the loss's own, float32 scalars. Where `skip` skips any, `skipped` is 1 for
+    skipped updates; otherwise the step is compiled without it.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -158,7 +161,7 @@ def make_train_step(
         ema = optax.incremental_update(params, state.ema, 1.0 - ema_decay(limit, state.step))
         norms, metrics["grad_norm"] = state.norms, optax.tree.norm(grads)
         if skip.most:
-            # known before the update is computed, so that two states need not be held
+            # decided before the update is computed, so that two states need not be held
             fine, norms = judge(skip, norms, metrics["loss"], metrics["grad_norm"])
             params = chosen(fine, params, state.params)
             ema = chosen(fine, ema, state.ema)

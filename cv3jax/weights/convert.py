@@ -1,4 +1,4 @@
-"""`cv3jax convert`: released weights in, trained weights out."""
+"""`cv3jax convert`: import released weights, export trained weights."""
 
 import argparse
 import sys
@@ -21,12 +21,12 @@ from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
-# what a stage is told besides its weights
+# a stage's settings, which its weights do not show
 SETTINGS = ("image_size", "steps", "start", "guidance", "prediction")
 
 
 def convert_out(args: argparse.Namespace) -> dict:
-    """Export, saying what was written."""
+    """Export, and print what was written."""
     source = open_source(
         args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None
     )
@@ -37,7 +37,7 @@ def convert_out(args: argparse.Namespace) -> dict:
 
 
 def convert_in(args: argparse.Namespace) -> dict:
-    """Import, saying what was recognised and which settings it was given."""
+    """Import, and print what was recognised and which settings it got."""
     checkpoint_path(args.out, "--out")
     official = [read_official(path) for path in args.config]
     for one in official:
@@ -61,14 +61,14 @@ def convert_in(args: argparse.Namespace) -> dict:
     tokenizer = None
     if args.t5:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
-        # for what it refuses
+        # it raises on a tokenizer that does not fit
         load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
     write(args.out, parts, description, tokenizer)
     return {"recognised": {name: part.words for name, part in parts.items()}, "settings": words}
 
 
 def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, tuple[str, Path]]:
-    """{stage: (flag, file)} of the UNets.
+    """Return {stage: (flag, file)} of the UNets.
 
     Raises InputError where flags or configurations contradict each other.
     """
@@ -106,8 +106,9 @@ def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, t
 def describe(
     args: argparse.Namespace, parts: dict[str, Part], official: list[Official]
 ) -> tuple[CascadeDescription, list[str]]:
-    """(what cascade.json is to say, a line for each part on the settings that no tensor tells and
-    where they are from).
+    """Return (the description for cascade.json, a line per part on its settings).
+
+    The settings are those that no tensor shows; a line says where each is from.
     """
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
@@ -176,8 +177,9 @@ def describe_stage(
     side: int,
     factor: int,
 ) -> tuple[StageDescription, str]:
-    """(a stage's entry in cascade.json, the line on its settings). given: steps and guidance of
-    flags; side: the default image size.
+    """Return (a stage's entry in cascade.json, the line on its settings).
+
+    given: steps and guidance of flags. side: the default image size.
     """
     relay, distilled = name == "relay", bool(part.model["w_dim"])
     file = official.path.name if official else ""
@@ -228,7 +230,7 @@ def describe_stage(
         eta=0.0,
         form="released",
         blur="linear" if relay else "none",
-        # what it was distilled to its files say; of the range of w they say nothing
+        # its files show the steps it was distilled to, but not the range of w
         distilled=Distilled(values["steps"], None) if distilled else None,
         **values,
     )
@@ -236,7 +238,7 @@ def describe_stage(
 
 
 def choose(given: Any, said: Any, default: Any, file: str, flag: str) -> tuple[Any, str]:
-    """(the value: the flag's, else the file's, else the default; which of them it is)."""
+    """Return (the value of the flag, else of the file, else the default; which of them it is)."""
     return (
         (given, flag)
         if given is not None
@@ -247,6 +249,6 @@ def choose(given: Any, said: Any, default: Any, file: str, flag: str) -> tuple[A
 
 
 def say(name: str, part: Part) -> Part:
-    """Print what was recognised."""
+    """Print what was recognised. Returns the part."""
     print(f"{name}: {'; '.join(part.words)}", file=sys.stderr)
     return part

@@ -1,5 +1,6 @@
-"""The names and configurations that the `diffusers` library has for the same tensors:
-UNet2DConditionModel and AutoencoderKL.
+"""Names and configurations of the `diffusers` library for the same tensors.
+
+Its models are UNet2DConditionModel and AutoencoderKL.
 """
 
 import re
@@ -29,7 +30,7 @@ _ENDS = {
     "norm_out": "conv_norm_out",
     "conv_final": "conv_out",
 }
-# sgm's name of an autoencoder's module → diffusers'; `up` counts stages from the other end there
+# sgm's name of an autoencoder's module → diffusers'; there `up` counts stages from the other end
 _VAE = (
     (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
@@ -46,7 +47,7 @@ _VAE = (
 
 
 def unet_names(entries: list[Entry], stages: int) -> list[Entry]:
-    """`names.unet_entries` under diffusers' names."""
+    """Return `names.unet_entries` with diffusers' names."""
     return [entry._replace(torch=_unet_name(entry, stages)) for entry in entries]
 
 
@@ -71,7 +72,7 @@ def _unet_name(entry: Entry, stages: int) -> str:
 
 
 def vae_names(entries: list[Entry], stages: int) -> list[Entry]:
-    """`names.vae_entries` under diffusers' names.
+    """Return `names.vae_entries` with diffusers' names.
 
     Its attention has linear layers where sgm has convolutions of one pixel.
     """
@@ -88,12 +89,12 @@ def vae_names(entries: list[Entry], stages: int) -> list[Entry]:
 
 
 def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any]:
-    """config.json of a UNet that reads text features of that width; `side` of its latents, where it
-    is known.
+    """Return config.json of a UNet that reads text features of that width.
 
-    Call it with timestep = index (0..999), added_cond_kwargs = {"text_embeds": zeros [B, 0],
-    "time_ids": sizes [B, 6] in pixels} and, distilled, timestep_cond = the embedding of w. It
-    predicts what the stage does (ε or v), for x / √(1 + σ²).
+    side: of its latents; None where it is unknown. Call the model with timestep = index (0..999),
+    added_cond_kwargs = {"text_embeds": zeros [B, 0], "time_ids": sizes [B, 6] in pixels} and, if
+    distilled, timestep_cond = the embedding of w. It predicts what the stage does (ε or v), for x /
+    √(1 + σ²).
 
     Raises:
         InputError: diffusers' middle block is as deep as the last stage, and this one's is not.
@@ -120,7 +121,7 @@ def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any
         "up_block_types": [
             "CrossAttnUpBlock2D" if blocks else "UpBlock2D" for blocks in reversed(depth)
         ],
-        # under this name diffusers keeps the number of heads
+        # diffusers keeps the number of heads under this name
         "attention_head_dim": [max(width // model.head_dim, 1) for width in widths],
         "cross_attention_dim": text_width,
         "use_linear_projection": True,
@@ -138,7 +139,7 @@ def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any
 
 
 def vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
-    """config.json of an autoencoder."""
+    """Return config.json of an autoencoder."""
     widths = [model.channels * mult for mult in model.channel_mult]
     return {
         "_class_name": "AutoencoderKL",
@@ -158,9 +159,9 @@ def vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
 
 
 def vae_fields(config: dict, where: str) -> tuple[dict[str, Any], float]:
-    """(fields of `models.vae.Autoencoder`, latent scale) of an AutoencoderKL's config.json.
+    """Return (fields of `models.vae.Autoencoder`, latent scale) of an AutoencoderKL's config.json.
 
-    Raises InputError on one that it is not.
+    Raises InputError on another configuration.
     """
     try:
         widths = [int(width) for width in config["block_out_channels"]]
@@ -196,8 +197,9 @@ def vae_fields(config: dict, where: str) -> tuple[dict[str, Any], float]:
 
 
 def old_attention(name: str) -> str:
-    """Of AutoencoderKL files written before diffusers 0.15: its attention layers had other
-    names.
+    """Return today's name of an AutoencoderKL tensor.
+
+    Files written before diffusers 0.15 have other names for attention layers.
     """
     for old, new in (
         ("query", "to_q"),

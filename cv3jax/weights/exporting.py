@@ -1,6 +1,4 @@
-"""Trained weights out: the parts of a cascade directory, or of a run's checkpoint, as files that
-PyTorch's world reads.
-"""
+"""Export trained weights, of a cascade or of a run's checkpoint, as files that PyTorch reads."""
 
 import json
 from pathlib import Path
@@ -41,18 +39,20 @@ class Stored(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What there is to export."""
+    """The parts to export."""
 
     parts: dict[str, Stored]
     tokenizer: Path | None
 
 
 def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Source:
-    """`parts` (all) of the cascade at `path`, that of a run's newest checkpoint while it has no
-    other; or the run's own parameters without the EMA, in its newest checkpoint.
+    """Return `parts` (default: all) of the cascade at `path`.
+
+    While a run has no cascade, its newest checkpoint stands for it. For the weights "params",
+    return the run's own parameters without the EMA, from its newest checkpoint.
 
     Raises:
-        InputError: neither is there, or has no such part, or it is damaged.
+        InputError: there is neither, it has no such part, or it is damaged.
     """
     newest = runs.steps(path / "checkpoints")[-1:]
     if weights == "ema":
@@ -86,14 +86,14 @@ def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
 
 
 def export(source: Source, target: str, out: Path) -> list[str]:
-    """Write the parts of `source` to the directory `out` as `target` wants them.
+    """Write the parts of `source` to the directory `out` in the format `target`.
 
     Returns a line on each.
 
     Raises:
-        InputError: a part that the target cannot hold, before anything is written; PyTorch is
-            missing; or `out` exists.
-        OSError: it could not be written; nothing is left of it.
+        InputError: the target cannot hold a part (raised before anything is written), PyTorch is
+            missing, or `out` exists.
+        OSError: it could not be written; nothing of it is left.
     """
     if target == "sat":
         extras.load("torch", "writing a SAT checkpoint")
@@ -104,7 +104,7 @@ def export(source: Source, target: str, out: Path) -> list[str]:
             with progress(name, source.parts[name].params) as params:
                 tensors = to_torch(params, entries)
             lines.append(_write(partial, name, tensors, config, target))
-            del tensors  # before the next part's
+            del tensors  # before the next part's tensors
         if source.tokenizer:
             copy_tokenizer(source.tokenizer, partial / "t5")
     return lines
@@ -118,7 +118,7 @@ def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
 
 
 def _of_cascade(description: CascadeDescription, name: str, params: dict) -> Stored:
-    """A part as its cascade describes it."""
+    """Return a part as its cascade describes it."""
     if name == "vae":
         return Stored(params, description.vae.model, scale=description.vae.scale)
     if name == "t5":
@@ -129,7 +129,7 @@ def _of_cascade(description: CascadeDescription, name: str, params: dict) -> Sto
 
 
 def _of_run(config: dict, params: dict) -> Stored:
-    """A stage as its run's recipe describes it."""
+    """Return a stage as its run's recipe describes it."""
     if config["stage"] == "vae":
         return Stored(params, config["model"])
     z = params["conv_final"]["kernel"].shape[-1]
@@ -145,9 +145,9 @@ def _of_run(config: dict, params: dict) -> Stored:
 
 
 def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[str, Any] | None]:
-    """(the table of a part's names, its config.json or None).
+    """Return (the table of a part's names, its config.json or None).
 
-    Raises InputError where the target cannot hold it.
+    Raises InputError where the target cannot hold the part.
     """
     advice = (
         "leave it out: --parts"
@@ -217,7 +217,7 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
 def _write(
     out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str
 ) -> str:
-    """One part's files. Returns the line that says what they are."""
+    """Write one part's files. Returns the line that describes them."""
     prefix = PREFIX["unet"] if name in STAGES and target != "diffusers" else ""
     tensors = {prefix + key: value for key, value in tensors.items()}
     if name == "t5":

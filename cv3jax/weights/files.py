@@ -1,7 +1,6 @@
-"""Tensors of files that come from elsewhere, read one at a time: safetensors, sharded or not, and
-PyTorch's .pt without unpickling code.
+"""Read tensors of other programs' files one at a time: safetensors, and PyTorch's .pt without code.
 
-Names, shapes and dtypes are known when a file is opened; nothing else has been read then.
+Safetensors may be in shards. Opening a file reads only names, shapes and dtypes.
 """
 
 import json
@@ -19,7 +18,7 @@ Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
 
 SAT_FILE = "mp_rank_00_model_states.pt"
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
-# what Hugging Face calls the one file of a folder, the first that is there
+# Hugging Face's names for the single file of a folder, in the order in which they are tried
 _SINGLE = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -42,12 +41,13 @@ _DTYPES = {
 
 
 def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
-    """(the tensors at `path`, the file that holds them): a .safetensors or .pt file, a SAT folder,
-    or a Hugging Face folder.
+    """Return (the tensors at `path`, the file that holds them).
+
+    path: a .safetensors or .pt file, a SAT folder, or a Hugging Face folder. flag: the flag that
+    named it, for messages.
 
     Raises:
-        InputError: there is nothing of the kind, or it is damaged, or a .pt that carries code.
-            `flag` is what named it.
+        InputError: there is no such file, it is damaged, or it is a .pt that carries code.
     """
     if not path.exists():
         raise InputError(f"{flag} {path}: there is no such file or folder")
@@ -65,7 +65,7 @@ def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
 
 
 def _file_of(folder: Path, flag: str) -> Path:
-    """The file of a folder that says where its tensors are."""
+    """Return the file of a folder that holds or lists its tensors."""
     if (folder / "latest").is_file():
         return _sat_file(folder)
     if indices := [
@@ -114,7 +114,7 @@ def _sat_file(folder: Path) -> Path:
 
 def _open_safetensors(path: Path) -> Tensors:
     try:
-        # mmap would count what was read as memory of ours
+        # with mmap, what was read would count as memory of this process
         file = safe_open(path, framework="np", backend="pread")
         names = file.keys()
         slices = [file.get_slice(name) for name in names]
@@ -143,7 +143,7 @@ def _open_safetensors(path: Path) -> Tensors:
 
 
 def _open_shards(index: Path) -> Tensors:
-    """The tensors of several files, which the index deals names to."""
+    """Return the tensors of several files, by the index that lists their names."""
     try:
         if index.stat().st_size > _INDEX_BYTES:
             raise ValueError(f"{index.stat().st_size:,} bytes are too many for an index")

@@ -1,5 +1,6 @@
-"""Released weights in: files of PyTorch's world → the parts of a cascade directory, once every name
-and shape is right.
+"""Import released weights: PyTorch files → the parts of a cascade directory.
+
+Every name and shape is checked first.
 """
 
 import contextlib
@@ -39,22 +40,22 @@ _CONFIG_BYTES = 2**20
 
 
 class Part(NamedTuple):
-    """One model of a cascade, its parameters still in the file they come from."""
+    """One model of a cascade, with its parameters still in their file."""
 
     model: dict[str, Any]  # fields of the model, as cascade.json keeps them
     params: dict  # nested leaves
-    more: dict[str, Any]  # what else was read off: text_width, scale
+    more: dict[str, Any]  # what else the file shows: text_width, scale
     words: list[str]  # what was recognised, line by line
 
 
 def import_unet(
     path: Path, flag: str, *, head_channels: int | None, official: Official | None, dtype: str
 ) -> Part:
-    """A UNet from a SAT folder, .pt or safetensors file.
+    """Return a UNet from a SAT folder, .pt or safetensors file.
 
     Raises:
-        InputError: no such file, damaged or carrying code; or its tensors are not those of a UNet
-            of CogView3's family.
+        InputError: there is no such file, it is damaged or carries code, or its tensors are not
+            those of a UNet of CogView3's family.
     """
     tensors, where, others = _open(path, flag, "unet")
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -97,7 +98,7 @@ def import_unet(
 
 
 def import_vae(path: Path, flag: str) -> Part:
-    """An autoencoder in sgm's naming, from a file or folder, or a diffusers AutoencoderKL folder.
+    """Return an autoencoder with sgm's names, or from a diffusers AutoencoderKL folder.
 
     Raises as `import_unet`.
     """
@@ -117,7 +118,7 @@ def import_vae(path: Path, flag: str) -> Part:
             ),
         )
         fields, names = {**fields, "groups": GROUPS}, lambda entries, stages: entries
-    # SDXL's overflows in float16
+    # SDXL's autoencoder overflows in float16
     fields = {**fields, "patch": 1, "mid_attention": True, "dtype": "float32"}
     sizes = {name: fields[name] for name in ("channels", "channel_mult", "res_blocks")}
     entries = names(vae_entries(**sizes), len(fields["channel_mult"]))
@@ -135,7 +136,7 @@ def import_vae(path: Path, flag: str) -> Part:
 
 
 def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
-    """The encoder half of a T5 v1.1 in transformers' naming. Raises as `import_unet`."""
+    """Return the encoder of a T5 v1.1 with transformers' names. Raises as `import_unet`."""
     tensors, where, others = _open(path, flag, "t5")
     fields = _recognised(
         where,
@@ -187,11 +188,11 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
 def write(
     out: Path, parts: dict[str, Part], description: CascadeDescription, tokenizer: Path | None
 ) -> None:
-    """The cascade directory `out`, which appears when it is whole.
+    """Write the cascade directory `out`, which appears in one step.
 
     Raises:
         InputError: `out` exists, another conversion writes it, or a tensor cannot be read.
-        OSError: it could not be written; nothing is left of it.
+        OSError: it could not be written; nothing of it is left.
     """
     with appearing(out) as partial:
         for name, part in parts.items():
@@ -218,8 +219,9 @@ def _recognised(where: str, sizes: Callable[[], Any]) -> Any:
 
 
 def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], where: str) -> dict:
-    """Our parameters of `tensors`, which must be just those that a model of the recognised sizes
-    has.
+    """Return `tensors` as our parameters.
+
+    They must be exactly those of a model of the recognised sizes. Raises InputError.
     """
     try:
         wanted = torch_shapes(shapes(), entries)
@@ -239,7 +241,7 @@ def _contents(tensors: Tensors, others: dict[str, int], where: str) -> list[str]
 
 
 def _read_config(folder: Path) -> dict:
-    """config.json of a Hugging Face folder."""
+    """Return config.json of a Hugging Face folder."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > _CONFIG_BYTES:
@@ -255,7 +257,7 @@ def _read_config(folder: Path) -> dict:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy what a tokenizer consists of, and nothing else of the folder."""
+    """Copy the files of a tokenizer, and nothing else of the folder."""
     target.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
@@ -265,7 +267,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def progress(name: str, params: dict) -> Iterator[dict]:
-    """The same leaves, which move a bar on stderr when they are read."""
+    """Yield the same leaves, which move a bar on stderr when they are read."""
     total = sum(leaf.nbytes for _, leaf in walk(params))
     with tqdm(
         total=total, unit="B", unit_scale=True, desc=name, mininterval=1.0, file=sys.stderr

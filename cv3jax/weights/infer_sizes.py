@@ -1,8 +1,8 @@
-"""What the names and shapes of a released checkpoint say of its model: the fields of `models`'
-UNet, Autoencoder and T5Encoder.
+"""Infer a model's sizes from the names and shapes of a released checkpoint.
 
-Each size is what most of the tensors that show it agree on, so that one of a wrong shape is named
-by `mapping.check_tensors` as such, instead of making a whole other model the expected one.
+The results are fields of `models`' UNet, Autoencoder and T5Encoder. Each size is the one on which
+most of the tensors that show it agree. So `mapping.check_tensors` names a tensor of a wrong shape,
+instead of expecting another model.
 """
 
 import re
@@ -13,17 +13,17 @@ from typing import Any
 from data_pipeline.io.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]  # torch name → torch shape
-HEAD = 64  # channels of an attention head where nothing else is said: the release's
+HEAD = 64  # default channels of an attention head, as in the release
 
 
 def unet_fields(shapes: Shapes, head_channels: int | None = None) -> dict[str, Any]:
-    """The UNet's sizes.
+    """Return the UNet's sizes.
 
-    Shapes do not tell the width of a head: HEAD where every attention's width divides by it, else
-    `head_channels`.
+    Shapes do not show the width of a head: it is `head_channels`, or HEAD where every attention's
+    width divides by it.
 
     Raises:
-        InputError: the names are not a UNet's of this family, or the width of a head has to be
+        InputError: the names are not those of a UNet of this family, or the width of a head must be
             given.
     """
     first = "input_blocks.0.0"
@@ -81,7 +81,7 @@ def unet_fields(shapes: Shapes, head_channels: int | None = None) -> dict[str, A
 
 
 def text_width(shapes: Shapes) -> int:
-    """Channels of the text features that a UNet's cross-attention reads.
+    """Return the channels of the text features that a UNet's cross-attention reads.
 
     Raises InputError where it has none.
     """
@@ -92,7 +92,10 @@ def text_width(shapes: Shapes) -> int:
 
 
 def vae_fields(shapes: Shapes) -> dict[str, Any]:
-    """The autoencoder's sizes. Raises InputError where the names are not one's of SDXL's family."""
+    """Return the autoencoder's sizes.
+
+    Raises InputError where the names are not those of an autoencoder of SDXL's family.
+    """
     channels = _most(
         shapes,
         [
@@ -128,7 +131,10 @@ def vae_fields(shapes: Shapes) -> dict[str, Any]:
 
 
 def t5_fields(shapes: Shapes) -> dict[str, Any]:
-    """The text encoder's sizes. Raises InputError where the names are not a T5 v1.1 encoder's."""
+    """Return the text encoder's sizes.
+
+    Raises InputError where the names are not those of a T5 v1.1 encoder.
+    """
     first = "encoder.block.0.layer"
 
     bias = f"{first}.0.SelfAttention.relative_attention_bias.weight"
@@ -154,9 +160,9 @@ def t5_fields(shapes: Shapes) -> dict[str, Any]:
 
 
 def _most(shapes: Shapes, places: Iterable[tuple[str, int]], named: str = "") -> int:
-    """The length that most of the (tensor, axis) `places` there are have.
+    """Return the most common length of the (tensor, axis) `places` that exist.
 
-    Raises InputError where there is none.
+    Raises InputError where none exists.
     """
     places = list(places)
     lengths = [
@@ -168,12 +174,12 @@ def _most(shapes: Shapes, places: Iterable[tuple[str, int]], named: str = "") ->
 
 
 def _common(values: list) -> Any:
-    """The value that occurs most often, the first such."""
+    """Return the value that occurs most often; the first of several."""
     return Counter(values).most_common(1)[0][0]
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """One more than the largest number that follows `prefix` in a name; 0 where none does."""
+    """Return one more than the largest number that follows `prefix` in a name; 0 without any."""
     found = (re.match(rf"{re.escape(prefix)}\.(\d{{1,3}})\.", name) for name in shapes)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 

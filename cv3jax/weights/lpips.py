@@ -1,4 +1,4 @@
-"""The frozen weights of the perceptual loss, from a file of the user's: nothing is downloaded."""
+"""Load the frozen weights of the perceptual loss from a file of the user; nothing is downloaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,14 @@ from cv3jax.weights.mapping import check_tensors, stack
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
-# where VGG16's list of layers has its convolutions, slice by slice
+# the indices of the convolutions in VGG16's list of layers, slice by slice
 _INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 def _tensors() -> list[tuple[Entry, tuple[int, ...]]]:
-    """Every tensor of the public LPIPS package's state dict for net="vgg" but its constants, with
-    its torch shape.
+    """Return each tensor of the public LPIPS package's state dict for net="vgg", with its shape.
+
+    Its constants are left out.
     """
     tensors, before = [], 3
     for i, (indices, widths) in enumerate(zip(_INDICES, WIDTHS, strict=True)):
@@ -39,10 +40,10 @@ def _tensors() -> list[tuple[Entry, tuple[int, ...]]]:
 
 
 def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array], jax.Array], dict]:
-    """(perceptual, frozen): `perceptual(frozen, a, b)` → distances [B] of images in [-1, 1] [B, H,
-    W, 3]; frozen: {"lpips": params}.
+    """Return (perceptual, frozen).
 
-    `path` is a .safetensors file with `net.slice{1..5}.{index}.weight|bias` and
+    `perceptual(frozen, a, b)` → distances [B] of images in [-1, 1] [B, H, W, 3]; frozen is
+    {"lpips": params}. `path` is a .safetensors file with `net.slice{1..5}.{index}.weight|bias` and
     `lin{0..4}.model.1.weight`, which the package `lpips` writes with
 
         state = lpips.LPIPS(net="vgg").state_dict()
@@ -50,7 +51,8 @@ def load_lpips(path: str | Path) -> tuple[Callable[[dict, jax.Array, jax.Array],
             "scaling_layer."))}, path)
 
     Raises:
-        InputError: no such file, not safetensors, a name missing, unknown, or of another shape.
+        InputError: there is no such file, it is not safetensors, or a name is missing, unknown, or
+            of another shape.
     """
     if not Path(path).is_file() or Path(path).suffix != ".safetensors":
         raise InputError(

@@ -1,6 +1,6 @@
-"""Between a flat dict of torch tensors and our nested parameters, by a table of `names.Entry`.
+"""Convert between a flat dict of torch tensors and our nested parameters.
 
-NumPy in, NumPy out.
+A table of `names.Entry` maps them. Arrays are NumPy's on both sides.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError
 
-LISTED = 20  # names an error holds at most
+LISTED = 20  # most names in an error
 _TO_OURS = {
     "conv": lambda w: w.transpose(2, 3, 1, 0),
     "dense": lambda w: w.T,
@@ -30,7 +30,7 @@ _TO_TORCH = {
 
 
 def torch_shapes(params: Any, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
-    """{torch name: torch shape} of nested parameters, which may be ShapeDtypeStructs or leaves.
+    """Return {torch name: torch shape} of nested parameters, also of ShapeDtypeStructs or leaves.
 
     Raises KeyError where one is missing.
     """
@@ -46,8 +46,9 @@ def torch_shapes(params: Any, entries: list[Entry]) -> dict[str, tuple[int, ...]
 def check_tensors(
     given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """Raise InputError, naming the first LISTED of them all, where `given` has not just the names
-    and shapes of `wanted`.
+    """Raise InputError unless `given` has exactly the names and shapes of `wanted`.
+
+    The message names the first LISTED differences.
     """
     missing = [f"{name} is missing" for name in wanted if name not in given]
     unexpected = [f"{name} is unexpected" for name in given if name not in wanted]
@@ -66,10 +67,10 @@ def check_tensors(
 
 
 def stack(tensors: Mapping[str, Leaf], entries: list[Entry]) -> dict:
-    """{torch name: tensor} → our nested parameters, as leaves that read, turn and stack their
-    tensors when their turn comes.
+    """Return our nested parameters of {torch name: tensor}.
 
-    dtypes stay; a stack of several has the one that holds them all. `check` the names first.
+    They are leaves that read, transpose and stack their tensors when they are read. dtypes stay; a
+    stack has the dtype that holds all of its tensors. Call `check_tensors` first.
     """
     stacks: dict[tuple, dict[int | None, tuple[str, Leaf]]] = defaultdict(dict)
     for entry in entries:
@@ -106,8 +107,9 @@ def _stacked(layers: list[tuple[str, Leaf]]) -> Leaf:
 
 
 def to_torch(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
-    """The inverse of `stack`: nested parameters, arrays or leaves → {torch name: array}, each
-    contiguous in torch's layout.
+    """Return {torch name: array} of nested parameters, arrays or leaves: the inverse of `stack`.
+
+    Each array is contiguous in torch's layout.
     """
     by_path: dict[tuple, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -118,8 +120,7 @@ def to_torch(params: Any, entries: list[Entry]) -> dict[str, np.ndarray]:
         value = value.read() if isinstance(value, Leaf) else np.asarray(value)
         for entry in owners:
             own = value if entry.layer is None else value[entry.layer]
-            # a copy, even of what is contiguous already: a view would keep the whole stack in
-            # memory
+            # a copy, even of a contiguous array: a view would keep the whole stack in memory
             tensors[entry.torch] = np.array(_TO_TORCH[entry.layout](own), order="C")
     return {entry.torch: tensors[entry.torch] for entry in entries}
 

@@ -1,7 +1,6 @@
-"""Which tensor of a released checkpoint is which parameter of ours: one table per model, read in
-both directions.
+"""Map tensors of a released checkpoint to our parameters: one table per model, for both directions.
 
-Names are those of the public CogView3 release (UNet and autoencoder as in `sgm`, T5 as in
+The names are those of the public CogView3 release (UNet and autoencoder as in `sgm`, T5 as in
 `transformers`).
 """
 
@@ -11,8 +10,9 @@ GROUPS = 32  # of every norm in sgm's models
 
 
 class Entry(NamedTuple):
-    """One tensor: its torch name, our path, how its layout changes, and its place in a scanned
-    stack (None: not stacked).
+    """One tensor: its torch name, our path, how its layout changes, and its layer.
+
+    layer: its place in a scanned stack; None where it is not stacked.
     """
 
     torch: str
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 def _layer(
     torch: str, path: tuple[str, ...], layout: str, layer: int | None = None, bias: bool = True
 ) -> list[Entry]:
-    """Weight and bias of a convolution or a dense layer."""
+    """Return weight and bias of a convolution or a dense layer."""
     entries = [Entry(f"{torch}.weight", (*path, "kernel"), layout, layer)]
     return [*entries, Entry(f"{torch}.bias", (*path, "bias"), "same", layer)] if bias else entries
 
@@ -76,7 +76,7 @@ def unet_entries(
     mid_depth: int,
     w_dim: int,
 ) -> list[Entry]:
-    """Every tensor of a UNet of these sizes (the fields of `models.unet.UNet`)."""
+    """Return every tensor of a UNet of these sizes (the fields of `models.unet.UNet`)."""
     entries = [
         *_layer("time_embed.0", ("time_in",), "dense"),
         *_layer("time_embed.2", ("time_out",), "dense"),
@@ -151,8 +151,9 @@ def _vae_middle(torch: str, path: tuple[str, ...]) -> list[Entry]:
 
 
 def vae_entries(*, channels: int, channel_mult: tuple[int, ...], res_blocks: int) -> list[Entry]:
-    """Every tensor of an SDXL-style autoencoder of these sizes (normed, patch 1, with middle
-    attention).
+    """Return every tensor of an SDXL-style autoencoder of these sizes.
+
+    It has norms, patch 1 and attention in the middle.
     """
     entries = [
         *_layer("quant_conv", ("quant",), "conv"),
@@ -192,7 +193,7 @@ def vae_entries(*, channels: int, channel_mult: tuple[int, ...], res_blocks: int
 
 
 def t5_entries(*, layers: int) -> list[Entry]:
-    """Every tensor of a T5 v1.1 encoder as `transformers` names them."""
+    """Return every tensor of a T5 v1.1 encoder, with the names of `transformers`."""
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     entries = [
         Entry("shared.weight", ("embed", "embedding"), "same"),

@@ -1,6 +1,6 @@
-"""The YAML files beside the released weights: what they say that no shape tells.
+"""Read the YAML files beside the released weights, for what no shape shows.
 
-What is known to be wrong with them is passed over.
+Their known errors are ignored.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ _PREDICTIONS = {"EpsScaling": "eps", "VScaling": "v"}
 
 
 class Official(NamedTuple):
-    """What a configuration says. None: it does not say."""
+    """The content of a configuration; None where it does not say."""
 
     path: Path
     kind: str  # base or relay
-    unet: dict[str, Any]  # fields of the UNet to hold the recognised ones against
+    unet: dict[str, Any]  # fields of the UNet, to be compared with the recognised ones
     head_channels: int | None
     prediction: str | None
     image_size: int | None
@@ -28,11 +28,14 @@ class Official(NamedTuple):
     guidance: float | None  # or the w of a distilled model
     scale: float | None  # of latents
     length: int | None  # of the text, in tokens
-    flaws: list[str]  # what is wrong with the file and was passed over, in words
+    flaws: list[str]  # errors of the file that were ignored, in words
 
 
 def read_official(path: Path) -> Official:
-    """Read one. Raises InputError: not there, not YAML, or nothing of what such a file holds."""
+    """Read a configuration.
+
+    Raises InputError where there is none, it is not YAML, or it is another kind of file.
+    """
     try:
         if path.stat().st_size > _BYTES:
             raise InputError(
@@ -42,7 +45,7 @@ def read_official(path: Path) -> Official:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e:
         raise InputError(f"--config {path}: {e.strerror}") from e
-    # its constructors raise whatever Python does of a value that is not what its tag says
+    # on a value that does not match its tag, the constructors raise any of Python's errors
     except (
         yaml.YAMLError,
         ValueError,
@@ -124,7 +127,7 @@ def read_official(path: Path) -> Official:
 
 
 def disagreement(official: Official, fields: dict[str, Any]) -> str | None:
-    """The first size in which the weights are not what the configuration says, in words."""
+    """Return the first size in which weights and configuration differ, in words, or None."""
     for name, said in official.unet.items():
         if said is not None and fields[name] != said:
             return f"{official.path.name} says {name} = {said}, but the weights have {fields[name]}"
@@ -161,9 +164,9 @@ def _flaws(content: dict, kind: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value of the file in a line: a short one itself, else of what kind it is.
+    """Return a value of the file for a message: a short one itself, else its type.
 
-    What aliases nest would take forever to write.
+    Nested aliases would take forever to write.
     """
     short = isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 10**9)
     return (

@@ -1,4 +1,4 @@
-"""What of a checkpoint file is a UNet, an autoencoder or a text encoder, and what else is in it."""
+"""Find the UNet, autoencoder or text encoder in a checkpoint file, and what else is in it."""
 
 import re
 from collections import Counter
@@ -9,16 +9,16 @@ from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.files import Tensors
 from data_pipeline.io.errors import InputError
 
-# under which a whole engine's checkpoint keeps each model
+# prefixes of each model in the checkpoint of a whole engine
 PREFIX = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
     "t5": "conditioner.embedders.0.transformer.",
 }
-# what else files of these kinds are known to hold, beside a model without a prefix
+# what else such files are known to hold, beside a model without a prefix
 _ENGINE = ("conditioner.", "denoiser.", "model_ema.")
 _BESIDE = {"unet": _ENGINE, "vae": (*_ENGINE, "loss."), "t5": ("decoder.", "lm_head.")}
-# tensors that every model of a kind has, by which a prefix that is not known is found
+# tensors that every model of a kind has, by which an unknown prefix is found
 _ANCHORS = {
     "unet": ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"),
     "vae": ("encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"),
@@ -28,7 +28,7 @@ _ANCHORS = {
         "encoder.final_layer_norm.weight",
     ),
 }
-# what PyTorch's wrappers write into the middle of names: torch.compile, FSDP, checkpointing
+# what PyTorch's wrappers write into names: torch.compile, FSDP, checkpointing
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(r"(?:^|[._])ema(?:[._]|$)")
 _KIND = {"unet": "UNet", "vae": "autoencoder", "t5": "text encoder"}
@@ -37,16 +37,7 @@ _EMBED, _TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
 def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, int], str]:
-    """(the tensors of one model, without the prefix that they have in common; {what else there is:
-    how many}; that prefix).
-
-    The prefix is what a whole engine's checkpoint gives this model, or whatever else stands before
-    the names: `module.`, `unet.`, `model_ema.`. What PyTorch's wrappers add is left out.
-
-    Raises:
-        InputError: nothing of that kind is there, several of it, or its tensors are not fp16, bf16
-            or fp32.
-    """
+    """Return (the tensors of one model, without prefix; {what else there is: how many}; prefix)."""
     tensors = _unwrapped(tensors, where)
     prefix = _prefix(tensors, kind, where)
     if prefix:
@@ -69,8 +60,8 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
             f"{where}: {wrong[0]} is {shown}; weights are one of {', '.join(_FLOATS)} ({len(wrong)}"
             " such)"
         )
-    # a file holds the bytes of what its shapes say, so that they bound a model's sizes, unless
-    # there are none
+    # a file holds the bytes that its shapes say, so the file's size bounds the model's, unless a
+    # tensor is empty
     if empty := sorted(name for name, tensor in own.items() if not tensor.size):
         raise InputError(
             f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values"
@@ -80,7 +71,7 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
 
 
 def _unwrapped(tensors: Tensors, where: str) -> Tensors:
-    """The tensors under the names that they have without PyTorch's wrappers."""
+    """Return the tensors under the names that they have without PyTorch's wrappers."""
     plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if len(plain) < len(tensors):
         raise InputError(
@@ -91,7 +82,7 @@ def _unwrapped(tensors: Tensors, where: str) -> Tensors:
 
 
 def _prefix(tensors: Tensors, kind: str, where: str) -> str:
-    """What stands before the names of one model; empty where they are plain, or none of it."""
+    """Return what stands before the names of one model; empty where nothing does."""
     known, engines = PREFIX[kind], (other for name, other in PREFIX.items() if name != kind)
     if any(name.startswith(known) for name in tensors):
         return known
@@ -105,7 +96,7 @@ def _prefix(tensors: Tensors, kind: str, where: str) -> str:
     if "" in found:
         return ""
     names = sorted(prefix for prefix in found if not prefix.startswith(beside))
-    # as of a whole engine's, of which the average is not used and said so
+    # as in a whole engine's checkpoint, whose average is not used, which is said
     names = [name for name in names if not _AVERAGE.search(name)] or names
     if len(names) > 1:
         raise InputError(
@@ -116,12 +107,12 @@ def _prefix(tensors: Tensors, kind: str, where: str) -> str:
 
 
 def words(others: dict[str, int]) -> str:
-    """One line on what a file holds beside what was taken; empty where that is nothing."""
+    """Return one line on what a file holds besides what was taken; empty for nothing."""
     return f"not used: {_listed(others)}" if others else ""
 
 
 def dtypes(tensors: Tensors) -> str:
-    """`float16`, or several with how many tensors have each."""
+    """Return `float16`, or several types with their numbers of tensors."""
     counts = Counter(tensor.dtype.name for tensor in tensors.values())
     return (
         next(iter(counts))
@@ -142,7 +133,7 @@ def _listed(others: dict[str, int]) -> str:
 
 
 def _untie(tensors: Tensors, where: str) -> Tensors:
-    """T5's table of tokens has two names in some files; it is one."""
+    """Return the tensors with one name for T5's table of tokens, which has two in some files."""
     tensors = dict(tensors)
     tied: Leaf | None = tensors.pop(_TIED, None)
     if tied is not None and _EMBED in tensors:

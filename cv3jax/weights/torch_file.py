@@ -1,6 +1,6 @@
-"""PyTorch's .pt files, in and out.
+"""Read and write PyTorch's .pt files.
 
-Reading one never runs code of it: only tensors and plain values are unpickled.
+Reading one never runs its code: only tensors and plain values are unpickled.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
 
 _PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB
-_LISTS = ("module", "state_dict")  # under which SAT, and Lightning, keep the tensors
+_LISTS = ("module", "state_dict")  # keys under which SAT and Lightning keep the tensors
 # what a trainer's checkpoint holds beside tensors: its arguments and the states of random
 # generators
 _BESIDE = (
@@ -33,9 +33,9 @@ _BESIDE = (
 
 
 class _Passed:
-    """Stands for those: takes what a pickle would make them of, and does nothing.
+    """Stands for those objects: takes their arguments and does nothing.
 
-    NumPy's own could be made to read any memory.
+    NumPy's own classes could be made to read any memory.
     """
 
     def __init__(self, *args: Any):
@@ -46,13 +46,13 @@ class _Passed:
 
 
 def open_torch(path: Path) -> dict[str, Leaf]:
-    """The tensors of a .pt file: those under `module` or `state_dict` where it has one, else all.
+    """Return the tensors of a .pt file: those under `module` or `state_dict`, else all.
 
     The file stays mapped, unread.
 
     Raises:
-        InputError: not a zip file of torch.save, damaged, carrying code, or without tensors; or
-            PyTorch is missing.
+        InputError: it is not a zip file of torch.save, is damaged, carries code or has no tensors;
+            or PyTorch is missing.
     """
     _check_zip(path)
     torch = extras.load("torch", f"reading {path}")
@@ -94,7 +94,7 @@ def open_torch(path: Path) -> dict[str, Leaf]:
 
 
 def _elsewhere(torch: Any, content: Any) -> str:
-    """Under which other names a checkpoint keeps tensors, for a message."""
+    """Return the other names under which a checkpoint keeps tensors, for a message."""
     found = [
         repr(str(name)[:40])
         for name, value in (content.items() if isinstance(content, dict) else ())
@@ -106,14 +106,14 @@ def _elsewhere(torch: Any, content: Any) -> str:
 def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write {"module": tensors}, as SAT does, without copying them.
 
-    Raises OSError when that cannot be written.
+    Raises OSError when it cannot be written.
     """
     torch = extras.load("torch", f"writing {path}")
     try:
         torch.save(
             {"module": {name: _to_torch(torch, value) for name, value in tensors.items()}}, path
         )
-    except RuntimeError as e:  # what its writer of zip files makes of a full disk
+    except RuntimeError as e:  # its zip writer raises it on a full disk
         raise OSError(
             None,
             f"could not be written ({first_line(e)}); make room and run the same command",
@@ -122,13 +122,14 @@ def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _check_zip(path: Path) -> None:
-    """torch.save writes stored, not compressed, members: what is not so is damaged, old, or a
-    bomb.
+    """Raise InputError on a zip file that torch.save did not write.
+
+    torch.save writes stored, not compressed, members. Anything else is damaged, old, or a zip bomb.
     """
     try:
         with zipfile.ZipFile(path) as file:
             members = file.infolist()
-    # the last: a later version of the format
+    # the last one: a later version of the format
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
         raise InputError(
             f"{path} is damaged or was not written by torch.save of PyTorch 1.6 or newer:"
@@ -144,7 +145,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _leaf(torch: Any, path: Path, name: str, value: Any) -> Leaf:
-    """A tensor; what is no plain one of numbers is a leaf of type void, which nobody reads."""
+    """Return a tensor as a leaf; one that is not plain numbers has type void and is never read."""
     plain = (
         isinstance(value, torch.Tensor)
         and value.layout is torch.strided

@@ -1,5 +1,5 @@
 """A small dataset with recaptions on some of its records, the tiny recipes that train on it, and
-companions of it, each made once.
+feature caches of it, each made once.
 """
 
 import functools
@@ -55,7 +55,7 @@ def config(stage: str, *fields: str) -> StageSettings:
 
 
 @functools.cache
-def companion(latents: str | None, text: str | None) -> Path:
+def cache_of(latents: str | None, text: str | None) -> Path:
     """The dataset encoded for the relay, stored so."""
     name = f"encoded_{latents}_{text}"
     with once(name) as missing:
@@ -67,7 +67,7 @@ def companion(latents: str | None, text: str | None) -> Path:
 
 
 def opened(latents: str | None, text: str | None) -> EncodedSource:
-    return open_cache(companion(latents, text), records())
+    return open_cache(cache_of(latents, text), records())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""`cv3jax data encode`: what a companion holds, the same bytes on any mesh, and what is refused."""
+"""`cv3jax data encode`: what a feature cache holds, equal bytes on any mesh, what is refused."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny_runs
-from encode_runs import BATCH, COUNT, companion, config, contents, opened, records
+from encode_runs import BATCH, COUNT, cache_of, config, contents, opened, records
 
 from cv3jax import cli
 from cv3jax.cascade.parts import build_model, load_params
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 run = functools.partial(precomputing.run, latents="float32", text="float32", batch=BATCH)
 
 
-def test_a_companion_has_what_the_encoders_make_of_each_record():
+def test_a_feature_cache_has_what_the_encoders_make_of_each_record():
     ours, encoded = records(), opened("float32", "float32")
     assert (len(encoded), encoded.lengths) == (COUNT, ours.lengths)
     directory, description = cascades.read_cascade(tiny_runs.trained("base").workdir)
@@ -97,7 +97,7 @@ def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
     with tiny_runs.split_small():
         figures = run(config("relay"), tmp_path / "out", mesh=mesh)
     assert (figures["made"], figures["left"], figures["out"]) == (COUNT, 0, str(tmp_path / "out"))
-    assert contents(tmp_path / "out") == contents(companion("float32", "float32"))
+    assert contents(tmp_path / "out") == contents(cache_of("float32", "float32"))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -217,7 +217,7 @@ def blind(text: bool) -> types.SimpleNamespace:
 
 def test_the_document_s_bytes_are_the_format_s():
     for latents, text in (("float32", "float32"), ("float16", "bfloat16")):
-        identity, source = read_identity(companion(latents, text)), opened(latents, text)
+        identity, source = read_identity(cache_of(latents, text)), opened(latents, text)
         for one in source:
             stored_bytes = sum(
                 x.nbytes

@@ -11,7 +11,7 @@ import sys
 import pytest
 import subprocesses
 import tiny_runs
-from encode_runs import BATCH, COUNT, companion, config, contents, data, records
+from encode_runs import BATCH, COUNT, cache_of, config, contents, data, records
 
 from cv3jax.distributed.independent import Share
 from cv3jax.precompute import run as precomputing
@@ -74,12 +74,12 @@ def test_killed_in_a_shard_and_run_again_it_is_the_run_that_was_never_stopped(tm
     made = run(config("relay"), out)["made"]
     assert made == COUNT - 7
     assert (out / first).stat().st_mtime_ns == stamp
-    assert contents(out) == contents(companion("float32", "float32"))
+    assert contents(out) == contents(cache_of("float32", "float32"))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_two_processes_make_the_whole_between_them(tmp_path):
-    out, whole = tmp_path / "out", contents(companion("float32", "float32"))
+    out, whole = tmp_path / "out", contents(cache_of("float32", "float32"))
     first = run(config("relay"), out, share=Share(0, 2))
     assert (first["made"], first["out"]) == (7 + 6, None)
     assert not out.exists()
@@ -114,7 +114,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
     assert {path.name for path in first.parent.iterdir()} == {IDENTITY, first.name}
     first.write_bytes(b"cut off")
     assert run(config("relay"), tmp_path / "out")["made"] == COUNT  # that shard too, which is none
-    assert contents(tmp_path / "out") == contents(companion("float32", "float32"))
+    assert contents(tmp_path / "out") == contents(cache_of("float32", "float32"))
 
 
 def test_another_encoding_in_the_same_place(tmp_path):

@@ -1,4 +1,4 @@
-"""Training on a companion dataset: the losses of the run that encodes for itself, what it loads and
+"""Training on a feature cache: the losses of the run that encodes for itself, what it loads and
 exports.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
-from encode_runs import companion, config
+from encode_runs import cache_of, config
 
 from cv3jax.checkpoints import cascades
 from cv3jax.training import diffusion, frozen, resume
@@ -95,7 +95,7 @@ def cheap(monkeypatch):
 
 @pytest.mark.parametrize(("latents", "text"), STORED)
 def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, cheap):
-    pieces = built("relay", *VIEW, f"data.cache={companion(latents, text)}")
+    pieces = built("relay", *VIEW, f"data.cache={cache_of(latents, text)}")
     batch = next(pieces.data)
     pieces.data.set_state({"next_index": 0})
     latent_names = {"mean", "dev", "low_mean", "low_dev"} if latents else {"image"}
@@ -108,7 +108,7 @@ def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, chea
         assert ours != theirs  # else the other losses would say nothing
 
 
-def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypatch):
+def test_a_base_has_the_same_batches_from_the_relay_s_feature_cache(cheap, monkeypatch):
     """What its loss is a function of; the relay's tests go on to the loss."""
     monkeypatch.setattr(
         diffusion,
@@ -124,7 +124,7 @@ def test_a_base_has_the_same_batches_from_the_relay_s_companion(cheap, monkeypat
     plain = encoded()
     assert plain["x0"].shape == (8, 4, 4, 8)
     for stored, rtol in (("float32", "float32"), 1e-5), (("float16", "bfloat16"), 2**-8):
-        cut = encoded(f"data.cache={companion(*stored)}")
+        cut = encoded(f"data.cache={cache_of(*stored)}")
         jax.tree.map(
             functools.partial(np.testing.assert_allclose, rtol=rtol, atol=rtol / 8), cut, plain
         )
@@ -134,7 +134,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
     loaded = []
     load = frozen.load_params
     monkeypatch.setattr(frozen, "load_params", lambda *args: loaded.append(args[2]) or load(*args))
-    fields = (*VIEW, f"data.cache={companion('float32', 'float32')}", "train.save_every=0")
+    fields = (*VIEW, f"data.cache={cache_of('float32', 'float32')}", "train.save_every=0")
     for given in [config("relay", *fields, f"train.steps={steps}") for steps in (2, STEPS)]:
         with tiny_runs.devices(1):
             training.run(given, tmp_path / "run")
@@ -160,7 +160,7 @@ def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp
 def test_text_alone_leaves_the_images_their_crops():
     fields = (*SMALL, "data.random_crop=True", "data.flip=True", "data.zoom=(1.0, 2.0)")
     plain = next(built("relay", *fields).data)
-    cut = next(built("relay", *fields, f"data.cache={companion(None, 'float32')}").data)
+    cut = next(built("relay", *fields, f"data.cache={cache_of(None, 'float32')}").data)
     np.testing.assert_array_equal(cut["image"], plain["image"])
     np.testing.assert_array_equal(cut["sizes"], plain["sizes"])
     assert len(np.unique(cut["sizes"][:, 2:4], axis=0)) > 1

@@ -117,7 +117,7 @@ def test_figures_are_in_their_rows(source):
         "105.0",
         "1.0",
     ]
-    assert cells["Distilled 4 + 1, told w"] == [
+    assert cells["Distilled 4 + 1, conditioned on w"] == [
         "46.0",
         "92 %",
         "0.0300",

@@ -1,5 +1,6 @@
-"""What an earlier version wrote is read and gone on with: a dataset, a companion, runs, cascades, a
-recipe of a user's own. written_before/README.md says how it was made.
+"""What an earlier version wrote is still read: dataset, feature cache, runs, cascades, own recipe.
+
+written_before/README.md says how it was made.
 """
 
 import hashlib
@@ -80,7 +81,7 @@ def test_the_records_are_the_same():
     assert [digest(record) for record in open_records("scenes")] == EXPECTED["records"]
 
 
-def test_a_companion_is_that_of_its_records():
+def test_a_feature_cache_is_that_of_its_records():
     encoded = open_cache("encoded", open_records("scenes"))
     assert [digest(record) for record in encoded] == EXPECTED["encoded"]
     directory, description = cascades.read_cascade("base")

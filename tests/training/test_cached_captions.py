@@ -1,5 +1,6 @@
-"""With a companion of text features, a record of several captions is trained on with the first: the
-companion has features of no other.
+"""With cached text features, a record of several captions is trained on with the first.
+
+The feature cache has features of no other.
 """
 
 import types
@@ -25,7 +26,7 @@ DATA = DataSettings(
 class Companion(list):
     def __init__(self, examples):
         super().__init__(examples)
-        self.name = "the companion"
+        self.name = "the feature cache"
         self.identity = {"latents": None, "text": {"shape": [1, 1], "dtype": "float32"}}
 
 

@@ -1,4 +1,4 @@
-"""What a run reads is known by its content: datasets, mixtures, companions, encoders, a learned
+"""What a run reads is known by its content: datasets, mixtures, feature caches, encoders, a learned
 distance.
 """
 
@@ -62,7 +62,7 @@ def test_moved_encoders_are_the_same_encoders_and_other_ones_at_the_same_path_ar
         assert inputs("base", data, f"cascade={changed}")["cascade"] != here["cascade"]
 
 
-def test_a_companion_and_a_learned_distance_are_known_by_what_they_hold(moved, tmp_path):
+def test_a_feature_cache_and_a_learned_distance_are_known_by_what_they_hold(moved, tmp_path):
     here, _ = moved
     here_cache, there_cache = tmp_path / "a", tmp_path / "b"
     for place in (here_cache, there_cache):

@@ -1,5 +1,7 @@
-"""What a stage hands on of its recipe: to the loader, to a companion's examples, to its encoders,
-to its first state and to the steps.
+"""What a stage hands on of its recipe.
+
+It goes to the loader, to examples from a feature cache, to the encoders, to the first state and to
+the steps.
 """
 
 import dataclasses
@@ -78,7 +80,7 @@ def test_the_loader_has_what_the_recipe_says(monkeypatch):
     assert [name for name in named if getattr(settings, name) == getattr(plain, name)] == []
 
 
-def test_a_companion_s_examples_are_as_the_recipe_says():
+def test_a_feature_cache_s_examples_are_as_the_recipe_says():
     given = hn.settings("scenes_base", *VIEW)
     latents = {"shape": [4, 4, 4], "dtype": "float32", "low": True}
     text = {"shape": [2, 8], "dtype": "float32"}

@@ -17,7 +17,7 @@ from cv3jax.checkpoints import runs
 from cv3jax.training import autoencoder
 from cv3jax.training.build import build
 from cv3jax.training.metrics import read_lines
-from cv3jax.training.prefetch import Ahead
+from cv3jax.training.prefetch import Prefetch
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.loader import make_loader
@@ -195,7 +195,7 @@ class Numbers:
 
 def test_what_is_fetched_ahead_is_not_counted_as_taken():
     placed = []
-    batches = Ahead(Numbers(), lambda x: placed.append(x) or 10 * x)
+    batches = Prefetch(Numbers(), lambda x: placed.append(x) or 10 * x)
     assert next(batches) == 0
     batches.fetch()
     batches.fetch()  # one at most

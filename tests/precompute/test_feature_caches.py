@@ -1,4 +1,4 @@
-"""Companion datasets as training reads them: which captions and features it takes, what a companion
+"""Feature caches as training reads them: which captions and features it takes, what a feature cache
 suits and what is refused.
 """
 
@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_runs
-from encode_runs import companion, config, data, opened, records
+from encode_runs import cache_of, config, data, opened, records
 
 from cv3jax.diffusion.conditioning import stored_text
 from cv3jax.precompute import run as precomputing
@@ -22,7 +22,7 @@ from data_pipeline.records.feature_cache import open_cache
 from data_pipeline.records.records import RecordWriter, open_records
 
 
-def test_captions_are_chosen_as_without_a_companion():
+def test_captions_are_chosen_as_without_a_feature_cache():
     cache, ours = opened("float32", "float32"), records()
     examples = CachedExamples(cache, latents=(), text=True, image=None, recaption_prob=0.5)
     prepare = pickle.loads(pickle.dumps(examples))  # as worker processes get it
@@ -83,13 +83,13 @@ def test_int8_features_are_multiples_of_their_token_s_scale():
         (("schedule.blur=none",), ("float16", None), None),
     ],
 )
-def test_what_a_companion_does_not_suit(fields, stored, line):
+def test_what_a_feature_cache_does_not_suit(fields, stored, line):
     fields = [
         field.replace("RELAY", str(tiny_runs.trained("base").workdir / "cascade"))
         for field in fields
     ]
     fields = [field.replace("VAE", str(tiny_runs.trained("vae").workdir)) for field in fields]
-    cfg = config("relay", "data.random_crop=False", *fields, f"data.cache={companion(*stored)}")
+    cfg = config("relay", "data.random_crop=False", *fields, f"data.cache={cache_of(*stored)}")
     directory, description = frozen_description(cfg)
     if line is None:
         assert feature_cache.open_feature_cache(cfg, directory, description, records()) is not None
@@ -98,7 +98,7 @@ def test_what_a_companion_does_not_suit(fields, stored, line):
         feature_cache.open_feature_cache(cfg, directory, description, records())
 
 
-def test_a_base_s_companion_has_nothing_for_a_relay(tmp_path):
+def test_a_base_s_feature_cache_has_nothing_for_a_relay(tmp_path):
     base = config("base", "data.random_crop=False")
     precomputing.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
     cfg = config("relay", "data.random_crop=False", f"data.cache={tmp_path / 'out'}")
@@ -120,8 +120,8 @@ def sorted_by_row() -> list[dict]:
     return [ours[starts[i % 3] + i // 3] for i in range(len(ours))]
 
 
-def test_the_companion_of_another_dataset_is_refused(tmp_path):
-    whole = companion("float16", "bfloat16")
+def test_the_feature_cache_of_another_dataset_is_refused(tmp_path):
+    whole = cache_of("float16", "bfloat16")
     rewritten(tmp_path / "same", lambda i, record: {})
     assert len(open_cache(whole, open_records(tmp_path / "same"))) == 20
     rewritten(tmp_path / "other", lambda i, record: {"key": f"other {i}"})
@@ -143,22 +143,22 @@ def test_the_companion_of_another_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"text features of other captions than .*/said has now"):
         open_cache(whole, open_records(tmp_path / "said"))
     # latents bear new captions
-    assert len(open_cache(companion("float32", None), open_records(tmp_path / "said"))) == 20
+    assert len(open_cache(cache_of("float32", None), open_records(tmp_path / "said"))) == 20
     with pytest.raises(
         InputError, match=r"holds no latents or text features: it has no encoded\.json"
     ):
         open_cache(data(), records())
 
 
-def test_a_damaged_companion_is_one_line(tmp_path):
-    shutil.copytree(companion("float16", "bfloat16"), tmp_path / "c")
+def test_a_damaged_feature_cache_is_one_line(tmp_path):
+    shutil.copytree(cache_of("float16", "bfloat16"), tmp_path / "c")
     (tmp_path / "c" / "encoded.json").write_text("{")
     with pytest.raises(InputError, match=r"encoded\.json is damaged .*; encode again"):
         open_cache(tmp_path / "c", records())
     (tmp_path / "c" / "encoded.json").write_text('{"format": 2}')
     with pytest.raises(InputError, match="is of format 2, not 1"):
         open_cache(tmp_path / "c", records())
-    shutil.copy(companion("float32", "bfloat16") / "encoded.json", tmp_path / "c")
+    shutil.copy(cache_of("float32", "bfloat16") / "encoded.json", tmp_path / "c")
     with pytest.raises(
         InputError, match=r"record 0 of .*encoded-train.array_record-00000-of-00003 is damaged"
     ):
