@@ -1,7 +1,10 @@
-"""Prints a dataset's schema, counts, sizes and captions, and draws a contact sheet."""
+"""Prints a dataset's schema, counts and sizes, and a random sample of its captions; draws them as a
+contact sheet.
+"""
 
 import argparse
 import collections
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -28,7 +31,14 @@ def parser() -> Parser:
         type=int,
         default=16,
         metavar="N",
-        help="images to show, 1..400 (default: %(default)s)",
+        help="images to show, drawn at random, 1..400 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the draw: the same seed shows the same images (default: %(default)s)",
     )
     made.add_argument(
         "--out", type=Path, metavar="PNG", help="where to draw them with their captions"
@@ -54,10 +64,9 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
 
     source = open_records(args.input)
     count = len(source)
-    # Spread evenly, so that the sample is not just whatever was packed first; sizes come from more
-    # records than are shown.
-    shown = [source[i * count // min(args.num, count)] for i in range(min(args.num, count))]
-    measured = min(count, MEASURED)
+    chosen = sample(count, args.num, args.seed)
+    shown = [source[i] for i in chosen]
+    measured = min(count, MEASURED)  # spread evenly, and more than are shown
     sizes: collections.Counter[str] = collections.Counter()
     characters, recaptioned, image_bytes = 0, 0, 0
     for i in range(measured):
@@ -88,8 +97,15 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         "shards": len(source.lengths),
         "measured": measured,
         "sizes": dict(sizes),
+        "seed": args.seed,
+        "shown": chosen,
         "captions": [r["caption"] for r in shown],
     }
+
+
+def sample(count: int, num: int, seed: int) -> list[int]:
+    """Return the indices of at most `num` of `count` records, drawn at random, in their order."""
+    return sorted(random.Random(seed).sample(range(count), min(num, count)))
 
 
 def _print_caption(record: dict[str, Any]) -> None:

@@ -50,8 +50,9 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "9 records" in out
     assert "32x32" in out
-    assert "train-0-0000000: a small blue circle on the left" in out
     figures = json.loads((tmp_path / "i.json").read_text())
+    assert "  train-0-00000" in out
+    assert all(f": {caption[:60]}" in out for caption in figures["captions"])
     assert (figures["records"], figures["sizes"], len(figures["captions"])) == (9, {"32x32": 9}, 4)
     sheet = np.asarray(Image.open(tmp_path / "c.png"))
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 20
