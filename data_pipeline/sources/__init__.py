@@ -1,1 +1,1 @@
-"""Where captioned images come from: folders, tars, parquet."""
+"""Readers of captioned images: folders, tables, tars and parquet files."""

@@ -1,8 +1,8 @@
-"""Rows of a .csv, however it was written: each is right, or named as damaged.
+"""Reading the rows of a .csv file of any dialect: each row is read, or is reported as damaged.
 
-Encoding, separator, spaces after it and escaped quotes are found out from the whole file. A row has
-as many cells as the header; one that has not, or whose quote does not close, is damaged by itself:
-the lines after it are read again as rows of their own.
+The encoding, the separator, spaces after it and escaped quotes are inferred from the whole file. A
+row must have as many cells as the header. A row that has not, or whose quote does not close, is
+damaged alone: the lines after its first are read again as rows of their own.
 """
 
 import collections
@@ -23,15 +23,15 @@ _TOO_LONG = "a line or row of more than {:,} characters"
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a .csv is written.
+    """The dialect of a .csv file.
 
     Attributes:
-        encoding: its codec.
-        first: lines before the first row: the header, and what stands above it.
-        header: the columns' names.
-        separator: between cells.
-        escapes: a backslash takes a quote's meaning away; else only a second quote does.
-        spaces: those after a separator are no part of the cell.
+        encoding: the codec.
+        first: the number of lines before the first row: the header and what is above it.
+        header: the names of the columns.
+        separator: the character between cells.
+        escapes: whether a backslash escapes a quote; otherwise only a second quote does.
+        spaces: whether spaces after a separator are not part of the cell.
     """
 
     encoding: str
@@ -42,7 +42,10 @@ class Form:
     spaces: bool = False
 
     def cells(self, lines: Iterator[str], strict: bool = True) -> list[str]:
-        """The cells of one row, of as many lines as it takes. Raises csv.Error, StopIteration."""
+        """Return the cells of one row, which takes as many lines as it needs.
+
+        Raises csv.Error and StopIteration as the csv module does.
+        """
         csv.field_size_limit(items.MAX_TEXT_BYTES)
         return next(
             csv.reader(
@@ -56,14 +59,15 @@ class Form:
 
 
 class _DamagedRowError(Exception):
-    """Why a row cannot be read."""
+    """A row cannot be read; the message says why."""
 
 
 def read_csv(table: Path) -> Iterator[tuple[int, dict[str, str | float] | str]]:
-    """(line, its fields or what is wrong with it) of each row. One without any text is none.
+    """Yield (line, the row's fields or what is wrong with it) for each row that has any text.
 
     Raises:
-        InputError: neither UTF-8 nor marked as UTF-16, or a header without a file's name.
+        InputError: the file is neither UTF-8 nor marked as UTF-16, or its header names no column of
+            file names.
     """
     form = find_form(table)
     for number, cells in _rows(table, form):
@@ -74,7 +78,7 @@ def read_csv(table: Path) -> Iterator[tuple[int, dict[str, str | float] | str]]:
 
 
 def find_form(table: Path) -> Form:
-    """How a .csv is written: of the ways that are possible, that with the fewest damaged rows.
+    """Return the dialect of a .csv file: the possible one with the fewest damaged rows.
 
     Raises:
         InputError: see `read_csv`.
@@ -93,11 +97,12 @@ def find_form(table: Path) -> Form:
 
 
 def _with_header(table: Path, encoding: str) -> Form:
+    """Return the dialect by the header alone. Raises InputError as `read_csv` does."""
     separators, line, above = _SEPARATORS, "", 0
     for text in _lines(table, encoding):
         line, above = (text or "").rstrip("\r\n"), above + 1
         if (said := tidy(line).strip('"').lower()).startswith("sep=") and len(said) <= 5:
-            separators = (said[4:] or "\t",)  # tidied, a tab is gone
+            separators = (said[4:] or "\t",)  # `tidy` removes a tab at the end
         elif said:
             break
     forms = []
@@ -113,21 +118,21 @@ def _with_header(table: Path, encoding: str) -> Form:
     plain = [plain_name(name) for name in best.header] if best else []
     if not set(FILES) & set(plain):
         raise InputError(
-            f"{table} has no header that names a column of file names ({', '.join(FILES)}): its"
-            f" first line is {line[:80]!r}; begin it with a line such as file_name,caption,url"
+            f"{table} has no header with a column of file names ({', '.join(FILES)}): its first"
+            f" line is {line[:80]!r}; begin the file with a line such as file_name,caption,url"
         )
     if twice := [name for name, n in collections.Counter(plain).items() if n > 1 and name]:
         raise InputError(
-            f"{table} has two columns {twice[0]!r}; leave one, or give it another name"
+            f"{table} has two columns named {twice[0]!r}; remove or rename one of them"
         )
     return best
 
 
 def _lines(table: Path, encoding: str) -> Iterator[str | None]:
-    """The lines; None for one that is too long.
+    """Yield the lines, with None for a line that is too long.
 
     Raises:
-        InputError: a byte that the encoding has not, or a NUL.
+        InputError: a byte is not valid in the encoding, or is a NUL.
     """
     number = 0
     with table.open(encoding=encoding, newline="") as file:
@@ -142,7 +147,10 @@ def _lines(table: Path, encoding: str) -> Iterator[str | None]:
 
 
 def _wrong_line(table: Path) -> str:
-    """The first line that is not UTF-8: the decoder reads ahead, and knows no lines."""
+    """Return which line is not UTF-8, as words for a message.
+
+    The decoder reads ahead, so it cannot say which line it was.
+    """
     with table.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -153,7 +161,7 @@ def _wrong_line(table: Path) -> str:
 
 
 def _rows(table: Path, form: Form) -> Iterator[tuple[int, list[str] | str]]:
-    """(line it begins at, its cells or what is wrong) of each row."""
+    """Yield (number of its first line, its cells or what is wrong with it) for each row."""
     rest, again = _lines(table, form.encoding), collections.deque()
     for _ in range(form.first):
         next(rest)
@@ -183,7 +191,7 @@ def _rows(table: Path, form: Form) -> Iterator[tuple[int, list[str] | str]]:
 def _taking(
     form: Form, again: collections.deque, rest: Iterator[str | None], taken: list[str | None]
 ) -> Iterator[str]:
-    """The lines from here on, as long as they may be of one row; `taken` gets them too."""
+    """Yield the next lines while they may belong to one row; add them to `taken`."""
     size = 0
     for line in itertools.chain(_popped(again), rest):
         taken.append(line)
@@ -196,13 +204,16 @@ def _taking(
 
 
 def _popped(again: collections.deque) -> Iterator[str | None]:
+    """Yield and remove the lines that are to be read again."""
     while again:
         yield again.popleft()
 
 
 def _begins_row(form: Form, line: str) -> bool:
-    """Whether a line within quotes is a row itself: as many cells, and an image where its name
-    stands.
+    """Return whether a line within quotes is a row itself.
+
+    It is one if it has as many cells as the header, and an image's name in the column of file
+    names.
     """
     try:
         cells = form.cells(iter([line]), strict=False)
@@ -215,8 +226,10 @@ def _begins_row(form: Form, line: str) -> bool:
 
 
 def _damaged(table: Path, form: Form) -> int:
+    """Return how many rows are damaged in this dialect."""
     return sum(isinstance(cells, str) for _, cells in _rows(table, form))
 
 
 def _has(table: Path, encoding: str, sign: str) -> bool:
+    """Return whether any line contains `sign`."""
     return any(sign in (line or "") for line in _lines(table, encoding))

@@ -1,6 +1,4 @@
-"""Where `cv3jax data pack` finds captioned images: a folder, one with a table of captions,
-img2dataset tars.
-"""
+"""Recognising what `cv3jax data pack` is given: a folder, a folder with a table, or tars."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,10 +13,13 @@ from data_pipeline.sources.tars import read_tar
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """`items` yields (Item or Skip, progress made), in an order that depends on the files alone."""
+    """A source that was recognised.
+
+    `items` yields (Item or Skip, progress made), in an order that depends on the files alone.
+    """
 
     kind: str  # "tars", "metadata.jsonl", "metadata.csv" or "folder"
-    unit: str  # of progress: "B" or "image"
+    unit: str  # the unit of progress: "B" or "image"
     total: int
     items: Iterator[tuple[Item | Skip, int]]
 
@@ -27,17 +28,19 @@ def check_source(path: Path) -> None:
     """Raise InputError where there is neither a folder nor a .tar file at `path`."""
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".tar"):
         raise InputError(
-            f"no source at {path}: give a folder of images with captions, or one of img2dataset"
-            " tars, or one .tar"
+            f"there is no source at {path}; give a folder of images with captions, a folder of"
+            " img2dataset tars, or a .tar file"
         )
 
 
 def open_source(path: str | Path) -> Source:
-    """Recognises what is at `path`: a .tar or a folder of them, a folder with metadata.jsonl or
-    .csv, or a folder of image + .txt.
+    """Return the source at `path`, after recognising its kind.
+
+    It is a .tar or a folder of them, a folder with a metadata.jsonl or metadata.csv, or a folder of
+    images with .txt files beside them.
 
     Raises:
-        InputError: nothing there, nothing recognisable, or a table that cannot be read.
+        InputError: nothing is there, it is not recognised, or its table cannot be read.
     """
     path = Path(path)
     check_source(path)
@@ -45,22 +48,22 @@ def open_source(path: str | Path) -> Source:
         return _tars([path])
     if table := find_table(path):
         check_table(path, table)
-        total = sum(1 for _ in table_rows(table))  # and what cannot be read at all is refused now
+        total = sum(1 for _ in table_rows(table))  # raises now on a table that cannot be read
         rows = read_table(path, table.name, table_rows(table))
         return Source(table.name.lower(), "image", total, _counted(rows))
     tars = sorted(tar for tar in path.iterdir() if tar.suffix.lower() == ".tar")
     images, captions = list_files(path)
     if tars and images:
         raise InputError(
-            f"{path} holds both tars and images ({tars[0].name}, {images[0].name}); give one folder"
-            " for each"
+            f"{path} holds both tars and images ({tars[0].name}, {images[0].name}); put them into"
+            " separate folders"
         )
     if tars:
         return _tars(tars, path.resolve())
     if not images:
         raise InputError(
             f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}), no .tar and no metadata.jsonl"
-            " or .csv"
+            " or metadata.csv; give a folder that holds one of these"
         )
     return Source(
         "folder", "image", len(images) + len(captions), _counted(read_files(path, images, captions))
@@ -68,11 +71,13 @@ def open_source(path: str | Path) -> Source:
 
 
 def _counted(items: Iterator[Item | Skip]) -> Iterator[tuple[Item | Skip, int]]:
+    """Yield each item with a progress of one."""
     for item in items:
         yield item, 1
 
 
 def _tars(tars: list[Path], inside: Path | None = None) -> Source:
+    """Return the source of these tars, of which none may be outside the folder `inside`."""
     sizes = {}
     for tar in tars:
         try:

@@ -1,9 +1,10 @@
-"""What a source says about an image, read alike from tars, parquet, tables and folders.
+"""The fields that a source gives for an image, read alike whatever kind of source it is.
 
-A field is found under the names that sources give it, in any case, and read from any type that says
-the same: text as it is, with a byte-order mark or as bytes; numbers as floats, decimals or text; a
-list of one. What is there and cannot be understood is neither a value nor missing but unreadable:
-it is named, and travels with its image, so that no filter takes it for missing without a word.
+A field is found under any of the names that sources use for it, in upper or lower case. It is read
+from every type that can express its value: text with or without a byte-order mark or as bytes;
+numbers as floats, decimals or text; a list of one value. A value that is there and cannot be
+understood is neither a value nor missing but unreadable: the item carries its name, so that no
+filter takes it for missing without saying so.
 """
 
 import dataclasses
@@ -28,16 +29,16 @@ from data_pipeline.sources.values import (
     says_nothing,
 )
 
-_SHOWN, _MOST = 60, 256  # characters of an example; scores kept
+_SHOWN, _MOST = 60, 256  # characters of an example that are shown; scores that are kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """What a source says about one image.
+    """The fields that a source gives for one image.
 
     Attributes:
-        url: where it came from, or empty.
-        captions: all that it has, the one to be taken first.
+        url: where the image came from, or empty.
+        captions: all captions; the first is the one to use.
         scores: numbers and tags under the source's names.
         unreadable: field → the name and the value that could not be understood.
     """
@@ -50,12 +51,15 @@ class Fields:
 
 @functools.lru_cache(4096)
 def plain_name(name: Any) -> str:
-    """One spelling of a field's name: lower case, nothing around it, one kind of dash."""
+    """Return one spelling of a field's name: lower case, trimmed, with underscores."""
     return re.sub(r"[\s-]+", "_", tidy(str(name)).lower())
 
 
 def present(raw: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    """The values under the first of `names` that has any, in whatever case; a list's one by one."""
+    """Return the values under the first of `names` that has any; a list gives its elements.
+
+    Upper and lower case are the same.
+    """
     for wanted in names:
         found = [
             v for name, value in raw.items() if plain_name(name) == wanted for v in _each(value)
@@ -66,12 +70,13 @@ def present(raw: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
 
 
 def _each(value: Any) -> list[Any]:
+    """Return the values that are present in a value or a list of values."""
     values = value if isinstance(value, list | tuple) else [value]
     return [each for each in values if not is_absent(each)]
 
 
 def read_fields(raw: Mapping[str, Any]) -> Fields:
-    """Reads all fields that filters and records go by, and the numbers under other names."""
+    """Return all fields that filters and records use, and the numbers under other names."""
     values: dict[str, list[Any]] = {}
     spelled: dict[str, str] = {}
     for name, value in raw.items():
@@ -105,6 +110,7 @@ def read_fields(raw: Mapping[str, Any]) -> Fields:
 def _captions(
     values: Mapping[str, list[Any]], spelled: Mapping[str, str]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return (the captions, {"caption": what could not be read} or nothing)."""
     for name in CAPTIONS:
         if given := values.get(name):
             try:
@@ -115,6 +121,7 @@ def _captions(
 
 
 def _one(given: list[Any], read: Callable[[Any], Any]) -> Any:
+    """Return the single value of `given`. Raises ValueError where they differ or cannot be read."""
     read_values = set(map(read, given))
     if len(read_values) > 1:
         raise UnreadableError("several values")
@@ -122,22 +129,24 @@ def _one(given: list[Any], read: Callable[[Any], Any]) -> Any:
 
 
 def _shown(name: str, given: list[Any]) -> str:
+    """Return a name and its values, shortened, as printable text."""
     values = ", ".join(ascii(v[:_SHOWN] if isinstance(v, str | bytes) else v) for v in given[:4])
     short = values if len(values) <= _SHOWN else f"{values[:_SHOWN]}..."
     return f"{name.encode(errors='backslashreplace').decode()} = {short}"
 
 
 def from_cell(name: str, text: str) -> str | float:
-    """A cell of a csv, which has no types: as a number where it is one, unless `read_fields` knows
-    its name.
+    """Return a cell of a .csv as a number where it is one and `read_fields` does not know its name.
+
+    A .csv has no types, so every cell arrives as text.
     """
     cell = tidy(text)
     number = plain_name(name) not in KNOWN and is_number(cell) and "," not in cell
     return float(cell) if number else text
 
 
-# field → the names sources give it (LAION's own, its aesthetic subsets', DataComp's, img2dataset's,
-# Hugging Face's), the first that is there counts; and how its value is read
+# field → (the names that sources use for it, how its value is read). The names are those of LAION,
+# its aesthetic subsets, DataComp, img2dataset and Hugging Face; the first that is present counts.
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "url": (("url", "image_url"), read_url),
     "nsfw": (("nsfw",), read_nsfw),
@@ -149,20 +158,21 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "license": (("license",), read_label),
 }
 CAPTIONS = ("caption", "captions", "txt", "text")
-FILES = ("file_name", "image", "filename", "path")  # of a table: the image's name
+FILES = ("file_name", "image", "filename", "path")  # a table's column of image names
 KEYS = ("key", "__key__")
 KNOWN = frozenset(
     (*CAPTIONS, *FILES, *KEYS, *(name for names, _ in FIELDS.values() for name in names))
 )
-FILTERED = ("url", "nsfw", "unsafe", "watermark", "aesthetic")  # those that a filter goes by
+FILTERED = ("url", "nsfw", "unsafe", "watermark", "aesthetic")  # the fields that filters use
 
 
 def names_of(field: str) -> tuple[str, ...]:
+    """Return the names that sources use for a field."""
     return FIELDS[field][0]
 
 
 def value_of(scores: Mapping[str, float | str], field: str) -> float | str | None:
-    """A filter's field among the scores that `read_fields` gave."""
+    """Return a field's value among the scores that `read_fields` returned, or None."""
     plain = {plain_name(name): value for name, value in scores.items()}
     return next((plain[name] for name in names_of(field) if name in plain), None)
 
@@ -170,7 +180,7 @@ def value_of(scores: Mapping[str, float | str], field: str) -> float | str | Non
 def states(
     url: str, scores: Mapping[str, float | str], unreadable: Mapping[str, str]
 ) -> dict[str, str]:
-    """Each of FILTERED → "unreadable", "read" or "missing"."""
+    """Return {field: "unreadable", "read" or "missing"} for each of FILTERED."""
 
     def state(field: str) -> str:
         if field in unreadable:
@@ -182,7 +192,10 @@ def states(
 
 
 def same_key(value: Any) -> str | None:
-    """What rows are joined on: 12, 12.0, "12" and [12] are the same. None where it is no key."""
+    """Return a key on which rows are joined: the same for 12, 12.0, "12" and [12].
+
+    None where the value cannot be a key.
+    """
     try:
         texts = set(map(_key, _each(value)))
     except (ValueError, OverflowError):
@@ -191,6 +204,7 @@ def same_key(value: Any) -> str | None:
 
 
 def _key(value: Any) -> str:
+    """Return a number or a text as the text of a key."""
     if isinstance(value, float | decimal.Decimal) and value == int(value):
         value = int(value)
     return str(value) if isinstance(value, int | float | decimal.Decimal) else read_text(value)

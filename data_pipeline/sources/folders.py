@@ -1,6 +1,6 @@
-"""Images as files of a folder, with captions beside them.
+"""Reading images that are files of a folder, with captions in files beside them.
 
-No link leads outside the folder.
+Links that lead outside the folder are not followed.
 """
 
 import os
@@ -28,17 +28,17 @@ from data_pipeline.sources.items import (
 
 
 def list_files(root: Path) -> tuple[list[Path], set[Path]]:
-    """All images below `root`, and the captions that have none, hidden ones left out.
+    """Return all images below `root`, and the captions without an image; hidden files are left out.
 
-    Where there are images, those of formats that are not read, and links to folders, are among
-    them, so that they are counted.
+    Where there are images, the list also has those in unsupported formats and links to folders, so
+    that they are counted.
 
     Raises:
-        InputError: a folder cannot be listed, so that nobody knows how many images it has.
+        InputError: a folder cannot be listed, so that the number of its images is unknown.
         OSError: the machine fails.
     """
-    # all but directories: a dangling link is counted when it is read, not passed over in silence,
-    # and so is a link to a directory, which nobody follows
+    # everything but directories: a dangling link is counted when it is read, not left out silently,
+    # and so is a link to a directory, which is not followed
     files = []
     for folder, folders, names in os.walk(root, onerror=_unlisted):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -62,6 +62,7 @@ def list_files(root: Path) -> tuple[list[Path], set[Path]]:
 
 
 def _unlisted(e: OSError) -> None:
+    """Raise the error of a folder that cannot be listed."""
     raise_machine(e, e.filename)
     raise InputError(
         f"{e.filename} cannot be listed ({e.strerror}); give read and search permission on it, or"
@@ -70,23 +71,24 @@ def _unlisted(e: OSError) -> None:
 
 
 def _spelled(path: Path, kind: str) -> list[Path]:
-    """What a file of that kind beside `path` may be called: the first that is there is read."""
+    """Return the names that a file of that kind beside `path` may have, the preferred one first."""
     return [path.with_suffix(f".{s}") for s in (kind, kind.upper(), kind.title())]
 
 
 def _beside(path: Path, kind: str) -> Path | None:
+    """Return the file of that kind beside `path`, or None."""
     for p in _spelled(path, kind):
-        # a dangling link is one that cannot be read, and counted
+        # a dangling link counts as a file that cannot be read
         if _mode(p, follow=False) and not stat.S_ISDIR(_mode(p)):
             return p
     return None
 
 
 def _mode(path: Path, follow: bool = True) -> int:
-    """What kind of file it is, as `stat` tells; 0 where there is none, or no way to it.
+    """Return the file's mode as `stat` gives it; 0 where there is no file, or no access to it.
 
     Raises:
-        OSError: the machine fails: nobody knows whether there is one.
+        OSError: the machine fails, so that it is unknown whether the file exists.
     """
     try:
         return path.stat(follow_symlinks=follow).st_mode
@@ -96,8 +98,9 @@ def _mode(path: Path, follow: bool = True) -> int:
 
 
 def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Iterator[Item | Skip]:
-    """Each image with the .txt and .json beside it; its key is its path below `root` without
-    suffix.
+    """Yield each image with the .txt and .json beside it, as an Item or a Skip.
+
+    Its key is its path below `root` without the suffix.
     """
     inside = root.resolve()
     for path in sorted([*images, *captions_alone]):
@@ -117,17 +120,18 @@ def read_files(root: Path, images: list[Path], captions_alone: set[Path]) -> Ite
 
 
 class UnusableError(Exception):
-    """A file that is not read: `reason` is one of items'."""
+    """A file cannot be used; `reason` is one of those of items.py."""
 
     def __init__(self, reason: str, detail: str):
+        """Create the error with a reason and a detail, which is its message."""
         super().__init__(detail)
         self.reason, self.detail = reason, detail
 
 
 def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
-    """The file that `path` names once links are followed, and its size.
+    """Return the file that `path` names after links are followed, and its size in bytes.
 
-    It must be below `inside`, an absolute directory.
+    inside: the absolute directory that must contain it.
 
     Raises:
         UnusableError: it is outside, missing, or not a file.
@@ -143,7 +147,7 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
         if not stat.S_ISREG(mode):  # a pipe or a device would block
             raise UnusableError(MISSING, path.name)
         return real, real.stat().st_size
-    # a RuntimeError: links in a circle; a ValueError: characters no name has
+    # RuntimeError: a circle of links; ValueError: characters that no file name can have
     except (OSError, RuntimeError, ValueError) as e:
         if isinstance(e, OSError):
             raise_machine(e, path)
@@ -151,12 +155,16 @@ def locate(path: Path, inside: Path | None) -> tuple[Path, int]:
 
 
 def read_image(path: Path, inside: Path) -> Image:
-    """A file's bytes. Raises UnusableError, see `locate`, or that it is too large."""
+    """Return a file's bytes and place.
+
+    Raises UnusableError as `locate` does, or where the file is too large.
+    """
     real, data = _read(path, items.MAX_IMAGE_BYTES, inside)
     return Image(data, Place(str(real), 0, len(data)))
 
 
 def _read(path: Path, limit: int, inside: Path) -> tuple[Path, bytes]:
+    """Return (the path after links are followed, the bytes) of a file of at most `limit` bytes."""
     real, size = locate(path, inside)
     if size > limit:
         raise UnusableError(TOO_LARGE, items.too_large(path.name, size, limit))

@@ -1,4 +1,4 @@
-"""A captioned image as a source gives it, not decoded yet, and the reasons why one is left out.
+"""A captioned image as a source gives it, not decoded yet, and the reasons to leave one out.
 
 Every file is untrusted.
 """
@@ -12,7 +12,7 @@ from data_pipeline.sources.fields import read_fields
 from data_pipeline.sources.texts import decode_text, parse_json, tidy
 
 IMAGE_SUFFIXES, OTHER_SUFFIXES = formats.SUFFIXES, formats.OTHER_SUFFIXES
-MAX_TEXT_BYTES = 2**20  # of a .txt, a .json, or a line of metadata.jsonl
+MAX_TEXT_BYTES = 2**20  # limit for a .txt, a .json, or a line of metadata.jsonl
 MAX_CAPTION = 8192  # characters
 MAX_KEY = 512  # characters
 # Reasons to leave an item out, as reports count them.
@@ -36,8 +36,9 @@ UNSUPPORTED, LINKED, SECOND = "unsupported format", "linked folder", "second ima
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an image's bytes lie: `size` bytes at `offset` of a file, or, of a parquet file, row
-    `offset` (size -1).
+    """The place of an image's bytes: `size` bytes at `offset` of a file.
+
+    In a parquet file, `offset` is the row and `size` is -1.
     """
 
     file: str
@@ -50,8 +51,8 @@ class Item:
     """One captioned image, not decoded yet.
 
     Attributes:
-        others: further captions of it, where the source has several.
-        unreadable: field → what the source gives that cannot be understood (fields.py).
+        others: further captions, where the source has several.
+        unreadable: field → the value that cannot be understood (fields.py).
     """
 
     key: str
@@ -66,16 +67,16 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """One item that was left out: which, why, and a detail for the report."""
+    """One item that was left out: its key, the reason, and a detail for the report."""
 
     key: str
     reason: str
     detail: str = ""
-    lost: int = 0  # bytes of a file that could not be gone through
+    lost: int = 0  # bytes of a file that could not be read
 
     def __post_init__(self):
-        # a name from JSON may hold half a surrogate pair, one from a file system any bytes: not
-        # UTF-8
+        """Escape what is not UTF-8 in the texts."""
+        # a name from JSON may hold half a surrogate pair, and one from a file system any bytes
         for field in ("key", "detail"):
             object.__setattr__(
                 self, field, getattr(self, field).encode(errors="backslashreplace").decode()
@@ -84,6 +85,8 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
+    """The encoded bytes of an image, and their place."""
+
     data: bytes
     place: Place
 
@@ -91,11 +94,15 @@ class Image:
 def make_item(
     key: str, image: Image | None, texts: dict[str, bytes], fields: dict[str, Any] | None = None
 ) -> Item | Skip:
-    """From the files of one key: the image, and "txt" and "json" where they exist.
+    """Return the Item of one key, or the Skip that says why there is none.
 
-    `fields` stand for the json where given.
+    The caption is the text file; without one, the captions of the fields.
 
-    The text file is the caption; without one, those of the fields are.
+    Args:
+        key: the name of the item in its source.
+        image: the image file, or None where there is none.
+        texts: the bytes of the files "txt" and "json" where they exist.
+        fields: what to use in place of the json.
     """
     if len(key) > MAX_KEY:
         return Skip(key[:80] + "…", BAD_TEXT, f"name of {len(key)} characters, at most {MAX_KEY}")
@@ -106,7 +113,7 @@ def make_item(
         if fields is None:
             fields = parse_json(texts["json"]) if "json" in texts else {}
         if not isinstance(fields, dict):
-            return Skip(key, BAD_TEXT, "the json is not an object")
+            return Skip(key, BAD_TEXT, "the JSON is not an object")
         told = read_fields(fields)
         captions, unreadable = told.captions, dict(told.unreadable)
         if "txt" in texts:
@@ -115,7 +122,7 @@ def make_item(
     except (ValueError, RecursionError) as e:
         return Skip(key, BAD_TEXT, f"{type(e).__name__}: {str(e)[:80]}")
     if "caption" in unreadable:
-        return Skip(key, BAD_TEXT, f"{unreadable['caption']} is no text")
+        return Skip(key, BAD_TEXT, f"{unreadable['caption']} is not text")
     captions = tuple(filter(None, captions))
     if not captions:
         return Skip(key, NO_CAPTION)
@@ -131,14 +138,15 @@ def make_item(
 def record_scores(
     scores: dict[str, float | str], others: tuple[str, ...]
 ) -> dict[str, float | str | list[str]]:
-    """What a record keeps under `scores`: those of the source, and its further captions."""
+    """Return what a record keeps under `scores`: those of the source, and its further captions."""
     return {**scores, "captions": list(others)} if others else scores
 
 
 def too_large(name: str, size: int, limit: int) -> str:
-    return f"{name} has {size:,} bytes, at most {limit:,} are read"
+    """Return the detail of a Skip for a file that is too large."""
+    return f"{name} has {size:,} bytes; the limit is {limit:,}"
 
 
 def limit_of(kind: str) -> int:
-    """Bytes at most of a file: "image", or anything else, which is text."""
+    """Return the most bytes that a file may have: "image", or any other kind, which is text."""
     return MAX_IMAGE_BYTES if kind == "image" else MAX_TEXT_BYTES

@@ -1,6 +1,4 @@
-"""Parquet: img2dataset's files with image bytes in them, and tables of metadata (LAION's) that are
-joined by key.
-"""
+"""Reading parquet: img2dataset's files with image bytes, and tables of metadata to join by key."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -28,20 +26,20 @@ from data_pipeline.sources.items import (
 )
 from data_pipeline.sources.texts import gather
 
-IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # img2dataset names it after its encoding
+IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # img2dataset uses the encoding's name
 BAD_PARQUET = "damaged parquet file"
 _ROWS = 64  # read at a time
 
 
 class DamagedError(Exception):
-    """A parquet file breaks off or contradicts itself; what was read before it is good."""
+    """A parquet file ends early or contradicts itself; the rows read before are good."""
 
 
 def image_column(path: str) -> str | None:
-    """The column with image bytes, or None where the file has none.
+    """Return the name of the column with image bytes, or None where the file has none.
 
     Raises:
-        DamagedError: it cannot be opened as parquet.
+        DamagedError: the file cannot be opened as parquet.
     """
     with storage.open_read(path) as file:
         schema = _open(file, path).schema_arrow
@@ -50,9 +48,9 @@ def image_column(path: str) -> str | None:
 
 
 def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
-    """The rows of a file with image bytes in `column`.
+    """Yield the rows of a file with image bytes in `column`, each as an Item or a Skip.
 
-    A row group that is damaged ends the file: its last Skip says so.
+    Reading stops at a damaged row group; the last Skip says so.
     """
     row = 0
     with storage.open_read(path) as file:
@@ -66,10 +64,12 @@ def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
 
 
 def read_image(place: Place) -> bytes:
-    """The image bytes of one row: its row group's, so not for many.
+    """Return the image bytes of one row.
+
+    It reads the whole row group, so do not call it for many rows.
 
     Raises:
-        InputError: the file is another one by now.
+        InputError: the file has changed.
     """
     try:
         column = image_column(place.file)
@@ -84,16 +84,16 @@ def read_image(place: Place) -> bytes:
                 row -= count
     except DamagedError as e:
         raise InputError(
-            f"{place.file} cannot be read any more ({first_line(e)}); start the build anew"
+            f"{place.file} can no longer be read ({first_line(e)}); start a new build"
         ) from e
-    raise InputError(f"{place.file} has no row {place.offset} any more; start the build anew")
+    raise InputError(f"{place.file} no longer has row {place.offset}; start a new build")
 
 
 def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(value of the column `on`, the row's {"url", "scores", "unreadable"}) of each row.
+    """Yield (value of the column `on`, {"url", "scores", "unreadable"}) for each row.
 
     Raises:
-        InputError: no such column, or the file is damaged.
+        InputError: there is no such column, or the file is damaged.
     """
     names = names_of("url") if plain_name(on) in names_of("url") else (plain_name(on),)
     with storage.open_read(path) as file:
@@ -102,8 +102,8 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
             columns = _columns(parquet)
             if not set(names) & set(map(plain_name, columns)):
                 raise InputError(
-                    f"--metadata {path} has no column {on!r} of text or numbers; it has"
-                    f" {', '.join(columns[:20])} (--join-on)"
+                    f"--metadata {path} has no column {on!r} of text or numbers; give --join-on"
+                    f" one of {', '.join(columns[:20])}"
                 )
             for fields in _rows(parquet, columns, path):
                 if (value := same_key(present(fields, names))) is not None:
@@ -112,11 +112,12 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield value, row
         except DamagedError as e:
             raise InputError(
-                f"--metadata {path} is damaged ({first_line(e)}); restore it, or leave it out"
+                f"--metadata {path} is damaged ({first_line(e)}); restore the file, or leave it out"
             ) from e
 
 
 def _open(file: BinaryIO, path: str) -> Any:
+    """Return the opened ParquetFile. Raises DamagedError, and InputError without pyarrow."""
     pyarrow = extras.load("pyarrow", f"reading {path}")
     from pyarrow import parquet
 
@@ -127,9 +128,10 @@ def _open(file: BinaryIO, path: str) -> Any:
 
 
 def _damaged(e: Exception, path: str) -> DamagedError:
-    """Of what reading raised. Raises OSError where the machine is to blame.
+    """Return the DamagedError for what reading raised.
 
-    Not where Arrow's memory does not do: a damaged length asks for any.
+    Raises OSError where the machine is to blame.
+    Arrow's own lack of memory counts as damage, because a damaged length asks for any amount.
     """
     if isinstance(e, OSError):
         raise_machine(e, path)
@@ -137,8 +139,9 @@ def _damaged(e: Exception, path: str) -> DamagedError:
 
 
 def _columns(parquet: Any, image: str = "") -> list[str]:
-    """Those of text and numbers, and whatever has a name that fields.py knows: what it holds is
-    for fields.py to judge. Not images, dates, EXIF and whatever else there may be.
+    """Return the columns of text and numbers, and all whose names fields.py knows.
+
+    fields.py decides whether it understands their values. Images, dates and EXIF are left out.
     """
     return [
         field.name
@@ -150,6 +153,7 @@ def _columns(parquet: Any, image: str = "") -> list[str]:
 
 
 def _is_plain(kind: Any) -> bool:
+    """Return whether a type is text, a number, a boolean, or a list or dictionary of these."""
     import pyarrow.types as kinds
 
     if kinds.is_dictionary(kind) or _is_list(kind):
@@ -160,6 +164,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _is_list(kind: Any) -> bool:
+    """Return whether a type is one of Arrow's list types."""
     import pyarrow.types as kinds
 
     return any(
@@ -175,7 +180,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Whether a column of that type can hold encoded images."""
+    """Return whether a column of that type can hold encoded images."""
     import pyarrow.types as kinds
 
     if kinds.is_dictionary(kind):
@@ -192,7 +197,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _rows(parquet: Any, columns: list[str], path: str) -> Iterator[dict[str, Any]]:
-    """Rows as dicts; a text that is not UTF-8 is bytes, two columns of one name a list."""
+    """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list."""
     import pyarrow
 
     try:
@@ -205,6 +210,7 @@ def _rows(parquet: Any, columns: list[str], path: str) -> Iterator[dict[str, Any
 
 
 def _values(column: Any) -> list[Any]:
+    """Return a column's values as Python objects."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):  # one cell or more has no value in Python
@@ -212,8 +218,9 @@ def _values(column: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """A cell's value; of one that Python cannot have, such as a text that is not UTF-8, bytes that
-    are no text either.
+    """Return a cell's value, or bytes where Python cannot represent it.
+
+    These are the bytes of a text that is not UTF-8, or else a byte that is not text either.
     """
     try:
         return value.as_py()
@@ -222,6 +229,7 @@ def _cell(value: Any) -> Any:
 
 
 def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
+    """Return the Item of a row, or the Skip that says why there is none."""
     stem = place.file.rpartition("/")[2].removesuffix(".parquet")
     key = same_key(present(fields, KEYS)) or f"{stem}-{place.offset:08d}"
     data = _bytes(fields.pop(column))
@@ -231,6 +239,7 @@ def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
 
 
 def _bytes(value: Any) -> bytes:
+    """Return the image bytes of a cell; empty where it has none."""
     if isinstance(value, dict):
         value = value.get("bytes")
     return bytes(value) if isinstance(value, bytes | list) else b""

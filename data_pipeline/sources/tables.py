@@ -1,4 +1,4 @@
-"""Captions in a table: a folder's metadata.jsonl or metadata.csv, or another one of that kind."""
+"""Captions in a table: metadata.jsonl or metadata.csv of a folder, or another file of that kind."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,32 +12,32 @@ from data_pipeline.sources.folders import UnusableError, read_image
 from data_pipeline.sources.items import BAD_TEXT, Item, Skip, make_item
 from data_pipeline.sources.texts import bounded_lines, encoding_of, not_text, parse_json, tidy
 
-TABLES = ("metadata.jsonl", "metadata.csv")  # where a folder's captions may stand
-TableRow = tuple[int, dict[str, Any] | str]  # line, and its fields or what is wrong with it
+TABLES = ("metadata.jsonl", "metadata.csv")  # the names of a folder's table, the first preferred
+TableRow = tuple[int, dict[str, Any] | str]  # (line, its fields or what is wrong with it)
 
 
 def find_table(root: Path) -> Path | None:
-    """The table of a folder's captions, its name in whatever case."""
+    """Return the table of a folder's captions, its name in upper or lower case, or None."""
     named = sorted(path for path in root.iterdir() if path.name.lower() in TABLES)
     there = {path.name.lower(): path for path in reversed(named) if path.is_file()}
     return next((there[name] for name in TABLES if name in there), None)
 
 
 def check_table(root: Path, table: Path) -> None:
-    """Raises InputError on a table that cannot be read, or is not in `root`."""
+    """Raise InputError where a table cannot be read, or is not in `root`."""
     try:
         if not table.resolve().is_relative_to(root.resolve()):
-            raise InputError(f"{table} is a link to a file outside {root}; copy it there")
+            raise InputError(f"{table} is a link to a file outside {root}; copy that file here")
         with table.open("rb") as file:
             file.read(1)
     except OSError as e:
-        raise InputError(f"{table} cannot be read ({e.strerror})") from e
+        raise InputError(f"{table} cannot be read ({e.strerror}); make it readable") from e
 
 
 def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item | Skip]:
-    """The images that rows of the table called `name` give, relative to `root`, in their order.
+    """Yield one Item or Skip for each row of the table called `name`, in order.
 
-    Each row gives one Item or one Skip.
+    The file names in the rows are relative to `root`.
     """
     inside = root.resolve()
     for number, fields in rows:
@@ -47,7 +47,7 @@ def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item
             continue
         try:
             file = _file(fields)
-            # ValueError where the name is empty
+            # raises ValueError where the name is empty
             key = PurePosixPath(file).with_suffix("").as_posix()
         except ValueError as e:
             yield Skip(where, BAD_TEXT, f"{name}: {str(e)[:80]}")
@@ -59,25 +59,27 @@ def read_table(root: Path, name: str, rows: Iterable[TableRow]) -> Iterator[Item
 
 
 def _file(fields: dict[str, Any]) -> str:
+    """Return the file name that a row gives. Raises ValueError where it gives none or several."""
     given = present(fields, FILES)
     if len(given) != 1 or not isinstance(given[0], str):
-        raise ValueError(f"no name of a file ({', '.join(FILES)})")
+        raise ValueError(f"no file name ({', '.join(FILES)})")
     return tidy(given[0])
 
 
 def table_rows(table: Path) -> Iterator[TableRow]:
-    """The rows of a .jsonl or .csv, empty lines left out.
+    """Yield the rows of a .jsonl or .csv, without empty lines.
 
     Raises:
-        InputError: a .csv that is no text, or has no header.
+        InputError: a .csv is not text, or has no header.
     """
     return read_csv(table) if table.suffix.lower() == ".csv" else _json_rows(table)
 
 
 def _json_rows(table: Path) -> Iterator[TableRow]:
+    """Yield the rows of a .jsonl."""
     with table.open("rb") as file:
         codec = encoding_of(file.read(4))
-    # UTF-8 as bytes: a line that is not is damaged by itself
+    # UTF-8 is read as bytes, so that a line that is not UTF-8 is damaged alone
     options = {"mode": "rb"} if codec.startswith("utf-8") else {"encoding": codec}
     number = 0
     with table.open(**options) as file:
@@ -92,6 +94,7 @@ def _json_rows(table: Path) -> Iterator[TableRow]:
 
 
 def _json_row(line: str | bytes | None) -> dict[str, Any] | str:
+    """Return a line's fields, or what is wrong with it."""
     if line is None:
         return f"a line of more than {items.MAX_TEXT_BYTES:,} bytes"
     try:

@@ -1,4 +1,4 @@
-"""img2dataset's (webdataset's) tars: KEY.jpg, KEY.txt, KEY.json next to each other, streamed."""
+"""Streaming the tars of img2dataset (WebDataset): KEY.jpg, KEY.txt and KEY.json in sequence."""
 
 import struct
 import tarfile
@@ -25,7 +25,7 @@ from data_pipeline.sources.items import (
 )
 
 MAX_TAIL = 2**20  # bytes of zeros after the end mark: tools pad to records of 10 KiB, some to more
-# what tarfile raises on headers that are not what they claim to be
+# the exceptions that tarfile raises on damaged headers
 _DAMAGED = (
     tarfile.TarError,
     EOFError,
@@ -38,34 +38,42 @@ _DAMAGED = (
 
 
 class _Sample:
-    """The files of one key that have been read."""
+    """The files of one key that were read so far."""
 
     def __init__(self, key: str, start: int):
+        """Start the sample of `key`, whose first header is at byte `start` of the tar."""
         self.key, self.start = key, start
         self.image: Image | None = None
         self.texts: dict[str, bytes] = {}
         self.unusable: Skip | None = None
-        self.suffixes: set[str] = set()  # of its images and texts
-        self.shown = ""  # the suffix of the image that is taken
+        self.suffixes: set[str] = set()  # those of its images and texts
+        self.shown = ""  # the suffix of the image that is used
         self.others: list[Skip] = []  # the other images
 
     def kinds(self) -> set[str]:
+        """Return the kinds of files that it has."""
         return {*self.texts, *(["image"] if self.image or self.unusable else [])}
 
     def made(self) -> list[Item | Skip]:
+        """Return its Item or Skip, and a Skip for each further image."""
         return [self.unusable or make_item(self.key, self.image, self.texts), *self.others]
 
 
 def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[Item | Skip, int]]:
-    """(Item or Skip, bytes gone through) of each key, in the order of the tar.
+    """Yield (Item or Skip, bytes read) for each key, in the order of the tar.
 
-    A name that comes twice begins another sample of the same key; of several images of a sample
-    (a.jpg, a.png) the first is taken, and each other is a Skip.
+    A file name that occurs twice starts another sample of the same key. Of several images of one
+    sample (a.jpg, a.png) the first is used, and each other gives a Skip.
 
-    A tar that breaks off loses what is after the break; its last Skip has BAD_TAR as reason and
-    `name`, the tar's, as key. The sample before the break counts as lost with it unless it has all
-    the kinds of files that the one before it had: without its json nobody could say where it is
-    from. `path` is what the items' places name; `file` can seek.
+    A tar that ends early loses what is after the break. Its last Skip has the reason BAD_TAR and
+    the key `name`. The sample before the break is lost too, unless it has all the kinds of files
+    that the sample before it had: its json may be missing, which says where it came from.
+
+    Args:
+        file: the open tar; it can seek.
+        name: the tar's name for reports.
+        path: the tar's path for the places of items.
+        size: the tar's size in bytes.
 
     Raises:
         OSError: the machine or the store fails.
@@ -77,7 +85,7 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
                 tar.members = []  # tarfile keeps every member it has seen
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
-                # hidden files, as macOS puts into tars
+                # macOS puts hidden files into tars
                 if not stem or not (member.isreg() or _links(member, suffix)):
                     continue
                 key = f"{folder}/{stem}" if folder else stem
@@ -94,7 +102,7 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
     except _DAMAGED as e:
         if isinstance(e, OSError):
             if is_remote(path):
-                raise  # the store's fault, perhaps, and not the tar's: the runner tries again
+                raise  # the store may be to blame and not the tar: the runner tries again
             raise_machine(e, path)
         broken = str(e) or type(e).__name__
     if not broken:
@@ -112,25 +120,25 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
 
 
 def _links(member: tarfile.TarInfo, suffix: str) -> bool:
-    """Whether a member is a link that nobody follows and that is counted: what is called a picture,
-    or could be a folder.
+    """Return whether a member is a link that is counted but not followed.
+
+    Those are links that have the name of a picture, or that may be links to folders.
     """
     picture = suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
     return (member.issym() and not suffix) or ((member.islnk() or member.issym()) and picture)
 
 
 def _counted(made: list[Item | Skip], size: int) -> Iterator[tuple[Item | Skip, int]]:
-    """What a sample of so many bytes came to, which all count for its first."""
+    """Yield what a sample gave; all its bytes are counted for the first."""
     for i, one in enumerate(made):
         yield one, size if i == 0 else 0
 
 
 def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
-    """What is wrong with what follows the last member, or nothing. tarfile takes a damaged header,
-    or none at all, for the end.
+    """Return what is wrong after the last member, or an empty text.
 
-    A block of zeros is the end mark; much more of them is a file that was made large before it was
-    filled.
+    tarfile takes a damaged or missing header for the end. A block of zeros is the end mark. Much
+    more than that is a file that was allocated before it was filled.
     """
     file.seek(end)
     tail = file.read(MAX_TAIL)
@@ -144,6 +152,7 @@ def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
 def _read_member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str
 ) -> None:
+    """Read one member into its sample."""
     suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
     kind = "image" if suffix in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) else suffix
     if kind not in ("image", "txt", "json"):
@@ -161,9 +170,9 @@ def _read_member(
             sample.key, UNREADABLE, f"{name}: {member.name} is a link to {member.linkname[:80]}"
         )
         return
-    if member.issparse():  # its bytes are not in one piece
+    if member.issparse():  # its bytes are not contiguous
         sample.unusable = Skip(
-            sample.key, UNREADABLE, f"{name}: {member.name} is stored with holes"
+            sample.key, UNREADABLE, f"{name}: {member.name} is stored as a sparse file"
         )
         return
     data = tar.extractfile(member).read()
@@ -176,8 +185,9 @@ def _read_member(
 
 
 def _is_taken(sample: _Sample, suffix: str, name: str) -> bool:
-    """Whether an image is its sample's: the first one, or the first of a format that is read. Any
-    other is counted.
+    """Return whether an image is the one that its sample uses; count the other image.
+
+    The sample uses its first image, or the first of a supported format.
     """
     better = sample.shown in OTHER_SUFFIXES and suffix in IMAGE_SUFFIXES
     taken = not sample.shown or better

@@ -1,5 +1,6 @@
-"""Bytes of a foreign text file → text: the encoding by its byte-order mark, and nothing invisible
-around it.
+"""Decoding the bytes of foreign text files, and removing what is invisible around a text.
+
+The encoding follows from the byte-order mark.
 """
 
 import codecs
@@ -8,34 +9,34 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-_MARKS = (  # UTF-32 first: its little-endian mark begins as UTF-16's does
+_MARKS = (  # UTF-32 first: its little-endian mark begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-# what may stand around a text without being of it: white space, byte-order marks, spaces of no
-# width, NULs that pad
+# characters around a text that are not part of it: white space, byte-order marks, zero-width
+# spaces, NULs for padding
 _AROUND = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff\u200b\u2060\0"
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols that show nothing
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols that are invisible
 _UNSEEN = ("C", "Z", "M")  # categories: controls, formats, separators, marks without a letter
 
 
 class TextError(ValueError):
-    """Bytes that are no text. The message says what they are, and what would be right."""
+    """Bytes are not text. The message says what they are and what would be right."""
 
 
 def encoding_of(start: bytes) -> str:
-    """The codec of a file by its first four bytes; UTF-8 where it has no mark."""
+    """Return the codec of a file by its first four bytes; UTF-8 where it has no byte-order mark."""
     return next((codec for mark, codec in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def decode_text(data: bytes) -> str:
-    """The text of a whole file, or of a field of bytes.
+    """Return the text of a whole file, or of a field of bytes.
 
     Raises:
-        TextError: it is neither UTF-8 nor marked as UTF-16 or UTF-32, or has NULs within.
+        TextError: the bytes are neither UTF-8 nor marked as UTF-16 or UTF-32, or have NULs within.
     """
     codec = encoding_of(data[:4])
     try:
@@ -47,42 +48,45 @@ def decode_text(data: bytes) -> str:
     return text
 
 
-HAS_NULS = "it has NULs: UTF-16 without a byte-order mark, perhaps; convert it to UTF-8"
+HAS_NULS = "it contains NULs and may be UTF-16 without a byte-order mark; convert it to UTF-8"
 
 
 def not_text(codec: str, where: str) -> str:
-    """Says that a place of a file is none of its encoding, and how to convert it."""
+    """Return the message that a file is not valid in its encoding, and how to convert it."""
     name = codec.removesuffix("-sig").upper()
     return f"it is not {name} ({where}); convert it, such as: iconv -f cp1252 -t utf-8 OLD > NEW"
 
 
 def tidy(text: str) -> str:
-    """A text without what surrounds it; empty where it shows nothing at all."""
+    """Return a text without what is invisible around it; empty where nothing of it is visible."""
     inside = text.strip(_AROUND)
     return inside if any(map(_shows, inside)) else ""
 
 
 def _shows(character: str) -> bool:
+    """Return whether a character is visible."""
     category = unicodedata.category(character)
-    # not assigned, or private: another font or a later Unicode may well show it; half a surrogate
-    # pair is damage, which is not for here to hide
+    # unassigned and private characters may be visible in another font or a later Unicode; half a
+    # surrogate pair is damage, which must not be hidden here
     return (
         category in ("Cn", "Co", "Cs") or category[0] not in _UNSEEN
     ) and character not in _BLANK
 
 
 def parse_json(data: bytes | str) -> Any:
-    """JSON, in any Unicode encoding. Of a name that an object has twice, a list of both values.
+    """Return parsed JSON in any Unicode encoding.
+
+    A name that an object has twice gets a list of both values.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
     """
     return json.loads(data, object_pairs_hook=gather)
 
 
 def gather(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Names and values as a dict; of a name that comes twice, a list of its values."""
+    """Return names and values as a dict; a name that occurs twice gets a list of its values."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         for name in fields:
@@ -92,7 +96,7 @@ def gather(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def bounded_lines(file: IO[Any], most: int) -> Iterator[Any]:
-    """The lines of a file; of one with more than `most` bytes or characters None."""
+    """Yield the lines of a file, with None for a line of more than `most` bytes or characters."""
     while line := file.readline(most + 1):
         if len(line) <= most:
             yield line

@@ -1,4 +1,4 @@
-"""One value of a foreign field → the text, number or tag that it says, whatever its type."""
+"""Reading one value of a foreign field, of any type, as a text, a number or a tag."""
 
 import decimal
 import math
@@ -10,20 +10,20 @@ from data_pipeline.sources.texts import decode_text, tidy
 
 MAX_URL = 8192  # characters
 _MAX_LABEL = 256  # characters of a tag
-# how tables write that there is no value
+# how tables express a missing value
 _NOTHING = frozenset(("", "nan", "null", "none", "<na>", "na", "n/a", "nil", "\\n"))
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_NESTED = re.compile(r"[\[{]|b['\"]")  # how Python or JSON writes a list, an object or bytes
+_NESTED = re.compile(r"[\[{]|b['\"]")  # how Python or JSON prints a list, an object or bytes
 _WORDS = {"true": True, "false": False}
 _SAME_TAG = {"true": "nsfw", "yes": "nsfw", "1": "nsfw", "false": "sfw", "no": "sfw", "0": "sfw"}
 
 
 class UnreadableError(ValueError):
-    """A value that is there and cannot be understood."""
+    """A value is present but cannot be understood."""
 
 
 def is_absent(value: Any) -> bool:
-    """Whether there is no value at all."""
+    """Return whether there is no value at all."""
     if isinstance(value, float | decimal.Decimal):
         return math.isnan(value)
     if isinstance(value, str):
@@ -32,44 +32,44 @@ def is_absent(value: Any) -> bool:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a text says that there is no value, as tables do."""
+    """Return whether a text says that the value is missing, as tables do."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     return isinstance(value, str) and tidy(value).lower() in _NOTHING
 
 
 def read_text(value: Any) -> str:
-    """A text, tidied.
+    """Return a text, tidied.
 
     Raises:
-        ValueError: not a text.
+        ValueError: the value is not text.
     """
     if isinstance(value, bytes):
         return tidy(decode_text(value))
     if not isinstance(value, str):
-        raise UnreadableError("not a text")
+        raise UnreadableError("not text")
     text = tidy(value)
     if "\0" in text:
-        raise UnreadableError("NULs within")
-    text.encode()  # JSON may hold half a surrogate pair
+        raise UnreadableError("contains NULs")
+    text.encode()  # raises on half a surrogate pair, which JSON may hold
     return text
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number, with a point or a comma."""
+    """Return whether a text is a number, with a point or a comma."""
     return bool(_NUMBER.fullmatch(text))
 
 
 def read_url(value: Any) -> str:
-    """The whole of a URL. Raises ValueError where it is none, or too long to keep."""
+    """Return the whole of a URL. Raises ValueError where it is not text, or is too long to keep."""
     text = read_text(value)
-    if len(text) > MAX_URL:  # cut, a blocked source behind the cut would pass
+    if len(text) > MAX_URL:  # if it were cut, a blocked source in the rest would pass
         raise UnreadableError("too long")
     return text
 
 
 def read_label(value: Any) -> str:
-    """A tag, without characters that show nothing. Raises ValueError where it is none."""
+    """Return a tag without invisible characters. Raises ValueError where the value is not a tag."""
     text = unicodedata.normalize("NFKC", read_text(value))
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     if len(text) > _MAX_LABEL or not text.isprintable() or _NESTED.match(text):
@@ -78,7 +78,10 @@ def read_label(value: Any) -> str:
 
 
 def read_nsfw(value: Any) -> str:
-    """LAION's tag, or NSFW and SFW for yes and no. Raises ValueError: a score is no tag."""
+    """Return LAION's tag, or NSFW and SFW for yes and no.
+
+    Raises ValueError where the value is not a tag; a score is not one.
+    """
     if not isinstance(value, bool | int | float | decimal.Decimal):
         value = read_label(value)
         if not is_number(value):
@@ -90,16 +93,16 @@ def read_nsfw(value: Any) -> str:
 
 
 def plain_tags(text: str) -> frozenset[str]:
-    """The tags of a text, parted by commas, semicolons or bars, in one spelling."""
+    """Return the tags of a text in one spelling; commas, semicolons or bars separate them."""
     tags = (tag.strip().casefold() for tag in re.split(r"[,;|]", text))
     return frozenset(_SAME_TAG.get(tag, tag) for tag in tags if tag)
 
 
 def read_number(value: Any) -> float:
-    """A finite number, from a number or a text of one; a comma may stand for its point.
+    """Return a finite number from a number or its text, in which a comma may be the decimal point.
 
     Raises:
-        ValueError: not a number.
+        ValueError: the value is not a number.
     """
     if isinstance(value, bool):
         raise UnreadableError("not a number")
@@ -118,17 +121,20 @@ def read_number(value: Any) -> float:
 
 
 def read_share(value: Any) -> float:
-    """A probability, 0..1; yes and no are 1 and 0. Raises ValueError where it is none."""
+    """Return a probability in 0..1; yes and no are 1 and 0.
+
+    Raises ValueError where the value is not a probability.
+    """
     if isinstance(value, str | bytes):
         value = _WORDS.get(read_text(value).lower(), value)
     number = float(value) if isinstance(value, bool) else read_number(value)
-    if not -1e-3 <= number <= 1.001:  # -1 for none, or percent
+    if not -1e-3 <= number <= 1.001:  # such as -1 for a missing value, or percent
         raise UnreadableError("not in 0..1")
     return number
 
 
 def plain_number(value: Any) -> float | int | None:
-    """A number under a name that means nothing to us, as it is."""
+    """Return a number of a field with an unknown name as it is; None for anything else."""
     if isinstance(value, decimal.Decimal):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

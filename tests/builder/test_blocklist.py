@@ -48,7 +48,10 @@ def test_a_list_however_it_was_written(data, tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("bad.example\nother.example".encode("utf-16-le"), "it has NULs: UTF-16 without a byte"),
+        (
+            "bad.example\nother.example".encode("utf-16-le"),
+            "it contains NULs and may be UTF-16 without a byte",
+        ),
         ("bücher.example".encode("cp1252"), r"it is not UTF-8 \(byte 1\); convert it"),
         (b"\xff\xfeb", "it is not UTF-16"),
         (b"a.example\n*.bad.example\n", r"line 2: '\*.bad.example' is a rule of another kind"),

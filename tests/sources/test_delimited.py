@@ -110,12 +110,18 @@ def test_rows_are_right_or_damaged(lines, right, damaged, tmp_path, monkeypatch)
     [
         (b"file_name,caption\na.png,x\nb.png,caf\xe9\n", r"line 3 has the byte 0xe9\); convert it"),
         ("file_name,caption\n".encode("utf-16") + b"a", r"it is not UTF-16 \(after line"),
-        ("file_name,caption\na.png,x\n".encode("utf-16-le"), "it has NULs: UTF-16 without"),
+        (
+            "file_name,caption\na.png,x\n".encode("utf-16-le"),
+            "it contains NULs and may be UTF-16 without",
+        ),
         (b"a.png,a picture\nb.png,another\n", r"no header .* its first line is 'a.png,a picture'"),
-        (b"", "no header that names a column of file names"),
+        (b"", "no header with a column of file names"),
         (b"id,caption\n1,x\n", r"column of file names \(file_name, image, filename, path\)"),
         (b"file_name,url,URL\na.png,b,c\n", "has two columns 'url'"),
-        (b"file_name^caption\na.png^x\n", "no header .* begin it with a line such as file_name,"),
+        (
+            b"file_name^caption\na.png^x\n",
+            "no header .* begin the file with a line such as file_name,",
+        ),
     ],
 )
 def test_tables_that_are_refused_by_name(data, message, tmp_path):

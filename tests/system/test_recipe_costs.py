@@ -67,7 +67,8 @@ def test_a_distillation_s_cost_is_that_of_its_page(name):
         f"Cost on {AT} ({COUNT} chips), by `cv3jax compile` (docs/guides/distillation.md):"
         f" {memory} GB of {CHIP.memory / 1e9:.0f} a chip; {pflop[0]} PFLOP an update in"
         f" round 1 and {pflop[1]} later, beside its encoders'"
-        f" {encode['flops_per_step'] / 1e15:.1f}; at least {hours(seconds)} for all {sum(updates):,} updates, by the roofline."
+        f" {encode['flops_per_step'] / 1e15:.1f}; at least {hours(seconds)} for all"
+        f" {sum(updates):,} updates, by the roofline."
     )
     assert said in docstring(name)
 
