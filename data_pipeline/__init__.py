@@ -1,4 +1,4 @@
-"""From pictures with captions to training batches: pack, render, stream.
+"""Captioned pictures in, training batches out: packing, building, recaptioning, loading.
 
-Imports neither jax nor cv3jax.
+The package imports neither jax nor cv3jax.
 """

@@ -1,6 +1,4 @@
-"""`cv3jax data <sub>`: from captioned images, however they come, to records that training reads,
-and looking into them.
-"""
+"""`cv3jax data <command>`: from captioned images of many kinds to records that training reads."""
 
 import importlib
 import sys
@@ -10,8 +8,8 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
 
 # Name → (module, summary). A module has `parser()` and `command(args)` → figures; args.more are the
-# words that its parser leaves to others. Only the module that was asked for is imported, and what
-# does the work only after its flags are right: Beam alone takes seconds.
+# words that its parser leaves to another one. Only the module of the given command is imported, and
+# it imports what does the work only after the flags are checked: Beam alone takes seconds.
 COMMANDS = {
     "pack": ("data_pipeline.packing.command", "captioned images to records, on one machine"),
     "build": (
@@ -28,15 +26,15 @@ COMMANDS = {
     ),
     "scenes": ("data_pipeline.scenes.command", "renders captioned scenes of coloured shapes"),
 }
-# in cv3jax.commands.encode, for it runs the models
+# implemented in cv3jax.commands.encode, because it runs the models
 ENCODE = "latents and text features of a dataset, made once for many epochs"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one subcommand. Its figures go where --json says; its progress goes to stderr.
+    """Run one subcommand; write its figures where --json says, and its progress to stderr.
 
     Raises:
-        InputError: something given is unusable, a wrong flag included.
+        InputError: a flag or an input is unusable.
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"]):
@@ -52,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _no_command(argv: list[str]) -> str:
-    """Return what is wrong with a first word that names no command."""
+    """Return the message for a first word that names no command."""
     names = [*COMMANDS, "encode"]
     if not argv:
         return f"after data comes one of {', '.join(names)}; see cv3jax data --help"

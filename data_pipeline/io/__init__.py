@@ -1,1 +1,1 @@
-"""Files, flags, locks and errors: the ground that both packages stand on."""
+"""Files, flags, locks and errors: both packages use this folder, and it uses neither."""

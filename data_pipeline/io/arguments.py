@@ -1,5 +1,6 @@
-"""Command lines whose mistakes are one line: a parser that raises InputError, checks before the
-work, and the last resort.
+"""The parser of every command, its shared flags, and checks of paths before the work.
+
+A mistake on the command line becomes one line: the parser raises InputError, and `run` prints it.
 """
 
 import argparse
@@ -16,14 +17,14 @@ from typing import Any, NoReturn
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import line_and_code, say, say_anything
 
-# Path makes one slash of two; the other is how ssh, scp and rsync name a place
+# Path makes one slash of two; the second form is how ssh, scp and rsync name a place
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|[^/@\s]+@[^/@:\s]+:[^\d\s]")
 
 
 def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tuple[dict, dict]:
-    """`--steps 50,12` → ({"steps": 50}, {"steps": 12}); one value serves both.
+    """Parse `--steps 50,12` into ({"steps": 50}, {"steps": 12}); a single value serves both.
 
-    Raises InputError outside [low, high].
+    Raises InputError for a value outside [low, high], or for any other number of values.
     """
     if text is None:
         return {}, {}
@@ -33,48 +34,54 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
         values = []
     if len(values) not in (1, 2) or not all(low <= value <= high for value in values):
         raise InputError(
-            f"--{flag} {text}: give one {kind.__name__} or two with a comma, each {low}..{high}"
+            f"--{flag} {text}: give one {kind.__name__}, or two with a comma between them, each in"
+            f" {low}..{high}"
         )
     return {flag: values[0]}, {flag: values[-1]}
 
 
 def check_name(text: str, what: str = "") -> None:
-    """Refuse what is no name of a file or folder of this machine, where `what` was given as one.
+    """Raise InputError unless `text` can name a file or a folder of this machine.
+
+    what: the flag or field that `text` was given for; messages begin with it.
 
     Raises:
-        InputError: an address such as gs://bucket/x or me@host:x, or what a shell should have
-            replaced: to the system each is the name of a folder below this one.
+        InputError: `text` is an address such as gs://bucket/x or me@host:x, is empty, or begins
+            with a ~ that the shell should have replaced. The system would take each of them for the
+            name of a folder below this one.
     """
     what = f"{what} {text}".strip()
     if _ADDRESS.match(str(text)):
         raise InputError(
-            f"{what}: only a path of this machine is read and written here; copy it, or mount its"
-            " store and give the path"
+            f"{what}: this must be a path on this machine; copy the files here, or mount their"
+            " store, and give that path"
         )
     if str(text) == "~" or str(text).startswith("~/"):
-        raise InputError(f"{what}: the shell did not replace ~ here; write the whole path")
+        raise InputError(f"{what}: the shell did not replace ~ here; write the full path")
     if not str(text).strip():
-        raise InputError(f"{what or 'a path'}: is empty; give a path, . for this folder")
+        raise InputError(f"{what or 'a path'}: is empty; give a path, or . for this folder")
 
 
 def local(text: str, what: str = "") -> Path:
-    """A path of this machine's file systems, where `what` was given as one.
+    """Return `text` as a path on this machine.
+
+    what: the flag or field that `text` was given for.
 
     Raises:
-        InputError: see `check_name`; or libraries cannot write it.
+        InputError: see `check_name`; or the absolute path is not valid UTF-8, which libraries need.
     """
     check_name(text, what)
     what = f"{what} {text}".strip()
     if os.path.abspath(text).encode(errors="replace").decode() != os.path.abspath(text):
         raise InputError(
-            f"{what}: not every byte of {os.path.abspath(text)!r} is UTF-8, as the libraries that"
-            " read and write there have it; rename it"
+            f"{what}: the path {os.path.abspath(text)!r} is not valid UTF-8, which the libraries"
+            " that read and write there need; rename it"
         )
     return Path(text)
 
 
 def _path(text: str) -> Path:
-    """`local` for argparse, which says the flag's name itself."""
+    """Return `local` for argparse, which adds the flag's name to a message itself."""
     try:
         return local(text)
     except InputError as e:
@@ -82,15 +89,16 @@ def _path(text: str) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of every command: one line for a mistake, dashes in flags, and old names.
+    """The parser of every command: one-line errors, flags with dashes, and old names of flags.
 
-    A wrong flag raises InputError, like all bad input, and names the nearest flag. A flag may be
-    written with underscores. Flags of `type=Path` are `local`. Nothing is abbreviated.
+    A wrong flag raises InputError, as all bad input does, and the message names the nearest flag. A
+    flag may be written with underscores, but not abbreviated. Flags of `type=Path` are parsed by
+    `local`.
 
-    old: the names that flags had before, each with today's: they still work, and stderr says once
-    which name to use now. positional: the flag whose value was once given without a name. others:
-    whether an unknown flag, without its value, is for somebody else; `parse_known_args` returns
-    those.
+    old: former names of flags, each with its present name. They still work, and one line on stderr
+    per name says which to use. positional: the flag whose value was formerly given without a name.
+    others: returns whether another parser takes an unknown flag; `parse_known_args` returns those
+    flags. apart: whether another parser's flag may be followed by its value as a word of its own.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class Parser(argparse.ArgumentParser):
         apart: bool = False,
         **kwargs: Any,
     ):
+        """Create the parser. The class describes its own arguments; the rest are argparse's."""
         if example:
             kwargs["epilog"] = f"example:\n  {example}"
             kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
@@ -112,13 +121,13 @@ class Parser(argparse.ArgumentParser):
         self._others, self._apart = others, apart
 
     def error(self, message: str) -> NoReturn:
-        """Raise InputError: the line that argparse has for a wrong flag, and where to read more."""
+        """Raise InputError with argparse's message about a wrong flag, and name --help."""
         raise InputError(f"{message}; see {self.prog} --help")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Return (the values, the words that are somebody else's flags).
+        """Return (the parsed values, the words that are for another parser).
 
-        Raises InputError on a flag that nobody takes, before it says which flags are missing.
+        Raises InputError on an unknown flag before it says which required flags are missing.
         """
         argv = self._renamed(sys.argv[1:] if args is None else list(args))
         for word in _flags_of(argv):
@@ -128,7 +137,7 @@ class Parser(argparse.ArgumentParser):
         required = self._option_string_actions.get(self._positional)
         if required is None or {self._positional, "-h", "--help"} & {*map(_name, argv)}:
             values, left = super().parse_known_args(argv, namespace)
-        else:  # it may have come without its name
+        else:  # its value may have come without its name
             required.required = False
             try:
                 values, left = super().parse_known_args(argv, namespace)
@@ -145,7 +154,7 @@ class Parser(argparse.ArgumentParser):
         return values, left
 
     def _renamed(self, argv: list[str]) -> list[str]:
-        """Return the words with today's names of flags; say on stderr which of them are old."""
+        """Return the words with the present names of flags; say on stderr which of them are old."""
         today, said = [], set()
         for index, word in enumerate(argv):
             name, equals, value = word.partition("=")
@@ -164,7 +173,7 @@ class Parser(argparse.ArgumentParser):
         return today
 
     def _unknown(self, word: str) -> str:
-        """Return what is wrong with an unknown flag, and which one is nearest."""
+        """Return the message for an unknown flag, with the nearest known one."""
         name = _name(word)
         shown = [
             flag
@@ -179,7 +188,7 @@ class Parser(argparse.ArgumentParser):
         return f"unknown flag {name}; see {self.prog} --help"
 
     def _refuse_words(self, left: list[str]) -> None:
-        """Raise InputError on a word that is no flag's value, among the flags of others."""
+        """Raise InputError on a word that is not the value of any flag."""
         before = ""
         for word in left:
             if not word.startswith("--") and not (before and self._apart):
@@ -201,7 +210,7 @@ def _flags_of(argv: Sequence[str]) -> Iterator[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that looks most like this one; None where none does."""
+    """Return the known word that is most like `word`, or None where none is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
@@ -211,13 +220,13 @@ def add_input(parser: argparse.ArgumentParser, help: str, metavar: str = "DIR") 
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add --out, --shards and --overwrite of a command that writes a dataset in one go."""
+    """Add --out, --shards and --overwrite to a command that writes a dataset at one go."""
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help="the dataset's directory; appears when complete",
+        help="the dataset's directory; it appears when the dataset is complete",
     )
     parser.add_argument(
         "--shards",
@@ -230,14 +239,14 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Add --overwrite of a command that writes a dataset."""
+    """Add --overwrite to a command that writes a dataset."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset that is already there"
     )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """Add --threads, which decode images."""
+    """Add --threads, the number of threads that decode images."""
     parser.add_argument(
         "--threads",
         type=int,
@@ -247,8 +256,9 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def run(command: Callable[[], None]) -> None:
-    """Runs a program's main; what ends it becomes one line on stderr and an exit code, as under
-    `cv3jax`.
+    """Run a program's `main`; turn an exception into one line on stderr and an exit code.
+
+    The line and the code are those of `cv3jax`. An exception that is a bug is raised again.
     """
     say_anything()
     try:

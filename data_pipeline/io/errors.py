@@ -1,5 +1,6 @@
-"""The exceptions that every command turns into a single line and an exit code (exits.py), and names
-for the system's errors.
+"""The exceptions that every command turns into one line and an exit code (exits.py).
+
+Also functions that say of which path the system's errors are, and whether the machine is to blame.
 """
 
 import contextlib
@@ -10,12 +11,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# what an operating system says of itself, its disks and its network; all else it says of a path
+# errors about the machine, its disks and its network; every other one is about the path
 _NAMES = """EMFILE ENFILE ENOMEM EAGAIN EINTR ENOBUFS ENOSPC EDQUOT EFBIG EIO EUCLEAN EBUSY ESTALE
     EREMOTEIO ENODEV ENOMEDIUM ENOLINK ENOTCONN ETIMEDOUT ECOMM ESHUTDOWN ECONNRESET ECONNREFUSED
     ECONNABORTED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET"""
 _MACHINE = {os.strerror(code): code for code, n in errno.errorcode.items() if n in _NAMES.split()}
-# how tensorstore, Rust and Python say the number, and how others say the words
+# the error's number as tensorstore, Rust and Python print it, and its words as others do
 _NUMBER = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)|\[Errno (\d+)\]")
 _WORDS = re.compile("|".join(map(re.escape, sorted(_MACHINE, key=len, reverse=True))))
 
@@ -23,35 +24,34 @@ _WORDS = re.compile("|".join(map(re.escape, sorted(_MACHINE, key=len, reverse=Tr
 class InputError(Exception):
     """Something given from outside is unusable: a flag, a config field, a file, a record.
 
-    The message is one line that says what was wrong with which file or flag, and what would be
-    right.
+    The message is one line. It says what is wrong with which file or flag, and what would be right.
     """
 
 
 class FailedRunError(Exception):
-    """A run cannot go on, and what it was given is not to blame. The message is one line."""
+    """A run cannot continue although its input is right. The message is one line."""
 
 
 class StoppedError(Exception):
-    """A run ended because it was asked to. `signal` is the number by which."""
+    """A run ended because a signal asked it to. `signal` is the number of that signal."""
 
     def __init__(self, number: int, message: str):
+        """Create the error for the signal `number`; the message begins with the signal's name."""
         super().__init__(f"{signal.Signals(number).name}: {message}")
         self.signal = number
 
 
 def first_line(e: BaseException, most: int = 200) -> str:
-    """What another library's error says first, `most` characters of it; its kind where it says
-    nothing.
+    """Return the first line of another library's error, or its type where it has no text.
+
+    most: the length in characters at which the line is cut.
     """
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
 
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError of the block, which writes `path`, that name: those of a full disk come
-    without one.
-    """
+    """Add `path` to an OSError of the block that has no file name, such as that of a full disk."""
     try:
         yield
     except OSError as e:
@@ -61,12 +61,12 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def machine_error(e: BaseException, path: str | Path) -> OSError | None:
-    """The operating system's error in `e`, about `path`, where the machine is to blame for it; None
-    where the file or its name is.
+    """Return the system's error in `e` as an OSError about `path` where the machine is to blame.
 
-    Such as too many open files, a full or failing disk, a file server that is gone: no file is
-    damaged by it, and the same command may succeed later. Libraries tell of it in errors of their
-    own, whose text is searched.
+    None where the file or its name is to blame. The machine is to blame for too many open files, a
+    full or failing disk, or a file server that is gone: no file is damaged then, and the same
+    command may succeed later. Libraries report these in errors of their own, whose text is
+    searched.
     """
     code = e.errno if isinstance(e, OSError) else None
     if code is None and (found := _NUMBER.search(str(e))):
@@ -79,6 +79,6 @@ def machine_error(e: BaseException, path: str | Path) -> OSError | None:
 
 
 def raise_machine(e: OSError, path: str | Path) -> None:
-    """Raise `machine_error` where there is one; return where `path` itself is to blame."""
+    """Raise `machine_error` where the machine is to blame; return where `path` itself is."""
     if failed := machine_error(e, path):
         raise failed from e

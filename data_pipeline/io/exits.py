@@ -1,4 +1,4 @@
-"""From what ended a command to what it says and its exit code: the one table of them."""
+"""The one table from an exception that ended a command to its line on stderr and its exit code."""
 
 import errno
 import sys
@@ -12,16 +12,16 @@ from data_pipeline.io.errors import (
 )
 from data_pipeline.io.extras import missing
 
-_LESS = "leave this machine more of it, and give the same command again"
-_ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and give the same command again"}
+_LESS = "free some memory on this machine and run the same command again"
+_ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and run the same command again"}
 
 
 def line_and_code(e: BaseException) -> tuple[str, int] | None:
-    """The line and the exit code of what ended a command; None for what is a mistake of ours.
+    """Return the line and the exit code for an exception; None for one that is a bug.
 
-    2: bad input, nothing was done. 1: the run could not go on (a full or failing disk, too many
-    open files, no memory, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. The same command
-    goes on after all but the first, and launchers give it again.
+    2: bad input; nothing was done. 1: the run could not continue (a full or failing disk, too many
+    open files, no memory, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. After all but the
+    first, the same command resumes the run, and launchers give it again.
     """
     if isinstance(e, InputError):
         return _refused(e)
@@ -42,7 +42,7 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
 
 
 def _refused(e: InputError) -> tuple[str, int]:
-    """Of bad input; where it could only not be read because the machine failed, of that."""
+    """Return those of bad input, or of a failing machine where that kept it from being read."""
     cause = e.__cause__
     while cause is not None:
         if failed := machine_error(cause, getattr(cause, "filename", None) or first_line(cause)):
@@ -52,22 +52,25 @@ def _refused(e: InputError) -> tuple[str, int]:
 
 
 def _failed(e: OSError) -> str:
+    """Return the line for an error of the operating system."""
     said = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e
     return _line(f"{said}{_ADVICE.get(e.errno, '')}")
 
 
 def say(message: object) -> None:
-    """Says a line about the command on stderr."""
+    """Print one line about the command on stderr."""
     print(f"cv3jax: {_line(message)}", file=sys.stderr)
 
 
 def say_anything() -> None:
-    """Have stdout escape what its encoding lacks, as stderr does: a caption that cannot be shown
-    does not end a command whose work is done.
+    """Make stdout escape characters that its encoding lacks, as stderr does.
+
+    So a caption that cannot be shown does not end a command whose work is done.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # not so where a caller has put something else there
+    if hasattr(sys.stdout, "reconfigure"):  # a caller may have replaced stdout
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _line(message: object) -> str:
+    """Return a message as one line."""
     return " ".join(str(message).split())

@@ -1,6 +1,4 @@
-"""Libraries that are not part of a plain install: which extra of the package brings each one, and
-the line that a user sees where it is missing.
-"""
+"""Libraries that a plain install lacks, and the extra of the package that brings each of them."""
 
 import importlib
 import importlib.util
@@ -8,7 +6,7 @@ from types import ModuleType
 
 from data_pipeline.io.errors import InputError
 
-# extra of setup.py → the modules of it that the code imports
+# extra of setup.py → those of its modules that the code imports
 EXTRAS = {
     "train": (
         "array_record",
@@ -26,7 +24,7 @@ EXTRAS = {
     "tpu-compile": ("libtpu",),
     "gpu-compile": ("jax_cuda13_plugin",),
 }
-# what installs an extra in a clone, at the versions of constraints.txt
+# extra → the make target that installs it in a clone, at the versions of constraints.txt
 _TARGETS = {
     "train": "setup",
     "data": "setup",
@@ -37,16 +35,16 @@ _TARGETS = {
 
 
 def advice(extra: str) -> str:
-    """Return the words that say how to install `extra`."""
+    """Return the commands that install `extra`, for the end of a message."""
     target = f" (in a clone: make {_TARGETS[extra]})" if extra in _TARGETS else ""
     return f"pip install 'cv3jax[{extra}]'{target}"
 
 
 def load(module: str, what: str) -> ModuleType:
-    """Return the imported `module`, one of `EXTRAS`; `what` needs it.
+    """Return the imported `module`, which is one of `EXTRAS` and is needed by `what`.
 
     Raises:
-        InputError: it is not installed; the message names the extra.
+        InputError: the module is not installed; the message names the extra.
     """
     try:
         return importlib.import_module(module)
@@ -57,10 +55,9 @@ def load(module: str, what: str) -> ModuleType:
 
 
 def check(what: str, *modules: str) -> None:
-    """Refuse to begin `what`, which imports `modules` of `EXTRAS` only later. Imports nothing.
+    """Raise InputError unless `modules` are installed, which `what` imports only later.
 
-    Raises:
-        InputError: one of them is not installed; the message names the extra.
+    The modules are of `EXTRAS`, and none is imported here. The message names the extra.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
@@ -68,17 +65,19 @@ def check(what: str, *modules: str) -> None:
 
 
 def missing(e: ModuleNotFoundError, what: str = "this") -> str | None:
-    """Return the line for an import that failed because an extra is not installed.
+    """Return the message for an import that failed because an extra is not installed.
 
-    None where no extra has that module: then the code is wrong, not the installation.
+    what: what needs it. None where no extra has that module: then it is a bug.
     """
     top = (e.name or "").split(".")[0]
     return _line(top, what) if _extra(top) else None
 
 
 def _extra(module: str) -> str | None:
+    """Return the extra that has a module, or None."""
     return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
 
 
 def _line(module: str, what: str) -> str:
+    """Return the message that `what` needs a module and how to install it."""
     return f"{what} needs {module}, which is not installed: {advice(_extra(module))}"

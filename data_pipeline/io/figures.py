@@ -13,7 +13,7 @@ STDOUT = Path("-")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json to a command that has figures."""
+    """Add --json to a command that reports figures."""
     parser.add_argument(
         "--json",
         type=Path,
@@ -23,17 +23,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def check_json(target: Path | None) -> None:
-    """Try whether the figures can be written, before the work. Raises as `check_file` does."""
+    """Raise, before the work, where the figures could not be written; see `check_file`."""
     if target != STDOUT:
         check_file(target, "--json")
 
 
 @contextlib.contextmanager
 def reporting(target: Path | None) -> Iterator[Callable[[dict], None]]:
-    """Yield the function that takes the figures of a command, for the file that --json gives.
+    """Yield the function that takes a command's figures and writes them where --json says.
 
-    Of `--json -` all that the block prints goes to stderr, also what C libraries and other
-    processes print, and the figures go to stdout when the block has ended without an error.
+    With `--json -`, everything that the block prints goes to stderr, also what C libraries and
+    child processes print. The figures go to stdout when the block has ended without an error.
     """
     if target != STDOUT:
         yield lambda figures: write_json(target, figures)
@@ -48,12 +48,12 @@ def reporting(target: Path | None) -> Iterator[Callable[[dict], None]]:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Send what the block prints to stderr: what Python prints, and what goes to the descriptor."""
+    """Send what the block prints to stderr, from Python and through the file descriptor."""
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         number, other = sys.stdout.fileno(), sys.stderr.fileno()
-    except (OSError, ValueError, AttributeError):  # a caller has put something else there
+    except (OSError, ValueError, AttributeError):  # a caller has replaced one of them
         with contextlib.redirect_stdout(sys.stderr):
             yield
         return

@@ -1,4 +1,4 @@
-"""Files that commands are asked for: whether they can be written, and whole ones written."""
+"""Checks whether a file can be written, and writing files whole or not at all."""
 
 import contextlib
 import fcntl
@@ -14,25 +14,31 @@ from data_pipeline.io.errors import InputError, machine_error, naming
 
 
 def read_json(path: Path) -> dict:
-    """What `write_json` wrote. Raises InputError where it is something else by now."""
+    """Return the object in a file that `write_json` wrote.
+
+    Raises InputError where the file is no longer such an object.
+    """
     try:
         content = json.loads(path.read_text())
     except ValueError as e:
-        raise InputError(f"{path} is damaged ({e}); remove it and run the same command") from e
+        raise InputError(
+            f"{path} is damaged ({e}); remove it and run the same command again"
+        ) from e
     if not isinstance(content, dict):
         raise InputError(
-            f"{path} is damaged (not a JSON object); remove it and run the same command"
+            f"{path} is damaged (not a JSON object); remove it and run the same command again"
         )
     return content
 
 
 def check_directory(path: Path, flag: str, *, renamed: bool = False) -> None:
-    """Try whether the directory `path` could be written into, or where it is to be `renamed` to
-    that, the one it is in: before the work and not after it.
+    """Raise, before the work, where the directory `path` could not be written into.
+
+    renamed: a finished directory is to be renamed to `path`, so its parent must be writable.
 
     Raises:
         InputError: a file is in the way, or no directory can be made there.
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or failing.
     """
     places = [*path.absolute().parents] if renamed else [path, *path.absolute().parents]
     nearest = next(place for place in places if place.exists())
@@ -42,11 +48,11 @@ def check_directory(path: Path, flag: str, *, renamed: bool = False) -> None:
 
 
 def check_file(path: Path | None, flag: str) -> None:
-    """Try whether `path` could be written as a file: before the work and not after it.
+    """Raise, before the work, where the file `path` could not be written.
 
     Raises:
-        InputError: it is a directory, or no file can be made or replaced there.
-        OSError: the disk is full, or fails.
+        InputError: `path` is a directory, or no file can be made or replaced there.
+        OSError: the disk is full or failing.
     """
     if path is None:
         return
@@ -63,13 +69,14 @@ def check_file(path: Path | None, flag: str) -> None:
     nearest = next(folder for folder in place.absolute().parents if os.path.exists(folder))
     if not os.path.isdir(nearest):
         raise InputError(
-            f"{flag} {path}: {nearest} is a file; give a path whose directory exists or can be made"
+            f"{flag} {path}: {nearest} is a file, not a directory; give a path whose directory"
+            " exists or can be made"
         )
     _try(nearest, f"{flag} {path}")
 
 
 def _writable(path: Path, place: Path | None) -> bool:
-    """Whether what is at `path` takes bytes, as far as it says so itself; `place` as `_place`."""
+    """Return whether what is at `path` can be written; place: the result of `_place`."""
     if not os.path.exists(path):
         return place is not None
     if (number := _descriptor(path)) is not None:
@@ -78,8 +85,9 @@ def _writable(path: Path, place: Path | None) -> bool:
 
 
 def _try(folder: Path, what: str) -> None:
-    """Make a directory in `folder` and remove it: permissions, read-only mounts and full disks show
-    themselves, whoever asks.
+    """Make a directory in `folder` and remove it again.
+
+    Missing permissions, read-only mounts and full disks show themselves so, even to root.
     """
     try:
         Path(tempfile.mkdtemp(prefix=".cv3jax-", dir=folder)).rmdir()
@@ -91,7 +99,7 @@ def _try(folder: Path, what: str) -> None:
 
 
 def write_json(path: Path | None, figures: dict) -> None:
-    """Write a command's figures where --json asks for them, whole or not at all."""
+    """Write a command's figures to the file that --json gives, whole or not at all."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +108,7 @@ def write_json(path: Path | None, figures: dict) -> None:
 
 
 def json_bytes(value: dict, *, sort_keys: bool = False) -> bytes:
-    """JSON as people read it, in UTF-8; what a file's name has that is none is escaped."""
+    """Return indented JSON in UTF-8; bytes of a file's name that are not UTF-8 are escaped."""
     text = json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False)
     return (text + "\n").encode(errors="backslashreplace")
 
@@ -109,16 +117,15 @@ def json_bytes(value: dict, *, sort_keys: bool = False) -> bytes:
 def replacing(
     path: Path, temporary: Path | None = None, *, durable: bool = False
 ) -> Iterator[Path]:
-    """Give the place to write a file that appears as `path` when the block ends: whole or not at
-    all.
+    """Yield the place to write a file that appears as `path` when the block ends.
 
-    A link stays, and what it names is written. Only a regular file is replaced: a device, a pipe or
-    an open file (/dev/stdout) gets the bytes when the block ends, and stays what it is.
+    The file appears whole or not at all: what a failing block has written is removed. Where `path`
+    is a link, the link stays, and the file that it names is replaced. Only a regular file is
+    replaced: a device, a pipe or an open file (/dev/stdout) is sent the bytes when the block ends.
 
-    temporary: that place, of the same file system (default: beside `path`). durable: the file is on
-    the disk before it gets its name, for the case that the machine itself goes down. What a block
-    that fails has written is removed. An error of the system in the block gets the place's name
-    where it has none.
+    temporary: the place to write, on the same file system (default: beside `path`). durable: the
+    file is flushed to the disk before it gets its name, in case the machine goes down. An OSError
+    of the block gets the name of that place where it has none.
     """
     place = _place(path)
     if place is None:
@@ -130,7 +137,7 @@ def replacing(
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name((temporary or Path(f"{place.name}.tmp")).name)
     if os.path.lexists(temporary) and not stat.S_ISREG(os.lstat(temporary).st_mode):
-        # somebody's link, pipe or directory
+        # a link, a pipe or a directory of somebody else has that name
         temporary = temporary.with_name(f"{temporary.name}.{os.getpid()}")
     try:
         with naming(temporary):
@@ -140,14 +147,16 @@ def replacing(
                     os.fsync(file.fileno())
         temporary.replace(place)
     except BaseException:
-        with contextlib.suppress(OSError):  # the block's error is the one to tell
+        with contextlib.suppress(OSError):  # the block's error is the one to report
             temporary.unlink(missing_ok=True)
         raise
 
 
 def _place(path: Path) -> Path | None:
-    """`path`, or what it names where it is a link; None where no file may be put: a device, a pipe,
-    a descriptor. Raises OSError where nothing can be there.
+    """Return the path of the regular file to replace: `path`, or what it links to.
+
+    None where no file can be put: a device, a pipe or a descriptor. Raises OSError where nothing
+    can be there.
     """
     if _descriptor(path) is not None:
         return None
@@ -161,7 +170,7 @@ def _place(path: Path) -> Path | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the open file that `path` stands for, as /dev/stdout and /dev/fd/3 do."""
+    """Return the number of the open file that `path` means, as /dev/stdout and /dev/fd/3 do."""
     place = os.path.abspath(path)
     for _ in range(40):  # as many links as Linux follows
         folder, name = os.path.realpath(os.path.dirname(place)), os.path.basename(place)
@@ -175,7 +184,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _pour(source: Path, path: Path) -> None:
-    """Write the bytes of a file to a device, a pipe or an open file, after what was printed."""
+    """Write a file's bytes to a device, a pipe or an open file, after what was printed so far."""
     number = _descriptor(path)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

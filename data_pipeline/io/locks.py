@@ -1,5 +1,6 @@
-"""One run at a time in a directory: a lock that the kernel drops when its process ends, however it
-ends.
+"""Locks that let one run at a time use a directory.
+
+The kernel drops such a lock when its process ends, however that happens.
 """
 
 import contextlib
@@ -14,19 +15,21 @@ from typing import IO
 
 from data_pipeline.io.errors import InputError, machine_error
 
-NAME = ".lock"  # the file says who holds it; that it exists means nothing
-_TRIES = 100  # a directory may go between making and locking it, with its last holder
+NAME = ".lock"  # its text says who holds it; a file that is not locked means nothing
+_TRIES = 100  # the last holder may remove a directory between our making and locking it
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
 def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Hold `directory` for this process, making it where there is none; one that is left empty goes
-    again. It may be renamed meanwhile, and another one made in its place.
+    """Hold `directory` for this process during the block, and make it where there is none.
+
+    A directory that was made here and is left empty is removed again. During the block the
+    directory may be renamed, and another one made in its place.
 
     Raises:
-        InputError: another process holds it; which one is said.
-        OSError: the disk is full, or fails.
+        InputError: another process holds the directory; the message says which.
+        OSError: the disk is full or failing.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
@@ -36,7 +39,7 @@ def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
             raise (
                 machine_error(e, directory)
                 or InputError(
-                    f"{flag} {directory}: cannot be written ({e.strerror}); give another place"
+                    f"{flag} {directory} cannot be written ({e.strerror}); give another place"
                 )
             ) from e
         try:
@@ -53,10 +56,10 @@ def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait(path: Path) -> Iterator[None]:
-    """Wait for whichever process is in this block for the same `path`.
+    """Wait until no other process is in this block for the same `path`, then run it.
 
-    The file `path` is the lock, and goes with the block. On a file system without locks nobody
-    waits.
+    The file `path` is the lock and is removed after the block. On a file system without locks
+    nobody waits.
     """
     while True:
         file = path.open("a")
@@ -72,15 +75,15 @@ def wait(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # still locked, so nobody else's
+        path.unlink(missing_ok=True)  # still locked, so no other process holds it
         file.close()
 
 
 def take(file: int, path: Path) -> bool:
-    """Take the lock of the open `file`, which is at `path`; False where another process has it.
+    """Lock the open `file`, which is at `path`; return False where another process holds it.
 
-    It goes when `file` is closed. On a file system without locks it is said that there is none, and
-    taken for granted.
+    The lock ends when `file` is closed. On a file system without locks, a warning says so, and the
+    result is True.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,14 +93,15 @@ def take(file: int, path: Path) -> bool:
         if e.errno not in _NO_LOCKS:
             raise
         print(
-            f"cv3jax: {path.parent} is on a file system without locks; see that only one run uses"
-            " it",
+            f"cv3jax: {path.parent} is on a file system without locks; make sure that only one run"
+            " uses it",
             file=sys.stderr,
         )
     return True
 
 
 def _lock(directory: Path, what: str) -> IO[str]:
+    """Return the locked file of `directory`, with this process's name in it."""
     path = directory / NAME
     for tries in range(_TRIES + 1):
         directory.mkdir(parents=True, exist_ok=True)
@@ -129,6 +133,7 @@ def _lock(directory: Path, what: str) -> IO[str]:
 
 
 def _is(file: IO[str], path: Path) -> bool:
+    """Return whether `file` is still what is at `path`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

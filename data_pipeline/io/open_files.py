@@ -1,14 +1,15 @@
-"""How many files a process may keep open."""
+"""The number of files that a process may keep open."""
 
 import resource
 
-WANTED = 8192  # of which those that are kept open may be one in SHARE
-SHARE = 2
+WANTED = 8192  # the limit to ask the system for
+SHARE = 2  # one in SHARE of them may be kept open
 
 
 def room() -> int:
-    """How many files may be kept open beside what else a process opens: a share of its limit
-    (`ulimit -n`), which is raised first as far as the system lets it.
+    """Return how many files may be kept open beside those that a process opens otherwise.
+
+    It is a share of the limit (`ulimit -n`), which is first raised as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless = resource.RLIM_INFINITY
@@ -17,6 +18,6 @@ def room() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
-        except (OSError, ValueError):  # the system allows less than it says
+        except (OSError, ValueError):  # the system allows less than its hard limit says
             pass
     return max(1, (WANTED if soft == endless else min(soft, WANTED)) // SHARE)

@@ -1,6 +1,4 @@
-"""A directory that appears when it is whole: written beside its place under another name, then
-renamed.
-"""
+"""Directories that appear complete: written beside their place under another name, then renamed."""
 
 import contextlib
 import os
@@ -14,7 +12,7 @@ from data_pipeline.io.files import check_directory
 
 
 def check_new(out: Path, flag: str = "--out") -> None:
-    """Raise InputError where `out` could not appear: something is there, or in the way."""
+    """Raise InputError where `out` could not appear: something is there or in the way."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{flag} {out} exists already; give a new directory")
     check_renamable(out, flag)
@@ -31,15 +29,16 @@ def check_renamable(out: Path, flag: str = "--out") -> None:
 def holding(
     out: Path, flag: str = "--out", own: Callable[[str], bool] | None = None
 ) -> Iterator[Path]:
-    """Hold `OUT.partial`, in which whatever is to appear as `out` is written, by one process at a
-    time: an empty directory, which goes with the block unless it was renamed.
+    """Hold the empty directory `OUT.partial`, in which one process at a time writes `out`.
 
-    own: of a file's name, whether a killed writer may have left it; those go first. Default: all
-    where a lock is beside them.
+    The directory is removed after the block unless it was renamed.
+
+    own: given a file's name, returns whether a killed writer may have left it; such files are
+    removed first. By default, all files are removed where a lock file is beside them.
 
     Raises:
-        InputError: another process has it, or something else has that name.
-        OSError: the disk is full, or fails.
+        InputError: another process holds it, or something else has that name.
+        OSError: the disk is full or failing.
     """
     partial = out.with_name(f"{out.name}.partial")
     left = [path.name for path in partial.iterdir()] if partial.is_dir() else []
@@ -47,8 +46,8 @@ def holding(
         own = (lambda _: True) if locks.NAME in left else (lambda _: False)
     if foreign := sorted(name for name in left if name != locks.NAME and not own(name)):
         raise InputError(
-            f"{flag} {out}: {partial} is in the way and holds {foreign[0]!r}; move it or give"
-            " another directory"
+            f"{flag} {out}: {partial} is in the way, because it holds {foreign[0]!r}; move it or"
+            " give another directory"
         )
     with locks.hold(partial, flag):
         held = partial.stat()
@@ -65,25 +64,23 @@ def holding(
 
 @contextlib.contextmanager
 def appearing(out: Path, flag: str = "--out") -> Iterator[Path]:
-    """The directory to write into; it becomes `out` when the block ends, and is removed when the
-    block fails.
+    """Yield the directory to write into, which becomes `out` when the block ends.
 
-    Raises:
-        InputError: as `check_new` and `holding`.
+    Where the block fails, it is removed. Raises InputError as `check_new` and `holding` do.
     """
     check_new(out, flag)
     place = out.resolve()  # a directory cannot be renamed to a link
     with holding(place, flag) as partial:
-        check_new(out, flag)  # again, for one that was at it until now
+        check_new(out, flag)  # again: another process may have finished it meanwhile
         yield partial
         _rename(partial, place)
 
 
 def replace_directory(whole: Path, out: Path) -> None:
-    """Renames the directory `whole` to `out`, where another one may be, which goes.
+    """Rename the directory `whole` to `out`, and remove the directory that was there.
 
-    A directory cannot be replaced in one step: the old one moves aside for the instant between the
-    two renames. A link at `out` stays, and what it names is replaced.
+    A directory cannot be replaced in one step: the old one is moved aside between the two renames.
+    Where `out` is a link, the link stays, and the directory that it names is replaced.
     """
     if out.is_symlink():
         place = out.resolve()
@@ -93,7 +90,7 @@ def replace_directory(whole: Path, out: Path) -> None:
         shutil.move(whole, moved)  # to another file system, perhaps
         whole, out = moved, place
     old = out.with_name(f".{out.name}.replaced")
-    if old.exists():  # left by a process that was killed in that instant, or after it
+    if old.exists():  # left by a process that was killed between the renames, or after them
         shutil.rmtree(old)
     if not out.exists():
         _rename(whole, out)
@@ -104,6 +101,6 @@ def replace_directory(whole: Path, out: Path) -> None:
 
 
 def _rename(whole: Path, out: Path) -> None:
-    """Rename with the lock, so that nobody else takes `whole` for a place that is free."""
+    """Rename `whole` with its lock, so that no other process takes it for a free place."""
     whole.replace(out)
     (out / locks.NAME).unlink(missing_ok=True)

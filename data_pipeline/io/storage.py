@@ -1,6 +1,6 @@
-"""Files here and in object stores (gs://, s3://, hdfs://): whole ones read and written.
+"""Reading and writing whole files on this machine and in object stores (gs://, s3://, hdfs://).
 
-Only what has a scheme needs Beam.
+Only addresses with a scheme need Beam.
 """
 
 import glob
@@ -19,11 +19,12 @@ STORES = ("gs://", "s3://", "hdfs://")
 
 
 def is_remote(path: str) -> bool:
+    """Return whether `path` is an address with a scheme."""
     return "://" in path
 
 
 def check_address(text: str, flag: str) -> None:
-    """Refuse what is neither of this machine nor in a store that Beam reaches from here.
+    """Raise InputError unless `text` is a path here or an address that Beam can reach.
 
     Raises:
         InputError: see `arguments.check_name`.
@@ -34,15 +35,16 @@ def check_address(text: str, flag: str) -> None:
         try:
             check_name(text, flag)
         except InputError as e:
-            more = f"; or an address of {', '.join(STORES)}, with Apache Beam's library for it"
+            more = f"; or give an address of {', '.join(STORES)} and install Beam's library for it"
             raise InputError(f"{e}{more}") from e
 
 
 def _has_store(address: str) -> bool:
+    """Return whether the libraries for an address's store are installed."""
     if not address.lower().startswith(STORES):
         return False
     try:
-        # which needs the store's library, and asks nothing of the store
+        # this needs the store's library, but does not contact the store
         _systems().get_filesystem(address)
     except Exception:  # Beam's own, or whatever that library raises
         return False
@@ -50,11 +52,12 @@ def _has_store(address: str) -> bool:
 
 
 def join(folder: str, *names: str) -> str:
+    """Return the path of `names` in `folder`, which may be an address."""
     return "/".join((folder.rstrip("/"), *names))
 
 
 def open_read(path: str) -> BinaryIO:
-    """Opens for reading, with seek. Nothing is decompressed."""
+    """Open a file for reading, with seek. Nothing is decompressed."""
     if not is_remote(path):
         return Path(path).open("rb")
     from apache_beam.io.filesystem import CompressionTypes
@@ -63,20 +66,20 @@ def open_read(path: str) -> BinaryIO:
 
 
 def read(path: str) -> bytes:
+    """Return a file's bytes."""
     with open_read(path) as file:
         return file.read()
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:
+    """Return up to `size` bytes of a file from `offset`."""
     with open_read(path) as file:
         file.seek(offset)
         return file.read(size)
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes a whole file: whoever sees it sees all of it, also after the machine has lost its
-    power.
-    """
+    """Write a whole file: a reader sees all of it or nothing, even after a power failure."""
     if is_remote(path):
         from apache_beam.io.filesystem import CompressionTypes
 
@@ -86,18 +89,18 @@ def write(path: str, data: bytes) -> None:
     place = Path(path)
     with naming(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # under a name of its own: several processes may write the same
+        # under a name of this process, because several may write the same file
         with replacing(place, Path(f"{path}.{os.getpid()}.writing"), durable=True) as unfinished:
             unfinished.write_bytes(data)
 
 
 def copy(source: str, target: str) -> None:
-    """Copies a file within one store, which does it by itself where it can."""
+    """Copy a file within one store, which does so itself where it can."""
     _systems().copy([source], [target])
 
 
 def upload(local: Path, path: str) -> None:
-    """Moves a whole local file to `path`, in pieces where that is remote."""
+    """Move a whole local file to `path`, in pieces where that is remote."""
     if not is_remote(path):
         with naming(path), local.open("rb") as file:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +119,12 @@ def upload(local: Path, path: str) -> None:
 
 
 def exists(path: str) -> bool:
+    """Return whether there is a file at `path`; on this machine, also a folder."""
     return bool(files(path)) if is_remote(path) else Path(path).exists()
 
 
 def names(folder: str, suffix: str) -> list[str]:
-    """Paths of the files in `folder` that end in `suffix`, sorted."""
+    """Return the paths of the files in `folder` that end in `suffix`, sorted."""
     if is_remote(folder):
         return list(files(join(folder, f"*{suffix}")))
     place = Path(folder)
@@ -132,15 +136,19 @@ def names(folder: str, suffix: str) -> list[str]:
 
 
 class File(NamedTuple):
+    """The size of a file, and a stamp that shows whether it was written anew."""
+
     size: int  # bytes
-    stamp: str  # another one when it was written anew
+    stamp: str  # changes when the file is written anew
 
 
 def files(pattern: str) -> dict[str, File]:
-    """Path → what is there, of the files that fit a path or a pattern with **, *, ?, [], sorted.
+    """Return {path: File} of the files that match `pattern`, sorted.
+
+    pattern: a path, or a pattern with **, *, ? and [].
 
     Raises:
-        InputError: the file system cannot be asked.
+        InputError: the store cannot be listed.
     """
     if not is_remote(pattern):
         paths = (
@@ -159,8 +167,8 @@ def files(pattern: str) -> dict[str, File]:
         found = _systems().match([pattern])[0].metadata_list
     except Exception as e:  # of whichever library reaches that store
         raise InputError(
-            f"{pattern} cannot be listed ({first_line(e)}); is its library installed, and may you"
-            " read there?"
+            f"{pattern} cannot be listed ({first_line(e)}); check that the store's library is"
+            " installed and that you may read there"
         ) from e
     return dict(
         sorted(
@@ -171,7 +179,7 @@ def files(pattern: str) -> dict[str, File]:
 
 
 def remove(paths: Iterable[str]) -> None:
-    """Removes files, which may be gone already."""
+    """Remove files; those that are gone already are no error."""
     paths = list(paths)
     for path in paths:
         if not is_remote(path):
@@ -181,6 +189,7 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def _systems():
+    """Return Beam's FileSystems. Raises InputError where Beam is not installed."""
     extras.load("apache_beam", "an object store")
     from apache_beam.io.filesystems import FileSystems
 

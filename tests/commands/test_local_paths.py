@@ -73,7 +73,7 @@ def test_an_address_is_refused_in_one_line(command, line, tmp_path, monkeypatch,
     # as where no library of a store is installed
     monkeypatch.setattr(storage, "_systems", lambda: None)
     argv = line.format("gs://bucket/a").split(" ")
-    refused(command, argv, capsys, ": only a path of this machine is read and written here")
+    refused(command, argv, capsys, ": this must be a path on this machine")
     assert os.listdir(tmp_path) == []
 
 
@@ -83,13 +83,13 @@ def test_a_build_refuses_what_no_store_has(flag, address, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     given = {"--input": "d", "--out": "w", flag: address}
     argv = ["build", *itertools.chain.from_iterable(given.items())]
-    refused("data", argv, capsys, f"{flag} {address}: only a path of this machine")
+    refused("data", argv, capsys, f"{flag} {address}: this must be a path on this machine")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_filter_file_refuses_an_address(tmp_path):
     (tmp_path / "f.yaml").write_text("blocked_sources: s3://bucket/a")
-    with pytest.raises(InputError, match="only a path of this machine"):
+    with pytest.raises(InputError, match="must be a path on this machine"):
         load_settings(tmp_path / "f.yaml", {})
 
 
@@ -99,27 +99,27 @@ def test_a_store_that_beam_reaches_is_none_of_this_machine_s(monkeypatch):
     storage.check_address("gs://bucket/a", "--input")
     storage.check_address("hdfs://name:9000/a", "--out")
     storage.check_address("a/b.tar", "--input")
-    with pytest.raises(InputError, match="only a path of this machine"):
+    with pytest.raises(InputError, match="must be a path on this machine"):
         storage.check_address("https://a.b/c.tar", "--input")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("s3://bucket/a", "only a path of this machine"),
-        ("S3A://bucket/a", "only a path of this machine"),
-        ("hdfs://name:9000/a", "only a path of this machine"),
-        ("https://a.b/c.png", "only a path of this machine"),
-        ("file:///tmp/a", "only a path of this machine"),
-        ("gs:/bucket/a", "only a path of this machine"),  # as a Path has it
-        ("me@host:/data/a", "only a path of this machine"),
-        ("me@host.example:a", "only a path of this machine"),
-        ("me@10.0.0.1:~/a", "only a path of this machine"),
+        ("s3://bucket/a", "must be a path on this machine"),
+        ("S3A://bucket/a", "must be a path on this machine"),
+        ("hdfs://name:9000/a", "must be a path on this machine"),
+        ("https://a.b/c.png", "must be a path on this machine"),
+        ("file:///tmp/a", "must be a path on this machine"),
+        ("gs:/bucket/a", "must be a path on this machine"),  # as a Path has it
+        ("me@host:/data/a", "must be a path on this machine"),
+        ("me@host.example:a", "must be a path on this machine"),
+        ("me@10.0.0.1:~/a", "must be a path on this machine"),
         ("~/runs", "did not replace ~"),
         ("~", "did not replace ~"),
         ("", "is empty"),
         (" ", "is empty"),
-        (os.fsdecode(b"caf\xe9"), "not every byte"),
+        (os.fsdecode(b"caf\xe9"), "is not valid UTF-8"),
     ],
 )
 def test_what_is_no_path_of_this_machine(text, said):
