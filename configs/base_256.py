@@ -1,6 +1,6 @@
-"""Stage 1 of the paper: base at 256², 600k updates of 2048 images, from scratch.
+r"""Stage 1 of the paper: base at 256², 600k updates of 2048 images, from scratch.
 
-    cv3jax train --config=base_256 --workdir WORK/base_256 --config.data.path=DATA \\
+    cv3jax train --config=base_256 --workdir WORK/base_256 --config.data.path=DATA \
         --config.cascade=RELEASED
 
 RELEASED brings the autoencoder and T5-XXL. The UNet has 2.9 B parameters. On 256 devices an update
@@ -17,6 +17,7 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = common.stage_config()
     c.data.min_side = c.data.image_size
     return common.select(c, variant)

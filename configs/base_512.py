@@ -1,6 +1,6 @@
-"""Stage 2 of the paper: base at 512², 200k updates of 2048 images, from stage 1's EMA.
+r"""Stage 2 of the paper: base at 512², 200k updates of 2048 images, from stage 1's EMA.
 
-    cv3jax train --config=base_512 --workdir WORK/base_512 --config.data.path=DATA \\
+    cv3jax train --config=base_512 --workdir WORK/base_512 --config.data.path=DATA \
         --config.cascade=WORK/base_256 --config.init_from=WORK/base_256
 
 Cost on v5e:16x16 (256 chips), by `cv3jax compile`: 6.6 GB of 16 a chip; 19.9 PFLOP an update with
@@ -14,6 +14,7 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = common.stage_config()
     c.data.image_size = c.data.min_side = 512
     c.train.steps = 200_000

@@ -15,7 +15,7 @@ from cv3jax.configs.common_distillation import looks as looks
 
 
 def stage_config() -> ConfigDict:
-    """A base stage at the released sizes; every diffusion recipe starts here."""
+    """Return a base stage at the released sizes; every diffusion recipe starts here."""
     c = ConfigDict()
     c.stage = "base"
     c.seed = 0
@@ -145,7 +145,7 @@ def train(*, steps: int) -> ConfigDict:
 
 
 def vae_config() -> ConfigDict:
-    """Autoencoder training at SDXL's sizes."""
+    """Return the training of an autoencoder of SDXL's sizes."""
     c = ConfigDict()
     c.stage = "vae"
     c.seed = 0
@@ -213,9 +213,9 @@ def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigD
 
 
 def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> ConfigDict:
-    """A recipe for two cores as one for a GPU with 16 of them: the same model and losses, of large
-    batches, as long as it pays.
+    """Return a recipe for two cores as one for a GPU with 16 of them.
 
+    Model and losses stay. Batches are large, and the run is as long as it pays.
     Batches are prepared in processes, one batch at a time in each: with small pictures Python
     itself is the bottleneck. Those 12 leave cores for the training itself.
     """
@@ -227,7 +227,7 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
 
 
 def tiny(c: ConfigDict) -> ConfigDict:
-    """The same recipe at a size that compiles in seconds: what the tests train.
+    """Return the same recipe at a size that compiles in seconds: what the tests train.
 
     Kinds of step, losses and data stay.
     """

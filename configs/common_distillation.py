@@ -4,8 +4,9 @@ from ml_collections import ConfigDict, config_dict
 
 
 def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -> ConfigDict:
-    """A stage's recipe as that of its distillation: the losses' fields, the learning rate and the
-    length go, `distill` comes.
+    """Return a stage's recipe as that of its distillation.
+
+    The losses' fields, the learning rate and the length go; the section `distill` comes.
 
     rounds: (student steps, updates, learning rate, least w, greatest w) of each; the steps halve.
     w: what the rounds are judged by.
@@ -30,19 +31,22 @@ def distil(c: ConfigDict, *, rounds: tuple, w: tuple[float, ...], warmup: int) -
 
 
 def looks(rounds: tuple) -> int:
-    """Updates from one evaluation to the next: four in the longest round."""
+    """Return the updates from one evaluation to the next: four in the longest round."""
     return -(-max(updates for _, updates, *_ in rounds) // 4)
 
 
 def distil_tiny(c: ConfigDict) -> ConfigDict:
-    """A `:tiny` recipe as that of its distillation. Untrained teachers are followed to anywhere."""
+    """Return a `:tiny` recipe as that of its distillation.
+
+    Its teachers are untrained, so no distance from them ends a round.
+    """
     c = distil(c, rounds=((2, 4, 1e-3, 1.0, 4.0), (1, 4, 1e-3, 1.0, 4.0)), w=(1.0, 3.0), warmup=2)
     c.distill.diverged, c.train.preview_every = 1e6, 0
     return c
 
 
 def long_distil(c: ConfigDict) -> ConfigDict:
-    """A distillation for two cores as one for a GPU with 16 of them."""
+    """Return a distillation for two cores as one for a GPU with 16 of them."""
     c.batch.size = c.batch.per_device = 256
     c.data.update({"threads": 1, "workers": 12})
     c.optim.warmup = 50

@@ -1,6 +1,6 @@
-"""The base distilled: 32 guided steps become 16, 8 and 4 that are guidance-conditioned.
+r"""The base distilled: 32 guided steps become 16, 8 and 4 that are guidance-conditioned.
 
-    cv3jax distill --config=distill_base --workdir WORK/fast_base --config.data.path=FINE \\
+    cv3jax distill --config=distill_base --workdir WORK/fast_base --config.data.path=FINE \
         --config.cascade=WORK/relay
 
 It starts from stage 3's EMA. Each round's weights are kept, 8 steps in the second.
@@ -18,6 +18,7 @@ from cv3jax.configs import base_aesthetic, common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = base_aesthetic.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)

@@ -1,6 +1,6 @@
-"""The relay distilled: 8 guided steps from T_r = 500 become 4, 2 and 1, guidance-conditioned.
+r"""The relay distilled: 8 guided steps from T_r = 500 become 4, 2 and 1, guidance-conditioned.
 
-    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE \\
+    cv3jax distill --config=distill_relay --workdir WORK/fast --config.data.path=FINE \
         --config.cascade=WORK/fast_base
 
 It starts from stage 5's EMA. Each round's weights are kept.
@@ -17,9 +17,9 @@ this size and has not been run.
 500 has seen no drift to `low` that is complete at t = 200, so it is fine-tuned with that start
 first:
 
-    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA \\
+    cv3jax train --config=relay_1024 --workdir WORK/relay_200 --config.data.path=DATA \
         --config.cascade=WORK/fast_base --config.init_from=WORK/relay --config.schedule.start=200
-    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE \\
+    cv3jax distill --config=distill_relay:start200 --workdir WORK/fast --config.data.path=FINE \
         --config.cascade=WORK/relay_200
 """
 
@@ -27,6 +27,7 @@ from cv3jax.configs import common, relay_1024
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = relay_1024.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)
@@ -40,5 +41,6 @@ def get_config(variant: str = ""):
 
 
 def start200(c):
+    """Return the recipe with the released start of one step."""
     c.schedule.start = 200
     return c

@@ -1,6 +1,6 @@
-"""Stage 5 of the paper: relay at 1024², 20k updates of 1024 images, start 500, from stage 4's EMA.
+r"""Stage 5 of the paper: relay at 1024², 20k updates of 1024 images, start 500, from stage 4's EMA.
 
-    cv3jax train --config=relay_1024 --workdir WORK/relay --config.data.path=DATA \\
+    cv3jax train --config=relay_1024 --workdir WORK/relay --config.data.path=DATA \
         --config.cascade=WORK/base --config.init_from=WORK/sr
 
 Cost on v5e:16x16 (256 chips), by `cv3jax compile`: 13.8 GB of 16 a chip; 38.6 PFLOP an update with
@@ -14,6 +14,7 @@ from cv3jax.configs import common, sr_1024
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = sr_1024.get_config()
     c.init_part = "relay"
     c.schedule.update({"blur": "linear", "start": 500})
@@ -24,6 +25,6 @@ def get_config(variant: str = ""):
 
 
 def sweep():
-    """The paper's ablation of the start point, one run each."""
+    """Yield the paper's ablation of the start point, one run each."""
     for start in (200, 400, 500, 600, 800):
         yield {"schedule.start": start}

@@ -1,8 +1,8 @@
-"""A small base stage at 64² on rendered scenes, behind a frozen random text encoder.
+r"""A small base stage at 64² on rendered scenes, behind a frozen random text encoder.
 
 It takes minutes on two cores.
 
-    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
+    cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \
         --config.cascade=runs/vae
 
 `:long` is the same model in large batches for one GPU with 16 cores beside it, behind an
@@ -15,6 +15,7 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = common.stage_config()
     c.batch.size = c.batch.per_device = 32
     c.data.update({"image_size": 64, "min_side": 64, "threads": 2})
@@ -53,6 +54,7 @@ def get_config(variant: str = ""):
 
 
 def long(c: ConfigDict) -> ConfigDict:
+    """Return the recipe in large batches for one GPU."""
     c.model.dtype = "bfloat16"
     c.attention = "xla"  # 16 positions: no kernel pays
     c.sample.steps, c.sample.guidance = 20, 1.75

@@ -1,8 +1,8 @@
-"""The small base distilled: 16 guided steps become 8 and 4, guidance-conditioned.
+r"""The small base distilled: 16 guided steps become 8 and 4, guidance-conditioned.
 
 It takes minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
+    cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \
         --config.data.path=runs/scenes --config.cascade=runs/relay
 
 `:long` is for one GPU, of a base of `scenes_base:long`: 8 guided steps become 4 in one round of
@@ -13,6 +13,7 @@ from cv3jax.configs import common, scenes_base
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = scenes_base.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)
@@ -28,6 +29,7 @@ def get_config(variant: str = ""):
 
 
 def long(c):
+    """Return the recipe in large batches for one GPU."""
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
     # one guided round: a second one taught by the first added its own error to the first's, and
     # took half of the time

@@ -1,8 +1,8 @@
-"""The small relay distilled: 4 guided steps become 2 and 1, guidance-conditioned.
+r"""The small relay distilled: 4 guided steps become 2 and 1, guidance-conditioned.
 
 It takes minutes on two cores.
 
-    cv3jax distill --config=scenes_distill_relay --workdir runs/fast \\
+    cv3jax distill --config=scenes_distill_relay --workdir runs/fast \
         --config.data.path=runs/scenes --config.cascade=runs/fast_base
 
 `:long` is for one GPU, of a relay of `scenes_relay:long`: the packaged cascade's
@@ -13,6 +13,7 @@ from cv3jax.configs import common, scenes_relay
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = scenes_relay.get_config("tiny" if variant == "tiny" else "")
     if variant == "tiny":
         return common.distil_tiny(c)
@@ -25,6 +26,7 @@ def get_config(variant: str = ""):
 
 
 def long(c):
+    """Return the recipe in large batches for one GPU."""
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
     c.distill.rounds, c.distill.w = (
         ((2, 600, 1e-3, 1.0, 3.0), (1, 800, 1e-3, 1.0, 3.0)),

@@ -1,8 +1,8 @@
-"""A small relay stage, 64² → 128², on rendered scenes, from the base stage's weights.
+r"""A small relay stage, 64² → 128², on rendered scenes, from the base stage's weights.
 
 Trains on quarters of the pictures.
 
-    cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \\
+    cv3jax train --config=scenes_relay --workdir runs/relay --config.data.path=runs/scenes \
         --config.cascade=runs/base --config.init_from=runs/base
 
 `:long` is the same model in large batches for one GPU with 16 cores beside it, from a base of
@@ -15,6 +15,7 @@ from cv3jax.configs import common, relay_1024, scenes_base
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = scenes_base.get_config()
     c.stage = "relay"
     # 64² of 128²: four times the captions of whole pictures for the same work
@@ -31,12 +32,13 @@ def get_config(variant: str = ""):
 
 
 def long(c: ConfigDict) -> ConfigDict:
+    """Return the recipe in large batches for one GPU."""
     c.model.dtype, c.attention = "bfloat16", "xla"  # as scenes_base:long
     c.sample.steps = 10
     return common.long(c, batch=256, steps=2000, lr=4e-3, warmup=100)
 
 
 def sweep():
-    """The start point: this recipe's own and the paper's ablation, one run each."""
+    """Yield the start points: this recipe's own and the paper's ablation, one run each."""
     yield {"schedule.start": get_config().schedule.start}
     yield from relay_1024.sweep()

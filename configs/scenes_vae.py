@@ -15,6 +15,7 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = common.vae_config()
     c.batch.size = c.batch.per_device = 4
     c.data.update(

@@ -1,6 +1,6 @@
-"""Stage 4 of the paper: base training at 1024², 100k updates of 1024 images, not yet a relay.
+r"""Stage 4 of the paper: base training at 1024², 100k updates of 1024 images, not yet a relay.
 
-    cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA \\
+    cv3jax train --config=sr_1024 --workdir WORK/sr --config.data.path=DATA \
         --config.cascade=WORK/base --config.init_from=WORK/base_512
 
 It starts from the EMA of the base at 512² before its aesthetic fine-tuning. The memory is that of
@@ -17,6 +17,7 @@ from cv3jax.configs import common
 
 
 def get_config(variant: str = ""):
+    """Return the recipe, or a variant of it."""
     c = common.stage_config()
     c.stage = "relay"  # the part it becomes, once relay_1024 has fine-tuned it
     c.data.image_size = c.data.min_side = 1024

@@ -1,6 +1,4 @@
-"""Recipes: finding a config file by name or path, applying `--config.a.b=v`, and keeping it with a
-checkpoint as JSON.
-"""
+"""Recipes: finding a config file by name or path, and setting its fields by `--config.a.b=v`."""
 
 import ast
 import difflib
@@ -23,12 +21,10 @@ SHARED = ("__init__", "common", "common_distillation")  # files beside the recip
 
 
 class Source(NamedTuple):
-    """Where a config comes from: the recipe as it was given, and name → the recipe's own value of
-    each field that `--config.a.b=v` changed.
-    """
+    """Where a config comes from."""
 
-    spec: str
-    own: dict[str, Any]
+    spec: str  # the recipe as it was given
+    own: dict[str, Any]  # name → the recipe's value of each field that `--config.a.b=v` changed
 
 
 def recipes() -> dict[str, Path]:
@@ -116,8 +112,9 @@ def source(spec: str, config: ConfigDict) -> Source:
 
 
 def _check_overrides(config: ConfigDict, spec: str, overrides: list[str]) -> None:
-    """Raise InputError, with the nearest name, where a field to be set is none of the recipe's, is
-    a section, or takes values of another type.
+    """Raise InputError on an override of no field, of a section, or with a value of another type.
+
+    The nearest field is named.
     """
     fields = leaves(config.to_dict())
     for override in overrides:

@@ -7,16 +7,16 @@ T = 1000  # t = 0 is clean data, t = T the noisiest
 
 
 def released_points(steps: int, start: int) -> list[int]:
-    """Return the t of the released grids, the last one 0: index floor((T - 1)(T_r/T)(k/steps)), k =
-    steps..1, where T_r = `start`.
+    """Return the t of the released grids, the last one 0.
 
-    Raises ValueError where start is not in 1..T, or steps are fewer than 1.
+    The indices are floor((T - 1)(T_r/T)(k/steps)) for k = steps..1, where T_r = `start`. Raises
+    ValueError on a start outside 1..T, or less than one step.
     """
     if not 1 <= start <= T:
         raise ValueError(f"start must be in 1..{T}, not {start}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    # integer arithmetic: a floor of floats depends on rounding
+    # integer arithmetic, because a floor of floats depends on rounding
     return [*((T - 1) * start * k // (T * steps) + 1 for k in range(steps, 0, -1)), 0]
 
 

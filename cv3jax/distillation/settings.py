@@ -42,6 +42,7 @@ class RoundSettings(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Return the round's name, which is that of its directory."""
         return f"{self.number}_{self.steps}_steps"
 
 
@@ -117,6 +118,7 @@ class DistillSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "distill")
         stage = self.stage
         for name, value in (
@@ -155,8 +157,9 @@ class DistillSettings:
         return relay_grid(steps, schedule.start, schedule.blur)
 
     def of_round(self, number: int) -> "DistillSettings":
-        """The settings of one round: its own entry, updates and seed, so that its data come in
-        another order than those of the rounds before.
+        """Return the settings of one round: its own entry, updates and seed.
+
+        By its own seed its data come in another order than those of the rounds before.
         """
         stage, round = self.stage, self.rounds[number - 1]
         json = copy.deepcopy(stage.json)
@@ -168,9 +171,7 @@ class DistillSettings:
 
 
 def check_halving(rounds: tuple[RoundSettings, ...]) -> None:
-    """Raise InputError unless each round halves the steps of the one before, and has no w that
-    that one did not learn.
-    """
+    """Raise InputError unless each round halves the steps of the round before, within its w."""
     for before, round in itertools.pairwise(rounds):
         if round.steps * 2 != before.steps:
             raise InputError(
@@ -183,7 +184,10 @@ def check_halving(rounds: tuple[RoundSettings, ...]) -> None:
 
 
 def parse_round(number: int, entry: object) -> RoundSettings:
-    """A round from its entry in config.distill.rounds. Raises InputError on one that is none."""
+    """Return a round from its entry in config.distill.rounds.
+
+    Raises InputError on an entry that is no round.
+    """
     try:
         steps, updates, lr, *w = entry
         whole = steps == int(steps) >= 1 and updates == int(updates) >= 1
@@ -197,10 +201,10 @@ def parse_round(number: int, entry: object) -> RoundSettings:
 
 
 def span(w: tuple[float, float]) -> str:
-    """A range as people read it."""
+    """Return a range as people read it."""
     return f"{w[0]:g}..{w[1]:g}"
 
 
 def within(w: tuple[float, float], whole: tuple[float, float]) -> bool:
-    """Whether a range lies in another."""
+    """Return whether a range is within another."""
     return whole[0] <= w[0] <= w[1] <= whole[1]

@@ -82,8 +82,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_yaml(rows: Sequence[Row]) -> str:
-    """Return YAML of the fields' values, each with its meaning and range as a comment, and the
-    recipe's own value where that is another.
+    """Return YAML of the fields' values, each with its meaning and range as a comment.
+
+    A changed field also has the recipe's own value.
     """
     lines = []
     for section, group in by_section(rows):

@@ -86,6 +86,7 @@ class DataSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "data")
         object.__setattr__(self, "zoom", tuple(self.zoom))
         _ = self.sizes  # refuses a list that cannot be

@@ -85,6 +85,7 @@ class TextSettings:
     dtype: str = field("Type in which the text encoder computes.", one_of(*DTYPES))
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "text")
 
     @property
@@ -102,4 +103,5 @@ class VaeSettings:
     dtype: str = field("Type in which the frozen autoencoder computes.", one_of(*DTYPES))
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "vae")

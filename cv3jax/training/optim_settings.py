@@ -32,4 +32,5 @@ class OptimSettings:
     ema: float | None = field("Decay of the parameters' average, which is exported.", _MEAN, None)
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "optim")

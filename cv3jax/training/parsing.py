@@ -42,8 +42,9 @@ OPTIONAL = {
 
 
 def sections(stage: str) -> dict[str, type]:
-    """Return the settings class of each section that every recipe of a stage has, by name; that
-    of the model only describes it.
+    """Return name → settings class of each section that every recipe of a stage has.
+
+    The class of the model describes its fields; the settings keep a dictionary.
     """
     vae = stage == "vae"
     return {
@@ -66,8 +67,9 @@ def stage_fields(stage: str) -> dict[str, Described]:
 
 
 def parse_stage(config: ConfigDict) -> StageSettings:
-    """Return the settings of the stage that a recipe describes. Sections of other commands stay
-    unread.
+    """Return the settings of the stage that a recipe describes.
+
+    Sections of other commands stay unread.
 
     Raises:
         InputError: a field that is missing, or has a value that no stage could run with.

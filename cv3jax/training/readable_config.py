@@ -38,8 +38,10 @@ def yaml_of(
     source: Source | None,
     changes: list[dict],
 ) -> str:
-    """Return the config as YAML. Its first lines, comments, say which recipe it is, which fields
-    differ from it, and which fields changed in the course of the run.
+    """Return the config as YAML.
+
+    Comments in its first lines say which recipe it is, which fields differ from the recipe, and
+    which fields changed in the course of the run.
     """
     lines = ["The config of this run, to be read; the command sets it: --config.optim.lr=1e-4"]
     own = source.own if source else {}

@@ -79,6 +79,7 @@ class MeshSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "mesh")
 
 
@@ -92,6 +93,7 @@ class BatchSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "batch")
 
 
@@ -106,6 +108,7 @@ class ScheduleSettings:
     start: int = field("T_r, the index from which a relay starts.", whole(1, T))
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "schedule")
 
     @property
@@ -132,6 +135,7 @@ class ObjectiveSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "objective")
 
 
@@ -144,6 +148,7 @@ class AutoencoderObjective:
     perceptual: str | None = field("File of LPIPS weights; none: no such distance.", PATH, None)
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "objective")
 
 
@@ -177,6 +182,7 @@ class TrainSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "train")
         spike = self.skip_spike
         right = "0 (none), or above 1 with train.skip_nonfinite, the most in a row, above 0"
@@ -207,6 +213,7 @@ class ProfileSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "profile")
 
     @property
@@ -233,6 +240,7 @@ class SampleSettings:
     )
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self, "sample")
         object.__setattr__(self, "prompts", tuple(self.prompts))
 
@@ -272,6 +280,7 @@ class StageSettings:
     sample: SampleSettings | None = None
 
     def __post_init__(self):
+        """Raise InputError where a field breaks its rule."""
         check(self)
         model = AutoencoderFields if self.stage == "vae" else UNetFields
         check_given(model, self.model, "model")

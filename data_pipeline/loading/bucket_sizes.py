@@ -1,5 +1,6 @@
-"""The sizes of aspect-ratio buckets, from a recipe's text; the libraries that read records are not
-imported.
+"""The sizes of aspect-ratio buckets, from a recipe's text.
+
+The libraries that read records are not imported.
 """
 
 import math
@@ -14,7 +15,7 @@ MOST = 64  # each is a compiled step
 
 
 def parse(text: str, image_size: int) -> tuple[Size, ...]:
-    """ "" → none; "64" → `around(image_size, 64)`; "512x512,448x576" → those, height first.
+    """Return the sizes of a text: "" → none; "64" → `around(image_size, 64)`; "512x512,448x576".
 
     Raises:
         InputError: anything else, a size twice, sides out of range, or more than MOST.
@@ -54,10 +55,10 @@ def check_buckets(buckets: Sequence[Size]) -> None:
 
 
 def around(image_size: int, step: int) -> tuple[Size, ...]:
-    """Sides that are multiples of `step`, as SDXL's: for each width the height whose area comes
-    nearest to image_size², up to WIDEST.
+    """Return sizes with sides of multiples of `step`, as SDXL's.
 
-    Widest first. A square among them is of the multiple nearest to image_size.
+    For each width it is the height whose area comes nearest to image_size², up to WIDEST. The
+    widest comes first. A square among them is of the multiple nearest to image_size.
     """
     area, found = image_size**2, {}
     for width in range(step, math.ceil(image_size * math.sqrt(WIDEST) / step) * step + 1, step):
