@@ -13,7 +13,9 @@ import yaml
 from cv3jax.fields import Row
 
 COLUMNS = ("field", "value", "type", "range", "meaning")
-WIDEST = (None, 24, 14, 26)  # of all columns but the last, in characters
+# columns in characters, but for the last, which is the rest
+WIDE, NARROW = (None, 24, 14, 26), (None, 17, 14, 21)
+LEAST = 40  # characters of a meaning beside its field; with fewer it stands below
 
 
 def by_section(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -37,25 +39,37 @@ def value_of(row: Row) -> str:
 
 
 def text(rows: Sequence[Row], width: int) -> str:
-    """Return an aligned table for a terminal of `width` characters, a heading for each section."""
-    cells = [_cells(row) for row in rows]
-    widths = []
-    for column, most in enumerate(WIDEST):
-        longest = max(len(row[column]) for row in (*cells, COLUMNS))
-        widths.append(min(longest, most or longest))
-    last = max(width - sum(widths) - 2 * len(widths), 24)
-    lines = [_line(COLUMNS, widths)]
+    """Return an aligned table for a terminal of `width` characters, a heading for each section.
+
+    In a narrow terminal the meaning of a field stands below it.
+    """
+    widths = _widths(rows, WIDE)
+    last = width - sum(widths) - 2 * len(widths)
+    below = last < LEAST
+    if below:
+        widths, last = _widths(rows, NARROW), 0
+    lines = [_line(COLUMNS[: 4 if below else 5], widths)]
     for section, group in by_section(rows):
         lines += ["", section] if section else []
         for row in group:
+            sizes = (*widths, *(() if below else (last,)))
             wrapped = [
                 textwrap.wrap(cell, size, break_on_hyphens=False) or [""]
-                for cell, size in zip(_cells(row), (*widths, last), strict=True)
+                for cell, size in zip(_cells(row), sizes, strict=False)
             ]
             lines += [
                 _line(parts, widths) for parts in itertools.zip_longest(*wrapped, fillvalue="")
             ]
+            if below:
+                meaning = textwrap.wrap(row.meaning, width - 6, break_on_hyphens=False)
+                lines += [f"      {line}" for line in meaning]
     return "\n".join(lines)
+
+
+def _widths(rows: Sequence[Row], most: Sequence[int | None]) -> list[int]:
+    cells = [_cells(row) for row in rows]
+    longest = (max(len(row[column]) for row in (*cells, COLUMNS)) for column in range(len(most)))
+    return [min(size, limit or size) for size, limit in zip(longest, most, strict=True)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -65,7 +79,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _line(parts: Sequence[str], widths: Sequence[int]) -> str:
     padded = [part.ljust(size) for part, size in zip(parts, widths, strict=False)]
-    return "  ".join([*padded, parts[-1]]).rstrip()
+    return "  ".join([*padded, *parts[len(widths) :]]).rstrip()
 
 
 def markdown(rows: Sequence[Row]) -> str:

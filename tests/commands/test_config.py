@@ -27,12 +27,12 @@ def test_without_a_recipe_all_are_named_with_a_line_and_their_variants(capsys):
 
 
 def test_a_recipe_s_fields_are_printed_with_what_was_changed(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "150")
     config.main(["scenes_base:tiny", "--config.optim.lr=1", "--config.train.steps=9"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == recipes.summary("scenes_base")
     assert lines[2].split() == ["field", "value", "type", "range", "meaning"]
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= 150
     assert [line for line in lines if re.fullmatch(r"\w+", line)] == [
         *("mesh", "batch", "data", "model", "objective", "optim", "train"),
         *("profile", "text", "vae", "schedule", "sample"),
@@ -42,6 +42,16 @@ def test_a_recipe_s_fields_are_printed_with_what_was_changed(capsys, monkeypatch
     fields = {row.name for row in config.describe("scenes_base:tiny", [])}
     shown = [line for line in lines[3:] if re.match(r"(  )?\w+ +\S", line)]
     assert len(shown) == len(fields) > 60
+
+
+@pytest.mark.parametrize("width", [80, 110, 150])
+def test_the_table_keeps_to_the_terminal(width):
+    found = config.describe("distill_relay", [])
+    said = recipe_tables.text(found, width)
+    assert max(map(len, said.splitlines())) <= width
+    words = " ".join(said.split())
+    if width < 120:  # each below its field
+        assert all(row.meaning in words for row in found)
 
 
 def test_json_has_every_field_once(tmp_path, capsys):
