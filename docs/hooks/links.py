@@ -23,6 +23,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if not target.exists():
             log.warning("%s links to %s, which is not there", page.file.src_uri, link[0])
         kind = "tree" if target.is_dir() else "blob"
-        return f"{config['repo_url'].rstrip('/')}/{kind}/main/{target.relative_to(ROOT)}"
+        return f"{config['extra']['repository']}/{kind}/main/{target.relative_to(ROOT)}"
 
     return LINK.sub(absolute, markdown)

@@ -9,6 +9,7 @@ import contextlib
 import fnmatch
 import importlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,16 +105,16 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 def action_row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     """Return the table's row of one flag or argument."""
     value = ""
-    if action.nargs != 0:
-        choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else ""
-        value = action.metavar or choices or (action.dest.upper() if action.option_strings else "")
+    if action.option_strings and action.nargs != 0:
+        value = action.metavar or action.dest.upper()
         value = " ".join(value) if isinstance(value, tuple) else value
     names = action.option_strings or [action.metavar or action.dest]
-    shown = f"{', '.join(names)} {value if action.option_strings else ''}".strip()
-    help_text = (action.help or "") % {**vars(action), "prog": parser.prog}
-    required = action.required and action.option_strings
-    default = "required" if required else default_of(action)
-    return f"| {code(shown)} | {escape(help_text)} | {default} |"
+    meaning = escape((action.help or "") % {**vars(action), "prog": parser.prog})
+    if action.choices:
+        meaning += f" (one of {', '.join(code(str(choice)) for choice in action.choices)})"
+    default = "required" if action.required else default_of(action)
+    shown = code(" ".join((", ".join(names), value)).strip())
+    return f"| {shown} | {meaning} | {default} |"
 
 
 def default_of(action: argparse.Action) -> str:
@@ -188,8 +189,8 @@ def code(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text whose characters mean nothing to Markdown, HTML or a table."""
+    """Return a text whose characters mean nothing to Markdown, HTML or a table, but `code` does."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\|*_`[]$~":
+    for mark in "\\|*_[]$~":
         text = text.replace(mark, f"&#{ord(mark)};")
-    return " ".join(text.split())
+    return re.sub("`([^`]+)`", r"<code>\1</code>", " ".join(text.split()))
