@@ -47,7 +47,7 @@ def distill() -> Iterator[Saying]:
     made = result("distill")["rows"]
     for each in made:
         stage = each["recipe"].removeprefix("scenes_distill_")
-        kind = {"guided": "guided", "told": "told w"}[each["kind"]]
+        kind = {"guided": "guided", "told": "guidance-conditioned"}[each["kind"]]
         seconds = [f"{statistics.median(each['seconds'][name]):.3f}" for name in each["seconds"]]
         ratios = [spread(each[name]) for name in ("ratio", "ratio_passes")]
         flops = f"{each['flops_ratio_passes']:.2f}"
