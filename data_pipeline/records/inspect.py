@@ -33,7 +33,7 @@ def parser() -> Parser:
         metavar="N",
         help="images to show, drawn at random, 1..400 (default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--seed",
         type=int,
         default=0,
