@@ -5,16 +5,13 @@ Nothing of it is kept in the repository. No command runs: only their parsers are
 
 import argparse
 import ast
-import contextlib
 import fnmatch
-import importlib
-import io
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from mkdocs.structure.files import File
 
@@ -47,59 +44,38 @@ def unfold(item: Any, names: list[str]) -> Any:
 
 def command_pages() -> Iterator[tuple[str, str]]:
     """Yield (file, Markdown) of each command, and of the list of them."""
-    from cv3jax.cli import COMMANDS
-    from data_pipeline.cli import COMMANDS as DATA
+    from cv3jax.cli import GROUPS, modules
 
-    summaries = {name: summary for name, (_, summary) in COMMANDS.items() if name != "data"}
-    summaries |= {f"data {name}": summary for name, (_, summary, _) in DATA.items()}
-    rows = [
-        f"| [`cv3jax {name}`]({name.replace(' ', '_')}.md) | {text} |"
-        for name, text in summaries.items()
-    ]
-    for name in summaries:
-        page = f"{name.replace(' ', '_')}.md"
-        yield f"commands/{page}", command_page(name)
-    head = "# Commands\n\nEach takes `--help`, which says the same.\n\n| command | |\n|---|---|\n"
-    yield "commands/index.md", head + "\n".join(rows) + "\n"
+    lines = ["# Commands", "", "Each takes `--help`, which says the same.", ""]
+    for title, names in GROUPS.items():
+        lines += [f"## {title}", "", "| command | what it does |", "|---|---|"]
+        for name in names:
+            page = f"{name.replace(' ', '_')}.md"
+            lines.append(f"| [`cv3jax {name}`]({page}) | {escape(modules()[name][1])} |")
+            yield f"commands/{page}", command_page(name)
+        lines.append("")
+    yield "commands/index.md", "\n".join(lines)
 
 
 def command_page(name: str) -> str:
     """Return the Markdown page of `cv3jax <name>`, made of its parser."""
+    from cv3jax.cli import parser_of
+
     parser = parser_of(name)
-    what = " ".join(part.strip() for part in parser.description.splitlines())
-    lines = [f"# cv3jax {name}", "", escape(what), ""]
+    lines = [f"# cv3jax {name}", ""]
+    lines += [f"{escape(part)}\n" for part in parser.description.split("\n\n")]
     for group in parser._action_groups:
-        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
+        actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS]
+        actions = [a for a in actions if not isinstance(a, argparse._HelpAction)]
         if not actions:
             continue
         title = group.title.capitalize().replace("Options", "Flags")
         lines += [f"## {title}", "", "| flag | meaning | default |", "|---|---|---|"]
         lines += [action_row(action, parser) for action in actions] + [""]
     if parser.epilog:
-        lines += ["## Examples", "", "```text", parser.epilog.strip(), "```", ""]
+        example = parser.epilog.strip().removeprefix("example:\n")
+        lines += ["## Example", "", "```text", textwrap.dedent(example), "```", ""]
     return "\n".join(lines)
-
-
-def parser_of(name: str) -> argparse.ArgumentParser:
-    """Return the parser that `cv3jax <name> --help` prints."""
-    from cv3jax.cli import COMMANDS
-
-    if name in COMMANDS:
-        module, argv = COMMANDS[name][0], ["--help"]
-    else:
-        module, argv = COMMANDS[name.split()[0]][0], [*name.split()[1:], "--help"]
-    asked = []
-
-    def note(parser: argparse.ArgumentParser, file: Any = None) -> None:
-        asked.append(parser)
-
-    with (
-        mock.patch.object(argparse.ArgumentParser, "print_help", note),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.suppress(SystemExit),
-    ):
-        importlib.import_module(module).main(argv)
-    return asked[0]
 
 
 def action_row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
@@ -126,41 +102,24 @@ def default_of(action: argparse.Action) -> str:
 
 def recipe_pages() -> Iterator[tuple[str, str]]:
     """Yield (file, Markdown) of each recipe, and of the list of them."""
+    from cv3jax.commands.config import markdown, overview
     from cv3jax.recipes import recipes
 
     rows = []
-    for name, path in recipes().items():
-        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-        first = " ".join(doc.split("\n\n")[0].split())
-        rows.append(f"| [`{name}`]({name}.md) | {escape(first)} |")
-        yield f"recipes/{name}.md", recipe_page(name, doc)
+    for one in overview():
+        name = one["recipe"]
+        variants = ", ".join(f"`{variant}`" for variant in one["variants"])
+        rows.append(f"| [`{name}`]({name}.md) | {escape(one['description'])} | {variants} |")
+        doc = ast.get_docstring(ast.parse(recipes()[name].read_text()))
+        fields = f"`cv3jax config {name}` prints the same.\n\n{markdown(name)}"
+        page = f"# {name}\n\n```text\n{doc}\n```\n\n## Fields\n\n{fields}"
+        yield f"recipes/{name}.md", page
     head = (
         "# Recipes\n\nEach is a file in [configs](../../../configs); `NAME:tiny` is the same at a"
         " size that trains on two cores in seconds. `--config.SECTION.FIELD=VALUE` sets a field."
-        "\n\n| recipe | |\n|---|---|\n"
+        "\n\n| recipe | what it is | variants |\n|---|---|---|\n"
     )
     yield "recipes/index.md", head + "\n".join(rows) + "\n"
-
-
-def recipe_page(name: str, doc: str) -> str:
-    """Return the Markdown page of a recipe: its docstring, and its fields with their values."""
-    rows = "\n".join(f"| {code(field)} | {code(value)} |" for field, value in fields(name))
-    table = f"| field | value |\n|---|---|\n{rows}\n"
-    return f"# {name}\n\n```text\n{doc}\n```\n\n## Fields\n\n{table}"
-
-
-def fields(name: str) -> list[tuple[str, str]]:
-    """Return (dotted field, value) of every field of a recipe."""
-    from cv3jax.recipes import load
-
-    def walk(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
-        for key, value in values.items():
-            if hasattr(value, "items"):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", "none" if value is None else str(value)
-
-    return list(walk(load(name, []), ""))
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
