@@ -119,8 +119,8 @@ def test_more_in_a_row_than_are_allowed_end_the_run_with_the_last_good_checkpoin
         NonFiniteLossError,
         match=(
             r"step 5: .*, and 3 updates in a row were skipped; config.train.skip_nonfinite ="
-            r" 2; stopped, the checkpoint of step 4 remains; try a lower --config.optim.lr with"
-            r" --allow-changed optim.lr, or have such updates skipped, by a higher"
+            r" 2 allows no more; stopped, the checkpoint of step 4 remains; try a lower"
+            r" --config.optim.lr with --allow-changed optim.lr, or have such updates skipped, by"
         ),
     ):
         skip_toy(tmp_path / "many", dict.fromkeys((3, 4, 5), kind), skip=skip)
