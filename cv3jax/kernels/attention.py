@@ -1,17 +1,14 @@
-"""Attention by name: the models' `attend` for the hardware of a mesh.
+"""Attention by name: the models' `attend` for the hardware of a mesh, which models do not know.
 
-The models know neither.
+    xla     everywhere; the logits [B, N, S, L] go through memory unless the chip's own holds them
+    cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward
+    splash  TPUs: JAX's Pallas kernels, forward and backward; the logits never leave the chip
+    heads   CPUs: a few heads at a time (attention_cpu.py)
+    auto    the backend's kernel where its limits hold and it is faster; otherwise xla
 
-xla     everywhere; the logits [B, N, S, L] go through memory unless the chip's own holds them.
-cudnn   NVIDIA GPUs: cuDNN's flash attention, forward and backward. splash  TPUs: JAX's Pallas
-kernels, forward and backward. The logits never leave the chip. heads   CPUs: a few heads at a time
-(attention_cpu.py). auto    the kernel of the backend, where its limits hold and the logits are
-large enough for it to
-        be faster; else xla.
-
-The compiler cannot split a kernel over devices. So the kernel is called on each device's part,
-under shard_map: images are sharded over data and fsdp, heads over tensor, queries over context;
-keys and values are not sharded.
+A kernel is faster where the logits are large enough. The compiler cannot split a kernel over
+devices. So the kernel is called on each device's part, under shard_map: images are sharded over
+data and fsdp, heads over tensor, queries over context; keys and values are not sharded.
 """
 
 import functools
