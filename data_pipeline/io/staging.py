@@ -46,7 +46,7 @@ def holding(
         own = (lambda _: True) if locks.NAME in left else (lambda _: False)
     if foreign := sorted(name for name in left if name != locks.NAME and not own(name)):
         raise InputError(
-            f"{flag} {out}: {partial} is in the way, because it holds {foreign[0]!r}; move it or"
+            f"{flag} {out}: {partial} is in the way and holds {foreign[0]!r}; move it or"
             " give another directory"
         )
     with locks.hold(partial, flag):

@@ -79,7 +79,7 @@ def test_parquet_with_images_and_metadata_joined_by_key(tmp_path):
     assert find_units([str(tmp_path / "torn.parquet")], None)[0].column == ""
     with pytest.raises(
         InputError,
-        match=r"meta.parquet has no column 'hash' of text or numbers; it has key, punsafe",
+        match=r"meta.parquet has no column 'hash' of text or numbers; give --join-on one of key, ",
     ):
         build(tmp_path / "E", *joined, "--join-on", "hash")
     with pytest.raises(InputError, match="no column of image bytes"):

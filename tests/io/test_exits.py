@@ -30,7 +30,7 @@ FULL = os.strerror(errno.ENOSPC)
         (OSError("the server is gone"), "the server is gone", 1),
         (
             OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a/b"),
-            "a/b: Too many open files; raise the limit (ulimit -n) and give the same command again",
+            "a/b: Too many open files; raise the limit (ulimit -n) and run the same command again",
             1,
         ),
     ],

@@ -117,7 +117,7 @@ def test_rows_are_right_or_damaged(lines, right, damaged, tmp_path, monkeypatch)
         (b"a.png,a picture\nb.png,another\n", r"no header .* its first line is 'a.png,a picture'"),
         (b"", "no header with a column of file names"),
         (b"id,caption\n1,x\n", r"column of file names \(file_name, image, filename, path\)"),
-        (b"file_name,url,URL\na.png,b,c\n", "has two columns 'url'"),
+        (b"file_name,url,URL\na.png,b,c\n", "has two columns named 'url'"),
         (
             b"file_name^caption\na.png^x\n",
             "no header .* begin the file with a line such as file_name,",

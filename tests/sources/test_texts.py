@@ -67,7 +67,7 @@ def test_the_json_is_read_in_any_encoding():
     for codec in ("utf-8-sig", "utf-16", "utf-32"):
         assert make_item("k", IMAGE, {"json": fields.encode(codec)}).caption == "ä"
     wrong = make_item("k", IMAGE, {"json": b'{"caption": {"en": "x"}}'})
-    assert (wrong.reason, wrong.detail) == (items.BAD_TEXT, "caption = {'en': 'x'} is no text")
+    assert (wrong.reason, wrong.detail) == (items.BAD_TEXT, "caption = {'en': 'x'} is not text")
 
 
 def test_names_in_any_case(tmp_path):
