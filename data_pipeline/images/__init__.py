@@ -1,1 +1,1 @@
-"""Encoded images to pixels, and their perceptual hashes."""
+"""Decoding images into pixels, and perceptual hashes of them."""

@@ -1,4 +1,4 @@
-"""Colours of an embedded ICC profile → sRGB, which is what everything here takes pixels for."""
+"""Converting the colours of an embedded ICC profile to sRGB, which all other code assumes."""
 
 import functools
 import io
@@ -7,15 +7,16 @@ import sys
 import numpy as np
 from PIL import Image, ImageCms, features
 
-_CLOSE = 2  # of 255: a profile that moves no colour by more is sRGB's own, in one of its versions
+_CLOSE = 2  # of 255: a profile that changes no colour by more is a version of sRGB itself
 _STEPS = np.linspace(0, 255, 6).astype(np.uint8)
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An image of mode L, RGB or CMYK, without transparency, as RGB in sRGB.
+    """Return an image of mode L, RGB or CMYK, without transparency, as RGB in sRGB.
 
-    A profile that is sRGB's, damaged, or of other channels than the image leaves the pixels as
-    they are, as viewers do. So does a Pillow without littlecms, which says so once.
+    The pixels stay as they are where the profile is sRGB, is damaged, or has other channels than
+    the image; viewers do the same. They also stay where Pillow lacks littlecms, which a warning
+    says once.
     """
     if profile and (change := _change(profile, image.mode)):
         return change.apply(image)
@@ -23,12 +24,13 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def changes(profile: bytes | None, mode: str) -> bool:
-    """Whether `to_srgb` would make other colours of an image than its plain pixels are."""
+    """Return whether `to_srgb` would give an image other colours than its plain pixels have."""
     return bool(profile) and _change(profile, mode) is not None
 
 
-@functools.lru_cache(maxsize=32)  # a camera's pictures have one and the same
+@functools.lru_cache(maxsize=32)  # all pictures of one camera have the same profile
 def _change(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from a profile to sRGB, or None where it would change nothing."""
     if not _has_littlecms():
         return None
     try:
@@ -44,14 +46,14 @@ def _change(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         moved = np.asarray(change.apply(probe), int) - np.asarray(probe.convert("RGB"), int)
     except MemoryError:
         raise
-    # Pillow raises whatever a damaged profile leads it to
+    # on a damaged profile Pillow may raise anything
     except Exception:
         return None
     return change if mode == "CMYK" or np.abs(moved).max() > _CLOSE else None
 
 
 def _probe(mode: str) -> Image.Image:
-    """Colours all over the mode's range."""
+    """Return an image of colours from all over the mode's range."""
     channels = len(mode) if mode != "L" else 1
     grid = np.stack(np.meshgrid(*[_STEPS] * channels), -1).reshape(1, -1, channels)
     return Image.frombytes(mode, (grid.shape[1], 1), np.ascontiguousarray(grid).tobytes())
@@ -59,7 +61,8 @@ def _probe(mode: str) -> Image.Image:
 
 @functools.cache
 def _has_littlecms() -> bool:
+    """Return whether Pillow has littlecms; warn once where it has not."""
     if not (found := features.check("littlecms2")):
-        said = "this Pillow has no littlecms: colours of embedded profiles are taken for sRGB"
-        print(f"cv3jax: {said}; pip install pillow", file=sys.stderr)
+        said = "this Pillow has no littlecms, so images with a colour profile are read as sRGB"
+        print(f"cv3jax: {said}; pip install pillow brings one that has it", file=sys.stderr)
     return bool(found)

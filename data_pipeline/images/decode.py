@@ -1,6 +1,4 @@
-"""Encoded image bytes → upright RGB, within bounds: the one place where foreign pixels are
-decoded.
-"""
+"""Decoding image bytes into upright RGB of bounded size: no other code decodes foreign pixels."""
 
 import contextlib
 import io
@@ -14,12 +12,12 @@ from data_pipeline.images import formats, png
 from data_pipeline.images.colour import changes, to_srgb
 from data_pipeline.io.errors import InputError
 
-MAX_IMAGE_BYTES = 64 * 2**20  # of the encoded file
-MAX_PIXELS = 64 * 2**20  # 8192²: below PIL's own limit of 89 million, and 192 MB once decoded
-# long side over short: a square crop of more would show less than an eighth, which no caption of it
-# describes
+MAX_IMAGE_BYTES = 64 * 2**20  # size of the encoded file
+MAX_PIXELS = 64 * 2**20  # 8192²: below Pillow's own limit of 89 million, and 192 MB when decoded
+# long side over short side: a square crop of a longer image would show less than an eighth of it,
+# which the caption does not describe
 MAX_ASPECT = 8
-_UPRIGHT = {  # EXIF's orientations but the first, and what makes a picture upright
+_UPRIGHT = {  # EXIF orientation (1 is upright already) → what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,27 +27,27 @@ _UPRIGHT = {  # EXIF's orientations but the first, and what makes a picture upri
     8: Image.Transpose.ROTATE_90,
 }
 _DAMAGED = "damaged image data ({0}: {1})"
-_PLAIN = ("1", "L", "P", "RGB")  # modes that every decoder reads alike
+_PLAIN = ("1", "L", "P", "RGB")  # modes that all decoders read in the same way
 
 
 class TooLargeError(InputError):
-    """More bytes or pixels than are read; told apart because it is not the image's fault."""
+    """An image has more bytes or pixels than are read; that does not mean that it is damaged."""
 
 
 def open_image(
     data: bytes, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Reads the header only, and refuses what is too large to decode.
+    """Return the image with only its header read; refuse one that is too large to decode.
 
     The image's `format` is a key of `formats.TYPES`.
 
     Raises:
         TooLargeError: more than `max_bytes` or more than `max_pixels`.
-        UnsupportedError: another kind of image.
-        InputError: no image, or a damaged one.
+        UnsupportedError: an image of a format that is not supported.
+        InputError: not an image, or a damaged one.
     """
     if len(data) > max_bytes:
-        raise TooLargeError(f"image of {len(data):,} bytes; at most {max_bytes:,} are read")
+        raise TooLargeError(f"image of {len(data):,} bytes; the limit is {max_bytes:,}")
     if not (kind := formats.kind_of(data)):
         raise InputError(f"not a readable {formats.listed('or')} image")
     name = formats.pillow_name(kind)
@@ -65,18 +63,17 @@ def open_image(
         image.info["transparency"] = png.transparent(image.info["transparency"], data, image.mode)
     width, height = image.size
     if width * height > max_pixels:
-        raise TooLargeError(f"image of {width}x{height} pixels; at most {max_pixels:,} are decoded")
+        raise TooLargeError(f"image of {width}x{height} pixels; the limit is {max_pixels:,}")
     return image
 
 
 @contextlib.contextmanager
 def _blaming(said: str) -> Iterator[None]:
-    """Make of what the block raises an InputError that says `said`: {0} is the exception's class,
-    {1} its text.
+    """Raise InputError with the message `said` in place of any exception of the block.
 
-    Pillow's decoders raise whatever damaged bytes lead them to: struct.error, KeyError,
-    SyntaxError, ... Not so a MemoryError: the sizes that a header claims are bounded by then, and
-    it is the machine that lacks them.
+    In `said`, {0} is the exception's class and {1} its text. On damaged bytes, Pillow's decoders
+    may raise anything: struct.error, KeyError, SyntaxError, ... A MemoryError is not replaced: the
+    sizes that a header claims are bounded by then, so the machine is to blame.
     """
     try:
         yield
@@ -87,39 +84,40 @@ def _blaming(said: str) -> Iterator[None]:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1..8. 1, which is upright, where there is none or no readable one, as viewers do.
+    """Return the EXIF orientation, 1..8; 1, upright, where there is none that can be read.
+
+    Viewers do the same.
 
     Raises:
-        InputError: a PNG's pixels, behind which it may stand, are damaged.
+        InputError: the pixels of a PNG, after which the EXIF may be, are damaged.
     """
     if image.format == "PNG" and "exif" not in image.info:
-        _load(image)  # getexif would, and a second time Pillow no longer says that they are damaged
+        _load(image)  # getexif would too, but after it Pillow no longer reports damaged pixels
     try:
         with _blaming("unreadable EXIF ({0})"):
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except InputError:  # pixels that are damaged are refused when they are decoded
+    except InputError:  # damaged pixels are refused when they are decoded
         return 1
     return int(value) if value in _UPRIGHT else 1
 
 
 def _load(image: Image.Image) -> None:
+    """Decode the pixels. Raises InputError where they are damaged."""
     with _blaming(_DAMAGED):
         image.load()
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as displayed, that is, after the EXIF orientation, without decoding
-    pixels.
-    """
+    """Return (height, width) as displayed, after the EXIF orientation, without decoding pixels."""
     width, height = image.size
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Whether everybody who decodes the file sees what `decode_rgb` makes of it.
+    """Return whether every decoder shows the file as `decode_rgb` does.
 
-    Not so are pictures that EXIF turns, with transparency, with 16 bits of grey, with inks, and
-    with colours of another profile than sRGB.
+    This is false for pictures that EXIF rotates, with transparency, with 16-bit grey, in CMYK, or
+    with colours of a profile other than sRGB.
     """
     return (
         image.mode in _PLAIN
@@ -130,25 +128,27 @@ def is_plain(image: Image.Image) -> bool:
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether it has frames beside the first. MPO and HEIC have none: a photograph with its own
-    preview, or several photographs.
+    """Return whether the image has more frames than the first.
+
+    MPO and HEIC are never animated: their further pictures are a preview or other photographs.
 
     Raises:
-        InputError: the frame count is damaged.
+        InputError: the number of frames is damaged.
     """
     with _blaming("image with a damaged number of frames ({0})"):
         return image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1
 
 
 def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Image:
-    """Decodes what `open_image` opened: mode RGB, colours in sRGB, EXIF orientation applied,
-    transparency on white, first frame only.
+    """Decode an image of `open_image`: mode RGB, sRGB, upright, on white, the first frame only.
+
+    The EXIF orientation is applied, and transparent pixels are put on white.
 
     Args:
-        image: not decoded yet.
-        short_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 as long as no side falls
-            below it. This saves most of the work for large photographs that are about to be reduced
-            anyway.
+        image: the image, not decoded yet.
+        short_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as no
+            side becomes shorter than this. That saves most of the work for large photographs that
+            are about to be reduced anyway.
 
     Raises:
         InputError: the pixels are damaged or truncated.
@@ -158,19 +158,21 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
             image.draft(None, (short_side, short_side))
         image.load()
         profile, turn = image.info.get("icc_profile"), _UPRIGHT.get(orientation(image))
-        # the pixels alone: writing the EXIF block anew fails on tags that Pillow only reads
+        # transpose the pixels alone: rewriting the EXIF block fails on tags that Pillow only reads
         image = image if turn is None else image.transpose(turn)
         image, alpha = _opaque(_eight_bits(image) if image.mode.startswith("I") else image)
         image = to_srgb(image, profile)
         if alpha is not None:
             image.putalpha(alpha)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+        # `convert` would copy an image that is RGB already
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as L, or LA: convert() would clip it to 255 instead of scaling, and forget which
-    grey is transparent.
+    """Return 16-bit grey as L or LA.
+
+    `convert` would clip it to 255 instead of scaling it, and lose which grey is transparent.
     """
     values = np.asarray(image, np.float32)
     grey = Image.fromarray(np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8))
@@ -180,7 +182,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """(L, RGB or CMYK, its alpha channel or None)."""
+    """Return (the image as L, RGB or CMYK, its alpha channel or None)."""
     if not image.has_transparency_data:
         mode = _without_palette(image.mode)
         return (image if image.mode == mode else image.convert(mode)), None
@@ -189,13 +191,14 @@ def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _without_palette(mode: str) -> str:
+    """Return the mode L, RGB or CMYK that holds an image of `mode` without transparency."""
     return mode if mode in ("L", "RGB", "CMYK") else "L" if mode == "1" else "RGB"
 
 
 def encode_png(pixels: np.ndarray, *, compress_level: Literal[1, 6, 9] = 1) -> bytes:
-    """uint8 [H, W, 3] → PNG bytes.
+    """Return the PNG of uint8 [H, W, 3].
 
-    Level 1 is several times faster than the default and a few percent larger.
+    compress_level: 1 is several times faster than 6, Pillow's default, and a few percent larger.
     """
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=compress_level)

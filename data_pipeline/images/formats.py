@@ -1,4 +1,4 @@
-"""Kinds of image files: known by how they begin, whatever they are called, and which are read."""
+"""Image formats: recognising them by a file's first bytes, and which of them are supported."""
 
 import functools
 import importlib
@@ -8,8 +8,8 @@ from PIL import features
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.extras import advice
 
-# Pillow's name of a kind that is read → its MIME type, and how its files are called. An MPO is a
-# photograph with its own preview behind it: a JPEG to everybody who reads the first picture.
+# Pillow's name of a supported format → (MIME type, suffix). An MPO is a photograph with a preview
+# after it: a JPEG for every program that reads the first picture only.
 TYPES = {
     "PNG": ("image/png", "png"),
     "JPEG": ("image/jpeg", "jpg"),
@@ -23,14 +23,14 @@ SUFFIXES = (
     *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "avif", "avifs"),
     *("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "heic", "heics", "heif", "heifs", "hif"),
 )
-# of pictures that are not read, so that a folder's are counted and not passed over
+# suffixes of unsupported formats, so that such files of a folder are counted and not ignored
 OTHER_SUFFIXES = (
     *("gif", "bmp", "dib", "tif", "tiff", "jxl", "svg", "svgz", "ico", "psd", "psb", "xcf", "bpg"),
     *("jxr", "wdp", "hdp", "qoi", "exr", "dds", "flif"),
-    # cameras' own
+    # raw formats of cameras
     *("dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "orf", "rw2", "pef", "srw", "3fr"),
 )
-# what a file is by its first bytes → Pillow's name, and the feature of Pillow's that it takes
+# format by the first bytes → (Pillow's name of it, the feature of Pillow that it needs)
 _READ = {
     "PNG": ("PNG", ""),
     "JPEG": ("JPEG", ""),
@@ -39,7 +39,7 @@ _READ = {
     "JPEG 2000": ("JPEG2000", "jpg_2000"),
 }
 _HEIC = "HEIC"
-_BEGINS = (  # name, bytes, at which byte; the first that fits
+_BEGINS = (  # (format, its bytes, their offset); the first match counts
     ("PNG", b"\x89PNG\r\n\x1a\n", 0),
     ("JPEG", b"\xff\xd8\xff", 0),
     ("WebP", b"WEBP", 8),
@@ -72,7 +72,7 @@ _BEGINS = (  # name, bytes, at which byte; the first that fits
     ("Matroska", b"\x1a\x45\xdf\xa3", 0),
     ("gzip", b"\x1f\x8b\x08", 0),
 )
-_BRANDS = (  # of an ISO base media file; the first of which it names one
+_BRANDS = (  # brands of ISO base media files; the first format with a brand of the file counts
     ("AVIF", {b"avif", b"avis"}),
     (_HEIC, {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}),
     ("camera raw", {b"crx "}),
@@ -82,22 +82,24 @@ _MARKUP = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 
 
 class UnsupportedError(InputError):
-    """An image of a format that is not read; told apart because it is not damaged.
+    """An image is of an unsupported format; that does not mean that it is damaged.
 
     `kind` is the format's name.
     """
 
     def __init__(self, message: str, kind: str = ""):
+        """Create the error with its message and the format's name."""
         super().__init__(message)
         self.kind = kind
 
 
 def _unsupported(kind: str, why: str) -> UnsupportedError:
+    """Return the error for a format."""
     return UnsupportedError(f"unsupported format {kind}: {why}", kind)
 
 
 def kind_of(data: bytes) -> str:
-    """What a file is by its first bytes; empty where they are nothing known."""
+    """Return a file's format by its first bytes; empty where they are unknown."""
     if data[4:8] == b"ftyp":
         brands = {data[i : i + 4] for i in (8, *range(16, min(len(data), _box(data)), 4))}
         return next((name for name, known in _BRANDS if known & brands), "MP4")
@@ -108,31 +110,34 @@ def kind_of(data: bytes) -> str:
 
 
 def _box(data: bytes) -> int:
-    """Bytes of the first box of an ISO base media file, of which no more than 256 are looked at."""
+    """Return the size of an ISO base media file's first box, at most 256 bytes."""
     return min(int.from_bytes(data[:4], "big"), 256)
 
 
 def pillow_name(kind: str) -> str:
-    """Pillow's name of a `kind_of` that is read.
+    """Return Pillow's name for a format that `kind_of` returned.
 
     Raises:
-        UnsupportedError: it is not; the message says what is, or what would have to be installed.
+        UnsupportedError: the format is not supported; the message says which formats are, or what
+            to install for it.
     """
     if kind == _HEIC:
         if not has_heif():
             raise _unsupported(kind, f"{advice('heic')} (pillow-heif) reads it")
         return "HEIF"
     if kind not in _READ:
-        raise _unsupported(kind, f"{listed()} are read")
+        raise _unsupported(kind, f"{listed()} are supported")
     name, feature = _READ[kind]
     if feature and not features.check(feature):
-        raise _unsupported(kind, "this Pillow was built without it; pip install pillow")
+        raise _unsupported(
+            kind, "this Pillow was built without it; pip install pillow brings one that has it"
+        )
     return name
 
 
 @functools.cache
 def has_heif() -> bool:
-    """Whether pillow-heif is installed; Pillow knows HEIC once this was asked."""
+    """Return whether pillow-heif is installed; if so, register it with Pillow."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:
@@ -141,7 +146,7 @@ def has_heif() -> bool:
 
 
 def listed(last: str = "and") -> str:
-    """The kinds that are read here, in words."""
+    """Return the supported formats in words."""
     names = [kind for kind, (_, part) in _READ.items() if not part or features.check(part)]
     names += [_HEIC] if has_heif() else []
     return f"{', '.join(names[:-1])} {last} {names[-1]}"

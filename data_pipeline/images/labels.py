@@ -1,8 +1,8 @@
-"""Text on pictures for people: measured, cut to its column, each script in a font that has it.
+"""Text on pictures for people: measured, wrapped to a column, each script in a font that has it.
 
-Pillow's own font has Latin letters, matplotlib's DejaVu some more scripts. For others the fonts of
-the system are looked through: Debian's fonts-noto-core and fonts-noto-cjk have them. What no font
-has stands as a note in brackets, and is said once on stderr.
+Pillow's own font has Latin letters, and matplotlib's DejaVu has some more scripts. For others, the
+fonts of the system are searched: Debian's fonts-noto-core and fonts-noto-cjk have them. Characters
+that no font has are replaced by a note in brackets, and one line on stderr says so.
 """
 
 import functools
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-SIZE = 12  # of the letters, pixels
-LINE = 15  # from one line to the next
-# where systems keep their fonts, and the names of those that are of use, the first that is there
+SIZE = 12  # font size, pixels
+LINE = 15  # distance of lines, pixels
+# folders where systems keep fonts, and the names of useful fonts, the preferred ones first
 PLACES = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -42,35 +42,36 @@ NAMES = (
     "unifont",
     "Symbola",
 )
-# how the names of characters begin that the fonts of Chinese, Japanese and Korean have
+# first words of the names of characters that Chinese, Japanese and Korean fonts have
 _EASTERN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
 _SUFFIXES = (".ttf", ".otf", ".ttc")
-_NONE = "\U0010fffe"  # a character that is none: every font shows its box
+_NONE = "\U0010fffe"  # not a character: every font draws its placeholder for it
 _BEYOND = "…"
-_JOINERS = "\u200c\u200d"  # which letters of some scripts need; others of their kind are left out
+_JOINERS = "\u200c\u200d"  # letters of some scripts need these; other format characters are removed
 
 
 def clean(text: str) -> str:
-    """Foreign text in one line, without controls and marks that change its direction."""
+    """Return foreign text in one line, without control and direction characters."""
     kept = (" " if c.isspace() else c for c in text if c.isspace() or c in _JOINERS or _shown(c))
     return " ".join("".join(kept).split())
 
 
 def _shown(char: str) -> bool:
+    """Return whether a character is kept: it is no control character and no variation selector."""
     return unicodedata.category(char)[0] != "C" and not "\ufe00" <= char <= "\ufe0f"
 
 
-@functools.lru_cache(4096)  # words come again, and so do a sheet's labels
+@functools.lru_cache(4096)  # words occur again, and so do the labels of a sheet
 def width_of(line: str) -> float:
-    """Pixels that a line of `wrap` takes."""
+    """Return the width in pixels of a line of `wrap`."""
     return sum(font.getlength(run) for font, run in _runs(line))
 
 
 def wrap(text: str, width: float, lines: int | None = None) -> list[str]:
-    """The text in lines of at most `width` pixels.
+    """Return the text as lines of at most `width` pixels.
 
-    Breaks are at spaces, and within words that are wider, as in Chinese, anywhere. Of more than
-    `lines` lines the last ends with "…".
+    A line breaks at a space. Within a word that is too wide for a line, as in Chinese, it breaks
+    anywhere. Where the text needs more than `lines` lines, the last one ends with "…".
     """
     words, out = _noted(clean(text)).split(), []
     while words:
@@ -85,7 +86,7 @@ def wrap(text: str, width: float, lines: int | None = None) -> list[str]:
             continue
         while count < len(words) and (total := total + width_of(f" {words[count]}")) <= width:
             count += 1
-        # a word alone may be in a narrower font than the line
+        # a single word may be set in a narrower font than the whole line
         while count > 1 and width_of(" ".join(words[:count])) > width:
             count -= 1
         out.append(" ".join(words[:count]))
@@ -94,8 +95,8 @@ def wrap(text: str, width: float, lines: int | None = None) -> list[str]:
 
 
 def _fitting(text: str, width: float, tail: str = "") -> int:
-    """How many characters, one at least, make a line with `tail` that is no wider."""
-    low, high = 1, max(1, min(len(text), int(width)))  # a letter has a pixel, at least
+    """Return how many characters, at least one, fit into a line that ends with `tail`."""
+    low, high = 1, max(1, min(len(text), int(width)))  # a letter is at least a pixel wide
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if width_of(text[:middle] + tail) <= width else (low, middle - 1)
@@ -105,7 +106,7 @@ def _fitting(text: str, width: float, tail: str = "") -> int:
 
 
 def write(draw: ImageDraw.ImageDraw, place: tuple[float, float], lines: list[str]) -> None:
-    """Draws lines of `wrap` from `place`, their top left corner, downwards."""
+    """Draw lines of `wrap` below each other; `place` is their top left corner."""
     x, y = place
     ascent = _fonts()[0].getmetrics()[0]
     for number, line in enumerate(lines):
@@ -116,10 +117,10 @@ def write(draw: ImageDraw.ImageDraw, place: tuple[float, float], lines: list[str
 
 
 def _runs(line: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-    """A line in parts, each with the font it is drawn in.
+    """Return the parts of a line, each with the font in which it is drawn.
 
-    What is no letter stays with the letters before it, so that a sentence that is written from
-    right to left is one part.
+    Characters that are not letters stay with the letters before them, so that a sentence of a
+    right-to-left script is one part.
     """
     runs: list[tuple[ImageFont.FreeTypeFont, str]] = []
     plain = line.isascii()
@@ -135,7 +136,7 @@ def _runs(line: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
 
 
 def _noted(text: str) -> str:
-    """The text with a note in place of words of characters that no font has: "[3 CJK]"."""
+    """Return the text with a note such as "[3 CJK]" in place of characters that no font has."""
     out, script, count = [], "", 0
     for char, follows in itertools.pairwise([*text, "", ""]):
         if count and char == " " and _lacking(follows) == script:
@@ -153,7 +154,7 @@ def _noted(text: str) -> str:
 
 
 def _lacking(char: str) -> str:
-    """What a character is of that no font has, in a word: CJK, THAI, SYMBOL. Else empty."""
+    """Return the script of a character that no font has (CJK, THAI, SYMBOL); otherwise empty."""
     if not char or _clings(char) or _font_of(char):
         return ""
     if unicodedata.category(char)[0] == "S":
@@ -163,25 +164,27 @@ def _lacking(char: str) -> str:
 
 
 def _clings(char: str) -> bool:
-    """Whether a character belongs to the one before it."""
+    """Return whether a character is combined with the one before it."""
     return unicodedata.category(char)[0] == "M" or char in _JOINERS
 
 
 @functools.cache
 def _say(script: str) -> None:
+    """Say once for each script that no font has its characters."""
     name = "cjk" if script == "CJK" else "core"
-    said = f"no font here has {script} characters, which contact sheets note in brackets"
+    said = f"no font here has {script} characters, so contact sheets note them in brackets"
     print(
-        f"cv3jax: {said}; installing Noto (Debian: fonts-noto-{name}) shows them", file=sys.stderr
+        f"cv3jax: {said}; install Noto fonts to see them (Debian: fonts-noto-{name})",
+        file=sys.stderr,
     )
 
 
 @functools.cache
 def _font_of(char: str, plain: bool = False) -> ImageFont.FreeTypeFont | None:
-    """The first font that has a character.
+    """Return the first font that has a character, or None.
 
-    Pillow's own is the last to be asked for lines that are not `plain`: it has no accents, and a
-    word should be in one font.
+    For lines that are not `plain` Pillow's own font is tried last: it has no accented letters, and
+    a word should be in one font.
     """
     own, *others = _fonts()
     return next((font for font in ([own] if plain else [*others, own]) if _has(font, char)), None)
@@ -189,18 +192,20 @@ def _font_of(char: str, plain: bool = False) -> ImageFont.FreeTypeFont | None:
 
 @functools.cache
 def _has(font: ImageFont.FreeTypeFont, char: str) -> bool:
+    """Return whether a font has a character."""
     return char.isspace() or _drawn(font, char) != _drawn(font, _NONE)
 
 
 @functools.lru_cache(1024)
 def _drawn(font: ImageFont.FreeTypeFont, char: str) -> tuple:
+    """Return a character's picture in a font, to compare it with others."""
     mask = font.getmask(char)
     return (mask.size, tuple(mask))
 
 
 @functools.cache
 def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
-    """Pillow's own font first, then those of `_files` that can be read."""
+    """Return Pillow's own font, then those of `_files` that can be read."""
     fonts = [ImageFont.load_default(SIZE)]
     for file in _files():
         try:
@@ -211,7 +216,7 @@ def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
 
 
 def _files() -> list[Path]:
-    """DejaVu, which comes with matplotlib, then NAMES, then whatever else Noto Sans has."""
+    """Return the font files: matplotlib's DejaVu, then NAMES, then all others of Noto Sans."""
     found: dict[str, Path] = {}
     for place in PLACES:
         for folder, _, names in os.walk(place):

@@ -1,40 +1,42 @@
-"""Perceptual hashes: which pictures may be the same one, cut, resized or recompressed.
+"""Perceptual hashes, which find pictures that may be copies: cropped, resized or recompressed.
 
-Whether they are, pixels say.
+Whether two pictures with similar hashes are copies is then decided by their pixels.
 
-The hash is `imagehash.phash`: signs of the 8×8 lowest DCT coefficients of 32×32 greys against their
-median. A copy flips few bits, and mostly those whose coefficient lies close to the median. So two
-records are compared when they agree on all bits of a band of the hash once either may have flipped
-one of its weakest bits there (query-directed multi-probe LSH, Lv et al. 2007).
+The hash is `imagehash.phash`: the signs of the 8×8 lowest DCT coefficients of 32×32 greys, relative
+to their median. A copy flips few bits, mostly those of coefficients that are close to the median.
+So two records are compared when they agree on all bits of a band of the hash, after each may have
+flipped one of its weakest bits there (query-directed multi-probe LSH, Lv et al. 2007).
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # its submodules are imported where they are first used
+import scipy  # imports its submodules when they are first used
 from PIL import Image
 
 BITS = 64
-WEAK = 24  # how many of the bits are told, weakest first
+WEAK = 24  # how many of the weakest bits are recorded
 _PROBED = 4  # weakest bits of a band that are flipped, one at a time
-_OCCUPANCY = 64  # records that share a band by chance, at most
-# a band takes every n-th coefficient in the order of frequency, so that all bands have both stable
+_OCCUPANCY = 64  # the most records that may share a band by chance
+# a band takes every n-th coefficient in the order of frequency, so that every band has both stable
 # and unstable ones
 _ORDER = sorted(range(BITS), key=lambda bit: (bit // 8 + bit % 8, bit))
-_SIDE = 64  # of the pictures that are compared, pixels
-_MARGIN = 2  # pixels at their edge that are not: what one has and the other lacks
+_SIDE = 64  # side of the pictures that are compared, pixels
+_MARGIN = 2  # pixels at their edges that are not compared, because a crop may lack them
 _STEPS = 5
-_MOST = 0.08  # of the width: shift and scale that a crop may explain
+_MOST = 0.08  # the largest shift and scale that a crop may explain, in widths
 
 
 class Hash(NamedTuple):
-    bits: int  # 64 of them; hex(bits) is imagehash's string
+    """A perceptual hash, and which of its bits are the most likely to flip."""
+
+    bits: int  # 64 bits; hex(bits) is imagehash's string
     weak: bytes  # the WEAK bits closest to flipping, weakest first, one byte each
 
 
 def phash(image: Image.Image) -> Hash:
-    """The hash of an upright RGB image. `bits` are those of `imagehash.phash`."""
+    """Return the hash of an upright RGB image; its `bits` are those of `imagehash.phash`."""
     grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     low = scipy.fft.dct(scipy.fft.dct(np.asarray(grey, np.float64), axis=0), axis=1)[:8, :8].ravel()
     margin = low - np.median(low)
@@ -43,8 +45,9 @@ def phash(image: Image.Image) -> Hash:
 
 
 def band_count(records: int) -> int:
-    """In how many bands the hash is cut: as many as keep chance meetings few, for recall grows with
-    their number.
+    """Return into how many bands the hash is divided.
+
+    More bands find more copies. The count is the largest that keeps accidental matches few.
     """
     return next(
         bands for bands in (4, 3, 2) if bands == 2 or records <= _OCCUPANCY << (BITS // bands)
@@ -52,9 +55,7 @@ def band_count(records: int) -> int:
 
 
 def band_keys(value: Hash, bands: int) -> Iterator[int]:
-    """The buckets a record is put in: for each band its bits, and these with one of the weakest
-    flipped.
-    """
+    """Yield the buckets of a record: each band's bits, and these with one weak bit flipped."""
     width = BITS // bands
     for band in range(bands):
         members = _ORDER[band::bands][:width]
@@ -67,8 +68,9 @@ def band_keys(value: Hash, bands: int) -> Iterator[int]:
 
 
 def close_pairs(values: np.ndarray, radius: int, most: int) -> np.ndarray:
-    """(later, earlier) [P, 2] of uint64 [N] at a Hamming distance of at most `radius`: of each
-    value the `most` earliest.
+    """Return the pairs (later, earlier) of hashes with at most `radius` differing bits.
+
+    values: uint64 [N]. Result: [P, 2]; each value is paired with at most the `most` earliest.
     """
     found = [np.zeros((0, 2), np.int64)]
     block = max(1, 2**22 // max(1, len(values)))
@@ -84,14 +86,14 @@ def close_pairs(values: np.ndarray, radius: int, most: int) -> np.ndarray:
 
 
 class Look(NamedTuple):
-    """What `same_picture` compares of an image, 0..255."""
+    """The pixels of an image that `same_picture` compares, in 0..255."""
 
     small: np.ndarray  # float32 [64, 64, 3], slightly blurred
-    fine: np.ndarray  # float32 [S, S], grey; S is 256, or for small images 128 or 64
+    fine: np.ndarray  # float32 [S, S], grey; S is 256, or 128 or 64 for small images
 
 
 def look(image: Image.Image) -> Look:
-    """Of an upright RGB image, of which no side needs to be above 512."""
+    """Return the Look of an upright RGB image, whose sides need not be longer than 512."""
     small = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     side = next(s for s in (256, 128, _SIDE) if s <= min(image.size) or s == _SIDE)
     fine = image.convert("L").resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -104,13 +106,14 @@ def look(image: Image.Image) -> Look:
 def same_picture(
     a: Look, b: Look, *, most: float = 6.0, most_local: float = 20.0, most_fine: float = 8.0
 ) -> bool:
-    """Whether two images differ by a crop and by what compression does, and by nothing else.
+    """Return whether two images differ only by a crop and by compression.
 
-    The crop (a shift and a scale along each side, at most 8 %) is found by least squares
-    (Lucas-Kanade). What remains, in levels of 255, must be small over the whole picture (`most`,
-    root mean square; less for pictures of low contrast), in each seventh of its sides
-    (`most_local`: a small object of another colour is another picture), and of the finer greys in
-    each tenth (`most_fine`: so is another text in the same place).
+    The crop (a shift and a scale along each side, at most 8 %) is estimated by least squares
+    (Lucas-Kanade). The remaining difference, in levels of 255, must be small: over the whole
+    picture (`most`, root mean square; less for pictures of low contrast); over every window of a
+    seventh of the side (`most_local`, since a small object of another colour makes another
+    picture); and in the finer greys over every window of a tenth (`most_fine`, since another text
+    in the same place does too).
     """
     shift = np.zeros(4)
     for _ in range(_STEPS):
@@ -120,7 +123,7 @@ def same_picture(
             _inner(_SIDE)
         ].reshape(-1, 4)
         normal = slopes.T @ slopes
-        # a flat picture has no slopes: the ridge keeps it where it is
+        # a flat picture has no gradients: the ridge keeps the shift where it is
         normal += np.eye(4) * (1e-3 * np.trace(normal) / 4 + 1e-6)
         shift = np.clip(
             shift
@@ -145,8 +148,9 @@ def same_picture(
 
 
 def _warped(picture: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[S, S, C] moved and scaled by (across, down, scale across, scale down), in widths; and where
-    its pixels are, -.5...5.
+    """Return a picture [S, S, C] moved and scaled by `shift`, and the places of its pixels.
+
+    shift: (across, down, scale across, scale down), in widths. The places are [2, S, S], -0.5..0.5.
     """
     side = len(picture)
     grid = (np.arange(side) + 0.5) / side - 0.5
@@ -162,6 +166,6 @@ def _warped(picture: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _inner(side: int) -> tuple[slice, slice]:
-    """Without the edge, of which one picture has what the other lacks."""
+    """Return the index of a picture without its edges, which a crop may lack."""
     margin = side // 24 if side > _SIDE else _MARGIN
     return np.s_[margin:-margin, margin:-margin]

@@ -1,24 +1,24 @@
-"""PNGs without what Pillow may refuse them for, and what it gets wrong about their pixels.
+"""Preparing PNGs for Pillow: removing chunks that it may fail on, and correcting transparency.
 
-Pillow ends a file of which one text, or the colour profile, unpacks to more than a megabyte, or
-whose unused chunks are damaged: the pixels are good all the same.
+Pillow refuses a file in which one text or the colour profile decompresses to more than a megabyte,
+or whose ancillary chunks are damaged, although the pixels are good.
 """
 
 import zlib
 
 _START = b"\x89PNG\r\n\x1a\n"
-# what pixels, their transparency, orientation and number of frames are of
+# chunks of the transparency, the orientation and the frames
 _KEPT = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may tell it
-MAX_TEXT = 2**20  # bytes, unpacked: Pillow's own limit
-MAX_PROFILE = 2**24  # bytes, unpacked; a printer's has two million
+_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may hold it
+MAX_TEXT = 2**20  # bytes after decompression: Pillow's own limit
+MAX_PROFILE = 2**24  # bytes after decompression; a printer's profile has two million
 
 
 def without_extras(data: bytes) -> tuple[bytes, bytes | None]:
-    """(the same PNG without chunks that do not change how it looks, its ICC profile or None).
+    """Return (the PNG without chunks that do not change its look, its ICC profile or None).
 
-    What is damaged beyond the chunks' names and lengths stays as it is, for Pillow to refuse.
+    Damage other than in the names and lengths of chunks is left for Pillow to refuse.
     """
     parts, profile, at = [data[:8]], None, len(_START)
     while at + 12 <= len(data):
@@ -38,7 +38,7 @@ def without_extras(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _tells(kind: bytes, body: bytes) -> bool:
-    """Whether a text may hold the orientation, and is small enough to be read."""
+    """Return whether a text may hold the orientation and is small enough to be read."""
     if not body.startswith(_ORIENTATION):
         return False
     packed = body.partition(b"\0")[2]
@@ -50,8 +50,9 @@ def _tells(kind: bytes, body: bytes) -> bool:
 
 
 def _unpacked(packed: bytes, most: int) -> bytes | None:
-    """A method's byte and packed bytes, unpacked; None where they are damaged, or more than
-    `most`.
+    """Return decompressed bytes, or None where they are damaged or more than `most`.
+
+    packed: the byte of the compression method, then the compressed bytes.
     """
     if packed[:1] != b"\0":
         return None
@@ -63,10 +64,10 @@ def _unpacked(packed: bytes, most: int) -> bytes | None:
 
 
 def transparent(key: object, data: bytes, mode: str) -> object:
-    """The colour that a PNG calls transparent, as Pillow's pixels have it.
+    """Return the colour that a PNG makes transparent, on the scale of Pillow's pixels.
 
-    Pillow gives it in the file's own depth, and pixels of 2 and 4 bits, and of 16 bits and three
-    channels, in 8.
+    Pillow returns it at the file's bit depth, but converts pixels of 2 and 4 bits, and of 16 bits
+    with three channels, to 8 bits.
     """
     depth = data[24]
     if mode == "L" and depth in (2, 4) and isinstance(key, int):
