@@ -71,7 +71,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
         "Typing :: Typed",
     ],
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     # the recipes live in configs/ and travel as cv3jax.configs, so that no top-level name `configs`

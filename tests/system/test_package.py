@@ -66,7 +66,7 @@ def test_classifiers_and_workflow_name_the_same_pythons_and_the_package_is_typed
 def test_every_place_says_the_same_version_and_nothing_is_said_of_serving():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert META["version"] == citation["version"] == cv3jax.__version__
-    assert citation["license"] == META["license"]
+    assert citation["license"] == META["license_expression"]
     assert cv3jax.__version__ in (ROOT / "CHANGELOG.md").read_text()
     assert "serv" not in META["description"]
     assert "serv" not in cv3jax.__doc__
