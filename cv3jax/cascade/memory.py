@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -156,7 +157,6 @@ def _sampler(
     stage, text = cascade.description.stages[name], cascade.description.t5
     latents = _images(cascade, (width, *cascade.latent(side)))
     cascade.check_context(name, latents.shape[1])
-    noise = _images(cascade, latents.shape, given=True)
     rows = latents.sharding if cascade.mesh is None else _rows(cascade.mesh)
     features = (width, text.length, stage.text_width)
     features = jax.ShapeDtypeStruct(features, jnp.float32, sharding=rows)
@@ -166,9 +166,10 @@ def _sampler(
         cascade.params[name],
         features,
         latents if stage.kind == "relay" else None,
-        noise,
+        (latents, latents),  # a state
         keys if cascade.mesh is None else abstract(keys, rows),
         cascade.put_rows(w),
+        (np.int32(0), np.int32(1)),
     )
     model, (share, height, breadth, _) = stage.model, _share(latents)
     wide = model.get("channels", 320) * height * breadth
@@ -180,7 +181,7 @@ def _sampler(
     tokens = latents.shape[1] * latents.shape[2] // 4**first
     ours = height * breadth // 4**first
     rough = 2 * share * (2 * WIDE * wide + 8 * heads * tokens * ours)
-    return Program(f"the {name} stage at {side}²", sampler, args, rough)
+    return Program(f"the {name} stage at {side}²", sampler.run, args, rough)
 
 
 def _coding(cascade: Cascade, width: int, side: int) -> int:

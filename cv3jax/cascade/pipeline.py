@@ -5,6 +5,7 @@ rows of a batch over data and fsdp, and the height of latents and pictures over 
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.cascade.coders import decoder, encoder, text_encoder
 from cv3jax.cascade.limits import relay_passes, untrained
-from cv3jax.cascade.parts import build_model, build_on, load_params
+from cv3jax.cascade.parts import build_on, load_params
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.stage_sampler import (
+    StageSampler,
+    Tell,
     check_rows,
     draw_noise,
     fold,
     images_sharding,
-    make_stage_sampler,
+    make_stage_steps,
+    sample_stage,
     stage_attend,
 )
 from cv3jax.checkpoints import cascades
@@ -32,8 +37,7 @@ from cv3jax.diffusion.pixels import to_pixels, to_uint8, up2
 from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
 from cv3jax.distributed.partitioning import context_problem, tree_sharding
-from cv3jax.models.t5 import T5Encoder
-from cv3jax.models.vae import Autoencoder, posterior_sample
+from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
 
 
@@ -67,23 +71,13 @@ class Cascade:
             for name, stage in description.stages.items()
         }
         self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
-        scale, images = description.vae.measured, images_sharding(mesh)
-        self.decoder = jax.jit(
-            lambda p, z: to_uint8(vae.apply({"params": p}, z / scale, method="decode")),
-            out_shardings=images,
-        )
-
-        def encode(p, pixels, noise):
-            return scale * posterior_sample(
-                *vae.apply({"params": p}, pixels, method="encode"), noise
-            )
-
-        self.encoder = jax.jit(encode, out_shardings=images)
+        scale = description.vae.measured
+        self.encoder, self.decoder = encoder(vae, scale, mesh), decoder(vae, scale, mesh)
         if description.t5 is not None:
-            t5 = build_model(T5Encoder, description.t5.model)
-            self._text = jax.jit(lambda p, tokens: t5.apply({"params": p}, tokens))
-        self._samplers: dict[tuple, Callable] = {}
+            self._text = text_encoder(description.t5)
+        self._samplers: dict[tuple, StageSampler] = {}
         self._lap: Callable[[str, Any], Any] = lambda part, value: value
+        self._tell: Tell | None = None
 
     def with_params(self, part: str, params: Any) -> "Cascade":
         """Return this cascade with other parameters of one part; both share compiled functions."""
@@ -99,6 +93,12 @@ class Cascade:
         """
         other = copy.copy(self)
         other._lap = lap
+        return other
+
+    def told_to(self, tell: Tell) -> "Cascade":
+        """Return this cascade calling tell(stage, steps done, steps) about once a second."""
+        other = copy.copy(self)
+        other._tell = tell
         return other
 
     def put_rows(self, value: np.ndarray | jax.Array) -> jax.Array:
@@ -160,10 +160,12 @@ class Cascade:
         """
         self.check_context(name, noise.shape[1])
         sampler, w = self.sampler(name, settings)
-        return sampler(self.params[name], text, low, noise, keys, self.put_rows(w))
+        tell = self._tell and functools.partial(self._tell, name)
+        w = self.put_rows(w)
+        return sample_stage(sampler, self.params[name], text, low, noise, keys, w, tell)
 
-    def sampler(self, name: str, settings: SamplerSettings) -> tuple[Callable, np.ndarray]:
-        """Return (the jitted sampler of stage `name`, its guidance weight w, a scalar or [B]).
+    def sampler(self, name: str, settings: SamplerSettings) -> tuple[StageSampler, np.ndarray]:
+        """Return (the sampler of stage `name`, its guidance weight w, a scalar or [B]).
 
         Raises InputError on steps or guidance that a distilled stage was not trained for.
         """
@@ -175,21 +177,15 @@ class Cascade:
         unguided = bool(np.all(w == 1.0))
         call = (name, unguided, chosen.steps, chosen.eta, chosen.form)
         if call not in self._samplers:
-            try:
-                self._samplers[call] = make_stage_sampler(
-                    stage,
-                    steps=chosen.steps,
-                    unguided=unguided,
-                    eta=chosen.eta,
-                    form=chosen.form,
-                    mesh=self.mesh,
-                    attend=self._attend[name],
-                )
-            except ValueError as e:
-                raise InputError(
-                    f"{chosen.steps} steps for the {name} stage, which starts at t = {stage.start}:"
-                    f" {str(e)[:120]}"
-                ) from e
+            self._samplers[call] = make_stage_steps(
+                stage,
+                steps=chosen.steps,
+                unguided=unguided,
+                eta=chosen.eta,
+                form=chosen.form,
+                mesh=self.mesh,
+                attend=self._attend[name],
+            )
         return self._samplers[call], w
 
     def check_context(self, name: str, rows: int) -> None:

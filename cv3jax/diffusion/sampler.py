@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from cv3jax.diffusion.schedule import Grid, mean
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int [B]) → x̂0
+State = tuple[jax.Array, jax.Array]  # (x, the carried mean), both [B, H, W, C]
 
 
 def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
@@ -114,26 +115,76 @@ def sample(
     trajectory costs nothing. `keys` [B], one per image, draw the noise of η > 0 and are needed only
     then.
     """
+    state, advance, points = _steps(predict, grid, x, low, keys, eta, form)
+
+    def body(state: State, at: tuple) -> tuple[State, jax.Array]:
+        state = advance(state, *at)
+        return state, state[0]
+
+    (x, _), trajectory = jax.lax.scan(body, state, (jnp.arange(grid.steps), points))
+    return x, trajectory
+
+
+def sample_steps(
+    predict: Predict,
+    grid: Grid,
+    state: State,
+    low: jax.Array | None,
+    between: tuple[jax.Array, jax.Array],
+    *,
+    keys: jax.Array | None = None,
+    eta: float = 0.0,
+    form: str = "released",
+) -> State:
+    """Run steps begin..end - 1 of `sample`, where `between` is (begin, end), int32.
+
+    state: (x, the carried mean), of `first_state` or of the steps before. Returns that of the last
+    step. All ranges of steps are one program, so that pictures do not depend on how the steps are
+    split.
+    """
+    _, advance, points = _steps(predict, grid, state[0], low, keys, eta, form)
+
+    def body(number: jax.Array, state: State) -> State:
+        return advance(state, number, jax.tree.map(lambda x: x[number], points))
+
+    return jax.lax.fori_loop(*between, body, state)
+
+
+def first_state(x: jax.Array, low: jax.Array | None) -> State:
+    """Return what `sample_steps` begins with: x of `start`, and `low` or zeros."""
+    return x, jnp.zeros_like(x) if low is None else low
+
+
+def _steps(
+    predict: Predict,
+    grid: Grid,
+    x: jax.Array,
+    low: jax.Array | None,
+    keys: jax.Array | None,
+    eta: float,
+    form: str,
+) -> tuple[State, Callable[[State, jax.Array, Point], State], Point]:
+    """Return (the first state, the function of a step's state, number and point, all points)."""
     if eta and keys is None:
         raise ValueError("eta > 0 draws noise at every step: pass keys, one per image")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
-    if low is None:  # without blur the released form and the paper's are the same
-        form, low = "released" if form == "paper" else form, jnp.zeros_like(x)
-    steps = grid.steps
+    if low is None and form == "paper":  # without blur the released form and the paper's are equal
+        form = "released"
+    state = first_state(x, low)
+    low = state[1] if low is None else low
 
-    def body(carry, at):
-        i, point = at
-        x, m = carry
+    def advance(state: State, number: jax.Array, point: Point) -> State:
+        x, m = state
         noise = (
-            jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys)
+            jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:]))(
+                keys
+            )
             if eta
             else jnp.zeros_like(x)
         )
-        x, m = FORMS[form](predict, x, m, low, point, eta, noise)
-        return (x, m), x
+        return FORMS[form](predict, x, m, low, point, eta, noise)
 
     sigma, blur = grid.sigma, grid.blur
     points = Point(grid.t[:-1], grid.t[1:], sigma[:-1], sigma[1:], blur[:-1], blur[1:])
-    (x, _), trajectory = jax.lax.scan(body, (x, low), (jnp.arange(steps), points))
-    return x, trajectory
+    return state, advance, points

@@ -15,7 +15,7 @@ from cv3jax.checkpoints.description import CascadeDescription, Distilled, StageD
 from cv3jax.distillation.programs import distillation_step, round_of
 from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distillation.teachers import check_student, check_teacher
-from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.batches import placement, placer
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
@@ -221,9 +221,10 @@ def load_stage(run: Distillation, trained: Trained) -> Any:
     """Return the parameters of a stage, sharded over the mesh, in float32."""
     directory, description = cascades.read_cascade(trained.directory)
     name = run.stage.stage
-    return load_params(
-        directory, description, (name,), lambda shapes: tree_sharding(shapes, run.mesh.mesh)
-    )[0][name]
+    with waiting(f"loading the {name} of {directory}"):
+        return load_params(
+            directory, description, (name,), lambda shapes: tree_sharding(shapes, run.mesh.mesh)
+        )[0][name]
 
 
 def as_frozen(run: Distillation, params: Any) -> Any:
@@ -249,7 +250,9 @@ def create_student(run: Distillation, round: RoundSettings, teacher: Trained, pa
         start = {**jax.tree.map(jnp.copy, theirs), **fresh}
         return create_state(one.init, one.tx, key, start, one.like.norms is not None)
 
-    return jit_once(create, shardings)(jax.random.key(run.stage.seed + round.number), params)
+    with waiting("making the train state"):
+        key = jax.random.key(run.stage.seed + round.number)
+        return jax.block_until_ready(jit_once(create, shardings)(key, params))
 
 
 def round_data(run: Distillation, round: RoundSettings) -> tuple[Any, Callable]:

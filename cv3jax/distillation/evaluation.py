@@ -5,7 +5,6 @@ Prompts, seeds and guidance weights are the same every time.
 
 import itertools
 import json
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
@@ -23,6 +21,7 @@ from cv3jax.checkpoints.description import StageDescription
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed import processes
+from cv3jax.distributed.backend import waiting
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.previews import first_images, preview_prompts
 from data_pipeline.io.errors import naming
@@ -73,7 +72,8 @@ class Bench:
             self._samplers[call] = make_stage_sampler(
                 stage, steps=steps, eta=self._eta, form=self._form, attend=attend
             )
-        return processes.whole(self._samplers[call](params, *self._inputs))
+        with waiting(f"drawing the pictures that are compared, in {steps} steps"):
+            return processes.whole(self._samplers[call](params, *self._inputs))
 
     def distances(self, latents: np.ndarray, others: np.ndarray) -> dict[str, float]:
         """Return {w: distance}, and the mean over every w as "all".
@@ -125,10 +125,7 @@ def references(
     if processes.first("references", lambda: _kept(path, key) is not None):
         return dict(zip(steps, _kept(path, key), strict=True))
     params = load()
-    made = {
-        n: bench.sample(stage, params, n)
-        for n in tqdm(steps, desc="the teacher's pictures", unit="grid", file=sys.stderr)
-    }
+    made = {n: bench.sample(stage, params, n) for n in steps}
     if processes.main():
         with replacing(path) as temporary, naming(path), temporary.open("wb") as file:
             np.savez(file, key=key, **{str(n): value for n, value in made.items()})

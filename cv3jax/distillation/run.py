@@ -33,6 +33,7 @@ from cv3jax.distillation.resume import (
 from cv3jax.distillation.settings import DistillSettings, RoundSettings, span, within
 from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
+from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
@@ -73,7 +74,8 @@ def run(
     check_directory(workdir, "--workdir")
     with hold(workdir):
         work, stage = building.build_distillation(settings, workdir), settings.stage
-        inputs = processes.first("inputs", lambda: distill_inputs(settings))
+        with waiting("reading what the run depends on"):
+            inputs = processes.first("inputs", lambda: distill_inputs(settings))
         asked = Asked(settings.stage.json, inputs, allowed, RESUMABLE)
         found = Rounds(*processes.first("resume", lambda: find_rounds(settings, asked, workdir)))
         if processes.main():
@@ -234,7 +236,8 @@ def begin_round(
         (text.length, text.model["channels"]),
         building.student_stage(work, round).factor,
     )
-    same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
+    with waiting("checking that the student equals its teacher"):
+        same = parity(own, work.mesh, round, state.params, params, teacher.w_dim, inputs)
     watch.look(state.ema, 0, keep=False, parity=same)
     at = f"w drawn from {span(round.w)}" if teacher.w_dim else "w = 1"
     return state, f"the student equals its teacher at {at}, to {same:.1g} (float32)"

@@ -1,5 +1,6 @@
 """Set up the backend: XLA flags for CPUs, JAX's GPU memory, choice of backend, compile cache."""
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cv3jax.distributed import processes
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 
 POOL = "XLA_CLIENT_MEM_FRACTION"
@@ -25,6 +28,32 @@ def jit_once(function: Callable, shardings: Any) -> Callable:
     platform = jax.tree.leaves(shardings)[0].mesh.devices.flat[0].platform
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
     return jax.jit(function, out_shardings=shardings, compiler_options=options)
+
+
+def waiting(what: str) -> contextlib.AbstractContextManager[None]:
+    """Return a block that says on stderr, in process 0, that `what` is being done (`progress`)."""
+    return progress.waiting(what) if processes.main() else contextlib.nullcontext()
+
+
+def announced(jitted: Any, what: str) -> Callable:
+    """Return the function of a jitted one that says on stderr when it compiles, and how long it
+    took; `what`: such as "the decoder".
+    """
+    import jax
+
+    known = set()
+
+    def call(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        like = (tree, *((x.shape, str(x.dtype)) for x in leaves))
+        if like not in known:
+            with waiting(f"compiling {what}"):
+                jitted.lower(*args).compile()  # which the call below takes
+            known.add(like)
+        return jitted(*args)
+
+    call.lower = jitted.lower
+    return call
 
 
 def tune_cpu() -> None:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed import preemption
+from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import batch_ways, choose_mesh, make_mesh
 from cv3jax.precompute.encoders import load_encoders
@@ -23,6 +23,7 @@ from cv3jax.precompute.staging import begin, complete, finish, is_whole, partial
 from cv3jax.training.cache_identity import cache_identity
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
@@ -165,9 +166,10 @@ def encode(
     todo = [k for k in own if not is_whole(shard_path(target.out, k, identity), lengths[k])]
     if not todo:
         return {}
-    encoders = load_encoders(
-        settings, source.directory, source.description, identity, devices, batch
-    )
+    with waiting(f"loading the encoders of {source.directory}"):
+        encoders = load_encoders(
+            settings, source.directory, source.description, identity, devices, batch
+        )
     began, made, stop, damage, several = time.monotonic(), 0, None, [], []
 
     def damaged(problem: str) -> None:
@@ -179,15 +181,9 @@ def encode(
             )
             raise InputError(f"{problem}{many}; pack the data again without it")
 
-    rate = {
-        "unit": "image",
-        "desc": "encode",
-        "file": sys.stderr,
-        "mininterval": 1.0 if sys.stderr.isatty() else 15.0,
-    }
     with (
         preemption.noticing(ends=ENDS) as noticed,
-        tqdm(total=sum(lengths[k] for k in todo), dynamic_ncols=True, **rate) as bar,
+        progress.bar(sum(lengths[k] for k in todo), "encode", "image") as bar,
     ):
         for k in todo:
             rows = range(starts[k], starts[k] + lengths[k])

@@ -1,10 +1,16 @@
-"""Batches of pictures over the devices of one process."""
+"""Batches of pictures over the devices of one process: the mesh, the size of a batch, drawing one,
+and showing how far its stages are.
+"""
+
+import time
 
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.stage_sampler import Tell
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.sampling.jobs import Job
 
@@ -16,6 +22,27 @@ def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:
     """
     ways = 1 if mesh is None else batch_ways(mesh)
     return min(batch, -(-count // ways)) * ways
+
+
+def steps_on(bar: tqdm) -> Tell:
+    """Return what shows on a bar of pictures how many steps of a stage are done, with an ETA.
+
+    The ETA comes from the steps after the first report, which may have waited for a compilation.
+    """
+    first = (0.0, 0)  # (time, steps done) of that report
+
+    def tell(stage: str, done: int, count: int) -> None:
+        nonlocal first
+        now, left = time.monotonic(), ""
+        if done <= first[1] or not first[1]:
+            first = (now, done)
+        elif done < count:
+            pace = (now - first[0]) / (done - first[1])
+            left = f", {tqdm.format_interval(pace * (count - done))} left"
+        bar.set_postfix_str(f"{stage} step {done}/{count}{left}", refresh=False)
+        bar.update(0)  # shown when the bar is due
+
+    return tell
 
 
 def draw_batch(

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cv3jax.cascade.limits import check_trained, relay_passes
 from cv3jax.cascade.memory import Pictures, check_fits, planned
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
+from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.reports.pictures import save_png
-from cv3jax.sampling.batches import batch_width, draw_batch
+from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
 from cv3jax.sampling.inputs import read_images, read_noise
 from cv3jax.sampling.jobs import Job, slug
 from cv3jax.sampling.overview import overview
 from cv3jax.sampling.resumable import require
 from cv3jax.sampling.vocabulary import say_unknown
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 
 
@@ -108,8 +109,10 @@ def sample_few(
     side = description.stages["base"].image_size if images is None else images.shape[1]
     size = request.size or (None if images is None else 2 * side)
     drawn = Pictures(width, side, plan.passes(size, side), images is not None)
-    check_fits(plan, drawn, request.base, request.relay)
-    cascade = load(source, mesh=devices, attention=attention)
+    with waiting("checking that the pictures fit into memory"):
+        check_fits(plan, drawn, request.base, request.relay)
+    with waiting(f"loading {source}"):
+        cascade = load(source, mesh=devices, attention=attention)
     say_unknown(cascade.tokenize, prompts)
     names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]
     jobs = [
@@ -117,20 +120,23 @@ def sample_few(
         for n in range(len(names))
         for i in range(num)
     ]
-    for begin in tqdm(range(0, count, width), desc="sample", unit="batch", file=sys.stderr):
-        rows = np.arange(begin, min(begin + width, count))
-        made = draw_batch(
-            cascade,
-            [jobs[i] for i in rows],
-            width,
-            None if images is None else images[rows // num],
-            None if noise is None else {name: value[rows] for name, value in noise.items()},
-            size=request.size,
-            base=request.base,
-            relay=request.relay,
-        )
-        for i, image in zip(rows, made, strict=True):
-            save_png(out / jobs[i].file, image)
+    with progress.bar(count, "sample", "picture") as bar:
+        cascade = cascade.told_to(steps_on(bar))
+        for begin in range(0, count, width):
+            rows = np.arange(begin, min(begin + width, count))
+            made = draw_batch(
+                cascade,
+                [jobs[i] for i in rows],
+                width,
+                None if images is None else images[rows // num],
+                None if noise is None else {name: value[rows] for name, value in noise.items()},
+                size=request.size,
+                base=request.base,
+                relay=request.relay,
+            )
+            for i, image in zip(rows, made, strict=True):
+                save_png(out / jobs[i].file, image)
+            bar.update(len(rows))
     sheet = overview(out, dict(zip(names, prompts, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
     print(f"{count} pictures and contact_sheet.png in {out}", file=sys.stderr)

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,27 +169,19 @@ def make(
     out: Path,
     place: Path,
     stop: Callable[[], int | None],
+    bar: tqdm,
 ) -> int:
     """Draw the pictures `rows` in batches of `width`, and save them in `out`. Returns how many.
 
     `stop` is asked after each batch. `draw` makes a whole batch, uint8 [N, side, side, 3], always
     of the same pictures; those that are not in `rows` are not saved again. A batch is written while
-    the next one is drawn, so at most two are in memory.
+    the next one is drawn, so at most two are in memory. `bar` shows how many are written.
     """
     wanted: dict[int, list[int]] = {}
     for i in rows:
         wanted.setdefault(i // width, []).append(i)
     made, writing = 0, []
-    rate = {
-        "unit": "picture",
-        "desc": "sample",
-        "file": sys.stderr,
-        "mininterval": 1.0 if sys.stderr.isatty() else 15.0,
-    }
-    with (
-        ThreadPoolExecutor(WRITERS) as pool,
-        tqdm(total=len(rows), dynamic_ncols=True, **rate) as bar,
-    ):
+    with ThreadPoolExecutor(WRITERS) as pool:
 
         def settle() -> None:
             nonlocal made

@@ -17,9 +17,10 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed import preemption
+from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import choose_mesh
-from cv3jax.sampling.batches import batch_width, draw_batch
+from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
 from cv3jax.sampling.jobs import (
     FORMAT,
@@ -33,6 +34,7 @@ from cv3jax.sampling.jobs import (
     write,
 )
 from cv3jax.sampling.vocabulary import say_unknown
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError
 
 ENDS = "ends after this batch; the same command continues"
@@ -113,14 +115,19 @@ def sample_many(
         if todo:
             first = description.stages["base"].image_size
             drawn = memory.Pictures(width, first, passes)
-            memory.check_fits(
-                memory.planned(description, parts, mesh, devices.attention), drawn, base, relay
-            )
-            cascade = load(source, parts, mesh, devices.attention)
+            planned = memory.planned(description, parts, mesh, devices.attention)
+            with waiting("checking that the pictures fit into memory"):
+                memory.check_fits(planned, drawn, base, relay)
+            with waiting(f"loading {source}"):
+                cascade = load(source, parts, mesh, devices.attention)
             if share.index == 0:
                 say_unknown(cascade.tokenize, (prompt.text for prompt in prompts))
             write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
-            with preemption.noticing(ends=ENDS) as noticed:
+            with (
+                preemption.noticing(ends=ENDS) as noticed,
+                progress.bar(len(todo), "sample", "picture") as bar,
+            ):
+                cascade = cascade.told_to(steps_on(bar))
                 made = make(
                     jobs,
                     todo,
@@ -131,6 +138,7 @@ def sample_many(
                     out,
                     place,
                     noticed,
+                    bar,
                 )
                 stop = noticed()
         figures = {

@@ -13,7 +13,7 @@ from cv3jax.cascade.parts import build_model, load_params, t5_init
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription, VaeDescription
 from cv3jax.distributed import processes
-from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.partitioning import tree_sharding
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
@@ -107,11 +107,12 @@ def frozen_parts(
     Where the cascade has no text encoder, it is a random one.
     """
     loaded = tuple(part for part in ("vae", "t5") if part in description.parts and part in needed)
-    params, tokenize = (
-        load_params(directory, description, loaded, lambda tree: tree_sharding(tree, mesh))
-        if loaded
-        else ({}, None)
-    )
+    params, tokenize = {}, None
+    if loaded:
+        with waiting(f"loading {' and '.join(loaded)} of {directory}"):
+            params, tokenize = load_params(
+                directory, description, loaded, lambda tree: tree_sharding(tree, mesh)
+            )
     if "t5" in params:
         params["t5"] = as_computed(params["t5"], settings.text.dtype)
     directories = {part: directory / part for part in description.parts if part != settings.stage}
@@ -142,16 +143,18 @@ def random_text(
             itertools.islice(readable(part), TOKENIZER_CAPTIONS // len(parts)) for part in parts
         )
         shutil.rmtree(folder, ignore_errors=True)
-        train_tokenizer(
-            itertools.chain.from_iterable(map(captions, some)),
-            folder,
-            settings.text.vocab,
-            settings.text.length,
-        )
+        with waiting("training a tokenizer on the captions"):
+            train_tokenizer(
+                itertools.chain.from_iterable(map(captions, some)),
+                folder,
+                settings.text.vocab,
+                settings.text.length,
+            )
     processes.barrier("tokenizer")
     init = t5_init(build_model(T5Encoder, settings.text.description.model))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
-    params = jit_once(init, shardings)(jax.random.key(settings.seed))
+    with waiting("making the random text encoder"):
+        params = jit_once(init, shardings)(jax.random.key(settings.seed))
     if fresh or not processes.first("text", lambda: (workdir / TEXT).is_dir()):
         cascades.save_part(workdir / TEXT, params)
     return params, load_tokenizer(folder, settings.text.length)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax
 
 from cv3jax.checkpoints import runs
 from cv3jax.distributed import preemption, processes
+from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
@@ -21,6 +21,7 @@ from cv3jax.training.settings import TrainSettings
 from cv3jax.training.skipping import NOTHING, Skip, Skips, not_finite
 from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
 from data_pipeline.io.errors import StoppedError, first_line
+from data_pipeline.io.progress import say
 
 CHECK = 50  # most steps between two checks for a failed save in the background
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
@@ -121,7 +122,7 @@ def train_loop(
         at_end.callback(account.close)
         # a network file system may show them late to other processes
         if (latest := processes.first("latest", manager.latest_step)) is not None:
-            with account.doing("checkpoint"):
+            with account.doing("checkpoint"), waiting(f"loading the checkpoint of step {latest}"):
                 run = runs.run_of(workdir / "checkpoints", latest)
                 state = runs.restore(manager, latest, as_stored(work.like), work.data)
                 state = from_stored(state, work.like, run.get("norms"))
@@ -138,7 +139,7 @@ def train_loop(
 
         @at_end.callback
         def finish():  # raises when the last save failed, whatever else was to be reported
-            with account.doing("checkpoint"):
+            with account.doing("checkpoint"), waiting("writing the last checkpoint"):
                 runs.finish(manager)
 
         def settle(running: int) -> None:
@@ -159,6 +160,7 @@ def train_loop(
                     looked.clear()
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
+        nothing = contextlib.nullcontext()
         noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
         if work.compile and start < cadence.steps:
             with account.doing("compile"):
@@ -168,7 +170,9 @@ def train_loop(
                 settle(0)
             trace(step)
             with jax.transfer_guard("disallow"):
-                with account.doing("data"):
+                # workers start, and a data set may be far away
+                first = waiting("reading the first batch") if step == start + 1 else nothing
+                with account.doing("data"), first:
                     batch = next(batches)
                 # A step that has ended is checked first. Where a process has died, the step has
                 # failed, and the collectives of another step can make Gloo end this process before
@@ -195,7 +199,8 @@ def train_loop(
             settle(0 if show or save or export else 1)
             if show and work.evaluate:
                 # pictures go to the host
-                with account.doing("preview"), jax.transfer_guard("allow"):
+                seen = waiting(f"evaluating step {step}")
+                with account.doing("preview"), jax.transfer_guard("allow"), seen:
                     log.image("preview", step, work.evaluate(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
@@ -216,7 +221,8 @@ def train_loop(
                 if save:  # the checkpoint is on the disk, whatever the preview does to this process
                     with account.doing("checkpoint"):
                         runs.finish(manager)
-                with account.doing("preview"), jax.transfer_guard("allow"), _optional(step):
+                seen = waiting(f"drawing the preview of step {step}")
+                with account.doing("preview"), jax.transfer_guard("allow"), _optional(step), seen:
                     log.image("preview", step, work.preview(state.ema, step))
             if stop:
                 break
@@ -246,7 +252,7 @@ def _optional(step: int) -> Iterator[None]:
     except Exception as e:
         if processes.main():
             why = f"{type(e).__name__}: {first_line(e)}"
-            print(f"cv3jax: step {step}: no preview ({why}); training continues", file=sys.stderr)
+            say(f"cv3jax: step {step}: no preview ({why}); training continues")
 
 
 def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:

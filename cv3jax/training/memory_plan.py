@@ -4,12 +4,13 @@ It is printed before the first step, when the programs are compiled and nothing 
 """
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from tqdm import tqdm
+
+from cv3jax.distributed.backend import waiting
+from data_pipeline.io.progress import say
 
 GB = 1e9
 
@@ -53,11 +54,9 @@ def compiled_and_announced(
 
     programs: (jitted function, the shapes it is called with).
     """
-    compiled = [jitted.lower(*args).compile() for jitted, args in programs]
+    with waiting("compiling the train step"):
+        compiled = [jitted.lower(*args).compile() for jitted, args in programs]
     device = jax.tree.leaves(state)[0].sharding.mesh.local_devices[0]
     if jax.process_index() == 0:
-        tqdm.write(
-            f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}",
-            file=sys.stderr,
-        )
+        say(f"cv3jax: {plan_line(memory_plan(state, frozen, batches, compiled), device)}")
     return compiled

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import replacing
 
@@ -44,18 +43,8 @@ class MetricsLog:
             self._board.write_event(
                 Event(step=start + 1, wall_time=time.time(), session_log=restarted)
             )
-        # tqdm uses the wall clock and would stand still where that is set back; miniters is set,
-        # because its thread would otherwise reset it by that clock
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            desc=name,
-            unit="step",
-            file=sys.stderr,
-            dynamic_ncols=True,
-            miniters=1,
-            mininterval=1.0 if sys.stderr.isatty() else 15.0,
-        )
+        # tqdm uses the wall clock and would stand still where that is set back
+        self._bar = progress.bar(steps, name, "step", initial=start)
         self._bar._time = time.monotonic
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 

@@ -13,6 +13,7 @@ import jax
 from cv3jax.checkpoints import runs
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distributed import processes
+from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
 from cv3jax.training.build import build
@@ -53,7 +54,8 @@ def run(
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
     with hold(workdir):
-        inputs = processes.first("inputs", lambda: stage_inputs(settings))
+        with waiting("reading what the run depends on"):
+            inputs = processes.first("inputs", lambda: stage_inputs(settings))
         asked = Asked(settings.json, inputs, allowed)
 
         def resuming() -> Resumed:
@@ -107,7 +109,8 @@ def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
     with processes.main_first("cascade"):
         if processes.main():
             shutil.rmtree(partial, ignore_errors=True)
-    figures = stage.export(ema, partial)
+    with waiting(f"writing {workdir / 'cascade'}"):
+        figures = stage.export(ema, partial)
     with processes.main_first("published"):
         if processes.main():
             replace_directory(partial, workdir / "cascade")

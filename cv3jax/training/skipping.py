@@ -6,7 +6,6 @@ is another one, so a single bad batch costs only itself.
 
 import dataclasses
 import math
-import sys
 from typing import Any
 
 import jax
@@ -96,7 +95,7 @@ class Skips:
             row = f"{self._known['row']} updates in a row were skipped"
             return f"{why}, and {row}; config.train.skip_nonfinite = {self._most} allows no more"
         if say:
-            print(f"cv3jax: step {step}: {why}; the update is skipped", file=sys.stderr)
+            say(f"cv3jax: step {step}: {why}; the update is skipped")
         return None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cv3jax.distributed.backend import jit_once
+from cv3jax.distributed.backend import jit_once, waiting
 from cv3jax.distributed.batches import placement
 from cv3jax.distributed.partitioning import abstract, tree_sharding
 from cv3jax.kernels.attention import make_attend
@@ -89,10 +89,10 @@ def state_creator(
 
     def create():
         shardings = placement(like)
-        params = None if load is None else load(like.params, shardings.params)
         norms = like.norms is not None
-        return jit_once(lambda key, params: create_state(init, tx, key, params, norms), shardings)(
-            jax.random.key(seed), params
-        )
+        fresh = jit_once(lambda key, given: create_state(init, tx, key, given, norms), shardings)
+        with waiting("making the train state"):
+            params = None if load is None else load(like.params, shardings.params)
+            return jax.block_until_ready(fresh(jax.random.key(seed), params))
 
     return create

@@ -6,13 +6,11 @@ Every name and shape is checked first.
 import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades
@@ -27,6 +25,7 @@ from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
 from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.progress import bar
 from data_pipeline.io.staging import appearing
 
 TOKENIZER_FILES = (
@@ -269,14 +268,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def progress(name: str, params: dict) -> Iterator[dict]:
     """Yield the same leaves, which move a bar on stderr when they are read."""
     total = sum(leaf.nbytes for _, leaf in walk(params))
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc=name, mininterval=1.0, file=sys.stderr
-    ) as bar:
+    with bar(total, name, "B") as shown:
 
         def count(leaf: Leaf) -> Leaf:
             def read():
                 value = leaf.read()
-                bar.update(leaf.nbytes)
+                shown.update(leaf.nbytes)
                 return value
 
             return Leaf(leaf.shape, leaf.dtype, read)

@@ -14,9 +14,9 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from tqdm import tqdm
 
 from data_pipeline.builder import beam_worker
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 
 LOCAL, PROCESSES = "DirectRunner", "multi_processing"
@@ -135,10 +135,7 @@ def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
 def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
     """A bar with an ETA, fed from what has appeared on disk, for the workers may be anywhere."""
     stop = threading.Event()
-    scale = {"unit_scale": True, "unit_divisor": 1024} if unit == "B" else {}
-    with tqdm(
-        total=total, initial=done(), desc=f"{name:6}", unit=unit, mininterval=0.5, **scale
-    ) as bar:
+    with progress.bar(total, f"{name:6}", unit, initial=done()) as bar:
 
         def watch() -> None:
             pause = 0.5

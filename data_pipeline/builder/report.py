@@ -16,6 +16,7 @@ from data_pipeline.builder.settings import Settings
 from data_pipeline.builder.statistics import HISTOGRAMS, KEPT, Statistics, bins
 from data_pipeline.images.decode import decode_rgb, open_image
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import bar
 from data_pipeline.sources.items import Place
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
@@ -79,9 +80,9 @@ def page(figures: Statistics, settings: Settings, name: str) -> str:
     """report.html, one file with all pictures in it. Those of unsafe reasons are not shown."""
     report, examples = summary(figures), figures.to_json()["examples"]
     total = sum(len(some) for some in examples.values())
-    with tqdm(total=total, desc="report", unit="image", mininterval=0.5) as bar:
+    with bar(total, "report", "image") as shown:
         groups = [
-            (reason, _shown(reason, examples[reason], bar))
+            (reason, _shown(reason, examples[reason], shown))
             for reason in (KEPT, *report["dropped"])
             if reason in examples
         ]
@@ -101,7 +102,7 @@ def page(figures: Statistics, settings: Settings, name: str) -> str:
     )
 
 
-def _shown(reason: str, examples: Iterable[dict], bar: tqdm) -> list[dict[str, Any]]:
+def _shown(reason: str, examples: Iterable[dict], shown_on: tqdm) -> list[dict[str, Any]]:
     shown = []
     for example in examples:
         pictures = [
@@ -117,7 +118,7 @@ def _shown(reason: str, examples: Iterable[dict], bar: tqdm) -> list[dict[str, A
         shown.append(
             {**example, "pictures": [picture for picture in pictures if picture], "line": line}
         )
-        bar.update()
+        shown_on.update()
     return shown
 
 

@@ -6,14 +6,13 @@ there are buckets), prepared with the randomness of the place in the order: what
 as it was, and so does the data position.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 
 # of an example and of a batch of grain's: what was passed over; never seen outside of the loader
 FIELD = "damaged"
@@ -113,7 +112,7 @@ class Tally:
             name, _, why = line.partition(" ")
             if name not in self.lost:
                 self.lost[name] = why
-                tqdm.write(f"passed over, the next record stands in: {why}", file=sys.stderr)
+                say(f"passed over, the next record stands in: {why}")
         self._check_count()
 
     def join(self, lost: Mapping[str, str]) -> None:

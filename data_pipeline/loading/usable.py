@@ -1,12 +1,11 @@
 """Which records of a dataset are large enough to train on, by `sizes.npy` alone."""
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 from data_pipeline.records.sizes import sizes_of
 
 
@@ -32,9 +31,8 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
             " min_side of 0 to have them enlarged"
         )
     if left_out := len(source) - len(large):
-        tqdm.write(
+        say(
             f"{name}: {left_out:,} of {len(source):,} pictures are left out, their shorter side is"
-            f" less than min_side = {min_side} pixels",
-            file=sys.stderr,
+            f" less than min_side = {min_side} pixels"
         )
     return large

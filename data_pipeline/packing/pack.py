@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
 from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import json_bytes
+from data_pipeline.io.progress import bar
 from data_pipeline.records.records import Record, RecordWriter, make_record
 from data_pipeline.sources.detect import open_source
 from data_pipeline.sources.items import (
@@ -72,15 +71,12 @@ def pack(
     seen: set[str] = set()
     size = 0
     workers = workers or min(16, os.cpu_count() or 1)
-    scale = {"unit_scale": True, "unit_divisor": 1024} if opened.unit == "B" else {}
     with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
-        with tqdm(
-            total=opened.total, desc="pack", unit=opened.unit, mininterval=0.5, **scale
-        ) as bar:
+        with bar(opened.total, "pack", opened.unit) as shown:
             for result, progress in _decoded(
                 _telling(opened.items, unreadable), workers, max_bytes, max_pixels
             ):
-                bar.update(progress)
+                shown.update(progress)
                 if not isinstance(result, Skip) and result["key"] in seen:
                     result = Skip(result["key"], DUPLICATE)
                 if isinstance(result, Skip):

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, naming
 from data_pipeline.io.files import json_bytes
 from data_pipeline.recaption.answers import Answer, Failure
@@ -123,7 +122,7 @@ def recaption(
                 )
                 seed = json.dumps(asked, sort_keys=True)
                 asking = Asking(source, script, journal, server, pacer, settings, seed)
-                with tqdm(total=count, desc="recaption", unit=" records", mininterval=0.5) as bar:
+                with progress.bar(count, "recaption", "record") as bar:
                     await asking.run(count, bar)
                 return asking.signal
 
@@ -183,15 +182,17 @@ def _write(
 ) -> Summary:
     """The second pass, in the order of the records: what became of each."""
     summary = Summary()
-    for index in tqdm(range(count), desc="write", unit=" records", mininterval=0.5):
-        record = source[index]
-        outcome = journal.result(identify(record))
-        summary.add(record, outcome)
-        caption = outcome.text if isinstance(outcome, Answer) else ""
-        if dataset:
-            dataset.write({**record, "recaption": caption})
-        if triplets and caption:
-            triplets.write(record, caption)
+    with progress.bar(count, "write", "record") as bar:
+        for index in range(count):
+            record = source[index]
+            outcome = journal.result(identify(record))
+            summary.add(record, outcome)
+            caption = outcome.text if isinstance(outcome, Answer) else ""
+            if dataset:
+                dataset.write({**record, "recaption": caption})
+            if triplets and caption:
+                triplets.write(record, caption)
+            bar.update()
     return summary
 
 

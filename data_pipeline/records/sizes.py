@@ -7,13 +7,12 @@ dataset without the file (of another program) is read once, and gets it.
 """
 
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -68,14 +67,11 @@ def sizes_of(source: Sequence) -> np.ndarray:
     directory = Path(source.name) if hasattr(source, "name") else None
     if directory is not None and (known := read_sizes(directory, len(source))) is not None:
         return known
-    numbers: Iterable[int] = range(len(source))
-    if directory is not None:
-        numbers = tqdm(
-            numbers, desc=f"sizes of {directory}", unit="record", file=sys.stderr, mininterval=1.0
-        )
-    sizes = [
-        (int(record["height"]), int(record["width"])) for record in (source[i] for i in numbers)
-    ]
+    sizes = []
+    with progress.bar(len(source), f"sizes of {directory or 'records'}", "record") as bar:
+        for record in (source[i] for i in range(len(source))):
+            sizes.append((int(record["height"]), int(record["width"])))
+            bar.update()
     if directory is not None and os.access(directory, os.W_OK):
         write_sizes(directory, sizes)
     return np.array(sizes, np.int32)

@@ -4,8 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from tqdm import tqdm
-
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes.grammar import SPLITS, Object, Scene, Split, caption, sample_scene
 
@@ -60,10 +59,11 @@ def build(
     from data_pipeline.scenes.render import render
 
     seed, split = settings.seed, settings.split
-    with RecordWriter(out, shards=shards, overwrite=overwrite) as writer:
-        for index in tqdm(
-            range(settings.num), desc=f"scenes {split}", unit="image", mininterval=0.5
-        ):
+    with (
+        RecordWriter(out, shards=shards, overwrite=overwrite) as writer,
+        progress.bar(settings.num, f"scenes {split}", "image") as bar,
+    ):
+        for index in range(settings.num):
             scene = sample_scene(
                 seed,
                 index,
@@ -82,6 +82,7 @@ def build(
             writer.write(
                 make_record(png, caption(scene), key=f"{split}-{seed}-{index:07d}", scores=scores)
             )
+            bar.update()
         return writer.count
 
 
