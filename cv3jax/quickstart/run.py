@@ -33,6 +33,7 @@ from cv3jax.training.metrics import read_lines
 from data_pipeline.io import extras, locks
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, write_json
+from data_pipeline.io.progress import waiting
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.render import render
 
@@ -90,9 +91,10 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
 
     print("quickstart: samples, judged", file=sys.stderr)
     watch.seconds.pop("sample", None)  # it is done again every time
-    figures, pictures = watch.run(
-        "sample", lambda: sample(workdir, distilled, tiny=tiny, seed=seed)
-    )
+    with waiting("drawing the samples and judging them"):
+        figures, pictures = watch.run(
+            "sample", lambda: sample(workdir, distilled, tiny=tiny, seed=seed)
+        )
     seconds = {
         stage: round(watch.seconds[stage], 1)
         for stage in ("install", "data", *STAGES, "distill", "sample")
