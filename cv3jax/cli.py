@@ -58,7 +58,7 @@ def parser_of(name: str) -> Parser:
 
 
 def usage() -> str:
-    """Return the overview of all commands, with an example that takes a minute and a half."""
+    """Return the overview of all commands, and first an example that takes half a minute."""
     known = modules()
     groups = "\n\n".join(
         f"{title}:\n" + "\n".join(f"  {name:<15}{known[name][1]}" for name in names)
@@ -66,7 +66,7 @@ def usage() -> str:
     )
     return (
         "usage: cv3jax <command> [options]\n\n"
-        f"example, 90 seconds on two CPU cores:\n  {EXAMPLE}\n\n{groups}\n\n"
+        f"example, half a minute on two CPU cores:\n  {EXAMPLE}\n\n{groups}\n\n"
         "Each command has --help, with its flags and an example. Flags may be written with\n"
         "underscores. --json FILE writes a command's figures, --json - prints them alone.\n\n"
         f"Completion by Tab in bash and zsh: {COMPLETION}"

@@ -37,7 +37,7 @@ def _beam_flags() -> frozenset[str] | None:
     return frozenset(re.findall(r"""["'](--[A-Za-z][\w-]*)["']""", options.read_text()))
 
 
-def _is_beams(flag: str) -> bool:
+def is_beams(flag: str) -> bool:
     """Return whether a flag is Beam's; any is where Beam is not installed, which is said later."""
     return (known := _beam_flags()) is None or flag in known
 
@@ -49,7 +49,7 @@ def parser() -> Parser:
         description=__doc__,
         example=EXAMPLE,
         old={"--output": "--out"},
-        others=_is_beams,
+        others=is_beams,
         apart=True,
     )
     made.add_argument(

@@ -2,15 +2,18 @@
 and tables, and what it refuses.
 """
 
+import argparse
 import json
 import os
 
 import pyarrow
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from build_inputs import build, jpeg, sample
 from image_shards import tar
 from pyarrow import parquet
 
+from data_pipeline.builder import command
 from data_pipeline.builder.inputs import Unit, find_units, groups, read_place, read_unit
 from data_pipeline.io.errors import InputError
 from data_pipeline.sources.items import Item
@@ -176,7 +179,7 @@ def test_a_folder_with_a_table(kind, tmp_path):
         ),
         (
             ["--input", "{at}/a.tar", "--min-sde", "2"],
-            "unrecognized: --min-sde 2; neither a flag of data build",
+            "unknown flag --min-sde: did you mean --min-side",
         ),
         (
             ["--input", "{at}/a.tar", "--blocked-sources", "{at}/none.txt"],
@@ -205,6 +208,18 @@ def test_wrong_inputs(flags, message, tmp_path):
     with pytest.raises(InputError, match=message):
         build(tmp_path / "D", *(flag.format(at=tmp_path) for flag in flags))
     assert not (tmp_path / "D").exists()
+
+
+def test_beam_s_flags_are_known_without_beam():
+    """All of them, for the parser refuses any other."""
+    taken = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        if "_add_argparse_args" in vars(kind):
+            kind._add_argparse_args(taken)
+    flags = {*taken._option_string_actions}
+    assert len(flags) > 100
+    assert [flag for flag in flags if not command.is_beams(flag)] == []
+    assert not command.is_beams("--min-sde")
 
 
 def test_small_inputs_share_a_shard():

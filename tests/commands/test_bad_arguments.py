@@ -25,7 +25,11 @@ COMMANDS = [
     ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
     ("train", "--config={at}/unknown.py --workdir {w}", 'unknown.py: Key "nope" does not exist'),
     ("train", "--config={at}/half.py --workdir {w}", "half.py"),
-    ("train", "--config=scenes_vae:tiny --workdir {w} --lr 3", "unknown argument"),
+    (
+        "train",
+        "--config=scenes_vae:tiny --workdir {w} --lr 3",
+        "unknown flag --lr; see",
+    ),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
     (
         "train",

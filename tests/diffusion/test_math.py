@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cv3jax import diffusion
+from cv3jax.diffusion import sampler
 from cv3jax.diffusion.denoiser import guided, make_denoiser, null, preconditioning
 from cv3jax.diffusion.losses import (
     NORMS,
+    WEIGHTINGS,
     Objective,
     autoencoder_loss,
     denoising_loss,
@@ -93,6 +96,11 @@ def test_the_denoiser_shows_the_network_index_t_minus_one_and_scaled_input():
 )
 def test_weights(kind, wanted):
     np.testing.assert_allclose(weight(jnp.asarray(SIGMA, jnp.float32), kind), wanted, rtol=1e-6)
+
+
+def test_every_row_of_the_tables_has_its_name_among_those_that_settings_allow():
+    assert tuple(WEIGHTINGS) == diffusion.WEIGHTINGS
+    assert tuple(sampler.FORMS) == diffusion.FORMS
 
 
 def test_weights_gamma_and_unknown_kind():

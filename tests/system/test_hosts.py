@@ -2,7 +2,6 @@
 same step, any number goes on.
 """
 
-import argparse
 import re
 import shutil
 import signal
@@ -20,6 +19,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
+from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
 STEPS = 20
@@ -31,7 +31,7 @@ VARIABLES = {
 
 
 def place(flags: dict, environment: dict | None = None):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     processes.add_flags(parser)
     return processes.place(
         parser.parse_args([f"--{name}={value}" for name, value in flags.items()]), environment or {}
