@@ -22,7 +22,7 @@ def test_links_of_the_readme_are_absolute_and_their_files_are_there():
         for link in LINK.findall(META["long_description"])
         if link.startswith((f"{below}blob/", f"{below}raw/"))
     }
-    assert {"CONTRIBUTING.md", "docs/quickstart.png"} <= there
+    assert {"CONTRIBUTING.md", "docs/start/scenes.png"} <= there
     assert [name for name in sorted(there) if not (ROOT / name).exists()] == []
     links = LINK.findall(META["long_description"])
     assert [link for link in links if not re.match(r"https://|#", link)] == []

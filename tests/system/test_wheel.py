@@ -57,6 +57,8 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         "cv3jax/quickstart/report.html.jinja",
         "cv3jax/quickstart/report_distilled.html.jinja",
         "cv3jax/topologies/h100.textproto",
+        "cv3jax/py.typed",
+        "data_pipeline/py.typed",
         "data_pipeline/builder/report.html.jinja",
         "data_pipeline/recaption/dialogue.json",
     ):
