@@ -15,7 +15,7 @@ from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.shares import parse
-from data_pipeline.records.digest import companion_content, dataset_content, json_digest
+from data_pipeline.records.digest import cache_content, dataset_content, json_digest
 
 
 def stage_inputs(settings: StageSettings) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def stage_inputs(settings: StageSettings) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"data.path": data_content(settings.data)}
     if settings.data.cache:
-        found["data.cache"] = companion_content(settings.data.cache)
+        found["data.cache"] = cache_content(settings.data.cache)
     if settings.stage != "vae":
         directory, description = frozen_description(settings)
         encoders = [part for part in ("vae", "t5") if part in description.parts]

@@ -1,1 +1,1 @@
-"""Records to training batches."""
+"""Making training batches from records."""

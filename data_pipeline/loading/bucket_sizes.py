@@ -10,25 +10,29 @@ from collections.abc import Sequence
 from data_pipeline.io.errors import InputError
 
 Size = tuple[int, int]  # height, width in pixels
-WIDEST = 2.0  # long side over short, of the buckets that `around` makes
-MOST = 64  # each is a compiled step
+WIDEST = 2.0  # the largest ratio of long to short side that `around` makes
+MOST = 64  # the most buckets, because a step is compiled for each
 
 
 def parse(text: str, image_size: int) -> tuple[Size, ...]:
-    """Return the sizes of a text: "" → none; "64" → `around(image_size, 64)`; "512x512,448x576".
+    """Return the buckets that `text` describes.
+
+    "" gives none, "64" gives `around(image_size, 64)`, and "512x512,448x576" gives these two,
+    height first.
 
     Raises:
-        InputError: anything else, a size twice, sides out of range, or more than MOST.
+        InputError: the text is anything else, a size occurs twice, a side is out of range, or there
+            are more than MOST.
     """
     wrong = (
-        f"{text!r}: buckets are HEIGHTxWIDTH,HEIGHTxWIDTH,… in pixels, or a number of which their"
-        " sides are multiples"
+        f"{text!r}: give buckets as HEIGHTxWIDTH,HEIGHTxWIDTH,… in pixels, or as one number that"
+        " divides all their sides"
     )
     if not text:
         return ()
     if text.isdecimal():
         if not 8 <= int(text) <= image_size:
-            raise InputError(f"{wrong}, 8..{image_size}")
+            raise InputError(f"{wrong}, in 8..{image_size}")
         found = around(image_size, int(text))
     else:
         matches = [re.fullmatch(r"\s*(\d{1,5})x(\d{1,5})\s*", item) for item in text.split(",")]
@@ -40,25 +44,26 @@ def parse(text: str, image_size: int) -> tuple[Size, ...]:
 
 
 def check_buckets(buckets: Sequence[Size]) -> None:
-    """Raise InputError on buckets that cannot be."""
+    """Raise InputError on buckets that cannot be used."""
     if any(not 8 <= side <= 8192 for size in buckets for side in size):
-        raise InputError(f"buckets = {_words(buckets)}: sides are 8..8192 pixels")
+        raise InputError(f"buckets = {_words(buckets)}: give sides in 8..8192 pixels")
     if len({height / width for height, width in buckets}) < len(buckets):
         raise InputError(
-            f"buckets = {_words(buckets)}: two have the same aspect ratio, and only one of them"
-            " could ever be taken"
+            f"buckets = {_words(buckets)}: two have the same aspect ratio, so one of them would"
+            " never be used; remove one"
         )
     if len(buckets) > MOST:
         raise InputError(
-            f"buckets: {len(buckets)} are too many, each is a compiled step; at most {MOST}"
+            f"buckets: {len(buckets)} are too many, because a step is compiled for each; give at"
+            f" most {MOST}"
         )
 
 
 def around(image_size: int, step: int) -> tuple[Size, ...]:
-    """Return sizes with sides of multiples of `step`, as SDXL's.
+    """Return sizes whose sides are multiples of `step` and whose area is near image_size².
 
-    For each width it is the height whose area comes nearest to image_size², up to WIDEST. The
-    widest comes first. A square among them is of the multiple nearest to image_size.
+    As in SDXL, each width up to the ratio WIDEST gets the height whose area comes nearest. The
+    widest size is first. If one is square, its side is the multiple that is nearest to image_size.
     """
     area, found = image_size**2, {}
     for width in range(step, math.ceil(image_size * math.sqrt(WIDEST) / step) * step + 1, step):

@@ -1,5 +1,6 @@
-"""Aspect-ratio buckets: a few sizes of about the same area, of which each batch has one, so that
-less is cropped away.
+"""Aspect-ratio buckets: several sizes of about the same area, so that less is cropped away.
+
+All images of a batch have the size of one bucket.
 """
 
 import math
@@ -14,8 +15,9 @@ from data_pipeline.records.sizes import sizes_of
 
 
 def assign(shapes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
-    """The bucket whose aspect ratio, as a logarithm, is nearest to each image's. shapes [N, 2],
-    height and width → int [N].
+    """Return the index of the bucket whose log aspect ratio is nearest to that of each image.
+
+    shapes: [N, 2], height and width. Result: int [N].
     """
     ratios = np.log([height / width for height, width in buckets])
     order = np.argsort(ratios)
@@ -24,11 +26,11 @@ def assign(shapes: np.ndarray, buckets: Sequence[Size]) -> np.ndarray:
 
 
 def merged(counts: Sequence[int], buckets: Sequence[Size], least: int) -> list[int]:
-    """For each bucket the one that takes its records: itself where there are `least`, else the
-    nearest in aspect ratio that is left.
+    """Return for each bucket the bucket that takes its records.
 
-    A batch of a smaller one would have records twice. The smallest are merged first; the last one
-    left takes whatever there is.
+    That is itself if it has `least` records, else the nearest in aspect ratio that remains: a batch
+    of a smaller bucket would contain records twice. The smallest are merged first; the last one
+    that remains takes all.
     """
     ratios, counts, taker = (
         [math.log(height / width) for height, width in buckets],
@@ -49,13 +51,14 @@ def merged(counts: Sequence[int], buckets: Sequence[Size], least: int) -> list[i
 def cells(
     whole: Sequence[tuple[Cell, float]], buckets: Sequence[Size], least: int
 ) -> dict[Size, Weighted]:
-    """Size → what of each dataset is in it, with its share of everything that is drawn; sizes that
-    nothing is in are left out.
+    """Return {size: the records of each dataset with that size, and their share of the draws}.
 
-    `whole`: of each dataset the records that are drawn, and its weight.
+    Sizes without records are left out.
+
+    whole: for each dataset the records that are drawn, and its weight.
 
     Raises:
-        InputError: the sizes of a dataset's records cannot be had.
+        InputError: the sizes of a dataset's records cannot be read.
     """
     weights = [weight for _, weight in whole]
     of = [assign(sizes_of(cell.source)[np.asarray(cell.indices)], buckets) for cell, _ in whole]

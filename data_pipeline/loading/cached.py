@@ -1,4 +1,4 @@
-"""Examples of what a companion dataset has of each record, instead of making it again."""
+"""Training examples that are read from a feature cache instead of being encoded again."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +14,16 @@ from data_pipeline.records.records import Record
 
 @dataclasses.dataclass(frozen=True)
 class CachedExamples:
-    """A `loader.Prepare` that takes from `cache`, the companion of its `source`, what it has
-    instead of making it.
+    """A `loader.Prepare` that reads from `cache` what it has, for the records of `source`.
 
     Attributes:
-        latents: names of `feature_cache.latent_arrays`; empty where `image` (`crops.crop`, with
-            captions, with `text` only the first of several) makes pixels as ever.
-        text: features stand in the place of the caption. With both, `source` is not read at all.
-        recaption_prob: how often a recaption is taken where there is one: chosen as without a
-            companion, by the same draw.
+        cache: the feature cache of the source.
+        latents: names of `feature_cache.latent_arrays`; empty where `image` makes pixels as without
+            a cache.
+        text: whether features replace the caption. With both, `source` is not read at all.
+        image: `crops.crop` with captions; with `text`, it takes only the first of several captions.
+        recaption_prob: the probability of the recaption where a record has one. The draw and the
+            choice are those of a run without a cache.
     """
 
     cache: EncodedSource
@@ -34,11 +35,11 @@ class CachedExamples:
     def __call__(
         self, source: Sequence[Record], index: int, rng: np.random.Generator, size: tuple[int, int]
     ) -> dict[str, np.ndarray | str]:
-        """The example of record `index`.
+        """Return the example of record `index`.
 
         Raises:
-            InputError: a record of either is damaged, or the companion's is of another image or
-                caption.
+            InputError: a record or its entry in the cache is damaged, or the entry is of another
+                image or caption.
         """
         encoded = self.cache[index]
         if self.image is not None:
@@ -56,11 +57,11 @@ class CachedExamples:
 
 
 def _check_pair(record: Mapping[str, Any], encoded: Encoded, cache: EncodedSource) -> None:
-    """Raise InputError unless the one is the companion of the other."""
+    """Raise InputError unless `encoded` is the cache's entry for `record`."""
     if (record["key"], record["sha256"]) != (encoded["key"], encoded["sha256"]):
         raise InputError(
             f"{cache.name} has {encoded['key']!r} where the records have {record['key']!r}; encode"
-            " them again"
+            " the records again"
         )
 
 

@@ -1,4 +1,4 @@
-"""One record → the crop that a step sees, and the sizes that say where it came from."""
+"""Cropping a record's image for a step, with the sizes that tell the model about the crop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,18 +22,18 @@ def crop(
     with_caption: bool = True,
     several: bool = True,
 ) -> dict[str, np.ndarray | str]:
-    """Decodes record `index` and crops it to `size`: a `loader.Prepare`.
+    """Decode record `index` and crop it to `size`: a `loader.Prepare`.
 
     Returns:
-        image uint8 [H, W, 3], sizes int32 [6], and, asked for, caption str: with `several` any of
-            the source's, see `choose_caption`.
+        image uint8 [H, W, 3], sizes int32 [6] and, with `with_caption`, caption str: with `several`
+        any of the source's captions, see `choose_caption`.
 
     Raises:
         InputError: the record or its image is damaged.
     """
     record = source[index]
-    # Drawn in this order whatever the options, so that switching one of them off leaves the other
-    # choices as they were.
+    # All five are always drawn and in this order, so that an option that is switched off does not
+    # change the other choices.
     share, across, down, mirror, recaption = rng.random(5)
     if settings.zoom_levels:
         share = int(share * settings.zoom_levels) / (settings.zoom_levels - 1)
@@ -61,15 +61,15 @@ def crop(
 def choose_caption(
     record: Mapping[str, Any], draw: float, recaption_prob: float, *, several: bool
 ) -> str:
-    """The recaption, where there is one, with that probability; else one of the source's captions,
-    each as often as the others, or, without `several`, the first.
+    """Return the recaption with probability `recaption_prob`, else one of the source's captions.
 
-    `draw` is uniform in [0, 1) and decides both.
+    Each of these is equally likely; without `several` it is always the first. A record without a
+    recaption gives one of the source's captions. `draw` is uniform in [0, 1) and decides both.
     """
     if record["recaption"]:
         if draw < recaption_prob:
             return record["recaption"]
-        draw = (draw - recaption_prob) / (1 - recaption_prob)  # what is left is uniform again
+        draw = (draw - recaption_prob) / (1 - recaption_prob)  # the remainder is uniform again
     if not several:
         return record["caption"]
     each = captions(record)
@@ -86,25 +86,28 @@ def fit(
     mirror: bool = False,
     reduced: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes, resizes until the image just covers round(size × zoom), and crops.
+    """Decode an image, resize it until it just covers round(size × zoom), and crop it.
 
     Args:
         data: an encoded image.
-        size: of the crop, (height, width) or the side of a square, pixels.
-        position: of the window, (down, across), from 0 (top, left) to 1.
-        grid: the window's corner is at multiples of this many pixels of the resized image.
-        mirror: left-right, before the crop, so that the crop's corner belongs to the picture as it
-            is seen.
+        size: the crop's (height, width), or the side of a square crop, in pixels.
+        zoom: the size of the resized image relative to the crop, at least 1.
+        position: the position of the window, (down, across), from 0 (top, left) to 1.
+        grid: the corner of the window is at multiples of this many pixels of the resized image.
+        mirror: flip left and right before the crop, so that the crop's corner is that of the
+            picture as it is seen.
         reduced: decode a JPEG at 1/2, 1/4 or 1/8 where that leaves it no smaller than it is resized
-            to: in half of the time for 256² from 512 to 1024 pixels, and as near to Lanczos as a
-            box filter (docs/decisions/loading.md). Else always whole.
+            to. It takes half of the time for 256² from 512 to 1024 pixels, and is as close to
+            Lanczos as a box filter (docs/decisions/loading.md). Without it, the image is always
+            decoded at full size.
 
     Returns:
         uint8 [height, width, 3], and int32 [6] = original height, width, crop top, left, target
-            height, width.
+        height, width.
 
     Raises:
-        InputError: the image is damaged, too large, or so long that the corner's place is no int32.
+        InputError: the image is damaged, too large, or so long that the position of the corner
+            exceeds an int32.
     """
     high, wide = (size, size) if isinstance(size, int) else size
     opened = open_image(data)
@@ -115,19 +118,19 @@ def fit(
     if max(resized) > np.iinfo(np.int32).max:
         raise InputError(
             f"image of {width}x{height} pixels is too long to be resized to a short side of"
-            f" {min(resized)}"
+            f" {min(resized)} pixels"
         )
     image = decode_rgb(opened, short_side=min(resized) if reduced else None)
     rooms = ((resized[1] - high) // grid, (resized[0] - wide) // grid)
     top, left = (
         grid * min(int(p * (room + 1)), room) for p, room in zip(position, rooms, strict=True)
     )
-    # Only the window is resized, and not the whole image: a strip of 200000x1 pixels would need 146
-    # GiB for 512 rows. The filter still sees the pixels around the window, so the result is that of
-    # resizing everything and then cropping.
+    # Only the window is resized and not the whole image, because a strip of 200000x1 pixels would
+    # need 146 GiB for 512 rows. The filter still sees the pixels around the window, so the result
+    # equals resizing everything and then cropping.
     start = resized[0] - wide - left if mirror else left
     part = _part((width, height), image.size)
-    # of the decoded image, per pixel of the resized
+    # pixels of the decoded image per pixel of the resized one
     across, down = width / part / resized[0], height / part / resized[1]
     box = (
         start * across,
@@ -135,8 +138,8 @@ def fit(
         min((start + wide) * across, width / part),
         min((top + high) * down, height / part),
     )
-    # reducing_gap: a fast box reduction first, but to no less than 3 times the result, where it
-    # cannot be told apart
+    # reducing_gap: first a fast box reduction to at least 3 times the size of the result, which
+    # makes no visible difference
     image = image.resize((wide, high), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if mirror:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -144,11 +147,14 @@ def fit(
 
 
 def _part(whole: tuple[int, int], decoded: tuple[int, int]) -> int:
-    """1, 2, 4 or 8: to which part of its size a JPEG was decoded.
+    """Return 1, 2, 4 or 8, the divisor at which a JPEG was decoded.
 
-    Sides are rounded up, so that one of 65 pixels at 1/8 has 9, which is nearer to 1/7.
+    Sides are rounded up: one of 65 pixels has 9 at 1/8, which is nearer to 1/7.
     """
     for part in (1, 2, 4, 8):
         if decoded == tuple(-(-side // part) for side in whole):
             return part
-    raise InputError(f"image of {whole[0]}x{whole[1]} pixels decodes to {decoded[0]}x{decoded[1]}")
+    raise InputError(
+        f"image of {whole[0]}x{whole[1]} pixels decodes to {decoded[0]}x{decoded[1]} pixels, which"
+        " is not 1/1, 1/2, 1/4 or 1/8 of it"
+    )

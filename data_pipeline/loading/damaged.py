@@ -1,9 +1,8 @@
-"""Records that became unreadable after they were written: passed over, so that batches keep their
-size, and counted up to a bound.
+"""Skipping records that became unreadable after they were written, up to a limit.
 
-The one that stands in is the next readable record of the same dataset (of the same bucket, where
-there are buckets), prepared with the randomness of the place in the order: what else is drawn stays
-as it was, and so does the data position.
+The next readable record of the same dataset (and of the same bucket, where there are buckets) takes
+the place of a damaged one, so that batches keep their size. It is prepared with the random numbers
+of that place in the order, so neither the other draws nor the data position change.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +13,14 @@ import numpy as np
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.progress import say
 
-# of an example and of a batch of grain's: what was passed over; never seen outside of the loader
+# the field of examples and of grain's batches that lists damaged records; the loader removes it
 FIELD = "damaged"
 
 
 class Cell(NamedTuple):
     """Some records of one dataset."""
 
-    part: int  # number of the dataset in the mixture
+    part: int  # the number of the dataset in the mixture
     source: Sequence
     indices: Sequence[int]  # in `source`
 
@@ -34,30 +33,36 @@ class Pick(NamedTuple):
 
 
 class Picks:
-    """A cell's places, as a source that grain reads."""
+    """The places of a cell, as a source that grain reads."""
 
     def __init__(self, cell: Cell):
+        """Make the source of a cell."""
         self.cell = cell
 
     def __len__(self) -> int:
+        """Return the number of places."""
         return len(self.cell.indices)
 
     def __getitem__(self, place: int) -> Pick:
+        """Return the pick of a place."""
         return Pick(self.cell, int(place))
 
-    def __repr__(self) -> str:  # grain names the source in its own messages
+    def __repr__(self) -> str:
+        """Return the text by which grain names the source in its own messages."""
         return f"Picks({getattr(self.cell.source, 'name', 'records')}, {len(self)})"
 
 
 def read(
     pick: Pick, rng: np.random.Generator, *, prepare: Callable, size: tuple[int, int], most: int
 ) -> dict[str, Any]:
-    """`prepare`'s example of a pick, or of the next one that can be read, and under FIELD what
-    could not: a line "PART:INDEX why" each.
+    """Return `prepare`'s example of a pick, or of the next record that can be read.
+
+    Under FIELD, the example lists the records that could not be read, one line "PART:INDEX why"
+    each.
 
     Raises:
-        InputError: as `prepare` does, when more than `most` in a row cannot be read.
-        OSError: the machine fails, which is no record's damage.
+        InputError: as `prepare` does, where more than `most` in a row cannot be read.
+        OSError: the machine fails; then no record is damaged.
     """
     (part, source, indices), start = pick.cell, rng.bit_generator.state
     lost: list[str] = []
@@ -75,48 +80,49 @@ def read(
             return {**example, FIELD: "\n".join(lost)}
     first = lost[0].partition(" ")[2]
     raise InputError(
-        first
-        if len(lost) == 1
-        else f"{len(lost)} damaged records one after the other; the first: {first}"
+        first if len(lost) == 1 else f"{len(lost)} damaged records in a row; the first: {first}"
     )
 
 
 def readable(source: Sequence) -> Iterator[Any]:
-    """The records of `source` in order, without the damaged ones: for looking at some, such as in
-    previews. None is counted here.
+    """Yield the records of `source` in order, without the damaged ones.
+
+    It serves to look at some records, as previews do; it counts no damage.
     """
     for i in range(len(source)):
         try:
             record = source[i]
-        except InputError:  # the loader names it when it comes to it
+        except InputError:  # the loader reports it when it reads it
             continue
         yield record
 
 
 class Tally:
-    """The damaged records that came so far, each once: `lost` is "PART:INDEX" → why."""
+    """The damaged records so far, each once: `lost` is {"PART:INDEX": why}."""
 
     def __init__(self, most: int):
+        """Start without damaged records; more than `most` are an error."""
         self.most, self.lost = most, {}
 
     def __len__(self) -> int:
+        """Return the number of damaged records."""
         return len(self.lost)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Count those of a batch's FIELD, and say of each new one that it was passed over.
+        """Count the damaged records of a batch's FIELD; report each new one on stderr.
 
         Raises:
-            InputError: they are more than `most`.
+            InputError: there are more than `most`.
         """
         for line in (line for joined in lines for line in str(joined).splitlines()):
             name, _, why = line.partition(" ")
             if name not in self.lost:
                 self.lost[name] = why
-                say(f"passed over, the next record stands in: {why}")
+                say(f"a damaged record is skipped, the next one replaces it: {why}")
         self._check_count()
 
     def join(self, lost: Mapping[str, str]) -> None:
-        """Count these too: those of an earlier sitting, or of another process."""
+        """Count the damaged records of an earlier session, or of another process."""
         self.lost |= {name: why for name, why in lost.items() if name not in self.lost}
         self._check_count()
 
@@ -124,6 +130,6 @@ class Tally:
         if len(self.lost) > self.most:
             first = next(iter(self.lost.values()))
             raise InputError(
-                f"{len(self.lost)} damaged records, at most {self.most} are passed over"
-                f" (max_damaged); the first: {first}"
+                f"{len(self.lost)} damaged records, but max_damaged allows {self.most}; restore"
+                f" the files or raise it; the first: {first}"
             )

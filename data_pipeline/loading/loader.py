@@ -1,5 +1,4 @@
-"""Records → training batches, with grain: a global shuffle per epoch, disjoint hosts, a state that
-resumes exactly.
+"""Training batches from records, with grain: shuffled by epoch, disjoint hosts, exact resuming.
 
 A batch is a dict of numpy arrays:
 
@@ -8,14 +7,13 @@ A batch is a dict of numpy arrays:
     sizes   int32 [B, 6]             original height, width; crop top, left; target height, width
                                      (SDXL §2.2, CogView3 §3.2)
 
-The image is resized until it just covers H × zoom, W × zoom, and an H × W window cropped from that.
-The crop's corner is in pixels of the resized image, the original size is the file's, upright. At
-sampling time (S, S, 0, 0, S, S) asks for an uncropped picture. Captions are dropped on the devices
-and not here (`conditioning.drop_text`, config.objective.text_drop): what replaces one is zero
-features, which the text encoder makes of no caption.
+The image is resized until it just covers H × zoom, W × zoom, and an H × W window is cropped from
+it. The crop's corner is in pixels of the resized image, and the original size is that of the
+upright file. At sampling time (S, S, 0, 0, S, S) asks for an uncropped picture. Captions are not
+dropped here but on the devices (`conditioning.drop_text`, config.objective.text_drop): a dropped
+caption is replaced by zero features, which the text encoder produces for no caption.
 
-Another source of examples, such as cached features, takes the place of decoding and cropping as
-`prepare`:
+Another source of examples, such as cached features, replaces decoding and cropping as `prepare`:
 
     prepare(source, index, rng, size) → example
 
@@ -26,12 +24,12 @@ Another source of examples, such as cached features, takes the place of decoding
              randomness to draw from
     size     (H, W) of this batch
     example  a dict of numpy arrays, of the same names, shapes and dtypes for every record of a
-             size; batches stack them. A str under "caption" becomes `tokens`. `damaged` is the
-             loader's own.
+             size; batches stack them. A str under "caption" becomes `tokens`. The loader uses
+             `damaged` itself.
 
-It raises InputError where this record cannot be read, and is then asked for another one. It is
-called from many threads, and with worker processes pickled: a module's function, a
-functools.partial of one, or a frozen dataclass that can be called.
+It raises InputError where this record cannot be read, and is then called for another one. It is
+called from many threads, and is pickled for worker processes: use a module's function, a
+functools.partial of one, or a callable frozen dataclass.
 """
 
 import dataclasses
@@ -62,11 +60,11 @@ Prepare = Callable[[Sequence[Record], int, np.random.Generator, Size], dict[str,
 
 
 class Loader:
-    """Iterates over the batches of one host.
+    """An iterator over the batches of one host.
 
-    `get_state()` is the position, a number of batches, and the damaged records so far (JSON);
-    `set_state()` resumes with exactly the batches that would follow, on any number of hosts,
-    threads and worker processes. `sizes` are the (H, W) that batches have.
+    `get_state()` returns the position, which is a number of batches, and the damaged records so far
+    (JSON). `set_state()` resumes with exactly the batches that would follow, on any number of
+    hosts, threads and worker processes. `sizes` are the (H, W) of batches.
     """
 
     def __init__(
@@ -76,15 +74,18 @@ class Loader:
         start: Callable[[grain.MapDataset, int], Any],
         most_damaged: int,
     ):
+        """Make the iterator over `data`; `make_loader` calls this."""
         self.sizes = sizes
         self._data, self._start = data, start
         self._position, self._tally = 0, Tally(most_damaged)
         self._batches, self._ended = None, lambda: None
 
     def __iter__(self) -> "Loader":
+        """Return the loader."""
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        """Return the next batch. Raises InputError where too many records are damaged."""
         self.start_prefetch()
         batch = dict(next(self._batches))
         self._position += 1
@@ -92,29 +93,30 @@ class Loader:
         return batch
 
     def start_prefetch(self) -> None:
-        """Begin to prepare batches. Otherwise the first `next` does."""
+        """Start to prepare batches; otherwise the first `next` does."""
         if self._batches is None:
             self._batches = self._start(self._data, self._position)
-            # at the interpreter's exit too, as long as what ends worker processes is still there
+            # also at the interpreter's exit, while the code that ends worker processes still exists
             self._ended = weakref.finalize(self, self._batches.close)
             self._batches.start_prefetch()
 
     def close(self) -> None:
         """End threads and worker processes.
 
-        A later `next` makes new ones, and goes on where this was.
+        A later `next` starts new ones and continues from the same position.
         """
         self._ended()
         self._batches = None
 
     def get_state(self) -> dict:
+        """Return the position and the damaged records so far, as JSON."""
         return {
             "next_index": self._position,
             **({"damaged": dict(self._tally.lost)} if self._tally.lost else {}),
         }
 
     def set_state(self, state: dict) -> None:
-        """Raises IndexError on a position that there is not."""
+        """Continue from a state of `get_state`. Raises IndexError on an unknown position."""
         if not 0 <= state["next_index"] <= len(self._data):
             raise IndexError(
                 f"data position {state['next_index']} is out of range: there are {len(self._data)}"
@@ -127,7 +129,7 @@ class Loader:
 
     @property
     def damaged(self) -> dict[str, str]:
-        """ "PART:INDEX" → why, of each damaged record that came so far."""
+        """The damaged records so far: {"PART:INDEX": why}."""
         return self._tally.lost
 
 
@@ -139,24 +141,23 @@ def make_loader(
     rows: Sequence[int] | None = None,
     prepare: Prepare | None = None,
 ) -> Loader:
-    """Iterates over batches of one host; `get_state()` / `set_state()` resume with exactly the
-    batches that would follow.
+    """Return the iterator over the batches of one host.
 
     Args:
-        records: a dataset's directory, any sequence of records (such as `open_records` gives), or a
-            mixture of datasets: of each its share of every stretch of the order, each in epochs of
-            its own, none of whose records is missed or comes twice.
-        settings: what batches, in which order.
+        records: a dataset's directory, a sequence of records (such as `open_records` returns), or a
+            mixture of datasets. In a mixture, every stretch of the order contains each dataset in
+            its share, and each runs through its own epochs without missing or repeating a record.
+        settings: the content and the order of the batches.
         tokenize: captions → tokens; None leaves `tokens` out, for training on images alone.
-        rows: those of each batch that this host reads, ascending; None: all. However a batch's rows
-            are dealt to hosts, together they read the same batches, and the state is the same on
-            each: it restores onto any number of hosts.
-        prepare: what makes an example of a record, instead of `crops.crop` with `settings.crop`.
+        rows: the rows of each batch that this host reads, ascending; None: all. However the rows
+            are divided among hosts, together they read the same batches. The state is the same on
+            each, so it can be restored on any number of hosts.
+        prepare: makes an example of a record, in place of `crops.crop` with `settings.crop`.
 
     Raises:
-        InputError: rows that no batch has, an unreadable dataset, or too few records for one
-            batch; while iterating, a damaged record or image too many (its key and dataset are
-            named).
+        InputError: a batch has no such rows, the dataset cannot be read, or it has fewer records
+            than a batch. While iterating: too many records or images are damaged; the message has
+            the first one's key and dataset.
     """
     rows = range(settings.batch_size) if rows is None else tuple(rows)
     _check_rows(rows, settings.batch_size)
@@ -168,7 +169,8 @@ def make_loader(
     for part in parts:
         if not len(part):
             raise InputError(
-                f"{getattr(part, 'name', 'the given records')} holds no records (count = 0)"
+                f"{getattr(part, 'name', 'the given records')} holds no records (count = 0); give"
+                " a dataset that has some"
             )
     prepare = prepare or functools.partial(
         crop, settings=settings.crop, with_caption=tokenize is not None
@@ -190,7 +192,7 @@ def make_loader(
 def _check_rows(rows: Sequence[int], batch_size: int) -> None:
     ascending = all(a < b for a, b in itertools.pairwise(rows))
     if not (len(rows) > 0 and rows[0] >= 0 and rows[-1] < batch_size and ascending):
-        raise InputError(f"rows = {rows}: some of 0..{batch_size - 1}, ascending")
+        raise InputError(f"rows = {rows}: give some of 0..{batch_size - 1}, ascending")
 
 
 def _streams(
@@ -199,7 +201,7 @@ def _streams(
     settings: LoaderSettings,
     rows: Sequence[int],
 ) -> tuple[dict[Size, grain.MapDataset], list[float]]:
-    """The picks of each size that batches have, in order, and its share of the batches."""
+    """Return the picks of each batch size, in order, and the share of each size."""
     seed, shuffle, square = settings.seed, settings.shuffle, (settings.image_size,) * 2
     whole = [
         (Cell(number, part, usable(part, settings.min_side)), weight)
@@ -227,8 +229,8 @@ def _batches(
     rows: Sequence[int],
     prepare: Prepare,
 ) -> grain.MapDataset:
-    # examples before rows are chosen: the randomness goes by position, and each host's would be the
-    # same
+    # make examples before choosing rows: random numbers depend on the position, so choosing first
+    # would give all hosts the same ones
     data = stream.random_map(
         functools.partial(read, prepare=prepare, size=size, most=settings.max_damaged)
     )
@@ -240,9 +242,9 @@ def _batches(
 def _whole_batches(
     data: grain.MapDataset, cell: Cell, settings: LoaderSettings, rows: Sequence[int]
 ) -> grain.MapDataset:
-    """The picks of so many epochs, without the last incomplete batch where that is dropped.
+    """Return the picks of all epochs, without an incomplete last batch where that is dropped.
 
-    InputError where they are too few.
+    Raises InputError where they are fewer than a batch.
     """
     batch_size, drop_remainder = settings.batch_size, settings.drop_remainder
     whole = len(cell.indices) * settings.num_epochs
@@ -250,18 +252,19 @@ def _whole_batches(
         raise InputError(
             f"{getattr(cell.source, 'name', 'the given records')}: {settings.num_epochs} epoch(s)"
             f" of {len(cell.indices)} records are less than one batch of {batch_size}; lower the"
-            " batch size or allow an incomplete batch"
+            " batch size, or allow an incomplete batch"
         )
     return data[: whole // batch_size * batch_size] if drop_remainder else data
 
 
 @dataclasses.dataclass(frozen=True)
 class _Tokens(grain.transforms.Map):
-    """Tokenizes a whole batch at once, which the Rust tokenizers do much faster than one by one."""
+    """Tokenizes a whole batch at once, which is much faster than caption by caption."""
 
     tokenize: Tokenize
 
     def map(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the batch with tokens in place of captions."""
         captions = [str(caption) for caption in batch["caption"]]
         rest = {name: value for name, value in batch.items() if name != "caption"}
         return {**rest, "tokens": np.asarray(self.tokenize(captions), np.int32)}

@@ -1,4 +1,4 @@
-"""Several datasets read as one, each with its share of what is drawn."""
+"""Several datasets that are read as one, each with its share of what is drawn."""
 
 import bisect
 import itertools
@@ -11,41 +11,43 @@ from data_pipeline.records.records import Record, RecordSource, open_records
 
 
 class Mixture(Sequence):
-    """`parts` and their `weights`, positive.
+    """Datasets (`parts`) and their positive `weights`.
 
-    As a sequence it is all of their records, the parts one after the other.
-
-    `name` is what was given, for error messages.
+    As a sequence, it has the records of all parts, one part after the other. `name` is the text
+    that was given, for error messages.
 
     Raises:
-        InputError: no parts, or a weight that is not positive.
+        InputError: there are no parts, or a weight is not positive.
     """
 
     def __init__(self, parts: Sequence[Sequence[Record]], weights: Sequence[float], name: str):
+        """Check the weights and store the parts."""
         if not parts or len(parts) != len(weights) or not all(0 < w < math.inf for w in weights):
             raise InputError(
-                f"{name}: a positive weight for each dataset, not"
+                f"{name}: give a positive weight for each dataset, not"
                 f" {', '.join(map(str, weights)) or 'none'}"
             )
         self.parts, self.weights, self.name = tuple(parts), tuple(weights), name
         self._ends = list(itertools.accumulate(map(len, parts)))
 
     def __len__(self) -> int:
+        """Return the number of records of all parts."""
         return self._ends[-1]
 
     def __getitem__(self, i: int) -> Record:
+        """Return record `i`, counted through all parts."""
         part, within = self.locate(i)
         return self.parts[part][within]
 
     def locate(self, i: int) -> tuple[int, int]:
-        """(part, index in it) of record `i`."""
+        """Return (part, index in it) of record `i`."""
         i = range(len(self))[i]
         part = bisect.bisect_right(self._ends, i)
         return part, i - (self._ends[part - 1] if part else 0)
 
 
 def open_datasets(text: str) -> RecordSource | Mixture:
-    """The records of what `parse` reads.
+    """Return the records of the datasets that `parse` reads from `text`.
 
     Raises:
         InputError: as `parse` and `open_records` do.

@@ -1,8 +1,7 @@
-"""In which order records come: endless streams of them, mixed by weight, and the rows of each batch
-that one host reads.
+"""The order of records: endless streams, mixed by weight, and the rows of each batch for one host.
 
-A stream is a grain MapDataset: what is at each position follows from seed and position alone, so a
-position is all its state.
+A stream is a grain MapDataset. Its element at a position depends on the seed and the position
+alone, so the position is its whole state.
 """
 
 import dataclasses
@@ -18,8 +17,9 @@ Weighted = Sequence[tuple[Cell, float]]  # cells and their shares
 
 
 def epochs(cell: Cell, seed: int, *, shuffle: bool, count: int | None = None) -> grain.MapDataset:
-    """The picks of a cell, `count` times or for ever, each time in a new order: grain reseeds the
-    shuffle by epoch.
+    """Return the picks of a cell, `count` times or endlessly, each time in a new order.
+
+    grain reseeds the shuffle for each epoch.
     """
     data = grain.MapDataset.source(Picks(cell)).seed(seed)
     return (data.shuffle() if shuffle else data).repeat(count)
@@ -28,11 +28,10 @@ def epochs(cell: Cell, seed: int, *, shuffle: bool, count: int | None = None) ->
 def mixed(
     cells: Weighted, seed: int, *, shuffle: bool, label: tuple[int, ...] = ()
 ) -> grain.MapDataset:
-    """Endless picks of `cells` by their shares.
+    """Return endless picks of `cells`, mixed by their shares.
 
-    Every cell's come in epochs of its own, the same whatever its share and the others are.
-
-    `label` tells a bucket's streams from those of the others.
+    Each cell runs through its own epochs, in an order that does not depend on shares or on other
+    cells. `label` distinguishes the streams of one bucket from those of others.
     """
 
     def own(cell: Cell) -> int:
@@ -45,28 +44,28 @@ def mixed(
 
 
 def mix(streams: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
-    """Endless streams as one.
+    """Return endless streams as one.
 
-    Of any stretch of it each has its share to within one or two elements, and misses or repeats
-    none.
+    Any stretch of it contains each stream in its share to within one or two elements, and misses or
+    repeats none of its elements.
     """
     return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some rows of every batch of a stream, one after the other; only what is asked for is
-    prepared.
-    """
+    """Some rows of every batch of a stream, in order; only these are prepared."""
 
     whole: grain.MapDataset
     batch_size: int
     rows: tuple[int, ...]
 
     def __len__(self) -> int:
+        """Return the number of rows of all batches."""
         batches, rest = divmod(len(self.whole), self.batch_size)
         return batches * len(self.rows) + sum(row < rest for row in self.rows)
 
     def __getitem__(self, index: int) -> Any:
+        """Return the element of one row."""
         batch, row = divmod(index, len(self.rows))
         return self.whole[batch * self.batch_size + self.rows[row]]

@@ -1,4 +1,4 @@
-"""Captions → token ids: load any T5 tokenizer, or train a small one of the same kind."""
+"""Tokenizing captions: loading any T5 tokenizer, or training a small one of the same kind."""
 
 import dataclasses
 import json
@@ -26,37 +26,44 @@ from data_pipeline.io.errors import InputError, first_line
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 _CONFIG_CHARACTERS = 2**20
-_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # by train_tokenizer, old and new
-_BLANK = "▁"  # how pieces have the blank before a word
-_LOOKED_AT = 64  # characters of one that are looked at
-_FALLEN = 1.5  # letters a piece, of a word that no caption had
-MAX_PROMPT = 8192  # characters; what is beyond could not fit into the tokens a model reads
+# tokenizer classes in folders of train_tokenizer, with new and old versions of transformers
+_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_BLANK = "▁"  # the blank before a word in a piece
+_LOOKED_AT = 64  # the characters of a word that are checked
+_FALLEN = 1.5  # the most letters per piece in a word that no caption had
+MAX_PROMPT = 8192  # characters; more would not fit into the tokens that a model reads
 
 
 def train_tokenizer(
     captions: Iterable[str], out_dir: str | Path, vocab_size: int, max_length: int
 ) -> None:
-    """Trains a word-piece vocabulary on captions and saves it as a `transformers` folder: NFKC,
-    lower case, EOS appended.
+    """Train a word-piece vocabulary on captions and save it as a `transformers` folder.
 
-    The same captions give the same file, byte for byte, in whatever order they come. BPE and not
-    T5's Unigram: the Unigram trainer of `tokenizers` runs EM over hash maps, and its vocabulary
-    differs from run to run, even on one thread.
+    Text is normalized by NFKC and lower case, and EOS is appended.
+
+    The same captions give the same file, byte for byte, in any order. The model is BPE and not T5's
+    Unigram: the Unigram trainer of `tokenizers` runs EM over hash maps, and its vocabulary differs
+    from run to run, even on one thread.
 
     Args:
-        captions: what the vocabulary should be good at. Characters that are not in them become UNK.
-        vocab_size: at most; small sets of captions have fewer merges to learn.
-        max_length: kept in the folder as the default length.
+        captions: texts of the kind that the vocabulary is for. Characters that they lack become
+            UNK.
+        out_dir: the folder to write.
+        vocab_size: the largest size; few captions give fewer merges.
+        max_length: the default length, which the folder stores.
 
     Raises:
-        InputError: no captions, or a vocabulary too small for their characters.
+        InputError: there are no captions, or the vocabulary is too small for their characters.
     """
     captions = [c for c in captions if c.strip()]
     if not captions:
-        raise InputError("no captions to train a tokenizer on: every caption is empty")
+        raise InputError(
+            "no captions to train a tokenizer on: every caption is empty; give records with"
+            " captions"
+        )
     if max_length < 2:
         raise InputError(
-            f"max_length = {max_length}: at least 2, one of them is the end of the caption"
+            f"max_length = {max_length}: give at least 2, because the end of the caption takes one"
         )
     tokenizer = Tokenizer(models.BPE(unk_token=UNK, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence(
@@ -67,7 +74,7 @@ def train_tokenizer(
             normalizers.Strip(),
         ]
     )
-    # Commas and the like stand alone, so that "red," does not become a second word for red.
+    # Punctuation is separated, so that "red," does not become a second word for red.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
     )
@@ -82,7 +89,7 @@ def train_tokenizer(
         )
         raise InputError(
             f"vocab_size = {vocab_size}: too small for captions of {characters} different"
-            " characters"
+            " characters; give a larger one"
         )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, 1)]
@@ -98,15 +105,14 @@ def train_tokenizer(
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
-    """prompts (N strings) → int32 [N, L], filled up with the padding id; longer prompts keep their
-    end token.
-    """
+    """Prompts (N strings) → int32 [N, L], padded. Longer prompts keep their end token."""
 
     tokenizer: Any
     length: int
-    controls: re.Pattern  # the control tokens, as they are spelled
+    controls: re.Pattern  # matches the control tokens as they are spelled
 
     def __call__(self, prompts: list[str]) -> np.ndarray:
+        """Return the tokens of the prompts."""
         encoded = self.tokenizer(
             [self._as_text(_readable(p)) for p in prompts],
             padding="max_length",
@@ -119,11 +125,11 @@ class Tokenize:
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), self.length)
 
     def unknown(self, prompts: Iterable[str]) -> list[str]:
-        """The words of prompts that the tokenizer's captions did not have, in their order.
+        """Return the words of prompts that the tokenizer's captions did not contain, in order.
 
-        These are words with characters that it has no token for; and, of one that `train_tokenizer`
-        made, which has every frequent word of its captions whole, words that fall into single
-        letters and pairs. A released T5's has pieces for any word.
+        These are words with characters without a token. For a tokenizer of `train_tokenizer`, which
+        has a token for every frequent word of its captions, they are also words that are split into
+        single letters and pairs. A released T5 tokenizer has pieces for any word.
         """
         words = dict.fromkeys(word for prompt in prompts for word in _words(_readable(prompt)))
         return [word for word in words if self._is_unknown(word[:_LOOKED_AT])]
@@ -138,10 +144,10 @@ class Tokenize:
         return fallen and isinstance(backend.model, models.BPE)
 
     def _as_text(self, prompt: str) -> str:
-        """The prompt, with a blank in what the tokenizer would read as a control token.
+        """Return the prompt with a blank in what the tokenizer would read as a control token.
 
-        T5's model finds these in its vocabulary like any word, and its normalizer makes one of
-        full-width letters too. Other prompts stay as they are.
+        T5's model finds these in its vocabulary like any word, and its normalizer also makes them
+        from full-width letters. Other prompts do not change.
         """
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         plain = normalizer.normalize_str(prompt) if normalizer else prompt
@@ -153,30 +159,31 @@ class Tokenize:
 def load_tokenizer(
     folder: str | Path, max_length: int | None = None, vocab: int | None = None
 ) -> Tokenize:
-    """Loads a tokenizer folder: one of `train_tokenizer`, or of a released T5 (tokenizer.json, or
-    spiece.model alone).
+    """Load a tokenizer folder of `train_tokenizer` or of a released T5.
 
-    Nothing is downloaded and no code of the folder is run. A prompt that spells "</s>" or
-    "<extra_id_0>" is text.
+    A released one has tokenizer.json, or spiece.model alone. Nothing is downloaded, and no code of
+    the folder is run. A prompt that contains "</s>" or "<extra_id_0>" is read as text.
 
     Args:
-        folder: with tokenizer_config.json.
+        folder: the folder, with tokenizer_config.json.
         max_length: L; None: the length in the folder's configuration.
-        vocab: how many tokens the encoder knows, where that is to be held against the tokenizer's.
+        vocab: the number of tokens that the encoder knows, to be compared with the tokenizer's;
+            None: not compared.
 
     Raises:
-        InputError: no such folder, or not a tokenizer with padding and end tokens, or one with ids
-            that the encoder does not know.
+        InputError: there is no such folder, it is not a tokenizer with padding and end tokens, or
+            it has ids that the encoder does not know.
     """
     tokenizer = _load(Path(folder))
     if vocab is not None and (most := max(tokenizer.get_vocab().values()) + 1) > vocab:
         raise InputError(
-            f"{folder}: its tokenizer has {most} tokens, the text encoder {vocab}; they do not"
-            " belong together"
+            f"{folder}: the tokenizer has {most} tokens, but the text encoder knows {vocab}; give"
+            " the tokenizer that belongs to the encoder"
         )
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise InputError(
-            f"{folder}: the tokenizer has no padding or no end-of-sequence token, as T5's has"
+            f"{folder}: the tokenizer lacks a padding or an end-of-sequence token; give a T5"
+            " tokenizer, which has both"
         )
     length = max_length if max_length is not None else tokenizer.model_max_length
     if not 2 <= length <= 4096:
@@ -185,7 +192,10 @@ def load_tokenizer(
 
 
 def _words(text: str) -> Iterator[str]:
-    """Runs of letters and digits with their marks, and signs by themselves, as emoji are."""
+    """Yield the words of a text: runs of letters and digits with their marks, and single symbols.
+
+    Emoji are such symbols.
+    """
     word = ""
     for char in f"{text} ":
         kind = unicodedata.category(char)[0]
@@ -200,8 +210,9 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _readable(prompt: str) -> str:
-    """Half a surrogate pair, as a terminal's stray byte becomes in argv, is text that Rust cannot
-    hold: "?" instead.
+    """Return the start of a prompt with "?" in place of half a surrogate pair.
+
+    A terminal's stray byte becomes half a pair in argv, which Rust strings cannot hold.
     """
     return prompt[:MAX_PROMPT].encode(errors="replace").decode()
 
@@ -215,7 +226,7 @@ def _controls(tokenizer: Any) -> re.Pattern:
 
 def _load(folder: Path) -> Any:
     if not folder.is_dir():
-        raise InputError(f"no tokenizer at {folder}: no such directory")
+        raise InputError(f"no tokenizer at {folder}: there is no such directory")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InputError(
             f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model"
@@ -228,13 +239,13 @@ def _load(folder: Path) -> Any:
     if not isinstance(config, dict):
         raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
     transformers = _import_transformers()
-    # what AutoTokenizer makes of them too, after it has imported PyTorch where that is installed
+    # AutoTokenizer would return this class too, but imports PyTorch first where that is installed
     ours = config.get("tokenizer_class") in _WRITTEN and (folder / "tokenizer.json").is_file()
     kind = transformers.PreTrainedTokenizerFast if ours else transformers.AutoTokenizer
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    # transformers raises whatever its parsers do, even bare Exceptions from the Rust side; all of
-    # it is about this folder
+    # the parsers of transformers may raise anything, even bare Exceptions from Rust; every error
+    # here is about this folder
     except Exception as e:
         raise InputError(
             f"{folder} is not a tokenizer that transformers can load: {_explain(e)}"
@@ -243,18 +254,19 @@ def _load(folder: Path) -> Any:
 
 def _explain(e: Exception) -> str:
     line = first_line(e)
-    # what transformers tries last, when sentencepiece and protobuf could not read spiece.model
+    # transformers tries tiktoken last, after sentencepiece and protobuf failed on spiece.model
     if "tiktoken" in line:
         line = (
-            "spiece.model is damaged, or sentencepiece and protobuf do not fit together"
-            " (sentencepiece 0.2.0 and 0.2.1 do)"
+            "spiece.model is damaged, or sentencepiece and protobuf are incompatible (sentencepiece"
+            " 0.2.0 and 0.2.1 work)"
         )
     return line
 
 
 def _import_transformers() -> ModuleType:
-    """On first use, because it takes seconds; and without its warning that PyTorch is missing, as
-    is intended here.
+    """Import transformers without its warning that PyTorch is missing, which is intended here.
+
+    The import takes seconds, so it happens on first use.
     """
     logging.getLogger("transformers").addFilter(_not_about_torch)
     import transformers

@@ -1,4 +1,4 @@
-"""Which records of a dataset are large enough to train on, by `sizes.npy` alone."""
+"""Selecting the records that are large enough to train on, by `sizes.npy` alone."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,13 @@ from data_pipeline.records.sizes import sizes_of
 
 
 def usable(source: Sequence, min_side: int) -> Sequence[int]:
-    """Returns the numbers of the records whose shorter side has at least `min_side` pixels, in
-    their order; all of them where that is 0.
+    """Return the indices of records whose shorter side has at least `min_side` pixels, in order.
 
-    A smaller picture would be enlarged, and a model learns to draw what that looks like. How many
-    are left out is said once.
+    All records are returned where `min_side` is 0. A smaller picture would be enlarged, and a model
+    would learn to draw enlarged pictures. One line on stderr says how many are left out.
 
     Raises:
-        InputError: none is large enough, or the sizes of the records cannot be had.
+        InputError: no record is large enough, or the sizes of the records cannot be read.
     """
     if not min_side:
         return range(len(source))
@@ -27,12 +26,12 @@ def usable(source: Sequence, min_side: int) -> Sequence[int]:
     if not len(large):
         raise InputError(
             f"{name}: all of its {len(source):,} pictures have a shorter side of less than min_side"
-            f" = {min_side} pixels, the largest {shorter.max()}; give larger pictures, or a"
-            " min_side of 0 to have them enlarged"
+            f" = {min_side} pixels (the largest has {shorter.max()}); give larger pictures, or a"
+            " min_side of 0 to enlarge them"
         )
     if left_out := len(source) - len(large):
         say(
-            f"{name}: {left_out:,} of {len(source):,} pictures are left out, their shorter side is"
-            f" less than min_side = {min_side} pixels"
+            f"{name}: {left_out:,} of {len(source):,} pictures are left out, because their shorter"
+            f" side has less than min_side = {min_side} pixels"
         )
     return large

@@ -1,8 +1,8 @@
-"""Batches prepared ahead, by threads of this process or by processes with threads of their own: the
-same batches either way.
+"""Preparing batches in advance, by threads of this process or in worker processes with threads.
 
-grain's own state of worker processes depends on how many they are. Here the position is a number of
-batches, and the pipeline is made anew from there; so a run goes on with any number of either.
+Both give the same batches. grain's own state of worker processes depends on their number. Here the
+position is a number of batches, from which a new pipeline starts; so a run can resume with any
+number of threads and processes.
 """
 
 import ctypes
@@ -13,19 +13,22 @@ from multiprocessing import connection, parent_process
 import grain
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names
-# bytes: allocations from which on each is a mapping of its own; free ones that are kept
+# bytes: the size from which an allocation is a mapping of its own; the free memory that is kept
 MAPPED, KEPT = 64 << 20, 256 << 20
 
 
 def start(
     data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int
 ) -> grain.DatasetIterator:
-    """An iterator over the batches of `data` from number `position` on.
+    """Return an iterator over the batches of `data` from number `position` on.
 
     Args:
-        threads: in this process, or in each worker; 0: none beside the one that asks.
-        prefetch: batches prepared ahead, of all workers together; at least one each.
-        workers: processes; 0: none.
+        data: the batches.
+        position: the number of the first batch.
+        threads: threads in this process or in each worker; 0: the calling thread.
+        prefetch: the number of batches prepared in advance by all workers together; at least one
+            each.
+        workers: the number of processes; 0: none.
 
     Raises:
         IndexError: `data` has fewer batches.
@@ -55,8 +58,9 @@ def start(
 
 
 def _begin(worker: int, count: int) -> None:
-    """In a new worker: end when its parent does, however that ends. grain's would wait for ever for
-    one that was killed.
+    """Make a new worker end when its parent ends, in whatever way.
+
+    grain's own worker would wait forever for a parent that was killed.
     """
 
     def watch() -> None:
@@ -68,11 +72,10 @@ def _begin(worker: int, count: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Have malloc keep what one image leaves for the next: mapping and unmapping its megabytes took
-    a tenth of the time.
+    """Make malloc keep the memory of one image for the next.
 
-    glibc goes there by itself, but up to 32 MiB only, and gives memory back that is wanted again at
-    once. Other libraries are left alone.
+    Mapping and unmapping these megabytes took a tenth of the time. glibc adapts by itself, but only
+    up to 32 MiB, and returns memory that is needed again at once. Other C libraries do not change.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_MMAP_THRESHOLD, MAPPED)
@@ -80,7 +83,7 @@ def _keep_memory() -> None:
 
 
 def _parse_flags() -> None:
-    """grain reads flags of absl's, which raise unless somebody has parsed a command line."""
+    """Mark absl's flags as parsed: grain reads them, and absl raises until they are parsed."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

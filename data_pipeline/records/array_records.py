@@ -1,13 +1,12 @@
-"""Datasets of ArrayRecord shards under a TFDS description, whatever their features, written a shard
-at a time; reading.py reads them.
+"""Writing datasets of ArrayRecord shards with a TFDS description, one shard at a time.
 
-A dataset is a directory:
+The features may be any. reading.py reads these datasets. A dataset is a directory:
 
     dataset_info.json features.json             what tfds.builder_from_directory(dir) reads
     NAME-train.array_record-00000-of-00008 …    one tf.train.Example per record
 
 It appears under its name only when it is complete: everything is written into `NAME.partial` beside
-it and renamed.
+it, which is then renamed.
 """
 
 import errno
@@ -28,48 +27,54 @@ TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 class ShardWriter:
-    """Writes one shard. A context manager; `count` records so far.
+    """A writer of one shard, as a context manager; `count` is the number of records so far.
 
-    What is at `path` before it closes is no whole shard.
+    The file at `path` is not a complete shard before the writer closes.
 
     Raises:
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or failing.
     """
 
     def __init__(self, path: Path, features: tfds.features.FeaturesDict):
+        """Open the shard at `path` for records with these features."""
         self.path, self.count, self._features = path, 0, features
         # One record per chunk: training reads at random, and images do not compress further.
         self._writer = self._do(lambda: ArrayRecordWriter(str(path), "group_size:1"))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        # serialized once more: TFDS leaves the order of the fields to a hash that each process
-        # draws anew
+        """Add one record."""
+        # serialized again, because TFDS orders the fields by a hash that differs between processes
         example = tf_example_pb2.Example.FromString(self._features.serialize_example(record))
         self._do(lambda: self._writer.write(example.SerializeToString(deterministic=True)))
         self.count += 1
 
     def close(self) -> None:
+        """Complete the shard."""
         self._do(self._writer.close)
 
     def __enter__(self) -> "ShardWriter":
+        """Return the writer."""
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
+        """Complete the shard."""
         self.close()
 
     def _do(self, act):
+        """Call `act`; raise its error as an OSError with the dataset's directory."""
         try:
             return act()
         except (OSError, RuntimeError) as e:
-            # array_record's own errors are RuntimeErrors whose text has the system's
+            # array_record raises RuntimeErrors, whose text contains the system's error
             failed = machine_error(e, self.path)
             code = failed.errno if failed else getattr(e, "errno", None) or errno.EIO
-            advice = "" if code == errno.EMFILE else "; make room there or give another directory"
+            advice = "" if code == errno.EMFILE else "; free space there or give another directory"
             message = f"cannot be written ({os.strerror(code)}){advice}"
             raise OSError(code, message, str(self.path.parent)) from e
 
 
 def shard_name(name: str, index: int, total: int) -> str:
+    """Return the file name of a shard of `total`."""
     return f"{name}-{SPLIT}.array_record-{index:05d}-of-{total:05d}"
 
 
@@ -82,9 +87,7 @@ def describe(
     features: tfds.features.FeaturesDict,
     about: str,
 ) -> None:
-    """Renames whole shards that lie in `staging`, in this order, and writes the description beside
-    them.
-    """
+    """Rename the complete `shards` in `staging`, in this order, and write their description."""
     size = 0
     for i, shard in enumerate(shards):
         size += shard.rename(staging / shard_name(name, i, len(shards))).stat().st_size
@@ -100,8 +103,9 @@ def write_description(
     features: tfds.features.FeaturesDict,
     about: str,
 ) -> None:
-    """Writes what TFDS reads of a dataset whose shards have `lengths` records and `size` bytes in
-    all.
+    """Write the files that TFDS reads about a dataset.
+
+    lengths: the number of records of each shard. size: the bytes of all shards.
     """
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder,
@@ -124,11 +128,12 @@ def write_description(
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
-    """Raises InputError unless nothing is at `out`, or, with `overwrite`, a dataset, and one could
-    appear there.
+    """Raise InputError where a dataset could not appear at `out`.
+
+    Something may be there only if it is a dataset and `overwrite` is set.
     """
     if out.is_symlink():
-        raise InputError(f"{out} is a link; give the directory that it names")
+        raise InputError(f"{out} is a link; give the directory that it points to")
     check_renamable(out)
     if not out.exists():
         return

@@ -1,4 +1,4 @@
-"""One picture of many records: thumbnails with their captions."""
+"""A picture of many records: thumbnails with their captions."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,13 @@ _TILE, _TEXT_HEIGHT, _GAP = 192, _LINES * labels.LINE + 2, 8  # pixels
 
 
 def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> None:
-    """Writes a PNG: about twice as wide as high, each image fitted into a tile, up to six lines
-    under it: its caption and, after an arrow, its recaption.
+    """Write a PNG of the images with up to six lines of caption under each.
+
+    The sheet is about twice as wide as high. Each image is fitted into a tile. Under it is its
+    caption and, after an arrow, its recaption.
 
     Raises:
-        InputError: a damaged image (its key and the dataset `name` are in the message), or `out`
+        InputError: an image is damaged (the message has its key and the dataset `name`), or `out`
             cannot be written.
     """
     columns = max(1, math.ceil(math.sqrt(len(records) * 1.6)))
@@ -54,4 +56,6 @@ def contact_sheet(records: Sequence[Record], out: str | Path, *, name: str) -> N
         with replacing(Path(out)) as temporary, temporary.open("wb") as file:
             sheet.save(file, "PNG")
     except OSError as e:
-        raise InputError(f"{out}: the contact sheet cannot be written ({e.strerror or e})") from e
+        raise InputError(
+            f"{out}: the contact sheet cannot be written ({e.strerror or e}); give another path"
+        ) from e

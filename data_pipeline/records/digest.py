@@ -1,6 +1,4 @@
-"""Which dataset this is, wherever it lies: what a copy or a moved directory shares, and no other
-dataset has.
-"""
+"""Digests that identify a dataset in any place: copies have the same, other datasets do not."""
 
 import concurrent.futures
 import hashlib
@@ -11,15 +9,16 @@ from typing import Any
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.records import Record, RecordSource, open_records
 
-SAMPLED = 64  # records that are read, evenly spread
-FIELDS = ("key", "sha256", "caption", "recaption")  # of each
+SAMPLED = 64  # records that are read, evenly spaced
+FIELDS = ("key", "sha256", "caption", "recaption")  # the fields of a record in its digest
 
 
 def dataset_content(directory: str | Path) -> dict[str, Any]:
-    """What tells a dataset of records from another, as JSON: a digest of its shards' names, sizes
-    and numbers of records, and one of each of some records, None of one that cannot be read.
+    """Return what identifies a dataset of records, as JSON.
 
-    Raises InputError as `open_records` does.
+    It is a digest of the names, sizes and numbers of records of the shards, and one digest for each
+    of some records, None for a record that cannot be read. Raises InputError as `open_records`
+    does.
     """
     path, records = Path(directory), open_records(directory)
     chosen = sorted({i * (len(records) - 1) // (SAMPLED - 1) for i in range(SAMPLED)})
@@ -28,19 +27,21 @@ def dataset_content(directory: str | Path) -> dict[str, Any]:
     return {"shards": json_digest([_sizes(path), list(records.lengths)]), "sampled": sampled}
 
 
-def companion_content(directory: str | Path) -> dict[str, Any]:
-    """`dataset_content` of a companion: of its shards, and of what it says that it was made of."""
+def cache_content(directory: str | Path) -> dict[str, Any]:
+    """Return what identifies a feature cache: digests of its shards and of its encoded.json."""
     path = Path(directory)
     try:
         made_of = json.loads((path / "encoded.json").read_text())
-    except (OSError, ValueError):  # who opens it says so
+    except (OSError, ValueError):  # opening the cache reports the error
         made_of = None
     return {"shards": json_digest(_sizes(path)), "made_of": json_digest(made_of)}
 
 
 def alike(ours: Any, theirs: Any) -> bool:
-    """Whether two contents are of one dataset. Records that one of them could not read are left
-    out: damage, or its repair, makes no other dataset.
+    """Return whether two contents are of one dataset.
+
+    Records that one of them could not read are not compared: damage and its repair do not make
+    another dataset.
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(alike(ours[k], theirs[k]) for k in ours)
@@ -50,15 +51,17 @@ def alike(ours: Any, theirs: Any) -> bool:
 
 
 def json_digest(value: Any) -> str:
-    """A SHA-256 of a JSON value."""
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sizes(path: Path) -> list[tuple[str, int]]:
+    """Return (name, bytes) of each shard, sorted."""
     return sorted((one.name, one.stat().st_size) for one in path.glob("*.array_record-*"))
 
 
 def _record_digest(records: RecordSource, i: int) -> str | None:
+    """Return the digest of a record, or None where it cannot be read."""
     try:
         record: Record = records[i]
     except InputError:

@@ -1,9 +1,8 @@
-"""Companion datasets: what the frozen encoders make of each record, so that training need not make
-it again.
+"""Feature caches: the outputs of the frozen encoders for each record, computed once for training.
 
-A companion has one record for each record of the dataset it was made of, in the same order and the
-same shards: index i of the one is index i of the other. It is a directory of ArrayRecord shards
-under a TFDS description, and `encoded.json`, which says what made it:
+A cache has one record for each record of its dataset, in the same order and the same shards: index
+i of one is index i of the other. It is a directory of ArrayRecord shards with a TFDS description,
+and `encoded.json`, which says what made it:
 
     records   {"lengths": [records of each shard], "sha256": `sampled_hash`}
     view      {"image_size", "zoom", "crop_grid"}: the middle of every image, as the loader crops
@@ -13,11 +12,12 @@ under a TFDS description, and `encoded.json`, which says what made it:
     text      {"dtype", "shape": [L, C], "computed": dtype, "t5": fingerprint, "captions":
               `sampled_hash`}, or null
 
-A latent is its posterior's mean and standard deviation, unscaled, so that training samples it anew
-each time; `low` is that of the image shrunk to half and enlarged again, for relays. The deviation
-and not the log-variance: a float16 is off by 2^-11 of a deviation at most, and by 2^-8 of a
-log-variance between -8 and -16, which is 2^-9 of the deviation. int8 text has a scale for each
-token. A record that could not be read when it was encoded has no arrays.
+A latent is stored as the mean and standard deviation of its posterior, unscaled, so that training
+draws a new sample each time. `low` is the latent of the image after it was halved and enlarged
+again, for relays. The deviation is stored and not the log-variance, because a float16 is off by at
+most 2^-11 of a deviation, but by 2^-8 of a log-variance between -8 and -16, which is 2^-9 of the
+deviation. int8 text has a scale for each token. A record that could not be read when it was encoded
+has no arrays.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ ABOUT = (
 IDENTITY = "encoded.json"
 FORMAT = 1
 MADE_BY = "cv3jax data encode"
-SAMPLED = 64  # records that tell one dataset from another
+SAMPLED = 64  # records whose hash identifies a dataset
 _DTYPES = {
     **{name: np.dtype(name) for name in ("float32", "float16", "int8")},
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -51,24 +51,25 @@ _MOMENTS, _LOW = ("mean", "dev"), ("low_mean", "low_dev")
 
 
 def _bytes(doc: str) -> tfds.features.Tensor:
+    """Return the TFDS feature for an array that is stored as bytes."""
     return tfds.features.Tensor(shape=(), dtype=np.object_, doc=f"{doc}; little-endian, or empty")
 
 
 FEATURES = tfds.features.FeaturesDict(
     {
-        "key": tfds.features.Text(doc="of the record"),
-        "sha256": tfds.features.Text(doc="of the record's image bytes"),
-        "caption": tfds.features.Text(doc="what `text` is of"),
-        "recaption": tfds.features.Text(doc="what `recaption_text` is of, or empty"),
+        "key": tfds.features.Text(doc="key of the record"),
+        "sha256": tfds.features.Text(doc="hex digest of the record's image bytes"),
+        "caption": tfds.features.Text(doc="the caption that `text` encodes"),
+        "recaption": tfds.features.Text(doc="the caption that `recaption_text` encodes, or empty"),
         "sizes": tfds.features.Tensor(
             shape=(6,),
             dtype=np.int32,
-            doc="the loader's, of the image's middle; zeros without latents",
+            doc="size conditioning of the image's middle crop; zeros without latents",
         ),
-        "mean": _bytes("[h, w, z], of the image's posterior"),
-        "dev": _bytes("[h, w, z], standard deviation"),
-        "low_mean": _bytes("[h, w, z], of the image at half its size, enlarged"),
-        "low_dev": _bytes("[h, w, z], standard deviation"),
+        "mean": _bytes("[h, w, z], mean of the image's posterior"),
+        "dev": _bytes("[h, w, z], its standard deviation"),
+        "low_mean": _bytes("[h, w, z], mean for the image at half its size, enlarged"),
+        "low_dev": _bytes("[h, w, z], its standard deviation"),
         "text": _bytes("[L, C] features of the caption; int8: float32 [L] scales come first"),
         "recaption_text": _bytes("[L, C] features of the recaption"),
     }
@@ -76,20 +77,20 @@ FEATURES = tfds.features.FeaturesDict(
 
 
 class Encoded(TypedDict):
-    """A companion record, its arrays by the names that a batch has them under."""
+    """A record of a feature cache; its arrays have the names that they have in a batch."""
 
     key: str
     sha256: str
     caption: str
     recaption: str
     sizes: np.ndarray  # int32 [6]
-    latents: dict[str, np.ndarray]  # {mean, dev} and for relays {low_mean, low_dev}; or nothing
-    text: dict[str, np.ndarray]  # {text}, with int8 {text, text_scale}; or nothing
-    recaption_text: dict[str, np.ndarray]  # likewise; nothing where there is no recaption
+    latents: dict[str, np.ndarray]  # {mean, dev}, for relays also {low_mean, low_dev}; or empty
+    text: dict[str, np.ndarray]  # {text}, for int8 {text, text_scale}; or empty
+    recaption_text: dict[str, np.ndarray]  # as `text`; empty where there is no recaption
 
 
 def latent_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Name → (shape, dtype) of a record's latents."""
+    """Return {name: (shape, dtype)} of a record's latents."""
     if not (latents := identity["latents"]):
         return {}
     kind = (tuple(latents["shape"]), _DTYPES[latents["dtype"]])
@@ -97,7 +98,7 @@ def latent_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...
 
 
 def text_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Name → (shape, dtype) of one caption's features, in the order of their bytes."""
+    """Return {name: (shape, dtype)} of one caption's features, in the order of their bytes."""
     if not (text := identity["text"]):
         return {}
     shape = tuple(text["shape"])
@@ -106,13 +107,15 @@ def text_arrays(identity: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...],
 
 
 def payload(identity: Mapping[str, Any], captions: int = 1) -> int:
-    """Bytes of a record's arrays, with features of so many captions, before ArrayRecord compresses
-    them.
+    """Return the bytes of a record's arrays before compression.
+
+    captions: the number of captions with features.
     """
     return _size(latent_arrays(identity)) + captions * _size(text_arrays(identity))
 
 
 def _size(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> int:
+    """Return the bytes of these arrays."""
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in arrays.values())
 
 
@@ -123,9 +126,10 @@ def pack(
     text: Mapping[str, np.ndarray],
     recaption: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """What a ShardWriter of FEATURES takes.
+    """Return the record that a ShardWriter of FEATURES takes.
 
-    The arrays are one record's, as `latent_arrays` and `text_arrays` name them, or nothing.
+    The arrays are those of one record, under the names of `latent_arrays` and `text_arrays`, or
+    none.
     """
     out = {name: record[name] for name in ("key", "sha256", "caption", "recaption")}
     out |= {name: latents[name].tobytes() if name in latents else b"" for name in _MOMENTS + _LOW}
@@ -137,9 +141,10 @@ def pack(
 
 
 def sampled_hash(records: RecordSource, fields: tuple[str, ...] = ("key", "sha256")) -> str:
-    """A hash of these fields of at most SAMPLED records, evenly spread.
+    """Return a hash of these fields of at most SAMPLED records, evenly spaced.
 
-    With captions, of the shards' sizes too, which change with any.
+    With captions among the fields, the sizes of the shards are hashed too, because they change when
+    any caption does.
     """
     chosen = sorted({i * (len(records) - 1) // (SAMPLED - 1) for i in range(SAMPLED)})
     found = hashlib.sha256()
@@ -153,27 +158,29 @@ def sampled_hash(records: RecordSource, fields: tuple[str, ...] = ("key", "sha25
 
 
 def described(records: RecordSource) -> dict[str, Any]:
-    """The `records` entry of the identity."""
+    """Return the `records` entry of encoded.json."""
     return {"lengths": list(records.lengths), "sha256": sampled_hash(records)}
 
 
 def captions_of(records: RecordSource) -> str:
-    """The `captions` entry of the identity's text."""
+    """Return the `captions` entry of encoded.json's text."""
     return sampled_hash(records, ("caption", "recaption"))
 
 
 class EncodedSource(ExampleSource):
-    """Random access: `len(source)` and `source[i]` → Encoded. `identity` is what encoded.json says.
+    """A feature cache for random access: `len(source)` and `source[i]` → Encoded.
 
-    Safe to read from many threads.
+    `identity` is the content of encoded.json. Safe to read from many threads.
     """
 
     def __init__(self, path: Path, shards: list, identity: dict[str, Any]):
+        """Open the shards of the cache at `path`."""
         super().__init__(path, shards, FEATURES)
         self.identity = identity
         self._latents, self._text = latent_arrays(identity), text_arrays(identity)
 
     def decode(self, example: dict[str, Any]) -> Encoded:
+        """Return a record's arrays. Raises ValueError where it has none that it should have."""
         if any(
             not example[name]
             for name, there in (("mean", self._latents), ("text", self._text))
@@ -191,6 +198,7 @@ class EncodedSource(ExampleSource):
         return Encoded(sizes=example["sizes"], latents=latents, **texts, **strings)
 
     def _split(self, data: bytes) -> dict[str, np.ndarray]:
+        """Return the arrays in the bytes of one caption's features."""
         out, at = {}, 0
         for name, (shape, dtype) in self._text.items() if data else ():
             count = int(np.prod(shape))
@@ -202,16 +210,17 @@ class EncodedSource(ExampleSource):
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """What encoded.json in `path` says.
+    """Return the content of encoded.json in `path`.
 
     Raises:
-        InputError: there is none, or it is not one.
+        InputError: there is no such file, or it is damaged.
     """
     try:
         identity = json.loads((path / IDENTITY).read_text())
         if identity["format"] != FORMAT:
             raise InputError(
-                f"{path / IDENTITY} is of format {identity['format']}, not {FORMAT}; encode again"
+                f"{path / IDENTITY} has format {identity['format']}, not {FORMAT}; encode the"
+                " records again"
             )
         shapes = [
             shape
@@ -233,18 +242,18 @@ def read_identity(path: Path) -> dict[str, Any]:
             machine_error(e, path / IDENTITY)
             or InputError(
                 f"{path / IDENTITY} is damaged ({type(e).__name__}: {first_line(e, 80)}); encode"
-                " again"
+                " the records again"
             )
         ) from e
     return identity
 
 
 def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
-    """Opens the companion of `records` at `path`.
+    """Open the feature cache of `records` at `path`.
 
     Raises:
-        InputError: nothing there, damaged, or made of other records; with text features also where
-            captions have changed since.
+        InputError: nothing is there, it is damaged, or it was made from other records. With text
+            features, also where captions have changed since.
     """
     path = Path(path)
     identity = read_identity(path)
@@ -258,12 +267,12 @@ def open_cache(path: str | Path, records: RecordSource) -> EncodedSource:
             else "their keys, images or shards differ"
         )
         raise InputError(
-            f"{path} was encoded from other records than {records.name} holds ({other}); `{MADE_BY}"
-            f" --input {records.name}`"
+            f"{path} was encoded from other records than {records.name} holds ({other}); encode"
+            f" these with `{MADE_BY} --input {records.name}`"
         )
     if identity["text"] and identity["text"]["captions"] != captions_of(records):
         raise InputError(
-            f"{path} has text features of other captions than {records.name} has now; `{MADE_BY}"
-            f" --input {records.name}`"
+            f"{path} has text features of other captions than {records.name} has now; encode these"
+            f" with `{MADE_BY} --input {records.name}`"
         )
     return source

@@ -1,6 +1,4 @@
-"""Prints a dataset's schema, counts and sizes, and a random sample of its captions; draws them as a
-contact sheet.
-"""
+"""Print a dataset's schema, counts, sizes and a random sample of captions; draw a contact sheet."""
 
 import argparse
 import collections
@@ -41,7 +39,7 @@ def parser() -> Parser:
         help="of the draw: the same seed shows the same images (default: %(default)s)",
     )
     made.add_argument(
-        "--out", type=Path, metavar="PNG", help="where to draw them with their captions"
+        "--out", type=Path, metavar="PNG", help="file for a sheet of them with their captions"
     )
     add_json(made)
     return made
@@ -58,7 +56,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     check_file(args.out, "--out")
     check_records(args.input)
 
-    # with the libraries that read records, which --help does without
+    # these import the libraries that read records, which --help does not need
     from data_pipeline.records.contact_sheet import contact_sheet
     from data_pipeline.records.records import FEATURES, open_records
 
@@ -66,7 +64,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     count = len(source)
     chosen = sample(count, args.num, args.seed)
     shown = [source[i] for i in chosen]
-    measured = min(count, MEASURED)  # spread evenly, and more than are shown
+    measured = min(count, MEASURED)  # evenly spaced, and more records than are shown
     sizes: collections.Counter[str] = collections.Counter()
     characters, recaptioned, image_bytes = 0, 0, 0
     for i in range(measured):
@@ -81,8 +79,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     for name, feature in FEATURES.items():
         print(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
     mean = (
-        f"{image_bytes / measured / 1024:,.1f} KiB an image, {characters / measured:.0f} characters"
-        " a caption"
+        f"{image_bytes / measured / 1024:,.1f} KiB per image, {characters / measured:.0f}"
+        " characters per caption"
     )
     print(f"of {measured:,} records: {mean}, {100 * recaptioned / measured:.0f}% recaptioned")
     _print_histogram(sizes)
@@ -109,14 +107,16 @@ def sample(count: int, num: int, seed: int) -> list[int]:
 
 
 def _print_caption(record: dict[str, Any]) -> None:
+    """Print a record's key and captions in one line."""
     width = shutil.get_terminal_size((160, 24)).columns - 4
     new = f" → {record['recaption']}" if record["recaption"] else ""
     line = f"{record['key']}: {record['caption']}{new}".replace("\n", " ")
-    # captions are foreign: no escape codes
+    # captions are untrusted: escape codes must not reach the terminal
     print("  " + "".join(c if c.isprintable() else "?" for c in line)[:width])
 
 
 def _print_histogram(sizes: "collections.Counter[str]", rows: int = 12) -> None:
+    """Print how many images have each size."""
     print("sizes (width x height):")
     table = sizes.most_common(rows)
     if others := sizes.total() - sum(n for _, n in table):

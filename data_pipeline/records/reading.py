@@ -1,5 +1,6 @@
-"""Datasets of ArrayRecord shards, whatever their features, read at random. array_records.py says
-what they are, and writes them.
+"""Random access to datasets of ArrayRecord shards with any features.
+
+array_records.py describes these datasets and writes them.
 """
 
 import bisect
@@ -29,15 +30,17 @@ class Shard:
 
 
 class ExampleSource(Sequence):
-    """Random access: `len(source)`, and `source[i]` → {feature: value}.
+    """A dataset for random access: `len(source)`, and `source[i]` → {feature: value}.
 
-    Safe to read from many threads. An OSError is the machine's, which no record is to blame for.
+    Safe to read from many threads. An OSError means that the machine fails, not that a record is
+    damaged.
 
-    `name` is the dataset's directory as given, for error messages; `lengths` are the records of
-    each shard.
+    `name` is the dataset's directory as given, for error messages; `lengths` are the numbers of
+    records of the shards.
     """
 
     def __init__(self, path: Path, shards: list[Shard], features: tfds.features.FeaturesDict):
+        """Open the shards of the dataset at `path`."""
         self.name = str(path)
         self.lengths = tuple(shard.length for shard in shards)
         self._shards, self._features = shards, features
@@ -45,18 +48,20 @@ class ExampleSource(Sequence):
         self._readers = ShardReaders([shard.path for shard in shards])
 
     def __len__(self) -> int:
+        """Return the number of records."""
         return self._ends[-1]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        i = range(len(self))[i]  # an IndexError outside; negative counts from the end
+        """Return record i. Raises InputError where it is damaged."""
+        i = range(len(self))[i]  # raises IndexError outside; a negative i counts from the end
         shard = bisect.bisect_right(self._ends, i)
         within = i - (self._ends[shard - 1] if shard else 0)
         try:
             example = self._readers.read(shard, within)
             return self.decode(self._features.deserialize_example_np(example))
-        # array_record says RuntimeError (or IndexError) about damaged chunks; protobuf's
-        # DecodeError and a missing field come from bytes that are not one of our examples, a
-        # TypeError from the None that a truncated shard can yield.
+        # array_record raises RuntimeError or IndexError on damaged chunks. DecodeError and KeyError
+        # come from bytes that are not one of our examples, and TypeError from the None that a
+        # truncated shard can yield.
         except (
             RuntimeError,
             IndexError,
@@ -72,22 +77,24 @@ class ExampleSource(Sequence):
             raise InputError(f"{what}; restore the file or pack the data again") from e
 
     def decode(self, example: dict[str, Any]) -> Any:
+        """Return the record of an example; subclasses convert it."""
         return example
 
-    def __repr__(self) -> str:  # grain names the source in its own messages
+    def __repr__(self) -> str:
+        """Return the text by which grain names the source in its own messages."""
         return f"{type(self).__name__}({self.name!r}, {len(self)} records)"
 
 
 def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) -> list[Shard]:
-    """The shards of the dataset at `path`, each opened once and its number of records compared with
-    the description.
+    """Return the shards of the dataset at `path`, after each was opened and its length checked.
 
-    So a missing or truncated file is found here and not hours later. `made_by` is the command that
-    makes such a dataset.
+    So a missing or truncated file is found now and not hours later.
+
+    made_by: the command that makes such a dataset.
 
     Raises:
-        InputError: no such directory, no dataset in it, no records, other features, or a missing or
-            damaged shard.
+        InputError: there is no such directory, it holds no dataset, no records or other features,
+            or a shard is missing or damaged.
         OSError: the machine fails.
     """
     check_records(path, made_by)
@@ -97,10 +104,12 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
     try:
         missing = sorted(set(features) - set(described["featuresDict"]["features"]))
     except (KeyError, TypeError) as e:
-        raise InputError(f"{path}/features.json is not a TFDS description of features") from e
+        raise InputError(
+            f"{path}/features.json is not a TFDS description of features; pack the data again"
+        ) from e
     if missing:
         raise InputError(
-            f"{path}/features.json has no {', '.join(missing)}; a record has {', '.join(features)}"
+            f"{path}/features.json lacks {', '.join(missing)}; a record has {', '.join(features)}"
         )
     try:
         split = next(s for s in info["splits"] if s["name"] == SPLIT)
@@ -115,8 +124,8 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
             raise ValueError("file format, names or lengths")
     except (StopIteration, KeyError, ValueError, TypeError) as e:
         raise InputError(
-            f"{path}/dataset_info.json describes no array_record split {SPLIT!r}"
-            f" ({first_line(e, 160)})"
+            f"{path}/dataset_info.json does not describe an array_record split {SPLIT!r}"
+            f" ({first_line(e, 160)}); pack the data again"
         ) from e
     if not sum(lengths):
         raise InputError(
@@ -131,32 +140,41 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
 
 
 def _check_shard(shard: Shard) -> None:
+    """Raise InputError unless the shard exists and has as many records as the description says."""
     if not shard.path.is_file():
         raise InputError(f"shard {shard.path} is missing; restore the file or pack the data again")
     try:
         found = count_records(shard.path)
     except RuntimeError as e:
         raise InputError(
-            f"shard {shard.path} is truncated or damaged ({first_line(e, 160)}); restore it or"
-            " pack the data again"
+            f"shard {shard.path} is truncated or damaged ({first_line(e, 160)}); restore the file"
+            " or pack the data again"
         ) from e
     if found != shard.length:
         raise InputError(
             f"shard {shard.path} has {found} records where dataset_info.json says {shard.length};"
-            " restore it or pack again"
+            " restore the file or pack the data again"
         )
 
 
 def _read_json(path: Path, name: str) -> dict:
+    """Return the object in a JSON file of a dataset."""
     try:
         value = json.loads((path / name).read_text())
     except FileNotFoundError as e:
-        raise InputError(f"{path} is not a record dataset: it has no {name}") from e
+        raise InputError(
+            f"{path} is not a record dataset: it has no {name}; give a directory of records"
+        ) from e
     except (OSError, ValueError) as e:
         raise (
             machine_error(e, path / name)
-            or InputError(f"{path}/{name} is damaged: {first_line(e, 160)}")
+            or InputError(
+                f"{path}/{name} is damaged: {first_line(e, 160)}; restore the file or pack the data"
+                " again"
+            )
         ) from e
     if not isinstance(value, dict):
-        raise InputError(f"{path}/{name} is not a JSON object")
+        raise InputError(
+            f"{path}/{name} is not a JSON object; restore the file or pack the data again"
+        )
     return value

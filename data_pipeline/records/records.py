@@ -1,6 +1,4 @@
-"""Captioned images on disk: what a record is, and datasets of them, written in one go and read at
-random.
-"""
+"""Datasets of captioned images: the schema of a record, a writer and a reader."""
 
 import contextlib
 import hashlib
@@ -34,8 +32,8 @@ ABOUT = "Captioned images for cv3jax; images as encoded bytes."
 _TEXT_FIELDS = ("caption", "recaption", "url", "key", "sha256", "phash", "scores")
 FEATURES = tfds.features.FeaturesDict(
     {
-        # A scalar of bytes, not features.Image: the encoded file comes back as it was received,
-        # whatever its format.
+        # A scalar of bytes and not features.Image, so that the encoded file is returned as it was
+        # received, in any format.
         "image": tfds.features.Tensor(
             shape=(), dtype=np.object_, doc="an encoded image, as received"
         ),
@@ -78,11 +76,12 @@ def make_record(
     max_bytes: int = MAX_IMAGE_BYTES,
     max_pixels: int = MAX_PIXELS,
 ) -> Record:
-    """Decodes the image once, so that no dataset holds one that cannot be read, and fills in size
-    and hashes.
+    """Return a record after decoding its image once; its size and hashes are filled in.
+
+    So a dataset never holds an image that cannot be read.
 
     Raises:
-        InputError: the image is damaged, too large, or of a format that is not read.
+        InputError: the image is damaged, too large, or of an unsupported format.
     """
     opened = open_image(image, max_bytes=max_bytes, max_pixels=max_pixels)
     height, width = upright_size(opened)
@@ -108,11 +107,11 @@ _OWN_FILES = re.compile(
 
 @contextlib.contextmanager
 def writing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Hold the place where the dataset `out` is written until it is whole; see `staging.holding`.
+    """Hold the place where the dataset `out` is written until it is complete (`staging.holding`).
 
     Raises:
-        InputError: another process has it, something of somebody's own is in it, or `out` is taken
-            by now.
+        InputError: another process holds it, it contains files that are not a dataset's, or `out`
+            has appeared meanwhile.
     """
     with holding(out, own=lambda name: bool(_OWN_FILES.fullmatch(name))) as staging:
         check_replaceable(out, overwrite)
@@ -120,44 +119,46 @@ def writing(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 class RecordWriter:
-    """Writes records round-robin into `shards` files.
+    """A writer of records that distributes them round-robin over `shards` files.
 
-    A context manager: leaving it normally publishes the dataset.
-
-    Until then everything is in `NAME.partial`, which an exception removes and a later writer
-    replaces, so a killed process leaves nothing that could be taken for a dataset. `staging` is
+    It is a context manager: leaving it without an exception publishes the dataset. Until then
+    everything is in `NAME.partial`. An exception removes that directory, and a later writer
+    replaces it, so a killed process leaves nothing that could be taken for a dataset. `staging` is
     that directory, for files that belong beside the records.
 
     Raises:
-        InputError: `out` exists (without `overwrite`), is something else than a dataset or no place
-            to write, or another process writes it; `shards` is not in 1..10000 or more than may be
-            open at once; a record's key came before, or nothing was written.
-        OSError: the disk is full, or fails.
+        InputError: `out` exists (without `overwrite`), is not a dataset, cannot be written, or is
+            written by another process; `shards` is not in 1..10000 or exceeds the number of files
+            that may be open; a record's key occurred before; or nothing was written.
+        OSError: the disk is full or failing.
     """
 
     def __init__(self, out: str | Path, *, shards: int = 8, overwrite: bool = False):
+        """Check that the dataset can be written; the context manager writes it."""
         if not 1 <= shards <= 10_000:
             raise InputError(f"shards = {shards}: give a number in 1..10000")
         if shards > room():
             raise InputError(
-                f"shards = {shards}: at most {room()} are written at once where so few files may be"
-                " open; give fewer, or raise the limit (ulimit -n)"
+                f"shards = {shards}: the limit of open files allows {room()} shards at once; give"
+                " fewer, or raise the limit (ulimit -n)"
             )
         self.out = Path(out).absolute()
         self.staging = self.out.with_name(self.out.name + ".partial")
         self.count = 0
         self._shards = shards
         self._writers: list[ShardWriter] = []
-        self._sizes: list[array] = []  # height and width by turns, of each shard's records
+        self._sizes: list[array] = []  # for each shard: height and width of its records in turn
         self._keys: set[str] = set()
         self._overwrite, self._holding = overwrite, contextlib.ExitStack()
         check_replaceable(self.out, overwrite)
 
     def __enter__(self) -> "RecordWriter":
+        """Hold the directory and return the writer."""
         self._holding.enter_context(writing(self.out, self._overwrite))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
+        """Close the shards and publish the dataset, unless the block failed."""
         with self._holding:
             for writer in self._writers:
                 writer.close()
@@ -165,9 +166,11 @@ class RecordWriter:
                 self._publish()
 
     def write(self, record: Record) -> None:
+        """Add one record. Raises InputError where its key occurred before."""
         if record["key"] in self._keys:
             raise InputError(
-                f"record key {record['key']!r} came twice for {self.out}; keys must be unique"
+                f"record key {record['key']!r} occurs twice in {self.out}; give each record a key"
+                " of its own"
             )
         self._keys.add(record["key"])
         shard = self.count % self._shards
@@ -179,8 +182,12 @@ class RecordWriter:
         self.count += 1
 
     def _publish(self) -> None:
+        """Complete the dataset and rename it to its place."""
         if not self.count:
-            raise InputError(f"no records for {self.out}: nothing was written (count = 0)")
+            raise InputError(
+                f"no records for {self.out}: nothing was written (count = 0); give images with"
+                " captions"
+            )
         paths, lengths = (
             [writer.path for writer in self._writers],
             [writer.count for writer in self._writers],
@@ -191,26 +198,31 @@ class RecordWriter:
 
 
 def captions(record: Mapping[str, Any]) -> list[str]:
-    """The source's captions of a record: `caption`, and those that `scores` holds under
-    "captions".
+    """Return the source's captions of a record: `caption`, and those under "captions" in `scores`.
 
     Raises:
-        InputError: the scores are no JSON of that kind.
+        InputError: the scores are not a JSON object.
     """
     if '"captions"' not in record.get("scores", ""):
         return [record["caption"]]
     try:
         others = json.loads(record["scores"]).get("captions")
     except (ValueError, AttributeError) as e:
-        raise InputError(f"record {record['key']!r}: its scores are no JSON object") from e
+        raise InputError(
+            f"record {record['key']!r}: its scores are not a JSON object; pack the data again"
+        ) from e
     others = others if isinstance(others, list) else []
     return [record["caption"], *(text for text in others if isinstance(text, str) and text)]
 
 
 class RecordSource(ExampleSource):
-    """Random access: `len(source)` and `source[i]` → Record. Safe to read from many threads."""
+    """Records for random access: `len(source)` and `source[i]` → Record.
+
+    Safe to read from many threads.
+    """
 
     def decode(self, example: dict[str, Any]) -> Record:
+        """Return the Record of an example."""
         fields = {k: example[k].decode() for k in _TEXT_FIELDS}
         return Record(
             image=example["image"],
@@ -221,8 +233,7 @@ class RecordSource(ExampleSource):
 
 
 def open_records(path: str | Path) -> RecordSource:
-    """Opens a dataset that RecordWriter, `cv3jax data build`, or a TFDS build with the same
-    features has written.
+    """Open a dataset of RecordWriter, of `cv3jax data build`, or of a TFDS build with its features.
 
     Raises:
         InputError: see `find_shards`.

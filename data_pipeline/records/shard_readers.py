@@ -1,6 +1,4 @@
-"""Readers of ArrayRecord shards: opened when a record is asked for, and not all at once, whatever
-the number of shards.
-"""
+"""Readers of ArrayRecord shards that are opened on demand, so that any number of shards works."""
 
 import errno
 import itertools
@@ -19,26 +17,28 @@ _NUMBERS = itertools.count()
 
 
 class OpenReaders:
-    """The readers that were used last, at most `most` of them, of all datasets of a process.
+    """The most recently used readers of all datasets of a process, at most `most` of them.
 
-    One that is in use by another thread stays open until that is done. Safe to use from many
+    A reader that another thread is using stays open until that is done. Safe to use from many
     threads.
     """
 
     def __init__(self, most: int):
+        """Start without readers."""
         self.most = most
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], ArrayRecordReader] = OrderedDict()
         self._gone: deque[int] = deque()  # owners whose readers are to be closed
 
     def __len__(self) -> int:
+        """Return the number of open readers."""
         return len(self._held)
 
     def get(self, owner: int, number: int, path: Path) -> ArrayRecordReader:
-        """The reader of `owner`'s shard `number`, which is at `path`.
+        """Return the reader of `owner`'s shard `number`, which is at `path`.
 
         Raises:
-            OSError: the shard cannot be opened, and is not to blame.
+            OSError: the shard cannot be opened because the machine fails.
         """
         with self._lock:
             self._close_gone()
@@ -52,46 +52,52 @@ class OpenReaders:
         return reader
 
     def forget(self, owner: int) -> None:
-        """Close the readers of `owner` when a reader is asked for next. Takes no lock, so that the
-        garbage collector may call it anywhere.
+        """Mark the readers of `owner` to be closed when a reader is next requested.
+
+        It takes no lock, so that the garbage collector may call it at any time.
         """
         self._gone.append(owner)
 
     def _close_gone(self) -> None:
+        """Close the readers that are marked."""
         while self._gone:
             owner = self._gone.popleft()
             for key in [key for key in self._held if key[0] == owner]:
                 del self._held[key]
 
     def _open(self, path: Path) -> ArrayRecordReader:
+        """Open a reader; where too many files are open, close others and try again."""
         while True:
             try:
                 return open_reader(path)
             except OSError as e:
                 with self._lock:
-                    # something else in this process takes more files than it was left
+                    # other code of this process opened more files than were left for it
                     if e.errno not in (errno.EMFILE, errno.ENFILE) or not self._held:
                         raise
                     self.most = max(1, len(self._held) // 2)
                     self._shrink(self.most if len(self._held) > 1 else 0)
 
     def _shrink(self, most: int) -> None:
+        """Drop the least recently used readers until at most `most` remain."""
         while len(self._held) > most:
-            self._held.popitem(last=False)  # closes it, where no other thread reads
+            self._held.popitem(last=False)  # closes it unless another thread is reading
 
 
 class ShardReaders:
-    """The records of shards by number of shard and place in it; may be pickled."""
+    """The records of shards, by the number of the shard and the place in it. It can be pickled."""
 
     def __init__(self, files: Sequence[Path]):
+        """Start with these files, none of which is opened yet."""
         self._files, self._owner = files, next(_NUMBERS)
         weakref.finalize(self, _open_readers().forget, self._owner)
 
     def __reduce__(self):
+        """Return how to make the readers again in another process."""
         return ShardReaders, (self._files,)
 
     def read(self, shard: int, place: int) -> bytes:
-        """A record's bytes.
+        """Return a record's bytes.
 
         Raises:
             OSError: the machine fails.
@@ -103,22 +109,22 @@ class ShardReaders:
             return reader.read([place])[0]
         except RuntimeError as e:
             if failed := machine_error(e, path):
-                _open_readers().forget(self._owner)  # a reader that failed once fails for ever
+                _open_readers().forget(self._owner)  # a reader that failed once fails forever
                 raise failed from e
             raise
 
 
 def open_reader(path: Path) -> ArrayRecordReader:
-    """A reader of one shard, for reading at random.
+    """Return a reader of one shard for random access.
 
     Raises:
-        OSError: it cannot be opened, and is not to blame. What is wrong with the shard itself shows
-            when it is read.
+        OSError: the shard cannot be opened because the machine fails. Damage of the shard itself
+            shows when it is read.
     """
     reader = ArrayRecordReader(
         str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768
     )
-    if not reader.ok():  # it says why when it is used
+    if not reader.ok():  # using the reader raises the reason
         try:
             reader.seek(0)
         except RuntimeError as e:
@@ -128,11 +134,11 @@ def open_reader(path: Path) -> ArrayRecordReader:
 
 
 def count_records(path: Path) -> int:
-    """How many records the shard at `path` has, by its index, which is written last.
+    """Return the number of records of the shard at `path`, by its index, which is written last.
 
     Raises:
-        OSError: it cannot be read, and is not to blame.
-        RuntimeError: it is damaged, or missing.
+        OSError: the shard cannot be read because the machine fails.
+        RuntimeError: the shard is damaged or missing.
     """
     reader = open_reader(path)
     found = reader.num_records()
@@ -144,6 +150,7 @@ _OPENED: list[OpenReaders] = []
 
 
 def _open_readers() -> OpenReaders:
+    """Return the readers of this process."""
     if not _OPENED:
         _OPENED.append(OpenReaders(room()))
     return _OPENED[0]

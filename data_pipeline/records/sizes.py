@@ -1,9 +1,8 @@
-"""Height and width of every record of a dataset, without its images: the file `sizes.npy` beside
-the shards.
+"""The sizes of all images of a dataset without reading them: `sizes.npy` beside the shards.
 
-int32 [N, 2], height and width in pixels, upright, in the order in which `RecordSource` numbers
-records: shard after shard, as each was written. 8 bytes a record, read through a memory map. A
-dataset without the file (of another program) is read once, and gets it.
+It is int32 [N, 2]: height and width in pixels, upright, in the order of `RecordSource`, which is
+shard after shard. It takes 8 bytes per record and is read through a memory map. A dataset of
+another program has no such file: its records are read once, and the file is written.
 """
 
 import os
@@ -22,20 +21,20 @@ NAME = "sizes.npy"
 def write_sizes(directory: Path, sizes: Sequence[tuple[int, int]] | np.ndarray) -> None:
     """Write (height, width) of all records, in the order above, whole or not at all.
 
-    Raises OSError.
+    Raises OSError where the disk is full or failing.
     """
     array = np.asarray(sizes, np.int32).reshape(-1, 2)
-    # under a name of its own: the processes of a run may all find that there is no such file
+    # under a name of this process: all processes of a run may find that the file is missing
     place = directory / f"{NAME}.{os.getpid()}.tmp"
     with replacing(directory / NAME, place) as temporary, temporary.open("wb") as file:
         np.save(file, array)
 
 
 def read_sizes(directory: Path, count: int) -> np.ndarray | None:
-    """int32 [count, 2] of the dataset in `directory`; None where it has no such file.
+    """Return the sizes of a dataset, int32 [count, 2]; None where it has no such file.
 
     Raises:
-        InputError: the file is damaged, or of other records.
+        InputError: the file is damaged, or belongs to other records.
     """
     path = directory / NAME
     if not path.exists():
@@ -46,23 +45,23 @@ def read_sizes(directory: Path, count: int) -> np.ndarray | None:
         raise (
             machine_error(e, path)
             or InputError(
-                f"{path} is damaged ({first_line(e, 160)}); remove it, and it is made anew"
+                f"{path} is damaged ({first_line(e, 160)}); remove it, and it is written again"
             )
         ) from e
     if sizes.shape != (count, 2) or sizes.dtype != np.int32 or not (sizes > 0).all():
         found = f"{sizes.dtype.name} {list(sizes.shape)}"
         raise InputError(
             f"{path} holds {found}, not positive sizes of {count} records; remove it, and it is"
-            " made anew"
+            " written again"
         )
     return sizes
 
 
 def sizes_of(source: Sequence) -> np.ndarray:
-    """Height and width of every record, [N, 2].
+    """Return the height and width of every record, [N, 2].
 
     Raises:
-        InputError: the dataset's file of them is damaged, or, where there is none, a record is.
+        InputError: sizes.npy is damaged, or, where there is none, a record is.
     """
     directory = Path(source.name) if hasattr(source, "name") else None
     if directory is not None and (known := read_sizes(directory, len(source))) is not None:

@@ -25,7 +25,7 @@ FIELDS = [
     ("vae", ["data.path={at}/file"], "no such directory"),
     ("vae", ["data.path={at}/torn"], "shard"),
     ("vae", ["data.path={at}/lost"], "is missing; restore the file"),
-    ("vae", ["data.path={at}/swapped"], "describes no array_record split"),
+    ("vae", ["data.path={at}/swapped"], "does not describe an array_record split"),
     ("vae", ["batch.size=12"], "take a multiple of 8"),
     ("vae", ["batch.size=24", "batch.per_device=2"], "config.batch.per_device = 2"),
     ("vae", ["mesh.data=3"], "config.mesh"),

@@ -80,6 +80,6 @@ def test_features_are_of_the_first_caption_and_beside_latents_any_is_taken(text)
 
 
 def test_scores_that_are_no_json():
-    with pytest.raises(InputError, match="record 'k': its scores are no JSON object"):
+    with pytest.raises(InputError, match="record 'k': its scores are not a JSON object"):
         captions({**record(), "scores": '{"captions": '})
     assert captions({**record(), "scores": json.dumps({"x": '"captions"'})}) == ["one"]

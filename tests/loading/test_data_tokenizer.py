@@ -114,7 +114,7 @@ def test_bad_folders(tmp_path, folder):
         ("tokenizer.json", b"{", "not a tokenizer that transformers can load"),
         ("tokenizer_config.json", b"[]", "not a JSON object"),
         ("tokenizer_config.json", b"\xff", "no readable"),
-        ("tokenizer_config.json", b'{"tokenizer_class": "TokenizersBackend"}', "no padding"),
+        ("tokenizer_config.json", b'{"tokenizer_class": "TokenizersBackend"}', "lacks a padding"),
     ):
         bad = tmp_path / "bad"
         shutil.copytree(folder, bad)

@@ -60,7 +60,9 @@ def test_what_is_left_out_is_said(data, capsys):
 
 
 def test_a_dataset_without_a_large_one_is_refused(data):
-    with pytest.raises(InputError, match=r"all of its 6 .* min_side = 18 pixels, the largest 16"):
+    with pytest.raises(
+        InputError, match=r"all of its 6 .* min_side = 18 pixels .the largest has 16"
+    ):
         usable(open_records(data), 18)
     with pytest.raises(InputError, match="3 records are less than one batch of 4"):
         seen(data, 1, min_side=16, batch_size=4, num_epochs=1)

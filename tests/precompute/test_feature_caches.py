@@ -156,7 +156,7 @@ def test_a_damaged_feature_cache_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"encoded\.json is damaged .*; encode again"):
         open_cache(tmp_path / "c", records())
     (tmp_path / "c" / "encoded.json").write_text('{"format": 2}')
-    with pytest.raises(InputError, match="is of format 2, not 1"):
+    with pytest.raises(InputError, match="has format 2, not 1"):
         open_cache(tmp_path / "c", records())
     shutil.copy(cache_of("float32", "bfloat16") / "encoded.json", tmp_path / "c")
     with pytest.raises(

@@ -205,11 +205,15 @@ def test_a_damaged_description_is_one_line(tmp_path):
     for path, text, message in (
         (info, "{", "damaged"),
         (info, "[]", "not a JSON object"),
-        (info, good_info.replace('"train"', '"validation"'), "no array_record split"),
+        (info, good_info.replace('"train"', '"validation"'), "not describe an array_record split"),
         (info, good_info.replace('"3"', '"0"').replace('"2"', '"0"'), "count = 0"),
         (features, good_features.replace("caption", "title"), "has no caption"),
-        (info, good_info.replace('"records"', '"../records"'), "no array_record split"),
-        (info, good_info.replace('"3"', '"-3"'), "no array_record split"),
+        (
+            info,
+            good_info.replace('"records"', '"../records"'),
+            "not describe an array_record split",
+        ),
+        (info, good_info.replace('"3"', '"-3"'), "not describe an array_record split"),
     ):
         info.write_text(good_info)
         features.write_text(good_features)

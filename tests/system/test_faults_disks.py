@@ -74,7 +74,7 @@ def test_records_for_which_there_is_no_room_leave_nothing(kind, tmp_path, capsys
         code, lines = ended(build, capsys)
         assert code == 1
         assert lines[-1].startswith(f"cv3jax: {disk}/data.partial: cannot be written (")
-        assert lines[-1].endswith("); make room there or give another directory")
+        assert lines[-1].endswith("); free space there or give another directory")
         assert not [line for line in lines if "Traceback" in line]
         assert list(disk.iterdir()) == []
         more()

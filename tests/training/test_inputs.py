@@ -106,7 +106,7 @@ def test_the_teacher_of_a_distillation_is_one_of_them(moved, cascade):
         ((), "config.data.path is not set"),
         (("data.path=/none",), "config.data.path: no records at /none"),
         (("data.path=/none:1,/neither:2",), "config.data.path: no records at /none"),
-        (("data.path=a:0,b:1",), "'a:0' is not one"),
+        (("data.path=a:0,b:1",), "'a:0' is not a dataset"),
     ],
 )
 def test_nothing_at_a_path_is_said_as_ever(fields, said):

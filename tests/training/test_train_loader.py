@@ -170,7 +170,8 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
     )
     assert sorted(saved["damaged"]) == ["1:11", "1:2"]
     with pytest.raises(
-        InputError, match=r"2 damaged records, at most 1 .*the first: record 'square\d+' of"
+        InputError,
+        match=r"2 damaged records, but max_damaged allows 1;.*the first: record 'square\d+' of",
     ):
         run(tmp_path / "bounded", 16, most=1)
     # all steps before it were done
