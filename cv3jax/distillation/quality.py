@@ -47,7 +47,7 @@ def table(rows: list[Row], weights: list[float]) -> str:
 
 
 def figure(rows: list[Row], stage: str, full: int) -> "Figure":
-    """Return a figure of distance against steps, distilled and not."""
+    """Return a figure of distance against passes of the network, distilled and not."""
     from matplotlib.figure import Figure
 
     plot = Figure(figsize=(6, 4), layout="constrained")

@@ -5,7 +5,7 @@ import numpy as np
 from markupsafe import Markup
 
 from cv3jax.evaluation.distilled_scenes import FULL
-from cv3jax.reports.plots import png_uri, quality_plot
+from cv3jax.reports.plots import Timed, png_uri, quality_plot, times_plot
 
 # a sampler counts as an alternative where it takes at most so many times as long
 AS_FAST = 1.2
@@ -41,8 +41,22 @@ def section(environment: jinja2.Environment, report: dict, shown: dict) -> Marku
             stage: quality_plot(quality["rows"], quality["full"])
             for stage, quality in shown["quality"].items()
         },
+        times=times_plot(timed(rows)),
     )
     return Markup(page)
+
+
+def timed(rows: dict) -> list[Timed]:
+    """Return the samplers of a report as points of the plot of distance against time."""
+    return [
+        Timed(
+            label(name, row).split(" ", 1)[1],
+            name.startswith("distilled"),
+            1000 * denoising(row),
+            row["image_distance"],
+        )
+        for name, row in rows.items()
+    ]
 
 
 def label(name: str, row: dict) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing it takes a second
 
 QUANTITIES = {"loss": "loss (no unit)", "psnr": "PSNR of training batches (dB)"}
 _INK = "#012345"  # replaced by the page's text colour, light or dark
-_LINE, _FAINT, _OTHER = "#6475f5", "#7c8cf8", "#d9822b"  # visible on both
+LINE, _FAINT, OTHER = "#6475f5", "#7c8cf8", "#d9822b"  # visible on both
 
 
 def png_uri(image: np.ndarray) -> str:
@@ -75,7 +75,7 @@ def plot(lines: list[dict], key: str) -> Markup:
             axes.plot(
                 np.convolve(step, np.ones(width) / width, "valid"),
                 np.convolve(value, np.ones(width) / width, "valid"),
-                color=_LINE,
+                color=LINE,
                 linewidth=2.2,
             )
         axes.set(xlabel="optimizer steps", ylabel=QUANTITIES[key])
@@ -95,27 +95,100 @@ def quality_plot(rows: list[dict], full: int) -> Markup:
 
 
 def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
-    """Draw the distance from `full` steps against the steps, distilled and not.
+    """Draw the distance from `full` steps against the passes of the network, distilled and not.
 
-    rows: of a quality.json.
+    Passes stand for time: a guided step takes two, a distilled one is conditioned on w and takes one.
+
+    rows: of a quality.json. Large points are the mean over all w, faint ones each w by itself.
     """
-    for what, some, style, colour in (
-        ("undistilled, guided", [row for row in rows if row["round"] is None], "o--", _OTHER),
-        ("distilled", [row for row in rows if row["round"] is not None], "s-", _LINE),
+    for what, passes, style, colour, some in (
+        ("undistilled, guided", 2, "o--", OTHER, [r for r in rows if r["round"] is None]),
+        ("distilled", 1, "s-", LINE, [r for r in rows if r["round"] is not None]),
     ):
-        if some:
-            axes.plot(
-                [row["steps"] for row in some],
-                [row["distance"]["all"] for row in some],
-                style,
-                color=colour,
-                label=what,
-            )
-    counts = sorted({row["steps"] for row in rows})
+        if not some:
+            continue
+        at = [passes * row["steps"] for row in some]
+        means = [row["distance"]["all"] for row in some]
+        for x, row in zip(at, some, strict=True):
+            each = [distance for w, distance in row["distance"].items() if w != "all"]
+            axes.plot([x] * len(each), each, style[0], color=colour, alpha=0.3, markersize=4)
+        axes.plot(at, means, style, color=colour, label=what)
+        for x, mean, row in zip(at, means, some, strict=True):
+            note(axes, (x, mean), f"{row['steps']} step{'s' if row['steps'] > 1 else ''}")
+    counts = sorted({row["steps"] * (2 if row["round"] is None else 1) for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xticks([], minor=True)
-    axes.invert_xaxis()
-    axes.set(xlabel="steps", ylabel=f"distance from {full} steps, latents")
+    axes.margins(x=0.15)
+    axes.set(
+        xlabel="passes of the network a picture: what the time goes by",
+        ylabel=f"distance from {full} steps, latents",
+    )
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
+
+
+class Timed(NamedTuple):
+    """A sampler in `draw_times`: milliseconds of denoising a picture, and the pictures' distance
+    from the full sampler's.
+    """
+
+    label: str
+    distilled: bool
+    milliseconds: float
+    distance: float
+
+
+def times_plot(samplers: list[Timed]) -> Markup:
+    """Return the inline SVG of `draw_times`."""
+    pieces: list[Markup] = []
+    with drawn(pieces) as axes:
+        draw_times(axes, samplers)
+    return pieces[0]
+
+
+def draw_times(axes: "Axes", samplers: list[Timed]) -> None:
+    """Draw the distance of the pictures against the time they take: a point a sampler."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    for what, marker, colour, some in (
+        ("undistilled", "o", OTHER, [one for one in samplers if not one.distilled]),
+        ("distilled", "s", LINE, [one for one in samplers if one.distilled]),
+    ):
+        axes.plot(
+            [one.milliseconds for one in some],
+            [one.distance for one in some],
+            marker,
+            color=colour,
+            label=what,
+        )
+    last = max((one.milliseconds for one in samplers), default=1.0)
+    for one in samplers:  # those of both kinds may be near one another, the last near the edge
+        place = (-8 if one.milliseconds > last / 2 else 8, -13 if one.distilled else 6)
+        note(axes, (one.milliseconds, one.distance), one.label, place)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.15, y=0.12)
+    axes.set(
+        xlabel="denoising a picture, ms (log scale)",
+        ylabel="distance from the full sampler, 0..1",
+    )
+    axes.legend(frameon=False)
+
+
+def note(
+    axes: "Axes", point: tuple[float, float], text: str, place: tuple[float, float] = (7, 5)
+) -> None:
+    """Write a small text beside a point of the data, `place` points of type to its right and above
+    it.
+    """
+    axes.annotate(
+        text,
+        point,
+        place,
+        textcoords="offset points",
+        ha="left" if place[0] > 0 else "right",
+        fontsize="small",
+    )

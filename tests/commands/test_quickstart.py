@@ -156,7 +156,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     assert tiny_runs.read_json(tmp_path / "q" / "report.json") == report
     page = (tmp_path / "q" / "report.html").read_text()
     assert page.startswith("<!")
-    for title in ("Distilled", "Base: quality against steps", "Relay, distilled to 1 step: loss"):
+    for title in ("Distilled", "Base: quality against passes", "Relay, distilled to 1 step: loss"):
         assert title in page
     assert read(tmp_path / "q" / "samples.png").shape[0] > 2 * 128
     stamp = next((tmp_path / "q" / "data" / "train").glob("*array_record*")).stat()

@@ -260,8 +260,8 @@ def test_quality_against_steps_is_drawn(source):
     page = Page(source)
     assert sum(tag == "svg" for tag, _ in page.elements) == len(QUALITY)
     for words in (
-        "Base: quality against steps",
-        "Relay: quality against steps",
+        "Base: quality against passes",
+        "Relay: quality against passes",
         "distance from 20 steps, latents",
     ):
         assert words in page.text
