@@ -97,7 +97,8 @@ def quality_plot(rows: list[dict], full: int) -> Markup:
 def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
     """Draw the distance from `full` steps against the passes of the network, distilled and not.
 
-    Passes stand for time: a guided step takes two, a distilled one is conditioned on w and takes one.
+    Passes stand for time: a guided step takes two, a distilled one is conditioned on w and needs
+    one.
 
     rows: of a quality.json. Large points are the mean over all w, faint ones each w by itself.
     """

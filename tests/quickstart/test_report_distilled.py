@@ -256,10 +256,11 @@ def test_nothing_is_loaded_and_captions_are_text(source):
     assert all(attrs.get("src", "data:").startswith("data:") for _, attrs in page.elements)
 
 
-def test_quality_against_steps_is_drawn(source):
+def test_quality_is_drawn_against_time_and_passes(source):
     page = Page(source)
-    assert sum(tag == "svg" for tag, _ in page.elements) == len(QUALITY)
+    assert sum(tag == "svg" for tag, _ in page.elements) == len(QUALITY) + 1
     for words in (
+        "Both stages: quality against time",
         "Base: quality against passes",
         "Relay: quality against passes",
         "distance from 20 steps, latents",
