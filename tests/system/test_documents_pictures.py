@@ -56,7 +56,8 @@ def test_the_bars_end_at_what_a_run_holds_and_at_the_limit(scripts):
     figure = scripts("pictures").compile_memory()
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     ends = []
-    for step in made.values():
+    chips = list(dict.fromkeys(step["topology"] for step in made.values()))  # a plot each
+    for step in sorted(made.values(), key=lambda step: chips.index(step["topology"])):
         other = made[
             f"{step['config']} {'encode' if step['step'] == 'train' else 'train'}"
             f" {step['topology']}"
