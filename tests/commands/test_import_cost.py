@@ -12,11 +12,11 @@ MISTAKES = """
 trian | did you mean train
 data pakc | did you mean data pack
 sample --chekpoint scenes --prompt x --out w | did you mean --checkpoint
-sample --checkpoint nope --prompt x --out w | nope is no checkpoint
+sample --checkpoint nope --prompt x --out w | nope is not a checkpoint
 sample --checkpoint scenes --prompt x --out w --attention fast | invalid choice: 'fast'
 sample --checkpoint scenes --prompt x --out w --mesh rows=2 | --mesh rows=2
 sample --checkpoint scenes --prompt x --out w --size 65 | size 65
-sample --checkpoint scenes --prompt x --out w --steps 3 | it is distilled to 4
+sample --checkpoint scenes --prompt x --out w --steps 3 | it was distilled to 4
 sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
 sample --checkpoint scenes --prompts nope --out w | --prompts nope
 train --config=scenes_vea --workdir w | no recipe 'scenes_vea'
@@ -28,16 +28,18 @@ train --config=scenes_base --workdir w --config.sample.form=ode | config.sample.
 train --config=scenes_base --workdir w --config.model.remat=some | config.model.remat = some
 train --config=scenes_vae --workdir w --config.profile.steps=9:1 | config.profile.steps
 train --config=scenes_vae --workdir w --config.data.path=nope | no records at nope
-train --config=scenes_base --workdir w --config.cascade=nope | nope is no checkpoint
-train --config=scenes_vae --workdir w --num-processes 2 | --num-processes given without
+train --config=scenes_base --workdir w --config.cascade=nope | nope is not a checkpoint
+train --config=scenes_vae --workdir w --num-processes 2 | --num-processes is given without
 distill --config=scenes_base --workdir w | the config has no distill
 distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
 config nope | no recipe 'nope'
 config scenes_distill_base --config.distill.rounds=() | config.distill.rounds = ()
+config nope | no recipe 'nope'
+config scenes_vae --config.optim.lrr=1 | lrr
 compile --config=nope --topology v5e:2x2 | no recipe 'nope'
 compile --config=base_256 --topology v9:1 | no chip 'v9'
 convert --base nope --out w | --base nope
-convert --checkpoint nope --to sat --out w | nope is no checkpoint
+convert --checkpoint nope --to sat --out w | nope is not a checkpoint
 convert --unet . --guidance x --out w | --guidance
 quickstart --workdir w --seed=-1 | --seed -1
 data pack --input nope --out w | no source at nope
