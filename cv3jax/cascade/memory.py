@@ -219,13 +219,14 @@ def _rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(tuple(axis for axis in BATCH if mesh.shape[axis] > 1) or None))
 
 
-def _share(x: jax.ShapeDtypeStruct | jax.Array) -> tuple[int, ...]:
-    """The shape of what one device holds of an array."""
-    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+def _share(x: jax.ShapeDtypeStruct | jax.Array | np.generic) -> tuple[int, ...]:
+    """Return the shape of what one device holds of an array."""
+    sharding = getattr(x, "sharding", None)  # a number of the host has none
+    return x.shape if sharding is None else sharding.shard_shape(x.shape)
 
 
 def _bytes(tree: Any) -> int:
-    """What one device holds of these arrays, or of such shapes."""
+    """Return the bytes of these arrays, or of such shapes, that one device holds."""
     return sum(math.prod(_share(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 

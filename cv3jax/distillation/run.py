@@ -80,14 +80,15 @@ def run(
         found = Rounds(*processes.first("resume", lambda: find_rounds(settings, asked, workdir)))
         if processes.main():
             keep_history(workdir, found.changes)
-            fields = recipe_fields(stage.json)
-            keep_config(workdir, stage.json, fields, source, found.changes)
         resumed = [Resumed(*one) for one in found.resumed]
         student = building.find_student(work) if resumed[0].step is None else None
         if processes.main():
             for word in work.words:
                 print(f"cv3jax: {stage.stage}: {word}", file=sys.stderr)
         bench = make_bench(work)
+        if processes.main():  # nothing is written before all that may be refused was looked at
+            fields = recipe_fields(stage.json)
+            keep_config(workdir, stage.json, fields, source, found.changes)
         shown = {name: stage.json[name] for name in ("sample", "seed", "schedule")}
         shown["data"] = {name: x for name, x in stage.json["data"].items() if name != "path"}
         count = stage.sample.steps

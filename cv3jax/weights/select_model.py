@@ -100,7 +100,7 @@ def _prefix(tensors: Tensors, kind: str, where: str) -> str:
     names = [name for name in names if not _AVERAGE.search(name)] or names
     if len(names) > 1:
         raise InputError(
-            f"{where} holds {len(names)} times a {_KIND[kind]}, under {', '.join(names[:8])}; give"
+            f"{where} holds {len(names)} {_KIND[kind]}s, under {', '.join(names[:8])}; give"
             " a file with one"
         )
     return names[0] if names else ""

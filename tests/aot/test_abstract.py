@@ -12,6 +12,7 @@ from cv3jax import recipes
 from cv3jax.aot import programs as aot_programs
 from cv3jax.aot.programs import program
 from cv3jax.cascade import pipeline
+from cv3jax.cascade.stage_sampler import StageSampler
 from cv3jax.distillation import build as building
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed.mesh import make_mesh
@@ -72,13 +73,13 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
     source, called = tiny_runs.trained("relay").workdir, {}
 
     def sampler(stage, **_):
-        def run(*args):
-            called[stage.kind] = args
-            return args[3]
+        def run(params, text, low, state, keys, w, between):
+            called[stage.kind] = (params, text, low, state[0], keys, w)
+            return state
 
-        return run
+        return StageSampler(1, lambda low, noise: (noise, noise), run)
 
-    monkeypatch.setattr(pipeline, "make_stage_sampler", sampler)
+    monkeypatch.setattr(pipeline, "make_stage_steps", sampler)
     monkeypatch.setattr(
         pipeline.Cascade,
         "decode",

@@ -54,5 +54,5 @@ def test_sizes_that_do_not_fit(part, theirs, ours, said, tmp_path):
         name: value for name, value in ours.items() if name != "text_width"
     }
     shapes = model_shapes(build_model(Autoencoder if part == "vae" else UNet, mine), width)
-    with pytest.raises(InputError, match=f"init_from = .* than config.model: .*{said}"):
+    with pytest.raises(InputError, match=f"init_from = .* differs from config.model: .*{said}"):
         part_loader(str(tmp_path), part, mine)(shapes, None)

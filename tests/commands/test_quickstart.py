@@ -113,7 +113,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     monkeypatch.setattr(
         training,
         "run",
-        lambda config, workdir: trained.append(config.stage) or fake_training(config, workdir),
+        lambda config, workdir, **_: trained.append(config.stage) or fake_training(config, workdir),
     )
     monkeypatch.setattr(distilling, "run", distil)
     for name, function in (

@@ -20,6 +20,9 @@ class Painter:
         self.batches, self.stop = 0, stop
         self.tokenize = mock.Mock(unknown=lambda prompts: [])
 
+    def told_to(self, tell) -> "Painter":
+        return self
+
     def generate(self, prompts: list[str], seeds: list[int], **options) -> dict[str, np.ndarray]:
         self.batches += 1
         self.stop(self.batches)

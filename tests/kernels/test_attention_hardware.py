@@ -52,22 +52,22 @@ def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
             "attention 'cudnn' does not run on cpu devices; take auto or xla",
         ),
         ("splash", "gpu", 64, "bfloat16", "attention 'splash' does not run on gpu devices"),
-        ("cudnn", "gpu", 64, "float32", "attention 'cudnn' takes bfloat16 or float16, not float32"),
+        ("cudnn", "gpu", 64, "float32", "attention 'cudnn' needs bfloat16 or float16, not float32"),
         (
             "cudnn",
             "gpu",
             192,
             "bfloat16",
-            "takes a head_dim that is a multiple of 8 up to 128, not 192",
+            "needs a head_dim that is a multiple of 8 up to 128, not 192",
         ),
         (
             "splash",
             "tpu",
             20,
             "bfloat16",
-            "takes a head_dim that is a multiple of 8 up to 128, not 20",
+            "needs a head_dim that is a multiple of 8 up to 128, not 20",
         ),
-        ("splash", "tpu", 64, "float16", "takes bfloat16 or float32, not float16"),
+        ("splash", "tpu", 64, "float16", "needs bfloat16 or float32, not float16"),
     ],
 )
 def test_what_does_not_run_is_refused(kind, platform, head_dim, dtype, message):

@@ -16,6 +16,7 @@ from cv3jax.cascade.sampler_settings import AS_DESCRIBED
 from cv3jax.sampling import jobs as sampling_jobs
 from cv3jax.sampling.inputs import Prompt
 from cv3jax.sampling.jobs import Job, Jobs
+from data_pipeline.io import progress
 from data_pipeline.io.errors import StoppedError
 
 
@@ -123,7 +124,14 @@ def test_two_batches_are_in_memory_and_no_more(tmp_path):
     (tmp_path / "place").mkdir()
     assert (
         sampling_jobs.make(
-            jobs, list(range(10)), 2, make, tmp_path, tmp_path / "place", lambda: None
+            jobs,
+            list(range(10)),
+            2,
+            make,
+            tmp_path,
+            tmp_path / "place",
+            lambda: None,
+            progress.bar(10, "test", "picture"),
         )
         == 10
     )

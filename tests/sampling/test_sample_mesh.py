@@ -23,7 +23,7 @@ from PIL import Image
 
 from cv3jax.cascade.parts import build_on, model_shapes
 from cv3jax.cascade.pipeline import Cascade, load
-from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.cascade.stage_sampler import StageSampler, make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.distributed.mesh import make_mesh
@@ -169,13 +169,13 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
 
     monkeypatch.setattr("cv3jax.cascade.stage_sampler.make_attend", kernel)
     monkeypatch.setattr(
-        "cv3jax.cascade.pipeline.make_stage_sampler",
-        lambda stage, **options: given.append(options) or (lambda *args: None),
+        "cv3jax.cascade.pipeline.make_stage_steps",
+        lambda stage, **options: given.append(options) or StageSampler(0, lambda *_: [None], None),
     )
     cascade = Cascade(
         cascades.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
     )
-    cascade.stage("base", None, None, np.zeros((2, 16, 16, 4)))
+    cascade.stage("base", jnp.zeros((2, 1, 1)), None, np.zeros((2, 16, 16, 4)))
     assert given[0]["attend"] in (1, 2)
     assert {call[:2] + call[3:] for call in kernels} == {("splash", "cpu", 16, "float32")}
     assert all(

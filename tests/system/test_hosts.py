@@ -60,19 +60,19 @@ def test_a_process_knows_its_place_from_flags_and_variables():
             {"num_processes": 4},
             {},
             (
-                "--num-processes given without --coordinator and --process-id; give --coordinator"
-                " HOST:PORT"
+                "--num-processes is given without --coordinator and --process-id; give"
+                " --coordinator HOST:PORT"
             ),
         ),
         (
             {"process_id": 0},
             {"JAX_NUM_PROCESSES": "2"},
-            "JAX_NUM_PROCESSES, --process-id given without --coordinator",
+            "JAX_NUM_PROCESSES, --process-id is given without --coordinator",
         ),
         (
             {"coordinator": "a:1", "num_processes": 4, "process_id": 4},
             {},
-            "--process-id = 4: must be 0..3, for --num-processes is 4",
+            "--process-id = 4: must be 0..3, because --num-processes is 4",
         ),
         (
             {"coordinator": "a:1", "num_processes": 0, "process_id": 0},

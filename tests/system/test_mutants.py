@@ -29,7 +29,9 @@ TRAINING = (
 )
 # parts of lines that draw nothing that a step sees
 NO_STEP_DRAWS = {
-    "cv3jax/diffusion/sampler.py": ("jax.random.normal(jax.random.fold_in(key, i)",),  # sampling
+    "cv3jax/diffusion/sampler.py": (
+        "jax.random.normal(jax.random.fold_in(key, number)",
+    ),  # sampling
     "cv3jax/distillation/evaluation.py": ("jax.vmap(jax.random.key)",),  # of the same pictures
     "cv3jax/distillation/parity.py": ("np.random.default_rng(stage.seed)",),  # inputs to compare on
     "cv3jax/training/previews.py": ("jax.vmap(jax.random.key)",),

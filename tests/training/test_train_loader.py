@@ -120,7 +120,7 @@ def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path)
 @pytest.mark.parametrize(
     ("field", "says"),
     [
-        ("data.buckets=32x32,32x36", "both sides of 32x36 must be multiples"),
+        ("data.buckets=32x32,32x36", "buckets = 32x36: both sides must be multiples"),
         ("data.buckets=wide", "config.data.buckets: 'wide'"),
         ("data.path=none/here:2,none/there", "config.data.path: no records at none/here"),
         ("data.path=a:0,b", "config.data.path: .*positive"),

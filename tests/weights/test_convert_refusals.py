@@ -159,7 +159,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ),
         (
             "--base {unet} --config {at}/relay.yaml",
-            r"--config .*relay\.yaml is of a relay, and there is no --relay",
+            r"--config .*relay\.yaml describes a relay, and there is no --relay",
         ),
         (
             "--base {unet} --config {at}/base.yaml --config {at}/base.yaml",
@@ -183,10 +183,10 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
             "--base {unet} --config {at}/huge.yaml",
             r"num_steps is a int, not a number that is possible there",
         ),
-        ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: No such file"),
+        ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: there is no such file"),
         ("--vae {vae} --latent-scale 0", r"--latent-scale 0\.0: must be between 0 and 100"),
         ("--t5 {t5} --text-length 1", r"max_length = 1 .* give a length in 2\.\.4096"),
-        ("--base {unet} --head-channels 16 --steps many", r"--steps many: give one int or two"),
+        ("--base {unet} --head-channels 16 --steps many", r"--steps many: give one int, or two"),
     ],
 )
 def test_flags_and_configurations_that_do_not_fit(argv, line, tmp_path):

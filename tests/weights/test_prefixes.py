@@ -69,7 +69,7 @@ def test_an_average_beside_the_model_is_told_and_not_taken():
 
 def test_two_of_a_kind_are_named():
     tensors = leaves([f"a.{n}" for n in NAMES["vae"]] + [f"b.{n}" for n in NAMES["vae"]])
-    with pytest.raises(InputError, match=r"f\.pt holds 2 of a autoencoder, under a\., b\.; give"):
+    with pytest.raises(InputError, match=r"f\.pt holds 2 autoencoders, under a\., b\.; give"):
         pick(tensors, "vae", "--vae f.pt")
     twice = leaves(NAMES["t5"] + [f"_orig_mod.{name}" for name in NAMES["t5"]])
     with pytest.raises(InputError, match=f"holds {len(NAMES['t5'])} tensors twice"):
