@@ -17,6 +17,6 @@ def parse_axes(text: str) -> dict[str, int]:
         sizes = {}
     if not sizes or len(sizes) < len(given) or not sizes.keys() <= set(AXES):
         raise InputError(
-            f"--mesh {text}: give sizes of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
+            f"--mesh {text}: give sizes for some of the axes {', '.join(AXES)}, e.g. data=-1,fsdp=4"
         )
     return sizes

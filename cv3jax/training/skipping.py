@@ -79,7 +79,7 @@ class Skips:
         """Return what a line of metrics has of it; {} where none may be skipped."""
         return {"skipped": self._known["all"]} if self._most else {}
 
-    def count(self, step: int, values: dict[str, float], say: bool) -> str | None:
+    def count(self, step: int, values: dict[str, float], shown: bool) -> str | None:
         """Count the update `step` with these metrics, and print it where it was skipped.
 
         Returns what is wrong where it is one too many in a row, else None.
@@ -94,7 +94,7 @@ class Skips:
         if self._known["row"] > self._most:
             row = f"{self._known['row']} updates in a row were skipped"
             return f"{why}, and {row}; config.train.skip_nonfinite = {self._most} allows no more"
-        if say:
+        if shown:
             say(f"cv3jax: step {step}: {why}; the update is skipped")
         return None
 

@@ -73,13 +73,13 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
         (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
         (
             ["--config=base_512", "--topology", "v5e:2x2", "--updates", "0"],
-            "--steps 0: must be at least 1",
+            "--updates 0: must be at least 1",
         ),
         (["--config=base_512", "--topology", "v5e:2x2", "--mfu", "40"], "--mfu 40"),
         (["--config=base_512", "--topology", "v5e:2x2", "--step", "distil"], "--step"),
         (
             ["--config=base_512", "--topology", "v5e:2x2", "--workdir", "x"],
-            "unknown argument --workdir",
+            "unknown flag --workdir",
         ),
     ],
 )

@@ -61,7 +61,10 @@ def test_a_path_that_orbax_would_glob_is_refused(name, act, tmp_path):
     ("command", "line"),
     [
         ("train", "--config=scenes_vae:tiny --workdir {}"),
-        ("distill", "--config=scenes_distill_base:tiny --workdir {} --config.cascade=c"),
+        (
+            "distill",
+            "--config=scenes_distill_base:tiny --workdir {} --config.cascade=scenes_teacher",
+        ),
         ("quickstart", "--workdir {} --tiny"),
         ("convert", "--vae v.safetensors --out {}"),
     ],
@@ -71,6 +74,7 @@ def test_a_command_refuses_it_before_the_work(command, line, tmp_path, monkeypat
     (tmp_path / "run [2]").mkdir()
     for place, folder in ((tmp_path, "a[1]"), (tmp_path / "run [2]", "w")):
         monkeypatch.chdir(place)
+        (place / "v.safetensors").touch()
         before = sorted(tmp_path.rglob("*"))
         refused(command, line.format(folder).split(" "), capsys, "treats [ as a pattern")
         assert sorted(tmp_path.rglob("*")) == before

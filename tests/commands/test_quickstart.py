@@ -104,7 +104,7 @@ def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing
     trained, distilled = [], []
     tiny_runs.trained("relay")  # by what is replaced below
 
-    def distil(config, workdir):
+    def distil(config, workdir, **_):
         distilled.append((config, workdir))
         if [each.stage.stage for each, _ in distilled].count("relay") == 1:
             raise StoppedError(signal.SIGTERM, "stopped")

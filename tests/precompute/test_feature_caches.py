@@ -71,12 +71,12 @@ def test_int8_features_are_multiples_of_their_token_s_scale():
         (
             ("data.zoom=(1.0, 1.0)", "data.image_size=64"),
             ("float16", None),
-            r"\(other latents\.shape, view\.image_size, view\.zoom\)",
+            r"with other values of latents\.shape, view\.image_size, view\.zoom; give those",
         ),
         (
             ("vae.dtype=bfloat16", "text.dtype=bfloat16"),
             ("float16", "bfloat16"),
-            r"\(other latents\.computed, text\.computed\)",
+            r"with other values of latents\.computed, text\.computed; give those",
         ),
         (("cascade=RELAY",), ("float16", "bfloat16"), None),  # the same encoders, carried over
         (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5 that made them"),
@@ -102,7 +102,7 @@ def test_a_base_s_feature_cache_has_nothing_for_a_relay(tmp_path):
     base = config("base", "data.random_crop=False")
     precomputing.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
     cfg = config("relay", "data.random_crop=False", f"data.cache={tmp_path / 'out'}")
-    with pytest.raises(InputError, match=r"\(other latents\.low\)"):
+    with pytest.raises(InputError, match=r"with other values of latents\.low; give those"):
         feature_cache.open_feature_cache(cfg, *frozen_description(cfg), records())
 
 
@@ -153,7 +153,7 @@ def test_the_feature_cache_of_another_dataset_is_refused(tmp_path):
 def test_a_damaged_feature_cache_is_one_line(tmp_path):
     shutil.copytree(cache_of("float16", "bfloat16"), tmp_path / "c")
     (tmp_path / "c" / "encoded.json").write_text("{")
-    with pytest.raises(InputError, match=r"encoded\.json is damaged .*; encode again"):
+    with pytest.raises(InputError, match=r"encoded\.json is damaged .*; encode the records again"):
         open_cache(tmp_path / "c", records())
     (tmp_path / "c" / "encoded.json").write_text('{"format": 2}')
     with pytest.raises(InputError, match="has format 2, not 1"):
