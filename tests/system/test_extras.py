@@ -92,20 +92,21 @@ def test_a_plain_install_samples_and_converts(tmp_path):
 def test_what_needs_an_extra_names_it_in_one_line_and_writes_nothing(tmp_path):
     place = str(tmp_path / "out")
     (tmp_path / "a.png").touch()
+    given = ["--input", str(tmp_path)]
     train = {
-        "train": ["--config=scenes_vae:tiny", "--workdir", place, "--config.data.path=x"],
+        "train": ["--config=scenes_vae:tiny", "--workdir", place, f"--config.data.path={tmp_path}"],
         "distill": ["--config=scenes_distill_base:tiny", "--workdir", place],
         "quickstart": ["--workdir", place],
         "compile": ["--config=scenes_base:tiny", "--topology", "v5e:2x2"],
-        "data encode": ["--config=scenes_base", "--data=x", "--cascade=x", f"--out={place}"],
-        "data pack": ["--source", str(tmp_path), "--out", place],
-        "data inspect": [str(tmp_path)],
+        "data encode": ["--config=scenes_base", *given, "--checkpoint=scenes", "--out", place],
+        "data pack": [*given, "--out", place],
+        "data inspect": given,
         "data scenes": ["--num=2", "--split=train", "--out", place],
     }
     data = {
-        "data build": ["--input", str(tmp_path), "--output", place],
+        "data build": [*given, "--out", place],
         "data recaption": [
-            *(str(tmp_path), "--out", place, "--endpoint", "http://localhost:1/v1", "--model=m")
+            *(*given, "--out", place, "--endpoint", "http://localhost:1/v1", "--model=m")
         ],
     }
     for extra, commands in (("train", train), ("data", data)):
