@@ -18,6 +18,11 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
+def cell(form: str, value: float) -> str:
+    """Return a figure as it is printed, with a space before a percent sign."""
+    return form.format(value).replace("%", " %")
+
+
 ROWS = (
     *(
         (f"autoencoder at {side}²: PSNR, dB", lambda r, side=side: r["vae_psnr"][side], "{:.1f}")
@@ -27,24 +32,24 @@ ROWS = (
     (
         "round trip of real pictures at 64²: all",
         lambda r: r["prompt_following"]["vae"]["all"],
-        "{:.3f}",
+        "{:.1%}",
     ),
-    ("round trip of real pictures at 128²: detail", lambda r: r["detail"]["vae_final"], "{:.3f}"),
+    ("round trip of real pictures at 128²: detail", lambda r: r["detail"]["vae_final"], "{:.1%}"),
     *(
-        (f"base: {key}", lambda r, key=key: r["prompt_following"]["base"][key], "{:.3f}")
+        (f"base: {key}", lambda r, key=key: r["prompt_following"]["base"][key], "{:.1%}")
         for key in ("colour", "shape", "size", "position", "count", "background", "all")
     ),
-    ("control: all", lambda r: r["prompt_following"]["control"]["all"], "{:.3f}"),
-    ("relay: all", lambda r: r["prompt_following"]["relay"]["all"], "{:.3f}"),
+    ("control: all", lambda r: r["prompt_following"]["control"]["all"], "{:.1%}"),
+    ("relay: all", lambda r: r["prompt_following"]["relay"]["all"], "{:.1%}"),
     (
-        "relay: all, of the control's",
+        "relay: all, as a share of the control's",
         lambda r: share(*(r["prompt_following"][name]["all"] for name in ("relay", "control"))),
-        "{:.2f}",
+        "{:.0%}",
     ),
-    ("control: detail", lambda r: r["detail"]["control"], "{:.3f}"),
-    ("control with noise: detail", lambda r: r["detail"]["noise_control"], "{:.3f}"),
-    ("relay: detail", lambda r: r["detail"]["relay"], "{:.3f}"),
-    ("standard error of its lead", lambda r: r["detail"]["se"], "{:.3f}"),
+    ("control: detail", lambda r: r["detail"]["control"], "{:.1%}"),
+    ("control with noise: detail", lambda r: r["detail"]["noise_control"], "{:.1%}"),
+    ("relay: detail", lambda r: r["detail"]["relay"], "{:.1%}"),
+    ("standard error of the relay's lead in detail", lambda r: r["detail"]["se"], "{:.1%}"),
 )
 
 
@@ -71,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         + "---|" * len(reports)
     )
     for name, value, form in ROWS:
-        print(f"| {name} | " + " | ".join(form.format(value(report)) for report in reports) + " |")
+        print(f"| {name} | " + " | ".join(cell(form, value(report)) for report in reports) + " |")
 
 
 if __name__ == "__main__":

@@ -67,35 +67,50 @@ def loader() -> Iterator[Saying]:
         yield "docs/benchmarks.md", row(f"{side}²", *(f"{speed:.0f}" for speed in speeds), *ratios)
 
 
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
 def packaged() -> Iterator[Saying]:
     found = result("packaged")
     where = "docs/start/scenes.md"
     right = {name: found["following"][name] for name in ("scenes", "scenes_teacher")}
     for label, kind, what, bar in (
-        ("held-out captions: colour", "heldout", "colour", ".97"),
-        ("held-out captions: all", "heldout", "all", ".85"),
-        ("relational captions: order", "relational", "position", ".90"),
+        ("held-out captions: colour", "heldout", "colour", "97 %"),
+        ("held-out captions: all", "heldout", "all", "85 %"),
+        ("relational captions: order", "relational", "position", "90 %"),
     ):
-        shares = (f"{right[name][kind]['relay'][what]:.3f}" for name in right)
+        shares = (percent(right[name][kind]["relay"][what]) for name in right)
         yield where, row(label, *shares, bar)
-    trips = (f"{found['vae'][side]['all']:.3f}".removeprefix("0") for side in ("64", "128"))
+    trips = (percent(found["vae"][side]["all"]) for side in ("64", "128"))
     yield where, f"64² and 128²: all | | {', '.join(trips)} |"
     yield where, f"| a picture by itself, compiled | {found['one_picture'][0]:.3f} s |"
-    times = []
-    for name in ("distilled_4_1", "full"):
-        seconds = found["samplers"][name]["seconds"]
+    first, again = (f"{found['commands'][name]:.0f} s" for name in ("first", "again"))
+    yield where, f"takes {first} for one picture, and {again} when its programs are in the"
+    samplers = found["samplers"]
+    for label, name in (
+        ("full, 20 + 10 guided", "full"),
+        ("undistilled 4 + 1, guided", "undistilled_4_1"),
+        ("undistilled 4 + 1, w = 1", "undistilled_4_1_w1"),
+        ("distilled 4 + 1", "distilled_4_1"),
+        ("distilled 4 + 1, w = 1", "distilled_4_1_w1"),
+    ):
+        one, seconds = samplers[name], samplers[name]["seconds"]
         denoising = 1000 * (seconds["base"] + seconds["relay"])
-        times.append(f"{denoising:.1f}, {1000 * seconds['total']:.1f} ms")
-    yield where, row("a picture of a batch of 25: denoising, whole", *times).removesuffix(" |")
-    away = {name: bare(s["image_distance"], 4) for name, s in found["samplers"].items()}
-    ours, theirs = away["distilled_4_1"], away["undistilled_4_1"]
-    yield where, f"{ours}, beside {theirs} of 4 + 1 undistilled guided steps"
-    yield where, f"and {away['undistilled_4_1_w1']} of unguided ones"
+        distance = f"{one['image_distance']:.4f}" if one["image_distance"] else 0
+        times = f"{denoising:.1f}", f"{1000 * seconds['total']:.1f}"
+        yield where, row(label, percent(one["all"]), distance, *times)
+    passes = (samplers[name]["seconds"] for name in ("undistilled_4_1", "distilled_4_1"))
+    slower, faster = (seconds["base"] + seconds["relay"] for seconds in passes)
+    yield where, f"takes {slower / faster:.1f} times as long to denoise"
+    ours, theirs = (
+        bare(samplers[name]["image_distance"], 4) for name in ("distilled_4_1", "undistilled_4_1")
+    )
     yield "docs/benchmarks.md", f"its pictures are {ours} from the full sampler's"
     yield "docs/benchmarks.md", f"guided 4 + 1 steps' {theirs}"
     for w, distances in zip(found["weights"], found["guidance"], strict=True):
         yield where, row(f"{w:g}", *(f"{distance:.4f}" for distance in distances))
-    count = len(found["samplers"]["full"]["right"])
+    count = len(samplers["full"]["right"])
     assert right["scenes"]["heldout"]["relay"]["all"] == 1  # of which README says:
     yield "README.md", f"is right in all of {count} held-out captions"
 
@@ -104,9 +119,9 @@ def guidance() -> Iterator[Saying]:
     steps = result("guidance")["steps"]
     where = "docs/start/scenes.md"
     yield where, row("σ at its start", *(f"{step['sigma']:.1f}" for step in steps))
-    differences = (f"{step['difference']:.2f}" for step in steps)
-    yield where, f"root mean square {row(*differences)}"
-    yield where, row("share of it that the student makes", *(bare(s["share"]) for s in steps))
+    yield where, row("effect of w", *(f"{step['difference']:.2f}" for step in steps))
+    shares = (percent(step["share"], 0) for step in steps)
+    yield where, row("share of the effect that the student has", *shares)
 
 
 def compile_time() -> Iterator[Saying]:
@@ -156,35 +171,29 @@ def weights() -> Iterator[Saying]:
     yield where, f"({found['parameters']:,} parameters)"
 
 
-def percent(share: float) -> str:
-    """Half away from zero: Python's rounding makes 42 of 42.5."""
-    return f"{100 * share + 1e-7:.0f} %"
-
-
 def quickstart() -> Iterator[Saying]:
     """The ranges above the page's own tables, whose reports are not kept; and README's."""
     where = "docs/start/quickstart.md"
     page = flat(read(where))
 
     def seeds(label: str) -> list[float]:
-        return [
-            float(cell) for cell in re.search(rf"\| {label} \|([\d.| ]+)", page)[1].split("|")[:3]
-        ]
+        cells = re.search(rf"\| {label} \|([\d.% |]+)", page)[1].split("|")[:3]
+        return [float(cell.removesuffix(" % ")) for cell in cells]
 
-    busy = re.search(r"had (\.\d+) \(all; colour (\.\d+)\)", page)
+    busy = re.search(r"\| ([\d.]+) % \(colour ([\d.]+) %\) \|", page)
     minutes = [int(m) + int(s) / 60 for m, s in re.findall(r"(\d+) min (\d+) s", page)]
     minutes += seeds("minutes in all, set-up included")
     for document in ("README.md", where):
         took = f"takes {min(minutes):.0f} to {max(minutes):.0f} minutes on two cores"
         yield document, took
-    colours, whole = seeds("base: colour"), seeds("base: all")
-    places = {bare(share) for share in seeds("base: position")}
-    assert places <= {".97", ".98"}, places  # 97.5 % is said as 97 %
-    between = f"{percent(float(busy[2]))} to {percent(max(colours))}"
-    yield where, f"colours in {between} of them, places in 97 %"
-    between = f"{percent(float(busy[1]))} to {percent(max(whole))}"
-    yield where, f"all of a caption in {between}, depending on the seed"
-    took = re.search(r"in (25 min 42 s) \((\d+ s) of distillation\)", page)
+    for what, least, shares in (
+        ("colours are right", float(busy[2]), seeds("base: colour")),
+        ("places", 100.0, seeds("base: position")),
+        ("everything in the caption", float(busy[1]), seeds("base: all")),
+    ):
+        between = f"{min(least, *shares):g} % to {max(shares):g} %"
+        yield where, f"{what} in {between}"
+    took = re.search(r"\| (25 min 42 s) \| (\d+ s) \|", page)
     yield "docs/guides/distillation.md", f"All rounds took {took[2]} of that run's {took[1]}"
 
 
