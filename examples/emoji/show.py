@@ -1,7 +1,6 @@
-"""Draws the two pictures of docs/guides/emoji.md from a finished run: the loss curves and a grid of
-prompts.
+"""Draw the two pictures of docs/guides/emoji.md from a finished run: losses, and a grid of prompts.
 
-    python examples/emoji/show.py --runs runs/emoji --out docs
+    python examples/emoji/show.py --runs runs/emoji --out docs/guides
 """
 
 import argparse
@@ -39,7 +38,7 @@ NEW = ("purple apple", "green heart", "cat police officer", "blue onion")
 
 
 def curves(runs: Path, out: Path) -> None:
-    """Loss over steps of the three stages, side by side."""
+    """Draw the loss of the three stages over their updates, side by side."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
     for axis, stage in zip(axes, ("vae", "base", "relay"), strict=True):
         lines = read_lines(runs / stage / "metrics.jsonl")
@@ -55,7 +54,7 @@ def curves(runs: Path, out: Path) -> None:
 
 
 def grid(runs: Path, out: Path) -> None:
-    """What base and relay make of names in the data and of names that are in no data."""
+    """Draw what base and relay make of names in the data, and of names that are not in it."""
     cascade, records = load(runs / "relay"), open_records(runs / "data")
     places = {records[i]["caption"]: i for i in range(len(records))}
     whole = LoaderSettings(
