@@ -1,6 +1,8 @@
 """Draw the two pictures of docs/guides/emoji.md from a finished run: losses, and a grid of prompts.
 
     python examples/emoji/show.py --runs runs/emoji --out docs/guides
+
+The runs are those of the commands on that page.
 """
 
 import argparse
