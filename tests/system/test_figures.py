@@ -50,7 +50,7 @@ NOT_KEPT = {"recaption"}
 NOT_MEASURED = {
     *((document, None) for document in DOCUMENTS if document.startswith("docs/decisions/")),
     ("docs/theory/mathematics.md", None),  # arithmetic; tests/system/test_theory.py names its tests
-    ("docs/guides/convert.md", "What is read off the file, and what is not"),
+    ("docs/guides/convert.md", "What is read from the file, and what is not"),
 }
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
 
