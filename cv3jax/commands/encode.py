@@ -1,5 +1,5 @@
 """`cv3jax data encode`: a dataset's latents and text features, made once and kept, so that training
-need not make them at every step. docs/encode.md says when that pays.
+need not make them at every step. docs/guides/encode.md says when that pays.
 
 Stopped or killed, the same command resumes; several processes share the shards.
 """

@@ -131,16 +131,9 @@ def compile_time() -> Iterator[Saying]:
     state = train["argument_bytes_per_chip"] / 1e9
     both = encode["peak_bytes_per_chip"] / 1e9 + state
     yield "docs/scale/compile.md", f"its encode and {state:.2f} GB of state, {both:.1f} GB of 16"
-    shares = {}
     for recipe in ("base_256", "base_512", "relay_1024"):
         flops = [made[f"{recipe} {step} {at}"]["flops_per_step"] for step in ("encode", "train")]
-        shares[recipe] = f"{100 * flops[0] / sum(flops):.0f} %"
-    first, second, third = shares.values()
-    yield (
-        "docs/guides/encode.md",
-        f"the encoders are {first} of an update's operations in `base_256`, {second} in `base_512`"
-        f" and {third} in `relay_1024`",
-    )
+        yield "docs/guides/encode.md", f"| `{recipe}` | {percent(flops[0] / sum(flops), 0)} |"
     steps = [each for each in made.values() if each["step"] == "train"]
     minutes = [each["compile_seconds"] / 60 for each in steps]
     gb = max(each["host_peak_bytes"] for each in steps) / 1e9
