@@ -1,12 +1,12 @@
-"""Prints the JobSet that runs a command on GKE, on the chips of `--topology`, for `kubectl apply`.
+"""Print the JobSet that runs a command on GKE on the chips of `--topology`, for `kubectl apply`.
 
     python launch/gke.py --name=base-512 --image=IMAGE --topology=v5e:16x16 -- \\
         cv3jax train --config=base_512 --workdir=/runs/base_512 | kubectl apply --filename=-
 
-A topology is named as in `cv3jax compile --topology`: a TPU kind and the shape of a slice, or a GPU
-kind with machines × GPUs × 1 (every way of dealing a machine's GPUs to processes, h100:4x8x1 or
-h100:4x1x8, is the same machines, with one process each). What is printed is launch/jobset_tpu.yaml
-or launch/jobset_gpu.yaml with these values in it.
+Topologies have the names of `cv3jax compile --topology`: a kind of TPU and the shape of a slice, or
+a kind of GPU and machines × GPUs × 1. h100:4x8x1 and h100:4x1x8 are the same machines, each with
+one process. What is printed is launch/jobset_tpu.yaml or launch/jobset_gpu.yaml with these values
+filled in.
 """
 
 import argparse
@@ -31,7 +31,7 @@ POD_NAME = 63  # characters
 
 
 class Topology(NamedTuple):
-    """`hosts` of one slice, of `chips` each; `selector` is the labels of their nodes."""
+    """`hosts` of one slice, with `chips` each; `selector` has the labels of their nodes."""
 
     template: str
     resource: str
@@ -41,9 +41,9 @@ class Topology(NamedTuple):
 
 
 def parse_topology(name: str) -> Topology:
-    """v5e:16x16, h100:4x8x1.
+    """Return the topology of a name such as v5e:16x16 or h100:4x8x1.
 
-    Raises InputError for another form, and for a slice that is not to be had.
+    Raises InputError for a name of another form, and for a slice that does not exist.
     """
     kind, sizes = parse(name)
     if kind in GPUS:
@@ -77,10 +77,9 @@ def jobset(
     spot: bool,
     command: list[str],
 ) -> dict:
-    """The JobSet.
+    """Return the JobSet as a dict.
 
-    Raises InputError for a name that Kubernetes would refuse, and for slices of machines that have
-    none.
+    Raises InputError for a name that Kubernetes would refuse, and for several slices of GPUs.
     """
     made = yaml.safe_load((FOLDER / topology.template).read_text())
     job = made["spec"]["replicatedJobs"][0]
@@ -125,14 +124,16 @@ def jobset(
         )
     container["volumeMounts"][0]["mountPath"] = path
     for variable in container["env"]:
-        if variable["name"] == "JAX_COMPILATION_CACHE_DIR":  # what a container has goes with it
+        if (
+            variable["name"] == "JAX_COMPILATION_CACHE_DIR"
+        ):  # a container's own would be lost with it
             variable["value"] = f"{path.rstrip('/')}/.cache/xla"
     pod["volumes"][0]["persistentVolumeClaim"]["claimName"] = claim
     return made
 
 
 def escaped(argument: str) -> str:
-    """$(X) in a container's arguments is Kubernetes' own; $$ is a $."""
+    """Return an argument with $(X) written as $$(X), which Kubernetes does not expand."""
     return argument.replace("$(", "$$(")
 
 
@@ -148,24 +149,26 @@ def main(argv: list[str] | None = None) -> None:
             " COMMAND..."
         ),
     )
-    parser.add_argument("--name", required=True, help="of the JobSet")
-    parser.add_argument("--image", required=True, help="with cv3jax in it: launch/Dockerfile")
+    parser.add_argument("--name", required=True, help="name of the JobSet")
+    parser.add_argument(
+        "--image", required=True, help="container image with cv3jax, built from launch/Dockerfile"
+    )
     parser.add_argument(
         "--topology", required=True, help="v5e:16x16, v5p:8x8x4, v6e:16x16, h100:4x8x1, …"
     )
-    parser.add_argument("--slices", type=int, default=1, help="of a TPU (default: 1)")
+    parser.add_argument("--slices", type=int, default=1, help="number of TPU slices (default: 1)")
     parser.add_argument(
         "--restarts",
         type=int,
         default=3,
-        help="after failures; preemptions do not count (default: 3)",
+        help="restarts after failures; preemptions do not count (default: 3)",
     )
     parser.add_argument(
         "--volume",
         default="runs:/runs",
-        help="CLAIM:/PATH, which all hosts can write (default: runs:/runs)",
+        help="CLAIM:/PATH, a volume that all hosts can write to (default: runs:/runs)",
     )
-    parser.add_argument("--spot", action="store_true", help="on spot nodes")
+    parser.add_argument("--spot", action="store_true", help="run on spot nodes")
     split = argv.index("--") if "--" in argv else len(argv)
     args, command = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not command:

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# One machine, one process or several, started again after a failure: launch/local.sh [-n PROCESSES] [-r RESTARTS] -- COMMAND...
+# Run a command on one machine and start it again after a failure: launch/local.sh [-n PROCESSES] [-r RESTARTS] -- COMMAND...
 #
-# One process drives every device of the machine, and `cv3jax train …` alone is enough to start it; this adds the restarts. With -n
-# the processes are one run, as on so many hosts: on a CPU a rehearsal of them, on GPUs each has its share of them. When one of them
-# fails it is named and the others are ended, GRACE seconds at most. SIGTERM is passed on once, and nothing is started again after it.
-# Exit 2, which means that what was given has to change, is final.
+# Without -n there is one process, which drives every device of the machine; `cv3jax train …` alone does the same without restarts.
+# With -n the processes are one run, as on that many hosts. On a CPU this rehearses a run of many hosts; GPUs are shared out evenly.
+# When a process fails, the script names it and ends the others. A SIGTERM is passed on once; after it nothing is started again.
+# Exit code 2 means that the command's input has to change; after it nothing is started again either.
 #
-#   -r RESTARTS        after failures (default: 3)
-#   LOGS=DIR           with -n: for the processes' outputs, DIR/0.log and so on (default: all to the terminal)
-#   GRACE=S            that the others have to end in (default: 60)
-#   PAUSE=S            before a restart (default: 10)
-#   TASK_SIGNALS=all   a SIGTERM reaches the processes by itself (launch/tpu_vm.sh signals all of them)
+#   -r RESTARTS        restarts after failures (default: 3)
+#   LOGS=DIR           with -n: write the outputs of the processes to DIR/0.log, DIR/1.log, … (default: the terminal)
+#   GRACE=S            seconds that the other processes have for ending after a failure (default: 60)
+#   PAUSE=S            seconds before a restart (default: 10)
+#   TASK_SIGNALS=all   the processes get a SIGTERM without this script (launch/tpu_vm.sh signals all of them)
 set -uo pipefail
 
 if [ "${1:-}" = --help ]; then
@@ -33,7 +33,7 @@ while getopts ":n:r:" option; do
     *) usage "-$OPTARG is not an option, or has no value" ;;
   esac
 done
-shift $((OPTIND - 1)) # past the -- too
+shift $((OPTIND - 1)) # the -- is skipped too
 [[ $processes =~ ^[1-9][0-9]*$ ]] || usage "-n $processes is not a number of processes"
 [[ $restarts =~ ^[0-9]+$ ]] || usage "-r $restarts is not a number of restarts"
 [ $# -gt 0 ] || usage "no command"
@@ -46,8 +46,8 @@ if [ -n "${LOGS:-}" ]; then mkdir -p "$LOGS" || exit 1; fi
 
 say() { echo "launch/local.sh: $(date -u +%FT%TZ) $*" >&2; }
 
-stopped= # by a signal: nothing is started again
-told=    # the processes of this start have their SIGTERM: a second one would end the save
+stopped= # after a signal nothing is started again
+told=    # whether the processes of this start got a SIGTERM; a second one would end the save
 code=0
 declare -A running=() # process id → its number in the run
 
@@ -78,11 +78,11 @@ start() { # INDEX PORT COMMAND...
   exec "$@"
 }
 
-# the processes from their start to the end of the last; leaves the first failure's exit code in `code`, or 2 if one was that
+# Start the processes and wait for all of them. `code` becomes the exit code of the first failure, or 2 if any process exited with 2
 run() {
   local port=$((20000 + RANDOM % 12000)) index ended status killer=
   code=0 told=
-  trap 'stopped=yes' TERM # until all of them are known
+  trap 'stopped=yes' TERM # until all process ids are known
   for ((index = 0; index < processes; index++)); do
     (start "$index" "$port" "$@") & # without the parentheses bash would have it ignore Ctrl-C
     running[$!]=$index
@@ -90,7 +90,7 @@ run() {
   trap stop TERM
   if [ -n "$stopped" ]; then stop; fi
   while [ ${#running[@]} -gt 0 ]; do
-    wait -n "${!running[@]}" 2>/dev/null # it forgets the second of two that end together, so all are looked at
+    wait -n "${!running[@]}" 2>/dev/null # it reports one of two that end together, so all are checked below
     for ended in "${!running[@]}"; do
       if kill -0 "$ended" 2>/dev/null; then continue; fi
       wait "$ended"
@@ -117,7 +117,7 @@ for ((failures = 0; ; failures++)); do
   elif [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ "$failures" -lt "$restarts" ]; then
     say "exit code $code; start $((failures + 1)) of $restarts again in ${PAUSE:-10} s"
     sleep "${PAUSE:-10}" >/dev/null 2>&1 &
-    wait $! # which a signal ends, as it does not end `sleep`
+    wait $! # a signal ends `wait`, but it would not end a `sleep` in the foreground
     if [ -z "$stopped" ]; then continue; fi
     say "stopped"
   fi

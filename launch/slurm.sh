@@ -4,14 +4,15 @@
 #SBATCH --signal=B:TERM@300
 #SBATCH --open-mode=append
 #SBATCH --output=cv3jax-%j.log
-# A job of one process per task: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh -- COMMAND...
+# Run a command as a Slurm job: sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh -- COMMAND...
 #
-# 300 s before the time limit (and at preemption, as docs/scale/launch.md says) this shell gets a SIGTERM and passes it on; the tasks save
-# and exit 0, and the job goes back to the queue with the same command. It ends for good when the command does: with exit 0, or
-# with exit 2, which means that what was given has to change. After any other failure it is queued again RESTARTS times.
+# Each task is one process of the run. 300 s before the time limit, this script gets a SIGTERM and passes it on. The tasks save and
+# exit 0, and the job goes back to the queue with the same command. A preemption does the same (docs/scale/launch.md). The job ends
+# for good when the command exits with 0, or with 2, which means that the command's input has to change. After any other failure
+# the job is queued again, RESTARTS times.
 #
-#   LOGS=DIR     for the tasks' outputs, DIR/0.log and so on (default: cv3jax-JOBID in the folder sbatch was called in)
-#   RESTARTS=N   after failures; preemptions and time limits do not count (default: 3)
+#   LOGS=DIR     write the outputs of the tasks to DIR/0.log, DIR/1.log, … (default: cv3jax-JOBID in the folder of sbatch's call)
+#   RESTARTS=N   restarts after failures; preemptions and time limits do not count (default: 3)
 set -uo pipefail
 
 if [ "${1:-}" = --help ]; then
@@ -32,7 +33,8 @@ mkdir -p "$logs" || exit 1
 
 say() { echo "launch/slurm.sh: $(date -u +%FT%TZ) $*"; }
 
-# JAX takes one GPU a task, that of its number on the node; with one task a node it has to be told to take all of them
+# By default JAX gives each task the one GPU that has the task's number on the node. With one task a node, JAX has to be told to
+# take all GPUs
 gpus=${SLURM_GPUS_ON_NODE:-0}
 per_node=$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))
 if [ "$gpus" -gt 1 ] && [ "$per_node" -eq 1 ]; then
@@ -45,7 +47,7 @@ fi
 if [ "$gpus" -gt 0 ]; then
   export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
 fi
-if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun stopped reading the former in 22.05
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # since 22.05 srun does not read SLURM_CPUS_PER_TASK
 
 stopped=
 woken=
@@ -61,7 +63,7 @@ stop() {
 trap stop TERM
 
 say "start ${SLURM_RESTART_COUNT:-0}: $SLURM_NTASKS tasks on $SLURM_JOB_NODELIST, logs in $logs: $*"
-# --kill-on-bad-exit: when a task dies, srun says which and ends the others. --gpu-bind=none: JAX chooses the GPU (see above)
+# --kill-on-bad-exit: when a task dies, srun names it and ends the others. --gpu-bind=none: JAX chooses the GPU (see above)
 srun --kill-on-bad-exit=1 --gpu-bind=none --open-mode=append --output="$logs/%t.log" "$@" 2>"$logs/srun.log" &
 child=$!
 while true; do
@@ -72,7 +74,7 @@ while true; do
 done
 
 cat "$logs/srun.log" >&2
-# srun's own code is the highest, which may be that of a task that it ended because another had exited with 2
+# srun exits with the highest code. That may be the code of a task that srun ended because another task had exited with 2
 if grep -q 'Exited with exit code 2$' "$logs/srun.log"; then code=2; fi
 
 again() {

@@ -1,5 +1,6 @@
-"""One `cv3jax train` command for each point of a recipe's `sweep()`, each with its own workdir:
-printed, or run here.
+"""Print or run one `cv3jax train` command for each point of a recipe's `sweep()`.
+
+Each point has its own workdir.
 
     python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- \\
         --config.data.path=DATA --config.cascade=runs/base --config.init_from=runs/sr
@@ -8,9 +9,9 @@ printed, or run here.
     python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- \\
         --config.cascade=runs/base --config.init_from=runs/base
 
-`sweep()` yields dicts {"schedule.start": 200, ...}. `--launcher` stands in front of each printed
-line, with {index} in it the number of the point. `--run` runs the points one after the other, in
-this terminal; the same command goes on where it ended.
+`sweep()` yields dicts such as {"schedule.start": 200}. The words of `--launcher` are put in front
+of each printed line; {index} in them becomes the number of the point. `--run` runs the points one
+after the other in this terminal. If it is stopped, the same command resumes.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from data_pipeline.io.errors import InputError
 
 
 def points(spec: str) -> list[dict]:
-    """What `sweep()` of the recipe `spec` yields.
+    """Return what `sweep()` of the recipe `spec` yields.
 
-    Raises InputError when it has none, or it yields nothing.
+    Raises InputError when the recipe has no sweep(), or it yields nothing.
     """
     path = recipes.locate(spec).rpartition(":")[0]
     module_spec = importlib.util.spec_from_file_location("recipe", path)
@@ -46,11 +47,11 @@ def points(spec: str) -> list[dict]:
 
 
 def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
-    """The commands, one a point; every one is checked against the recipe first.
+    """Return the commands, one for each point, after a check of each against the recipe.
 
     Raises:
-        InputError: no sweep, a field or value that the recipe does not take, an override of a swept
-            field, two equal points.
+        InputError: there is no sweep, a field or value is not one of the recipe's, a swept field is
+            also overridden, or two points are equal.
     """
     lines = {}
     for point in points(spec):
@@ -81,7 +82,7 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
 
 
 def printed(lines: list[list[str]], launcher: str) -> list[str]:
-    """The shell's lines. `launcher` is the shell's as well, and is not quoted."""
+    """Return the lines for a shell. `launcher` is shell text too, so it is not quoted."""
     return [
         " ".join([*([launcher.replace("{index}", str(i))] if launcher else []), shlex.join(line)])
         for i, line in enumerate(lines)
@@ -89,11 +90,11 @@ def printed(lines: list[list[str]], launcher: str) -> list[str]:
 
 
 def run_all(lines: list[list[str]]) -> int:
-    """Runs the commands one after the other.
+    """Run the commands one after the other, and return the exit code.
 
-    A run that fails does not keep the next from running, a signal or exit 2 does.
+    After a run that fails, the next one runs. After a signal or exit code 2, none does.
 
-    Returns the exit code: 0 when all ended well, 1 when any failed, 2 when one was refused, 143 or
+    The exit code is 0 when all ended well, 1 when any failed, 2 when one was refused, and 143 or
     130 after SIGTERM or Ctrl-C.
     """
     stopped, told, failed, child = [], [], [], None
@@ -115,7 +116,7 @@ def run_all(lines: list[list[str]]) -> int:
             f"sweep: point {i + 1} of {len(lines)}: {shlex.join(line)}", file=sys.stderr, flush=True
         )
         child = subprocess.Popen([sys.executable, "-m", "cv3jax", *line[1:]])
-        if stopped:  # just before there was a child
+        if stopped:  # a signal came just before the child existed
             tell()
         code = child.wait()
         child = None
@@ -126,7 +127,7 @@ def run_all(lines: list[list[str]]) -> int:
                 else "exit code 2: what was given has to change"
             )
             print(
-                f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command goes on",
+                f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command resumes",
                 file=sys.stderr,
             )
             return 128 + stopped[0] if stopped else 2

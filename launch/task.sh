@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One process of a job on a machine or in a container: launch/task.sh -- COMMAND...
+# Run one process of a job, on a machine or in a container: launch/task.sh -- COMMAND...
 #
-# `cv3jax train` exits 0 when it is done, and also after a SIGTERM, when it has saved. A scheduler cannot tell the two apart, so
-# this exits 75 ("try again", EX_TEMPFAIL) where a SIGTERM came before the end. Other exit codes are passed on; 2 always is: what
-# was given has to change first.
+# `cv3jax train` exits with 0 when it is done. It also exits with 0 when it has saved after a SIGTERM. A scheduler cannot tell the two
+# apart. This script therefore exits with 75 (EX_TEMPFAIL, "try again") if a SIGTERM came before the end. Other exit codes are
+# passed on. Exit code 2 is always passed on: the command's input has to change first.
 #
-#   LOGS=DIR           a copy of the output goes to DIR/HOST-TIME.log
-#   TASK_SIGNALS=all   a SIGTERM reaches COMMAND by itself (systemd signals every process); otherwise it is passed on, once
+#   LOGS=DIR           write a copy of the output to DIR/HOST-TIME.log
+#   TASK_SIGNALS=all   COMMAND gets a SIGTERM without this script (systemd signals every process); otherwise it is passed on, once
 set -uo pipefail
 
 if [ "${1:-}" = --help ]; then
@@ -27,7 +27,7 @@ child=
 # shellcheck disable=SC2329  # the trap calls it
 stop() {
   woken=yes
-  if [ -n "$stopped" ]; then return; fi # passed on twice it would end the save
+  if [ -n "$stopped" ]; then return; fi # a second SIGTERM would end the save
   stopped=yes
   pass
 }
@@ -45,7 +45,7 @@ tee=
 if [ -n "${LOGS:-}" ]; then
   mkdir -p "$LOGS" || exit 1
   log="$LOGS/$(hostname)-$(date -u +%Y%m%dT%H%M%SZ).log"
-  # what ends the job must not end tee, which has the last lines to write
+  # a signal that ends the job must not end tee, which still has to write the last lines
   exec > >(trap '' TERM INT HUP && exec tee -a "$log") 2>&1
   tee=$!
 fi
@@ -54,7 +54,7 @@ code=143
 if [ -z "$stopped" ]; then
   (exec "$@") & # without the parentheses bash would have it ignore Ctrl-C
   child=$!
-  pass # of a SIGTERM that came when the command had begun and its number was not known yet
+  pass # a SIGTERM may have come after the command's start and before its process id was known
   while true; do
     woken=
     wait "$child"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The hosts of a TPU VM slice, without a cluster: launch/tpu_vm.sh NAME GCLOUD-OPTIONS... -- COMMAND...
+# Run a command on all hosts of a TPU VM slice: launch/tpu_vm.sh NAME GCLOUD-OPTIONS... -- COMMAND...
 #
 #   launch/tpu_vm.sh pod --zone=us-east5-a -- cv3jax train --config=base_512 --workdir=/runs/base_512
-#   launch/tpu_vm.sh pod --zone=us-east5-a --logs     what the first host says now; --worker=3 for another
-#   launch/tpu_vm.sh pod --zone=us-east5-a --stop     ends the step, saves, ends
+#   launch/tpu_vm.sh pod --zone=us-east5-a --logs     show the first host's last lines; --worker=3 for another host
+#   launch/tpu_vm.sh pod --zone=us-east5-a --stop     end the run after the current step, with a checkpoint
 #
-# The command runs on every host under launch/local.sh, which starts it again after failures (RESTARTS times, default 20), and goes on
-# when this ends. The options are those of `gcloud compute tpus tpu-vm ssh`. cv3jax is expected in FOLDER on every host (default:
-# cv3jax in the home), with its .venv; docs/scale/launch.md says how it gets there. JAX finds the other hosts by itself.
+# On every host the command runs under launch/local.sh, which starts it again after failures (RESTARTS times, default 20). It keeps
+# running when this script ends. The options are those of `gcloud compute tpus tpu-vm ssh`. Every host needs cv3jax with its .venv
+# in FOLDER (default: cv3jax in the home directory); docs/scale/launch.md says how to install it. JAX finds the other hosts by itself.
 set -euo pipefail
 
 if [ "${1:-}" = --help ]; then
@@ -36,7 +36,8 @@ done
 case $action in
   --)
     if [ $# -eq 0 ]; then usage "no command"; fi
-    # A session of its own, which outlives the connection and in which --stop, as the machine's own shutdown, signals every process
+    # The command gets a session of its own. The session outlives the connection, and --stop signals every process in it, as a
+    # shutdown of the machine does
     worker=all
     # shellcheck disable=SC2016  # for the hosts
     remote='if [ -e .pid ] && kill -0 "$(cat .pid)" 2>/dev/null; then echo "$(hostname): one is running; --stop ends it" >&2; exit 2; fi

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A workload on a cluster that XPK made: launch/xpk.sh XPK-OPTIONS... -- COMMAND...
+# Run a command as a workload on a cluster that XPK made: launch/xpk.sh XPK-OPTIONS... -- COMMAND...
 #
 #   launch/xpk.sh --cluster=C --workload=base-512 --docker-image=IMAGE --tpu-type=v5p-4x8x8 --num-slices=2 -- cv3jax train …
 #   launch/xpk.sh --cluster=C --workload=base-512 --docker-image=IMAGE --device-type=h100-mega-80gb-8 --num-nodes=4 -- cv3jax train …
 #
-# The options are those of `xpk workload create`; the image is that of launch/Dockerfile. It is started again after a failure and after
-# a preemption, 20 times in all (--max-restarts), and not after exit 2, which means that what was given has to change.
+# The options are those of `xpk workload create`. The image is that of launch/Dockerfile. The workload is started again after failures
+# and preemptions, 20 times in all (--max-restarts). It is not started again after exit code 2, which means that the command's input
+# has to change.
 set -euo pipefail
 
 if [ "${1:-}" = --help ]; then
@@ -24,13 +25,13 @@ if [ $# -lt 2 ]; then
 fi
 shift
 case " ${options[*]}" in
-  *" --device-type"[=\ ][abghl]*) # GPUs; TPUs start with v or tpu. XPK says in variables of its own which machine this is
-    # shellcheck disable=SC2016  # for Kubernetes
+  *" --device-type"[=\ ][abghl]*) # GPUs; names of TPUs start with v or tpu. XPK's own variables say which machine this is
+    # shellcheck disable=SC2016  # Kubernetes expands these
     options+=('--env=JAX_COORDINATOR_ADDRESS=$(JOBSET_NAME)-$(REPLICATED_JOB_NAME)-0-0.$(JOBSET_NAME):6002' \
       '--env=JAX_NUM_PROCESSES=$(NNODES)' '--env=JAX_PROCESS_ID=$(NODE_RANK)')
     ;;
 esac
 
-# single quotes: XPK puts the command into double-quoted YAML too
+# single quotes, because XPK also puts the command into double-quoted YAML
 exec xpk workload create --max-restarts=20 --restart-on-exit-codes=1,75 --termination-grace-period-seconds=300 \
   "${options[@]}" --command="exec /cv3jax/launch/task.sh -- ${*@Q}"

@@ -1,13 +1,14 @@
-"""Draws the emoji of Noto Color Emoji with their Unicode names as captions: a small real data set
-without a download.
+"""Draw the emoji of the font Noto Color Emoji, with their Unicode names as captions.
+
+This makes a small dataset of real drawings without a download.
 
     apt-get install fonts-noto-color-emoji && pip install -e '.[examples]'
     python examples/emoji/draw.py --out runs/emoji/images
     cv3jax data pack --input runs/emoji/images --out runs/emoji/data
 
-Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. Names are those of Unicode CLDR, as
-the `emoji` package has them; flags, skin tones, keycaps and families are sequences of code points
-that the font draws as one glyph. Takes about half a minute.
+Each emoji becomes NAME.png (128 × 128, on white) and NAME.txt. The captions are the names of
+Unicode CLDR, from the package `emoji`. Flags, skin tones, keycaps and families are sequences of
+code points that the font draws as one glyph. Drawing takes about half a minute.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             counts[problem] += 1
             continue
         pixels = image.tobytes()
-        if pixels in drawn:  # such as the flags of islands that fly another country's
+        if pixels in drawn:  # for example flags of islands that are another country's flag
             counts["same picture as another"] += 1
             continue
         drawn[pixels] = caption
@@ -72,8 +73,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def open_font(path: Path) -> ImageFont.FreeTypeFont:
-    """Raises InputError where the font is missing, is of another kind, or sequences could not be
-    laid out.
+    """Return the font.
+
+    Raises InputError when the file is missing or is another kind of font, and when this Pillow
+    cannot lay out sequences.
     """
     if not path.is_file():
         raise InputError(
@@ -94,7 +97,7 @@ def open_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def named_emoji() -> list[tuple[str, str]]:
-    """(code points, caption) of every fully qualified emoji, in a fixed order."""
+    """Return (code points, caption) of every fully qualified emoji, in a fixed order."""
     try:
         import emoji
     except ImportError as e:
@@ -108,8 +111,10 @@ def named_emoji() -> list[tuple[str, str]]:
 
 
 def caption_of(text: str, short_name: str) -> str:
-    """How one would say it: (🇫🇷, ":France:") → "flag of france"; (👍🏽,
-    ":thumbs_up_medium_skin_tone:") → "thumbs up, medium skin tone".
+    """Return an emoji's name as one would say it.
+
+    (🇫🇷, ":France:") → "flag of france"; (👍🏽, ":thumbs_up_medium_skin_tone:") → "thumbs up, medium
+    skin tone".
     """
     name = re.sub(r"\s+", " ", short_name.strip(":").replace("_", " ")).strip().lower()
     # regional indicators, or a tag sequence
@@ -135,13 +140,13 @@ def caption_of(text: str, short_name: str) -> str:
 
 
 def draw(font: ImageFont.FreeTypeFont, text: str) -> tuple[Image.Image | None, str]:
-    """RGB [128, 128] on white, centred; or None and why not."""
+    """Return the emoji centred on white, RGB [128, 128], and ""; or None and the reason."""
     advance = font.getlength("😀")
     if font.getlength(text) > 1.5 * advance:
         return None, "newer than the font: it draws the parts one by one"
-    # Twice: where the glyph is, by its alpha (a white border counts), and how it looks on white.
-    # Pillow blends the edge with the canvas's own colour, so one transparent canvas would leave a
-    # dark fringe.
+    # The glyph is drawn twice. Its alpha shows where it is, with white borders. The canvas shows
+    # how it looks on white. Pillow blends edges with the colour of the canvas, so cutting a glyph
+    # from a transparent canvas would leave a dark fringe.
     shape, canvas = (
         Image.new("RGBA", (3 * STRIKE, 2 * STRIKE)),
         Image.new("RGB", (3 * STRIKE, 2 * STRIKE), "white"),
@@ -155,7 +160,7 @@ def draw(font: ImageFont.FreeTypeFont, text: str) -> tuple[Image.Image | None, s
         return None, "blank: the font has no such glyph"
     glyph = canvas.crop(box)
     scale = (SIZE - 2 * MARGIN) / max(glyph.size)
-    if max(glyph.size) < STRIKE // 2:  # a small sign stays one
+    if max(glyph.size) < STRIKE // 2:  # a small sign is not enlarged
         scale = min(scale, 1.0)
     glyph = glyph.resize(
         [max(1, round(side * scale)) for side in glyph.size], Image.Resampling.LANCZOS
