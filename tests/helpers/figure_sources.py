@@ -54,10 +54,12 @@ def distill() -> Iterator[Saying]:
         cells = (f"{stage}, {kind}", each["batch"], *seconds, *ratios, flops)
         yield "docs/benchmarks.md", row(*cells)
     with_update, passes = ([each[k][0] for each in made] for k in ("ratio", "ratio_passes"))
-    both = f"{min(with_update):.2f} to {max(with_update):.2f} of two teacher passes"
-    yield "docs/guides/distillation.md", both
-    alone = f"{min(passes):.2f} to {max(passes):.2f} at batches of 16"
-    yield "docs/guides/distillation.md", alone
+    for label, ratios in (
+        ("the passes and the update", with_update),
+        ("the passes alone", passes),
+    ):
+        both = f"| {label} | {min(ratios):.2f} to {max(ratios):.2f} |"
+        yield "docs/guides/distillation.md", both
 
 
 def loader() -> Iterator[Saying]:
@@ -193,8 +195,8 @@ def quickstart() -> Iterator[Saying]:
 def recaption() -> Iterator[Saying]:
     """The page of all benchmarks repeats what the page of recaptioning has in its table."""
     page = flat(read("docs/guides/recaption.md"))
-    told, found = re.findall(r"\| (?:told|found)[^|]*\| (0\.\d+) \|", page)
-    repeated = f"{told} of the limit where it is told, {found} where it is found"
+    given, found = re.findall(r"\| (?:given|found)[^|]*\| (\d+\.\d %) \|", page)
+    repeated = f"{given} of the limit where it is given, {found} where it is found"
     yield "docs/benchmarks.md", repeated
 
 
