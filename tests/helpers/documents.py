@@ -2,6 +2,7 @@
 
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,22 @@ def rows(text: str) -> list[tuple[str, ...]]:
         if line.startswith("|")
     ]
     return [row for row in cells if not all(set(cell) <= set("-: ") for cell in row)]
+
+
+def tables(text: str) -> list[list[tuple[str, ...]]]:
+    """The tables of a text, each as its rows."""
+    return [rows(found) for found in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE)]
+
+
+def in_percent(row: tuple[str, ...]) -> tuple[str, ...]:
+    """A result's row as documents show it: shares are percentages, of as many digits."""
+    cells = [re.sub(r"(?<=\d)%", " %", cell) for cell in row]
+    if cells[0].endswith((" found", " lost")):
+        cells[1:] = [
+            DECIMAL.sub(lambda share: f"{Decimal(share[0]).scaleb(2):f} %", cell)
+            for cell in cells[1:]
+        ]
+    return tuple(cells)
 
 
 def figures(text: str) -> list[tuple[str, ...]]:
