@@ -150,7 +150,10 @@ def compile_time() -> Iterator[Saying]:
 def relay_start() -> Iterator[Saying]:
     for start, f in result("docs/theory/relay_start").items():
         shares = ("all", "control", "detail", "detail_control", "detail_noise", "detail_se")
-        yield "docs/theory/relay_start.md", row(start, *(f"{f[name]:.3f}" for name in shares))
+        yield (
+            "docs/theory/relay_start.md",
+            row(start, *(f"{100 * f[name]:.1f} %" for name in shares)),
+        )
 
 
 def weights() -> Iterator[Saying]:
