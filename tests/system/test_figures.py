@@ -107,7 +107,7 @@ def measured_sections():
 )
 def test_figures_name_their_command_and_commit(section):
     assert COMMAND.search(section.text), "no command"
-    assert COMMIT.search(section.text) or "names the commit of each line" in section.text
+    assert COMMIT.search(section.text) or "names the commit of each line" in flat(section.text)
 
 
 @pytest.mark.parametrize("name", STORED)
