@@ -1,1 +1,1 @@
-"""Shards of captioned images → filtered, deduplicated records, on Apache Beam."""
+"""Building datasets from shards of captioned images: filters, deduplication and a yield report."""

@@ -1,6 +1,4 @@
-"""Running a Beam pipeline: which runner, what it may be told, how far it is, and its errors in one
-line.
-"""
+"""Running a Beam pipeline: its runner, its options, a progress bar, and its errors in one line."""
 
 import argparse
 import logging
@@ -20,8 +18,8 @@ from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 
 LOCAL, PROCESSES = "DirectRunner", "multi_processing"
-# what a function of ours raised, in the text that a runner makes of it; Python has subclasses of
-# OSError for some of the system's errors (TimeoutError, BlockingIOError, ...)
+# an exception of our functions in the text of a runner's exception; for some system errors
+# Python has subclasses of OSError (TimeoutError, BlockingIOError, ...)
 _OURS = re.compile(
     r"\b(InputError|MemoryError|OSError|\w+Error(?=: \[Errno))(?:: (.*?))?"
     r"(?: \[while running .*)?$",
@@ -31,25 +29,25 @@ _SYSTEM = re.compile(r"\[Errno (\d+)\] (.*?)(?:: (['\"])(.*)\3)?$")
 
 
 def beam_options(flags: list[str]) -> PipelineOptions:
-    """Beam's own options. Raises InputError on one that no part of Beam knows."""
+    """Return Beam's own options. Raises InputError on an option that no part of Beam knows."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for kind in _all_kinds(PipelineOptions):
         if "_add_argparse_args" in vars(kind):
             try:
                 kind._add_argparse_args(parser)
-            except argparse.ArgumentError:  # two kinds have one flag in common
+            except argparse.ArgumentError:  # two classes of options share a flag
                 continue
     try:
         unknown = parser.parse_known_args(flags)[1]
     except (argparse.ArgumentError, SystemExit) as e:
-        raise InputError(f"Apache Beam refuses its options: {e}") from e
+        raise InputError(f"Apache Beam refuses its options: {e}; correct the option") from e
     if unknown:
         raise InputError(
-            f"unrecognized: {' '.join(unknown)}; neither a flag of data build (see --help) nor of"
+            f"unknown flags: {' '.join(unknown)}; give flags of data build (see --help) or of"
             " Apache Beam"
         )
     if not any(flag.startswith("--default_sdk_harness_log_level") for flag in flags):
-        # workers tell of every start and end
+        # otherwise workers log every start and end
         flags = [*flags, "--default_sdk_harness_log_level=ERROR"]
     return PipelineOptions(flags)
 
@@ -61,7 +59,7 @@ def _all_kinds(kind: type) -> Iterator[type]:
 
 
 def workers(options: PipelineOptions) -> int:
-    """Processes that work on this machine."""
+    """Return the number of processes that work on this machine."""
     direct = options.view_as(DirectOptions)
     return (
         (direct.direct_num_workers or os.cpu_count() or 1)
@@ -75,11 +73,12 @@ def run(
     construct: Callable[[beam.Pipeline], None],
     progress: tuple[str, int, str, Callable[[], int]],
 ) -> None:
-    """Builds a pipeline and runs it to its end, with a bar: its name, total, unit, and how much is
-    done.
+    """Build a pipeline and run it to its end with a progress bar.
+
+    progress: the bar's name, total and unit, and a function that returns how much is done.
 
     Raises:
-        InputError, OSError, MemoryError: as the pipeline's own functions did.
+        InputError, OSError, MemoryError: as the pipeline's own functions raised them.
     """
     runner, options = _runner(options)
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -87,7 +86,7 @@ def run(
     with _watched(*progress), _quiet():
         try:
             pipeline.run().wait_until_finish()
-        # runners wrap what a function raised into text, or add to it where it was
+        # runners put a function's exception into the text of their own, and may add where it was
         except Exception as e:
             found = _OURS.findall(f"{type(e).__name__}: {e}")
             if not found:
@@ -96,7 +95,7 @@ def run(
 
 
 def _again(kind: str, message: str) -> Exception:
-    """What was raised, by the name of its class and its text."""
+    """Return the exception that was raised, from the name of its class and its text."""
     if kind in ("InputError", "MemoryError"):
         return (InputError if kind == "InputError" else MemoryError)(message)
     if not (told := _SYSTEM.match(message)):
@@ -105,10 +104,10 @@ def _again(kind: str, message: str) -> Exception:
 
 
 def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
-    """The runner asked for and its options.
+    """Return the runner that was asked for, and its options.
 
-    The local one is Beam's FnApiRunner: what Beam calls DirectRunner first downloads a Go program
-    and tries that.
+    The local one is Beam's FnApiRunner: Beam's DirectRunner first downloads a Go program and tries
+    that.
     """
     name = options.view_as(StandardOptions).runner or LOCAL
     if name.rpartition(".")[2] != LOCAL:
@@ -121,8 +120,8 @@ def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
 
     direct, environment = options.view_as(DirectOptions), None
     if direct.direct_running_mode == PROCESSES:
-        # The runner would take workers that outlive a build which is killed: it is given its
-        # workers, and not told the mode.
+        # In this mode the runner would start workers that outlive a killed build. So it is given
+        # other workers, and a different mode.
         environment = SubprocessSDKEnvironment.from_command_string(beam_worker.command(os.getpid()))
         options = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
         options.view_as(DirectOptions).direct_running_mode = "in_memory"
@@ -133,7 +132,7 @@ def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
 
 @contextmanager
 def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
-    """A bar with an ETA, fed from what has appeared on disk, for the workers may be anywhere."""
+    """Show a progress bar with an ETA, updated from the files on disk: workers may be anywhere."""
     stop = threading.Event()
     with progress.bar(total, f"{name:6}", unit, initial=done()) as bar:
 
@@ -142,7 +141,7 @@ def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Itera
             while not stop.wait(pause):
                 started = time.monotonic()
                 bar.update(done() - bar.n)
-                # looking takes a twentieth of the time at most
+                # looking at the files takes at most a twentieth of the time
                 pause = max(0.5, 20 * (time.monotonic() - started))
 
         thread = threading.Thread(target=watch, daemon=True)
@@ -157,8 +156,9 @@ def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Itera
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Beam's log: its warnings are about what other runners have, its errors are raised as
-    well.
+    """Silence Beam's log during the block.
+
+    Its warnings are about features of other runners, and its errors are raised as well.
     """
     logger = logging.getLogger("apache_beam")
     before = logger.level

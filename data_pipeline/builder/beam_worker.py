@@ -1,7 +1,6 @@
-"""A process that works for a build on this machine, and ends when the build does, also when that
-was killed.
+"""A worker process of a build on this machine, which ends when the build ends, even when killed.
 
-Beam's own worker waits for ever for a build that is gone.
+Beam's own worker would wait forever for a build that is gone.
 """
 
 import logging
@@ -14,12 +13,12 @@ _PAUSE = 1.0  # seconds
 
 
 def command(build: int) -> str:
-    """The shell command that starts a worker as a child of the process `build`."""
+    """Return the shell command that starts a worker as a child of the process `build`."""
     return f"exec {sys.executable} -m {__spec__.name} {build}"
 
 
 def watch(parent: int) -> None:
-    """Ends this process once `parent` is not its parent any more."""
+    """End this process once `parent` is no longer its parent."""
     while os.getppid() == parent:
         time.sleep(_PAUSE)
     os._exit(1)
@@ -27,7 +26,7 @@ def watch(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
-    # of clouds that it could not reach, and of every start and end
+    # Beam logs clouds that it could not reach, and every start and end
     logging.disable(logging.WARNING)
     from apache_beam.runners.worker import sdk_worker_main
 

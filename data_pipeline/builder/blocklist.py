@@ -1,6 +1,4 @@
-"""The paper's filter on where an image comes from: a list of substrings that no URL may have
-(CogView3 §3.1).
-"""
+"""The paper's filter by source: a list of substrings that no image's URL may contain (§3.1)."""
 
 import re
 import unicodedata
@@ -13,19 +11,21 @@ from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 _MAX_FILE = 2**24  # bytes
 _PUNYCODE = re.compile(r"xn--([a-z0-9-]+)")
-# what no part of a URL is, but lines of other kinds of lists are: patterns, hosts files, rules of
-# ad blockers and name servers, rows of a table (no host has a comma), JSON and YAML
+# matches lines that are not part of a URL but belong to other kinds of lists: patterns, hosts
+# files, rules of ad blockers and name servers, rows of a table (no host has a comma), JSON and YAML
 _OTHER_LIST = re.compile(
     r".*[\s\"<>\\^`{|}*]|@@|['\[]|(\w+://)?[^/?]*[,;]|(address|server|local)=/"
 )
 _COMMENT = re.compile(r"(^|\s)#.*")
-# what browsers leave out of a host's name or read as its dot
+# characters that browsers ignore in the name of a host, or read as its dot
 _UNSEEN = {0x3002: ".", **dict.fromkeys(map(ord, "\t\n\r\u00ad\u200b\u200c\u200d\u2060\ufeff"))}
 
 
 def plain_url(url: str) -> str:
-    """One spelling of a URL or a part of one: percent and punycode decoded, full-width forms
-    folded, lower case, without characters that show nothing.
+    """Return one spelling of a URL or of a part of one.
+
+    Percent and punycode are decoded, full-width forms are folded, letters are lower case, and
+    invisible characters are removed.
     """
     text = unicodedata.normalize("NFKC", urllib.parse.unquote(url)).translate(_UNSEEN).casefold()
     return unicodedata.normalize("NFC", _PUNYCODE.sub(_decode, text)).casefold()
@@ -34,17 +34,19 @@ def plain_url(url: str) -> str:
 def _decode(match: re.Match[str]) -> str:
     try:
         return match[1].encode().decode("punycode")
-    except (UnicodeError, ValueError):  # only looks like it: stays as it is
+    except (UnicodeError, ValueError):  # not punycode: it stays as it is
         return match[0]
 
 
 def read_blocked(path: str | Path) -> tuple[str, ...]:
-    """The substrings of a list: a line each, sorted; empty lines and what follows a # at a line's
-    beginning or after a space are left out.
+    """Return the substrings of a list file, one per line, sorted.
+
+    Empty lines are left out, and so is a comment: a # at the beginning of a line or after a space,
+    and what follows.
 
     Raises:
-        InputError: no such file, too large, no text, nothing in it, or a line of another kind of
-            list.
+        InputError: the file does not exist, is too large, is not text or is empty, or a line
+            belongs to another kind of list.
     """
     try:
         with Path(path).open("rb") as file:
@@ -55,29 +57,32 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
             )
         lines = [tidy(_COMMENT.sub("", line)) for line in decode_text(data).splitlines()]
     except OSError as e:
-        raise InputError(f"the list of blocked sources {path} cannot be read ({e.strerror})") from e
+        raise InputError(
+            f"the list of blocked sources {path} cannot be read ({e.strerror}); give a readable"
+            " file"
+        ) from e
     except TextError as e:
         raise InputError(f"the list of blocked sources {path}: {e}") from e
     for number, line in enumerate(lines, 1):
         if _OTHER_LIST.match(line):
             raise InputError(
                 f"the list of blocked sources {path}, line {number}: {line[:60]!r} is a rule of"
-                " another kind of list, and no part of a URL; give the part alone, bad.example, and"
-                " in it a blank as %20"
+                " another kind of list and not part of a URL; give that part alone, such as"
+                " bad.example, and a blank in it as %20"
             )
     blocked = {plain for line in lines if (plain := plain_url(line))}
     if not blocked:
         raise InputError(
-            f"the list of blocked sources {path} is empty; give a substring a line, or leave the"
-            " filter off"
+            f"the list of blocked sources {path} is empty; give one substring per line, or leave"
+            " the filter off"
         )
     return tuple(sorted(blocked))
 
 
 def blocker(blocked: tuple[str, ...]) -> Callable[[str], str | None]:
-    """url → a substring of `blocked` that it has, or None.
+    """Return a function from a URL to a substring of `blocked` that it contains, or None.
 
-    As fast for a hundred thousand as for one (Aho-Corasick).
+    It is as fast for a hundred thousand substrings as for one (Aho-Corasick).
     """
     if not blocked:
         return lambda url: None

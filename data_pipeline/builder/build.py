@@ -1,6 +1,6 @@
-"""The passes of a build one after the other: scan, decide, write, publish.
+"""The passes of a build in sequence: scan, decide, write, publish.
 
-Each goes on where a killed one was.
+Each resumes where a killed build stopped.
 """
 
 import os
@@ -29,7 +29,7 @@ from data_pipeline.io import locks, storage
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.array_records import check_replaceable
 
-VERSION = 2  # of what the passes write: a build of another version starts anew
+VERSION = 2  # version of the passes' files: a build with files of another version starts over
 
 
 def build(
@@ -40,14 +40,14 @@ def build(
     *,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Builds the dataset `out` from `units`. Returns report.json, with {"seconds": {pass: s}}.
+    """Build the dataset `out` from `units`; return report.json, with {"seconds": {pass: s}}.
 
-    What is done so far lies in OUT.build until the end. It is used again if it is of the same
-    inputs; the scan also where only filters have changed.
+    Until the end, OUT.build holds what is done so far. A later build of the same inputs uses it,
+    and uses its scan also where only filters have changed.
 
     Raises:
-        InputError: `out` is taken, too much of the input is bad, what a filter goes by cannot be
-            understood or is nowhere, nothing is left, or the inputs change meanwhile.
+        InputError: `out` exists, too much of the input is bad, a filter's field cannot be
+            understood or is missing everywhere, nothing is left, or the inputs change meanwhile.
         OSError: something could not be written.
     """
     work = Work(out.rstrip("/") + ".build")
@@ -64,7 +64,7 @@ def build(
             if not overwrite:
                 raise InputError(
                     f"{out} already holds records; give --overwrite to replace them, or another"
-                    " place"
+                    " directory"
                 )
             storage.remove(storage.names(out, ""))
         _keep_what_fits(work, plan)
@@ -133,13 +133,13 @@ def _plan(units: list[Unit], settings: BuildSettings) -> dict[str, Any]:
 
 
 def _published(out: str, plan: dict) -> bool:
-    """Whether `out` holds what this build would make: it was killed after that."""
+    """Return whether `out` is what this build would make: it was killed after publishing."""
     told = Work(out).read(publish.BUILD)
     return isinstance(told, dict) and {name: told.get(name) for name in plan} == plan
 
 
 def _keep_what_fits(work: Work, plan: dict) -> None:
-    """Removes what an earlier, killed build left that this one cannot use."""
+    """Remove files of an earlier, killed build that this one cannot use."""
     old = work.read(PLAN) or {}
     same = {name: old.get(name) == plan[name] for name in plan}
     if not (same["version"] and same["units"] and same["scan"]):
@@ -198,7 +198,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 @contextmanager
 def _alone(work: Work) -> Iterator[None]:
-    """Keeps a second build off the same directory, where it is on a local file system."""
+    """Keep a second build out of the same directory, where it is on a local file system."""
     if storage.is_remote(work.folder):
         yield
         return
@@ -206,30 +206,31 @@ def _alone(work: Work) -> Iterator[None]:
     try:
         if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
             raise InputError(
-                f"{folder} is in the way, and not of a build; move it, or give another --out"
+                f"{folder} is in the way and does not belong to a build; move it, or give another"
+                " --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as e:
-        raise InputError(f"{folder} cannot be made ({e.strerror}); give another --out") from e
+        raise InputError(f"{folder} cannot be created ({e.strerror}); give another --out") from e
     with lock:
         if not locks.take(lock.fileno(), folder / "lock"):
             raise InputError(
-                f"{folder} belongs to a build that is running; wait for it, or give another --out"
+                f"{folder} belongs to a running build; wait for it, or give another --out"
             )
         for left in folder.glob("writing-*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:
-            # refused before anything was done
+            # the build was refused before it did anything
             if folder.exists() and [path.name for path in folder.iterdir()] == ["lock"]:
                 shutil.rmtree(folder)
 
 
 @contextmanager
 def _claimed(out: str) -> Iterator[None]:
-    """Keeps all other writers of datasets off `out`, where it is on a local file system."""
+    """Keep all other writers of datasets away from `out`, where it is on a local file system."""
     if storage.is_remote(out):
         yield
         return

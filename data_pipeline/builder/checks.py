@@ -1,4 +1,4 @@
-"""What ends a build between its passes: too much that is damaged, filters that cannot filter."""
+"""Checks between the passes of a build: too much damaged input, and filters that cannot work."""
 
 from data_pipeline.builder.filters import ASKED_BY
 from data_pipeline.builder.inputs import Unit
@@ -13,7 +13,7 @@ _GO_ON = "--allow-unreadable-fields"
 
 
 def check_bad(work: Work, units: list[Unit], most: float) -> int:
-    """Items in all. Raises InputError when more than `most` of them are bad."""
+    """Return the number of items. Raises InputError where more than the share `most` is bad."""
     headers = [read_header(work, number) for number in range(len(units))]
     items, bad, lost = (
         sum(header[name] for header in headers) for name in ("items", "bad", "lost")
@@ -22,28 +22,26 @@ def check_bad(work: Work, units: list[Unit], most: float) -> int:
     if lost > most * size:
         broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
         raise InputError(
-            f"{lost:,} of {size:,} bytes are lost in files that break off (most of them in"
-            f" {units[broken].name}); at most --max-bad-fraction {most:g} may be. Fetch them again,"
-            " or raise it: the same command then goes on"
+            f"{lost:,} of {size:,} bytes are lost in truncated files (most of them in"
+            f" {units[broken].name}), more than --max-bad-fraction {most:g} allows; fetch the files"
+            " again, or raise it, and the same command resumes"
         )
     if bad > most * items:
         worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
         raise InputError(
             f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most"
-            f" of them in {units[worst].name}); at most --max-bad-fraction {most:g} may be. Look at"
-            " the inputs, or raise it: the same command then goes on"
+            f" of them in {units[worst].name}), more than --max-bad-fraction {most:g} allows; check"
+            " the inputs, or raise it, and the same command resumes"
         )
     return items
 
 
 def check_figures(figures: Statistics, settings: BuildSettings) -> None:
-    """Raises InputError where no metadata was joined that is asked for, a filter does not know what
-    it goes by, or nothing is left.
-    """
+    """Raise InputError where no metadata matched, a filter cannot work, or nothing is left."""
     if settings.metadata and not figures.joined:
         raise InputError(
-            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r}; see"
-            " --join-on"
+            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r};"
+            " give another column as --join-on"
         )
     if not settings.allow_unreadable:
         _check_fields(figures, settings.filters)
@@ -52,7 +50,7 @@ def check_figures(figures: Statistics, settings: BuildSettings) -> None:
             ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
             or "no items"
         )
-        hint = "loosen the filters, the scan is kept"
+        hint = "loosen the filters; the scan is kept"
         if set(figures.reasons) <= {"no_caption", "no_image"}:
             hint = (
                 "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
@@ -62,8 +60,10 @@ def check_figures(figures: Statistics, settings: BuildSettings) -> None:
 
 
 def _check_fields(figures: Statistics, filters: Settings) -> None:
-    """Raises InputError where a filter is on and its field cannot be understood in some image, or
-    is in none of a source's.
+    """Raise InputError where the field of an active filter is unreadable, or missing in a source.
+
+    It is unreadable if it cannot be understood in some image, and missing if no image of the source
+    has it.
     """
     asked = {field: name for field, name in ASKED_BY.items() if getattr(filters, name) is not None}
     if wrong := [field for field in asked if figures.unreadable[field]]:
@@ -73,8 +73,8 @@ def _check_fields(figures: Statistics, filters: Settings) -> None:
             for field in wrong
         )
         raise InputError(
-            f"a filter's field is there and cannot be understood: {told}; put it right, or give"
-            f" {_GO_ON} and these items pass that filter: the same command then goes on"
+            f"a filter's field has values that cannot be understood: {told}; correct them, or give"
+            f" {_GO_ON} to let these items pass the filter, and the same command resumes"
         )
     for source, fields in sorted(figures.fields.items()):
         for field, name in asked.items():
@@ -82,9 +82,9 @@ def _check_fields(figures: Statistics, filters: Settings) -> None:
             if not required and not fields[field]["read"]:
                 count = fields[field].total()
                 raise InputError(
-                    f"{_flag(name)} goes by {' or '.join(names_of(field))}, which none of"
+                    f"{_flag(name)} needs {' or '.join(names_of(field))}, which none of"
                     f" {count:,} items of {source} has; join it with --metadata, leave the filter"
-                    f" off, or give {_GO_ON} and they pass it: the same command then goes on"
+                    f" off, or give {_GO_ON} to let them pass it, and the same command resumes"
                 )
 
 

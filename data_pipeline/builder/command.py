@@ -1,7 +1,9 @@
-"""Builds a dataset from shards of captioned images: reads img2dataset's tars or parquet files, or
-folders of images; filters, removes duplicates across all of them, and writes records with a yield
-report. On Apache Beam: on this machine, or on Dataflow, Flink or Spark with --runner and the
-options these take, which are passed on. Killed and started again, it goes on.
+"""Builds a dataset from shards of captioned images.
+
+It reads img2dataset's tars or parquet files, or folders of images. It filters them, removes
+duplicates across all of them, and writes records with a yield report. It runs on Apache Beam: on
+this machine, or on Dataflow, Flink or Spark with --runner and their options, which are passed on.
+After it was killed, the same command resumes.
 """
 
 import argparse
@@ -38,12 +40,12 @@ def _beam_flags() -> frozenset[str] | None:
 
 
 def is_beams(flag: str) -> bool:
-    """Return whether a flag is Beam's; any is where Beam is not installed, which is said later."""
+    """Return whether a flag is Beam's; without Beam any flag is, and a later message says so."""
     return (known := _beam_flags()) is None or flag in known
 
 
 def parser() -> Parser:
-    """Return the parser of `cv3jax data build`. Flags that are Beam's own are left to Beam."""
+    """Return the parser of `cv3jax data build`. Flags of Beam are left to Beam."""
     made = Parser(
         prog="cv3jax data build",
         description=__doc__,
@@ -63,13 +65,13 @@ def parser() -> Parser:
         "--out",
         required=True,
         metavar="DIR",
-        help="the dataset's directory; appears when complete",
+        help="the dataset's directory; it appears when the dataset is complete",
     )
     made.add_argument(
         "--captions",
         type=Path,
         metavar="FILE",
-        help="csv or jsonl with file name and caption of a folder's images",
+        help="csv or jsonl with the file names and captions of a folder's images",
     )
     made.add_argument(
         "--metadata",
@@ -82,7 +84,7 @@ def parser() -> Parser:
         "--join-on",
         default="key",
         metavar="COLUMN",
-        help="what metadata is joined on: key, url or a score (default: key)",
+        help="the column by which metadata is joined: key, url or a score (default: key)",
     )
     add_overwrite(made)
     made.add_argument(
@@ -90,20 +92,20 @@ def parser() -> Parser:
         type=float,
         default=0.05,
         metavar="P",
-        help="more damaged items than this share end the build (default: %(default)s)",
+        help="largest share of damaged items; with more, the build ends (default: %(default)s)",
     )
     made.add_argument(
         "--allow-unreadable-fields",
         action="store_true",
-        help="go on where the field a filter goes by cannot be understood, or is in no image of a"
-        " source: such images pass that filter",
+        help="continue where a filter's field cannot be understood, or is in no image of a source:"
+        " such images pass that filter",
     )
     made.add_argument(
         "--shard-mb",
         type=int,
         default=256,
         metavar="MB",
-        help="inputs are joined to shards of about this (default: 256)",
+        help="inputs are combined into shards of about this size (default: 256)",
     )
     add_threads(made)
     made.add_argument(
@@ -133,7 +135,7 @@ def parser() -> Parser:
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    """Build the dataset, say what became of the images, and return the figures."""
+    """Build the dataset, print what became of the images, and return the figures."""
     check_places(args)
     flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
     filters = load_settings(
@@ -151,10 +153,11 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     tables = tuple(path for pattern in args.metadata for path in storage.files(pattern))
     if args.metadata and not tables:
         raise InputError(
-            f"--metadata {args.metadata[0]}: nothing there; give parquet files, patterns in quotes"
+            f"--metadata {args.metadata[0]}: nothing is there; give parquet files, and patterns in"
+            " quotes"
         )
     settings = dataclasses.replace(settings, metadata=tables)
-    # Beam warns, when it is imported, of the clouds it could not reach
+    # on import, Beam warns of clouds that it could not reach
     logging.disable(logging.WARNING)
     try:
         from data_pipeline.builder.beam import beam_options
@@ -172,7 +175,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     for field, told in report["unreadable"].items():
         _say(f"not understood {told['items']:,}: {field} (such as {told['example']})")
     for broken in report["broken_files"]:
-        _say(f"breaks off: {broken['file']} {broken['detail']}")
+        _say(f"truncated: {broken['file']} {broken['detail']}")
     _say(f"report: {storage.join(args.out, 'report.html')}")
     return report
 
@@ -190,5 +193,5 @@ def check_places(args: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    # keys and names are foreign: no escape codes
+    # keys and names are untrusted: escape codes must not reach the terminal
     print("".join(c if c.isprintable() else "?" for c in line))

@@ -1,11 +1,12 @@
-"""Duplicates across all shards: of each set the best stays, whatever the order of shards.
+"""Removing duplicates across all shards: the best of each set stays, whatever the order of shards.
 
 Only keys and hashes are shuffled.
 
-Exact: the digest of the decoded pixels. Near: records that share a band of their perceptual hash
-(images/perceptual_hash.py) and are within the radius, confirmed on pixels, which are read from
-where they lie. A record is dropped when a better one shows the same picture; so the best of a chain
-of near duplicates stays, and a picture is never dropped for one that is smaller.
+Exact duplicates have the same digest of decoded pixels. Near duplicates share a band of their
+perceptual hash (images/perceptual_hash.py), differ in at most `near_radius` of its bits, and are
+confirmed by their pixels, which are read from where they are. A record is dropped when a better one
+shows the same picture. So the best of a chain of near duplicates stays, and a picture is never
+dropped in favour of a smaller one.
 """
 
 import dataclasses
@@ -32,22 +33,22 @@ from data_pipeline.images.perceptual_hash import (
 )
 from data_pipeline.sources.items import Place
 
-# records of one band value that are compared with one another; more are cut into stretches of like
-# hashes
+# the most records of one band value that are compared with one another; more are divided into runs
+# of similar hashes
 BUCKET = 20_000
-WINNERS = 8  # better records that a bucket names for one
-_LOOKS = 32  # better records that are looked at for one
-_KEPT = 128  # images in memory, as they are compared
+WINNERS = 8  # the most better records that a bucket lists for one record
+_LOOKS = 32  # the most better records whose pixels are compared with those of one record
+_KEPT = 128  # images that are kept in memory for comparisons
 _RANK, _MOST = 28, 2**47  # bytes of a rank; more than an image has pixels or bytes
 
 
 class Entry(NamedTuple):
     """A record that passed the filters.
 
-    Entries compare by rank, then by place: the smaller is the one that stays.
+    Entries are ordered by rank, then by place: the smallest one stays.
     """
 
-    rank: bytes  # more pixels first, then more bytes, then by digests of the image and of its text
+    rank: bytes  # orders by more pixels, more bytes, then digests of the image and of its text
     unit: int
     ordinal: int
     key: str
@@ -57,11 +58,12 @@ class Entry(NamedTuple):
 
 
 class EntryCoder(beam.coders.Coder):
-    """Entries as some seventy bytes: the bands shuffle twenty of each."""
+    """Encodes entries in about seventy bytes, because the bands shuffle twenty copies of each."""
 
     _HEAD = struct.Struct(f">{_RANK}sIIQQqBHI")
 
     def encode(self, entry: Entry) -> bytes:
+        """Return the bytes of an entry."""
         key, file = entry.key.encode(), entry.place.file.encode(errors="surrogateescape")
         numbers = (
             entry.phash,
@@ -81,6 +83,7 @@ class EntryCoder(beam.coders.Coder):
         )
 
     def decode(self, data: bytes) -> Entry:
+        """Return the entry of these bytes."""
         rank, unit, ordinal, phash, offset, size, weak, key, file = self._HEAD.unpack_from(data)
         ends = [self._HEAD.size + n for n in (0, weak, weak + key, weak + key + file)]
         texts = [data[start:end] for start, end in itertools.pairwise(ends)]
@@ -88,6 +91,7 @@ class EntryCoder(beam.coders.Coder):
         return Entry(rank, unit, ordinal, texts[1].decode(), place, phash, texts[0])
 
     def is_deterministic(self) -> bool:
+        """Return True: equal entries have equal bytes, so Beam may group by them."""
         return True
 
 
@@ -95,8 +99,10 @@ beam.coders.registry.register_coder(Entry, EntryCoder)
 
 
 def make_entry(unit: int, facts: Facts, path: str) -> Entry:
-    """`path`, the unit's own, is left out of the place and put back by `whole`: most images lie in
-    it.
+    """Return the entry of an image.
+
+    path: the path of the unit. It is left out of the places of images in it, which are most of
+    them; `whole` puts it back.
     """
     size = (_MOST - facts.width * facts.height).to_bytes(6) + (_MOST - facts.bytes).to_bytes(6)
     rank = size + bytes.fromhex(facts.sha256[:16] + facts.text)
@@ -107,7 +113,7 @@ def make_entry(unit: int, facts: Facts, path: str) -> Entry:
 
 
 def whole(entry: Entry, paths: Sequence[str]) -> Place:
-    """Where an entry's image lies; `paths` of all units."""
+    """Return the place of an entry's image; `paths` are those of all units."""
     return (
         entry.place
         if entry.place.file
@@ -116,10 +122,10 @@ def whole(entry: Entry, paths: Sequence[str]) -> Place:
 
 
 def exact(same: tuple[str, Iterable[Entry]], paths: Sequence[str]) -> Iterator[Any]:
-    """(pixels, all entries of them) → the best, and (tagged "drop") the decisions on the others."""
+    """Yield the best entry with the same pixels, and (tagged "drop") decisions on the others."""
     best = min(same[1])
     yield best
-    for entry in same[1]:  # read once more, for there may be a million of a placeholder
+    for entry in same[1]:  # read again: a placeholder picture may occur a million times
         if entry != best:
             yield beam.pvalue.TaggedOutput("drop", _drop(entry, EXACT, best, paths))
 
@@ -135,6 +141,7 @@ def _drop(entry: Entry, reason: str, better: Entry, paths: Sequence[str]) -> tup
 
 
 def in_bands(entry: Entry, bands: int) -> Iterator[tuple[int, Entry]]:
+    """Yield (band value, entry) for each bucket of the entry."""
     for key in band_keys(Hash(entry.phash, entry.weak), bands):
         yield key, entry._replace(weak=b"")
 
@@ -142,10 +149,11 @@ def in_bands(entry: Entry, bands: int) -> Iterator[tuple[int, Entry]]:
 def pairs(
     band: tuple[int, Iterable[Entry]], radius: int
 ) -> Iterator[tuple[tuple[int, int], tuple[Entry, Entry]]]:
-    """(band value, its entries) → ((unit, ordinal) of the worse, (worse, better)) of those within
-    the radius.
+    """Yield ((unit, ordinal) of the worse, (worse, better)) for entries within the radius.
+
+    band: (band value, its entries).
     """
-    met = sorted(set(band[1]))  # a record may come by two of its keys
+    met = sorted(set(band[1]))  # a record may arrive by two of its keys
     if len(met) < 2:
         return
     stretches = [met]
@@ -161,19 +169,20 @@ def pairs(
 
 
 class Confirm(beam.DoFn):
-    """(record, its pairs) → the decision to drop it, once a better record turns out to show the
-    same picture.
-    """
+    """(record, its pairs) → the decision to drop it, if a better record shows the same picture."""
 
     def __init__(self, paths: Sequence[str]):
+        """Store the paths of all units."""
         self._paths = paths
 
     def setup(self) -> None:
+        """Create the cache of images in the worker."""
         self._look = functools.lru_cache(_KEPT)(_look)
 
     def process(
         self, element: tuple[tuple[int, int], Iterable[tuple[Entry, Entry]]]
     ) -> Iterator[tuple[int, dict]]:
+        """Yield the decision on the record of `element`, if it is dropped."""
         found = list(element[1])
         worse = found[0][0]
         for better in sorted({better for _, better in found})[:_LOOKS]:
@@ -187,8 +196,9 @@ def _look(place: Place) -> Look:
 
 
 def clashes(key: str, entries: Iterable[Entry]) -> Iterator[tuple[int, dict]]:
-    """Different pictures of one key: all but the best get a key with their digest's beginning in
-    it.
+    """Yield new keys for different pictures with the same key.
+
+    All but the best get a key that contains the beginning of their digest.
     """
     _, *others = sorted(entries)
     given: set[str] = set()

@@ -1,4 +1,4 @@
-"""Facts of an image → the reason to leave it out, or none."""
+"""The filters: from the facts of an image to the reason to leave it out, or None."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from data_pipeline.sources.fields import names_of, value_of
 from data_pipeline.sources.values import plain_tags
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
-# a source's field → the setting whose filter goes by it
+# a source's field → the setting whose filter uses it
 ASKED_BY = {
     "url": "blocked_sources",
     "nsfw": "nsfw_tags",
@@ -18,19 +18,21 @@ ASKED_BY = {
     "watermark": "max_watermark",
     "aesthetic": "min_aesthetic",
 }
-# reasons whose pictures no report shows
+# reasons whose pictures the report does not show
 UNSEEN = ("blocked_source", "nsfw", "unsafe", "no_unsafe_score")
 
 
 class Drop(NamedTuple):
+    """The reason to leave an image out, and a detail for the report."""
+
     reason: str
     detail: str
 
 
 def make_judge(settings: Settings, sources: tuple[str, ...]) -> Callable[[Facts], Drop | None]:
-    """The filters in the order of Settings.
+    """Return the function that applies the filters to an image's facts, in the order of Settings.
 
-    `sources` are the blocked ones, as `read_blocked` gives them.
+    sources: the blocked sources, as `read_blocked` returns them.
     """
     blocked = blocker(sources)
     tags = settings.tags()
@@ -63,7 +65,7 @@ def make_judge(settings: Settings, sources: tuple[str, ...]) -> Callable[[Facts]
 
 
 def fitting_captions(facts: Facts, settings: Settings) -> list[int]:
-    """Which of an image's captions, the first being 0, the filters on captions let pass."""
+    """Return which of an image's captions pass the filters on captions; the first caption is 0."""
     captions = [(facts.caption, facts.repetition), *facts.others]
     return [i for i, each in enumerate(captions) if not _caption_drop(*each, settings)]
 

@@ -1,5 +1,6 @@
-"""What there is to read, cut into units that one worker goes through in one go: a tar, a parquet
-file, a thousand files of a folder.
+"""The inputs of a build, divided into units that one worker reads at a time.
+
+A unit is a tar, a parquet file, or a thousand files of a folder.
 """
 
 import dataclasses
@@ -24,30 +25,30 @@ from data_pipeline.sources.parquet import (
 from data_pipeline.sources.tables import check_table, find_table, read_table, table_rows
 from data_pipeline.sources.tars import read_tar
 
-FILES = 1000  # of a folder, in a unit
+FILES = 1000  # files of a folder per unit
 TAR, PARQUET, FOLDER, TABLE = "tar", "parquet", "folder", "table"
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One worker's reading.
+    """What one worker reads at a time.
 
-    Items come in an order that the files alone decide; an item's ordinal is its place in it.
+    The order of its items depends on the files alone; an item's ordinal is its place in that order.
     """
 
     kind: str
     path: str  # of the tar, the parquet file, the folder, or the table
     name: str  # for reports
     size: int  # bytes, or files
-    root: str = ""  # what a table's names are relative to
-    first: int = 0  # of the folder's files, or the table's rows
-    parts: tuple[str, ...] = ()  # these: names, or rows as JSON
-    column: str = ""  # of a parquet file, with the image bytes; none where it cannot be opened
-    stamp: str = ""  # another one when a file of it was written anew
+    root: str = ""  # the folder to which a table's file names are relative
+    first: int = 0  # the number of its first file of the folder, or row of the table
+    parts: tuple[str, ...] = ()  # its file names, or its rows as JSON
+    column: str = ""  # a parquet file's column of image bytes; empty where it cannot be opened
+    stamp: str = ""  # changes when one of its files is written anew
 
     @property
     def source(self) -> str:
-        """What it is a part of, for the report: a folder's tars, a folder's parquet files, …"""
+        """The name of what it is a part of, for the report, such as the tars of a folder."""
         if self.kind in (TAR, PARQUET):
             place = f"{self.kind} files of {self.path.rpartition('/')[0] or '.'}"
         else:
@@ -56,11 +57,12 @@ class Unit:
 
 
 def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
-    """The units of tars, parquet files and folders that are named by path or pattern, in one order
-    however they were named.
+    """Return the units of the inputs: paths or patterns of tars, parquet files and folders.
+
+    The order does not depend on how the inputs were given.
 
     Raises:
-        InputError: nothing there, or nothing that can be read as captioned images.
+        InputError: an input does not exist, or cannot be read as captioned images.
     """
     units: list[Unit] = []
     for given in inputs:
@@ -70,13 +72,13 @@ def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
             found = storage.files(given)
             if not found:
                 raise InputError(
-                    f"--input {given}: nothing there; give tars, parquet files or a folder,"
+                    f"--input {given}: nothing is there; give tars, parquet files or a folder, and"
                     " patterns in quotes"
                 )
             units += [_file(path, file) for path, file in found.items()]
     if captions is not None and not any(unit.kind == TABLE for unit in units):
         raise InputError(
-            f"--captions {captions}: only for a folder of images, and --input has none"
+            f"--captions {captions}: no --input is a folder of images; give one, or leave it out"
         )
     unique = {(unit.path, unit.root, unit.first): unit for unit in units}
     return [unique[which] for which in sorted(unique)]
@@ -89,16 +91,16 @@ def _file(path: str, file: File) -> Unit:
     if path.lower().endswith(".parquet"):
         try:
             column = image_column(path)
-        except DamagedError:  # counted when it is read, as a damaged tar is
+        except DamagedError:  # counted when it is read, like a damaged tar
             column = ""
         if column is None:
             raise InputError(
-                f"--input {path} has no column of image bytes (jpg, png, webp, image); metadata"
-                " goes to --metadata"
+                f"--input {path} has no column of image bytes (jpg, png, webp, image); give a file"
+                " of metadata as --metadata"
             )
         return Unit(PARQUET, path, name, file.size, column=column, stamp=file.stamp)
     raise InputError(
-        f"--input {path}: neither .tar nor .parquet; a folder of images is given as the folder"
+        f"--input {path}: neither a .tar nor a .parquet; give a folder of images as the folder"
         " itself"
     )
 
@@ -109,18 +111,18 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     images, alone = list_files(root)
     if sum(map(bool, (tars, images))) > 1:
         raise InputError(
-            f"--input {root} holds both tars and images; give a folder for each, or a pattern such"
-            f" as '{root}/*.tar'"
+            f"--input {root} holds both tars and images; put them into separate folders, or give a"
+            f" pattern such as '{root}/*.tar'"
         )
-    if tars:  # parquet files beside them are img2dataset's logs
+    if tars:  # parquet files beside tars are img2dataset's logs
         return [_file(path, storage.files(path)[path]) for path in tars]
     if table and (images or captions):
         if table.suffix.lower() not in (".csv", ".jsonl"):
             raise InputError(
-                f"--captions {table}: give a .csv or .jsonl with a file name and a caption"
+                f"--captions {table}: give a .csv or .jsonl with file names and captions"
             )
         if not table.is_file():
-            raise InputError(f"--captions {table}: no such file")
+            raise InputError(f"--captions {table}: there is no such file; give one that exists")
         if not captions:
             check_table(root, table)
         rows = [json.dumps(row) for row in table_rows(table)]
@@ -132,12 +134,13 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     if parquets:
         return [_file(path, storage.files(path)[path]) for path in parquets]
     raise InputError(
-        f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)})"
+        f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)});"
+        " give a folder that holds one of these"
     )
 
 
 def _named(root: Path, suffix: str) -> list[str]:
-    """The files of a folder with that suffix, in whatever case."""
+    """Return the files of a folder with that suffix, in upper or lower case."""
     return sorted(
         str(path)
         for path in root.iterdir()
@@ -159,7 +162,7 @@ def _failed(e: OSError) -> None:
 
 
 def _stamp(root: Path) -> str:
-    """A digest of names, sizes and times of all files below a folder."""
+    """Return a digest of the names, sizes and times of all files below a folder."""
     digest = hashlib.sha256()
     for folder, folders, names in os.walk(root, onerror=_failed):
         folders.sort()
@@ -168,7 +171,7 @@ def _stamp(root: Path) -> str:
                 status = os.stat(os.path.join(folder, name))
             except OSError as e:
                 raise_machine(e, os.path.join(folder, name))
-                continue  # a dangling link, which is counted when it is read
+                continue  # a dangling link is counted when it is read
             digest.update(
                 f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(
                     errors="surrogateescape"
@@ -178,7 +181,7 @@ def _stamp(root: Path) -> str:
 
 
 def read_unit(unit: Unit) -> Iterator[Item | Skip]:
-    """The items of a unit. A file that is gone or cannot be opened is one Skip.
+    """Yield the items of a unit. A file that is gone or cannot be opened gives one Skip.
 
     Raises:
         OSError: the machine or the store fails.
@@ -211,7 +214,7 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
 
 
 def read_place(place: Place) -> bytes:
-    """An image's bytes, without the rest of its unit."""
+    """Return an image's bytes without reading the rest of its unit."""
     return (
         read_image(place)
         if place.size < 0
@@ -220,14 +223,16 @@ def read_place(place: Place) -> bytes:
 
 
 def fingerprint(units: list[Unit]) -> str:
-    """Changes when the inputs do, as far as names, sizes and times tell."""
+    """Return a text that changes when the names, sizes or times of the inputs do."""
     text = json.dumps([dataclasses.astuple(unit) for unit in units])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def groups(units: list[Unit], shard_bytes: int) -> list[range]:
-    """Which units, by number, make one shard: those that follow one another until they have
-    `shard_bytes`. A folder's units stay alone.
+    """Return the ranges of units that make one shard each.
+
+    Consecutive units are combined until they have `shard_bytes`. A folder's units make a shard
+    each.
     """
     out, start, total = [], 0, 0
     for number, unit in enumerate(units):

@@ -1,4 +1,4 @@
-"""Rows of metadata and the images they are of, put together."""
+"""Joining rows of metadata with the images that they describe."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ from data_pipeline.builder.blocklist import plain_url
 from data_pipeline.builder.measure import Facts
 from data_pipeline.sources.fields import names_of, plain_name, same_key, states, value_of
 
-# of rows that disagree on a filter's field, what each filter would rather drop
+# field → the choice among values of rows that disagree: the one that its filter drops first
 _STRICTEST = {"unsafe": max, "watermark": max, "aesthetic": min}
 _URL = 60  # characters of an example
 
 
 def key_of(facts: Facts, join_on: str) -> str:
-    """What an image is joined on: its key, its URL, or one of its scores."""
+    """Return the value on which an image is joined: its key, its URL, or one of its scores."""
     wanted = plain_name(join_on)
     if wanted in names_of("url"):
         return facts.url
@@ -25,7 +25,7 @@ def key_of(facts: Facts, join_on: str) -> str:
 
 
 def merge(value: str, groups: dict[str, Iterable[Any]]) -> Iterator[Any]:
-    """Each image with the scores, tags and URL that metadata has for it; its own win."""
+    """Yield each image with the scores, tags and URL of its metadata; its own take precedence."""
     told = combine(groups["metadata"])
     for unit, facts in groups["rows"]:
         if told and value and not (facts.problem and not facts.sha256):
@@ -49,16 +49,18 @@ def _joined(facts: Facts, told: dict[str, Any]) -> Facts:
 
 
 def combine(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """All rows of one key as one: what any of them has. Of filters' fields on which they disagree
-    the value that is dropped first, so that no table hides what another says; all their tags.
-    Several URLs cannot be understood: nobody knows which of them the image is from.
+    """Return all rows of one key as one row, or None where there are none.
+
+    It has what any of them has. Where rows disagree on a filter's field, the value that the filter
+    drops first is taken, so that no table hides what another says; of tags all are taken. Several
+    URLs count as unreadable, because it is unknown which of them the image is from.
     """
     rows = sorted(rows, key=repr)
     if not rows:
         return None
     scores: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
-    for row in reversed(rows):  # of others the first row's
+    for row in reversed(rows):  # for other fields the first row's value counts
         scores |= row["scores"]
         unreadable |= row["unreadable"]
     for field, choose in _STRICTEST.items():

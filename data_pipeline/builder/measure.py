@@ -1,5 +1,6 @@
-"""What the first pass learns of an image, once; every later decision goes by it, and no pixels
-travel with it.
+"""The facts of an image: what the first pass measures once, and all later decisions use.
+
+No pixels are kept with them.
 """
 
 import dataclasses
@@ -34,9 +35,10 @@ _DETAIL, _EXCERPT = 300, 160  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """An item of a unit.
+    """The facts of an item of a unit.
 
-    `problem` is why it cannot be used at all, or empty; then what follows was not measured.
+    `problem` is the reason why it cannot be used at all, or empty; with a problem, the fields from
+    width on are not measured.
     """
 
     ordinal: int  # in its unit
@@ -46,14 +48,14 @@ class Facts:
     url: str = ""
     scores: dict[str, float | str] = dataclasses.field(default_factory=dict)
     place: Place | None = None
-    bytes: int = 0  # of the image; of a file that breaks off, what is after the break
+    bytes: int = 0  # size of the image; for a truncated file, the bytes that are lost
     sha256: str = ""  # of the image's bytes
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)  # Item.unreadable
     text: str = ""  # a digest of captions, URL and scores
-    caption: int = 0  # characters, of the first
-    excerpt: str = ""  # how it begins, for the report
-    repetition: float = 0.0  # share of the caption's words that it has said before
-    others: list[list[float]] = dataclasses.field(default_factory=list)  # the same of the others
+    caption: int = 0  # characters of the first caption
+    excerpt: str = ""  # the beginning of the caption, for the report
+    repetition: float = 0.0  # share of the caption's words that occurred before in it
+    others: list[list[float]] = dataclasses.field(default_factory=list)  # both for other captions
     width: int = 0  # upright
     height: int = 0
     animated: bool = False
@@ -64,7 +66,7 @@ class Facts:
 
 
 def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Facts:
-    """Decodes an item and measures it."""
+    """Return the facts of an item after decoding it."""
     if isinstance(item, Skip):
         return Facts(
             ordinal, item.key, item.reason.replace(" ", "_"), item.detail[:_DETAIL], bytes=item.lost
@@ -119,6 +121,7 @@ def _repetition(caption: str) -> float:
 
 
 def text_digest(item: Item) -> str:
+    """Return a digest of an item's key, captions, URL and scores."""
     told = [item.key, item.caption, item.url, item.scores, *item.others]
     told = json.dumps(told, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -131,7 +134,7 @@ def _digest(image: Image.Image) -> str:
 
 
 def write_rows(path: str, rows: Iterable[dict]) -> None:
-    """Rows as gzipped JSON lines; the same rows give the same bytes."""
+    """Write rows as gzipped JSON lines; the same rows give the same bytes."""
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=3) as file:
         for row in rows:
@@ -140,13 +143,14 @@ def write_rows(path: str, rows: Iterable[dict]) -> None:
 
 
 def read_rows(path: str) -> Iterator[dict]:
+    """Yield the rows that `write_rows` wrote."""
     with storage.open_read(path) as file, gzip.GzipFile(fileobj=file) as lines:
         for line in lines:
             yield json.loads(line)
 
 
 def read_facts(path: str) -> Iterator[Facts]:
-    """What `write_rows` wrote of facts, the header left out."""
+    """Yield the facts that `write_rows` wrote, without the header."""
     for row in itertools.islice(read_rows(path), 1, None):
         place = row.pop("place")
         yield Facts(**row, place=place and Place(**place))

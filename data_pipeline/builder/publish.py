@@ -1,5 +1,6 @@
-"""Last step: the shards under their final names with a description, report and settings, shown
-under the dataset's name all at once.
+"""The last step: the shards get their final names, a description, the report and the settings.
+
+They appear under the dataset's name all at once.
 """
 
 import json
@@ -19,11 +20,11 @@ from data_pipeline.records.array_records import shard_name, write_description
 from data_pipeline.records.records import ABOUT, FEATURES, NAME
 from data_pipeline.records.sizes import write_sizes
 
-BUILD = "build.json"  # beside the records: of which inputs and settings they are
+BUILD = "build.json"  # beside the records: the inputs and settings that made them
 
 
 def merged(work: Work, units: int) -> Statistics:
-    """The figures of all units."""
+    """Return the statistics of all units."""
     total = Statistics()
     for unit in range(units):
         total.merge(json.loads(storage.read(work.path(DECIDE, unit, "json"))))
@@ -31,9 +32,9 @@ def merged(work: Work, units: int) -> Statistics:
 
 
 def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> None:
-    """Publishes the dataset at `out`; `side_files` lie beside the records.
+    """Publish the dataset at `out`, with `side_files` beside the records.
 
-    May be repeated, when it was killed on the way.
+    It can be repeated after it was killed.
     """
     made = [
         (group, json.loads(storage.read(work.path(SHARDS, group, "json"))))
@@ -50,7 +51,7 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
             source, name = work.path(SHARDS, group, SUFFIX), shard_name(NAME, number, len(made))
             if remote:
                 storage.copy(source, storage.join(out, name))
-                (staging / name).touch()  # TFDS looks which there are
+                (staging / name).touch()  # TFDS lists the shards
             else:
                 _link(Path(source), staging / name)
         lengths = [len(shard["sizes"]) for _, shard in made]
@@ -69,14 +70,15 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
             replace_directory(staging, Path(out))
             return
         files = [path for path in staging.iterdir() if f".{SUFFIX}-" not in path.name]
-        # that one last: with it, it is a dataset
+        # dataset_info.json last, because with it the directory is a dataset
         for path in sorted(files, key=lambda path: path.name == "dataset_info.json"):
             storage.write(storage.join(out, path.name), path.read_bytes())
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file, so that the first stays until all is done; a copy where the file
-    system has no links.
+    """Give a file a second name, so that the first stays until all is done.
+
+    Where the file system has no links, the file is copied.
     """
     try:
         os.link(source, target)
@@ -86,4 +88,5 @@ def _link(source: Path, target: Path) -> None:
 
 
 def as_bytes(value: Any) -> bytes:
+    """Return a value as indented JSON."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

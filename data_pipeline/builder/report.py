@@ -1,4 +1,4 @@
-"""The yield report: what came of how much, as JSON and as a page with pictures."""
+"""The yield report: how much was kept and dropped, as JSON and as a page with pictures."""
 
 import base64
 import io
@@ -20,8 +20,8 @@ from data_pipeline.io.progress import bar
 from data_pipeline.sources.items import Place
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
-_SIDE = 160  # of the page's pictures, pixels
-_TOP = 30  # sources
+_SIDE = 160  # side of the page's pictures, pixels
+_TOP = 30  # sources that are listed
 _TITLES = {
     "sides": "Shorter side, pixels",
     "aspects": "Width over height",
@@ -30,11 +30,11 @@ _TITLES = {
 
 
 def summary(figures: Statistics) -> dict[str, Any]:
-    """report.json.
+    """Return the content of report.json.
 
-    `items` = `kept` + the sum of `dropped`; what a file that breaks off had after the break is in
-    none of them. `fields` says of each source in how many images what a filter goes by was read,
-    was missing, or could not be understood.
+    `items` = `kept` + the sum of `dropped`. What was lost in truncated files is in none of them.
+    `fields` says for each source in how many images a filter's field was read, was missing, or
+    could not be understood.
     """
     told = figures.to_json()
     histograms = {
@@ -77,7 +77,7 @@ def _counted(fields: dict[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
 
 
 def page(figures: Statistics, settings: Settings, name: str) -> str:
-    """report.html, one file with all pictures in it. Those of unsafe reasons are not shown."""
+    """Return report.html, one file with all pictures in it, without those of unsafe reasons."""
     report, examples = summary(figures), figures.to_json()["examples"]
     total = sum(len(some) for some in examples.values())
     with bar(total, "report", "image") as shown:
@@ -123,7 +123,7 @@ def _shown(reason: str, examples: Iterable[dict], shown_on: tqdm) -> list[dict[s
 
 
 def _thumbnail(place: Place) -> str | None:
-    """A data URL; None where the picture cannot be decoded, which may be why it was dropped."""
+    """Return a data URL, or None where the picture cannot be decoded."""
     try:
         image = decode_rgb(open_image(read_place(place)), short_side=_SIDE)
     except (InputError, OSError):
@@ -138,9 +138,7 @@ def _thumbnail(place: Place) -> str | None:
 
 
 def _bars(groups: dict[str, dict[str, int]]) -> list[tuple[str, int, int, float, float]]:
-    """(bin, read, kept, and both as shares of the fullest bin), without the empty bins at both
-    ends.
-    """
+    """Return (bin, read, kept, both as shares of the fullest bin), without empty outer bins."""
     rows = [(name, read, groups[KEPT][name]) for name, read in groups["read"].items()]
     filled = [i for i, row in enumerate(rows) if row[1]]
     rows = rows[filled[0] : filled[-1] + 1] if filled else []

@@ -1,6 +1,4 @@
-"""First pass: every item of a unit is decoded once and measured; facts are written, pixels
-forgotten.
-"""
+"""The first pass: every item of a unit is decoded once and measured, and its facts are written."""
 
 import collections
 import concurrent.futures
@@ -32,26 +30,31 @@ BAD = {
 
 
 class Scan(beam.DoFn):
-    """(number, unit) → its file of facts, decoded by `threads` threads (Pillow releases the GIL),
-    few images in memory at a time.
+    """(number, unit) → the unit's file of facts.
+
+    `threads` threads decode (Pillow releases the GIL), with few images in memory at a time.
     """
 
     def __init__(self, work: Work, max_bytes: int, max_pixels: int, threads: int):
+        """Store the settings, which Beam sends to its workers."""
         self._work, self._bounds, self._threads = work, (max_bytes, max_pixels), threads
 
     def setup(self) -> None:
-        # of damaged EXIF blocks, which are counted where they matter
+        """Start the threads in the worker."""
+        # Pillow warns of damaged EXIF blocks, which are counted where they matter
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
 
     def teardown(self) -> None:
+        """Stop the threads."""
         self._pool.shutdown()
 
     def process(self, element: tuple[int, Unit]) -> Iterator[Any]:
+        """Write the facts of the unit; yield nothing."""
         number, unit = element
         rows = [dataclasses.asdict(facts) for facts in self._looked(read_unit(unit))]
         bad = [row for row in rows if row["problem"] in BAD]
-        # of a broken file only one row tells, so its lost bytes count too
+        # a truncated file has only one row, so its lost bytes are counted too
         header = {
             "items": len(rows),
             "bad": len(bad),
@@ -71,5 +74,5 @@ class Scan(beam.DoFn):
 
 
 def read_header(work: Work, number: int) -> dict[str, int]:
-    """{"items", "bad", "lost": bytes} of a scanned unit."""
+    """Return {"items", "bad", "lost": bytes} of a scanned unit."""
     return next(read_rows(work.path(SCAN, number)))

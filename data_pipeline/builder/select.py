@@ -1,6 +1,6 @@
-"""Second pass: from the facts of all units, what stays.
+"""The second pass: deciding from the facts of all units which images stay.
 
-Joins metadata, filters, removes duplicates; writes a unit's decisions.
+It joins metadata, filters, removes duplicates, and writes the decisions of each unit.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,8 +31,18 @@ def decide(
     metadata: list[str],
     join_on: str,
 ) -> None:
-    """Adds the pass to a pipeline. `blocked` is what
-    `read_blocked` gives, `metadata` parquet files joined on their column `join_on`."""
+    """Add the pass to a pipeline.
+
+    Args:
+        pipeline: the pipeline.
+        units: all units.
+        work: the directory of the build.
+        settings: the filters.
+        blocked: the result of `read_blocked`.
+        bands: the number of bands of the perceptual hash.
+        metadata: parquet files to join.
+        join_on: the column by which they are joined.
+    """
     rows = (
         pipeline
         | "units" >> beam.Create(list(range(len(units))))
@@ -128,8 +138,9 @@ class _Judge(beam.DoFn):
 
 
 class _Write(beam.DoFn):
-    """(unit, decisions) → its file of decisions, one row an item that is not kept as it is, and its
-    figures.
+    """(unit, decisions) → the unit's file of decisions and its statistics.
+
+    The file has a row for each item that is not kept as it is.
     """
 
     def __init__(self, work: Work, units: list[Unit]):

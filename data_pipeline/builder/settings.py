@@ -1,5 +1,7 @@
-"""What `cv3jax data build` leaves out: one field a filter, off where it is None or empty
-(docs/guides/data.md has them in a table); and how it goes about it.
+"""The settings of `cv3jax data build`: its filters, and how it proceeds.
+
+Each filter is a field, and is off where the field is None or empty. docs/guides/data.md has them in
+a table.
 """
 
 import dataclasses
@@ -30,55 +32,60 @@ def _filter(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The filters, in the order in which they are asked; the first that says no gives the reason.
+    """The filters, in the order in which they are applied; the first that drops an image counts.
 
-    Sides in pixels.
+    Sides are in pixels.
     """
 
     blocked_sources: str | None = _filter(
-        None, "file of substrings, one a line, that no image's URL may have", kind=str
+        None, "file of substrings, one per line, that no image's URL may contain", kind=str
     )
     nsfw_tags: str | None = _filter(
         None, "comma-separated NSFW tags to drop, such as NSFW,UNSURE", kind=str
     )
-    max_unsafe: float | None = _filter(None, "punsafe at most, 0..1", 0, 1)
-    max_watermark: float | None = _filter(None, "pwatermark at most, 0..1", 0, 1)
-    min_aesthetic: float | None = _filter(None, "aesthetic score at least, about 1..10", -100, 100)
+    max_unsafe: float | None = _filter(None, "largest punsafe, 0..1", 0, 1)
+    max_watermark: float | None = _filter(None, "largest pwatermark, 0..1", 0, 1)
+    min_aesthetic: float | None = _filter(None, "smallest aesthetic score, about 1..10", -100, 100)
     require_scores: bool = _filter(
-        False, "drop images that lack a score one of these filters asks for", kind=bool
+        False, "drop images without the score that one of these filters needs", kind=bool
     )
     min_caption: int | None = _filter(
-        None, "characters of the caption at least", 1, MAX_CAPTION, int
+        None, "smallest number of characters of a caption", 1, MAX_CAPTION, int
     )
     max_caption: int | None = _filter(
-        None, "characters of the caption at most", 1, MAX_CAPTION, int
+        None, "largest number of characters of a caption", 1, MAX_CAPTION, int
     )
     max_repetition: float | None = _filter(
-        None, "share of a caption's words that it has said before, at most, 0..1", 0, 1
+        None, "largest share of a caption's words that occurred before in it, 0..1", 0, 1
     )
     min_bytes: int | None = _filter(
-        None, "bytes of the encoded image at least", 1, MAX_IMAGE_BYTES, int
+        None, "smallest size of the encoded image, bytes", 1, MAX_IMAGE_BYTES, int
     )
     max_bytes: int = _filter(
-        MAX_IMAGE_BYTES, "bytes of the encoded image at most", 1, MAX_IMAGE_BYTES, int
+        MAX_IMAGE_BYTES, "largest size of the encoded image, bytes", 1, MAX_IMAGE_BYTES, int
     )
     max_pixels: int = _filter(
-        MAX_PIXELS, "pixels at most; more is not decoded (decompression bombs)", 1, MAX_PIXELS, int
+        MAX_PIXELS,
+        "largest number of pixels; more are not decoded (decompression bombs)",
+        1,
+        MAX_PIXELS,
+        int,
     )
-    min_side: int | None = _filter(None, "shorter side at least", 1, 65_535, int)
-    max_aspect: float = _filter(MAX_ASPECT, "longer side over shorter at most", 1, 65_535)
+    min_side: int | None = _filter(None, "smallest shorter side, pixels", 1, 65_535, int)
+    max_aspect: float = _filter(MAX_ASPECT, "largest ratio of longer to shorter side", 1, 65_535)
     keep_animations: bool = _filter(
-        False, "keep animations; their first frame is what training sees", kind=bool
+        False, "keep animations; training sees their first frame", kind=bool
     )
     min_contrast: float = _filter(
-        2.0, "standard deviation of the colours at least, of 255; 0 keeps uniform images", 0, 128
+        2.0, "smallest standard deviation of colours, of 255; 0 keeps uniform images", 0, 128
     )
-    keep_exact: bool = _filter(False, "keep images whose pixels are those of another", kind=bool)
+    keep_exact: bool = _filter(False, "keep images whose pixels equal another's", kind=bool)
     near_radius: int = _filter(
         12, "bits of 64 in which near duplicates' hashes may differ; 0 keeps them", 0, 20, int
     )
 
     def __post_init__(self):
+        """Check the values."""
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), field.metadata["kind"]
             if value is None and field.default is None:
@@ -96,8 +103,8 @@ class Settings:
                     else f" in {field.metadata['low']:g}..{field.metadata['high']:g}"
                 )
                 raise InputError(
-                    f"{field.name} = {value!r}: give a {_NAMES[kind]}{span}; it is:"
-                    f" {field.metadata['help']}"
+                    f"{field.name} = {value!r}: give a {_NAMES[kind]}{span} ("
+                    f"{field.metadata['help']})"
                 )
         if self.blocked_sources is not None:
             local(self.blocked_sources, "--blocked-sources")
@@ -107,19 +114,21 @@ class Settings:
             )
         if self.keep_exact and self.near_radius:
             raise InputError(
-                f"keep_exact keeps what near_radius = {self.near_radius} would drop; set"
+                f"keep_exact keeps images that near_radius = {self.near_radius} would drop; set"
                 " near_radius to 0 as well"
             )
         if self.min_caption and self.max_caption and self.min_caption > self.max_caption:
             raise InputError(
-                f"min_caption = {self.min_caption} is above max_caption = {self.max_caption}"
+                f"min_caption = {self.min_caption} is above max_caption = {self.max_caption}; give"
+                " a smaller one"
             )
 
     def tags(self) -> frozenset[str]:
+        """Return the NSFW tags to drop."""
         return plain_tags(self.nsfw_tags or "")
 
     def fingerprint(self) -> str:
-        """Changes when a filter does, the blocked sources' contents included."""
+        """Return a text that changes when a filter does, the blocked sources included."""
         sources = read_blocked(self.blocked_sources) if self.blocked_sources else ()
         text = json.dumps(
             [{**dataclasses.asdict(self), "blocked_sources": sources}], sort_keys=True
@@ -129,20 +138,20 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class BuildSettings:
-    """How a build goes about it.
+    """How a build proceeds.
 
     Attributes:
-        filters: what it leaves out.
-        metadata: parquet files of scores, tags, URLs.
-        join_on: their column that says which item a row is of.
-        shard_mb: inputs are joined to shards of about so many MB.
-        max_bad_fraction: more damaged items than this share end the build.
-        allow_unreadable: it goes on where a filter's field cannot be understood, or is missing in
-            all of a source; what has none passes that filter.
-        threads: that decode, in each process; None: one per core.
+        filters: the filters.
+        metadata: parquet files of scores, tags and URLs.
+        join_on: their column that says which item a row describes.
+        shard_mb: inputs are combined into shards of about this many MB.
+        max_bad_fraction: the largest share of damaged items; with more, the build ends.
+        allow_unreadable: continue where a filter's field cannot be understood, or is missing in a
+            whole source. Items without a value pass that filter.
+        threads: threads that decode, in each process; None: one per core.
 
     Raises:
-        InputError: a value out of range, by the name of its flag.
+        InputError: a value is out of range; the message has the name of its flag.
     """
 
     filters: Settings
@@ -154,6 +163,7 @@ class BuildSettings:
     allow_unreadable: bool = False
 
     def __post_init__(self):
+        """Check the values."""
         for name, value, low, high in (
             ("--max-bad-fraction", self.max_bad_fraction, 0, 1),
             ("--shard-mb", self.shard_mb, 1, 2**20),
@@ -164,6 +174,7 @@ class BuildSettings:
 
     @property
     def shard_bytes(self) -> int:
+        """The size of a shard in bytes."""
         return self.shard_mb * 10**6
 
 
@@ -171,10 +182,10 @@ _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or fals
 
 
 def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
-    """From a YAML file of the fields, if given, and `flags`, which override it.
+    """Return the filters from a YAML file, if given, and from `flags`, which override it.
 
     Raises:
-        InputError: an unreadable file, an unknown field, or a value out of range.
+        InputError: the file cannot be read, a field is unknown, or a value is out of range.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -182,12 +193,18 @@ def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
             with path.open("rb") as file:
                 values = yaml.safe_load(file.read(_MAX_FILE)) or {}
         except (OSError, yaml.YAMLError) as e:
-            raise InputError(f"--filters {path}: not readable as YAML ({first_line(e)})") from e
+            raise InputError(
+                f"--filters {path} cannot be read as YAML ({first_line(e)}); give a file such as"
+                " 'min_side: 256'"
+            ) from e
         if not isinstance(values, dict):
-            raise InputError(f"--filters {path}: not a mapping of filters to values")
+            raise InputError(
+                f"--filters {path} is not a mapping of filters to values; give a file such as"
+                " 'min_side: 256'"
+            )
     known = [field.name for field in dataclasses.fields(Settings)]
     if unknown := [str(name) for name in values if name not in known]:
         raise InputError(
-            f"--filters {path}: no filter {unknown[0]!r}; there are {', '.join(known)}"
+            f"--filters {path}: there is no filter {unknown[0]!r}; give some of {', '.join(known)}"
         )
     return Settings(**{**values, **flags})

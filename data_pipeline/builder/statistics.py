@@ -1,7 +1,4 @@
-"""Figures of a unit's items, and of many units: counts by reason, histograms, sources, examples.
-
-They add up.
-"""
+"""Statistics of items, which can be added up: counts by reason, histograms, sources, examples."""
 
 import bisect
 import collections
@@ -20,15 +17,16 @@ SIDES = (0, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)  # shorter side
 ASPECTS = (0.0, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 4 / 5, 5 / 4, 3 / 2, 2.0, 3.0, 4.0)  # width over height
 CAPTIONS = (0, 10, 20, 40, 80, 160, 320, 640, 1280)  # characters
 HISTOGRAMS = {"sides": SIDES, "aspects": ASPECTS, "captions": CAPTIONS}
-SOURCES = 2000  # of a unit; of a unit with more, the rarest are counted together
-EXAMPLES = {KEPT: 40}  # for the report's page, by reason
+SOURCES = 2000  # sources that are counted per unit; the rarest beyond are counted together
+EXAMPLES = {KEPT: 40}  # examples on the report's page, by reason
 _EXAMPLES = 12
 
 
 class Statistics:
-    """Counts of items read, kept, and dropped by reason, and what they were like."""
+    """Counts of items read, kept, and dropped by reason, and their properties."""
 
     def __init__(self):
+        """Start with no items."""
         self.items = self.kept = self.kept_bytes = self.joined = 0
         self.reasons: collections.Counter[str] = collections.Counter()
         self.histograms = {
@@ -39,15 +37,15 @@ class Statistics:
             "read": collections.Counter(),
             KEPT: collections.Counter(),
         }
-        # of each source (inputs.Unit.source) and each field that a filter goes by
+        # source (inputs.Unit.source) → a filter's field → counts
         self.fields: dict[str, dict[str, collections.Counter[str]]] = {}
         self.unreadable: collections.Counter[str] = collections.Counter()  # items, by field
         self.unread: dict[str, str] = {}  # an example of each
-        self.broken: list[list[str]] = []  # files that break off: name, how
+        self.broken: list[list[str]] = []  # truncated files: name, how
         self.examples: dict[str, list[dict]] = {}
 
     def add(self, unit: str, facts: Facts, decision: dict, source: str = "") -> None:
-        """An item of a unit of a source, and what was decided on it."""
+        """Add an item of a unit of a source, and the decision on it."""
         reason = decision.get("reason", KEPT)
         self.items += 1
         groups = ["read"]
@@ -92,12 +90,12 @@ class Statistics:
         self._name(told[2])
 
     def _name(self, examples: dict[str, str]) -> None:
-        """The least one of each field, which no order of units changes."""
+        """Keep the smallest example of each field, which does not depend on the order of units."""
         for field, shown in examples.items():
             self.unread[field] = min(shown, self.unread.get(field, shown))
 
     def _show(self, reason: str, unit: str, facts: Facts, decision: dict) -> None:
-        # by a digest: a sample that no order of units changes
+        # ordered by a digest, so that the sample does not depend on the order of units
         order = hashlib.sha256(f"{unit}:{facts.ordinal}:{facts.key}".encode()).hexdigest()[:16]
         place = facts.place and dataclasses.asdict(facts.place)
         self.examples.setdefault(reason, []).append(
@@ -122,7 +120,7 @@ class Statistics:
         ]
 
     def merge(self, other: dict[str, Any]) -> None:
-        """Adds what `to_json` gave of another."""
+        """Add the statistics that `to_json` returned elsewhere."""
         for name in ("items", "kept", "kept_bytes", "joined"):
             setattr(self, name, getattr(self, name) + other[name])
         self.reasons.update(other["reasons"])
@@ -145,6 +143,7 @@ class Statistics:
             self._trim(reason)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the statistics as JSON."""
         for reason in self.examples:
             self._trim(reason)
         most = {group: counts.most_common() for group, counts in self.sources.items()}
@@ -169,16 +168,16 @@ class Statistics:
 
 
 def source_of(url: str) -> str:
-    """The host an image came from, without "www."."""
+    """Return the host from which an image came, without "www."."""
     try:
         host = urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:  # an address that is none
+    except ValueError:  # not a valid address
         host = ""
     return host.removeprefix("www.")[:120] or "(none)"
 
 
 def bins(bounds: tuple[float, ...]) -> list[str]:
-    """The names of a histogram's bins."""
+    """Return the names of a histogram's bins."""
     names = [f"{x:g}" if x == int(x) else f"{x:.2f}" for x in bounds]
     return [f"{low} to {high}" for low, high in itertools.pairwise(names)] + [
         f"{names[-1]} or more"

@@ -1,14 +1,13 @@
-"""The directory of an unfinished build, OUTPUT.build: what each pass has done so far, so that a
-killed build goes on.
+"""The directory of an unfinished build, OUT.build, from which a killed build resumes.
 
-    plan.json                     of which inputs and settings
-    decided.json                  the same again, when all units are decided
-    scan/UNIT.gz                  a header, and what each item of the unit is (measure.py)
-    decide/UNIT.gz, UNIT.json     the items not kept as they are, and the unit's figures
+    plan.json                     the inputs and settings
+    decided.json                  the same, written when all units are decided
+    scan/UNIT.gz                  a header, and the facts of each item of the unit (measure.py)
+    decide/UNIT.gz, UNIT.json     the items that are not kept as they are; the unit's statistics
     shards/GROUP.array_record, GROUP.json
 
-A file appears under its name when it is whole. All passes may run on other machines, so on them the
-directory must be shared.
+A file appears under its name when it is complete. The passes may run on other machines, which must
+then share the directory.
 """
 
 import dataclasses
@@ -23,13 +22,16 @@ PLAN, DECIDED = "plan.json", "decided.json"
 
 @dataclasses.dataclass(frozen=True)
 class Work:
+    """The directory of an unfinished build."""
+
     folder: str
 
     def path(self, part: str, number: int, suffix: str = "gz") -> str:
+        """Return the path of a file of a part."""
         return storage.join(self.folder, part, f"{number:06d}.{suffix}")
 
     def done(self, part: str, suffix: str) -> set[int]:
-        """The numbers of the units or groups that `part` has whole."""
+        """Return the numbers of the units or groups whose files in `part` are complete."""
         names = (
             path.rpartition("/")[2]
             for path in storage.names(storage.join(self.folder, part), f".{suffix}")
@@ -37,14 +39,16 @@ class Work:
         return {int(name.partition(".")[0]) for name in names if name.count(".") == 1}
 
     def read(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a JSON file, or None where it does not exist."""
         path = storage.join(self.folder, name)
         return json.loads(storage.read(path)) if storage.exists(path) else None
 
     def write(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
         storage.write(storage.join(self.folder, name), json.dumps(value, sort_keys=True).encode())
 
     def clear(self, *parts: str) -> None:
-        """Removes what these parts have: first the files that say that others are whole."""
+        """Remove the files of these parts, first those that mark others as complete."""
         storage.remove(
             [
                 storage.join(self.folder, name)

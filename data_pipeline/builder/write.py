@@ -1,5 +1,6 @@
-"""Third pass: reads the inputs again and writes what was kept, a shard a group of units, image
-bytes as they were.
+"""The third pass: reads the inputs again and writes what was kept, one shard per group of units.
+
+Image bytes stay as they were.
 """
 
 import hashlib
@@ -24,12 +25,14 @@ SUFFIX = "array_record"
 
 
 class WriteShard(beam.DoFn):
-    """(group, [(number, unit), …]) → a shard of their kept items and, last, its count and sizes."""
+    """(group, [(number, unit), …]) → a shard of their kept items and then its length and sizes."""
 
     def __init__(self, work: Work):
+        """Store the directory of the build."""
         self._work = work
 
     def process(self, element: tuple[int, list[tuple[int, Unit]]]) -> Iterator[Any]:
+        """Write the shard of a group; yield nothing."""
         group, units = element
         local = None if storage.is_remote(self._work.folder) else Path(self._work.folder)
         with tempfile.TemporaryDirectory(prefix="writing-", dir=local) as folder:
@@ -42,7 +45,7 @@ class WriteShard(beam.DoFn):
             size = shard.stat().st_size
             if sizes:
                 storage.upload(shard, self._work.path(SHARDS, group, SUFFIX))
-        # after the shard: where this is, the shard is whole
+        # written after the shard, to mark it as complete
         self._work.write(f"{SHARDS}/{group:06d}.json", {"bytes": size, "sizes": sizes})
         return iter(())
 
@@ -79,6 +82,6 @@ class WriteShard(beam.DoFn):
 
 def _changed(unit: Unit) -> InputError:
     return InputError(
-        f"{unit.path} changed while it was being read; leave it alone, and the same command starts"
-        " with it anew"
+        f"{unit.path} changed while it was being read; leave it unchanged and run the same command,"
+        " which reads it again"
     )

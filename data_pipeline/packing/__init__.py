@@ -1,1 +1,1 @@
-"""Captioned images to records, on one machine."""
+"""Packing captioned images into records, on one machine."""

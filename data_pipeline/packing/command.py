@@ -1,6 +1,8 @@
-"""Packs captioned images into records: a folder of image + .txt, or one with metadata.jsonl
-(file_name, caption), or img2dataset tars. What is left out is counted by reason in
-DIR/pack_report.json. For filters, deduplication and more than one machine: `cv3jax data build`.
+"""Packs captioned images into records.
+
+The input is a folder of images with .txt files beside them, a folder with metadata.jsonl or .csv
+(file_name, caption), or img2dataset tars. DIR/pack_report.json counts by reason what was left out.
+For filters, deduplication and several machines use `cv3jax data build`.
 """
 
 import argparse
@@ -30,12 +32,12 @@ def parser() -> Parser:
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    """Pack, say how much was packed and what was left out, and return the figures."""
+    """Pack, print how much was packed and what was left out, and return the figures."""
     if args.threads is not None and not 1 <= args.threads <= 256:
         raise InputError(f"--threads {args.threads}: give a number in 1..256")
     check_source(args.input)
 
-    # with the libraries that read and write records, which --help does without
+    # this imports the libraries that read and write records, which --help does not need
     from data_pipeline.packing.pack import pack
 
     report = pack(

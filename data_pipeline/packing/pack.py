@@ -1,6 +1,6 @@
-"""Captioned images → a record dataset.
+"""Packing captioned images into a record dataset.
 
-What is left out is counted by reason, reported, and never stops the rest.
+What is left out is counted by reason and reported; it never stops the rest.
 """
 
 import collections
@@ -30,7 +30,7 @@ from data_pipeline.sources.items import (
 )
 
 REPORT = "pack_report.json"
-_EXAMPLES, _LINE = 20, 400  # of each reason, in the report; characters of one
+_EXAMPLES, _LINE = 20, 400  # examples per reason in the report; characters of an example
 
 
 def pack(
@@ -43,25 +43,28 @@ def pack(
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Packs a folder (image + .txt, or metadata.jsonl) or img2dataset tars into ArrayRecord shards.
+    """Pack a folder (images with .txt, or a table) or img2dataset tars into ArrayRecord shards.
 
-    The records depend on the source's files alone, not on `workers`: same order, same keys, same
+    The records depend on the source's files alone and not on `workers`: same order, same keys, same
     bytes.
 
     Args:
         source: see `detect.open_source`.
-        out: the dataset's directory; it appears when all is written.
-        max_bytes, max_pixels: of one image; larger ones are left out, and so are those longer than
+        out: the dataset's directory; it appears when everything is written.
+        shards: the number of ArrayRecord files.
+        overwrite: replace a dataset that is already there.
+        max_bytes: the most bytes of an image; larger ones are left out.
+        max_pixels: the most pixels of an image; larger ones are left out. So are images longer than
             8:1 (decode.MAX_ASPECT).
         workers: threads that decode and hash; None: one per core, at most 16.
 
     Returns:
         The report, also written to `out`/pack_report.json: {"source", "kind", "records", "bytes",
-            "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "unreadable": {field:
-            {"items": n, "example"}} of fields that cannot be understood, "seconds"}.
+        "skipped": {reason: n}, "examples": {reason: ["key: detail", …]}, "unreadable": {field:
+        {"items": n, "example"}} of fields that cannot be understood, "seconds"}.
 
     Raises:
-        InputError: no such source, an `out` that cannot be written, or no usable image.
+        InputError: there is no such source, `out` cannot be written, or no image is usable.
     """
     start = time.monotonic()
     opened = open_source(source)
@@ -83,8 +86,8 @@ def pack(
                     skipped[result.reason] += 1
                     if len(lines := examples.setdefault(result.reason, [])) < _EXAMPLES:
                         line = f"{result.key}: {result.detail}" if result.detail else result.key
-                        # a name from JSON may hold half a surrogate pair, one from a file system
-                        # any bytes: not UTF-8
+                        # a name from JSON may hold half a surrogate pair, and one from a file
+                        # system any bytes
                         lines.append(line[:_LINE].encode(errors="backslashreplace").decode())
                     continue
                 seen.add(result["key"])
@@ -96,7 +99,7 @@ def pack(
             )
             first = next(iter(examples.values()), [""])[0]
             raise InputError(
-                f"nothing usable in {source}: {reasons} (first: {first}); an item is an image and a"
+                f"nothing usable in {source}: {reasons} (first: {first}); give images, each with a"
                 " caption of the same name"
             )
         report = {
@@ -117,7 +120,7 @@ def pack(
 def _telling(
     items: Iterable[tuple[Item | Skip, int]], unreadable: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[Item | Skip, int]]:
-    """The items as they come; counts in `unreadable` what of them cannot be understood."""
+    """Yield the items unchanged; count in `unreadable` their fields that cannot be understood."""
     for item, progress in items:
         for field, shown in ({} if isinstance(item, Skip) else item.unreadable).items():
             unreadable.setdefault(field, {"items": 0, "example": shown})["items"] += 1
@@ -127,8 +130,9 @@ def _telling(
 def _decoded(
     items: Iterable[tuple[Item | Skip, int]], workers: int, max_bytes: int, max_pixels: int
 ) -> Iterator[tuple[Record | Skip, int]]:
-    """Decodes and hashes in threads (Pillow releases the GIL), in the order of `items`, with few of
-    them in memory.
+    """Decode and hash in threads (Pillow releases the GIL), in the order of `items`.
+
+    Only few items are in memory at a time.
     """
 
     def decode(item: Item) -> Record | Skip:

@@ -119,7 +119,7 @@ def test_a_file_that_changed_meanwhile(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(passes, "_write", write)
             with pytest.raises(
-                InputError, match=r"a.tar changed while it was being read; .* starts with it anew$"
+                InputError, match=r"a.tar changed while it was being read; .* which reads it again$"
             ):
                 build(tmp_path / "D", "--input", tmp_path / "a.tar")
         tar(tmp_path / "a.tar", sample(0) + sample(1))
@@ -196,8 +196,8 @@ def test_files_that_break_off_end_the_build(tmp_path):
     with pytest.raises(
         InputError,
         match=(
-            r"bytes are lost in files that break off \(most of them in .*\); at most"
-            r" --max-bad-fraction 0.2"
+            r"bytes are lost in truncated files \(most of them in .*\), more than"
+            r" --max-bad-fraction 0.2 allows"
         ),
     ):
         build(tmp_path / "D", "--input", f"{tmp_path}/*.tar", "--max-bad-fraction", 0.2)

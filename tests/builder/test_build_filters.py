@@ -156,7 +156,7 @@ def test_a_list_of_sources_that_is_none(content, message, tmp_path):
     [
         (
             {"min_side": 0},
-            r"min_side = 0: give a whole number in 1..65535; it is: shorter side at least",
+            r"min_side = 0: give a whole number in 1..65535 .smallest shorter side, pixels",
         ),
         ({"min_side": 2.5}, "min_side = 2.5: give a whole number"),
         ({"max_unsafe": 1.5}, r"max_unsafe = 1.5: give a number in 0..1"),

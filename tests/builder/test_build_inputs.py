@@ -161,17 +161,17 @@ def test_a_folder_with_a_table(kind, tmp_path):
     [
         (
             ["--input", "{at}/none/*.tar"],
-            "--input .*none/.* nothing there; give tars, parquet files or a folder",
+            "--input .*none/.* nothing is there; give tars, parquet files or a folder",
         ),
-        (["--input", "{at}/x.jpg"], "neither .tar nor .parquet"),
+        (["--input", "{at}/x.jpg"], "neither a .tar nor a .parquet"),
         (["--input", "{at}/empty"], "holds no .tar, no .parquet and no images"),
         (
             ["--input", "{at}/a.tar", "--captions", "c.csv"],
-            "--captions c.csv: only for a folder of images",
+            "--captions c.csv: no --input is a folder of images",
         ),
         (
             ["--input", "{at}/a.tar", "--metadata", "{at}/no*.parquet"],
-            "--metadata .* nothing there",
+            "--metadata .* nothing is there",
         ),
         (
             ["--input", "{at}/a.tar", "--max-bad-fraction", "2"],
@@ -187,7 +187,7 @@ def test_a_folder_with_a_table(kind, tmp_path):
         ),
         (
             ["--input", "{at}/a.tar", "--filters", "{at}/none.yaml"],
-            "none.yaml: not readable as YAML",
+            "none.yaml cannot be read as YAML",
         ),
         (
             ["--input", "{at}/a.tar", "--direct_num_workers", "two"],
@@ -196,7 +196,7 @@ def test_a_folder_with_a_table(kind, tmp_path):
         (["--input", "{at}/a.tar", "--threads", "0"], "--threads 0: give a number in 1..256"),
         (
             ["--input", "{at}/a.tar", "--keep-exact"],
-            "keep_exact keeps what near_radius = 12 would drop",
+            "keep_exact keeps images that near_radius = 12 would drop",
         ),
         (["--input", "{at}/a.tar", "--nsfw-tags", " , "], "nsfw_tags is empty"),
     ],
@@ -232,7 +232,7 @@ def test_somebody_elses_directory_stays(tmp_path):
     tar(tmp_path / "a.tar", sample(0))
     (tmp_path / "D.build").mkdir()
     (tmp_path / "D.build" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is in the way, and not of a build"):
+    with pytest.raises(InputError, match="is in the way and does not belong to a build"):
         build(tmp_path / "D", "--input", tmp_path / "a.tar")
     assert (tmp_path / "D.build" / "thesis.tex").exists()
     (tmp_path / "E").mkdir()

@@ -54,7 +54,7 @@ def test_a_filter_finds_its_field(case, source, form, tmp_path):
 def test_a_filter_whose_field_no_image_has(case, source, tmp_path):
     settings = Settings(**case.settings)
     figures = decided(*write(source, tmp_path, Form("other", 1, 2, "kept")), settings)
-    with pytest.raises(InputError, match=r"goes by .*, which none of 2 items of .* has; join it"):
+    with pytest.raises(InputError, match=r"needs .*, which none of 2 items of .* has; join it"):
         check_figures(figures, BuildSettings(settings))
     check_figures(figures, BuildSettings(settings, allow_unreadable=True))
 
@@ -67,9 +67,7 @@ def test_one_source_of_two_has_it(tmp_path):
         (tmp_path / name / "x.json").write_text(json.dumps(fields))
     flags = ["build", "--max-unsafe", "0.5", "--out", str(tmp_path / "D")]
     flags += [flag for name in "ab" for flag in ("--input", str(tmp_path / name))]
-    with pytest.raises(
-        InputError, match=r"^--max-unsafe goes by punsafe or .* of 1 items of folder"
-    ):
+    with pytest.raises(InputError, match=r"^--max-unsafe needs punsafe or .* of 1 items of folder"):
         main(flags)
     assert not (tmp_path / "D").exists()
     main([*flags, "--allow-unreadable-fields"])
@@ -123,9 +121,9 @@ def test_the_command_refuses_and_goes_on(tmp_path, capsys):
     with pytest.raises(InputError) as refused:
         main(flags)
     assert str(refused.value) == (
-        "a filter's field is there and cannot be understood: unsafe of 1 of 5 items, such as"
-        " punsafe = {'score': 0.1} (--max-unsafe); put it right, or give --allow-unreadable-fields"
-        " and these items pass that filter: the same command then goes on"
+        "a filter's field has values that cannot be understood: unsafe of 1 of 5 items, such as"
+        " punsafe = {'score': 0.1} (--max-unsafe); correct them, or give --allow-unreadable-fields"
+        " to let these items pass the filter, and the same command resumes"
     )
     main([*flags, "--allow-unreadable-fields"])
     assert "not understood 1: unsafe (such as punsafe = {'score': 0.1})" in capsys.readouterr().out
