@@ -1,8 +1,7 @@
-"""What a response of /v1/chat/completions is worth: an answer to go on with, or the reason why
-there is none.
+"""Reading responses of /v1/chat/completions: an answer, or the reason why there is none.
 
-Reasons are what the journal and the report call them. Those in RETRYABLE may be gone another time;
-the others are the answer.
+The journal and the report use these reasons. A later request may succeed after those in RETRYABLE;
+the others are final.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import re
 from typing import Any
 
 MAX_ANSWER = 8000  # characters of one answer
-MAX_CAPTION = 4000  # of the last one, the caption; T5 reads some 1,000
+MAX_CAPTION = 4000  # characters of the last answer, the caption; T5 reads about 1,000
 MAX_DETAIL = 400
 
 REFUSED, EMPTY, TRUNCATED, TOO_LONG = (
@@ -30,8 +29,8 @@ UNREACHABLE, TIMEOUT, SERVER, MALFORMED, LIMITED = (
 )
 RETRYABLE = frozenset({UNREACHABLE, TIMEOUT, SERVER, MALFORMED, LIMITED})
 
-# How a refusal begins. "I cannot see any text" and "I'm unable to tell the colour" are answers, so
-# what is refused counts too.
+# The beginning of a refusal. "I cannot see any text" and "I'm unable to tell the colour" are
+# answers, so the pattern includes what is refused.
 _CANNOT = (
     r"(?:can\s?not|can['’]?t|won['’]?t|will not|(?:am|['’]m) (?:not able|unable) to|(?:am|['’]m)"
     r" not comfortable)"
@@ -47,8 +46,8 @@ _REFUSAL = re.compile(
     rf" (?:not able|unable) to {_TO_HELP})",
     re.IGNORECASE,
 )
-# What models that reason say before their answer, and what they put around it. Some servers' chat
-# templates have opened the first already, so that only its end is in the text.
+# The marks around the reasoning of models that reason, and around their answer. Some servers' chat
+# templates contain the opening mark of the reasoning, so that the text has only the closing one.
 _WORD = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
 _OPEN = re.compile(
     rf"\s*(?:<(?:\w+:)?{_WORD}\s*>|◁{_WORD}▷|<\|(?:begin_of|start)_{_WORD}\|>|\[{_WORD}\])", re.I
@@ -66,7 +65,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Of one response, as its `usage` says; None where it says nothing."""
+    """The tokens of one response, from its `usage`."""
 
     prompt: int
     completion: int
@@ -74,13 +73,15 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
+    """The text of an answer, and its tokens where they are known."""
+
     text: str
     tokens: Tokens | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """`reason` is one of the module's; `detail` says more, in one line."""
+    """The reason why there is no answer (one of this module's), and a detail in one line."""
 
     reason: str
     detail: str = ""
@@ -88,13 +89,13 @@ class Failure:
 
 
 def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
-    """Judges the body of a response of status 200.
+    """Return the answer in the body of a response of status 200, or why there is none.
 
-    `last`: the answer is the caption, one line of at most MAX_CAPTION characters.
+    last: the answer is the caption, one line of at most MAX_CAPTION characters.
     """
     try:
         value = json.loads(body)
-        if isinstance(value, dict) and value.get("error"):  # some gateways say 200 all the same
+        if isinstance(value, dict) and value.get("error"):  # some gateways send errors as 200
             return Failure(MALFORMED, f"an error in place of an answer: {error_of(body)[0]}")
         choice = value["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
@@ -128,8 +129,9 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
 
 
 def answer_of(text: str) -> str:
-    """What a model says when it has thought: without its reasoning, and what stands around the
-    rest; empty where it did not come to an end of that.
+    """Return the answer in a model's text, without its reasoning and the marks around the answer.
+
+    It is empty where the reasoning did not end.
     """
     if ends := list(_CLOSE.finditer(text)):
         text = text[ends[-1].end() :]
@@ -141,8 +143,9 @@ def answer_of(text: str) -> str:
 
 
 def error_of(body: bytes) -> tuple[str, str]:
-    """What an error response says, and its code, of OpenAI's form {"error": {"message", "code",
-    "type"}} or vLLM's without "error".
+    """Return (the message, the code) of an error response.
+
+    Its form is OpenAI's {"error": {"message", "code", "type"}}, or vLLM's without "error".
     """
     try:
         value = json.loads(body)
@@ -157,9 +160,7 @@ def error_of(body: bytes) -> tuple[str, str]:
 
 
 def one_line(text: str) -> str:
-    """Foreign text for a message or a report: printable, one line, at most MAX_DETAIL
-    characters.
-    """
+    """Return foreign text in one printable line of at most MAX_DETAIL characters."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * MAX_DETAIL].split()))[
         :MAX_DETAIL
     ]

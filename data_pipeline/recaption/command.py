@@ -1,7 +1,9 @@
-"""New captions from a vision model behind any OpenAI-compatible endpoint (vLLM, SGLang, a hosted
-API): questions about the image, the last of which merges the answers with the old caption. The old
-caption stays, the new one becomes the record's `recaption`. A journal beside --out makes it
-resumable: the same command goes on after a kill, and asks nothing twice that was answered.
+"""Asks a vision model for new captions.
+
+The model is behind any OpenAI-compatible endpoint (vLLM, SGLang, a hosted API). It is asked
+questions about each image; the last one merges the answers with the old caption. The old caption
+stays, and the new one becomes the record's `recaption`. A journal beside --out makes the command
+resumable: after a kill, the same command continues and repeats no question that was answered.
 docs/guides/recaption.md has the servers' commands and the template.
 """
 
@@ -29,22 +31,24 @@ def parser() -> Parser:
     )
     add_input(made, "a directory of records")
     made.add_argument(
-        "--endpoint", required=True, metavar="URL", help="the server, up to and with /v1"
+        "--endpoint", required=True, metavar="URL", help="the server's address, including /v1"
     )
-    made.add_argument("--model", required=True, metavar="NAME", help="as the server calls it")
+    made.add_argument(
+        "--model", required=True, metavar="NAME", help="the model, by the server's name for it"
+    )
     made.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help="the new dataset; appears when complete",
+        help="the new dataset's directory; it appears when the dataset is complete",
     )
     made.add_argument(
         "--dialogue",
         type=Path,
         default=DEFAULT,
         metavar="FILE",
-        help="a template of questions (default: the paper's way)",
+        help="a template of questions (default: like the paper's)",
     )
     for field in flags():
         text = field.metadata["help"]
@@ -59,7 +63,7 @@ def parser() -> Parser:
         "--triplets",
         type=Path,
         metavar="FILE",
-        help="also write (image, old, new) there, as LLaVA's JSON",
+        help="also write (image, old caption, new caption) there, in LLaVA's JSON format",
     )
     made.add_argument(
         "--api-key-env",
@@ -69,7 +73,7 @@ def parser() -> Parser:
     made.add_argument(
         "--retry-failed",
         action="store_true",
-        help="ask again where the server failed, and replace the dataset",
+        help="repeat the questions at which the server failed, and replace the dataset",
     )
     made.add_argument(
         "--overwrite",
@@ -81,7 +85,7 @@ def parser() -> Parser:
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    """Recaption, say why records lack a new caption, and return the figures."""
+    """Recaption, print why records lack a new caption, and return the figures."""
     settings = RecaptionSettings(
         endpoint=args.endpoint,
         model=args.model,
@@ -91,15 +95,15 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     )
     if args.api_key_env and not os.environ.get(args.api_key_env):
         raise InputError(
-            f"--api-key-env {args.api_key_env}: no such variable in the environment, or an"
-            " empty one"
+            f"--api-key-env {args.api_key_env}: the environment has no such variable, or it is"
+            " empty; set it to the API key"
         )
     load_dialogue(args.dialogue)
     from data_pipeline.recaption.endpoint import parse_address
 
     parse_address(args.endpoint)
     check_records(args.input)
-    # with the libraries that read and write records, which a wrong flag does without
+    # this imports the libraries that read and write records, which a wrong flag does not need
     from data_pipeline.recaption.run import recaption
 
     report = recaption(

@@ -1,5 +1,6 @@
-"""A record's image as a chat carries it: a base64 data URL, the bytes as they are where the model
-would see the same image.
+"""A record's image for a chat: a base64 data URL.
+
+It contains the image's own bytes where the model sees the same image as training.
 """
 
 import base64
@@ -10,14 +11,15 @@ from PIL import Image
 from data_pipeline.images.decode import decode_rgb, is_plain, open_image, upright_size
 from data_pipeline.images.formats import TYPES
 
-_SENT = ("image/png", "image/jpeg", "image/webp")  # what every server reads
+_SENT = ("image/png", "image/jpeg", "image/webp")  # the formats that every server reads
 
 
 def data_url(data: bytes, side: int) -> str:
-    """Encoded image → "data:image/…;base64,…", at most `side` pixels long.
+    """Return "data:image/…;base64,…" of an encoded image, at most `side` pixels long.
 
-    A larger one, one of a kind that not every server reads, and one of which a plain decoder would
-    make other pixels than training sees (`decode.is_plain`) become an upright RGB JPEG in sRGB.
+    The image is converted to an upright RGB JPEG in sRGB if it is larger, if its format is not read
+    by every server, or if a plain decoder would show other pixels than training sees
+    (`decode.is_plain`).
 
     Raises:
         InputError: the image is damaged or too large to decode.

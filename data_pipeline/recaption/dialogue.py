@@ -1,15 +1,14 @@
-"""The dialogue that leads to a new caption: a template file of questions, and the messages that it
-makes of one record.
+"""The dialogue that leads to a new caption: a template of questions, and its messages for a record.
 
-CogView3 §3.1 has a vision model answer questions about the image, the first asking for a brief
-description, and then combine its answers with the old caption. Here this is one chat: the image
-stands in its first message, each question comes with all answers before it, and the answer to the
-last one is the new caption. A template is a JSON file:
+In CogView3 §3.1 a vision model answers questions about the image, first for a brief description,
+and then combines its answers with the old caption. Here this is one chat: the image is in its first
+message, each question follows all answers before it, and the answer to the last question is the new
+caption. A template is a JSON file:
 
-    {"system": "…",                      optional: what the model is told before
+    {"system": "…",                      optional: the system message
      "turns": ["…", "… {caption} …"],    the questions; {caption} becomes <caption>the old
                                          caption</caption>
-     "settings": {"temperature": 0.2},   optional: goes into every request as it is
+     "settings": {"temperature": 0.2},   optional: fields that are added to every request
      "triplet": "… {caption} …"}         optional: the question of `--triplets`
 """
 
@@ -22,12 +21,12 @@ from typing import Any
 from data_pipeline.io.errors import InputError, first_line
 
 DEFAULT = Path(__file__).with_name("dialogue.json")
-# of the file; questions; characters of one text
+# limits: bytes of the file, questions, characters of one text
 MAX_BYTES, MAX_TURNS, MAX_TEXT = 64 * 1024, 20, 8000
 MAX_OLD_CAPTION = 8192  # characters that are sent
 
 _FIELDS = {"system", "turns", "settings", "triplet"}
-# of a request: not the template's to set
+# fields of a request that the template may not set
 _OURS = ("model", "messages", "stream", "n", "max_tokens")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _TAGS = re.compile(r"<\s*/?\s*caption\s*>", re.IGNORECASE)
@@ -44,8 +43,9 @@ class Dialogue:
     triplet: str
 
     def messages(self, image_url: str, caption: str, answers: list[str]) -> list[dict[str, Any]]:
-        """The chat up to the question after `answers`, in the format of /v1/chat/completions;
-        `image_url` is a data URL.
+        """Return the chat up to the question after `answers`, as /v1/chat/completions takes it.
+
+        image_url: a data URL.
         """
         chat: list[dict[str, Any]] = (
             [{"role": "system", "content": self.system}] if self.system else []
@@ -65,20 +65,21 @@ class Dialogue:
 
 
 def fill(text: str, caption: str) -> str:
-    """Puts the old caption, which is foreign, where the template says: between tags that it cannot
-    close itself.
+    """Return `text` with the old caption in place of {caption}.
+
+    The caption is untrusted: it is put between tags that it cannot close itself.
     """
     foreign = _TAGS.sub(" ", caption[:MAX_OLD_CAPTION]).strip()
-    # one pass: braces in a caption stay what they are
+    # a single pass, so that braces in a caption are not replaced
     return _PLACEHOLDER.sub(lambda _: f"<caption>{foreign}</caption>", text)
 
 
 def load_dialogue(path: Path = DEFAULT) -> Dialogue:
-    """Reads and checks a template.
+    """Return the template in a file after checking it.
 
     Raises:
-        InputError: no such file, too large, not JSON, or a field that is not as the module's
-            docstring has it.
+        InputError: the file does not exist, is too large or is not JSON, or a field is not as this
+            module describes it.
     """
 
     def refuse(what: str) -> InputError:
@@ -97,7 +98,7 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
     if not isinstance(value, dict) or not isinstance(value.get("turns"), list):
         raise refuse('give a JSON object with "turns", a list of questions')
     if unknown := sorted(set(value) - _FIELDS):
-        raise refuse(f"unknown field {unknown[0]!r}; one of {', '.join(sorted(_FIELDS))}")
+        raise refuse(f"unknown field {unknown[0]!r}; give some of {', '.join(sorted(_FIELDS))}")
     if not 1 <= len(value["turns"]) <= MAX_TURNS:
         raise refuse(f"{len(value['turns'])} turns; give 1 to {MAX_TURNS}")
     for name, text in (

@@ -1,9 +1,9 @@
-"""One request to an OpenAI-compatible server, and what its response means: an answer, a reason to
-try again, or the end of the run.
+"""Sending one request to an OpenAI-compatible server, and interpreting its response.
 
-Statuses as the API's own clients take them: 408, 409, 429 and 5xx may go better another time, other
-4xx may not. Nothing of the environment is used (proxies, netrc), no redirect is followed, and a
-response is read up to MAX_BODY bytes.
+The result is an answer, a reason to try again, or the end of the run. Statuses mean what they mean
+to the API's own clients: after 408, 409, 429 and 5xx another attempt may succeed, after other 4xx
+it will not. Nothing of the environment is used (proxies, netrc), no redirect is followed, and at
+most MAX_BODY bytes of a response are read.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ _FILTERED = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyV
 
 
 class StoppedByServerError(OSError):
-    """The server answers nobody any more: no credit is left, or it is gone.
+    """The server no longer answers: no credit is left, or it is gone.
 
-    Another day the same command goes on.
+    The same command resumes later.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """Of one attempt.
+    """The result of one attempt.
 
-    `status`: of HTTP, None where none came; `pause`: seconds that the server asked to wait, None
-    where it did not.
+    `status` is that of HTTP, None where no response came. `pause` is the number of seconds that the
+    server asked to wait, None where it did not.
     """
 
     outcome: Answer | Failure
@@ -48,7 +48,7 @@ class Reply:
 def parse_address(url: str) -> httpx.URL:
     """Return the address that --endpoint gives.
 
-    Raises InputError unless it is one of http or https, without a password or a query.
+    Raises InputError unless its scheme is http or https and it has neither a password nor a query.
     """
     try:
         base = httpx.URL(url)
@@ -57,9 +57,9 @@ def parse_address(url: str) -> httpx.URL:
             f"--endpoint {url!r} is not a URL ({first_line(e, 120)}); give one like"
             " http://host:8000/v1"
         ) from e
-    if base.userinfo or base.query or base.fragment:  # it stands in messages and in the report
+    if base.userinfo or base.query or base.fragment:  # messages and the report show the address
         raise InputError(
-            "--endpoint has a password or a query in it; give the address alone, and a key by"
+            "--endpoint has a password or a query in it; give the address alone, and a key with"
             " --api-key-env"
         )
     if base.scheme not in ("http", "https") or not base.host:
@@ -68,26 +68,28 @@ def parse_address(url: str) -> httpx.URL:
 
 
 class Endpoint:
-    """A server and the key for it. An async context manager, which holds `connections` connections.
+    """A server and the key for it; an async context manager with up to `connections` connections.
 
     Args:
-        url: up to and with /v1.
-        key: sent as a bearer token and said nowhere; None: none.
-        timeout: seconds of one request from its connection to the last byte.
+        url: the address, including /v1.
+        key: sent as a bearer token and never shown; None: none.
+        timeout: seconds for one request, from its connection to the last byte.
+        connections: the largest number of connections.
 
     Raises:
-        InputError: `url` is not one of http or https, or has a password or a query in it; `key` is
-            not ASCII.
+        InputError: the scheme of `url` is not http or https, or it has a password or a query; `key`
+            is not ASCII.
     """
 
     def __init__(self, url: str, *, key: str | None, timeout: float, connections: int):
+        """Check the address and the key, and create the client."""
         base = parse_address(url)
         if key is not None and not (
             key.isascii() and key.isprintable() and key.strip() == key and key
         ):
             raise InputError(
-                "the API key has a space, a line break or another character at its ends or within"
-                " that no key has"
+                "the API key contains a space, a line break or another character that no key has;"
+                " set the variable to the key alone"
             )
         self.url = str(base).rstrip("/")
         self._key, self._timeout = key, timeout
@@ -98,8 +100,8 @@ class Endpoint:
         }
         self._client = httpx.AsyncClient(
             headers=headers if key is None else {**headers, "Authorization": f"Bearer {key}"},
-            timeout=None,  # httpx's are between two bytes; `ask` has one for the whole
-            # uvicorn, vLLM's and SGLang's server, closes idle connections after 5 seconds
+            timeout=None,  # httpx limits the time between two bytes; `ask` limits the whole time
+            # uvicorn, the server of vLLM and SGLang, closes idle connections after 5 seconds
             limits=httpx.Limits(
                 max_connections=connections,
                 max_keepalive_connections=connections,
@@ -111,18 +113,20 @@ class Endpoint:
         self._to = base.copy_with(path=base.path.rstrip("/") + "/chat/completions")
 
     async def __aenter__(self) -> "Endpoint":
+        """Return the endpoint."""
         return self
 
     async def __aexit__(self, kind, value, traceback) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
     async def ask(self, request: dict[str, Any], *, identity: str, last: bool) -> Reply:
-        """Sends one request, once.
+        """Send one request, once.
 
         Args:
             request: the body, as JSON.
-            identity: the same for every attempt at the same request (Idempotency-Key); servers that
-                know it answer it once.
+            identity: a text that is the same for every attempt at one request (Idempotency-Key);
+                servers that support it answer the request once.
             last: see `answers.read_answer`.
 
         Raises:
@@ -134,11 +138,11 @@ class Endpoint:
                 status, headers, body = await self._post(json.dumps(request).encode(), identity)
         except (TimeoutError, httpx.TimeoutException):
             return Reply(
-                Failure(answers.TIMEOUT, f"no whole response within {self._timeout:g} s"), None
+                Failure(answers.TIMEOUT, f"no complete response within {self._timeout:g} s"), None
             )
         except httpx.ConnectError as e:
             return Reply(Failure(answers.UNREACHABLE, self._said(first_line(e))), None)
-        except httpx.HTTPError as e:  # cut off in the middle, or not HTTP
+        except httpx.HTTPError as e:  # the response ended early, or is not HTTP
             return Reply(
                 Failure(answers.MALFORMED, self._said(f"{type(e).__name__}: {first_line(e)}")), None
             )
@@ -176,13 +180,13 @@ class Endpoint:
         message = self._said(f"{status}: {message}")
         if status == 402 or (status == 429 and any(word in code for word in _BROKE)):
             raise StoppedByServerError(
-                f"{self.url} wants payment ({message}); when that is settled the same command"
-                " goes on"
+                f"{self.url} asks for payment ({message}); after it is paid, the same command"
+                " resumes"
             )
         if status in (401, 403):
             raise InputError(
-                f"{self.url} does not accept the API key ({message}); --api-key-env names the"
-                " variable that holds it"
+                f"{self.url} does not accept the API key ({message}); put the right one into the"
+                " variable that --api-key-env names"
             )
         if status == 404:
             raise InputError(
@@ -203,15 +207,15 @@ class Endpoint:
         return Failure(answers.REJECTED if status >= 400 else answers.MALFORMED, message)
 
     def _said(self, text: str) -> str:
-        """What a server said, without our key: some repeat it."""
+        """Return a server's text without our key, which some servers repeat."""
         return answers.one_line(text.replace(self._key, "***") if self._key else text)
 
 
 def retry_after(headers: httpx.Headers, now: float) -> float | None:
-    """Seconds that a response asks to wait: Retry-After in seconds or as a date (RFC 9110 §10.2.3),
-    or OpenAI's retry-after-ms.
+    """Return the seconds that a response asks to wait, or None.
 
-    None where it says nothing, or nothing that can be read. `now`: seconds since the epoch.
+    It reads Retry-After in seconds or as a date (RFC 9110 §10.2.3), or OpenAI's retry-after-ms.
+    None where there is none, or it cannot be read. now: seconds since the epoch.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "")

@@ -1,17 +1,17 @@
-"""The journal of a recaptioning: every answer as it came, so that a killed run asks nothing twice.
+"""The journal of a recaptioning: all answers, so that a killed run repeats no question.
 
-A JSON Lines file that only grows. The first line says what was asked of which model; a run that
-asks something else is refused. Then one line an event, written to the operating system before
-anything that follows from it is asked:
+It is a JSON Lines file that only grows. Its first line says what was asked of which model; a run
+that asks something else is refused. Each further line is one event, which is handed to the
+operating system before any question that depends on it is asked:
 
     {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …,
         "attempts": 1, "tokens": [prompt, completion]}
     {"event": "failed", "id": …, "key": …, "sha256": …, "turn": 2, "reason": …, "detail": …,
         "attempts": 6, "tokens": null}
 
-`id` is a hash of key, sha256 and old caption: a record in which one of these changed is another
-one. A line that a kill tore is cut off at the next start. The index in memory holds offsets, not
-texts: some 200 bytes a record.
+`id` is a hash of key, sha256 and old caption: a record in which one of these changed is a different
+one. A line that a kill left incomplete is removed at the next start. The index in memory holds
+offsets and not texts: about 200 bytes per record.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ NAME = "journal.jsonl"
 
 @dataclasses.dataclass
 class Totals:
-    """Of all requests that were answered, in this run and those before.
+    """The counts of all requests that were answered, in this run and earlier ones.
 
-    `unmeasured`: answers that came without a count of tokens.
+    `unmeasured` is the number of answers without a count of tokens.
     """
 
     requests: int = 0
@@ -46,25 +46,26 @@ class Totals:
 
 
 def identify(record: Record) -> str:
+    """Return the journal's id of a record."""
     parts = (record["key"], record["sha256"], record["caption"])
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 class Journal:
-    """Opens a journal, or begins one. A context manager; only one process can hold it.
+    """A journal, opened or created. A context manager; only one process can hold it.
 
     Args:
-        folder: where it lies.
+        folder: the folder of the journal.
         asked: what the answers depend on: {"model", "dialogue", …}, stored in the first line.
-        turns: of the dialogue.
-        retry_failed: failures that may go better another time are forgotten, the answers before
-            them are not.
-        overwrite: a journal of something else is moved aside, as journal.jsonl.old-N.
+        turns: the number of questions of the dialogue.
+        retry_failed: forget failures that a later request may not have; the answers before them
+            stay.
+        overwrite: rename a journal of other questions to journal.jsonl.old-N.
 
     Raises:
-        InputError: a journal of something else (without `overwrite`), one in use, a damaged one, or
-            a folder that cannot be written.
-        OSError: the disk is full, or fails.
+        InputError: the journal is of other questions (without `overwrite`), in use, or damaged, or
+            the folder cannot be written.
+        OSError: the disk is full or failing.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Journal:
         retry_failed: bool = False,
         overwrite: bool = False,
     ):
+        """Open or create the journal and read its index."""
         self.path = folder / NAME
         self.totals = Totals()
-        asked = json.loads(json.dumps(asked))  # as it will be read: tuples are lists
+        asked = json.loads(json.dumps(asked))  # in the form that will be read: tuples are lists
         self._turns, self._retry_failed = turns, retry_failed
         self._ended: dict[bytes, int] = {}  # id → offset of the line that ended its dialogue
         self._going: dict[bytes, list[int]] = {}  # id → offsets of its answers so far
@@ -88,19 +90,19 @@ class Journal:
             self._file = self._open()
         except OSError as e:
             raise InputError(
-                f"cannot write {self.path} ({first_line(e, 160)}); give another --out"
+                f"{self.path} cannot be written ({first_line(e, 160)}); give another --out"
             ) from e
         try:
             found, answers = self._header()
             if found not in (None, asked):
                 if answers and not overwrite:
                     raise InputError(
-                        f"{self.path} is of another run ({_difference(found, asked)}); give another"
-                        " --out, or --overwrite"
+                        f"{self.path} belongs to another run ({_difference(found, asked)}); give"
+                        " another --out, or --overwrite"
                     )
                 if answers:
                     self._move_aside()
-                # nothing was answered: the model's name was mistyped, say
+                # without answers, for example after a mistyped model, the journal starts anew
                 os.ftruncate(self._file, 0)
             self._load(asked)
         except BaseException:
@@ -108,25 +110,28 @@ class Journal:
             raise
 
     def __enter__(self) -> "Journal":
+        """Return the journal."""
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
+        """Write everything to the disk and close the file."""
         try:
             self.sync()
         finally:
             os.close(self._file)
 
     def answers(self, identity: str) -> list[str]:
-        """The answers of a dialogue that has not ended, in order."""
+        """Return the answers so far of a dialogue that has not ended, in order."""
         return [
             self._read(offset)["text"] for offset in self._going.get(bytes.fromhex(identity), [])
         ]
 
     def ended(self, identity: str) -> bool:
+        """Return whether a dialogue has ended."""
         return bytes.fromhex(identity) in self._ended
 
     def result(self, identity: str) -> Answer | Failure | None:
-        """How a dialogue ended: the caption, or why there is none. None while it has not."""
+        """Return how a dialogue ended: the caption, or why there is none; None while it has not."""
         if (offset := self._ended.get(bytes.fromhex(identity))) is None:
             return None
         line = self._read(offset)
@@ -139,9 +144,9 @@ class Journal:
     def write(
         self, record: Record, identity: str, turn: int, outcome: Answer | Failure, attempts: int
     ) -> None:
-        """Appends what a request came to.
+        """Append the result of a request.
 
-        When this returns the operating system has it, and no kill of the process can lose it.
+        When this returns, the operating system has it, and killing the process cannot lose it.
         """
         line: dict[str, Any] = {
             "event": "answer" if isinstance(outcome, Answer) else "failed",
@@ -160,7 +165,7 @@ class Journal:
         self._note(line, self._append(line), forgiving=False)
 
     def sync(self) -> None:
-        """Puts on the disk what was written, for the case that the machine itself goes down."""
+        """Flush what was written to the disk, in case the machine goes down."""
         if self._dirty:
             self._dirty = False
             with naming(self.path):
@@ -171,7 +176,7 @@ class Journal:
         try:
             if not locks.take(file, self.path):
                 raise InputError(
-                    f"{self.path} is in use by another process; let it end, or give another --out"
+                    f"{self.path} is in use by another process; wait for it, or give another --out"
                 )
         except BaseException:
             os.close(file)
@@ -185,9 +190,7 @@ class Journal:
         self._file = self._open()
 
     def _header(self) -> tuple[dict[str, Any] | None, bool]:
-        """What the first line says, None where there is no whole one, and whether there are
-        others.
-        """
+        """Return (the first line's content, None where it is incomplete; whether others follow)."""
         with self.path.open("rb") as lines:
             first, second = lines.readline(), lines.readline()
         if not first.endswith(b"\n"):
@@ -201,7 +204,7 @@ class Journal:
         end = 0
         with self.path.open("rb") as lines:
             for number, text in enumerate(lines, 1):
-                if not text.endswith(b"\n"):  # torn by a kill
+                if not text.endswith(b"\n"):  # a kill left it incomplete
                     break
                 try:
                     if number > 1:
@@ -216,14 +219,14 @@ class Journal:
 
     def _damaged(self, number: int) -> InputError:
         return InputError(
-            f"{self.path}, line {number} is damaged; restore the file, or take out that line to ask"
-            " again"
+            f"{self.path}, line {number} is damaged; restore the file, or remove that line to ask"
+            " its question again"
         )
 
     def _note(self, line: dict[str, Any], offset: int, *, forgiving: bool) -> None:
-        """Takes an event into the index.
+        """Add an event to the index.
 
-        `forgiving`: a failure that may go better another time does not end its dialogue.
+        forgiving: a failure that may not recur does not end its dialogue.
         """
         identity, turn = bytes.fromhex(line["id"]), line["turn"]
         if line["event"] == "failed":
@@ -233,7 +236,7 @@ class Journal:
             self._ended[identity] = offset
             self._going.pop(identity, None)
         else:
-            self._ended.pop(identity, None)  # it failed before, and was asked again
+            self._ended.pop(identity, None)  # it failed before and was asked again
             self._going[identity] = [*self._going.get(identity, [])[:turn], offset]
         self.totals.requests += line["attempts"]
         self.totals.retries += max(0, line["attempts"] - 1)
@@ -246,7 +249,7 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> int:
         data, offset = json.dumps(line).encode() + b"\n", self._end
         with naming(self.path):
-            while data:  # a full disk takes a part, and refuses the next
+            while data:  # a full disk takes a part and refuses the rest
                 written = os.write(self._file, data)
                 data, self._end = data[written:], self._end + written
         self._dirty = True

@@ -1,6 +1,4 @@
-"""What a recaptioning leaves: the same dataset with new captions, shard for shard, and optionally
-triplets for a captioner.
-"""
+"""Writing the recaptioned dataset, with the same records in the same shards."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,30 +13,32 @@ REPORT = "recaption_report.json"
 
 
 class SameShards:
-    """Writes as many records into each shard as `lengths` says.
+    """A writer that puts as many records into each shard as `lengths` says.
 
-    A context manager: leaving it normally publishes the dataset.
-
-    Until then everything is in `staging`, the directory `NAME.partial` beside `out`, which an
-    exception removes.
+    It is a context manager: leaving it without an exception publishes the dataset. Until then
+    everything is in `staging`, the directory `NAME.partial` beside `out`, which an exception
+    removes.
 
     Raises:
-        InputError: `out` is taken by now (without `overwrite`), another process writes it, or
-            `staging` is somebody's own directory, or cannot be made.
-        OSError: the disk is full, or fails.
+        InputError: `out` has appeared meanwhile (without `overwrite`), another process writes it,
+            or `staging` cannot be made or is not of this program.
+        OSError: the disk is full or failing.
     """
 
     def __init__(self, out: Path, lengths: Sequence[int], *, overwrite: bool = False):
+        """Store the settings; the context manager writes."""
         self.out, self.staging = out, out.with_name(out.name + ".partial")
         self._overwrite, self._holding = overwrite, contextlib.ExitStack()
         self._lengths, self._writers = lengths, []
         self._image_sizes: list[tuple[int, int]] = []
 
     def __enter__(self) -> "SameShards":
+        """Hold the directory and return the writer."""
         self._holding.enter_context(writing(self.out, self._overwrite))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
+        """Close the shards and publish the dataset, unless the block failed."""
         with self._holding:
             if self._writers:
                 self._writers[-1].close()
@@ -57,6 +57,7 @@ class SameShards:
         replace_directory(self.staging, self.out)
 
     def write(self, record: Record) -> None:
+        """Add one record."""
         while not self._writers or self._writers[-1].count == self._lengths[len(self._writers) - 1]:
             if self._writers:
                 self._writers[-1].close()

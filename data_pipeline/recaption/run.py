@@ -1,4 +1,4 @@
-"""A record dataset → the same with new captions, from its checks to its report."""
+"""Recaptioning a dataset, from the checks to the report."""
 
 import asyncio
 import collections
@@ -24,18 +24,19 @@ from data_pipeline.recaption.triplets import Triplets
 from data_pipeline.records.array_records import check_replaceable
 from data_pipeline.records.records import Record, RecordSource, open_records
 
-_EXAMPLES = 20  # of each reason, in the report
+_EXAMPLES = 20  # examples per reason in the report
 
 
 @dataclasses.dataclass
 class Summary:
-    """Of the records: how many have a new caption, and why the others have none."""
+    """How many records have a new caption, and why the others have none."""
 
     recaptioned: int = 0
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, record: Record, outcome: Answer | Failure) -> None:
+        """Count the result of a record."""
         if isinstance(outcome, Answer):
             self.recaptioned += 1
             return
@@ -53,34 +54,34 @@ def recaption(
     retry_failed: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Asks a vision model for a new caption of every record, and writes the dataset again with
-    `recaption` filled in.
+    """Ask a vision model for a new caption of every record, and write the dataset with them.
 
-    Images, old captions, order and shards stay. Every answer is in `out`.recaption/journal.jsonl
-    before the next question is asked, so after a kill the same call goes on; `out` appears when
-    every record has a new caption or a reason why it has none.
+    Images, old captions, order and shards stay as they are. Every answer is in
+    `out`.recaption/journal.jsonl before the next question is asked, so after a kill the same call
+    resumes. `out` appears when every record has a new caption or a reason why it has none.
 
     Args:
-        settings: what is asked of whom.
-        triplets: a JSON file of ⟨image, old, new⟩, see triplets.py.
-        retry_failed: asks again where the server had failed; the dataset of an earlier run is
-            replaced.
-        overwrite: replaces a dataset at `out`, and moves aside a journal of another model or
-            dialogue.
+        data: the dataset's directory.
+        out: the new dataset's directory.
+        settings: the server, the model and the questions.
+        triplets: a JSON file of ⟨image, old, new⟩ to write, see triplets.py.
+        retry_failed: repeat the questions at which the server failed, and replace the dataset of
+            the earlier run.
+        overwrite: replace a dataset at `out`, and set aside a journal of another model or dialogue.
 
     Returns:
         The report, also written to `out`/recaption_report.json, or with a limit to `out`.recaption:
-            {"source", "model", "endpoint", "dialogue", "records", "recaptioned", "reasons":
-            {reason: n}, "examples": {reason: ["key: detail", …]}, "requests", "retries", "tokens":
-            {"prompt", "completion", "unmeasured"}, "cost": None or a number, "seconds",
-            "requests_per_second"}. Requests, tokens and cost are of all runs that the journal
-            knows, seconds of this one.
+        {"source", "model", "endpoint", "dialogue", "records", "recaptioned",
+        "reasons": {reason: n}, "examples": {reason: ["key: detail", …]}, "requests", "retries",
+        "tokens": {"prompt", "completion", "unmeasured"}, "cost": None or a number, "seconds",
+        "requests_per_second"}.
+        Requests, tokens and cost are of all runs in the journal, seconds of this one.
 
     Raises:
-        InputError: something given is unusable, the server does not accept us, or no record got a
-            caption.
+        InputError: an input is unusable, the server does not accept the requests, or no record got
+            a caption.
         StoppedError: a signal came.
-        StoppedByServerError, OSError: the server is gone or wants payment; the disk is full.
+        StoppedByServerError, OSError: the server is gone or asks for payment; the disk is full.
     """
     start = time.monotonic()
     script = load_dialogue(settings.dialogue)
@@ -132,7 +133,7 @@ def recaption(
             raise StoppedError(
                 stopped,
                 f"{journal.totals.requests:,} requests are in {journal.path}; the same command"
-                " goes on",
+                " resumes",
             )
         report = {
             "source": str(data),
@@ -167,8 +168,8 @@ def recaption(
                 place.write_bytes(json_bytes(report))
             if not summary.recaptioned:
                 raise InputError(
-                    f"no record of {data} got a new caption: {_reasons(summary)}; {journal.path}"
-                    " has them all"
+                    f"no record of {data} got a new caption: {_reasons(summary)}; see all reasons"
+                    f" in {journal.path}"
                 )
     return report
 
@@ -180,7 +181,7 @@ def _write(
     dataset: SameShards | None,
     triplets: Triplets | None,
 ) -> Summary:
-    """The second pass, in the order of the records: what became of each."""
+    """Write the dataset in the order of the records; return what became of each."""
     summary = Summary()
     with progress.bar(count, "write", "record") as bar:
         for index in range(count):

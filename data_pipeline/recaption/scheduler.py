@@ -1,8 +1,7 @@
-"""Many dialogues at once: each record's questions one after the other, each answer in the journal
-before the next question is asked.
+"""Running many dialogues at once, with each answer in the journal before the next question.
 
-A stop, whether by a signal or because the server accepts nothing, lets the requests that are under
-way end and be written down: they are paid for. Everything else is dropped at once, and costs
+When the run is stopped, by a signal or because the server accepts nothing, requests in flight may
+end and are written down, because they are paid for. Everything else is dropped at once and costs
 nothing.
 """
 
@@ -31,15 +30,15 @@ from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import Record, RecordSource
 
 MAX_BACKOFF = 60.0  # seconds
-MOST_LIMITED = 30  # 429s that one request is sent again after
-HOPELESS = 20  # records in a row that the server does not answer, or rejects, before the run ends
+MOST_LIMITED = 30  # the most 429s after which one request is sent again
+HOPELESS = 20  # the run ends after this many records in a row without an answer, or rejected
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Asking:
-    """One run over the first `count` records of `source`, as `settings` say.
+    """A run over the first `count` records of `source`.
 
-    `seed`: prefix of what Idempotency-Keys and the chance in the backoff come from.
+    seed: the prefix of the texts from which Idempotency-Keys and random backoffs are derived.
     """
 
     def __init__(
@@ -52,26 +51,27 @@ class Asking:
         settings: RecaptionSettings,
         seed: str,
     ):
+        """Store the parts of the run."""
         self.source, self.dialogue, self.journal = source, dialogue, journal
         self.endpoint, self.pacer, self.settings, self.seed = endpoint, pacer, settings, seed
-        self.signal: int | None = None  # that ended the run
+        self.signal: int | None = None  # the signal that ended the run
         self._stopping = False
         self._error: Exception | None = None
         self._workers: list[asyncio.Task] = []
         self._under_way: set[asyncio.Task | None] = set()
         self._expected = (
             1000.0 + settings.max_tokens
-        )  # tokens of a request: the mean, once there is one
+        )  # tokens of a request; the measured mean after the first answer
         self._measured = 0
         self._answered = False
         self._in_a_row: dict[str, int] = {}  # failures since the last answer, by reason
 
     async def run(self, count: int, bar: tqdm) -> None:
-        """Asks until every record has a caption or a reason, or until a signal came (`signal`).
+        """Ask until every record has a caption or a reason, or until a signal comes (`signal`).
 
         Raises:
-            InputError: the server does not know us, the model or the path, or rejects everything.
-            StoppedByServerError: it answers nobody any more.
+            InputError: the server rejects the key, the model or the path, or all requests.
+            StoppedByServerError: it no longer answers.
             OSError: the journal cannot be written.
         """
         todo = iter(range(count))
@@ -89,7 +89,7 @@ class Asking:
             raise self._error
 
     def stop(self) -> None:
-        """Nothing more is sent; what is under way may end."""
+        """Stop sending requests; those in flight may end."""
         self._stopping = True
         for task in self._workers:
             if task not in self._under_way:
@@ -111,7 +111,7 @@ class Asking:
     async def _work(self, todo: Iterator[int], bar: tqdm) -> None:
         while not self._stopping and (index := next(todo, None)) is not None:
             record, identity, image = await asyncio.to_thread(self._prepare, index)
-            if image is None:  # done in an earlier run, and no part of this one's speed
+            if image is None:  # done in an earlier run, so it does not count for the speed
                 bar.initial += 1
             elif isinstance(image, Failure):
                 self.journal.write(record, identity, 0, image, 0)
@@ -122,8 +122,9 @@ class Asking:
                 self._say(bar)
 
     def _prepare(self, index: int) -> tuple[Record, str, str | Failure | None]:
-        """The record, its id, and its image as a data URL, or why there is none; None where its
-        dialogue has ended before.
+        """Return (the record, its id, its image as a data URL or why there is none).
+
+        The image is None where the dialogue has ended before.
         """
         record = self.source[index]
         identity = identify(record)
@@ -152,9 +153,7 @@ class Asking:
     async def _answer(
         self, record: Record, identity: str, turn: int, request: dict[str, Any]
     ) -> Answer | Failure | None:
-        """Sends one question until it is settled, and writes down what it came to; None: the run
-        ended before.
-        """
+        """Ask one question until its result is final; write it down. None where the run ends."""
         name = hashlib.blake2b(
             f"{self.seed} {identity} {turn}".encode(), digest_size=16
         ).hexdigest()
@@ -184,13 +183,13 @@ class Asking:
                     self._judge(outcome)
                     self.journal.write(record, identity, turn, outcome, sent_before)
                     return outcome
-            if reply.status != 429:  # after one of those the pacer keeps everybody waiting
+            if reply.status != 429:  # after a 429 the pacer makes all requests wait
                 backoff = min(MAX_BACKOFF, self.settings.backoff * 2 ** (failed - 1))
                 await asyncio.sleep(backoff * chance.uniform(0.5, 1.5))
         return None
 
     def _learn(self, reply: Reply, sent: float, expected: float) -> None:
-        """What a response says about how fast to go."""
+        """Adapt the rate to a response."""
         now, pace = time.monotonic(), self.pacer.pace
         if reply.status == 429:
             pace.limited(now, sent, reply.pause)
@@ -203,12 +202,12 @@ class Asking:
         if tokens:
             self._measured += 1
             self._expected += (used - self._expected) / min(self._measured, 100)
-        # a response without a count has probably cost what was expected
+        # a response without a count has probably used as many tokens as expected
         if tokens or reply.status != 200:
             pace.correct(used - expected)
 
     def _judge(self, outcome: Answer | Failure) -> None:
-        """Ends the run where going on would only turn records into failures."""
+        """Raise where continuing would only turn records into failures."""
         if isinstance(outcome, Answer):
             self._answered, self._in_a_row = True, {}
             return
@@ -217,8 +216,8 @@ class Asking:
         url = self.endpoint.url
         if outcome.reason == answers.UNREACHABLE and not self._answered:
             raise InputError(
-                f"no connection to {url} ({outcome.detail}); is the server up, and is --endpoint"
-                " its address?"
+                f"no connection to {url} ({outcome.detail}); check that the server runs and that"
+                " --endpoint is its address"
             )
         if reason == answers.REJECTED and row >= HOPELESS:
             raise InputError(
@@ -231,7 +230,7 @@ class Asking:
                 f" {outcome.detail})"
             )
             raise StoppedByServerError(
-                f"{said}; with --retry-failed the same command asks them again and goes on"
+                f"{said}; the same command with --retry-failed asks them again and resumes"
             )
 
     @contextlib.contextmanager
@@ -245,7 +244,8 @@ class Asking:
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # only the main thread may
+        # only the main thread can handle signals
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
@@ -258,15 +258,14 @@ class Asking:
                 loop.remove_signal_handler(number)
 
     def _signalled(self, number: int) -> None:
-        if self.signal is not None:  # a second one gives up what is under way, too
+        if self.signal is not None:  # a second signal drops the requests in flight, too
             for task in self._workers:
                 task.cancel()
             return
         self.signal = number
         self.stop()
-        waiting = (
-            f"waiting for {len(self._under_way)} answers that are paid for; once more gives them up"
-        )
+        paid = f"{len(self._under_way)} answers that are paid for"
+        waiting = f"waiting for {paid}; a second signal drops them"
         print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
 
     def _say(self, bar: tqdm) -> None:

@@ -1,11 +1,11 @@
-"""⟨image, old caption, new caption⟩ in LLaVA's conversation format, for fine-tuning a captioner
-(CogView3 §3.1).
+"""⟨image, old caption, new caption⟩ in LLaVA's format, for fine-tuning a captioner (§3.1).
 
     [{"id": "KEY", "image": "NAME_images/KEY.jpg", "conversations": [
-        {"from": "human", "value": "<image>\\n… the old caption …"}, {"from": "gpt", "value": "the
+        {"from": "human", "value": "<image> … the old caption …"}, {"from": "gpt", "value": "the
             new caption"}]}, …]
 
-Paths are relative to the file's folder, which is what trainers take as their image folder.
+A line break follows <image>. Paths are relative to the file's folder, which trainers take as their
+image folder.
 """
 
 import contextlib
@@ -28,20 +28,21 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class Triplets:
-    """Writes them as they come, in the block of `writing`.
+    """A writer of triplets, which writes them in the block of `writing`.
 
     Args:
-        path: the JSON file; images go to NAME_images beside it, NAME being its stem.
-        question: the dialogue's; {caption} becomes the old caption.
-        overwrite: both may be there already.
+        path: the JSON file; images go to NAME_images beside it, where NAME is its stem.
+        question: the dialogue's question; {caption} becomes the old caption.
+        overwrite: replace both where they exist.
 
     Raises:
-        InputError: `path` cannot be written, is no .json, or something is there (without
+        InputError: `path` cannot be written, is not a .json, or something is there (without
             `overwrite`).
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or failing.
     """
 
     def __init__(self, path: Path, question: str, *, overwrite: bool = False):
+        """Check that the triplets can be written."""
         check_file(path, "--triplets")
         if path.suffix.lower() != ".json":
             raise InputError(f"--triplets {path}: give a name that ends in .json")
@@ -55,13 +56,13 @@ class Triplets:
         there = [str(place) for place in (self.path, self.folder) if place.exists()]
         if there and not self._overwrite:
             raise InputError(
-                f"--triplets: {there[0]} is there already; give --overwrite to replace it, or"
+                f"--triplets: {there[0]} exists already; give --overwrite to replace it, or"
                 " another name"
             )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Triplets"]:
-        """Within the block they are written; both are in place when it ends, and not before."""
+        """Yield the writer; file and images are in place when the block ends, and not before."""
         with holding(self.folder, "--triplets") as self._images:
             self._check()
             with replacing(self.path, self.path.with_name(f"{self.path.name}.partial")) as place:
@@ -71,6 +72,7 @@ class Triplets:
                 replace_directory(self._images, self.folder)
 
     def write(self, record: Record, caption: str) -> None:
+        """Write the triplet of a record."""
         name = f"{file_name(record['key'])}.{TYPES[open_image(record['image']).format][1]}"
         conversation = [
             {
@@ -93,8 +95,9 @@ class Triplets:
 
 
 def file_name(key: str) -> str:
-    """A key, which is foreign, as the name of one file: itself where it is plain, else what is
-    plain of it, ~ and a hash.
+    """Return the name of a file for a key, which is untrusted.
+
+    It is the key itself where that is plain; otherwise its plain characters, ~ and a hash.
     """
     if _PLAIN.fullmatch(key):
         return key
@@ -103,5 +106,5 @@ def file_name(key: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Trainers put an image wherever they read <image>."""
+    """Return text without image tags: trainers put an image wherever they read <image>."""
     return re.sub(r"<(image|video)>", r"\1", text, flags=re.IGNORECASE)

@@ -19,13 +19,13 @@ def parser() -> Parser:
     add_output(made)
     made.add_argument("--num", type=int, required=True, metavar="N", help="scenes to render")
     made.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the scenes (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the scenes (default: %(default)s)"
     )
     made.add_argument(
         "--split",
         choices=("train", "heldout"),
         default="train",
-        help="which combinations of colour and shape (default: %(default)s)",
+        help="the split whose combinations of colour and shape are used (default: %(default)s)",
     )
     made.add_argument(
         "--size",
@@ -37,7 +37,7 @@ def parser() -> Parser:
     for name, default, of in (
         ("--textured", 0.5, "objects with a texture, an outline or both"),
         ("--two", 0.6, "scenes with two objects"),
-        ("--relational", 0.2, 'those that say "to the left of"'),
+        ("--relational", 0.2, 'these whose caption says "to the left of"'),
     ):
         made.add_argument(
             name,
@@ -51,7 +51,7 @@ def parser() -> Parser:
 
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
-    """Render the scenes, say how many there are, and return the figures."""
+    """Render the scenes, print how many there are, and return the figures."""
     settings = SceneSettings(
         num=args.num,
         seed=args.seed,

@@ -11,14 +11,14 @@ from data_pipeline.scenes.grammar import SPLITS, Object, Scene, Split, caption, 
 
 @dataclasses.dataclass(frozen=True)
 class SceneSettings:
-    """Which scenes a dataset has: scenes 0..num-1 of `seed`, of one split.
+    """The scenes of a dataset: scenes 0..num-1 of `seed`, of one split.
 
     Attributes:
         size: side of the square images, pixels.
-        textured, two, relational: as `grammar.sample_scene` has them.
+        textured, two, relational: see `grammar.sample_scene`.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
     num: int
@@ -30,30 +30,31 @@ class SceneSettings:
     relational: float = 0.2
 
     def __post_init__(self):
+        """Check the values."""
         if self.num < 1 or self.seed < 0 or not 16 <= self.size <= 4096:
             raise InputError(
-                f"num = {self.num}, seed = {self.seed}, size = {self.size}: num must be at least 1,"
-                " seed at least 0, size in 16..4096"
+                f"num = {self.num}, seed = {self.seed}, size = {self.size}: give num of at least 1,"
+                " seed of at least 0, and size in 16..4096"
             )
         if self.split not in SPLITS:
-            raise InputError(f"split = {self.split!r}: one of {', '.join(SPLITS)}")
+            raise InputError(f"split = {self.split!r}: give one of {', '.join(SPLITS)}")
         for name in ("textured", "two", "relational"):
             if not 0 <= (share := getattr(self, name)) <= 1:
-                raise InputError(f"{name} = {share}: a probability, in 0..1")
+                raise InputError(f"{name} = {share}: give a probability in 0..1")
 
 
 def build(
     out: str | Path, settings: SceneSettings, *, shards: int = 8, overwrite: bool = False
 ) -> int:
-    """Renders scenes and writes them as records; returns how many.
+    """Render scenes, write them as records, and return how many.
 
-    A record's `scores` holds {"scene": …, "split", "seed", "index"}, the scene with coordinates, so
+    A record's `scores` holds {"scene": …, "split", "seed", "index"}: the scene has coordinates, so
     that a judge need not parse captions. Its key is SPLIT-SEED-INDEX.
 
     Raises:
-        InputError: an `out` that RecordWriter refuses.
+        InputError: RecordWriter refuses `out`.
     """
-    # Here, because pixels and records need more libraries than the grammar does.
+    # Imported here, because pixels and records need more libraries than the grammar does.
     from data_pipeline.images.decode import encode_png
     from data_pipeline.records.records import RecordWriter, make_record
     from data_pipeline.scenes.render import render
@@ -87,7 +88,7 @@ def build(
 
 
 def scene_of(scores: str) -> Scene:
-    """The scene that `build` put into a record's `scores`.
+    """Return the scene that `build` put into a record's `scores`.
 
     Raises:
         InputError: the record is not a rendered scene.
@@ -99,5 +100,6 @@ def scene_of(scores: str) -> Scene:
         )
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(
-            f"not the scores of a rendered scene ({type(e).__name__}: {str(e)[:80]})"
+            f"not the scores of a rendered scene ({type(e).__name__}: {str(e)[:80]}); give records"
+            " of `cv3jax data scenes`"
         ) from e

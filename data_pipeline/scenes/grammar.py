@@ -1,7 +1,7 @@
-"""Captioned scenes by seed: what is in them and how they are called. `render` draws them.
+"""Captioned scenes by seed: their content and their captions. `render` draws them.
 
-The grammar is small enough that a judge can be exact, and has what the two stages of a cascade
-divide between them: number, colours, shapes, sizes and positions survive at half the resolution,
+The grammar is small enough that a judge can be exact. It has what the two stages of a cascade
+divide between them: number, colours, shapes, sizes and positions survive at half the resolution;
 textures and thin outlines do not.
 
     a large red circle in the center, white background
@@ -22,12 +22,12 @@ from data_pipeline.io.errors import InputError
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 # radius, in sides of the image: at 64² a small shape is more than two latents wide, and two large
-# ones fit beside one another
+# ones fit next to each other
 SIZES = {"small": (0.145, 0.155), "large": (0.195, 0.205)}
 TEXTURES = ("striped", "dotted")
 OUTLINES = ("white", "black")
 BACKGROUNDS = ("white", "grey", "black", "beige")
-ONE_POSITIONS = {  # word → centre (x, y), in sides of the image, y downwards
+ONE_POSITIONS = {  # words → centre (x, y), in sides of the image, y downwards
     "in the center": (0.5, 0.5),
     "on the left": (0.25, 0.5),
     "on the right": (0.75, 0.5),
@@ -36,11 +36,11 @@ ONE_POSITIONS = {  # word → centre (x, y), in sides of the image, y downwards
 }
 PAIR_POSITIONS = ("on the left", "on the right")
 RELATION = "to the left of"
-RELATION_ROWS = (0.28, 0.5, 0.72)  # height of both its objects
+RELATION_ROWS = (0.28, 0.5, 0.72)  # y of both objects of a relation
 LAYOUTS = ("one", "pair", "relation")
 SPLITS = ("train", "heldout")
-# Never drawn in the train split: one shape of every colour, so that every colour and every shape is
-# still learnt.
+# Never drawn in the train split: one shape of every colour, so that every colour and every shape
+# is still learnt.
 HELD_OUT = frozenset(
     {
         ("red", "star"),
@@ -58,13 +58,13 @@ _PAIRS = {
     "heldout": tuple(sorted(HELD_OUT)),
     "any": tuple((c, s) for c in COLOURS for s in SHAPES),
 }
-_JITTER = 0.015  # of a centre, each way
+_JITTER = 0.015  # largest shift of a centre, each way
 Split = Literal["train", "heldout"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """One thing in a scene. Lengths in sides of the image; cy grows downwards."""
+    """One object of a scene. Lengths are in sides of the image; cy grows downwards."""
 
     size: str
     colour: str
@@ -79,9 +79,11 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
+    """The background, the layout and the objects of a picture."""
+
     background: str
     layout: str  # one of LAYOUTS
-    objects: tuple[Object, ...]  # in the order of the caption, left one first
+    objects: tuple[Object, ...]  # in the order of the caption: the left one first
 
 
 def sample_scene(
@@ -93,15 +95,16 @@ def sample_scene(
     two: float = 0.6,
     relational: float = 0.2,
 ) -> Scene:
-    """Scene number `index` of `seed`: a pure function of its arguments.
+    """Return scene number `index` of `seed`: a pure function of its arguments.
 
     Args:
-        seed, index: at least 0.
+        seed: at least 0.
+        index: at least 0.
         split: "train" never has a (colour, shape) of HELD_OUT; in "heldout" every scene has at
             least one.
-        textured: probability of an object to have a texture, an outline or both, a third each.
-        two: probability of two objects.
-        relational: probability that two objects stand in a relation instead of on their own sides.
+        textured: the probability that an object has a texture, an outline or both, a third each.
+        two: the probability of two objects.
+        relational: the probability that two objects are in a relation instead of each on its side.
     """
     rng = np.random.default_rng([SPLITS.index(split), seed, index])
     background = _pick(rng, BACKGROUNDS)
@@ -113,7 +116,7 @@ def sample_scene(
 
     first = _pick(rng, _PAIRS[split])
     other_pairs = _PAIRS["train" if split == "train" else "any"]
-    # two alike would make "X left of X"
+    # two equal objects would give "X to the left of X"
     second = _pick(rng, tuple(p for p in other_pairs if p != first))
     pairs = (first, second) if rng.random() < 0.5 else (second, first)
     relation = rng.random() < relational
@@ -122,7 +125,7 @@ def sample_scene(
         _object(rng, pair, background, textured, word, 0.0, 0.0)
         for pair, word in zip(pairs, words, strict=True)
     )
-    # the words of a relation say the order only
+    # the words of a relation only give the order
     row = _pick(rng, RELATION_ROWS) if relation else 0.5
     xs, ys = np.array([[0.25, 0.75], [row, row]]) + rng.uniform(-_JITTER, _JITTER, (2, 2))
     placed = tuple(
@@ -147,7 +150,7 @@ def _object(
         if kind != 1:
             texture = _pick(rng, TEXTURES)
         if kind != 0:
-            # white on white could not be seen
+            # white on white would be invisible
             outline = _pick(rng, tuple(o for o in OUTLINES if o != background))
     size = _pick(rng, tuple(SIZES))
     colour, shape = pair
@@ -169,7 +172,7 @@ def _pick(rng: np.random.Generator, options: tuple) -> Any:
 
 
 def caption(scene: Scene) -> str:
-    """The one caption of a scene. `parse` is its inverse."""
+    """Return the one caption of a scene. `parse` is its inverse."""
     nouns = [_noun(o) for o in scene.objects]
     if scene.layout == "relation":
         things = f"{nouns[0]} {RELATION} {nouns[1]}"
@@ -187,9 +190,10 @@ def _noun(o: Object) -> str:
 
 
 def properties(scene: Scene) -> dict[str, Any]:
-    """What the caption says, without coordinates: {"background", "layout", "objects": [{"size",
-    "colour", "texture", "shape", "outline", "position"}, …]}; texture and outline may be None. JSON
-    can hold it, and `parse(caption(scene))` equals it.
+    """Return what the caption says, without coordinates, as JSON.
+
+    It is {"background", "layout", "objects": [{"size", "colour", "texture", "shape", "outline",
+    "position"}, …]}, where texture and outline may be None. `parse(caption(scene))` equals it.
     """
     objects = [
         {k: v for k, v in dataclasses.asdict(o).items() if k not in ("cx", "cy", "radius")}
@@ -199,7 +203,7 @@ def properties(scene: Scene) -> dict[str, Any]:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The properties that a caption names.
+    """Return the properties that a caption names.
 
     Raises:
         InputError: the text is not a caption of this grammar.
@@ -218,8 +222,8 @@ def parse(text: str) -> dict[str, Any]:
                 )
             return {"background": values["background"], "layout": layout, "objects": objects}
     raise InputError(
-        f'not a caption of a scene: {text[:120]!r}; one is "a large red circle in the center, white'
-        ' background"'
+        f'not a caption of a scene: {text[:120]!r}; give one like "a large red circle in the'
+        ' center, white background"'
     )
 
 
@@ -246,7 +250,7 @@ def _patterns() -> dict[str, re.Pattern]:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word a caption can have, sorted; the comma is not one."""
+    """Return every word that a caption can have, sorted; the comma is not one."""
     phrases = (
         *COLOURS,
         *SHAPES,

@@ -1,17 +1,18 @@
-"""Whether a picture shows what its caption says: `vision` looks without the caption, this
-compares.
+"""Judging whether a picture shows what its caption says.
+
+`vision` looks at the picture without the caption, and this module compares.
 
 count       as many things as the caption names
 background  as captioned
 colour, shape, size
-            what is seen is what is captioned, wherever it stands; wrong when the count is
-position    one thing: nearest to the place captioned. Two: what is seen on the left matches what is
+            what is seen is what is captioned, in any place; wrong when the count is
+position    one thing: nearest to the captioned place. Two: what is seen on the left matches what is
             captioned there, and on the right, in strictly more of colour, shape and size than the
-            other way round ("binding"); and they stand on their own halves at about the middle
-            height, or, in a relation, clearly beside one another
+            other way round ("binding"); and they are in their own halves at about the middle
+            height, or, in a relation, clearly next to each other
 all         all of these, and each thing exactly as captioned at its place
 detail      pictures of 128² and above: every thing's texture and outline as captioned at its place.
-            Says nothing about the other properties, but the count must be right
+            It does not depend on the other properties, but the count must be right
 """
 
 from collections import Counter
@@ -26,26 +27,28 @@ from data_pipeline.scenes.vision import Seen, Thing, see
 
 PROPERTIES = ("count", "colour", "shape", "size", "position", "background")
 DETAILS = ("texture", "outline")  # `detail` is both
-_PLACED = 0.085  # how far from its place the centre of one thing may be; places are 0.22 apart
-_MIDDLE = 0.16  # how far two things on their sides may be from the middle height; scenes: 0.015
-_HALF = 0.04  # how far from the middle line their centres must be; scenes: 0.235
-_BESIDE = 0.12  # how far apart two things beside one another; scenes: at least 0.47
+_PLACED = 0.085  # largest distance of one thing's centre from its place; places are 0.22 apart
+_MIDDLE = 0.16  # largest distance of two things from the middle height; scenes: 0.015
+_HALF = 0.04  # smallest distance of their centres from the middle line; scenes: 0.235
+_BESIDE = 0.12  # smallest distance of two things next to each other; scenes: at least 0.47
 
 
 def judge(image: np.ndarray, caption: str) -> dict[str, bool]:
-    """Each of PROPERTIES, "all" and, from 128² on, "detail": whether uint8 [S, S, 3] has it right.
+    """Return {name: whether it is right} for PROPERTIES, "all" and, from 128² on, "detail".
+
+    image: uint8 [S, S, 3].
 
     Raises:
-        InputError: not such an image, or not a caption of the scenes' grammar.
+        InputError: it is not such an image, or not a caption of the scenes' grammar.
     """
     return compare(see(image), caption)
 
 
 def compare(seen: Seen, caption: str) -> dict[str, bool]:
-    """What `judge` says of a picture that shows what is seen.
+    """Return what `judge` returns for a picture that shows `seen`.
 
     Raises:
-        InputError: not a caption of the scenes' grammar.
+        InputError: it is not a caption of the scenes' grammar.
     """
     wanted = grammar.parse(caption)
     objects, things = wanted["objects"], seen.things
@@ -74,7 +77,10 @@ def _matches(thing: Thing, wanted: dict[str, Any]) -> int:
 
 
 def _position(layout: str, objects: Sequence[dict[str, Any]], things: Sequence[Thing]) -> bool:
-    """As many things as objects; things and the objects of two from left to right."""
+    """Return whether the things are where the objects should be, both from left to right.
+
+    There are as many things as objects.
+    """
     if layout == "one":
         far = {
             name: np.hypot(things[0].x - x, things[0].y - y)
@@ -101,14 +107,14 @@ def _position(layout: str, objects: Sequence[dict[str, Any]], things: Sequence[T
 def altered_rates(
     images: Sequence[np.ndarray], captions: Sequence[str], seed: int
 ) -> dict[str, float]:
-    """For each property, the share of images that the judge rejects, in that very property, once
-    the caption is altered in it.
+    """Return {property: the share of images that are rejected after the caption was altered in it}.
 
-    Also for texture and outline, rejected in "detail", where all images have 128² and above. Images
-    whose caption cannot be altered so do not count; NaN where none can.
+    The judge must reject the image in that very property. Where all images have 128² and above,
+    texture and outline are included; they must be rejected in "detail". Images whose caption cannot
+    be altered so do not count; the share is NaN where none can.
 
     Raises:
-        InputError: what `judge` raises; no image, or not one caption for each.
+        InputError: as `judge`; or there is no image, or not one caption for each.
     """
     if not len(images) or len(images) != len(captions):
         raise InputError(
@@ -128,14 +134,14 @@ def altered_rates(
 
 
 def altered(caption: str, property: str, rng: np.random.Generator) -> str | None:
-    """A caption that differs in one of PROPERTIES or DETAILS alone; None where there is none that
-    the grammar can say.
+    """Return a caption that differs in one of PROPERTIES or DETAILS alone, or None.
 
-    count: an object less, or one more, which may move the other aside. position: another place; of
-    two objects, which stands where. colour, shape, size, texture, outline: of one object.
+    None where the grammar has no such caption. count: one object less, or one more, which may move
+    the other aside. position: another place; for two objects, their places are exchanged. colour,
+    shape, size, texture, outline: that of one object changes.
 
     Raises:
-        InputError: not a caption of the scenes' grammar, or no such property.
+        InputError: it is not a caption of the scenes' grammar, or there is no such property.
     """
     wanted = grammar.parse(caption)
     objects = [dict(o) for o in wanted["objects"]]
@@ -146,7 +152,7 @@ def altered(caption: str, property: str, rng: np.random.Generator) -> str | None
         "shape": grammar.SHAPES,
         "size": tuple(grammar.SIZES),
         "texture": (None, *grammar.TEXTURES),
-        # white on white could not be seen
+        # white on white would be invisible
         "outline": (None, *(o for o in grammar.OUTLINES if o != background)),
     }
     if property in values:
@@ -161,7 +167,7 @@ def altered(caption: str, property: str, rng: np.random.Generator) -> str | None
         one["position"] = _other(rng, tuple(grammar.ONE_POSITIONS), one["position"])
     elif property == "position":
         if all(objects[0][key] == objects[1][key] for key in ("colour", "shape", "size")):
-            return None  # who could tell
+            return None  # exchanging equal objects changes nothing
         objects = [
             dict(o, position=place["position"])
             for o, place in zip(objects[::-1], objects, strict=False)
@@ -187,7 +193,7 @@ def altered(caption: str, property: str, rng: np.random.Generator) -> str | None
         layout, objects = "one", [dict(one, position="on the left" if left else "on the right")]
     else:
         raise InputError(
-            f"no property {property!r}; there are {', '.join((*PROPERTIES, *DETAILS))}"
+            f"there is no property {property!r}; give one of {', '.join((*PROPERTIES, *DETAILS))}"
         )
     made = tuple(grammar.Object(**o, cx=0.0, cy=0.0, radius=0.0) for o in objects)
     return grammar.caption(grammar.Scene(background, layout, made))

@@ -1,5 +1,6 @@
-"""Pixels of a scene: anti-aliased signed distances, evaluated at the resolution asked for and only
-where the object is.
+"""Rendering a scene by anti-aliased signed distances, at any resolution.
+
+Distances are evaluated only where the object is.
 """
 
 import functools
@@ -27,23 +28,25 @@ BACKGROUND_RGB = {
 }
 OUTLINE_RGB = {"white": (255, 255, 255), "black": (0, 0, 0)}
 OUTLINE_WIDTH = 0.015  # sides of the image, outside the shape: 1.9 px at 128²
-# Textures lie on a grid that is fixed in the image: period 4 px at 128², symmetric about the points
+# Textures are on a grid that is fixed in the image: period 4 px at 128², symmetric about the points
 # where a 64² image has its pixel centres. There any symmetric filter gives their mean, so halving
-# 128² erases them exactly, whatever filter does it. Both have the same mean (0.8 of the colour), so
-# that not even the tone of the 64² image tells stripes from dots.
+# 128² erases them exactly with any filter. Both have the same mean (0.8 of the colour), so that not
+# even the tone of the 64² image distinguishes stripes from dots.
 TEXTURE_PERIOD = 1 / 32
 STRIPE_SHARE, STRIPE_SHADE = 1 / 2, 0.6
 DOT_SHARE, DOT_SHADE = 1 / 3, 0.4
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] in sRGB; the same picture at every size, up to what the size can hold.
+    """Return the scene as uint8 [size, size, 3] in sRGB.
+
+    It is the same picture at every size, up to the detail that the size can show.
 
     Raises:
-        InputError: size outside 16..4096.
+        InputError: size is outside 16..4096.
     """
     if not 16 <= size <= 4096:
-        raise InputError(f"size = {size}: scenes are rendered at 16..4096 pixels a side")
+        raise InputError(f"size = {size}: give 16..4096 pixels per side")
     pixels = np.empty((size, size, 3), np.float32)
     pixels[:] = BACKGROUND_RGB[scene.background]
     for o in scene.objects:
@@ -52,7 +55,7 @@ def render(scene: Scene, size: int) -> np.ndarray:
 
 
 def _draw_object(pixels: np.ndarray, o: Object, size: int) -> None:
-    """Lays one object over pixels [size, size, 3], inside its bounding box."""
+    """Draw one object over pixels [size, size, 3], inside its bounding box."""
     reach = 1.2 * o.radius + OUTLINE_WIDTH + 1 / size
     x0, x1 = (
         int(np.clip(np.floor((o.cx + side) * size), 0, size)) for side in (-reach, reach + 1 / size)
@@ -77,7 +80,7 @@ def _draw_object(pixels: np.ndarray, o: Object, size: int) -> None:
 
 
 def _coverage(d: np.ndarray) -> np.ndarray:
-    """Share of a pixel inside an edge at distance d pixels from its centre."""
+    """Return the share of a pixel inside an edge at distance d pixels from its centre."""
     return np.clip(0.5 - d, 0, 1)
 
 
@@ -87,12 +90,13 @@ def _over(box: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _shading(texture: str, size: int) -> np.ndarray:
-    """float32 [size, size]: what a texture multiplies the colour with, each pixel the mean of 8×8
-    points.
+    """Return the factor of a texture on the colour, float32 [size, size].
+
+    Each pixel is the mean of 8×8 points.
     """
     fine = 8
     step = 1 / (size * fine)
-    # of the period, 0 in the middle of a band or dot
+    # phase in periods, 0 in the middle of a band or dot
     phase = ((np.arange(size * fine) + 0.5) * step / TEXTURE_PERIOD) % 1 - 0.5
     if texture == "striped":
         dark = (np.abs(phase) < STRIPE_SHARE / 2).reshape(size, fine).mean(1)
@@ -101,7 +105,7 @@ def _shading(texture: str, size: int) -> np.ndarray:
         radius_squared = DOT_SHARE / np.pi  # area of a dot = DOT_SHARE of its cell
         square = (phase**2).reshape(size, fine)
         dark = np.zeros((size, size))
-        # one sub-row and sub-column at a time: the full grid of a large image would not fit
+        # one sub-row and sub-column at a time, because the full grid of a large image would not fit
         for i in range(fine):
             for j in range(fine):
                 dark += square[:, i, None] + square[None, :, j] < radius_squared
@@ -148,7 +152,10 @@ def _star(x, y, r):
 
 
 def _polygon(x, y, corners_x, corners_y):
-    """Distance to the nearest edge; inside where an odd number of edges lies to the right."""
+    """Return the distance to the nearest edge, negative inside.
+
+    A point is inside if an odd number of edges is to the right of it.
+    """
     squared = np.float32(np.inf)
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
     corners = np.stack([corners_x, corners_y], 1).astype(np.float32)

@@ -1,9 +1,8 @@
-"""Which shape a silhouette is, by synthesis: every shape is fitted to it, and the best overlap
-names it, if it is good enough.
+"""Recognising the shape of a silhouette by synthesis: every shape is fitted, the best overlap wins.
 
-A fit has a centre and a radius, and comes with and without an outline (which rounds and thickens),
-with sharp and with soft corners: a drawn corner is sharp, a decoded one is not. The distances are
-the renderer's own.
+The best fit names the shape if it is good enough. A fit has a centre and a radius. It is tried with
+and without an outline (which rounds and thickens), and with sharp and soft corners: a drawn corner
+is sharp, a decoded one is not. The distances are the renderer's own.
 """
 
 import dataclasses
@@ -14,24 +13,24 @@ from scipy import ndimage
 
 from data_pipeline.scenes.render import OUTLINE_WIDTH, SHAPES
 
-# pixels that the edge may be astray on average, where a shape is called by its name; a circle's …
+# the mean error of the edge in pixels up to which a shape is recognised, and that of a circle
 _ASTRAY = 0.5, 0.42
-_OVERLAP = 0.74  # … and the intersection over union it needs at any rate
+_OVERLAP = 0.74  # the intersection over union that is needed in any case
 # circumference / area · radius
 _EDGE = {"circle": 2.0, "square": 2.38, "triangle": 3.57, "star": 5.19, "cross": 3.65, "ring": 4.35}
-# of the error (1 - overlap) of the next shape, and of what is no shape, the most that its own may
-# be
+# the largest error (1 - overlap) of the shape relative to that of the next shape, and to that of
+# the best of _OTHERS
 _LEAD, _OTHER = 0.85, 1.05
-# of 3 × 3 pixels, that may be covered and should not be, or the other way round: an arm, a piece of
-# a ring
+# the largest share of 3 × 3 pixels that may be covered wrongly or wrongly not covered: an arm, a
+# piece of a ring
 _MISSING = 0.8
 _CORNERS = (0.14, 0.0)  # blur that rounds the corners, in radii
-_STEP, _REACH = 1 / 80, 1.7  # of the tables, in radii
+_STEP, _REACH = 1 / 80, 1.7  # step and half width of the tables, in radii
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The likeliest shape of a silhouette. Lengths in pixels."""
+    """The likeliest shape of a silhouette. Lengths are in pixels."""
 
     shape: str
     clear: bool  # good enough, and better than every other
@@ -46,8 +45,8 @@ def _pentagon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.max([x * np.sin(a) - y * np.cos(a) for a in normals], 0) < 0.87
 
 
-# What is none of the shapes but may come near one: fitted too, so that a blob has to be more like a
-# shape. [x, y] → inside
+# Other figures that resemble a shape. They are fitted too, so that a blob has to be more like a
+# shape than like these. (x, y) → inside
 _OTHERS = {
     "diamond": lambda x, y: np.abs(x) + np.abs(y) < 1.1,
     "pentagon": _pentagon,
@@ -60,8 +59,9 @@ _NAMES = (*SHAPES, *_OTHERS)
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """float32 [3, 2 corners, shapes and others, N (y), N (x)]: signed distance at radius 1, its
-    derivatives by x and y; ±_REACH.
+    """Return the signed distance at radius 1 and its derivatives by x and y, within ±_REACH.
+
+    float32 [3, 2 corners, shapes and others, N (y), N (x)].
     """
     at = (np.arange(round(2 * _REACH / _STEP) + 1) * _STEP - _REACH).astype(np.float32)
     x, y = at[None, :], at[:, None]
@@ -85,15 +85,16 @@ def _tables() -> np.ndarray:
 
 @functools.cache
 def _areas() -> np.ndarray:
-    """Of the shapes and others at radius 1."""
+    """Return the areas of the shapes and others at radius 1."""
     return (_tables()[0, 0] < 0).sum((1, 2)) * _STEP**2
 
 
 def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.ndarray) -> Fit:
-    """Fits all shapes to what a thing covers, whole [h, w] in 0..1, and, where an outline is seen
-    around it, to its fill alone.
+    """Fit all shapes to what a thing covers, and return the best.
 
-    Pixels are 64ths of an image's side; those of weight [h, w] 0 say nothing.
+    whole: [h, w] in 0..1, the pixels that the thing covers, outline included. fill: where an
+    outline is seen around it, what its fill covers. Pixels are 64ths of an image's side; those of
+    weight [h, w] 0 are ignored.
     """
     weight = weight.astype(np.float32).ravel()
     targets = [whole.astype(np.float32).ravel() * weight] * 2
@@ -104,8 +105,8 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.n
         edges.append(0)
     y, x = (a.ravel().astype(np.float32) + 0.5 for a in np.indices(whole.shape))
 
-    # first all with soft corners and no outline, from the silhouette's centre and area; then the
-    # likeliest in all ways
+    # first all shapes with soft corners and without outline, from the silhouette's centre and area;
+    # then the likeliest two in all variants
     names, total = np.arange(len(_NAMES)), max(float(targets[0].sum()), 1.0)
     start = np.empty((len(names), 3))
     start[:, 0], start[:, 1] = (targets[0] * x).sum() / total, (targets[0] * y).sum() / total
@@ -160,11 +161,11 @@ def fit_shape(whole: np.ndarray, fill: np.ndarray | None = None, *, weight: np.n
 def _gauss_newton(
     p, table, edge, x, y, target, weight, softness
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares over p [H, (x, y, radius)], H hypotheses at once, one step for each softness of
-    the edge, in pixels.
+    """Return the least squares fit of p [H, (x, y, radius)], for H hypotheses at once.
 
-    A soft edge lets one that is far off pull too. Returns p, the overlap [H] with the target, [n]
-    or [H, n], and what p covers, [H, n].
+    One step is taken for each softness of the edge, in pixels; a soft edge attracts a hypothesis
+    that is far off. Returns p, the overlap [H] with the target ([n] or [H, n]), and what p covers,
+    [H, n].
     """
     distance, by_x, by_y = (table_of.ravel() for table_of in _tables())
     n = _tables().shape[-1]
@@ -191,7 +192,7 @@ def _gauss_newton(
         gx, gy = by_x.take(at), by_y.take(at)
         cover = np.clip(0.5 - d * (1 / soft), 0, 1)
         slope = (np.abs(d) < soft / 2) * (weight / soft)
-        # of the cover, by x, y, radius
+        # derivative of the cover by x, y, radius
         jac = np.stack([slope * gx, slope * gy, slope * (u * gx + v * gy - unit)], 1)
         normal = jac @ jac.transpose(0, 2, 1) + 0.1 * np.eye(3, dtype=np.float32)
         step = np.linalg.solve(normal, jac @ (target - cover * weight)[..., None])[..., 0]

@@ -1,21 +1,19 @@
-"""The edge and the fill of a thing: how far pixels are from its edge, whether an outline is around
-it, a texture on it.
-"""
+"""The edge and the fill of a thing: distance to the edge, outline around it, texture on it."""
 
 import numpy as np
 from scipy import ndimage
 
 from data_pipeline.scenes.render import OUTLINE_RGB
 
-_PERIOD = 4  # of the textures, in pixels at 128²
-# of the first harmonic, in parts of the colour; rendered stripes have 0.18, dots 0.13, decoded
-# plain fills 0.01
+_PERIOD = 4  # period of the textures, in pixels at 128²
+# smallest amplitude of the first harmonic relative to the colour; rendered stripes have 0.18, dots
+# 0.13, decoded plain fills 0.01
 _AMPLITUDE = 0.035
-_BINS = np.arange(-6, 4.01, 0.5)  # of the distance to the edge, in pixels
+_BINS = np.arange(-6, 4.01, 0.5)  # bins of the distance to the edge, in pixels
 
 
 def signed_distance(own: np.ndarray) -> np.ndarray:
-    """Pixels from the edge of a mask [h, w], negative inside."""
+    """Return the distance in pixels from the edge of a mask [h, w], negative inside."""
     return np.where(
         own, 0.5 - ndimage.distance_transform_edt(own), ndimage.distance_transform_edt(~own) - 0.5
     )
@@ -24,12 +22,12 @@ def signed_distance(own: np.ndarray) -> np.ndarray:
 def outline_of(
     pixels: np.ndarray, distance: np.ndarray, ground: np.ndarray, width: float
 ) -> str | None:
-    """The outline of the thing whose edge, outline included, is about where distance [h, w] = 0;
-    pixels [h, w, 3].
+    """Return the outline of a thing, or None.
 
-    The mean colour at each distance from the edge is compared with what a fill of one colour, an
-    outline `width` pixels wide and the background would give, for edges somewhat elsewhere and
-    somewhat soft; the fill's colour is fitted.
+    pixels: [h, w, 3]. distance: [h, w], about 0 at the thing's edge, outline included. The mean
+    colour at each distance from the edge is compared with the colours that a uniform fill, an
+    outline of `width` pixels and the background would give, for several positions and softnesses of
+    the edge. The colour of the fill is fitted.
     """
     near = (distance > _BINS[0]) & (distance < width + 2)
     bins = np.digitize(distance[near], _BINS) - 1
@@ -62,11 +60,11 @@ def outline_of(
 
 
 def texture_of(pixels: np.ndarray, distance: np.ndarray) -> str | None:
-    """Stripes or dots on pixels [h, w, 3] of a picture of 128², inside a fill, where distance [h,
-    w] < 0.
+    """Return the texture of a thing in a picture of 128², "striped" or "dotted", or None.
 
-    Each window of one period is demodulated by itself, so that the phase may be any and may drift;
-    stripes vary along y only.
+    pixels: [h, w, 3]. distance: [h, w], negative inside the fill. Each window of one period is
+    demodulated on its own, so that the phase may have any value and may drift. Stripes vary along y
+    only.
     """
     inside = distance < -1
     whole = ndimage.uniform_filter(inside.astype(np.float32), _PERIOD) > 0.999

@@ -1,8 +1,7 @@
-"""What stands in a picture, from its pixels alone: background, and the colour, shape, size and
-place of every thing on it.
+"""Reading a picture from its pixels alone: background, and each thing's colour, shape, size, place.
 
 Everything but texture and outline is read at 64², to which larger pictures are averaged: there the
-renderer's textures are gone, exactly.
+renderer's textures are gone exactly.
 """
 
 import dataclasses
@@ -17,29 +16,28 @@ from data_pipeline.scenes.shapes import fit_shape
 from data_pipeline.scenes.textures import outline_of, signed_distance, texture_of
 
 SIDE = 64
-# RGB distance below which nothing stands out; the closest pair of the renderer, half covered, is 41
+# smallest RGB distance that counts; the renderer's closest pair, half covered, has 41
 _CONTRAST = 40
-_SPECK = 20  # pixels at 64² below which nothing is a thing …
-# … and below which it is one only if neither faint nor thin; the smallest object has 120
+_SPECK = 20  # fewer pixels at 64² are not a thing
+# fewer pixels are a thing only if it is neither faint nor thin; the smallest object has 120
 _SMALL = 80
-_CROWD = 8  # things; of more, the largest are looked at
-_FAINT = 60  # mean contrast; pink on beige has 82
+_CROWD = 8  # the most things that are looked at, the largest ones
+_FAINT = 60  # a smaller mean contrast is faint; pink on beige has 82
 _EDGE = OUTLINE_WIDTH * SIDE
-_SIZE_RANGE = (0.075, 0.26)  # radii, in sides, beyond which a thing is neither small nor large
+_SIZE_RANGE = (0.075, 0.26)  # radii, in sides, outside which a thing is neither small nor large
 _SIZE_MIDDLE = (grammar.SIZES["small"][1] + grammar.SIZES["large"][0]) / 2
-_SHARPEN = 1.5  # slope of what a share of a pixel is taken for
+_SHARPEN = 1.5  # slope by which the covered share of a pixel is sharpened
 _BACKGROUND_REACH, _COLOUR_REACH = 45, 75  # RGB distances
-_MAJORITY = 0.65  # share of a thing's pixels that have to be of its colour
-_SHADE = (0.75, 1.05)  # what a palette colour may be multiplied with; 0.8 is the mean of a texture
+_MAJORITY = 0.65  # smallest share of a thing's pixels that have its colour
+_SHADE = (0.75, 1.05)  # the range of factors on a palette colour; 0.8 is the mean of a texture
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One thing in a picture; what is not clear is None.
+    """One thing in a picture; what is unclear is None.
 
-    Lengths in sides of the image; y grows downwards.
-
-    texture and outline are looked for at 128² and above only, and None is also "has none".
+    Lengths are in sides of the image; y grows downwards. Texture and outline are searched only at
+    128² and above, where None also means that it has none.
     """
 
     colour: str | None
@@ -55,18 +53,18 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What a picture shows; things from left to right."""
+    """What a picture shows, with its things from left to right."""
 
     background: str | None
     things: tuple[Thing, ...]
-    closely: bool  # 128² or more: textures and outlines were looked for
+    closely: bool  # 128² or more: textures and outlines were searched
 
 
 def see(image: np.ndarray) -> Seen:
-    """What uint8 [S, S, 3] shows, S = 64, 128, 256, …
+    """Return what a picture shows; it is uint8 [S, S, 3] with S = 64, 128, 256 and so on.
 
     Raises:
-        InputError: not such an image.
+        InputError: it is not such an image.
     """
     if (
         not isinstance(image, np.ndarray)
@@ -75,13 +73,13 @@ def see(image: np.ndarray) -> Seen:
         or image.shape[2] != 3
     ):
         raise InputError(
-            f"the judge reads uint8 [S, S, 3], not {getattr(image, 'dtype', type(image).__name__)}"
+            f"the judge needs uint8 [S, S, 3], not {getattr(image, 'dtype', type(image).__name__)}"
             f" {list(np.shape(image))}"
         )
     side = image.shape[0]
     if image.shape[1] != side or side < SIDE or side % SIDE or (side > SIDE and side % (2 * SIDE)):
         raise InputError(
-            "the judge reads square images of 64, 128 or a multiple of 128 pixels a side, not"
+            "the judge needs square images of 64, 128 or a multiple of 128 pixels per side, not"
             f" {image.shape[1]}×{side}"
         )
     pixels = _reduced(image, SIDE)
@@ -107,13 +105,13 @@ def see(image: np.ndarray) -> Seen:
 
 
 def _reduced(image: np.ndarray, side: int) -> np.ndarray:
-    """float32 [side, side, 3]: means of blocks."""
+    """Return the means of blocks, float32 [side, side, 3]."""
     k = image.shape[0] // side
     return image.reshape(side, k, side, k, 3).astype(np.float32).mean((1, 3))
 
 
 def _background(pixels: np.ndarray, ground: np.ndarray) -> str | None:
-    """The background that pixels [n, 3] outside all things are, if they are one."""
+    """Return the name of the background of pixels [n, 3] outside all things, or None."""
     names, colours = list(BACKGROUND_RGB), np.array(list(BACKGROUND_RGB.values()))
     ground = (ground + np.median(pixels, 0)) / 2
     distance = np.linalg.norm(colours - ground, axis=1)
@@ -122,15 +120,18 @@ def _background(pixels: np.ndarray, ground: np.ndarray) -> str | None:
 
 
 def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
-    """contrast [64, 64] to the background → labels of connected things [64, 64], their number."""
+    """Return labels of connected things [64, 64], and their number.
+
+    contrast: [64, 64], to the background.
+    """
     mask = contrast > _CONTRAST
     near = ndimage.maximum_filter(contrast * mask, 5)
-    # a pixel at the edge belongs to a thing with half the contrast of what is next to it
+    # a pixel at the edge belongs to a thing if it has half the contrast of its surroundings
     for _ in range(3):
         edge = mask & ~ndimage.binary_erosion(mask)
         mask &= ~(edge & (contrast < 0.5 * near))
-    # where fill and outline mix to the background's colour a crack opens; the hole of a ring is
-    # wider
+    # where fill and outline mix to the colour of the background, a crack opens; the hole of a ring
+    # is wider
     holes, number = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
     if number:
         wide = np.unique(holes[ndimage.binary_erosion(holes > 0)])
@@ -154,11 +155,10 @@ def _labelled(contrast: np.ndarray) -> tuple[np.ndarray, int]:
 def _coverage(
     pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, depth: np.ndarray, outline: str | None
 ) -> list[np.ndarray]:
-    """Which share of every pixel a thing covers, float32 [h, w]; with an outline also which share
-    its fill does.
+    """Return the share of every pixel that a thing covers, float32 [h, w].
 
-    Pixels are unmixed into fill, outline and background. Shares are pulled away from a half, which
-    sharpens a blurred edge.
+    With an outline, also the share that its fill covers. Pixels are unmixed into fill, outline and
+    background. Shares are moved away from a half, which sharpens a blurred edge.
     """
     near = ndimage.binary_dilation(own, iterations=2)
     mixed = pixels[near] - ground
@@ -176,12 +176,12 @@ def _coverage(
     covers[:, near] = [
         np.clip(_SHARPEN * (s - 0.5) + 0.5, 0, 1) for s in ((share, alone) if outline else (share,))
     ]
-    # inside, what is between fill and background may be the hole of a ring, half closed. What is
-    # neither is a second colour
+    # inside, a colour between fill and background may be the half closed hole of a ring; any other
+    # is a second colour
     inner = ndimage.binary_erosion(own)
     foreign = np.zeros_like(own)
     foreign[near] = np.linalg.norm(mixed - np.clip(share, 0, 1)[:, None] * fill, axis=1) > _CONTRAST
-    # along an outline, outline and fill may mix to the background's colour
+    # along an outline, outline and fill may mix to the colour of the background
     covers[0, inner & (foreign | (depth < 2.5) if outline else foreign)] = 1
     return list(covers)
 
@@ -189,8 +189,9 @@ def _coverage(
 def _separate(
     own: np.ndarray, pixels: np.ndarray, ground: np.ndarray, labels: np.ndarray
 ) -> list[np.ndarray]:
-    """A thing's mask [64, 64], in two where it is two things that touch: scenes keep a column
-    between objects.
+    """Return a thing's mask [64, 64], or two where it is two things that touch.
+
+    Scenes keep a column between objects.
     """
     columns = np.flatnonzero(own.any(0))
     left, right = columns[0], columns[-1] + 1
@@ -210,12 +211,15 @@ def _separate(
 
 
 def _inside(depth: np.ndarray) -> np.ndarray:
-    """Where a thing shows its fill, no rim: depth is the distance to its edge in pixels of 64²."""
+    """Return where a thing shows its fill and not its rim.
+
+    depth: the distance to its edge in pixels of 64².
+    """
     return depth >= min(2.0, 0.75 * depth.max())
 
 
 def _box(own: np.ndarray) -> tuple[slice, slice]:
-    """Where a mask is, and a little around it."""
+    """Return the bounding box of a mask, with a margin."""
     return tuple(slice(max(a.min() - 4, 0), min(a.max() + 5, SIDE)) for a in own.nonzero())
 
 
@@ -227,7 +231,7 @@ def _thing(
     labels: np.ndarray,
 ) -> Thing:
     box = _box(own)
-    weight = (own | (labels == 0))[box]  # what belongs to others says nothing
+    weight = (own | (labels == 0))[box]  # pixels of other things are ignored
     pixels, own = pixels[box], own[box]
     distance = signed_distance(own)
     covers = _coverage(pixels, ground, own, -distance, None)
@@ -259,8 +263,9 @@ def _thing(
 
 
 def _finely(coverage: np.ndarray) -> np.ndarray:
-    """Coverage [h, w] at 64² → distance to the edge [2h, 2w] at 128², in its pixels, negative
-    inside.
+    """Return the distance to the edge [2h, 2w] at 128², in its pixels, negative inside.
+
+    coverage: [h, w] at 64².
     """
     return signed_distance(
         ndimage.zoom(coverage, 2, order=1, grid_mode=True, mode="grid-constant") > 0.5
@@ -268,12 +273,13 @@ def _finely(coverage: np.ndarray) -> np.ndarray:
 
 
 def _colour(pixels: np.ndarray, depth: np.ndarray) -> str | None:
-    """The colour that most of pixels [n, 3] have, without the rim: depth [n] is the distance to the
-    edge in pixels.
+    """Return the colour of most of pixels [n, 3], without the rim, or None.
+
+    depth: [n], the distance to the edge in pixels.
     """
     inside = pixels[_inside(depth)]
     palette = np.array(list(RGB.values()), np.float32)
-    # the nearest point of each colour's shades
+    # the nearest shade of each colour
     shade = np.clip(inside @ palette.T / (palette**2).sum(1), *_SHADE)
     distance = np.linalg.norm(inside[:, None] - shade[..., None] * palette, axis=-1)
     nearest = np.where(distance.min(1) < _COLOUR_REACH, distance.argmin(1), len(palette))

@@ -164,7 +164,7 @@ def test_a_list_of_sources_that_is_none(content, message, tmp_path):
         ({"keep_exact": 1}, "keep_exact = 1: give a true or false"),
         ({"near_radius": 30}, r"near_radius = 30: give a whole number in 0..20"),
         ({"min_caption": 9, "max_caption": 8}, "min_caption = 9 is above max_caption = 8"),
-        ({"max_side": 3}, "no filter 'max_side'; there are blocked_sources, nsfw_tags"),
+        ({"max_side": 3}, "no filter 'max_side'; give some of blocked_sources, nsfw_tags"),
     ],
 )
 def test_settings_that_cannot_be(values, message, tmp_path):

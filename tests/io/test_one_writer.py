@@ -82,7 +82,7 @@ def test_two_exports_of_triplets(tmp_path):
         with pytest.raises(InputError, match=r"a_images.* is in use by"), triplets[1].writing():
             pass
         triplets[0].write(record("k"), "new")
-    with pytest.raises(InputError, match="is there already"), triplets[1].writing():
+    with pytest.raises(InputError, match="exists already"), triplets[1].writing():
         pass
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a_images"]
     assert os.listdir(tmp_path / "a_images") == ["k.png"]

@@ -156,7 +156,7 @@ def test_failures_can_be_asked_again(ask, data, tmp_path):
         ("403", {}, InputError, "--api-key-env"),
         ("ok", {"model": "other"}, InputError, "The model `other` does not exist.*--model"),
         ("redirect", {}, InputError, "redirects to 'http://example.invalid"),
-        ("402", {}, StoppedByServerError, "wants payment .*the same command goes on"),
+        ("402", {}, StoppedByServerError, "asks for payment .*the same command resumes"),
         ("broke", {}, StoppedByServerError, "exceeded your current quota"),
         ("400", {}, InputError, r"rejected 20 requests in a row \(400: status 400\)"),
         (
@@ -187,7 +187,7 @@ def test_runs_that_lead_nowhere_end(action, changes, kind, message, ask, tmp_pat
 def test_a_server_that_never_answers(ask):
     with (
         CaptionServer(lambda *_: "hang") as server,
-        pytest.raises(InputError, match=r"1 × timeout .*no whole response within 0\.2 s"),
+        pytest.raises(InputError, match=r"1 × timeout .*no complete response within 0\.2 s"),
     ):
         ask(server, limit=1, timeout=0.2, retries=1)
     assert server.asked() == [(server.seen[0].record, 0)] * 2
@@ -215,6 +215,8 @@ def test_an_image_that_cannot_be_read_costs_nothing(template, tmp_path):
 def test_nobody_there(ask, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        with pytest.raises(InputError, match=r"no connection to http://127.*is the server up"):
+        with pytest.raises(
+            InputError, match=r"no connection to http://127.*check that the server runs"
+        ):
             ask(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", retries=0)
     assert lines(tmp_path / "out.recaption") == []

@@ -41,7 +41,7 @@ def test_a_limited_run_makes_triplets_and_no_dataset(ask, data, tmp_path):
                 {"from": "human", "value": f"<image>\nFrom <caption>{record['caption']}</caption>"},
                 {"from": "gpt", "value": answer_of(number(record), 2)},
             ]
-        with pytest.raises(InputError, match=r"t\.json is there already"):
+        with pytest.raises(InputError, match=r"t\.json exists already"):
             ask(server, triplets=path)
         with pytest.raises(InputError, match=r"ends in \.json"):
             ask(server, triplets=tmp_path / "t.jsonl")
@@ -110,7 +110,7 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
             (["--concurrency", "0"], "--concurrency 0: give a number in 1..1024"),
             (["--rate", "nan"], "--rate nan"),
             (["--timeout", "-1"], "--timeout -1"),
-            (["--price-in", "1"], "give both, or neither"),
+            (["--price-in", "1"], "give both or neither"),
             (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY: no such variable"),
             (["--dialogue", str(tmp_path / "none")], "--dialogue .* cannot be read"),
             (["--out", str(data)], "is the dataset itself"),

@@ -106,5 +106,5 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="line 1 is damaged"):
         Journal(tmp_path, ASKED, turns=3)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot be written"):
         Journal(tmp_path / "file", ASKED, turns=3)
