@@ -1,5 +1,6 @@
-"""Install: `pip install .` samples; `pip install -e '.[dev,data]'` has what the tests need. The
-exact versions that were tested stand in constraints.txt.
+"""The package: `pip install .` samples, `pip install -e '.[dev,data]'` has what the tests need.
+
+constraints.txt has the exact versions that were tested.
 """
 
 import re
