@@ -111,7 +111,7 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
             (["--rate", "nan"], "--rate nan"),
             (["--timeout", "-1"], "--timeout -1"),
             (["--price-in", "1"], "give both or neither"),
-            (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY: no such variable"),
+            (["--api-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY: the environment has no such variable"),
             (["--dialogue", str(tmp_path / "none")], "--dialogue .* cannot be read"),
             (["--out", str(data)], "is the dataset itself"),
             (["--endpoint", "localhost"], "an address like http"),

@@ -152,7 +152,7 @@ def test_what_cannot_be_written_says_so(tmp_path):
             writer.write(make_record(png(0), "a", key="a"))
             writer.write(make_record(png(1), "b", key="a"))
 
-    with pytest.raises(InputError, match="'a' came twice"):
+    with pytest.raises(InputError, match="'a' occurs twice"):
         twice()
     with pytest.raises(InputError, match="shards = 0"):
         RecordWriter(tmp_path / "d", shards=0)
@@ -207,7 +207,7 @@ def test_a_damaged_description_is_one_line(tmp_path):
         (info, "[]", "not a JSON object"),
         (info, good_info.replace('"train"', '"validation"'), "not describe an array_record split"),
         (info, good_info.replace('"3"', '"0"').replace('"2"', '"0"'), "count = 0"),
-        (features, good_features.replace("caption", "title"), "has no caption"),
+        (features, good_features.replace("caption", "title"), "lacks caption"),
         (
             info,
             good_info.replace('"records"', '"../records"'),

@@ -111,7 +111,7 @@ def test_a_process_raises_its_own_limit_as_far_as_it_may(monkeypatch):
 
 def test_more_shards_than_may_be_open_are_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (256, 256))
-    with pytest.raises(InputError, match=r"shards = 129: at most 128 .*ulimit -n"):
+    with pytest.raises(InputError, match=r"shards = 129: .* of open files allows 128 .*ulimit -n"):
         RecordWriter(tmp_path / "d", shards=129)
     RecordWriter(tmp_path / "d", shards=128)
 
