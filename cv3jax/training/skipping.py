@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.io.progress import say
+
 WARM = 50  # updates before any gradient counts as long, because the first ones are long
 WINDOW = 100  # updates over which the mean of the gradient's norm reaches back, about
 

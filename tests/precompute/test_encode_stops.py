@@ -132,7 +132,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
     assert read_identity(out)["latents"]["dtype"] == "float16"
     with pytest.raises(
         InputError,
-        match=r"out was encoded with other values of latents\.dtype; give --overwrite to replace it",
+        match=r"out was encoded with other values of latents\.dtype; give --overwrite",
     ):
         run(config("relay"), out, latents="bfloat16", text=None)
     with pytest.raises(InputError, match="holds something other than latents and text features"):
