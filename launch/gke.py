@@ -1,6 +1,6 @@
-"""Print the JobSet that runs a command on GKE on the chips of `--topology`, for `kubectl apply`.
+r"""Print the JobSet that runs a command on GKE on the chips of `--topology`, for `kubectl apply`.
 
-    python launch/gke.py --name=base-512 --image=IMAGE --topology=v5e:16x16 -- \\
+    python launch/gke.py --name=base-512 --image=IMAGE --topology=v5e:16x16 -- \
         cv3jax train --config=base_512 --workdir=/runs/base_512 | kubectl apply --filename=-
 
 Topologies have the names of `cv3jax compile --topology`: a kind of TPU and the shape of a slice, or
@@ -138,6 +138,7 @@ def escaped(argument: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Print the JobSet. Raises SystemExit(2) on flags that do not fit."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="python launch/gke.py",

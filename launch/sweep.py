@@ -1,12 +1,12 @@
-"""Print or run one `cv3jax train` command for each point of a recipe's `sweep()`.
+r"""Print or run one `cv3jax train` command for each point of a recipe's `sweep()`.
 
 Each point has its own workdir.
 
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- \\
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation -- \
         --config.data.path=DATA --config.cascade=runs/base --config.init_from=runs/sr
-    python launch/sweep.py --config=relay_1024 --workdir runs/ablation \\
+    python launch/sweep.py --config=relay_1024 --workdir runs/ablation \
         --launcher="sbatch --nodes=4 launch/slurm.sh --" | sh
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- \\
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation --run -- \
         --config.cascade=runs/base --config.init_from=runs/base
 
 `sweep()` yields dicts such as {"schedule.start": 200}. The words of `--launcher` are put in front
@@ -142,6 +142,7 @@ def run_all(lines: list[list[str]]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Print or run the points of the sweep."""
     parser = argparse.ArgumentParser(
         prog="python launch/sweep.py",
         description=__doc__,

@@ -31,6 +31,7 @@ _TONE = "(?:medium-light|medium-dark|light|medium|dark) skin tone"
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Draw the emoji and print how many there are."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new or empty directory"

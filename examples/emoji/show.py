@@ -84,6 +84,7 @@ def grid(runs: Path, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Draw both pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
