@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_used_only_when_ask
         InputError,
         match=(
             f"checkpoint {newest} is damaged: state/.* differs from what was written;"
-            " .*resume_from=3"
+            " .*resume-from=3"
         ),
     ):
         vae(workdir)
@@ -237,7 +237,7 @@ def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path):
         (tmp_path / "a" / "b" / "x").write_text("")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x"]
     with (
-        pytest.raises(InputError, match="--workdir /proc/none/w: cannot be written"),
+        pytest.raises(InputError, match="--workdir /proc/none/w cannot be written"),
         locks.hold(Path("/proc/none/w")),
     ):
         pass

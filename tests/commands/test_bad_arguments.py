@@ -28,7 +28,7 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vae:tiny --workdir {w} --lr 3",
-        "unknown flag --lr; see",
+        "unknown flag --lr: did you mean",
     ),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
     (

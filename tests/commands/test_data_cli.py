@@ -52,7 +52,7 @@ def test_scenes_inspect_and_pack(tmp_path, capsys):
     assert "32x32" in out
     figures = json.loads((tmp_path / "i.json").read_text())
     assert "  train-0-00000" in out
-    assert all(f": {caption[:60]}" in out for caption in figures["captions"])
+    assert all(f": {caption[:40]}" in out for caption in figures["captions"])
     assert (figures["records"], figures["sizes"], len(figures["captions"])) == (9, {"32x32": 9}, 4)
     sheet = np.asarray(Image.open(tmp_path / "c.png"))
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 20

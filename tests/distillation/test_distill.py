@@ -154,7 +154,7 @@ def test_a_student_that_is_not_its_teacher_does_not_begin(tmp_path):
         )
 
     assert differ(student) <= TOLERANCE
-    with pytest.raises(InputError, match="round 1: the student is not its teacher"):
+    with pytest.raises(InputError, match="round 1: the student does not equal its teacher"):
         differ(jax.tree.map(lambda x: 1.01 * x, student))
 
 

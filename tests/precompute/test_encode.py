@@ -227,7 +227,7 @@ def test_the_document_s_bytes_are_the_format_s():
             assert stored_bytes == payload(identity, 1 + bool(one["recaption"]))
     said = (ROOT / "docs" / "guides" / "encode.md").read_text()
     rows = dict(
-        re.findall(r"^\| (latents [^|]*(?:base|relay)|text of [^|]*) \|(.*)\|$", said, re.MULTILINE)
+        re.findall(r"^\| (\d+², (?:base|relay)|of a caption[^|]*) \|(.*)\|$", said, re.MULTILINE)
     )
     assert len(rows) == 5
     for name, cells in rows.items():
@@ -241,7 +241,7 @@ def test_the_document_s_bytes_are_the_format_s():
 def table(name: str) -> list[int]:
     """Bytes an image for a row of guides/encode.md: in float32, two bytes, and int8 for text."""
     nothing = {"latents": None, "text": None}
-    if name.startswith("text"):
+    if name.startswith("of a caption"):
         count = 2 if "recaption" in name else 1
         return [
             payload({**nothing, "text": {"dtype": kind, "shape": [225, 4096]}}, count)
@@ -260,6 +260,6 @@ def test_the_command_line_finds_it(monkeypatch, capsys):
     with pytest.raises(SystemExit) as e:
         cli.main()
     assert e.value.code == 0
-    assert "example:\n  cv3jax data encode --config=relay_1024 --data" in capsys.readouterr().out
+    assert "example:\n  cv3jax data encode --config=relay_1024 --input" in capsys.readouterr().out
     assert "\n  data encode latents" in cli.usage()
     assert "\n  encode " in data_cli.usage()

@@ -217,7 +217,7 @@ def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
         (["--topology=v5e:3x4"], "there is no TPU v5e of this shape"),
         (["--topology=v5e:32x32"], "there is no TPU v5e of this shape"),
         (["--topology=v5e:4x0"], "there is no TPU v5e of this shape"),
-        (["--topology=h100:4x8x1", "--slices=2"], "only TPUs have slices"),
+        (["--topology=h100:4x8x1", "--slices=2"], "only TPUs come in slices"),
         (["--topology=v5e:4x4", "--slices=0"], "--slices=0"),
         (["--topology=v5e:4x4", "--restarts=-1"], "--restarts=-1"),
         (["--topology=v5e:4x4", "--volume=/runs"], "CLAIM:/PATH"),

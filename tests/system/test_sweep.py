@@ -198,7 +198,7 @@ def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_pa
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 1
     assert again.stderr.endswith(
-        "sweep: failed at point 2 (exit code 1); the same command tries them again\n"
+        "sweep: failed: point 2 (exit code 1); the same command tries them again\n"
     )
     assert [log(start) for start in (200, 400, 500, 800)] == [
         ["start", "TERM", "start"],
