@@ -78,17 +78,20 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
 
     `data_pipeline.io.exits` has the table. Of many processes all end when one does.
     """
-    from absl import logging
-
     from cv3jax.distributed import processes
-    from cv3jax.distributed.backend import keep_compiled, prefer_cpu, size_pool, tune_cpu
+    from cv3jax.distributed.backend import (
+        keep_compiled,
+        prefer_cpu,
+        quiet_libraries,
+        size_pool,
+        tune_cpu,
+    )
     from data_pipeline.io.errors import StoppedError, first_line
 
     say_anything()
+    quiet_libraries()
     tune_cpu()
     prefer_cpu()
-    # orbax logs the traceback of an error that it raises as well
-    logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _unraisable
     keep_compiled()
     stopped = 0

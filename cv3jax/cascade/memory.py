@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -169,7 +168,7 @@ def _sampler(
         (latents, latents),  # a state
         keys if cascade.mesh is None else abstract(keys, rows),
         cascade.put_rows(w),
-        (np.int32(0), np.int32(1)),
+        (jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)),
     )
     model, (share, height, breadth, _) = stage.model, _share(latents)
     wide = model.get("channels", 320) * height * breadth

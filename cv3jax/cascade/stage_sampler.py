@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -153,7 +152,7 @@ def sample_stage(
         state = jax.device_put(state, text.sharding)
     while done < sampler.count:
         began, end = time.monotonic(), min(done + number, sampler.count)
-        between = (np.int32(done), np.int32(end))
+        between = (jnp.int32(done), jnp.int32(end))
         state, done = sampler.run(params, text, low, state, keys, w, between), end
         if tell is not None:
             jax.block_until_ready(state)

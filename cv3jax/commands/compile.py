@@ -14,6 +14,7 @@ from cv3jax.distillation.parsing import parse_recipe
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.progress import waiting
 
 EXAMPLE = (
     "cv3jax compile --config=base_512 --topology v5e:16x16 --updates 200000 --json base_512.json"
@@ -73,10 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
     settings = parse_recipe(recipes.load(args.config, overrides))
 
-    import jax
+    with waiting("loading JAX"):
+        import jax
 
-    from cv3jax.aot.report import text
-    from cv3jax.aot.run import run
+        from cv3jax.aot.report import text
+        from cv3jax.aot.run import run
 
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are part of the report
     with reporting(args.json) as report:

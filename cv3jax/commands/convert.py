@@ -10,6 +10,7 @@ from cv3jax.weights import SCALE, TARGETS, WEIGHTS
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_new
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
@@ -151,7 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     check_flags(args)
     check_files(args)
 
-    from cv3jax.weights.convert import convert_in, convert_out
+    with waiting("loading JAX"):
+        from cv3jax.weights.convert import convert_in, convert_out
 
     with reporting(args.json) as report:
         report(convert_out(args) if args.checkpoint else convert_in(args))

@@ -15,6 +15,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.progress import waiting
 
 EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
       --config.data.path=runs/scenes --config.cascade=runs/relay"""
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = parse_distillation(config), recipes.source(args.config, config)
     check_stage_inputs(settings.stage)
 
-    from cv3jax.distillation.run import run
+    with waiting("loading JAX"):
+        from cv3jax.distillation.run import run
 
     processes.start(args)
     with preemptible(), reporting(args.json) as report:

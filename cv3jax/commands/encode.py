@@ -18,6 +18,7 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_renamable
 from data_pipeline.records import LATENTS, TEXTS, check_records
 
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> None:
     check_records(Path(args.input))
     cascades.find_cascade(args.checkpoint)
 
-    from cv3jax.precompute.run import run
+    with waiting("loading JAX"):
+        from cv3jax.precompute.run import run
 
     began = time.monotonic()
     latents, text = (None if value == "none" else value for value in (args.latents, args.text))

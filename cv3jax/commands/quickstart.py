@@ -10,6 +10,7 @@ from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
+from data_pipeline.io.progress import waiting
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 
@@ -53,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
 
-    from cv3jax.quickstart.run import run
+    with waiting("loading JAX"):
+        from cv3jax.quickstart.run import run
 
     with reporting(args.json) as report:
         made = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)

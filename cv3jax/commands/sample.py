@@ -21,6 +21,7 @@ from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
+from data_pipeline.io.progress import waiting
 
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star --num 4 \\
       --prompt "a small green star, black background"
@@ -191,8 +192,9 @@ def main(argv: list[str] | None = None) -> None:
         check_drawable(description, args.size, base, relay)
     share = None if args.prompts is None else which_share(args.process_id, args.num_processes)
 
-    from cv3jax.sampling.few import Request, sample_few
-    from cv3jax.sampling.resumable import Devices, Pictures, sample_many
+    with waiting("loading JAX"):
+        from cv3jax.sampling.few import Request, sample_few
+        from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
     with reporting(args.json) as report:
         if share is None:

@@ -13,6 +13,7 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.progress import waiting
 
 EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
       --config.cascade=runs/vae"""
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = parse_stage(config), recipes.source(args.config, config)
     check_stage_inputs(settings)
 
-    from cv3jax.training.run import run
+    with waiting("loading JAX"):
+        from cv3jax.training.run import run
 
     processes.start(args)
     with preemptible(), reporting(args.json) as report:

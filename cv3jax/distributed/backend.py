@@ -45,7 +45,7 @@ def announced(jitted: Any, what: str) -> Callable:
 
     def call(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        like = (tree, *((x.shape, str(x.dtype)) for x in leaves))
+        like = (tree, *map(jax.typeof, leaves))
         if like not in known:
             with waiting(f"compiling {what}"):
                 jitted.lower(*args).compile()  # which the call below takes
@@ -54,6 +54,20 @@ def announced(jitted: Any, what: str) -> Callable:
 
     call.lower = jitted.lower
     return call
+
+
+def quiet_libraries() -> None:
+    """Keep the logs of XLA and of libraries that use absl off stderr.
+
+    XLA prints a page in the middle of each compilation of minutes, and orbax the traceback of an
+    error that it raises as well. What goes wrong is raised, and what ends the process is still
+    printed. TF_CPP_MIN_LOG_LEVEL=0 in the environment shows XLA's log. Must come before JAX is
+    imported.
+    """
+    from absl import logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.FATAL)
 
 
 def tune_cpu() -> None:

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from hollow_samplers import one_step
 from states import name_of
 
 from cv3jax import recipes
 from cv3jax.aot import programs as aot_programs
 from cv3jax.aot.programs import program
 from cv3jax.cascade import pipeline
-from cv3jax.cascade.stage_sampler import StageSampler
 from cv3jax.distillation import build as building
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed.mesh import make_mesh
@@ -73,11 +73,11 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
     source, called = tiny_runs.trained("relay").workdir, {}
 
     def sampler(stage, **_):
-        def run(params, text, low, state, keys, w, between):
+        def run(params, text, low, state, keys, w, _):
             called[stage.kind] = (params, text, low, state[0], keys, w)
             return state
 
-        return StageSampler(1, lambda low, noise: (noise, noise), run)
+        return one_step(run)
 
     monkeypatch.setattr(pipeline, "make_stage_steps", sampler)
     monkeypatch.setattr(

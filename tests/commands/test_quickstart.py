@@ -198,7 +198,8 @@ def test_noise_of_the_energy_of_a_difference():
 
 @pytest.mark.slow
 def test_the_quickstart_as_a_user_runs_it(tmp_path):
-    subprocesses.run("cv3jax", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
+    first = subprocesses.run("cv3jax", "quickstart", "--workdir", str(tmp_path / "q"), "--tiny")
+    assert subprocesses.foreign(first.stderr) == []
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "q").rglob("checkpoints/**/*")}
     assert files
     again = subprocesses.run(
@@ -217,7 +218,7 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
     } == files
     for name in ("q", "q/distilled"):
         out = tmp_path / "out" / name
-        subprocesses.run(
+        drawn = subprocesses.run(
             "cv3jax",
             "sample",
             "--checkpoint",
@@ -227,6 +228,7 @@ def test_the_quickstart_as_a_user_runs_it(tmp_path):
             "--out",
             str(out),
         )
+        assert subprocesses.foreign(drawn.stderr) == []
         assert read(next(out.glob("00_a_large*.png"))).shape == (128, 128, 3)
     with pytest.raises(InputError, match=r"distilled to 1 .* give 1"):
         load(tmp_path / "q" / "distilled").generate(PROMPTS[:1], [0], base=SamplerSettings(2))

@@ -1,6 +1,7 @@
 """Identities of the sampler, in float64 unless they are statistical."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -215,3 +216,30 @@ def test_start():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match=r"form must be one of released, paper.*, not 'linear'"):
         sampler.sample(nonlinear, RELAY, jnp.zeros(SHAPE), jnp.zeros(SHAPE), form="linear")
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_the_same_however_they_are_split(case, eta):
+    """In one program, whose range of steps is an argument; and they are those of `sample`."""
+    (grid, relay, form), programs = CASES[case], []
+    low, keys = normal(1) if relay else None, keys_of(normal(0))
+    grid, x = double(grid), normal(2)
+
+    @jax.jit
+    def some(state, between):
+        programs.append(1)
+        return sampler.sample_steps(
+            nonlinear, grid, state, low, between, keys=keys, eta=eta, form=form
+        )
+
+    ends = []
+    for split in ([0], [0, 1, 2], [0, 4], [0, 2, 3]):
+        state = sampler.first_state(x, low)
+        for begin, end in itertools.pairwise([*split, grid.steps]):
+            state = some(state, (begin, end))
+        ends.append(state[0])
+        np.testing.assert_array_equal(ends[-1], ends[0])
+    whole = run(nonlinear, grid, x, low, form=form, eta=eta, keys=keys)[0]
+    np.testing.assert_allclose(ends[0], whole, rtol=0, atol=1e-12)
+    assert len(programs) == 1

@@ -59,8 +59,15 @@ def teacher(tmp_path_factory):
 def whole(teacher, tmp_path_factory):
     """Both rounds on one device, by a command that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole") / "w"
-    subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
+    done = subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
+    (workdir.parent / "stderr").write_text(done.stderr)
     return workdir
+
+
+def test_stderr_in_a_file_has_nothing_but_the_command_s_own_lines(whole):
+    said = (whole.parent / "stderr").read_bytes().decode()  # with the \r that read_text() drops
+    assert "base 2 steps: 100%, " in said
+    assert subprocesses.foreign(said) == []
 
 
 def argv(teacher: Path, workdir: Path) -> list[str]:

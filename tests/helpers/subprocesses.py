@@ -3,6 +3,7 @@ compile cache.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,14 @@ def environment(**extra: str) -> dict[str, str]:
         **fixed,
         **extra,
     }
+
+
+def foreign(stderr: str) -> list[str]:
+    """The lines of a command's stderr that are not its own: what libraries and compilers print."""
+    ours = r"[a-z][a-z0-9 ]*: |[|\d]|all \d"
+    return [
+        line for line in stderr.split("\n") if "\r" in line or (line and not re.match(ours, line))
+    ]
 
 
 def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:

@@ -89,13 +89,10 @@ class Recorded(pipeline.Cascade):
         self.encoder = program(lambda args: args[2].shape)
         self.decoder = program(lambda args: (len(args[1]), *self.pixels(args[1])), np.uint8)
 
-        def steps(*args):
-            self.calls.append(args)
-            return args[3]
-
         def sampler(*given):
             made, w = plain(*given)
-            return made._replace(run=steps), w
+            run = program(lambda args: args[3][0].shape)
+            return made._replace(run=lambda *args: (run(*args),) * 2), w
 
         self.sampler = sampler
 
@@ -120,9 +117,6 @@ def test_the_programs_are_those_that_draw(mesh, monkeypatch):
     for program, args in zip(found, loaded.calls, strict=True):
         planned, called = jax.tree.leaves(program.args), jax.tree.leaves(args)
         for ours, theirs in zip(planned, called, strict=True):
-            if isinstance(ours, np.generic):  # numbers of the host
-                assert type(ours) is type(theirs)
-                continue
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), program.what
             free = ours.sharding is None or not getattr(ours, "committed", True)
             assert free != theirs.committed, program.what

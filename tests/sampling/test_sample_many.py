@@ -122,19 +122,14 @@ def test_two_batches_are_in_memory_and_no_more(tmp_path):
 
     jobs = Jobs([Prompt("x")] * 10, 1, 0)
     (tmp_path / "place").mkdir()
+    bar = progress.bar(10, "sample", "picture")
     assert (
         sampling_jobs.make(
-            jobs,
-            list(range(10)),
-            2,
-            make,
-            tmp_path,
-            tmp_path / "place",
-            lambda: None,
-            progress.bar(10, "test", "picture"),
+            jobs, list(range(10)), 2, make, tmp_path, tmp_path / "place", lambda: None, bar
         )
         == 10
     )
+    assert bar.n == 10
     assert len(alive) == 5
     assert list((tmp_path / "place").iterdir()) == []
 

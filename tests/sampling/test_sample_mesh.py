@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 import tiny_runs
 from golden import PNG_PIXELS
+from hollow_samplers import one_step
 from jax.sharding import Mesh
 from PIL import Image
 
 from cv3jax.cascade.parts import build_on, model_shapes
 from cv3jax.cascade.pipeline import Cascade, load
-from cv3jax.cascade.stage_sampler import StageSampler, make_stage_sampler
+from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
 from cv3jax.distributed.mesh import make_mesh
@@ -170,12 +171,12 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
     monkeypatch.setattr("cv3jax.cascade.stage_sampler.make_attend", kernel)
     monkeypatch.setattr(
         "cv3jax.cascade.pipeline.make_stage_steps",
-        lambda stage, **options: given.append(options) or StageSampler(0, lambda *_: [None], None),
+        lambda stage, **options: given.append(options) or one_step(lambda *args: args[3]),
     )
     cascade = Cascade(
         cascades.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
     )
-    cascade.stage("base", jnp.zeros((2, 1, 1)), None, np.zeros((2, 16, 16, 4)))
+    cascade.stage("base", jnp.zeros(2), None, np.zeros((2, 16, 16, 4)))
     assert given[0]["attend"] in (1, 2)
     assert {call[:2] + call[3:] for call in kernels} == {("splash", "cpu", 16, "float32")}
     assert all(
