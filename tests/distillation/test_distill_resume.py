@@ -60,12 +60,12 @@ def whole(teacher, tmp_path_factory):
     """Both rounds on one device, by a command that nothing happened to."""
     workdir = tmp_path_factory.mktemp("whole") / "w"
     done = subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
-    (workdir.parent / "stderr").write_text(done.stderr)
+    (workdir.parent / "stderr").write_bytes(done.stderr.encode())
     return workdir
 
 
 def test_stderr_in_a_file_has_nothing_but_the_command_s_own_lines(whole):
-    said = (whole.parent / "stderr").read_bytes().decode()  # with the \r that read_text() drops
+    said = (whole.parent / "stderr").read_bytes().decode()  # read_text() drops \r
     assert "base 2 steps: 100%, " in said
     assert subprocesses.foreign(said) == []
 

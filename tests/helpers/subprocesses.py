@@ -47,9 +47,8 @@ def environment(**extra: str) -> dict[str, str]:
 def foreign(stderr: str) -> list[str]:
     """The lines of a command's stderr that are not its own: what libraries and compilers print."""
     ours = r"[a-z][a-z0-9 ]*: |[|\d]|all \d"
-    return [
-        line for line in stderr.split("\n") if "\r" in line or (line and not re.match(ours, line))
-    ]
+    lines = filter(None, stderr.split("\n"))  # splitlines() would end them at \r as well
+    return [line for line in lines if "\r" in line or not re.match(ours, line)]
 
 
 def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess:
@@ -59,8 +58,9 @@ def run(*args: str, cwd: Path | None = None, **extra: str) -> subprocess.Complet
         env=environment(**extra),
         cwd=cwd,
         capture_output=True,
-        text=True,
         timeout=600,
     )
+    # not text=True, which makes newlines of carriage returns
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 0, done.stderr[-2000:]
     return done
