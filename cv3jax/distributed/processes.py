@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cv3jax.distributed import roll_call
 from cv3jax.distributed.liveness import Peers
+from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, first_line
 
 if TYPE_CHECKING:  # the code that adds flags for --help does without jax
@@ -143,7 +144,8 @@ def start(args: argparse.Namespace) -> None:
     else:
         return
     if given:
-        roll_call.answer(*given, JOIN)
+        with progress.waiting("waiting for the other processes"):
+            roll_call.answer(*given, JOIN)
     # it handles SIGTERM itself, and does not handle Ctrl-C
     jax.config.update("jax_enable_preemption_service", False)
     # JAX looks for dead processes too, but ends the others without saying which one died; so it
@@ -153,7 +155,8 @@ def start(args: argparse.Namespace) -> None:
         "heartbeat_timeout_seconds": max(int(3 * args.patience), 10),
     }
     try:
-        jax.distributed.initialize(**how, **limits)
+        with progress.waiting("joining the other processes"):
+            jax.distributed.initialize(**how, **limits)
     except (RuntimeError, OSError, ValueError) as e:
         if not how and not isinstance(e, RuntimeError):  # a TPU that belongs to no cluster
             return
