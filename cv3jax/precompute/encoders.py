@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion.conditioning import posteriors
+from cv3jax.distributed.backend import announced
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding, batch_ways
 from cv3jax.distributed.partitioning import tree_sharding, tree_specs
@@ -104,10 +105,11 @@ def latent_program(vae: Autoencoder, params: Any, mesh: Mesh, identity: dict[str
         out = {name: value.astype(identity["dtype"]) for name, value in out.items()}
         return {**out, "finite": finite(*out.values())}
 
-    return jax.jit(
+    program = jax.jit(
         lambda params, image: layout.spread(rows)(params, {}, image),
         out_shardings=batch_sharding(mesh),
     )
+    return announced(program, "the image encoder")
 
 
 def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable:
@@ -122,10 +124,11 @@ def text_program(t5: T5Encoder, params: Any, mesh: Mesh, dtype: str) -> Callable
         features = local.apply({"params": layout.whole(params, T5Encoder.gathers)}, tokens)
         return {**stored(features, dtype), "finite": finite(features)}
 
-    return jax.jit(
+    program = jax.jit(
         lambda params, tokens: layout.spread(rows)(params, {}, tokens),
         out_shardings=batch_sharding(mesh),
     )
+    return announced(program, "the text encoder")
 
 
 def stored(features: jax.Array, dtype: str) -> dict[str, jax.Array]:

@@ -19,6 +19,7 @@ from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, w
 from cv3jax.weights.release_yaml import Official, read_official
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import waiting
 from data_pipeline.loading.tokenizer import load_tokenizer
 
 # a stage's settings, which its weights do not show
@@ -30,7 +31,8 @@ def convert_out(args: argparse.Namespace) -> dict:
     source = open_source(
         args.checkpoint, args.weights or "ema", args.parts.split(",") if args.parts else None
     )
-    lines = export(source, args.to, args.out)
+    with waiting(f"writing {args.out}"):
+        lines = export(source, args.to, args.out)
     for line in lines:
         print(line, file=sys.stderr)
     return {"written": lines}
