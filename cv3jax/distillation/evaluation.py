@@ -72,7 +72,8 @@ class Bench:
             self._samplers[call] = make_stage_sampler(
                 stage, steps=steps, eta=self._eta, form=self._form, attend=attend
             )
-        with waiting(f"drawing the pictures that are compared, in {steps} steps"):
+        count = f"{steps} step{'s' * (steps > 1)}"
+        with waiting(f"drawing the pictures that are compared, in {count}"):
             return processes.whole(self._samplers[call](params, *self._inputs))
 
     def distances(self, latents: np.ndarray, others: np.ndarray) -> dict[str, float]:

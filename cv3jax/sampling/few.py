@@ -139,7 +139,8 @@ def sample_few(
             bar.update(len(rows))
     sheet = overview(out, dict(zip(names, prompts, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
-    print(f"{count} pictures and contact_sheet.png in {out}", file=sys.stderr)
+    made = f"{count} picture{'s' * (count > 1)}"
+    print(f"{made} and contact_sheet.png in {out}", file=sys.stderr)
     print(json.dumps([job.file for job in jobs]))
     return {
         "images": [{"file": job.file, "prompt": job.prompt, "seed": job.seed} for job in jobs],

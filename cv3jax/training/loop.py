@@ -165,6 +165,7 @@ def train_loop(
         if work.compile and start < cadence.steps:
             with account.doing("compile"):
                 work.compile()
+            log.begin()
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)

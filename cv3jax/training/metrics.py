@@ -48,6 +48,10 @@ class MetricsLog:
         self._bar._time = time.monotonic
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
+    def begin(self) -> None:
+        """Have the bar's ETA leave out the time until now, which went into compiling."""
+        self._bar.unpause()
+
     def advance(self) -> None:
         """Count one step as done."""
         self._bar.update()
@@ -94,6 +98,9 @@ class NoLog:
     def advance(self) -> None:
         """Do nothing."""
         pass
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Do nothing."""
