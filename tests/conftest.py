@@ -14,6 +14,7 @@ import shared
 import subprocesses
 
 from cv3jax.distributed.backend import tune_cpu
+from data_pipeline.io import progress
 
 # for the processes that tests start; this one has read it already
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,6 +34,8 @@ given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} {subprocesses.QUICK}"
 jax.devices("cpu")  # which reads them
 os.environ["XLA_FLAGS"] = given  # libtpu would end the process, it does not know them
+# what a command says of its waits depends on how busy the machine is; tests of that set it
+progress.SOON = 3600.0
 # tracing makes many objects that live long: at Python's own thresholds, looking through them is a
 # fifth of its time
 gc.set_threshold(100_000, 50, 100)
