@@ -134,7 +134,7 @@ def _runner(options: PipelineOptions) -> tuple[Any, PipelineOptions]:
 def _watched(name: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
     """Show a progress bar with an ETA, updated from the files on disk: workers may be anywhere."""
     stop = threading.Event()
-    with progress.bar(total, f"{name:6}", unit, initial=done()) as bar:
+    with progress.bar(total, name, unit, initial=done()) as bar:
 
         def watch() -> None:
             pause = 0.5
