@@ -10,7 +10,7 @@ import subprocesses
 
 from cv3jax import __version__, cli
 from cv3jax.distributed import backend
-from cv3jax.distributed.backend import tune_cpu
+from cv3jax.distributed.backend import quiet_libraries, tune_cpu
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,12 @@ def test_without_a_home_it_is_said_that_nothing_is_kept(home, monkeypatch, capsy
     cli.run_command(lambda _: None)
     assert capsys.readouterr().err == ""
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_xlas_log_is_shown_where_it_is_asked_for_alone(monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    quiet_libraries()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"  # all but what ends the process
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    quiet_libraries()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
