@@ -218,9 +218,9 @@ def _rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(tuple(axis for axis in BATCH if mesh.shape[axis] > 1) or None))
 
 
-def _share(x: jax.ShapeDtypeStruct | jax.Array | np.generic) -> tuple[int, ...]:
+def _share(x: jax.ShapeDtypeStruct | jax.Array) -> tuple[int, ...]:
     """Return the shape of what one device holds of an array."""
-    sharding = getattr(x, "sharding", None)  # a number of the host has none
+    sharding = getattr(x, "sharding", None)
     return x.shape if sharding is None else sharding.shard_shape(x.shape)
 
 
