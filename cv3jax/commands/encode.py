@@ -90,6 +90,8 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(
             "--latents none --text none: nothing is left to encode; give one of them a type"
         )
+    if (args.process_id, args.num_processes) != (None, None):
+        which_share(args.process_id, args.num_processes)  # without JAX, which else says it
     check_renamable(args.out)
     check_json(args.json)
     if args.mesh is not None:
@@ -100,11 +102,11 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     """Encode a dataset. Raises InputError on flags, fields and files that cannot be."""
     args, overrides = arguments(argv)
-    share = which_share(args.process_id, args.num_processes)
     fields = [f"--config.data.path={args.input}", f"--config.cascade={args.checkpoint}"]
     settings = parse_stage(recipes.load(args.config, [*overrides, *fields]))
     check_records(Path(args.input))
     cascades.find_cascade(args.checkpoint)
+    share = which_share(args.process_id, args.num_processes)
 
     with waiting("loading JAX"):
         from cv3jax.precompute.run import run
