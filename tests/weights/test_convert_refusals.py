@@ -221,8 +221,10 @@ def test_the_command_ends_with_2_and_one_line(tmp_path):
         argv, env=subprocesses.environment(), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("cv3jax: --base ")
-    assert done.stderr.count("\n") == 1
+    # a slow machine also says what it waits for
+    lines = [x for x in done.stderr.splitlines() if not x.startswith("cv3jax: loading JAX")]
+    assert len(lines) == 1
+    assert lines[0].startswith("cv3jax: --base ")
     assert not done.stdout
 
 
