@@ -5,7 +5,7 @@ the hardware they are meant for.
     python benchmarks/compile_time.py --out /tmp/try --recipes scenes_base:tiny --topologies v5e:2x4
 
 One compile at a time, each the command that users run, of this checkout and in a process of its
-own. Writes compile_time.json after each and compile_time.md at the end; given again, it goes on
+own. Writes compile_time.json after each and compile_time.md at the end; given again, it resumes
 with what is missing. What it keeps may be of older code: each result has the date and the git
 revision that it was made at, and the table says of which its lines are. Exits 1 when a step does
 not fit or a train step took longer, or more memory, than the ten minutes and 12 GB that it may.

@@ -5,11 +5,11 @@ student.
 
 On one device, with random weights, for time does not depend on them, and without microbatches. The
 step is the compiled train step of a round: in the first the teacher is guided, so its passes have
-twice the rows; later it is told w. The passes are jitted one by one on inputs of the same shapes:
-the teacher's prediction, twice, and value and gradient of the student's squared error. What the
-step does beside them (draws, noise, the pair's weights, the landing) is what the bar is for.
-Updating parameters and EMA is no pass but every training step has it: the same update, jitted by
-itself, is added to the bare side, and the ratio to the passes alone is printed beside. FLOPs
+twice the rows; later it is guidance-conditioned. The passes are jitted one by one on inputs of the
+same shapes: the teacher's prediction, twice, and value and gradient of the student's squared error.
+What the step does beside them (draws, noise, the pair's weights, the landing) is what the bar is
+for. Updating parameters and EMA is no pass but every training step has it: the same update, jitted
+by itself, is added to the bare side, and the ratio to the passes alone is printed beside. FLOPs
 (matrix products and convolutions) are counted of the same functions. Exits 1 when a ratio to passes
 and update is above 1.05.
 """

@@ -203,7 +203,7 @@ def main() -> None:
     tune_cpu()
     facts, student = measure.facts(), load(args.student)
     if not student.description.stages["base"].w_dim:
-        parser.error(f"--student {args.student}: its base is not told w")
+        parser.error(f"--student {args.student}: its base is not guidance-conditioned")
     found = both(load(args.teacher), student, args.count)
     count = int(found.grid.count)
     sets = {"none": set(), **{str(k + 1): {k} for k in range(count)}, "all": set(range(count))}

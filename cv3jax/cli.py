@@ -128,8 +128,9 @@ def _end(line: str, code: int) -> None:
 
 
 def _unraisable(unraisable) -> None:
-    """Python's own report of an error that nobody can catch, but for those of the event loop that a
-    failed save leaves closed.
+    """Report an error that nobody can catch, as Python does, unless it is a closed event loop.
+
+    A failed save leaves one closed.
     """
     if not (
         isinstance(unraisable.exc_value, RuntimeError)

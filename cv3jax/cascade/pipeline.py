@@ -21,8 +21,8 @@ from cv3jax.cascade.limits import relay_passes, untrained
 from cv3jax.cascade.parts import build_on, load_params
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.stage_sampler import (
+    Progress,
     StageSampler,
-    Tell,
     check_rows,
     draw_noise,
     fold,
@@ -77,7 +77,7 @@ class Cascade:
             self._text = text_encoder(description.t5)
         self._samplers: dict[tuple, StageSampler] = {}
         self._lap: Callable[[str, Any], Any] = lambda part, value: value
-        self._tell: Tell | None = None
+        self._progress: Progress | None = None
 
     def with_params(self, part: str, params: Any) -> "Cascade":
         """Return this cascade with other parameters of one part; both share compiled functions."""
@@ -95,10 +95,10 @@ class Cascade:
         other._lap = lap
         return other
 
-    def told_to(self, tell: Tell) -> "Cascade":
-        """Return this cascade calling tell(stage, steps done, steps) about once a second."""
+    def with_progress(self, progress: Progress) -> "Cascade":
+        """Return this cascade that calls progress(stage, steps done, steps) about once a second."""
         other = copy.copy(self)
-        other._tell = tell
+        other._progress = progress
         return other
 
     def put_rows(self, value: np.ndarray | jax.Array) -> jax.Array:
@@ -160,7 +160,7 @@ class Cascade:
         """
         self.check_context(name, noise.shape[1])
         sampler, w = self.sampler(name, settings)
-        tell = self._tell and functools.partial(self._tell, name)
+        tell = self._progress and functools.partial(self._progress, name)
         w = self.put_rows(w)
         return sample_stage(sampler, self.params[name], text, low, noise, keys, w, tell)
 

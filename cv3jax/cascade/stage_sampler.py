@@ -76,7 +76,7 @@ def make_stage_sampler(
     return jax.jit(run, out_shardings=images_sharding(mesh))
 
 
-Tell = Callable[[str, int, int], None]  # (stage, steps done, steps)
+Progress = Callable[[str, int, int], None]  # (stage, steps done, steps)
 
 
 class StageSampler(NamedTuple):

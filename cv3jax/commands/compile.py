@@ -1,5 +1,6 @@
-"""`cv3jax compile`: a recipe's step compiled for hardware that is not here; whether it fits, what
-it moves, how fast it can go.
+"""`cv3jax compile`: compile a recipe's step for TPUs or GPUs you don't have.
+
+It reports whether the step fits into memory, what it moves, and how fast it can be.
 
 Exit code 0: it fits; 3: it does not.
 """

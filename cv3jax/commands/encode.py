@@ -1,7 +1,7 @@
-"""`cv3jax data encode`: a dataset's latents and text features, made once and kept, so that training
-need not make them at every step. docs/guides/encode.md says when that pays.
+"""`cv3jax data encode`: store a dataset's latents and text features.
 
-Stopped or killed, the same command resumes; several processes share the shards.
+Training then reads them instead of making them at every step. docs/guides/encode.md says when that
+pays. Stopped or killed, the same command resumes; several processes share the shards.
 """
 
 import argparse

@@ -1,6 +1,8 @@
-"""`cv3jax quickstart`: the whole system on one CPU. Renders captioned scenes, trains autoencoder,
-base and relay, distils both, and shows what they make of captions they never saw, in one report.
-Killed and started again it continues.
+"""`cv3jax quickstart`: run the whole system on one CPU, and write a report.
+
+It renders captioned scenes, trains an autoencoder, a base and a relay on them, and distils both.
+The report shows what they make of captions that they never saw. Killed and started again, it
+resumes.
 """
 
 import sys

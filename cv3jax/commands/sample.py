@@ -1,5 +1,6 @@
-"""`cv3jax sample`: prompts to pictures with a trained cascade, one PNG an image; a contact sheet,
-or an index of many.
+"""`cv3jax sample`: draw pictures of prompts with a trained cascade.
+
+Each picture is a PNG. A few get a contact sheet, many an index.
 """
 
 import argparse

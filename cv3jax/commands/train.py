@@ -1,5 +1,6 @@
-"""`cv3jax train`: one stage of the cascade (autoencoder, base or relay) from a recipe; an existing
-workdir is resumed.
+"""`cv3jax train`: train one stage of the cascade (autoencoder, base or relay) from a recipe.
+
+An existing workdir is resumed.
 """
 
 import sys

@@ -36,8 +36,9 @@ def waiting(what: str) -> contextlib.AbstractContextManager[None]:
 
 
 def announced(jitted: Any, what: str) -> Callable:
-    """Return the function of a jitted one that says on stderr when it compiles, and how long it
-    took; `what`: such as "the decoder".
+    """Return a jitted function that says on stderr when it compiles, and how long that took.
+
+    what: the name of what is compiled, such as "the decoder".
     """
     import jax
 

@@ -23,7 +23,7 @@ def free_bytes(groups: Path = GROUPS, own: Path = OWN) -> int:
 
 
 def _within_limits(groups: Path, own: Path) -> Iterator[int]:
-    """What each limit leaves: of the process's groups and of those that they are in."""
+    """Yield the bytes that each limit leaves: of the process's groups and of their parents."""
     try:
         lines = own.read_text().splitlines()
     except OSError:  # no Linux

@@ -130,8 +130,9 @@ def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
 
 
 class Timed(NamedTuple):
-    """A sampler in `draw_times`: milliseconds of denoising a picture, and the pictures' distance
-    from the full sampler's.
+    """A sampler in `draw_times`.
+
+    milliseconds: of denoising one picture. distance: of its pictures from the full sampler's.
     """
 
     label: str
@@ -182,8 +183,9 @@ def draw_times(axes: "Axes", samplers: list[Timed]) -> None:
 def note(
     axes: "Axes", point: tuple[float, float], text: str, place: tuple[float, float] = (7, 5)
 ) -> None:
-    """Write a small text beside a point of the data, `place` points of type to its right and above
-    it.
+    """Write a small text beside a point of the data.
+
+    place: how many points of type to the right of it and above it.
     """
     axes.annotate(
         text,

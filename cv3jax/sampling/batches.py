@@ -1,5 +1,6 @@
-"""Batches of pictures over the devices of one process: the mesh, the size of a batch, drawing one,
-and showing how far its stages are.
+"""Batches of pictures over the devices of one process.
+
+Here are the mesh, the size of a batch, drawing one, and showing how far its stages are.
 """
 
 import time
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import SamplerSettings
-from cv3jax.cascade.stage_sampler import Tell
+from cv3jax.cascade.stage_sampler import Progress
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.sampling.jobs import Job
 
@@ -24,7 +25,7 @@ def batch_width(batch: int, mesh: Mesh | None, count: int) -> int:
     return min(batch, -(-count // ways)) * ways
 
 
-def steps_on(bar: tqdm) -> Tell:
+def steps_on(bar: tqdm) -> Progress:
     """Return what shows on a bar of pictures how many steps of a stage are done, with an ETA.
 
     The ETA comes from the steps after the first report, which may have waited for a compilation.

@@ -121,7 +121,7 @@ def sample_few(
         for i in range(num)
     ]
     with progress.bar(count, "sample", "picture") as bar:
-        cascade = cascade.told_to(steps_on(bar))
+        cascade = cascade.with_progress(steps_on(bar))
         for begin in range(0, count, width):
             rows = np.arange(begin, min(begin + width, count))
             made = draw_batch(

@@ -127,7 +127,7 @@ def sample_many(
                 preemption.noticing(ends=ENDS) as noticed,
                 progress.bar(len(todo), "sample", "picture") as bar,
             ):
-                cascade = cascade.told_to(steps_on(bar))
+                cascade = cascade.with_progress(steps_on(bar))
                 made = make(
                     jobs,
                     todo,

@@ -94,7 +94,7 @@ class AutoencoderStage:
         return by_size(self._compiled, batch)(state, self._frozen, batch)
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
-        """Return preview(ema, step), which writes the first images and their round trips."""
+        """Return a function (ema, step) that writes a sheet of images and their round trips."""
         images = first_images(self._records, self._settings.data.image_size, 8)
 
         def show(ema, step):

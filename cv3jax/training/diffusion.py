@@ -91,7 +91,7 @@ class DiffusionStage:
         return train(state, {}, encode(self._encoders, batch, state.key, state.step))
 
     def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
-        """Return preview(ema, step), which writes pictures of the stage into `directory`."""
+        """Return a function (ema, step) that writes pictures of the stage into `directory`."""
         settings, frozen = self._settings, self._frozen
         stages = {settings.stage: self._description.stages[settings.stage]}
         description = dataclasses.replace(frozen.description, stages=stages)

@@ -143,9 +143,7 @@ def train_loop(
                 runs.finish(manager)
 
         def settle(running: int) -> None:
-            """Look at the metrics of all steps but the last `running`, which waits for them, and
-            write the lines that are due.
-            """
+            """Wait for all steps but the last `running`, and write the lines that are due."""
             while len(pending) > running:
                 step, metrics, damaged = pending.popleft()
                 account.finished()

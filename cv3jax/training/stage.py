@@ -29,7 +29,7 @@ class Stage(Protocol):
         """Run the train step: (state, placed batch) → (state, metrics); the state is donated."""
 
     def preview(self, directory: Path) -> Callable[[Any, int], Any]:
-        """Return preview(ema, step) → uint8 [H, W, 3], which also writes it into `directory`."""
+        """Return a function (ema, step) → uint8 [H, W, 3] that writes it into `directory` too."""
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade with this stage's EMA. Returns figures of it."""

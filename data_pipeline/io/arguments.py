@@ -180,6 +180,7 @@ class Parser(argparse.ArgumentParser):
             for action in self._actions
             if action.help != argparse.SUPPRESS
             for flag in action.option_strings
+            if flag != "--help"  # which the message names in any case
         ]
         start, dot, field = name.partition(".")
         if close := nearest(start if dot else name.replace("_", "-"), [*shown, *self.old]):

@@ -28,7 +28,7 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vae:tiny --workdir {w} --lr 3",
-        "unknown flag --lr: did you mean",
+        "unknown flag --lr; see cv3jax train --help",
     ),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
     (

@@ -20,7 +20,7 @@ class Painter:
         self.batches, self.stop = 0, stop
         self.tokenize = mock.Mock(unknown=lambda prompts: [])
 
-    def told_to(self, tell) -> "Painter":
+    def with_progress(self, progress) -> "Painter":
         return self
 
     def generate(self, prompts: list[str], seeds: list[int], **options) -> dict[str, np.ndarray]:

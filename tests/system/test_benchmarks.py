@@ -52,7 +52,7 @@ def benchmark(monkeypatch):
         (
             "guidance",
             ["--student", "scenes_teacher"],
-            "--student scenes_teacher: its base is not told w",
+            "--student scenes_teacher: its base is not guidance-conditioned",
         ),
         ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
         ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
