@@ -1,12 +1,13 @@
-"""Attention kernels against XLA's and PyTorch's at the UNet's sizes, forward and with gradients, on
-the device that is there.
+"""Compare attention kernels with XLA's and PyTorch's attention, on the device that is present.
 
     python benchmarks/attention.py --json benchmarks/results/attention.json
 
-On a CPU XLA, ours by heads and PyTorch's scaled_dot_product_attention; on a GPU cuDNN and PyTorch's
-flash kernel too, on a TPU splash. They take turns; a ratio is the seconds of one to those of XLA in
-the same turn, median and quartiles. Each is checked against XLA first. PyTorch is left out where it
-is not installed, or not for the device.
+The shapes are those of the UNet. Each is timed forward, and forward with gradients. On a CPU the
+kernels are XLA's, ours by heads and PyTorch's scaled_dot_product_attention. On a GPU they are
+XLA's, cuDNN's and PyTorch's flash kernel; on a TPU, XLA's and splash. They take turns. A ratio is
+the time of one kernel over the time of XLA's in the same turn; the table has its median and
+quartiles. Every output is compared with XLA's first. PyTorch is left out if it is not installed, or
+not for the device.
 """
 
 import argparse
@@ -40,7 +41,7 @@ WITHIN = {"bfloat16": 0.03, "float32": 1e-4}  # of the largest value
 
 
 def draw(batch: int, queries: int, keys: int, heads: int) -> list[np.ndarray]:
-    """q, k, v and the cotangent of the output."""
+    """Return random q, k, v and the cotangent of the output, float32 [B, S, N, D]."""
     rng = np.random.default_rng(0)
     return [
         rng.standard_normal((batch, length, heads, HEAD_DIM), np.float32)
@@ -51,7 +52,7 @@ def draw(batch: int, queries: int, keys: int, heads: int) -> list[np.ndarray]:
 def jax_call(
     kind: str, arrays: list[np.ndarray], dtype: str, gradients: bool
 ) -> Callable[[], tuple]:
-    """A call of one kernel, compiled → its outputs."""
+    """Return a function that runs one compiled kernel and returns its outputs."""
     device = jax.devices()[0]
     attend = make_attend(
         kind, device.platform, make_mesh(devices=[device]), head_dim=HEAD_DIM, dtype=dtype
@@ -69,8 +70,10 @@ def jax_call(
 
 
 def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callable[[], tuple] | None:
-    """A call of PyTorch's attention on the same kind of device → its outputs; None where there is
-    no such PyTorch.
+    """Return a function that runs PyTorch's attention and returns its outputs.
+
+    It runs on the same kind of device as JAX. Returns None if PyTorch does not support that device
+    or is not installed.
     """
     try:
         import torch
@@ -99,7 +102,7 @@ def torch_call(arrays: list[np.ndarray], dtype: str, gradients: bool) -> Callabl
 
 
 def as_array(x: Any) -> np.ndarray:
-    """float32 [B, S, N, D] of either library's output."""
+    """Return an output of JAX or PyTorch as float32 [B, S, N, D]."""
     return (
         np.asarray(x, np.float32)
         if isinstance(x, jax.Array)
@@ -108,7 +111,7 @@ def as_array(x: Any) -> np.ndarray:
 
 
 def check(name: str, ours: tuple, theirs: tuple, within: float) -> None:
-    """RuntimeError unless outputs and gradients are those of XLA."""
+    """Raise RuntimeError unless outputs and gradients agree with XLA's."""
     for a, b in zip(map(as_array, ours), map(as_array, theirs), strict=True):
         if not np.abs(a - b).max() <= within * np.abs(b).max():
             raise RuntimeError(
@@ -117,7 +120,7 @@ def check(name: str, ours: tuple, theirs: tuple, within: float) -> None:
 
 
 def seconds(call: Callable[[], tuple], repeats: int) -> float:
-    """Of one of `repeats` calls in a row."""
+    """Return the mean time of one of `repeats` calls in a row."""
     began = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -127,7 +130,7 @@ def seconds(call: Callable[[], tuple], repeats: int) -> float:
 def compare(
     shape: tuple[int, int, int], batch: int, dtype: str, gradients: bool, rounds: int
 ) -> dict:
-    """Seconds of every kernel there is at one shape, and the ratios to XLA's."""
+    """Return the seconds of every available kernel at one shape, and the ratios to XLA's."""
     arrays, platform = draw(batch, *shape), jax.devices()[0].platform
     kinds = ["xla"] + ([KERNELS[platform]] if platform in KERNELS else [])
     calls = {kind: jax_call(kind, arrays, dtype, gradients) for kind in kinds}
@@ -157,6 +160,7 @@ def compare(
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,13 @@
-"""The cascade (50 base steps, 10 of the relay) against single-stage sampling (50 steps) at the
-relay's resolution with the same UNet.
+"""Compare the cascade with single-stage sampling at the relay's resolution by the same UNet.
 
     python benchmarks/cascade.py --json benchmarks/results/cascade.json
 
-Measured: seconds a batch of pictures with the scenes' models, from prompts to uint8 pictures, text
-encoder and autoencoder included, guided on both sides. Their weights are random, for time does not
-depend on them. Counted: the FLOPs of a picture at the released sizes, 512² → 1024², of the same
-functions. The paper has 10.33 s against 19.67 s, a ratio of 0.525. Exits 1 when one is above 0.5.
+The cascade takes 50 base steps and 10 relay steps; the single stage takes 50 steps. Two ratios are
+printed. One is of seconds: a batch of pictures by the scenes' models, from prompts to uint8
+pictures, with text encoder and autoencoder, guided on both sides. The weights are random, because
+the time does not depend on them. The other is of FLOPs: a picture at the released sizes, 512² →
+1024², counted in the same functions. The paper reports 10.33 s against 19.67 s, a ratio of 0.525.
+Exits 1 if a ratio is above 0.5.
 """
 
 import argparse
@@ -45,7 +46,10 @@ SCENES_TEXT = ("vocab", "channels", "layers", "heads", "head_dim", "ff", "dtype"
 
 
 def describe(base: Any, relay: Any, vae: dict, t5: dict) -> CascadeDescription:
-    """A cascade of these recipes, with STEPS, guided. The relay's side is twice the base's."""
+    """Return a guided cascade of these recipes, with STEPS.
+
+    The relay's pictures have twice the side of the base's.
+    """
     model = build_model(Autoencoder, vae)
     stages = {}
     for name, config, side in (
@@ -75,6 +79,7 @@ def describe(base: Any, relay: Any, vae: dict, t5: dict) -> CascadeDescription:
 
 
 def scenes() -> CascadeDescription:
+    """Return the description of the scenes' cascade."""
     base = scenes_base.get_config()
     return describe(
         base,
@@ -85,7 +90,10 @@ def scenes() -> CascadeDescription:
 
 
 def released() -> CascadeDescription:
-    """The released sizes: 2.9 B parameters a stage, SDXL's autoencoder, T5-XXL."""
+    """Return the description of the released cascade.
+
+    It has 2.9 B parameters a stage, SDXL's autoencoder and T5-XXL.
+    """
     return describe(
         base_512.get_config(),
         relay_1024.get_config(),
@@ -95,14 +103,17 @@ def released() -> CascadeDescription:
 
 
 def single(description: CascadeDescription) -> CascadeDescription:
-    """The base alone, at the relay's resolution."""
+    """Return the same description with the base alone, at the relay's resolution."""
     stages = description.stages
     base = dataclasses.replace(stages["base"], image_size=stages["relay"].image_size)
     return dataclasses.replace(description, stages={"base": base})
 
 
 def picture_flops(description: CascadeDescription) -> dict[str, int]:
-    """FLOPs of one picture by part, of the functions that `Cascade.generate` runs."""
+    """Return the FLOPs of one picture by part.
+
+    They are counted in the functions that `Cascade.generate` runs.
+    """
     side, text_width = (
         description.stages["base"].image_size,
         description.stages["base"].text_width,
@@ -154,7 +165,10 @@ def picture_flops(description: CascadeDescription) -> dict[str, int]:
 
 
 def random_cascades() -> dict[str, Cascade]:
-    """The scenes' cascade, and its base at the relay's resolution."""
+    """Return the scenes' cascade and its base at the relay's resolution.
+
+    Both have random parameters.
+    """
     description = scenes()
     key = jax.random.key(0)
     params = {
@@ -175,7 +189,7 @@ def random_cascades() -> dict[str, Cascade]:
 
 
 def measured(batch: int, rounds: int) -> dict:
-    """Seconds of a batch by both."""
+    """Return the seconds of a batch by the cascade and by the single stage."""
     prompts, seeds = [""] * batch, list(range(batch))
     calls = {}
     for name, cascade in random_cascades().items():
@@ -194,7 +208,7 @@ def measured(batch: int, rounds: int) -> dict:
 
 
 def counted() -> dict:
-    """FLOPs of a picture at the released sizes by both."""
+    """Return the FLOPs of a picture at the released sizes, by cascade and by single stage."""
     description = released()
     found = {
         "cascade": picture_flops(description),
@@ -207,6 +221,7 @@ def counted() -> dict:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

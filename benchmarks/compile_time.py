@@ -1,14 +1,13 @@
-"""How long `cv3jax compile` takes, and how much of this machine's memory, for the paper's stages on
-the hardware they are meant for.
+"""Measure the time and memory that `cv3jax compile` takes for the paper's stages.
 
     python benchmarks/compile_time.py --out benchmarks/results
     python benchmarks/compile_time.py --out /tmp/try --recipes scenes_base:tiny --topologies v5e:2x4
 
-One compile at a time, each the command that users run, of this checkout and in a process of its
-own. Writes compile_time.json after each and compile_time.md at the end; given again, it resumes
-with what is missing. What it keeps may be of older code: each result has the date and the git
-revision that it was made at, and the table says of which its lines are. Exits 1 when a step does
-not fit or a train step took longer, or more memory, than the ten minutes and 12 GB that it may.
+The topologies are the TPU pods and GPUs that the stages are meant for. Each compilation runs the
+command of this checkout in a process of its own, one at a time. compile_time.json is written after
+each, and compile_time.md at the end. A second call resumes with what is missing. Results that are
+kept may come from older code: each has its date and git revision, and the table names them. Exits 1
+if a step does not fit, or if a train step takes more than ten minutes or 12 GB to compile.
 """
 
 import argparse
@@ -50,8 +49,9 @@ COLUMNS = (
 def cells(
     recipes: list[str] | None, topologies: list[str] | None, steps: list[str]
 ) -> list[tuple[str, str, str]]:
-    """(recipe, step, topology) of every compile; without flags, the paper's stages on TPU pods and
-    two of them on GPUs.
+    """Return (recipe, step, topology) of every compilation.
+
+    Without flags these are the paper's stages on TPU pods, and two of them on GPUs.
     """
     if recipes or topologies:
         pairs = itertools.product(recipes or RECIPES, topologies or TPUS)
@@ -61,7 +61,7 @@ def cells(
 
 
 def compiled(recipe: str, step: str, topology: str) -> dict:
-    """The command's figures; its last words where it has none."""
+    """Return the figures of `cv3jax compile`, or the last line of its error as `error`."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         argv = [
@@ -94,8 +94,10 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
 
 
 def beside(key: str, results: dict[str, dict]) -> float | None:
-    """Bytes a chip that a run holds beside the program; of results from before that was a figure,
-    the other program's arguments, which are nearly that. None where it was not compiled either.
+    """Return the bytes per chip that a run holds in addition to the program.
+
+    Older results lack this figure. Their value is the size of the other program's arguments, which
+    is nearly the same. Returns None if that program was not compiled either.
     """
     if (size := results[key].get("beside_bytes_per_chip")) is not None:
         return size
@@ -105,7 +107,7 @@ def beside(key: str, results: dict[str, dict]) -> float | None:
 
 
 def row(key: str, results: dict[str, dict]) -> tuple:
-    """A line of the table."""
+    """Return a line of the table."""
     f, stays = results[key], beside(key, results)
     recipe, step, topology = key.split(" ")
     if "error" in f:
@@ -141,7 +143,7 @@ def row(key: str, results: dict[str, dict]) -> tuple:
 
 
 def head(facts: dict, results: dict[str, dict]) -> str:
-    """When and of which revision the results were made, and what the newest was made on."""
+    """Return when and of which revision the results were made, and the newest one's versions."""
     made = collections.Counter(
         (f.get("revision") or "unrecorded code", f.get("date", "unknown")[:10])
         for f in results.values()
@@ -154,6 +156,7 @@ def head(facts: dict, results: dict[str, dict]) -> str:
 
 
 def table(results: dict[str, dict]) -> str:
+    """Return the results as a Markdown table, a row each."""
     rows = [
         COLUMNS,
         ["---"] * len(COLUMNS),
@@ -163,7 +166,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def over(results: dict[str, dict]) -> list[str]:
-    """What failed, does not fit or took more than allowed."""
+    """Return the keys of results that failed, do not fit or took more than allowed."""
     bad = [key for key, f in results.items() if "error" in f or not f["fits"]]
     trains = {key: f for key, f in results.items() if "error" not in f and f["step"] == "train"}
     return bad + [
@@ -174,6 +177,7 @@ def over(results: dict[str, dict]) -> list[str]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""A full-size random fp16 SAT checkpoint (2,906,612,484 parameters) into a cv3jax checkpoint and
-out again: seconds, sizes, peak memory.
+"""Measure the conversion of a full-size SAT checkpoint into a cv3jax checkpoint and back.
 
     python benchmarks/convert.py --workdir runs/convert --json docs/guides/weights.json
 
-Needs 24 GB of disk and PyTorch (`make setup-torch`). Each conversion is the command that users run,
-in a process of its own; its peak is VmHWM, the most memory that was ever resident, files it has
-mapped included. The tensors of the SAT file that comes out are compared with those that went in,
-bit by bit. Beside it, what PyTorch takes to read that file and write it again.
+The checkpoint has 2,906,612,484 random fp16 parameters. Seconds, sizes and peak memory are
+measured. Each conversion is the command that users run, in a process of its own. Its peak is VmHWM,
+the most memory that was ever resident, which includes mapped files. The tensors of the exported SAT
+file are compared with the original ones bit by bit. For comparison, PyTorch reads that file and
+writes it again. Needs 24 GB of disk and PyTorch (`make setup-torch`).
 """
 
 import argparse
@@ -46,9 +46,9 @@ PLAIN = PEAK.format(
 
 
 def random_unet(folder: Path) -> int:
-    """Write a SAT folder of random half-precision tensors with the released names and shapes.
+    """Write a SAT folder of random fp16 tensors with the released names and shapes.
 
-    Returns how many parameters.
+    Returns the number of parameters.
     """
     model = UNet()
     shapes = torch_shapes(
@@ -73,7 +73,7 @@ def random_unet(folder: Path) -> int:
 
 
 def run(program: str, *argv: str | Path) -> dict:
-    """Run it in a process of its own: {"seconds", "peak_gb"}."""
+    """Run a program in a process of its own and return {"seconds", "peak_gb"}."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, argv)],
@@ -90,11 +90,12 @@ def run(program: str, *argv: str | Path) -> dict:
 
 
 def size(folder: Path) -> float:
+    """Return the GB of the files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
 
 
 def differing(ours: Path, theirs: Path) -> list[str]:
-    """Names of tensors whose bits, dtype or shape differ."""
+    """Return the names of tensors whose bits, dtype or shape differ."""
     a, b = open_torch(ours), open_torch(theirs)
     same = {
         name
@@ -106,8 +107,9 @@ def differing(ours: Path, theirs: Path) -> list[str]:
 
 
 def one_round(work: Path, source: Path) -> dict:
-    """Plain copy by PyTorch, conversion in, exports out, each after the other; what they wrote is
-    removed again.
+    """Return the figures of PyTorch's copy, the conversion and every export.
+
+    They run one after the other. The files that they write are removed.
     """
     figures = {
         "plain": run(PLAIN, source, work / "copy.pt"),
@@ -130,6 +132,7 @@ def one_round(work: Path, source: Path) -> dict:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

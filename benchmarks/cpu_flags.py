@@ -1,10 +1,10 @@
-"""Seconds of a small base stage's gradient and optimizer step on this CPU, by which of its
-operations XLA hands to YNN (`backend.tune_cpu`).
+"""Compare the choices of operations that XLA hands to YNN on this CPU (`backend.tune_cpu`).
 
     python benchmarks/cpu_flags.py --rounds 3
 
-Each round times every choice, one after the other, in processes of their own. Prints every round,
-the ratio of each, and its spread.
+The figures are seconds of the gradient and of the optimizer step of a small base stage. Each round
+times every choice once, each in a process of its own. Prints every round, the ratio of each choice,
+and its spread.
 """
 
 import argparse
@@ -36,7 +36,10 @@ FLAGS = {
 
 
 def measure(repeats: int) -> dict[str, float]:
-    """The least of `repeats` seconds of each, in this process, after compilation."""
+    """Return the shortest of `repeats` times of the gradient and of the optimizer step.
+
+    Both are compiled before they are timed, in this process.
+    """
     c = scenes_base.get_config()
     vae = build_model(Autoencoder, scenes_vae.get_config().model.to_dict())
     model = build_model(UNet, c.model.to_dict(), out_channels=vae.z_channels)
@@ -75,6 +78,7 @@ def measure(repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""What `cv3jax data build` finds of known faults, and what it takes: against planted truth, growing
-input, kill -9 and two processes.
+"""Check `cv3jax data build` against planted faults, and measure its time and memory.
 
     python benchmarks/data_build.py --count 20000
 
-Fails when a bar is missed: every blocked, undecodable and bomb record found, 99 % of the exact and
-95 % of the near duplicates, at most 0.1 % of the good ones dropped, counts that add up; 4 times the
-input in at most 4.4 times the time and 1.5 times the memory; the same bytes after kill -9 at a
-random point, and from two processes as from one. Dataflow, Flink and Spark are not run.
+Exits 1 if a bar is missed. The bars: every blocked, undecodable and bomb record is found, 99 % of
+the exact and 95 % of the near duplicates; at most 0.1 % of the good records are dropped; the counts
+add up; 4 times the input takes at most 4.4 times the time and 1.5 times the memory; the output has
+the same bytes after kill -9 at a random point, and from two processes as from one. Dataflow, Flink
+and Spark are not run.
 """
 
 import argparse
@@ -48,7 +48,7 @@ TWO = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
-    """The build's command line; `--input` by tars, of which `folder` has some."""
+    """Return the command line of a build of the tars in `folder`, followed by `more`."""
     return [
         sys.executable,
         "-m",
@@ -69,7 +69,10 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def build(folder: Path, out: Path, *more: str) -> tuple[float, float]:
-    """(seconds, peak resident MB of the process and of those it started, the largest)."""
+    """Run a build and return its seconds and peak resident MB.
+
+    The peak is that of the largest process, of the build's own and of those that it starts.
+    """
     began = time.perf_counter()
     process = subprocess.Popen(
         command(folder, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -83,14 +86,17 @@ def build(folder: Path, out: Path, *more: str) -> tuple[float, float]:
     return time.perf_counter() - began, used.ru_maxrss / 1024
 
 
-def found(out: Path, dealt: planted.Plan) -> dict[str, Any]:
-    """Shares found of each kind, what of the good ones was lost, and whether the report adds up."""
+def found(out: Path, faults: planted.Plan) -> dict[str, Any]:
+    """Return the share found of each kind of fault and the share of good records lost.
+
+    The result also says whether the report's counts add up.
+    """
     records = open_records(out)
     kept = {
         records[i]["key"]: records[i]["width"] * records[i]["height"] for i in range(len(records))
     }
     report = json.loads((out / "report.json").read_text())
-    here = {planted.key_of(i): kind for i, kind in enumerate(dealt.kinds) if i not in dealt.lost}
+    here = {planted.key_of(i): kind for i, kind in enumerate(faults.kinds) if i not in faults.lost}
     of = {
         kind: [key for key, is_kind in here.items() if is_kind == kind] for kind in (*BARS, "good")
     }
@@ -98,7 +104,7 @@ def found(out: Path, dealt: planted.Plan) -> dict[str, Any]:
         kind: sum(key not in kept for key in of[kind]) / len(of[kind]) for kind in REASONS
     }
     # of a record and its copy one stays, the larger: a pair is found when it is not there twice
-    pairs = {planted.key_of(copy): planted.key_of(first) for copy, first in dealt.repeats.items()}
+    pairs = {planted.key_of(copy): planted.key_of(first) for copy, first in faults.repeats.items()}
     for kind in ("exact", "near"):
         figures[kind] = sum(not (key in kept and pairs[key] in kept) for key in of[kind]) / len(
             of[kind]
@@ -121,16 +127,16 @@ def found(out: Path, dealt: planted.Plan) -> dict[str, Any]:
 
 
 def digest(out: Path) -> dict[str, str]:
-    """File → digest of its bytes."""
+    """Return the SHA-256 of every file of a folder by name."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())
     }
 
 
 def killed(folder: Path, out: Path, after: float) -> int:
-    """Kills a build with -9, all its processes, `after` so many seconds, then runs it to its end.
+    """Kill a build and all its processes with -9 after `after` seconds, then run it again.
 
-    Returns how often it was killed.
+    Returns 1 if it was killed, or 0 if it ended before.
     """
     process = subprocess.Popen(
         command(folder, out),
@@ -148,6 +154,7 @@ def killed(folder: Path, out: Path, after: float) -> int:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -193,7 +200,7 @@ def main() -> None:
 
 
 def part(tars: Path, paths: list[Path], folder: Path) -> Path:
-    """A folder with some of the tars."""
+    """Return a new folder with links to some of the tars."""
     folder.mkdir()
     shutil.copy(tars / "blocked.txt", folder)
     for path in paths:
@@ -202,8 +209,9 @@ def part(tars: Path, paths: list[Path], folder: Path) -> Path:
 
 
 def measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
+    """Return the facts of the machine and input, and a row for each bar."""
     tars, rows = (args.folder or temporary / "tars"), []
-    dealt = planted.plan(args.count, args.seed, args.shard)
+    faults = planted.plan(args.count, args.seed, args.shard)
     if not (tars / "blocked.txt").exists():
         print(f"drawing {args.count:,} records", file=sys.stderr)
         planted.generate(tars, args.count, seed=args.seed, shard=args.shard)
@@ -221,7 +229,7 @@ def measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
         build(small, temporary / "a" / "D"), build(large, temporary / "large" / "D"), strict=True
     )
     whole_seconds, _ = build(tars, temporary / "whole" / "D")
-    figures = found(temporary / "whole" / "D", dealt)
+    figures = found(temporary / "whole" / "D", faults)
     for kind, bar in BARS.items():
         row(f"{kind} found", f"{figures[kind]:.4f}", f"at least {bar}", figures[kind] >= bar)
     row(

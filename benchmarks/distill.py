@@ -1,17 +1,15 @@
-"""A distillation step against its bare passes: two of the teacher, and forward and backward of the
-student.
+"""Compare a distillation step with its bare passes through teacher and student.
 
     python benchmarks/distill.py --json benchmarks/results/distill.json
 
-On one device, with random weights, for time does not depend on them, and without microbatches. The
-step is the compiled train step of a round: in the first the teacher is guided, so its passes have
-twice the rows; later it is guidance-conditioned. The passes are jitted one by one on inputs of the
-same shapes: the teacher's prediction, twice, and value and gradient of the student's squared error.
-What the step does beside them (draws, noise, the pair's weights, the landing) is what the bar is
-for. Updating parameters and EMA is no pass but every training step has it: the same update, jitted
-by itself, is added to the bare side, and the ratio to the passes alone is printed beside. FLOPs
-(matrix products and convolutions) are counted of the same functions. Exits 1 when a ratio to passes
-and update is above 1.05.
+The bare passes are two predictions of the teacher, and value and gradient of the student's squared
+error. Each is jitted alone, on inputs of the step's shapes, with random weights, on one device. The
+step is the compiled train step of a round without microbatches. In the first round the teacher is
+guided, so its passes have twice the rows; later it is guidance-conditioned. The update of
+parameters and EMA, jitted alone, is added to the passes, as every training step has it. The bar
+limits the rest of the step: draws, noise, the pair's weights and the landing point. FLOPs (matrix
+products and convolutions) are counted in the same functions. Exits 1 if a ratio to passes and
+update is above 1.05.
 """
 
 import argparse
@@ -52,11 +50,11 @@ from cv3jax.training.train_step import create_state
 
 MOST = 1.05
 RECIPES = ("scenes_distill_base", "scenes_distill_relay")
-KINDS = ("guided", "told")
+KINDS = ("guided", "guidance-conditioned")
 
 
 class Pieces(NamedTuple):
-    """Functions, each with what it is called with."""
+    """Hold the functions to time, each with its arguments."""
 
     step: tuple[Callable, tuple]  # the state is donated and comes first, in what it returns too
     teacher: tuple[Callable, tuple]
@@ -65,23 +63,23 @@ class Pieces(NamedTuple):
 
 
 def load(name: str, batch: int | None, *fields: str) -> DistillSettings:
-    """The settings of a distillation's recipe, at batches of that size."""
+    """Return the settings of a distillation recipe at a batch size."""
     size = batch or recipes.load(name, []).batch.size
     given = (f"batch.size={size}", f"batch.per_device={size}", *fields)
     return parse_distillation(recipes.load(name, [f"--config.{field}" for field in given]))
 
 
 def pieces(settings: DistillSettings, kind: str) -> Pieces:
-    """Of a recipe's first round (guided) or its others (told)."""
+    """Return the functions of a recipe's first round ("guided") or of a later one."""
     stage = settings.stage
-    deal, encoders = mesh_plan(stage, jax.devices()[:1]), encoders_of(stage)
+    plan, encoders = mesh_plan(stage, jax.devices()[:1]), encoders_of(stage)
     vae = encoders.vae
     if stage.text.random:  # a recipe of the scenes, whose autoencoder is not the released one
         vae = VaeDescription(scenes_vae.get_config().model.to_dict(), 1.0)
-    w_dim = settings.w_dim if kind == "told" else 0
+    w_dim = settings.w_dim if kind == "guidance-conditioned" else 0
     steps = diffusion_programs(
         stage,
-        deal,
+        plan,
         vae,
         encoders.t5,
         make_step=distillation_step(settings, w_dim),
@@ -97,14 +95,14 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
         jnp.copy, {name: value for name, value in state.params.items() if w_dim or name != "w_proj"}
     )
     theirs = as_computed(copy, stage.model["dtype"])
-    later = kind == "told" and len(settings.rounds) > 1
+    later = kind == "guidance-conditioned" and len(settings.rounds) > 1
     now = round_of(settings, settings.rounds[later])
     # where the step leaves the state
-    batch, theirs, now = jax.device_put((batch, theirs, now), NamedSharding(deal.mesh, P()))
+    batch, theirs, now = jax.device_put((batch, theirs, now), NamedSharding(plan.mesh, P()))
     aside = {"teacher": theirs, "round": now}
 
     model = model_of(UNet, stage.model, "config.model", out_channels=batch["x0"].shape[-1]).clone(
-        attend=attend_of(stage, deal.mesh)
+        attend=attend_of(stage, plan.mesh)
     )
 
     def denoiser(of: UNet) -> Callable:
@@ -151,7 +149,7 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
 
 
 def counted(some: Pieces) -> dict[str, int]:
-    """FLOPs of each function, the teacher's of both passes."""
+    """Return the FLOPs of each function; the teacher's are of both passes."""
     found = {
         name: flops.count(lambda *args, run=run: run(*args), *args).total
         for name, (run, args) in some._asdict().items()
@@ -160,7 +158,7 @@ def counted(some: Pieces) -> dict[str, int]:
 
 
 def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
-    """What takes the seconds of one step, of `steps` in a row, and of its parts. Compiles."""
+    """Compile, and return functions that return the seconds of one step and of its parts."""
 
     def training(run: Callable, args: tuple) -> Callable[[], Any]:
         held = list(args[:1])
@@ -194,7 +192,7 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
 
 
 def measured(name: str, kind: str, *, batch: int | None, steps: int, rounds: int) -> dict:
-    """Seconds, FLOPs and ratios of one recipe's step."""
+    """Return seconds, FLOPs and ratios of one recipe's step."""
     settings = load(name, batch)
     some = pieces(settings, kind)
     count = counted(some)
@@ -221,7 +219,7 @@ def measured(name: str, kind: str, *, batch: int | None, steps: int, rounds: int
 
 
 def table(rows: list[dict]) -> str:
-    """A row a recipe and kind; seconds are medians."""
+    """Return a Markdown table with a row for each recipe and kind; seconds are medians."""
     head = (
         "",
         "batch",
@@ -252,7 +250,7 @@ def table(rows: list[dict]) -> str:
 
 
 def missed(rows: list[dict]) -> list[str]:
-    """What is above the bar, in words."""
+    """Return a sentence for each ratio that is above the bar."""
     found = []
     for row in rows:
         for what, ratio in (("time", row["ratio"].median), ("FLOPs", row["flops_ratio"])):
@@ -265,6 +263,7 @@ def missed(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,13 +1,13 @@
-"""Where a distilled base has learnt guidance: the share of it at each of its steps, and which step
-keeps it from the guided teacher.
+"""Measure at which of its steps a distilled base has learnt guidance.
 
     python benchmarks/guidance.py --student scenes --json benchmarks/results/guidance.json
 
-Shares: of the difference between the teacher's two steps guided by the greatest w and those by the
-least, in x0 and from its own samples noised anew, how much the student makes (the slope of its own
-difference on that one). Replaced: the student's samples where steps of it are taken by the
-teacher's two instead, and how far they are from the teacher's own at its full number of steps, from
-the same noise.
+Two tables are printed. The first has the share of guidance at each step. The teacher takes its two
+steps with the greatest w and with the least, from its own samples noised anew. The difference of
+the two x0 is the effect of w. The share is the slope of the student's difference on the teacher's.
+The second table replaces steps: the teacher's two steps are taken in place of some of the
+student's. It has the distances of the results from the teacher's samples at its full number of
+steps, from the same noise.
 """
 
 import argparse
@@ -35,8 +35,9 @@ from data_pipeline.scenes import grammar
 
 
 class Both(NamedTuple):
-    """A student and its teacher on the same captions and noise: (x, step of the student, w) → x̂0
-    of that step.
+    """Hold a student and its teacher on the same captions and noise.
+
+    Each is a function (x, step of the student, w) → x̂0 of that step.
     """
 
     student: Callable[[jax.Array, int, float], jax.Array]
@@ -47,7 +48,7 @@ class Both(NamedTuple):
 
 
 def both(teacher: Cascade, student: Cascade, count: int) -> Both:
-    """Of `count` held-out captions."""
+    """Return student and teacher on `count` held-out captions."""
     captions, keys = (
         [grammar.caption(scene) for scene in judged_scenes(count, 0)],
         jax.vmap(jax.random.key)(jnp.arange(count)),
@@ -116,8 +117,10 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
 
 
 def shares(found: Both, low: float, high: float) -> list[dict[str, float]]:
-    """Of each step: σ at its start, the root mean square of the difference that w makes, the share
-    of it that the student makes.
+    """Return a row for each step of the student, about the effect of w between `low` and `high`.
+
+    `sigma` is the σ at its start, `difference` the root mean square of the teacher's effect, and
+    `share` the part of it that the student has.
     """
     x0 = jnp.asarray(found.full((low + high) / 2))
     noise, rows = jax.random.normal(jax.random.key(7), x0.shape), []
@@ -140,8 +143,9 @@ def shares(found: Both, low: float, high: float) -> list[dict[str, float]]:
 def distances(
     found: Both, weights: list[float], full: list[np.ndarray], replaced: set[int]
 ) -> list[list[float]]:
-    """Root mean square differences: a row a w of the student whose `replaced` steps the teacher
-    takes, a column one of `full`.
+    """Return root mean square distances of samples.
+
+    A row is a w of the student whose `replaced` steps the teacher takes; a column is one of `full`.
     """
     rows = []
     for w in weights:
@@ -154,7 +158,7 @@ def distances(
 
 
 def report(weights: list[float], steps: list[dict], replaced: dict[str, list[list[float]]]) -> str:
-    """Two tables."""
+    """Return both tables as Markdown."""
     first = measure.table(
         (f"step of {len(steps)}", "σ at its start", "difference", "share"),
         [
@@ -177,6 +181,7 @@ def report(weights: list[float], steps: list[dict], replaced: dict[str, list[lis
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,15 +1,15 @@
-"""Whether two checkouts do the same: every kind of run, tiny, by the command line of each, and
-everything that the runs leave compared bit by bit.
+"""Check that two checkouts write identical files.
 
     python benchmarks/identity.py --before ../before --after .
 
-Each checkout is installed in an environment of its own (`make setup`), which both have in the same
-versions. Both run on as many CPU devices, with the same XLA flags, in a temporary folder each; what
-one has compiled the other does not read. Compared are the parameters of every part of a cascade,
-every array of every checkpoint (optimizer moments and EMA too), every record, picture and line of
-metrics, and all other files. Not compared are what the clock says, TensorBoard's events, which have
-times in them, the names that orbax draws for its files and hashes of them, and the order of names
-in JSON. Exit code 1 on any difference. Nearly all of the time it takes is in compiling.
+Every kind of run is made by the commands of both checkouts with tiny recipes. Everything that they
+write is compared bit by bit: the parameters of every part of a cascade, every array of every
+checkpoint (also optimizer moments and EMA), every record, picture and line of metrics, and all
+other files. Not compared are times, TensorBoard's events (which contain times), the random file
+names of orbax and hashes of them, and the order of names in JSON. Each checkout is installed in an
+environment of its own (`make setup`), with the same versions. Both use the same devices and XLA
+flags, but share no compiled programs. Exits 1 on any difference. Nearly all of the time goes into
+compilation.
 """
 
 import argparse
@@ -48,9 +48,9 @@ ROUND = "distill.rounds=((1,2,1e-3,1.0,4.0),)"
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A checkout, the Python that it is installed for, and the folder for what its runs leave.
+    """Describe a checkout, the Python that it is installed for, and the folder of its runs.
 
-    While it runs its folder is called `here`, as the other's is: some files say where they are.
+    Some files contain paths. So the folder is called `here` during a run, for both sides.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Side:
     devices: int
 
     def call(self, *words: str) -> str:
-        """What its Python says; raises RuntimeError where that fails."""
+        """Return what the side's Python prints; raise RuntimeError if it fails."""
         fixed = {
             "PYTHONPATH": str(self.checkout),
             "JAX_PLATFORMS": "cpu",
@@ -84,7 +84,7 @@ class Side:
         return done.stdout
 
     def facts(self) -> dict[str, Any]:
-        """Its revision and versions; raises RuntimeError where other code than its own is run."""
+        """Return revision and versions; raise RuntimeError if other code is imported."""
         code = (
             "import importlib.metadata as m, importlib.util as u, json, sys;"
             f"print(json.dumps([[u.find_spec(n).origin for n in {CODE}],"
@@ -98,7 +98,7 @@ class Side:
 
 
 def train(stage: str, data: str, *fields: str) -> list[str]:
-    """The train command's words, for the tiny recipe of `stage`."""
+    """Return the arguments of the train command for the tiny recipe of `stage`."""
     fields = ("train.steps=3", "train.log_every=1", f"data.path={data}", *fields)
     return [
         "train",
@@ -109,7 +109,7 @@ def train(stage: str, data: str, *fields: str) -> list[str]:
 
 
 def distill(stage: str, cascade: str, *fields: str) -> list[str]:
-    """The distill command's words, for the tiny recipe of `stage`."""
+    """Return the arguments of the distill command for the tiny recipe of `stage`."""
     fields = ("data.path=scenes", f"cascade={cascade}", "optim.kind=adamw", *fields)
     return [
         "distill",
@@ -120,12 +120,13 @@ def distill(stage: str, cascade: str, *fields: str) -> list[str]:
 
 
 def sample(checkpoint: str, out: str) -> list[str]:
+    """Return the arguments of the sample command."""
     prompts = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     return ["sample", "--checkpoint", checkpoint, *prompts, "--num=2", f"--out={out}"]
 
 
 def kinds(tars: Path) -> dict[str, list[str]]:
-    """Folder that a run leaves → the command's words. Later ones read what earlier ones left."""
+    """Return the arguments of every command by the folder that it writes, in order."""
     scenes = "data scenes --num 16 --size 64 --shards 2 --seed 3 --out scenes"
     build = f"data build --input {tars}/*.tar --blocked-sources {tars}/blocked.txt --output built"
     encode = "data encode --config=scenes_relay:tiny --data scenes --cascade base --out encoded"
@@ -147,7 +148,7 @@ def kinds(tars: Path) -> dict[str, list[str]]:
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """What is compared below `folder`: orbax trees, as one, and files."""
+    """Yield what is compared below `folder`: files, and orbax trees as one entry each."""
     for path in sorted(folder.iterdir()):
         if path.name not in LEFT_OUT:
             if path.is_dir() and not (path / TREE).exists():
@@ -157,7 +158,7 @@ def entries(folder: Path) -> Iterator[Path]:
 
 
 def contents(path: Path) -> tuple[str, dict[str, Any]]:
-    """Column that it counts in, and name → value that compares by its bytes."""
+    """Return the column in which an entry counts, and its values by name."""
     if path.is_dir():
         with ocp.StandardCheckpointer() as checkpointer:
             leaves = jax.tree.leaves_with_path(checkpointer.restore(path.absolute()))
@@ -184,7 +185,7 @@ def contents(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def exact(leaf: Any) -> tuple[str, tuple[int, ...], bytes]:
-    """Type, shape and bytes of an array; of a random key, its data's."""
+    """Return dtype, shape and bytes of an array; of a random key, those of its data."""
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
@@ -192,7 +193,7 @@ def exact(leaf: Any) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def untimed(value: Any) -> Any:
-    """JSON as text, but for what differs from run to run. Text tells 0.0 from -0.0."""
+    """Return JSON as text (where 0.0 is not -0.0) without fields that differ from run to run."""
 
     def without(value: Any) -> Any:
         if isinstance(value, list):
@@ -211,7 +212,7 @@ def untimed(value: Any) -> Any:
 
 
 def compared(before: Path, after: Path) -> tuple[collections.Counter[str], str]:
-    """How much of each column there is below two folders, and their first difference, or ""."""
+    """Return counts by column of two folders' entries, and their first difference, if any."""
     ours, theirs = (
         {str(path.relative_to(folder)): path for path in entries(folder)}
         for folder in (after, before)
@@ -229,7 +230,7 @@ def compared(before: Path, after: Path) -> tuple[collections.Counter[str], str]:
 
 
 def unequal_names(before: dict, after: dict) -> str:
-    """The first name that one of both lacks, or ""."""
+    """Return a sentence on the first name that only one of both has, if any."""
     if lost := sorted(before.keys() - after.keys(), key=str):
         return f"{lost[0]} is not there after"
     if more := sorted(after.keys() - before.keys(), key=str):
@@ -238,7 +239,7 @@ def unequal_names(before: dict, after: dict) -> str:
 
 
 def measured(before: Side, after: Side, tars: Path) -> list[dict[str, Any]]:
-    """A row for each kind of run."""
+    """Return a row for each kind of run."""
     rows = []
     for folder, words in kinds(tars).items():
         for side in (before, after):
@@ -253,6 +254,7 @@ def measured(before: Side, after: Side, tars: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,16 +1,16 @@
-"""Decoded crops a second: this project's loader against webdataset with PyTorch's DataLoader, on
-the same JPEGs and cores.
+"""Compare the loader's speed with that of webdataset and PyTorch's DataLoader.
 
     python benchmarks/loader.py --rounds 5 --json benchmarks/results/loader.json
 
-Makes --images JPEGs (quality 90, both sides uniform in 512..1024 pixels) from the photographs that
-come with scikit-image and scikit-learn, and writes them twice: as records, and as tars. Each side
-has --workers: threads here (and, for comparison, processes), worker processes there. The peer is
-what its users write: batches of uint8 made in the worker, Pillow's whole decode, the same window
-with the same filter. Each side runs in a process of its own. A turn starts it anew, empties what
-was prepared ahead, and times --batches batches of --batch. Fails when the median of the ratio,
-within each round, is below 1.5 at 256², or below 1 at 512², or when pixels differ by more than 2 of
-255 where both decode the whole image. Needs PyTorch and webdataset.
+The unit is decoded crops a second, from the same JPEGs on the same cores. --images JPEGs (quality
+90, both sides uniform in 512..1024 pixels) are made of the photographs of scikit-image and
+scikit-learn, and written as records and as tars. Each side has --workers: threads or processes
+here, worker processes in PyTorch. The peer is written as its users write it: workers return batches
+of uint8, and Pillow decodes the whole image and resizes the same window with the same filter. Each
+side runs in a process of its own. A turn starts it anew, takes what was prefetched, and times
+--batches batches of --batch. Exits 1 if the median ratio within rounds is below 1.5 at 256² or
+below 1 at 512², or if pixels differ by more than 2 of 255 where both decode the whole image. Needs
+PyTorch and webdataset.
 """
 
 import argparse
@@ -38,7 +38,7 @@ BARS = {256: 1.5, 512: 1.0}
 SIDES = ("threads", "processes", "peer")
 DIFFERENCE = 2  # of 255
 SHARDS = 8
-PREFETCH = 8  # batches ahead, either side
+PREFETCH = 8  # prefetched batches, on either side
 PHOTOGRAPHS = (
     "astronaut.png",
     "chelsea.png",
@@ -54,7 +54,7 @@ PHOTOGRAPHS = (
 
 
 def jpegs(count: int) -> Iterator[bytes]:
-    """Windows of the photographs, enlarged or reduced to sides of 512 to 1024."""
+    """Yield windows of the photographs as JPEGs, resized to sides of 512 to 1024."""
     folder = Path(skimage.__file__).parent / "data"
     photographs = [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
     photographs += [Image.fromarray(x) for x in sklearn.datasets.load_sample_images().images]
@@ -73,7 +73,7 @@ def jpegs(count: int) -> Iterator[bytes]:
 
 
 def write(folder: Path, count: int) -> None:
-    """The same pictures as records and as tars."""
+    """Write the same pictures as records and as tars."""
     (folder / "tars").mkdir(parents=True)
     with (
         RecordWriter(folder / "records", shards=SHARDS) as records,
@@ -87,8 +87,9 @@ def write(folder: Path, count: int) -> None:
 
 
 def peer_crop(data: bytes, size: int, down: float, across: float) -> np.ndarray:
-    """What a user of Pillow writes: decode, and resize the window that a square cropped from the
-    resized image is.
+    """Return a square crop, uint8 [size, size, 3], as users of Pillow make it.
+
+    The crop's window is resized directly, which equals a crop of the resized image.
     """
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
@@ -103,7 +104,7 @@ def peer_crop(data: bytes, size: int, down: float, across: float) -> np.ndarray:
 def ours(
     folder: Path, size: int, batch: int, workers: int, *, processes: bool
 ) -> tuple[Iterator, Callable]:
-    """(endless batches, what ends them)."""
+    """Return an endless iterator of batches, and a function that ends it."""
     loader = make_loader(
         folder / "records",
         LoaderSettings(
@@ -119,6 +120,7 @@ def ours(
 
 
 def peer(folder: Path, size: int, batch: int, workers: int) -> tuple[Iterator, Callable]:
+    """Return an endless iterator of PyTorch's batches, and a function that ends it."""
     import torch
 
     draws = np.random.default_rng()
@@ -150,9 +152,7 @@ def peer(folder: Path, size: int, batch: int, workers: int) -> tuple[Iterator, C
 
 
 def turn(side: str, folder: Path, size: int, batch: int, workers: int, batches: int) -> float:
-    """Seconds of so many batches, when as many as are prepared ahead, and one of each worker, have
-    been taken.
-    """
+    """Return the seconds of `batches` batches, after all prefetched ones have been taken."""
     given = (folder, size, batch, workers)
     data, end = peer(*given) if side == "peer" else ours(*given, processes=side == "processes")
     try:
@@ -168,8 +168,10 @@ def turn(side: str, folder: Path, size: int, batch: int, workers: int, batches: 
 
 
 def compare(folder: Path, size: int, count: int = 100) -> dict[str, float]:
-    """The same windows of the same files on both sides: where both decode whole, and, in dB, where
-    this side reduces while it decodes.
+    """Return how the same windows of the same files differ between both sides.
+
+    `largest_difference` is of pixels where both decode the whole image; `reduced_psnr`, in dB, is
+    of images that this loader reduces during decoding.
     """
     records, draws = open_records(folder / "records"), np.random.default_rng(1)
     worst, alike, psnr = 0, 0, []
@@ -194,6 +196,7 @@ def compare(folder: Path, size: int, count: int = 100) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,14 +1,14 @@
-"""What the training loop adds to the bare step: transfers, metrics, time-keeping, and the loader,
-against the same compiled step.
+"""Measure the time that the training loop adds to the bare train step.
 
     python benchmarks/loop.py --data runs/scenes --rounds 5
 
-The stage is the scenes' autoencoder at the batch whose step takes about --step seconds here (0.2).
-Each round times --steps of each, in turns and in one process: the bare step on a batch that is on
-the device already, dispatched one ahead as the loop does; `train_loop` on batches that the host has
-ready; and `train_loop` with the real loader, whose threads on a CPU share the step's cores. The
-loop is timed from its third step on, with a line of metrics every 10 steps and no checkpoint or
-preview in the time. Fails when the median ratio of either is above 1.03.
+The loop adds transfers, metrics, time-keeping and the loader. The stage is the scenes' autoencoder
+at the batch size whose step takes about --step seconds (0.2). All run the same compiled step. Each
+round times --steps of each, in turns and in one process: the bare step on a batch on the device,
+with one step dispatched in advance as in the loop; `train_loop` on batches that the host holds
+already; and `train_loop` with the real loader, whose threads share the step's cores on a CPU. The
+loop is timed from its third step on, with a line of metrics every 10 steps, and without checkpoints
+or previews. Exits 1 if the median ratio of either is above 1.03.
 """
 
 import argparse
@@ -37,12 +37,13 @@ WARM = 3  # steps before the time is taken
 
 
 def config(data: Path, batch: int) -> StageSettings:
+    """Return the settings of the scenes' autoencoder at a batch size."""
     fields = (f"data.path={data}", f"batch.size={batch}", "batch.per_device=1024")
     return parse_stage(recipes.load("scenes_vae", [f"--config.{field}" for field in fields]))
 
 
 def bare(stage: Stage, steps: int) -> float:
-    """Seconds a step on one batch."""
+    """Return the seconds of one bare step on a batch that is on the device."""
     state, batch, before = stage.create(), stage.place(next(stage.data)), None
     for step in range(-WARM, steps):
         if step == 0:
@@ -57,24 +58,29 @@ def bare(stage: Stage, steps: int) -> float:
 
 
 class Ready:
-    """A loader's stand-in that has its batch already."""
+    """Return the same batch again and again, in place of a loader."""
 
     def __init__(self, batch: Any):
+        """Keep the batch."""
         self.batch = batch
 
     def __next__(self) -> Any:
+        """Return the batch."""
         return self.batch
 
     def get_state(self) -> dict:
+        """Return the state of a loader that has none."""
         return {}
 
     def close(self) -> None:
+        """Do nothing: there is no thread to end."""
         pass
 
 
 def looped(stage: Stage, data: Any, steps: int) -> float:
-    """Seconds a step in `train_loop` over `data`: from the end of one step to the end of the
-    last.
+    """Return the seconds of one step in `train_loop` over `data`.
+
+    They are counted from the end of one step to the end of the last.
     """
     called = []
 
@@ -91,7 +97,7 @@ def looped(stage: Stage, data: Any, steps: int) -> float:
 
 
 def fitting(data: Path, seconds: float) -> tuple[int, Stage]:
-    """The batch, a power of 2, whose step comes nearest to `seconds`, and its stage."""
+    """Return the batch size, a power of 2, whose step takes about `seconds`, and its stage."""
     batch = 1
     while True:
         stage = build(config(data, batch), Path("."))
@@ -104,6 +110,7 @@ def fitting(data: Path, seconds: float) -> tuple[int, Stage]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,6 @@
-"""What benchmarks share: where and when they ran, seconds of things that take turns, medians and
-ratios with their spread, a table.
+"""Provide what all benchmarks share: facts of the machine, timing in turns, spreads and tables.
 
-Two things that are compared take turns, so that what else the machine does meets both; a ratio is
+Two things that are compared take turns, so that other load on the machine affects both. A ratio is
 taken within each turn.
 """
 
@@ -22,13 +21,14 @@ import jax
 
 
 class Spread(NamedTuple):
-    """Of some values: their median, and the quartiles about it."""
+    """Hold the median and the quartiles of some values."""
 
     median: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        """Return median and quartiles as text."""
         return f"{_figure(self.median)} ({_figure(self.low)} to {_figure(self.high)})"
 
 
@@ -37,7 +37,7 @@ def _figure(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles."""
+    """Return median and quartiles of some values."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -45,7 +45,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours to theirs, turn by turn."""
+    """Return the spread of the ratios of ours to theirs, turn by turn."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
@@ -54,8 +54,9 @@ def turns(
     rounds: int,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, which returns them, in `rounds` turns; every second one the other way
-    round.
+    """Return the seconds of each call in `rounds` turns; a call returns its own seconds.
+
+    Every second turn runs the calls in reverse order.
     """
     took: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
@@ -69,7 +70,7 @@ def turns(
 
 
 def timed(call: Callable[[], Any]) -> Callable[[], float]:
-    """A call of JAX → its seconds, until what it returns is there."""
+    """Return a function that calls JAX and returns the seconds until its outputs are computed."""
 
     def run() -> float:
         began = time.perf_counter()
@@ -80,7 +81,7 @@ def timed(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def facts(*packages: str) -> dict[str, str]:
-    """Date, commit, hardware, what else keeps it busy, and versions: of JAX and of `packages`."""
+    """Return date, commit, hardware, load, and the versions of JAX and of `packages`."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "revision": revision(ROOT) or "none",
@@ -96,8 +97,9 @@ CODE = ("cv3jax", "configs", "data_pipeline", "launch/topologies")  # what the p
 
 
 def revision(checkout: Path) -> str | None:
-    """Git's short name of what is checked out, with a + where the package's files differ from it;
-    None where git knows nothing of it.
+    """Return Git's short name of the commit of a checkout, or None outside of Git.
+
+    It ends with "+" if the package's files differ from the commit.
     """
 
     def git(*words: str) -> str:
@@ -114,7 +116,7 @@ def revision(checkout: Path) -> str | None:
 
 
 def hardware() -> str:
-    """The processor, its cores, the memory, and the accelerators where there are any."""
+    """Return the processor, its cores, the memory and any accelerators as text."""
     models = [
         line.partition(":")[2].strip()
         for line in _lines("/proc/cpuinfo")
@@ -139,7 +141,7 @@ def _lines(path: str) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table, aligned to be read as it is."""
+    """Return a Markdown table with aligned columns."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [
@@ -152,13 +154,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 class Worker:
-    """A process that does one thing whenever it is told to, and says how many seconds it took.
+    """Start a process that runs one thing on request and returns its seconds.
 
-    It prints a line of JSON when it is ready (`ready`), then for each line that it reads one with
-    the seconds: see `serve`.
+    The process prints a line of JSON when it is ready (`ready`). Then it prints a line with the
+    seconds for each line that it reads; see `serve`.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None):
+        """Start the process and wait until it is ready."""
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -175,11 +178,13 @@ class Worker:
         return json.loads(line)
 
     def __call__(self) -> float:
+        """Run the process's call once and return its seconds."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
+        """Let the process end and wait for it."""
         self.process.stdin.close()
         self.process.wait()
 
@@ -188,8 +193,9 @@ class Worker:
 def workers(
     commands: dict[str, Sequence[str]], environment: dict[str, str] | None = None
 ) -> Iterator[dict[str, Worker]]:
-    """Workers that are made ready one after the other, so that none is timed while another one
-    compiles, and ended with the block.
+    """Yield workers by name, and kill them at the end of the block.
+
+    One is made ready after the other, so that none is timed during another's compilation.
     """
     running: dict[str, Worker] = {}
     try:
@@ -203,7 +209,7 @@ def workers(
 
 
 def serve(ready: dict[str, Any], call: Callable[[], float]) -> None:
-    """A worker's part: says that it is ready, then calls until nobody asks any more."""
+    """Print that this worker is ready, then run `call` for each line of stdin."""
     print(json.dumps(ready), flush=True)
     with contextlib.suppress(EOFError):
         while True:
@@ -212,7 +218,7 @@ def serve(ready: dict[str, Any], call: Callable[[], float]) -> None:
 
 
 def write_json(path: Path | None, figures: dict) -> None:
-    """Where --json asks for it."""
+    """Write the figures as JSON to `path`, if it is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,12 +1,12 @@
-"""Mutants of what decides a training: every random draw and every argument that a recipe passes to
-a step, wrong in one place each, and whether the tests notice.
+"""Check that the tests catch mutants: small errors in the code that decides a training.
 
     python benchmarks/mutants.py
     python benchmarks/mutants.py --only text_dropout_never_drops
 
-The table is mutants.toml beside this file. The tracked files are copied to a temporary folder, as
-they are in the working tree; the tests named in the table must pass there. Then one mutant after
-the other is written into the copy, and its tests run. Exit code 1 where one survived.
+Each mutant makes one random draw wrong, or one argument that a recipe passes to a step. The table
+is mutants.toml beside this file. The tracked files are copied to a temporary folder, as they are in
+the working tree. The tests that the table names must pass there. Then each mutant in turn is
+written into the copy, and its tests run. Exits 1 if a mutant survived.
 """
 
 import argparse
@@ -33,7 +33,7 @@ FAILED = 1  # pytest's exit code where tests ran and one failed; others are no a
 
 
 class Mutant(NamedTuple):
-    """A change of one file that some tests must not pass."""
+    """Describe a change of one file that must make some tests fail."""
 
     name: str
     of: str  # the recipe's field, or "draw: " and what is drawn
@@ -44,7 +44,7 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant."""
+    """Hold what became of a mutant."""
 
     mutant: Mutant
     caught: bool
@@ -53,11 +53,11 @@ class Verdict(NamedTuple):
 
 
 def read_table(path: Path = TABLE) -> list[Mutant]:
-    """The mutants of the table, in its order.
+    """Return the mutants of the table, in its order.
 
     Raises:
-        InputError: an entry that lacks a field or has another, a name twice, or a change of
-            nothing.
+        InputError: if an entry lacks a field or has an unknown one, if a name occurs twice, or if a
+            change changes nothing.
     """
     entries = tomllib.loads(path.read_text())["mutant"]
     mutants = []
@@ -75,10 +75,10 @@ def read_table(path: Path = TABLE) -> list[Mutant]:
 
 
 def mutated(mutant: Mutant, root: Path) -> str:
-    """The text of the mutant's file, changed.
+    """Return the text of the mutant's file with its change.
 
     Raises:
-        InputError: no such file, or the old text does not occur exactly once in it.
+        InputError: if there is no such file, or the old text does not occur exactly once in it.
     """
     path = root / mutant.file
     if not path.is_file():
@@ -93,7 +93,11 @@ def mutated(mutant: Mutant, root: Path) -> str:
 
 
 def chosen(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:
-    """Those of the names `only`, or all where it is empty. Raises InputError on an unknown name."""
+    """Return the mutants of the names `only`, or all if it is empty.
+
+    Raises:
+        InputError: if a name is unknown.
+    """
     known = {mutant.name: mutant for mutant in mutants}
     if unknown := [name for name in only if name not in known]:
         raise InputError(f"--only {', '.join(unknown)}: no such mutant; they are in {TABLE.name}")
@@ -112,7 +116,7 @@ def copy_tracked(source: Path, target: Path) -> None:
 
 
 def run_tests(root: Path, tests: Sequence[str]) -> subprocess.CompletedProcess:
-    """pytest's run of those tests in a copy, up to the first that fails."""
+    """Run tests in a copy with pytest, up to the first failure, and return the process."""
     wide = {"COLUMNS": "300"}  # or pytest cuts what it says of a failure
     environment = {**os.environ, **wide, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
     return subprocess.run(
@@ -125,7 +129,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> subprocess.CompletedProcess:
 
 
 def check_copy(root: Path, tests: Sequence[str]) -> None:
-    """Raise InputError unless a copy's own packages are imported in it, and its tests pass."""
+    """Raise InputError unless a copy imports its own packages and its tests pass."""
     ours = subprocess.run(
         [
             sys.executable,
@@ -149,7 +153,7 @@ def check_copy(root: Path, tests: Sequence[str]) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line of an output that says which test failed, or else its last."""
+    """Return the last line that names a failed test, or else the last line."""
     lines = text.strip().splitlines() or ["no output"]
     return next(
         (line for line in reversed(lines) if line.startswith(("FAILED", "ERROR"))), lines[-1]
@@ -157,10 +161,10 @@ def last_line(text: str) -> str:
 
 
 def verdict(mutant: Mutant, root: Path) -> Verdict:
-    """Write the mutant into the copy, run its tests, and put the file back.
+    """Write a mutant into the copy, run its tests, restore the file, and return the verdict.
 
     Raises:
-        InputError: the tests did not run, so that nothing is known.
+        InputError: if the tests did not run, so that nothing is known.
     """
     path, began = root / mutant.file, time.monotonic()
     before, text = path.read_bytes(), mutated(mutant, root)
@@ -180,7 +184,7 @@ def verdict(mutant: Mutant, root: Path) -> Verdict:
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
-    """A Markdown table, a row a mutant."""
+    """Return a Markdown table with a row for each mutant."""
     rows = [
         (
             one.mutant.of,
@@ -195,6 +199,7 @@ def report(verdicts: Sequence[Verdict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the mutants from the command line and print their table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -241,7 +246,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def say(line: str) -> None:
-    """Progress, on stderr."""
+    """Print a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 

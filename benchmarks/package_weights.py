@@ -1,12 +1,12 @@
-"""A small trained cascade into the package, where it is found by name: matrices in half precision,
-to be computed with in float32.
+r"""Add a small trained cascade to the package, where `--checkpoint NAME` finds it.
 
     python benchmarks/package_weights.py runs/quickstart --name scenes
-    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background" \\
+    cv3jax sample --checkpoint scenes --prompt "a small green star on the left, black background" \
         --out pictures
 
-orbax names its files at random. So a part whose values a packaged cascade has already is copied
-from there: packaging again changes no file, and git stores what two cascades share once.
+Matrices are stored in half precision; the computation is in float32. orbax names its files at
+random. So a part that another packaged cascade has with the same values is copied from there. Then
+packaging a second time changes no file, and git stores shared parts once.
 """
 
 import argparse
@@ -33,8 +33,9 @@ DTYPES = ("float16", "bfloat16")
 
 
 class Rounded(NamedTuple):
-    """A part's parameters as they are stored, and the largest |difference| / |matrix| (2-norms) of
-    them.
+    """Hold a part's parameters as they are stored, and their largest rounding error.
+
+    The error of a matrix is the 2-norm of the difference over the 2-norm of the matrix.
     """
 
     params: Any
@@ -42,11 +43,12 @@ class Rounded(NamedTuple):
 
 
 def rounded(params: Any, dtype: str, part: str) -> Rounded:
-    """Arrays of two and more axes in `dtype`, the others as they are: scales and biases are a
-    thousandth of the bytes.
+    """Return the parameters with all arrays of two and more axes in `dtype`.
+
+    The others, scales and biases, keep their dtype: they are a thousandth of the bytes.
 
     Raises:
-        InputError: a value that the dtype cannot hold.
+        InputError: if the dtype cannot hold a value.
     """
     errors = [0.0]
 
@@ -72,9 +74,7 @@ def rounded(params: Any, dtype: str, part: str) -> Rounded:
 
 
 def same(directory: Path, params: Any) -> bool:
-    """Whether the part at `directory` is there, undamaged, and holds just these values in these
-    dtypes.
-    """
+    """Return whether `directory` has an undamaged part with these values in these dtypes."""
     if manifest.damage(directory) is not None:
         return False
     there, ours = dict(streaming.walk(streaming.open_tree(directory))), dict(streaming.walk(params))
@@ -88,12 +88,12 @@ def same(directory: Path, params: Any) -> bool:
 def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str, int, int, float]]:
     """Write the cascade at `source` to the package as `name`.
 
-    Returns (part, parameters, bytes on disk, rounding error) of each.
+    Returns (part, parameters, bytes on disk, rounding error) of each part.
 
     Raises:
-        InputError: no cascade there or a damaged one, a name that does not do or is taken, or a
-            value that the dtype cannot hold.
-        OSError: it could not be written; what was packaged before stays.
+        InputError: if there is no cascade or a damaged one, if the name is malformed or taken, or
+            if the dtype cannot hold a value.
+        OSError: if it could not be written; what was packaged before stays.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(
@@ -141,11 +141,12 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
 
 
 def size(directory: Path) -> int:
-    """Bytes of the files below `directory`."""
+    """Return the bytes of the files below `directory`."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Package a cascade from the command line and print the sizes of its parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

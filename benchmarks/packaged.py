@@ -1,11 +1,11 @@
-"""What the packaged cascades of scenes can do, against what they should: pictures judged, guidance,
-distances and seconds.
+"""Compare the packaged cascades of scenes with their bars.
 
     python benchmarks/packaged.py --count 200 --json benchmarks/results/packaged.json
 
-`scenes_teacher` samples in its own 20 + 10 guided steps, `scenes` is it distilled to 4 + 1.
-Captions are held out: each has a colour and shape that no training picture has together; the
-relational ones say only which of two things is to the left of which. Exits 1 when a bar is missed.
+Pictures are judged, and guidance, distances and seconds measured. `scenes_teacher` samples in its
+own 20 + 10 guided steps; `scenes` is distilled from it to 4 + 1. The captions are held out: each
+has a colour and shape that no training picture combines. The relational ones say only which of two
+things is to the left of the other. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -39,8 +39,9 @@ PROMPT = "a small green star on the left and a large purple circle on the right,
 
 
 def relational_scenes(count: int, seed: int) -> list[grammar.Scene]:
-    """Held-out scenes of two things whose caption says their order alone, every other one
-    textured.
+    """Return held-out scenes of two things whose captions only state their order.
+
+    Every second scene is textured.
     """
     return [
         grammar.sample_scene(
@@ -51,7 +52,7 @@ def relational_scenes(count: int, seed: int) -> list[grammar.Scene]:
 
 
 def following(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str, float]]:
-    """Share of pictures right by property, of the base's and of the final ones."""
+    """Return the share of base and final pictures that is right, by property."""
     captions = [grammar.caption(scene) for scene in shown]
     made = draw_captions(cascade, captions, 0)
     verdicts = {
@@ -65,8 +66,9 @@ def following(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[st
 
 
 def ceilings(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str, float]]:
-    """Of real pictures through the autoencoder and back, by their side: the share still right, PSNR
-    in dB.
+    """Return how well the autoencoder preserves real pictures, by their side.
+
+    `all` is the share that is still judged right after the round trip, `psnr` is in dB.
     """
     found = {}
     for side in (64, 128):
@@ -83,8 +85,9 @@ def ceilings(cascade: Cascade, shown: list[grammar.Scene]) -> dict[str, dict[str
 def guidance(
     teacher: Cascade, student: Cascade, shown: list[grammar.Scene], weights: list[float]
 ) -> list[list[float]]:
-    """Root mean square differences of base latents from the same noise: a row a w of the student, a
-    column a w of the guided teacher.
+    """Return root mean square distances of base latents from the same noise.
+
+    A row is a w of the student, a column a w of the guided teacher.
     """
     captions = [grammar.caption(scene) for scene in shown]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(shown)))
@@ -99,8 +102,9 @@ def guidance(
 
 
 def commands() -> dict[str, float]:
-    """Seconds of `cv3jax sample` for one picture, from the shell: with an empty compile cache, and
-    again.
+    """Return the seconds of `cv3jax sample` for one picture, run as a command.
+
+    `first` starts with an empty compilation cache, `again` with a filled one.
     """
     took = {}
     with tempfile.TemporaryDirectory() as place:
@@ -128,14 +132,14 @@ def commands() -> dict[str, float]:
 
 
 def alone(cascade: Cascade, rounds: int = 7) -> measure.Spread:
-    """Seconds of one picture by itself, compiled."""
+    """Return the seconds of one picture by itself, after compilation."""
     call = measure.timed(lambda: cascade.generate([PROMPT], [0], final=True)["relay"])
     call()
     return measure.spread([call() for _ in range(rounds)])
 
 
 def measured(count: int, weights: list[float]) -> dict:
-    """All of it."""
+    """Return all figures."""
     held, relational = judged_scenes(count, 0), relational_scenes(count, 1)
     teacher, student = (load(cascades.PACKAGED / name) for name in (TEACHER, STUDENT))
     full = tuple(teacher.description.stages[name].steps for name in ("base", "relay"))
@@ -158,12 +162,12 @@ def measured(count: int, weights: list[float]) -> dict:
 
 
 def nearest(rows: list[list[float]]) -> int:
-    """At how many w the student is nearer to the teacher at that w than at any other."""
+    """Return at how many w the student is nearest to the teacher at the same w."""
     return sum(int(np.argmin(row)) == i for i, row in enumerate(rows))
 
 
 def missed(found: dict) -> list[str]:
-    """What is below its bar."""
+    """Return a line for each figure that misses its bar."""
     held, relational = (
         found["following"][STUDENT][kind]["relay"] for kind in ("heldout", "relational")
     )
@@ -195,7 +199,7 @@ def missed(found: dict) -> list[str]:
 
 
 def report(found: dict) -> str:
-    """Tables."""
+    """Return the figures as Markdown tables."""
     lines = [
         [name, kind, stage, *(f"{rates[key]:.3f}" for key in (*PROPERTIES, "all"))]
         for name, kinds in found["following"].items()
@@ -249,6 +253,7 @@ def report(found: dict) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Draws the pictures of the documents again, each by its name:
+"""Draw pictures of the documents, each by its name.
 
     python benchmarks/pictures.py compile guidance distillation   # from the files of results/
     python benchmarks/pictures.py trajectory rounds   # sampled with the packaged cascades
@@ -35,13 +35,13 @@ OUT, RESULTS = ROOT / "docs" / "pictures", ROOT / "benchmarks" / "results"
 LARGEST = 200_000  # bytes of a picture
 BY_HAND = ("cascade.svg",)
 WIDTH, DPI = 6.0, 170  # inches, dots an inch: text of 10 points is 14 pixels of 600
-THIRD = "#5aa9a0"  # beside LINE and OTHER: told apart by those who see few colours, too
+THIRD = "#5aa9a0"  # beside LINE and OTHER; colour-blind readers can tell the three apart
 STYLE = {"figure.dpi": DPI, "font.size": 10, "axes.titlesize": 10.5, "axes.spines.top": False}
 STYLE |= {"axes.spines.right": False, "axes.axisbelow": True, "grid.alpha": 0.3}
 
 
 def result(name: str) -> dict:
-    """Return a result file of the benchmarks."""
+    """Return the content of a result file of the benchmarks."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -181,6 +181,7 @@ def draw(name: str, out: Path, page: Path | None = None) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Draw the named pictures from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,6 @@
-"""The pictures of the documents that are pages in a browser: `build_report` and `quickstart_report`
-of pictures.py.
+"""Draw the documents' pictures that are screenshots of pages: build_report, quickstart_report.
 
-They need Chromium or Chrome, which is found by its usual names or by the variable BROWSER.
+This needs Chromium or Chrome, which is found by its usual names or by the variable BROWSER.
 """
 
 import os
@@ -25,7 +24,8 @@ FEWER = ".pictures figure:nth-child(n+6) { display: none; }"  # one row of pictu
 def build_report() -> Image.Image:
     """Return the page of a real `cv3jax data build` of made pictures with known faults.
 
-    Its beginning and its pictures, one row a reason: the tables between them are left out.
+    The picture shows the page's beginning and a row of pictures for each reason, without the
+    tables.
     """
     with tempfile.TemporaryDirectory() as folder:
         planted.generate(Path(folder, "tars"), COUNT, shard=SHARD)
@@ -44,7 +44,7 @@ def build_report() -> Image.Image:
 
 
 def quickstart_report(page: Path) -> Image.Image:
-    """Return the beginning of the page that a finished `make quickstart` left."""
+    """Return the beginning of the page that a finished `make quickstart` wrote."""
     return screenshot(page)
 
 

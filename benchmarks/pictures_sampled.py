@@ -1,6 +1,4 @@
-"""The pictures of the documents that are sampled with the packaged cascades: `trajectory` and
-`rounds` of pictures.py.
-"""
+"""Draw the documents' pictures that the packaged cascades sample: trajectory and rounds."""
 
 from typing import NamedTuple
 
@@ -36,8 +34,9 @@ COLUMNS = 4  # of `rounds`
 
 
 class Trajectory(NamedTuple):
-    """The points of a grid: x_t [n + 1, h, w, z], and x̂0 [n, h, w, z], predicted at each but the
-    last.
+    """Hold the points of a grid: x_t [n + 1, h, w, z] and x̂0 [n, h, w, z].
+
+    x̂0 is predicted at each point but the last.
     """
 
     grid: Grid
@@ -75,7 +74,7 @@ def walk(
 
 
 def predictions(grid: Grid, x: np.ndarray, low: np.ndarray | float) -> np.ndarray:
-    """Return x̂0 at each point but the last, which the step from there to the next one tells.
+    """Return x̂0 at each point but the last, computed from the step to the next point.
 
     x_s - r x_t = [(1 - b_s) - r (1 - b_t)] x̂0 + (b_s - r b_t) low, where r = σ_s/σ_t.
     """

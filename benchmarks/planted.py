@@ -1,9 +1,9 @@
-"""img2dataset tars of diverse made pictures with known faults, for what `cv3jax data build` finds
-of them.
+"""Make img2dataset tars of various pictures with known faults, to test `cv3jax data build`.
 
-Each picture is drawn by its own seed: a field of colours, shapes and grain, of its own size and
-quality. Of N records, by their index, 3 % are from blocked sources, 2 % undecodable, 1 % bombs or
-oversize, 5 % exact and 5 % near duplicates of others, and the last tar is cut in its middle.
+Each picture is drawn from its own seed: a field of colours, shapes and grain, of its own size and
+quality. The index of a record decides its kind. Of N records 3 % are from blocked sources, 2 % are
+undecodable, 1 % are bombs or oversize, 5 % are exact and 5 % near duplicates of others. The last
+tar is cut in the middle.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ SHARES = {
     "exact": 0.05,
     "near": 0.05,
 }
-MAX_BYTES = 1_000_000  # what the build is told; oversize images have more
+MAX_BYTES = 1_000_000  # given to the build as --max-bytes; oversize images have more
 CLAIMED = 60_000  # the side of a bomb that has no pixels
 CROP = 0.03  # of a side, at most, in all
 BLOCKED = ("evil.example", "пример-зло.рф", "stock.test/adult/", "xn--bcher-kva.bad")
@@ -64,7 +64,7 @@ WORDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What each record is: its kind, and for duplicates the index of the record that it repeats."""
+    """Hold the kind of each record, and the index of the record that each duplicate repeats."""
 
     kinds: tuple[str, ...]
     repeats: dict[int, int]
@@ -72,7 +72,10 @@ class Plan:
 
 
 def plan(count: int, seed: int, shard: int) -> Plan:
-    """Deals kinds to indices at random. What is after the cut is neither a fault nor repeated."""
+    """Return a plan that assigns kinds to indices at random.
+
+    Records after the cut are neither faulty nor repeated.
+    """
     rng = np.random.default_rng([seed, 1])
     cut = count - shard // 2
     order = rng.permutation(cut)
@@ -92,12 +95,15 @@ def plan(count: int, seed: int, shard: int) -> Plan:
 def generate(
     folder: Path, count: int, *, seed: int = 0, shard: int = 1000, processes: int = 2
 ) -> Plan:
-    """Writes ceil(count / shard) tars and the list of blocked sources, blocked.txt, beside them."""
-    dealt = plan(count, seed, shard)
+    """Write ceil(count / shard) tars, and the list of blocked sources, blocked.txt.
+
+    Returns the plan of their records.
+    """
+    faults = plan(count, seed, shard)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "blocked.txt").write_text("\n".join(BLOCKED) + "\n", encoding="utf-8")
     jobs = [
-        (folder / f"{n:05d}.tar", range(n * shard, min(count, (n + 1) * shard)), dealt, seed)
+        (folder / f"{n:05d}.tar", range(n * shard, min(count, (n + 1) * shard)), faults, seed)
         for n in range(-(-count // shard))
     ]
     if processes == 1:
@@ -105,23 +111,24 @@ def generate(
     else:
         with ProcessPoolExecutor(processes) as pool:
             list(pool.map(_write, jobs))
-    _cut(jobs[-1][0], dealt.lost[0])
-    return dealt
+    _cut(jobs[-1][0], faults.lost[0])
+    return faults
 
 
 def key_of(index: int) -> str:
+    """Return the key of the record at an index."""
     return f"{index:09d}"
 
 
 def _write(job: tuple[Path, range, Plan, int]) -> None:
-    path, indices, dealt, seed = job
+    path, indices, faults, seed = job
     with tarfile.open(path, "w") as tar:
         for index in indices:
-            data, suffix = encoded(index, dealt, seed)
+            data, suffix = encoded(index, faults, seed)
             rng = np.random.default_rng([seed, 3, index])
             text = " ".join(rng.choice(WORDS, 6)) + f", number {index}"
             url = f"https://host{rng.integers(200)}.example.org/{index}.{suffix}"
-            if dealt.kinds[index] == "blocked":
+            if faults.kinds[index] == "blocked":
                 url = _BLOCKED_URLS[index % len(_BLOCKED_URLS)].format(i=index)
             fields = {
                 "url": url,
@@ -140,21 +147,21 @@ def _write(job: tuple[Path, range, Plan, int]) -> None:
 
 
 def _cut(path: Path, index: int) -> None:
-    """Cuts a tar in the middle of the image of `index`, which is lost with all that follow."""
+    """Cut a tar in the middle of the image of `index`, which is lost with all that follow."""
     with tarfile.open(path) as tar:
         member = next(m for m in tar if m.name.startswith(key_of(index)))
     with path.open("r+b") as file:
         file.truncate(member.offset_data + member.size // 2)
 
 
-def encoded(index: int, dealt: Plan, seed: int) -> tuple[bytes, str]:
-    """The file of a record, and its suffix."""
-    kind = dealt.kinds[index]
+def encoded(index: int, faults: Plan, seed: int) -> tuple[bytes, str]:
+    """Return the bytes of a record's file, and its suffix."""
+    kind = faults.kinds[index]
     rng = np.random.default_rng([seed, 2, index])
     if kind == "bomb":
         return _bomb((30_000, CLAIMED)[index % 2]), "png"
     if kind in ("exact", "near"):
-        data, suffix = encoded(dealt.repeats[index], dealt, seed)
+        data, suffix = encoded(faults.repeats[index], faults, seed)
         image = Image.open(io.BytesIO(data)).convert("RGB")
         if kind == "exact":
             return [
@@ -184,7 +191,10 @@ def encoded(index: int, dealt: Plan, seed: int) -> tuple[bytes, str]:
 
 
 def picture(seed: int, index: int) -> Image.Image:
-    """A picture of its own: a field of colours, some shapes, grain. Sides 200 to 640 pixels."""
+    """Draw a picture from its own seed, with sides of 200 to 640 pixels.
+
+    It has a field of colours, some shapes, and grain.
+    """
     rng = np.random.default_rng([seed, 0, index])
     width, height = (int(x) for x in rng.integers(200, 641, 2))
     cells = rng.integers(0, 256, (*rng.integers(2, 7, 2), 3), dtype=np.uint8)
@@ -217,7 +227,10 @@ def picture(seed: int, index: int) -> Image.Image:
 
 
 def near(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """Cut by at most CROP of each side, resized 0.5 to 2 times, JPEG of quality 50 to 95."""
+    """Return a near duplicate of an image as a JPEG of quality 50 to 95.
+
+    Each side is cut by at most CROP, and the result is resized by 0.5 to 2.
+    """
     across, down = rng.uniform(0, CROP, 2)
     left, top = across * rng.random(), down * rng.random()
     width, height = image.size
@@ -231,7 +244,7 @@ def near(image: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def damaged(data: bytes, index: int) -> bytes:
-    """Undecodable in one of five ways."""
+    """Return a file that is undecodable in one of five ways."""
     return (
         data[: len(data) // 2],
         data[: len(data) - len(data) // 10 - 2],
@@ -243,7 +256,10 @@ def damaged(data: bytes, index: int) -> bytes:
 
 @functools.cache
 def _bomb(side: int) -> bytes:
-    """A PNG of 30,000² pixels in a hundred kilobytes; some claim even more and have nothing."""
+    """Return a PNG of a hundred kilobytes that has 30,000² pixels.
+
+    At a side of CLAIMED it has no pixels at all.
+    """
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

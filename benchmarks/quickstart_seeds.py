@@ -1,10 +1,12 @@
-"""The figures of several quickstarts beside one another, as a Markdown table.
+r"""Compare the figures of several quickstarts in a Markdown table.
 
     for seed in 0 1 2; do
-        cv3jax quickstart --workdir runs/seed_$seed --seed $seed \\
+        cv3jax quickstart --workdir runs/seed_$seed --seed $seed \
             --install-seconds $(cat .venv/.done)
     done
     python benchmarks/quickstart_seeds.py runs/seed_*/report.json
+
+The reports are those of finished quickstarts.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from data_pipeline.io.files import read_json
 
 
 def share(part: float, whole: float) -> float:
+    """Return part / whole, or NaN if `whole` is 0."""
     return part / whole if whole else float("nan")
 
 
@@ -54,6 +57,7 @@ ROWS = (
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Print the table from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

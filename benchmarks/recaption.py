@@ -1,17 +1,15 @@
-"""How near to a server's limit recaptioning comes, and whether every record ends with a caption or
-a reason.
+"""Measure how much of a server's limit recaptioning uses, and check that no record is left open.
 
     python benchmarks/recaption.py --seconds 90
 
-The server (tests/helpers/caption_server.py, a process of its own) takes --limit requests a second,
---burst at once, and 429s the rest with Retry-After: 1; it answers after 20 ms, and of ten records
-one meets a 500, a 503, a second's delay, a cut or malformed body, or an empty, truncated or refused
-answer.
-Twice: with the limit told to the client (--rate), and with nothing but 429s to find it by. The
-share is of all that the server could have taken (its burst and its rate times the time) from the
-first request until the last record was begun; after that there is no work left to fill the time.
-Fails when a share is below 0.9, when a record ends with neither caption nor reason, or when an
-answered question was asked again.
+The server (tests/helpers/caption_server.py, a process of its own) takes --limit requests a second
+and --burst at once. It refuses the rest with status 429 and Retry-After: 1. It answers after 20 ms.
+One of ten records meets a 500, a 503, a second's delay, a cut or malformed body, or an empty,
+truncated or refused answer. There are two runs: in one the client knows the limit (--rate), in the
+other it has to find it from the 429s. The share is of all requests that the server could have taken
+(its burst, and its rate times the time) from the first request until the last record was begun;
+later there is no work left. Exits 1 if a share is below 0.9, if a record has neither caption nor
+reason, or if an answered question was asked again.
 """
 
 import argparse
@@ -41,9 +39,9 @@ TURNS = 3
 
 
 def run(
-    folder: Path, data: Path, name: str, *, limit: float, burst: float, told: bool
+    folder: Path, data: Path, name: str, *, limit: float, burst: float, given: bool
 ) -> dict[str, Any]:
-    """One recaptioning against a fresh server, and what both sides counted."""
+    """Recaption against a fresh server and return what both sides counted."""
     command = [
         sys.executable,
         caption_server.__file__,
@@ -65,7 +63,7 @@ def run(
                 model=caption_answers.MODEL,
                 key=caption_answers.KEY,
                 dialogue=folder / "dialogue.json",
-                rate=60 * limit if told else None,
+                rate=60 * limit if given else None,
                 timeout=30,
                 image_side=64,
             ),
@@ -101,6 +99,7 @@ def run(
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -133,7 +132,7 @@ def main() -> None:
         ]
         (folder / "dialogue.json").write_text(json.dumps({"turns": turns}))
         with RecordWriter(folder / "data") as writer:
-            # the writer deals records out to shards in turn and they are read shard by shard;
+            # the writer puts records into the shards in turn, and they are read shard by shard;
             # numbers only have to be distinct
             for number in range(records):
                 writer.write(
@@ -144,8 +143,10 @@ def main() -> None:
                     )
                 )
         results = {
-            name: run(folder, folder / "data", name, limit=args.limit, burst=args.burst, told=told)
-            for name, told in (("told", True), ("found", False))
+            name: run(
+                folder, folder / "data", name, limit=args.limit, burst=args.burst, given=given
+            )
+            for name, given in (("given", True), ("found", False))
         }
     print(json.dumps(facts, indent=2))
     head = (

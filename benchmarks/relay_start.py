@@ -1,10 +1,11 @@
-"""The relay's start point on the scenes: the judge's figures of one cascade a point, all on the
-same base, as a table and a picture.
+r"""Compare start points of the relay on the scenes, as a table and a picture.
 
-    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- \\
-        --config.data.path=runs/quickstart/data/train --config.cascade=runs/quickstart/base \\
+    python launch/sweep.py --config=scenes_relay --workdir runs/ablation -- \
+        --config.data.path=runs/quickstart/data/train --config.cascade=runs/quickstart/base \
         --config.init_from=runs/quickstart/base | sh
     python benchmarks/relay_start.py --workdir runs/ablation --out docs
+
+Each start point has a cascade of its own, on the same base. The figures are the judge's.
 """
 
 import argparse
@@ -30,7 +31,11 @@ ROWS = (
 
 
 def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
-    """start → figures, for every finished point under `workdir`, by start."""
+    """Return the figures of every finished run under `workdir` by its start point.
+
+    Raises:
+        InputError: if there is none.
+    """
     found = {}
     for path in sorted(workdir.glob("schedule.start=*/cascade")):
         cascade = load(path)
@@ -54,7 +59,7 @@ def measure(workdir: Path, count: int, seed: int) -> dict[int, dict]:
 
 
 def table(found: dict[int, dict]) -> str:
-    """Markdown, a row a start."""
+    """Return a Markdown table with a row for each start point."""
     lines = [
         "| start | " + " | ".join(text for _, text in ROWS) + " | se of its lead |",
         "|---|" + "---|" * (len(ROWS) + 1),
@@ -69,6 +74,7 @@ def table(found: dict[int, dict]) -> str:
 
 
 def draw(found: dict[int, dict], path: Path) -> None:
+    """Write the figures as a picture to `path`."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for axes, keys, title in (
@@ -93,6 +99,7 @@ def draw(found: dict[int, dict], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

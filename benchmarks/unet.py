@@ -1,16 +1,16 @@
-"""Our UNet beside diffusers' UNet2DConditionModel in PyTorch: seconds of a forward pass and of a
-train step, with the same weights.
+"""Compare our UNet with diffusers' UNet2DConditionModel in PyTorch, with the same weights.
 
     python benchmarks/unet.py --json benchmarks/results/unet.json
 
-Each side has a process of its own, and they take turns. On a CPU both compute in float32; on a GPU
-in bfloat16, and PyTorch a second time under torch.compile. A forward pass has its weights in that
-precision. A train step keeps them in float32 and is the mean squared error, its gradient, clipping
-by the global norm, AdamW, and an EMA; ours is `make_train_step` without rematerialisation,
-PyTorch's its fused AdamW. Before the time is taken, both sides' outputs and, after one step, losses
-have to agree. MFU is ours, where the chip's peak is known. Exits 1 when a median ratio is above 1.0
-(on a GPU 0.8, of torch.compile), or the train step of the full size on a GPU under 60 % MFU. Takes
-PyTorch (`make setup-torch`) and diffusers.
+Seconds of a forward pass and of a train step are measured. Each side has a process of its own, and
+they take turns. On a CPU both compute in float32. On a GPU both compute in bfloat16, and PyTorch
+runs a second time under torch.compile. In a forward pass the weights have that precision. A train
+step keeps them in float32; it consists of the mean squared error, its gradient, clipping by the
+global norm, AdamW and an EMA. Ours is `make_train_step` without rematerialisation; PyTorch's uses
+its fused AdamW. Before timing, both sides must agree in their outputs and in their losses after one
+step. MFU is given for ours if the chip's peak is known. Exits 1 if a median ratio is above 1.0 (on
+a GPU: 0.8, against torch.compile), or if the full-size train step has less than 60 % MFU on a GPU.
+Needs PyTorch (`make setup-torch`) and diffusers.
 """
 
 import argparse
@@ -37,7 +37,11 @@ CLOSE = {"float32": 1e-3, "bfloat16": 5e-2}  # of the largest output
 
 
 def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) -> dict:
-    """Figures of one row. Raises RuntimeError where the two sides do not compute the same."""
+    """Return the figures of one row.
+
+    Raises:
+        RuntimeError: if the two sides do not compute the same.
+    """
     with tempfile.TemporaryDirectory() as folder:
 
         def command(side: str) -> list[str]:
@@ -93,7 +97,7 @@ def compare(what: str, size: str, dtype: str, rounds: int, rivals: list[str]) ->
 
 
 def with_mfu(row: dict, device_kind: str) -> dict:
-    """The row with our MFU in all its turns; as it is where the chip's peak is not known."""
+    """Return the row with our MFU in all its turns, if the chip's peak is known."""
     chip = chip_of(device_kind)
     turns = [seconds for took in row["seconds"].values() for seconds in took[OURS]]
     return (
@@ -104,7 +108,7 @@ def with_mfu(row: dict, device_kind: str) -> dict:
 
 
 def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
-    """The bars that were not met, in words."""
+    """Return a line for each bar that was missed."""
     slower = [
         f"{row['what']} {row['ratio'][rival]} of {rival}'s time, above {MOST[kind]}"
         for row in figures
@@ -123,6 +127,7 @@ def missed(figures: list[dict], kind: str, rival: str) -> list[str]:
 
 
 def rows(figures: list[dict]) -> list[tuple]:
+    """Return the rows of the table."""
     return [
         (
             row["what"],
@@ -141,6 +146,7 @@ def rows(figures: list[dict]) -> list[tuple]:
 
 
 def main() -> None:
+    """Run the benchmark from the command line and print its figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

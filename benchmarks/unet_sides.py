@@ -1,5 +1,6 @@
-"""The two sides of benchmarks/unet.py, each a worker in a process of its own: our UNet, and
-diffusers' in PyTorch with the weights that ours wrote.
+"""Run the two sides of benchmarks/unet.py, each as a worker process.
+
+One side is our UNet; the other is diffusers' in PyTorch, with the weights that ours wrote.
 """
 
 import contextlib
@@ -44,10 +45,12 @@ OURS = "cv3jax"
 
 
 def model(size: str, dtype: str) -> UNet:
+    """Return our UNet of a size."""
     return UNet(channels=SIZES[size]["channels"], dtype=dtype)
 
 
 def names(net: UNet) -> list:
+    """Return the names of a UNet's parameters in diffusers."""
     sizes = {
         key: getattr(net, key)
         for key in ("channels", "channel_mult", "res_blocks", "depth", "mid_depth", "w_dim")
@@ -56,7 +59,7 @@ def names(net: UNet) -> list:
 
 
 def inputs(size: str) -> dict[str, np.ndarray]:
-    """The batch of both sides, channels last."""
+    """Return the batch of both sides, channels last."""
     batch, side, rng = SIZES[size]["batch"], SIZES[size]["side"], np.random.default_rng(0)
     shape = (batch, side, side, UNet.out_channels)
     return {
@@ -68,8 +71,9 @@ def inputs(size: str) -> dict[str, np.ndarray]:
 
 
 def random_params(net: UNet) -> Any:
-    """Random parameters of the sizes that training makes, none of them zero, so that every layer
-    shows in the output.
+    """Return random parameters as large as trained ones, none of them zero.
+
+    So every layer affects the output.
     """
     rng = np.random.default_rng(1)
 
@@ -84,7 +88,7 @@ def random_params(net: UNet) -> Any:
 
 
 def attending(net: UNet, platform: str) -> UNet:
-    """The model with the attention that a recipe's `auto` takes on one such device."""
+    """Return the model with the attention kernel that a recipe's `auto` chooses."""
     mesh = make_mesh(devices=jax.devices()[:1])
     return net.clone(
         attend=make_attend("auto", platform, mesh, head_dim=net.head_dim, dtype=net.dtype)
@@ -92,7 +96,7 @@ def attending(net: UNet, platform: str) -> UNet:
 
 
 def ours(what: str, size: str, dtype: str, folder: Path) -> None:
-    """A worker: writes the weights to `folder`, then its output there."""
+    """Write weights and our output to `folder`, then serve timed calls as a worker."""
     tune_cpu()
     net, batch = (
         attending(model(size, dtype), jax.devices()[0].platform),
@@ -152,7 +156,7 @@ def ours(what: str, size: str, dtype: str, folder: Path) -> None:
 
 
 def theirs(what: str, size: str, dtype: str, folder: Path, *, compiled: bool) -> None:
-    """A worker with the weights that ours wrote."""
+    """Write PyTorch's output to `folder`, then serve timed calls as a worker."""
     import torch
     from diffusers import UNet2DConditionModel
 

@@ -47,11 +47,10 @@ def distill() -> Iterator[Saying]:
     made = result("distill")["rows"]
     for each in made:
         stage = each["recipe"].removeprefix("scenes_distill_")
-        kind = {"guided": "guided", "told": "guidance-conditioned"}[each["kind"]]
         seconds = [f"{statistics.median(each['seconds'][name]):.3f}" for name in each["seconds"]]
         ratios = [spread(each[name]) for name in ("ratio", "ratio_passes")]
         flops = f"{each['flops_ratio_passes']:.2f}"
-        cells = (f"{stage}, {kind}", each["batch"], *seconds, *ratios, flops)
+        cells = (f"{stage}, {each['kind']}", each["batch"], *seconds, *ratios, flops)
         yield "docs/benchmarks.md", row(*cells)
     with_update, passes = ([each[k][0] for each in made] for k in ("ratio", "ratio_passes"))
     for label, ratios in (

@@ -256,7 +256,9 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
     assert script.missed([row("train", 0.9, rival="torch")], "cpu", "torch") == []
 
 
-@pytest.mark.parametrize("kind", [pytest.param("guided", marks=pytest.mark.slow), "told"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("guided", marks=pytest.mark.slow), "guidance-conditioned"]
+)
 def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark):
     """Those of two teacher passes, of twice the rows where it is guided, and of the student forward
     and backward.
@@ -270,8 +272,8 @@ def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchm
     forward = count["teacher"] / (2 * rows)
     assert 2.7 * forward < count["student"] < 3 * forward + count["teacher"] / 4
     ratio = sys.modules["measure"].spread([1.2])
-    told = {"recipe": "a", "kind": kind, "ratio": ratio, "flops_ratio": 1.0}
-    assert script.missed([told]) == [
+    slow = {"recipe": "a", "kind": kind, "ratio": ratio, "flops_ratio": 1.0}
+    assert script.missed([slow]) == [
         f"a, {kind}: a step is 1.200 of its passes and update in time (bar: 1.05)"
     ]
 
