@@ -51,7 +51,7 @@ def test_a_loop_runs_as_often_as_its_counter_says(change, times):
         ("%one = s32[] constant(1)", "%one = s32[] constant(0)"),
     ],
 )
-def test_a_loop_whose_length_is_not_told_is_refused(change):
+def test_a_loop_of_unknown_length_is_refused(change):
     assert change[0] in TPU
     with pytest.raises(UnknownError):
         collectives(Module(TPU.replace(*change)))

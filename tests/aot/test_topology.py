@@ -178,7 +178,7 @@ def test_chip_hours_of_a_recipe():
     assert hours["days_at_mfu"] == pytest.approx(1 / 0.4 / 24)
 
 
-def test_a_plug_in_that_does_not_load_is_told_as_that(monkeypatch):
+def test_a_plug_in_that_does_not_load_is_named(monkeypatch):
     """JAX then knows no such platform, and says so itself.
 
     The message says what installs one that fits.

@@ -89,7 +89,7 @@ def test_each_kind_of_source_through_all_passes(source, tmp_path):
     assert (report["items"], report["kept"], report["dropped"]) == (2, 1, {"unsafe": 1})
 
 
-def test_the_command_refuses_and_goes_on(tmp_path, capsys):
+def test_the_command_refuses_and_resumes(tmp_path, capsys):
     """Through all passes: the field's name, an example, a count and the flag in one line; then what
     is dropped, kept and counted, in the report too.
     """

@@ -184,7 +184,7 @@ BUILDS = [
 
 
 @pytest.mark.parametrize(("source", "code", "how"), BUILDS)
-def test_a_build_ends_and_goes_on(source, code, how, tmp_path, monkeypatch):
+def test_a_build_ends_and_resumes(source, code, how, tmp_path, monkeypatch):
     make, name = SOURCES[source]
     given, out = make(tmp_path / "in"), tmp_path / "out"
     with monkeypatch.context() as patch:

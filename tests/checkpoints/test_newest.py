@@ -106,7 +106,7 @@ def test_a_cascade_that_is_there_comes_first_and_a_step_may_be_named(own):
     assert cascades.read_cascade(own / "checkpoints" / "4")[0] == own / "checkpoints" / "4"
 
 
-def test_one_command_reads_one_checkpoint_while_its_run_goes_on(own):
+def test_one_command_reads_one_checkpoint_while_its_run_continues(own):
     shutil.move(own / "checkpoints" / "4", own / "later")
     place = cascades.pinned(own)
     shutil.move(own / "later", own / "checkpoints" / "4")

@@ -148,7 +148,7 @@ def test_every_command_names_the_field_nearest_to_an_unknown_one(
     ],
     ids=["train", "distill"],
 )
-def test_a_run_is_told_what_was_overridden(command, module, recipe, tmp_path, monkeypatch):
+def test_a_run_is_given_what_was_overridden(command, module, recipe, tmp_path, monkeypatch):
     given = []
     ended = {"stage": "base", "steps": 1, "seconds": 1.0, "rounds": [{"steps": 1}]}
     run = importlib.import_module(module)

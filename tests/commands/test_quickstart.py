@@ -98,9 +98,7 @@ def judged(cascade, **options):
     return assess(cascade, **options)
 
 
-def test_a_quickstart_that_was_stopped_goes_on_and_a_finished_one_trains_nothing(
-    tmp_path, monkeypatch
-):
+def test_a_stopped_quickstart_resumes_and_a_finished_one_trains_nothing(tmp_path, monkeypatch):
     trained, distilled = [], []
     tiny_runs.trained("relay")  # by what is replaced below
 

@@ -87,7 +87,7 @@ def hashes(part: Path) -> dict:
     return tiny_runs.read_json(part / "manifest.json")
 
 
-def test_teacher_and_student_lie_in_shards(tmp_path):
+def test_teacher_and_student_are_sharded(tmp_path):
     with tiny_runs.split_small():
         work = building.build_distillation(tiny_runs.distill_config("relay"), tmp_path)
         params = building.load_stage(work, work.teacher)

@@ -111,7 +111,7 @@ def test_pairs_w_and_noise_are_drawn_as_the_round_says_and_anew_each_time(seen):
         unlike(seen.t, noise[..., 0, 0, 0])
 
 
-def test_the_teacher_is_guided_in_the_first_round_and_told_w_later(seen):
+def test_the_teacher_is_guided_in_the_first_round_and_guidance_conditioned_later(seen):
     rows = 2 * UPDATES * hn.BATCH * (1 if seen.teacher_w_dim else 2)
     assert sum(len(asked["x"]) for asked in seen.asked) == rows
     for asked, t, w in zip(seen.asked, seen.t, seen.w, strict=True):

@@ -200,12 +200,12 @@ def test_a_teacher_that_fits(changes, words):
         ),
     ],
 )
-def test_a_student_that_cannot_go_on(changes, said):
+def test_a_student_that_cannot_be_distilled_further(changes, said):
     with pytest.raises(InputError) as e:
         check_student(plain("base"), described.stage("base", **changes), "HERE")
     assert str(e.value) == said
 
 
 @pytest.mark.parametrize("w", [(2.0, 3.0), None])
-def test_a_student_that_can_go_on(w):
+def test_a_student_that_can_be_distilled_further(w):
     check_student(plain("base"), described.stage("base", **told(2, w)), "HERE")

@@ -83,7 +83,7 @@ def stopped(tmp_path_factory):
     return run
 
 
-def test_sigterm_inside_a_round_saves_exits_0_and_goes_on(stopped):
+def test_sigterm_inside_a_round_saves_exits_0_and_resumes(stopped):
     assert stopped.seen.updates == [(1, n) for n in (1, 2, 3, 4)] + [(2, 1), (2, 2)]
     assert stopped.saved[-1] == 2
     assert stopped.later.updates == [(2, 3), (2, 4)]
@@ -170,7 +170,7 @@ def going_on(workdir: Path, student: Path, w: str) -> Hollow:
     return run
 
 
-def test_a_student_goes_on_from_its_own_weights_and_may_learn_another_range(
+def test_a_student_continues_from_its_own_weights_and_may_learn_another_range(
     stopped, tmp_path, capsys
 ):
     student = tmp_path / "student"

@@ -102,7 +102,7 @@ def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places,
     assert len(pictures(places[name], tmp_path / "d", "--steps", free)) == 2
 
 
-def test_w_is_what_the_model_is_told(places):
+def test_the_model_is_conditioned_on_w(places):
     """A single step to the end lands on x̂0: the model itself, told w, at the grid's first point.
 
     An image may have its own w.

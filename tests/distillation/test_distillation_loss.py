@@ -179,7 +179,7 @@ def test_who_is_shown_what(teacher_w_dim):
             )
 
 
-def test_a_model_without_w_is_told_none():
+def test_a_model_without_w_gets_none():
     cond = {"text": normal(0, (B, 5, 3))}
     assert with_guidance(cond, jnp.full(B, 7.5), 0) is cond
     assert set(with_guidance(cond, jnp.full(B, 7.5), W_DIM)) == {"text", "w"}

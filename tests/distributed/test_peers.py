@@ -79,7 +79,7 @@ def test_a_process_that_dies_before_its_first_step_is_named_to_those_who_wait_fo
     assert run.store.passes <= 10 * LOOKS  # of a tenth of the interval each
 
 
-def test_an_error_that_the_death_of_another_brings_is_not_told_before_the_death(monkeypatch):
+def test_an_error_caused_by_the_death_of_a_peer_is_not_reported_before_the_death(monkeypatch):
     run = Deciding(monkeypatch, dies=True)
     run.peers.suspect(RuntimeError("Gloo: Connection reset by peer"))
     assert run.peers._closed.is_set()  # the process has ended

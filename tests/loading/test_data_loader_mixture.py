@@ -212,7 +212,7 @@ def test_buckets_that_cannot_be_are_refused(text):
         bucket_sizes.parse(text, 511)
 
 
-def test_sizes_lie_beside_the_records_and_are_made_where_they_are_not(data, tmp_path):
+def test_sizes_are_stored_beside_the_records_and_made_if_missing(data, tmp_path):
     records = open_records(data / "a")
     right = np.array([(r["height"], r["width"]) for r in records])
     assert np.array_equal(read_sizes(data / "a", 23), right)

@@ -86,7 +86,7 @@ def test_what_stands_in_for_a_damaged_record_has_its_draws():
     assert passing["index"].tolist() == expected
 
 
-def test_a_companion_s_caption_is_chosen_by_the_draw_of_the_crop_s():
+def test_the_caption_of_a_cached_example_is_chosen_by_the_draw_of_the_crop_s():
     """The fifth of five, as where pixels are cropped: a run with a companion has the captions of
     the run without one.
     """

@@ -85,7 +85,7 @@ def test_other_captions_stay_as_they_were(t5):
         assert t5([text])[0].tolist() == plain["input_ids"]
 
 
-def test_words_that_no_caption_had_are_told(scenes):
+def test_words_that_no_caption_had_are_named(scenes):
     assert scenes.unknown(["a photo of a cat"]) == ["photo", "cat"]
     prompts = ["A RED dog, on the left", "bicycles and a dog", "\U0001f431 a gray 猫", "7 circles!"]
     assert scenes.unknown(prompts) == ["dog", "bicycles", "\U0001f431", "gray", "猫", "7"]

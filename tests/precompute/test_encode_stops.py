@@ -92,7 +92,7 @@ def test_two_processes_make_the_whole_between_them(tmp_path):
     assert contents(out) == whole
 
 
-def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, monkeypatch):
+def test_a_signal_ends_it_and_the_same_command_resumes(tmp_path, monkeypatch):
     write, count = shard.write, 0
 
     def signalled(*args, **options):

@@ -130,7 +130,7 @@ def test_a_base_has_the_same_batches_from_the_relay_s_feature_cache(cheap, monke
         )
 
 
-def test_a_cached_run_goes_on_where_it_was_and_leaves_a_whole_cascade(cheap, tmp_path, monkeypatch):
+def test_a_cached_run_resumes_and_writes_a_whole_cascade(cheap, tmp_path, monkeypatch):
     loaded = []
     load = frozen.load_params
     monkeypatch.setattr(frozen, "load_params", lambda *args: loaded.append(args[2]) or load(*args))

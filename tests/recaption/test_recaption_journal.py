@@ -14,7 +14,7 @@ RECORD = make_record(encode_png(np.zeros((8, 8, 3), np.uint8)), "old", key="k")
 ASKED = {"model": "m", "dialogue": {"turns": ["a", "b", "c"]}, "max_tokens": 10}
 
 
-def test_the_journal_goes_on_after_a_torn_line(tmp_path):
+def test_the_journal_continues_after_a_torn_line(tmp_path):
     name = identify(RECORD)
     with Journal(tmp_path, ASKED, turns=3) as journal:
         journal.write(RECORD, name, 0, Answer("σ\u2028one", Tokens(10, 2)), 1)

@@ -91,7 +91,7 @@ def response(content="A cat.", finish="stop", usage=None, **message):
     ).encode()
 
 
-def test_answers_are_told_from_what_is_none():
+def test_answers_are_distinguished_from_refusals():
     counted = {"prompt_tokens": 7, "completion_tokens": 3}
     assert read_answer(response(" A cat.\n\n On a mat. ", usage=counted), last=True) == Answer(
         "A cat. On a mat.", Tokens(7, 3)

@@ -185,7 +185,7 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
     )
 
 
-def test_a_sampler_attends_as_it_is_told():
+def test_a_sampler_uses_the_attention_that_it_is_given():
     """XLA's logits of 1024² are gigabytes: where there is a kernel sampling has to take it too."""
     seen = []
     params, shapes = stage_shapes()

@@ -44,7 +44,7 @@ def placed(mesh, kind):
 
 @pytest.mark.parametrize("kind", ["base", "relay"])
 @pytest.mark.parametrize("mesh", [None, {"data": 2, "context": 2}])
-def test_steps_are_told_and_the_latents_are_the_same(mesh, kind, monkeypatch):
+def test_steps_are_reported_and_the_latents_are_the_same(mesh, kind, monkeypatch):
     mesh = mesh and make_mesh(**mesh, devices=jax.devices()[:4])
     monkeypatch.setattr(stage_sampler, "EVERY", 0.0)  # after every step
     stage = described.stage(kind, model=FIELDS)

@@ -82,7 +82,7 @@ def test_altered_changes_that_property_alone():
                 assert now["background"] == was["background"]
 
 
-def test_altered_knows_what_cannot_be_told_apart():
+def test_altered_knows_which_values_are_indistinguishable():
     text = (
         "a large red circle on the left and a large red striped circle on the right, white"
         " background"

@@ -28,7 +28,7 @@ from data_pipeline.scenes import dataset
 
 @pytest.mark.filterwarnings("ignore:.*Event loop is closed:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["disk", "limit"])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(kind, tmp_path, capsys):
+def test_a_full_disk_is_one_line_and_the_run_resumes_when_there_is_room(kind, tmp_path, capsys):
     cadence = dataclasses.replace(CADENCE, keep=2)
     expected = toy(tmp_path / "whole", width=20_000, cadence=cadence)
     files = [

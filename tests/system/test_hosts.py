@@ -131,7 +131,7 @@ def test_one_device_and_eight_and_two_processes_train_the_same(alone, two, tmp_p
 
 
 @pytest.mark.parametrize("devices", [8, 4, 1])
-def test_what_two_processes_saved_one_goes_on_with(devices, alone, two):
+def test_one_process_resumes_from_what_two_saved(devices, alone, two):
     _, like, data, *_ = many_runs.pieces(mesh(devices))
     manager = runs.open_manager(two / "checkpoints")
     state = runs.restore(manager, STEPS, like, data)
@@ -191,7 +191,7 @@ def test_an_error_in_one_process_ends_the_others_with_its_words(tmp_path):
     assert its.count("ZeroDivisionError: nothing divides by zero") == 1
 
 
-def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(alone, tmp_path):
+def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_resumes(alone, tmp_path):
     ended = many_runs.start(tmp_path, 1000, pause=0.05, what="SIGTERM", who=1, at=4)
     assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
     (step,) = runs.steps(tmp_path / "checkpoints")
@@ -207,7 +207,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_one_goes_on(al
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(alone, tmp_path):
+def test_two_processes_resume_where_one_stopped(alone, tmp_path):
     workdir = shutil.copytree(alone[0], tmp_path / "w")
     ended = many_runs.start(workdir, STEPS + 2)
     assert [code for code, _ in ended] == [0, 0], ended

@@ -158,7 +158,7 @@ def test_gke_options(gke, capsys):
     assert "cloud.google.com/gke-spot" in {toleration["key"] for toleration in pod["tolerations"]}
 
 
-def test_gke_processes_on_gpus_are_told_their_places(gke, capsys):
+def test_gke_processes_on_gpus_get_their_ranks(gke, capsys):
     """Kubernetes puts $(JOBSET) in: JobSet's name for the first pod is NAME-JOB-0-0.NAME."""
     job, _, container = parts(printed(gke, capsys, "--topology=h100:4x8x1"))
     variables = {variable["name"]: variable for variable in container["env"]}

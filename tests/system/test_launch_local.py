@@ -32,7 +32,7 @@ def test_local_processes_are_one_run(tmp_path):
     ] * 2
 
 
-def test_local_one_process_is_not_told_of_others():
+def test_local_a_single_process_gets_no_coordinator():
     done = run("local.sh", "--", "bash", "-c", "env; exit 0")
     assert done.returncode == 0
     assert not [
@@ -97,7 +97,7 @@ def test_local_starts_nothing_again_where_any_process_was_refused(tmp_path):
     assert "again" not in done.stderr
 
 
-def test_local_goes_on_after_one_failure(tmp_path):
+def test_local_continues_after_one_failure(tmp_path):
     fails_once = f"if mkdir {tmp_path}/$JAX_PROCESS_ID; then exit 3; fi; echo $JAX_PROCESS_ID"
     done = run("local.sh", "-n", "2", "--", "bash", "-c", fails_once)
     assert done.returncode == 0, done.stderr

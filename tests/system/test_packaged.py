@@ -116,7 +116,7 @@ def test_what_is_there_wins(packaged, source):
 
 
 @pytest.mark.parametrize("path", ["other", "tiny/base", "runs/tiny", "../installed/none", "..", ""])
-def test_an_unknown_name_is_told_what_there_is(path, packaged):
+def test_an_unknown_name_lists_the_known_ones(path, packaged):
     assert error(path).endswith("or one that is installed: tiny")
 
 

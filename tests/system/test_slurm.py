@@ -140,7 +140,7 @@ def test_cancelled_it_is_not_queued_again(slurm, tmp_path):
     assert "back to the queue" not in job.log
 
 
-def test_tasks_told_to_stop_end_the_job(slurm, tmp_path):
+def test_tasks_that_are_signalled_end_the_job(slurm, tmp_path):
     job = Job(slurm, tmp_path, *patient())
     job.until_up()
     slurm.run("scancel", "--signal=TERM", job.number)

@@ -160,7 +160,7 @@ WITH_STAND_IN = (
 )
 
 
-def test_points_run_one_after_the_other_and_go_on_where_they_were_stopped(tmp_path):
+def test_points_run_one_after_the_other_and_resume(tmp_path):
     program = tmp_path / "python"
     program.write_text(STAND_IN)
     program.chmod(0o755)

@@ -141,7 +141,7 @@ def test_a_cascade_draws_the_same_pictures():
         assert np.abs(ours - theirs).max() <= LEVELS, name
 
 
-def test_a_run_goes_on():
+def test_a_run_resumes():
     """By the step that the earlier version takes next: the same parameters, moments and records."""
     shutil.copytree("base", "later")
     fields = ("data.path=scenes", "cascade=vae", "train.steps=3")

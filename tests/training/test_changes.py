@@ -115,7 +115,7 @@ def test_of_a_round_rate_and_length_may_change_and_what_is_learned_may_not(entry
 @pytest.mark.parametrize("name", ["data.path", "cascade", "data.cache", "objective.perceptual"])
 @pytest.mark.parametrize("moved", [True, False])
 @pytest.mark.parametrize("same", [True, False])
-def test_what_lies_at_a_path_decides_and_not_the_path(name, moved, same):
+def test_the_content_of_a_path_decides_and_not_the_path(name, moved, same):
     field, known = name.replace(".", "__"), {name: "what lay there"}
     then = {"config": asked(**{field: "old"}).recipe, "inputs": known}
     inputs = known if same else {name: "something else"}

@@ -102,7 +102,7 @@ def test_a_checkpoint_of_eight_devices_restores_onto_other_meshes(data, fsdp, tm
     assert_equal(named_leaves(state), leaves(workdir, tiny_runs.STEPS))
 
 
-def test_a_run_of_eight_devices_goes_on_on_one_for_more_steps(tmp_path):
+def test_a_run_of_eight_devices_resumes_on_one_for_more_steps(tmp_path):
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
     before = read_lines(workdir / "metrics.jsonl")
     with tiny_runs.devices(1):

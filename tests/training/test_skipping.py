@@ -127,7 +127,7 @@ def test_more_in_a_row_than_are_allowed_end_the_run_with_the_last_good_checkpoin
     assert_equal(params(tmp_path / "many", 4), params(tmp_path / "many", 2))
 
 
-def test_the_row_goes_on_where_the_run_does(tmp_path):
+def test_skipped_updates_in_a_row_are_counted_across_a_restart(tmp_path):
     skip = Skip(2)
     stopped = dataclasses.replace(EACH, steps=4)
     skip_toy(tmp_path, {3: "nan", 4: "nan"}, skip=skip, cadence=stopped)

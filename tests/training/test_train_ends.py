@@ -114,7 +114,7 @@ def test_a_huge_learning_rate_reaches_no_checkpoint(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_run_goes_on_from_its_checkpoint_and_its_metrics_have_no_step_twice(tmp_path):
+def test_a_run_resumes_from_its_checkpoint_and_its_metrics_have_no_step_twice(tmp_path):
     whole = toy(tmp_path / "a")
     toy(tmp_path / "b", cadence=dataclasses.replace(CADENCE, steps=5))
     resumed = toy(tmp_path / "b")

@@ -86,7 +86,7 @@ def test_the_autoencoder_has_a_step_for_each_size_too(data, tmp_path, monkeypatc
     assert [SIZES[number] for number in taken] == [batch["image"].shape[1:3] for batch in batches]
 
 
-def test_a_run_of_several_sizes_goes_on_as_if_it_had_not_stopped(data, tmp_path):
+def test_a_run_of_several_sizes_resumes_as_if_it_had_not_stopped(data, tmp_path):
     def run(workdir, steps, threads):
         mixed = Mixture(
             [open_records(data / "square"), open_records(data / "wide")], [1, 2], "both"
@@ -194,7 +194,7 @@ class Numbers:
         return {"next_index": self.next}
 
 
-def test_what_is_fetched_ahead_is_not_counted_as_taken():
+def test_a_prefetched_batch_is_not_counted_as_taken():
     placed = []
     batches = Prefetch(Numbers(), lambda x: placed.append(x) or 10 * x)
     assert next(batches) == 0

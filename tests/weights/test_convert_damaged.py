@@ -229,7 +229,7 @@ def lying(path: Path, **changes) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["shape", "offsets", "length", "truncated", "empty", "text"])
-def test_a_safetensors_header_that_lies_about_sizes(kind, tmp_path):
+def test_a_safetensors_header_with_wrong_sizes(kind, tmp_path):
     path = tmp_path / "u.safetensors"
     if kind == "shape":
         lying(path, shape=[10**6, 10**6])

@@ -98,7 +98,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
 
 
 @pytest.mark.slow
-def test_the_train_command_goes_on_from_released_weights(tmp_path):
+def test_the_train_command_continues_from_released_weights(tmp_path):
     """The run's own cascade brings the parts it stood on."""
     training.run(
         config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run"

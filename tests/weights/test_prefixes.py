@@ -59,7 +59,7 @@ def test_wrappers_inside_names_are_left_out(kind):
     assert found == PREFIX[kind]
 
 
-def test_an_average_beside_the_model_is_told_and_not_taken():
+def test_an_average_beside_the_model_is_named_and_not_taken():
     names = NAMES["unet"]
     tensors = leaves([f"net.{n}" for n in names] + [f"ema.net.{n}" for n in names] + ["loss.x"])
     own, others, found = pick(tensors, "unet", "--unet f.pt")
