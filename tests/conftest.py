@@ -1,5 +1,6 @@
-"""Eight CPU devices, set before the first use of a backend, and a compile cache that survives
-between runs.
+"""Configure pytest: eight CPU devices and a compilation cache that is kept between sessions.
+
+The devices are set before a backend is used for the first time.
 """
 
 import gc

@@ -1,5 +1,7 @@
-"""What `cv3jax compile` compiles, without data, weights or devices, is what runs: the same
-arguments, and they lie where they will.
+"""Test that `cv3jax compile` compiles the programs that a run executes.
+
+It has neither data nor weights nor devices, but the arguments have the same shapes, dtypes and
+shardings as in a run.
 """
 
 import jax

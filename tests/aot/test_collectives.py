@@ -1,5 +1,7 @@
-"""Collectives read from the text of compiled modules: their groups and bytes, and which of them are
-of parameters; in the forms that the compilers print, and in real CPU ones.
+"""Test how collectives are read from the text of compiled modules.
+
+The tests check groups, bytes, and which collectives are of parameters. They use the forms that
+compilers print, and modules compiled for the CPU.
 """
 
 import itertools

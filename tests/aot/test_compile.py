@@ -1,6 +1,4 @@
-"""`cv3jax compile`: what it prints, writes and tells by its exit code, its estimates, its progress,
-and what it refuses.
-"""
+"""Test `cv3jax compile`: output, exit codes, estimates, progress and refusals."""
 
 import io
 import json

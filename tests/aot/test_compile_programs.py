@@ -1,5 +1,6 @@
-"""Small programs compiled for TPUs and GPUs that are not here: what is said of their memory and
-collectives.
+"""Test the reported memory and collectives of small programs compiled ahead of time.
+
+They are compiled for TPUs and GPUs that the machine does not have.
 """
 
 import io

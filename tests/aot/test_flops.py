@@ -1,4 +1,4 @@
-"""The FLOP count: its rules one by one, against closed formulas."""
+"""Test each rule of the FLOP count against a closed formula."""
 
 import functools
 

@@ -1,5 +1,6 @@
-"""The FLOP count of the released UNet, its gradient and its rematerialisation, against closed
-formulas written out by hand here.
+"""Test the FLOP count of the released UNet against formulas written out here.
+
+Its gradient and its rematerialisation are counted too.
 """
 
 import functools

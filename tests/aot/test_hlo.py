@@ -1,5 +1,6 @@
-"""The text of compiled modules read: loops and how often they run, shapes, and the memory traffic,
-in the forms that the compilers print.
+"""Test how the text of compiled modules is read: loops, trip counts, shapes and traffic.
+
+The texts have the forms that the compilers print.
 """
 
 from pathlib import Path

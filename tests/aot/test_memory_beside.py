@@ -1,5 +1,6 @@
-"""What `cv3jax compile` adds to a program: what a run holds beside it, and how much of a GPU there
-is.
+"""Test the memory that `cv3jax compile` adds to a program's own.
+
+It adds what a run holds in addition to the program, and compares the sum with the device's memory.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Hardware by name, its figures, and the roofline over them."""
+"""Test the descriptions of hardware by name, their figures and the roofline."""
 
 import importlib.util
 import itertools

@@ -1,5 +1,6 @@
-"""Lists of blocked sources as editors, spreadsheets and other tools write them, and URLs that try
-to look like others.
+"""Test lists of blocked sources in the forms that other programs write.
+
+URLs that imitate other URLs are tested too.
 """
 
 import pytest

@@ -1,5 +1,7 @@
-"""`cv3jax data build` against planted faults: what it finds, what it counts, and that neither
-order, kills nor processes change a byte.
+"""Test `cv3jax data build` against planted faults.
+
+The tests check what it finds and counts. They also check that the order of shards, kills and the
+number of processes do not change the output.
 """
 
 import contextlib

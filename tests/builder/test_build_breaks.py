@@ -1,6 +1,4 @@
-"""What `cv3jax data build` makes of tars that break off, damaged images, keys that meet and inputs
-that change meanwhile.
-"""
+"""Test `cv3jax data build` on truncated tars, damaged images, equal keys and changed inputs."""
 
 import io
 import tarfile

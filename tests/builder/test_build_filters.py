@@ -1,6 +1,4 @@
-"""Each filter of `cv3jax data build` by itself: what it drops, under which reason, and how its
-settings are refused.
-"""
+"""Test each filter of `cv3jax data build` alone: what it drops, the reason, and its settings."""
 
 import dataclasses
 import io

@@ -1,5 +1,7 @@
-"""What `cv3jax data build` reads: parquet, metadata joined by key, folders with captions in files
-and tables, and what it refuses.
+"""Test the inputs of `cv3jax data build`.
+
+They are parquet, metadata joined by key, folders with captions in files and tables, and inputs that
+are refused.
 """
 
 import argparse

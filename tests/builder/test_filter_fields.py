@@ -1,5 +1,6 @@
-"""Each filter × each kind of source × each form of its field: what is kept, dropped or refused, and
-that nothing is neither.
+"""Test each filter with each kind of source and each form of its field.
+
+Every item must be kept, dropped or refused.
 """
 
 import json

@@ -1,5 +1,7 @@
-"""Rows of metadata for one image: what any of them says counts, and of what they disagree on the
-value that a filter drops.
+"""Test the join of several rows of metadata for one image.
+
+A field may come from any row. If rows disagree, the value counts that makes the filter drop the
+image.
 """
 
 import pyarrow

@@ -1,5 +1,6 @@
-"""A machine that fails while a build reads is told of in one line and ends it: no image, tar or
-parquet file counts as damaged, and the same command then goes on.
+"""Test that an error of the machine ends a build in one line.
+
+No image, tar or parquet file may count as damaged because of it, and the same command must resume.
 """
 
 import builtins

@@ -1,4 +1,4 @@
-"""Images of several captions through a build: each is judged, and what passes is kept."""
+"""Test builds of images with several captions: each caption is judged alone."""
 
 import json
 

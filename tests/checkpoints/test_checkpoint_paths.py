@@ -1,4 +1,4 @@
-"""Where checkpoints may be, and that one which could not be read again never gets its name."""
+"""Test the paths of checkpoints, and that an incomplete checkpoint never gets its final name."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What is read of a cascade.json, and that it is written as it was."""
+"""Test reading and writing of cascade.json."""
 
 import dataclasses
 import json

@@ -1,5 +1,6 @@
-"""Damaged checkpoints and two runs on one workdir: refused by name before anything changes, and
-passed over only when asked.
+"""Test damaged checkpoints and two runs in one workdir.
+
+Both are refused by name before anything changes. A damaged checkpoint is skipped only on request.
 """
 
 import dataclasses

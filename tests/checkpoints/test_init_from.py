@@ -1,4 +1,4 @@
-"""A part that cannot start another says which fields differ, and what would fit."""
+"""Test that an unsuitable `init_from` is refused with the fields that differ."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a manifest says of its directory: whole, or which file is not what was written."""
+"""Test that a manifest detects every change of its directory and names the file."""
 
 import json
 

@@ -1,5 +1,6 @@
-"""A run without a cascade is read from its newest checkpoint, by everything that reads cascades:
-its EMA beside the parts that it stands on.
+"""Test that commands read the newest checkpoint of a run that has no cascade yet.
+
+They read its EMA, and the other parts from the cascade that the run is based on.
 """
 
 import dataclasses

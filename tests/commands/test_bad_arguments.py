@@ -1,5 +1,6 @@
-"""Bad arguments of every command end in one line that names them and what would be right, exit 2,
-nothing written and no traceback.
+"""Test that bad arguments of every command end in one line and exit code 2.
+
+The line names the argument and what would be right. Nothing is written and there is no traceback.
 """
 
 import pytest

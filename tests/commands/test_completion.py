@@ -1,4 +1,4 @@
-"""Completion by Tab, as argcomplete asks for it: commands, flags, values; without JAX."""
+"""Test shell completion by argcomplete: commands, flags and values, without importing JAX."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`cv3jax config` prints every field of a recipe, quickly, and as JSON and Markdown."""
+"""Test that `cv3jax config` prints every field of a recipe, as text, JSON and Markdown."""
 
 import importlib
 import json

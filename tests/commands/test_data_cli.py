@@ -1,4 +1,4 @@
-"""`cv3jax data …` and the emoji example, as a user calls them."""
+"""Test `cv3jax data …` and the emoji example as commands."""
 
 import errno
 import importlib.util

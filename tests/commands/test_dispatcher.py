@@ -1,4 +1,4 @@
-"""What every command starts with: the dispatcher, and the flag that is added for XLA on CPUs."""
+"""Test the dispatcher of commands and the flag that it adds for XLA on CPUs."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""The flags of all commands: how they are written, one name for a meaning, and what --help says."""
+"""Test the flags of all commands: spelling, one name for one meaning, and --help."""
 
 import argparse
 import itertools

@@ -1,6 +1,4 @@
-"""What --help and a mistake import: whoever asks for a flag, or misspells one, need not wait for
-JAX and the libraries of a run.
-"""
+"""Test that --help and wrong arguments import neither JAX nor the libraries of a run."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`--json FILE` and `--json -`: the figures of every command, and nothing else on stdout."""
+"""Test `--json FILE` and `--json -`: every command prints its figures, and only them on stdout."""
 
 import importlib
 import json

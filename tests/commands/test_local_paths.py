@@ -1,5 +1,6 @@
-"""Addresses and names that a shell left alone are refused in one line by every flag and field that
-takes a path: to the system each is the name of a folder below this one.
+"""Test that URLs and unexpanded names are refused by every flag and field that takes a path.
+
+The system would take each of them for the name of a folder in the current directory.
 """
 
 import itertools

@@ -1,6 +1,4 @@
-"""The quickstart: stopped it goes on, finished it trains nothing, what it measures with, and all of
-it as a user runs it.
-"""
+"""Test the quickstart: restarts, what it measures, and a whole run as a command."""
 
 import dataclasses
 import json

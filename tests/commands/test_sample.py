@@ -1,5 +1,7 @@
-"""Sampling: a picture depends on its prompt and seed alone, the command leaves what it says, every
-doubling is one relay pass.
+"""Test `cv3jax sample`.
+
+A picture depends only on its prompt and seed. The command writes the files that it prints. Every
+doubling of the size is one relay pass.
 """
 
 import json

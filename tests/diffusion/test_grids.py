@@ -1,5 +1,6 @@
-"""The schedule's tables and the grids of sampling: the released points, what they decrease or rise
-to, and what is refused.
+"""Test the schedule's tables and the sampling grids.
+
+The tests check the released points, their limits and order, and refused arguments.
 """
 
 import jax.numpy as jnp

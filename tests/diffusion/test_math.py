@@ -1,5 +1,6 @@
-"""Identities of diffusion, denoiser and losses, against NumPy in float64 or against themselves;
-test_math_sampler.py has the sampler's, test_grids.py the grids'.
+"""Test identities of diffusion, denoiser and losses, in float64 against NumPy.
+
+test_math_sampler.py tests the sampler, test_grids.py the grids.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Identities of the sampler, in float64 unless they are statistical."""
+"""Test identities of the sampler, in float64 unless they are statistical."""
 
 import functools
 import itertools

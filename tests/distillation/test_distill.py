@@ -1,6 +1,4 @@
-"""`cv3jax distill`: what its rounds leave and compile, which weights it keeps, and what a student
-has to be before it begins.
-"""
+"""Test `cv3jax distill`: outputs, compilations, which weights are kept, and the first checks."""
 
 from pathlib import Path
 

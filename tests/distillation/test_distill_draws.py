@@ -1,5 +1,6 @@
-"""What a distillation's rounds draw at random and what its recipe says of them, seen by the
-networks of its real programs, which are hollow (hollow_networks.py).
+"""Test the random draws of a distillation's rounds and the effect of its recipe's fields.
+
+The real programs run with hollow networks (hollow_networks.py), which record their inputs.
 """
 
 from pathlib import Path

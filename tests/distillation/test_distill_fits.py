@@ -1,4 +1,4 @@
-"""Which rounds, teachers and students a distillation may have, and what is said of the others."""
+"""Test which rounds, teachers and students a distillation accepts, and its messages."""
 
 import described
 import pytest

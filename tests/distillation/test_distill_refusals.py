@@ -1,6 +1,4 @@
-"""What `cv3jax distill` cannot distill it refuses in one line that says what would be right, before
-anything is written.
-"""
+"""Test that `cv3jax distill` refuses unsuitable input in one line before it writes anything."""
 
 import dataclasses
 import shutil

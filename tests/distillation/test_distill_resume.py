@@ -1,5 +1,6 @@
-"""A distillation that is killed goes on to the bit, and one device trains as eight do: with a
-teacher as small as a UNet can be.
+"""Test that a killed distillation resumes bit-exactly, and that eight devices train as one.
+
+The teacher is as small as a UNet can be.
 """
 
 import dataclasses

@@ -1,5 +1,7 @@
-"""The rounds of `cv3jax distill` in runs that cost little: where each begins, which weights it
-keeps, a stop on request and on divergence.
+"""Test the rounds of `cv3jax distill` in cheap runs.
+
+The tests check where each round begins, which weights it keeps, and that it stops on request and on
+divergence.
 """
 
 import os

@@ -1,5 +1,7 @@
-"""Sampling with distilled stages: alone and beside undistilled ones, told w, and never with what
-they were not trained for.
+"""Test sampling with distilled stages, alone and together with undistilled ones.
+
+Distilled stages are guidance-conditioned. They are refused for settings that they were not trained
+for.
 """
 
 import functools

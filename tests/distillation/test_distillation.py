@@ -1,6 +1,6 @@
-"""Progressive distillation, in float64: where x0* lands, and on which points a round stands.
+"""Test progressive distillation in float64: where x0* lands, and the points of a round.
 
-Its loss: test_distillation_loss.py.
+test_distillation_loss.py tests the loss.
 """
 
 import functools

@@ -1,5 +1,7 @@
-"""The loss of a distillation step, in float64: by hand, what it is with a constant teacher, and who
-is shown what.
+"""Test the loss of a distillation step in float64.
+
+It is computed by hand and with a constant teacher. The inputs of teacher and student are tested
+too.
 """
 
 import jax

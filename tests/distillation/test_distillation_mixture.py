@@ -1,5 +1,6 @@
-"""Distilling 32 → 16 → 8 → 4 steps on a one-dimensional Gaussian mixture, whose best denoiser is
-known in closed form.
+"""Test distillation from 32 to 4 steps on a one-dimensional Gaussian mixture.
+
+The best denoiser of the mixture is known in closed form.
 """
 
 import functools

@@ -1,6 +1,4 @@
-"""The step of a distillation's round: one compilation for rounds of a kind, what is drawn, and the
-pace.
-"""
+"""Test the step of a distillation's round: compilations, draws, learning rate and EMA."""
 
 import dataclasses
 

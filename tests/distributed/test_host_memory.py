@@ -1,4 +1,7 @@
-"""What a process may still take of its host: as much as is free, or as its nearest limit leaves."""
+"""Test how much memory of its host a process may still take.
+
+That is the free memory, or the rest below its nearest limit.
+"""
 
 from pathlib import Path
 

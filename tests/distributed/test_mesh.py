@@ -1,4 +1,4 @@
-"""The mesh, and what lies where on it."""
+"""Test the mesh, and how arrays are sharded over it."""
 
 import collections
 import dataclasses

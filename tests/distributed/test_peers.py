@@ -1,5 +1,6 @@
-"""The agreement on the last step while another process compiles or dies, with a store of keys in
-this process for jax.distributed's.
+"""Test the agreement on the last step while another process compiles or dies.
+
+A store of keys in this process replaces that of jax.distributed.
 """
 
 import signal

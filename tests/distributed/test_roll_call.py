@@ -1,4 +1,4 @@
-"""Processes that find each other or say who is missing, each as a thread here."""
+"""Test that processes find each other, or name the missing ones. Each is a thread here."""
 
 import socket
 import threading

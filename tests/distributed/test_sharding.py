@@ -1,4 +1,7 @@
-"""A step spread over a mesh computes what one device computes, and gathers no more than it says."""
+"""Test that a step on a mesh computes what one device computes.
+
+It must gather no more than it is planned to.
+"""
 
 import functools
 import re

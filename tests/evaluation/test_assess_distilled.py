@@ -1,5 +1,6 @@
-"""Samplers compared: the same pictures as `generate` makes, the same figures from the same sampler,
-times that add up.
+"""Test the comparison of samplers.
+
+The pictures are those of `generate`, equal samplers have equal figures, and the times add up.
 """
 
 import numpy as np

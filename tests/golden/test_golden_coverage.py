@@ -1,7 +1,7 @@
-"""Every tensor of the goldens is held by a test.
+"""Test that every tensor of the goldens is compared by a test.
 
-What a test declares it must read (golden.py sees to that when it runs), so it is enough to look at
-the declarations: this holds in any order, for any selection, and under any number of workers.
+A test fails unless it reads the keys that it declares (golden.py). So it is enough to check the
+declarations. This works in any order, for any selection of tests and with any number of workers.
 """
 
 import fnmatch

@@ -1,7 +1,7 @@
-"""Files of the release → `cv3jax convert` → `cv3jax sample`: from a prompt to the released PNG, and
-from that to one of twice the side.
+"""Test the way from released files through `cv3jax convert` and `cv3jax sample` to a PNG.
 
-What the command computes on its way is held against the goldens too.
+The picture is the released one, and one of twice its side follows. The intermediate results of the
+command are compared with the goldens too.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""The released losses and their gradients, and its training step from pixels to loss."""
+"""Test losses and gradients against the released ones, and a training step from the pixels on."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The networks, whole and in parts, hold to the released PyTorch ones."""
+"""Test that the networks and their parts compute what the released PyTorch ones compute."""
 
 import jax
 import jax.numpy as jnp

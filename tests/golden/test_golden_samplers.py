@@ -1,6 +1,6 @@
-"""Every step of the released samplers: base and relay, guided and distilled.
+"""Test every step of the released samplers: base and relay, guided and distilled.
 
-`sample`'s scan runs as a Python loop here, so that one compiled network serves all grids;
+`sample`'s scan runs as a Python loop here, so that one compiled network serves all grids.
 test_math.py runs it as a scan.
 """
 

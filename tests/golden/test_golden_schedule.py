@@ -1,4 +1,4 @@
-"""Embeddings, noise table, grids and denoiser hold to the released PyTorch code."""
+"""Test embeddings, noise table, grids and denoiser against the released PyTorch code."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,6 +1,4 @@
-"""Attention by each kernel on arrays that are drawn, with its gradients, compared, and the
-primitives of its program.
-"""
+"""Run attention kernels on random arrays, compare their outputs and inspect their programs."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,4 @@
-"""Input that no command takes, made in a directory, and the check that a command refuses it in one
-line.
-"""
+"""Make input that every command refuses, and check that a command refuses it in one line."""
 
 import gc
 import importlib

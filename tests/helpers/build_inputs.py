@@ -1,4 +1,4 @@
-"""Pictures of which no two are near, the files of one sample, and a build of such inputs."""
+"""Make pictures of which no two are near, the files of one sample, and builds of such inputs."""
 
 import io
 import json

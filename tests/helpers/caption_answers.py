@@ -1,5 +1,6 @@
-"""What a captioning endpoint makes of one request: it reads the chat, checks it as the API does,
-and answers or misbehaves as it is told (caption_server.py).
+"""Answer one request to a captioning endpoint.
+
+The chat is checked as the API checks it. The answer is right or wrong as caption_server.py asks.
 """
 
 import base64

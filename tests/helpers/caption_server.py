@@ -1,20 +1,19 @@
-"""A loopback server that answers /v1/chat/completions as the API does, misbehaves on schedule, and
-remembers every request.
+"""Serve /v1/chat/completions on loopback as the API does, with scheduled faults.
 
-Which record a request is about it reads from the image, whose red, green and blue make its number
-(`solid`), which turn from the number of answers in the chat. A schedule is a function of (record,
-turn, attempt), all from 0, that names an action:
+The server remembers every request. It reads the record's number from the image's red, green and
+blue (`solid`), and the turn from the number of answers in the chat. A schedule is a function of
+(record, turn, attempt), all from 0, that returns an action:
 
     ok, slow (after `delay` seconds), hang (never), cut (the connection ends in the middle of the
         body), malformed, empty, blank, truncated, filtered, refusal, sorry, unmeasured, huge (a
         body that does not end), control, error-in-200, or a status such as 500, 429 (with
         `retry_after`), 400, redirect
 
-Alone, with the limit and the schedule of benchmarks/recaption.py:
+It also runs alone, with the limit and the schedule of benchmarks/recaption.py:
 
     python tests/helpers/caption_server.py --limit 100
 
-It prints its address, and when standard input ends what it has seen, as JSON.
+Then it prints its address. When standard input ends, it prints all requests as JSON.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The figures of `cv3jax compile`: which there always are, and made-up ones of a step."""
+"""List the figures that `cv3jax compile` always has, and make up those of a step."""
 
 FIELDS = {
     "fits",

@@ -1,4 +1,4 @@
-"""Descriptions of stages, for tests of what reads them."""
+"""Make descriptions of stages for tests of the code that reads them."""
 
 from typing import Any
 

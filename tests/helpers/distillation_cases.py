@@ -1,5 +1,6 @@
-"""What the tests of distillation's mathematics share: grids, random arrays, a nonlinear denoiser,
-the sampler's own steps. In float64.
+"""Provide grids, arrays, a denoiser and sampler steps for the mathematics of distillation.
+
+All of them are in float64.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A round of a small student and its teacher: its batch, its keys and its loss, in float64."""
+"""Make a round of a small student and its teacher in float64: batch, keys and loss."""
 
 import jax
 import jax.numpy as jnp

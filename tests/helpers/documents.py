@@ -1,4 +1,4 @@
-"""The documents as a reader sees them: sections, tables, and the commands and commits they name."""
+"""Read the documents: sections, tables, and the commands and commits that they name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Scenes for the judge: drawn ones, a pair of which one is changed, and shapes."""
+"""Draw scenes for tests of the judge: drawn ones, changed pairs, and shapes."""
 
 import dataclasses
 

@@ -1,5 +1,6 @@
-"""A small dataset with recaptions on some of its records, the tiny recipes that train on it, and
-feature caches of it, each made once.
+"""Make a small dataset, tiny recipes that train on it, and feature caches of it.
+
+Some of the records have recaptions. Each thing is made once.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""How a run that meets a fault ends, and what it leaves to compare."""
+"""Return how a run with a fault ends, and compare what it writes."""
 
 import jax
 import pytest

@@ -1,5 +1,7 @@
-"""Two captioned images, one good and one in question, written as each kind of source with a field
-in each form; and what a build decides on them, without its runner.
+"""Write two captioned images as each kind of source with a field in each form.
+
+One image is good; the other may be dropped because of the field. A build's decision on them is
+computed without its runner.
 """
 
 import collections

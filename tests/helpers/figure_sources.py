@@ -1,5 +1,6 @@
-"""What the documents must say, worked out from the result files: pairs of a document and a
-sentence or a table's row.
+"""Compute from result files what the documents must say.
+
+Each function yields pairs of a document and a sentence or table row.
 """
 
 import re

@@ -1,10 +1,8 @@
-"""The tensors of the released PyTorch model that the port is held against: reading them, and
-comparing.
+"""Read the tensors of the released PyTorch model, and compare arrays with them.
 
-A test says with `@reads` which keys are its own. It is run once per preset and case, and fails
-unless it reads every one of them and no other; so `DECLARED` is the list of keys that tests read,
-whatever selection of them runs in whatever order. test_golden_coverage.py holds it against the
-files.
+A test declares the keys that it reads with `@reads`. It runs once per preset and case, and fails
+unless it reads every declared key and no other. So `DECLARED` is the list of keys that tests read,
+for any selection and order of tests. test_golden_coverage.py compares it with the files.
 """
 
 import fnmatch

@@ -1,5 +1,6 @@
-"""The models of the golden presets in float32, from checkpoints that `cv3jax convert` makes, and
-ways to run them that compile little.
+"""Load the models of the golden presets in float32 from converted checkpoints.
+
+The functions here run them with few compilations.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The weights that belong to the golden tensors.
+"""Generate the weights that belong to the golden tensors.
 
 Each is a pure function of seed, file, name and shape, so none is stored.
 """

@@ -1,7 +1,7 @@
-"""The real programs of a run behind networks that cost nothing: an answer is one parameter, and
-what is asked can be read.
+"""Replace a run's networks by hollow ones that cost nothing and record their inputs.
 
-Encode, draws, losses, optimizer and EMA are those of a run; only what the networks compute is gone.
+A hollow network returns one parameter. Encoding, draws, losses, optimizer and EMA are those of a
+real run; only the networks' computation is missing.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
-"""Distillation runs in which all is real but what costs seconds: an update adds 1 to the EMA, and
-distances are what a test says.
+"""Run distillations without the parts that take seconds.
+
+An update adds 1 to the EMA, and distances are given by the test. All else is real.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A stage's sampler behind which there is no network."""
+"""Make a stage's sampler that has no network."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Images and tars of them, as folders and shards of captioned images hold them."""
+"""Make images and tars of them in the form of captioned image folders and shards."""
 
 import io
 import tarfile

@@ -1,5 +1,6 @@
-"""The scripts of launch/ run in processes that can be signalled, and a command for them that takes
-its time to end.
+"""Run the scripts of launch/ in processes that can be signalled.
+
+They run a command that takes some time to end.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Loaders from flat keywords, for tests that change one setting at a time."""
+"""Make loaders from flat keywords, for tests that change one setting at a time."""
 
 import dataclasses
 

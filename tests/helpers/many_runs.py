@@ -1,8 +1,8 @@
-"""Training by many processes, at the smallest size: the real loop, loader, mesh, layout,
-checkpoints and peers around five matrices.
+"""Train with many processes at the smallest size.
 
-`start(...)` runs this file in N processes; `train(...)` is what each of them does, and what a test
-does in its own.
+Loop, loader, mesh, sharding, checkpoints and peers are real; the model is five matrices.
+`start(...)` runs this file in N processes. `train(...)` is what each of them runs, and a test may
+call it too.
 """
 
 import argparse

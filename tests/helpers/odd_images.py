@@ -1,5 +1,6 @@
-"""Image files byte by byte, with what image libraries do not write themselves: EXIF tags of the
-wrong type, PNG chunks, colour profiles.
+"""Write image files byte by byte that image libraries cannot write.
+
+They have EXIF tags of the wrong type, PNG chunks or colour profiles.
 """
 
 import io

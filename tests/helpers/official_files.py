@@ -1,4 +1,4 @@
-"""Configurations with the keys that the released ones have."""
+"""Make configurations with the keys of the released ones."""
 
 import yaml
 

@@ -1,4 +1,4 @@
-"""A painter in place of a cascade, the prompts it is given, and the files it leaves."""
+"""Provide a painter in place of a cascade, prompts for it, and the files that it writes."""
 
 import hashlib
 from pathlib import Path

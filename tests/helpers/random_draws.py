@@ -1,4 +1,4 @@
-"""What random numbers must be: of their distribution, and new for every image and every update."""
+"""Check the distribution of random draws, and that every image and update has new ones."""
 
 import numpy as np
 

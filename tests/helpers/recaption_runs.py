@@ -1,6 +1,4 @@
-"""How many records and turns the tests of recaptioning runs have, and what stands in their
-journals.
-"""
+"""Provide the sizes of recaptioning test runs, and read their journals."""
 
 import json
 

@@ -1,5 +1,6 @@
-"""The micro preset's weights in the many forms that people have such weights in, and what a
-conversion of them holds.
+"""Write the micro preset's weights in the forms in which released weights are found.
+
+Conversions of these files are read back too.
 """
 
 import functools

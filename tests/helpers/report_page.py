@@ -1,4 +1,4 @@
-"""A report that tests write as a page, a caption that tries to be HTML, and the page read back."""
+"""Provide a report, a caption that contains HTML, and a parser of the page."""
 
 from html.parser import HTMLParser
 

@@ -1,4 +1,4 @@
-"""What setup.py says, without installing anything."""
+"""Read setup.py without installing anything."""
 
 import runpy
 from pathlib import Path

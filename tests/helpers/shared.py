@@ -1,6 +1,4 @@
-"""A directory of the test session, and what the first of its processes that needs something makes
-there for all.
-"""
+"""Share what one process of the test session makes with all others, in a directory."""
 
 import contextlib
 import fcntl

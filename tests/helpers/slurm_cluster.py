@@ -1,8 +1,8 @@
-"""A private Slurm of one machine in a folder: munged, slurmctld and slurmd of Debian's slurm-wlm,
-run by whoever runs the tests.
+"""Run a private Slurm cluster of one machine in a folder.
 
-Two partitions, so that preemption can be seen: a job in `urgent` has the jobs in `normal` requeued,
-GRACE seconds after SIGTERM.
+It runs munged, slurmctld and slurmd of Debian's slurm-wlm as the user who runs the tests. It has
+two partitions for tests of preemption: a job in `urgent` has the jobs in `normal` requeued, GRACE
+seconds after SIGTERM.
 """
 
 import contextlib

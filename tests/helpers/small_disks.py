@@ -1,4 +1,4 @@
-"""A disk that is soon full."""
+"""Provide a disk that is soon full."""
 
 import contextlib
 import resource

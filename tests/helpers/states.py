@@ -1,6 +1,4 @@
-"""Train states compared leaf by leaf, bit for bit, in memory and in checkpoints, and metrics but
-for their times.
-"""
+"""Compare train states bit for bit, and metrics without their times."""
 
 from pathlib import Path
 

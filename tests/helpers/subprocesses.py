@@ -1,5 +1,6 @@
-"""Commands of cv3jax run in processes of their own, on one CPU device and with this session's
-compile cache.
+"""Run cv3jax commands in processes of their own.
+
+Each has one CPU device and this session's compilation cache.
 """
 
 import os

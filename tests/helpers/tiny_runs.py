@@ -1,9 +1,8 @@
-"""A tiny dataset and a tiny cascade trained on it, each made once a session and shared by the tests
-that need one (shared.py).
+"""Make a tiny dataset and a tiny cascade trained on it, once per session.
 
-Cached functions and not fixtures, so that helpers, fixtures and tests of any scope read the same
-one. The recipes are the shipped `:tiny` ones, on a mesh of eight devices over which their small
-parameters really are split.
+They are shared by all tests (shared.py). They are cached functions instead of fixtures, so that
+helpers, fixtures and tests of any scope use the same ones. The recipes are the shipped `:tiny`
+ones, on a mesh of eight devices that really splits their small parameters.
 """
 
 import contextlib

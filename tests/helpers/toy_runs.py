@@ -1,4 +1,4 @@
-"""The real training loop on the smallest possible stage: a linear map, in a second."""
+"""Run the real training loop on a linear map, in about a second."""
 
 import dataclasses
 from pathlib import Path

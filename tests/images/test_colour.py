@@ -1,4 +1,4 @@
-"""Embedded colour profiles: pixels become sRGB's, and what is sRGB already stays as it is."""
+"""Test embedded colour profiles: pixels become sRGB, and sRGB pixels stay unchanged."""
 
 import io
 

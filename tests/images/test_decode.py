@@ -1,5 +1,7 @@
-"""Good pixels beside odd metadata: pictures are turned by their orientation alone, transparent
-colours are those of the file's own depth, and large texts and profiles cost no picture.
+"""Test images with good pixels and odd metadata.
+
+Pictures are turned only by their orientation tag. Transparent colours have the file's own bit
+depth. Large texts and profiles do not make a picture unreadable.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""Which formats are read, and that all others are counted under their names."""
+"""Test which image formats are read, and that all others are counted by name."""
 
 import importlib
 import struct

@@ -1,4 +1,6 @@
-"""Text of contact sheets: it stays in its column, in fonts that have it, and what none has is
+"""Test the text of contact sheets.
+
+It stays in its column and uses fonts that contain its characters. Characters without a font are
 noted.
 """
 

@@ -1,6 +1,4 @@
-"""Perceptual hashes and what confirms them, on photographs and on pictures that differ in one small
-thing.
-"""
+"""Test perceptual hashes and their confirmation, on photographs and on small differences."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""What ended a command: its line and its exit code."""
+"""Test the last line and the exit code of a command that fails."""
 
 import errno
 import io

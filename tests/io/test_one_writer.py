@@ -1,4 +1,4 @@
-"""Whoever writes what appears under a name is the only one at it, whatever command it is of."""
+"""Test that one output path has only one writer at a time, for all commands."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Progress on stderr: lines in files, a line that is rewritten on terminals, and waits by name."""
+"""Test progress on stderr: lines in files, a rewritten line on terminals, and named waits."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and what is no regular file stays what it is."""
+"""Test that a file appears whole or not at all, and that special files are not replaced."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Blocks of the same lock come one after another, and its file goes with the last."""
+"""Test that holders of the same lock take turns, and that the last one removes its file."""
 
 import threading
 import time

@@ -1,4 +1,7 @@
-"""Kernels against XLA's attention, forward and gradient: Pallas's interpreted, ours for CPUs."""
+"""Test attention kernels against XLA's attention, forward and gradient.
+
+Pallas kernels run interpreted; ours for CPUs run compiled.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
-"""Which attention suits which hardware: what `auto` takes, what is refused, programs compiled for
-hardware that is not here, and cuDNN's kernel on a GPU.
+"""Test which attention kernel is used on which hardware.
+
+The tests check the choice of `auto`, refusals, programs compiled ahead of time for other hardware,
+and cuDNN's kernel on a GPU.
 """
 
 import re

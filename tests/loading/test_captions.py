@@ -1,4 +1,4 @@
-"""Which caption of a record a step sees: the recaption, or any of those that the source gave."""
+"""Test which caption of a record a step sees: the recaption or one of the source's."""
 
 import collections
 import functools

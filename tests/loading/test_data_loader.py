@@ -1,5 +1,7 @@
-"""The loader: exact resume, disjoint hosts, a new order every epoch, recaptions, crops in their
-range, and what it refuses.
+"""Test the loader.
+
+The tests check exact resume, disjoint rows of hosts, a new order in every epoch, recaptions, the
+range of crops, and refusals.
 """
 
 import itertools

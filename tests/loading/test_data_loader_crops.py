@@ -1,5 +1,7 @@
-"""The cut and resized image: its sizes agree with the pixels, a window is resized as with the
-whole, and a large JPEG is read reduced.
+"""Test cropped and resized images.
+
+Their sizes agree with the pixels. A window is resized as in the whole image. A large JPEG is
+decoded at a reduced size.
 """
 
 import io

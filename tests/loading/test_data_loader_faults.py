@@ -1,5 +1,7 @@
-"""What goes wrong around the loader: kill -9, records damaged after the build, worker processes and
-their ends, hosts that are fewer.
+"""Test faults around the loader.
+
+They are kill -9, records that are damaged after the build, worker processes that end, and a smaller
+number of hosts.
 """
 
 import hashlib

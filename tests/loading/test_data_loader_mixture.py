@@ -1,5 +1,6 @@
-"""Datasets mixed by weight, and batches of one size each: shares, whole epochs, resumption, and the
-same order on every host.
+"""Test mixtures of datasets by weight, and batches of one size each.
+
+The tests check shares, whole epochs, resumption, and the same order on every host.
 """
 
 import itertools

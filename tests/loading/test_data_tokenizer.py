@@ -1,6 +1,4 @@
-"""The trained tokenizer: the same file every time, ids as T5 numbers them, and no prompt that it
-refuses.
-"""
+"""Test the trained tokenizer: a reproducible file, T5's numbering of ids, and odd prompts."""
 
 import hashlib
 import os

@@ -1,5 +1,6 @@
-"""What the order of records and an example's draws depend on: seed, dataset, bucket, epoch, place;
-on each of them, and on nothing else.
+"""Test what determines the order of records and the draws of an example.
+
+Each of seed, dataset, bucket, epoch and place changes them, and nothing else does.
 """
 
 import itertools

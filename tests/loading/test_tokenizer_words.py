@@ -1,4 +1,4 @@
-"""Captions that spell control tokens are text; words that a tokenizer never learned are told."""
+"""Test that control tokens in captions are text, and that unknown words are named."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Pictures too small for a stage are left out of its order, by their sizes alone."""
+"""Test that pictures too small for a stage are left out of its order.
+
+Only their sizes decide.
+"""
 
 import itertools
 

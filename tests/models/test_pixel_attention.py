@@ -1,4 +1,4 @@
-"""The autoencoder's attention row by row, for images whose logits would not fit anywhere."""
+"""Test the autoencoder's attention by rows, for images whose logits would not fit in memory."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""adafactor by hand, statistics in bfloat16, and both over eight devices."""
+"""Test adafactor by hand, statistics in bfloat16, and both on eight devices."""
 
 import jax
 import jax.numpy as jnp

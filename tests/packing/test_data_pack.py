@@ -1,4 +1,4 @@
-"""Packing: folders, metadata.jsonl and img2dataset tars, with every reason to leave an item out."""
+"""Test packing of folders, metadata.jsonl and img2dataset tars, with every reason for a skip."""
 
 import io
 import json

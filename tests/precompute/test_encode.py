@@ -1,4 +1,4 @@
-"""`cv3jax data encode`: what a feature cache holds, equal bytes on any mesh, what is refused."""
+"""Test `cv3jax data encode`: the feature cache, equal bytes on any mesh, and refusals."""
 
 import functools
 import json

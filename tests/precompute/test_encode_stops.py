@@ -1,5 +1,6 @@
-"""`cv3jax data encode` interrupted, killed or shared by two processes leaves the same bytes, and
-another encoding in the same place is refused.
+"""Test that `cv3jax data encode` writes the same bytes after stops, kills and shared work.
+
+A different encoding in the same place is refused.
 """
 
 import functools

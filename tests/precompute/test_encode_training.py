@@ -1,6 +1,4 @@
-"""Training on a feature cache: the losses of the run that encodes for itself, what it loads and
-exports.
-"""
+"""Test training on a feature cache: losses of the run without it, loaded parts and exports."""
 
 import functools
 import types

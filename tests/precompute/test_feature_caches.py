@@ -1,6 +1,4 @@
-"""Feature caches as training reads them: which captions and features it takes, what a feature cache
-suits and what is refused.
-"""
+"""Test how training reads feature caches: captions, features, and caches that do not fit."""
 
 import dataclasses
 import functools

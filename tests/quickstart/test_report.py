@@ -1,5 +1,6 @@
-"""The page of a run: its pictures are the arrays, its text is text, its figures are there, and it
-loads nothing.
+"""Test the page of a quickstart run.
+
+Its pictures are the arrays, its text is escaped, its figures are complete, and it loads nothing.
 """
 
 import base64

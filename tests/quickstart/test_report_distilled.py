@@ -1,5 +1,6 @@
-"""The report's section on distillation: its figures are in the table, its sentences follow from
-them, its pictures are the arrays.
+"""Test the report's section on distillation.
+
+Its table has the figures, its sentences follow from them, and its pictures are the arrays.
 """
 
 import base64

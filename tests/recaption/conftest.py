@@ -1,4 +1,4 @@
-"""A dataset, a dialogue and the call that all tests of recaptioning runs share."""
+"""Provide the dataset, the dialogue and the call of all recaptioning tests."""
 
 import dataclasses
 import json

@@ -1,5 +1,6 @@
-"""Recaptioning against a server that misbehaves on schedule: each record ends with a caption or a
-reason, failures are asked again, runs that lead nowhere end.
+"""Test recaptioning against a server with scheduled faults.
+
+Each record ends with a caption or a reason. Failures are asked again. Runs without success end.
 """
 
 import collections

@@ -1,6 +1,4 @@
-"""`cv3jax data recaption`: what it prints and refuses, a limited run, and whose journal it goes on
-with.
-"""
+"""Test `cv3jax data recaption`: output, refusals, limited runs and resumption of journals."""
 
 import collections
 import json

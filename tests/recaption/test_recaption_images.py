@@ -1,5 +1,6 @@
-"""What the vision model is sent of each kind of image, and what the files of triplets are called;
-and what of an answer is the model's reasoning.
+"""Test what the vision model receives for each kind of image.
+
+The file names of triplets, and the removal of a model's reasoning from its answer, are tested too.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The journal: what it gives back after a kill, whose it is, and what of it is asked again."""
+"""Test the journal: reading after a kill, its owner, and which questions are asked again."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""The pace on a clock of its own: how near it comes to a limit that it is told, or only meets, and
-what a 429 does to it.
+"""Test the rate limiter on a simulated clock.
+
+The tests check how near it comes to a limit that is given or has to be found, and its reaction to a
+429.
 """
 
 import heapq

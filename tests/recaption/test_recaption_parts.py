@@ -1,5 +1,6 @@
-"""The parts of recaptioning that need no server: templates, judging answers, Retry-After, images,
-addresses, file names.
+"""Test the parts of recaptioning that need no server.
+
+They are templates, the judgement of answers, Retry-After, images, addresses and file names.
 """
 
 import base64

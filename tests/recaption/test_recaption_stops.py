@@ -1,5 +1,6 @@
-"""Recaptioning that is killed, stopped or has no room on its disk: nothing that was written down is
-asked again.
+"""Test recaptioning that is killed, stopped or out of disk space.
+
+A question whose answer was recorded must not be asked again.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Records: the schema through TFDS, atomic writing, and one clear line for every damaged file."""
+"""Test records: the schema through TFDS, atomic writing, and one line for a damaged file."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A dataset's content: the same wherever the dataset lies, another where anything is."""
+"""Test the digest of a dataset's content: independent of its path, changed by any change."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`cv3jax data inspect`: what it shows is a random sample, the same for the same seed."""
+"""Test that `cv3jax data inspect` shows a random sample that depends on the seed."""
 
 import json
 

@@ -1,5 +1,6 @@
-"""Many shards under a low limit of open files, and a machine that fails: no record is damaged by
-it.
+"""Test many shards under a low limit of open files, and errors of the machine.
+
+No record may count as damaged because of them.
 """
 
 import errno

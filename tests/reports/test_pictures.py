@@ -1,4 +1,4 @@
-"""Contact sheets."""
+"""Test contact sheets."""
 
 import numpy as np
 import pytest

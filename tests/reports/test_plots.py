@@ -1,4 +1,4 @@
-"""Plots of distillation: which point stands where, and what is written beside it."""
+"""Test plots of distillation: the position and the label of each point."""
 
 import pytest
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The command that makes the pictures of a file, with a painter in place of a cascade."""
+"""Provide the command that samples a file of prompts, with a painter in place of a cascade."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Pictures that do not fit the devices are refused by their figure, before a parameter is read."""
+"""Test that pictures too large for the devices are refused before parameters are read."""
 
 import dataclasses
 import math

@@ -1,4 +1,7 @@
-"""In which types a cascade's parameters come to lie, and that nothing is drawn differently."""
+"""Test the dtypes in which a cascade's parameters are loaded.
+
+They must not change the pictures.
+"""
 
 import dataclasses
 

@@ -1,5 +1,6 @@
-"""A directory of pictures that grows: lines are appended to its file of prompts, and other calls
-draw into it.
+"""Test a directory of pictures that grows.
+
+Lines are appended to its file of prompts, and other calls add pictures.
 """
 
 import json

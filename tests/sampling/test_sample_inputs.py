@@ -1,4 +1,4 @@
-"""Noise and pictures from outside: what does not fit is one line before anything is drawn."""
+"""Test noise and pictures given as files: unsuitable ones are refused before sampling."""
 
 import zipfile
 from pathlib import Path

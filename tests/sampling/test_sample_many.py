@@ -1,6 +1,4 @@
-"""Pictures of a whole file: what a run leaves, and that interruptions and processes leave the same
-pictures.
-"""
+"""Test sampling of a whole file: its outputs, and equal pictures after stops and by processes."""
 
 import json
 import os

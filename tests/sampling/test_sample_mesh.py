@@ -1,6 +1,4 @@
-"""Sampling on eight devices: the pictures are one device's, and what is split over the mesh really
-is.
-"""
+"""Test that sampling on eight devices draws one device's pictures and is really sharded."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Pictures of a whole file: one plan a directory, and what does not go together is refused."""
+"""Test that a directory of pictures has one plan, and that conflicting calls are refused."""
 
 import golden_models
 import pytest

@@ -1,4 +1,4 @@
-"""What sampling shows while it works: how many steps are done, and what is compiled."""
+"""Test the progress of sampling: finished steps and compilations."""
 
 import types
 

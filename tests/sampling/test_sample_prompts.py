@@ -1,4 +1,4 @@
-"""Files of prompts, which part of one is whose, and the mesh for so many pictures."""
+"""Test files of prompts, how they are split over processes, and the mesh for a batch size."""
 
 import hashlib
 import json

@@ -1,6 +1,4 @@
-"""Scenes: pure functions of the seed, captions that can be read back, pixels that show what the
-caption says.
-"""
+"""Test scenes: pure functions of the seed, captions that parse, and pixels that match them."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""The judge: accepts what the renderer draws, and rejects it under any other caption."""
+"""Test that the judge accepts what the renderer draws and rejects it under other captions."""
 
 import inspect
 

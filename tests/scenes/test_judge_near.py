@@ -1,5 +1,6 @@
-"""The judge is not fooled by what only comes near: other places, colours and shapes, specks, things
-that touch, no scene at all.
+"""Test that the judge rejects near misses.
+
+They are other places, colours and shapes, specks, touching things, and pictures without a scene.
 """
 
 import dataclasses

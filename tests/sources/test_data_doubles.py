@@ -1,4 +1,4 @@
-"""Files that share a name, and links to folders: each is read or counted, none lost silently."""
+"""Test that files that share a name and links to folders are read or counted."""
 
 import tarfile
 

@@ -1,5 +1,6 @@
-"""Sources that are damaged, unreadable or hostile: each item left out is counted, none stops the
-rest, no link leads outside.
+"""Test sources that are damaged, unreadable or hostile.
+
+Each skipped item is counted and does not stop the others. No link leads outside the source.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""Tables of comma-separated values, however they were written: each row is right or counted, and
-what cannot be told is refused by name.
+"""Test tables of comma-separated values in many dialects.
+
+Each row is right or counted, and an ambiguous table is refused by name.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""A source's fields: found under any spelling, read from any type that says the same, and named
-where they cannot be understood.
+"""Test that a source's fields are found under any spelling and type.
+
+A value that cannot be understood is named.
 """
 
 import decimal

@@ -1,4 +1,4 @@
-"""Parquet columns of every type that can hold what a filter asks for, or an image."""
+"""Test parquet columns of every type that can hold a filter's field or an image."""
 
 import decimal
 

@@ -1,5 +1,7 @@
-"""Texts beside images: marked and unmarked encodings, nothing but what cannot be seen, names in any
-case, and several captions, alike in all sources.
+"""Test the decoding of captions in all sources.
+
+The tests cover encodings with and without a mark, invisible characters, names in any case, and
+several captions.
 """
 
 import json

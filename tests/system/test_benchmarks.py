@@ -1,6 +1,4 @@
-"""What the benchmarks say of themselves: when and of which code a result is, which bars it missed,
-how a bad flag is refused.
-"""
+"""Test the benchmarks: their facts, missed bars and refused flags."""
 
 import importlib
 import json

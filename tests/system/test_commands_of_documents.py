@@ -1,4 +1,4 @@
-"""Every command that a document, a recipe or a --help shows is one that the command line takes."""
+"""Test that every command in a document, a recipe or a --help is accepted."""
 
 import ast
 import re

@@ -1,5 +1,6 @@
-"""CONTRIBUTING.md: its walks name files that are there, and none visits a folder twice; what it
-says of new recipes, samplers and objectives is so.
+"""Test CONTRIBUTING.md: its walks name existing files and visit no folder twice.
+
+Its steps for new recipes, samplers and objectives are run.
 """
 
 import re

@@ -1,5 +1,6 @@
-"""The pictures of the documents: there, described, small, and drawn again by a script that shows
-what the results say.
+"""Test the pictures of the documents.
+
+They exist, are described and small, and a script draws them again from the results.
 """
 
 import importlib

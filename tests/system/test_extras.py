@@ -1,4 +1,4 @@
-"""A plain install samples and converts; every other command names the extra that it lacks."""
+"""Test that a plain install samples and converts, and that other commands name their extra."""
 
 import importlib.metadata
 import json

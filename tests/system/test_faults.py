@@ -1,4 +1,4 @@
-"""Faults in the middle of training: signals, NaN, metrics that cannot be written, the clock.
+"""Test faults in training: signals, NaN, unwritable metrics and clock changes.
 
 Nothing is lost past the last checkpoint.
 """

@@ -1,7 +1,7 @@
-"""Faults of disks and of what lies on them, in the middle of training or of building records: no
-room, damaged records and metrics.
+"""Test faults of disks and files in training and in builds.
 
-Each ends in one line, and nothing is lost past the last checkpoint.
+The disk is full, or records or metrics are damaged. Each ends in one line, and nothing is lost past
+the last checkpoint.
 """
 
 import dataclasses

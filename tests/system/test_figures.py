@@ -1,5 +1,6 @@
-"""The figures of README and docs are those of the result files, and each says which command made
-it and at which commit.
+"""Test that the figures of README and docs are those of the result files.
+
+Each figure names its command and commit.
 """
 
 import collections

@@ -1,5 +1,6 @@
-"""On a GPU the tiny base recipe trains and samples as on the CPU: one path through the code, by
-config only. `make test-gpu`.
+"""Test that the tiny base recipe trains and samples on a GPU as on the CPU.
+
+`make test-gpu` runs it.
 """
 
 import functools

@@ -1,5 +1,7 @@
-"""Many processes are one run: the same numbers as one, all end when one dies, all stop after the
-same step, any number goes on.
+"""Test that a run of many processes behaves as one.
+
+It has the same numbers as one process. All end if one dies, all stop after the same step, and any
+number of processes resumes.
 """
 
 import re

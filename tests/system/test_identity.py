@@ -1,4 +1,4 @@
-"""What benchmarks/identity.py calls identical, and what it names as the first difference."""
+"""Test what benchmarks/identity.py calls identical, and how it names a difference."""
 
 import importlib
 import json

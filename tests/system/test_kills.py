@@ -1,5 +1,6 @@
-"""kill -9 at 21 random points of training autoencoder, base and relay: the runs end as those that
-nothing happened to, bit for bit.
+"""Test kill -9 at 21 random points of training autoencoder, base and relay.
+
+Each run must end bit for bit as one that was not killed.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What holds for all scripts of launch/, and what launch/xpk.sh calls XPK with."""
+"""Test what holds for all scripts of launch/, and how launch/xpk.sh calls XPK."""
 
 import json
 import os

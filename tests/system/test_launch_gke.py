@@ -1,8 +1,8 @@
-"""What launch/gke.py hands to Kubernetes, and the templates it is made from.
+"""Test the manifests that launch/gke.py gives to Kubernetes, and their templates.
 
-A JobSet is held to the models of its API that Kubeflow Trainer publishes (kubeflow-trainer-api,
-generated from JobSet's OpenAPI description), every field of it: one that they do not know is an
-error here, though an API server drops it in silence.
+A JobSet is checked against the models of its API that Kubeflow Trainer publishes
+(kubeflow-trainer-api, generated from JobSet's OpenAPI description). A field that the models do not
+know is an error here, although an API server drops it silently.
 """
 
 import runpy

@@ -1,5 +1,6 @@
-"""The scripts that start processes on a machine, run: launch/local.sh, task.sh, and slurm.sh
-outside Slurm.
+"""Test the scripts that start processes on one machine.
+
+They are launch/local.sh, task.sh, and slurm.sh outside Slurm.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""launch/tpu_vm.sh starts, shows and stops a run on every host; folders stand in for the hosts."""
+"""Test that launch/tpu_vm.sh starts, shows and stops a run on every host.
+
+Folders stand in for the hosts.
+"""
 
 import os
 import re

@@ -1,6 +1,6 @@
-"""The floors of the house: who may import whom, no circles, typed settings, files of one idea.
+"""Test the architecture: layers, cycles, typed settings and lengths of files.
 
-Read from the sources, so it holds for what nobody runs. Each test lists all offenders at once.
+The sources are read without running them. Each test lists all violations at once.
 """
 
 import ast

@@ -1,5 +1,7 @@
-"""The table of mutants keeps up with the code: each still applies, and no draw and no field of a
-recipe is without one. That each is caught: `make mutants`.
+"""Test that the table of mutants is complete and that each mutant still applies.
+
+Every random draw and every field of a recipe must have one. `make mutants` checks that each is
+caught.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""What the package says of itself: metadata, the README as PyPI has it, the community files."""
+"""Test the package's metadata, its README as PyPI shows it, and the community files."""
 
 import re
 

@@ -1,5 +1,6 @@
-"""Cascades that are installed with the code: found by name, stored in half precision, read as
-float32, complete in the wheel.
+"""Test the packaged cascades.
+
+They are found by name, stored in half precision, loaded as float32 and complete in the wheel.
 """
 
 import ast

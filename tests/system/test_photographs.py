@@ -1,5 +1,6 @@
-"""Real photographs, scikit-learn's and scikit-image's, in the encodings they come in, through build
-and loader, against Pillow.
+"""Test build and loader against Pillow on real photographs in their usual encodings.
+
+The photographs are scikit-learn's and scikit-image's.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The costs in the docstrings of full-size recipes are those of the compile reports."""
+"""Test that the costs in the docstrings of full-size recipes are those of the reports."""
 
 import ast
 import re

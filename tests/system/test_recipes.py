@@ -1,4 +1,4 @@
-"""The recipes load in each of their variants, and say which there are."""
+"""Test that the recipes load in each of their variants and name them."""
 
 import pytest
 

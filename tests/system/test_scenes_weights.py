@@ -1,6 +1,6 @@
-"""The packaged cascades of scenes: what they draw, and what distillation took from it.
+"""Test the pictures of the packaged cascades of scenes, and the effect of their distillation.
 
-Of more pictures: `benchmarks/packaged.py`.
+`benchmarks/packaged.py` measures more pictures.
 """
 
 import functools

@@ -1,5 +1,6 @@
-"""launch/slurm.sh, run by a real Slurm (tests/helpers/slurm_cluster.py): two tasks, and every way
-in which a job ends.
+"""Test launch/slurm.sh under a real Slurm with two tasks, for every way in which a job ends.
+
+tests/helpers/slurm_cluster.py starts it.
 """
 
 import sys

@@ -1,6 +1,4 @@
-"""Sweeps: one command a point, each of which `cv3jax train` reads back as the point it stands
-for.
-"""
+"""Test that a sweep has one command for each point, which `cv3jax train` parses as that point."""
 
 import runpy
 import shlex

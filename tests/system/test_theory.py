@@ -1,6 +1,4 @@
-"""docs/theory/mathematics.md: every block of Python prints the text block after it, so that no
-number on the page is made up.
-"""
+"""Test docs/theory/mathematics.md: every block of Python prints the text block after it."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The wheel brings the commands and the recipes, and works from any directory."""
+"""Test that the wheel contains commands and recipes, and works from any directory."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
-"""What an earlier version wrote is still read: dataset, feature cache, runs, cascades, own recipe.
+"""Test that files of an earlier version are still read.
 
-written_before/README.md says how it was made.
+They are a dataset, a feature cache, runs, cascades and a recipe. written_before/README.md says how
+they were made.
 """
 
 import hashlib

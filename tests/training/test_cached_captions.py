@@ -1,6 +1,6 @@
-"""With cached text features, a record of several captions is trained on with the first.
+"""Test that a record of several captions uses the first one if text features are cached.
 
-The feature cache has features of no other.
+The feature cache has only the features of that one.
 """
 
 import types

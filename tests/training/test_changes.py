@@ -1,5 +1,6 @@
-"""What may change between two sittings of a run, by itself or by --allow-changed, and that what was
-allowed is kept and not asked for again.
+"""Test which fields may change when a run resumes, by default or with --allow-changed.
+
+A change that was allowed is kept and not asked for again.
 """
 
 import copy

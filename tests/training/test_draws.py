@@ -1,7 +1,8 @@
-"""What a base's or relay's run draws at random and what its recipe says, seen by the networks of
-its real programs: shares, ranges, differences, and the loss and the update by hand.
+"""Test the random draws of base and relay runs, and the effect of their recipes' fields.
 
-The networks are hollow (hollow_networks.py); a row of table `RECIPES` is a program.
+The real programs run with hollow networks (hollow_networks.py), which record their inputs. The
+tests check shares, ranges, differences, and loss and update by hand. A row of `RECIPES` is a
+program.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
-"""What an autoencoder's run draws at random and what its recipe says, seen in its real program
-behind a network that costs nothing.
+"""Test the random draws of an autoencoder's run, and the effect of its recipe's fields.
+
+The real program runs with a network that costs nothing.
 """
 
 from typing import NamedTuple

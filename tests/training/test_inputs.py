@@ -1,5 +1,6 @@
-"""What a run reads is known by its content: datasets, mixtures, feature caches, encoders, a learned
-distance.
+"""Test that the inputs of a run are identified by their content.
+
+They are datasets, mixtures, feature caches, encoders and a learned distance.
 """
 
 import json

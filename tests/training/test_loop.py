@@ -1,6 +1,4 @@
-"""What the loop does beside the steps: it reads metrics while the next step runs, accounts for its
-time, and traces steps.
-"""
+"""Test the training loop around the steps: delayed metrics, time accounts and traces."""
 
 import dataclasses
 import subprocess

@@ -1,5 +1,6 @@
-"""What a loop leaves besides its newest checkpoints: those of every so many steps, cascades on the
-way, and previews, which cost nothing where they fail.
+"""Test what a loop writes in addition to its newest checkpoints.
+
+It keeps checkpoints at intervals, cascades and previews. A failed preview does not end the run.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a run shows of its progress."""
+"""Test the progress that a run shows."""
 
 from cv3jax.training.metrics import MetricsLog
 

@@ -1,4 +1,4 @@
-"""What previews are drawn of: the recipe's prompts, or the captions of the data at hand."""
+"""Test the prompts of previews: the recipe's, or captions of the data."""
 
 import numpy as np
 import pytest

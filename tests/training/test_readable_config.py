@@ -1,4 +1,4 @@
-"""A run's config.yaml is its config, says what every field means, and what was changed."""
+"""Test that a run's config.yaml has its config, all meanings and the overridden fields."""
 
 import yaml
 

@@ -1,4 +1,4 @@
-"""Every field of every recipe has a meaning, a type and a range, and the range is enforced."""
+"""Test that every recipe field has a meaning, a type and a range that is enforced."""
 
 import dataclasses
 

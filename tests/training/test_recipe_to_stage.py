@@ -1,7 +1,7 @@
-"""What a stage hands on of its recipe.
+"""Test what a stage passes on from its recipe.
 
-It goes to the loader, to examples from a feature cache, to the encoders, to the first state and to
-the steps.
+It passes fields to the loader, to cached examples, to the encoders, to the first state and to the
+steps.
 """
 
 import dataclasses

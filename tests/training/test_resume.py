@@ -1,5 +1,6 @@
-"""Stopping and going on: kill -9 loses nothing and changes nothing, other meshes read a checkpoint,
-another recipe is refused.
+"""Test that training resumes.
+
+kill -9 loses and changes nothing, other meshes read a checkpoint, and another recipe is refused.
 """
 
 import os

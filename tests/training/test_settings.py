@@ -1,4 +1,4 @@
-"""A recipe's settings refuse by name what no stage could run with, and keep what was given."""
+"""Test that settings refuse by name what no stage can use, and keep all given values."""
 
 import dataclasses
 

@@ -1,5 +1,6 @@
-"""A recipe's `train.skip_*` reach the steps of every kind of stage, behind networks that cost
-nothing.
+"""Test that `train.skip_*` reaches the steps of every kind of stage.
+
+The networks cost nothing.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
-"""Updates that are skipped: what they leave, how they are counted, where they end the run, and that
-a run without them is as it was.
+"""Test skipped updates: their effect, their count, and when they end a run.
+
+A run without the option must be unchanged.
 """
 
 import dataclasses

@@ -1,6 +1,4 @@
-"""The training machine: one compilation a run, no hidden transfers, the same losses on any mesh,
-what a run starts from and leaves.
-"""
+"""Test training: compilations, transfers, equal losses on any mesh, inputs and outputs."""
 
 import dataclasses
 

@@ -1,5 +1,6 @@
-"""How a training command ends: at NaN, at SIGTERM, at a learning rate that is too high; and how it
-goes on.
+"""Test how a training command ends: at NaN, at SIGTERM, and at too high a learning rate.
+
+The tests also check that it resumes.
 """
 
 import dataclasses

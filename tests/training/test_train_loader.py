@@ -1,5 +1,6 @@
-"""Training on what the loader can do: batches of several sizes, mixtures, damaged records, and the
-next batch fetched ahead.
+"""Test training with the loader's options.
+
+They are batches of several sizes, mixtures, damaged records and prefetch.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The update rule: EMA, learning rate, clipping, weight decay, and Muon."""
+"""Test the update rule: EMA, learning rate, clipping, weight decay, and Muon."""
 
 import dataclasses
 

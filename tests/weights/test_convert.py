@@ -1,5 +1,6 @@
-"""`cv3jax convert`, the way in: every form of the released files gives the same parameters, and
-says what it recognised.
+"""Test `cv3jax convert` of released files.
+
+Every form of the files gives the same parameters, and the command says what it recognised.
 """
 
 import json

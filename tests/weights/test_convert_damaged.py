@@ -1,5 +1,6 @@
-"""Files that `cv3jax convert` refuses because they are damaged, lie about themselves or carry code:
-one line each, nothing written, and no code of theirs run.
+"""Test that `cv3jax convert` refuses files that are damaged, inconsistent or contain code.
+
+Each is refused in one line. Nothing is written, and no code of the file runs.
 """
 
 import argparse

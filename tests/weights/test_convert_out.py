@@ -1,5 +1,6 @@
-"""`cv3jax convert`, the way out: what was converted comes out bit by bit, and PyTorch's libraries
-compute the same with it.
+"""Test the export of converted checkpoints by `cv3jax convert`.
+
+The tensors come out bit by bit, and PyTorch's libraries compute the same with them.
 """
 
 import golden_models

@@ -1,5 +1,7 @@
-"""`cv3jax convert`, the way out of a run of our own: diffusers computes the same with it, it gives
-its EMA or its parameters, and what cannot go out is refused.
+"""Test the export of our own runs by `cv3jax convert`.
+
+diffusers computes the same with them. EMA or parameters can be exported. What the target format
+cannot express is refused.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""What `cv3jax convert` refuses for what it is, though its files are whole: text encoders that are
-not all there, names, flags and configurations that do not fit, places; one line each, nothing
-written.
+"""Test whole files that `cv3jax convert` refuses.
+
+They are incomplete text encoders, and names, flags, configurations and places that do not fit. Each
+is refused in one line, and nothing is written.
 """
 
 import gc

@@ -1,5 +1,6 @@
-"""`cv3jax convert`, what no tensor tells: the official configurations, a UNet alone, and where the
-result goes.
+"""Test what `cv3jax convert` takes from elsewhere than tensors.
+
+The tests cover the official configurations, a UNet alone, and the place of the result.
 """
 
 import golden_models

@@ -1,5 +1,6 @@
-"""Training that starts from a converted checkpoint: the released training step's loss at step 0,
-and less after ten.
+"""Test training from a converted checkpoint.
+
+Its loss at step 0 is the released training step's, and is lower after ten steps.
 """
 
 from pathlib import Path

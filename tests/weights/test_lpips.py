@@ -1,4 +1,4 @@
-"""The perceptual loss against its definition in NumPy, and its weights file."""
+"""Test the perceptual loss against its definition in NumPy, and its weights file."""
 
 import jax
 import numpy as np

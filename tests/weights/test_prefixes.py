@@ -1,4 +1,4 @@
-"""Names with something before them, or in them, that trainers and wrappers put there."""
+"""Test names with prefixes or insertions of trainers and wrappers."""
 
 import numpy as np
 import pytest

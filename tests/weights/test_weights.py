@@ -1,5 +1,6 @@
-"""Released checkpoints by names and shapes alone: sizes are recognised, and every tensor has one
-place, both ways.
+"""Test how released checkpoints are recognised by names and shapes.
+
+Sizes are inferred, and every tensor has one place, in both directions.
 """
 
 import json
