@@ -82,8 +82,9 @@ if shared.VARIABLE not in os.environ:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Long files first; and without a GPU there is nothing that tests of one could show: they are
-    left out, not passed over.
+    """Move long files to the front, and deselect GPU tests without a GPU.
+
+    They are deselected instead of skipped, because they could show nothing there.
     """
     place = {f"test_{name}.py": i for i, name in enumerate(LONG)}
     if lost := [name for name in place if not next(Path(__file__).parent.glob(f"*/{name}"), None)]:
@@ -102,8 +103,9 @@ def pytest_unconfigure(config):
 
 @pytest.fixture
 def full_compiles():
-    """XLA with all its passes while a test runs: where what it asks depends on them, or where its
-    time is in the programs and not in their compilation.
+    """Compile with all passes of XLA during a test.
+
+    Some tests depend on them; others spend their time in the programs and not in their compilation.
     """
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -112,8 +114,9 @@ def full_compiles():
 
 @pytest.fixture(scope="module", autouse=True)
 def _older_objects_are_left_alone():
-    """A module collects its own garbage only: JAX keeps so many objects that looking through them
-    takes 0.6 s each time.
+    """Exclude older objects from garbage collection in a module.
+
+    JAX keeps so many objects that each collection would take 0.6 s.
     """
     gc.collect()
     gc.freeze()

@@ -27,7 +27,7 @@ PROMPTS = ["a small red circle"] * 8  # one a device, as batch.per_device says
 
 
 def facts(tree) -> dict[str, tuple]:
-    """Leaf → (shape, type, which part of it each device has)."""
+    """Return (shape, dtype, part on each device) of every leaf."""
 
     def fact(x):
         return (
@@ -106,7 +106,7 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 
 @pytest.mark.parametrize("step", ["train", "later"])
 def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, monkeypatch):
-    """The teacher lies like the student, as what it is computed with."""
+    """The teacher is sharded as the student, in the dtype of the computation."""
     # told w, whatever its steps
     done = tiny_runs.distilled("relay").workdir / "rounds" / "1_1_steps" / "cascade"
     config, called = (

@@ -127,8 +127,9 @@ def test_an_estimate_is_marked_as_one():
 
 
 def test_an_estimate_without_a_program_has_no_roofline(monkeypatch, tmp_path, capsys):
-    """Where the compiler ran out of memory there is no roofline, and its chip-hours are not none
-    but unknown.
+    """If the compiler runs out of memory, there is no roofline.
+
+    Then the chip-hours are unknown instead of zero.
     """
     out = dict.fromkeys(
         ("roofline_seconds", "mfu_bound", "collectives", "fsdp", "memory_traffic_bytes_per_chip")

@@ -30,7 +30,7 @@ PEAK = {chip.title: chip.flops for chip in CHIPS.values()}
 
 
 def small(devices, rows=ROWS, width=WIDTH) -> Program:
-    """A step of a few matrix products, their weights over "fsdp"."""
+    """Return a step of a few matrix products with weights split over "fsdp"."""
     mesh = make_mesh(data=1, fsdp=-1, devices=devices)
     split, batch = NamedSharding(mesh, P(None, "fsdp")), NamedSharding(mesh, P(("data", "fsdp")))
 
@@ -59,7 +59,10 @@ def analysed(where: Topology, **sizes) -> dict:
 
 @pytest.fixture
 def no_cache():
-    """As the command has it: a cached program of hardware that is not here cannot be loaded."""
+    """Switch off the compilation cache, as the command does.
+
+    A cached program of other hardware cannot be loaded.
+    """
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     yield
@@ -67,7 +70,7 @@ def no_cache():
 
 
 def check(figures: dict, chips: int) -> None:
-    """What holds of `small` on any hardware."""
+    """Check what holds of `small` on any hardware."""
     assert set(json.loads(json.dumps(figures))) >= FIELDS
     assert figures["parameters"] == LAYERS * WIDTH**2
     assert figures["flops_per_step"] == 3 * LAYERS * 2 * ROWS * chips * WIDTH**2
@@ -103,8 +106,9 @@ def check(figures: dict, chips: int) -> None:
 @pytest.mark.tpu_compile
 @pytest.mark.usefixtures("no_cache")
 def test_what_a_sparsecore_would_look_up_is_read():
-    """A table as T5's, of which libtpu hands the look-up to a v5p's SparseCore unless it is told
-    not to; jaxlib cannot read that.
+    """By default libtpu hands a look-up in a table as large as T5's to a v5p's SparseCore.
+
+    jaxlib cannot read such a program, so this is switched off.
     """
     where = topology.load("v5p:2x2x1")
     mesh = make_mesh(data=1, fsdp=4, devices=where.devices)

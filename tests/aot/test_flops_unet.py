@@ -22,9 +22,7 @@ def floats(*shape):
 
 
 class Hand:
-    """A hand count of the released UNet for one image: a closed formula a layer, walked as the
-    paper's figure is.
-    """
+    """Count the FLOPs of the released UNet for one image, with a closed formula for each layer."""
 
     def __init__(self):
         self.total = 0
@@ -35,7 +33,7 @@ class Hand:
         self.of_data += of_data * 2 * rows * inputs * outputs
 
     def conv(self, side, inputs, outputs, taps=9, of_data=False):
-        """side: of what comes out."""
+        """Add a convolution; `side` is that of its output."""
         self.dense(side * side * taps, inputs, outputs, of_data)
 
     def attention(self, queries, keys, width, inputs, of_data=False):
@@ -98,7 +96,7 @@ def hand() -> Hand:
 
 @functools.cache
 def unet():
-    """(function of params and inputs, abstract params, abstract inputs) of the released UNet."""
+    """Return the released UNet as a function, its abstract parameters and its abstract inputs."""
     model = UNet(dtype=jnp.bfloat16)
     inputs = (
         floats(BATCH, SIDE, SIDE, 4),

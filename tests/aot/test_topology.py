@@ -84,7 +84,7 @@ def test_each_gpu_has_a_description_of_its_memory():
 
 
 def block(*sizes):
-    """Places of a group that extends so far along each axis, from the first on."""
+    """Return the places of a group that extends so far along each axis from the first place."""
     return list(itertools.product(*map(range, sizes)))
 
 
@@ -179,9 +179,9 @@ def test_chip_hours_of_a_recipe():
 
 
 def test_a_plug_in_that_does_not_load_is_named(monkeypatch):
-    """JAX then knows no such platform, and says so itself.
+    """JAX then reports an unknown platform.
 
-    The message says what installs one that fits.
+    The message says what installs a plug-in that fits.
     """
     get = topologies.get_topology_desc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)

@@ -28,7 +28,7 @@ COUNT, SHARD = 320, 64
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    """The scripts of benchmarks/, which are modules only beside each other."""
+    """Make the scripts of benchmarks/ importable, which import each other by name."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield importlib.import_module("planted"), importlib.import_module("data_build")
     sys.path.remove(str(ROOT / "benchmarks"))
@@ -137,8 +137,9 @@ print(json.dumps([len(source), sorted(source[0]), "tensorflow" in sys.modules]))
 
 
 def test_the_order_of_shards_changes_nothing(tars, built, tmp_path):
-    """The same tars under other names, so that they are read in another order; with copies under
-    other keys in one of two places.
+    """The tars have other names, so they are read in another order.
+
+    In one of two cases some records have copies under other keys.
     """
     names = sorted(path.name for path in tars[0].glob("*.tar"))
     for name, other in zip(names, [*names[2:], *names[:2]], strict=True):
@@ -198,8 +199,9 @@ def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path, monkeypatch):
-    """The dataset is there, and so is a part of the work: the same command ends well, and so does
-    one that replaces it.
+    """The dataset exists, and a part of the temporary files too.
+
+    The same command then succeeds, and a command that replaces the dataset does too.
     """
     from data_pipeline.builder import build
     from data_pipeline.builder.workspace import Work

@@ -71,16 +71,16 @@ def test_tars_that_break(tmp_path):
 
 
 def pax(record):
-    """A header of extensions that the next member cannot bear."""
+    """Return a pax header that makes the next member unreadable."""
     member = tarfile.TarInfo("x.jpg")
     member.pax_headers = dict([record.split("=")])
     return member.tobuf(tarfile.PAX_FORMAT)
 
 
 def test_keys_that_two_downloads_share(tmp_path):
-    """img2dataset counts from 0 each time.
+    """img2dataset counts keys from 0 in every download.
 
-    Other pictures of one key stay; the same picture of one key does not.
+    Different pictures of one key stay; the same picture of one key does not.
     """
     for name, numbers in (("a.tar", (0, 1, 2)), ("b.tar", (10, 11, 2))):
         tar(
@@ -130,8 +130,9 @@ def entry(rank, ordinal, bits=0):
 
 
 def test_crowded_bands_stay_cheap(monkeypatch):
-    """Of copies without number a record is compared with some better ones, and more than BUCKET are
-    cut into stretches.
+    """A record is compared with only a few better copies.
+
+    A band of more than BUCKET records is cut into stretches.
     """
     crowd = [entry(1, i, i % 2) for i in range(300)]
     met = list(pairs((0, crowd), 4))
@@ -157,7 +158,7 @@ def test_of_one_key_the_best_keeps_it():
 
 
 def test_damaged_images_of_any_kind_are_undecodable():
-    """Pillow's decoders raise whatever comes: bytes of good images, changed at random."""
+    """Bytes of good images are changed at random; Pillow's decoders raise various errors."""
     rng, problems = np.random.default_rng(0), set()
     exif = Image.Exif()
     exif[0x0112] = 6

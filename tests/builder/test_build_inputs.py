@@ -213,7 +213,7 @@ def test_wrong_inputs(flags, message, tmp_path):
 
 
 def test_beam_s_flags_are_known_without_beam():
-    """All of them, for the parser refuses any other."""
+    """The list must be complete, because the parser refuses unknown flags."""
     taken = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
     for kind in PipelineOptions.__subclasses__():
         if "_add_argparse_args" in vars(kind):
@@ -262,7 +262,7 @@ def test_names_with_brackets_and_folders_that_share_a_table(tmp_path):
 
 
 def test_of_the_same_file_twice_the_same_one_stays(tmp_path):
-    """Whichever tar it was in: key, caption and URL decide, and not the names of tars."""
+    """Key, caption and URL decide, and not the name of the tar."""
     kept = []
     for names in (("a", "b"), ("b", "a")):
         root = tmp_path / "-".join(names)

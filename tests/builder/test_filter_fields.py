@@ -91,8 +91,9 @@ def test_each_kind_of_source_through_all_passes(source, tmp_path):
 
 
 def test_the_command_refuses_and_resumes(tmp_path, capsys):
-    """Through all passes: the field's name, an example, a count and the flag in one line; then what
-    is dropped, kept and counted, in the report too.
+    """The refusal has the field's name, an example, a count and the flag in one line.
+
+    With the flag, all passes drop, keep and count items, and the report does too.
     """
     source = tmp_path / "S"
     source.mkdir()

@@ -73,7 +73,7 @@ def test_what_rows_are_joined_on(on, key):
 
 
 def test_two_tables_of_metadata_through_a_build(tmp_path):
-    """LAION gives its scores in tables apart: each of them filters."""
+    """LAION has its scores in several tables; each of them filters."""
     tar(tmp_path / "a.tar", [part for i in range(4) for part in sample(i)])
     for name, column, values in (
         ("m1", "punsafe", [0.9, 0.1, 0.1, 0.1]),

@@ -85,7 +85,7 @@ SOURCES = {
 
 
 class Failing(io.RawIOBase):
-    """A file that opens, and fails when it is read after `good` reads."""
+    """Open like a file and fail after `good` reads."""
 
     def __init__(self, file, code, good):
         self.file, self.code, self.good = file, code, good
@@ -114,8 +114,9 @@ class Failing(io.RawIOBase):
 
 
 def fail(monkeypatch, name, code, how):
-    """Have the file of that name fail with that error: when it is looked for ("stat"), opened
-    ("open"), or read after some good reads (their number).
+    """Make the file of that name fail with an error.
+
+    It fails at "stat", at "open", or after a number of good reads.
     """
     opened, stat = io.open, os.stat
 

@@ -70,7 +70,7 @@ def test_a_path_that_orbax_would_glob_is_refused(name, act, tmp_path):
     ],
 )
 def test_a_command_refuses_it_before_the_work(command, line, tmp_path, monkeypatch, capsys):
-    """Relative paths too, where the folder that they are in has such a name."""
+    """Relative paths are refused too if their folder has such a name."""
     (tmp_path / "run [2]").mkdir()
     for place, folder in ((tmp_path, "a[1]"), (tmp_path / "run [2]", "w")):
         monkeypatch.chdir(place)
@@ -90,7 +90,10 @@ def test_other_names_are_written_and_read(tmp_path):
 @pytest.mark.parametrize("name", ["a[1]", "[x-z]y", "back\\slash"])
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
 def test_what_lacks_arrays_is_not_signed(name, save, tmp_path, monkeypatch):
-    """A path that nobody thought of: orbax writes everything, and collects nothing of it."""
+    """The check of names is switched off.
+
+    Then orbax writes every array to such a path, but the checkpoint does not collect them.
+    """
     monkeypatch.setattr(writing, "_PATTERN", re.compile("(?!)"))
     (tmp_path / name).mkdir()
     with pytest.raises(OSError, match=r"of its \d arrays are not in it, such as a"):

@@ -24,7 +24,7 @@ WHOLE = CascadeDescription(
 
 
 def written(description: CascadeDescription) -> dict:
-    """What its file holds."""
+    """Return the content of the file of a description."""
     return json.loads(json.dumps(description.to_json()))
 
 

@@ -43,21 +43,21 @@ def remove(path):
 
 
 def everything(workdir) -> dict[str, tuple]:
-    """What is in a directory, down to the times."""
+    """Return the content of a directory with modification times."""
     return {
         str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in workdir.rglob("*")
     }
 
 
 def vae(workdir, resume_from=None) -> dict:
-    """The tiny autoencoder run."""
+    """Return the tiny autoencoder's run."""
     with tiny_runs.split_small():
         return training.run(tiny_runs.config("vae", *tiny_runs.MESH["vae"]), workdir, resume_from)
 
 
 @pytest.fixture
 def workdir(tmp_path):
-    """A finished run with checkpoints 3 and 6."""
+    """Return a finished run with checkpoints 3 and 6."""
     return shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
 
 

@@ -33,7 +33,7 @@ PACKAGED = cascades.PACKAGED / "scenes"
 
 
 def save(workdir: Path, step: int, part: str, ema, run: dict) -> Path:
-    """A checkpoint of a run whose stage has this EMA, and other parameters."""
+    """Save a checkpoint of a run with this EMA and other parameters."""
     state = create_state(
         None, optax.sgd(0.1), jax.random.key(0), jax.tree.map(jax.numpy.ones_like, ema)
     )
@@ -46,8 +46,9 @@ def save(workdir: Path, step: int, part: str, ema, run: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory) -> Path:
-    """The --workdir of a base run, stopped after steps 2 and 4, which stands on the packaged
-    encoders.
+    """Return the --workdir of a base run with checkpoints of steps 2 and 4.
+
+    It is based on the packaged encoders.
     """
     workdir = tmp_path_factory.mktemp("stopped")
     directory, description = cascades.read_cascade("scenes")
@@ -63,7 +64,7 @@ def stopped(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own(stopped, tmp_path) -> Path:
-    """A copy of it."""
+    """Return a copy of the stopped run."""
     return shutil.copytree(stopped, tmp_path / "own")
 
 

@@ -10,7 +10,7 @@ from bad_input import damaged_places, files, refused
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """The directories and files that the rows below call by name."""
+    """Make the directories and files that the rows below name."""
     return damaged_places(tmp_path_factory.mktemp("bad"))
 
 

@@ -25,7 +25,7 @@ cli.main()
 
 
 def completed(line: str, folder: Path) -> list[str]:
-    """What the shell may make of the last word of a command line."""
+    """Return the completions of the last word of a command line."""
     answer = folder / "answer"
     asked = {
         "_ARGCOMPLETE": "1",

@@ -78,7 +78,7 @@ def _no_entry(_):
 
 @pytest.mark.parametrize("home", [None, "/proc", "{at}/file", "/proc/none/below"], ids=str)
 def test_without_a_home_it_is_said_that_nothing_is_kept(home, monkeypatch, capsys, tmp_path):
-    """Such as in a container: a user without an entry, a home that is read-only or not there."""
+    """In a container a user may have no entry, and a home may be read-only or missing."""
     (tmp_path / "file").write_text("no directory")
     monkeypatch.setattr(pwd, "getpwuid", _no_entry)
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))

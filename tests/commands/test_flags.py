@@ -64,7 +64,7 @@ def test_a_meaning_has_one_name(parsers):
 
 
 def test_a_name_has_one_meaning(parsers):
-    """One type and as many values in all commands; the one exception is listed."""
+    """A flag has one type and number of values in all commands, with one listed exception."""
     kinds: dict[str, dict[tuple, list[str]]] = {}
     for name, parser in parsers.items():
         for action in shown(parser):

@@ -89,7 +89,7 @@ print(len(asked), len(mistakes), jax.config.jax_platforms, jax.config.jax_compil
 
 
 def test_help_and_mistakes_import_neither_jax_nor_what_a_run_needs(tmp_path):
-    """What commands set for JAX holds all the same once something imports it."""
+    """The settings that commands make for JAX still hold when it is imported later."""
     environment = subprocesses.environment(HOME=str(tmp_path))
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(

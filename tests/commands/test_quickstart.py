@@ -35,7 +35,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def fake_training(config, workdir: Path) -> dict:
-    """What training leaves, from the cascade this session already has."""
+    """Write what training writes, from the cascade that this session already has."""
     run = tiny_runs.trained(config.stage)
     for name in ("cascade", "metrics.jsonl"):
         copy = shutil.copytree if (run.workdir / name).is_dir() else shutil.copy
@@ -45,8 +45,9 @@ def fake_training(config, workdir: Path) -> dict:
 
 
 def fake_distillation(config, workdir: Path) -> dict:
-    """What `distill` leaves, from the cascade it is given: its stage as it was, called one of 2
-    steps and then of 1.
+    """Write what `distill` writes, from the cascade that it is given.
+
+    Its stage is unchanged, but described as one of 2 steps and then of 1.
     """
     name = config.stage.stage
     (source, description), rounds = cascades.read_cascade(config.stage.cascade), []
@@ -70,13 +71,14 @@ def fake_distillation(config, workdir: Path) -> dict:
 
 
 def some_compared(*args) -> dict:
-    """Of what is compared, samplers of two steps: each other one is something more to compile."""
+    """Return compared samplers of two steps; more of them would be more compilations."""
     return {name: way for name, way in compared(*args).items() if way.steps == (2, 2)}
 
 
 def remembered(function):
-    """The function of a cascade, perhaps something else, and keywords, computed once for the same
-    keywords.
+    """Return a function that is computed once for equal keywords.
+
+    Its first argument is a cascade, and another one may follow.
     """
     results = {}
 
@@ -90,7 +92,7 @@ def remembered(function):
 
 
 def judged(cascade, **options):
-    """`assess`, of a cascade that draws at the least side that can be judged."""
+    """Call `assess` of a cascade that draws at the smallest side that can be judged."""
     base = dataclasses.replace(cascade.description.stages["base"], image_size=64)
     cascade.description = cascade.description.with_stage("base", base)
     return assess(cascade, **options)

@@ -33,7 +33,7 @@ def cascade():
 
 @pytest.fixture(scope="module")
 def pair(cascade):
-    """Both prompts in one batch, with seeds 5 and 6."""
+    """Return both prompts in one batch, with seeds 5 and 6."""
     return cascade.generate(PROMPTS, [5, 6])
 
 
@@ -42,8 +42,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def close(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """The same picture up to rounding: another batch size is another program, and the last cut is a
-    truncation to 8 bits.
+    """Check that two pictures are equal up to rounding.
+
+    Another batch size is another program, and the conversion to 8 bits truncates.
     """
     difference = np.abs(ours.astype(int) - theirs.astype(int))
     return difference.max() <= 2 and difference.mean() < 0.05
@@ -93,7 +94,7 @@ def test_another_doubling_is_another_relay_pass(cascade, pair, monkeypatch):
 
 
 def command(capsys, out: Path, *argv: str) -> tuple[list[str], dict]:
-    """Run the sample command: (the names it prints, its --json figures)."""
+    """Run the sample command and return the names that it prints and its --json figures."""
     figures = out / "figures.json"
     sample.main(
         [

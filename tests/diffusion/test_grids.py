@@ -23,8 +23,9 @@ from cv3jax.diffusion.schedule import (
 
 
 def test_base_grid_is_the_released_one_for_every_number_of_steps():
-    """linspace(999, 0, n, endpoint=False).astype(int), except where 999 k/n is whole and linspace
-    rounds to just below it.
+    """The indices are linspace(999, 0, n, endpoint=False).astype(int).
+
+    Where 999 k/n is whole, linspace may round to just below it; the grid is exact there.
     """
     steps_that_differ = 0
     for n in range(1, T + 1):
@@ -78,8 +79,10 @@ def test_a_relay_is_sampled_with_the_blur_it_was_trained_with(blur, steps, start
 
 @pytest.mark.parametrize("blur", ["linear", "sigma", "exp"])
 def test_a_perfect_denoiser_draws_detail_of_the_data_s_deviation(blur):
-    """Detail d = x0 - low is normal of deviation s; x_t = low + (1 - b) d + σ ε, so E[d | x_t] is
-    (1 - b) s² / ((1 - b)² s² + σ²) of x_t - low. All is linear: one start says it.
+    """Detail d = x0 - low is normal with deviation s.
+
+    With x_t = low + (1 - b) d + σ ε, E[d | x_t] is (1 - b) s² / ((1 - b)² s² + σ²) of x_t - low.
+    All of it is linear, so one start is enough.
     """
     s, start, steps = 0.8, 500, 250
     table = make_schedule(blur, start)

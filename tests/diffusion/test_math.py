@@ -51,7 +51,7 @@ def test_diffuse_is_equation_5():
 
 
 def test_eps_and_v_are_one_denoiser():
-    """Where the two networks are exact conversions of one another; float64."""
+    """The two networks are exact conversions of one another, in float64."""
     with jax.enable_x64(True):
         x, epsilon = np.random.default_rng(0).normal(size=(2, 5, 8))
         (skip, out, c_in), (v_skip, v_out, v_in) = (
@@ -113,7 +113,7 @@ def test_weights_gamma_and_unknown_kind():
 
 
 def toy(params, x, t, cond):
-    """A denoiser that is linear in its text and also reads t and the vector."""
+    """Return a denoiser that is linear in its text and also reads t and the vector."""
     scale = cond["text"].sum((1, 2)) + 0.1 * cond["vector"].sum(1) + 0.01 * t
     return params * x * scale[:, None, None, None]
 

@@ -43,7 +43,7 @@ def jitted(predict, grid, x, low=None, keys=None, eta=0.0, form="released"):
 
 
 def keys_of(x, seed=0):
-    """One key an image."""
+    """Return a key for each image."""
     return jax.random.split(jax.random.key(seed), len(x))
 
 
@@ -52,7 +52,7 @@ def run(predict, grid, x, low=None, **options):
 
 
 def nonlinear(x, t):
-    """A predictor without any special property."""
+    """Predict without any special property."""
     return jnp.tanh(x) * (1 + 0.01 * t[:, None, None, None]) - 0.3
 
 
@@ -72,7 +72,7 @@ def test_a_constant_prediction_is_where_sampling_lands(case, eta):
 
 
 def test_a_constant_epsilon_lands_on_x0():
-    """Base: x stays on the line x0 + σ ε, whatever the steps."""
+    """In a base stage x stays on the line x0 + σ ε for any steps."""
     x0, epsilon, grid = normal(0), normal(1), double(BASE)
     sigma_of = jnp.zeros(1001).at[grid.t].set(grid.sigma)
     final, trajectory = run(
@@ -155,8 +155,9 @@ def test_base_is_the_relay_without_blur():
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_keeps_the_variance(case, eta):
-    """x_t ~ N(m_t, σ_t²) goes to x_s ~ N(m_s, σ_s²) for any η, correlated with x_t by √(1 -
-    δ²/σ_s²).
+    """x_t ~ N(m_t, σ_t²) goes to x_s ~ N(m_s, σ_s²) for any η.
+
+    Its correlation with x_t is √(1 - δ²/σ_s²).
     """
     grid, relay, form = CASES[case]
     grid = double(grid)
@@ -221,7 +222,7 @@ def test_an_unknown_form_is_refused():
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_the_same_however_they_are_split(case, eta):
-    """In one program, whose range of steps is an argument; and they are those of `sample`."""
+    """One program takes a range of steps; the result is that of `sample`."""
     (grid, relay, form), programs = CASES[case], []
     low, keys = normal(1) if relay else None, keys_of(normal(0))
     grid, x = double(grid), normal(2)

@@ -81,7 +81,7 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
 
 
 def hashes(part: Path) -> dict:
-    """Of the files of a part, as they were written."""
+    """Return the hashes of a part's files as they were written."""
     return tiny_runs.read_json(part / "manifest.json")
 
 
@@ -97,8 +97,9 @@ def test_teacher_and_student_are_sharded(tmp_path):
 
 
 def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
-    """Killed after its best look, and gone on with others: the figures are those of the weights
-    that are there.
+    """The run is killed after its best evaluation and resumes with worse ones.
+
+    The reported figures must be those of the weights that are kept.
     """
     far = {0: 5.0, 4: 2.0, 8: 1.0, 6: 1.5, 9: 1.2}
 

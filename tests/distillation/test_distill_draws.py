@@ -50,7 +50,7 @@ BLUR = blur_table("exp", 40).astype(np.float64)
 
 
 class Seen(NamedTuple):
-    """Updates of a round, and what its student and teacher were shown."""
+    """Hold the updates of a round and the inputs of its student and teacher."""
 
     steps: DiffusionPrograms
     teacher_w_dim: int
@@ -63,7 +63,7 @@ class Seen(NamedTuple):
 
 
 def w_of(embedding: np.ndarray) -> np.ndarray:
-    """The guidance weights of their embeddings, by the slowest of its sines."""
+    """Return the guidance weights of their embeddings, from the slowest of the sines."""
     return 10 * np.arcsin(embedding[:, W_DIM // 2 - 1].astype(np.float64))
 
 
@@ -128,8 +128,9 @@ def test_the_teacher_is_guided_in_the_first_round_and_guidance_conditioned_later
 
 
 def test_the_loss_is_of_the_recipe_s_form_and_target(seen):
-    """Both networks predict a constant; where two steps of the teacher lead is worked out with the
-    form that the recipe names.
+    """Both networks predict a constant.
+
+    The end of the teacher's two steps is computed with the form that the recipe names.
     """
     round = round_seen(seen)
     points = POINTS[round.steps]
@@ -161,7 +162,7 @@ def test_the_loss_is_of_the_recipe_s_form_and_target(seen):
 
 
 def test_updates_have_the_round_s_rate_and_average(seen):
-    """Adam without memory moves by the rate: warming up, then down to half of it by a line."""
+    """Adam without memory moves by the rate, which warms up and then falls linearly to half."""
     round = round_seen(seen)
     n = np.arange(UPDATES)
     left = 0.5 + 0.5 * (1 - (n - 2) / (round.updates - 2))
@@ -192,7 +193,7 @@ def test_networks_are_as_the_recipe_says_and_see_a_microbatch_at_a_time(seen):
 
 
 def run_of(settings=SETTINGS, **fields) -> SimpleNamespace:
-    """As much of a distillation as its rounds need to begin."""
+    """Return as much of a distillation as its rounds need."""
     teacher = Trained(Path("teacher"), described.stage("relay"))
     mesh = hn.plan_of(settings.stage)
     return SimpleNamespace(

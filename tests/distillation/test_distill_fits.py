@@ -13,7 +13,7 @@ from data_pipeline.io.errors import InputError
 
 
 def plain(stage: str, *fields: str):
-    """The tiny recipe, of no cascade."""
+    """Return the settings of the tiny recipe without a cascade."""
     config = recipes.load(f"scenes_distill_{stage}:tiny", [f"--config.{field}" for field in fields])
     return parse_distillation(config)
 

@@ -17,7 +17,7 @@ from data_pipeline.io.errors import InputError
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Cascades that are not there, or are of other sizes than the rows below ask for."""
+    """Make cascades that lack parts or have other sizes than the rows below need."""
     at = tmp_path_factory.mktemp("refused")
     directory, description = cascades.read_cascade(tiny_runs.trained("relay").workdir)
     changed = {

@@ -36,7 +36,7 @@ ALONE = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=8")
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A cascade whose base was never trained, behind the tiny one's text encoder."""
+    """Return a cascade with an untrained base and the tiny one's text encoder."""
     place = shutil.copytree(
         tiny_runs.trained("base").workdir / "cascade",
         tmp_path_factory.mktemp("teacher") / "cascade",
@@ -58,7 +58,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(teacher, tmp_path_factory):
-    """Both rounds on one device, by a command that nothing happened to."""
+    """Return both rounds on one device, by a command that was not interrupted."""
     workdir = tmp_path_factory.mktemp("whole") / "w"
     done = subprocesses.run("cv3jax", "distill", *argv(teacher, workdir))
     (workdir.parent / "stderr").write_bytes(done.stderr.encode())
@@ -89,8 +89,9 @@ def stamps(place: Path) -> dict:
 
 
 def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
-    """The first round is the whole run's, which is not repeated; the second is killed after a
-    checkpoint of its own.
+    """The first round is copied from the whole run.
+
+    The second is killed after a checkpoint of its own.
     """
     workdir, command = (
         tmp_path / "w",
@@ -131,7 +132,7 @@ def test_a_round_killed_with_9_resumes_bit_exactly(teacher, whole, tmp_path):
 
 @pytest.mark.slow
 def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_path):
-    """The rounds of the guided teacher and of one that is told w."""
+    """One round has a guided teacher, the other a guidance-conditioned one."""
     with tiny_runs.split_small():
         work = building.build_distillation(
             tiny_runs.distill_config("base", *FIELDS, f"cascade={teacher}"), tmp_path
@@ -150,7 +151,7 @@ def test_one_device_and_eight_devices_have_the_same_losses(teacher, whole, tmp_p
 
 
 def first_losses(work: building.Distillation, plan, teacher: building.Trained) -> list[float]:
-    """Of a round on eight devices."""
+    """Return the first losses of a round on eight devices."""
     params = building.load_stage(work, teacher)
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
     state = building.create_student(work, plan, teacher, params)

@@ -26,7 +26,7 @@ from cv3jax.training.metrics import read_lines
 
 
 def weights(place: Path, stage: str = "base") -> dict:
-    """The parameters of a stage of a cascade, on one device."""
+    """Return the parameters of a cascade's stage on one device."""
     directory, description = cascades.read_cascade(place)
     return load_params(directory, description, (stage,))[0][stage]
 
@@ -49,8 +49,9 @@ HOLLOW = (
 
 
 class Hollow:
-    """Two rounds of four updates in two sittings: SIGTERM comes in the second update of the second
-    round.
+    """Hold two rounds of four updates that are interrupted once.
+
+    SIGTERM comes in the second update of the second round.
     """
 
     def __init__(self, workdir: Path):
@@ -143,8 +144,9 @@ def test_the_weights_kept_are_those_nearest_to_the_full_sampler(stopped):
 
 
 def test_a_distilled_stage_is_distilled_further(tmp_path):
-    """From the first round on it is told w, like its student; there is no undistilled sampler to
-    compare it with.
+    """The teacher is guidance-conditioned from the first round on, like its student.
+
+    There is no undistilled sampler to compare it with.
     """
     first = tiny_runs.distilled("base").workdir / "rounds" / "1_4_steps" / "cascade"
     run = Hollow(tmp_path / "w")
@@ -164,7 +166,7 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
 
 
 def going_on(workdir: Path, student: Path, w: str) -> Hollow:
-    """One round of two updates for a student of two steps."""
+    """Return one round of two updates for a student of two steps."""
     run = Hollow(workdir)
     run.argv = tiny_runs.distill_argv(
         "base", workdir, *HOLLOW, f"distill.rounds=((2,2,1e-3,{w}),)", f"distill.student={student}"

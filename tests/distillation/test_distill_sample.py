@@ -40,7 +40,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Cascades by which of their stages are distilled, both to one step, w in 1..4."""
+    """Return cascades by their distilled stages, which take one step with w in 1..4."""
     base, both = (tiny_runs.distilled(stage).workdir / "cascade" for stage in ("base", "relay"))
     relay = tmp_path_factory.mktemp("mixed") / "cascade"
     shutil.copytree(tiny_runs.trained("relay").workdir / "cascade", relay)
@@ -58,7 +58,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_device_and_loaded_once():
-    """A cascade compiles its samplers once, whatever asks for it."""
+    """Use one device, and load each cascade once so that it compiles once."""
     once = functools.cache(pipeline.load)
     with pytest.MonkeyPatch.context() as patch:
         for module in (few, resumable):
@@ -74,7 +74,7 @@ def _one_device_and_loaded_once():
 
 
 def pictures(place: Path, out: Path, *flags: str) -> list[np.ndarray]:
-    """Of both prompts, by the command."""
+    """Return the pictures of both prompts by the command."""
     given = (
         [flag for prompt in PROMPTS for flag in ("--prompt", prompt)]
         if "--prompts" not in flags
@@ -105,9 +105,9 @@ def test_distilled_stages_sample_alone_and_beside_undistilled_ones(name, places,
 
 
 def test_the_model_is_conditioned_on_w(places):
-    """A single step to the end lands on x̂0: the model itself, told w, at the grid's first point.
+    """One step to the end lands on x̂0, which is the model's output at the first point.
 
-    An image may have its own w.
+    Each image may have its own w.
     """
     loaded = pipeline.load(places["base"])
     stage = loaded.description.stages["base"]

@@ -42,8 +42,9 @@ def _float64():
 
 @functools.partial(jax.jit, static_argnames="form")
 def landings(form, rows, first, second, x, low, m):
-    """Where one step with x0* brings x and the carried mean, and where two with D₁ and D₂; a row of
-    pairs each image.
+    """Return the ends of one step with x0* and of two steps with D₁ and D₂.
+
+    An end is x and the carried mean. There is a row of pairs for each image.
     """
     x0 = two_steps(
         lambda x, t: jnp.where(per_sample(t == rows.t[:, 0], x), first, second),
@@ -75,7 +76,7 @@ def test_one_step_with_x0_star_lands_where_two_steps_do(case):
 
 @st.composite
 def grids(draw):
-    """Any grid of two or four steps; of blur only what the paper's form can divide by."""
+    """Draw a grid of two or four steps whose blur the paper's form can divide by."""
     steps = draw(st.sampled_from([2, 4]))
     t = draw(st.lists(st.integers(1, 1000), min_size=steps, max_size=steps, unique=True))
     blur = draw(st.lists(st.integers(1, 100), min_size=steps, max_size=steps, unique=True))
@@ -107,7 +108,7 @@ def sampled(form, grid, x, low):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_teacher_is_asked_where_the_sampler_would_ask(case):
-    """And x0* brings x to where a whole run of the sampler ends, from t over m to s."""
+    """x0* also brings x to the end of a run of the sampler from t over m to s."""
     (grid, form), asked = CASES[case], []
 
     def predict(x, t):

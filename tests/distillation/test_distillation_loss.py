@@ -47,9 +47,9 @@ def test_an_unknown_form_or_target_is_refused():
 def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(
     stage, target, teacher_w_dim
 ):
-    """The prediction then does not change along the way, so x0* is that prediction.
+    """With a constant prediction x0* is that prediction.
 
-    Not so where the student is off by one.
+    The loss is above 0 if the student is off by one.
     """
 
     def constant(params, x, t, cond):
@@ -79,7 +79,7 @@ def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_guided_constant_teacher_is_the_student_s_target(stage):
-    """Text alone: null + w (cond - null) = w cond, which the student must say for a loss of 0."""
+    """With text alone, null + w (cond - null) = w cond is the prediction of loss 0."""
 
     def text(params, x, t, cond):
         return jnp.zeros_like(x) + cond["text"].mean((1, 2))[:, None, None, None]
@@ -89,8 +89,9 @@ def test_a_guided_constant_teacher_is_the_student_s_target(stage):
 
 
 def by_hand(stage, teacher_w_dim, i, pair, w, noise):
-    """Image i of the batch with what is drawn for it: (its landing point, the teacher's, x̂0, x0*,
-    σ). w is a number here.
+    """Return (the landing point, the teacher's, x̂0, x0*, σ) of image i of the batch.
+
+    They are computed with its draws; w is a number here.
     """
     grid, form = STAGES[stage]
     batch, rows = (
@@ -115,9 +116,9 @@ def by_hand(stage, teacher_w_dim, i, pair, w, noise):
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_by_hand(stage, teacher_w_dim):
-    """Landing: the mean squared distance of two landing points. x0: the error of x0, weighted.
+    """Target "landing" is the mean squared distance of landing points, "x0" the weighted error.
 
-    Each image has a w of its own.
+    Each image has its own w.
     """
     drawn = draw_pairs(keys(), SHAPE[1:], STAGES[stage][0].steps // 2, jnp.asarray(RANGE))
     images = [
@@ -136,7 +137,7 @@ def test_the_loss_by_hand(stage, teacher_w_dim):
 
 
 def test_a_base_stage_has_one_form():
-    """Whatever `form` says: without `low` it is the released one, as in the sampler."""
+    """Without `low` the form is the released one, as in the sampler, for any `form`."""
     now, batch = a_round(STAGES["base"][0]), a_batch(relay=False)
     losses = []
     for form in sampler.MEANS:
@@ -147,8 +148,9 @@ def test_a_base_stage_has_one_form():
 
 @pytest.mark.parametrize("teacher_w_dim", [0, W_DIM], ids=["first round", "later round"])
 def test_who_is_shown_what(teacher_w_dim):
-    """The first teacher sees the text and null in one batch of twice the rows, no w; the later ones
-    and students see w and no null.
+    """The first teacher sees text and null in one batch of twice the rows, without w.
+
+    Later teachers and students see w and no null.
     """
     shown = {"student": [], "teacher": []}
 

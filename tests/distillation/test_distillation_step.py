@@ -79,8 +79,9 @@ def test_draws_are_uniform_and_an_image_s_own():
 
 
 def test_a_round_sets_the_pace_of_a_train_step():
-    """An update is the optimizer's times `rate`, to rounding, and the average moves by 1 - `decay`:
-    what the round says, not the program.
+    """An update is the optimizer's times `rate`, up to rounding.
+
+    The average moves by 1 - `decay`. Both are inputs of the program.
     """
     tx = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale(-1.0))
     params = {"a": normal(0, (3, 2)), "b": normal(1, (4,))}

@@ -16,7 +16,7 @@ from cv3jax.models.unet import UNet
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A stand-in for a device that is not here."""
+    """Stand in for a device that the machine does not have."""
 
     id: int = 0
     slice_index: int = 0
@@ -27,7 +27,7 @@ class Device:
 
 
 def sizes(**axes):
-    """A stand-in for a mesh too large to be here: the rule asks only for its shape."""
+    """Stand in for a mesh that is too large for the machine: the rule only reads its shape."""
     return types.SimpleNamespace(shape={axis: axes.get(axis, 1) for axis in AXES})
 
 
@@ -112,7 +112,7 @@ def test_what_fsdp_chooses_leaves_each_slice_its_data():
 
 @pytest.mark.parametrize("per_host", [1, 8])
 def test_gpu_hosts_are_slices_unless_joined(per_host):
-    """Four machines of eight GPUs, with a process a machine or a process a GPU."""
+    """There are four machines of eight GPUs, with a process a machine or a process a GPU."""
     coords = [(i // 8, 0, i % 8) if per_host == 1 else (i // 8, i % 8, 0) for i in range(32)]
     devices = [
         Device(id=i, coords=at, platform="gpu", process_index=8 * at[0] + at[1])

@@ -17,11 +17,10 @@ LOOKS = 22
 
 
 class Store:
-    """The keys of process 0, which is real, and of process 1, which compiles: it beats and has no
-    position until it `begins` a step.
+    """Hold the keys of process 0, which is real, and of process 1, which compiles.
 
-    It dies, if it `dies`, when process 0 has told its own position; what process 0 does after that
-    is counted.
+    Process 1 sends heartbeats and has no position until it `begins` a step. If it `dies`, it does
+    so when process 0 has published its own position. What process 0 does after that is counted.
     """
 
     def __init__(self, dies: bool):
@@ -51,7 +50,7 @@ class Store:
 
 
 class Deciding:
-    """Process 0, asked to stop after its step 3."""
+    """Hold process 0, which is asked to stop after its step 3."""
 
     def __init__(self, monkeypatch, *, dies: bool):
         self.ends = []

@@ -11,7 +11,7 @@ from cv3jax.distributed import processes, roll_call
 
 
 def call(indices, count: int, seconds: float, coordinator: str | None = None) -> dict[int, str]:
-    """What each of the processes ends with: "" or what it raises."""
+    """Return how each of the processes ends: "" or the error that it raises."""
     coordinator = coordinator or f"127.0.0.1:{free_port()}"
     ends: dict[int, str] = {}
 

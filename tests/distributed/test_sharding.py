@@ -46,8 +46,9 @@ MESHES = (
 
 
 def small_step(mesh, remat, accumulate):
-    """(state, batch, the compiled step) of a small UNet in float32; parameters of 512 elements and
-    more are split.
+    """Return (state, batch, the compiled step) of a small UNet in float32.
+
+    Parameters of 512 elements and more are split.
     """
     model, tx = UNet(**FEW, remat=remat), optax.adam(1e-2)
 
@@ -96,7 +97,7 @@ def small_step(mesh, remat, accumulate):
 
 @functools.cache
 def alone():
-    """Metrics of two steps on one device, of the whole batch at once."""
+    """Return the metrics of two steps on one device with the whole batch at once."""
     return two_steps(
         *small_step(make_mesh(data=1, devices=jax.devices()[:1]), "none", accumulate=1)
     )
@@ -134,9 +135,9 @@ def test_whatever_is_computed_again_the_update_is_the_same(remat, monkeypatch):
     ("remat", "least", "most"), [("none", 1.67, 2), ("block", 1.85, 2), ("full", 2.6, 3)]
 )
 def test_gathered_parameters_are_gathered_again_and_never_kept(remat, least, most, monkeypatch):
-    """Kept, they would be all of the model's.
+    """Kept parameters would add up to the whole model's.
 
-    A few, the last layers', need not be gathered again.
+    Those of the last layers need not be gathered again.
     """
     monkeypatch.setattr(partitioning, "MIN_SIZE", 512)
     mesh, model = make_mesh(data=2, fsdp=4), UNet(**SMALL, remat=remat)
@@ -168,12 +169,12 @@ def test_gathered_parameters_are_gathered_again_and_never_kept(remat, least, mos
 
 
 def live(jaxpr):
-    """Without what nothing comes of."""
+    """Return a jaxpr without the equations whose results are unused."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def gathers(jaxpr):
-    """Of parameters, loops by their length."""
+    """Return how often parameters are gathered; a loop's gathers count once per iteration."""
     inner = sum(
         eqn.params.get("length", 1) * gathers(body)
         for eqn in jaxpr.eqns
@@ -183,7 +184,7 @@ def gathers(jaxpr):
 
 
 class Blocks(nn.Module):
-    """A block of each kind, as the UNet has them."""
+    """Apply a block of each kind, as in the UNet."""
 
     remat: str
 

@@ -31,15 +31,17 @@ COUNT = 4
 
 @pytest.fixture(scope="module")
 def cascade():
-    """A cascade whose "distilled" stages are its own."""
+    """Return a cascade whose "distilled" stages are its own."""
     place = tiny_runs.trained("relay").workdir
     return with_rounds(load(place), {(2, 1): (place, place)})
 
 
 @pytest.fixture(scope="module")
 def assessed(cascade):
-    """(samplers, figures, what is shown): the full sampler twice, once by stages of its own name,
-    and one of fewer steps.
+    """Return (samplers, figures, shown pictures).
+
+    The full sampler is there twice, once with stages named as distilled; the third takes fewer
+    steps.
     """
     ways = {
         "full": Sampler(("base", "relay"), (2, 1), W),
@@ -112,8 +114,9 @@ def test_image_distance_is_the_mean_over_images():
 
 
 def test_the_judged_pictures_count(assessed, cascade, monkeypatch):
-    """What the judge says of each caption becomes the share, and its error that of differences in
-    pairs.
+    """The share is computed from the judge's verdicts on each caption.
+
+    Its error is that of differences in pairs.
     """
     ways, figures, shown = assessed
     full = {image.tobytes() for image in shown["rows"]["full"]}

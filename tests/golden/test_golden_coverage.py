@@ -28,9 +28,7 @@ def test_every_preset_is_listed():
 
 
 def test_every_tolerance_is_of_use():
-    """Each pattern is the first to fit some key, so that the table holds nothing that changes
-    nothing.
-    """
+    """Each pattern is the first one that matches some key, so no entry is useless."""
     keys = [
         key
         for preset in golden.PRESETS

@@ -19,8 +19,9 @@ from cv3jax.models.embeddings import size_embedding
 
 
 def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
-    """(the two pictures that the command makes, uint8 [2, H, W, 3]; what its steps were given and
-    returned).
+    """Return the two pictures of the command, and inputs and outputs of its steps.
+
+    The pictures are uint8 [2, H, W, 3].
     """
     seen = {}
 
@@ -55,11 +56,11 @@ def draw(g, noise: dict, *flags: str) -> tuple[np.ndarray, dict]:
 
 
 def check_png(g, key: str, ours: np.ndarray) -> None:
-    """±1 on at most 0.1 % of pixels, a pixel being off where any of its channels is: so of micro's
-    2,048 no more than 2.
+    """Check that at most 0.1 % of pixels differ, by at most 1.
 
-    Truncation turns the smallest error into 1 where a value is next to a whole number: 127.5 times
-    the mean error of the decoded picture is the share of values to expect.
+    A pixel differs if any of its channels does, so at most 2 of micro's 2,048 may. Truncation turns
+    the smallest error into 1 where a value is next to a whole number. The expected share of such
+    values is 127.5 times the mean error of the decoded picture.
     """
     difference = np.abs(ours.astype(int) - g[key])
     off = (difference > 0).any(axis=-1)
@@ -68,9 +69,7 @@ def check_png(g, key: str, ours: np.ndarray) -> None:
 
 
 def check_stage(g, stage: str, seen: dict, side: int) -> None:
-    """The sizes it is told, its latents, and what the decoder makes of them before they are cut to
-    8 bits.
-    """
+    """Check a stage's size conditioning, its latents, and the decoded picture before truncation."""
     g.check(f"e2e.{stage}.vector", size_embedding(np.tile([side, side, 0, 0, side, side], (2, 1))))
     latent = seen["stage"][1]
     g.check_nhwc(f"e2e.{stage}.latent", latent)

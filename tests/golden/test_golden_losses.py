@@ -24,7 +24,7 @@ SHARED = ("loss.x", "loss.lr", "loss.context", "loss.sizes6", "loss.y")
 
 
 def check_loss(g, case, blur, w=None):
-    """Loss per sample, the norm of each parameter's gradient, and two gradients whole."""
+    """Check the loss of each sample, all gradients' norms, and two whole gradients."""
     schedule = make_schedule(blur, RELAY_START)
     denoise = denoiser(g.preset, differentiable_network)
     noise = g.nhwc(f"loss.{case}.noise")
@@ -53,8 +53,9 @@ def check_loss(g, case, blur, w=None):
 
 
 def check_discarded(g, key, index):
-    """The released relay loss draws a second index and drops it: what it trained on is `index`, as
-    the losses here show.
+    """Check that the second index of the released relay loss differs from `index`.
+
+    The released code draws it and drops it; the losses compared here depend on `index`.
     """
     assert g[key].shape == g[index].shape
     assert not np.array_equal(g[key], g[index])
@@ -85,8 +86,9 @@ def test_relay_loss_with_w(g):
 
 @reads("train.*", slow=WIDER)
 def test_training_step_from_pixels(g):
-    """The released shared_step: a relay stage, offset noise 0.05, prompts 1 and 2, original =
-    target = the image's size.
+    """The released shared_step is that of a relay stage with offset noise 0.05.
+
+    The prompts are 1 and 2; original and target size are the image's.
     """
     image = g.nhwc("train.image")
     low = encode(g.preset, up2(down2(image)), g.nhwc("train.noise_lr_encode"))

@@ -43,7 +43,7 @@ def test_unet(g, case):
 
 
 def run_unet_module(g, case, *inputs):
-    """A module of the golden UNet, alone, on its own inputs."""
+    """Run a module of the golden UNet alone on its own inputs."""
     model, params, entries = unet(g.preset)
     cond = {
         "text": jnp.zeros((1, 1, g.meta["preset_config"]["unet"]["context_dim"])),
@@ -144,8 +144,9 @@ def test_t5(g):
 
 
 def test_t5_buckets_at_their_edges():
-    """The first distance of each bucket, in whole numbers: bucket 8 + j begins where (m/8)^8 ≥
-    16^j.
+    """The first distance of each bucket is computed in whole numbers.
+
+    Bucket 8 + j begins where (m/8)^8 ≥ 16^j.
     """
     edges = [*range(8), *(next(m for m in range(8, 129) if m**8 >= 16**j * 8**8) for j in range(8))]
     distance = np.arange(-300, 301)

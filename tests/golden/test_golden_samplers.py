@@ -1,7 +1,7 @@
 """Test every step of the released samplers: base and relay, guided and distilled.
 
 `sample`'s scan runs as a Python loop here, so that one compiled network serves all grids.
-test_math.py runs it as a scan.
+test_math_sampler.py runs it as a scan.
 """
 
 import jax
@@ -17,7 +17,7 @@ from cv3jax.models.embeddings import guidance_embedding
 
 
 def run(preset, grid, x, low, text, vector, distilled):
-    """The trajectory [n, B, H, W, C] of a guided model or, with w baked in, of a distilled one."""
+    """Return the trajectory [n, B, H, W, C] of a guided or a distilled model; w is fixed."""
     cond = {"text": text, "vector": vector}
     denoise = denoiser(preset)
     if distilled:

@@ -26,7 +26,7 @@ def heads(mesh, dtype="float32"):
 
 
 def with_gradients(attend):
-    """(q, k, v, cotangent) → (attention, gradients of q, k, v)."""
+    """Return a function (q, k, v, cotangent) → (attention, gradients of q, k, v)."""
 
     def run(q, k, v, g):
         out, back = jax.vjp(attend, q, k, v)
@@ -44,14 +44,14 @@ def draw(batch, queries, keys, heads, dim=64, dtype=jnp.float32):
 
 
 def assert_close(ours, theirs, within):
-    """Each within a share of its largest value."""
+    """Check that each array is within a share of its largest value."""
     for name, a, b in zip(("out", "q", "k", "v"), ours, theirs, strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.abs(a - b).max() <= within * np.abs(b).max(), name
 
 
 def primitives(jaxpr) -> list:
-    """The equations of a jaxpr and of those inside it."""
+    """Return the equations of a jaxpr and of the jaxprs inside it."""
     found = []
     for equation in jaxpr.eqns:
         found.append(equation)
@@ -63,7 +63,7 @@ def primitives(jaxpr) -> list:
 
 
 def calls(attend, *shape, **options) -> list:
-    """The Pallas calls in attention and gradients of such inputs."""
+    """Return the Pallas calls in attention and gradients of such inputs."""
     jaxpr = jax.make_jaxpr(with_gradients(attend))(*jax.eval_shape(lambda: draw(*shape, **options)))
     return [
         equation for equation in primitives(jaxpr.jaxpr) if equation.primitive.name == "pallas_call"

@@ -17,7 +17,10 @@ from data_pipeline.images.decode import encode_png
 
 
 def damaged_places(at: Path) -> dict[str, Path]:
-    """Name → place: what commands refuse, made in a directory; the session's runs and scenes."""
+    """Make in a directory what commands refuse, and return its places by name.
+
+    The session's runs and scenes are among them.
+    """
     (at / "empty").mkdir()
     (at / "file").write_text("not a directory")
     for name, text in (
@@ -105,7 +108,7 @@ PICTURES = {  # folders of images and captions in which nothing can be used, but
 
 
 def files(directory: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a directory, with time and size; not what Python keeps of a recipe."""
+    """Return every file below a directory with time and size, without Python's caches."""
     return {
         str(path): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in directory.rglob("*")
@@ -114,7 +117,7 @@ def files(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def refused(command: str, argv: list[str], capsys, contains: str) -> None:
-    """Run a command in this process: one line on stderr, exit 2."""
+    """Run a command in this process and check for one line on stderr and exit code 2."""
     main = importlib.import_module(cli.COMMANDS[command][0]).main
     # what a test before this one left behind, and complains when it is collected, complains now
     gc.collect()

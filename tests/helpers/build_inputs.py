@@ -11,7 +11,7 @@ from data_pipeline.records.records import open_records
 
 
 def jpeg(i, size=(64, 48)):
-    """Pictures of which no two are near."""
+    """Return JPEG bytes of a picture; no two of them are near."""
     field = np.random.default_rng(i).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(field).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=95)

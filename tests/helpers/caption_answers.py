@@ -18,7 +18,7 @@ REFUSAL = "I'm sorry, but I can't assist with that request."
 
 
 def solid(number: int, side: int = 8) -> np.ndarray:
-    """The image of record `number`: uint8 [side, side, 3] of one colour."""
+    """Return the image of record `number`: uint8 [side, side, 3] of one colour."""
     return np.full((side, side, 3), [number >> 16, number >> 8 & 255, number & 255], np.uint8)
 
 
@@ -27,7 +27,7 @@ def answer_of(record: int, turn: int) -> str:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Answers each request as its owner, a CaptionServer, decides."""
+    """Answer each request as the handler's owner, a CaptionServer, decides."""
 
     protocol_version = "HTTP/1.1"
     owner: Any
@@ -79,7 +79,7 @@ class Answering(BaseHTTPRequestHandler):
         self.act(record, turn, action)
 
     def act(self, record: int, turn: int, action: str) -> None:
-        """The response to a request that was in order."""
+        """Return the response to a well-formed request."""
         owner, text, finish = self.owner, answer_of(record, turn), "stop"
         usage: dict[str, int] | None = {
             "prompt_tokens": 100 + turn,
@@ -177,10 +177,10 @@ class Answering(BaseHTTPRequestHandler):
 
 
 def read_request(body: dict[str, Any]) -> tuple[int, int]:
-    """(record, turn) of a chat, after checking its shape.
+    """Check the shape of a chat and return its (record, turn).
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError, OSError: it is not what the API takes.
+        ValueError, KeyError, TypeError, IndexError, OSError: if it is not what the API takes.
     """
     chat = [m for m in body["messages"] if m["role"] != "system"]
     if [m["role"] for m in chat] != [("user", "assistant")[i % 2] for i in range(len(chat))] or len(

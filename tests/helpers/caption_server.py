@@ -32,9 +32,7 @@ Schedule = Callable[[int, int, int], str]
 
 
 class Seen(NamedTuple):
-    """One request: when it came (seconds), what it was about, what was done, and its headers and
-    body.
-    """
+    """Hold one request: its time (seconds), its record and turn, the action, headers and body."""
 
     time: float
     record: int
@@ -45,7 +43,7 @@ class Seen(NamedTuple):
 
 
 class Bucket:
-    """A limit of `rate` requests a second, `burst` at once; None: no limit."""
+    """Limit requests to `rate` a second, `burst` at once; without a rate there is no limit."""
 
     def __init__(self, rate: float | None, burst: float):
         self.rate, self.burst, self.level, self.last = rate, burst, burst, time.monotonic()
@@ -64,7 +62,7 @@ class Bucket:
 
 
 class CaptionServer:
-    """A context manager; `url` is the endpoint.
+    """Serve captions inside a `with` block; `url` is the endpoint.
 
     `on_answer` is called after each whole 200 with the number of those so far.
     """
@@ -113,7 +111,7 @@ class CaptionServer:
         self._http.server_close()
 
     def note(self, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, int, str]:
-        """Checks a request as the API would, and decides what becomes of it."""
+        """Check a request as the API would, and decide the action."""
         record, turn = read_request(body)
         limited = not self.bucket.take()
         with self._lock:
@@ -124,8 +122,9 @@ class CaptionServer:
         return record, turn, action
 
     def entered(self, number: int) -> None:
-        """So many more requests are under way; one ends just before its response, for after that
-        the client may send another.
+        """Add `number` to the requests under way.
+
+        A request ends just before its response, because the client may send another after that.
         """
         with self._lock:
             self.at_once += number
@@ -138,7 +137,7 @@ class CaptionServer:
         self.on_answer(number)
 
     def asked(self, *actions: str) -> list[tuple[int, int]]:
-        """(record, turn) of every request so far, or of those with one of these actions."""
+        """Return (record, turn) of every request so far, or of those with one of these actions."""
         return [(s.record, s.turn) for s in self.seen if not actions or s.action in actions]
 
 
@@ -147,8 +146,9 @@ class _Quiet(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request, client_address) -> None:
-        """A client that is gone, or was killed, is what the tests are about; anything else is an
-        error of this file.
+        """Ignore clients that have gone: they are what the tests are about.
+
+        Any other error is one of this file.
         """
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
@@ -158,10 +158,10 @@ KINDS = ("500", "slow", "cut", "malformed", "empty", "truncated", "sorry", "503"
 
 
 def misbehaving(record: int, turn: int, attempt: int) -> str:
-    """The benchmark's schedule: each tenth record meets something, one of KINDS after the other,
-    the first time in one of three turns.
+    """Return the action of the benchmark's schedule.
 
-    Empty, truncated and refused answers are the end of a record: 3 of 80.
+    Each tenth record meets one of KINDS in turn, the first time in one of three turns. Empty,
+    truncated and refused answers end a record: 3 of 80.
     """
     if record % 10 or turn != record // 80 % 3 or attempt:
         return "ok"

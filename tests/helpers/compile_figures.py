@@ -20,7 +20,7 @@ FIELDS = {
 
 
 def fake_figures(**changes) -> dict:
-    """What `run` would give."""
+    """Return figures as `run` would."""
     figures = {
         "step": "train",
         "topology": "v5e:16x16",

@@ -8,7 +8,7 @@ STARTS = {"base": 1000, "relay": 40}
 
 
 def stage(name: str = "base", **changes: Any) -> StageDescription:
-    """Returns the description of an undistilled stage of the tiny recipe, but for `changes`."""
+    """Return the description of an undistilled stage of the tiny recipe, with `changes`."""
     fields = {
         "kind": name,
         "model": {"w_dim": 0},
@@ -27,7 +27,10 @@ def stage(name: str = "base", **changes: Any) -> StageDescription:
 
 
 def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
-    """The fields of `stage` that make it a stage distilled to so many steps, for guidance of w."""
+    """Return the fields of `stage` that make it a distilled, guidance-conditioned stage.
+
+    It takes so many steps, for guidance weights `w`.
+    """
     return {
         "model": {"w_dim": 512},
         "steps": steps,

@@ -26,8 +26,9 @@ def double(grid):
 
 
 def land(form, predictions, x, m, low, sigma, blur):
-    """(x, carried mean) at the last of the points [B, n + 1], by the sampler's own steps with the n
-    given x̂0.
+    """Return (x, carried mean) at the last of the points [B, n + 1].
+
+    The sampler's own steps take the n given x̂0.
     """
     for i, x0 in enumerate(predictions):
         s_t, s_s, b_t, b_s = (
@@ -39,7 +40,7 @@ def land(form, predictions, x, m, low, sigma, blur):
 
 
 def network(params, x, t, cond):
-    """A denoiser without any special property, told w or not."""
+    """Return a denoiser without any special property, guidance-conditioned or not."""
     text = cond["text"].mean((1, 2))[:, None, None, None]
     hidden = params["scale"] * jnp.tanh(x) * (1 + 1e-3 * per_sample(t, x)) + params["shift"] * text
     return hidden + (0.1 * cond["w"].sum(-1)[:, None, None, None] if "w" in cond else 0.0)

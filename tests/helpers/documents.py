@@ -20,7 +20,10 @@ DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+(?![\w.])")
 
 
 class Section(NamedTuple):
-    """From one heading of the second rank to the next; the page's own heading begins the first."""
+    """Hold a section from one heading of the second rank to the next.
+
+    The page's own heading begins the first.
+    """
 
     document: str
     title: str
@@ -32,7 +35,7 @@ def read(document: str) -> str:
 
 
 def flat(text: str) -> str:
-    """A text without line breaks, bold and the padding of tables, so that sentences are found."""
+    """Return a text without line breaks, bold and the padding of tables."""
     return " ".join(text.replace("**", "").split())
 
 
@@ -42,7 +45,7 @@ def sections(document: str) -> list[Section]:
 
 
 def rows(text: str) -> list[tuple[str, ...]]:
-    """The rows of a text's tables, without bold and padding, heads included, rules not."""
+    """Return the rows of a text's tables with heads, without bold, padding and rules."""
     cells = [
         tuple(cell.strip() for cell in flat(line).strip("|").split("|"))
         for line in text.splitlines()
@@ -52,12 +55,12 @@ def rows(text: str) -> list[tuple[str, ...]]:
 
 
 def tables(text: str) -> list[list[tuple[str, ...]]]:
-    """The tables of a text, each as its rows."""
+    """Return the tables of a text, each as its rows."""
     return [rows(found) for found in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE)]
 
 
 def in_percent(row: tuple[str, ...]) -> tuple[str, ...]:
-    """A result's row as documents show it: shares are percentages, of as many digits."""
+    """Return a result's row as documents show it: shares as percentages of as many digits."""
     cells = [re.sub(r"(?<=\d)%", " %", cell) for cell in row]
     if cells[0].endswith((" found", " lost")):
         cells[1:] = [
@@ -68,10 +71,10 @@ def in_percent(row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def figures(text: str) -> list[tuple[str, ...]]:
-    """The rows that hold a decimal number."""
+    """Return the rows that have a decimal number."""
     return [row for row in rows(text) if any(DECIMAL.search(cell) for cell in row)]
 
 
 def result(name: str) -> Any:
-    """A result file as JSON; a name with a slash counts from the root."""
+    """Return a result file as JSON; a name with a slash counts from the root."""
     return json.loads(((ROOT if "/" in name else RESULTS) / f"{name}.json").read_text())

@@ -17,7 +17,10 @@ def scene(i):
 
 
 def pair(**kwargs):
-    """A red circle on the left, a small blue square on the right; keywords change the left one."""
+    """Return a scene of a red circle on the left and a small blue square on the right.
+
+    Keywords change the left one.
+    """
     left = dataclasses.replace(PLAIN, position="on the left", cx=0.25, **kwargs)
     return Scene(
         "white",

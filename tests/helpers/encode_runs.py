@@ -20,7 +20,7 @@ BATCH = 2
 
 @functools.cache
 def data() -> Path:
-    """Scenes, every other one with a recaption."""
+    """Write scenes, every second one with a recaption, and return their place."""
     with once("encode_data") as missing:
         if missing:
             records = open_records(tiny_runs.scenes())
@@ -41,7 +41,7 @@ def records() -> RecordSource:
 
 
 def config(stage: str, *fields: str) -> StageSettings:
-    """The tiny recipe, on the middle quarters of images, behind the trained base's encoders."""
+    """Return the tiny recipe's settings on the middle quarters of images, on the trained base."""
     cascade = tiny_runs.trained("base").workdir
     return tiny_runs.config(
         stage,
@@ -57,7 +57,7 @@ def config(stage: str, *fields: str) -> StageSettings:
 
 @functools.cache
 def cache_of(latents: str | None, text: str | None) -> Path:
-    """The dataset encoded for the relay, stored so."""
+    """Encode the dataset for the relay and return the place of the feature cache."""
     name = f"encoded_{latents}_{text}"
     with once(name) as missing:
         if missing:

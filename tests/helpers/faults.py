@@ -13,15 +13,13 @@ def curve(workdir) -> list[dict]:
 
 
 def same(ours, theirs) -> None:
-    """Every array of two train states, bit for bit."""
+    """Check that every array of two train states is equal bit for bit."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     assert_equal(named_leaves(ours), named_leaves(theirs))
 
 
 def ended(command, capsys) -> tuple[int, list[str]]:
-    """How `command()` ends under the dispatcher: (exit code, what it said on stderr but for the
-    progress bar).
-    """
+    """Return (exit code, stderr without the progress bar) of `command()` under the dispatcher."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as e:
         cli.run_command(lambda argv: command())

@@ -31,10 +31,10 @@ BOM = "\ufeff"
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a source gives a field: its name, the good image's value, and the other's.
+    """Describe how a source gives a field: name, the good image's value, and the other's.
 
     `expected` is the reason for which the other is dropped, "kept", or "refused". `kind` is the
-    column's type in parquet, where that is not what pyarrow makes of the values.
+    column's type in parquet, unless it is what pyarrow makes of the values.
     """
 
     name: str
@@ -46,11 +46,14 @@ class Form:
 
 
 class Case(collections.namedtuple("Case", "filter settings forms cells")):
-    """A filter, the settings that switch it on, and its field's forms: typed, and as csv has it."""
+    """Hold a filter, the settings that switch it on, and its field's typed forms and csv forms."""
 
 
 def _case(name, settings, reason, values, types, kinds, junk, cells=None, cell_junk=None):
-    """The forms of one filter. `values` are of the good image and of one that is to be dropped."""
+    """Return the forms of one filter.
+
+    `values` are those of the good image and of one that must be dropped.
+    """
     good, bad = values
     texts = tuple(map(str, values))
     forms = {
@@ -125,7 +128,7 @@ CASES = (
 
 
 def write(source: str, root, form: Form) -> tuple[list, str | None]:
-    """(units, metadata or None) of images "a", the good one, and "b"."""
+    """Write images "a", the good one, and "b", and return (units, metadata or None)."""
     rows = [("a", encoded(1), form.good), ("b", encoded(2), form.other)]
     if source in ("parquet", "metadata"):
         return _parquet(source, root, form, rows)
@@ -159,7 +162,7 @@ def write(source: str, root, form: Form) -> tuple[list, str | None]:
 
 
 def _plain(value):
-    """As JSON has it."""
+    """Return a value as JSON has it."""
     if isinstance(value, bytes):
         return value.decode()
     return str(value) if isinstance(value, decimal.Decimal) else value
@@ -199,7 +202,7 @@ def _parquet(source, root, form, rows):
 
 
 def decided(units, metadata: str | None, settings: Settings) -> Statistics:
-    """The figures of a build's second pass, one item after the other."""
+    """Return the figures of a build's second pass, one item after the other."""
     judge, figures = make_judge(settings, (plain_url("bad.example"),)), Statistics()
     tables = collections.defaultdict(list)
     for key, row in read_metadata(metadata, "key") if metadata else ():

@@ -14,12 +14,12 @@ WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 
 
 def row(*cells: object) -> str:
-    """A table's row as documents.flat leaves it."""
+    """Return a table's row as documents.flat returns it."""
     return f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |")
 
 
 def bare(value: float, digits: int = 2) -> str:
-    """Without the zero before its point."""
+    """Return a number without the zero before its point."""
     return f"{value:.{digits}f}".removeprefix("0")
 
 
@@ -28,7 +28,7 @@ def figure(value: float) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """As benchmarks/measure.py prints it: median, quartiles."""
+    """Return a spread as benchmarks/measure.py prints it: median and quartiles."""
     return "{} ({} to {})".format(*map(figure, values))
 
 
@@ -174,7 +174,10 @@ def weights() -> Iterator[Saying]:
 
 
 def quickstart() -> Iterator[Saying]:
-    """The ranges above the page's own tables, whose reports are not kept; and README's."""
+    """Yield the ranges above the page's own tables and those of the README.
+
+    The reports of these runs are not kept.
+    """
     where = "docs/start/quickstart.md"
     page = flat(read(where))
 
@@ -200,7 +203,7 @@ def quickstart() -> Iterator[Saying]:
 
 
 def recaption() -> Iterator[Saying]:
-    """The page of all benchmarks repeats what the page of recaptioning has in its table."""
+    """Yield the sentence of the page of benchmarks that repeats the recaptioning page's table."""
     page = flat(read("docs/guides/recaption.md"))
     given, found = re.findall(r"\| (?:given|found)[^|]*\| (\d+\.\d %) \|", page)
     repeated = f"{given} of the limit where it is given, {found} where it is found"

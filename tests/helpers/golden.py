@@ -97,7 +97,7 @@ TOLERANCES = {
 
 
 def tolerance(preset: str, key: str) -> tuple[float, float]:
-    """(atol, rtol) of a key. Raises KeyError where nothing says."""
+    """Return (atol, rtol) of a key; raise KeyError if no pattern matches it."""
     floors = meta(preset)["fp64_floor"]
     stem = key.removesuffix(".traj")
     own = [
@@ -130,9 +130,9 @@ def arrays(preset: str) -> dict[str, np.ndarray]:
 
 
 class Golden:
-    """The keys one test may read.
+    """Hold the keys that one test may read.
 
-    Arrays come as stored, torch's NCHW; `nhwc` and `check_nhwc` turn them to our layout.
+    Arrays have torch's stored layout NCHW; `nhwc` and `check_nhwc` convert them to ours.
     """
 
     def __init__(self, preset: str, keys: set[str]):
@@ -150,18 +150,21 @@ class Golden:
         return key in self._keys
 
     def nhwc(self, key: str) -> np.ndarray:
-        """[..., C, H, W] → [..., H, W, C]"""
+        """Return an array [..., C, H, W] as [..., H, W, C]."""
         return np.moveaxis(self[key], -3, -1)
 
     def check(self, key: str, ours) -> None:
-        """Raises AssertionError where `ours` is further from the key's array than its tolerance."""
+        """Raise AssertionError unless `ours` is within tolerance of the key's array."""
         self._compare(key, ours, self[key])
 
     def check_nhwc(self, key: str, ours) -> None:
         self._compare(key, ours, self.nhwc(key))
 
     def check_first_step(self, name: str, ours) -> None:
-        """The first step of a trajectory has a floor of its own, smaller than that of the whole."""
+        """Check the first step of a trajectory.
+
+        It has an absolute tolerance of its own, smaller than that of the whole.
+        """
         self._compare(f"{name}.step1", ours, self.nhwc(f"{name}.traj")[0])
 
     def _compare(self, key: str, ours, wanted: np.ndarray) -> None:
@@ -179,13 +182,11 @@ def reads(
     presets: tuple[str, ...] = PRESETS,
     slow: tuple[str, ...] = (),
 ) -> Callable:
-    """Parametrise a test `(g)` or, with cases, `(g, case)`: `{}` in a pattern stands for the case,
-    `*` for anything.
+    """Parametrise a test `(g)` or, with cases, `(g, case)`.
 
-    The cases of presets that are `slow` run in `make test-all`.
-
-    Presets that have no key for a pattern of the case are left out (tiny has no distilled model,
-    for one).
+    `{}` in a pattern stands for the case, `*` for anything. The cases of presets that are `slow`
+    run in `make test-all`. Presets that have no key for a pattern of the case are left out (tiny
+    has no distilled model, for example).
     """
 
     def decorate(test):

@@ -43,7 +43,7 @@ if jaxlib.__version__.startswith("0.10."):
 
 @functools.cache
 def files(preset: str) -> Path:
-    """The preset's weights as the release has them: unet.safetensors, vae.safetensors, t5/."""
+    """Return the preset's weights in released form: unet.safetensors, vae.safetensors, t5/."""
     folder = root() / preset
     with once(preset) as missing:
         if missing:
@@ -59,7 +59,7 @@ def files(preset: str) -> Path:
 
 @functools.cache
 def converted(preset: str) -> Path:
-    """The checkpoint that `cv3jax convert` makes of them: what every golden test runs on."""
+    """Return the checkpoint that `cv3jax convert` makes of them, which all golden tests use."""
     folder, facts = files(preset), meta(preset)
     unet = str(folder / "unet.safetensors")
     base, relay = (facts["e2e"][f"sampler_{stage}"]["params"] for stage in ("base", "relay"))
@@ -91,7 +91,7 @@ def converted(preset: str) -> Path:
 
 @functools.cache
 def part(preset: str, name: str) -> tuple[dict, dict]:
-    """(fields of the model, parameters) of a part of the converted checkpoint."""
+    """Return (fields of the model, parameters) of a part of the converted checkpoint."""
     directory, description = cascades.read_cascade(converted(preset))
     return description.section(name).model, load_params(directory, description, (name,))[0][name]
 
@@ -136,12 +136,11 @@ def _executable(function, shapes, treedef, optimise):
 
 
 def call(function, *args, optimise=False):
-    """jit(function)(*args), which also works where jit is disabled.
+    """Return jit(function)(*args); this works under disabled jit too.
 
-    `function` must be the same object from call to call.
-
-    What runs some hundred times is quicker with the backend's optimisations, which take three
-    times as long to compile a UNet and make it run in a sixth of the time.
+    `function` must be the same object in every call. A function that runs some hundred times is
+    quicker with the backend's optimisations. They take three times as long to compile a UNet, which
+    then runs in a sixth of the time.
     """
     args = jax.tree.map(jnp.asarray, args)
     leaves, treedef = jax.tree.flatten(args)
@@ -158,15 +157,16 @@ def unet_function(preset: str):
 
 
 def with_w(preset: str, cond: dict) -> dict:
-    """A zero w embedding where there is none: it adds nothing, and saves compiling the model a
-    second time.
+    """Add a zero w embedding if there is none.
+
+    It adds nothing, and saves a second compilation of the model.
     """
     width = unet_sizes(preset)["w_dim"]
     return {"w": np.zeros((len(cond["text"]), width), np.float32), **cond} if width else cond
 
 
 def network(preset: str):
-    """F(params, x, index, cond), compiled for batches of BATCH."""
+    """Return F(params, x, index, cond), compiled for batches of BATCH."""
 
     def apply(params, x, index, cond):
         # NumPy cuts the batches: eager jax would compile every cut
@@ -184,8 +184,9 @@ def network(preset: str):
 
 @functools.cache
 def differentiable_network(preset: str):
-    """As `network`, for jax.grad with respect to params outside jit: one compiled backward pass
-    serves every loss.
+    """Return `network` for jax.grad with respect to params outside jit.
+
+    One compiled backward pass serves every loss.
     """
 
     def pull_back(params, x, index, cond, cotangent):
@@ -216,7 +217,7 @@ def vae_function(preset: str, method: str | Callable):
 
 
 def encode(preset: str, pixels, noise):
-    """Scaled latents of a posterior sample, as both stages of the release use them."""
+    """Return scaled latents of a posterior sample, as both released stages use them."""
     mean, logvar = call(vae_function(preset, "encode"), vae(preset)[1], pixels)
     return LATENT_SCALE * posterior_sample(mean, logvar, noise)
 
@@ -232,19 +233,20 @@ def t5_function(preset: str):
 
 
 def text_features(preset: str, *args):
-    """T5 of (tokens,) or (tokens, mask)."""
+    """Return T5's features of (tokens,) or (tokens, mask)."""
     return call(t5_function(preset), t5(preset)[1], *args)
 
 
 class _ReachedError(Exception):
-    """Carries out of a model what the module it stopped at returned."""
+    """Carry out of a model what the module at which it stopped returned."""
 
 
 def run_module(
     model: nn.Module, params: dict, path: tuple[str, ...], model_args: tuple, args: tuple
 ):
-    """What the submodule at `path` makes of `args`, built by the model itself, so with the epsilon
-    that the model gives it.
+    """Return what the submodule at `path` makes of `args`.
+
+    The model itself builds it, so it has the epsilon that the model gives it.
     """
 
     def function(params, args):
@@ -264,7 +266,7 @@ def run_module(
 
 
 def our_path(torch: str, entries: list[Entry]) -> tuple[str, ...]:
-    """The path of the module that holds the tensors `torch`.* of a checkpoint."""
+    """Return the path of the module that has the tensors `torch`.* of a checkpoint."""
     paths = [entry.path for entry in entries if entry.torch.startswith(f"{torch}.")]
     shared = 0
     while len({path[: shared + 1] for path in paths}) == 1:
@@ -273,7 +275,7 @@ def our_path(torch: str, entries: list[Entry]) -> tuple[str, ...]:
 
 
 def gradient_norms(preset: str, gradients: dict) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Gradients under their torch names, and their norms in the order of meta's named_params."""
+    """Return gradients under their torch names, and norms in the order of named_params."""
     tensors = to_torch(gradients, unet(preset)[2])
     return tensors, np.array(
         [np.linalg.norm(tensors[name]) for name in meta(preset)["named_params"]], np.float32

@@ -9,8 +9,9 @@ import numpy as np
 
 
 def _normal(tag: str, n: int) -> np.ndarray:
-    """n nearly normal numbers: the sum of the four 16-bit parts of a Philox word, a stream NumPy
-    keeps stable.
+    """Return n nearly normal numbers.
+
+    Each is the sum of the four 16-bit parts of a Philox word, a stream that NumPy keeps stable.
     """
     key = np.frombuffer(hashlib.sha256(tag.encode()).digest()[:16], dtype="<u8")
     words = np.random.Philox(key=key).random_raw(n)
@@ -33,9 +34,10 @@ def _tensor(seed: int, file: str, name: str, shape: tuple[int, ...], gain: float
 
 
 def build(spec: dict) -> dict[str, np.ndarray]:
-    """One file of weights_spec.json → {torch name: float32 array}.
+    """Return {torch name: float32 array} of one file of weights_spec.json.
 
-    Raises ValueError when the bytes are not those of the spec.
+    Raises:
+        ValueError: if the bytes are not those of the spec.
     """
     tensors = {
         name: _tensor(spec["seed"], spec["file"], name, tuple(p["shape"]), p["gain"])

@@ -45,14 +45,14 @@ traced: list[tuple[str, nn.Module, Any]] = []  # (network, itself, its first inp
 
 
 def tell(name: str, **values: Any) -> None:
-    """Append what a network is shown to `shown`, when it runs."""
+    """Append the inputs of a network to `shown` when it runs."""
     jax.debug.callback(
         lambda **values: shown.append((name, jax.tree.map(np.asarray, values))), **values
     )
 
 
 class HollowUNet(UNet):
-    """Predicts its parameter `says` for every value."""
+    """Predict the parameter `says` for every value."""
 
     @nn.compact
     def __call__(self, x, index, cond):
@@ -66,8 +66,9 @@ class HollowUNet(UNet):
 
 
 class HollowVae(Autoencoder):
-    """Encodes to the mean colour of a position with the log-variance that its parameter says, and
-    decodes to a colour that another one says.
+    """Encode to the mean colour of a position, and decode to a constant colour.
+
+    Parameters give the log-variance and the decoded colour.
     """
 
     def setup(self):
@@ -91,7 +92,7 @@ class HollowVae(Autoencoder):
 
 
 class HollowT5(T5Encoder):
-    """Features are the tokens."""
+    """Return the tokens as features."""
 
     @nn.compact
     def __call__(self, tokens, mask=None):
@@ -102,7 +103,7 @@ class HollowT5(T5Encoder):
 
 
 def settings(recipe: str, *fields: str) -> Any:
-    """The settings of a recipe's `:tiny`, with large batches of small pictures."""
+    """Return the settings of a recipe's `:tiny`, with large batches of small pictures."""
     given = (f"batch.size={BATCH}", f"batch.per_device={PART}", f"data.image_size={SIDE}")
     last = dict(field.split("=", 1) for field in (*given, *PLAIN, *fields))
     return parse_recipe(
@@ -111,12 +112,12 @@ def settings(recipe: str, *fields: str) -> Any:
 
 
 def plan_of(stage: Any) -> MeshPlan:
-    """How a stage's batches are split on one device."""
+    """Return the mesh plan of a stage on one device."""
     return mesh_plan(stage, jax.devices()[:1])
 
 
 def hollow(patch: pytest.MonkeyPatch) -> None:
-    """Put the networks of this module in the place of those that diffusion programs are made of."""
+    """Replace the networks of diffusion programs by those of this module."""
     for name, network in (
         ("UNet", HollowUNet),
         ("Autoencoder", HollowVae),
@@ -126,7 +127,7 @@ def hollow(patch: pytest.MonkeyPatch) -> None:
 
 
 def programs(stage: Any, make_step: Any = diffusion_step) -> DiffusionPrograms:
-    """What a run of that stage calls, behind hollow networks, on one device."""
+    """Return what a run of that stage calls, with hollow networks on one device."""
     with pytest.MonkeyPatch.context() as patch:
         hollow(patch)
         return diffusion_programs(stage, plan_of(stage), VAE, TEXT, make_step=make_step)
@@ -137,13 +138,13 @@ def hollow_vae() -> HollowVae:
 
 
 def frozen(logvar: float = 0.0) -> dict:
-    """The encoders' parameters. A log-variance of -60 is next to no noise."""
+    """Return the encoders' parameters; a log-variance of -60 is next to no noise."""
     vae = {"logvar": jnp.float32(logvar), "says": jnp.float32(0)}
     return {"vae": vae, "t5": {"kernel": jnp.ones((1, TEXT.model["channels"]))}}
 
 
 def loader_batch(seed: int = 0) -> dict:
-    """Pictures of one colour each, with captions of the token 1 + row."""
+    """Return pictures of one colour each, with captions of the token 1 + row."""
     colours = np.random.default_rng(seed).integers(0, 256, (BATCH, 1, 1, 3), dtype=np.uint8)
     rows = np.arange(1, BATCH + 1, dtype=np.int32)
     return {
@@ -154,8 +155,9 @@ def loader_batch(seed: int = 0) -> dict:
 
 
 def encoded(low: float | None = None) -> dict:
-    """What `train` takes: latents of 0, a text that says the row, and for a relay `low` of that
-    value everywhere.
+    """Return an input of `train`: latents of 0, and a text that contains the row.
+
+    For a relay `low` has that value everywhere.
     """
     text = np.broadcast_to(
         np.arange(1.0, BATCH + 1, dtype=np.float32)[:, None, None], (BATCH, TEXT.length, 8)
@@ -166,12 +168,12 @@ def encoded(low: float | None = None) -> dict:
 
 
 def seen(name: str) -> dict:
-    """What a network was shown since this was last asked, the calls one after the other."""
+    """Return the inputs of a network since the last call of this function, in order."""
     return seen_apart(lambda values: True, name)[0]
 
 
 def seen_apart(first: Callable[[dict], bool], name: str = "unet") -> tuple[dict, dict]:
-    """`seen` of the calls for which `first` holds, and of the others."""
+    """Return `seen` of the calls for which `first` holds, and of the others."""
     jax.effects_barrier()
     calls = [values for other, values in shown if other == name]
     shown.clear()
@@ -185,8 +187,9 @@ def seen_apart(first: Callable[[dict], bool], name: str = "unet") -> tuple[dict,
 
 
 def by_row(asked: dict) -> dict:
-    """What a UNet was shown, in the order of the rows that its text says; rows without text left
-    out.
+    """Return a UNet's inputs in the order of the rows that its text contains.
+
+    Rows without text are left out.
     """
     rows = asked["cond"]["text"][:, 0, 0]
     order = np.argsort(rows, kind="stable")[np.count_nonzero(rows == 0) :]
@@ -194,20 +197,21 @@ def by_row(asked: dict) -> dict:
 
 
 def unscaled(asked: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(t [B], the noisy latents [B, h, w, z]) of what a UNet was shown: it gets t - 1 and the
-    latents over √(1 + σ²).
+    """Return (t [B], the noisy latents [B, h, w, z]) of a UNet's inputs.
+
+    The UNet gets t - 1 and the latents over √(1 + σ²).
     """
     t = asked["index"] + 1
     return t, asked["x"] * np.sqrt(1 + sigma_at(t) ** 2)
 
 
 def sigma_at(t: np.ndarray) -> np.ndarray:
-    """σ of the training table, float64 [B, 1, 1, 1]."""
+    """Return σ of the training table, float64 [B, 1, 1, 1]."""
     return ddpm_sigma().astype(np.float64)[t][:, None, None, None]
 
 
 def one_device(patch: pytest.MonkeyPatch) -> None:
-    """Have stages see the first device alone."""
+    """Make stages see the first device alone."""
     make = stage_plans.make_mesh
     patch.setattr(
         stage_plans, "make_mesh", lambda **axes: make(**{**axes, "devices": jax.devices()[:1]})
@@ -215,13 +219,13 @@ def one_device(patch: pytest.MonkeyPatch) -> None:
 
 
 def records(count: int) -> list:
-    """Records of pictures of one value each, their number, which is their caption too."""
+    """Return records of pictures of one value each: their number, which is their caption too."""
     images = (np.full((SIDE, SIDE, 3), i, np.uint8) for i in range(count))
     return [make_record(encode_png(x), str(i), key=f"k{i}") for i, x in enumerate(images)]
 
 
 def tokens(captions: list[str]) -> np.ndarray:
-    """A tokenizer of captions that are numbers."""
+    """Return the tokens of captions that are numbers."""
     return np.array([[int(caption) + 1] * TEXT.length for caption in captions], np.int32)
 
 

@@ -19,7 +19,7 @@ SHEET = np.zeros((8, 8, 3), np.uint8)
 
 
 class Seen(NamedTuple):
-    """What a hollow run did, in the order of its updates."""
+    """Hold what a hollow run did, in the order of its updates."""
 
     updates: list  # (round, update)
     states: dict  # round → the state that its first update was given
@@ -30,8 +30,10 @@ class Seen(NamedTuple):
 def hollow(
     patch: pytest.MonkeyPatch, distances: dict[int, list[float]], then=lambda plan, step: None
 ) -> Seen:
-    """Make the runs that follow hollow. distances: of a student of so many steps, at its start and
-    later; `then` follows each update.
+    """Make later runs hollow.
+
+    `distances` are those of a student of so many steps, at its start and later. `then` is called
+    after each update.
     """
     seen, asked = Seen([], {}, {}, {}), {steps: list(values) for steps, values in distances.items()}
 

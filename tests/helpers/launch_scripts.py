@@ -34,7 +34,7 @@ def run(script, *args, **extra):
 
 
 def start(script, *args, **extra):
-    """In a session of its own, so that it can be signalled as a whole."""
+    """Start a script in a session of its own, so that it can be signalled as a whole."""
     return subprocess.Popen(
         [LAUNCH / script, *args],
         env=environment(**extra),
@@ -46,7 +46,7 @@ def start(script, *args, **extra):
 
 
 def read_until(process, *lines):
-    """Reads what it prints until each of `lines` came."""
+    """Read the output of a process until each of `lines` came."""
     missing = list(lines)
     while missing:
         line = process.stdout.readline()

@@ -10,7 +10,7 @@ GIVEN = ("tokenize", "rows", "prepare")  # which are no settings
 
 
 def loader_of(records, **fields) -> Loader:
-    """`make_loader` of `records`, the fields of both settings and its own keywords side by side."""
+    """Return `make_loader` of `records` with the fields of both settings as keywords."""
     given = {name: fields.pop(name) for name in GIVEN if name in fields}
     crop = CropSettings(**{name: fields.pop(name) for name in CROP & fields.keys()})
     return make_loader(records, LoaderSettings(crop=crop, **fields), **given)

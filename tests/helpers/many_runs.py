@@ -50,8 +50,10 @@ def records() -> list[dict]:
 
 
 def init(key: jax.Array) -> dict:
-    """As a UNet's: matrices, one made whole at once and scanned ones each where it is needed; and
-    biases, too small to be split.
+    """Return parameters like a UNet's.
+
+    One matrix is gathered whole, scanned ones where they are needed; biases are too small to be
+    split.
     """
     one, two, three = jax.random.split(key, 3)
     size = 3 * SIDE**2
@@ -69,7 +71,7 @@ def init(key: jax.Array) -> dict:
 
 
 def denoiser(layout: Layout):
-    """A loss with noise of its own for each row, of parameters that lie as `layout` says."""
+    """Return a loss with noise of its own for each row, of parameters sharded as `layout`."""
 
     @jax.checkpoint
     def block(h, params):
@@ -87,7 +89,7 @@ def denoiser(layout: Layout):
 
 
 def pieces(mesh, accumulate: int = 2):
-    """(create, like, data, place, step) as `build` has them."""
+    """Return (create, like, data, place, step) as `build` does."""
     # eps: without it adam makes steps of what rounding leaves of a gradient that is zero
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw", eps=1e-5), optax.constant_schedule(1e-2)
@@ -125,7 +127,7 @@ def pieces(mesh, accumulate: int = 2):
 def run(
     workdir: Path, steps: int, mesh, *, accumulate: int = 2, before=lambda step: None
 ) -> TrainState:
-    """Train to `steps`, or on from what `workdir` has.
+    """Train to `steps`, and resume from the checkpoints of `workdir`.
 
     `before(step)` is called before each step.
     """
@@ -183,9 +185,9 @@ def start(
     who: int = -1,
     at: int = -1,
 ) -> list[tuple]:
-    """`count` processes of 8 / `count` devices train; process `who` does `what` before step `at`.
+    """Train with `count` processes of 8 / `count` devices.
 
-    Returns (exit code, stderr) of each.
+    Process `who` does `what` before step `at`. Returns (exit code, stderr) of each.
     """
     flags = {
         "workdir": workdir,
@@ -204,9 +206,9 @@ def start(
 
 
 def together(command: list[str], count: int = 2, stopped: int | None = None) -> list[tuple]:
-    """A Python command in `count` processes of 8 / `count` devices: (exit code, stderr) of each.
+    """Run Python code in `count` processes and return (exit code, stderr) of each.
 
-    One that is `stopped` is killed.
+    They have 8 / `count` devices each. The process that is `stopped` is killed.
     """
     env = environment(JAX_NUM_CPU_DEVICES=str(8 // count), NPROC="64")
     flags = (f"--coordinator=127.0.0.1:{free_port()}", f"--num-processes={count}")

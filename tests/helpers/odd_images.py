@@ -22,7 +22,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def exif(orientation: int, *others: tuple[int, int, int, bytes]) -> bytes:
-    """An EXIF block. others: (tag, type, count, value) as TIFF has them."""
+    """Return an EXIF block; `others` are (tag, type, count, value) as in TIFF."""
     entries = sorted([(ORIENTATION, 3, 1, struct.pack("<H", orientation)), *others])
     at, table, values = 8 + 2 + 12 * len(entries) + 4, struct.pack("<H", len(entries)), b""
     for tag, kind, count, value in entries:
@@ -40,9 +40,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(depth: int, colour: int, rows: list[bytes], *chunks: bytes, after: bytes = b"") -> bytes:
-    """A PNG of packed rows; `chunks` come before its pixels, `after` behind them.
+    """Return a PNG of packed rows with `chunks` before its pixels and `after` behind them.
 
-    colour: 0 grey, 2 RGB, 3 palette.
+    `colour` is 0 for grey, 2 for RGB, 3 for a palette.
     """
     width = len(rows[0]) * 8 // (depth * (3 if colour == 2 else 1))
     header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
@@ -56,7 +56,7 @@ def _xyz(*values: float) -> bytes:
 
 
 def profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """A display's ICC profile, version 2, with these tags."""
+    """Return a display's ICC profile, version 2, with these tags."""
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(78),
         b"cprt": b"text" + bytes(4) + b"x\0",
@@ -84,7 +84,7 @@ _PRIMARIES = ((0.4360, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.060
 
 
 def rgb_profile(gamma: float, order: tuple[int, int, int] = (0, 1, 2)) -> bytes:
-    """Of screens whose channels light up as sRGB's red, green and blue of that order do."""
+    """Return the profile of a screen whose channels are sRGB's in the given order."""
     colours = {
         name: _xyz(*_PRIMARIES[which])
         for name, which in zip((b"rXYZ", b"gXYZ", b"bXYZ"), order, strict=True)

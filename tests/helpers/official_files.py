@@ -4,8 +4,9 @@ import yaml
 
 
 def official(kind: str, **changes) -> dict:
-    """A configuration with the keys that the released ones have and the micro preset's sizes;
-    `changes` by dotted path.
+    """Return a configuration with the keys of the released ones.
+
+    It has the micro preset's sizes; `changes` are given by dotted path.
     """
     relay = kind == "relay"
     name = "LinearRelayEDMSampler" if relay else "EulerEDMSampler"

@@ -12,8 +12,9 @@ LINES = [f"a drawing of {i} things" for i in range(11)]
 
 
 class Painter:
-    """In place of a cascade: pictures in which every prompt and seed of their batch shows, and
-    their place in it.
+    """Draw pictures, in place of a cascade, that show their batch.
+
+    Every prompt and seed of the batch changes them, and their place in it does too.
     """
 
     def __init__(self, stop=lambda batch: None):

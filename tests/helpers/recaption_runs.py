@@ -12,6 +12,6 @@ def number(record):
 
 
 def lines(folder):
-    """The journal's events as (record, turn, event)."""
+    """Return the journal's events as (record, turn, event)."""
     events = [json.loads(line) for line in (folder / journal.NAME).read_bytes().splitlines()[1:]]
     return [(number(e), e["turn"], e["event"]) for e in events]

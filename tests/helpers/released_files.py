@@ -25,7 +25,10 @@ RELATIVE = 1e-4  # what PyTorch's libraries may be off by, in parts of the large
 
 @functools.cache
 def tensors(file: str) -> dict[str, np.ndarray]:
-    """unet.safetensors (without its prefix), vae.safetensors or t5/model.safetensors, float32."""
+    """Return float32 tensors of a file.
+
+    They are unet.safetensors (without its prefix), vae.safetensors or t5/model.safetensors.
+    """
     return {
         name.removeprefix(UNET): value for name, value in load_file(files("micro") / file).items()
     }
@@ -46,7 +49,7 @@ def write(path: Path, values: dict[str, np.ndarray]) -> Path:
 
 
 def write_pt(path: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
-    """A .pt with `values` under `module`, as SAT writes it, and whatever else `beside`."""
+    """Write a .pt with `values` under `module`, as SAT does, and the entries `beside`."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,20 +61,20 @@ def write_pt(path: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
 
 
 def write_sat(folder: Path, values: dict[str, np.ndarray], **beside: Any) -> Path:
-    """A SAT folder."""
+    """Write a SAT folder."""
     write_pt(folder / "1" / SAT_FILE, values, **beside)
     (folder / "latest").write_text("1\n")
     return folder
 
 
 def converted(out: Path, *argv: str | Path) -> Path:
-    """Run `cv3jax convert`. Returns the directory it made."""
+    """Run `cv3jax convert` and return the directory that it made."""
     convert.main([*map(str, argv), "--out", str(out)])
     return out
 
 
 def stored(directory: Path, part: str) -> dict[str, np.ndarray]:
-    """The parameters of a part by path, with the dtypes that are on disk."""
+    """Return the parameters of a part by path, with the dtypes on disk."""
     return {
         "/".join(path): leaf.read()
         for path, leaf in streaming.walk(streaming.open_tree(directory / part))
@@ -79,7 +82,7 @@ def stored(directory: Path, part: str) -> dict[str, np.ndarray]:
 
 
 def same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
-    """The same names, dtypes, shapes and bits."""
+    """Return whether names, dtypes, shapes and bits are equal."""
     return ours.keys() == theirs.keys() and all(
         ours[name].dtype == value.dtype
         and ours[name].shape == value.shape
@@ -89,7 +92,7 @@ def same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> boo
 
 
 def sat_module(path: Path) -> dict[str, np.ndarray]:
-    """What a .pt of SAT holds."""
+    """Return the tensors of a .pt of SAT."""
     torch = pytest.importorskip("torch")
     return {
         name: tensor.numpy()
@@ -98,17 +101,17 @@ def sat_module(path: Path) -> dict[str, np.ndarray]:
 
 
 def relative(ours, theirs: np.ndarray) -> float:
-    """The largest error, in parts of the largest value."""
+    """Return the largest error as a share of the largest value."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
 def small() -> dict[str, np.ndarray]:
-    """A few tensors: what is wrong with their file is found before they are looked at."""
+    """Return a few tensors, enough for files that are refused before tensors are read."""
     return dict(list(tensors("unet.safetensors").items())[:4])
 
 
 def refused(tmp_path: Path, line: str, *argv: str | Path) -> None:
-    """The command ends with an InputError of one line, and leaves nothing."""
+    """Check that the command ends with an InputError of one line and writes nothing."""
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=line) as caught:
         converted(tmp_path / "out", *argv)

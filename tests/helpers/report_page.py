@@ -40,7 +40,7 @@ REPORT = {
 
 
 class Page(HTMLParser):
-    """Every element with its attributes, and the text outside style sheets."""
+    """Collect every element with its attributes, and the text outside style sheets."""
 
     def __init__(self, source):
         super().__init__()

@@ -16,8 +16,9 @@ def root() -> Path:
 
 @contextlib.contextmanager
 def once(name: str) -> Iterator[bool]:
-    """Whether the block is to make `name`: True for the first process, and again where that failed;
-    the others wait for its end.
+    """Yield whether the block must make `name`: True for the first process.
+
+    It is True again after a failure. The others wait for its end.
     """
     with (root() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -50,13 +50,13 @@ PartitionName=urgent Nodes=ALL PriorityTier=2
 
 
 class Cluster(NamedTuple):
-    """A running one. `environment` is what its commands need."""
+    """Hold a running cluster; `environment` is what its commands need."""
 
     root: Path
     environment: dict[str, str]
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """What a Slurm command prints; it has to succeed."""
+        """Run a Slurm command that must succeed, and return its output."""
         done = subprocess.run(
             command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60
         )
@@ -64,7 +64,7 @@ class Cluster(NamedTuple):
         return done.stdout
 
     def job(self, number: str) -> dict[str, str]:
-        """The fields of `scontrol show job`."""
+        """Return the fields of `scontrol show job`."""
         return dict(
             field.split("=", 1)
             for field in self.run("scontrol", "show", "job", number, "--oneliner").split()
@@ -72,9 +72,7 @@ class Cluster(NamedTuple):
         )
 
     def wait(self, until, seconds: float = 120) -> None:
-        """Returns when `until()` holds; fails with what the daemons logged when it does not for so
-        long.
-        """
+        """Wait until `until()` holds; after a limit fail with the logs of the daemons."""
         end = time.monotonic() + seconds
         while not until():
             if time.monotonic() > end:
@@ -88,9 +86,9 @@ class Cluster(NamedTuple):
 
 @contextlib.contextmanager
 def cluster(root: Path) -> Iterator[Cluster]:
-    """Starts one in `root`, and ends its processes.
+    """Start a cluster in `root`, yield it, and end its processes.
 
-    Fails, and says what to install, where Slurm is missing.
+    Without Slurm it fails and names what installs it.
     """
     found = {name: shutil.which(name, path=SYSTEM) for name in DAEMONS}
     missing = [name for name, path in found.items() if path is None]
@@ -162,7 +160,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def ports(count: int) -> list[int]:
-    """So many ports that nobody listens on now."""
+    """Return so many free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

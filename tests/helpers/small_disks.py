@@ -8,8 +8,9 @@ import subprocess
 
 @contextlib.contextmanager
 def small_disk(disk, room: int | None, largest: int):
-    """(`disk`, a function that makes it large): of `room` bytes, or where that may not be mounted
-    with files of at most `largest`.
+    """Yield a small `disk` and a function that makes it large.
+
+    It has `room` bytes. If a disk may not be mounted, its files have at most `largest` bytes.
     """
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)]

@@ -9,18 +9,19 @@ from cv3jax.checkpoints import runs
 
 
 def raw(x: jax.Array) -> jax.Array:
-    """The array itself; of a PRNG key, its data."""
+    """Return the array itself; of a PRNG key, its data."""
     return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def name_of(path: tuple) -> str:
-    """A path in a tree, the same for fields of a class and for keys of a dict."""
+    """Return a path in a tree, equal for fields of a class and keys of a dict."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def named_leaves(state) -> dict[str, np.ndarray]:
-    """The leaves of a train state, whether in its class or in the dicts that orbax reads without
-    one.
+    """Return the leaves of a train state by name.
+
+    The state may have its class, or the dicts that orbax reads without one.
     """
     return {
         name_of(path): np.asarray(raw(value))
@@ -29,7 +30,7 @@ def named_leaves(state) -> dict[str, np.ndarray]:
 
 
 def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
-    """Everything in a checkpoint's train state by its path, as it was saved."""
+    """Return everything in a checkpoint's train state by its path, as it was saved."""
     manager = runs.open_manager(workdir / "checkpoints")
     whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # for what other processes saved
     args = runs.ocp.args.StandardRestore(fallback_sharding=whole)
@@ -39,7 +40,7 @@ def leaves(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def untimed(lines: list[dict]) -> list[dict]:
-    """Lines of metrics but for what the clock says."""
+    """Return lines of metrics without the fields that depend on the clock."""
     return [
         {
             name: value

@@ -22,12 +22,12 @@ QUICK = (
 
 
 def command(*args: str) -> list[str]:
-    """A cv3jax command line for `subprocess`."""
+    """Return a cv3jax command line for `subprocess`."""
     return [sys.executable, "-m", *args]
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a subprocess: one CPU device, this session's compile cache."""
+    """Return a subprocess's environment: one CPU device, this session's compilation cache."""
     cache = str(jax.config.jax_compilation_cache_dir)
     fixed = {
         "JAX_PLATFORMS": "cpu",
@@ -46,7 +46,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def foreign(stderr: str) -> list[str]:
-    """The lines of a command's stderr that are not its own: what libraries and compilers print."""
+    """Return the lines of a command's stderr that libraries and compilers print."""
     ours = r"[a-z][a-z0-9 ]*: |[|\d]|all \d"
     lines = filter(None, stderr.split("\n"))  # splitlines() would end them at \r as well
     return [line for line in lines if "\r" in line or not re.match(ours, line)]

@@ -54,8 +54,9 @@ FULL = {"base": 4, "relay": 2}  # steps of the sampler that students are measure
 
 
 class Run(NamedTuple):
-    """What a trained stage left, and the names of the programs XLA had compiled when each step
-    ended.
+    """Hold the outputs of a trained stage.
+
+    `compiled` has the names of all programs that XLA had compiled by the end of each step.
     """
 
     workdir: Path
@@ -69,7 +70,7 @@ class Run(NamedTuple):
 
 @functools.cache
 def scenes() -> Path:
-    """64 rendered scenes at 64 pixels."""
+    """Return the place of 64 rendered scenes of 64 pixels."""
     with once("scenes") as missing:
         if missing:
             settings = dataset.SceneSettings(64, 0, "train", size=64)
@@ -78,8 +79,9 @@ def scenes() -> Path:
 
 
 def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
-    """The train command's arguments: the tiny recipe behind the cascade trained so far, with
-    `fields` such as "train.steps=3".
+    """Return the train command's arguments.
+
+    The recipe is the tiny one on the cascade trained so far, with `fields` such as "train.steps=3".
     """
     given = [
         f"data.path={scenes()}",
@@ -97,8 +99,9 @@ def argv(stage: str, workdir: Path, *fields: str) -> list[str]:
 
 
 def arguments(recipe: str, workdir: Path, *fields: str) -> list[str]:
-    """A command's arguments. Of fields given twice the last counts: of tuples the command would
-    join the values.
+    """Return a command's arguments.
+
+    If a field is given twice, the last one counts: of tuples the command would join the values.
     """
     last = dict(field.split("=", 1) for field in fields)
     return [
@@ -110,14 +113,15 @@ def arguments(recipe: str, workdir: Path, *fields: str) -> list[str]:
 
 
 def config(stage: str, *fields: str) -> StageSettings:
-    """The settings those arguments give."""
+    """Return the settings of these arguments."""
     name, _, _, *overrides = argv(stage, Path(), *fields)
     return parse_stage(recipes.load(name.removeprefix("--config="), overrides))
 
 
 def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
-    """The distill command's arguments: the tiny relay's cascade, of which the base is distilled
-    first, then the relay.
+    """Return the distill command's arguments.
+
+    The cascade is the tiny relay's. Its base is distilled first, then its relay.
     """
     before = distilled("base") if stage == "relay" else trained("relay")
     given = [
@@ -137,20 +141,21 @@ def distill_argv(stage: str, workdir: Path, *fields: str) -> list[str]:
 
 
 def rounds(updates: dict[int, int]) -> str:
-    """The value of distill.rounds: student steps → updates."""
+    """Return the value of distill.rounds from student steps → updates."""
     return str(tuple((steps, count, 1e-3, *W) for steps, count in updates.items())).replace(" ", "")
 
 
 def distill_config(stage: str, *fields: str) -> DistillSettings:
-    """The settings those arguments give."""
+    """Return the settings of these arguments."""
     name, _, _, *overrides = distill_argv(stage, Path(), *fields)
     return parse_distillation(recipes.load(name.removeprefix("--config="), overrides))
 
 
 @functools.cache
 def distilled(stage: str) -> Run:
-    """The stage of the tiny relay's cascade after its rounds on eight devices; `compiled` of every
-    step of all rounds.
+    """Return the stage of the tiny relay's cascade after its rounds on eight devices.
+
+    `compiled` covers every step of all rounds.
     """
     name = f"distilled_{stage}"
     workdir, facts = root() / name, root() / f"{name}.json"
@@ -187,7 +192,7 @@ def watch_rounds(patch: pytest.MonkeyPatch, after) -> None:
 
 @functools.cache
 def trained(stage: str) -> Run:
-    """The stage after STEPS steps on eight devices."""
+    """Return the stage after STEPS steps on eight devices."""
     workdir, facts = root() / stage, root() / f"{stage}.json"
     with once(stage) as missing:
         if missing:
@@ -202,8 +207,9 @@ def trained(stage: str) -> Run:
 
 
 def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) -> None:
-    """Call `after(step)` after each train step; `change(step, state)` replaces the state the step
-    leaves.
+    """Call `after(step)` after each train step.
+
+    `change(step, state)` replaces the state that the step returns.
     """
 
     def build_watched(*args) -> Stage:
@@ -225,8 +231,9 @@ def watch(patch: pytest.MonkeyPatch, after, change=lambda step, state: state) ->
 
 @contextlib.contextmanager
 def compilations():
-    """The list to which every XLA compilation inside the block appends its name (one read from the
-    cache counts too).
+    """Yield a list to which every XLA compilation inside the block adds its name.
+
+    A program that is read from the cache counts too.
     """
     names = []
 
@@ -243,8 +250,9 @@ def compilations():
 
 @contextlib.contextmanager
 def split_small():
-    """fsdp splits parameters of 256 elements and more: at its real threshold everything of a tiny
-    model would be replicated.
+    """Make "fsdp" split parameters of 256 elements and more.
+
+    At the real threshold all of a tiny model would be replicated.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitioning, "MIN_SIZE", 256)
@@ -253,7 +261,7 @@ def split_small():
 
 @contextlib.contextmanager
 def devices(count: int):
-    """The stages built inside the block see only the first `count` devices."""
+    """Make the stages built inside the block see only the first `count` devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             stage,

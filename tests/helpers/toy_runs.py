@@ -19,12 +19,12 @@ CADENCE = Cadence(steps=8, log=2, save=2, preview=0, keep=5)
 
 
 def squares(params, frozen, batch, keys):
-    """A loss without randomness: a linear map to what `frozen` maps to."""
+    """Return a loss without randomness: a linear map to what `frozen` maps to."""
     return jnp.mean((batch @ params["w"] - batch @ frozen) ** 2), {}
 
 
 def numbers():
-    """A loader's iterator of float32 [8, 2] for ever."""
+    """Return an endless iterator of float32 [8, 2], in place of a loader."""
     data = grain.MapDataset.range(64).map(lambda i: np.array([np.sin(i), np.cos(i)], np.float32))
     return iter(
         data.repeat(None)
@@ -44,10 +44,10 @@ def toy(
     cadence=CADENCE,
     width=1,
 ) -> TrainState:
-    """`train_loop` on it.
+    """Run `train_loop` on the toy.
 
-    `wrap` changes its jitted step, `before(step)` is called before each, `width` is that of its
-    matrix.
+    `wrap` changes its jitted step, `before(step)` is called before each step, `width` is that of
+    its matrix.
     """
     work, state = toy_work(lr=lr, width=width, skip=cadence.skip)
     step = wrap(work.step)
@@ -62,7 +62,7 @@ def toy(
 
 
 def toy_work(*, lr=0.1, width=1, skip=NOTHING) -> tuple[Work, TrainState]:
-    """(what the loop trains, the state it begins with)."""
+    """Return (what the loop trains, its first state)."""
     tx = optimizers.make_optimizer(
         optimizers.OptimizerSettings("adamw"), optax.constant_schedule(lr)
     )

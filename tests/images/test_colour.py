@@ -15,7 +15,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def srgb(light):
-    """sRGB's values, 0..255, of linear light 0..1."""
+    """Return sRGB values, 0..255, of linear light 0..1."""
     light = np.asarray(light, float)
     curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return 255 * curve

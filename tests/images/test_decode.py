@@ -176,7 +176,7 @@ def test_a_photograph_with_its_own_preview_is_a_jpeg():
 
 
 def test_damaged_pixels_are_damaged_also_after_the_size_was_asked_for():
-    """A PNG's orientation may stand behind its pixels: looking for it loads them."""
+    """A PNG's orientation may come after its pixels, so reading it loads them."""
     whole = encode_png(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
     flipped = whole[:45] + bytes([whole[45] ^ 255]) + whole[46:]
     image = open_image(flipped)

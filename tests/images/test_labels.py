@@ -21,7 +21,7 @@ CAT, DOG = "\u732b", "\u72d7"
 
 
 def square_font(path, characters, side=1000):
-    """A font in which each of the characters is a black square of an em."""
+    """Return a font in which each of the characters is a black square of an em."""
 
     def box(low, high):
         pen = TTGlyphPen(None)
@@ -47,7 +47,7 @@ def square_font(path, characters, side=1000):
 
 @pytest.fixture(autouse=True)
 def fonts(monkeypatch, tmp_path):
-    """fonts(characters): Pillow's and matplotlib's fonts, and one with just these characters."""
+    """Return a function that adds a font of just some characters to Pillow's and matplotlib's."""
     caches = (labels._fonts, labels._font_of, labels._has, labels._drawn, labels._say)
 
     def use(characters=""):

@@ -56,7 +56,7 @@ def photographs():
 
 
 def copied(image, rng, crop=0.03):
-    """Cut by up to `crop` of each side, resized 0.5 to 2 times, JPEG 50 to 95."""
+    """Return a copy, cut by up to `crop` of each side, resized 0.5 to 2 times, as JPEG 50 to 95."""
     across, down = rng.uniform(0, crop, 2)
     left, top = across * rng.random(), down * rng.random()
     w, h = image.size

@@ -49,7 +49,7 @@ def test_what_ends_a_command_is_one_line(error, line, code, capsys):
 
 
 def refused(cause: Exception) -> InputError:
-    """Input that is called unusable because of `cause`, as a parser's caller does."""
+    """Raise InputError because of `cause`, as a parser's caller does."""
     try:
         raise InputError("a/b is damaged; get it again") from cause
     except InputError as e:
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_file_is_bad_input(error):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 @pytest.mark.parametrize("run", [arguments.run, lambda f: cli.run_command(lambda _: f())])
 def test_what_stdout_cannot_show_is_escaped(encoding, run, monkeypatch):
-    """Such as a caption, after the dataset was published."""
+    """A caption may contain it, and is printed after the dataset was published."""
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
     run(lambda: print("Bär, 熊 → \udcff"))

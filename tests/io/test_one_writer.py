@@ -41,7 +41,7 @@ def record(key):
 @pytest.mark.parametrize("first", [name for name in WRITERS if name != "encode"])
 @pytest.mark.parametrize("second", WRITERS)
 def test_a_second_writer_is_refused(first, second, tmp_path):
-    """Encoding is done by many processes; what they have begun keeps others out, see below."""
+    """Encoding is done by many processes; they keep all other commands out, see below."""
     out = tmp_path / "out"
     with contextlib.suppress(KeyError), WRITERS[first](out):
         before = sorted(tmp_path.rglob("*"))
@@ -65,7 +65,7 @@ def test_what_others_have_begun_to_encode_is_in_the_way(second, tmp_path):
 
 @pytest.mark.parametrize("name", ["pack and scenes", "recaption", "convert"])
 def test_what_was_published_meanwhile_stays(name, tmp_path):
-    """The second looked before the first was done, and takes the lock after it."""
+    """The second writer looked before the first one finished, and takes the lock later."""
     second = WRITERS[name](tmp_path / "out")
     with RecordWriter(tmp_path / "out") as first:
         first.write(record("first"))

@@ -111,7 +111,7 @@ def test_what_is_soon_done_is_not_mentioned(capsys, monkeypatch):
 
 
 def test_all_bars_are_made_here():
-    """Another one would write carriage returns to log files."""
+    """Any other bar would write carriage returns to log files."""
     made = {
         str(path.relative_to(ROOT))
         for package in ("cv3jax", "data_pipeline")

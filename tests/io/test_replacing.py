@@ -155,7 +155,7 @@ def test_a_pipe_is_written_in_place(name, write, tmp_path):
 
 
 def test_a_device_is_written_in_place():
-    """A terminal of our own: where it could be replaced by a file, the machine would be broken."""
+    """The device is a terminal of the test's own: a replaced one would damage the machine."""
     ours, theirs = os.openpty()
     try:
         device = Path(os.ttyname(theirs))
@@ -171,7 +171,7 @@ def test_a_device_is_written_in_place():
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
 @pytest.mark.parametrize("kind", ["file", "pipe"])
 def test_an_open_file_is_written_where_it_is(path, kind, tmp_path):
-    """stdout keeps what was printed before, and gets what is printed after."""
+    """What was printed to stdout before stays, and what is printed later follows."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     code = (
         "from pathlib import Path; from data_pipeline.io.files import check_file, write_json;"

@@ -78,8 +78,9 @@ def test_what_does_not_run_is_refused(kind, platform, head_dim, dtype, message):
 
 
 def program(attend, mesh, platform, inside) -> str:
-    """Attention and gradients of bfloat16 inputs split over `mesh`, as they go to the compiler of
-    `platform`.
+    """Return the program of attention and gradients for the compiler of `platform`.
+
+    Its inputs are bfloat16 and split over `mesh`.
     """
     run = with_gradients(attend)
     if inside:

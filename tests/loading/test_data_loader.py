@@ -25,8 +25,9 @@ def solid(i):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record i is an image of value i with caption "i", and recaption "1000 + i" where i is
-    even.
+    """Write record i as an image of value i with caption "i".
+
+    If i is even, it has the recaption "1000 + i".
     """
     out = tmp_path_factory.mktemp("loader") / "d"
     with RecordWriter(out, shards=3) as writer:
@@ -208,7 +209,10 @@ def test_few_zooms_and_a_grid_of_corners():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_each_draw_decides_what_it_is_for(tmp_path, seed):
-    """Zoom, across, down, mirror and recaption, in this order: a resumed run repeats nothing."""
+    """The draws are zoom, across, down, mirror and recaption, in this order.
+
+    A changed order would change the crops of resumed runs.
+    """
     noise = np.random.default_rng(9).integers(0, 256, (48, 40, 3), dtype=np.uint8)
     with RecordWriter(tmp_path / "D") as writer:
         writer.write(make_record(encode_png(noise), "plain", key="a", recaption="rich"))

@@ -16,8 +16,9 @@ from data_pipeline.loading.crops import fit
 
 
 def gradient(height, width):
-    """Red says the row, green the column, in steps of 1: the crop's corner can be read from any
-    pixel.
+    """Return an image whose red is the row and whose green is the column.
+
+    So any pixel shows the crop's corner.
     """
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)

@@ -40,7 +40,7 @@ def tokenize(captions):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record i has value i all over, and noise in its corner."""
+    """Write records; record i has the value i, and noise in its corner."""
     out = tmp_path_factory.mktemp("faults") / "d"
     draws = np.random.default_rng(0)
     with RecordWriter(out, shards=SHARDS) as writer:
@@ -66,8 +66,9 @@ def digests(data, number):
 
 
 def say(path: str, state: dict, out: str, **kwargs) -> None:
-    """What the processes of these tests do: from `state` on, for ever, a line in `out` of each
-    batch's digest and the state after it.
+    """Write a line for each batch from `state` on, without end.
+
+    A line has the batch's digest and the state after it. The processes of these tests run this.
     """
     data = loader(Path(path), **kwargs)
     data.set_state(state)
@@ -78,9 +79,9 @@ def say(path: str, state: dict, out: str, **kwargs) -> None:
 
 
 def serve() -> None:
-    """For each line of arguments of `say` a process that does it; its number is printed.
+    """Start a process of `say` for each line of arguments, and print its number.
 
-    Forked, for importing takes seconds.
+    Processes are forked because imports take seconds.
     """
     for line in sys.stdin:
         path, state, out, kwargs = json.loads(line)
@@ -91,9 +92,7 @@ def serve() -> None:
 
 @pytest.fixture(scope="module")
 def begin():
-    """(path, state, out, **kwargs of the loader) → the number of a process that does what `say`
-    does.
-    """
+    """Return a function (path, state, out, **kwargs) that starts `say` and returns its process."""
     code = "import test_data_loader_faults as t\nif __name__ == '__main__': t.serve()"
     environment = {
         **os.environ,
@@ -118,7 +117,7 @@ def begin():
 
 
 def lines_of(out: Path, least: int) -> list:
-    """What a process of `say` has written, when that is so many lines."""
+    """Return what a process of `say` has written when it has so many lines."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         written = out.read_text().rpartition("\n")[0].splitlines() if out.exists() else []
@@ -162,8 +161,9 @@ def test_two_hosts_become_one_within_an_epoch(data):
 
 @pytest.fixture
 def broken(data, tmp_path):
-    """The same records, two of which can no longer be read; which, and the keys' numbers in the
-    order of the source.
+    """Return the same records, two of which are unreadable.
+
+    The result also has their positions and the keys' numbers in the order of the source.
     """
     copy = tmp_path / "d"
     copy.mkdir()

@@ -24,7 +24,10 @@ SHAPES = ((16, 16), (16, 15), (16, 30), (16, 32), (32, 16))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Datasets a and b: record i is of value i, b's 100 more, and of shape i % 5."""
+    """Write datasets a and b of shapes i % 5.
+
+    Record i of a has the value i, that of b 100 more.
+    """
     folder = tmp_path_factory.mktemp("mixture")
     for name, count in COUNTS.items():
         with RecordWriter(folder / name, shards=3) as writer:

@@ -25,7 +25,7 @@ RECORDS = [{"height": SHAPES[i % 2][0], "width": SHAPES[i % 2][1]} for i in rang
 
 
 def order(seed=0, part=0, label=()) -> list[int]:
-    """The places of an epoch of a cell."""
+    """Return the places of an epoch of a cell."""
     cell = Cell(part, range(COUNT), range(COUNT))
     stream = mixed([(cell, 1.0)], seed, shuffle=True, label=label)
     return [stream[i].place for i in range(COUNT)]
@@ -42,8 +42,9 @@ def test_a_stream_s_order_goes_by_seed_dataset_and_bucket(change):
 
 
 def examples(batches: int, records=RECORDS, damaged=(), **fields) -> dict:
-    """{records' numbers [N], draws [N, 5]} of a loader whose examples are what it draws; of records
-    that are `damaged` it is seen after the draws.
+    """Return {records' numbers [N], draws [N, 5]} of a loader whose examples are its draws.
+
+    Records that are `damaged` are found to be so after the draws.
     """
 
     def probe(source, index, rng, size):
@@ -78,7 +79,7 @@ def test_orders_and_draws_are_of_the_seed_and_new_in_each_epoch(kind):
 
 
 def test_what_stands_in_for_a_damaged_record_has_its_draws():
-    """Also where the damage is seen after they were drawn, as in an image's last rows."""
+    """This also holds if the damage is found after the draws, as in an image's last rows."""
     damaged = (3, 4, 30)
     whole, passing = examples(4), examples(4, damaged=damaged, max_damaged=3)
     np.testing.assert_array_equal(passing["draws"], whole["draws"])
@@ -88,8 +89,9 @@ def test_what_stands_in_for_a_damaged_record_has_its_draws():
 
 
 def test_the_caption_of_a_cached_example_is_chosen_by_the_draw_of_the_crop_s():
-    """The fifth of five, as where pixels are cropped: a run with a companion has the captions of
-    the run without one.
+    """It is the last of five draws, as for pixels.
+
+    So a run with a feature cache has the captions of the run without one.
     """
     image = encode_png(np.zeros((16, 16, 3), np.uint8))
     record = make_record(image, "plain", key="a", recaption="rich")

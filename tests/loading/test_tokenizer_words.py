@@ -20,7 +20,7 @@ ENGLISH = " ".join(
 
 @pytest.fixture(scope="module")
 def t5():
-    """With T5's own class, normalizer and control tokens, of a few pieces."""
+    """Return a tokenizer with T5's class, normalizer and control tokens, of a few pieces."""
     return load_tokenizer(TINY, 32)
 
 
@@ -31,7 +31,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def open_vocabulary(tmp_path_factory):
-    """A Unigram tokenizer as T5's is, of thousands of pieces, which has all letters."""
+    """Return a Unigram tokenizer of thousands of pieces that has all letters, as T5's."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def seen(records, count, **settings) -> list[int]:
-    """The numbers of the records in the first batches."""
+    """Return the numbers of the records in the first batches."""
     given = {"batch_size": 3, "image_size": 16, "tokenize": None, "seed": 0, "num_threads": 0}
     batches = itertools.islice(loader_of(records, **given | settings), count)
     return [int(value) // 10 for batch in batches for value in batch["image"][:, 4, 4, 0]]

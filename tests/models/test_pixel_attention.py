@@ -11,7 +11,7 @@ from cv3jax.models.layers import attend
 
 
 def logits(function, *args) -> int:
-    """Elements of the largest array that a function makes on its way."""
+    """Return the elements of the largest array in a function's program."""
     found = []
 
     def visit(jaxpr):

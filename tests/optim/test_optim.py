@@ -25,7 +25,7 @@ def draw(seed, **shapes):
 
 
 def run(tx, params, gradients):
-    """(parameters after those updates, optimizer state)."""
+    """Return (parameters after those updates, optimizer state)."""
 
     def step(carry, grads):
         params, state = carry
@@ -139,8 +139,9 @@ def test_statistics_in_bfloat16_train_as_in_float32(kind):
 
 
 def test_slow_moments_in_bfloat16_follow_their_mean():
-    """b2 = 0.999 from 1 down to 0.25: rounded to nearest they would stay at 1, where a thousandth
-    of the way is no step at all.
+    """With b2 = 0.999 a moment falls from 1 to 0.25.
+
+    Rounded to nearest it would stay at 1, because a thousandth of the way is below its precision.
     """
     tx = moments.stored_in_bfloat16(optax.scale_by_adam(b1=0.9, b2=0.999))
     grads, state = jnp.full(4096, 0.5), tx.init(jnp.zeros(4096))

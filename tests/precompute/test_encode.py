@@ -208,7 +208,7 @@ def test_captions_without_features_are_counted(text, count, tmp_path, monkeypatc
 
 
 def blind(text: bool) -> types.SimpleNamespace:
-    """Encoders that see nothing."""
+    """Return encoders that ignore their inputs."""
     view = (None, np.zeros(6, np.int32))
     return types.SimpleNamespace(
         width=BATCH, side=8, latents=True, text=text, view=lambda image: view
@@ -239,7 +239,7 @@ def test_the_document_s_bytes_are_the_format_s():
 
 
 def table(name: str) -> list[int]:
-    """Bytes an image for a row of guides/encode.md: in float32, two bytes, and int8 for text."""
+    """Return the bytes an image of a row of guides/encode.md: float32, two bytes, int8 for text."""
     nothing = {"latents": None, "text": None}
     if name.startswith("of a caption"):
         count = 2 if "recaption" in name else 1

@@ -37,7 +37,7 @@ STORED = {
 
 
 class Online(NamedTuple):
-    """The relay that encodes for itself."""
+    """Hold a relay that encodes for itself."""
 
     losses: list[float]
     train: Callable  # its compiled train step
@@ -62,7 +62,7 @@ def online() -> Online:
 
 
 def built(name: str, *fields: str) -> Stage:
-    """A stage on one device, compiled."""
+    """Return a compiled stage on one device."""
     given = config(name, *fields)
     with tiny_runs.devices(1):
         made = build(given, tiny_runs.root() / "unused")
@@ -71,7 +71,7 @@ def built(name: str, *fields: str) -> Stage:
 
 
 def losses(pieces: Stage, start: Any) -> list[float]:
-    """Of the first steps from a state, which stays."""
+    """Return the losses of the first steps from a state, which is not changed."""
     state, out = jax.tree.map(lambda x: x.copy(), start), []
     for _ in range(STEPS):
         state, metrics = pieces.step(state, pieces.place(next(pieces.data)))
@@ -81,7 +81,7 @@ def losses(pieces: Stage, start: Any) -> list[float]:
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Relays take the train step that `online` compiled, and compile their encode step alone."""
+    """Let relays take the compiled train step of `online`, and compile their encode step alone."""
     known = online()
     monkeypatch.setattr(
         diffusion,
@@ -107,7 +107,7 @@ def test_losses_are_those_of_the_run_that_encodes_for_itself(latents, text, chea
 
 
 def test_a_base_has_the_same_batches_from_the_relay_s_feature_cache(cheap, monkeypatch):
-    """What its loss is a function of; the relay's tests go on to the loss."""
+    """The inputs of the loss are compared; the relay's tests compare losses too."""
     monkeypatch.setattr(
         diffusion,
         "compiled_and_announced",

@@ -112,7 +112,7 @@ def rewritten(path, change) -> None:
 
 @functools.cache
 def sorted_by_row() -> list[dict]:
-    """The records in the order in which they were written."""
+    """Return the records in the order in which they were written."""
     ours = records()
     starts = np.cumsum([0, *ours.lengths])
     return [ours[starts[i % 3] + i // 3] for i in range(len(ours))]

@@ -18,7 +18,7 @@ from cv3jax.quickstart.report_distilled import denoising, label, last, verdicts
 
 
 def score(right: float) -> dict:
-    """So many of a hundred pictures, the first ones."""
+    """Return verdicts in which the first so many of a hundred pictures are right."""
     return {"all": right, "right": [int(i < 100 * right) for i in range(100)]}
 
 
@@ -217,7 +217,7 @@ def test_worse_is_said_to_be_worse():
 
 @pytest.mark.parametrize(("same", "told"), [(40, True), (0, False)])
 def test_scores_are_compared_caption_by_caption(same, told):
-    """46 and 40 right: of the same captions, or of others, which is what chance does."""
+    """46 and 40 are right, of the same captions or of others; the latter may be chance."""
     rows = copy.deepcopy(ROWS)
     rows["undistilled_4_1"] |= {
         "all": 0.4,

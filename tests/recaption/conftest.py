@@ -15,8 +15,9 @@ from data_pipeline.records.records import RecordWriter, make_record
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record i is an image of which the server reads i, with caption "old i", in shards of 11, 10
-    and 10; some have a recaption.
+    """Write records whose images tell the server their number, in shards of 11, 10 and 10.
+
+    Record i has the caption "old i"; some have a recaption.
     """
     out = tmp_path_factory.mktemp("recaption") / "d"
     with RecordWriter(out, shards=3) as writer:
@@ -48,7 +49,7 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def ask(data, template, tmp_path):
-    """`recaption` with what all tests share, into tmp_path / "out"."""
+    """Return `recaption` with the arguments of all tests, into tmp_path / "out"."""
 
     def call(server, *, triplets=None, retry_failed=False, overwrite=False, **changes):
         settings = RecaptionSettings(

@@ -12,8 +12,9 @@ from data_pipeline.recaption.rate_limit import MARGIN, Pace
 
 
 def simulated(limit, burst, *, seconds, told=None, pause=1.0, latency=0.02, workers=32):
-    """A server with a token bucket, `workers` clients and one Pace on a clock of their own →
-    (admitted, 429s).
+    """Simulate a server with a token bucket, `workers` clients and one Pace.
+
+    They have a clock of their own. Returns (admitted requests, 429s).
     """
     pace, level, last, now, admitted, limited = Pace(0.0, rate=told), burst, 0.0, 0.0, 0, 0
     idle, replies = [0.0] * workers, []

@@ -260,7 +260,7 @@ def test_the_template_is_where_setup_finds_it():
 
 
 def test_what_a_killed_run_left_is_no_hindrance(tmp_path):
-    """All that stands in the directory of a dataset that was about to be published."""
+    """The directory has all files of a dataset that was about to be published."""
     staging = tmp_path / "out.partial"
     staging.mkdir()
     for name in (

@@ -28,7 +28,7 @@ def no_slow_start(monkeypatch):
 
 
 def start(data, server, template, out):
-    """The command, in a process of its own."""
+    """Start the command in a process of its own."""
     flags = [
         "--endpoint",
         server.url,

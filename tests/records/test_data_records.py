@@ -169,7 +169,7 @@ def test_a_truncated_shard_is_named(tmp_path, keep):
 
 
 def test_a_shard_with_other_records_than_described_is_named(tmp_path):
-    """Such as a file of another run, whole in itself."""
+    """It may be a file of another run that is undamaged."""
     write(tmp_path / "d", count=7)
     first, second = (
         tmp_path / "d" / f"records-train.array_record-0000{i}-of-00003" for i in (0, 1)

@@ -45,8 +45,9 @@ def write(out: Path, count: int, shards: int) -> Path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A dataset of 3,000 shards of a record each; a shard has many names, for 64 KB is the least
-    that one takes.
+    """Write a dataset of 3,000 shards of one record each.
+
+    A shard has many names, because 64 KB is the smallest size of one.
     """
     out = write(tmp_path_factory.mktemp("many") / "d", KINDS, KINDS)
     shards = [out / shard_name(NAME, i, KINDS) for i in range(KINDS)]
@@ -175,7 +176,7 @@ FAILURES = {
 
 
 class Failing:
-    """A reader that says one thing."""
+    """Raise one given error in every read."""
 
     def __init__(self, said: str):
         self.said = said

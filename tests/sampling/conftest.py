@@ -13,8 +13,9 @@ from cv3jax.sampling import resumable
 
 @pytest.fixture
 def paint(tmp_path, monkeypatch, capsys):
-    """paint(out, *flags, painter): run the command with a painter, on eleven prompts in batches of
-    two; its figures.
+    """Return a function of (out, *flags, painter) that runs the command with a painter.
+
+    It samples eleven prompts in batches of two, and returns the figures.
     """
     (tmp_path / "p.txt").write_text("\n".join(LINES))
     saved = []
@@ -54,7 +55,7 @@ def paint(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def whole(paint, tmp_path) -> dict[str, bytes]:
-    """The files of a run that nothing happened to."""
+    """Return the files of a run that was not interrupted."""
     figures = paint("whole", "--seed", "7")
     assert figures == {
         "pictures": 11,

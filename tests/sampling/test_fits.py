@@ -73,7 +73,7 @@ def test_what_is_given_is_not_drawn():
 
 
 class Recorded(pipeline.Cascade):
-    """A cascade that draws nothing, but keeps what its programs are called with."""
+    """Record the arguments of a cascade's programs without drawing anything."""
 
     def record(self):
         self.calls, where = [], images_sharding(self.mesh) or jax.local_devices()[0]
@@ -102,8 +102,9 @@ class Recorded(pipeline.Cascade):
 
 @pytest.mark.parametrize("mesh", [None, {"data": 2, "tensor": 2}, {"data": 1, "fsdp": 2}])
 def test_the_programs_are_those_that_draw(mesh, monkeypatch):
-    """What is compiled is what a cascade calls, argument by argument: another place of one, or one
-    that is on no device in particular, would be another program, compiled once more.
+    """The compiled programs must be those that a cascade calls.
+
+    An argument with another sharding, or on no particular device, would need a second compilation.
     """
     count = math.prod((mesh or {}).values())
     mesh = mesh and make_mesh(**mesh, devices=jax.devices()[:count])
@@ -126,8 +127,9 @@ def test_the_programs_are_those_that_draw(mesh, monkeypatch):
 
 
 def test_xlas_figure_is_that_of_the_decoder():
-    """Twice the side is four times as much, and the rough figure is not below what would have XLA
-    asked.
+    """Twice the side needs four times the memory.
+
+    The rough estimate is not below the size from which on XLA is asked.
     """
     plans = []
     for side in (64, 128):

@@ -102,7 +102,7 @@ def picture(value, side=16):
 
 
 def tiles(sheet, rows, side=16):
-    """The grey of the pictures of each row of a sheet, from the left."""
+    """Return the grey of the pictures of each row of a sheet, from the left."""
     found = []
     for row in range(rows):
         line = sheet[GAP + row * (side + GAP) + side // 2, :, 0]
@@ -133,7 +133,7 @@ def test_a_contact_sheet_has_room_for_what_was_just_made(tmp_path):
 
 
 class Known:
-    """A tokenizer that knows nothing."""
+    """Stand in for a tokenizer without any words."""
 
     def unknown(self, prompts):
         return [word for prompt in prompts for word in prompt.split()]

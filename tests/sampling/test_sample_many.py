@@ -45,7 +45,7 @@ def test_what_a_run_leaves(paint, whole, tmp_path):
 
 
 class KilledError(Exception):
-    """Nothing of the command catches it."""
+    """End a command with an error that nothing of it catches."""
 
 
 def test_killed_and_run_again_it_is_the_run_that_was_never_stopped(paint, whole, tmp_path):

@@ -40,8 +40,9 @@ PROMPTS = [
 
 
 def alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """The same pictures but for the last cut to 8 bits, which rounding moves where a sum's order is
-    another.
+    """Check that pictures are equal up to the rounding to 8 bits.
+
+    Sums in another order may round differently.
     """
     off = np.abs(ours.astype(int) - theirs.astype(int)).max(-1)
     return off.max() <= 1 and (off > 0).mean() < 10 * PNG_PIXELS
@@ -53,7 +54,7 @@ def cascade_at() -> Path:
 
 @pytest.fixture(autouse=True)
 def larger(monkeypatch):
-    """Bases of 64²: a context of two leaves each device two rows of the smallest latents."""
+    """Use bases of 64²: with a context of two each device has two rows of the smallest latents."""
     cascade_at()  # trained as it is: a run that reads a doubled cascade writes it so
     read = cascades.read_cascade
 
@@ -68,7 +69,7 @@ def larger(monkeypatch):
 
 
 def on_one_device(size: int) -> np.ndarray:
-    """Pictures of PROMPTS, seeds 3, 4, ..."""
+    """Return the pictures of PROMPTS with seeds 3, 4, ..."""
     made = load(cascade_at()).generate(
         PROMPTS, list(range(3, 3 + len(PROMPTS))), size=size, final=True
     )
@@ -76,7 +77,7 @@ def on_one_device(size: int) -> np.ndarray:
 
 
 def on_a_mesh(monkeypatch, tmp_path: Path, mesh: str, size: int) -> tuple[Cascade, np.ndarray]:
-    """The command on all eight devices: its cascade and its pictures."""
+    """Return the cascade and the pictures of the command on all eight devices."""
     loaded: list[Cascade] = []
     monkeypatch.setattr(resumable, "load", lambda *args: loaded.append(load(*args)) or loaded[0])
     tmp_path.mkdir(exist_ok=True)
@@ -184,7 +185,7 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
 
 
 def test_a_sampler_uses_the_attention_that_it_is_given():
-    """XLA's logits of 1024² are gigabytes: where there is a kernel sampling has to take it too."""
+    """XLA's logits of 1024² are gigabytes, so sampling has to use an available kernel."""
     seen = []
     params, shapes = stage_shapes()
     jax.eval_shape(
@@ -207,13 +208,13 @@ FIELDS = {
 
 
 def stage_sampler(mesh: Mesh | None, *kernel):
-    """Of one image of 64×64 latents by a small UNet."""
+    """Return a sampler of one image of 64×64 latents by a small UNet."""
     told = {"attend": kernel[0]} if kernel else {}
     return make_stage_sampler(described.stage(model=FIELDS), steps=2, mesh=mesh, **told)
 
 
 def stage_shapes():
-    """What it is called with."""
+    """Return the shapes of its arguments."""
     shapes = (
         jax.ShapeDtypeStruct((1, 8, 16), jnp.float32),
         None,

@@ -24,7 +24,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def placed(mesh, kind):
-    """(params, text, low, noise, keys, w) of two images, as a cascade gives them to a stage."""
+    """Return (params, text, low, noise, keys, w) of two images, as a cascade gives them."""
     params = jax.jit(unet_init(build_on(None, UNet, FIELDS), 16))(jax.random.key(0))
     draws = np.random.default_rng(0)
     text, low, noise = (

@@ -20,7 +20,7 @@ COUNT = 300
 
 @pytest.fixture(scope="module", params=[64, 128])
 def shown(request):
-    """What is seen on COUNT renders of a size, and their captions."""
+    """Return what the judge sees on COUNT renders of a size, and their captions."""
     return [(see(render(scene(i), request.param)), caption(scene(i))) for i in range(COUNT)]
 
 

@@ -17,8 +17,9 @@ from data_pipeline.scenes.vision import see
 
 
 def test_rejects_properties_at_the_other_place():
-    """Both colours and both shapes are there, but not on one another; then both things, but at the
-    other's place.
+    """Both colours and both shapes are there, but in the wrong combination.
+
+    Then both things are right, but have exchanged places.
     """
     a, b = pair().objects
     crossed = Scene(
@@ -111,8 +112,9 @@ def test_what_is_too_much_counts_and_specks_do_not(size):
 
 
 def drawn(inside, size=64):
-    """White, and blue where inside(x, y): coordinates in large radii from the centre, y
-    downwards.
+    """Return a white picture that is blue where inside(x, y).
+
+    Coordinates are in large radii from the centre, y downwards.
     """
     at = ((np.arange(size * 8) + 0.5) / size / 8 - 0.5) / 0.2
     cover = (

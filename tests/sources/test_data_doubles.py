@@ -58,7 +58,7 @@ def test_names_that_come_twice_in_a_tar_are_counted(files, kept, skipped, tmp_pa
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
 def test_links_in_a_tar_are_counted(kind, tmp_path):
-    """tar stores a file that it has stored already, under another name, as a link."""
+    """The program tar stores a file a second time, under another name, as a link."""
     tar(tmp_path / "x.tar", [("a.jpg", JPG), ("a.txt", TEXT)])
     with tarfile.open(tmp_path / "x.tar", "a") as file:
         for name, target in (("b.jpg", "a.jpg"), ("c/d.GIF", "../e.gif"), ("holiday", "/photos")):

@@ -133,7 +133,7 @@ def test_tables_that_are_refused_by_name(data, message, tmp_path):
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
 def test_a_column_without_a_name(separator, tmp_path):
-    """As pandas writes its index."""
+    """Such a column is the index that pandas writes."""
     data = ",file_name,caption,\n0,a.png,x,\n1,b.png,y,\n".replace(",", separator)
     found = [fields for _, fields in rows(tmp_path, data)]
     assert [(fields["file_name"], fields["caption"]) for fields in found] == [
@@ -155,7 +155,7 @@ def test_cells_are_numbers_but_under_names_that_have_a_meaning(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_all_rows_are_kept_or_dropped(kind, tmp_path):
-    """Through pack: rows of all kinds, and as many records and skips as there are rows."""
+    """Packing makes as many records and skips as there are rows, for rows of all kinds."""
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(encoded(ord(name)))
     if kind == "csv":

@@ -45,7 +45,7 @@ IMAGES = (
 
 
 def array(value, kind):
-    """The value and a null, as that type has them."""
+    """Return the value and a null as an array of that type."""
     if pyarrow.types.is_dictionary(kind):
         return array(value, kind.value_type).dictionary_encode().cast(kind)
     if hasattr(kind, "value_type"):

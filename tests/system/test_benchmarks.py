@@ -32,7 +32,7 @@ FITS = {
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A script of benchmarks/ as a module, which it is only beside the others."""
+    """Return a function that imports a script of benchmarks/ as a module."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module
 
@@ -258,8 +258,9 @@ def test_mfu_is_of_the_chips_peak_and_has_a_bar(benchmark):
     "kind", [pytest.param("guided", marks=pytest.mark.slow), "guidance-conditioned"]
 )
 def test_a_distillation_step_has_the_flops_of_its_passes_and_update(kind, benchmark):
-    """Those of two teacher passes, of twice the rows where it is guided, and of the student forward
-    and backward.
+    """The passes are two of the teacher, and the student forward and backward.
+
+    A guided teacher has twice the rows.
     """
     script = benchmark("distill")
     config = script.load("scenes_distill_relay:tiny", 2, "optim.kind=adamw")

@@ -15,7 +15,10 @@ NOT_RUN = ("docs/decisions/",)  # they quote commands as they were on their day
 
 
 def blocks(document: str) -> list[str]:
-    """Return a document's blocks of shell commands, and its commands among words, as parts: "…"."""
+    """Return a document's blocks of shell commands, and the commands inside its sentences.
+
+    The latter end in "…", because they may be only parts of a command.
+    """
     text = read(document)
     fenced = re.findall(r"```(?:sh|bash|shell)\n(.*?)```", text, re.DOTALL)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)

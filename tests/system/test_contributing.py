@@ -19,7 +19,10 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def walks(text: str) -> dict[str, list[str]]:
-    """Title → the files of each walk, in order; a bare name is of the folder before it."""
+    """Return the files of each walk in order, by its title.
+
+    A bare name belongs to the folder of the name before it.
+    """
     section = text.split("## Five walks")[1].split("\n## ")[0]
     found = {}
     for part in section.split("\n**")[1:]:
@@ -33,7 +36,7 @@ def walks(text: str) -> dict[str, list[str]]:
 
 
 def rooms(files: list[str]) -> list[str]:
-    """The rooms in the order of the walk, without repetitions in a row."""
+    """Return the folders in the order of the walk, without repetitions in a row."""
     passed = []
     for file in files:
         room = "/".join(file.split("/")[:2]) if file.count("/") > 1 else file

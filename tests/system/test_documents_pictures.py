@@ -26,7 +26,7 @@ SHOWN = [
 
 @pytest.fixture
 def scripts(monkeypatch):
-    """A script of benchmarks/ by its name."""
+    """Return a function that imports a script of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module
 
@@ -82,7 +82,7 @@ def test_the_maps_frame_the_nearest_teacher_of_each_row(scripts):
 
 
 def test_a_picture_is_written_again_as_it_is_kept(scripts, tmp_path):
-    """In size: colours of text depend on the fonts of a machine."""
+    """Only the size is compared: the colours of text depend on the machine's fonts."""
     path = scripts("pictures").draw("distillation", tmp_path / "new")
     with Image.open(path) as ours, Image.open(PICTURES / "distillation.png") as theirs:
         assert ours.size == theirs.size

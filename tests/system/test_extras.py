@@ -72,7 +72,7 @@ def plain_name(requirement: str) -> str:
 
 
 def test_a_plain_install_samples_and_converts(tmp_path):
-    """`sample` imports what --prompts takes in any case."""
+    """`sample` always imports what --prompts needs."""
     micro, pictures = str(golden_models.converted("micro")), tmp_path / "pictures"
     # pyarrow comes with tensorflow_datasets; scipy and optax come with jax and flax
     extra = {*extras.EXTRAS["train"], *extras.EXTRAS["data"]} - {"scipy", "optax", "jinja2"}
@@ -129,7 +129,7 @@ def test_what_is_imported_late_is_asked_for_first(monkeypatch):
 
 
 def test_every_library_that_is_imported_is_declared():
-    """In install_requires, or in the extra that extras.py has for it."""
+    """It is declared in install_requires, or in the extra that extras.py names."""
     owners = importlib.metadata.packages_distributions()
 
     def declared(requirements: list[str]) -> set[str]:

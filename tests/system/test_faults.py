@@ -27,7 +27,7 @@ AT_END = dataclasses.replace(CADENCE, log=3, save=0)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(state, metrics) of a run that nothing happened to."""
+    """Return (state, metrics) of a run that was not interrupted."""
     workdir = tmp_path_factory.mktemp("whole")
     return toy(workdir, cadence=AT_END), curve(workdir)
 
@@ -75,7 +75,7 @@ def test_a_second_signal_is_obeyed_at_once(tmp_path):
 
 
 def poisoned(at: int):
-    """A `place` that gives batch number `at` a NaN."""
+    """Return a `place` that puts a NaN into batch number `at`."""
     count = 0
 
     def place(batch):

@@ -31,8 +31,9 @@ FIELDS = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=4", "optim.kind=adamw"
 
 @functools.cache
 def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
-    """Loss and gradient norm of three steps on random pictures, and the latents that the EMA then
-    draws.
+    """Return loss and gradient norm of three steps on random pictures, and sampled latents.
+
+    The EMA samples them.
     """
     fields = (*FIELDS, f"model.dtype={dtype}", f"attention={attention}")
     config = parse_stage(

@@ -108,14 +108,14 @@ def losses(workdir) -> list[float]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run of one process with eight devices."""
+    """Return the run of one process with eight devices."""
     workdir = tmp_path_factory.mktemp("alone")
     return workdir, named_leaves(many_runs.run(workdir, STEPS, mesh(8)))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The run of two processes with four devices each."""
+    """Return the run of two processes with four devices each."""
     workdir = tmp_path_factory.mktemp("two")
     ended = many_runs.start(workdir, STEPS)
     assert [code for code, _ in ended] == [0, 0], ended

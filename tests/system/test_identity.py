@@ -25,7 +25,7 @@ def identity(monkeypatch):
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory) -> Path:
-    """A folder with one of each kind of what runs leave."""
+    """Return a folder with one of each kind of output of a run."""
     folder = tmp_path_factory.mktemp("left")
     save(folder / "cascade" / "t5", TREE)
     (folder / "cascade" / "t5" / "tokenizer").mkdir()

@@ -49,8 +49,9 @@ def last_line(workdir: Path) -> int:
 def moment(
     phase: str, workdir: Path, at: int, rng: random.Random
 ) -> tuple[Callable[[], bool], float]:
-    """(whether `phase` has come to a run that starts at step `at`, seconds from then to the
-    kill).
+    """Return (a function that returns whether `phase` has begun, seconds from then to the kill).
+
+    The run starts at step `at`.
     """
     metrics = workdir / "metrics.jsonl"
     before = metrics.stat().st_ino if metrics.exists() else None
@@ -78,7 +79,7 @@ def moment(
 
 
 def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) -> dict:
-    """Start or continue the run and kill it in `phase`; where that was."""
+    """Start or resume the run, kill it in `phase`, and return where that was."""
     at = max(runs.steps(workdir / "checkpoints"), default=0)
     come, delay = moment(phase, workdir, at, rng)
     process = start(arguments, workdir.with_suffix(".log"))
@@ -103,7 +104,7 @@ def killed(phase: str, arguments: list[str], workdir: Path, rng: random.Random) 
 
 
 def position(workdir: Path) -> dict[str, bytes]:
-    """Where the loader stands in the last checkpoint."""
+    """Return the loader's position in the last checkpoint."""
     data = workdir / "checkpoints" / str(STEPS) / "data"
     return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("metadata")}
 

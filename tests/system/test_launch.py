@@ -25,7 +25,7 @@ def test_shellcheck(script):
 
 
 def xpk(tmp_path, *args):
-    """What launch/xpk.sh calls xpk with."""
+    """Return the arguments with which launch/xpk.sh calls xpk."""
     program = tmp_path / "xpk"
     program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     program.chmod(0o755)

@@ -40,7 +40,7 @@ def gke():
 
 
 def check(jobset: dict) -> None:
-    """Raises where the published models refuse it, or would lose a part of it."""
+    """Raise an error if the published models refuse a manifest or would lose a part of it."""
     assert JobsetV1alpha2JobSet.from_dict(jobset).to_dict() == jobset
     assert {rule["action"] for rule in jobset["spec"]["failurePolicy"]["rules"]} <= ACTIONS
 
@@ -51,7 +51,7 @@ def printed(gke, capsys, *options, command=COMMAND):
 
 
 def parts(jobset):
-    """(the job, its pods' spec, their container) of the one replicated job."""
+    """Return (the job, its pods' spec, their container) of the only replicated job."""
     [job] = jobset["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
     return job, pod, pod["containers"][0]
@@ -159,7 +159,7 @@ def test_gke_options(gke, capsys):
 
 
 def test_gke_processes_on_gpus_get_their_ranks(gke, capsys):
-    """Kubernetes puts $(JOBSET) in: JobSet's name for the first pod is NAME-JOB-0-0.NAME."""
+    """Kubernetes replaces $(JOBSET); JobSet names the first pod NAME-JOB-0-0.NAME."""
     job, _, container = parts(printed(gke, capsys, "--topology=h100:4x8x1"))
     variables = {variable["name"]: variable for variable in container["env"]}
     assert variables["JAX_NUM_PROCESSES"]["value"] == "4"
@@ -174,7 +174,7 @@ def test_gke_processes_on_gpus_get_their_ranks(gke, capsys):
 
 
 def test_gke_hands_the_command_over_word_by_word(gke, capsys):
-    """Kubernetes makes $( of $$(, and would put a variable in for $(HOME)."""
+    """Kubernetes turns $$( into $(, and would replace $(HOME) by a variable."""
     container = parts(printed(gke, capsys, "--topology=v5e:4x4"))[2]
     assert container["command"] == ["/cv3jax/launch/task.sh", "--"]
     assert [word.replace("$$(", "$(") for word in container["args"]] == COMMAND
@@ -183,8 +183,9 @@ def test_gke_hands_the_command_over_word_by_word(gke, capsys):
 
 @pytest.mark.parametrize("name", ["jobset_tpu.yaml", "jobset_gpu.yaml"])
 def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
-    """The rule that Kubernetes' Job picks makes the message and the reason by which JobSet picks
-    its own.
+    """Kubernetes' Job fails with the message and the reason of the rule that applies.
+
+    JobSet chooses its own rule by them.
     """
     made = yaml.safe_load((LAUNCH / name).read_text())
     job, _, container = parts(made)

@@ -59,7 +59,7 @@ def test_local_shares_gpus(tmp_path):
 
 
 def test_local_names_the_process_that_died_and_ends_the_others(tmp_path):
-    """Those that do not end when told are killed after GRACE."""
+    """Processes that ignore SIGTERM are killed after GRACE."""
     dies = f"""
 trap 'echo TOLD; exit 0' TERM
 if [ $JAX_PROCESS_ID = 2 ]; then trap '' TERM; fi
@@ -84,7 +84,7 @@ def test_local_starts_again_after_failures(code, starts):
 
 
 def test_local_starts_nothing_again_where_any_process_was_refused(tmp_path):
-    """Not even where another one failed first."""
+    """This holds even if another process failed first."""
     wait = (
         f"if [ $JAX_PROCESS_ID = 0 ]; then until [ -e {tmp_path}/up ]; do sleep 0.05; done; exit"
         " 7; fi"

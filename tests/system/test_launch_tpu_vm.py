@@ -21,8 +21,9 @@ def until(condition, seconds=60):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Two homes with cv3jax in them, and a gcloud that runs its --command in each: ({name: value}
-    for the environment, homes).
+    """Make two homes with cv3jax in them, and a gcloud that runs its --command in each.
+
+    Returns ({name: value} for the environment, homes).
     """
     homes = [tmp_path / f"host{i}" for i in range(2)]
     for home in homes:

@@ -48,7 +48,7 @@ LINES, PARAMETERS = 300, 8
 
 
 def sources(*folders: str) -> dict[str, str]:
-    """Path below the root → source, of all Python files in those folders."""
+    """Return the source of all Python files in those folders by their path below the root."""
     return {
         path.relative_to(ROOT).as_posix(): path.read_text()
         for folder in folders
@@ -57,17 +57,17 @@ def sources(*folders: str) -> dict[str, str]:
 
 
 def name_of(path: str) -> str:
-    """The module of a file."""
+    """Return the module of a file."""
     return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
 def room_of(module: str) -> str:
-    """The folder of a module, or the module itself where it stands beside the folders."""
+    """Return the folder of a module, or the module itself if it stands beside the folders."""
     return ".".join(module.split(".")[:2])
 
 
 def imports(source: str, package: str = "") -> set[str]:
-    """Every module a source imports, wherever in it, under its full name.
+    """Return the full name of every module that a source imports anywhere.
 
     `from a import b` counts as a and as a.b.
     """
@@ -84,7 +84,7 @@ def imports(source: str, package: str = "") -> set[str]:
 
 
 def graph(files: dict[str, str]) -> dict[str, set[str]]:
-    """Module → the modules of `files` that it imports."""
+    """Return the modules of `files` that each module imports."""
     modules = {name_of(path): path for path in files}
     return {
         module: (imports(files[path], ".".join(path.split("/")[:-1])) & modules.keys() - {module})
@@ -93,7 +93,7 @@ def graph(files: dict[str, str]) -> dict[str, set[str]]:
 
 
 def rooms(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same graph between folders."""
+    """Return the same graph between folders."""
     found: dict[str, set[str]] = {}
     for module, targets in arrows.items():
         room = room_of(module)
@@ -102,7 +102,7 @@ def rooms(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[str]:
-    """What is left when all that imports nothing left is taken away, again and again."""
+    """Return what remains after all that imports nothing else is removed repeatedly."""
     left = dict(arrows)
     while free := [node for node, targets in left.items() if not targets & left.keys()]:
         for node in free:
@@ -111,7 +111,7 @@ def circles(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def upward(arrows: dict[str, set[str]]) -> list[str]:
-    """The imports of cv3jax that run up, and rooms without a floor."""
+    """Return the imports of cv3jax from a higher layer, and folders without a layer."""
     floor = {f"cv3jax.{room}": level for level, names in enumerate(FLOORS) for room in names}
     floor["cv3jax"] = len(FLOORS)  # the package's own module imports nothing and is free to all
     wrong = []
@@ -131,7 +131,7 @@ def covers(names: Iterable[str], module: str) -> bool:
 
 
 def foreign(path: str, source: str) -> list[str]:
-    """What the file at `path` imports and may not."""
+    """Return what the file at `path` imports and may not."""
     modules = imports(source, ".".join(path.split("/")[:-1]))
     modules = {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names}
     if not path.startswith("cv3jax/models/"):
@@ -147,7 +147,7 @@ def foreign(path: str, source: str) -> list[str]:
 
 
 def long_signatures(path: str, source: str) -> list[str]:
-    """The functions of more than PARAMETERS parameters."""
+    """Return the functions of more than PARAMETERS parameters."""
     wrong = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -68,7 +68,7 @@ NO_STEP_FIELDS = {
 
 @pytest.fixture(scope="module")
 def script():
-    """benchmarks/mutants.py, which is a module only beside the others."""
+    """Return benchmarks/mutants.py as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         yield importlib.import_module("mutants")
@@ -101,7 +101,7 @@ def test_every_mutant_s_tests_are_there(mutants):
 
 
 def undrawn(mutants, sources: dict[str, str]) -> list[str]:
-    """The lines of sources that draw, of which no mutant changes anything."""
+    """Return the lines of sources with a random draw that no mutant changes."""
     found = []
     for file, text in sources.items():
         changed = set()
@@ -134,7 +134,7 @@ def test_a_draw_without_a_mutant_is_seen(mutants):
 
 
 def fields(value, prefix: str = "") -> set[str]:
-    """The dotted names of the fields of settings."""
+    """Return the dotted names of the fields of settings."""
     names = set()
     for field in dataclasses.fields(value):
         inner, name = getattr(value, field.name), f"{prefix}{field.name}"

@@ -76,7 +76,7 @@ def test_every_place_says_the_same_version_and_nothing_is_said_of_serving():
 
 
 def test_modules_that_security_names_have_the_bounds_that_it_says():
-    """The values stand in SECURITY.md by hand."""
+    """SECURITY.md states the values by hand."""
     from cv3jax.sampling import inputs
     from cv3jax.weights import torch_file
     from data_pipeline.images import decode

@@ -41,7 +41,7 @@ def package_weights():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A cascade of the tiny recipes, without a relay, its parameters random."""
+    """Return a cascade of the tiny recipes, without a relay, with random parameters."""
     directory, c = (
         tmp_path_factory.mktemp("source"),
         parse_stage(recipes.load("scenes_base:tiny", [])),
@@ -68,7 +68,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(package_weights, source, tmp_path_factory) -> Path:
-    """A packages' directory with the cascade `tiny`."""
+    """Return a directory of packaged cascades with the cascade `tiny`."""
     directory = tmp_path_factory.mktemp("made") / "checkpoints"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cascades, "PACKAGED", directory)
@@ -78,7 +78,7 @@ def made(package_weights, source, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def packaged(made, tmp_path, monkeypatch) -> Path:
-    """A copy of `made` as what is installed, and an empty working directory."""
+    """Use a copy of `made` as what is installed, in an empty working directory."""
     shutil.copytree(made, tmp_path / "installed")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -208,8 +208,9 @@ def test_what_is_packaged_is_whole_and_small(package_weights):
 
 
 def test_setup_names_every_file(made, tmp_path):
-    """What its patterns fit, of these files in their place; tests/system/test_wheel.py asks a real
-    wheel.
+    """The patterns of setup.py must match each of these files.
+
+    tests/system/test_wheel.py checks a real wheel.
     """
     call = next(
         node

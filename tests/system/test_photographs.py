@@ -38,7 +38,7 @@ ENCODINGS = {
 
 @pytest.fixture(scope="module")
 def photographs():
-    """name → RGB photograph, at most 320 pixels."""
+    """Return RGB photographs of at most 320 pixels by name."""
     folder = Path(skimage.__file__).parent / "data"
     names = ("astronaut", "chelsea", "coffee", "motorcycle_left", "ihc")
     found = {name: Image.open(folder / f"{name}.png").convert("RGB") for name in names}
@@ -63,7 +63,10 @@ def decoded(data):
 
 
 def pillow(data):
-    """Pillow's own: upright, transparency on white, RGB; 16-bit grey, which it clips, as 8."""
+    """Return Pillow's pixels: upright, transparency on white, RGB.
+
+    Pillow clips 16-bit grey, so it is scaled to 8 bits here.
+    """
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -129,8 +132,9 @@ def test_alpha_is_laid_on_white(mode, suffix, photographs):
 
 @pytest.fixture(scope="module")
 def built(photographs, tmp_path_factory):
-    """Each photograph in one encoding, of which some lie on their side or are of another mode,
-    captioned by its name.
+    """Build a dataset of each photograph in one encoding, captioned by its name.
+
+    Some are turned by a tag or have another mode.
     """
     root = tmp_path_factory.mktemp("photographs")
     exif = Image.Exif()
@@ -193,8 +197,9 @@ def test_they_come_out_of_the_loader_as_pillow_sees_them(built):
 
 
 def test_they_are_encoded_as_the_loader_crops_them(built, tmp_path):
-    """The stored posterior is the autoencoder's of Pillow's pixels, upright and RGB, whatever the
-    file was.
+    """The stored posterior is the autoencoder's of Pillow's pixels, upright and RGB.
+
+    The file's encoding does not matter.
     """
     cascade = tiny_runs.trained("base").workdir
     config = tiny_runs.config("base", f"data.path={built[0]}", f"cascade={cascade}", "init_from=")

@@ -38,7 +38,7 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def noise(teacher):
-    """Captions, keys, and the noise that both cascades start from."""
+    """Return captions, keys, and the noise from which both cascades start."""
     captions = [grammar.caption(scene) for scene in judged_scenes(12, 0)]
     keys = jax.vmap(jax.random.key)(jnp.arange(len(captions)))
     return captions, keys, teacher.noise(keys, 64)
@@ -52,7 +52,7 @@ def base(cascade, noise, w, steps=None):
 
 @pytest.fixture(scope="module")
 def full(teacher, noise):
-    """The teacher's latents of all of its steps, guided by w."""
+    """Return the teacher's latents after all of its steps, guided by w."""
     return functools.cache(lambda w: base(teacher, noise, w))
 
 
@@ -77,8 +77,9 @@ def test_real_pictures_survive_the_autoencoder(student):
 
 @sampled
 def test_five_steps_draw_what_held_out_captions_say(student):
-    """Colours and shapes that no training picture had together, and orders that only the words
-    tell.
+    """No training picture combines the colours and shapes.
+
+    The order of the things is only in the words.
     """
     held = judged_scenes(COUNT, 0)
     relational = [
@@ -107,9 +108,7 @@ def test_the_student_is_nearer_to_twenty_steps_than_its_teacher_in_four(
 
 @sampled
 def test_the_student_was_taught_guidance(student, noise, full):
-    """At each of the first four w it is nearer to the teacher guided by that w than to the one
-    guided by any other.
-    """
+    """At each of the first four w the student is nearest to the teacher guided by that w."""
     weights = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
     theirs = [full(w) for w in weights]
     for i, w in enumerate(weights[:4]):

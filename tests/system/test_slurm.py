@@ -43,7 +43,7 @@ def slurm(tmp_path_factory):
 
 
 class Job:
-    """One that was handed to sbatch, in its own folder."""
+    """Submit a job with sbatch in its own folder."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Job:
         )
 
     def until_queued_again(self) -> None:
-        """Back in the queue; the two minutes that Slurm has a requeued job wait are cut short.
+        """Wait until the job is in the queue again, and shorten Slurm's wait of two minutes.
 
-        Not to nothing: what was made in the second in which the job was ended is revoked with it,
-        by the second.
+        It is not shortened to zero: Slurm revokes whatever was created in the second in which a job
+        ended.
         """
         self.until(JobState="PENDING", Reason="BeginTime")
         self.slurm.run("scontrol", "update", f"jobid={self.number}", "starttime=now+3seconds")
@@ -150,7 +150,7 @@ def test_tasks_that_are_signalled_end_the_job(slurm, tmp_path):
 
 
 def test_bad_input_is_not_tried_again(slurm, tmp_path):
-    """Also where srun ends a task that would have gone on."""
+    """This also holds if srun ends a task that would have continued."""
     refused = (
         "import os, sys, time; os.environ['SLURM_PROCID'] == '1' and sys.exit(2); time.sleep(600)"
     )
@@ -189,8 +189,9 @@ def test_no_command(slurm, tmp_path):
 
 
 def test_train_preempted_and_resumed(slurm, tmp_path):
-    """The tiny recipe under its own command: requeued in the middle of its run, and every step is
-    there once.
+    """The tiny recipe runs under its own command and is requeued in the middle.
+
+    Every step must be there once.
     """
     steps = 100
     argv = tiny_runs.argv(

@@ -29,7 +29,7 @@ def main():
 
 
 def parse(command):
-    """A command as the train command parses it: (config, workdir)."""
+    """Return (config, workdir) of a command as the train command parses it."""
     program, name, *argv = command
     assert (program, name) == ("cv3jax", "train")
     args, overrides = train.parser().parse_known_args(argv)
@@ -121,7 +121,7 @@ def test_launcher_and_run_exclude_each_other(main, capsys):
 
 @pytest.mark.slow
 def test_runs_end_at_what_is_refused(tmp_path):
-    """The data is missing, so the first point is refused; no other is tried."""
+    """The data is missing, so the first point is refused and no other is tried."""
     done = run(
         "--config=scenes_relay:tiny",
         "--workdir",

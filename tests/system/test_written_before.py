@@ -38,7 +38,7 @@ RELATIVE, LEVELS = 1e-4, 1
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """The directory in which the earlier version's commands ran, as they left it."""
+    """Return the directory in which the earlier version's commands ran, as they left it."""
     folder = tmp_path_factory.mktemp("written")
     with tarfile.open(BEFORE / "runs.tar.xz") as archive:
         archive.extractall(folder, filter="data")
@@ -52,7 +52,7 @@ def _there(written, monkeypatch):
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of nested dicts and lists, arrays by their type, shape and bytes."""
+    """Return the SHA-256 of nested dicts and lists; arrays by dtype, shape and bytes."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -68,7 +68,7 @@ def digest(value: Any) -> str:
 
 
 def movement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, float]:
-    """How far a step moves each tree of a train state: the root of the summed squares."""
+    """Return the root of summed squares by which a step moves each tree of a train state."""
     assert before.keys() == after.keys()
     found: dict[str, float] = {}
     for name in before:
@@ -97,7 +97,7 @@ def test_a_job_is_of_the_same_parts():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_recipe_says_the_same(variant):
-    """But for fields that there were not, which are off."""
+    """Only fields that did not exist are added, and they are switched off."""
     ours = recipes.to_json(recipes.load(f"pebbles.py{variant}", []))
     theirs = EXPECTED["recipe"][variant]
     for section in (name for name in ours if isinstance(ours[name], dict)):
@@ -117,7 +117,7 @@ def test_a_cascade_has_the_same_parameters(workdir):
 
 
 def test_a_description_of_format_1_is_widened(tmp_path):
-    """It did not say how wide the text features are that a stage reads."""
+    """That format lacks the width of a stage's text features."""
     now = EXPECTED["cascade"]["base"]
     then = json.loads(json.dumps({**now, "format": 1}))
     del then["stages"]["base"]["text_width"]
@@ -143,7 +143,10 @@ def test_a_cascade_draws_the_same_pictures():
 
 
 def test_a_run_resumes():
-    """By the step that the earlier version takes next: the same parameters, moments and records."""
+    """The step after the checkpoint is that of the earlier version.
+
+    It has the same parameters, moments and records.
+    """
     shutil.copytree("base", "later")
     fields = ("data.path=scenes", "cascade=vae", "train.steps=3")
     words = ["--config=pebbles.py", "--workdir=later", *(f"--config.{field}" for field in fields)]

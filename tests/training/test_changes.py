@@ -28,7 +28,10 @@ ROUNDS = [[4, 100, 1e-3, 1.0, 4.0]]
 
 
 def asked(allowed=(), inputs=INPUTS, **fields) -> Asked:
-    """What a command asks for that has other values of some fields, "_" for their dots."""
+    """Return what a command asks for, with other values of some fields.
+
+    "__" stands for a dot.
+    """
     recipe = copy.deepcopy(BASE)
     for name, value in fields.items():
         *sections, last = name.split("__")
@@ -142,7 +145,7 @@ def test_of_a_run_that_kept_no_digests_a_moved_path_may_be_allowed():
 
 
 def run(workdir, now: Asked, steps: int, **changes):
-    """A command that trains the toy from where it is: check, keep what was allowed, train."""
+    """Check the change, keep what was allowed, and train the toy from its checkpoint."""
     resumed = check_resume(now, workdir)
     check_allowed(now, resumed.changes, workdir)
     keep_history(workdir, resumed.changes)
@@ -195,7 +198,7 @@ def test_the_advice_after_a_nan_can_be_followed(tmp_path):
 
 
 def transferring(step):
-    """A step that may look at its state."""
+    """Return a step that may look at its state."""
 
     def allowed(state, batch):
         with jax.transfer_guard("allow"):

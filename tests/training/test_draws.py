@@ -60,7 +60,7 @@ OFFSET = {"base": 0.25, "relay": 0.5}
 
 
 class Run(NamedTuple):
-    """Updates of a recipe's program, and what its network was shown."""
+    """Hold updates of a recipe's program and the inputs of its network."""
 
     kind: str
     steps: DiffusionPrograms
@@ -77,7 +77,7 @@ class Run(NamedTuple):
         return np.stack([x / hn.sigma_at(t) for t, x in zip(self.t, self.x, strict=True)])
 
     def encode(self, logvar: float, step: int = 0, key: Any = None) -> dict:
-        """The encoded batch of a step with that log-variance of the posterior."""
+        """Return the encoded batch of a step with that log-variance of the posterior."""
         key = self.states[0].key if key is None else key
         parts, batch = hn.frozen(logvar), hn.loader_batch()
         return jax.device_get(self.steps.encode(parts, batch, key, jnp.int32(step)))
@@ -130,7 +130,7 @@ def test_noise_is_normal_with_one_offset_an_image_and_new_each_time(run):
 
 
 def test_latents_drift_to_low_as_the_recipe_s_blur_says(run):
-    """By how much more, where low is another and all else is the same."""
+    """Two values of low, with all else equal, show by how much."""
     drift = blur_table("sigma", 40)[run.t[0]] * LOW if run.kind == "relay" else np.zeros(hn.BATCH)
     assert drift.any() == (run.kind == "relay")
     expected = np.broadcast_to(drift[:, None, None, None], run.pulled.shape)
@@ -138,7 +138,7 @@ def test_latents_drift_to_low_as_the_recipe_s_blur_says(run):
 
 
 def test_the_loss_by_hand(run):
-    """Of a network that predicts a constant: its error is known, and so is the weight."""
+    """The network predicts a constant, so its error and weight are known."""
     for state, t, x, loss in zip(run.states, run.t, run.x, run.losses, strict=False):
         sigma, says = hn.sigma_at(t), float(state.params["says"])
         if run.kind == "base":

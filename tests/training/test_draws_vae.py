@@ -24,7 +24,7 @@ FROZEN = {"weight": 2.0}
 
 
 def perceptual(frozen, a, b):
-    """A distance with a weight."""
+    """Return a distance with a weight."""
     return frozen["weight"] * jnp.abs(a - b).mean((1, 2, 3))
 
 
@@ -44,7 +44,7 @@ def settings(*fields: str):
 
 
 def pictures() -> dict:
-    """Of one grey each, no two alike: by it a latent tells its row."""
+    """Return pictures of one grey each, all different, so that a latent shows its row."""
     rows = np.arange(hn.BATCH)[:, None]
     colours = np.clip(rows - np.array([0, 200, 400]), 0, 255).astype(np.uint8)
     shape = (hn.BATCH, hn.SIDE, hn.SIDE, 3)
@@ -52,7 +52,7 @@ def pictures() -> dict:
 
 
 class Run(NamedTuple):
-    """Updates of the program, and what its decoder was shown."""
+    """Hold updates of the program and the inputs of its decoder."""
 
     states: list
     metrics: list

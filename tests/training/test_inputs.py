@@ -26,13 +26,13 @@ def inputs(stage: str, *fields: str) -> dict:
 
 @pytest.fixture
 def moved(tmp_path):
-    """(the scenes, a copy of them)."""
+    """Return the scenes and a copy of them."""
     return scenes(), shutil.copytree(scenes(), tmp_path / "moved")
 
 
 @pytest.fixture
 def cascade(tmp_path):
-    """A copy of the packaged cascade."""
+    """Return a copy of the packaged cascade."""
     return shutil.copytree(cascades.PACKAGED / "scenes", tmp_path / "cascade")
 
 

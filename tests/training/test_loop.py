@@ -54,8 +54,9 @@ def test_metrics_are_read_while_the_next_step_runs_or_before_it_where_they_are_t
 
 
 class Clock:
-    """A clock that moves when it is told to; the ends of steps are noted in the order in which they
-    are waited for.
+    """Keep a time that moves only on request.
+
+    The ends of steps are noted in the order in which they are waited for.
     """
 
     def __init__(self, monkeypatch):
@@ -64,7 +65,7 @@ class Clock:
 
 
 class Ends:
-    """Stands for the thread that notes when steps end: `metrics` is the time at which it does."""
+    """Stand in for the thread that notes when steps end; `metrics` is the time at which it does."""
 
     def submit(self, function, metrics):
         future = Future()
@@ -201,7 +202,10 @@ def test_what_the_devices_raise_comes_out_of_the_loop(tmp_path):
 
 
 def toy_alone(workdir, cadence):
-    """`toy` in a process of its own: the profiler crashes where another test has loaded libtpu."""
+    """Run `toy` in a process of its own.
+
+    The profiler crashes if another test has loaded libtpu.
+    """
     code = f"""
 from pathlib import Path
 from cv3jax.training.loop import Cadence

@@ -22,7 +22,7 @@ SEEN = dataclasses.replace(CADENCE, preview=4)
 
 
 def run(workdir, cadence, **changes):
-    """`train_loop` of the toy with fields of its Work replaced."""
+    """Run `train_loop` of the toy with fields of its Work replaced."""
     work, state = toy_work()
     return train_loop(dataclasses.replace(work, **changes), workdir, state, cadence, {})[0]
 

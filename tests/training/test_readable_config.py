@@ -10,7 +10,7 @@ CHANGES = [{"step": 4, "field": "optim.lr", "was": 0.005, "now": 1.0}]
 
 
 def asked(spec: str, *fields: str):
-    """(config, fields' meanings, source) of a recipe."""
+    """Return (config, fields' meanings, source) of a recipe."""
     config = recipes.load(spec, [f"--config.{field}" for field in fields])
     values = recipes.to_json(config)
     return values, recipe_fields(values), recipes.source(spec, config)

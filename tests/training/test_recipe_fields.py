@@ -28,7 +28,7 @@ BESIDE = {"train.skip_spike": {"train.skip_nonfinite": 1}}
 
 
 def flat(values: dict) -> dict:
-    """Dotted name → value of a recipe's fields."""
+    """Return the values of a recipe's fields by dotted name."""
     return {row.name: row.value for row in rows(values, {}, {})}
 
 
@@ -125,7 +125,7 @@ def test_a_rule_holds_what_it_says(rule, right, inside, outside):
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """Settings of two fields, of which a recipe may lack the second."""
+    """Hold settings of two fields, of which a recipe may lack the second."""
 
     count: int = field("How many.", whole(1))
     share: float | None = field("Which share.", number(0, 1), None)

@@ -114,7 +114,7 @@ def test_a_random_text_encoder_is_of_the_recipe_s_seed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def relay(monkeypatch, tmp_path) -> DiffusionStage:
-    """A relay's stage of hollow networks, from parameters that say 5."""
+    """Return a relay's stage of hollow networks with parameters of 5."""
     description = CascadeDescription(vae=hn.VAE, t5=hn.TEXT)
     parts = Frozen(description, hn.frozen(), hn.tokens, {})
     hn.hollow(monkeypatch)
@@ -136,8 +136,10 @@ def relay(monkeypatch, tmp_path) -> DiffusionStage:
 
 
 def test_a_stage_begins_by_its_seed_and_draws_anew_at_each_step(relay):
-    """Through `Stage.step`, as the loop calls it: the encoders' draws show in what the UNet is
-    shown, dropped text by its zeros and latents by nothing else that is new.
+    """`Stage.step` is called, as in the loop.
+
+    The encoders' draws show in the UNet's inputs: dropped text as zeros, and latents as the only
+    other change.
     """
     hn.begins_by_seed(relay, SEED)
     assert float(relay.create().params["says"]) == 5.0

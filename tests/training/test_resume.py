@@ -27,8 +27,9 @@ STEPS, SAVE_EVERY = 24, 8
 
 
 def start_and_kill(arguments: list[str], workdir: Path) -> int:
-    """Start training, kill -9 it some steps after its first checkpoint; the newest complete
-    checkpoint then.
+    """Start training, and kill -9 it some steps after its first checkpoint.
+
+    Returns the newest complete checkpoint.
     """
     process = subprocess.Popen(
         subprocesses.command("cv3jax", "train", *arguments),
@@ -49,7 +50,7 @@ def start_and_kill(arguments: list[str], workdir: Path) -> int:
 
 
 def saved(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints."""
+    """Return the steps of the complete checkpoints."""
     return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
 
 

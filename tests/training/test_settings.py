@@ -13,7 +13,7 @@ from data_pipeline.io.errors import InputError
 
 
 def load(stage: str, *fields: str) -> ConfigDict:
-    """The tiny recipe of a stage."""
+    """Return the tiny recipe of a stage."""
     return recipes.load(f"scenes_{stage}:tiny", [f"--config.{field}" for field in fields])
 
 
@@ -121,7 +121,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(stage, field, said):
 
 
 def leaves(value, prefix: str = "") -> dict:
-    """Dotted name → value of every field of settings, but the recipe's JSON and the model."""
+    """Return the values of all settings by dotted name, without the recipe's JSON and the model."""
     if not dataclasses.is_dataclass(value):
         return {prefix: value}
     out = {}
@@ -152,7 +152,7 @@ def test_every_field_is_the_recipe_s(name):
 
 
 def test_every_field_that_a_shipped_recipe_has_is_read():
-    """A field of a recipe that nothing reads would be a flag that does nothing."""
+    """A field that nothing reads would be a flag without effect."""
     for name in ("base_256", "relay_1024", "scenes_vae"):
         config, known = recipes.load(name, []), leaves(parse_stage(recipes.load(name, [])))
         for section_name, values in config.items():

@@ -20,7 +20,7 @@ ROUNDS = ("distill.rounds=((1,20,0.02,2.0,3.0),)", "distill.w=(2.5,)", "model.w_
 
 
 def base(*fields: str):
-    """(the programs, the settings, what `train` takes beside the state)."""
+    """Return (the programs, the settings, what `train` takes beside the state)."""
     given = hn.settings("scenes_base", *fields)
     return hn.programs(given), given, ({}, hn.encoded())
 

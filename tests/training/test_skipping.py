@@ -33,7 +33,7 @@ BAD = {  # a batch → one whose loss, whose gradient, or only the length of who
 
 
 def spoilt(which: dict[int, str], start: int = 1):
-    """`place` of a loop that begins at step `start`, spoiling the batches of these steps."""
+    """Return a `place` of a loop from step `start` that spoils the batches of these steps."""
     count = itertools.count(start)
 
     def place(batch):
@@ -49,7 +49,7 @@ def skip_toy(workdir, which, *, skip=SKIP, cadence=EACH, start=1):
 
 @pytest.fixture
 def warm(monkeypatch):
-    """Spikes are known after two updates."""
+    """Return settings that detect spikes after two updates."""
     monkeypatch.setattr(skipping, "WARM", 2)
 
 
@@ -91,7 +91,7 @@ def test_a_run_counts_what_it_skips_says_it_and_keeps_it_out_of_the_means(tmp_pa
 
 
 def params(workdir, step):
-    """Parameters, EMA and optimizer state of a checkpoint."""
+    """Return parameters, EMA and optimizer state of a checkpoint."""
     kept = ("params", "ema", "opt_state")
     return {name: x for name, x in leaves(workdir, step).items() if name.startswith(kept)}
 

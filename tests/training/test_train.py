@@ -194,7 +194,7 @@ def test_the_scenes_relay_trains_on_quarters_and_draws_whole_pictures(tmp_path):
 
 
 def test_a_stopped_run_is_read_as_the_cascade_that_it_would_leave(tmp_path):
-    """The base, whose text encoder is its own, made at random."""
+    """The base has its own text encoder with random parameters."""
     run = tiny_runs.trained("base").workdir
     directory, description = cascades.read_cascade(run)
     stopped, told = cascades.read_cascade(run / "checkpoints" / str(tiny_runs.STEPS))

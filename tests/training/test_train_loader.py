@@ -31,7 +31,7 @@ SIZES = ((32, 32), (32, 64))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two datasets, `square` and `wide`, of noise."""
+    """Write two datasets of noise, `square` and `wide`."""
     folder, draws = tmp_path_factory.mktemp("sizes"), np.random.default_rng(0)
     for name, width in (("square", 40), ("wide", 70)):
         with RecordWriter(folder / name, shards=2) as writer:
@@ -180,7 +180,7 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
 
 
 class Numbers:
-    """A loader of 0, 1, 2, then an error."""
+    """Load 0, 1, 2, and then raise an error."""
 
     def __init__(self):
         self.next = 0

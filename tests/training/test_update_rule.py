@@ -95,7 +95,7 @@ def test_clipping_is_of_the_global_norm_and_weight_decay_is_decoupled():
 
 @pytest.mark.parametrize("kind", optimizers.OPTIMIZERS)
 def test_weight_decay_is_of_matrices_between_hidden_states(kind):
-    """Of every parameter of a UNet that is told w, and in the state that it always had."""
+    """Every parameter of a guidance-conditioned UNet is checked; the state is unchanged."""
     model = UNet(
         channels=8, channel_mult=(1, 2), res_blocks=1, depth=(0, 1), groups=4, head_dim=8, w_dim=8
     )
@@ -118,7 +118,7 @@ def test_weight_decay_is_of_matrices_between_hidden_states(kind):
 
 
 def test_every_field_of_optim_is_in_the_updates_of_adam():
-    """By hand, of values none of which is a default."""
+    """The updates are computed by hand with values that differ from all defaults."""
     optim = OptimSettings(
         kind="adamw",
         warmup=2,

@@ -34,12 +34,12 @@ T5_FILES = ("config.json", "spiece.model", "tokenizer_config.json")
 
 
 def reference(part: str, dtype=np.float32) -> dict[str, np.ndarray]:
-    """What the golden tests run on, as `dtype`."""
+    """Return the checkpoint of the golden tests as `dtype`."""
     return cast(stored(golden_models.converted("micro"), part), dtype)
 
 
 def as_file(form: str, at):
-    """The UNet in one of its forms, and the dtype it has there."""
+    """Write the UNet in one of its forms and return (path, dtype)."""
     values = tensors("unet.safetensors")
     if form == "bare bfloat16 safetensors":
         return write(at / "u.safetensors", cast(values, ml_dtypes.bfloat16)), ml_dtypes.bfloat16
@@ -136,8 +136,9 @@ def test_models_of_one_engine_s_checkpoint_are_used_where_asked_for_else_listed(
 
 
 def test_t5_comes_sharded_whole_and_tied(tmp_path):
-    """transformers' shards, with the decoder that nobody reads here and the table of tokens under
-    both of its names.
+    """The files have the shards of transformers, and a decoder that is not read.
+
+    The table of tokens is there under both of its names.
     """
     values = {
         **tensors("t5/model.safetensors"),
@@ -170,8 +171,9 @@ def test_t5_comes_sharded_whole_and_tied(tmp_path):
 
 
 def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
-    """Its folder, made of ours (test_convert_out.py has diffusers itself compute with one), with
-    today's and with older names.
+    """Its folder is made from ours, with today's and with older names.
+
+    test_convert_out.py runs diffusers itself on one.
     """
     folder = (
         converted(
@@ -207,7 +209,7 @@ def test_a_diffusers_autoencoder_is_the_same_as_sgm_s(tmp_path):
 
 
 def test_base_and_relay_are_not_exchanged(tmp_path):
-    """Neither on the way in nor on the way out."""
+    """This is checked for imports and exports."""
     files = {
         name: write(
             tmp_path / f"{name}.safetensors",
@@ -226,7 +228,7 @@ def test_base_and_relay_are_not_exchanged(tmp_path):
 
 
 def test_names_with_and_without_the_prefix(tmp_path):
-    """The prefix wins: a bare name beside prefixed ones is not the UNet's."""
+    """Names with the prefix win; a bare name beside them is not the UNet's."""
     values = prefixed(tensors("unet.safetensors")) | {"extra.weight": np.ones(3, np.float32)}
     out = converted(tmp_path / "out", "--unet", write(tmp_path / "u.safetensors", values), *FLAGS)
     assert same_bits(stored(out, "base"), reference("base"))

@@ -38,7 +38,7 @@ RANDOM_STATE = ("MT19937", np.arange(624, dtype=np.uint32), 624, 0, 0.0)
 
 
 class Bomb:
-    """Unpickled freely, it makes a file."""
+    """Make a file if it is unpickled without restrictions."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -48,8 +48,9 @@ class Bomb:
 
 
 def test_a_pt_that_carries_code_is_refused_and_does_not_run(tmp_path):
-    """A file of the same layout without the code is accepted; unpickled freely, the other would
-    have run.
+    """A file of the same layout without code is accepted.
+
+    Unpickled without restrictions, the code would have run.
     """
     torch = pytest.importorskip("torch")
     values = prefixed(tensors("unet.safetensors"))
@@ -86,8 +87,9 @@ def test_without_pytorch_a_pt_gets_a_line_that_names_the_set_up(tmp_path, monkey
 
 
 class Views:
-    """Unpickled with NumPy's own classes, an array of objects whose addresses are bytes of the
-    file: reading them ends the process.
+    """Make an array of objects whose addresses are bytes of the file.
+
+    Unpickled with NumPy's own classes, reading them ends the process.
     """
 
     def __reduce__(self):
@@ -95,7 +97,7 @@ class Views:
 
 
 def test_arrays_beside_the_tensors_are_not_made(tmp_path):
-    """A subprocess, because its end would be that of the tests."""
+    """The command runs in a subprocess, because it might end the test's process."""
     pytest.importorskip("torch")
     sat = write_sat(
         tmp_path / "sat",
@@ -115,7 +117,7 @@ def test_arrays_beside_the_tensors_are_not_made(tmp_path):
 
 
 def damage_pt(kind: str, at: Path) -> Path:
-    """A .pt or SAT folder with something wrong."""
+    """Write a .pt or SAT folder with a fault."""
     torch = pytest.importorskip("torch")
     folder = write_sat(at / "sat", small())
     file = folder / "1" / SAT_FILE
@@ -218,7 +220,7 @@ def test_damaged_checkpoints_of_pytorch(kind, line, tmp_path):
 
 
 def lying(path: Path, **changes) -> Path:
-    """A safetensors file whose header says something else than what follows."""
+    """Write a safetensors file whose header does not match its content."""
     data = write(path, small()).read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
@@ -256,7 +258,7 @@ def test_a_safetensors_header_with_wrong_sizes(kind, tmp_path):
 
 
 def test_a_pt_of_tensors_alone_is_read(tmp_path):
-    """Without `module`, as torch.save(model.state_dict()) writes it."""
+    """torch.save(model.state_dict()) writes a file without `module`."""
     torch = pytest.importorskip("torch")
     torch.save(
         {name: torch.from_numpy(value) for name, value in tensors("vae.safetensors").items()},

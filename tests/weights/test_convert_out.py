@@ -68,7 +68,7 @@ def test_all_parts_come_out_and_go_in_again(tmp_path):
 
 @pytest.mark.parametrize("preset", ["micro", "tiny", "tiny2"])
 def test_diffusers_and_transformers_compute_the_same(preset, tmp_path):
-    """Held against the tensors of the released code itself, in float32."""
+    """The outputs are compared with the tensors of the released code in float32."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     from transformers import T5EncoderModel

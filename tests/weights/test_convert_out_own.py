@@ -38,8 +38,9 @@ from data_pipeline.loading.tokenizer import train_tokenizer
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """The --workdir of a finished run of the tiny base recipe, its parameters random instead of
-    trained: the EMA half of them.
+    """Return the --workdir of a finished run of the tiny base recipe.
+
+    Its parameters are random instead of trained, and the EMA is half of them.
     """
     run, c = tmp_path_factory.mktemp("own"), recipes.load("scenes_base:tiny", [])
     vae, fields = (
@@ -84,7 +85,7 @@ def own(tmp_path_factory) -> Path:
 
 
 def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
-    """Of other sizes than the released ones', other norms among them."""
+    """It has other sizes than the released ones, and other norms."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     out = converted(tmp_path / "out", "--checkpoint", own, "--to", "diffusers", "--parts", "base")
@@ -116,7 +117,7 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
 
 
 def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
-    """The weights of a checkpoint's state, under diffusers' names."""
+    """The weights of a checkpoint's state have diffusers' names."""
     unfinished = tmp_path / "unfinished"
     shutil.copytree(own / "checkpoints", unfinished / "checkpoints")
     made = {}

@@ -18,7 +18,7 @@ from data_pipeline.io.errors import InputError
 
 
 def test_the_official_configurations_say_the_rest(tmp_path, capsys):
-    """Both with the flaws that the released ones have, which are passed over with a word."""
+    """Both have the flaws of the released ones, which are skipped with a notice."""
     base = write_official(
         tmp_path / "base.yaml",
         "base",

@@ -33,7 +33,7 @@ START, OFFSET = 500, 0.05
 
 
 def config(preset: str, *fields: str):
-    """The recipe of relay fine-tuning at the preset's sizes, from the converted checkpoint."""
+    """Return settings of relay fine-tuning at the preset's sizes, from the converted checkpoint."""
     sizes = unet_sizes(preset) | {
         "head_dim": meta(preset)["preset_config"]["unet"]["num_head_channels"],
         "groups": 32,
@@ -100,7 +100,7 @@ def test_step_0_has_the_golden_loss_and_ten_steps_lower_it(g):
 
 @pytest.mark.slow
 def test_the_train_command_continues_from_released_weights(tmp_path):
-    """The run's own cascade brings the parts it stood on."""
+    """The run's own cascade has the parts that it is based on."""
     training.run(
         config("micro", "train.steps=2", "train.log_every=1", "mesh.fsdp=8"), tmp_path / "run"
     )

@@ -14,8 +14,9 @@ LAYERS = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL
 
 
 def vgg():
-    """(slice, index in torch's list of layers, inputs, outputs) of each convolution; a ReLU follows
-    each in that list.
+    """Return (slice, index in torch's list of layers, inputs, outputs) of each convolution.
+
+    A ReLU follows each in that list.
     """
     index, part, before = 0, 1, 3
     for width in LAYERS:
@@ -42,7 +43,10 @@ def tensors():
 
 @pytest.fixture(scope="module")
 def loaded(tensors, tmp_path_factory):
-    """(frozen, compiled): compiled(a, b, frozen) → (distances, gradient of their sum by a)."""
+    """Return (frozen, compiled) of the loss.
+
+    compiled(a, b, frozen) returns distances and the gradient of their sum by a.
+    """
     path = tmp_path_factory.mktemp("lpips") / "vgg.safetensors"
     save_file(tensors, path)
     perceptual, frozen = load_lpips(path)
@@ -61,7 +65,7 @@ def images():
 
 
 def by_definition(tensors, a, b):
-    """The distance of two images [3, H, W] in float64, channels first as in torch."""
+    """Return the distance of two images [3, H, W] in float64, channels first as in torch."""
 
     def features(x):
         x = (x - np.array([-0.030, -0.088, -0.188])[:, None, None]) / np.array(
@@ -113,8 +117,9 @@ def test_equal_images_are_at_distance_zero(loaded, images):
 
 
 def test_gradient_where_no_channel_is_active(loaded, images):
-    """Strongly negative biases silence the last slice; the norm by which features are divided has
-    no derivative at zero.
+    """Strongly negative biases silence the last slice.
+
+    The norm by which features are divided has no derivative at zero.
     """
     frozen, compiled = loaded
     last = {**frozen["lpips"]["conv_4_2"], "bias": np.full(512, -1e6, np.float32)}

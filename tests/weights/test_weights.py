@@ -53,8 +53,10 @@ def shapes(model: str) -> dict[str, tuple[int, ...]]:
 
 
 def covered(model: str, params, entries, wanted: dict) -> None:
-    """Every tensor has a place of its shape, every parameter is made of tensors, and both shapes
-    follow from the other.
+    """Check that tensors and parameters cover each other.
+
+    Every tensor has a place of its shape, every parameter is made of tensors, and each shape
+    follows from the other.
     """
     assert torch_shapes(params, entries) == wanted
     tensors = {
@@ -78,7 +80,7 @@ def test_the_four_released_unets(model):
 
 
 def sizes(fields: dict) -> dict:
-    """What the table of names needs of a UNet's fields."""
+    """Return what the table of names needs of a UNet's fields."""
     return {
         name: value for name, value in fields.items() if name not in ("head_dim", "out_channels")
     }
@@ -134,7 +136,7 @@ def test_what_shapes_do_not_tell_has_to_be_given():
 
 
 def test_a_tensor_of_a_wrong_shape_does_not_make_another_model():
-    """Sizes are what most tensors agree on, so the one that is wrong can be named."""
+    """Most tensors agree on the sizes, so a wrong one can be named."""
     wanted = shapes("cogview3_base")
     for name in (
         "input_blocks.0.0.weight",
@@ -185,8 +187,9 @@ def test_names_of_another_model_are_refused():
 
 
 def test_diffusers_names_are_each_another():
-    """As many names as tensors, and none of sgm's left; that they are the right ones is shown where
-    PyTorch loads them.
+    """There are as many names as tensors, and none of sgm's is left.
+
+    Tests with PyTorch check that they are the right ones.
     """
     fields = unet_fields(shapes("cogview3_base_distill_4step"))
     entries = unet_entries(**sizes(fields))
