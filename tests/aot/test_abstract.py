@@ -107,7 +107,7 @@ def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
 @pytest.mark.parametrize("step", ["train", "later"])
 def test_a_distillation_calls_its_rounds_with_what_is_compiled(step, tmp_path, monkeypatch):
     """The teacher is sharded as the student, in the dtype of the computation."""
-    # told w, whatever its steps
+    # guidance-conditioned, for any number of steps
     done = tiny_runs.distilled("relay").workdir / "rounds" / "1_1_steps" / "cascade"
     config, called = (
         tiny_runs.distill_config(
@@ -185,8 +185,8 @@ def test_the_distillations_of_the_released_models(name, start, steps):
         sizes[step] = [
             sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, aside["teacher"])
         ]
-    told = 2_906_612_484 + 512 * config.stage.model["channels"]
-    assert sizes == {"train": [told, 2_906_612_484], "later": [told, told]}
+    conditioned = 2_906_612_484 + 512 * config.stage.model["channels"]
+    assert sizes == {"train": [conditioned, 2_906_612_484], "later": [conditioned, conditioned]}
 
 
 def test_a_distillation_samples_as_its_last_student(monkeypatch):

@@ -18,7 +18,7 @@ HLO = Path(__file__).parent / "hlo"
 TPU = (HLO / "tpu.txt").read_text()
 
 # as the TPU compiler prints a gather that computation hides: in the fusion that starts it, and in
-# each that it goes on beside
+# each that runs during it
 CHAIN = (HLO / "chain.txt").read_text()
 
 
@@ -26,7 +26,7 @@ def test_a_gather_printed_in_a_chain_of_fusions_is_one():
     (gather,) = collectives(Module(CHAIN))
     assert (gather.times, gather.payload, gather.parameters) == (1, 8 * 192 * 64 * 4, True)
     shard, both = 192 * 64 * 4, 2 * 32 * 32 * 4
-    # the shard read, the whole written; what goes on beside it
+    # the shard read, the whole written; and what runs during it
     assert traffic(Module(CHAIN), on_chip=True) == 9 * shard + both
 
 

@@ -38,8 +38,8 @@ def test_rows_of_one_key(rows, scores):
 
 def test_an_images_own_fields_win_and_what_nobody_can_read_stays_unreadable():
     facts = Facts(0, "k", scores={"PUNSAFE": 0.2}, unreadable={"nsfw": "own"}, sha256="ab")
-    told = row("http://a", {"unsafe": "theirs", "aesthetic": "theirs"}, punsafe=0.9)
-    *_, (_, joined) = merge("k", {"rows": [(0, facts)], "metadata": [told]})
+    other = row("http://a", {"unsafe": "theirs", "aesthetic": "theirs"}, punsafe=0.9)
+    *_, (_, joined) = merge("k", {"rows": [(0, facts)], "metadata": [other]})
     assert joined.url == "http://a"
     assert joined.unreadable == {"nsfw": "own", "aesthetic": "theirs"}
     assert joined.scores["PUNSAFE"] == 0.2

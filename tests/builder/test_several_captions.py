@@ -20,8 +20,8 @@ def test_captions_that_a_filter_drops_go_and_the_image_stays_with_the_others(tmp
     )
     files = []
     for i, caption in enumerate(given):
-        told = json.dumps({"caption": caption, "punsafe": 0.5}).encode()
-        files += [(f"{i}.jpg", jpeg(i)), (f"{i}.json", told)]
+        sidecar = json.dumps({"caption": caption, "punsafe": 0.5}).encode()
+        files += [(f"{i}.jpg", jpeg(i)), (f"{i}.json", sidecar)]
     tar(tmp_path / "a.tar", files)
     flags = ("--input", tmp_path / "a.tar", "--min-caption", 5, "--max-repetition", 0.5)
     records, report = build(tmp_path / "D", *flags)

@@ -27,7 +27,7 @@ def test_rounds_of_one_kind_share_one_compilation(stage):
     seen, updates = tiny_runs.distilled(stage).compiled, tiny_runs.UPDATES
     of_round = [seen[i : i + updates] for i in range(0, len(seen), updates)]
     counts = [steps[-1].count("jit(train_step)") for steps in of_round]
-    assert counts == [1, 2, 2][: len(counts)]  # of the guided teacher, of those that are told w
+    assert counts == [1, 2, 2][: len(counts)]  # by the guided teacher, by guidance-conditioned ones
     assert {steps[-1].count("jit(encode)") for steps in of_round} == {seen[0].count("jit(encode)")}
     for steps in of_round:
         assert steps[0] == steps[-1]  # within a round nothing is compiled after its first step
@@ -45,11 +45,11 @@ def test_every_round_is_kept_and_stands_in_the_tables(stage):
         place = run.workdir / "rounds" / f"{number}_{steps}_steps"
         _, description = cascades.read_cascade(place / "cascade")
         assert description.stages.keys() == {"base", "relay"}
-        told = description.stages[stage]
-        assert told.distilled == Distilled(steps, tiny_runs.W)
-        assert told.steps == steps
-        assert tiny_runs.W[0] <= told.guidance <= tiny_runs.W[1]
-        assert told.w_dim == 512
+        found = description.stages[stage]
+        assert found.distilled == Distilled(steps, tiny_runs.W)
+        assert found.steps == steps
+        assert tiny_runs.W[0] <= found.guidance <= tiny_runs.W[1]
+        assert found.w_dim == 512
         figures = tiny_runs.read_json(place / "figures.json")
         assert figures["best"] == tiny_runs.UPDATES
         assert figures["start"]["step"] == 0
@@ -91,9 +91,9 @@ def test_teacher_and_student_are_sharded(tmp_path):
         params = building.load_stage(work, work.teacher)
     like = work.programs(0).like.params
     assert max(x.size // x.addressable_shards[0].data.size for x in jax.tree.leaves(params)) == 4
-    lies = jax.tree.map(lambda x: x.sharding.spec, params)
-    assert lies == jax.tree.map(lambda x: x.sharding.spec, {name: like[name] for name in lies})
-    assert like.keys() - lies.keys() == {"w_proj"}
+    specs = jax.tree.map(lambda x: x.sharding.spec, params)
+    assert specs == jax.tree.map(lambda x: x.sharding.spec, {name: like[name] for name in specs})
+    assert like.keys() - specs.keys() == {"w_proj"}
 
 
 def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
@@ -103,7 +103,7 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
     """
     far = {0: 5.0, 4: 2.0, 8: 1.0, 6: 1.5, 9: 1.2}
 
-    class Told:
+    class Stub:
         def sample(self, stage, params, steps):
             return params["step"]
 
@@ -115,7 +115,7 @@ def test_what_is_kept_and_what_is_said_of_it_are_one_look_s(tmp_path):
 
     def look(*steps):
         watch = Watch(
-            tmp_path, RoundSettings(1, 4, 9, 1e-3, (1.0, 2.0)), Told(), {}, np.zeros(()), 3.0
+            tmp_path, RoundSettings(1, 4, 9, 1e-3, (1.0, 2.0)), Stub(), {}, np.zeros(()), 3.0
         )
         for step in steps:
             watch.look({"step": jax.numpy.float32(step)}, step, keep=step > 0)

@@ -120,9 +120,9 @@ def test_the_teacher_is_guided_in_the_first_round_and_guidance_conditioned_later
         points = (with_text["index"] + 1).reshape(-1, 2).max(1)
         np.testing.assert_array_equal(points, t)
         if seen.teacher_w_dim:
-            told = w_of(with_text["cond"]["w"]).reshape(-1, 2)
-            np.testing.assert_array_equal(told[:, 0], told[:, 1])
-            np.testing.assert_allclose(told[:, 0], w, rtol=1e-6)
+            given = w_of(with_text["cond"]["w"]).reshape(-1, 2)
+            np.testing.assert_array_equal(given[:, 0], given[:, 1])
+            np.testing.assert_allclose(given[:, 0], w, rtol=1e-6)
         else:
             assert "w" not in asked["cond"]
 

@@ -2,7 +2,7 @@
 
 import described
 import pytest
-from described import told
+from described import distilled_to
 from tiny_runs import rounds
 
 from cv3jax import recipes
@@ -94,7 +94,7 @@ def test_rounds_that_can_be():
         ),
         (
             "relay",
-            told(4, start=500),
+            distilled_to(4, start=500),
             (
                 "HERE was trained from T_r = 500, and config.schedule.start = 40 is outside of what"
                 " it has learned: give --config.schedule.start=500"
@@ -122,7 +122,7 @@ def test_rounds_that_can_be():
         ("relay", {"kind": "base"}, "HERE is a base stage, but config.schedule says relay"),
         (
             "base",
-            told(8),
+            distilled_to(8),
             (
                 "HERE was distilled to 8 steps and works with no other number, but round 1 asks it"
                 " for 4; let config.distill.rounds begin with 4 steps"
@@ -130,7 +130,7 @@ def test_rounds_that_can_be():
         ),
         (
             "base",
-            told(2),
+            distilled_to(2),
             (
                 "HERE was distilled to 2 steps and works with no other number, but round 1 asks it"
                 " for 4; let config.distill.rounds begin with 1 steps"
@@ -138,7 +138,7 @@ def test_rounds_that_can_be():
         ),
         (
             "base",
-            told(1),
+            distilled_to(1),
             (
                 "HERE was distilled to 1 steps and works with no other number, but round 1 asks it"
                 " for 4; it cannot be halved"
@@ -146,12 +146,12 @@ def test_rounds_that_can_be():
         ),
         (
             "base",
-            told(4, w=(1.0, 3.0)),
+            distilled_to(4, w=(1.0, 3.0)),
             "HERE was distilled for w in 1..3, but round 1 asks it for 1..4",
         ),
         (
             "base",
-            told(4, model={"w_dim": 256}),
+            distilled_to(4, model={"w_dim": 256}),
             "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
         ),
     ],
@@ -167,8 +167,8 @@ def test_a_teacher_that_does_not_fit(stage, changes, said):
     [
         ({}, []),
         ({"steps": 50}, ["the teacher's own 50 steps become 4 in round 1"]),
-        (told(4), []),
-        (told(4, w=None), []),
+        (distilled_to(4), []),
+        (distilled_to(4, w=None), []),
         ({"model": {}}, []),
     ],
 )
@@ -186,13 +186,16 @@ def test_a_teacher_that_fits(changes, words):
                 " config.distill.student out, and the first round begins at its teacher"
             ),
         ),
-        (told(4), "HERE has 4 steps, but config.distill.rounds begins with 2; begin with 4"),
         (
-            told(2, model={"w_dim": 256}),
+            distilled_to(4),
+            "HERE has 4 steps, but config.distill.rounds begins with 2; begin with 4",
+        ),
+        (
+            distilled_to(2, model={"w_dim": 256}),
             "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
         ),
         (
-            told(2, prediction="eps"),
+            distilled_to(2, prediction="eps"),
             (
                 "config.objective.prediction = v, but HERE has eps; give"
                 " --config.objective.prediction=eps"
@@ -208,4 +211,4 @@ def test_a_student_that_cannot_be_distilled_further(changes, said):
 
 @pytest.mark.parametrize("w", [(2.0, 3.0), None])
 def test_a_student_that_can_be_distilled_further(w):
-    check_student(plain("base"), described.stage("base", **told(2, w)), "HERE")
+    check_student(plain("base"), described.stage("base", **distilled_to(2, w)), "HERE")

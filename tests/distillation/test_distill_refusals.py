@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import tiny_runs
-from described import told
+from described import distilled_to
 from tiny_runs import rounds
 
 from cv3jax import cli
@@ -30,7 +30,7 @@ def places(tmp_path_factory):
         changed[name] = dataclasses.replace(
             description,
             vae=dataclasses.replace(vae, scale=scale * vae.scale),
-            stages={"base": dataclasses.replace(base, **told(2, model=model))},
+            stages={"base": dataclasses.replace(base, **distilled_to(2, model=model))},
         )
     for name, other in changed.items():
         (at / name).mkdir()

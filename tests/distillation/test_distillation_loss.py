@@ -53,7 +53,7 @@ def test_the_loss_is_0_where_the_student_says_what_a_constant_teacher_says(
     """
 
     def constant(params, x, t, cond):
-        # guidance changes nothing without text, and what is told of w is the same to both
+        # guidance changes nothing without text, and both get the same w
         return cond["size"].sum(-1)[:, None, None, None] + network(
             {"scale": 0.0, "shift": 0.0}, x, t, {**cond, "text": cond["text"] * 0}
         )

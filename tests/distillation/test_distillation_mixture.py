@@ -23,7 +23,7 @@ MODES, SHARES, WIDTH = (-2.0, 0.0, 1.5), (0.3, 0.5, 0.2), 0.1
 SHAPE = (2000, 10, 10, 1)
 BATCHES = 10
 UPDATES = 200  # of a round
-W_DIM = 8  # the students are told w, as every distilled model is; here it changes nothing
+W_DIM = 8  # students are guidance-conditioned, as every distilled model is; w has no effect here
 # the first student's points, of which the later ones keep every second
 STUDENT = np.asarray(base_grid(16).t[:-1])
 NODES, REACH = 512, 4.5  # of the students' tables, over x/√(1 + σ²)
@@ -95,7 +95,7 @@ TX = optimizers.make_optimizer(optimizers.OptimizerSettings("adamw"), optax.cons
 @functools.partial(jax.jit, static_argnames="first")
 def distilled(frozen, pool, key, params, first):
     """Return the EMA at the end of a round and the losses of its updates."""
-    # the first teacher is guided, the later ones are told w
+    # the first teacher is guided, the later ones are guidance-conditioned
     teacher, teacher_w_dim = (exact, 0) if first else (table, W_DIM)
     loss = distillation_loss(table, teacher, w_dim=W_DIM, teacher_w_dim=teacher_w_dim)
     step = make_train_step(loss, TX, decay=lambda frozen: frozen["round"].decay, rate=pace)

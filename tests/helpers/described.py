@@ -26,7 +26,7 @@ def stage(name: str = "base", **changes: Any) -> StageDescription:
     return StageDescription(**{**fields, **changes})
 
 
-def told(steps: int, w=(1.0, 4.0), **changes) -> dict:
+def distilled_to(steps: int, w=(1.0, 4.0), **changes) -> dict:
     """Return the fields of `stage` that make it a distilled, guidance-conditioned stage.
 
     It takes so many steps, for guidance weights `w`.

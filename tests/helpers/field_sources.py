@@ -134,11 +134,11 @@ def write(source: str, root, form: Form) -> tuple[list, str | None]:
         return _parquet(source, root, form, rows)
     if source == "csv":
         return _csv(root, form, rows), None
-    told = {key: {} if value is None else {form.name: _plain(value)} for key, _, value in rows}
+    values = {key: {} if value is None else {form.name: _plain(value)} for key, _, value in rows}
     if source == "jsonl":
         lines = [
             json.dumps({"file_name": f"{key}.png", "caption": "x", **fields})
-            for key, fields in told.items()
+            for key, fields in values.items()
         ]
         _images(root, rows)
         _text(root / "metadata.jsonl", "\n".join(lines), form)
@@ -150,7 +150,7 @@ def write(source: str, root, form: Form) -> tuple[list, str | None]:
         for kind, data in (
             ("png", image),
             ("txt", b"caption"),
-            ("json", (mark + json.dumps(told[key])).encode()),
+            ("json", (mark + json.dumps(values[key])).encode()),
         )
     ]
     if source == "folder":

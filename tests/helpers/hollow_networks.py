@@ -57,7 +57,7 @@ class HollowUNet(UNet):
     @nn.compact
     def __call__(self, x, index, cond):
         says = self.param("says", nn.initializers.normal(1.0), ())
-        if self.w_dim:  # as the real one: told or not
+        if self.w_dim:  # as in the real one
             says = says + self.param("w_proj", nn.initializers.zeros, ())
         if not self.is_initializing():
             traced.append(("unet", self, x))

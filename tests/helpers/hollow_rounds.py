@@ -37,7 +37,7 @@ def hollow(
     """
     seen, asked = Seen([], {}, {}, {}), {steps: list(values) for steps, values in distances.items()}
 
-    class Told(Bench):
+    class HollowBench(Bench):
         def __init__(self, work):
             self.weights, self.prompts, self.latent = (
                 [float(w) for w in work.settings.w],
@@ -82,7 +82,7 @@ def hollow(
 
         return step
 
-    patch.setattr(distilling, "make_bench", Told)
+    patch.setattr(distilling, "make_bench", HollowBench)
     patch.setattr(distilling, "parity", lambda *_: 0.0)
     patch.setattr(building, "round_step", round_step)
     return seen

@@ -36,7 +36,7 @@ STEPS = 6
 SIZES = {"channels": 16, "channel_mult": (1,), "res_blocks": 1, "depth": (0,), "mid_depth": 1}
 SMALLEST = tuple(f"model.{name}={value}".replace(" ", "") for name, value in SIZES.items())
 BEFORE = {"vae": None, "base": "vae", "relay": "base"}
-MESH = {  # eight devices, dealt differently to each stage
+MESH = {  # eight devices, another mesh plan for each stage
     "vae": ("mesh.data=1", "mesh.fsdp=8"),
     "base": ("mesh.data=2", "mesh.fsdp=4"),
     "relay": ("mesh.data=8", "mesh.fsdp=1"),

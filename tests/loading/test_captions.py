@@ -58,7 +58,7 @@ def test_a_crop_takes_any_of_them_and_one_draw_as_before():
 
 
 class _Cache(list):
-    name = "the companion"
+    name = "the feature cache"
 
 
 @pytest.mark.parametrize("text", [False, True])

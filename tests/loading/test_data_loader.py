@@ -116,11 +116,11 @@ def test_hosts_are_disjoint_and_together_cover_an_epoch(data):
 
 
 @pytest.mark.parametrize(
-    "dealt",
+    "split",
     [((0, 1), (2, 3)), ((0, 3), (1, 2)), ((2,), (0, 1, 3)), ((0, 1), (0, 1), (2, 3))],
     ids=str,
 )
-def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
+def test_hosts_read_the_rows_of_the_same_batches(split, data):
     kwargs = {
         "batch_size": 4,
         "zoom": (1.0, 2.0),
@@ -130,16 +130,16 @@ def test_hosts_read_the_rows_of_the_same_batches(dealt, data):
     }
     stream = loader(data, **kwargs)
     alone = list(itertools.islice(stream, 12))  # into the third epoch
-    for rows in dealt:
+    for rows in split:
         mine = loader(data, rows=rows, **kwargs)
         assert all(
             np.array_equal(a[k][list(rows)], b[k])
             for a, b in zip(alone, itertools.islice(mine, 12), strict=True)
             for k in a
         )
-    mine = loader(data, rows=dealt[1], **kwargs)
+    mine = loader(data, rows=split[1], **kwargs)
     mine.set_state(stream.get_state())  # of one host, on a part of several
-    assert np.array_equal(next(stream)["image"][list(dealt[1])], next(mine)["image"])
+    assert np.array_equal(next(stream)["image"][list(split[1])], next(mine)["image"])
 
 
 def test_incomplete_batches(data):

@@ -164,7 +164,7 @@ def test_the_summary_says_them(source):
 
 
 def test_verdicts_follow_from_the_figures():
-    pays, does_not, untold = (
+    pays, does_not, unmeasured = (
         [text.replace("\xa0", " ") for text in texts] for texts in verdicts(ROWS, QUALITY).values()
     )
     as_long = (
@@ -195,8 +195,8 @@ def test_verdicts_follow_from_the_figures():
         "The base alone in 8: its latents are 0.100 from the full sampler's, undistilled 0.050.",
     ]
     # two pictures of 0.48 and 0.5, one of 0.46 and 0.45; and the relay, equally far
-    assert len(untold) == 3
-    assert untold[0].endswith("in as many steps: 48.0 % right, undistilled 50.0 %.")
+    assert len(unmeasured) == 3
+    assert unmeasured[0].endswith("in as many steps: 48.0 % right, undistilled 50.0 %.")
 
 
 def test_worse_is_said_to_be_worse():
@@ -215,8 +215,8 @@ def test_worse_is_said_to_be_worse():
     assert last(rows) == "distilled_4_1"
 
 
-@pytest.mark.parametrize(("same", "told"), [(40, True), (0, False)])
-def test_scores_are_compared_caption_by_caption(same, told):
+@pytest.mark.parametrize(("same", "differs"), [(40, True), (0, False)])
+def test_scores_are_compared_caption_by_caption(same, differs):
     """46 and 40 are right, of the same captions or of others; the latter may be chance."""
     rows = copy.deepcopy(ROWS)
     rows["undistilled_4_1"] |= {
@@ -229,7 +229,7 @@ def test_scores_are_compared_caption_by_caption(same, told):
             "4 + 1, beside the undistilled sampler in as many steps: 46.0 % right" in text
             for text in found
         )
-        == told
+        == differs
     )
 
 

@@ -11,12 +11,12 @@ import pytest
 from data_pipeline.recaption.rate_limit import MARGIN, Pace
 
 
-def simulated(limit, burst, *, seconds, told=None, pause=1.0, latency=0.02, workers=32):
+def simulated(limit, burst, *, seconds, given=None, pause=1.0, latency=0.02, workers=32):
     """Simulate a server with a token bucket, `workers` clients and one Pace.
 
     They have a clock of their own. Returns (admitted requests, 429s).
     """
-    pace, level, last, now, admitted, limited = Pace(0.0, rate=told), burst, 0.0, 0.0, 0, 0
+    pace, level, last, now, admitted, limited = Pace(0.0, rate=given), burst, 0.0, 0.0, 0, 0
     idle, replies = [0.0] * workers, []
     while now < seconds:
         now = max(now, heapq.heappop(idle), pace.free_at())
@@ -36,14 +36,14 @@ def simulated(limit, burst, *, seconds, told=None, pause=1.0, latency=0.02, work
 
 @pytest.mark.parametrize("limit", [5.0, 100.0])
 @pytest.mark.parametrize("burst", [0.1, 1.0, 60.0])
-@pytest.mark.parametrize("told", [None, 1.0, 1.5])
-def test_the_pace_comes_within_a_tenth_of_any_limit(limit, burst, told):
+@pytest.mark.parametrize("given", [None, 1.0, 1.5])
+def test_the_pace_comes_within_a_tenth_of_any_limit(limit, burst, given):
     seconds, burst = 60.0, max(2.0, burst * limit)
-    admitted, limited = simulated(limit, burst, seconds=seconds, told=told and told * limit)
-    possible = limit * seconds + (min(burst, 0.5 * limit * seconds) if told != 1.0 else 0.0)
+    admitted, limited = simulated(limit, burst, seconds=seconds, given=given and given * limit)
+    possible = limit * seconds + (min(burst, 0.5 * limit * seconds) if given != 1.0 else 0.0)
     assert admitted > 0.9 * possible
     assert limited < 0.05 * admitted
-    if told == 1.0:
+    if given == 1.0:
         assert limited == 0
 
 

@@ -203,7 +203,7 @@ def test_what_the_machine_fails_at_is_never_called_damaged(said, code, tmp_path,
         assert caught.value.filename.startswith(str(tmp_path / "d" / "records-train"))
     assert not data.damaged
     monkeypatch.undo()
-    assert len(list(itertools.islice(data, 3))) == 3  # and it goes on when the machine does
+    assert len(list(itertools.islice(data, 3))) == 3  # and it continues when the machine recovers
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EDQUOT])

@@ -209,8 +209,8 @@ FIELDS = {
 
 def stage_sampler(mesh: Mesh | None, *kernel):
     """Return a sampler of one image of 64×64 latents by a small UNet."""
-    told = {"attend": kernel[0]} if kernel else {}
-    return make_stage_sampler(described.stage(model=FIELDS), steps=2, mesh=mesh, **told)
+    options = {"attend": kernel[0]} if kernel else {}
+    return make_stage_sampler(described.stage(model=FIELDS), steps=2, mesh=mesh, **options)
 
 
 def stage_shapes():

@@ -50,13 +50,13 @@ def test_steps_are_reported_and_the_latents_are_the_same(mesh, kind, monkeypatch
     stage = described.stage(kind, model=FIELDS)
     args = placed(mesh, kind)
     whole = make_stage_sampler(stage, steps=STEPS, mesh=mesh)(*args)
-    parts, told, compiled = make_stage_steps(stage, steps=STEPS, mesh=mesh), [], []
+    parts, reported, compiled = make_stage_steps(stage, steps=STEPS, mesh=mesh), [], []
     alone = sample_stage(parts, *args, None)
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event == COMPILED else None
     )
-    split = sample_stage(parts, *args, lambda *done: told.append(done))
-    assert told == [(done, STEPS) for done in range(1, STEPS + 1)]
+    split = sample_stage(parts, *args, lambda *done: reported.append(done))
+    assert reported == [(done, STEPS) for done in range(1, STEPS + 1)]
     assert not compiled, "the steps after the first are another program"
     np.testing.assert_array_equal(split, alone)
     np.testing.assert_array_equal(alone, whole)
@@ -64,7 +64,7 @@ def test_steps_are_reported_and_the_latents_are_the_same(mesh, kind, monkeypatch
 
 
 def test_as_many_steps_as_fit_into_a_second_are_one_call(monkeypatch):
-    now, calls, told = 0.0, [], []
+    now, calls, reported = 0.0, [], []
 
     def run(*args):
         nonlocal now
@@ -77,9 +77,9 @@ def test_as_many_steps_as_fit_into_a_second_are_one_call(monkeypatch):
     monkeypatch.setattr(stage_sampler, "time", clock)
     sampler = stage_sampler.StageSampler(25, lambda low, noise: (noise, noise), run)
     args = (None, jnp.zeros(2), None, jnp.zeros(2), None, None)
-    sample_stage(sampler, *args, lambda *done: told.append(done))
+    sample_stage(sampler, *args, lambda *done: reported.append(done))
     assert calls in ([(0, 1), (1, 11), (11, 21), (21, 25)], [(0, 1), (1, 10), (10, 20), (20, 25)])
-    assert told[-1] == (25, 25)
+    assert reported[-1] == (25, 25)
     calls.clear()
     sample_stage(sampler, *args, None)
     assert calls == [(0, 25)]

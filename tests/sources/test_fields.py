@@ -37,9 +37,9 @@ from data_pipeline.sources.values import plain_tags
     ],
 )
 def test_a_field_is_read(raw, field, value):
-    told = read_fields(raw)
-    assert value_of(told.scores, field) == value
-    assert not told.unreadable
+    fields = read_fields(raw)
+    assert value_of(fields.scores, field) == value
+    assert not fields.unreadable
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_field_is_read(raw, field, value):
     ],
 )
 def test_a_field_that_is_there_and_not_understood_is_named(raw, field):
-    told = read_fields(raw)
-    assert list(told.unreadable) == [field]
-    assert told.unreadable[field].split(" = ")[0] in raw
-    assert len(told.unreadable[field]) < 100
-    assert not told.scores
-    assert not told.url
+    fields = read_fields(raw)
+    assert list(fields.unreadable) == [field]
+    assert fields.unreadable[field].split(" = ")[0] in raw
+    assert len(fields.unreadable[field]) < 100
+    assert not fields.scores
+    assert not fields.url
     if field in ("url", "unsafe", "aesthetic", "nsfw"):
-        assert states(told.url, told.scores, told.unreadable)[field] == "unreadable"
+        assert states(fields.url, fields.scores, fields.unreadable)[field] == "unreadable"
 
 
 def test_a_name_twice_in_json_is_two_values():
@@ -92,9 +92,9 @@ def test_a_name_twice_in_json_is_two_values():
 
 def test_a_field_after_many_others_is_found():
     many = {f"x{i}": i for i in range(1000)}
-    told = read_fields({**many, "NSFW": "NSFW", "URL": "http://a"})
-    assert (told.scores["NSFW"], told.url) == ("NSFW", "http://a")
-    assert len(told.scores) == 257
+    fields = read_fields({**many, "NSFW": "NSFW", "URL": "http://a"})
+    assert (fields.scores["NSFW"], fields.url) == ("NSFW", "http://a")
+    assert len(fields.scores) == 257
 
 
 @pytest.mark.parametrize(
@@ -139,5 +139,5 @@ def test_every_name_is_spelled_as_it_is_looked_for():
     for field in ("url", "nsfw", "unsafe", "watermark", "aesthetic"):
         for name in names_of(field):
             value = "http://x" if field == "url" else 1
-            told = read_fields({name.upper(): value})
-            assert states(told.url, told.scores, told.unreadable)[field] == "read"
+            fields = read_fields({name.upper(): value})
+            assert states(fields.url, fields.scores, fields.unreadable)[field] == "read"

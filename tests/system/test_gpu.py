@@ -43,8 +43,8 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
     text = config.text.description
     # a GPU's default for float32 is a product of 10 bits
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        deal = mesh_plan(config, [device])
-        steps = diffusion_programs(config, deal, vae, text)
+        plan = mesh_plan(config, [device])
+        steps = diffusion_programs(config, plan, vae, text)
 
         def init(key):  # the zeros that a fresh model ends in would hide most of it
             return jax.tree.map(
@@ -75,7 +75,7 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
             state, metrics = steps.train(state, {}, encoded)
             curve.append([metrics["loss"], metrics["grad_norm"]])
         stage = describe(config, CascadeDescription(vae, text))
-        run = make_stage_sampler(stage, steps=stage.steps, mesh=deal.mesh)
+        run = make_stage_sampler(stage, steps=stage.steps, mesh=plan.mesh)
         keys = jax.vmap(jax.random.key)(jnp.arange(config.batch.size))
         latents = run(
             state.ema,

@@ -28,7 +28,7 @@ FIELDS = (
     "train.log_every=4",
     "train.keep=2",
 )
-# what is going on at the seven kills of a stage
+# the phases of the seven kills of a stage
 PHASES = ("compile", "step", "save", "resume", "step", "save", "export")
 PATIENCE = 400.0  # seconds until a phase has to come
 
@@ -136,7 +136,7 @@ def test_a_run_killed_seven_times_is_the_run_that_was_never_stopped(stage, tmp_p
             runs.verify(workdir / "checkpoints", step)
     starts = [point["from"] for point in points]
     assert starts == sorted(starts)  # nothing that was saved was lost
-    assert len(set(starts)) > 2  # and training did go on between the kills
+    assert len(set(starts)) > 2  # and training did progress between the kills
     for name in ("killed", "whole"):
         subprocesses.run("cv3jax", "train", *arguments[name])
     assert_equal(leaves(workdir, STEPS), leaves(tmp_path / "whole", STEPS))

@@ -62,7 +62,7 @@ def test_templates_are_jobsets_as_they_stand(name):
     made = yaml.safe_load((LAUNCH / name).read_text())
     check(made)
     container = parts(made)[2]
-    # compiled programs outlive the container: they lie on the volume
+    # compiled programs outlive the container: they are stored on the volume
     assert cache_of(container).startswith(f"{container['volumeMounts'][0]['mountPath']}/")
 
 

@@ -61,7 +61,7 @@ def test_local_shares_gpus(tmp_path):
 def test_local_names_the_process_that_died_and_ends_the_others(tmp_path):
     """Processes that ignore SIGTERM are killed after GRACE."""
     dies = f"""
-trap 'echo TOLD; exit 0' TERM
+trap 'echo SIGNALLED; exit 0' TERM
 if [ $JAX_PROCESS_ID = 2 ]; then trap '' TERM; fi
 touch {tmp_path}/$JAX_PROCESS_ID
 if [ $JAX_PROCESS_ID = 1 ]; then
@@ -74,7 +74,7 @@ for i in {{1..600}}; do sleep 0.1; done
     assert done.returncode == 9
     assert "process 1 of 3: exit code 9" in done.stderr
     assert "process 2 of 3: exit code 137" in done.stderr
-    assert done.stdout == "TOLD\n"
+    assert done.stdout == "SIGNALLED\n"
 
 
 @pytest.mark.parametrize(("code", "starts"), [(0, 1), (2, 1), (7, 3)])

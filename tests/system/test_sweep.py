@@ -138,7 +138,7 @@ def test_runs_end_at_what_is_refused(tmp_path):
 
 
 # stands in for `python -m cv3jax train … --workdir DIR`: a first point that takes long and
-# saves when told, a second that fails
+# saves when it is signalled, a second that fails
 STAND_IN = """#!/bin/bash
 for last; do case $before in --workdir) workdir=$last ;; esac; before=$last; done
 mkdir -p "$workdir"

@@ -171,7 +171,7 @@ def test_a_run_says_where_its_time_went(tmp_path, monkeypatch):
     assert [line["seconds"] for line in lines] == [44, 66, 188]
     assert [line["goodput"] for line in lines] == [3 / 44, 2 / 22, 2 / 122]
     assert [line["data_wait"] for line in lines] == [40 / 44, 20 / 22, 20 / 122]
-    # goes on where it was, and compiles anew
+    # resumes where it was, and compiles anew
     toy(tmp_path, wrap=slow, place=place, cadence=dataclasses.replace(CADENCE, steps=10, log=1))
     later = read_lines(tmp_path / "metrics.jsonl")[-1]
     assert later["step"] == 10

@@ -197,9 +197,9 @@ def test_a_stopped_run_is_read_as_the_cascade_that_it_would_leave(tmp_path):
     """The base has its own text encoder with random parameters."""
     run = tiny_runs.trained("base").workdir
     directory, description = cascades.read_cascade(run)
-    stopped, told = cascades.read_cascade(run / "checkpoints" / str(tiny_runs.STEPS))
-    assert told == description
-    theirs, ours = (load_params(*one) for one in ((directory, description), (stopped, told)))
+    stopped, found = cascades.read_cascade(run / "checkpoints" / str(tiny_runs.STEPS))
+    assert found == description
+    theirs, ours = (load_params(*one) for one in ((directory, description), (stopped, found)))
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     np.testing.assert_array_equal(*(tokenize(["a red star"]) for _, tokenize in (ours, theirs)))
 

@@ -62,7 +62,7 @@ def test_sigterm_ends_the_command_with_exit_0_a_checkpoint_and_a_memory_plan_bef
     tmp_path, monkeypatch, capsys
 ):
     workdir = shutil.copytree(tiny_runs.trained("vae").workdir, tmp_path / "w")
-    shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it goes on from step 3
+    shutil.rmtree(workdir / "checkpoints" / str(tiny_runs.STEPS))  # it resumes from step 3
     capsys.readouterr()  # of that run, where it was this test that made it
     announced, before, plans = autoencoder.compiled_and_announced, [], []
 
