@@ -165,7 +165,7 @@ def test_a_distilled_stage_is_distilled_further(tmp_path):
     assert cascades.read_cascade(run.workdir)[1].stages["base"].distilled.steps == 2
 
 
-def going_on(workdir: Path, student: Path, w: str) -> Hollow:
+def one_more_round(workdir: Path, student: Path, w: str) -> Hollow:
     """Return one round of two updates for a student of two steps."""
     run = Hollow(workdir)
     run.argv = tiny_runs.distill_argv(
@@ -179,7 +179,7 @@ def test_a_student_continues_from_its_own_weights_and_may_learn_another_range(
 ):
     student = tmp_path / "student"
     shutil.copytree(stopped.first / "cascade", student)
-    run = going_on(tmp_path / "w", student, "1.0,6.0")
+    run = one_more_round(tmp_path / "w", student, "1.0,6.0")
     seen = run.sit({2: [3.0, 5.0, 4.0]})
     assert f"base 2 steps: continues from the student of {student}" in capsys.readouterr().err
     same(seen.states[1].params, weights(student))
@@ -195,7 +195,7 @@ def test_a_student_continues_from_its_own_weights_and_may_learn_another_range(
 
 
 def test_a_student_that_only_gets_worse_is_kept_as_it_was(stopped, tmp_path, capsys):
-    run = going_on(tmp_path / "w", stopped.first / "cascade", "1.0,3.0")
+    run = one_more_round(tmp_path / "w", stopped.first / "cascade", "1.0,3.0")
     assert run.sit({2: [3.0, 5.0, 4.0]}).updates == [(1, 1), (1, 2)]
     assert (
         "no update brought the student nearer to the full sampler; the parameters from the round's"

@@ -180,7 +180,7 @@ def test_the_commits_of_the_documents_are_in_the_history():
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
 
     if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
-        pytest.skip("the history is not here")  # a shallow clone, or a copy without git
+        pytest.skip("there is no Git history")  # a shallow clone, or a copy without git
     there = {name for name in named if git("cat-file", "-e", f"{name}^{{commit}}").returncode == 0}
     if not there:
         pytest.skip("another history is here")  # the package is a folder of another repository
