@@ -204,9 +204,7 @@ def select(c: ConfigDict, variant: str, **others: Callable[[ConfigDict], ConfigD
     """
     variants = {"tiny": tiny, **others}
     if variant and variant not in variants:
-        error = UnknownVariantError(
-            f"unknown variant {variant!r}; there is {' and '.join(variants)}"
-        )
+        error = UnknownVariantError(f"unknown variant {variant!r}; give {' or '.join(variants)}")
         error.known = tuple(variants)
         raise error
     return variants[variant](c) if variant else c

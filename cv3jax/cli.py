@@ -14,23 +14,26 @@ from data_pipeline.io.exits import line_and_code, say, say_anything
 # Name → (module, summary). A command's module has `parser()`, which imports nothing that takes
 # time, and `main(argv)`; those of `cv3jax data` are in data_pipeline/cli.py.
 COMMANDS = {
-    "sample": ("cv3jax.commands.sample", "prompts to pictures with a trained cascade"),
+    "sample": ("cv3jax.commands.sample", "draw pictures from prompts with a trained cascade"),
     "quickstart": (
         "cv3jax.commands.quickstart",
-        "the whole system on one CPU: data, training, samples, report",
+        "run the whole system on one CPU: data, training, samples, report",
     ),
     "convert": (
         "cv3jax.commands.convert",
-        "released PyTorch weights to a checkpoint, and trained weights back",
+        "convert released PyTorch weights to a checkpoint, or trained weights back",
     ),
-    "train": ("cv3jax.commands.train", "one stage from a recipe; an existing run is resumed"),
-    "distill": ("cv3jax.commands.distill", "a trained stage in fewer steps, by rounds of halving"),
+    "train": ("cv3jax.commands.train", "train one stage from a recipe, or resume its run"),
+    "distill": (
+        "cv3jax.commands.distill",
+        "distil a trained stage into fewer steps, in rounds that halve them",
+    ),
     "compile": (
         "cv3jax.commands.compile",
-        "a recipe's step compiled for TPUs or GPUs you don't have: memory, FLOPs, roofline",
+        "compile a step for TPUs or GPUs you don't have: memory, FLOPs, roofline",
     ),
-    "config": ("cv3jax.commands.config", "a recipe's fields: value, type, range and meaning"),
-    "data": ("data_pipeline.cli", "the commands below"),
+    "config": ("cv3jax.commands.config", "print a recipe's fields: value, type, range and meaning"),
+    "data": ("data_pipeline.cli", "commands for datasets"),
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
@@ -65,11 +68,11 @@ def usage() -> str:
         for title, names in GROUPS.items()
     )
     return (
-        "usage: cv3jax <command> [options]\n\n"
-        f"example, half a minute on two CPU cores:\n  {EXAMPLE}\n\n{groups}\n\n"
-        "Each command has --help, with its flags and an example. Flags may be written with\n"
-        "underscores. --json FILE writes a command's figures, --json - prints them alone.\n\n"
-        f"Completion by Tab in bash and zsh: {COMPLETION}"
+        "usage: cv3jax <command> [options]\n\nexample, which takes half a minute on two CPU"
+        f" cores:\n  {EXAMPLE}\n\n{groups}\n\nEach command has --help, with its flags and an"
+        " example. Flags may be written with\nunderscores. --json FILE writes a command's figures;"
+        " --json - prints them and nothing else.\n\nCompletion by Tab in bash and zsh:"
+        f" {COMPLETION}"
     )
 
 
@@ -158,7 +161,7 @@ def main() -> None:
     if name not in COMMANDS:
         close = nearest(name, [*COMMANDS, "--help", "--version"])
         right = f"did you mean {close}? See" if close else "see"
-        say(f"no command {name!r}; {right} cv3jax --help")
+        say(f"unknown command {name!r}; {right} cv3jax --help")
         sys.exit(2)
     command = importlib.import_module(COMMANDS[name][0]).main
     run_command(command, args[words:])

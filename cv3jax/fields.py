@@ -49,8 +49,10 @@ class Described(NamedTuple):
         """Raise InputError where the value of `config.<name>` breaks the rule."""
         rule = self.rule
         wrong_type = value is not None and not rule.typed(value)
-        kind = f"of type {rule.type}: " if wrong_type and rule.right != rule.type else ""
-        require(rule.fits(value), name, value, kind + rule.right)
+        right = rule.right
+        if wrong_type and right != rule.type:
+            right = f"of type {rule.type} ({right})"
+        require(rule.fits(value), name, value, right)
 
 
 class Row(NamedTuple):

@@ -60,12 +60,16 @@ def locate(spec: str) -> str:
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
-            raise InputError(f"--config={spec}: there is no file {name}")
+            raise InputError(
+                f"--config={spec}: there is no such file; give a recipe's name or the path of a .py"
+                " file"
+            )
     elif name in known:
         path = known[name]
     else:
         raise InputError(
-            f"--config={spec}: no recipe {name!r}; give a .py file or one of {', '.join(known)}"
+            f"--config={spec}: unknown recipe {name!r}; give a .py file or one of"
+            f" {', '.join(known)}"
         )
     return f"{path}:{variant}"
 
@@ -98,7 +102,7 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
         ) from e
     if missing := [name for name in SECTIONS if name not in config]:
         raise InputError(
-            f"--config={spec}: the config has no {', '.join(missing)}; start it from"
+            f"--config={spec}: the recipe has no {', '.join(missing)}; begin it with a config of"
             " cv3jax.configs.common"
         )
     _check_paths(to_json(config))
@@ -183,7 +187,10 @@ def _one_line(e: Exception) -> str:
         said = str(inner.args[0]).partition(" Other fields present")[0]
         said = f"no field {said}" if said.startswith("'") else said
     lines = said.strip().splitlines() or [""]
-    return lines[-1] if "Traceback (most recent call last):" in said else "; ".join(lines)
+    if "Traceback (most recent call last):" in said:
+        # an error of `common.select` needs no name of its type
+        return lines[-1].removeprefix("cv3jax.configs.common.UnknownVariantError: ")
+    return "; ".join(lines)
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -11,23 +11,23 @@ from data_pipeline.io.figures import check_json, reporting
 # words that its parser leaves to another one. Only the module of the given command is imported, and
 # it imports what does the work only after the flags are checked: Beam alone takes seconds.
 COMMANDS = {
-    "pack": ("data_pipeline.packing.command", "captioned images to records, on one machine"),
+    "pack": ("data_pipeline.packing.command", "pack captioned images into records, on one machine"),
     "build": (
         "data_pipeline.builder.command",
-        "shards of images to filtered, deduplicated records, on one machine or many",
+        "filter and deduplicate shards of images into records, on one machine or many",
     ),
     "inspect": (
         "data_pipeline.records.inspect",
-        "a dataset's schema, counts and sizes, and a contact sheet",
+        "print a dataset's schema, counts and sizes, and draw a contact sheet",
     ),
     "recaption": (
         "data_pipeline.recaption.command",
-        "new captions from a vision model behind an OpenAI-compatible endpoint",
+        "write new captions with a vision model behind an OpenAI-compatible endpoint",
     ),
-    "scenes": ("data_pipeline.scenes.command", "renders captioned scenes of coloured shapes"),
+    "scenes": ("data_pipeline.scenes.command", "render captioned scenes of coloured shapes"),
 }
 # implemented in cv3jax.commands.encode, because it runs the models
-ENCODE = "latents and text features of a dataset, made once for many epochs"
+ENCODE = "make latents and text features of a dataset, once for many epochs"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,12 +53,13 @@ def _no_command(argv: list[str]) -> str:
     """Return the message for a first word that names no command."""
     names = [*COMMANDS, "encode"]
     if not argv:
-        return f"after data comes one of {', '.join(names)}; see cv3jax data --help"
+        return f"no command after data; give one of {', '.join(names)}; see cv3jax data --help"
     close = nearest(argv[0], names)
-    right = (
-        f"did you mean data {close}?" if close else f"after data comes one of {', '.join(names)}"
+    right = f"did you mean data {close}?" if close else f"give one of {', '.join(names)}"
+    return (
+        f"unknown command data {argv[0]!r}; {right}{' See' if close else '; see'} cv3jax data"
+        " --help"
     )
-    return f"no command data {argv[0]!r}; {right}{' See' if close else '; see'} cv3jax data --help"
 
 
 def usage() -> str:

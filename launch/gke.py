@@ -85,14 +85,15 @@ def jobset(
     job = made["spec"]["replicatedJobs"][0]
     if slices > 1 and topology.resource != "google.com/tpu":
         raise InputError(
-            f"--slices={slices}: only TPUs come in slices; give the number of machines in"
+            f"--slices={slices}: only TPUs have slices; for GPUs, give the number of machines in"
             " --topology"
         )
     longest = f"{name}-{job['name']}-{slices - 1}-{topology.hosts - 1}-abcde"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(longest) > POD_NAME:
         most = POD_NAME - len(longest) + len(name)
         raise InputError(
-            f"--name={name}: lower-case letters, digits and dashes, a letter first, {most} at most"
+            f"--name={name}: give at most {most} lower-case letters, digits and dashes, beginning"
+            " with a letter"
         )
     made["metadata"]["name"] = name
     made["spec"]["failurePolicy"]["maxRestarts"] = restarts
@@ -119,8 +120,8 @@ def jobset(
     claim, _, path = volume.partition(":")
     if not claim or not path.startswith("/"):
         raise InputError(
-            f"--volume={volume}: CLAIM:/PATH is needed, a PersistentVolumeClaim and where it is"
-            " mounted"
+            f"--volume={volume}: give CLAIM:/PATH, the name of a PersistentVolumeClaim and where it"
+            " is mounted"
         )
     container["volumeMounts"][0]["mountPath"] = path
     for variable in container["env"]:
@@ -155,7 +156,9 @@ def main(argv: list[str] | None = None) -> None:
         "--image", required=True, help="container image with cv3jax, built from launch/Dockerfile"
     )
     parser.add_argument(
-        "--topology", required=True, help="v5e:16x16, v5p:8x8x4, v6e:16x16, h100:4x8x1, …"
+        "--topology",
+        required=True,
+        help="the devices, such as v5e:16x16, v5p:8x8x4, v6e:16x16, h100:4x8x1",
     )
     parser.add_argument("--slices", type=int, default=1, help="number of TPU slices (default: 1)")
     parser.add_argument(
@@ -174,12 +177,14 @@ def main(argv: list[str] | None = None) -> None:
     args, command = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not command:
         raise InputError(
-            "no command; it stands after --, as in -- cv3jax train --config=base_512"
+            "no command; give it after --, as in -- cv3jax train --config=base_512"
             " --workdir=/runs/base_512"
         )
     for flag in ("slices", "restarts"):
         if getattr(args, flag) < (flag == "slices"):
-            raise InputError(f"--{flag}={getattr(args, flag)}: too few")
+            raise InputError(
+                f"--{flag}={getattr(args, flag)}: must be at least {int(flag == 'slices')}"
+            )
     made = jobset(
         args.name,
         args.image,

@@ -87,7 +87,7 @@ fields=$(scontrol show job --oneliner "$SLURM_JOB_ID")
 if [[ $fields != *JobState=RUNNING* ]]; then
   say "Slurm is ending this job (cancelled, or preempted without grace) and decides what becomes of it (exit code $code)"
 elif [ "$code" -eq 2 ]; then
-  say "exit code 2: what was given has to change"
+  say "exit code 2, which means that the command's input has to change"
 elif [ -n "$stopped" ]; then
   again "stopped by SIGTERM (exit code $code)"
 elif [[ $fields =~ PreemptTime=[0-9] ]]; then

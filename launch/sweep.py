@@ -59,15 +59,15 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
         if clash := [
             o for o in overrides if o.partition("=")[0] in {s.partition("=")[0] for s in settings}
         ]:
-            raise InputError(f"{clash[0]}: the sweep sets this field itself")
+            raise InputError(f"{clash[0]}: the sweep sets this field itself; leave the flag out")
         recipes.load(spec, [*settings, *overrides])
         name = re.sub(
             r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items())
         )
         if name in lines:
             raise InputError(
-                f"--config={spec}: two points of its sweep() would share the workdir"
-                f" {workdir / name}"
+                f"--config={spec}: two points of its sweep() have the same workdir"
+                f" {workdir / name}; give points with different values"
             )
         lines[name] = [
             "cv3jax",
@@ -124,10 +124,10 @@ def run_all(lines: list[list[str]]) -> int:
             why = (
                 f"stopped by {signal.Signals(stopped[0]).name}"
                 if stopped
-                else "exit code 2: what was given has to change"
+                else "exit code 2, which means that the command's input has to change"
             )
             print(
-                f"sweep: {why}, at point {i + 1} of {len(lines)}; the same command resumes",
+                f"sweep: {why}, at point {i + 1} of {len(lines)}; run the same command to resume",
                 file=sys.stderr,
             )
             return 128 + stopped[0] if stopped else 2
@@ -135,7 +135,7 @@ def run_all(lines: list[list[str]]) -> int:
             failed.append(f"{i + 1} (exit code {code})")
     if failed:
         print(
-            f"sweep: failed: point {', '.join(failed)}; the same command tries them again",
+            f"sweep: failed points: {', '.join(failed)}; run the same command to try them again",
             file=sys.stderr,
         )
     return int(bool(failed))
@@ -153,7 +153,10 @@ def main(argv: list[str] | None = None) -> None:
         "--config", required=True, metavar="NAME[:VARIANT]|FILE.py", help="a recipe with a sweep()"
     )
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="each point's workdir is made under it"
+        "--workdir",
+        required=True,
+        type=Path,
+        help="directory under which each point has its workdir",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--run", action="store_true", help="run the points here, one after the other")
@@ -161,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         "--launcher",
         default="",
         metavar="WORDS",
-        help='in front of each line: "sbatch --nodes=4 launch/slurm.sh --"',
+        help='words before each printed command, such as "sbatch --nodes=4 launch/slurm.sh --"',
     )
     args, overrides = parser.parse_known_args(argv)
     lines = commands(args.config, args.workdir, [o for o in overrides if o != "--"])

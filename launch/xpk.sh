@@ -20,7 +20,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
   shift
 done
 if [ $# -lt 2 ]; then
-  echo "launch/xpk.sh: no command; it stands after --: launch/xpk.sh --cluster=C … -- cv3jax train --config=base_512 --workdir=/runs/base_512" >&2
+  echo "launch/xpk.sh: no command; give it after --: launch/xpk.sh --cluster=C … -- cv3jax train --config=base_512 --workdir=/runs/base_512" >&2
   exit 2
 fi
 shift

@@ -139,7 +139,7 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
         return _mesh_groups(*mesh.groups())
     if re.search(r"replica_groups=\{\}", attributes) or "replica_groups" not in attributes:
         return (tuple(range(devices)),)
-    raise UnknownError(f"replica groups in an unknown form: {attributes[:200]}")
+    raise UnknownError(f"replica groups are written in an unknown form: {attributes[:200]}")
 
 
 def _iota(text: str) -> np.ndarray:
@@ -215,7 +215,7 @@ def _origin(module: Module, frame: Frame, name: str) -> set[str]:
     joined = JOINS.get("concatenate" if JOINED in it.attributes else it.opcode)
     if joined:
         return set().union(*(_origin(module, frame, operand) for operand in it.operands[joined]))
-    raise UnknownError(f"{name} is computed, by {it.opcode}")
+    raise UnknownError(f"{name} is not a constant but the result of {it.opcode}")
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict]:

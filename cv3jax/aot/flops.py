@@ -103,13 +103,13 @@ def _count_eqn(eqn: core.JaxprEqn, again: bool) -> Counter:
         return max(bodies, key=lambda body: sum(body.values()))
     if name == "while":
         raise ValueError(
-            "a while loop with matrix products has no known length before it runs; use a scan"
-            f" ({eqn.source_info.name_stack})"
+            "the FLOPs of a while loop with matrix products cannot be counted, because its number"
+            f" of iterations is not fixed; use a scan ({eqn.source_info.name_stack})"
         )
     if len(bodies) > 1:
         raise ValueError(
-            f"{name} has more than one body with matrix products, and which of them runs is not"
-            f" known ({eqn.source_info.name_stack})"
+            f"the FLOPs of {name} cannot be counted, because more than one of its branches has"
+            f" matrix products ({eqn.source_info.name_stack})"
         )
     return _times(bodies[0], _repeats(eqn))
 
@@ -195,7 +195,7 @@ def pallas_flops(eqn: core.JaxprEqn) -> int:
     body = sum(_count(eqn.params["jaxpr"], False).values())
     if body and not all(isinstance(size, int) for size in grid):
         raise ValueError(
-            f"kernel {eqn.params.get('name')}: its grid is unknown before it runs, and it has no"
-            " cost_estimate"
+            f"kernel {eqn.params.get('name')}: its FLOPs cannot be counted, because its grid is not"
+            " fixed; give it a cost_estimate"
         )
     return body * math.prod(grid) if body else 0

@@ -157,7 +157,7 @@ class Module:
             return self.number(inner, self.roots[inner.computation])
         if it.opcode == "get-tuple-element":
             return self._carried(frame, it)
-        raise UnknownError(f"{name} is computed, by {it.opcode}")
+        raise UnknownError(f"{name} is not a constant but the result of {it.opcode}")
 
     def _carried(self, frame: Frame, it: Instruction) -> int:
         index, source = int(it.attribute("index")), self[frame, it.operands[0]]
@@ -214,7 +214,7 @@ class Module:
             }
             steps += 1
             if state == before or steps > LONGEST:
-                raise UnknownError(f"loop {loop.name} does not end")
+                raise UnknownError(f"loop {loop.name}: its number of iterations cannot be found")
         return steps
 
     def walk(

@@ -72,7 +72,7 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     kind = found[1] if found else name.partition(":")[0]
     if kind not in CHIPS:
         raise InputError(
-            f"--topology {name}: there is no chip {kind!r}; give one of {', '.join(CHIPS)}, as in"
+            f"--topology {name}: unknown chip {kind!r}; give one of {', '.join(CHIPS)}, such as"
             " v5e:16x16, v5p:8x8x4 or h100:1x8x1"
         )
     shape = tuple(map(int, found[2].split("x"))) if found else ()
@@ -89,13 +89,13 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
         if not (fine or cube):
             more = ", or other multiples of 4 per side" if kind == "v5p" else ""
             raise InputError(
-                f"--topology {name}: there is no {CHIPS[kind].title} of this shape; give one of"
+                f"--topology {name}: no {CHIPS[kind].title} has this shape; give one of"
                 f" {', '.join(SHAPES[kind])}{more}"
             )
     elif len(shape) != 3 or 0 in shape:
         raise InputError(
             f"--topology {name}: give GPUs as PARTITIONSxHOSTSxGPUS (hosts per partition, GPUs per"
-            f" host), as in {kind}:1x8x1 or {kind}:1x1x8"
+            f" host), such as {kind}:1x8x1 or {kind}:1x1x8"
         )
     return kind, shape
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 # doublings of the base's side; the paper iterates the relay twice, and tiles beyond that
 MAX_PASSES = 4
@@ -20,13 +20,13 @@ def untrained(
     knows = stage.distilled
     if knows and steps != knows.steps:
         return (
-            f"{steps} steps for the {name} stage: it was distilled to {knows.steps} and works with"
-            f" no other number; give {knows.steps}"
+            f"{counted(steps, 'step')} for the {name} stage: this stage was distilled to"
+            f" {knows.steps} and works with no other number; give {knows.steps}"
         )
     if knows and knows.w and not np.all((guidance >= knows.w[0]) & (guidance <= knows.w[1])):
         return (
-            f"guidance {guidance} for the {name} stage: it was distilled for"
-            f" {knows.w[0]:g}..{knows.w[1]:g}; give a value of that range"
+            f"guidance {guidance} for the {name} stage: this stage was distilled for guidance"
+            f" {knows.w[0]:g}..{knows.w[1]:g}; give a value in that range"
         )
     return None
 
@@ -58,9 +58,9 @@ def relay_passes(
     passes = max(final // side, 1).bit_length() - 1
     if side << passes != final or passes > MAX_PASSES or (passes and not relays):
         allowed = (
-            f"{side}, or that doubled up to {MAX_PASSES} times"
+            f"{side} pixels per side, doubled at most {MAX_PASSES} times"
             if relays
-            else f"{side} only, because it has no relay stage"
+            else f"{side} pixels per side only, because it has no relay stage"
         )
         raise InputError(f"size {final}: this cascade makes pictures of {allowed}")
     return passes

@@ -55,7 +55,7 @@ def planned(
     """Return the cascade that `pipeline.load` would, with shapes in place of parameters."""
     if description.vae is None:
         raise InputError(
-            "the cascade has no vae, which decodes latents into pictures; give one that has"
+            "the cascade has no vae, which decodes latents into pictures; give a cascade with a vae"
         )
     shapes = {part: computed_shapes(description, part) for part in parts or description.parts}
     if mesh is None:
@@ -85,15 +85,18 @@ def check_fits(
         if planned is None or least + planned > has:
             takes = f"over {has / 1e9:.1f}" if planned is None else f"{(least + planned) / 1e9:.1f}"
             raise InputError(
-                f"{program.what} takes {takes} GB per device, {held / 1e9:.1f} GB of it"
-                f" parameters, and a device has {has / 1e9:.1f} GB; {_advice(cascade, pictures)}"
+                f"{program.what} takes {takes} GB per device, {held / 1e9:.1f} GB of it for"
+                f" parameters, but a device has {has / 1e9:.1f} GB; {_advice(cascade, pictures)}"
             )
 
 
 def _advice(cascade: Cascade, pictures: Pictures) -> str:
     ways = 1 if cascade.mesh is None else batch_ways(cascade.mesh)
     smaller = "a smaller --batch" if pictures.width > ways else "a smaller --size"
-    return f"give {smaller}, or more devices: --mesh fsdp=N shards parameters, context=N pictures"
+    return (
+        f"give {smaller}, or use more devices: --mesh fsdp=N shards the parameters, context=N the"
+        " pictures"
+    )
 
 
 def room(mesh: Mesh | None) -> int:

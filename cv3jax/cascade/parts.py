@@ -38,8 +38,8 @@ def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any
     parts = [name for name in description.parts if name != "t5"]
     if part not in parts:
         raise InputError(
-            f"config.init_from = {path} has no {part}, only {', '.join(parts)}; see"
-            " config.init_part, which names the part to take"
+            f"config.init_from = {path} has no part {part}; set config.init_part to one of its"
+            f" parts: {', '.join(parts) or 'none'}"
         )
 
     def load(shapes, shardings):
@@ -68,8 +68,9 @@ def _differing_arrays(theirs: Any, ours: Any) -> str:
         return ""
     there, here = (sizes.get(differ[0], "not") for sizes in (a, b))
     return (
-        f"its fields are alike, but {differ[0]} is {there} there and {here} here; its latents or"
-        " text features are of another width, give the --config.cascade it was trained with"
+        f"{differ[0]} is {there} in the checkpoint and {here} in this run, although all fields"
+        " agree; the checkpoint was trained on latents or text features of another width, so give"
+        " its own cascade as --config.cascade"
     )
 
 
@@ -91,9 +92,13 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], part: str) 
     }
     if not differ:
         return ""
-    shown = ", ".join(f"{name} is {a} there and {b} here" for name, (a, b) in differ.items())
+    shown = ", ".join(
+        f"{name} is {a} in the checkpoint and {b} in the recipe" for name, (a, b) in differ.items()
+    )
     if differ.get("w_dim", (0, 0))[0]:
-        return f"{shown}; it is distilled, so start from the {part} that it was distilled from"
+        return (
+            f"{shown}; the checkpoint is distilled, so give the {part} that it was distilled from"
+        )
     flags = " ".join(
         f"--config.model.{name}={str(a).replace(' ', '')}" for name, (a, _) in differ.items()
     )
@@ -214,7 +219,9 @@ def load_params(
     placement = placement or (lambda _: SingleDeviceSharding(jax.local_devices()[0]))
     available = description.parts
     if missing := [part for part in parts if part not in available]:
-        raise InputError(f"{directory} has no {', '.join(missing)}, only {', '.join(available)}")
+        raise InputError(
+            f"{directory} has no {', '.join(missing)}; its parts are {', '.join(available)}"
+        )
     params = {}
     for part in parts or available:
         tree = computed_shapes(description, part) if computed else part_shapes(description, part)

@@ -192,7 +192,7 @@ class Cascade:
         """Raise InputError where the context axis cannot split latents of so many rows."""
         stages = len(self.description.stages[name].model["channel_mult"])
         if self.mesh is not None and (problem := context_problem(self.mesh, rows, stages)):
-            raise InputError(f"mesh {problem} ({name} stage)")
+            raise InputError(f"{name} stage: mesh {problem}")
 
     def passes(self, size: int | None = None, side: int | None = None) -> int:
         """Return the `relay_passes` of this cascade."""
@@ -287,7 +287,7 @@ def load(
     directory, description = cascades.read_cascade(path)
     if description.vae is None:
         raise InputError(
-            f"{path} has no vae, which decodes latents into pictures; give a cascade with one"
+            f"{path} has no vae, which decodes latents into pictures; give a cascade with a vae"
         )
     placement = None if mesh is None else lambda shapes: tree_sharding(shapes, mesh)
     params, tokenize = load_params(directory, description, parts, placement, computed=True)

@@ -21,7 +21,7 @@ from cv3jax.kernels.attention import make_attend
 from cv3jax.models.layers import Attend
 from cv3jax.models.layers import attend as xla_attention
 from cv3jax.models.unet import UNet
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 EVERY = 1.0  # seconds between two reports of a sampler's progress
 
@@ -109,8 +109,8 @@ def make_stage_steps(
         grid, relay = stage_grid(stage, steps), stage.kind == "relay"
     except ValueError as e:
         raise InputError(
-            f"{steps} steps for the {stage.kind} stage, which starts at t = {stage.start}:"
-            f" {str(e)[:120]}"
+            f"{counted(steps, 'step')} for the {stage.kind} stage, which starts at t ="
+            f" {stage.start}: give 1..{stage.start} steps"
         ) from e
     predictor = _predictor(stage, unguided, mesh, attend)
 
@@ -127,7 +127,7 @@ def make_stage_steps(
 
     images = images_sharding(mesh)
     many = jax.jit(run, out_shardings=images)
-    what = f"the {stage.kind} sampler of {grid.steps} step{'s' * (grid.steps > 1)}"
+    what = f"the {stage.kind} sampler of {counted(grid.steps, 'step')}"
     return StageSampler(grid.steps, jax.jit(begin, out_shardings=images), announced(many, what))
 
 

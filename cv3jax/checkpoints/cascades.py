@@ -47,7 +47,8 @@ def save_part(directory: str | Path, params: Any) -> None:
         shutil.rmtree(path.with_name(path.name + UNFINISHED), ignore_errors=True)
         raise OSError(
             reason.errno,
-            f"could not be written ({reason.strerror}); make room and run the same command",
+            f"could not be written ({reason.strerror}); free some disk space and run the same"
+            " command again",
             str(directory),
         ) from e
 
@@ -60,7 +61,7 @@ def check_part(directory: str | Path) -> None:
     path = Path(directory)
     if (path / manifest.NAME).exists() and (problem := manifest.damage(path)):
         raise InputError(
-            f"{directory} is damaged: {problem}; restore it, or have its run write it again"
+            f"{directory} is damaged: {problem}; restore it, or let its run write it again"
         )
 
 
@@ -81,7 +82,7 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
 
     path = checkpoint_path(directory)
     if not path.is_dir():
-        raise InputError(f"{directory} does not exist: the checkpoint has no such part")
+        raise InputError(f"{directory} does not exist: the checkpoint is incomplete; restore it")
     check_part(path.parent if within else directory)
     try:
         if within:
@@ -93,7 +94,8 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
         raise (
             machine_error(e, directory)
             or InputError(
-                f"{directory} does not hold the model that {CASCADE} describes: {first_line(e)}"
+                f"{directory} does not hold the model that {CASCADE} describes"
+                f" ({first_line(e).partition('. ')[0]}); restore it, or let its run write it again"
             )
         ) from e
 
@@ -128,9 +130,13 @@ def find_cascade(path: str | Path) -> Path:
             newest.say(Path(path), place)
             return place
     names = packaged()
-    others = f", or one that is installed: {', '.join(names)}" if names else ""
+    others = (
+        f", a cascade directory, or the name of an installed cascade: {', '.join(names)}"
+        if names
+        else ""
+    )
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
-        others = f"; the installed cascade {path} is {PACKAGED / path}"
+        others = f"; the installed cascade of this name is {PACKAGED / path}"
     advice = f"give a run's --workdir or its cascade{others}"
     raise InputError(
         f"{path} is not a checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"

@@ -41,8 +41,8 @@ class VaeDescription:
         """The latent scale. Raises InputError where it is not measured yet."""
         if self.scale is None:
             raise InputError(
-                "the autoencoder has no latent scale yet: its run measures one at its end, or every"
-                " --config.train.export_every steps; let the run finish"
+                "the autoencoder's latent scale is not measured yet; let its run finish, or have it"
+                " measured every so many steps with --config.train.export_every"
             )
         return self.scale
 
@@ -176,7 +176,10 @@ class CascadeDescription:
         Raises InputError that names `where` on another format or on wrong fields.
         """
         if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
-            raise InputError(f"{where} is not a cascade description of format {FORMAT}")
+            raise InputError(
+                f"{where} is not a cascade description of format 1 or {FORMAT}; give a checkpoint"
+                " that this version can read"
+            )
         if value["format"] == 1:
             value = _widened(value)
         if problem := _misfit(value):
@@ -228,7 +231,7 @@ def _misfit(value: dict) -> str | None:
     """
     stages = value.get("stages")
     if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
-        return f"stages must be of {' and '.join(STAGES)}" + (
+        return f"stages may be {' and '.join(STAGES)} only" + (
             f", not {foreign[0]!r}" if isinstance(stages, dict) else ""
         )
     sections = {
@@ -239,10 +242,10 @@ def _misfit(value: dict) -> str | None:
         section = stages[name] if name in stages else value[name]
         for field, kinds in fields.items():
             if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
-                return f"{name} has no valid {field}"
+                return f"the field {field!r} of {name} is missing or wrong"
     for name, stage in stages.items():
         if "distilled" in stage and not _is_distilled(stage["distilled"]):
-            return f"{name} has no valid distilled"
+            return f"the field 'distilled' of {name} is wrong"
         if "t5" in value and value["t5"]["model"].get("channels") != stage["text_width"]:
             return (
                 f"the {name} reads text features of width {stage['text_width']}, but t5 makes width"

@@ -57,7 +57,7 @@ def describe(step: Path) -> CascadeDescription:
 
     Raises InputError on a checkpoint that records none, or on a damaged one.
     """
-    value, where = _kept(step)["description"], f"the run of checkpoint {step}"
+    value, where = _kept(step)["description"], f"the description in checkpoint {step}"
     unmeasured = value.get("vae", {}).get("scale", 1.0) is None
     if unmeasured:
         value = {**value, "vae": {**value["vae"], "scale": 1.0}}
@@ -83,11 +83,14 @@ def _kept(step: Path) -> dict[str, Any]:
     try:
         run = runs.run_of(step.parent, int(step.name))
     except (OSError, ValueError, StopIteration) as e:
-        raise InputError(f"checkpoint {step} is damaged: its run cannot be read") from e
+        raise InputError(
+            f"checkpoint {step} is damaged: its record of the run cannot be read; resume the run,"
+            " which names an intact checkpoint"
+        ) from e
     if "cascade" not in run:
         raise InputError(
-            f"checkpoint {step} does not name its cascade, because an older version wrote it;"
-            " continue its run until it saves another checkpoint or ends"
+            f"checkpoint {step} does not name its cascade, because an older version of cv3jax wrote"
+            " it; resume its run until it saves another checkpoint"
         )
     return run["cascade"]
 

@@ -37,7 +37,7 @@ class DamagedError(InputError):
         """Make the message from what is wrong and the newest step that is intact."""
         self.path, self.what, self.intact = path, f"checkpoint {path} is damaged: {problem}", intact
         older = (
-            "start anew (no older checkpoint is intact)"
+            "give a new --workdir (no older checkpoint is intact)"
             if intact is None
             else f"give --resume-from={intact} to resume from that older checkpoint"
         )
@@ -144,10 +144,12 @@ def _writing(manager: ocp.CheckpointManager):
         directory = Path(manager.directory)
         remove_unfinished(directory)  # a full disk has no room for them
         left = steps(directory)
-        kept = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
+        kept = (
+            f"the checkpoint of step {left[-1]} remains" if left else "there is no checkpoint yet"
+        )
         line = (
-            f"a checkpoint could not be written ({reason.strerror}), {kept}; make room and run the"
-            " same command to continue"
+            f"a checkpoint could not be written ({reason.strerror}), {kept}; free some disk space"
+            " and run the same command to resume"
         )
         raise OSError(reason.errno, line, str(directory)) from e
 

@@ -89,6 +89,6 @@ def check_parts(directory: Path) -> None:
     if lacking:
         raise OSError(
             errno.EIO,
-            f"{len(lacking)} of its {len(sizes)} arrays are not in it, such as {lacking[0]}",
+            f"{len(lacking)} of its {len(sizes)} arrays were not written, such as {lacking[0]}",
             str(directory),
         )

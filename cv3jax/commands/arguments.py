@@ -56,7 +56,7 @@ def add_workdir(parser: Parser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="where the run keeps everything; an existing run is resumed",
+        help="directory for all files of the run; an existing run is resumed",
     )
 
 
@@ -86,7 +86,7 @@ def add_devices(parser: Parser, batch: str, mesh: str) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help=f"images that a device takes at once (default: {batch})",
+        help=f"images per device at a time (default: {batch})",
     )
     parser.add_argument("--mesh", metavar="AXIS=N,...", help=mesh)
 
@@ -97,13 +97,14 @@ def add_share(parser: argparse._ActionsContainer, work: str) -> None:
         "--process-id",
         type=int,
         metavar="I",
-        help=f"which share of {work} to make, 0..N-1 (default: what Slurm or JAX_PROCESS_ID says)",
+        help=f"which share of {work} this process makes, 0..N-1 (default: from Slurm or"
+        " JAX_PROCESS_ID)",
     )
     parser.add_argument(
         "--num-processes",
         type=int,
         metavar="N",
-        help="how many processes share the work, all with the same --out",
+        help="number of processes that share the work; all have the same --out",
     )
 
 
@@ -115,8 +116,8 @@ def add_allow_changed(parser: Parser) -> None:
         default=(),
         metavar="A,B",
         help=(
-            "fields that may differ from the run's, such as optim.lr,data.path; kept in run.json"
-            " and the checkpoints"
+            "fields that may have other values than the run began with, such as optim.lr,data.path;"
+            " the change is recorded in run.json and the checkpoints"
         ),
     )
 

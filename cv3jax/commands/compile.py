@@ -33,26 +33,26 @@ def parser() -> Parser:
         "--topology",
         required=True,
         metavar="CHIP:SHAPE",
-        help="as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1",
+        help="the devices, such as v5e:16x16, v5p:8x8x4, v6e:8x8, h100:1x8x1",
     )
     made.add_argument(
         "--step",
         choices=STEPS,
         default="train",
         help=(
-            "which program of the recipe (default: train); a distillation's: train of round 1,"
-            " later of the others"
+            "which program to compile (default: train); in a distillation, train is round 1 and"
+            " later is any round after it"
         ),
     )
     made.add_argument(
-        "--updates", type=int, metavar="N", help="estimate the chip-hours of so many updates"
+        "--updates", type=int, metavar="N", help="estimate the chip-hours of N updates"
     )
     made.add_argument(
         "--mfu",
         type=float,
         default=0.4,
         metavar="X",
-        help="the MFU of that estimate, 0..1 (default: 0.4)",
+        help="the MFU (model FLOPs utilization) of that estimate, 0..1 (default: 0.4)",
     )
     add_json(made)
     return made
@@ -64,7 +64,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     if args.updates is not None and args.updates < 1:
         raise InputError(f"--updates {args.updates}: must be at least 1")
     if not 0 < args.mfu <= 1:
-        raise InputError(f"--mfu {args.mfu}: must be above 0 and at most 1, as 0.4")
+        raise InputError(f"--mfu {args.mfu}: must be above 0 and at most 1, such as 0.4")
     check_json(args.json)
     topology.parse(args.topology)
     return args, overrides

@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     check_json(args.json)
     if args.name is None and overrides:
         raise InputError(
-            f"{overrides[0]}: give the recipe that it changes; see cv3jax config --help"
+            f"{overrides[0]}: no recipe is named; give its name first, as in cv3jax config base_512"
+            f" {overrides[0]}"
         )
     with reporting(args.json) as report:
         if args.name is None:

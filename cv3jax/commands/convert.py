@@ -21,8 +21,10 @@ EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
 def parser() -> Parser:
     """Return the parser of `cv3jax convert`."""
     made = command_line.command("convert", __doc__, EXAMPLE)
-    command_line.add_out(made, "the directory to make; it appears when it is whole")
-    into = made.add_argument_group("in: any of these, from PyTorch files to a checkpoint directory")
+    command_line.add_out(made, "the directory to make; it appears when it is complete")
+    into = made.add_argument_group(
+        "import: PyTorch files to a checkpoint directory; give any of these"
+    )
     into.add_argument(
         "--base",
         type=Path,
@@ -35,8 +37,8 @@ def parser() -> Parser:
         type=Path,
         metavar="U",
         help=(
-            "a UNet alone: a relay's where --config is a relay's or --relay-start is given, else a"
-            " base's"
+            "a UNet by itself; it is a relay's if --config is a relay's or --relay-start is given,"
+            " and a base's otherwise"
         ),
     )
     into.add_argument(
@@ -63,13 +65,14 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="YAML",
-        help="configuration that came with the weights, of base or relay; may be given for each",
+        help="YAML configuration that came with the weights; may be given twice, for base and"
+        " relay",
     )
     into.add_argument(
         "--head-channels",
         type=int,
         metavar="N",
-        help="channels of an attention head (default: 64, where all widths divide by it)",
+        help="channels of an attention head (default: 64, if all widths are multiples of it)",
     )
     into.add_argument(
         "--image-size",
@@ -91,7 +94,8 @@ def parser() -> Parser:
         "--relay-start",
         type=int,
         metavar="T",
-        help="T_r, where the relay starts, of 1000 (default: 500; the released 1-step relay: 200)",
+        help="T_r, the timestep (of 1000) where the relay starts (default: 500; the released"
+        " 1-step relay: 200)",
     )
     into.add_argument(
         "--prediction", choices=("eps", "v"), help="what the UNets predict (default: eps)"
@@ -109,30 +113,34 @@ def parser() -> Parser:
         "--dtype",
         choices=("float32", "bfloat16"),
         help=(
-            "what UNets and text encoder compute in (default: float32; the autoencoder always does)"
+            "type in which UNets and text encoder compute (default: float32; the autoencoder always"
+            " computes in float32)"
         ),
     )
-    out = made.add_argument_group(
-        "out: from a checkpoint directory or a run's --workdir to PyTorch files"
-    )
+    out = made.add_argument_group("export: a checkpoint to PyTorch files")
     out.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="what to export; a run's newest checkpoint serves too",
+        help="a cascade directory, or a run's --workdir, whose newest checkpoint is exported if it"
+        " has no cascade yet",
     )
     out.add_argument(
         "--to",
         choices=TARGETS,
-        help="the names and files of the SAT release, of diffusers, or SAT's names in safetensors",
+        help="sat: the release's files; diffusers: diffusers' folders; safetensors: the release's"
+        " tensor names in safetensors files",
     )
     out.add_argument(
-        "--parts", metavar="P,Q", help="of base, relay, vae, t5 (default: all there are)"
+        "--parts",
+        metavar="P,Q",
+        help="parts to export, of base, relay, vae, t5 (default: all that the checkpoint has)",
     )
     out.add_argument(
         "--weights",
         choices=WEIGHTS,
-        help="the EMA (default), or a run's newest parameters without it",
+        help="ema: averaged weights (default); params: the newest weights of a run, without"
+        " averaging",
     )
     add_json(made)
     return made
@@ -146,8 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     sources = [flag for flag in ("base", "relay", "unet", "vae", "t5") if getattr(args, flag)]
     if bool(args.checkpoint) == bool(sources) or bool(args.checkpoint) != bool(args.to):
         raise InputError(
-            "give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to; see"
-            " cv3jax convert --help"
+            "to import, give --base, --relay, --unet, --vae or --t5; to export, give --checkpoint"
+            " and --to; see cv3jax convert --help"
         )
     check_flags(args)
     check_files(args)
@@ -183,7 +191,7 @@ def check_flags(args: argparse.Namespace) -> None:
             getattr(args, other) for other in others
         ):
             flag, needed = name.replace("_", "-"), " or ".join(f"--{other}" for other in others)
-            raise InputError(f"--{flag} is for {needed}, and there is none; leave it out")
+            raise InputError(f"--{flag} needs {needed}; give it, or leave --{flag} out")
 
 
 def check_files(args: argparse.Namespace) -> None:

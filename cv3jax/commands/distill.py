@@ -14,6 +14,7 @@ from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
+from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import waiting
 
@@ -49,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (
-                f"{figures['stage']}: {len(figures['rounds'])} rounds to {least} steps in"
-                f" {figures['seconds']:.0f} s"
+                f"{figures['stage']}: {counted(len(figures['rounds']), 'round')} to"
+                f" {counted(least, 'step')} in {figures['seconds']:.0f} s"
             )
             print(
                 f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png"

@@ -47,14 +47,16 @@ def parser() -> Parser:
         metavar="DIR",
         help="the cascade whose vae and t5 encode the dataset",
     )
-    command_line.add_out(made, "the feature cache; appears when complete")
+    command_line.add_out(
+        made, "the feature cache's directory; it appears when the cache is complete"
+    )
     made.add_argument(
         "--latents",
         choices=(*LATENTS, "none"),
         default="float16",
         help=(
-            "how means and deviations are stored (default: float16); none: training decodes and"
-            " encodes images"
+            "type of the stored latents (default: float16); none: no latents are stored, and"
+            " training encodes the images"
         ),
     )
     made.add_argument(
@@ -62,19 +64,20 @@ def parser() -> Parser:
         choices=(*TEXTS, "none"),
         default="bfloat16",
         help=(
-            "how text features are stored (default: bfloat16, as a bfloat16 UNet reads them); none:"
-            " training runs T5"
+            "type of the stored text features (default: bfloat16, which a bfloat16 UNet reads"
+            " without loss); none: no text features are stored, and training runs T5"
         ),
     )
     command_line.add_devices(
         made,
         "the recipe's batch.per_device",
-        "this machine's devices: data=-1 (default) or, where T5 does not fit one, fsdp=8",
+        "how this machine's devices share the work: data=-1 splits images (default); fsdp=8 also"
+        " shards the models, for a T5 that does not fit on one device",
     )
     made.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what is at --out of another recipe, dataset or type",
+        help="replace a feature cache of another recipe, dataset or type",
     )
     command_line.add_share(made, "the shards")
     add_json(made)
@@ -85,7 +88,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Return (the flags, `--config.a.b=v` overrides). Raises InputError on wrong values."""
     args, overrides = parser().parse_known_args(argv)
     if args.batch is not None and not 1 <= args.batch <= MAX_BATCH:
-        raise InputError(f"--batch {args.batch}: 1..{MAX_BATCH}")
+        raise InputError(f"--batch {args.batch}: must be 1..{MAX_BATCH}")
     if args.latents == args.text == "none":
         raise InputError(
             "--latents none --text none: nothing is left to encode; give one of them a type"

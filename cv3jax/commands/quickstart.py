@@ -26,19 +26,19 @@ def parser() -> Parser:
         type=int,
         default=0,
         metavar="N",
-        help="of data, weights and samples (default: %(default)s)",
+        help="seed of data, weights and samples (default: %(default)s)",
     )
     made.add_argument(
         "--install-seconds",
         type=float,
         default=0.0,
         metavar="S",
-        help="how long the set-up took, for the report",
+        help="seconds that the set-up took, for the report",
     )
     made.add_argument(
         "--tiny",
         action="store_true",
-        help="sizes that only exercise the machinery: pictures will be noise",
+        help="tiny sizes, to test that everything runs; the pictures will be noise",
     )
     add_json(made)
     return made
@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     check_json(args.json)
     if not 0 <= args.install_seconds < 1e6:
         raise InputError(
-            f"--install-seconds {args.install_seconds}: a number of seconds, 0 or more"
+            f"--install-seconds {args.install_seconds}: must be a number of seconds, at least 0"
         )
     if not 0 <= args.seed < 2**31:
-        raise InputError(f"--seed {args.seed}: 0..{2**31 - 1}")
+        raise InputError(f"--seed {args.seed}: must be 0..{2**31 - 1}")
 
     with waiting("loading JAX"):
         from cv3jax.quickstart.run import run

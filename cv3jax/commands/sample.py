@@ -53,9 +53,9 @@ def parser() -> Parser:
         type=Path,
         metavar="FILE",
         help=(
-            'many prompts, one a line, or a .jsonl of {"prompt": ..., "seed": ..., "name": ...},'
-            " the last two if wanted; the same command resumes, and makes what was appended to the"
-            " file"
+            'a file with one prompt per line, or a .jsonl of {"prompt": ..., "seed": ..., "name":'
+            " ...}, where seed and name are optional; run the same command again to resume, or to"
+            " draw prompts that were appended to the file"
         ),
     )
     command_line.add_out(made, "directory for the pictures")
@@ -76,7 +76,7 @@ def parser() -> Parser:
         "--size",
         type=int,
         metavar="PIXELS",
-        help="side of the final pictures (default: one relay pass)",
+        help="side of the final pictures (default: that of one relay pass)",
     )
     made.add_argument(
         "--seed",
@@ -84,12 +84,12 @@ def parser() -> Parser:
         default=0,
         metavar="N",
         help=(
-            "the first image's; the next ones count up: of each --prompt anew, of --prompts through"
-            " the whole file"
+            "seed of the first picture; each next one adds 1. Every --prompt starts again at this"
+            " seed; the lines of --prompts do not"
         ),
     )
     made.add_argument(
-        "--num", type=int, default=1, metavar="N", help="pictures a prompt (default: 1)"
+        "--num", type=int, default=1, metavar="N", help="pictures per prompt (default: 1)"
     )
     made.add_argument(
         "--image",
@@ -97,8 +97,8 @@ def parser() -> Parser:
         action="append",
         metavar="FILE",
         help=(
-            "a square picture to enlarge by the relay, instead of drawing one; as often as"
-            " --prompt, or once for all"
+            "a square picture that the relay enlarges, so that the base draws none; give one per"
+            " --prompt, or one for all"
         ),
     )
     made.add_argument(
@@ -106,25 +106,25 @@ def parser() -> Parser:
         type=Path,
         metavar="FILE.npz",
         help=(
-            "noise of another program instead of the seeds': arrays base (without --image), and low"
-            " and relay for a relay pass, each [pictures, h, w, channels] of the latents; to"
-            " reproduce its pictures"
+            "noise to use in place of the seeds', to reproduce another program's pictures: arrays"
+            " named base (without --image), low and relay (for one relay pass), each [pictures, h,"
+            " w, channels] in latents"
         ),
     )
     command_line.add_devices(
         made,
         str(BATCH),
-        "how this machine's devices work together, e.g. fsdp=4,context=2: data takes rows, fsdp"
-        " rows and parts of the parameters, tensor parts of the layers, context parts of each"
-        " image; -1 is what is left (default: data=-1)",
+        "how this machine's devices share the work, e.g. fsdp=4,context=2: data splits the batch,"
+        " fsdp the batch and the parameters, tensor the layers, context each picture; -1: all"
+        " devices that are left (default: data=-1)",
     )
     made.add_argument(
         "--attention",
         choices=KINDS,
         default="auto",
         help=(
-            "the UNets': xla, cudnn (GPU), splash (TPU), heads (CPU), or what suits devices and"
-            " sizes (default)"
+            "attention kernel of the UNets: xla, cudnn (GPU), splash (TPU), heads (CPU), or auto:"
+            " chosen by devices and sizes (default)"
         ),
     )
     command_line.add_share(made, "--prompts")
@@ -135,11 +135,11 @@ def parser() -> Parser:
 def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that is wrong whatever the checkpoint holds."""
     if not 1 <= args.num <= 10_000:
-        raise InputError(f"--num {args.num}: 1..10000")
+        raise InputError(f"--num {args.num}: must be 1..10000")
     if not 0 <= args.seed <= LAST_SEED - args.num:
-        raise InputError(f"--seed {args.seed}: 0..{LAST_SEED - args.num}")
+        raise InputError(f"--seed {args.seed}: must be 0..{LAST_SEED - args.num}")
     if not 1 <= args.batch <= MAX_BATCH:
-        raise InputError(f"--batch {args.batch}: 1..{MAX_BATCH}")
+        raise InputError(f"--batch {args.batch}: must be 1..{MAX_BATCH}")
     for prompt in args.prompt or ():
         if problem := check_prompt(prompt):
             raise InputError(f"--prompt {prompt[:40]!r}: {problem}")
@@ -149,7 +149,7 @@ def check_flags(args: argparse.Namespace) -> None:
             for name in names
             if getattr(args, name) is not None and getattr(args, other) is None
         ]:
-            raise InputError(f"--{wrong[0]} goes with --{other}")
+            raise InputError(f"--{wrong[0]} needs --{other}; give it, or leave --{wrong[0]} out")
     for flag, path in (
         *(("--image", path) for path in args.image or ()),
         ("--noise", args.noise),

@@ -12,7 +12,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import preemptible
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import waiting
 
@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     processes.check(args)
     config = recipes.load(args.config, overrides)
     if "distill" in config:
-        raise InputError("this recipe is a distillation's: cv3jax distill runs it")
+        raise InputError(
+            f"--config={args.config}: this is a distillation recipe; run it with cv3jax distill"
+        )
     settings, source = parse_stage(config), recipes.source(args.config, config)
     check_stage_inputs(settings)
 
@@ -54,6 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     with preemptible(), reporting(args.json) as report:
         figures = run(settings, args.workdir, args.resume_from, args.allow_changed, source)
         if processes.main():
-            done = f"{figures['stage']}: {figures['steps']} steps in {figures['seconds']:.0f} s"
+            done = (
+                f"{figures['stage']}: {counted(figures['steps'], 'step')} in"
+                f" {figures['seconds']:.0f} s"
+            )
             print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
             report(figures)

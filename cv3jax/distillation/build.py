@@ -86,7 +86,7 @@ def build_distillation(settings: DistillSettings, workdir: Path) -> Distillation
     if description.t5 is None:
         raise InputError(
             f"config.cascade = {stage.cascade} has no t5, and a student reads the text features of"
-            " its teacher; give a cascade with one"
+            " its teacher; give a cascade with a t5"
         )
     teacher = find(stage.stage, stage.init_from or stage.cascade, "distil")
     words = check_teacher(settings, teacher.stage, f"the {stage.stage} of {teacher.directory}")
@@ -143,7 +143,7 @@ def find(stage: str, where: str, what: str) -> Trained:
     if stage not in description.stages:
         raise InputError(
             f"{where} has no {stage} to {what}, only"
-            f" {', '.join(sorted(description.stages)) or 'a vae'}"
+            f" {', '.join(sorted(description.stages)) or 'a vae'}; give a checkpoint with a {stage}"
         )
     return Trained(directory, description.stages[stage])
 
@@ -162,9 +162,10 @@ def find_student(run: Distillation) -> Trained | None:
     check_sizes(settings, ours, student, where)
     theirs = cascades.read_cascade(student.directory)[1]
     if theirs.vae.scale != ours.vae.scale:
-        scales = f"{theirs.vae.scale:.6g}, that of config.cascade is {ours.vae.scale:.6g}"
+        scales = f"{theirs.vae.scale:.6g}, but that of config.cascade is {ours.vae.scale:.6g}"
         raise InputError(
-            f"{where} has latents of another autoencoder: its latent scale is {scales}"
+            f"{where} was trained on latents of another autoencoder: its latent scale is {scales};"
+            " give the cascade that it was trained with as config.cascade"
         )
     return student
 
@@ -180,13 +181,13 @@ def check_sizes(
     check_sides(stage, description.vae)
     if (side := stage.data.whole_side) != trained.stage.image_size:
         raise InputError(
-            f"config.data gives pictures of {side} pixels per side, but {who} makes"
-            f" {trained.stage.image_size}; give pictures of that size"
+            f"config.data gives pictures of {side} pixels per side, but {who} makes pictures of"
+            f" {trained.stage.image_size}; give that size"
         )
     if description.t5.model["channels"] != trained.stage.text_width:
         raise InputError(
-            f"config.cascade = {stage.cascade}: its text features differ in width from those that"
-            f" {who} reads"
+            f"config.cascade = {stage.cascade}: its text features have another width than those"
+            f" that {who} was trained with; give the cascade with that text encoder"
         )
     ours = {
         "out_channels": build_model(Autoencoder, description.vae.model).z_channels,
@@ -201,8 +202,8 @@ def check_sizes(
         mine, other = ours.get(name), theirs[name]
         if (list(mine) if isinstance(mine, tuple) else mine) != other:
             raise InputError(
-                f"config.model.{name} = {mine}, but {who} has {other}: a student has its teacher's"
-                " sizes; give that value"
+                f"config.model.{name} = {mine}, but {who} has {other}, and a student needs the"
+                f" sizes of its teacher; give {other}"
             )
 
 

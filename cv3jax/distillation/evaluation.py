@@ -24,7 +24,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.previews import first_images, preview_prompts
-from data_pipeline.io.errors import naming
+from data_pipeline.io.errors import counted, naming
 from data_pipeline.io.files import replacing
 from data_pipeline.loading.damaged import readable
 
@@ -72,7 +72,7 @@ class Bench:
             self._samplers[call] = make_stage_sampler(
                 stage, steps=steps, eta=self._eta, form=self._form, attend=attend
             )
-        count = f"{steps} step{'s' * (steps > 1)}"
+        count = counted(steps, "step")
         with waiting(f"drawing the pictures that are compared, in {count}"):
             return processes.whole(self._samplers[call](params, *self._inputs))
 

@@ -14,6 +14,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.metrics import read_lines
+from data_pipeline.io.errors import counted
 from data_pipeline.io.files import replacing
 
 LINES, BEST = "evaluations.jsonl", "best"
@@ -84,7 +85,9 @@ class Watch:
                 place = self.directory / f"{BEST}.npz"
                 with replacing(place) as temporary, temporary.open("wb") as file:
                     np.savez(file, latents=latents, line=json.dumps(line))
-        picture = self.bench.picture({"full": self._full, f"{self._round.steps} steps": latents})
+        picture = self.bench.picture(
+            {"full": self._full, counted(self._round.steps, "step"): latents}
+        )
         processes.barrier("evaluated")  # all processes have read the lines of earlier steps
         if processes.main():
             save_png(self.directory / "previews" / f"step_{step:07d}.png", picture)

@@ -103,7 +103,7 @@ def parity(
     )
     difference = float(np.abs(ours - theirs).max() / np.sqrt(np.mean(theirs**2)))
     if not difference <= TOLERANCE:
-        much = f"by {difference:.2g}, and rounding explains at most {TOLERANCE:g}"
+        much = f"by {difference:.2g}, but rounding explains at most {TOLERANCE:g}"
         raise InputError(
             f"round {round.number}: the student does not equal its teacher before the first update:"
             f" their predictions differ {much}"

@@ -19,7 +19,8 @@ def parse_distillation(config: ConfigDict) -> DistillSettings:
     """
     if "distill" not in config:
         raise InputError(
-            "the config has no distill; take a distillation recipe, such as distill_base"
+            "--config: the recipe has no section distill; give a distillation recipe, such as"
+            " distill_base"
         )
     OWN["stage"].check("stage", config.stage)
     given = dict(config.distill)

@@ -22,7 +22,7 @@ from cv3jax.fields import (
     whole,
 )
 from cv3jax.training.settings import StageSettings
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 if TYPE_CHECKING:
     from cv3jax.diffusion.schedule import Grid
@@ -61,11 +61,12 @@ _WIDTH = Rule(
 OWN = {
     "stage": Described("Name of the stage in the cascade.", one_of("base", "relay")),
     "objective.text_drop": Described(
-        "Share of captions that are left out; a student learns with its text.",
+        "Share of captions that are left out; a student is always trained with its captions.",
         exactly(0, "float"),
     ),
     "train.export_every": Described(
-        "Steps between two writes of WORKDIR/cascade; each round writes one at its end.",
+        "Steps between two writes of WORKDIR/cascade; always 0, because each round writes it at its"
+        " end.",
         exactly(0, "int"),
     ),
     "model.w_dim": Described("Width of the student's guidance-weight embedding.", _WIDTH),
@@ -89,7 +90,8 @@ class DistillSettings:
 
     stage: StageSettings
     rounds: tuple[RoundSettings, ...] = field(
-        "The rounds, in order; each halves the steps of the one before, in its range of w.",
+        "The rounds, in order; each halves the steps of the round before, and its range of w is"
+        " within that round's.",
         Rule(
             "tuple of rounds",
             f"one or more of {ENTRY}",
@@ -99,20 +101,22 @@ class DistillSettings:
         ),
     )
     target: str = field(
-        "What a student is compared by: where its step lands, or its x0.", one_of(*TARGETS)
+        "How a student is compared with its teacher: by where a step lands, or by its x0.",
+        one_of(*TARGETS),
     )
     ema: float = field("Share of a round over which weights are averaged.", number(above=0, high=1))
     w: tuple[float, ...] = field(
-        "Guidance weights that the rounds are judged by, each in the last round's range.",
+        "Guidance weights at which the rounds are evaluated, each in the last round's range.",
         each(number(0)),
     )
     diverged: float = field(
-        "A round ends where it is so many times as far from the full sampler as at its start.",
+        "A round ends with an error when its student is this many times as far from the full"
+        " sampler as at the round's start.",
         number(above=1),
     )
     student: str | None = field(
-        "Checkpoint of a student of the first round's steps, which learns on from the same"
-        " teacher; none: the teacher's weights.",
+        "Checkpoint of a student with the first round's number of steps, which is trained further;"
+        " none: the first round starts from its teacher's weights.",
         PATH,
         None,
     )
@@ -130,10 +134,14 @@ class DistillSettings:
             OWN[name].check(name, value)
         check_halving(self.rounds)
         teacher = 2 * self.rounds[0].steps
+        start = stage.schedule.start if stage.relay else T
         try:
-            check_points(released_points(teacher, stage.schedule.start if stage.relay else T))
+            check_points(released_points(teacher, start))
         except ValueError as e:
-            raise InputError(f"{WHERE}: a teacher of {teacher} steps: {e}") from e
+            raise InputError(
+                f"{WHERE}: round 1 needs a teacher of {teacher} steps, but a sampler that starts at"
+                f" t = {start} has at most {start}; begin with fewer steps"
+            ) from e
         low, high = self.rounds[-1].w
         right = f"one or more, each in the last round's range {span((low, high))}"
         object.__setattr__(self, "w", tuple(self.w))
@@ -175,12 +183,15 @@ def check_halving(rounds: tuple[RoundSettings, ...]) -> None:
     for before, round in itertools.pairwise(rounds):
         if round.steps * 2 != before.steps:
             raise InputError(
-                f"{WHERE}: {before.steps} steps are halved to {before.steps / 2:g}, not to"
-                f" {round.steps}"
+                f"{WHERE}: round {round.number} has {counted(round.steps, 'step')}, but must have"
+                f" half of the {before.steps} of the round before"
             )
         if not within(round.w, before.w):
-            knows = f"but its teacher, round {before.number}, knows {span(before.w)}"
-            raise InputError(f"{WHERE}: round {round.number} has w in {span(round.w)}, {knows}")
+            knows = f"but its teacher, round {before.number}, was trained for {span(before.w)} only"
+            raise InputError(
+                f"{WHERE}: round {round.number} has w in {span(round.w)}, {knows}; give a range"
+                " within it"
+            )
 
 
 def parse_round(number: int, entry: object) -> RoundSettings:
@@ -196,7 +207,7 @@ def parse_round(number: int, entry: object) -> RoundSettings:
         good = False
     if not good:
         where = f"{WHERE}[{number - 1}] = {entry}"
-        raise InputError(f"{where}: must be {ENTRY}, as (16, 10000, 1e-5, 1.0, 10.0)")
+        raise InputError(f"{where}: must be {ENTRY}, such as (16, 10000, 1e-5, 1.0, 10.0)")
     return RoundSettings(number, int(steps), int(updates), float(lr), (float(w[0]), float(w[1])))
 
 

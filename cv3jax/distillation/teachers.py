@@ -2,7 +2,7 @@
 
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distillation.settings import DistillSettings, span, within
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 
 def taught(stage: StageDescription) -> tuple[float, float] | None:
@@ -28,18 +28,18 @@ def check_teacher(settings: DistillSettings, stage: StageDescription, where: str
         )
     if theirs != steps:
         half = (
-            f"let config.distill.rounds begin with {theirs // 2} steps"
+            f"begin config.distill.rounds with {counted(theirs // 2, 'step')}"
             if theirs % 2 == 0
-            else "it cannot be halved"
+            else "its steps cannot be halved"
         )
         raise InputError(
-            f"{where} was distilled to {theirs} steps and works with no other number, but round 1"
-            f" asks it for {steps}; {half}"
+            f"{where} was distilled to {counted(theirs, 'step')} and works with no other number,"
+            f" but round 1 needs a teacher of {steps} steps; {half}"
         )
     if w and not within(first.w, w):
         raise InputError(
-            f"{where} was distilled for w in {span(w)}, but round 1 asks it for {span(first.w)};"
-            " give round 1 a w within the former"
+            f"{where} was distilled for w in {span(w)}, but round 1 has w in {span(first.w)}; give"
+            f" round 1 a range within {span(w)}"
         )
     return []
 
@@ -52,14 +52,14 @@ def check_student(settings: DistillSettings, stage: StageDescription, where: str
     check_stage(settings, stage, where)
     if not stage.w_dim:
         raise InputError(
-            f"{where} is not guidance-conditioned, so it is no student; leave"
-            " config.distill.student out, and the first round begins at its teacher"
+            f"{where} is not guidance-conditioned, so it cannot be a student; leave"
+            " config.distill.student out, and the first round starts from its teacher's weights"
         )
     steps = settings.rounds[0].steps
     if stage.steps != steps:
         raise InputError(
-            f"{where} has {stage.steps} steps, but config.distill.rounds begins with {steps}; begin"
-            f" with {stage.steps}"
+            f"{where} has {counted(stage.steps, 'step')}, but config.distill.rounds begins with"
+            f" {steps}; begin with {stage.steps}"
         )
 
 
@@ -71,8 +71,8 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
     ours, w_dim = settings.stage, stage.w_dim
     if stage.kind != ("relay" if ours.relay else "base"):
         raise InputError(
-            f"{where} is a {stage.kind} stage, but config.schedule says"
-            f" {'relay' if ours.relay else 'base'}"
+            f"{where} is a {stage.kind} stage, but the recipe is of a"
+            f" {'relay' if ours.relay else 'base'} stage; give a checkpoint of that kind"
         )
     if ours.relay and stage.start != ours.schedule.start:
         start = f"config.schedule.start = {ours.schedule.start}"
@@ -83,8 +83,8 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
         give = f"give --config.schedule.start={stage.start}"
         right = give if w_dim else tune  # cv3jax train does not train guidance-conditioned models
         raise InputError(
-            f"{where} was trained from T_r = {stage.start}, and {start} is outside of what it has"
-            f" learned: {right}"
+            f"{where} was trained from T_r = {stage.start}, and {start} is outside of what it was"
+            f" trained for; {right}"
         )
     theirs = {
         "objective.prediction": stage.prediction,
@@ -99,6 +99,6 @@ def check_stage(settings: DistillSettings, stage: StageDescription, where: str) 
             )
     if w_dim not in (0, settings.w_dim):
         raise InputError(
-            f"{where} embeds the guidance weight w in {w_dim} dimensions; give"
-            f" --config.model.w_dim={w_dim}"
+            f"{where} embeds the guidance weight w in {w_dim} dimensions, not in {settings.w_dim};"
+            f" give --config.model.w_dim={w_dim}"
         )

@@ -68,6 +68,11 @@ def which_share(process_id: int | None = None, num_processes: int | None = None)
     except (TypeError, ValueError):
         share = Share(-1, 0)
     if not 0 <= share.index < share.count:
-        said = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-        raise InputError(f"{said}: give both, the first from 0 to one less than the second")
+        said = ", ".join(
+            f"{name} {'is not given' if value is None else value}"
+            for name, value in zip(names, values, strict=True)
+        )
+        raise InputError(
+            f"{said}: give both; the first must be 0 or more, and less than the second"
+        )
     return share

@@ -143,7 +143,7 @@ class Peers:
                 if not self._closed.is_set():
                     self._end(
                         self._without_leader()
-                        or f"process 0 does not answer questions about the others ({str(e)[:200]})",
+                        or f"process 0 cannot say which processes are alive ({str(e)[:200]})",
                         1,
                     )
                 return

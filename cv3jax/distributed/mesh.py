@@ -60,24 +60,29 @@ def make_mesh(
     sizes = [data, fsdp, tensor, context]
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1 + (data == fsdp == -1):
         raise ValueError(
-            "mesh axes must be positive, one of them (or data and fsdp) may be -1, not"
-            f" {dict(zip(AXES, sizes, strict=True))}"
+            f"the mesh {_shown(sizes)} is not possible; give positive sizes, of which one, or data"
+            " and fsdp, may be -1"
         )
     if data == fsdp == -1:
         sizes[1] = math.gcd(ring(groups[0]), max(len(groups[0]) // (tensor * context), 1))
     if -1 in sizes:
         known = -math.prod(sizes)
         if len(devices) % known:
-            given = dict(zip(AXES, sizes, strict=True))
-            raise ValueError(f"{len(devices)} devices do not divide over the mesh {given}")
+            raise ValueError(
+                f"{len(devices)} devices do not divide over the mesh {_shown(sizes)}; give sizes"
+                f" whose product divides {len(devices)}"
+            )
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        given = dict(zip(AXES, sizes, strict=True))
         raise ValueError(
-            f"the mesh {given} needs {math.prod(sizes)} devices, but there are {len(devices)}"
+            f"the mesh {_shown(sizes)} needs {math.prod(sizes)} devices, but there are"
+            f" {len(devices)}; give sizes whose product is {len(devices)}, or one size of -1"
         )
     if sizes[0] % len(groups):
-        right = f"take a multiple of {len(groups)} or -1, or join them with slices = 1"
+        right = (
+            f"give a multiple of {len(groups)}, or -1, or treat all devices as one slice with"
+            " slices = 1"
+        )
         raise ValueError(
             f"mesh data = {sizes[0]} does not divide over {len(groups)} slices; {right}"
         )
@@ -122,6 +127,11 @@ def ring(devices: list) -> int:
     if all(coords):
         return max(len(set(axis)) for axis in zip(*coords, strict=True))
     return max(collections.Counter(device.process_index for device in devices).values())
+
+
+def _shown(sizes: list[int]) -> str:
+    """Return the sizes of a mesh as --mesh takes them."""
+    return ",".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
 
 
 def device_groups(devices: list, slices: int) -> list[list]:

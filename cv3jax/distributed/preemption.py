@@ -40,7 +40,7 @@ def preemptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noticing(
-    peers: Peers | None = None, *, ends: str = "ends after this step, with a checkpoint"
+    peers: Peers | None = None, *, ends: str = "the run ends after this step, with a checkpoint"
 ) -> Iterator[Callable[..., int | None]]:
     """Note the first of SIGNALS within the block without obeying it; a second one is obeyed.
 

@@ -86,11 +86,11 @@ def place(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | N
     if missing := [flag for flag, value in values.items() if value is None]:
         if count == 1 and missing == ["coordinator"] and index == 0:
             return None
-        given = ", ".join(names[flag] for flag in values if flag not in missing)
+        given = " and ".join(names[flag] for flag in values if flag not in missing)
         lack = " and ".join(map(_shown, missing))
         raise InputError(
-            f"{given} is given without {lack}; give --coordinator HOST:PORT --num-processes N"
-            " --process-id I"
+            f"{lack} must be given together with {given}; give --coordinator HOST:PORT"
+            " --num-processes N --process-id I"
         )
     if count < 1:
         raise InputError(f"{names['num_processes']} = {count}: must be at least 1")

@@ -109,6 +109,6 @@ def _call(
 def _absent(missing: list[int], count: int, seconds: float) -> str:
     shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
     return (
-        f"process {shown} of {count} did not turn up within {seconds:g} s; start all of them, each"
+        f"process {shown} of {count} did not connect within {seconds:g} s; start all of them, each"
         " with its own --process-id"
     )

@@ -58,10 +58,10 @@ def make_attend(
         raise ValueError(f"attention must be one of {', '.join(KINDS)}, not {kind!r}")
     own = KERNELS.get(platform, "xla")
     if kind not in ("auto", "xla", own):
-        raise ValueError(f"attention {kind!r} does not run on {platform} devices; take auto or xla")
+        raise ValueError(f"attention {kind!r} does not run on {platform} devices; give auto or xla")
     problem = limit(own if kind == "auto" else kind, head_dim, dtype)
     if problem and kind != "auto":
-        raise ValueError(f"attention {kind!r} needs {problem}; take auto or xla")
+        raise ValueError(f"attention {kind!r} needs {problem}; give auto or xla")
     if kind == "xla" or own == "xla" or problem:
         return xla
     kernel = {

@@ -24,12 +24,12 @@ from cv3jax.training.cache_identity import cache_identity
 from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io import progress
-from data_pipeline.io.errors import InputError, StoppedError
+from data_pipeline.io.errors import InputError, StoppedError, counted
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
 WHOLE = Share(0, 1)
-ENDS = "ends after this batch; the same command makes its unfinished shard again"
+ENDS = "the command ends after this batch; run it again to resume at the unfinished shard"
 
 
 def run(
@@ -82,13 +82,13 @@ def run(
         lacking = finish(out, identity)
     if lacking:
         said = (
-            f"part {share.index} of {share.count} is done; {len(lacking)} of {len(records.lengths)}"
-            " shards are left to the other parts"
+            f"share {share.index} of {share.count} is done; shards left to the other processes:"
+            f" {len(lacking)} of {len(records.lengths)}"
         )
     else:
         figures |= {"out": str(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
-        said = f"all {len(records):,} are in {out}"
-    print(f"cv3jax: {figures['made']:,} records encoded; {said}", file=sys.stderr)
+        said = f"{out} has all {counted(len(records), 'record')}"
+    print(f"cv3jax: {counted(figures['made'], 'record')} encoded; {said}", file=sys.stderr)
     return figures
 
 
@@ -114,8 +114,8 @@ def described(settings: StageSettings, text: str | None) -> tuple[Path, CascadeD
     _, description = cascades.read_cascade(settings.cascade)
     if text and description.t5 is None:
         raise InputError(
-            f"--checkpoint {settings.cascade} has no t5; give one that has (a base run leaves"
-            " one), or --text none"
+            f"--checkpoint {settings.cascade} has no t5; give a cascade with a t5 (that of a base"
+            " run has one), or --text none"
         )
     return frozen_description(settings)
 
@@ -175,11 +175,10 @@ def encode(
     def damaged(problem: str) -> None:
         damage.append(problem)
         if len(damage) > settings.data.max_damaged:
-            many = (
-                f" ({len(damage)} damaged records, where config.data.max_damaged is"
-                f" {settings.data.max_damaged})"
+            raise InputError(
+                f"{problem}; pack the data again without it (damaged records so far: {len(damage)};"
+                f" config.data.max_damaged = {settings.data.max_damaged})"
             )
-            raise InputError(f"{problem}{many}; pack the data again without it")
 
     with (
         preemption.noticing(ends=ENDS) as noticed,
@@ -201,14 +200,13 @@ def encode(
                 break
     left = sum(lengths[k] for k in todo) - made
     if stop and left:
-        raise StoppedError(stop, f"{left:,} records are left; run the same command to continue")
+        raise StoppedError(stop, f"records left: {left:,}; run the same command to resume")
     for problem in damage:
         print(f"cv3jax: {problem}; training skips it", file=sys.stderr)
     if sum(several):
         said = (
-            f"{sum(several):,} of {made:,} records have several captions: text features are made"
-            " from the first caption only, and training on this feature cache sees no other; --text"
-            " none keeps all captions"
+            f"{sum(several):,} of {made:,} records have several captions, but the feature cache has"
+            " text features of the first one only; to train on all captions, give --text none"
         )
         print(f"cv3jax: {said}", file=sys.stderr)
     seconds = time.monotonic() - began

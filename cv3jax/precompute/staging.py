@@ -63,14 +63,15 @@ def begin(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
                 return
             if not overwrite:
                 raise InputError(
-                    f"{staging} was begun with other values of {', '.join(changed)}; run the"
-                    " command that began it, or give --overwrite to begin anew"
+                    f"{staging} was begun with other values of {', '.join(changed)}; give those"
+                    " values, or --overwrite to start over"
                 )
             for path in staging.glob(f"{NAME}-*"):
                 path.unlink()
         elif foreign := sorted(name for name in present if not name.startswith(".")):
             raise InputError(
-                f"{staging} is in the way and holds {foreign[0]!r}; move it or give another --out"
+                f"{staging} exists and holds {foreign[0]!r}, which is not of a feature cache; move"
+                " it, or give another --out"
             )
         # a name that a process which begins anew does not take for a foreign file
         with replacing(staging / IDENTITY, staging / f".{IDENTITY}") as temporary:
@@ -83,12 +84,11 @@ def _check_free(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
             changed = ", ".join(recipes.differences(identity, read_identity(out)))
             raise InputError(
                 f"--out {out} was encoded with other values of {changed}; give --overwrite to"
-                " replace it, or another directory"
+                " replace it, or another --out"
             )
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(
-            f"--out {out} holds something other than latents and text features; give a new or empty"
-            " directory"
+            f"--out {out} holds something other than a feature cache; give a new or empty directory"
         )
 
 

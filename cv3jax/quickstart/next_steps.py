@@ -13,14 +13,11 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
     mine = "--config.data.path=runs/mine/data"
     return [
         (
-            "Draw what you like, in the words of the captions above.",
+            "Draw your own prompts, in the words of the captions above.",
             f'cv3jax sample --checkpoint {here} --num 4 --out runs/mine --prompt "{prompt}"',
         ),
         (
-            (
-                "Other numbers of base and relay steps, and another guidance weight, to see what"
-                " they do."
-            ),
+            ("Try other numbers of base and relay steps, and another guidance weight."),
             (
                 f"cv3jax sample --checkpoint {here} --steps 20,10 --guidance 3 --out runs/mine"
                 f' --prompt "{prompt}"'
@@ -28,13 +25,14 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
         ),
         (
             (
-                "The same in the fewest steps, by the distilled stages. They take the guidance"
-                " weight as an input, so each step runs the network once, not twice."
+                "Draw the same with the distilled stages, in the fewest steps. They take the"
+                " guidance weight as an input, so each step runs the network once, not twice."
             ),
             f'cv3jax sample --checkpoint {distilled} --num 4 --out runs/fast --prompt "{prompt}"',
         ),
         (
-            "Pack your own pictures: a folder with a .txt beside each, or img2dataset tars.",
+            "Pack your own pictures: a folder with a .txt caption beside each, or img2dataset"
+            " tars.",
             "cv3jax data pack --input pictures/ --out runs/mine/data",
         ),
         (
@@ -48,7 +46,7 @@ def next_steps(workdir: Path) -> list[tuple[str, str]]:
             ),
         ),
         (
-            "Distil the result: the base, then the relay, whose run ends up with both.",
+            "Distil the result: first the base, then the relay. The second run's cascade has both.",
             (
                 f"cv3jax distill --config=scenes_distill_base --workdir runs/mine/fast_base {mine}"
                 " --config.cascade=runs/mine/relay\ncv3jax distill --config=scenes_distill_relay"

@@ -31,7 +31,7 @@ from cv3jax.quickstart.stopwatch import Stopwatch
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io import extras, locks
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.files import read_json, write_json
 from data_pipeline.io.progress import waiting
 from data_pipeline.scenes import grammar
@@ -139,7 +139,7 @@ def write_pictures(workdir: Path, report: dict, pictures: dict, distilled: dict[
         place = workdir / f"distill_{stage}"
         pictures["distilled"].setdefault("quality", {})[stage] = read_json(place / "quality.json")
         for steps, name in reversed(rounds_of(distilled[stage]).items()):
-            what = f"{stage.capitalize()}, distilled to {steps} step{'s' if steps > 1 else ''}"
+            what = f"{stage.capitalize()}, distilled to {counted(steps, 'step')}"
             curves[what] = read_lines(place / name / "metrics.jsonl")
     write_report(
         workdir / "report.html", report, curves=curves, next_steps=next_steps(workdir), **pictures

@@ -58,9 +58,13 @@ def finish(place: Path, work: Callable[[Path], dict]) -> dict:
         figures = work(place)
     except runs.DamagedError as e:
         older = (
-            f"it resumes from step {e.intact}" if e.intact is not None else "the stage starts anew"
+            f"the stage resumes from step {e.intact}"
+            if e.intact is not None
+            else "the stage starts over"
         )
-        raise InputError(f"{e.what}; restore the file, or remove that directory and {older}") from e
+        raise InputError(
+            f"{e.what}; restore the file, or remove that directory, and {older}"
+        ) from e
     write_json(finished, figures)
     return figures
 

@@ -11,6 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from data_pipeline.io.errors import counted
+
 if TYPE_CHECKING:  # importing it takes a second
     from matplotlib.axes import Axes
 
@@ -115,7 +117,7 @@ def draw_quality(axes: "Axes", rows: list[dict], full: int) -> None:
             axes.plot([x] * len(each), each, style[0], color=colour, alpha=0.3, markersize=4)
         axes.plot(at, means, style, color=colour, label=what)
         for x, mean, row in zip(at, means, some, strict=True):
-            note(axes, (x, mean), f"{row['steps']} step{'s' if row['steps'] > 1 else ''}")
+            note(axes, (x, mean), counted(row["steps"], "step"))
     counts = sorted({row["steps"] * (2 if row["round"] is None else 1) for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -23,7 +23,7 @@ from cv3jax.sampling.overview import overview
 from cv3jax.sampling.resumable import require
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def read_files(
         return images, None
     if passes > 1:
         raise InputError(
-            f"--noise {request.noise}: it fits one relay pass, and --size {size} takes {passes};"
-            " leave --noise out, or give a smaller --size"
+            f"--noise {request.noise}: its arrays are for one relay pass, but --size {size} takes"
+            f" {passes}; leave --noise out, or give a smaller --size"
         )
     count = request.num * prompts
     shapes = {} if request.images else {"base": (count, *cascade.latent(side))}
@@ -139,7 +139,7 @@ def sample_few(
             bar.update(len(rows))
     sheet = overview(out, dict(zip(names, prompts, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
-    made = f"{count} picture{'s' * (count > 1)}"
+    made = counted(count, "picture")
     print(f"{made} and contact_sheet.png in {out}", file=sys.stderr)
     print(json.dumps([job.file for job in jobs]))
     return {

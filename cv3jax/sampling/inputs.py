@@ -133,7 +133,7 @@ def _parse(text: str, where: str, num: int) -> Prompt:
         found = (
             (", ".join(sorted(entry))[:80] or "nothing")
             if isinstance(entry, dict)
-            else f"a {type(entry).__name__}"
+            else f"a value of type {type(entry).__name__}"
         )
         raise InputError(
             f'{where} has {found}; give {{"prompt": "...", "seed": 0, "name": "..."}}, where seed'

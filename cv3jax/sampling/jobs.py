@@ -100,9 +100,10 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         _check_names(out, theirs["prompts"]["lines"] * jobs.num, len(jobs))
         return True
     if changed:
+        shown = sorted({"prompts" if "prompts." in name else name for name in changed})
         raise InputError(
-            f"--out {out} holds pictures made with other values of {', '.join(changed)}; run the"
-            " command that made them, or give another directory"
+            f"--out {out} holds pictures made with other values of {', '.join(shown)}; give those"
+            " values, or another directory"
         )
     return False
 
@@ -117,8 +118,9 @@ def _check_names(out: Path, before: int, count: int) -> None:
     """Raise InputError where so many pictures would need names with more digits than there are."""
     if _digits(before) != _digits(count):
         raise InputError(
-            f"--out {out} holds {before:,} pictures, whose names have {_digits(before)} digits;"
-            f" {count:,} take {_digits(count)}, so give the new prompts a directory of their own"
+            f"--out {out} holds {before:,} pictures with {_digits(before)} digits in their names,"
+            f" but {count:,} pictures need {_digits(count)}; draw the new prompts into another"
+            " directory"
         )
 
 

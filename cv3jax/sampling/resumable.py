@@ -35,9 +35,9 @@ from cv3jax.sampling.jobs import (
 )
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
-from data_pipeline.io.errors import InputError, StoppedError
+from data_pipeline.io.errors import InputError, StoppedError, counted
 
-ENDS = "ends after this batch; the same command continues"
+ENDS = "the command ends after this batch; run it again to resume"
 
 
 class Pictures(NamedTuple):
@@ -77,7 +77,8 @@ def sample_many(
     jobs = Jobs(prompts, num, seed)
     if seed + len(jobs) - 1 > LAST_SEED:
         raise InputError(
-            f"--seed {seed}: {len(jobs):,} pictures count up past {LAST_SEED}; give a smaller one"
+            f"--seed {seed}: the last of {counted(len(jobs), 'picture')} would have a seed above"
+            f" {LAST_SEED}; give a smaller one"
         )
     _, description = cascades.read_cascade(source)
     require(source, description, "base")
@@ -150,20 +151,22 @@ def sample_many(
         }
         if figures["left"]:
             said = (
-                f"{figures['left']} of {len(jobs)} pictures are left; run the same command to"
-                " continue"
+                f"pictures left: {figures['left']} of {len(jobs)}; run the same command to resume"
             )
             if stop == signal.SIGINT:
                 raise StoppedError(stop, said)
         elif lacking := index(jobs, out, place, side):
             said = (
-                f"part {share.index} of {share.count} is done; of {len(jobs)} pictures {lacking}"
-                " are left to the other parts"
+                f"share {share.index} of {share.count} is done; pictures left to the other"
+                f" processes: {lacking} of {len(jobs)}"
             )
         else:
             figures["index"] = str(out / INDEX)
-            said = f"all {len(jobs)} pictures are in {out}, their prompts and seeds in {INDEX}"
-    print(f"{made} pictures made; {said}", file=sys.stderr)
+            said = (
+                f"{out} has all {counted(len(jobs), 'picture')}, and {INDEX} has their prompts and"
+                " seeds"
+            )
+    print(f"{counted(made, 'picture')} made; {said}", file=sys.stderr)
     print(json.dumps(figures))
     return figures
 
@@ -180,5 +183,6 @@ def require(source: Path, description: CascadeDescription, first: str) -> None:
         if not there
     ]:
         raise InputError(
-            f"--checkpoint {source} has no {needed[0]} to start from, only {', '.join(has)}"
+            f"--checkpoint {source} has no {needed[0]}, only {', '.join(has)}; give a checkpoint"
+            " that has all parts"
         )

@@ -19,8 +19,8 @@ def say_unknown(tokenize: Tokenize, prompts: Iterable[str]) -> list[str]:
         listed = ", ".join(repr(word[:LETTERS]) for word in words[:SHOWN])
         more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
         print(
-            f"cv3jax: the captions that this cascade learned from do not have {listed}{more}; what"
-            " it draws for such words is arbitrary",
+            f"cv3jax: the captions that this cascade was trained on do not contain {listed}{more};"
+            " what it draws for words that it was not trained on is arbitrary",
             file=sys.stderr,
         )
     return words

@@ -26,15 +26,15 @@ FREE = (
     "profile",
 )
 RESUMABLE = (*FREE, "sample.", "init_from")  # for a stage's run
-MODEL = "the parameters in the checkpoint are that model's"
-STATE = "the optimizer's state in the checkpoint is of that kind"
-TEXT = "the model reads the features of that text encoder"
+MODEL = "the parameters in the checkpoint belong to the old value"
+STATE = "the optimizer's state in the checkpoint belongs to the old value"
+TEXT = "the model was trained on the features of the old text encoder"
 # fields that no flag can change, and why; the longest matching prefix counts
 FIXED = {
     "stage": MODEL,
     "model.": MODEL,
-    "objective.prediction": "the model was trained to predict that",
-    "schedule.": "the model was trained with that schedule",
+    "objective.prediction": "the model was trained with the old value",
+    "schedule.": "the model was trained with the old schedule",
     "optim.kind": STATE,
     "optim.moments": STATE,
     "optim.momentum": STATE,
@@ -80,10 +80,11 @@ def check_changes(asked: Asked, then: dict, step: int, history: list[dict], held
     if fixed:
         name, reason = next(iter(fixed.items()))
         raise InputError(
-            f"{others}; restore them or give a new --workdir ({name} cannot change: {reason})"
+            f"{others}; give the old ones, or a new --workdir ({name} cannot change, because"
+            f" {reason})"
         )
     raise InputError(
-        f"{others}; restore them, give a new --workdir, or keep the new ones with --allow-changed"
+        f"{others}; give the old ones, or a new --workdir, or allow the change with --allow-changed"
         f" {','.join(refused)}"
     )
 
@@ -93,8 +94,8 @@ def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
     known = {one["field"] for one in changes}
     if unknown := [name for name in asked.allowed if name not in known]:
         raise InputError(
-            f"--allow-changed {unknown[0]}: no checkpoint in {workdir} has another value of it;"
-            " leave it out"
+            f"--allow-changed {unknown[0]}: no checkpoint in {workdir} has another value of"
+            f" {unknown[0]}; leave it out"
         )
 
 
@@ -131,7 +132,7 @@ def _differences(asked: Asked, then: dict) -> list[tuple[str, Any, Any, str]]:
             )
     others = {name for name, *_ in found}
     for name in sorted(both - same - others):  # at the same path
-        shown = f"{name} (other content at {recipes.at(asked.recipe, name)})"
+        shown = f"{name} (the content of {recipes.at(asked.recipe, name)} has changed)"
         found.append((name, *(json_digest(one[name]) for one in (theirs, asked.inputs)), shown))
     return found
 
@@ -140,13 +141,13 @@ def _fixed(name: str, was: Any, now: Any, asked: Asked, then: dict) -> str | Non
     """Return why a field cannot change at all, or None."""
     # a run without a digest may have the same content elsewhere
     if name == "cascade" and name in then.get("inputs", {}):
-        return "the model was trained on the latents and text features of its encoders"
+        return "the model was trained on the latents and text features of the old encoders"
     if name == "seed" and asked.recipe.get("text", {}).get("random"):
-        return "the random text encoder is drawn from it"
+        return "the random text encoder's weights are drawn from it"
     if name == "distill.rounds":
         alike = len(was) == len(now) and all(
             (a[0], *a[3:]) == (b[0], *b[3:]) for a, b in zip(was, now, strict=False)
         )
-        return None if alike else "each round was trained for its steps and guidance weights"
+        return None if alike else "a round was trained for its old steps and guidance weights"
     longest = max((prefix for prefix in FIXED if name.startswith(prefix)), key=len, default=None)
     return FIXED[longest] if longest else None

@@ -34,8 +34,9 @@ def open_data(data: DataSettings) -> RecordSource | Mixture:
         raise InputError(f"config.data.path: {e}") from e
     if data.cache and (isinstance(records, Mixture) or data.buckets):
         raise InputError(
-            "config.data.cache is the feature cache of one dataset at one size; leave out either it"
-            " or the mixture and config.data.buckets"
+            "config.data.cache: a feature cache has one dataset at one size, so it works neither"
+            " with a mixture of datasets nor with config.data.buckets; leave these out, or the"
+            " cache"
         )
     return records
 

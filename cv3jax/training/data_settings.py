@@ -42,8 +42,8 @@ class DataSettings:
         whole(8, 8192),
     )
     zoom: tuple[float, float] = field(
-        "Range from which each image's zoom is drawn; the stage draws pictures of image_size ×"
-        " the least zoom.",
+        "Range from which each image's zoom is drawn; the stage makes pictures of image_size × the"
+        " smallest zoom.",
         _RANGE,
     )
     zoom_levels: int = field(
@@ -58,26 +58,29 @@ class DataSettings:
         SWITCH,
     )
     threads: int = field(
-        "Threads that prepare batches, in each worker where there are workers; 0: none.", whole(0)
+        "Threads that prepare batches, in each worker if there are workers; 0: none.", whole(0)
     )
     path: str | None = field(
-        "Record directory, or several with their shares of what is drawn: A:3,B:1.", PATH, None
+        "Record directory, or several with their sampling weights: A:3,B:1.", PATH, None
     )
     recaption: float = field(
-        "How often a record's recaption, where it has one, replaces its caption.",
+        "Probability that a record's recaption, if it has one, replaces its caption.",
         number(0, 1),
         0.0,
     )
     workers: int = field("Processes that prepare batches; 0: threads alone.", whole(0), 0)
     min_side: int | None = field(
-        "Pictures with a shorter side of fewer pixels are left out; 0 or none: they are enlarged.",
+        "Pictures with a shorter side below this many pixels are left out; 0 or none: they are"
+        " enlarged.",
         optional(whole(0)),
         None,
     )
-    max_damaged: int = field("How many unreadable records are passed over.", whole(0), 0)
+    max_damaged: int = field(
+        "How many unreadable records are skipped; one more ends the run.", whole(0), 0
+    )
     buckets: str | None = field(
-        "Aspect-ratio buckets: sizes of about image_size² with sides of multiples of a number, or"
-        " HEIGHTxWIDTH sizes. Each is a compiled step.",
+        "Aspect-ratio buckets: sizes of about image_size² with sides that are multiples of a"
+        " number, or HEIGHTxWIDTH sizes. A step is compiled for each.",
         _BUCKETS,
         None,
     )

@@ -61,14 +61,18 @@ def open_feature_cache(
         if description.t5 is None:
             raise InputError(
                 f"config.data.cache = {path} has text features, but config.cascade ="
-                f" {settings.cascade} has no t5 that made them; give the cascade that did"
+                f" {settings.cascade} has no t5; give the cascade that the text features were made"
+                " with"
             )
         ours["text"] = text_identity(settings, directory, description)
     for section, fields in ours.items():
         theirs[section] = {name: theirs[section].get(name) for name in fields}
     if changed := differences(ours, {name: theirs[name] for name in ours}):
         other = f"was encoded with other values of {', '.join(changed)}"
-        raise InputError(f"config.data.cache = {path} {other}; give those, or encode again")
+        raise InputError(
+            f"config.data.cache = {path} {other}; give the values that it was encoded with, or run"
+            " cv3jax data encode again"
+        )
     return cache
 
 
@@ -82,7 +86,7 @@ def check_view(data: DataSettings) -> None:
     }
     if fields := [f"--config.data.{field}" for field, fine in right.items() if not fine]:
         raise InputError(
-            f"config.data.cache has latents of one view of each image; give {' '.join(fields)}, or"
+            f"config.data.cache has latents of one crop of each image; give {' '.join(fields)}, or"
             " encode with --latents none"
         )
 

@@ -54,7 +54,7 @@ def check_sides(settings: StageSettings, vae: VaeDescription) -> None:
             )
     for what, side in (
         ("", settings.data.image_size),
-        (" times the least zoom", settings.data.whole_side),
+        (" × the smallest zoom", settings.data.whole_side),
     ):
         if side % factor:
             raise InputError(
@@ -78,16 +78,18 @@ def frozen_description(settings: StageSettings) -> tuple[Path, CascadeDescriptio
     directory, description = cascades.read_cascade(settings.cascade)
     if not (directory / cascades.CASCADE).is_file():
         raise InputError(
-            f"config.cascade = {settings.cascade} is a run that has not finished, and its"
-            f" checkpoint {directory} will be deleted; let it finish, or have it export a cascade"
-            " with --config.train.export_every"
+            f"config.cascade = {settings.cascade} is a run that has not finished, and it will"
+            f" delete its checkpoint {directory}; let it finish, or resume it with"
+            " --config.train.export_every=N to export a cascade on the way"
         )
     if description.vae is None:
-        raise InputError(f"config.cascade = {settings.cascade} has no vae; give one that has")
+        raise InputError(
+            f"config.cascade = {settings.cascade} has no vae; give a cascade with a vae"
+        )
     if description.t5 is None and not settings.text.random:
         raise InputError(
-            f"config.cascade = {settings.cascade} has no t5; give one that has, or set"
-            " config.text.random=True"
+            f"config.cascade = {settings.cascade} has no t5; give a cascade with a t5, or"
+            " --config.text.random=True"
         )
     check_sides(settings, description.vae)
     return directory, description

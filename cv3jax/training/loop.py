@@ -229,7 +229,7 @@ def train_loop(
             where = manager.directory / str(step)
             raise StoppedError(
                 stop,
-                f"stopped after step {step}, saved in {where}; run the same command to continue",
+                f"stopped after step {step}, saved in {where}; run the same command to resume",
             )
     return state, account.seconds
 
@@ -263,14 +263,15 @@ def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> di
     skipped = bool(values.get("skipped"))
     wrong = skips.count(step, values, processes.main())
     if not skipped and not_finite(values):
-        wrong = f"{' and '.join(not_finite(values))} not finite"
+        wrong = not_finite(values)
     if wrong:
         saved = manager.latest_step()
         kept = f"the checkpoint of step {saved} remains" if saved else "there is no checkpoint yet"
         lower = f"a lower --config.{rate}{f' with --allow-changed {rate}' if saved else ''}"
         raise NonFiniteLossError(
-            f"step {step}: {wrong}; stopped, {kept}; try {lower}, or have such updates skipped, by"
-            f" {'a higher ' if skips.line() else ''}--config.train.skip_nonfinite"
+            f"step {step}: {wrong}; the run is stopped, {kept}; give {lower}, or"
+            f" {'a higher ' if skips.line() else ''}--config.train.skip_nonfinite, which skips such"
+            " updates"
         )
     return {} if skipped else {name: x for name, x in values.items() if name != "skipped"}
 

@@ -37,8 +37,9 @@ class UNetFields:
     )
     groups: int = field("Groups of each group normalisation.", whole(1))
     remat: str = field(
-        "What the backward pass computes again: nothing (none); each block but its convolutions"
-        " (block); each block (full), from inputs kept in the host's memory (offload).",
+        "What the backward pass recomputes: nothing (none), all of a block but its convolutions"
+        " (block), or all of it (full, or offload: the blocks' inputs are kept in the host's"
+        " memory).",
         one_of(*REMATS),
     )
     dtype: str = field(COMPUTED, one_of(*DTYPES))
@@ -56,7 +57,7 @@ class AutoencoderFields:
     res_blocks: int = field("Residual blocks at each resolution of the encoder.", whole(1))
     z_channels: int = field("Channels of the latents.", whole(1))
     patch: int = field(
-        "Side in pixels of the squares that become channels before the first convolution.",
+        "Side in pixels of the patches that are folded into channels before the first convolution.",
         whole(1),
     )
     groups: int = field("Groups of each group normalisation; 0: no normalisation.", whole(0))
@@ -75,7 +76,8 @@ class TextSettings:
     )
     length: int = field("Tokens of a caption; longer captions are cut.", whole(1))
     vocab: int = field(
-        "Most words of the tokenizer, which is made of the data's own captions.", whole(1)
+        "Largest vocabulary of the tokenizer, which is trained on the data's own captions.",
+        whole(1),
     )
     channels: int = field("Width of the text features.", whole(1))
     layers: int = field("Transformer blocks.", whole(1))

@@ -18,9 +18,14 @@ class OptimSettings:
     )
     warmup: int = field("Updates in which the learning rate rises from 0 to lr.", whole(0))
     decay: str = field("How the learning rate falls after the warm-up.", one_of(*DECAYS))
-    final: float = field("Share of lr that a decay ends at; not read where constant.", number(0, 1))
+    final: float = field(
+        "Share of lr at the end of the decay; not used if decay is constant.", number(0, 1)
+    )
     weight_decay: float = field("Decoupled weight decay of matrices.", number(0))
-    clip: float = field("Largest global norm of a gradient; longer ones are cut.", number(above=0))
+    clip: float = field(
+        "Largest global norm of a gradient; a gradient with a larger norm is scaled down to it.",
+        number(above=0),
+    )
     b1: float = field("Decay of adam's first moment.", _MEAN)
     b2: float = field("Decay of adam's and adafactor's second moment.", _MEAN)
     momentum: float = field(

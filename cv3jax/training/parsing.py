@@ -106,7 +106,8 @@ def section(cls: type, values: Mapping[str, Any], name: str) -> Any:
     ]
     if missing:
         raise InputError(
-            f"config.{name} has no {', '.join(missing)}; start it from cv3jax.configs.common"
+            f"config.{name} has no {', '.join(missing)}; begin the recipe with a config of"
+            " cv3jax.configs.common"
         )
     check_given(cls, values, name)
     return cls(**{field.name: values[field.name] for field in fields if field.name in values})

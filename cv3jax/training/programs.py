@@ -237,10 +237,6 @@ def stage_schedule(settings: StageSettings) -> Schedule:
     try:
         _ = relay_grid(steps, start, blur) if settings.relay else base_grid(steps)
     except ValueError as e:
-        most = (
-            f"at least 1, and no more than the grid from start = {start} has points for"
-            if settings.relay
-            else "1..1000"
-        )
-        raise InputError(f"config.sample.steps = {steps}: must be {most}") from e
+        most = start if settings.relay else 1000
+        raise InputError(f"config.sample.steps = {steps}: must be 1..{most}") from e
     return schedule

@@ -43,7 +43,10 @@ def yaml_of(
     Comments in its first lines say which recipe it is, which fields differ from the recipe, and
     which fields changed in the course of the run.
     """
-    lines = ["The config of this run, to be read; the command sets it: --config.optim.lr=1e-4"]
+    lines = [
+        "The config of this run, for reading only; change a field in the command:"
+        " --config.optim.lr=1e-4"
+    ]
     own = source.own if source else {}
     if source:
         lines.append(f"Recipe: {source.spec}; changed: {', '.join(own) or 'nothing'}")

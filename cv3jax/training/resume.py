@@ -34,8 +34,8 @@ def hold(workdir: Path):
         while not processes.main() and not (workdir / locks.NAME).exists():
             if time.monotonic() > patience:
                 raise InputError(
-                    f"--workdir {workdir}: process 0 has another directory there; give one that all"
-                    " processes share"
+                    f"--workdir {workdir}: this is not the directory that process 0 sees there;"
+                    " give one that all processes share"
                 )
             time.sleep(0.1)
         yield
@@ -69,8 +69,10 @@ def check_resume(
         step = resume_from
     else:
         raise InputError(
-            f"--resume-from={resume_from}: {directory} has"
-            f" {'only ' + ', '.join(map(str, steps)) if steps else 'no checkpoint'}"
+            f"--resume-from={resume_from}: {directory} has no such checkpoint; give one of"
+            f" {', '.join(map(str, steps))}"
+            if steps
+            else f"--resume-from={resume_from}: {directory} has no checkpoint; leave it out"
         )
     runs.verify(directory, step)
     then = runs.run_of(directory, step)

@@ -65,17 +65,19 @@ def _is_span(text: str) -> bool:
 class MeshSettings:
     """Sizes of the mesh's axes, as `cv3jax.distributed.mesh.make_mesh` takes them."""
 
-    data: int = field("Devices over which images are split; -1: those that are left.", _SIZE, -1)
+    data: int = field("Devices over which images are split; -1: all that are left.", _SIZE, -1)
     fsdp: int = field(
-        "Devices over which images and parameters are split; -1: those that are left, and with"
-        " data = -1 one ring of them.",
+        "Devices over which images and parameters are split; -1: all that are left; if data is -1"
+        " too, as many as the fastest links join in a ring.",
         _SIZE,
         1,
     )
     tensor: int = field("Devices over which heads and feed-forward layers are split.", _SIZE, 1)
     context: int = field("Devices over which the height of latents is split.", _SIZE, 1)
     slices: int = field(
-        "Groups of devices joined by a slower network; -1: as many as the devices say.", _SIZE, 1
+        "Groups of devices that a slower network connects; -1: as many as the devices report.",
+        _SIZE,
+        1,
     )
 
     def __post_init__(self):
@@ -89,7 +91,9 @@ class BatchSettings:
 
     size: int = field("Images of an update, over all devices.", whole(1))
     per_device: int = field(
-        "Images that a device takes at once; the rest of its share is accumulated.", whole(1)
+        "Images per device at a time; gradients are accumulated over the rest of an update's"
+        " images.",
+        whole(1),
     )
 
     def __post_init__(self):
@@ -124,7 +128,9 @@ class ObjectiveSettings:
     prediction: str = field(
         "What the network predicts: the noise (eps) or the velocity (v).", one_of(*PREDICTIONS)
     )
-    text_drop: float = field("Share of captions that are left out, for guidance.", number(0, 1))
+    text_drop: float = field(
+        "Share of captions that are left out, so that classifier-free guidance works.", number(0, 1)
+    )
     weighting: str = field(
         "How the x0 error is weighted by noise level.", one_of(*WEIGHTINGS), "eps"
     )
@@ -163,20 +169,20 @@ class TrainSettings:
     # a distillation's rounds have their own
     steps: int | None = field("Updates of the run.", whole(1), None)
     keep_every: int = field(
-        "One checkpoint of every so many steps is kept for good; 0: none.", whole(0), 0
+        "One checkpoint in every so many steps is never deleted; 0: none.", whole(0), 0
     )
     export_every: int = field(
         "Steps between two writes of WORKDIR/cascade; 0: only at the end.", whole(0), 0
     )
     skip_nonfinite: int = field(
-        "How many updates in a row may be skipped, whose loss or gradient is not finite; 0: the"
-        " first ends the run.",
+        "How many updates in a row may be skipped because their loss or gradient is not finite; 0:"
+        " the first such update ends the run.",
         whole(0),
         0,
     )
     skip_spike: float = field(
-        "Updates are also skipped whose gradient is so many times as long as the last ones';"
-        " needs skip_nonfinite above 0; 0: none is.",
+        "An update is also skipped if its gradient is this many times as long as those of the last"
+        " updates; needs skip_nonfinite above 0; 0: off.",
         _SPIKE,
         0.0,
     )
@@ -185,7 +191,7 @@ class TrainSettings:
         """Raise InputError where a field breaks its rule."""
         check(self, "train")
         spike = self.skip_spike
-        right = "0 (none), or above 1 with train.skip_nonfinite, the most in a row, above 0"
+        right = "0, or above 1 with train.skip_nonfinite above 0"
         require(spike == 0 or self.skip_nonfinite > 0, "train.skip_spike", spike, right)
 
     @property
@@ -204,7 +210,7 @@ class ProfileSettings:
         "Steps that a profiler traces into WORKDIR/profile, for TensorBoard; empty: none.",
         Rule(
             "str",
-            "first and last step to trace, such as 10:15, or empty",
+            "the first and the last step to trace, such as 10:15, or empty",
             TEXT.typed,
             _is_span,
             ("0:4", "15:10", "10"),
@@ -261,12 +267,13 @@ class StageSettings:
     json: dict[str, Any]  # the whole recipe as plain values, which a checkpoint keeps
     profile: ProfileSettings = ProfileSettings()
     attention: str = field(
-        "Kernel of the UNet's attention; auto: what suits devices and sizes.",
+        "Kernel of the UNet's attention; auto: chosen by devices and sizes.",
         one_of(*KINDS),
         "auto",
     )
     cascade: str | None = field(
-        "Checkpoint whose autoencoder, text encoder and other stages this stage stands on.",
+        "Checkpoint whose autoencoder and text encoder the stage is trained with; its other stages"
+        " are exported together with the stage.",
         PATH,
         None,
     )

@@ -90,9 +90,7 @@ class Skips:
             self._known["row"] = 0
             return None
         self._known = {name: number + 1 for name, number in self._known.items()}
-        why = " and ".join(not_finite(values)) + " not finite"
-        if not not_finite(values):
-            why = f"grad_norm {values['grad_norm']:.3g} is a spike"
+        why = not_finite(values) or f"grad_norm {values['grad_norm']:.3g} is a spike"
         if self._known["row"] > self._most:
             row = f"{self._known['row']} updates in a row were skipped"
             return f"{why}, and {row}; config.train.skip_nonfinite = {self._most} allows no more"
@@ -101,6 +99,9 @@ class Skips:
         return None
 
 
-def not_finite(values: dict[str, float]) -> list[str]:
-    """Return the names of metrics that must be finite and are not."""
-    return [name for name in ("loss", "grad_norm", "param_norm") if not math.isfinite(values[name])]
+def not_finite(values: dict[str, float]) -> str:
+    """Return which metrics are not finite and must be, in words; "" where none is."""
+    names = ("loss", "grad_norm", "param_norm")
+    return ", ".join(
+        f"{name} is {values[name]}" for name in names if not math.isfinite(values[name])
+    )

@@ -55,21 +55,18 @@ def mesh_plan(settings: StageSettings, devices: list | None = None) -> MeshPlan:
     except ValueError as e:
         raise InputError(f"config.mesh: {e}") from e
     if mesh.shape["tensor"] > 1 and mesh.shape["context"] > 1:
-        raise InputError(
-            "config.mesh: tensor and context are both above 1; set one of them to 1"
-            " (docs/decisions/scale.md)"
-        )
+        raise InputError("config.mesh: tensor and context are both above 1; set one of them to 1")
     ways, size = batch_ways(mesh), settings.batch.size
     if size < 1 or size % ways:
         raise InputError(
-            f"config.batch.size = {size} does not divide over the mesh's {ways} batch devices; take"
-            f" a multiple of {ways}"
+            f"config.batch.size = {size} does not divide over the {ways} devices that the mesh"
+            f" splits a batch over; give a multiple of {ways}"
         )
     share = size // ways
     per_device = min(settings.batch.per_device, share)
     if per_device < 1 or share % per_device:
         raise InputError(
-            f"config.batch.per_device = {settings.batch.per_device} does not divide a device's"
-            f" {share} of {size} images"
+            f"config.batch.per_device = {settings.batch.per_device}: each device has {share} of the"
+            f" {size} images of a batch; give a divisor of {share}"
         )
     return MeshPlan(mesh, share // per_device)

@@ -70,8 +70,8 @@ def state_shapes(init: Callable, tx: Any, seed: int, mesh: Any, norms: bool = Fa
         shape = jax.eval_shape(lambda key: create_state(init, tx, key, norms=norms), key)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
         hint = (
-            "channels × channel_mult must divide by groups and head_dim, and depth have one entry a"
-            " stage"
+            "each of channels × channel_mult must be a multiple of groups and of head_dim, and"
+            " depth must have one entry per resolution"
         )
         raise InputError(
             f"config.model does not make a model ({first_line(e, 240)}): {hint}"

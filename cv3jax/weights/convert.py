@@ -78,7 +78,7 @@ def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, t
     if len(set(kinds)) < len(kinds):
         raise InputError(
             f"--config was given {kinds.count(kinds[0])} times for the {kinds[0]} stage; give one"
-            " for each stage"
+            " per stage"
         )
     unets = {
         name: (f"--{name}", getattr(args, name))
@@ -95,12 +95,13 @@ def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, t
         unets = {kind: ("--unet", args.unet)}
     if args.relay_start is not None and "relay" not in unets:
         raise InputError(
-            f"--relay-start {args.relay_start}: there is no relay here; give --relay or --unet"
+            f"--relay-start {args.relay_start}: there is no relay to convert; give --relay or"
+            " --unet, or leave --relay-start out"
         )
     if unused := [one for one in official if unets and one.kind not in unets]:
         raise InputError(
-            f"--config {unused[0].path} describes a {unused[0].kind}, and there is no"
-            f" --{unused[0].kind}"
+            f"--config {unused[0].path} describes a {unused[0].kind}, but --{unused[0].kind} is not"
+            " given; give it, or leave this --config out"
         )
     return unets
 
@@ -125,8 +126,8 @@ def describe(
         scales = {one.scale for one in official if one.scale} | ({saved} if saved else set())
         if len(scales) > 1:
             raise InputError(
-                "the configurations disagree on the latent scale:"
-                f" {', '.join(map(str, sorted(scales)))}"
+                "the configurations have different latent scales:"
+                f" {', '.join(map(str, sorted(scales)))}; give the right one as --latent-scale"
             )
         file = "its config.json" if saved else "--config"
         scale, why = choose(
@@ -152,14 +153,15 @@ def describe(
         words.append(line)
         if "t5" in parts and parts["t5"].model["channels"] != stage.text_width:
             raise InputError(
-                f"the {name} reads text features of width {stage.text_width}, but --t5 makes width"
-                f" {parts['t5'].model['channels']}"
+                f"the {name} reads text features of width {stage.text_width}, but --t5 makes"
+                f" features of width {parts['t5'].model['channels']}; give the text encoder that"
+                " belongs to it"
             )
         if "vae" in parts and parts["vae"].model["z_channels"] != parts[name].model["out_channels"]:
             z = parts["vae"].model["z_channels"]
             raise InputError(
                 f"the {name} has latents of {parts[name].model['out_channels']} channels, but --vae"
-                f" has {z}"
+                f" has {z}; give the autoencoder that belongs to it"
             )
     sizes = {name: stage.image_size for name, stage in stages.items()}
     if len(sizes) == 2 and sizes["relay"] != 2 * sizes["base"]:
@@ -210,7 +212,7 @@ def describe_stage(
     if not 1 <= values["start"] <= 1000 or values["steps"] > values["start"]:
         raise InputError(
             f"the {name} has {values['steps']} steps from t = {values['start']}: both must be"
-            " 1..1000, with no more steps than t"
+            " 1..1000, and there cannot be more steps than t"
         )
     if (
         values["image_size"] % (multiple := factor * 2 ** (len(part.model["channel_mult"]) - 1))
@@ -222,7 +224,7 @@ def describe_stage(
         )
     if relay and distilled and args.relay_start is None and not official:
         reasons.append(
-            "it is distilled: the released 1-step relay starts at 200, --relay-start 200"
+            "it is distilled, and the released 1-step relay starts at 200: give --relay-start 200"
         )
     stage = StageDescription(
         kind=name,

@@ -80,7 +80,8 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
 def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
     if unknown := [part for part in parts or [] if part not in there]:
         raise InputError(
-            f"--parts {','.join(parts)}: {path} has no {unknown[0]!r}, only {', '.join(there)}"
+            f"--parts {','.join(parts)}: {path} has no part {unknown[0]!r}; give some of"
+            f" {', '.join(there)}"
         )
     return parts or there
 
@@ -149,17 +150,18 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
 
     Raises InputError where the target cannot hold the part.
     """
-    advice = (
-        "leave it out: --parts"
-        f" {','.join(other for other in source.parts if other != name) or '(other parts)'}"
-    )
+    others = ",".join(other for other in source.parts if other != name)
+    advice = f"leave it out with --parts {others}" if others else "give another checkpoint"
     part = source.parts[name]
     try:
         model = build_model(MODELS.get(name, UNet), part.model)
         shapes = model_shapes(model, part.text_width)
         described = {path: leaf.shape for path, leaf in streaming.walk(shapes)}
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as e:
-        raise InputError(f"the description of {name} does not make a model: {first_line(e)}") from e
+        raise InputError(
+            f"the description of {name} does not make a model ({first_line(e)}); restore the"
+            " checkpoint"
+        ) from e
     stored = {path: leaf.shape for path, leaf in streaming.walk(part.params)}
     if differing := sorted(
         "/".join(path)
@@ -167,8 +169,8 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
         if described.get(path) != stored.get(path)
     ):
         raise InputError(
-            f"the {name} on disk is not the model that its description says: {differing[0]}"
-            f" ({len(differing)} such)"
+            f"the arrays of {name} do not fit its description: {differing[0]} ({len(differing)} in"
+            " all); restore the checkpoint"
         )
     if name == "t5":
         entries, config = t5_entries(layers=model.layers), _t5_config(model)

@@ -87,7 +87,7 @@ def _file_of(folder: Path, flag: str) -> Path:
         )
     raise InputError(
         f"{flag} {folder} holds neither the `latest` of a SAT checkpoint nor"
-        f" {' or '.join(_SINGLE[:2])}"
+        f" {' or '.join(_SINGLE[:2])}; give a folder with one of these, or the file itself"
     )
 
 
@@ -96,12 +96,15 @@ def _sat_file(folder: Path) -> Path:
         step = file.read(64).decode(errors="replace").strip()
     if not step.isascii() or not step.replace("_", "").isalnum():
         raise InputError(
-            f"{folder / 'latest'} holds {step[:40]!r}, which is not the name of a folder beside it,"
-            " such as 1"
+            f"{folder / 'latest'} holds {step[:40]!r}, which is not the name of a folder; it must"
+            " hold the name of a folder beside it, such as 1"
         )
     file = folder / step / SAT_FILE
     if not file.is_file():
-        raise InputError(f"{folder / 'latest'} says {step}, but there is no {file}")
+        raise InputError(
+            f"{folder / 'latest'} says {step}, but there is no file {file}; get that file, or"
+            " correct `latest`"
+        )
     if others := sorted(
         path.name for path in file.parent.glob("mp_rank_*_model_states.pt") if path != file
     ):
@@ -157,22 +160,25 @@ def _open_shards(index: Path) -> Tensors:
         file for file in files if Path(file).name != file or not file.endswith(".safetensors")
     ):
         raise InputError(
-            f"{index} names {outside[0]!r}, which is not a .safetensors file beside it"
+            f"{index} names {outside[0]!r}, which is not a .safetensors file beside it; get the"
+            " index again"
         )
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
         raise InputError(
-            f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}"
+            f"{index} names files that are not there ({len(missing)} in all):"
+            f" {', '.join(missing[:5])}; put them beside it"
         )
     shards = {file: _open_safetensors(index.parent / file) for file in sorted(files)}
     if lost := sorted(name for name, file in names.items() if name not in shards[file]):
         raise InputError(
-            f"{index} says {lost[0]} is in {names[lost[0]]}, but it is not ({len(lost)} such names)"
+            f"{index} says {lost[0]} is in {names[lost[0]]}, but it is not ({len(lost)} in all);"
+            " get the files again"
         )
     if extra := sorted(
         name for file, shard in shards.items() for name in shard if names.get(name) != file
     ):
         raise InputError(
-            f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} such"
-            " names)"
+            f"{index} does not list {extra[0]}, which a file beside it holds ({len(extra)} in all);"
+            " get the files again"
         )
     return {name: shards[file][name] for name, file in names.items()}

@@ -24,7 +24,7 @@ from cv3jax.weights.files import Tensors, open_tensors
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
-from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
 from data_pipeline.io.staging import appearing
 
@@ -235,7 +235,7 @@ def _fit(tensors: Tensors, entries: list[Entry], shapes: Callable[[], Any], wher
 def _contents(tensors: Tensors, others: dict[str, int], where: str) -> list[str]:
     count = sum(tensor.size for tensor in tensors.values())
     dtypes = select_model.dtypes(tensors)
-    line = f"{len(tensors):,} tensors, {count:,} parameters, {dtypes}, of {where}"
+    line = f"{counted(len(tensors), 'tensor')}, {counted(count, 'parameter')}, {dtypes}, of {where}"
     return [line, select_model.words(others)] if others else [line]
 
 
@@ -251,7 +251,7 @@ def _read_config(folder: Path) -> dict:
             f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one"
         ) from e
     if not isinstance(config, dict):
-        raise InputError(f"{path} is not a JSON object")
+        raise InputError(f"{path} is not a JSON object; get it again")
     return config
 
 

@@ -169,7 +169,9 @@ def _most(shapes: Shapes, places: Iterable[tuple[str, int]], named: str = "") ->
         shapes[name][axis] for name, axis in places if name in shapes and len(shapes[name]) > axis
     ]
     if not lengths:
-        raise InputError(f"there is no {named or places[0][0]}, which every model of this kind has")
+        raise InputError(
+            f"there is no tensor {named or places[0][0]}, which every model of this kind has"
+        )
     return _common(lengths)
 
 
@@ -202,5 +204,5 @@ def _head(shapes: Shapes, head_channels: int | None) -> int:
     )
     raise InputError(
         f"{given} its attention widths {', '.join(map(str, widths))}; give the right"
-        " --head-channels, which the shapes do not show"
+        " --head-channels, because the shapes of the weights do not show it"
     )

@@ -12,9 +12,9 @@ import numpy as np
 
 from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.names import Entry
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
-LISTED = 20  # most names in an error
+LISTED = 5  # most names in an error
 _TO_OURS = {
     "conv": lambda w: w.transpose(2, 3, 1, 0),
     "dense": lambda w: w.T,
@@ -59,8 +59,8 @@ def check_tensors(
     ]
     if problems := missing + unexpected + shaped:
         counts = (
-            f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(shaped)} of"
-            " another shape"
+            f"{counted(len(missing), 'tensor')} missing, {len(unexpected)} unexpected,"
+            f" {len(shaped)} of another shape"
         )
         first = f" (the first {LISTED} of {len(problems)})" if len(problems) > LISTED else ""
         raise InputError(f"{where} does not fit: {counts}: {', '.join(problems[:LISTED])}{first}")

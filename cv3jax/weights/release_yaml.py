@@ -77,8 +77,8 @@ def read_official(path: Path) -> Official:
             or kind(value) != value
         ):
             raise InputError(
-                f"--config {path}: {'.'.join(keys)} is {_shown(value)}, not a number that is"
-                " possible there"
+                f"--config {path}: {'.'.join(keys)} is {_shown(value)}, which is not possible; give"
+                " a positive number below 1000000"
             )
         return kind(value)
 
@@ -91,7 +91,7 @@ def read_official(path: Path) -> Official:
     )
     if kind == "relay" and (not steps or not partial or partial > steps):
         raise InputError(
-            f"--config {path}: a relay's sampler needs a partial_num_steps of 1..num_steps, not"
+            f"--config {path}: a relay's sampler needs partial_num_steps in 1..num_steps, but has"
             f" {partial} of {steps}"
         )
     guider = number(float, *settings, "guider_config", "params", "scale")
@@ -99,7 +99,7 @@ def read_official(path: Path) -> Official:
     scaling = scaling.rpartition(".")[2] if isinstance(scaling, str) else scaling
     if scaling is not None and scaling not in tuple(_PREDICTIONS):
         raise InputError(
-            f"--config {path}: denoiser scaling {_shown(scaling)}; must be one of"
+            f"--config {path}: denoiser scaling is {_shown(scaling)}, but must be one of"
             f" {', '.join(_PREDICTIONS)}"
         )
     models = _at(content, "model", "conditioner_config", "params", "emb_models")
@@ -155,10 +155,11 @@ def _flaws(content: dict, kind: str) -> list[str]:
     flaws = []
     channels = _at(content, "model", "first_stage_config", "params", "ddconfig", "in_channels")
     if channels not in (None, 3):
-        flaws.append(f"ddconfig.in_channels is {_shown(channels)}: taken as 3")
+        flaws.append(f"ddconfig.in_channels is {_shown(channels)}, but 3 is used")
     if kind == "relay" and not _at(content, "args", "relay_model"):
         flaws.append(
-            "args.relay_model is not True though the sampler is a relay's: taken as a relay"
+            "args.relay_model is not True, but the sampler is a relay's, so the model is taken for"
+            " a relay"
         )
     return flaws
 
@@ -172,7 +173,7 @@ def _shown(value: Any) -> str:
     return (
         repr(value[:40] if isinstance(value, str) else value)
         if short
-        else f"a {type(value).__name__}"
+        else f"a value of type {type(value).__name__}"
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.files import Tensors
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 
 # prefixes of each model in the checkpoint of a whole engine
 PREFIX = {
@@ -58,14 +58,14 @@ def pick(tensors: Tensors, kind: str, where: str) -> tuple[Tensors, dict[str, in
         shown = "of another type" if kind.startswith("void") else kind
         raise InputError(
             f"{where}: {wrong[0]} is {shown}; weights are one of {', '.join(_FLOATS)} ({len(wrong)}"
-            " such)"
+            " in all)"
         )
     # a file holds the bytes that its shapes say, so the file's size bounds the model's, unless a
     # tensor is empty
     if empty := sorted(name for name, tensor in own.items() if not tensor.size):
         raise InputError(
             f"{where}: {empty[0]} has the shape {list(own[empty[0]].shape)} and no values"
-            f" ({len(empty)} such)"
+            f" ({len(empty)} in all)"
         )
     return (_untie(own, where) if kind == "t5" else own), dict(others), prefix
 
@@ -128,7 +128,9 @@ def _group(name: str) -> str:
 
 
 def _listed(others: dict[str, int]) -> str:
-    shown = [f"{count} tensors of {prefix}*" for prefix, count in list(others.items())[:8]]
+    shown = [
+        f"{counted(count, 'tensor')} of {prefix}*" for prefix, count in list(others.items())[:8]
+    ]
     return ", ".join(shown) + (f" and {len(others) - 8} other kinds" if len(others) > 8 else "")
 
 

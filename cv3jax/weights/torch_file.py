@@ -116,7 +116,8 @@ def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
     except RuntimeError as e:  # its zip writer raises it on a full disk
         raise OSError(
             None,
-            f"could not be written ({first_line(e)}); make room and run the same command",
+            f"could not be written ({first_line(e)}); free some disk space and run the same command"
+            " again",
             str(path),
         ) from e
 

@@ -66,15 +66,15 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
     for number, line in enumerate(lines, 1):
         if _OTHER_LIST.match(line):
             raise InputError(
-                f"the list of blocked sources {path}, line {number}: {line[:60]!r} is a rule of"
-                " another kind of list and not part of a URL; give that part alone, such as"
-                " bad.example, and a blank in it as %20"
+                f"the list of blocked sources {path}, line {number}: {line[:60]!r} is not part of a"
+                " URL but a rule of another kind of list; give the part of the URL alone, such as"
+                " bad.example, and write a space as %20"
             )
     blocked = {plain for line in lines if (plain := plain_url(line))}
     if not blocked:
         raise InputError(
             f"the list of blocked sources {path} is empty; give one substring per line, or leave"
-            " the filter off"
+            " the filter out"
         )
     return tuple(sorted(blocked))
 

@@ -206,8 +206,7 @@ def _alone(work: Work) -> Iterator[None]:
     try:
         if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
             raise InputError(
-                f"{folder} is in the way and does not belong to a build; move it, or give another"
-                " --out"
+                f"{folder} exists and does not belong to a build; move it, or give another --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")

@@ -22,16 +22,16 @@ def check_bad(work: Work, units: list[Unit], most: float) -> int:
     if lost > most * size:
         broken = max(range(len(units)), key=lambda number: headers[number]["lost"])
         raise InputError(
-            f"{lost:,} of {size:,} bytes are lost in truncated files (most of them in"
+            f"bytes lost in truncated files: {lost:,} of {size:,} (most of them in"
             f" {units[broken].name}), more than --max-bad-fraction {most:g} allows; fetch the files"
-            " again, or raise it, and the same command resumes"
+            " again or raise that limit, and run the same command to resume"
         )
     if bad > most * items:
         worst = max(range(len(units)), key=lambda number: headers[number]["bad"])
         raise InputError(
-            f"{bad:,} of {items:,} items are damaged or cannot be decoded ({bad / items:.1%}, most"
-            f" of them in {units[worst].name}), more than --max-bad-fraction {most:g} allows; check"
-            " the inputs, or raise it, and the same command resumes"
+            f"damaged or undecodable items: {bad:,} of {items:,} ({bad / items:.1%}, most of them"
+            f" in {units[worst].name}), more than --max-bad-fraction {most:g} allows; check the"
+            " inputs or raise that limit, and run the same command to resume"
         )
     return items
 
@@ -40,23 +40,23 @@ def check_figures(figures: Statistics, settings: BuildSettings) -> None:
     """Raise InputError where no metadata matched, a filter cannot work, or nothing is left."""
     if settings.metadata and not figures.joined:
         raise InputError(
-            f"--metadata has no row for any of {figures.items:,} items by {settings.join_on!r};"
-            " give another column as --join-on"
+            f"--metadata: no item has a row with its {settings.join_on!r}; give another column as"
+            " --join-on"
         )
     if not settings.allow_unreadable:
         _check_fields(figures, settings.filters)
     if not figures.kept:
         reasons = (
             ", ".join(f"{n} × {reason}" for reason, n in figures.reasons.most_common())
-            or "no items"
+            or "nothing, because the inputs have no items"
         )
-        hint = "loosen the filters; the scan is kept"
+        hint = "loosen the filters and run the same command, which reuses the scan"
         if set(figures.reasons) <= {"no_caption", "no_image"}:
             hint = (
                 "give each image a caption: NAME.txt beside it, a metadata.jsonl or .csv, or"
                 " --captions FILE"
             )
-        raise InputError(f"nothing is left of {figures.items:,} items: {reasons}; {hint}")
+        raise InputError(f"no image is left; left out: {reasons}; {hint}")
 
 
 def _check_fields(figures: Statistics, filters: Settings) -> None:
@@ -73,18 +73,17 @@ def _check_fields(figures: Statistics, filters: Settings) -> None:
             for field in wrong
         )
         raise InputError(
-            f"a filter's field has values that cannot be understood: {told}; correct them, or give"
-            f" {_GO_ON} to let these items pass the filter, and the same command resumes"
+            f"a filter's field has values that cannot be parsed: {told}; correct them, or give"
+            f" {_GO_ON} to let these items pass the filter, and run the same command to resume"
         )
     for source, fields in sorted(figures.fields.items()):
         for field, name in asked.items():
             required = filters.require_scores and field not in ("url", "nsfw")
             if not required and not fields[field]["read"]:
-                count = fields[field].total()
                 raise InputError(
-                    f"{_flag(name)} needs {' or '.join(names_of(field))}, which none of"
-                    f" {count:,} items of {source} has; join it with --metadata, leave the filter"
-                    f" off, or give {_GO_ON} to let them pass it, and the same command resumes"
+                    f"{_flag(name)} needs {' or '.join(names_of(field))}, which no item of {source}"
+                    f" has; join it with --metadata, leave the filter out, or give {_GO_ON} to let"
+                    " these items pass it, and run the same command to resume"
                 )
 
 

@@ -97,8 +97,8 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-unreadable-fields",
         action="store_true",
-        help="continue where a filter's field cannot be understood, or is in no image of a source:"
-        " such images pass that filter",
+        help="let images pass a filter whose field cannot be parsed, or is missing in all images"
+        " of their source",
     )
     made.add_argument(
         "--shard-mb",
@@ -153,8 +153,8 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     tables = tuple(path for pattern in args.metadata for path in storage.files(pattern))
     if args.metadata and not tables:
         raise InputError(
-            f"--metadata {args.metadata[0]}: nothing is there; give parquet files, and patterns in"
-            " quotes"
+            f"--metadata {args.metadata[0]}: there is no such file; give parquet files, and"
+            " patterns in quotes"
         )
     settings = dataclasses.replace(settings, metadata=tables)
     # on import, Beam warns of clouds that it could not reach

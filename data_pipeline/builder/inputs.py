@@ -72,13 +72,14 @@ def find_units(inputs: list[str], captions: Path | None) -> list[Unit]:
             found = storage.files(given)
             if not found:
                 raise InputError(
-                    f"--input {given}: nothing is there; give tars, parquet files or a folder, and"
-                    " patterns in quotes"
+                    f"--input {given}: there is no such file or folder; give tars, parquet files or"
+                    " a folder, and patterns in quotes"
                 )
             units += [_file(path, file) for path, file in found.items()]
     if captions is not None and not any(unit.kind == TABLE for unit in units):
         raise InputError(
-            f"--captions {captions}: no --input is a folder of images; give one, or leave it out"
+            f"--captions {captions}: no --input is a folder of images; give one, or leave"
+            " --captions out"
         )
     unique = {(unit.path, unit.root, unit.first): unit for unit in units}
     return [unique[which] for which in sorted(unique)]
@@ -100,8 +101,8 @@ def _file(path: str, file: File) -> Unit:
             )
         return Unit(PARQUET, path, name, file.size, column=column, stamp=file.stamp)
     raise InputError(
-        f"--input {path}: neither a .tar nor a .parquet; give a folder of images as the folder"
-        " itself"
+        f"--input {path}: is neither a .tar nor a .parquet; give one of these, or a folder of"
+        " images"
     )
 
 
@@ -122,7 +123,7 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
                 f"--captions {table}: give a .csv or .jsonl with file names and captions"
             )
         if not table.is_file():
-            raise InputError(f"--captions {table}: there is no such file; give one that exists")
+            raise InputError(f"--captions {table}: there is no such file")
         if not captions:
             check_table(root, table)
         rows = [json.dumps(row) for row in table_rows(table)]
@@ -134,8 +135,8 @@ def _folder(root: Path, captions: Path | None) -> list[Unit]:
     if parquets:
         return [_file(path, storage.files(path)[path]) for path in parquets]
     raise InputError(
-        f"--input {root} holds no .tar, no .parquet and no images ({', '.join(IMAGE_SUFFIXES)});"
-        " give a folder that holds one of these"
+        f"--input {root} holds no .tar, no .parquet and no images; give a folder that holds one of"
+        f" these (images: {', '.join(IMAGE_SUFFIXES)})"
     )
 
 

@@ -103,14 +103,14 @@ class Settings:
                     else f" in {field.metadata['low']:g}..{field.metadata['high']:g}"
                 )
                 raise InputError(
-                    f"{field.name} = {value!r}: give a {_NAMES[kind]}{span} ("
-                    f"{field.metadata['help']})"
+                    f"{field.name} = {value!r}: give {_NAMES[kind]}{span}"
+                    f" ({field.metadata['help']})"
                 )
         if self.blocked_sources is not None:
             local(self.blocked_sources, "--blocked-sources")
         if self.nsfw_tags is not None and not self.tags():
             raise InputError(
-                "nsfw_tags is empty; give tags such as NSFW,UNSURE, or leave the filter off"
+                "nsfw_tags is empty; give tags such as NSFW,UNSURE, or leave the filter out"
             )
         if self.keep_exact and self.near_radius:
             raise InputError(
@@ -178,7 +178,7 @@ class BuildSettings:
         return self.shard_mb * 10**6
 
 
-_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
@@ -192,10 +192,14 @@ def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
         try:
             with path.open("rb") as file:
                 values = yaml.safe_load(file.read(_MAX_FILE)) or {}
-        except (OSError, yaml.YAMLError) as e:
+        except OSError as e:
             raise InputError(
-                f"--filters {path} cannot be read as YAML ({first_line(e)}); give a file such as"
-                " 'min_side: 256'"
+                f"--filters {path} cannot be read ({e.strerror}); give a readable file"
+            ) from e
+        except yaml.YAMLError as e:
+            raise InputError(
+                f"--filters {path} is not YAML ({first_line(e)}); give a file such as 'min_side:"
+                " 256'"
             ) from e
         if not isinstance(values, dict):
             raise InputError(

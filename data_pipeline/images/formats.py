@@ -123,7 +123,7 @@ def pillow_name(kind: str) -> str:
     """
     if kind == _HEIC:
         if not has_heif():
-            raise _unsupported(kind, f"{advice('heic')} (pillow-heif) reads it")
+            raise _unsupported(kind, f"to read it, {advice('heic')} (pillow-heif)")
         return "HEIF"
     if kind not in _READ:
         raise _unsupported(kind, f"{listed()} are supported")

@@ -33,9 +33,10 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
     except ValueError:
         values = []
     if len(values) not in (1, 2) or not all(low <= value <= high for value in values):
+        name = "whole number" if kind is int else "number"
         raise InputError(
-            f"--{flag} {text}: give one {kind.__name__}, or two with a comma between them, each in"
-            f" {low}..{high}"
+            f"--{flag} {text}: give one {name}, or two separated by a comma, each in"
+            f" {low:g}..{high:g}"
         )
     return {flag: values[0]}, {flag: values[-1]}
 
@@ -59,7 +60,9 @@ def check_name(text: str, what: str = "") -> None:
     if str(text) == "~" or str(text).startswith("~/"):
         raise InputError(f"{what}: the shell did not replace ~ here; write the full path")
     if not str(text).strip():
-        raise InputError(f"{what or 'a path'}: is empty; give a path, or . for this folder")
+        raise InputError(
+            f"{what}: the path is empty; give one, or . for this folder".removeprefix(": ")
+        )
 
 
 def local(text: str, what: str = "") -> Path:
@@ -75,7 +78,7 @@ def local(text: str, what: str = "") -> Path:
     if os.path.abspath(text).encode(errors="replace").decode() != os.path.abspath(text):
         raise InputError(
             f"{what}: the path {os.path.abspath(text)!r} is not valid UTF-8, which the libraries"
-            " that read and write there need; rename it"
+            " that read and write there need; rename the folder"
         )
     return Path(text)
 

@@ -49,6 +49,11 @@ def first_line(e: BaseException, most: int = 200) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:most]
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count and its noun for a message, as in "1 step" or "1,200 steps"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Add `path` to an OSError of the block that has no file name, such as that of a full disk."""

@@ -33,7 +33,7 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     if isinstance(e, StoppedError):
         return _line(e), 128 + e.signal
     if isinstance(e, KeyboardInterrupt):
-        return "interrupted; run the same command to continue", 130
+        return "interrupted; run the same command to resume", 130
     if isinstance(e, OSError):
         return _failed(e), 1
     if isinstance(e, MemoryError):

@@ -61,9 +61,9 @@ def check_file(path: Path | None, flag: str) -> None:
     try:
         place = _place(path)
     except OSError as e:
-        raise InputError(f"{flag} {path}: {e.strerror}; give another place") from e
+        raise InputError(f"{flag} {path}: {e.strerror}; give another path") from e
     if not _writable(path, place):
-        raise InputError(f"{flag} {path} cannot be written; give another place")
+        raise InputError(f"{flag} {path} cannot be written; give another path")
     if place is None:
         return
     nearest = next(folder for folder in place.absolute().parents if os.path.exists(folder))
@@ -94,7 +94,7 @@ def _try(folder: Path, what: str) -> None:
     except OSError as e:
         raise (
             machine_error(e, folder)
-            or InputError(f"{what}: {folder} cannot be written ({e.strerror}); give another place")
+            or InputError(f"{what}: {folder} cannot be written ({e.strerror}); give another path")
         ) from e
 
 

@@ -39,7 +39,7 @@ def hold(directory: Path, flag: str = "--workdir") -> Iterator[None]:
             raise (
                 machine_error(e, directory)
                 or InputError(
-                    f"{flag} {directory} cannot be written ({e.strerror}); give another place"
+                    f"{flag} {directory} cannot be written ({e.strerror}); give another path"
                 )
             ) from e
         try:

@@ -21,7 +21,7 @@ def check_new(out: Path, flag: str = "--out") -> None:
 def check_renamable(out: Path, flag: str = "--out") -> None:
     """Raise InputError where no directory could be renamed to `out`."""
     if os.path.ismount(out):
-        raise InputError(f"{flag} {out}: a disk is mounted there; give a new directory in it")
+        raise InputError(f"{flag} {out}: a disk is mounted there; give a new directory below it")
     check_directory(out, flag, renamed=True)
 
 
@@ -46,8 +46,8 @@ def holding(
         own = (lambda _: True) if locks.NAME in left else (lambda _: False)
     if foreign := sorted(name for name in left if name != locks.NAME and not own(name)):
         raise InputError(
-            f"{flag} {out}: {partial} is in the way and holds {foreign[0]!r}; move it or"
-            " give another directory"
+            f"{flag} {out}: {partial} exists and holds {foreign[0]!r}, which this command did not"
+            " write; move it, or give another directory"
         )
     with locks.hold(partial, flag):
         held = partial.stat()

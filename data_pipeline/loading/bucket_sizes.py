@@ -54,7 +54,7 @@ def check_buckets(buckets: Sequence[Size]) -> None:
         )
     if len(buckets) > MOST:
         raise InputError(
-            f"buckets: {len(buckets)} are too many, because a step is compiled for each; give at"
+            f"{len(buckets)} buckets are too many, because a step is compiled for each; give at"
             f" most {MOST}"
         )
 

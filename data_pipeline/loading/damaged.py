@@ -80,7 +80,9 @@ def read(
             return {**example, FIELD: "\n".join(lost)}
     first = lost[0].partition(" ")[2]
     raise InputError(
-        first if len(lost) == 1 else f"{len(lost)} damaged records in a row; the first: {first}"
+        first
+        if len(lost) == 1
+        else f"{len(lost)} damaged records in a row; restore the files; the first: {first}"
     )
 
 
@@ -118,7 +120,7 @@ class Tally:
             name, _, why = line.partition(" ")
             if name not in self.lost:
                 self.lost[name] = why
-                say(f"a damaged record is skipped, the next one replaces it: {why}")
+                say(f"a damaged record is replaced by the next one: {why}")
         self._check_count()
 
     def join(self, lost: Mapping[str, str]) -> None:
@@ -130,6 +132,6 @@ class Tally:
         if len(self.lost) > self.most:
             first = next(iter(self.lost.values()))
             raise InputError(
-                f"{len(self.lost)} damaged records, but max_damaged allows {self.most}; restore"
-                f" the files or raise it; the first: {first}"
+                f"damaged records: {len(self.lost)}, but max_damaged = {self.most}; restore the"
+                f" files, or raise max_damaged; the first: {first}"
             )

@@ -250,9 +250,9 @@ def _whole_batches(
     whole = len(cell.indices) * settings.num_epochs
     if whole < batch_size and (drop_remainder or whole <= rows[0]):
         raise InputError(
-            f"{getattr(cell.source, 'name', 'the given records')}: {settings.num_epochs} epoch(s)"
-            f" of {len(cell.indices)} records are less than one batch of {batch_size}; lower the"
-            " batch size, or allow an incomplete batch"
+            f"{getattr(cell.source, 'name', 'the given records')}: num_epochs ="
+            f" {settings.num_epochs} over {len(cell.indices)} records gives less than one batch of"
+            f" {batch_size}; lower the batch size, or allow an incomplete batch"
         )
     return data[: whole // batch_size * batch_size] if drop_remainder else data
 

@@ -177,8 +177,8 @@ def load_tokenizer(
     tokenizer = _load(Path(folder))
     if vocab is not None and (most := max(tokenizer.get_vocab().values()) + 1) > vocab:
         raise InputError(
-            f"{folder}: the tokenizer has {most} tokens, but the text encoder knows {vocab}; give"
-            " the tokenizer that belongs to the encoder"
+            f"{folder}: the tokenizer has {most} tokens, but the text encoder has {vocab}; give the"
+            " tokenizer that belongs to the encoder"
         )
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise InputError(
@@ -226,18 +226,24 @@ def _controls(tokenizer: Any) -> re.Pattern:
 
 def _load(folder: Path) -> Any:
     if not folder.is_dir():
-        raise InputError(f"no tokenizer at {folder}: there is no such directory")
+        raise InputError(
+            f"no tokenizer at {folder}: there is no such directory; give the folder of a T5"
+            " tokenizer"
+        )
     if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InputError(
-            f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model"
+            f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model; give the"
+            " folder of a T5 tokenizer"
         )
     try:
         with (folder / "tokenizer_config.json").open() as file:
             config = json.loads(file.read(_CONFIG_CHARACTERS))
     except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{folder} has no readable tokenizer_config.json: {e}") from e
+        raise InputError(
+            f"{folder} has no readable tokenizer_config.json ({e}); get it again"
+        ) from e
     if not isinstance(config, dict):
-        raise InputError(f"{folder}/tokenizer_config.json is not a JSON object")
+        raise InputError(f"{folder}/tokenizer_config.json is not a JSON object; get it again")
     transformers = _import_transformers()
     # AutoTokenizer would return this class too, but imports PyTorch first where that is installed
     ours = config.get("tokenizer_class") in _WRITTEN and (folder / "tokenizer.json").is_file()

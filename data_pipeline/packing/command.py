@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from data_pipeline.io.arguments import Parser, add_input, add_output, add_threads
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json
 from data_pipeline.sources.detect import check_source
 
@@ -44,7 +44,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         args.input, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
     )
     print(
-        f"{report['records']:,} records ({report['bytes'] / 2**20:,.1f} MiB of images) in"
+        f"{counted(report['records'], 'record')} ({report['bytes'] / 2**20:,.1f} MiB of images) in"
         f" {args.out}, {report['seconds']} s"
     )
     for reason, count in sorted(report["skipped"].items(), key=lambda kv: -kv[1]):

@@ -101,7 +101,7 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
         if not isinstance(text, str | None):
-            raise TypeError(f"content is a {type(text).__name__}")
+            raise TypeError(f"content is of type {type(text).__name__}")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
         return Failure(MALFORMED, one_line(f"{type(e).__name__}: {e}"))
     tokens = _tokens(value.get("usage"))

@@ -34,7 +34,7 @@ def parser() -> Parser:
         "--endpoint", required=True, metavar="URL", help="the server's address, including /v1"
     )
     made.add_argument(
-        "--model", required=True, metavar="NAME", help="the model, by the server's name for it"
+        "--model", required=True, metavar="NAME", help="the model's name on the server"
     )
     made.add_argument(
         "--out",

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.errors import InputError, counted, first_line
 
 DEFAULT = Path(__file__).with_name("dialogue.json")
 # limits: bytes of the file, questions, characters of one text
@@ -89,18 +89,18 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise refuse(f"more than {MAX_BYTES:,} bytes")
+            raise refuse(f"has more than {MAX_BYTES:,} bytes")
         value = json.loads(data)
     except OSError as e:
         raise refuse(f"cannot be read ({e.strerror})") from e
     except (ValueError, RecursionError) as e:
-        raise refuse(f"not JSON ({first_line(e, 120)})") from e
+        raise refuse(f"is not JSON ({first_line(e, 120)})") from e
     if not isinstance(value, dict) or not isinstance(value.get("turns"), list):
         raise refuse('give a JSON object with "turns", a list of questions')
     if unknown := sorted(set(value) - _FIELDS):
         raise refuse(f"unknown field {unknown[0]!r}; give some of {', '.join(sorted(_FIELDS))}")
     if not 1 <= len(value["turns"]) <= MAX_TURNS:
-        raise refuse(f"{len(value['turns'])} turns; give 1 to {MAX_TURNS}")
+        raise refuse(f"{counted(len(value['turns']), 'turn')}; give 1 to {MAX_TURNS}")
     for name, text in (
         *((f"turn {i + 1}", t) for i, t in enumerate(value["turns"])),
         ("triplet", value.get("triplet", _FALLBACK_TRIPLET)),
@@ -119,7 +119,7 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
         json.dumps(value, allow_nan=False).encode()
         "".join([system, *value["turns"], value.get("triplet", "")]).encode()
     except ValueError as e:
-        raise refuse("has NaN or half a surrogate pair in it") from e
+        raise refuse("it has NaN or half of a surrogate pair in it; write it as plain JSON") from e
     return Dialogue(
         system, tuple(value["turns"]), settings, value.get("triplet", _FALLBACK_TRIPLET)
     )

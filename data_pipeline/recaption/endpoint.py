@@ -180,8 +180,8 @@ class Endpoint:
         message = self._said(f"{status}: {message}")
         if status == 402 or (status == 429 and any(word in code for word in _BROKE)):
             raise StoppedByServerError(
-                f"{self.url} asks for payment ({message}); after it is paid, the same command"
-                " resumes"
+                f"{self.url} asks for payment ({message}); pay it, and run the same command to"
+                " resume"
             )
         if status in (401, 403):
             raise InputError(

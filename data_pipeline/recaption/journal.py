@@ -90,7 +90,8 @@ class Journal:
             self._file = self._open()
         except OSError as e:
             raise InputError(
-                f"{self.path} cannot be written ({first_line(e, 160)}); give another --out"
+                f"{self.path} cannot be written ({e.strerror or first_line(e, 160)}); give another"
+                " --out"
             ) from e
         try:
             found, answers = self._header()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.io import progress
-from data_pipeline.io.errors import InputError, StoppedError, naming
+from data_pipeline.io.errors import InputError, StoppedError, counted, naming
 from data_pipeline.io.files import json_bytes
 from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.dialogue import load_dialogue
@@ -132,8 +132,8 @@ def recaption(
         if stopped is not None:
             raise StoppedError(
                 stopped,
-                f"{journal.totals.requests:,} requests are in {journal.path}; the same command"
-                " resumes",
+                f"{counted(journal.totals.requests, 'request')} saved in {journal.path}; run the"
+                " same command to resume",
             )
         report = {
             "source": str(data),

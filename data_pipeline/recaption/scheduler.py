@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.recaption import answers
 from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.data_url import data_url
@@ -230,7 +230,7 @@ class Asking:
                 f" {outcome.detail})"
             )
             raise StoppedByServerError(
-                f"{said}; the same command with --retry-failed asks them again and resumes"
+                f"{said}; run the same command with --retry-failed to ask them again and resume"
             )
 
     @contextlib.contextmanager
@@ -264,8 +264,8 @@ class Asking:
             return
         self.signal = number
         self.stop()
-        paid = f"{len(self._under_way)} answers that are paid for"
-        waiting = f"waiting for {paid}; a second signal drops them"
+        paid = f"{counted(len(self._under_way), 'answer')} already paid for"
+        waiting = f"waiting for {paid}; a second signal ends the command without them"
         print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
 
     def _say(self, bar: tqdm) -> None:

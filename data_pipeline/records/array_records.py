@@ -68,7 +68,9 @@ class ShardWriter:
             # array_record raises RuntimeErrors, whose text contains the system's error
             failed = machine_error(e, self.path)
             code = failed.errno if failed else getattr(e, "errno", None) or errno.EIO
-            advice = "" if code == errno.EMFILE else "; free space there or give another directory"
+            advice = (
+                "" if code == errno.EMFILE else "; free some disk space, or give another directory"
+            )
             message = f"cannot be written ({os.strerror(code)}){advice}"
             raise OSError(code, message, str(self.path.parent)) from e
 

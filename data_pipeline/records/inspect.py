@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.io.arguments import Parser, add_input
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json
 from data_pipeline.io.files import check_file
 from data_pipeline.records import check_records
@@ -36,10 +36,13 @@ def parser() -> Parser:
         type=int,
         default=0,
         metavar="N",
-        help="of the draw: the same seed shows the same images (default: %(default)s)",
+        help="seed of the draw; the same seed shows the same images (default: %(default)s)",
     )
     made.add_argument(
-        "--out", type=Path, metavar="PNG", help="file for a sheet of them with their captions"
+        "--out",
+        type=Path,
+        metavar="PNG",
+        help="PNG file for a contact sheet of them with their captions",
     )
     add_json(made)
     return made
@@ -74,7 +77,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         recaptioned += bool(record["recaption"])
         image_bytes += len(record["image"])
 
-    print(f"{args.input}: {count:,} records in {len(source.lengths):,} shards")
+    print(f"{args.input}: {counted(count, 'record')} in {counted(len(source.lengths), 'shard')}")
     print("schema:")
     for name, feature in FEATURES.items():
         print(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
@@ -82,14 +85,16 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         f"{image_bytes / measured / 1024:,.1f} KiB per image, {characters / measured:.0f}"
         " characters per caption"
     )
-    print(f"of {measured:,} records: {mean}, {100 * recaptioned / measured:.0f}% recaptioned")
+    print(
+        f"of {counted(measured, 'record')}: {mean}, {100 * recaptioned / measured:.0f}% recaptioned"
+    )
     _print_histogram(sizes)
     print("captions:")
     for record in shown:
         _print_caption(record)
     if args.out:
         contact_sheet(shown, args.out, name=str(args.input))
-        print(f"{len(shown)} images: {args.out}", file=sys.stderr)
+        print(f"{counted(len(shown), 'image')}: {args.out}", file=sys.stderr)
     return {
         "records": count,
         "shards": len(source.lengths),

@@ -109,7 +109,8 @@ def find_shards(path: Path, features: tfds.features.FeaturesDict, made_by: str) 
         ) from e
     if missing:
         raise InputError(
-            f"{path}/features.json lacks {', '.join(missing)}; a record has {', '.join(features)}"
+            f"{path}/features.json lacks {', '.join(missing)}; a record has {', '.join(features)};"
+            " pack the data again"
         )
     try:
         split = next(s for s in info["splits"] if s["name"] == SPLIT)

@@ -45,7 +45,8 @@ def read_sizes(directory: Path, count: int) -> np.ndarray | None:
         raise (
             machine_error(e, path)
             or InputError(
-                f"{path} is damaged ({first_line(e, 160)}); remove it, and it is written again"
+                f"{path} is damaged ({first_line(e, 160).partition('. ')[0]}); remove it, and it is"
+                " written again"
             )
         ) from e
     if sizes.shape != (count, 2) or sizes.dtype != np.int32 or not (sizes > 0).all():

@@ -31,11 +31,13 @@ class SceneSettings:
 
     def __post_init__(self):
         """Check the values."""
-        if self.num < 1 or self.seed < 0 or not 16 <= self.size <= 4096:
-            raise InputError(
-                f"num = {self.num}, seed = {self.seed}, size = {self.size}: give num of at least 1,"
-                " seed of at least 0, and size in 16..4096"
-            )
+        for name, fine, right in (
+            ("num", self.num >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+            ("size", 16 <= self.size <= 4096, "16..4096"),
+        ):
+            if not fine:
+                raise InputError(f"{name} = {getattr(self, name)}: must be {right}")
         if self.split not in SPLITS:
             raise InputError(f"split = {self.split!r}: give one of {', '.join(SPLITS)}")
         for name in ("textured", "two", "relational"):

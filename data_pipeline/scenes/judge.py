@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, counted
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.vision import Seen, Thing, see
 
@@ -118,8 +118,8 @@ def altered_rates(
     """
     if not len(images) or len(images) != len(captions):
         raise InputError(
-            f"the judge needs one caption per image and at least one, not {len(images)} images and"
-            f" {len(captions)} captions"
+            "the judge needs one caption per image and at least one, not"
+            f" {counted(len(images), 'image')} and {counted(len(captions), 'caption')}"
         )
     seen = [see(image) for image in images]
     rejected = {}

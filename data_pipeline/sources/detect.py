@@ -62,8 +62,8 @@ def open_source(path: str | Path) -> Source:
         return _tars(tars, path.resolve())
     if not images:
         raise InputError(
-            f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}), no .tar and no metadata.jsonl"
-            " or metadata.csv; give a folder that holds one of these"
+            f"{path} holds no images, no .tar and no metadata.jsonl or metadata.csv; give a folder"
+            f" that holds one of these (images: {', '.join(IMAGE_SUFFIXES)})"
         )
     return Source(
         "folder", "image", len(images) + len(captions), _counted(read_files(path, images, captions))

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.images import formats
 from data_pipeline.images.decode import MAX_IMAGE_BYTES
 from data_pipeline.sources.fields import read_fields
-from data_pipeline.sources.texts import decode_text, parse_json, tidy
+from data_pipeline.sources.texts import TextError, decode_text, parse_json, tidy
 
 IMAGE_SUFFIXES, OTHER_SUFFIXES = formats.SUFFIXES, formats.OTHER_SUFFIXES
 MAX_TEXT_BYTES = 2**20  # limit for a .txt, a .json, or a line of metadata.jsonl
@@ -119,6 +119,8 @@ def make_item(
         if "txt" in texts:
             captions = (tidy(decode_text(texts["txt"])),)
             unreadable.pop("caption", None)
+    except TextError as e:
+        return Skip(key, BAD_TEXT, str(e))
     except (ValueError, RecursionError) as e:
         return Skip(key, BAD_TEXT, f"{type(e).__name__}: {str(e)[:80]}")
     if "caption" in unreadable:

@@ -10,7 +10,14 @@ from data_pipeline.sources.delimited import read_csv
 from data_pipeline.sources.fields import FILES, present
 from data_pipeline.sources.folders import UnusableError, read_image
 from data_pipeline.sources.items import BAD_TEXT, Item, Skip, make_item
-from data_pipeline.sources.texts import bounded_lines, encoding_of, not_text, parse_json, tidy
+from data_pipeline.sources.texts import (
+    TextError,
+    bounded_lines,
+    encoding_of,
+    not_text,
+    parse_json,
+    tidy,
+)
 
 TABLES = ("metadata.jsonl", "metadata.csv")  # the names of a folder's table, the first preferred
 TableRow = tuple[int, dict[str, Any] | str]  # (line, its fields or what is wrong with it)
@@ -99,6 +106,8 @@ def _json_row(line: str | bytes | None) -> dict[str, Any] | str:
         return f"a line of more than {items.MAX_TEXT_BYTES:,} bytes"
     try:
         fields = parse_json(line)
+    except TextError as e:
+        return str(e)
     except (ValueError, RecursionError) as e:
         return f"{type(e).__name__}: {str(e)[:80]}"
     return fields if isinstance(fields, dict) else "not an object"

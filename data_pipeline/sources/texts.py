@@ -54,7 +54,10 @@ HAS_NULS = "it contains NULs and may be UTF-16 without a byte-order mark; conver
 def not_text(codec: str, where: str) -> str:
     """Return the message that a file is not valid in its encoding, and how to convert it."""
     name = codec.removesuffix("-sig").upper()
-    return f"it is not {name} ({where}); convert it, such as: iconv -f cp1252 -t utf-8 OLD > NEW"
+    return (
+        f"it is not {name} ({where}); convert it, for example with: iconv -f cp1252 -t utf-8 OLD >"
+        " NEW"
+    )
 
 
 def tidy(text: str) -> str:

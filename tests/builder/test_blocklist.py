@@ -55,11 +55,17 @@ def test_a_list_however_it_was_written(data, tmp_path):
         ),
         ("bücher.example".encode("cp1252"), r"it is not UTF-8 \(byte 1\); convert it"),
         (b"\xff\xfeb", "it is not UTF-16"),
-        (b"a.example\n*.bad.example\n", r"line 2: '\*.bad.example' is a rule of another kind"),
-        (b"\n\n0.0.0.0 bad.example\n", "line 3: '0.0.0.0 bad.example' is a rule"),
-        (b"||bad.example^\n", r"line 1: '\|\|bad.example\^' is a rule"),
-        (b'"bad.example",\n', "line 1: '\"bad.example\",' is a rule"),
-        *((f"a.example\n{line}\n".encode(), "line 2: .* is a rule") for line in OTHER_LISTS),
+        (
+            b"a.example\n*.bad.example\n",
+            r"line 2: '\*.bad.example' is not part of a URL but a rule of another kind",
+        ),
+        (b"\n\n0.0.0.0 bad.example\n", "line 3: '0.0.0.0 bad.example' is not part of a URL"),
+        (b"||bad.example^\n", r"line 1: '\|\|bad.example\^' is not part of a URL"),
+        (b'"bad.example",\n', "line 1: '\"bad.example\",' is not part of a URL"),
+        *(
+            (f"a.example\n{line}\n".encode(), "line 2: .* is not part of a URL")
+            for line in OTHER_LISTS
+        ),
         ("\u200b\n\ufeff\n# none\n".encode(), "is empty"),
     ],
 )

@@ -182,7 +182,7 @@ def test_other_filters_use_the_same_scan_and_the_same_command_does_nothing(
     out, digest = tmp_path / "D", benchmarks[1].digest
     with pytest.raises(
         InputError,
-        match=r"nothing is left of .* × min_side, .*; loosen the filters; the scan is kept",
+        match=r"no image is left; left out: .* × min_side, .*; loosen the filters and run",
     ):
         main(flags(tars[0], out, "--min-side", "5000"))
     from data_pipeline.builder import build
@@ -230,7 +230,7 @@ def test_killed_while_it_cleans_up(overwrite, tars, built, benchmarks, tmp_path,
 def test_too_much_that_is_bad_ends_the_build(tars, tmp_path):
     with pytest.raises(
         InputError,
-        match=r"\d of 2\d\d items are damaged .* more than --max-bad-fraction 0.01 allows",
+        match=r"damaged or undecodable items: \d of 2\d\d .* --max-bad-fraction 0.01 allows",
     ):
         main(flags(tars[0], tmp_path / "D", "--max-bad-fraction", "0.01"))
     assert not (tmp_path / "D").exists()

@@ -195,7 +195,7 @@ def test_files_that_break_off_end_the_build(tmp_path):
     with pytest.raises(
         InputError,
         match=(
-            r"bytes are lost in truncated files \(most of them in .*\), more than"
+            r"bytes lost in truncated files: .* \(most of them in .*\), more than"
             r" --max-bad-fraction 0.2 allows"
         ),
     ):

@@ -89,9 +89,7 @@ def test_parquet_with_images_and_metadata_joined_by_key(tmp_path):
         build(tmp_path / "E", *joined, "--join-on", "hash")
     with pytest.raises(InputError, match="no column of image bytes"):
         build(tmp_path / "E", "--input", tmp_path / "meta.parquet")
-    with pytest.raises(
-        InputError, match="--metadata has no row for any of 7 items by 'similarity'"
-    ):
+    with pytest.raises(InputError, match="--metadata: no item has a row with its 'similarity'"):
         build(
             tmp_path / "F",
             *flags,
@@ -163,7 +161,8 @@ def test_a_folder_with_a_table(kind, tmp_path):
     [
         (
             ["--input", "{at}/none/*.tar"],
-            "--input .*none/.* nothing is there; give tars, parquet files or a folder",
+            "--input .*none/.* there is no such file or folder; give tars, parquet files or a"
+            " folder",
         ),
         (["--input", "{at}/x.jpg"], "neither a .tar nor a .parquet"),
         (["--input", "{at}/empty"], "holds no .tar, no .parquet and no images"),
@@ -189,7 +188,7 @@ def test_a_folder_with_a_table(kind, tmp_path):
         ),
         (
             ["--input", "{at}/a.tar", "--filters", "{at}/none.yaml"],
-            "none.yaml cannot be read as YAML",
+            "none.yaml cannot be read",
         ),
         (
             ["--input", "{at}/a.tar", "--direct_num_workers", "two"],
@@ -234,7 +233,7 @@ def test_somebody_elses_directory_stays(tmp_path):
     tar(tmp_path / "a.tar", sample(0))
     (tmp_path / "D.build").mkdir()
     (tmp_path / "D.build" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is in the way and does not belong to a build"):
+    with pytest.raises(InputError, match="exists and does not belong to a build"):
         build(tmp_path / "D", "--input", tmp_path / "a.tar")
     assert (tmp_path / "D.build" / "thesis.tex").exists()
     (tmp_path / "E").mkdir()

@@ -55,7 +55,7 @@ def test_a_filter_finds_its_field(case, source, form, tmp_path):
 def test_a_filter_whose_field_no_image_has(case, source, tmp_path):
     settings = Settings(**case.settings)
     figures = decided(*write(source, tmp_path, Form("other", 1, 2, "kept")), settings)
-    with pytest.raises(InputError, match=r"needs .*, which none of 2 items of .* has; join it"):
+    with pytest.raises(InputError, match=r"needs .*, which no item of .* has; join it"):
         check_figures(figures, BuildSettings(settings))
     check_figures(figures, BuildSettings(settings, allow_unreadable=True))
 
@@ -125,7 +125,7 @@ def test_the_command_refuses_and_resumes(tmp_path, capsys):
     assert str(refused.value) == (
         "a filter's field has values that cannot be understood: unsafe of 1 of 5 items, such as"
         " punsafe = {'score': 0.1} (--max-unsafe); correct them, or give --allow-unreadable-fields"
-        " to let these items pass the filter, and the same command resumes"
+        " to let these items pass the filter, and run the same command to resume"
     )
     main([*flags, "--allow-unreadable-fields"])
     assert "not understood 1: unsafe (such as punsafe = {'score': 0.1})" in capsys.readouterr().out

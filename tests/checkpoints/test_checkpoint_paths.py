@@ -96,7 +96,7 @@ def test_what_lacks_arrays_is_not_signed(name, save, tmp_path, monkeypatch):
     """
     monkeypatch.setattr(writing, "_PATTERN", re.compile("(?!)"))
     (tmp_path / name).mkdir()
-    with pytest.raises(OSError, match=r"of its \d arrays are not in it, such as a"):
+    with pytest.raises(OSError, match=r"of its \d arrays were not written, such as a"):
         save(tmp_path / name / "vae")
     assert not list(tmp_path.rglob(manifest.NAME))
     assert not [path for path in (tmp_path / name).rglob("*") if path.name in ("1", "_METADATA")]

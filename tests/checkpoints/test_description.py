@@ -69,7 +69,9 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
     del value["stages"]["base"]["text_width"]
     assert CascadeDescription.from_json(value, "a") == dataclasses.replace(WHOLE, format=1)
     del value["t5"]
-    with pytest.raises(InputError, match=r"^a is damaged: base has no valid text_width$"):
+    with pytest.raises(
+        InputError, match=r"^a is damaged: the field 'text_width' of base is missing or wrong$"
+    ):
         CascadeDescription.from_json(value, "a")
 
 
@@ -77,17 +79,25 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
     ("place", "change", "said"),
     [
         ((), {"format": 3}, "is not a cascade description of format 2"),
-        ((), {"stages": []}, "is damaged: stages must be of base and relay"),
-        ((), {"stages": {"../x": {}}}, "is damaged: stages must be of base and relay, not '../x'"),
-        ((), {"vae": None}, "is damaged: vae has no valid model"),
-        (("vae",), {"scale": "1"}, "is damaged: vae has no valid scale"),
-        (("t5",), {"length": 2.5}, "is damaged: t5 has no valid length"),
-        (("stages", "base"), {"steps": None}, "is damaged: base has no valid steps"),
-        (("stages", "base"), {"distilled": {}}, "is damaged: base has no valid distilled"),
+        ((), {"stages": []}, "is damaged: stages may be base and relay only"),
+        ((), {"stages": {"../x": {}}}, "is damaged: stages may be base and relay only, not '../x'"),
+        ((), {"vae": None}, "is damaged: the field 'model' of vae is missing or wrong"),
+        (("vae",), {"scale": "1"}, "is damaged: the field 'scale' of vae is missing or wrong"),
+        (("t5",), {"length": 2.5}, "is damaged: the field 'length' of t5 is missing or wrong"),
+        (
+            ("stages", "base"),
+            {"steps": None},
+            "is damaged: the field 'steps' of base is missing or wrong",
+        ),
+        (
+            ("stages", "base"),
+            {"distilled": {}},
+            "is damaged: the field 'distilled' of base is wrong",
+        ),
         (
             ("stages", "base"),
             {"distilled": {"steps": 2, "w": [1.0]}},
-            "is damaged: base has no valid distilled",
+            "is damaged: the field 'distilled' of base is wrong",
         ),
         (
             ("stages", "relay"),

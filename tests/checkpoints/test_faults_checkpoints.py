@@ -126,7 +126,8 @@ def test_where_no_checkpoint_is_intact_there_is_none_to_offer(workdir):
     with pytest.raises(
         InputError,
         match=(
-            r"6 is damaged: manifest\.json is missing; restore the file, or start anew \(no older"
+            r"6 is damaged: manifest\.json is missing; restore the file, or give a new --workdir"
+            r" \(no older"
             r" checkpoint is"
         ),
     ):
@@ -170,7 +171,7 @@ def test_a_damaged_part_of_a_cascade_is_named(damage, workdir):
     damage(max(part.rglob("d/*"), key=lambda path: path.stat().st_size))
     with pytest.raises(
         InputError,
-        match=f"{part} is damaged: .*d/.* (has|is|differs) .*; restore it, or have its run write it"
+        match=f"{part} is damaged: .*d/.* (has|is|differs) .*; restore it, or let its run write it"
         " again",
     ):
         cascades.load_part(part, None)

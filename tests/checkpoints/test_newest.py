@@ -197,7 +197,9 @@ def test_an_autoencoder_starts_another_and_draws_nothing_before_its_scale_is_kno
     assert found.vae == vae
     assert_equal(named_leaves(load_params(directory, found, ("vae",))[0]["vae"]), named_leaves(ema))
     part_loader(str(tmp_path), "vae", {})
-    with pytest.raises(InputError, match="has no latent scale yet: its run measures"):
+    with pytest.raises(
+        InputError, match="autoencoder's latent scale is not measured yet; let its run finish"
+    ):
         load(tmp_path)
 
 

@@ -27,16 +27,24 @@ FIELDS = [
     ("vae", ["data.path={at}/torn"], "shard"),
     ("vae", ["data.path={at}/lost"], "is missing; restore the file"),
     ("vae", ["data.path={at}/swapped"], "does not describe an array_record split"),
-    ("vae", ["batch.size=12"], "take a multiple of 8"),
+    ("vae", ["batch.size=12"], "give a multiple of 8"),
     ("vae", ["batch.size=24", "batch.per_device=2"], "config.batch.per_device = 2"),
     ("vae", ["mesh.data=3"], "config.mesh"),
-    ("vae", ["mesh.tensor=-1"], "config.mesh: mesh axes must be positive"),
+    (
+        "vae",
+        ["mesh.tensor=-1"],
+        "config.mesh: the mesh data=-1,fsdp=-1,tensor=-1,context=1 is not possible; give positive",
+    ),
     ("vae", ["mesh.data=16", "mesh.fsdp=1"], "there are 8"),
     ("vae", ["data.image_size=36"], "not a multiple of the autoencoder's factor 8"),
     ("vae", ["model.groups=3"], "groups"),
     ("vae", ["objective.perceptual={at}/none.npz"], "none.npz"),
     ("vae", ["init_from={at}/empty"], "is not a checkpoint"),
-    ("vae", ["init_from={at}/bare"], "has no vae"),
+    (
+        "vae",
+        ["init_from={at}/bare"],
+        "has no part vae; set config.init_part to one of its parts: none",
+    ),
     ("base", ["cascade="], "config.cascade is not set"),
     ("base", ["cascade={at}/none"], "is not a checkpoint"),
     ("base", ["cascade={at}/bare"], "has no vae"),
@@ -50,7 +58,7 @@ FIELDS = [
     (
         "base",
         ["data.zoom=(1.25, 1.25)"],
-        "config.data.image_size times the least zoom = 40 is not a multiple of 16",
+        "config.data.image_size × the smallest zoom = 40 is not a multiple of 16",
     ),
     ("base", ["model.head_dim=7"], "head_dim"),
     ("base", ["model.groups=5"], "groups"),
@@ -76,26 +84,30 @@ FIELDS = [
         "config.attention: attention 'splash' does not run on cpu devices",
     ),
     ("relay", ["data.image_size=20"], "not a multiple of 8"),
-    ("relay", ["init_from={vae}"], "has no base"),
+    (
+        "relay",
+        ["init_from={vae}"],
+        "has no part base; set config.init_part to one of its parts: vae",
+    ),
     (
         "relay",
         ["init_from={at}/halved"],
-        "differs from config.model: channels is 32 there and 16 here; give"
+        "differs from config.model: channels is 32 in the checkpoint and 16 in the recipe; give"
         " --config.model.channels=32",
     ),
     ("relay", ["model.channels=32", "init_from={at}/halved"], "does not hold the model"),
     (
         "relay",
         ["model.channels=32", "model.mid_depth=0"],
-        "channels is 16 there and 32 here, mid_depth is 1 there and 0 here; give"
-        " --config.model.channels=16 --config.model.mid_depth=1",
+        "channels is 16 in the checkpoint and 32 in the recipe, mid_depth is 1 in the checkpoint"
+        " and 0 in the recipe; give --config.model.channels=16 --config.model.mid_depth=1",
     ),
     (
         "relay",
         ["init_from=scenes"],
-        "it is distilled, so start from the base that it was distilled from",
+        "the checkpoint is distilled, so give the base that it was distilled from",
     ),
-    ("relay", ["sample.steps=300"], "config.sample.steps = 300"),
+    ("relay", ["sample.steps=300"], "config.sample.steps = 300: must be 1..40"),
 ]
 
 

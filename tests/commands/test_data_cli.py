@@ -114,8 +114,8 @@ def test_bad_input(tmp_path):
         with pytest.raises(InputError, match=message):
             main(argv)
     for argv, message in (
-        ([], "after data comes one of pack, build, "),
-        (["nothing"], "no command data 'nothing'; after data comes"),
+        ([], "no command after data; give one of pack, build, "),
+        (["nothing"], "unknown command data 'nothing'; give one of"),
         (
             ["scenes", "--num", "x", "--out", "o"],
             "--num: invalid int value: 'x'; see cv3jax data scenes --help",

@@ -27,8 +27,8 @@ train --config=scenes_base --workdir w --config.model.remat=some | config.model.
 train --config=scenes_vae --workdir w --config.profile.steps=9:1 | config.profile.steps
 train --config=scenes_vae --workdir w --config.data.path=nope | no records at nope
 train --config=scenes_base --workdir w --config.cascade=nope | nope is not a checkpoint
-train --config=scenes_vae --workdir w --num-processes 2 | --num-processes is given without
-distill --config=scenes_base --workdir w | the config has no distill
+train --config=scenes_vae --workdir w --num-processes 2 | must be given together with
+distill --config=scenes_base --workdir w | the recipe has no section distill
 distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
 config nope | no recipe 'nope'
 config scenes_distill_base --config.distill.rounds=() | config.distill.rounds = ()

@@ -25,15 +25,17 @@ def plain(stage: str, *fields: str):
         ("distill.rounds=()", f"config.distill.rounds = (): must be one or more of {ENTRY}"),
         (
             f"distill.rounds={rounds({8: 3, 2: 3})}",
-            "config.distill.rounds: 8 steps are halved to 4, not to 2",
+            "config.distill.rounds: round 2 has 2 steps, but must have half of the 8 of the round"
+            " before",
         ),
         (
             f"distill.rounds={rounds({2: 3, 4: 3})}",
-            "config.distill.rounds: 2 steps are halved to 1, not to 4",
+            "config.distill.rounds: round 2 has 4 steps, but must have half of the 2 of the round"
+            " before",
         ),
         (
             "distill.rounds=((2,3,1e-3,1.0,4.0),(1,3,1e-3,0.5,4.0))",
-            "round 2 has w in 0.5..4, but its teacher, round 1, knows 1..4",
+            "round 2 has w in 0.5..4, but its teacher, round 1, was trained for 1..4 only",
         ),
         (
             "distill.rounds=((2,3,1e-3,1.0,4.0),(1,3,1e-3,2.0,5.0))",
@@ -88,7 +90,7 @@ def test_rounds_that_can_be():
             {"start": 500},
             (
                 "HERE was trained from T_r = 500, and config.schedule.start = 40 is outside of what"
-                " it has learned: fine-tune it with that start first (cv3jax train,"
+                " it was trained for; fine-tune it with that start first (cv3jax train,"
                 " --config.schedule.start=40)"
             ),
         ),
@@ -97,7 +99,7 @@ def test_rounds_that_can_be():
             distilled_to(4, start=500),
             (
                 "HERE was trained from T_r = 500, and config.schedule.start = 40 is outside of what"
-                " it has learned: give --config.schedule.start=500"
+                " it was trained for; give --config.schedule.start=500"
             ),
         ),
         (
@@ -118,41 +120,42 @@ def test_rounds_that_can_be():
             {"blur": "sigma"},
             "config.schedule.blur = linear, but HERE has sigma; give --config.schedule.blur=sigma",
         ),
-        ("base", {"kind": "relay"}, "HERE is a relay stage, but config.schedule says base"),
-        ("relay", {"kind": "base"}, "HERE is a base stage, but config.schedule says relay"),
+        ("base", {"kind": "relay"}, "HERE is a relay stage, but the recipe is of a base stage"),
+        ("relay", {"kind": "base"}, "HERE is a base stage, but the recipe is of a relay stage"),
         (
             "base",
             distilled_to(8),
             (
-                "HERE was distilled to 8 steps and works with no other number, but round 1 asks it"
-                " for 4; let config.distill.rounds begin with 4 steps"
+                "HERE was distilled to 8 steps and works with no other number, but round 1 needs a"
+                " teacher of 4 steps; begin config.distill.rounds with 4 steps"
             ),
         ),
         (
             "base",
             distilled_to(2),
             (
-                "HERE was distilled to 2 steps and works with no other number, but round 1 asks it"
-                " for 4; let config.distill.rounds begin with 1 steps"
+                "HERE was distilled to 2 steps and works with no other number, but round 1 needs a"
+                " teacher of 4 steps; begin config.distill.rounds with 1 step"
             ),
         ),
         (
             "base",
             distilled_to(1),
             (
-                "HERE was distilled to 1 steps and works with no other number, but round 1 asks it"
-                " for 4; it cannot be halved"
+                "HERE was distilled to 1 step and works with no other number, but round 1 needs a"
+                " teacher of 4 steps; its steps cannot be halved"
             ),
         ),
         (
             "base",
             distilled_to(4, w=(1.0, 3.0)),
-            "HERE was distilled for w in 1..3, but round 1 asks it for 1..4",
+            "HERE was distilled for w in 1..3, but round 1 has w in 1..4",
         ),
         (
             "base",
             distilled_to(4, model={"w_dim": 256}),
-            "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
+            "HERE embeds the guidance weight w in 256 dimensions, not in 16; give"
+            " --config.model.w_dim=256",
         ),
     ],
 )
@@ -182,17 +185,14 @@ def test_a_teacher_that_fits(changes, words):
         (
             {},
             (
-                "HERE is not guidance-conditioned, so it is no student; leave"
-                " config.distill.student out, and the first round begins at its teacher"
+                "HERE is not guidance-conditioned, so it cannot be a student; leave"
+                " config.distill.student out, and the first round starts from its teacher's weights"
             ),
         ),
         (
-            distilled_to(4),
-            "HERE has 4 steps, but config.distill.rounds begins with 2; begin with 4",
-        ),
-        (
-            distilled_to(2, model={"w_dim": 256}),
-            "HERE embeds the guidance weight w in 256 dimensions; give --config.model.w_dim=256",
+            told(2, model={"w_dim": 256}),
+            "HERE embeds the guidance weight w in 256 dimensions, not in 16; give"
+            " --config.model.w_dim=256",
         ),
         (
             distilled_to(2, prediction="eps"),

@@ -66,7 +66,8 @@ def places(tmp_path_factory):
         (
             "base",
             ("distill.student={whole}",),
-            "config.distill.student = {whole} is not guidance-conditioned, so it is no student",
+            "config.distill.student = {whole} is not guidance-conditioned, so it cannot be a"
+            " student",
         ),
         (
             "base",
@@ -76,14 +77,14 @@ def places(tmp_path_factory):
         (
             "base",
             ("distill.student={at}/other_vae",),
-            "{at}/other_vae has latents of another autoencoder: its latent scale is",
+            "{at}/other_vae was trained on latents of another autoencoder: its latent scale is",
         ),
         (
             "base",
             ("model.channels=32",),
             (
-                "config.model.channels = 32, but the teacher has 16: a student has its teacher's"
-                " sizes; give that value"
+                "config.model.channels = 32, but the teacher has 16, and a student needs the sizes"
+                " of its teacher; give 16"
             ),
         ),
         ("base", ("model.depth=(2,)",), "config.model.depth = (2,), but the teacher has [0]"),
@@ -95,8 +96,8 @@ def places(tmp_path_factory):
         (
             "relay",
             ("schedule.start=30",),
-            "was trained from T_r = 40, and config.schedule.start = 30 is outside of what it has"
-            " learned",
+            "was trained from T_r = 40, and config.schedule.start = 30 is outside of what it was"
+            " trained for",
         ),
         ("base", ("stage=vae",), "config.stage = vae: must be one of base, relay"),
     ],
@@ -126,12 +127,17 @@ def refused(argv: list[str], capsys, said: str) -> None:
 
 
 def test_another_command_s_recipe_has_no_rounds(tmp_path, capsys):
-    said = "the config has no distill; take a distillation recipe, such as distill_base"
+    said = (
+        "--config: the recipe has no section distill; give a distillation recipe, such as"
+        " distill_base"
+    )
     refused(tiny_runs.argv("base", tmp_path / "w"), capsys, said)
 
 
 def test_a_distillation_s_recipe_is_not_trained(tmp_path):
-    with pytest.raises(InputError, match="cv3jax distill runs it"):
+    with pytest.raises(
+        InputError, match="this is a distillation recipe; run it with cv3jax distill"
+    ):
         train.main(["--config=scenes_distill_base:tiny", "--workdir", str(tmp_path / "w")])
     assert not (tmp_path / "w").exists()
 

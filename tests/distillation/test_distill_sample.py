@@ -142,10 +142,12 @@ def test_the_model_is_conditioned_on_w(places):
 
 
 STEPS = (
-    "{n} steps for the {name} stage: it was distilled to 1 and works with no other number; give 1"
+    "{n} steps for the {name} stage: this stage was distilled to 1 and works with no other number;"
+    " give 1"
 )
 GUIDANCE = (
-    "guidance {n} for the {name} stage: it was distilled for 1..4; give a value of that range"
+    "guidance {n} for the {name} stage: this stage was distilled for guidance 1..4; give a value"
+    " in that range"
 )
 REFUSED = [
     ("both", ("--steps", "2"), STEPS.format(n=2, name="base")),

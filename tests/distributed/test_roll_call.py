@@ -44,7 +44,7 @@ def test_all_find_each_other_whoever_comes_first_and_the_port_is_free_again(orde
 )
 def test_who_is_missing_is_said_by_all_that_are_there(there, count, missing):
     ends = call(there, count, 1.0)
-    said = f"process {missing} of {count} did not turn up within 1 s"
+    said = f"process {missing} of {count} did not connect within 1 s"
     assert set(ends) == set(there)
     assert all(said in end for end in ends.values())
 
@@ -71,7 +71,7 @@ def test_a_stranger_at_the_port_is_not_counted():
     other.start()
     ends = call((0,), 2, 3.0, f"127.0.0.1:{port}")
     other.join(30)
-    assert "process 1 of 2 did not turn up" in ends[0]
+    assert "process 1 of 2 did not connect" in ends[0]
 
 
 def test_a_port_that_is_taken_is_named():

@@ -51,7 +51,7 @@ def test_auto_takes_the_kernel_where_it_pays_and_its_limits_hold():
             "cpu",
             64,
             "bfloat16",
-            "attention 'cudnn' does not run on cpu devices; take auto or xla",
+            "attention 'cudnn' does not run on cpu devices; give auto or xla",
         ),
         ("splash", "gpu", 64, "bfloat16", "attention 'splash' does not run on gpu devices"),
         ("cudnn", "gpu", 64, "float32", "attention 'cudnn' needs bfloat16 or float16, not float32"),

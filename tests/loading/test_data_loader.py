@@ -147,14 +147,14 @@ def test_incomplete_batches(data):
     assert [len(b["image"]) for b in loader(data, num_epochs=1, drop_remainder=False)] == [
         4
     ] * 5 + [3]
-    with pytest.raises(InputError, match="23 records are less than one batch of 24"):
+    with pytest.raises(InputError, match="23 records gives less than one batch of 24"):
         loader(data, batch_size=24, num_epochs=1)
     assert len(next(loader(data, batch_size=24, num_epochs=1, drop_remainder=False))["image"]) == 23
     # for ever: an epoch boundary inside the batch
     assert len(next(loader(data, batch_size=50))["image"]) == 50
     last = loader(data, batch_size=24, rows=[22], num_epochs=1, drop_remainder=False, shuffle=False)
     assert ids(last) == [int(open_records(data)[22]["key"][1:])]
-    with pytest.raises(InputError, match="23 records are less than one batch of 24"):
+    with pytest.raises(InputError, match="23 records gives less than one batch of 24"):
         loader(data, batch_size=24, rows=[23], num_epochs=1, drop_remainder=False)
 
 

@@ -206,7 +206,7 @@ def test_damaged_records_are_passed_over_and_nothing_else_changes(data, broken, 
     assert sorted(state["damaged"]) == sorted(f"0:{index}" for index in indices)
     assert json.loads(json.dumps(state)) == state
     said = capsys.readouterr().err
-    assert said.count("the next one replaces it") == 2  # each once, not each epoch
+    assert said.count("is replaced by the next one") == 2  # each once, not each epoch
     later = loader(folder, max_damaged=2)
     later.set_state(state)
     assert len(later.damaged) == 2
@@ -221,7 +221,7 @@ def test_one_damaged_record_too_many_ends_it_and_the_first_is_named(broken):
         with pytest.raises(
             InputError,
             match=(
-                r"2 damaged records, but max_damaged allows 1;.*the first: record \d+ of"
+                r"damaged records: 2, but max_damaged = 1;.*the first: record \d+ of"
                 r" .*array_record.* is"
                 r" damaged"
             ),
@@ -244,7 +244,9 @@ def test_damaged_pixels_and_whole_runs_of_damaged_records(data):
     assert keys([next(stream)]) == [int(records[i]["key"][1:]) for i in (0, 1, 2, 6)]
     assert keys([next(stream)])[:2] == [int(records[6]["key"][1:])] * 2
     assert sorted(stream.damaged) == ["0:3", "0:4", "0:5"]
-    with pytest.raises(InputError, match="3 damaged records in a row; the first: record 'k9'"):
+    with pytest.raises(
+        InputError, match="3 damaged records in a row; restore the files; the first: record 'k9'"
+    ):
         list(itertools.islice(loader(records, max_damaged=2, shuffle=False), 2))
     with pytest.raises(InputError, match="damaged"):
         list(loader([{**r, "image": b""} for r in records], max_damaged=1000))

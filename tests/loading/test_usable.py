@@ -67,7 +67,7 @@ def test_a_dataset_without_a_large_one_is_refused(data):
         InputError, match=r"all of its 6 .* min_side = 18 pixels .the largest has 16"
     ):
         usable(open_records(data), 18)
-    with pytest.raises(InputError, match="3 records are less than one batch of 4"):
+    with pytest.raises(InputError, match="3 records gives less than one batch of 4"):
         seen(data, 1, min_side=16, batch_size=4, num_epochs=1)
 
 

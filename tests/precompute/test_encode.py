@@ -106,7 +106,7 @@ def test_any_mesh_leaves_the_bytes_of_one_device(mesh, tmp_path, monkeypatch):
     [
         ("vae", (), {}, "the stage vae trains on the images themselves"),
         ("relay", ("cascade=",), {}, "--checkpoint is not given"),
-        ("relay", ("cascade=VAE",), {}, "has no t5; give one that has .* or --text none"),
+        ("relay", ("cascade=VAE",), {}, "has no t5; give a cascade with a t5 .* or --text none"),
         (
             "relay",
             (),
@@ -203,7 +203,10 @@ def test_captions_without_features_are_counted(text, count, tmp_path, monkeypatc
     monkeypatch.setattr(shard, "start", lambda *_: {"latents": {}, "text": {}, "recaption": {}})
     figures = run(config("relay", f"data.path={tmp_path / 'd'}"), tmp_path / "out", text=text)
     assert (figures["made"], figures["several_captions"]) == (5, count)
-    said = f"{count} of 5 records have several captions: text features are made from the first"
+    said = (
+        f"{count} of 5 records have several captions, but the feature cache has text features of"
+        " the first one"
+    )
     assert (said in capsys.readouterr().err) == (count > 0)
 
 

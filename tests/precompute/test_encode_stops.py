@@ -107,7 +107,7 @@ def test_a_signal_ends_it_and_the_same_command_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(precomputing, "choose_mesh", lambda text, count: None)
     with pytest.raises(
         StoppedError,
-        match=f"SIGTERM: {COUNT - 7} records are left; run the same command to continue",
+        match=f"SIGTERM: records left: {COUNT - 7}; run the same command to resume",
     ):
         run(config("relay"), tmp_path / "out")
     monkeypatch.undo()
@@ -136,10 +136,10 @@ def test_another_encoding_in_the_same_place(tmp_path):
         match=r"out was encoded with other values of latents\.dtype; give --overwrite",
     ):
         run(config("relay"), out, latents="bfloat16", text=None)
-    with pytest.raises(InputError, match="holds something other than latents and text features"):
+    with pytest.raises(InputError, match="holds something other than a feature cache"):
         run(config("relay"), data(), overwrite=True)
     assert len(records()) == COUNT
     (tmp_path / "b.partial").mkdir()
     (tmp_path / "b.partial" / "mine").touch()
-    with pytest.raises(InputError, match=r"b\.partial is in the way and holds 'mine'"):
+    with pytest.raises(InputError, match=r"b\.partial exists and holds 'mine'"):
         run(config("relay"), tmp_path / "b")

@@ -77,7 +77,7 @@ def test_int8_features_are_multiples_of_their_token_s_scale():
             r"with other values of latents\.computed, text\.computed; give those",
         ),
         (("cascade=RELAY",), ("float16", "bfloat16"), None),  # the same encoders, carried over
-        (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5 that made them"),
+        (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5; give the cascade that"),
         (("schedule.blur=none",), ("float16", None), None),
     ],
 )

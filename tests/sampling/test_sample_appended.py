@@ -65,7 +65,8 @@ def test_names_of_more_digits_take_another_directory(tmp_path):
     (tmp_path / PLAN).write_text(json.dumps(plan_of(path, 60_000)[0]))
     path.write_text("a\nb\n")
     with pytest.raises(
-        InputError, match="60,000 pictures, whose names have 5 digits; 120,000 take 6"
+        InputError,
+        match="60,000 pictures with 5 digits in their names, but 120,000 pictures need 6",
     ):
         check_plan(tmp_path, *plan_of(path, 60_000), path)
 

@@ -134,13 +134,13 @@ def loaded():
         ({"image": 1, "size": 96}, r"size 96: this cascade makes"),
         (
             {"size": 128, "noise": "n.npz"},
-            r"--noise n\.npz: it fits one relay pass, and --size 128 takes 2",
+            r"--noise n\.npz: its arrays are for one relay pass, but --size 128 takes 2",
         ),
         (
             {"without": "relay", "image": 1},
-            r"has no relay stage to start from, only vae, t5, base$",
+            r"has no relay stage, only vae, t5, base; give a checkpoint",
         ),
-        ({"without": "base"}, r"has no base stage to start from, only vae, t5, relay$"),
+        ({"without": "base"}, r"has no base stage, only vae, t5, relay; give a checkpoint"),
     ],
 )
 def test_arguments_that_contradict_the_checkpoint(given, line, loaded, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_a_signal_ends_it_after_the_batch(number, paint, whole, tmp_path):
     else:
         with pytest.raises(
             StoppedError,
-            match="SIGINT: 7 of 11 pictures are left; run the same command to continue",
+            match="SIGINT: pictures left: 7 of 11; run the same command to resume",
         ):
             paint("stopped", "--seed", "7", painter=painter)
     assert painter.batches == 2

@@ -21,7 +21,7 @@ from data_pipeline.io.errors import InputError
         (
             ["--seed", "7", "--steps", "5"],
             "p.txt",
-            "5 steps for the base stage: it was distilled to 4 and works with no other",
+            "5 steps for the base stage: this stage was distilled to 4 and works with no other",
         ),
         (["--seed", "7", "--guidance", "3"], "p.txt", r"other values of base\.guidance;"),
         # it takes the relay too
@@ -63,7 +63,9 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
     ):
         paint("new", "--seed", "7")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="11 pictures count up past 4294967295"):
+    with pytest.raises(
+        InputError, match="the last of 11 pictures would have a seed above 4294967295"
+    ):
         paint("new", "--seed", str(2**32 - 5))
     assert not (tmp_path / "new").exists()
     assert contents(out).keys() == whole.keys() - {"plan.json"}

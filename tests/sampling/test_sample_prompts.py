@@ -70,7 +70,7 @@ def test_a_file_of_prompts_that_is_none(data, line, tmp_path):
     [
         ("{", "line 2 is not JSON"),
         ("[" * 50_000, "line 2 is not JSON"),
-        ('["b"]', "line 2 has a list; give"),
+        ('["b"]', "line 2 has a value of type list; give"),
         ("{}", "line 2 has nothing; give"),
         ('{"prompt": "b", "sed": 1}', "line 2 has prompt, sed; give"),
         ('{"prompt": 1}', r"line 2: a prompt must hold"),
@@ -159,8 +159,8 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
             (2, 2),
             {},
             (
-                "--process-id 2, --num-processes 2: give both, the first from 0 to one less than"
-                " the second"
+                "--process-id 2, --num-processes 2: give both; the first must be 0 or more, and"
+                " less than the second"
             ),
         ),
         ((0, None), {}, "--process-id 0, --num-processes None: give both"),
@@ -209,7 +209,7 @@ def test_a_mesh_is_as_large_as_there_are_pictures_for():
         ("fsdp=3", r"--mesh fsdp=3: 8 devices do not divide over the mesh"),
         ("data=2", r"--mesh data=2: the mesh .* needs 2 devices, but there are 8"),
         ("fsdp=-1,tensor=-1", "one of them .* may be -1"),
-        ("fsdp=0", "axes must be positive"),
+        ("fsdp=0", "is not possible; give positive sizes"),
         *(
             (text, f"--mesh {text}: give sizes for some of the axes data, fsdp")
             for text in ("", "8", "model=8", "data=a", "data=8,data=8")

@@ -99,7 +99,8 @@ def test_a_nan_from_the_data_is_noticed_and_never_saved(stop, tmp_path):
     with pytest.raises(
         NonFiniteLossError,
         match=(
-            "step 2: loss and grad_norm and param_norm not finite; stopped, there is no checkpoint"
+            "step 2: loss is nan, grad_norm is nan, param_norm is nan; the run is stopped, there is"
+            " no checkpoint"
         ),
     ):
         toy(tmp_path, place=poisoned(2), before=before, cadence=rarely)

@@ -51,8 +51,10 @@ def test_a_full_disk_is_one_line_and_the_run_resumes_when_there_is_room(kind, tm
         assert lines[0].startswith(
             f"cv3jax: {disk}/w/checkpoints: a checkpoint could not be written ("
         )
-        remains = f"the checkpoint of step {left[-1]} remains" if left else "there is none yet"
-        assert f"), {remains}; make room and run the same command to continue" in lines[0]
+        remains = (
+            f"the checkpoint of step {left[-1]} remains" if left else "there is no checkpoint yet"
+        )
+        assert f"), {remains}; free some disk space and run the same command to resume" in lines[0]
         # no half of one
         assert sorted(path.name for path in (disk / "w" / "checkpoints").iterdir()) == [
             str(step) for step in left
@@ -74,7 +76,7 @@ def test_records_for_which_there_is_no_room_leave_nothing(kind, tmp_path, capsys
         code, lines = ended(build, capsys)
         assert code == 1
         assert lines[-1].startswith(f"cv3jax: {disk}/data.partial: cannot be written (")
-        assert lines[-1].endswith("); free space there or give another directory")
+        assert lines[-1].endswith("); free some disk space, or give another directory")
         assert not [line for line in lines if "Traceback" in line]
         assert list(disk.iterdir()) == []
         more()

@@ -62,14 +62,14 @@ def test_a_process_knows_its_place_from_flags_and_variables():
             {"num_processes": 4},
             {},
             (
-                "--num-processes is given without --coordinator and --process-id; give"
+                "--coordinator and --process-id must be given together with --num-processes; give"
                 " --coordinator HOST:PORT"
             ),
         ),
         (
             {"process_id": 0},
             {"JAX_NUM_PROCESSES": "2"},
-            "JAX_NUM_PROCESSES, --process-id is given without --coordinator",
+            "--coordinator must be given together with JAX_NUM_PROCESSES and --process-id",
         ),
         (
             {"coordinator": "a:1", "num_processes": 4, "process_id": 4},

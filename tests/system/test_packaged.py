@@ -118,7 +118,7 @@ def test_what_is_there_wins(packaged, source):
 
 @pytest.mark.parametrize("path", ["other", "tiny/base", "runs/tiny", "../installed/none", "..", ""])
 def test_an_unknown_name_lists_the_known_ones(path, packaged):
-    assert error(path).endswith("or one that is installed: tiny")
+    assert error(path).endswith("or the name of an installed cascade: tiny")
 
 
 def test_nothing_is_promised_where_nothing_is_packaged(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_nothing_is_promised_where_nothing_is_packaged(tmp_path, monkeypatch):
 
 
 def test_commands_take_the_name(packaged):
-    with pytest.raises(InputError, match="or one that is installed: tiny"):
+    with pytest.raises(InputError, match="or the name of an installed cascade: tiny"):
         sample.main(["--checkpoint", "other", "--prompt", "x", "--out", "out"])
     convert(["--checkpoint", "tiny", "--to", "safetensors", "--parts", "t5", "--out", "out"])
     assert any(Path("out").rglob("*.safetensors"))

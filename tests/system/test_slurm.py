@@ -157,7 +157,7 @@ def test_bad_input_is_not_tried_again(slurm, tmp_path):
     job = Job(slurm, tmp_path, sys.executable, "-c", refused)
     job.until(JobState="FAILED")
     assert job.fields["ExitCode"] == "2:0"
-    assert "what was given has to change" in job.log
+    assert "the command's input has to change" in job.log
     assert "back to the queue" not in job.log
 
 

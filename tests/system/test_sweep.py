@@ -196,7 +196,7 @@ def test_points_run_one_after_the_other_and_resume(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert again.returncode == 1
     assert again.stderr.endswith(
-        "sweep: failed: point 2 (exit code 1); the same command tries them again\n"
+        "sweep: failed points: 2 (exit code 1); run the same command to try them again\n"
     )
     assert [log(start) for start in (200, 400, 500, 800)] == [
         ["start", "TERM", "start"],
@@ -221,7 +221,7 @@ def test_recipe_without_a_sweep():
         (
             'def sweep(): yield from ({"schedule.start": 7}, {"schedule.start": 7})',
             [],
-            "share the workdir",
+            "have the same workdir",
         ),
         (
             'def sweep(): yield {"schedule.start": 7}',

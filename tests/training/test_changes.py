@@ -74,14 +74,14 @@ def test_a_field_changes_where_that_is_allowed_and_only_there(fields, name):
         ({"model__channels": 32}, "model.channels", "the parameters in the checkpoint"),
         ({"model__w_dim": 8}, "model.w_dim", "the parameters in the checkpoint"),
         ({"stage": "relay"}, "stage", "the parameters in the checkpoint"),
-        ({"objective__prediction": "x0"}, "objective.prediction", "was trained to predict"),
-        ({"schedule__start": 500}, "schedule.start", "trained with that schedule"),
-        ({"schedule__blur": "linear"}, "schedule.blur", "trained with that schedule"),
+        ({"objective__prediction": "x0"}, "objective.prediction", "was trained with the old value"),
+        ({"schedule__start": 500}, "schedule.start", "trained with the old schedule"),
+        ({"schedule__blur": "linear"}, "schedule.blur", "trained with the old schedule"),
         ({"optim__kind": "lion"}, "optim.kind", "the optimizer's state"),
         ({"optim__moments": "bfloat16"}, "optim.moments", "the optimizer's state"),
         ({"optim__momentum": 0.9}, "optim.momentum", "the optimizer's state"),
-        ({"text__vocab": 9}, "text.vocab", "that text encoder"),
-        ({"seed": 9}, "seed", "the random text encoder is drawn from it"),
+        ({"text__vocab": 9}, "text.vocab", "the old text encoder"),
+        ({"seed": 9}, "seed", "the random text encoder's weights are drawn from it"),
     ],
 )
 def test_what_the_checkpoint_is_made_of_changes_by_no_flag_and_the_reason_is_said(
@@ -127,12 +127,12 @@ def test_the_content_of_a_path_decides_and_not_the_path(name, moved, same):
     if same:
         assert check(now, then) == []
         return
-    shown = name if moved else rf"{name} \(other content at old\)"
+    shown = name if moved else rf"{name} \(the content of old has changed\)"
     with pytest.raises(InputError, match=f"other values of {shown}"):
         check(now, then)
     allowed = dataclasses.replace(now, allowed=(name,))
     if name == "cascade":
-        with pytest.raises(InputError, match="latents and text features of its encoders"):
+        with pytest.raises(InputError, match="latents and text features of the old encoders"):
             check(allowed, then)
     else:
         assert [one["field"] for one in check(allowed, then)] == [name]

@@ -33,7 +33,8 @@ def test_the_file_is_the_config_and_marks_what_differs_from_the_recipe():
     assert "# From step 4 on: optim.lr was 0.005, is 1.0\n" in said
     assert "  lr: 1.0  # CHANGED from 0.005. Highest learning rate. (above 0)\n" in said
     assert (
-        "  clip: 1.0  # Largest global norm of a gradient; longer ones are cut. (above 0)\n" in said
+        "  clip: 1.0  # Largest global norm of a gradient; a gradient with a larger norm is scaled"
+        " down to it. (above 0)\n" in said
     )
     assert said.count("CHANGED") == 3
 

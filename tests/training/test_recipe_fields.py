@@ -138,7 +138,7 @@ def test_checks_name_the_field_its_value_its_type_and_its_range():
     assert str(e.value) == "config.toy.count = 0: must be at least 1"
     with pytest.raises(InputError) as e:
         check(Toy("two"))
-    assert str(e.value) == "config.count = two: must be of type int: at least 1"
+    assert str(e.value) == "config.count = two: must be of type int (at least 1)"
     check_given(Toy, {"other": 3}, "toy")
     with pytest.raises(InputError) as e:  # given, so it is not lacking
         check_given(Toy, {"share": None}, "toy")

@@ -78,8 +78,8 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "vae",
             "train.skip_spike=8.0",
-            "config.train.skip_spike = 8.0: must be 0 (none), or above 1 with"
-            " train.skip_nonfinite, the most in a row, above 0",
+            "config.train.skip_spike = 8.0: must be 0, or above 1 with train.skip_nonfinite above"
+            " 0",
         ),
         ("vae", "train.skip_spike=1.0", "config.train.skip_spike = 1.0: must be 0, or above 1"),
         ("vae", "seed=-1", "config.seed = -1: must be 0..2147483647"),
@@ -103,7 +103,7 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "base",
             "stage=vae",
-            "config.objective has no kl_weight, perceptual_weight; start it from"
+            "config.objective has no kl_weight, perceptual_weight; begin the recipe with"
             " cv3jax.configs.common",
         ),
         (
@@ -161,7 +161,7 @@ def test_every_field_that_a_shipped_recipe_has_is_read():
 
 
 def test_a_section_without_a_needed_field_is_refused_and_others_have_defaults():
-    with pytest.raises(InputError, match=r"config\.batch has no per_device; start it from"):
+    with pytest.raises(InputError, match=r"config\.batch has no per_device; begin the recipe"):
         section(BatchSettings, ConfigDict({"size": 8}), "batch")
     config = load("base")
     with config.unlocked():

@@ -127,7 +127,7 @@ def test_a_run_of_several_sizes_resumes_as_if_it_had_not_stopped(data, tmp_path)
         ("data.path=a:0,b", "config.data.path: .*positive"),
         ("data.workers=-1", "config.data.workers = -1"),
         ("data.max_damaged=-1", "config.data.max_damaged = -1"),
-        ("data.cache=runs/none", "the mixture and config.data.buckets"),
+        ("data.cache=runs/none", "neither with a mixture of datasets nor"),
     ],
 )
 def test_fields_that_cannot_be_are_refused(field, says, data, tmp_path):
@@ -172,7 +172,7 @@ def test_damaged_records_are_counted_in_the_metrics_and_after_a_restart(data, tm
     assert sorted(saved["damaged"]) == ["1:11", "1:2"]
     with pytest.raises(
         InputError,
-        match=r"2 damaged records, but max_damaged allows 1;.*the first: record 'square\d+' of",
+        match=r"damaged records: 2, but max_damaged = 1;.*the first: record 'square\d+' of",
     ):
         run(tmp_path / "bounded", 16, most=1)
     # all steps before it were done

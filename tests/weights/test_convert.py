@@ -99,7 +99,7 @@ def test_it_says_what_it_recognised_and_where_each_setting_is_from(tmp_path, cap
             "relay: image size 64 (--image-size), steps 2 (--steps), start 500 (default), w 7.5"
             " (default), prediction eps (default)"
         ),
-        "the released 1-step relay starts at 200, --relay-start 200",
+        "the released 1-step relay starts at 200: give --relay-start 200",
     ):
         assert words in said
     assert (

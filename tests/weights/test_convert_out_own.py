@@ -170,14 +170,17 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
             ["--checkpoint", "{at}", "--to", "diffusers"],
             r"is not a checkpoint: it has neither cascade\.json",
         ),
-        (["--checkpoint", "{base}"], r"give either --base, .* or --checkpoint and --to"),
+        (
+            ["--checkpoint", "{base}"],
+            r"to import, give --base, .*; to export, give --checkpoint and --to",
+        ),
         (
             ["--checkpoint", "{base}", "--to", "diffusers", "--parts", "base", "--vae", "x"],
-            r"give either --base, .* or --checkpoint and --to",
+            r"to import, give --base, .*; to export, give --checkpoint and --to",
         ),
         (
             ["--checkpoint", "{foreign}", "--to", "diffusers", "--parts", "base"],
-            r"the base on disk is not the model that its description says: .* \(\d+ such\)",
+            r"the arrays of base do not fit its description: .* \(\d+ in all\)",
         ),
         (
             ["--checkpoint", "{damaged}", "--to", "diffusers", "--parts", "base"],

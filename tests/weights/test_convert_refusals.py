@@ -50,7 +50,7 @@ def t5_folder(at: Path, kind: str) -> Path:
         ("gated-silu", r"config\.json: feed_forward_proj is gated-silu, but T5 v1\.1 has"),
         (
             "small vocabulary",
-            r"the tokenizer has \d+ tokens, but the text encoder knows 100; give the tokenizer",
+            r"the tokenizer has \d+ tokens, but the text encoder has 100; give the tokenizer",
         ),
         (
             "escape",
@@ -121,7 +121,11 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("", r"give either --base, --relay, --unet, --vae or --t5, or --checkpoint and --to"),
+        (
+            "",
+            "to import, give --base, --relay, --unet, --vae or --t5; to export, give --checkpoint"
+            " and --to",
+        ),
         (
             "--unet {unet} --image-size 32",
             r"heads of 64 channels do not divide its attention widths 32, 64; give the right",
@@ -138,21 +142,22 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--unet {unet} --base {unet} --head-channels 16", r"--unet is for one UNet alone"),
         (
             "--base {unet} --relay-start 200 --head-channels 16",
-            r"--relay-start is for --relay or --unet, and there is none; leave it out",
+            r"--relay-start needs --relay or --unet; give it, or leave --relay-start out",
         ),
         (
             "--unet {unet} --config {at}/base.yaml --relay-start 200",
-            r"--relay-start 200: there is no relay here",
+            r"--relay-start 200: there is no relay to convert",
         ),
         (
             "--vae {vae} --dtype bfloat16",
-            r"--dtype is for --base or --relay or --unet or --t5, and there is none",
+            r"--dtype needs --base or --relay or --unet or --t5",
         ),
-        ("--vae {vae} --weights params", r"--weights is for --checkpoint, and there is none"),
-        ("--t5 {t5} --latent-scale 1", r"--latent-scale is for --vae, and there is none"),
+        ("--vae {vae} --weights params", r"--weights needs --checkpoint"),
+        ("--t5 {t5} --latent-scale 1", r"--latent-scale needs --vae"),
         (
             "--relay {unet} --relay-start 3 --steps 5 --head-channels 16",
-            r"the relay has 5 steps from t = 3: both must be 1\.\.1000, with no more steps",
+            r"the relay has 5 steps from t = 3: both must be 1\.\.1000, and there cannot be more"
+            " steps",
         ),
         (
             "--base {unet} --image-size 30 --head-channels 16",
@@ -160,7 +165,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ),
         (
             "--base {unet} --config {at}/relay.yaml",
-            r"--config .*relay\.yaml describes a relay, and there is no --relay",
+            r"--config .*relay\.yaml describes a relay, but --relay is not given",
         ),
         (
             "--base {unet} --config {at}/base.yaml --config {at}/base.yaml",
@@ -182,7 +187,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--base {unet} --config {at}/tag.yaml", r"--config .*tag\.yaml is not YAML"),
         (
             "--base {unet} --config {at}/huge.yaml",
-            r"num_steps is a int, not a number that is possible there",
+            r"num_steps is a value of type int, which is not possible",
         ),
         ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: there is no such file"),
         ("--vae {vae} --latent-scale 0", r"--latent-scale 0\.0: must be between 0 and 100"),
@@ -209,7 +214,7 @@ def test_an_out_that_exists_is_left_alone(tmp_path):
 
 def test_parts_that_do_not_belong_together(tmp_path):
     micro, tiny = golden_models.files("micro"), golden_models.files("tiny")
-    line = "the base reads text features of width 24, but --t5 makes width 64"
+    line = "the base reads text features of width 24, but --t5 makes features of width 64"
     refused(tmp_path, line, "--base", micro / "unet.safetensors", "--t5", tiny / "t5", *FLAGS)
 
 

@@ -45,10 +45,10 @@ def test_the_official_configurations_say_the_rest(tmp_path, capsys):
         "7,8",
     )
     said = capsys.readouterr().err
-    assert "base.yaml: ddconfig.in_channels is '3f': taken as 3" in said
+    assert "base.yaml: ddconfig.in_channels is '3f', but 3 is used" in said
     assert (
-        "relay.yaml: args.relay_model is not True though the sampler is a relay's: taken as a relay"
-        in said
+        "relay.yaml: args.relay_model is not True, but the sampler is a relay's, so the model is"
+        " taken for a relay" in said
     )
     assert "heads of 16 channels (base.yaml)" in said
     description = cascades.read_cascade(out)[1]
@@ -88,7 +88,7 @@ def test_what_a_killed_conversion_left_is_replaced(tmp_path):
     (partial / "base").mkdir(parents=True)
     (partial / "base" / "half").write_text("half")
     # somebody's own
-    with pytest.raises(InputError, match=r"out\.partial is in the way and holds 'base'"):
+    with pytest.raises(InputError, match=r"out\.partial exists and holds 'base'"):
         converted(tmp_path / "out", "--vae", vae)
     (partial / locks.NAME).touch()
     out = converted(tmp_path / "out", "--vae", vae)
