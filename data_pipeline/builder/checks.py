@@ -73,7 +73,7 @@ def _check_fields(figures: Statistics, filters: Settings) -> None:
             for field in wrong
         )
         raise InputError(
-            f"a filter's field has values that cannot be parsed: {told}; correct them, or give"
+            f"a filter's field has values that cannot be understood: {told}; correct them, or give"
             f" {_GO_ON} to let these items pass the filter, and run the same command to resume"
         )
     for source, fields in sorted(figures.fields.items()):

@@ -97,7 +97,7 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-unreadable-fields",
         action="store_true",
-        help="let images pass a filter whose field cannot be parsed, or is missing in all images"
+        help="let images pass a filter whose field cannot be understood, or is missing in all images"
         " of their source",
     )
     made.add_argument(

@@ -68,7 +68,7 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
             ["--config=base_512", "--topology", "v5e:5x5"],
             "--topology v5e:5x5: no TPU v5e has this shape",
         ),
-        (["--config=base_51", "--topology", "v5e:2x2"], "no recipe 'base_51'"),
+        (["--config=base_51", "--topology", "v5e:2x2"], "unknown recipe 'base_51'"),
         (
             ["--config=base_512", "--topology", "v5e:2x2", "--updates", "0"],
             "--updates 0: must be at least 1",

@@ -18,10 +18,10 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vea --workdir {w}",
-        "no recipe 'scenes_vea'; give a .py file or one of base_256",
+        "unknown recipe 'scenes_vea'; give a .py file or one of base_256",
     ),
     ("train", "--config=scenes_vae:small --workdir {w}", "unknown variant 'small'"),
-    ("train", "--config={at}/none.py --workdir {w}", "there is no file"),
+    ("train", "--config={at}/none.py --workdir {w}", "there is no such file; give a recipe's name"),
     ("train", "--config={at}/recipe.py --workdir {w}", "undefined"),
     ("train", "--config={at}/broken.py --workdir {w}", "broken.py"),
     ("train", "--config={at}/unknown.py --workdir {w}", 'unknown.py: Key "nope" does not exist'),

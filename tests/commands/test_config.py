@@ -106,7 +106,7 @@ def test_a_recipe_given_by_path_may_have_fields_of_its_own(tmp_path):
             ["scenes_vae", "--config.data.threads=-1"],
             "config.data.threads = -1: must be at least 0",
         ),
-        (["scenes_va"], "no recipe 'scenes_va'; give a .py file or one of base_256"),
+        (["scenes_va"], "unknown recipe 'scenes_va'; give a .py file or one of base_256"),
         (["--config.a=1"], "--config.a=1: no recipe is named; give its name first"),
         (["scenes_vae:lang"], "unknown variant 'lang'; there is tiny and long"),
     ],

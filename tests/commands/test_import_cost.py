@@ -14,10 +14,10 @@ sample --checkpoint nope --prompt x --out w | nope is not a checkpoint
 sample --checkpoint scenes --prompt x --out w --attention fast | invalid choice: 'fast'
 sample --checkpoint scenes --prompt x --out w --mesh rows=2 | --mesh rows=2
 sample --checkpoint scenes --prompt x --out w --size 65 | size 65
-sample --checkpoint scenes --prompt x --out w --steps 3 | it was distilled to 4
+sample --checkpoint scenes --prompt x --out w --steps 3 | this stage was distilled to 4
 sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
 sample --checkpoint scenes --prompts nope --out w | --prompts nope
-train --config=scenes_vea --workdir w | no recipe 'scenes_vea'
+train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr
 train --config=scenes_vae --workdir w --config.optim.lr=fast | optim.lr
@@ -30,11 +30,11 @@ train --config=scenes_base --workdir w --config.cascade=nope | nope is not a che
 train --config=scenes_vae --workdir w --num-processes 2 | must be given together with
 distill --config=scenes_base --workdir w | the recipe has no section distill
 distill --config=distill_base --workdir w --config.distill.target=fog | config.distill.target
-config nope | no recipe 'nope'
+config nope | unknown recipe 'nope'
 config scenes_distill_base --config.distill.rounds=() | config.distill.rounds = ()
-config nope | no recipe 'nope'
+config nope | unknown recipe 'nope'
 config scenes_vae --config.optim.lrr=1 | lrr
-compile --config=nope --topology v5e:2x2 | no recipe 'nope'
+compile --config=nope --topology v5e:2x2 | unknown recipe 'nope'
 compile --config=base_256 --topology v9:1 | no chip 'v9'
 convert --base nope --out w | --base nope
 convert --checkpoint nope --to sat --out w | nope is not a checkpoint

@@ -125,7 +125,7 @@ def test_another_encoding_in_the_same_place(tmp_path):
     for other, changed in (({"text": "int8"}, "text.dtype"), ({"latents": None}, "latents, view")):
         with pytest.raises(
             InputError,
-            match=f"out.partial was begun with other values of {changed}; run the command that",
+            match=f"out.partial was begun with other values of {changed}; give those values",
         ):
             run(config("relay"), out, **other)
     assert contents(partial) == before

@@ -16,7 +16,7 @@ from data_pipeline.io.errors import InputError
         (
             ["--seed", "8"],
             "p.txt",
-            "holds pictures made with other values of seed; run the command that made them",
+            "holds pictures made with other values of seed; give those values",
         ),
         (
             ["--seed", "7", "--steps", "5"],
@@ -75,15 +75,15 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
     ("flags", "line"),
     [
         (["--prompt", "x"], "not allowed with argument --prompt"),
-        (["--image", "x.png"], "--image goes with --prompt"),
-        (["--noise", "x.npz"], "--noise goes with --prompt"),
+        (["--image", "x.png"], "--image needs --prompt"),
+        (["--noise", "x.npz"], "--noise needs --prompt"),
         (["--batch", "0"], r"--batch 0: 1\.\.65536"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, line, paint, tmp_path):
     with pytest.raises(InputError, match=line):
         paint("out", *flags)
-    with pytest.raises(InputError, match="--process-id goes with --prompts"):
+    with pytest.raises(InputError, match="--process-id needs --prompts"):
         sample.main(
             [
                 "--checkpoint",

@@ -248,8 +248,8 @@ def test_a_range_of_steps_that_is_none_is_refused(steps):
     with pytest.raises(
         InputError,
         match=(
-            rf"config\.profile\.steps = {steps}: must be first and last step to trace, such as"
-            r" 10:15"
+            rf"config\.profile\.steps = {steps}: must be the first and the last step to trace,"
+            r" such as 10:15"
         ),
     ):
         parse_stage(recipes.load("scenes_vae", [f"--config.profile.steps={steps}"]))

@@ -109,8 +109,8 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "vae",
             "profile.steps=10",
-            "config.profile.steps = 10: must be first and last step to trace, such as 10:15, or"
-            " empty",
+            "config.profile.steps = 10: must be the first and the last step to trace, such as 10:15"
+            ", or empty",
         ),
     ],
 )

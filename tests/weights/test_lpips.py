@@ -133,7 +133,7 @@ def test_gradient_where_no_channel_is_active(loaded, images):
     [
         (
             lambda t: t.pop("net.slice3.12.bias"),
-            "1 tensors missing, 0 unexpected, 0 of another shape: net.slice3.12.bias is missing",
+            "1 tensor missing, 0 unexpected, 0 of another shape: net.slice3.12.bias is missing",
         ),
         (
             lambda t: t.update({"lins.0.model.1.weight": np.zeros(1, np.float32)}),

@@ -172,15 +172,14 @@ def test_every_name_that_does_not_fit_is_counted_and_the_first_are_listed():
     line = str(caught.value)
     counts = "15 tensors missing, 11 unexpected, 1 of another shape"
     assert line.startswith(f"--base U does not fit: {counts}: time_embed.0.weight is missing, ")
-    assert line.endswith(
-        "x.1 is unexpected, x.2 is unexpected, x.3 is unexpected (the first 20 of 27)"
-    )
+    assert line.endswith(" is missing (the first 5 of 27)")
+    assert line.count(" is missing") == 5
 
 
 def test_names_of_another_model_are_refused():
-    with pytest.raises(InputError, match=r"there is no encoder\.conv_in"):
+    with pytest.raises(InputError, match=r"there is no tensor encoder\.conv_in"):
         vae_fields(shapes("cogview3_base"))
-    with pytest.raises(InputError, match=r"there is no time_embed\.0\.weight"):
+    with pytest.raises(InputError, match=r"there is no tensor time_embed\.0\.weight"):
         unet_fields(shapes("sdxl_vae"))
     with pytest.raises(InputError, match=r"there is no .*relative_attention_bias"):
         t5_fields(shapes("sdxl_vae"))
