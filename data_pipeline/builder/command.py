@@ -97,8 +97,10 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-unreadable-fields",
         action="store_true",
-        help="let images pass a filter whose field cannot be understood, or is missing in all images"
-        " of their source",
+        help=(
+            "let images pass a filter whose field cannot be understood, or is missing in all images"
+            " of their source"
+        ),
     )
     made.add_argument(
         "--shard-mb",
