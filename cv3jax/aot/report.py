@@ -71,7 +71,7 @@ def memory(f: dict) -> str:
         usable = f"{usable} ({f['usable_bytes'] / f['capacity_bytes']:.0%} of {capacity})"
     of = f"of {usable}: {'fits' if f['fits'] else 'DOES NOT FIT'}"
     if f["beside_bytes_per_chip"]:
-        of = f"+ {beside} of other arrays kept on the chip = {gb(f['total_bytes_per_chip'])} {of}"
+        of = f"+ {beside} held beside it = {gb(f['total_bytes_per_chip'])} {of}"
     if f["output_bytes_per_chip"] is None:
         arguments = gb(f["argument_bytes_per_chip"])
         return f"the compiler ran out of memory: it needs {peak} ({arguments} of it arguments) {of}"

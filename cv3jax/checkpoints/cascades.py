@@ -130,14 +130,10 @@ def find_cascade(path: str | Path) -> Path:
             newest.say(Path(path), place)
             return place
     names = packaged()
-    others = (
-        f", a cascade directory, or the name of an installed cascade: {', '.join(names)}"
-        if names
-        else ""
-    )
+    others = f", or the name of an installed cascade: {', '.join(names)}" if names else ""
     if str(Path(path)) in names:  # something else of that name hides it, such as a folder of data
         others = f"; the installed cascade of this name is {PACKAGED / path}"
-    advice = f"give a run's --workdir or its cascade{others}"
+    advice = f"give a run's --workdir, or a cascade directory{others}"
     raise InputError(
         f"{path} is not a checkpoint: it has neither {CASCADE} nor cascade/{CASCADE}, nor a run's"
         f" checkpoints/; {advice}"

@@ -101,8 +101,7 @@ def _file(path: str, file: File) -> Unit:
             )
         return Unit(PARQUET, path, name, file.size, column=column, stamp=file.stamp)
     raise InputError(
-        f"--input {path}: is neither a .tar nor a .parquet; give one of these, or a folder of"
-        " images"
+        f"--input {path} is neither a .tar nor a .parquet; give one of these, or a folder of images"
     )
 
 

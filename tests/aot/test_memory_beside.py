@@ -81,7 +81,7 @@ def test_what_fits_is_the_sum_in_what_jax_can_use(chip, peak, beside, pool, fits
 
 
 def test_the_report_adds_up():
-    line = "+ 1.00 GB of other arrays kept on the chip = 13.00 GB of"
+    line = "+ 1.00 GB held beside it = 13.00 GB of"
     assert f"12.00 GB {line} 16.00 GB: fits" in text({"config": "a", **fake_figures()})
     gpu = fake_figures(capacity_bytes=20 * 10**9, usable_bytes=12 * 10**9, fits=False)
     assert f"{line} 12.00 GB (60% of 20.00 GB): DOES NOT FIT" in text({"config": "a", **gpu})

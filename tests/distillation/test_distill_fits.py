@@ -154,7 +154,7 @@ def test_rounds_that_can_be():
         (
             "base",
             distilled_to(4, model={"w_dim": 256}),
-            "HERE embeds the guidance weight w in 256 dimensions, not in 16; give"
+            "HERE embeds the guidance weight w in 256 dimensions, not in 512; give"
             " --config.model.w_dim=256",
         ),
     ],
@@ -190,8 +190,8 @@ def test_a_teacher_that_fits(changes, words):
             ),
         ),
         (
-            told(2, model={"w_dim": 256}),
-            "HERE embeds the guidance weight w in 256 dimensions, not in 16; give"
+            distilled_to(2, model={"w_dim": 256}),
+            "HERE embeds the guidance weight w in 256 dimensions, not in 512; give"
             " --config.model.w_dim=256",
         ),
         (

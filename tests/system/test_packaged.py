@@ -123,7 +123,7 @@ def test_an_unknown_name_lists_the_known_ones(path, packaged):
 
 def test_nothing_is_promised_where_nothing_is_packaged(tmp_path, monkeypatch):
     monkeypatch.setattr(cascades, "PACKAGED", tmp_path / "none")
-    assert error("scenes").endswith("give a run's --workdir or its cascade")
+    assert error("scenes").endswith("give a run's --workdir, or a cascade directory")
 
 
 def test_commands_take_the_name(packaged):
