@@ -209,7 +209,7 @@ def test_untrained_is_of_distilled_stages_alone():
     assert "distilled to 4" in untrained("base", stage, 8, 1.0)
     stage = described.stage(distilled=Distilled(4, (1.0, 4.0)))
     assert untrained("base", stage, 4, np.array([1.0, 4.0])) is None
-    assert "distilled for 1..4" in untrained("base", stage, 4, np.array([1.0, 4.5]))
+    assert "distilled for guidance 1..4" in untrained("base", stage, 4, np.array([1.0, 4.5]))
 
 
 def test_pictures_of_the_base_s_size_ask_nothing_of_the_relay(places, tmp_path):

@@ -91,7 +91,9 @@ def test_heic_without_the_library_that_reads_it(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib, "import_module", missing)
     formats.has_heif.cache_clear()
     try:
-        with pytest.raises(UnsupportedError, match=r"format HEIC: pip install 'cv3jax\[heic\]'"):
+        with pytest.raises(
+            UnsupportedError, match=r"format HEIC: to read it, pip install 'cv3jax\[heic\]'"
+        ):
             open_image(brand(b"heic", b"mif1"))
         assert "HEIC" not in formats.listed()
     finally:

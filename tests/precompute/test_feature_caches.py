@@ -69,12 +69,12 @@ def test_int8_features_are_multiples_of_their_token_s_scale():
         (
             ("data.zoom=(1.0, 1.0)", "data.image_size=64"),
             ("float16", None),
-            r"with other values of latents\.shape, view\.image_size, view\.zoom; give those",
+            r"with other values of latents\.shape, view\.image_size, view\.zoom; give the values",
         ),
         (
             ("vae.dtype=bfloat16", "text.dtype=bfloat16"),
             ("float16", "bfloat16"),
-            r"with other values of latents\.computed, text\.computed; give those",
+            r"with other values of latents\.computed, text\.computed; give the values",
         ),
         (("cascade=RELAY",), ("float16", "bfloat16"), None),  # the same encoders, carried over
         (("cascade=VAE",), (None, "float32"), r"config\.cascade = .* no t5; give the cascade that"),
@@ -100,7 +100,7 @@ def test_a_base_s_feature_cache_has_nothing_for_a_relay(tmp_path):
     base = config("base", "data.random_crop=False")
     precomputing.run(base, tmp_path / "out", latents="float16", text=None, batch=2)
     cfg = config("relay", "data.random_crop=False", f"data.cache={tmp_path / 'out'}")
-    with pytest.raises(InputError, match=r"with other values of latents\.low; give those"):
+    with pytest.raises(InputError, match=r"with other values of latents\.low; give the values"):
         feature_cache.open_feature_cache(cfg, *frozen_description(cfg), records())
 
 

@@ -163,14 +163,14 @@ def test_which_part_is_ours(flags, environ, part, monkeypatch):
                 " less than the second"
             ),
         ),
-        ((0, None), {}, "--process-id 0, --num-processes None: give both"),
+        ((0, None), {}, "--process-id 0, --num-processes is not given: give both"),
         ((-1, 2), {}, "--process-id -1"),
         (
             (None, None),
             {"JAX_PROCESS_ID": "one", "JAX_NUM_PROCESSES": "2"},
             "JAX_PROCESS_ID one, JAX_NUM_PROCESSES 2: give both",
         ),
-        ((None, None), {"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID None"),
+        ((None, None), {"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID is not given"),
     ],
 )
 def test_parts_that_make_no_sense(flags, environ, line, monkeypatch):

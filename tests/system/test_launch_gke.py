@@ -223,7 +223,7 @@ def test_gke_ends_for_good_at_bad_input_and_counts_no_preemption(name):
         (["--topology=v5e:4x4", "--restarts=-1"], "--restarts=-1"),
         (["--topology=v5e:4x4", "--volume=/runs"], "CLAIM:/PATH"),
         (["--topology=v5e:4x4", "--name=base_512"], "lower-case letters"),
-        (["--topology=v5e:4x4", f"--name={'a' * 60}"], "47 at most"),
+        (["--topology=v5e:4x4", f"--name={'a' * 60}"], "give at most 47"),
     ],
 )
 def test_gke_bad_input(gke, capsys, argv, message):

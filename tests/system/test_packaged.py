@@ -112,7 +112,7 @@ def test_what_is_there_wins(packaged, source):
     assert cascades.find_cascade("tiny") == Path("tiny")
     shutil.rmtree("tiny")
     Path("tiny").mkdir()  # such as a folder of data
-    assert error("tiny").endswith(f"the installed cascade tiny is {packaged / 'tiny'}")
+    assert error("tiny").endswith(f"the installed cascade of this name is {packaged / 'tiny'}")
     assert cascades.cascade_at("tiny") is None
 
 

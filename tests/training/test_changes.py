@@ -59,7 +59,7 @@ def check(now: Asked, then: dict | None = None, history=()) -> list[dict]:
     ],
 )
 def test_a_field_changes_where_that_is_allowed_and_only_there(fields, name):
-    said = rf"w holds a run with other values of {name}; restore .* --allow-changed {name}$"
+    said = rf"w holds a run with other values of {name}; give the old .* --allow-changed {name}$"
     with pytest.raises(InputError, match=said):
         check(asked(**fields))
     (change,) = check(asked((name,), **fields))
@@ -163,7 +163,7 @@ def test_a_change_is_kept_and_not_asked_for_again_whether_or_not_a_checkpoint_ha
     first = asked(train__steps=8)
     run(tmp_path, first, 4)
     lower = asked(train__steps=8, optim__lr=1e-3)
-    with pytest.raises(InputError, match=r"optim\.lr; restore"):
+    with pytest.raises(InputError, match=r"optim\.lr; give the old"):
         run(tmp_path, lower, 8)
     assert not (tmp_path / changes.HISTORY).exists()
     allowed = dataclasses.replace(lower, allowed=("optim.lr",))
@@ -177,7 +177,9 @@ def test_a_change_is_kept_and_not_asked_for_again_whether_or_not_a_checkpoint_ha
     run(tmp_path, allowed, 8)  # the command that a scheduler gives again
     (tmp_path / changes.HISTORY).unlink()
     run(tmp_path, allowed, 8)  # the checkpoints know it as well
-    with pytest.raises(InputError, match=r"optim\.lr; restore"):  # another value is another change
+    with pytest.raises(
+        InputError, match=r"optim\.lr; give the old"
+    ):  # another value is another change
         run(tmp_path, asked(train__steps=8, optim__lr=1e-4), 8)
 
 
