@@ -63,8 +63,8 @@ def t5_folder(at: Path, kind: str) -> Path:
         (
             "unlisted",
             (
-                r"index\.json does not list encoder\..*, which a file beside it holds \(20 such"
-                r" names\)"
+                r"index\.json does not list encoder\..*, which a file beside it holds \(20"
+                r" in all\)"
             ),
         ),
         ("foreign", r"index\.json says no\.such is in model\.safetensors, but it is not"),
@@ -182,7 +182,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ),
         (
             "--base {unet} --config {at}/steps.yaml",
-            r"steps\.yaml: model\.sampler_config\.params\.num_steps is 'many', not a number",
+            r"steps\.yaml: model\.sampler_config\.params\.num_steps is 'many', which is not possible",
         ),
         ("--base {unet} --config {at}/tag.yaml", r"--config .*tag\.yaml is not YAML"),
         (
@@ -192,7 +192,10 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ("--base {unet} --config {at}/none.yaml", r"--config .*none\.yaml: there is no such file"),
         ("--vae {vae} --latent-scale 0", r"--latent-scale 0\.0: must be between 0 and 100"),
         ("--t5 {t5} --text-length 1", r"max_length = 1 .* give a length in 2\.\.4096"),
-        ("--base {unet} --head-channels 16 --steps many", r"--steps many: give one int, or two"),
+        (
+            "--base {unet} --head-channels 16 --steps many",
+            r"--steps many: give one whole number, or two",
+        ),
     ],
 )
 def test_flags_and_configurations_that_do_not_fit(argv, line, tmp_path):
