@@ -182,7 +182,7 @@ def stage_flags(at: Path) -> dict[str, Path | str]:
         ),
         (
             "--base {unet} --config {at}/steps.yaml",
-            r"steps\.yaml: model\.sampler_config\.params\.num_steps is 'many', which is not possible",
+            r"steps\.yaml: model\.sampler_config\.params\.num_steps is 'many', which is not",
         ),
         ("--base {unet} --config {at}/tag.yaml", r"--config .*tag\.yaml is not YAML"),
         (
