@@ -187,7 +187,7 @@ def test_pack_as_a_module(tmp_path):
     ]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 records" in done.stdout
+    assert "1 record (" in done.stdout
     assert len(open_records(tmp_path / "d")) == 1
 
 

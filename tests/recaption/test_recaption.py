@@ -157,7 +157,7 @@ def test_failures_can_be_asked_again(ask, data, tmp_path):
         ("403", {}, InputError, "--api-key-env"),
         ("ok", {"model": "other"}, InputError, "The model `other` does not exist.*--model"),
         ("redirect", {}, InputError, "redirects to 'http://example.invalid"),
-        ("402", {}, StoppedByServerError, "asks for payment .*the same command resumes"),
+        ("402", {}, StoppedByServerError, "asks for payment .*run the same command to resume"),
         ("broke", {}, StoppedByServerError, "exceeded your current quota"),
         ("400", {}, InputError, r"rejected 20 requests in a row \(400: status 400\)"),
         (

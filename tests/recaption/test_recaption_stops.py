@@ -95,7 +95,7 @@ def test_sigterm_waits_for_what_is_paid_for(ask, data, template, tmp_path):
         assert out == ""
         said = err.splitlines()[-1]
         assert said.startswith("cv3jax: SIGTERM: ")
-        assert said.endswith("the same command resumes")
+        assert said.endswith("run the same command to resume")
         assert "Traceback" not in err
         assert collections.Counter(server.asked()) == collections.Counter(
             (r, t) for r, t, _ in lines(tmp_path / "out.recaption")

@@ -30,7 +30,7 @@ from data_pipeline.io.errors import InputError
             "p.txt",
             r"other values of checkpoint, relay, size;",
         ),
-        (["--seed", "7"], "q.txt", r"other values of prompts\.sha256;"),
+        (["--seed", "7"], "q.txt", r"other values of prompts;"),
     ],
 )
 def test_another_plan_in_the_same_directory(flags, prompts, line, paint, whole, tmp_path):

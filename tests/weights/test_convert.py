@@ -124,7 +124,7 @@ def test_models_of_one_engine_s_checkpoint_are_used_where_asked_for_else_listed(
     counts = (
         "176 tensors of first_stage_model.*",
         "21 tensors of conditioner.embedders.0.transformer.*",
-        "1 tensors of denoiser.*",
+        "1 tensor of denoiser.*",
     )
     said = capsys.readouterr().err
     assert all(count in said for count in counts)
