@@ -39,8 +39,8 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "vae",
             "data.zoom=('a', 'b')",
-            "config.data.zoom = ('a', 'b'): must be of type tuple of float: two numbers, 1 <= low"
-            " <= high <= 8",
+            "config.data.zoom = ('a', 'b'): must be of type tuple of float (two numbers, 1 <="
+            " low <= high <= 8)",
         ),
         ("vae", "data.zoom_levels=1", "config.data.zoom_levels = 1: must be 0, or at least 2"),
         ("vae", "data.image_size=4", "config.data.image_size = 4: must be 8..8192"),
@@ -97,14 +97,14 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "base",
             "sample.prompts=(1,)",
-            "config.sample.prompts = (1,): must be of type tuple of str: any number of texts",
+            "config.sample.prompts = (1,): must be of type tuple of str (any number of texts)",
         ),
         ("base", "schedule.start=1001", "config.schedule.start = 1001: must be 1..1000"),
         (
             "base",
             "stage=vae",
-            "config.objective has no kl_weight, perceptual_weight; begin the recipe with"
-            " cv3jax.configs.common",
+            "config.objective has no kl_weight, perceptual_weight; begin the recipe with a"
+            " config of cv3jax.configs.common",
         ),
         (
             "vae",
