@@ -5,7 +5,8 @@ from typing import Any
 
 import griffe
 
-CODE = re.compile(r"(`+.+?`+)", re.DOTALL)
+# inline code, and indented blocks
+CODE = re.compile(r"(`+.+?`+|(?<=\n\n)(?:    [^\n]*(?:\n+|$))+)", re.DOTALL)
 
 
 class Plain(griffe.Extension):

@@ -39,7 +39,7 @@ def unfold(item: Any, names: list[str]) -> Any:
     if not item.endswith("*"):
         return item
     found = [name for name in names if fnmatch.fnmatch(name, item)]
-    return sorted(found, key=lambda name: (not name.endswith("index.md"), name))
+    return sorted(found, key=lambda name: (not name.endswith("index.md"), name.removesuffix(".md")))
 
 
 def command_pages() -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ def command_page(name: str) -> str:
 
     parser = parser_of(name)
     lines = [f"# cv3jax {name}", ""]
-    lines += [f"{escape(part)}\n" for part in parser.description.split("\n\n")]
+    lines += [f"{flags(escape(part))}\n" for part in parser.description.split("\n\n")]
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS]
         actions = [a for a in actions if not isinstance(a, argparse._HelpAction)]
@@ -74,7 +74,7 @@ def command_page(name: str) -> str:
         lines += [action_row(action, parser) for action in actions] + [""]
     if parser.epilog:
         example = parser.epilog.strip().removeprefix("example:\n")
-        lines += ["## Example", "", "```text", textwrap.dedent(example), "```", ""]
+        lines += ["## Example", "", "```sh", textwrap.dedent(example), "```", ""]
     return "\n".join(lines)
 
 
@@ -85,19 +85,29 @@ def action_row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
         value = action.metavar or action.dest.upper()
         value = " ".join(value) if isinstance(value, tuple) else value
     names = action.option_strings or [action.metavar or action.dest]
-    meaning = escape((action.help or "") % {**vars(action), "prog": parser.prog})
+    said = (action.help or "") % {**vars(action), "prog": parser.prog}
+    meaning, default = split_default(said, action)
     if action.choices:
         meaning += f" (one of {', '.join(code(str(choice)) for choice in action.choices)})"
-    default = "required" if action.required else default_of(action)
     shown = code(" ".join((", ".join(names), value)).strip())
     return f"| {shown} | {meaning} | {default} |"
 
 
-def default_of(action: argparse.Action) -> str:
-    """Return how a flag's default is shown; nothing where its help or its kind says it."""
+def split_default(said: str, action: argparse.Action) -> tuple[str, str]:
+    """Return (meaning, default) of a flag, from its help where that ends with the default."""
+    if action.required:
+        return flags(escape(said)), "required"
+    named = re.search(r" ?\(default: (.*)\)$", said)
+    if named:
+        return flags(escape(said[: named.start()])), flags(escape(named[1]))
     if action.default in (None, False, (), [], argparse.SUPPRESS) or action.nargs == 0:
-        return ""
-    return code(str(action.default))
+        return flags(escape(said)), ""
+    return flags(escape(said)), code(str(action.default))
+
+
+def flags(html: str) -> str:
+    """Return HTML whose flags are code."""
+    return re.sub(r"(?<![\w>-])--[a-z][\w.-]*\b", lambda flag: f"<code>{flag[0]}</code>", html)
 
 
 def recipe_pages() -> Iterator[tuple[str, str]]:
@@ -110,9 +120,9 @@ def recipe_pages() -> Iterator[tuple[str, str]]:
         name = one["recipe"]
         variants = ", ".join(f"`{variant}`" for variant in one["variants"])
         rows.append(f"| [`{name}`]({name}.md) | {escape(one['description'])} | {variants} |")
-        doc = ast.get_docstring(ast.parse(recipes()[name].read_text()))
+        doc = recipe_text(ast.get_docstring(ast.parse(recipes()[name].read_text())))
         fields = f"`cv3jax config {name}` prints the same.\n\n{markdown(name)}"
-        page = f"# {name}\n\n```text\n{doc}\n```\n\n## Fields\n\n{fields}"
+        page = f"# {name}\n\n{doc}\n\n## Fields\n\n{fields}"
         yield f"recipes/{name}.md", page
     head = (
         "# Recipes\n\nEach is a file in [configs](../../../configs); `NAME:tiny` is the same at a"
@@ -120,6 +130,17 @@ def recipe_pages() -> Iterator[tuple[str, str]]:
         "\n\n| recipe | what it is | variants |\n|---|---|---|\n"
     )
     yield "recipes/index.md", head + "\n".join(rows) + "\n"
+
+
+def recipe_text(doc: str) -> str:
+    """Return a recipe's docstring as Markdown, with blocks of commands and links to pages."""
+    blocks = re.sub(
+        r"(?:^    .*\n?)+",
+        lambda block: f"```sh\n{textwrap.dedent(block[0]).rstrip()}\n```\n",
+        doc,
+        flags=re.MULTILINE,
+    )
+    return re.sub(r"docs/(\S+?)\.md", r"[\1](../../\1.md)", blocks)
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
