@@ -8,7 +8,7 @@ from typing import Any
 TABLE = re.compile(r"<table>(.*?)</table>", re.DOTALL)
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<(t[dh])([^>]*)>(.*?)</\1>", re.DOTALL)
-PICTURE = re.compile(r'<p>(<img alt="([^"]*)" src="([^"]*)" />)</p>')
+PICTURE = re.compile(r'<p>(<img alt="([^"]*)" src="([^"]*)"(?: title="([^"]*)")? />)</p>')
 CODE = re.compile(r"(<code[^>]*>)(.*?)(</code>)", re.DOTALL)
 HYPHENED = re.compile(r"<[^>]*>|[\w.:/-]*-[\w.:/-]*")
 
@@ -33,8 +33,9 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def figure(found: re.Match) -> str:
-    """Return a picture that links to its file, with its alternative text as its caption."""
-    img, caption, file = found[1], found[2], found[3]
+    """Return a picture that links to its file, with its title or its alternative text below."""
+    img, text, file, title = found.groups()
+    caption = title or text
     caption = caption[:1].upper() + caption[1:]
     return f'<figure><a href="{file}">{img}</a><figcaption>{caption}.</figcaption></figure>'
 

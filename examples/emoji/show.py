@@ -74,13 +74,17 @@ def grid(runs: Path, out: Path) -> None:
     real = np.stack([images[places[name]] for name in KNOWN] + [blank] * len(NEW))
     names = [*KNOWN, *(f"{name} (no such emoji)" for name in NEW)]
     rows = [real, made["base"], made["round_trip"], made["relay"]]
-    sheet = contact_sheet(
-        rows,
-        rows=("the emoji", "base, 64 px", "round trip", "relay, 128 px"),
-        columns=names,
-        side=96,
-    )
-    save_png(out / "emoji.png", sheet)
+    # eight columns below eight, so that a page can show the captions at their size
+    halves = [
+        contact_sheet(
+            [images[half] for images in rows],
+            rows=("the emoji", "base, 64 px", "round trip", "relay, 128 px"),
+            columns=names[half],
+            side=96,
+        )
+        for half in (slice(0, 8), slice(8, 16))
+    ]
+    save_png(out / "emoji.png", np.concatenate(halves))
 
 
 def main(argv: list[str] | None = None) -> None:
