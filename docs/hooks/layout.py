@@ -80,7 +80,8 @@ def cell(found: re.Match, head: str) -> str:
         attributes += ' class="figure"'
     elif len(said) > FIGURES:
         attributes += ' class="words"'
-    return f'<td{attributes} data-column="{escape(head)}">{text}</td>'
+    label = "" if head == "meaning" else escape(head)  # which says nothing beside its cell
+    return f'<td{attributes} data-column="{label}">{text}</td>'
 
 
 def plain(html: str) -> str:
