@@ -69,7 +69,8 @@ def command_page(name: str) -> str:
         actions = [a for a in actions if not isinstance(a, argparse._HelpAction)]
         if not actions:
             continue
-        title = group.title.capitalize().replace("Options", "Flags")
+        title = {"options": "Flags", "positional arguments": "Arguments"}.get(group.title)
+        title = title or group.title[0].upper() + group.title[1:]
         lines += [f"## {title}", "", "| flag | meaning | default |", "|---|---|---|"]
         lines += [action_row(action, parser) for action in actions] + [""]
     if parser.epilog:

@@ -31,11 +31,11 @@ from data_pipeline.cli import COMMANDS as DATA_COMMANDS
 # (document, section, result): the section's table that has the result's head has all of its
 # rows, and no others
 COPIED = (
-    ("docs/benchmarks.md", "UNet beside diffusers in PyTorch", "unet.md"),
-    ("docs/benchmarks.md", "The loop beside the bare step", "loop.md"),
+    ("docs/benchmarks.md", "UNet against diffusers in PyTorch", "unet.md"),
+    ("docs/benchmarks.md", "Training loop against the bare step", "loop.md"),
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
-    ("docs/benchmarks.md", "The cascade beside a single stage", "cascade.md"),
-    ("docs/benchmarks.md", "The build against planted faults", "data_build.md"),
+    ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
+    ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),
     ("docs/scale/compile.md", "What the compiler says of the paper's stages", "compile_time.md"),
 )
 # results from before they recorded their commit → the commit that stored them; never a new one
