@@ -159,7 +159,7 @@ def test_a_list_of_sources_that_is_none(content, message, tmp_path):
         ({"min_side": 2.5}, "min_side = 2.5: give a whole number"),
         ({"max_unsafe": 1.5}, r"max_unsafe = 1.5: give a number in 0..1"),
         ({"max_unsafe": "low"}, "max_unsafe = 'low': give a number"),
-        ({"keep_exact": 1}, "keep_exact = 1: give a true or false"),
+        ({"keep_exact": 1}, "keep_exact = 1: give true or false"),
         ({"near_radius": 30}, r"near_radius = 30: give a whole number in 0..20"),
         ({"min_caption": 9, "max_caption": 8}, "min_caption = 9 is above max_caption = 8"),
         ({"max_side": 3}, "no filter 'max_side'; give some of blocked_sources, nsfw_tags"),
