@@ -172,7 +172,7 @@ def test_a_folder_with_a_table(kind, tmp_path):
         ),
         (
             ["--input", "{at}/a.tar", "--metadata", "{at}/no*.parquet"],
-            "--metadata .* nothing is there",
+            "--metadata .* there is no such file; give parquet files",
         ),
         (
             ["--input", "{at}/a.tar", "--max-bad-fraction", "2"],

@@ -78,7 +78,12 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
 @pytest.mark.parametrize(
     ("place", "change", "said"),
     [
-        ((), {"format": 3}, "is not a cascade description of format 2"),
+        (
+            (),
+            {"format": 3},
+            "is not a cascade description of format 1 or 2; give a checkpoint that this"
+            " version can read",
+        ),
         ((), {"stages": []}, "is damaged: stages may be base and relay only"),
         ((), {"stages": {"../x": {}}}, "is damaged: stages may be base and relay only, not '../x'"),
         ((), {"vae": None}, "is damaged: the field 'model' of vae is missing or wrong"),

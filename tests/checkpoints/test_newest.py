@@ -138,7 +138,7 @@ def test_one_that_is_damaged_is_named_and_not_read(own):
     ("change", "said"),
     [
         (lambda run: {"config": run["config"]}, "does not name its cascade"),
-        (lambda run: {**run, "cascade": {**run["cascade"], "description": {}}}, "format 2"),
+        (lambda run: {**run, "cascade": {**run["cascade"], "description": {}}}, "format 1 or 2"),
         (
             lambda run: {**run, "cascade": {**run["cascade"], "parts": {"t5": "/gone"}}},
             "does not exist",

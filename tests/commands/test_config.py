@@ -108,7 +108,7 @@ def test_a_recipe_given_by_path_may_have_fields_of_its_own(tmp_path):
         ),
         (["scenes_va"], "unknown recipe 'scenes_va'; give a .py file or one of base_256"),
         (["--config.a=1"], "--config.a=1: no recipe is named; give its name first"),
-        (["scenes_vae:lang"], "unknown variant 'lang'; there is tiny and long"),
+        (["scenes_vae:lang"], "unknown variant 'lang'; give tiny or long"),
     ],
 )
 def test_what_cannot_be_is_refused(argv, said):

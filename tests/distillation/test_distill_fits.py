@@ -39,20 +39,23 @@ def plain(stage: str, *fields: str):
         ),
         (
             "distill.rounds=((2,3,1e-3,1.0,4.0),(1,3,1e-3,2.0,5.0))",
-            "round 2 has w in 2..5, but its teacher, round 1, knows 1..4",
+            "round 2 has w in 2..5, but its teacher, round 1, was trained for 1..4 only",
         ),
         (
             "distill.rounds=((2,3,1e-3,1.0),)",
             (
-                f"config.distill.rounds[0] = (2, 3, 0.001, 1.0): must be {ENTRY}, as (16, 10000,"
-                " 1e-5, 1.0, 10.0)"
+                f"config.distill.rounds[0] = (2, 3, 0.001, 1.0): must be {ENTRY}, such as (16,"
+                " 10000, 1e-5, 1.0, 10.0)"
             ),
         ),
         ("distill.rounds=((2,0,1e-3,1.0,4.0),)", "config.distill.rounds[0]"),
         ("distill.rounds=((2,3,0.0,1.0,4.0),)", "config.distill.rounds[0]"),
         ("distill.rounds=((2,3,1e-3,4.0,1.0),)", "config.distill.rounds[0]"),
         ("distill.rounds=((2.5,3,1e-3,1.0,4.0),)", "config.distill.rounds[0]"),
-        (f"distill.rounds={rounds({800: 3})}", "config.distill.rounds: a teacher of 1600 steps"),
+        (
+            f"distill.rounds={rounds({800: 3})}",
+            "config.distill.rounds: round 1 needs a teacher of 1600 steps",
+        ),
         (
             "distill.w=(5.0,)",
             "config.distill.w = (5.0,): must be one or more, each in the last round's range 1..4",

@@ -91,7 +91,8 @@ def places(tmp_path_factory):
         (
             "base",
             ("data.image_size=64",),
-            "config.data gives pictures of 64 pixels per side, but the teacher makes 32",
+            "config.data gives pictures of 64 pixels per side, but the teacher makes"
+            " pictures of 32; give that size",
         ),
         (
             "relay",

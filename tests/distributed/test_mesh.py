@@ -69,7 +69,7 @@ def test_fsdp_takes_one_ring_where_it_may_choose():
         ({"data": 3}, "needs 3 devices, but there are 8"),
         ({"data": -1, "fsdp": 3}, "8 devices do not divide"),
         ({"data": -1, "tensor": -1}, "may be -1"),
-        ({"data": 0}, "must be positive"),
+        ({"data": 0}, "give positive sizes"),
         ({"data": 1, "fsdp": -1, "slices": 2}, "data = 1 does not divide over 2 slices"),
         ({"slices": 3}, "do not divide into 3 equal groups"),
     ],

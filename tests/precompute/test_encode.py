@@ -136,7 +136,7 @@ def test_what_cannot_be_encoded(stage, fields, options, line, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--batch", "0"], r"--batch 0: 1\.\.65536"),
+        (["--batch", "0"], r"--batch 0: must be 1\.\.65536"),
         (["--latents", "none", "--text", "none"], "nothing is left to encode"),
         (["--latents", "int8"], "invalid choice: 'int8'"),
         (
@@ -264,5 +264,5 @@ def test_the_command_line_finds_it(monkeypatch, capsys):
         cli.main()
     assert e.value.code == 0
     assert "example:\n  cv3jax data encode --config=relay_1024 --input" in capsys.readouterr().out
-    assert " ".join(cli.usage().split()).count("data encode latents and text") == 1
+    assert " ".join(cli.usage().split()).count("data encode make latents and text") == 1
     assert "\n  encode " in data_cli.usage()

@@ -160,7 +160,7 @@ def test_the_rough_figure_is_of_the_widest_convolution(model, wide):
 
 def test_a_context_that_cannot_split_a_stage_is_refused_without_a_parameter():
     mesh = make_mesh(data=1, context=2, devices=jax.devices()[:2])
-    with pytest.raises(InputError, match=r"context=2: latents of 4 rows .* \(base stage\)"):
+    with pytest.raises(InputError, match=r"base stage: mesh context=2: latents of 4 rows "):
         memory.check_fits(micro(mesh), memory.Pictures(1, 32, 0))
 
 

@@ -147,7 +147,7 @@ def test_a_context_that_is_too_large():
         cascade.noise(keys, 32)
     with pytest.raises(
         InputError,
-        match=r"mesh context=8: latents of 8 rows have 8 at .*; give a context of 4 \(base stage\)",
+        match=r"base stage: mesh context=8: latents of 8 rows have 8 at .*; give a context of 4",
     ):
         cascade.stage("base", jnp.zeros((1, 24, 16)), keys, cascade.noise(keys, 64))
     uneven = context_problem(make_mesh(data=1, context=8), 80, 3)

@@ -77,7 +77,7 @@ def test_directories_that_it_does_not_touch(paint, whole, tmp_path):
         (["--prompt", "x"], "not allowed with argument --prompt"),
         (["--image", "x.png"], "--image needs --prompt"),
         (["--noise", "x.npz"], "--noise needs --prompt"),
-        (["--batch", "0"], r"--batch 0: 1\.\.65536"),
+        (["--batch", "0"], r"--batch 0: must be 1\.\.65536"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, line, paint, tmp_path):

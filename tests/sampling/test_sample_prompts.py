@@ -208,7 +208,7 @@ def test_a_mesh_is_as_large_as_there_are_pictures_for():
     [
         ("fsdp=3", r"--mesh fsdp=3: 8 devices do not divide over the mesh"),
         ("data=2", r"--mesh data=2: the mesh .* needs 2 devices, but there are 8"),
-        ("fsdp=-1,tensor=-1", "one of them .* may be -1"),
+        ("fsdp=-1,tensor=-1", "give positive sizes, of which one, or data and fsdp, may be -1"),
         ("fsdp=0", "is not possible; give positive sizes"),
         *(
             (text, f"--mesh {text}: give sizes for some of the axes data, fsdp")

@@ -44,8 +44,10 @@ def test_long_trains_the_same_model_for_longer(name):
 
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_an_unknown_variant_names_those_there_are(name):
-    there = "tiny and long" if name in LONG else "tiny$" if name == "base_256" else "tiny"
-    with pytest.raises(InputError, match=f"unknown variant 'lang'; there is {there}"):
+    more = "start200" if name == "distill_relay" else "long"
+    plain = not name.startswith("scenes_") and name != "distill_relay"
+    there = "tiny$" if plain else f"tiny or {more}"
+    with pytest.raises(InputError, match=f"unknown variant 'lang'; give {there}"):
         recipes.load(f"{name}:lang", [])
 
 

@@ -45,7 +45,7 @@ def test_a_nan_ends_the_command_with_exit_1_and_leaves_the_last_good_checkpoint(
     said = capsys.readouterr().err
     assert said.count("cv3jax: vae: parameters from scratch\n") == 1
     last = said.strip().splitlines()[-1]
-    assert last.startswith("cv3jax: step 5: loss and grad_norm")
+    assert last.startswith("cv3jax: step 5: loss is nan, grad_norm is nan, ")
     assert "checkpoint of step 3 remains" in last
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir()] == ["3"]
     assert not (tmp_path / "w" / "cascade").exists()

@@ -182,7 +182,7 @@ def damage_pt(kind: str, at: Path) -> Path:
         ),
         (
             "latest elsewhere",
-            r"latest holds '\.\./\.\./etc', which is not the name of a folder beside it",
+            r"latest holds '\.\./\.\./etc', which is not the name of a folder; it must",
         ),
         ("latest of nothing", r"latest says 2, but there is no .*2/mp_rank_00_model_states\.pt"),
         (
@@ -202,17 +202,17 @@ def damage_pt(kind: str, at: Path) -> Path:
             "other things",
             (
                 r"sat/1/mp_rank_00_model_states\.pt: b is of another type; weights are one of"
-                r" float16, bfloat16, float32 \(1 such\)"
+                r" float16, bfloat16, float32 \(1 in all\)"
             ),
         ),
         ("sparse", r"mp_rank_00_model_states\.pt: a is of another type; weights are one of"),
         ("zip of another version", r"is damaged or was not written by torch\.save of PyTorch"),
-        ("no values", r"a has the shape \[0, 1000000\] and no values \(1 such\)"),
+        ("no values", r"a has the shape \[0, 1000000\] and no values \(1 in all\)"),
         (
             "shape without bytes",
             r": a has the shape \[1000000, 1000000\], for which the file holds too few bytes",
         ),
-        ("integers", r"a is int64; weights are one of float16, bfloat16, float32 \(1 such\)"),
+        ("integers", r"a is int64; weights are one of float16, bfloat16, float32 \(1 in all\)"),
     ],
 )
 def test_damaged_checkpoints_of_pytorch(kind, line, tmp_path):

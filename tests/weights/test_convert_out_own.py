@@ -160,7 +160,7 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
         ),
         (
             ["--checkpoint", "{base}", "--to", "sat", "--parts", "relay"],
-            r"--parts relay: .* has no 'relay', only vae, t5, base",
+            r"--parts relay: .* has no part 'relay'; give some of vae, t5, base",
         ),
         (
             ["--checkpoint", "{base}/cascade", "--to", "diffusers", "--weights", "params"],

@@ -59,7 +59,7 @@ def t5_folder(at: Path, kind: str) -> Path:
                 r" beside it"
             ),
         ),
-        ("lost", r"index\.json names 1 files that are not there: gone\.safetensors"),
+        ("lost", r"index\.json names files that are not there \(1 in all\): gone\.safetensors"),
         (
             "unlisted",
             (
