@@ -49,6 +49,12 @@ def variants(name: str) -> tuple[str, ...]:
     return ()
 
 
+def fields_called(name: str) -> list[str]:
+    """Return the fields of a stage's recipe with that last name: "lr" → ["optim.lr"]."""
+    config = importlib.import_module("cv3jax.configs.common").stage_config()
+    return [field for field in leaves(to_json(config)) if field.rpartition(".")[2] == name]
+
+
 def locate(spec: str) -> str:
     """Return `FILE:tiny`, which config_flags reads, for `base_512:tiny` or `path/recipe.py:tiny`.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cv3jax.checkpoints import cascades
-from cv3jax.recipes import recipes
+from cv3jax.recipes import fields_called, recipes
 from data_pipeline.io.arguments import Parser
 
 
@@ -38,6 +38,7 @@ def command(
         example=example,
         old=old,
         others=lambda flag: config and flag.startswith("--config."),
+        hint=_field_hint if config else lambda flag: "",
     )
     if config:
         made.add_argument(
@@ -47,6 +48,13 @@ def command(
             help="the recipe; --config.a.b=v sets any of its fields",
         ).completer = lambda **_: list(recipes())
     return made
+
+
+def _field_hint(flag: str) -> str:
+    """Return which fields of a recipe a flag such as --lr may mean, or ""."""
+    if not (fields := fields_called(flag.removeprefix("--").replace("-", "_"))):
+        return ""
+    return f"it is a field of the recipe, so give {' or '.join(f'--config.{f}' for f in fields)}"
 
 
 def add_workdir(parser: Parser) -> None:

@@ -1,4 +1,4 @@
-"""Builds a dataset from shards of captioned images.
+"""Build a dataset from shards of captioned images.
 
 It reads img2dataset's tars or parquet files, or folders of images. It filters them, removes
 duplicates across all of them, and writes records with a yield report. It runs on Apache Beam: on

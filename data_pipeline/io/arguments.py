@@ -101,7 +101,8 @@ class Parser(argparse.ArgumentParser):
     old: former names of flags, each with its present name. They still work, and one line on stderr
     per name says which to use. positional: the flag whose value was formerly given without a name.
     others: returns whether another parser takes an unknown flag; `parse_known_args` returns those
-    flags. apart: whether another parser's flag may be followed by its value as a word of its own.
+    flags. hint: returns what an unknown flag may mean, or "". apart: whether another parser's flag
+    may be followed by its value as a word of its own.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Parser(argparse.ArgumentParser):
         old: Mapping[str, str] = MappingProxyType({}),
         positional: str | None = None,
         others: Callable[[str], bool] = lambda flag: False,
+        hint: Callable[[str], str] = lambda flag: "",
         apart: bool = False,
         **kwargs: Any,
     ):
@@ -121,7 +123,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.register("type", Path, _path)
         self.old, self._positional = old, positional
-        self._others, self._apart = others, apart
+        self._others, self._hint, self._apart = others, hint, apart
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError with argparse's message about a wrong flag, and name --help."""
@@ -186,6 +188,8 @@ class Parser(argparse.ArgumentParser):
             if flag != "--help"  # which the message names in any case
         ]
         start, dot, field = name.partition(".")
+        if hint := self._hint(name):
+            return f"unknown flag {name}: {hint}. See {self.prog} --help"
         if close := nearest(start if dot else name.replace("_", "-"), [*shown, *self.old]):
             close = self.old.get(close, close)
             return f"unknown flag {name}: did you mean {close}{dot}{field}? See {self.prog} --help"

@@ -1,4 +1,4 @@
-"""Packs captioned images into records.
+"""Pack captioned images into records.
 
 The input is a folder of images with .txt files beside them, a folder with metadata.jsonl or .csv
 (file_name, caption), or img2dataset tars. DIR/pack_report.json counts by reason what was left out.

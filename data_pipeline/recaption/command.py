@@ -1,4 +1,4 @@
-"""Asks a vision model for new captions.
+"""Ask a vision model for new captions.
 
 The model is behind any OpenAI-compatible endpoint (vLLM, SGLang, a hosted API). It is asked
 questions about each image; the last one merges the answers with the old caption. The old caption

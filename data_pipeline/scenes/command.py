@@ -1,4 +1,4 @@
-"""Renders captioned scenes of coloured shapes, by seed.
+"""Render captioned scenes of coloured shapes, by seed.
 
 The heldout split has combinations of colour and shape that the train split never has.
 """

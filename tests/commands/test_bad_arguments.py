@@ -29,7 +29,7 @@ COMMANDS = [
     (
         "train",
         "--config=scenes_vae:tiny --workdir {w} --lr 3",
-        "unknown flag --lr; see cv3jax train --help",
+        "unknown flag --lr: it is a field of the recipe, so give --config.optim.lr. See",
     ),
     ("train", "--config=scenes_vae:tiny --workdir {w} extra", "unknown argument"),
     (
