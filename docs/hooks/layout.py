@@ -57,7 +57,9 @@ def table(inner: str) -> str:
     rows = [CELL.findall(row) for row in ROW.findall(inner)]
     heads = [plain(text) for _, _, text in rows[0]]
     columns = zip(*([len(plain(cell[2])) for cell in row] for row in rows[1:]), strict=False)
-    prose = any(mean(column) >= PROSE for column in columns)
+    first, *others = map(mean, columns)
+    # a long label may stand beside columns of figures
+    prose = max(others, default=0) >= PROSE or (first >= PROSE and len(others) <= 2)
 
     def labelled(row: re.Match) -> str:
         names = iter(heads)
