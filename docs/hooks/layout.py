@@ -55,6 +55,8 @@ def table(inner: str) -> str:
     below the other. Other tables scroll.
     """
     rows = [CELL.findall(row) for row in ROW.findall(inner)]
+    if len(rows) < 2:
+        return f"<table>{inner}</table>"
     heads = [plain(text) for _, _, text in rows[0]]
     columns = zip(*([len(plain(cell[2])) for cell in row] for row in rows[1:]), strict=False)
     first, *others = map(mean, columns)
