@@ -74,9 +74,10 @@ def command_page(name: str) -> str:
         lines += [f"## {title}", "", "| flag | meaning | default |", "|---|---|---|"]
         lines += [action_row(action, parser) for action in actions] + [""]
     if parser.epilog:
-        example = parser.epilog.strip().removeprefix("example:\n")
+        example, *notes = re.split(r"\n\n(?=\S)", parser.epilog.strip().removeprefix("example:\n"))
         lines += ["## Example", "", "```sh", textwrap.dedent(example), "```", ""]
-    return "\n".join(lines)
+        lines += [f"- {flags(escape(line))}" for line in "\n".join(notes).splitlines()]
+    return pages("\n".join(lines))
 
 
 def action_row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
@@ -108,7 +109,9 @@ def split_default(said: str, action: argparse.Action) -> tuple[str, str]:
 
 def flags(html: str) -> str:
     """Return HTML whose flags are code."""
-    return re.sub(r"(?<![\w>-])--[a-z][\w.-]*\b", lambda flag: f"<code>{flag[0]}</code>", html)
+    return re.sub(
+        r"(?<![\w>-])--[a-z][\w.-]*\b(=[\w.-]*\w)?", lambda flag: f"<code>{flag[0]}</code>", html
+    )
 
 
 def recipe_pages() -> Iterator[tuple[str, str]]:
@@ -141,7 +144,17 @@ def recipe_text(doc: str) -> str:
         doc,
         flags=re.MULTILINE,
     )
-    return re.sub(r"docs/(\S+?)\.md", r"[\1](../../\1.md)", blocks)
+    return pages(blocks)
+
+
+def pages(markdown: str) -> str:
+    """Return the Markdown of a reference page with links for the files of the book's pages."""
+
+    def link(found: re.Match) -> str:
+        title = (ROOT / found[0]).read_text().splitlines()[0].removeprefix("# ")
+        return f"[{title.partition(':')[0]}](../../{found[1]}.md)"
+
+    return re.sub(r"docs/(\S+?)\.md", link, markdown)
 
 
 def api_pages() -> Iterator[tuple[str, str]]:
