@@ -24,9 +24,9 @@ def make_cond(
     return cond if w is None else {**cond, "w": guidance_embedding(w, w_dim)}
 
 
-def square_sizes(batch: int, side: int) -> jax.Array:
-    """Return the sizes [B, 6] of sampling: original = target = side², crop at (0, 0)."""
-    return jnp.tile(jnp.array([side, side, 0, 0, side, side], jnp.int32), (batch, 1))
+def picture_sizes(batch: int, height: int, width: int) -> jax.Array:
+    """Return the sizes [B, 6] of sampling: original = target = height × width, crop at (0, 0)."""
+    return jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.int32), (batch, 1))
 
 
 def drop_text(text: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

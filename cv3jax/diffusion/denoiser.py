@@ -11,13 +11,11 @@ import jax.numpy as jnp
 
 from cv3jax.diffusion import PREDICTIONS
 from cv3jax.diffusion.schedule import per_sample
+from cv3jax.models.transformer import interleave, take_turns
 
 Params = Any
-
-
-Cond = dict[str, jax.Array]
-
-
+# {text [B, L, C], vector, ...}; in place of the text there may be its keys and values, a pytree
+Cond = dict[str, Any]
 Denoise = Callable[[Params, jax.Array, jax.Array, Cond], jax.Array]
 
 
@@ -57,15 +55,20 @@ def null(cond: Cond) -> Cond:
 def guided(denoise: Denoise, w: float | jax.Array) -> Denoise:
     """Return the denoiser with classifier-free guidance on x̂0: null + w (cond - null).
 
-    It calls the network once, on a doubled batch. w is a scalar or [B]; at w = 1 the result is that
-    of `denoise`.
+    It calls the network once, on a doubled batch: the even rows are without the text, the odd rows
+    with it. Keys and values in place of a text stay as they are, those of the odd rows, because the
+    network needs none for rows without text. w is a scalar or [B]; at w = 1 the result is that of
+    `denoise`.
     """
 
     def denoise_guided(params, x, t, cond):
-        doubled = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), null(cond), cond)
-        without, with_text = jnp.split(
-            denoise(params, jnp.concatenate([x, x]), jnp.concatenate([t, t]), doubled), 2
-        )
-        return without + per_sample(jnp.asarray(w), x) * (with_text - without)
+        if isinstance(cond["text"], dict):
+            rest = {name: value for name, value in cond.items() if name != "text"}
+            doubled = {**jax.tree.map(interleave, rest, rest), "text": cond["text"]}
+        else:
+            doubled = jax.tree.map(interleave, null(cond), cond)
+        x, t = interleave(x, x), interleave(t, t)
+        without, with_text = take_turns(denoise(params, x, t, doubled))
+        return without + per_sample(jnp.asarray(w), without) * (with_text - without)
 
     return denoise_guided

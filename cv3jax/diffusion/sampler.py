@@ -155,6 +155,22 @@ def first_state(x: jax.Array, low: jax.Array | None) -> State:
     return x, jnp.zeros_like(x) if low is None else low
 
 
+def predicted(
+    form: str, grid: Grid, number: int, low: jax.Array | None, before: State, after: State
+) -> jax.Array:
+    """Return the x̂0 that step `number` predicted, from the states before and after it.
+
+    It is what the step's mean was made of.
+    """
+    b_t, b_s = grid.blur[number], grid.blur[number + 1]
+    if low is None:
+        return after[1]
+    if form == "paper":
+        kept = b_s / b_t
+        return (after[1] - kept * before[1]) / (1.0 - kept)
+    return (after[1] - b_s * low) / (1.0 - b_s)
+
+
 def _steps(
     predict: Predict,
     grid: Grid,

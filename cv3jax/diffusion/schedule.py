@@ -122,21 +122,26 @@ def base_grid(steps: int) -> Grid:
     return custom_grid(released_points(steps, T))
 
 
-def relay_grid(steps: int, start: int, blur: str = "linear") -> Grid:
+def relay_grid(steps: int, start: int, blur: str = "linear", *, strength: float = 1.0) -> Grid:
     """Return the relay grid of p = `steps` steps from T_r = `start`, for a stage with that blur.
+
+    strength: in (0, 1]; a smaller one starts at strength · T_r, where less of the picture is noise,
+    with the blur that the schedule has there.
 
     "linear" has the released k/p, k = p..0: the released (24, 12) is p = 12 from 500, and (5, 1) is
     p = 1 from 200. Other kinds have the training table's blur at the same points: with k/p a
     perfect denoiser would draw detail with another variance than the data's.
 
-    Raises ValueError where two points would coincide, on an unknown blur, and on "none", with which
-    there is no relay.
+    Raises ValueError where two points would coincide, on a strength outside (0, 1], on an unknown
+    blur, and on "none", with which there is no relay.
     """
-    points = released_points(steps, start)
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(f"strength must be above 0 and at most 1, not {strength}")
+    points = released_points(steps, max(round(strength * start), 1))
     if blur == "none":
         raise ValueError("the blur of a relay must not be none")
     if blur == "linear":
-        return custom_grid(points, [k / steps for k in range(steps, -1, -1)])
+        return custom_grid(points, [strength * k / steps for k in range(steps, -1, -1)])
     return custom_grid(points, blur_table(blur, start)[points].tolist())
 
 

@@ -1,11 +1,9 @@
 """Blocks shared by the UNet and the autoencoder.
 
 Everything is NHWC. Parameters are float32, compute is `dtype`; norms and the softmax run in float32
-whatever `dtype` is. Do not rename `conv_in, conv_out, q, k, v, out, ff_in,
-ff_out`: the weight maps use these names. `blocks` is the name of a scanned module.
+whatever `dtype` is. Do not rename `conv_in, conv_out`: the weight maps use these names.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Constrain = Callable[[jax.Array], jax.Array]
+KV = tuple[jax.Array, jax.Array]  # keys and values of attention, each [..., B, L, N, D]
 # (path of a module, its parameters as they are stored) → as it computes with them
 Gather = Callable[[tuple[str, ...], Any], Any]
 # names that rematerialisation policies refer to
@@ -149,136 +148,3 @@ class ResBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="skip")(x)
         return x + h
-
-
-class Attention(nn.Module):
-    """Multi-head attention of x [B, S, C] over context [B, L, C'] → [B, S, C].
-
-    q, k and v have no bias, `out` has one.
-    """
-
-    head_dim: int
-    dtype: Any = jnp.float32
-    attend: Attend = attend
-
-    @nn.compact
-    def __call__(self, x, context):
-        """Return the attention's output [B, S, C]."""
-        channels = x.shape[-1]
-        heads = channels // self.head_dim
-
-        def project(name, value):
-            value = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(value)
-            return value.reshape(*value.shape[:2], heads, self.head_dim)
-
-        y = self.attend(project("q", x), project("k", context), project("v", context))
-        return nn.Dense(channels, dtype=self.dtype, name="out")(y.reshape(x.shape))
-
-
-class GatedDense(nn.Module):
-    """(value, gate) of x [B, S, C], two of [B, S, features], by the halves of one matrix.
-
-    The matrix [C, 2 features] is halved, not the product, so that a mesh can shard the features of
-    both alike.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        """Return (value, gate)."""
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (x.shape[-1], 2 * self.features), jnp.float32
-        )
-        bias = self.param("bias", nn.initializers.zeros, (2 * self.features,), jnp.float32)
-        x, kernel, bias = (value.astype(self.dtype) for value in (x, kernel, bias))
-        return tuple(
-            x @ kernel + bias
-            for kernel, bias in zip(jnp.split(kernel, 2, axis=1), jnp.split(bias, 2), strict=True)
-        )
-
-
-# the backward pass keeps x, not its float32 intermediates
-@functools.partial(jax.checkpoint, prevent_cse=False)
-def gelu(x: jax.Array) -> jax.Array:
-    """Return x Φ(x) by erf, computed in float32 whatever x is.
-
-    PyTorch computes it so, and on CPUs erf takes a third of the time of erfc.
-    """
-    wide = x.astype(jnp.float32)
-    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text and GEGLU feed-forward, pre-normed and residual.
-
-    x [B, S, C], text [B, L, C'] → [B, S, C]. The GELU is the exact one (erf), as in the released
-    model.
-    """
-
-    head_dim: int
-    dtype: Any = jnp.float32
-    attend: Attend = attend
-    constrain: Constrain = no_constraint
-
-    @nn.compact
-    def __call__(self, x, text):
-        """Return the block's output [B, S, C]."""
-
-        def normed(name):
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(
-                x
-            )
-
-        x = checkpoint_name(x, BLOCK_INPUT)
-        attention = {"head_dim": self.head_dim, "dtype": self.dtype, "attend": self.attend}
-        h = normed("norm_self")
-        x = x + Attention(**attention, name="self_attention")(h, h)
-        x = x + Attention(**attention, name="cross_attention")(normed("norm_cross"), text)
-        value, gate = GatedDense(4 * x.shape[-1], dtype=self.dtype, name="ff_in")(normed("norm_ff"))
-        x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name="ff_out")(value * gelu(gate))
-        return self.constrain(x)
-
-
-class SpatialTransformer(nn.Module):
-    """`depth` transformer blocks over the H·W positions (row-major) of x [B, H, W, C].
-
-    text [B, L, C'] → same shape as x. The blocks are one scanned block with stacked parameters
-    [depth, ...], because the unrolled full-size step takes twice as long to compile.
-    """
-
-    depth: int
-    head_dim: int
-    groups: int = 32
-    remat: str = "none"
-    dtype: Any = jnp.float32
-    attend: Attend = attend
-    constrain: Constrain = no_constraint
-    gather: Gather | None = None
-
-    @nn.compact
-    def __call__(self, x, text):
-        """Return the output, of the shape of x."""
-        batch, height, width, channels = x.shape
-        h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x).reshape(
-            batch, height * width, channels
-        )
-        h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        block = block_of(
-            TransformerBlock, (*self.path, "blocks"), self.gather, self.remat, scanned=True
-        )
-        stack = nn.scan(
-            lambda block, h, text: (block(h, text), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-        )
-        h, _ = stack(
-            block(self.head_dim, self.dtype, self.attend, self.constrain, name="blocks"), h, text
-        )
-        h = nn.Dense(
-            channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj_out"
-        )(h)
-        return x + h.reshape(x.shape)

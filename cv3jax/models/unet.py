@@ -7,15 +7,16 @@ import re
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cv3jax.models.embeddings import timestep_embedding
 from cv3jax.models.layers import (
+    KV,
     Attend,
     Constrain,
     Gather,
     ResBlock,
-    SpatialTransformer,
     attend,
     block_of,
     conv3,
@@ -23,6 +24,11 @@ from cv3jax.models.layers import (
     no_constraint,
     upsample_nearest,
 )
+from cv3jax.models.transformer import SpatialTransformer, project_kv
+
+TRANSFORMER = "_transformer"  # the end of a spatial transformer's name
+# keys and values of a text: transformer's name → those of its blocks, each [depth, B, L, N, D]
+TextKV = dict[str, KV]
 
 
 class UNet(nn.Module):
@@ -54,6 +60,31 @@ class UNet(nn.Module):
         """Return whether the parameter at `path` is a block's; blocks call `gather` themselves."""
         return "blocks" in path or re.fullmatch(r"(down|mid|up)_\d+(_\d+)?", path[0]) is not None
 
+    @nn.nowrap
+    def text_kv(self, params: Any, text: jax.Array) -> TextKV:
+        """Return the keys and values of a text [B, L, C] in every cross-attention.
+
+        They depend neither on x nor on the time, so that all steps of a sampler have the same.
+        `__call__` takes them in place of the text.
+        """
+
+        def of(name: str) -> KV:
+            path = (name, "blocks", "cross_attention")
+
+            def one(kernels: tuple) -> KV:
+                if self.gather is not None:
+                    kernels = [
+                        self.gather((*path, each), {"kernel": kernel})["kernel"]
+                        for each, kernel in zip("kv", kernels, strict=True)
+                    ]
+                return project_kv(text, kernels, self.head_dim, self.dtype)
+
+            cross = params[name]["blocks"]["cross_attention"]
+            # one block at a time: its kernels are gathered, if at all, when they are used
+            return jax.lax.map(one, (cross["k"]["kernel"], cross["v"]["kernel"]))
+
+        return {name: of(name) for name in params if name.endswith(TRANSFORMER)}
+
     @nn.compact
     def __call__(self, x, index, cond):
         """Return the prediction, float32, of the shape of x.
@@ -61,6 +92,9 @@ class UNet(nn.Module):
         x [B, H, W, z], index [B] in 0..999, cond {text [B, L, C], vector [B, 1536], w [B, w_dim]
         (optional)}. A model with `w_dim` may be called without cond["w"]: the embedding then adds
         nothing. Raises ValueError on a cond["w"] that the model has no `w_dim` for.
+
+        cond["text"] may be the text's keys and values, as `text_kv` returns them. If these have
+        half as many rows as x, they belong to its odd rows, and the even rows have a text of zeros.
         """
         embed = 4 * self.channels
         if "w" in cond and not self.w_dim:
@@ -83,7 +117,9 @@ class UNet(nn.Module):
                 name="w_proj",
             )(w)
         emb = mlp(time, "time") + mlp(cond["vector"], "size")
-        text = cond["text"].astype(self.dtype)
+        text = cond["text"]
+        given = isinstance(text, dict)
+        text = text if given else text.astype(self.dtype)
         h = conv3(self.channels, self.dtype, "conv_in")(x)
 
         def unit(self, h, emb, text, features, depth, name):
@@ -101,13 +137,14 @@ class UNet(nn.Module):
                     self.attend,
                     self.constrain,
                     self.gather,
-                    name=f"{name}_transformer",
+                    name=name + TRANSFORMER,
                 )(h, text)
             return self.constrain(h)
 
         def block(h, features, depth, name):
             kept = nn.remat(unit, static_argnums=(4, 5, 6)) if self.remat == "full" else unit
-            return kept(self, h, emb, text, features, depth, name)
+            own = text.get(name + TRANSFORMER) if given else text
+            return kept(self, h, emb, own, features, depth, name)
 
         skips = [h]
         last = len(self.channel_mult) - 1
