@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 from cv3jax.cascade.parts import computed_shapes
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
+from cv3jax.cascade.sizes import Size
+from cv3jax.cascade.stage_network import check_context
 from cv3jax.cascade.stage_sampler import check_rows, images_sharding
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.host_memory import free_bytes
@@ -31,6 +33,10 @@ NEAR = 0.25  # share of the capacity above which XLA is asked
 WIDE = 14
 
 
+class NoRoomError(InputError):
+    """Pictures need more memory than a device has."""
+
+
 class Program(NamedTuple):
     """A program of a request and a rough figure of what it takes."""
 
@@ -41,11 +47,10 @@ class Program(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What is drawn at once: `width` pictures of `side` pixels per side, and the relay passes."""
+    """What is drawn at once: `width` pictures, first of sizes[0], then of each relay pass."""
 
     width: int
-    side: int  # of the first pictures
-    passes: int
+    sizes: tuple[Size, ...]
     given: bool = False  # whether the first pictures are given instead of drawn
 
 
@@ -72,7 +77,7 @@ def check_fits(
     base: SamplerSettings = AS_DESCRIBED,
     relay: SamplerSettings = AS_DESCRIBED,
 ) -> None:
-    """Raise InputError where a program of these pictures needs more memory than a device has.
+    """Raise NoRoomError where a program of these pictures needs more memory than a device has.
 
     cascade: the result of `planned`.
     """
@@ -84,7 +89,7 @@ def check_fits(
         planned, least = taken(program), held + _bytes(program.args[1:])
         if planned is None or least + planned > has:
             takes = f"over {has / 1e9:.1f}" if planned is None else f"{(least + planned) / 1e9:.1f}"
-            raise InputError(
+            raise NoRoomError(
                 f"{program.what} takes {takes} GB per device, {held / 1e9:.1f} GB of it for"
                 f" parameters, but a device has {has / 1e9:.1f} GB; {_advice(cascade, pictures)}"
             )
@@ -132,68 +137,81 @@ def programs(
 
     For each size of pictures they are the ones that sample, encode and decode.
     """
-    side = pictures.side
     if not pictures.given:
-        yield _sampler(cascade, "base", pictures.width, side, base)
-        yield _decoder(cascade, pictures.width, side)
-    for _ in range(pictures.passes):
-        side *= 2
-        images = _images(cascade, (pictures.width, side, side, 3), given=True)
-        noise = _images(cascade, (pictures.width, *cascade.latent(side)), given=True)
+        yield _sampler(cascade, "base", pictures.width, pictures.sizes[0], base)
+        yield _decoder(cascade, pictures.width, pictures.sizes[0], base.tile)
+    for size in pictures.sizes[1:]:
+        images = _images(cascade, (pictures.width, *size, 3), given=True)
+        noise = _images(cascade, (pictures.width, *cascade.latent(size)), given=True)
         args = (cascade.params["vae"], images, noise)
-        rough = _coding(cascade, pictures.width, side)
-        yield Program(f"encoding pictures of {side}²", cascade.encoder, args, rough)
-        yield _sampler(cascade, "relay", pictures.width, side, relay)
-        yield _decoder(cascade, pictures.width, side)
+        rough = _coding(cascade, pictures.width, size, relay.tile)
+        encode = cascade.coders.encoder(cascade.encoder, size, relay.tile)
+        yield Program(f"encoding pictures of {size}", encode, args, rough)
+        yield _sampler(cascade, "relay", pictures.width, size, relay)
+        yield _decoder(cascade, pictures.width, size, relay.tile)
 
 
-def _decoder(cascade: Cascade, width: int, side: int) -> Program:
-    args = (cascade.params["vae"], _images(cascade, (width, *cascade.latent(side))))
-    rough = _coding(cascade, width, side)
-    return Program(f"decoding pictures of {side}²", cascade.decoder, args, rough)
+def _decoder(cascade: Cascade, width: int, size: Size, tile: int = 0) -> Program:
+    args = (cascade.params["vae"], _images(cascade, (width, *cascade.latent(size))))
+    rough = _coding(cascade, width, size, tile)
+    decode = cascade.coders.decoder(cascade.decoder, size, tile)
+    return Program(f"decoding pictures of {size}", decode, args, rough)
 
 
 def _sampler(
-    cascade: Cascade, name: str, width: int, side: int, settings: SamplerSettings
+    cascade: Cascade, name: str, width: int, size: Size, settings: SamplerSettings
 ) -> Program:
     stage, text = cascade.description.stages[name], cascade.description.t5
-    latents = _images(cascade, (width, *cascade.latent(side)))
-    cascade.check_context(name, latents.shape[1])
+    latents = _images(cascade, (width, *cascade.latent(size)))
+    check_context(cascade.mesh, cascade.description, name, latents.shape[1], settings.tile)
     rows = latents.sharding if cascade.mesh is None else _rows(cascade.mesh)
     features = (width, text.length, stage.text_width)
     features = jax.ShapeDtypeStruct(features, jnp.float32, sharding=rows)
     keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(width, dtype=jnp.uint32)))
     sampler, w = cascade.sampler(name, settings)
+    read = jax.eval_shape(sampler.read_text, cascade.params[name], features)
+    read = abstract(read, sampler.text_sharding or rows)
     args = (
         cascade.params[name],
-        features,
+        read,
         latents if stage.kind == "relay" else None,
         (latents, latents),  # a state
         keys if cascade.mesh is None else abstract(keys, rows),
         cascade.put_rows(w),
         (jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)),
     )
-    model, (share, height, breadth, _) = stage.model, _share(latents)
+    model, (share, *sides, _) = stage.model, _share(latents)
+    most = settings.tile // stage.factor or max(latents.shape)
+    height, breadth = (min(side, most) for side in sides)
     wide = model.get("channels", 320) * height * breadth
     # the attention weights of all queries over all keys and heads, in the first stage with
     # attention
     depth, mult = model.get("depth", (0, 2, 10)), model.get("channel_mult", (1, 2, 4))
     first = next((i for i, blocks in enumerate(depth) if blocks), len(depth) - 1)
     heads = model.get("channels", 320) * mult[first] // model.get("head_dim", 64)
-    tokens = latents.shape[1] * latents.shape[2] // 4**first
+    tokens = min(latents.shape[1], most) * min(latents.shape[2], most) // 4**first
     ours = height * breadth // 4**first
     rough = 2 * share * (2 * WIDE * wide + 8 * heads * tokens * ours)
-    return Program(f"the {name} stage at {side}²", sampler.run, args, rough)
+    return Program(f"the {name} stage at {size}", sampler.run, args, rough)
 
 
-def _coding(cascade: Cascade, width: int, side: int) -> int:
-    """Return about how many bytes per device the autoencoder takes for `width` pictures."""
+def _coding(cascade: Cascade, width: int, size: Size, tile: int = 0) -> int:
+    """Return about how many bytes per device the autoencoder takes for `width` pictures.
+
+    In tiles these are a tile's, and two maps of half the resolution of one picture.
+    """
+    if tile and max(size) > tile:
+        small = Size(*(min(side, tile) for side in size))
+        maps = 4 * cascade.description.vae.model.get("channels", 128) * math.prod(size)
+        # one picture of those of each device at a time
+        one = 1 if cascade.mesh is None else batch_ways(cascade.mesh)
+        return _coding(cascade, one, small) + maps
     model = cascade.description.vae.model
     mult = model.get("channel_mult", (1, 2, 4, 4))
     # an upsampling convolution has the channels of the stage below
     pairs = itertools.pairwise([*mult, mult[-1]])
     wide = max(max(pair) / 4**stage for stage, pair in enumerate(pairs))
-    share = _share(_images(cascade, (width, side, side, 3)))
+    share = _share(_images(cascade, (width, *size, 3)))
     places = math.prod(share[:3]) / model.get("patch", 1) ** 2
     return round(WIDE * model.get("channels", 128) * wide * places)
 

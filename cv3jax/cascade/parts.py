@@ -12,14 +12,14 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.distributed.partitioning import abstract, make_constrain
 from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
-from data_pipeline.loading.tokenizer import load_tokenizer
+from data_pipeline.loading.tokenizer import Tokenize, load_tokenizer
 
 # fields of config.model that do not change the shapes of a part's arrays
 SIZELESS = {"dtype", "remat"}
@@ -152,7 +152,7 @@ def unet_init(model: UNet, text_width: int) -> Callable[[jax.Array], Any]:
     side = 2 ** (len(model.channel_mult) - 1)
 
     def init(key):
-        cond = make_cond(jnp.zeros((1, 8, text_width)), square_sizes(1, 64))
+        cond = make_cond(jnp.zeros((1, 8, text_width)), picture_sizes(1, 64, 64))
         return model.init(
             key, jnp.zeros((1, side, side, model.out_channels)), jnp.zeros((1,), jnp.int32), cond
         )["params"]
@@ -227,9 +227,13 @@ def load_params(
         tree = computed_shapes(description, part) if computed else part_shapes(description, part)
         place, within = cascades.place_of(directory, part)
         params[part] = cascades.load_part(place, abstract(tree, placement(tree)), within)
-    tokenize = (
-        load_tokenizer(cascades.place_of(directory, "t5/tokenizer")[0], description.t5.length)
-        if "t5" in params
-        else None
-    )
-    return params, tokenize
+    return params, read_tokenizer(directory, description) if "t5" in params else None
+
+
+def read_tokenizer(directory: Path, description: CascadeDescription) -> Tokenize:
+    """Return the tokenizer of a cascade that has a text encoder, and its description.
+
+    directory: as `read_cascade` returned it. Raises InputError where it is missing or damaged.
+    """
+    place, _ = cascades.place_of(directory, "t5/tokenizer")
+    return load_tokenizer(place, description.t5.length)

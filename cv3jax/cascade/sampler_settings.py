@@ -15,15 +15,23 @@ class SamplerSettings:
     guidance: float | np.ndarray | None = None  # w, one for all rows or [B]
     eta: float | None = None
     form: str | None = None
+    # compute the text's keys and values once, and none for the rows without text; else at each step
+    text_kv_cache: bool = True
+    # side in pixels of the tiles in which larger pictures are predicted; 0: always as a whole
+    tile: int = 0
+    # where a relay starts, as a share of its trained T_r in (0, 1]
+    strength: float = 1.0
+    # whether all rows of a batch are one picture: each then predicts its share of the tiles
+    copies: bool = False
 
     def of(self, stage: StageDescription) -> "SamplerSettings":
         """Return these settings, with the stage's own where they are None."""
-        return SamplerSettings(
-            *(
-                getattr(stage if getattr(self, field.name) is None else self, field.name)
-                for field in dataclasses.fields(self)
-            )
-        )
+        described = {
+            field.name: getattr(stage, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is None
+        }
+        return dataclasses.replace(self, **described)
 
 
 AS_DESCRIBED = SamplerSettings()

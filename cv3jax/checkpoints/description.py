@@ -3,28 +3,10 @@
 import dataclasses
 from typing import Any
 
+from cv3jax.checkpoints.description_checks import FIELDS, misfit, widened
 from data_pipeline.io.errors import InputError
 
 FORMAT = 2
-STAGES = ("base", "relay")
-NUMBER = (int, float)
-FIELDS = {  # what a description must hold, and the type of each
-    "vae": {"model": dict, "scale": NUMBER},
-    "t5": {"model": dict, "length": int},
-    "stage": {
-        "kind": str,
-        "model": dict,
-        "text_width": int,
-        "prediction": str,
-        "factor": int,
-        "image_size": int,
-        "start": int,
-        "steps": int,
-        "guidance": NUMBER,
-        "eta": NUMBER,
-        "form": str,
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +16,8 @@ class VaeDescription:
     model: dict[str, Any]  # fields of `Autoencoder`
     # latents times this have unit variance; None: not measured yet, because the run has not ended
     scale: float | None
+    # matrix [z + 1][3]: a scaled latent and a constant → RGB in [-1, 1]; None: not fitted
+    preview: list[list[float]] | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of other programs
 
     @property
@@ -49,11 +33,13 @@ class VaeDescription:
     @classmethod
     def from_json(cls, section: dict) -> "VaeDescription":
         """Return the description of a `vae` section that has the right fields and types."""
-        return cls(section["model"], section["scale"], _others(section, FIELDS["vae"]))
+        others = _others(section, (*FIELDS["vae"], "preview"))
+        return cls(section["model"], section["scale"], section.get("preview"), others)
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it was read."""
-        return {**self.extra, "model": self.model, "scale": self.scale}
+        shown = {} if self.preview is None else {"preview": self.preview}
+        return {**self.extra, "model": self.model, "scale": self.scale, **shown}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +70,7 @@ class Distilled:
 
     @classmethod
     def from_json(cls, section: dict) -> "Distilled":
-        """Return the description of a `distilled` section that passes `_is_distilled`."""
+        """Return the description of a `distilled` section that passes `misfit`."""
         w = section["w"]
         return cls(
             section["steps"], None if w is None else tuple(w), _others(section, ("steps", "w"))
@@ -169,6 +155,16 @@ class CascadeDescription:
         """Return the description with `stage` added, or in place of the stage of that name."""
         return dataclasses.replace(self, stages={**self.stages, name: stage})
 
+    def computing_in(self, dtype: str) -> "CascadeDescription":
+        """Return the description with all parts computing in `dtype`."""
+
+        def changed(part: Any) -> Any:
+            model = None if part is None else {**part.model, "dtype": dtype}
+            return None if part is None else dataclasses.replace(part, model=model)
+
+        stages = {name: changed(stage) for name, stage in self.stages.items()}
+        return dataclasses.replace(self, vae=changed(self.vae), t5=changed(self.t5), stages=stages)
+
     @classmethod
     def from_json(cls, value: Any, where: str) -> "CascadeDescription":
         """Return the description that the JSON of the file `where` holds.
@@ -181,8 +177,8 @@ class CascadeDescription:
                 " that this version can read"
             )
         if value["format"] == 1:
-            value = _widened(value)
-        if problem := _misfit(value):
+            value = widened(value)
+        if problem := misfit(value):
             raise InputError(f"{where} is damaged: {problem}")
         return cls(
             VaeDescription.from_json(value["vae"]) if "vae" in value else None,
@@ -206,66 +202,3 @@ class CascadeDescription:
 def _others(section: dict, known: Any) -> dict[str, Any]:
     """Return the fields of a section besides `known`; they are kept when it is written again."""
     return {name: value for name, value in section.items() if name not in known}
-
-
-def _widened(value: dict) -> dict:
-    """Return a description of format 1 with the text width that its stages lack.
-
-    Its stages always stood beside the text encoder whose features they read.
-    """
-    try:
-        width, stages = value["t5"]["model"]["channels"], value["stages"].items()
-    except (AttributeError, KeyError, TypeError):  # the checks after this say what is wrong
-        return value
-    wide = {
-        name: {"text_width": width, **stage} if isinstance(stage, dict) else stage
-        for name, stage in stages
-    }
-    return {**value, "stages": wide}
-
-
-def _misfit(value: dict) -> str | None:
-    """Return what is wrong with a description that others wrote, or None.
-
-    Its names become paths, and its values become sizes.
-    """
-    stages = value.get("stages")
-    if not isinstance(stages, dict) or (foreign := sorted(set(stages) - set(STAGES))):
-        return f"stages may be {' and '.join(STAGES)} only" + (
-            f", not {foreign[0]!r}" if isinstance(stages, dict) else ""
-        )
-    sections = {
-        **{name: FIELDS[name] for name in ("vae", "t5") if name in value},
-        **dict.fromkeys(stages, FIELDS["stage"]),
-    }
-    for name, fields in sections.items():
-        section = stages[name] if name in stages else value[name]
-        for field, kinds in fields.items():
-            if not isinstance(section, dict) or not isinstance(section.get(field), kinds):
-                return f"the field {field!r} of {name} is missing or wrong"
-    for name, stage in stages.items():
-        if "distilled" in stage and not _is_distilled(stage["distilled"]):
-            return f"the field 'distilled' of {name} is wrong"
-        if "t5" in value and value["t5"]["model"].get("channels") != stage["text_width"]:
-            return (
-                f"the {name} reads text features of width {stage['text_width']}, but t5 makes width"
-                f" {value['t5']['model'].get('channels')}"
-            )
-    return None
-
-
-def _is_distilled(section: Any) -> bool:
-    """Return whether an entry holds the steps and the range of w that a stage was distilled for.
-
-    w may be None, for unknown.
-    """
-    if (
-        not isinstance(section, dict)
-        or not isinstance(section.get("steps"), int)
-        or "w" not in section
-    ):
-        return False
-    w = section["w"]
-    return w is None or (
-        isinstance(w, list) and len(w) == 2 and all(isinstance(x, (int, float)) for x in w)
-    )

@@ -46,6 +46,8 @@ def announced(jitted: Any, what: str) -> Callable:
 
     def call(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return jitted(*args)  # a part of a larger program, which its caller compiles
         like = (tree, *map(jax.typeof, leaves))
         if like not in known:
             with waiting(f"compiling {what}"):
