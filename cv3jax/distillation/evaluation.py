@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv3jax.cascade.pipeline import Cascade
-from cv3jax.cascade.stage_sampler import fold, make_stage_sampler, stage_attend
+from cv3jax.cascade.stage_network import SamplerOptions, stage_attend
+from cv3jax.cascade.stage_sampler import fold, make_stage_sampler
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.distillation.settings import DistillSettings
@@ -69,9 +70,8 @@ class Bench:
         call = (json.dumps(stage.model, sort_keys=True), steps)
         if call not in self._samplers:
             attend = stage_attend(stage, self._attention, self._mesh)
-            self._samplers[call] = make_stage_sampler(
-                stage, steps=steps, eta=self._eta, form=self._form, attend=attend
-            )
+            options = SamplerOptions(steps, eta=self._eta, form=self._form, attend=attend)
+            self._samplers[call] = make_stage_sampler(stage, options)
         count = counted(steps, "step")
         with waiting(f"drawing the pictures that are compared, in {count}"):
             return processes.whole(self._samplers[call](params, *self._inputs))

@@ -153,6 +153,7 @@ def distillation_loss(
     target: str = "landing",
     w_dim: int,
     teacher_w_dim: int,
+    read_text: Callable[[Params, jax.Array], Any] | None = None,
 ) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
     """Return the loss function of a base or relay stage.
 
@@ -164,6 +165,9 @@ def distillation_loss(
     the distance of the landing points. "x0" is the error of x0 with the weight max(1/σ_t², 1),
     "x0_root_snr" with 1/σ_t. Images are noised at the grid's own points, without offset noise, as
     the sampler sees them. Raises ValueError on another target.
+
+    read_text: (teacher's parameters, text [B, L, C]) → its keys and values, which both predictions
+    of the teacher then share. Without it each prediction computes them from the text.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
@@ -178,6 +182,8 @@ def distillation_loss(
 
         predict = teacher if teacher_w_dim else guided(teacher, w)
         shown = with_guidance(cond, w, teacher_w_dim)
+        if read_text is not None:
+            shown = {**shown, "text": read_text(frozen["teacher"], cond["text"])}
         wanted = two_steps(
             lambda x, t: predict(frozen["teacher"], x, t, shown), way, x, m, low, t, sigma, blur
         )

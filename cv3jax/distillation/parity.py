@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv3jax.cascade.parts import model_of
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import ddpm_sigma, per_sample
 from cv3jax.distillation.loss import with_guidance
@@ -64,7 +64,9 @@ def parity(
         "x": draws.standard_normal((rows, *shapes.latent), np.float32),
         "t": t,
         "text": draws.standard_normal((rows, *shapes.text), np.float32),
-        "sizes": np.asarray(square_sizes(rows, shapes.latent[0] * shapes.factor)),
+        "sizes": np.asarray(
+            picture_sizes(rows, *(side * shapes.factor for side in shapes.latent[:2]))
+        ),
         "w": draws.uniform(*round.w, rows).astype(np.float32),
     }
     inputs = jax.device_put(inputs, batch_sharding(mesh.mesh))

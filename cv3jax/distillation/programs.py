@@ -41,6 +41,7 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
             target=settings.target,
             w_dim=settings.w_dim,
             teacher_w_dim=teacher_w_dim,
+            read_text=model.clone(gather=theirs.gather).text_kv,
         )
         specs = {"teacher": theirs.held(), "round": P()}
         train = make_train_step(

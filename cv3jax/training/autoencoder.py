@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cv3jax.cascade import preview
 from cv3jax.cascade.parts import model_of, part_loader, vae_init
 from cv3jax.checkpoints import cascades, newest
 from cv3jax.checkpoints.description import CascadeDescription, VaeDescription
@@ -110,18 +111,23 @@ class AutoencoderStage:
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade: the autoencoder, and the scale that gives its latents an RMS of 1.
 
-        Returns the scale, and the PSNR of the images on which it was measured.
+        The linear preview of latents is fitted to some of the same images. Returns the scale, and
+        the PSNR of the images on which it was measured.
         """
         images = first_images(self._records, self._settings.data.image_size, SCALE_IMAGES)
-        squares = [
-            np.asarray(self._encode(ema, images[i : i + 16]), np.float64)
-            for i in range(0, len(images), 16)
-        ]
-        scale = float(1 / np.sqrt(np.mean(np.concatenate(squares) ** 2)))
+        latents = np.concatenate(
+            [
+                np.asarray(self._encode(ema, images[i : i + 16]), np.float64)
+                for i in range(0, len(images), 16)
+            ]
+        )
+        scale = float(1 / np.sqrt(np.mean(latents**2)))
         directory.mkdir(parents=True, exist_ok=True)
         cascades.save_part(directory / "vae", ema)
         if processes.main():
-            vae = VaeDescription(self._settings.json["model"], scale)
+            # few are enough for a linear fit, and all of them as floats would take much memory
+            matrix = preview.described(to_pixels(images[:32]), scale * latents[:32])
+            vae = VaeDescription(self._settings.json["model"], scale, matrix)
             cascades.write_cascade(directory, CascadeDescription(vae))
         backs = [
             np.asarray(self._decode(ema, images[i : i + 16])) for i in range(0, len(images), 16)
