@@ -156,17 +156,31 @@ def decode_rgb(image: Image.Image, *, short_side: int | None = None) -> Image.Im
     with _blaming(_DAMAGED):
         if short_side is not None and image.format == "JPEG":
             image.draft(None, (short_side, short_side))
+        return _on_white(*decode_layers(image))
+
+
+def decode_layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return (the colours as RGB in sRGB, the alpha channel as L or None), both upright.
+
+    image: of `open_image`, not decoded yet. The colours of transparent pixels are those of the
+    file. Raises InputError where the pixels are damaged or truncated.
+    """
+    with _blaming(_DAMAGED):
         image.load()
         profile, turn = image.info.get("icc_profile"), _UPRIGHT.get(orientation(image))
         # transpose the pixels alone: rewriting the EXIF block fails on tags that Pillow only reads
         image = image if turn is None else image.transpose(turn)
         image, alpha = _opaque(_eight_bits(image) if image.mode.startswith("I") else image)
-        image = to_srgb(image, profile)
-        if alpha is not None:
-            image.putalpha(alpha)
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        # `convert` would copy an image that is RGB already
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return to_srgb(image, profile), alpha
+
+
+def _on_white(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Return the colours on white, mode RGB."""
+    if alpha is not None:
+        image.putalpha(alpha)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    # `convert` would copy an image that is RGB already
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -20,7 +20,10 @@ EXTRAS = {
     ),
     "data": ("ahocorasick", "apache_beam", "httpx", "pyarrow"),
     "heic": ("pillow_heif",),
+    "hub": ("huggingface_hub",),
     "torch": ("torch",),
+    "expand": ("httpx",),
+    "expand-local": ("accelerate", "gguf", "torch"),
     "tpu-compile": ("libtpu",),
     "gpu-compile": ("jax_cuda13_plugin",),
 }
@@ -29,6 +32,7 @@ _TARGETS = {
     "train": "setup",
     "data": "setup",
     "torch": "setup-torch",
+    "expand-local": "setup-torch",
     "tpu-compile": "setup-tpu",
     "gpu-compile": "setup-gpu",
 }
@@ -54,14 +58,15 @@ def load(module: str, what: str) -> ModuleType:
         raise
 
 
-def check(what: str, *modules: str) -> None:
+def check(what: str, *modules: str, extra: str | None = None) -> None:
     """Raise InputError unless `modules` are installed, which `what` imports only later.
 
-    The modules are of `EXTRAS`, and none is imported here. The message names the extra.
+    The modules are of `EXTRAS`, and none is imported here. The message names `extra`, by default
+    the first one that has the module.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise InputError(_line(module, what))
+            raise InputError(_line(module, what, extra))
 
 
 def missing(e: ModuleNotFoundError, what: str = "this") -> str | None:
@@ -78,6 +83,6 @@ def _extra(module: str) -> str | None:
     return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
 
 
-def _line(module: str, what: str) -> str:
+def _line(module: str, what: str, extra: str | None = None) -> str:
     """Return the message that `what` needs a module and how to install it."""
-    return f"{what} needs {module}, which is not installed: {advice(_extra(module))}"
+    return f"{what} needs {module}, which is not installed: {advice(extra or _extra(module))}"

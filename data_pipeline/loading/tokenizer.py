@@ -124,6 +124,18 @@ class Tokenize:
         )
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), self.length)
 
+    def count(self, prompt: str) -> int:
+        """Return the number of tokens of a whole prompt, its end token included."""
+        encoded = self.tokenizer(
+            self._as_text(_readable(prompt)),
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            split_special_tokens=True,
+            verbose=False,
+        )
+        return len(encoded["input_ids"])
+
     def unknown(self, prompts: Iterable[str]) -> list[str]:
         """Return the words of prompts that the tokenizer's captions did not contain, in order.
 

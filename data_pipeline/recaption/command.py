@@ -99,7 +99,7 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
             " empty; set it to the API key"
         )
     load_dialogue(args.dialogue)
-    from data_pipeline.recaption.endpoint import parse_address
+    from data_pipeline.chat.endpoint import parse_address
 
     parse_address(args.endpoint)
     check_records(args.input)

@@ -23,9 +23,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.chat.answers import RETRYABLE, Answer, Failure
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError, first_line, naming
-from data_pipeline.recaption.answers import RETRYABLE, Answer, Failure
 from data_pipeline.records.records import Record
 
 NAME = "journal.jsonl"

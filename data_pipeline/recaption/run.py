@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.chat.answers import Answer, Failure
+from data_pipeline.chat.endpoint import Endpoint
+from data_pipeline.chat.rate_limit import Pacer
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted, naming
 from data_pipeline.io.files import json_bytes
-from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.dialogue import load_dialogue
-from data_pipeline.recaption.endpoint import Endpoint
 from data_pipeline.recaption.journal import Journal, Totals, identify
 from data_pipeline.recaption.output import REPORT, SameShards
-from data_pipeline.recaption.rate_limit import Pacer
 from data_pipeline.recaption.scheduler import Asking
 from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.recaption.triplets import Triplets

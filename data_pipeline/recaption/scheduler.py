@@ -7,30 +7,26 @@ nothing.
 
 import asyncio
 import contextlib
-import hashlib
-import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
+from data_pipeline.chat import answers
+from data_pipeline.chat.answers import Answer, Failure
+from data_pipeline.chat.endpoint import Endpoint, StoppedByServerError
+from data_pipeline.chat.rate_limit import Pacer
+from data_pipeline.chat.sender import Sender
 from data_pipeline.io.errors import InputError, counted
-from data_pipeline.recaption import answers
-from data_pipeline.recaption.answers import Answer, Failure
 from data_pipeline.recaption.data_url import data_url
 from data_pipeline.recaption.dialogue import Dialogue
-from data_pipeline.recaption.endpoint import Endpoint, Reply, StoppedByServerError
 from data_pipeline.recaption.journal import Journal, identify
-from data_pipeline.recaption.rate_limit import Pacer
 from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import Record, RecordSource
 
-MAX_BACKOFF = 60.0  # seconds
-MOST_LIMITED = 30  # the most 429s after which one request is sent again
 HOPELESS = 20  # the run ends after this many records in a row without an answer, or rejected
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -53,16 +49,17 @@ class Asking:
     ):
         """Store the parts of the run."""
         self.source, self.dialogue, self.journal = source, dialogue, journal
-        self.endpoint, self.pacer, self.settings, self.seed = endpoint, pacer, settings, seed
+        self.endpoint, self.settings, self.seed = endpoint, settings, seed
+        self.sender = Sender(
+            endpoint,
+            pacer,
+            retries=settings.retries,
+            backoff=settings.backoff,
+            expected=1000.0 + settings.max_tokens,
+        )
         self.signal: int | None = None  # the signal that ended the run
-        self._stopping = False
         self._error: Exception | None = None
         self._workers: list[asyncio.Task] = []
-        self._under_way: set[asyncio.Task | None] = set()
-        self._expected = (
-            1000.0 + settings.max_tokens
-        )  # tokens of a request; the measured mean after the first answer
-        self._measured = 0
         self._answered = False
         self._in_a_row: dict[str, int] = {}  # failures since the last answer, by reason
 
@@ -90,9 +87,9 @@ class Asking:
 
     def stop(self) -> None:
         """Stop sending requests; those in flight may end."""
-        self._stopping = True
+        self.sender.stopping = True
         for task in self._workers:
-            if task not in self._under_way:
+            if task not in self.sender.under_way:
                 task.cancel()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -109,7 +106,7 @@ class Asking:
             await asyncio.to_thread(self.journal.sync)
 
     async def _work(self, todo: Iterator[int], bar: tqdm) -> None:
-        while not self._stopping and (index := next(todo, None)) is not None:
+        while not self.sender.stopping and (index := next(todo, None)) is not None:
             record, identity, image = await asyncio.to_thread(self._prepare, index)
             if image is None:  # done in an earlier run, so it does not count for the speed
                 bar.initial += 1
@@ -154,57 +151,14 @@ class Asking:
         self, record: Record, identity: str, turn: int, request: dict[str, Any]
     ) -> Answer | Failure | None:
         """Ask one question until its result is final; write it down. None where the run ends."""
-        name = hashlib.blake2b(
-            f"{self.seed} {identity} {turn}".encode(), digest_size=16
-        ).hexdigest()
-        chance = random.Random(name)
-        sent_before = failed = limited = 0
-        while not self._stopping:
-            expected = self._expected
-            sent = await self.pacer.wait(expected)
-            with self._being_under_way():
-                reply = await self.endpoint.ask(
-                    request, identity=name, last=turn == len(self.dialogue.turns) - 1
-                )
-                sent_before += 1
-                self._learn(reply, sent, expected)
-                outcome = reply.outcome
-                if reply.status == 429:
-                    limited += 1
-                    settled = limited > MOST_LIMITED
-                else:
-                    failed += 1
-                    settled = (
-                        isinstance(outcome, Answer)
-                        or outcome.reason not in answers.RETRYABLE
-                        or failed > self.settings.retries
-                    )
-                if settled:
-                    self._judge(outcome)
-                    self.journal.write(record, identity, turn, outcome, sent_before)
-                    return outcome
-            if reply.status != 429:  # after a 429 the pacer makes all requests wait
-                backoff = min(MAX_BACKOFF, self.settings.backoff * 2 ** (failed - 1))
-                await asyncio.sleep(backoff * chance.uniform(0.5, 1.5))
-        return None
-
-    def _learn(self, reply: Reply, sent: float, expected: float) -> None:
-        """Adapt the rate to a response."""
-        now, pace = time.monotonic(), self.pacer.pace
-        if reply.status == 429:
-            pace.limited(now, sent, reply.pause)
-        elif reply.status is not None:
-            pace.admitted()
-            if reply.pause is not None:
-                pace.hold(now, reply.pause)
-        tokens = reply.outcome.tokens
-        used = float(tokens.prompt + tokens.completion) if tokens else 0.0
-        if tokens:
-            self._measured += 1
-            self._expected += (used - self._expected) / min(self._measured, 100)
-        # a response without a count has probably used as many tokens as expected
-        if tokens or reply.status != 200:
-            pace.correct(used - expected)
+        last = turn == len(self.dialogue.turns) - 1
+        name = f"{self.seed} {identity} {turn}"
+        # no other task runs between the answer and its line in the journal
+        outcome, sent = await self.sender.answer(request, name, last=last)
+        if outcome is not None:
+            self._judge(outcome)
+            self.journal.write(record, identity, turn, outcome, sent)
+        return outcome
 
     def _judge(self, outcome: Answer | Failure) -> None:
         """Raise where continuing would only turn records into failures."""
@@ -234,15 +188,6 @@ class Asking:
             )
 
     @contextlib.contextmanager
-    def _being_under_way(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        self._under_way.add(task)
-        try:
-            yield
-        finally:
-            self._under_way.discard(task)
-
-    @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
         # only the main thread can handle signals
         if threading.current_thread() is not threading.main_thread():
@@ -264,7 +209,7 @@ class Asking:
             return
         self.signal = number
         self.stop()
-        paid = f"{counted(len(self._under_way), 'answer')} already paid for"
+        paid = f"{counted(len(self.sender.under_way), 'answer')} already paid for"
         waiting = f"waiting for {paid}; a second signal ends the command without them"
         print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
 

@@ -1,0 +1,1 @@
+"""A client of /v1/chat/completions of any OpenAI-compatible server, with bounds on all it reads."""
