@@ -1,16 +1,20 @@
 """Names and configurations of the `diffusers` library for the same tensors.
 
-Its models are UNet2DConditionModel and AutoencoderKL.
+Its models are UNet2DConditionModel and AutoencoderKL. The text encoder is transformers'.
 """
 
 import re
 from typing import Any
 
+import jax.numpy as jnp
+
+from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.names import Entry
 from data_pipeline.io.errors import InputError, first_line
 
+VERSION = "0.36.0"  # the oldest with which its files were loaded
 FILE = "diffusion_pytorch_model.safetensors"
 _RES_BLOCK = {
     "in_layers.0": "norm1",
@@ -107,7 +111,7 @@ def unet_config(model: UNet, text_width: int, side: int | None) -> dict[str, Any
         )
     return {
         "_class_name": "UNet2DConditionModel",
-        "_diffusers_version": "0.36.0",
+        "_diffusers_version": VERSION,
         "sample_size": side,
         "in_channels": model.out_channels,
         "out_channels": model.out_channels,
@@ -143,7 +147,7 @@ def vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
     widths = [model.channels * mult for mult in model.channel_mult]
     return {
         "_class_name": "AutoencoderKL",
-        "_diffusers_version": "0.36.0",
+        "_diffusers_version": VERSION,
         "in_channels": 3,
         "out_channels": 3,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
@@ -155,6 +159,55 @@ def vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
         "norm_num_groups": model.groups,
         "scaling_factor": scale,
         "force_upcast": True,
+    }
+
+
+def holds_vae(model: Autoencoder) -> bool:
+    """Return whether AutoencoderKL can hold an autoencoder: whether it is of SDXL's kind."""
+    return model.patch == 1 and model.mid_attention and model.groups > 0
+
+
+def patch_vae_config(model: Autoencoder, scale: float) -> dict[str, Any]:
+    """Return config.json of an autoencoder that AutoencoderKL cannot hold.
+
+    It is that of `PatchAutoencoder` in `pytorch/`, whose tensors have sgm's names.
+    """
+    return {
+        "_class_name": "PatchAutoencoder",
+        "_diffusers_version": VERSION,
+        "channels": model.channels,
+        "channel_mult": list(model.channel_mult),
+        "res_blocks": model.res_blocks,
+        "latent_channels": model.z_channels,
+        "patch": model.patch,
+        "groups": model.groups,
+        "mid_attention": model.mid_attention,
+        "scaling_factor": scale,
+    }
+
+
+def t5_config(model: T5Encoder) -> dict[str, Any]:
+    """Return config.json of a text encoder, for transformers' T5EncoderModel."""
+    return {
+        "architectures": ["T5EncoderModel"],
+        # without it, transformers 5 takes what the first tensors of the file have
+        "dtype": jnp.dtype(model.dtype).name,
+        "model_type": "t5",
+        "d_model": model.channels,
+        "d_kv": model.head_dim,
+        "d_ff": model.ff,
+        "num_layers": model.layers,
+        "num_heads": model.heads,
+        "vocab_size": model.vocab,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": model.buckets,
+        "relative_attention_max_distance": model.max_distance,
+        "layer_norm_epsilon": model.epsilon,
+        "is_encoder_decoder": False,
+        "use_cache": False,
+        "dropout_rate": 0.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
     }
 
 

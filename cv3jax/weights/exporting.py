@@ -1,6 +1,7 @@
 """Export trained weights, of a cascade or of a run's checkpoint, as files that PyTorch reads."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,13 @@ from safetensors.numpy import save_file
 
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades, runs, streaming
-from cv3jax.checkpoints.description import STAGES, CascadeDescription
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers
+from cv3jax.weights.diffusers_pipeline import FOLDERS, TOKENIZER, Beside, beside
 from cv3jax.weights.files import SAT_FILE
 from cv3jax.weights.importing import copy_tokenizer, progress
 from cv3jax.weights.mapping import to_torch
@@ -43,6 +46,7 @@ class Source(NamedTuple):
 
     parts: dict[str, Stored]
     tokenizer: Path | None
+    description: CascadeDescription | None = None  # None: a run's parameters without the EMA
 
 
 def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Source:
@@ -64,7 +68,7 @@ def open_source(path: Path, weights: str, parts: list[str] | None = None) -> Sou
             cascades.check_part(place.parent if within else place)
             stored[name] = _of_cascade(description, name, _tree(place, within))
         tokenizer = cascades.place_of(directory, "t5/tokenizer")[0] if "t5" in names else None
-        return Source(stored, tokenizer)
+        return Source(stored, tokenizer, description)
     if not newest:
         raise InputError(
             f"--weights params: {path} has no checkpoints/; a cascade keeps the EMA only, so give"
@@ -89,7 +93,8 @@ def _chosen(parts: list[str] | None, there: list[str], path: Path) -> list[str]:
 def export(source: Source, target: str, out: Path) -> list[str]:
     """Write the parts of `source` to the directory `out` in the format `target`.
 
-    Returns a line on each.
+    For diffusers, parts that are enough for a pipeline get its other files. Returns a line on each
+    part, and on the pipeline.
 
     Raises:
         InputError: the target cannot hold a part (raised before anything is written), PyTorch is
@@ -99,6 +104,9 @@ def export(source: Source, target: str, out: Path) -> list[str]:
     if target == "sat":
         extras.load("torch", "writing a SAT checkpoint")
     tables = {name: _table(source, name, target) for name in source.parts}
+    more = Beside({}, {}, "")
+    if target == "diffusers":
+        more = beside(source.description, list(source.parts), source.tokenizer)
     lines = []
     with appearing(out) as partial:
         for name, (entries, config) in tables.items():
@@ -107,8 +115,15 @@ def export(source: Source, target: str, out: Path) -> list[str]:
             lines.append(_write(partial, name, tensors, config, target))
             del tensors  # before the next part's tensors
         if source.tokenizer:
-            copy_tokenizer(source.tokenizer, partial / "t5")
-    return lines
+            folder = TOKENIZER if target == "diffusers" else "t5"
+            copy_tokenizer(source.tokenizer, partial / folder)
+        for name, value in more.texts.items():
+            _write_json(partial / name, value)
+        for name, file in more.files.items():
+            with naming(partial / name):
+                (partial / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, partial / name)
+    return [*lines, more.line] if more.line else lines
 
 
 def _tree(path: Path, within: tuple[str, ...] = ()) -> dict:
@@ -173,28 +188,9 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
             " all); restore the checkpoint"
         )
     if name == "t5":
-        entries, config = t5_entries(layers=model.layers), _t5_config(model)
+        entries, config = t5_entries(layers=model.layers), diffusers.t5_config(model)
     elif name == "vae":
-        if model.patch != 1 or not model.mid_attention or not model.groups:
-            shown = (
-                f"patch {model.patch}, {model.groups} groups of norms, middle attention"
-                f" {model.mid_attention}"
-            )
-            raise InputError(f"the vae is not of SDXL's family ({shown}); {advice}")
-        entries = vae_entries(
-            channels=model.channels, channel_mult=model.channel_mult, res_blocks=model.res_blocks
-        )
-        config = None
-        if target == "diffusers":
-            if part.scale is None:
-                raise InputError(
-                    "the latent scale, which diffusers needs, is measured when the run ends; let"
-                    " the run finish"
-                )
-            entries, config = (
-                diffusers.vae_names(entries, len(model.channel_mult)),
-                diffusers.vae_config(model, part.scale),
-            )
+        entries, config = _vae_table(part, model, target, advice)
     else:
         entries = unet_entries(
             channels=model.channels,
@@ -216,6 +212,39 @@ def _table(source: Source, name: str, target: str) -> tuple[list[Entry], dict[st
     return entries, config
 
 
+def _vae_table(
+    part: Stored, model: Autoencoder, target: str, advice: str
+) -> tuple[list[Entry], dict[str, Any] | None]:
+    """Return `_table` of an autoencoder."""
+    entries = vae_entries(
+        channels=model.channels,
+        channel_mult=model.channel_mult,
+        res_blocks=model.res_blocks,
+        norms=model.groups > 0,
+        attention=model.mid_attention,
+    )
+    sdxl = diffusers.holds_vae(model)
+    if target != "diffusers" and not sdxl:
+        shown = (
+            f"patch {model.patch}, {model.groups} groups of norms, middle attention"
+            f" {model.mid_attention}"
+        )
+        raise InputError(
+            f"the vae is not of SDXL's family ({shown}); give --to diffusers, or {advice}"
+        )
+    if target != "diffusers":
+        return entries, None
+    if part.scale is None:
+        raise InputError(
+            "the latent scale, which diffusers needs, is measured when the run ends; let the run"
+            " finish"
+        )
+    if not sdxl:
+        return entries, diffusers.patch_vae_config(model, part.scale)
+    names = diffusers.vae_names(entries, len(model.channel_mult))
+    return names, diffusers.vae_config(model, part.scale)
+
+
 def _write(
     out: Path, name: str, tensors: dict[str, np.ndarray], config: dict | None, target: str
 ) -> str:
@@ -223,7 +252,8 @@ def _write(
     prefix = PREFIX["unet"] if name in STAGES and target != "diffusers" else ""
     tensors = {prefix + key: value for key, value in tensors.items()}
     if name == "t5":
-        path = out / "t5" / "model.safetensors"
+        folder = FOLDERS[name] if target == "diffusers" else "t5"
+        path = out / folder / "model.safetensors"
     elif target == "diffusers":
         path = out / name / diffusers.FILE
     elif target == "sat" and name != "vae":
@@ -232,10 +262,7 @@ def _write(
         path = out / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        with naming(path.parent / "config.json"):
-            (path.parent / "config.json").write_text(
-                json.dumps(config, indent=2, sort_keys=True) + "\n"
-            )
+        _write_json(path.parent / "config.json", config)
     if path.name == SAT_FILE:
         (path.parent.parent / "latest").write_text("1")
         with naming(path):
@@ -255,23 +282,8 @@ def _write(
     )
 
 
-def _t5_config(model: T5Encoder) -> dict[str, Any]:
-    return {
-        "architectures": ["T5EncoderModel"],
-        "model_type": "t5",
-        "d_model": model.channels,
-        "d_kv": model.head_dim,
-        "d_ff": model.ff,
-        "num_layers": model.layers,
-        "num_heads": model.heads,
-        "vocab_size": model.vocab,
-        "feed_forward_proj": "gated-gelu",
-        "relative_attention_num_buckets": model.buckets,
-        "relative_attention_max_distance": model.max_distance,
-        "layer_norm_epsilon": model.epsilon,
-        "is_encoder_decoder": False,
-        "use_cache": False,
-        "dropout_rate": 0.0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, with its folder."""
+    with naming(path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

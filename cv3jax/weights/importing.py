@@ -21,6 +21,7 @@ from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights import diffusers, infer_sizes, select_model
 from cv3jax.weights.files import Tensors, open_tensors
+from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
@@ -199,7 +200,8 @@ def write(
                 cascades.save_part(partial / name, params)
         if tokenizer:
             copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
-        cascades.write_cascade(partial, description)
+        cascades.write_cascade(partial, description)  # which readers of parts need
+        cascades.write_cascade(partial, previewed(partial, description))
 
 
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:

@@ -150,10 +150,17 @@ def _vae_middle(torch: str, path: tuple[str, ...]) -> list[Entry]:
     return entries
 
 
-def vae_entries(*, channels: int, channel_mult: tuple[int, ...], res_blocks: int) -> list[Entry]:
-    """Return every tensor of an SDXL-style autoencoder of these sizes.
+def vae_entries(
+    *,
+    channels: int,
+    channel_mult: tuple[int, ...],
+    res_blocks: int,
+    norms: bool = True,
+    attention: bool = True,
+) -> list[Entry]:
+    """Return every tensor of an autoencoder of these sizes, by default of SDXL's kind.
 
-    It has norms, patch 1 and attention in the middle.
+    norms, attention: whether it has norms, and attention in the middle.
     """
     entries = [
         *_layer("quant_conv", ("quant",), "conv"),
@@ -189,7 +196,12 @@ def vae_entries(*, channels: int, channel_mult: tuple[int, ...], res_blocks: int
             entries += _layer(
                 f"decoder.up.{stage}.upsample.conv", ("decoder", f"up_{stage}_sample"), "conv"
             )
-    return entries
+    return [
+        entry
+        for entry in entries
+        if (norms or not entry.path[-2].startswith("norm"))
+        and (attention or "attention" not in entry.path)
+    ]
 
 
 def t5_entries(*, layers: int) -> list[Entry]:
