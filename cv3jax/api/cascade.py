@@ -1,0 +1,297 @@
+"""The public `Cascade`: text to pictures, and pictures to larger ones."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from cv3jax.api import arguments, hub, loading, parts
+from cv3jax.api.drawing import Request, draw, warm
+from cv3jax.api.environment import value_errors
+from cv3jax.api.functions import Functions, functions_of
+from cv3jax.api.result import Pictures
+from cv3jax.api.steps import Callback, watcher
+from cv3jax.cascade import preview
+from cv3jax.cascade.pipeline import Cascade as Engine
+from cv3jax.cascade.sizes import Size
+from cv3jax.cascade.upscaling import Enlarging, Upscaled, layers_of, upscale
+from cv3jax.checkpoints.description import CascadeDescription
+
+BATCH = 16  # most pictures that are drawn at once on a device
+
+
+class Cascade:
+    """A loaded cascade, which draws when it is called.
+
+    `Cascade.load` makes one. Every method raises ValueError, with one line, on values that cannot
+    be.
+    """
+
+    def __init__(self, engine: Engine, source: Path):
+        """Keep a loaded cascade. Use `Cascade.load`."""
+        self._engine, self._source = engine, source
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        mesh: Any = None,
+        dtype: str | None = None,
+        attention: str = "auto",
+    ) -> "Cascade":
+        """Return the cascade at `source`, loaded onto the devices.
+
+        Args:
+            source: a cascade's directory, the workdir of a run, the name of an installed cascade
+                such as "scenes", or "owner/name" of the Hugging Face Hub.
+            mesh: a `jax.sharding.Mesh` with the axes data, fsdp, tensor and context, or its sizes
+                such as "data=2,fsdp=4"; None is one device.
+            dtype: "float32" or "bfloat16", in which all parts compute; None is the checkpoint's.
+            attention: one of `cv3jax.kernels.KINDS`.
+
+        Raises:
+            ValueError: there is no such cascade, a part of it is missing or damaged, or the
+                devices do not allow the mesh or the attention.
+        """
+        return cls(*loading.load(source, mesh, dtype, attention))
+
+    @property
+    def description(self) -> CascadeDescription:
+        """What cascade.json says of the parts."""
+        return self._engine.description
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by part: "t5", "vae", and those of the stages."""
+        return self._engine.params
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] | None = None,
+        num: int = 1,
+        size: int | Sequence[int] | None = None,
+        steps: int | Sequence[int] | None = None,
+        guidance: float | Sequence[float] | None = None,
+        eta: float | Sequence[float] | None = None,
+        tile: int | None = None,
+        batch: int = BATCH,
+        callback: Callback | None = None,
+        **unknown: Any,
+    ) -> Pictures:
+        """Draw pictures of prompts.
+
+        Args:
+            prompt: what to draw, one string or several.
+            seed: the first picture's of each prompt, and the next ones count up; a list has one
+                for each prompt or for each picture; None draws a random one.
+            num: pictures of each prompt.
+            size: (height, width) of the final pictures in pixels, or one side; None is one relay
+                pass over the base's trained size.
+            steps: base and relay steps; one number serves both; None is the checkpoint's.
+            guidance: guidance weights w of base and relay, as for steps.
+            eta: 0 is deterministic, 1 ancestral, as for steps.
+            tile: side in pixels of the tiles in which larger pictures are predicted and decoded.
+            batch: most pictures at once on a device.
+            callback: called with a `Step` after each step; it may return False to cancel.
+            **unknown: none; a misspelt name is answered with the nearest one.
+
+        Raises:
+            TypeError: an argument is unknown.
+            ValueError: an argument cannot be; the line says what is right.
+            CancelledError: the callback returned False.
+        """
+        arguments.refuse_unknown(unknown)
+        prompts = arguments.prompts_of(prompt)
+        seeds = arguments.seeds_of(seed, len(prompts), num)
+        base, relay = arguments.settings_of(steps, guidance, eta, tile)
+        arguments.check_batch(batch)
+        arguments.check_callback(callback)
+        with value_errors():
+            sizes = parts.drawn(self._engine, size, base, relay)
+            repeated = [text for text in prompts for _ in range(num)]
+            request = Request(repeated, seeds, sizes, base, relay)
+            watched = functools.partial(self._watched, callback)
+            return draw(self._engine, request, self._width(batch, len(seeds)), watched)
+
+    def upscale(
+        self,
+        image: Any,
+        prompt: str,
+        *,
+        factor: int = 2,
+        strength: float = 1.0,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+        tile: int | None = None,
+        colour_fix: str = "wavelet",
+        callback: Callback | None = None,
+    ) -> Upscaled:
+        """Enlarge a picture of the caller's by the relay.
+
+        Args:
+            image: a PIL image of any size and mode, or uint8 [H, W, 3].
+            prompt: what it shows.
+            factor: 2, 4, 8 or 16; each doubling is a relay pass.
+            strength: where the relay starts, as a share of its trained start, in (0, 1]: how much
+                it may change.
+            seed: of the noise.
+            steps: of the whole relay; a smaller strength takes its share of them.
+            guidance: the relay's guidance weight w.
+            eta: 0 is deterministic, 1 ancestral.
+            tile: side in pixels of the tiles in which larger pictures are predicted and decoded.
+            colour_fix: how low frequencies become the picture's: "wavelet", "adain" or "none".
+            callback: called with a `Step` after each step; it may return False to cancel.
+        """
+        prompt = arguments.prompt_of(prompt)
+        (seed,) = arguments.seeds_of(seed, 1, 1)
+        settings = arguments.settings_of_one(steps, guidance, eta, tile)
+        arguments.check_callback(callback)
+        if not arguments.is_whole(factor):
+            raise ValueError(f"factor {factor!r}: give 2, 4, 8 or 16")
+        if not arguments.is_number(strength):
+            raise ValueError(f"strength {strength!r}: give a number above 0 and at most 1")
+        settings = dataclasses.replace(settings, strength=float(strength))
+        how = Enlarging(int(factor), seed, settings, colour_fix)
+        with value_errors():
+            layers = layers_of(image, self.description)
+            how.check(self.description)
+            first = Size(*layers.colours.shape[:2])
+            parts.check_tiles(self._engine, {"relay": (first.times(int(factor)), settings)})
+            engine = self._watched(callback, self._engine, range(1))
+            return upscale(engine, layers, prompt, how)
+
+    def tokens(self, prompt: str | Sequence[str]) -> np.ndarray:
+        """Return the tokens, int [B, L], of prompts, which `Functions.text` takes."""
+        parts.require(self._engine, "t5")
+        return np.asarray(self._engine.tokenize(arguments.prompts_of(prompt)))
+
+    def text(self, prompt: str | Sequence[str]) -> jax.Array:
+        """Return the text features [B, L, C] of prompts."""
+        parts.require(self._engine, "t5")
+        with value_errors():
+            return parts.text_of(self._engine, arguments.prompts_of(prompt))
+
+    def encode(self, images: Any, *, seed: int | Sequence[int] = 0) -> jax.Array:
+        """Return the latents [B, h, w, z] of pictures: samples of the posterior, scaled.
+
+        images: PIL images, uint8 [B, H, W, 3], or floats in [-1, 1]. seed: the first picture's.
+        """
+        with value_errors():
+            return parts.encode(self._engine, images, seed)
+
+    def decode(self, latents: Any) -> list[Image.Image]:
+        """Return the pictures of scaled latents [B, h, w, z]."""
+        with value_errors():
+            return [Image.fromarray(one) for one in parts.decode(self._engine, latents)]
+
+    def base(
+        self,
+        text: jax.Array,
+        *,
+        seed: int | Sequence[int] = 0,
+        size: int | Sequence[int] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+    ) -> jax.Array:
+        """Return the base stage's latents [B, h, w, z] for text features [B, L, C].
+
+        size: of its pictures; None is the trained one. seed: of every picture, or one for each. The
+        others are as for calling the cascade.
+        """
+        settings = arguments.settings_of_one(steps, guidance, eta)
+        with value_errors():
+            return parts.base(self._engine, text, seed, arguments.size_of(size), settings)
+
+    def relay(
+        self,
+        text: jax.Array,
+        images: Any,
+        *,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+    ) -> list[Image.Image]:
+        """Return pictures enlarged to twice the size by one relay pass, for features [B, L, C].
+
+        images: one for each row of `text`, as for `encode`. seed: of every picture, or one for
+        each. The others are as for calling the cascade.
+        """
+        settings = arguments.settings_of_one(steps, guidance, eta)
+        with value_errors():
+            made = parts.relay(self._engine, text, images, seed, settings)
+        return [Image.fromarray(one) for one in made]
+
+    def compile(
+        self,
+        sizes: Sequence[int | Sequence[int] | None] = (None,),
+        batches: Sequence[int] = (1,),
+        *,
+        steps: int | Sequence[int] | None = None,
+        guidance: float | Sequence[float] | None = None,
+        eta: float | Sequence[float] | None = None,
+        tile: int | None = None,
+    ) -> dict[str, float]:
+        """Compile what draws pictures of these sizes in these batches. Returns seconds by batch.
+
+        A call that then draws such pictures compiles nothing. sizes, batches: lists of what `size`
+        and of how many pictures at once a call will have. The others are as for that call.
+        """
+        base, relay = arguments.settings_of(steps, guidance, eta, tile)
+        sizes, batches = arguments.listed("sizes", sizes), arguments.listed("batches", batches)
+        for batch in batches:
+            arguments.check_batch(batch)
+        seconds = {}
+        with value_errors():
+            for some in [parts.drawn(self._engine, size, base, relay) for size in sizes]:
+                for width in sorted({self._width(batch, batch) for batch in batches}):
+                    request = Request(["a"] * width, [0] * width, some, base, relay)
+                    name = f"{some[-1]}, {width} at once"
+                    seconds[name] = sum(warm(self._engine, request).values())
+        return seconds
+
+    def functions(self) -> Functions:
+        """Return the cascade's pure jitted functions, for callers with a mesh of their own."""
+        return functions_of(self.description)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the cascade, with a model card, into a new directory, and return its path."""
+        with value_errors():
+            return hub.save(self._source, Path(directory))
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = True, token: str | None = None
+    ) -> str:
+        """Upload the cascade, with a model card, to "owner/name" of the Hugging Face Hub.
+
+        Returns the address.
+        """
+        return hub.push(self._source, repository, private=private, token=token)
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """The matrix [z + 1, 3] of previews: the checkpoint's, or else fitted now."""
+        if (stored := self.description.vae.preview) is not None:
+            return np.asarray(stored, np.float32)
+        return preview.fit(self.encode, self._engine.factor)
+
+    def _width(self, batch: int, count: int) -> int:
+        ways = parts.ways(self._engine)
+        return min(int(batch), -(-count // ways)) * ways
+
+    def _watched(self, callback: Callback | None, engine: Engine, pictures: range) -> Engine:
+        if callback is None:
+            return engine
+        shown = functools.partial(preview.shown, matrix=self._matrix)
+        return engine.watched_by(watcher(callback, pictures, shown, self._engine.decode))

@@ -1,0 +1,74 @@
+"""Find a cascade by its name, its path or its place on the Hub, and load it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cv3jax.api.environment import prepare, value_errors
+from cv3jax.cascade import pipeline
+from cv3jax.checkpoints import cascades
+from cv3jax.distributed import parse_axes
+from cv3jax.distributed.mesh import AXES, make_mesh
+from cv3jax.kernels import KINDS
+from data_pipeline.io.errors import first_line
+from data_pipeline.io.extras import advice
+
+HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")  # owner/name
+DTYPES = ("float32", "bfloat16")
+
+
+def load(
+    source: str | Path, mesh: Any, dtype: str | None, attention: str
+) -> tuple[pipeline.Cascade, Path]:
+    """Return (the loaded cascade, its directory). See `Cascade.load`."""
+    prepare()
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
+    if attention not in KINDS:
+        raise ValueError(f"attention {attention!r}: give one of {', '.join(KINDS)}")
+    with value_errors():
+        devices = mesh_of(mesh)
+        place = cascades.pinned(find(source))
+        return pipeline.load(place, mesh=devices, attention=attention, dtype=dtype), place
+
+
+def find(source: str | Path) -> Path | str:
+    """Return what to load: `source` itself, or the download of a Hub's "owner/name"."""
+    text = str(source)
+    if Path(text).exists() or not HUB.fullmatch(text):
+        return source
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ModuleNotFoundError as e:
+        raise ValueError(
+            f"{text}: there is no such directory; to take it from the Hugging Face Hub, run"
+            f" {advice('hub')}"
+        ) from e
+    try:
+        return Path(snapshot_download(text))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        raise ValueError(
+            f"{text}: there is no such directory, and the Hugging Face Hub does not give it:"
+            f" {first_line(e)}"
+        ) from e
+
+
+def mesh_of(mesh: Any) -> Mesh | None:
+    """Return the mesh of a `Mesh`, of text such as "data=2,fsdp=4", or None.
+
+    Raises ValueError on a mesh with other axes.
+    """
+    if mesh is None or isinstance(mesh, Mesh):
+        if mesh is not None and tuple(mesh.axis_names) != AXES:
+            raise ValueError(
+                f"a mesh with the axes {', '.join(map(str, mesh.axis_names))}: it needs"
+                f" {', '.join(AXES)}, in this order; an axis may have size 1"
+            )
+        # the models are compiled under automatic sharding, whatever types the caller's axes have
+        return mesh and Mesh(mesh.devices, AXES)
+    if not isinstance(mesh, str):
+        raise ValueError(f'mesh {mesh!r}: give a jax.sharding.Mesh, or text such as "data=2"')
+    return make_mesh(**parse_axes(mesh))
