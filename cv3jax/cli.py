@@ -15,6 +15,7 @@ from data_pipeline.io.exits import line_and_code, say, say_anything
 # time, and `main(argv)`; those of `cv3jax data` are in data_pipeline/cli.py.
 COMMANDS = {
     "sample": ("cv3jax.commands.sample", "draw pictures from prompts with a trained cascade"),
+    "upscale": ("cv3jax.commands.upscale", "enlarge pictures of your own by a cascade's relay"),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -37,7 +38,7 @@ COMMANDS = {
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
-    "Draw": ("sample", "quickstart", "convert"),
+    "Draw": ("sample", "upscale", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

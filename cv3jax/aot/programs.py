@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.cascade.limits import wrong_tile
 from cv3jax.cascade.parts import build_model, computed_shapes, model_of
+from cv3jax.cascade.sizes import Size, as_size, stage_multiple
+from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import (
@@ -41,6 +44,13 @@ STEPS = ("train", "later", "encode", "sample")
 RELEASED = CascadeDescription(VaeDescription({}, 0.13025), TextDescription({}, 225))
 
 
+class Drawn(NamedTuple):
+    """Which pictures the `sample` program draws, where they are not those of the recipe."""
+
+    size: Size | None = None  # one picture per device of that size
+    tile: int = 0  # side in pixels of the tiles in which larger pictures are predicted; 0: whole
+
+
 class Program(NamedTuple):
     """A jitted function and what it is compiled for."""
 
@@ -54,12 +64,18 @@ class Program(NamedTuple):
     beside: Any = ()
 
 
-def program(settings: StageSettings | DistillSettings, devices: list, step: str) -> Program:
+def program(
+    settings: StageSettings | DistillSettings,
+    devices: list,
+    step: str,
+    pictures: Drawn | None = None,
+) -> Program:
     """Return the `train`, `encode` or `sample` program of a recipe on `devices`.
 
     For a distillation, `train` is the program of round 1, and `later` that of the other rounds.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
+    pictures: of the `sample` program.
 
     Raises:
         InputError: the recipe contradicts itself or does not fit these devices, or it has no such
@@ -98,7 +114,7 @@ def program(settings: StageSettings | DistillSettings, devices: list, step: str)
     # for a distillation, the student of the last round
     steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
     drawn = dataclasses.replace(describe(stage, description), steps=steps)
-    return _sample(stage, plan, description, drawn, params)
+    return _sample(stage, plan, description, drawn, params, pictures or Drawn())
 
 
 def encoders_of(settings: StageSettings) -> CascadeDescription:
@@ -131,31 +147,41 @@ def _sample(
     description: CascadeDescription,
     stage: StageDescription,
     params: Any,
+    pictures: Drawn,
 ) -> Program:
     """Return the program that samples a stage's latents, guided and in all steps.
 
-    It makes config.batch.per_device images per device.
+    It makes config.batch.per_device images per device, or one of a size that is given.
+
+    Raises InputError on a size or a tile that the UNet cannot halve.
     """
-    mesh, count = plan.mesh, batch_ways(plan.mesh) * settings.batch.per_device
-    run = make_stage_sampler(
-        stage,
+    mesh, size, multiple = plan.mesh, pictures.size, stage_multiple(stage)
+    if size is not None and not size.is_multiple(multiple):
+        raise InputError(f"--size {size}: height and width must be multiples of {multiple}")
+    if pictures.tile and (problem := wrong_tile(stage, pictures.tile)):
+        raise InputError(f"--{problem}")
+    count = batch_ways(mesh) * (1 if size else settings.batch.per_device)
+    options = SamplerOptions(
         steps=stage.steps,
         eta=stage.eta,
         form=stage.form,
+        tile=pictures.tile,
         unguided=stage.guidance == 1.0,
         mesh=mesh,
         attend=attend_of(settings, mesh),
     )
+    run = make_stage_sampler(stage, options)
     vae, t5 = (
         build_model(Autoencoder, description.vae.model),
         build_model(T5Encoder, description.t5.model),
     )
-    rows, side = batch_sharding(mesh), settings.data.whole_side // vae.factor
+    rows, size = batch_sharding(mesh), size or as_size(settings.data.whole_side)
+    latent = size.divided(vae.factor)
 
     def like(*shape):
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
 
-    noise, text = like(side, side, vae.z_channels), like(description.t5.length, t5.channels)
+    noise, text = like(*latent, vae.z_channels), like(description.t5.length, t5.channels)
     keys = abstract(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(count))), rows)
     ema = abstract(params, tree_sharding(params, mesh))
     low = noise if stage.kind == "relay" else None

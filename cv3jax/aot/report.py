@@ -16,8 +16,8 @@ def text(f: dict) -> str:
         (
             f"{f['config']}, {f['step']}",
             (
-                f"{f['topology']}: {f['chips']} × {f['chip']}, {mesh}; {f['images']:,} images in"
-                f" {batches}"
+                f"{f['topology']}: {f['chips']} × {f['chip']}, {mesh}; {f['images']:,} images"
+                f"{drawn(f)} in {batches}"
             ),
         ),
         ("parameters", f"{f['parameters']:,}"),
@@ -54,6 +54,12 @@ def text(f: dict) -> str:
         rows.append(("estimate", estimate(f["estimate"])))
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+
+
+def drawn(f: dict) -> str:
+    """Return of what size the pictures are, and in what tiles, where the flags say so."""
+    size = " of {}×{}".format(*f["size"]) if "size" in f else ""
+    return size + (f" in tiles of {f['tile']} pixels" if "tile" in f else "")
 
 
 def memory(f: dict) -> str:

@@ -16,6 +16,7 @@ from cv3jax.aot.hlo import Module
 from cv3jax.aot.memory_traffic import traffic
 from cv3jax.aot.progress import Progress
 from cv3jax.aot.topology import Topology, load, parse
+from cv3jax.cascade.sizes import Size
 from cv3jax.distillation.settings import DistillSettings
 from cv3jax.distributed.backend import pool_fraction
 from cv3jax.training.memory_plan import held
@@ -42,22 +43,26 @@ def run(
     topology: str,
     step: str,
     *,
+    size: Size | None = None,
+    tile: int = 0,
     steps: int | None = None,
     mfu: float = 0.4,
 ) -> dict:
     """Compile and measure a recipe's step. Returns the figures of the report.
+
+    size, tile: of the pictures of the step `sample`, see `cv3jax.aot.programs.Drawn`.
 
     Raises:
         InputError: the topology or recipe is not possible, or XLA does not compile the step for
             another reason than memory.
     """
     parse(topology)  # refuse a wrong name before the tools for a right one load
-    from cv3jax.aot.programs import program
+    from cv3jax.aot.programs import Drawn, program
 
     where = load(topology)
     with Progress() as progress:
         progress.phase("shapes")
-        work = program(settings, where.devices, step)
+        work = program(settings, where.devices, step, Drawn(size, tile))
         # a parameter is gathered once forward and once backward, and recomputation uses the gather
         # of the backward; nested remat needs one more
         trains = step in ("train", "later")
@@ -68,6 +73,10 @@ def run(
         gathers = student + 2 * distils if trains else {"encode": 1}.get(step)
         figures = analyse(work, where, progress, gathers=gathers, train=trains)
     figures.update({"step": step, "topology": topology})
+    if size is not None:
+        figures["size"] = list(size)
+    if tile:
+        figures["tile"] = tile
     if steps is not None:
         roof = (
             roofline.Roofline(**figures["roofline_seconds"])

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cv3jax.checkpoints import cascades
+from cv3jax.kernels import KINDS
 from cv3jax.recipes import fields_called, recipes
 from data_pipeline.io.arguments import Parser
+from data_pipeline.io.errors import InputError
 
 
 def command(
@@ -97,6 +99,39 @@ def add_devices(parser: Parser, batch: str, mesh: str) -> None:
         help=f"images per device at a time (default: {batch})",
     )
     parser.add_argument("--mesh", metavar="AXIS=N,...", help=mesh)
+
+
+def add_tile(parser: Parser) -> None:
+    """Add --tile, with which large pictures are drawn in bounded memory."""
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help=(
+            "predict larger pictures in overlapping tiles of so many pixels per side, and encode"
+            " and decode them in tiles, in less memory and more time (default: as a whole)"
+        ),
+    )
+
+
+def check_tile(tile: int) -> None:
+    """Raise InputError on a --tile that no stage can have."""
+    if tile and not 16 <= tile <= 16_384:
+        raise InputError(f"--tile {tile}: 16..16384 pixels, or leave it out")
+
+
+def add_attention(parser: Parser) -> None:
+    """Add --attention, the kernel of the UNets' attention."""
+    parser.add_argument(
+        "--attention",
+        choices=KINDS,
+        default="auto",
+        help=(
+            "attention kernel of the UNets: xla, cudnn (GPU), splash (TPU), heads (CPU), or auto:"
+            " chosen by devices and sizes (default)"
+        ),
+    )
 
 
 def add_share(parser: argparse._ActionsContainer, work: str) -> None:

@@ -10,6 +10,7 @@ import sys
 
 from cv3jax import recipes
 from cv3jax.aot import topology
+from cv3jax.cascade.sizes import parse_size
 from cv3jax.commands import arguments as command_line
 from cv3jax.distillation.parsing import parse_recipe
 from data_pipeline.io.arguments import Parser
@@ -45,6 +46,15 @@ def parser() -> Parser:
         ),
     )
     made.add_argument(
+        "--size",
+        metavar="H[xW]",
+        help=(
+            "with --step sample: one picture per device of that height and width in pixels, such as"
+            " 4096 or 768x512 (default: the recipe's pictures)"
+        ),
+    )
+    command_line.add_tile(made)
+    made.add_argument(
         "--updates", type=int, metavar="N", help="estimate the chip-hours of N updates"
     )
     made.add_argument(
@@ -65,6 +75,13 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(f"--updates {args.updates}: must be at least 1")
     if not 0 < args.mfu <= 1:
         raise InputError(f"--mfu {args.mfu}: must be above 0 and at most 1, such as 0.4")
+    if args.step != "sample" and (args.size is not None or args.tile):
+        raise InputError(
+            f"--{'tile' if args.size is None else 'size'} needs --step sample, which draws"
+            " pictures; give it, or leave the flag out"
+        )
+    command_line.check_tile(args.tile)
+    args.size = None if args.size is None else parse_size(args.size)
     check_json(args.json)
     topology.parse(args.topology)
     return args, overrides
@@ -83,7 +100,15 @@ def main(argv: list[str] | None = None) -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)  # its seconds are part of the report
     with reporting(args.json) as report:
-        figures = run(settings, args.topology, args.step, steps=args.updates, mfu=args.mfu)
+        figures = run(
+            settings,
+            args.topology,
+            args.step,
+            size=args.size,
+            tile=args.tile,
+            steps=args.updates,
+            mfu=args.mfu,
+        )
         print(text({"config": args.config, **figures}))
         report({"config": args.config, **figures})
     if not figures["fits"]:

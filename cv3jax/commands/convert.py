@@ -15,7 +15,8 @@ from data_pipeline.io.staging import check_new
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
       --vae sdxl_vae.safetensors --t5 t5-v1_1-xxl --out cogview3
-  cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat"""
+  cv3jax convert --checkpoint runs/relay --to sat --out relay_for_sat
+  cv3jax convert --checkpoint cogview3 --to diffusers --out cogview3-diffusers"""
 
 
 def parser() -> Parser:
@@ -128,8 +129,8 @@ def parser() -> Parser:
     out.add_argument(
         "--to",
         choices=TARGETS,
-        help="sat: the release's files; diffusers: diffusers' folders; safetensors: the release's"
-        " tensor names in safetensors files",
+        help="sat: the release's files; diffusers: a pipeline's folders and code; safetensors: the"
+        " release's tensor names in safetensors files",
     )
     out.add_argument(
         "--parts",

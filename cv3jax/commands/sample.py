@@ -8,14 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size, drawn_sizes, parse_size
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands import expansion_flags, from_png
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.independent import which_share
-from cv3jax.kernels import KINDS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
 from data_pipeline.io.arguments import Parser, pair
@@ -58,6 +60,7 @@ def parser() -> Parser:
             " draw prompts that were appended to the file"
         ),
     )
+    from_png.add_from_png(what)
     command_line.add_out(made, "directory for the pictures")
     made.add_argument(
         "--steps",
@@ -74,18 +77,19 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--size",
-        type=int,
-        metavar="PIXELS",
-        help="side of the final pictures (default: that of one relay pass)",
+        metavar="H[xW]",
+        help=(
+            "height and width of the final pictures in pixels, such as 768x512 (height first), or"
+            " one side (default: one relay pass)"
+        ),
     )
     made.add_argument(
         "--seed",
         type=int,
-        default=0,
         metavar="N",
         help=(
-            "seed of the first picture; each next one adds 1. Every --prompt starts again at this"
-            " seed; the lines of --prompts do not"
+            "seed of the first picture (default: 0); each next one adds 1. Every --prompt starts"
+            " again at this seed; the lines of --prompts do not"
         ),
     )
     made.add_argument(
@@ -97,7 +101,7 @@ def parser() -> Parser:
         action="append",
         metavar="FILE",
         help=(
-            "a square picture that the relay enlarges, so that the base draws none; give one per"
+            "a picture that the relay enlarges, so that the base draws none; give one per"
             " --prompt, or one for all"
         ),
     )
@@ -118,15 +122,18 @@ def parser() -> Parser:
         " fsdp the batch and the parameters, tensor the layers, context each picture; -1: all"
         " devices that are left (default: data=-1)",
     )
+    command_line.add_tile(made)
+    command_line.add_attention(made)
     made.add_argument(
-        "--attention",
-        choices=KINDS,
-        default="auto",
+        "--no-text-kv-cache",
+        action="store_true",
         help=(
-            "attention kernel of the UNets: xla, cudnn (GPU), splash (TPU), heads (CPU), or auto:"
-            " chosen by devices and sizes (default)"
+            "compute the text's keys and values at every step, also of the guidance's rows without"
+            " text: the same pictures, for comparison"
         ),
     )
+    from_png.add_no_metadata(made)
+    expansion_flags.add_expansion(made)
     command_line.add_share(made, "--prompts")
     add_json(made)
     return made
@@ -154,18 +161,20 @@ def check_flags(args: argparse.Namespace) -> None:
         *(("--image", path) for path in args.image or ()),
         ("--noise", args.noise),
         ("--prompts", args.prompts),
+        ("--from-png", args.from_png),
     ):
         if path is not None and not path.exists():
             raise InputError(f"{flag} {path}: there is no such file")
     if args.mesh is not None:
         parse_axes(args.mesh)
+    command_line.check_tile(args.tile)
     check_directory(args.out, "--out")
     check_json(args.json)
 
 
 def check_drawable(
     description: CascadeDescription,
-    size: int | None,
+    size: Size | None,
     base: SamplerSettings,
     relay: SamplerSettings,
 ) -> None:
@@ -173,7 +182,7 @@ def check_drawable(
     if "base" not in description.stages:
         return  # who reads its parts says so
     check_trained(description, {"base": base})
-    if relay_passes(description, size):
+    if len(drawn_sizes(description, size)) > 1:
         check_trained(description, {"relay": relay})
 
 
@@ -181,16 +190,24 @@ def main(argv: list[str] | None = None) -> None:
     """Draw. Raises InputError on flags and files that cannot be."""
     args = parser().parse_args(argv)
     args.batch = BATCH if args.batch is None else args.batch
+    drawing = from_png.fill(args)
     check_flags(args)
+    expanding = expansion_flags.expansion_of(args)
     steps, guidance = (
         pair(args.steps, "steps", int, 1, 1000),
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
-    base, relay = (SamplerSettings(**steps[i], **guidance[i]) for i in range(2))
+    size = None if args.size is None else parse_size(args.size)
+    common = {"text_kv_cache": not args.no_text_kv_cache, "tile": args.tile}
+    base, relay = (
+        from_png.settings(drawing, name, SamplerSettings(**steps[i], **guidance[i], **common))
+        for i, name in enumerate(STAGES)
+    )
     began, checkpoint = time.monotonic(), cascades.pinned(args.checkpoint)
     description = cascades.read_cascade(checkpoint)[1]
+    from_png.check_checkpoint(drawing, checkpoint)
     if not args.image:
-        check_drawable(description, args.size, base, relay)
+        check_drawable(description, size, base, relay)
     share = None if args.prompts is None else which_share(args.process_id, args.num_processes)
 
     with waiting("loading JAX"):
@@ -208,9 +225,12 @@ def main(argv: list[str] | None = None) -> None:
                         args.seed,
                         base,
                         relay,
-                        size=args.size,
+                        size=size,
                         images=args.image,
                         noise=args.noise,
+                        expanding=expanding,
+                        metadata=not args.no_metadata,
+                        **from_png.known(drawing),
                     ),
                     args.out,
                     batch=args.batch,
@@ -220,7 +240,16 @@ def main(argv: list[str] | None = None) -> None:
         else:
             figures = sample_many(
                 checkpoint,
-                Pictures(args.prompts, args.num, args.seed, args.size, base, relay),
+                Pictures(
+                    args.prompts,
+                    args.num,
+                    args.seed,
+                    size,
+                    base,
+                    relay,
+                    expanding,
+                    metadata=not args.no_metadata,
+                ),
                 args.out,
                 Devices(args.batch, args.mesh, args.attention),
                 share,

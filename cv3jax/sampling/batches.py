@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size
 from cv3jax.cascade.stage_sampler import Progress
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.sampling.jobs import Job
@@ -53,18 +54,18 @@ def draw_batch(
     images: np.ndarray | None = None,
     noise: dict[str, np.ndarray] | None = None,
     *,
-    size: int | None,
+    size: Size | None,
     base: SamplerSettings,
     relay: SamplerSettings,
 ) -> np.ndarray:
-    """Return the pictures of up to `width` jobs, uint8 [N, side, side, 3].
+    """Return the pictures of up to `width` jobs, uint8 [N, H, W, 3].
 
     The batch is filled up with its last job. images, noise: of these jobs. size, base, relay: as
     for `Cascade.generate`.
     """
     rows = np.minimum(np.arange(width), len(jobs) - 1)
     made = cascade.generate(
-        [jobs[row].prompt for row in rows],
+        [jobs[row].text for row in rows],
         [jobs[row].seed for row in rows],
         images=None if images is None else images[rows],
         noise=None if noise is None else {name: value[rows] for name, value in noise.items()},

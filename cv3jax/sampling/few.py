@@ -3,25 +3,36 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cv3jax.cascade.limits import check_trained, relay_passes
-from cv3jax.cascade.memory import Pictures, check_fits, planned
+from cv3jax.cascade.automatic_tiles import settings_that_fit
+from cv3jax.cascade.limits import check_trained
+from cv3jax.cascade.memory import Pictures, planned
+from cv3jax.cascade.parts import read_tokenizer
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size, drawn_sizes, multiple_of
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.mesh import choose_mesh
 from cv3jax.reports.pictures import save_png
+from cv3jax.sampling.ablation import save_ablation
 from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
-from cv3jax.sampling.inputs import read_images, read_noise
-from cv3jax.sampling.jobs import Job, slug
+from cv3jax.sampling.expanding import Expanding
+from cv3jax.sampling.inputs import Prompt, read_images, read_noise
+from cv3jax.sampling.jobs import Jobs, slug
+from cv3jax.sampling.metadata import Record, stage_fields
 from cv3jax.sampling.overview import overview
 from cv3jax.sampling.resumable import require
+from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
+from data_pipeline.expansion.result import Expansion
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, counted
 
@@ -30,9 +41,11 @@ from data_pipeline.io.errors import InputError, counted
 class Request:
     """What to draw: `num` pictures per prompt, with seeds that count up from `seed`.
 
-    `base` and `relay`: steps and guidance that replace the checkpoint's. `size`: the side of the
-    final pictures; None is one relay pass. `images`: pictures to enlarge, one per prompt or one for
-    all. `noise`: a file of noise that replaces the seeds' noise.
+    `base` and `relay`: steps and guidance that replace the checkpoint's. `size`: of the final
+    pictures; None is one relay pass. `images`: pictures to enlarge, one per prompt or one for all.
+    `noise`: a file of noise that replaces the seeds' noise. `expanding`: how prompts are expanded.
+    `expansions`: those that are known, by the number of their prompt. `metadata`: whether each PNG
+    says what it was drawn from.
     """
 
     prompts: list[str]
@@ -40,15 +53,18 @@ class Request:
     seed: int
     base: SamplerSettings
     relay: SamplerSettings
-    size: int | None = None
+    size: Size | None = None
     images: list[Path] | None = None
     noise: Path | None = None
+    expanding: Expanding | None = None
+    expansions: Mapping[int, Expansion] = dataclasses.field(default_factory=dict)
+    metadata: bool = True
 
 
 def read_files(
     cascade: Cascade, source: Path, request: Request
 ) -> tuple[np.ndarray | None, dict[str, np.ndarray] | None]:
-    """Return the pictures to enlarge, uint8 [prompts, side, side, 3], and the noise of a request.
+    """Return the pictures to enlarge, uint8 [prompts, H, W, 3], and the noise of a request.
 
     Raises:
         InputError: they do not fit the cascade, or a part that the request needs is missing.
@@ -61,15 +77,10 @@ def read_files(
             raise InputError(
                 f"{given} --image for {prompts} --prompt; give one for each prompt, or one for all"
             )
-        images = read_images(request.images * (prompts // given), cascade.multiple("relay") // 2)
-        side = images.shape[1]
-    else:
-        side = cascade.description.stages["base"].image_size
-    passes = cascade.passes(size if size or images is None else 2 * side, side)
-    if images is not None and not passes:
-        raise InputError(
-            f"--size {size}: the picture has that size already; give {2 * side} or more"
-        )
+        multiple = max(multiple_of(cascade.description, "relay") // 2, 1)
+        images = read_images(request.images * (prompts // given), multiple)
+    sizes = cascade.sizes(size, None if images is None else Size(*images.shape[1:3]))
+    passes = len(sizes) - 1
     if request.noise is None:
         return images, None
     if passes > 1:
@@ -78,9 +89,9 @@ def read_files(
             f" {passes}; leave --noise out, or give a smaller --size"
         )
     count = request.num * prompts
-    shapes = {} if request.images else {"base": (count, *cascade.latent(side))}
+    shapes = {} if request.images else {"base": (count, *cascade.latent(sizes[0]))}
     if passes:
-        shapes |= dict.fromkeys(("low", "relay"), (count, *cascade.latent(2 * side)))
+        shapes |= dict.fromkeys(("low", "relay"), (count, *cascade.latent(sizes[1])))
     return images, read_noise(request.noise, shapes)
 
 
@@ -94,32 +105,47 @@ def sample_few(
     Raises:
         InputError: the request does not fit the checkpoint `source`.
     """
-    prompts, num = request.prompts, request.num
+    num, expanding = request.num, request.expanding
+    prompts = [Prompt(text) for text in request.prompts]
+    if expanding is not None:
+        prompts = expanding.marked(prompts, num, None)
     count = num * len(prompts)
-    devices = choose_mesh(mesh, count)
+    # one picture in tiles occupies all devices
+    devices = choose_mesh(mesh, sys.maxsize if count == 1 and request.relay.tile else count)
     width = batch_width(batch, devices, count)
-    description = cascades.read_cascade(source)[1]
+    directory, description = cascades.read_cascade(source)
     # `read_files` says so where it is needed and missing
     if "base" in description.stages and not request.images:
         check_trained(description, {"base": request.base})
-    if request.images or ("base" in description.stages and relay_passes(description, request.size)):
+    if request.images or (
+        "base" in description.stages and len(drawn_sizes(description, request.size)) > 1
+    ):
         check_trained(description, {"relay": request.relay})
     plan = planned(description, (), devices, attention)
     images, noise = read_files(plan, source, request)
-    side = description.stages["base"].image_size if images is None else images.shape[1]
-    size = request.size or (None if images is None else 2 * side)
-    drawn = Pictures(width, side, plan.passes(size, side), images is not None)
+    given = None if images is None else Size(*images.shape[1:3])
+    drawn = Pictures(width, plan.sizes(request.size, given), images is not None)
     with waiting("checking that the pictures fit into memory"):
-        check_fits(plan, drawn, request.base, request.relay)
+        settings = settings_that_fit(plan, drawn, request.base, request.relay)
+    base, relay = (dataclasses.replace(one, copies=count == 1) for one in settings)
+    request = dataclasses.replace(request, base=base, relay=relay)
+    record = _record(source, description, request, drawn.sizes)
+    drawn_as = Jobs(prompts, num, request.seed, request.expansions)
+    if expanding is not None:
+        texts = Texts(expanding, read_tokenizer(directory, description), None)
+        drawn_as = texts.expand(drawn_as, range(count))
     with waiting(f"loading {source}"):
         cascade = load(source, mesh=devices, attention=attention)
-    say_unknown(cascade.tokenize, prompts)
-    names = [f"{number:02d}_{slug(prompt)}" for number, prompt in enumerate(prompts)]
+    names = [f"{number:02d}_{one.name or slug(one.text)}" for number, one in enumerate(prompts)]
+    # seeds and names of files are of each prompt anew
     jobs = [
-        Job(prompts[n], request.seed + i, f"{names[n]}_{request.seed + i}.png")
+        drawn_as[n * num + i]._replace(
+            seed=request.seed + i, file=f"{names[n]}_{request.seed + i}.png"
+        )
         for n in range(len(names))
         for i in range(num)
     ]
+    say_unknown(cascade.tokenize, (job.text for job in jobs[::num]))
     with progress.bar(count, "sample", "picture") as bar:
         cascade = cascade.with_progress(steps_on(bar))
         for begin in range(0, count, width):
@@ -135,14 +161,34 @@ def sample_few(
                 relay=request.relay,
             )
             for i, image in zip(rows, made, strict=True):
-                save_png(out / jobs[i].file, image)
+                texts = record.of(jobs[i]) if request.metadata else {}
+                save_png(out / jobs[i].file, image, texts=texts)
             bar.update(len(rows))
-    sheet = overview(out, dict(zip(names, prompts, strict=True)), [job.file for job in jobs])
+    labels = [one.text + " (expanded)" * one.expand for one in prompts]
+    sheet = overview(out, dict(zip(names, labels, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
     made = counted(count, "picture")
     print(f"{made} and contact_sheet.png in {out}", file=sys.stderr)
     print(json.dumps([job.file for job in jobs]))
-    return {
-        "images": [{"file": job.file, "prompt": job.prompt, "seed": job.seed} for job in jobs],
+    figures = {
+        "images": [job.to_json() for job in jobs],
         "sheet": str(out / "contact_sheet.png"),
     }
+    if expanding is not None and expanding.ablation:
+        figures["ablation"] = str(save_ablation(out, jobs, num))
+    return figures
+
+
+def _record(
+    source: Path,
+    description: CascadeDescription,
+    request: Request,
+    sizes: tuple[Size, ...],
+) -> Record:
+    """Return what the pictures of a request are drawn from."""
+    stages = {} if request.images else {"base": request.base}
+    stages |= {"relay": request.relay} if len(sizes) > 1 else {}
+    fingerprint = parts_fingerprint(source, ("vae", "t5", *stages))
+    given = [name for name in ("images", "noise") if getattr(request, name)]
+    fields, tile = stage_fields(description, stages), request.relay.tile
+    return Record(sizes[-1], fields, source.name, fingerprint, tile, tuple(given))

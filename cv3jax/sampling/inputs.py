@@ -27,11 +27,15 @@ _HEADERS = {
 
 
 class Prompt(NamedTuple):
-    """A prompt, with its first picture's seed and a name for its files where they are given."""
+    """A prompt, with its first picture's seed and a name for its files where they are given.
+
+    `expand`: a language model writes it out before it is drawn.
+    """
 
     text: str
     seed: int | None = None
     name: str = ""
+    expand: bool = False
 
 
 def check_prompt(text: Any) -> str | None:
@@ -151,7 +155,7 @@ def _parse(text: str, where: str, num: int) -> Prompt:
 
 
 def read_images(paths: list[Path], multiple: int) -> np.ndarray:
-    """Return square pictures of one size as uint8 [N, side, side, 3].
+    """Return pictures of one size as uint8 [N, H, W, 3].
 
     Raises InputError on other pictures, and where a side is not a multiple of `multiple`.
     """
@@ -165,15 +169,16 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
         except InputError as e:
             raise InputError(f"--image {path}: {e}") from e
         height, width = image.shape[:2]
-        if height != width or height % multiple or height > MAX_SIDE:
+        if height % multiple or width % multiple or max(height, width) > MAX_SIDE:
             right = (
-                f"give a square picture whose side is a multiple of {multiple}, at most {MAX_SIDE}"
+                f"give a picture whose sides are multiples of {multiple}, at most {MAX_SIDE};"
+                " cv3jax upscale takes any size"
             )
-            raise InputError(f"--image {path} is {width}×{height}; {right}")
+            raise InputError(f"--image {path} is {height}×{width} (height×width); {right}")
         if image.shape != (first := next(iter(images.values()), image)).shape:
             raise InputError(
-                f"--image {path} is {width}×{height}, but the first is"
-                f" {first.shape[1]}×{first.shape[0]}; give pictures of one size"
+                f"--image {path} is {height}×{width}, but the first is"
+                f" {first.shape[0]}×{first.shape[1]}; give pictures of one size"
             )
         images[path] = image
     return np.stack([images[path] for path in paths])

@@ -12,17 +12,19 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from cv3jax import recipes
+from cv3jax.cascade.sizes import Size
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.inputs import Prompt, beginnings
+from data_pipeline.expansion.result import Expansion
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -33,23 +35,36 @@ _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x0
 
 
 class Job(NamedTuple):
-    """A picture to make."""
+    """A picture to make of `prompt`, or of its expansion where it has one."""
 
     prompt: str
     seed: int
     file: str
+    expansion: Expansion | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the text that is drawn."""
+        return self.prompt if self.expansion is None else self.expansion.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what an index says of the picture."""
+        said: dict[str, Any] = {"file": self.file, "prompt": self.prompt, "seed": self.seed}
+        return said if self.expansion is None else {**said, "expansion": self.expansion.to_json()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Jobs:
     """All pictures of a plan in order: `num` of each prompt.
 
-    Seeds count up from `seed`, or from the prompt's own seed.
+    Seeds count up from `seed`, or from the prompt's own seed. `expansions`: those that are known,
+    by the number of their prompt.
     """
 
     prompts: list[Prompt]
     num: int
     seed: int
+    expansions: Mapping[int, Expansion] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -61,7 +76,12 @@ class Jobs:
         prompt = self.prompts[number]
         seed = self.seed + i if prompt.seed is None else prompt.seed + copy
         name = prompt.name or slug(prompt.text)
-        return Job(prompt.text, seed, f"{i:0{_digits(len(self))}d}_{name}_{seed}.png")
+        file = f"{i:0{_digits(len(self))}d}_{name}_{seed}.png"
+        return Job(prompt.text, seed, file, self.expansions.get(number))
+
+    def expanded(self, expansions: Mapping[int, Expansion]) -> "Jobs":
+        """Return these jobs with more expansions, by the number of their prompt."""
+        return dataclasses.replace(self, expansions={**self.expansions, **expansions})
 
 
 def slug(text: str) -> str:
@@ -97,7 +117,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
     theirs = theirs if isinstance(theirs, dict) else {}
     changed = recipes.differences(plan, theirs)
     if changed == ["prompts.lines", "prompts.sha256"] and _begins(theirs["prompts"], plan, source):
-        _check_names(out, theirs["prompts"]["lines"] * jobs.num, len(jobs))
+        each = len(jobs) // plan["prompts"]["lines"]
+        _check_names(out, theirs["prompts"]["lines"] * each, len(jobs))
         return True
     if changed:
         shown = sorted({"prompts" if "prompts." in name else name for name in changed})
@@ -106,6 +127,15 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
             " values, or another directory"
         )
     return False
+
+
+def planned_tile(out: Path) -> int:
+    """Return the tile in which the pictures of `out` are drawn; 0 without a plan, or as a whole."""
+    try:
+        tile = json.loads((out / PLAN).read_text()).get("tile", 0)
+    except (OSError, ValueError, AttributeError):  # `check_plan` says what is wrong
+        return 0
+    return tile if type(tile) is int and tile > 0 else 0
 
 
 def _begins(theirs: dict, plan: dict, source: Path) -> bool:
@@ -137,30 +167,39 @@ def write(place: Path, path: Path, text: Iterator[str]) -> None:
         file.writelines(text)
 
 
-def is_whole(path: Path, side: int) -> bool:
-    """Return whether `path` is a PNG of that side, by its first and last bytes.
+def is_whole(path: Path, size: Size) -> bool:
+    """Return whether `path` is a PNG of that size, by its first and last bytes.
 
     The bytes between are not read, because they were written before the file got its name.
     """
+    sides = b"".join(side.to_bytes(4, "big") for side in (size.width, size.height))
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < len(_PNG_HEAD) + 8 + len(_PNG_TAIL):
                 return False
             head = file.read(len(_PNG_HEAD) + 8)
             file.seek(-len(_PNG_TAIL), os.SEEK_END)
-            return head == _PNG_HEAD + 2 * side.to_bytes(4, "big") and file.read() == _PNG_TAIL
+            return head == _PNG_HEAD + sides and file.read() == _PNG_TAIL
     except FileNotFoundError:
         return False
 
 
-def missing(jobs: Jobs, rows: list[int], out: Path, side: int) -> list[int]:
+def missing(jobs: Jobs, rows: list[int], out: Path, size: Size) -> list[int]:
     """Return those of `rows` whose picture is missing or not complete."""
     there = set(os.listdir(out)) if out.exists() else set()
     with ThreadPoolExecutor(WRITERS) as pool:
         whole = pool.map(
-            lambda i: jobs[i].file in there and is_whole(out / jobs[i].file, side), rows
+            lambda i: jobs[i].file in there and is_whole(out / jobs[i].file, size), rows
         )
         return [i for i, found in zip(rows, whole, strict=True) if not found]
+
+
+class Target(NamedTuple):
+    """Where pictures are saved, by way of `place`, and the texts of a job's PNG by keyword."""
+
+    out: Path
+    place: Path
+    texts: Callable[[Job], dict[str, str]] = lambda job: {}
 
 
 def make(
@@ -168,14 +207,13 @@ def make(
     rows: list[int],
     width: int,
     draw: Callable[[list[Job]], np.ndarray],
-    out: Path,
-    place: Path,
+    target: Target,
     stop: Callable[[], int | None],
     bar: tqdm,
 ) -> int:
-    """Draw the pictures `rows` in batches of `width`, and save them in `out`. Returns how many.
+    """Draw the pictures `rows` in batches of `width`, and save them. Returns how many.
 
-    `stop` is asked after each batch. `draw` makes a whole batch, uint8 [N, side, side, 3], always
+    `stop` is asked after each batch. `draw` makes a whole batch, uint8 [N, H, W, 3], always
     of the same pictures; those that are not in `rows` are not saved again. A batch is written while
     the next one is drawn, so at most two are in memory. `bar` shows how many are written.
     """
@@ -198,7 +236,13 @@ def make(
             )
             settle()
             writing = [
-                pool.submit(save_png, out / jobs[i].file, images[i - batch * width], place)
+                pool.submit(
+                    save_png,
+                    target.out / jobs[i].file,
+                    images[i - batch * width],
+                    target.place,
+                    target.texts(jobs[i]),
+                )
                 for i in some
             ]
             if stop():
@@ -207,16 +251,13 @@ def make(
     return made
 
 
-def index(jobs: Jobs, out: Path, place: Path, side: int) -> int:
+def index(jobs: Jobs, out: Path, place: Path, size: Size) -> int:
     """Write index.jsonl where the pictures of all shares exist. Returns how many are missing."""
-    lacking = len(missing(jobs, list(range(len(jobs))), out, side))
+    lacking = len(missing(jobs, list(range(len(jobs))), out, size))
     if not lacking:
         write(
             place,
             out / INDEX,
-            (
-                json.dumps({"file": job.file, "prompt": job.prompt, "seed": job.seed}) + "\n"
-                for job in jobs
-            ),
+            (json.dumps(job.to_json()) + "\n" for job in jobs),
         )
     return lacking

@@ -27,22 +27,22 @@ def overview(out: Path, prompts: Mapping[str, str], made: Sequence[str]) -> np.n
     for file in sorted(path.name for path in out.iterdir()):
         if match := _NAME.fullmatch(file):
             rows.setdefault(match[1], []).append((file not in own, int(match[2]), file))
-    side = Image.open(out / made[0]).width
+    size = Image.open(out / made[0]).size
     labels, sheet = [], []
     for name in [name for name in rows if rows[name]][: SHEET[0]]:
         chosen = sorted(rows[name])[: SHEET[1]]
         files = [file for _, _, file in sorted(chosen, key=lambda one: one[1])]
-        pictures = [image for file in files if (image := _read(out / file, side)) is not None]
+        pictures = [image for file in files if (image := _read(out / file, size)) is not None]
         if pictures:
             labels.append(prompts.get(name, name.partition("_")[2].replace("_", " ")))
             sheet.append(np.stack(pictures))
     return contact_sheet(sheet, rows=labels)
 
 
-def _read(path: Path, side: int) -> np.ndarray | None:
-    """Return uint8 [side, side, 3], or None where the file is not such a picture."""
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray | None:
+    """Return uint8 [H, W, 3] of size (W, H), or None where the file is not a picture."""
     try:
         image = decode_rgb(open_image(path.read_bytes()))
     except (InputError, OSError):
         return None
-    return np.asarray(image if image.size == (side, side) else image.resize((side, side)))
+    return np.asarray(image if image.size == size else image.resize(size))

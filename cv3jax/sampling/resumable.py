@@ -3,6 +3,7 @@
 The work is spread over devices and processes, and resumes after interruptions.
 """
 
+import dataclasses
 import json
 import signal
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cv3jax.cascade import memory
-from cv3jax.cascade.limits import check_trained, relay_passes
+from cv3jax.cascade.automatic_tiles import settings_that_fit
+from cv3jax.cascade.limits import check_trained
+from cv3jax.cascade.parts import read_tokenizer
 from cv3jax.cascade.pipeline import load
 from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size, drawn_sizes
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.fingerprint import parts_fingerprint
@@ -20,19 +24,25 @@ from cv3jax.distributed import preemption
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.independent import Share, holding
 from cv3jax.distributed.mesh import choose_mesh
+from cv3jax.sampling.ablation import save_ablation
 from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
+from cv3jax.sampling.expanding import Expanding
 from cv3jax.sampling.inputs import LAST_SEED, read_prompts
 from cv3jax.sampling.jobs import (
     FORMAT,
     INDEX,
     PLAN,
     Jobs,
+    Target,
     check_plan,
     index,
     make,
     missing,
+    planned_tile,
     write,
 )
+from cv3jax.sampling.metadata import Record, stage_fields
+from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
@@ -46,9 +56,11 @@ class Pictures(NamedTuple):
     prompts: Path
     num: int
     seed: int
-    size: int | None  # the final side in pixels
+    size: Size | None  # of the final pictures
     base: SamplerSettings
     relay: SamplerSettings
+    expanding: Expanding | None = None
+    metadata: bool = True  # whether each PNG says what it was drawn from
 
 
 class Devices(NamedTuple):
@@ -73,31 +85,46 @@ def sample_many(
         OSError: something could not be written; the same command continues.
     """
     num, seed, base, relay = pictures.num, pictures.seed, pictures.base, pictures.relay
+    begun = (out / PLAN).exists()
+    if not relay.tile:  # the plan has one where the whole did not fit when its pictures were begun
+        tile = planned_tile(out)
+        base, relay = (dataclasses.replace(one, tile=tile) for one in (base, relay))
     prompts, found = read_prompts(pictures.prompts, num)
+    lines, expanding = len(prompts), pictures.expanding
+    if expanding is not None:
+        prompts = expanding.marked(prompts, num, seed)
     jobs = Jobs(prompts, num, seed)
     if seed + len(jobs) - 1 > LAST_SEED:
         raise InputError(
             f"--seed {seed}: the last of {counted(len(jobs), 'picture')} would have a seed above"
             f" {LAST_SEED}; give a smaller one"
         )
-    _, description = cascades.read_cascade(source)
+    directory, description = cascades.read_cascade(source)
     require(source, description, "base")
-    passes = relay_passes(description, pictures.size)
-    stages = {"base": base, "relay": relay} if passes else {"base": base}
+    sizes = drawn_sizes(description, pictures.size)
+    stages = {"base": base, "relay": relay} if len(sizes) > 1 else {"base": base}
     check_trained(description, stages)
-    side = description.stages["base"].image_size << passes
+    size = sizes[-1]
     parts = ("vae", "t5", *stages)
     plan = {
         "format": FORMAT,
-        "prompts": {"lines": len(prompts), "sha256": found},
+        "prompts": {"lines": lines, "sha256": found},
         "num": num,
         "seed": seed,
-        "size": side,
+        "size": size.height if size.height == size.width else list(size),
         "checkpoint": parts_fingerprint(source, parts),
     }
     for name, settings in stages.items():
         chosen = settings.of(description.stages[name])
         plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
+    if relay.tile:  # plans of pictures that are drawn as a whole have none
+        plan["tile"] = relay.tile
+    if not pictures.metadata:
+        plan["metadata"] = False
+    texts = None
+    if expanding is not None:
+        texts = Texts(expanding, read_tokenizer(directory, description), out)
+        plan["expand"] = texts.plan()
     check_plan(out, plan, jobs, pictures.prompts)
     most = -(-len(jobs) // share.count)
     mesh = choose_mesh(devices.mesh, most)
@@ -110,19 +137,32 @@ def sample_many(
             jobs,
             [i for i in range(len(jobs)) if i // width % share.count == share.index],
             out,
-            side,
+            size,
         )
         made = 0
         if todo:
-            first = description.stages["base"].image_size
-            drawn = memory.Pictures(width, first, passes)
+            drawn = memory.Pictures(width, sizes)
             planned = memory.planned(description, parts, mesh, devices.attention)
             with waiting("checking that the pictures fit into memory"):
-                memory.check_fits(planned, drawn, base, relay)
+                if begun:
+                    memory.check_fits(planned, drawn, base, relay)
+                else:
+                    base, relay = settings_that_fit(planned, drawn, base, relay)
+            if relay.tile and "tile" not in plan:
+                plan["tile"] = relay.tile
+                check_plan(out, plan, jobs, pictures.prompts)
+            if texts is not None:  # a batch is drawn as a whole
+                batches = {i // width for i in todo}
+                jobs = texts.expand(jobs, [i for i in range(len(jobs)) if i // width in batches])
             with waiting(f"loading {source}"):
                 cascade = load(source, parts, mesh, devices.attention)
             if share.index == 0:
-                say_unknown(cascade.tokenize, (prompt.text for prompt in prompts))
+                say_unknown(cascade.tokenize, (jobs[i].text for i in range(0, len(jobs), num)))
+            target = Target(out, place)
+            if pictures.metadata:
+                fields = stage_fields(description, stages)
+                record = Record(size, fields, source.name, plan["checkpoint"], base.tile)
+                target = target._replace(texts=record.of)
             write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with (
                 preemption.noticing(ends=ENDS) as noticed,
@@ -134,10 +174,9 @@ def sample_many(
                     todo,
                     width,
                     lambda some: draw_batch(
-                        cascade, some, width, size=side, base=base, relay=relay
+                        cascade, some, width, size=size, base=base, relay=relay
                     ),
-                    out,
-                    place,
+                    target,
                     noticed,
                     bar,
                 )
@@ -155,13 +194,15 @@ def sample_many(
             )
             if stop == signal.SIGINT:
                 raise StoppedError(stop, said)
-        elif lacking := index(jobs, out, place, side):
+        elif lacking := index(texts.kept(jobs) if texts else jobs, out, place, size):
             said = (
                 f"share {share.index} of {share.count} is done; pictures left to the other"
                 f" processes: {lacking} of {len(jobs)}"
             )
         else:
             figures["index"] = str(out / INDEX)
+            if texts is not None and expanding.ablation:
+                figures["sheet"] = str(save_ablation(out, list(jobs), num))
             said = (
                 f"{out} has all {counted(len(jobs), 'picture')}, and {INDEX} has their prompts and"
                 " seeds"

@@ -1,0 +1,91 @@
+"""The flags of `sample` for the record in its PNGs: leave it out, or draw a picture again by it."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.fingerprint import parts_fingerprint
+from data_pipeline.io.arguments import Parser
+from data_pipeline.io.errors import InputError
+
+if TYPE_CHECKING:
+    from cv3jax.sampling.metadata import Drawing
+
+
+def add_from_png(what: argparse._ActionsContainer) -> None:
+    """Add --from-png to the flags of which one says what to draw."""
+    what.add_argument(
+        "--from-png",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "a PNG that this command wrote: draw it again, with its prompt, seed, size and"
+            " settings, where no flag gives others"
+        ),
+    )
+
+
+def add_no_metadata(made: Parser) -> None:
+    """Add --no-metadata."""
+    made.add_argument(
+        "--no-metadata",
+        action="store_true",
+        help="leave out of the PNGs what they were drawn from: prompt, seed, settings, checkpoint",
+    )
+
+
+def fill(args: argparse.Namespace) -> "Drawing | None":
+    """Return what the picture of --from-png was drawn from, or None without the flag.
+
+    Flags that were not given get its values. Raises InputError on a file without a record, and on a
+    picture that was drawn from further files.
+    """
+    drawing = None
+    if args.from_png is not None:
+        from cv3jax.sampling.metadata import read_drawing
+
+        drawing = read_drawing(args.from_png)
+        if drawing.given:
+            files = " and ".join(f"--{name.removesuffix('s')}" for name in drawing.given)
+            raise InputError(
+                f"--from-png {args.from_png}: it was drawn with {files}, which its record does not"
+                " hold; give the command that drew it"
+            )
+        args.prompt = [drawing.prompt]
+        args.seed = drawing.seed if args.seed is None else args.seed
+        args.size = "x".join(map(str, drawing.size)) if args.size is None else args.size
+        args.tile = args.tile or drawing.tile
+    args.seed = 0 if args.seed is None else args.seed
+    return drawing
+
+
+def check_checkpoint(drawing: "Drawing | None", checkpoint: Path) -> None:
+    """Raise InputError where another checkpoint than the picture's is to draw it again."""
+    if drawing is None:
+        return
+    parts = ("vae", "t5", *drawing.stages)
+    has = cascades.read_cascade(checkpoint)[1].parts
+    found = parts_fingerprint(checkpoint, parts) if {*parts} <= {*has} else "of other parts"
+    if found != drawing.fingerprint:
+        raise InputError(
+            f"--checkpoint {checkpoint} is not the one that drew this picture (its parts have the"
+            f" hash {found[:14]}, not {drawing.fingerprint[:14]}); give that one"
+        )
+
+
+def settings(drawing: "Drawing | None", stage: str, given: SamplerSettings) -> SamplerSettings:
+    """Return a stage's settings: those that were given, else the drawing's."""
+    fields = {} if drawing is None else drawing.stages.get(stage, {})
+    unset = {name: value for name, value in fields.items() if getattr(given, name) is None}
+    return dataclasses.replace(given, **unset)
+
+
+def known(drawing: "Drawing | None") -> dict:
+    """Return the fields of a request that only a drawing gives: its expansion."""
+    if drawing is None:
+        return {}
+    expansions = {} if drawing.expansion is None else {0: drawing.expansion}
+    return {"expansions": expansions}
