@@ -24,9 +24,10 @@ import measure
 import numpy as np
 
 from cv3jax.aot import flops
-from cv3jax.cascade.limits import relay_passes
 from cv3jax.cascade.parts import build_model, part_shapes, t5_init, unet_init, vae_init
 from cv3jax.cascade.pipeline import Cascade
+from cv3jax.cascade.sizes import drawn_sizes
+from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints.description import (
     CascadeDescription,
@@ -133,9 +134,8 @@ def picture_flops(description: CascadeDescription) -> dict[str, int]:
 
     def stage(name: str, side: int) -> int:
         described = description.stages[name]
-        run = make_stage_sampler(
-            described, steps=described.steps, unguided=described.guidance == 1.0
-        )
+        options = SamplerOptions(described.steps, unguided=described.guidance == 1.0)
+        run = make_stage_sampler(described, options)
         low = latent(side) if name == "relay" else None
         w = jax.ShapeDtypeStruct((), jnp.float32)
         return flops.count(
@@ -153,7 +153,7 @@ def picture_flops(description: CascadeDescription) -> dict[str, int]:
         "base": stage("base", side),
         "decode": decoded(side),
     }
-    for _ in range(relay_passes(description)):
+    for _ in drawn_sizes(description)[1:]:
         side *= 2
         pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         found["encode"] = flops.count(

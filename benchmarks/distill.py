@@ -57,7 +57,7 @@ class Pieces(NamedTuple):
     """Hold the functions to time, each with its arguments."""
 
     step: tuple[Callable, tuple]  # the state is donated and comes first, in what it returns too
-    teacher: tuple[Callable, tuple]
+    teacher: tuple[Callable, tuple]  # both passes, with the text's keys and values computed once
     student: tuple[Callable, tuple]
     update: tuple[Callable, tuple]  # as of the step
 
@@ -112,7 +112,8 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
             stage.objective.prediction,
         )
 
-    denoise, plain = denoiser(model), denoiser(model.clone(w_dim=w_dim, remat="none"))
+    other = model.clone(w_dim=w_dim, remat="none")
+    denoise, plain = denoiser(model), denoiser(other)
     t, w = (
         jnp.full(stage.batch.size, stage.schedule.start, jnp.int32),
         jnp.linspace(1.0, 3.0, stage.batch.size),
@@ -120,7 +121,9 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
     cond, shown = (with_guidance(batch["cond"], w, dim) for dim in (settings.w_dim, w_dim))
 
     def teacher(params, x, t, cond, w):
-        return (plain if w_dim else guided(plain, w))(params, x, t, cond)
+        predict = plain if w_dim else guided(plain, w)
+        cond = {**cond, "text": other.text_kv(params, cond["text"])}
+        return predict(params, predict(params, x, t, cond), t, cond)
 
     def error(params, x, t, cond, target):
         return ((denoise(params, x, t, cond) - target) ** 2).mean()
@@ -149,12 +152,11 @@ def pieces(settings: DistillSettings, kind: str) -> Pieces:
 
 
 def counted(some: Pieces) -> dict[str, int]:
-    """Return the FLOPs of each function; the teacher's are of both passes."""
-    found = {
+    """Return the FLOPs of each function."""
+    return {
         name: flops.count(lambda *args, run=run: run(*args), *args).total
         for name, (run, args) in some._asdict().items()
     }
-    return {**found, "teacher": 2 * found["teacher"]}
 
 
 def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
@@ -170,9 +172,9 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
 
         return call
 
-    def passing(run: Callable, args: tuple, times: int) -> Callable[[], Any]:
+    def passing(run: Callable, args: tuple) -> Callable[[], Any]:
         def call() -> Any:
-            for _ in range(steps * times):
+            for _ in range(steps):
                 # as the passes of a step wait for each other
                 out = jax.block_until_ready(run(*args))
             return out
@@ -181,8 +183,8 @@ def seconds(some: Pieces, steps: int) -> dict[str, Callable[[], float]]:
 
     calls = {
         "step": training(*some.step),
-        "teacher": passing(*some.teacher, 2),
-        "student": passing(*some.student, 1),
+        "teacher": passing(*some.teacher),
+        "student": passing(*some.student),
         "update": training(*some.update),
     }
     timed = {name: measure.timed(call) for name, call in calls.items()}

@@ -24,7 +24,7 @@ import numpy as np
 from cv3jax.cascade.parts import build_on
 from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.sampler_settings import SamplerSettings
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.distillation.loss import Pairs, pairs, two_steps, with_guidance
@@ -60,7 +60,7 @@ def both(teacher: Cascade, student: Cascade, count: int) -> Both:
         teacher.text(captions),
         teacher.noise(keys, side),
     )
-    cond = make_cond(text, square_sizes(count, side))
+    cond = make_cond(text, picture_sizes(count, side, side))
 
     def denoiser(stage):
         model = build_on(None, UNet, stage.model)

@@ -13,7 +13,7 @@ from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion import sampler
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.diffusion.denoiser import guided, make_denoiser
 from cv3jax.diffusion.pixels import to_pixels, up2
 from cv3jax.diffusion.schedule import Grid, base_grid, ddpm_sigma, relay_grid
@@ -60,7 +60,7 @@ def walk(
         lambda p, x, i, c: model.apply({"params": p}, x, i, c), sigmas, stage.prediction
     )
     denoise = guided(plain, stage.guidance)
-    cond = make_cond(text, square_sizes(1, sides), None, 0)
+    cond = make_cond(text, picture_sizes(1, sides, sides), None, 0)
 
     @jax.jit
     def run(params):

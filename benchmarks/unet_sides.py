@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from cv3jax.aot import flops
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.distributed.backend import tune_cpu
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.kernels.attention import make_attend
@@ -111,7 +111,9 @@ def ours(what: str, size: str, dtype: str, folder: Path) -> None:
             {"params": params},
             batch["x"],
             batch["index"],
-            make_cond(batch["text"], square_sizes(len(batch["x"]), 8 * SIZES[size]["side"])),
+            make_cond(
+                batch["text"], picture_sizes(len(batch["x"]), *2 * (8 * SIZES[size]["side"],))
+            ),
         )
 
     began = time.perf_counter()
