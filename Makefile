@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 # a serial run keeps about one core busy; tests of one file share models; files are taken in the order of tests/conftest.py
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
-UNIT := io images records sources packing loading recaption scenes diffusion optim checkpoints/test_manifest.py \
+UNIT := io images records sources packing loading recaption expansion scenes diffusion optim checkpoints/test_manifest.py \
 	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
 INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
 # tests of what is not set up are left out by name, not skipped
@@ -29,12 +29,12 @@ $(VENV)/.done: $(INPUTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data]' && \
 	echo $$(( $$(date +%s) - start )) > $@
 
-# PyTorch, which .pt files take (cv3jax convert); a CPU build is enough, and less to download:
+# PyTorch, which .pt files (cv3jax convert) and local language models (sample --expand) take; a CPU build is enough, and less to download:
 # make setup-torch PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 setup-torch: setup $(VENV)/.torch
 
 $(VENV)/.torch: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch,expand-local]'
 	@touch $@
 
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root

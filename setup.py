@@ -87,8 +87,10 @@ setup(
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.topologies": ["*.textproto"],
+        "cv3jax.weights": ["pytorch/*.py"],  # copied into folders for diffusers, never imported
         "data_pipeline": ["py.typed"],
         "data_pipeline.builder": ["*.jinja"],
+        "data_pipeline.expansion": ["*.json"],
         "data_pipeline.recaption": ["*.json"],
     },
     entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
@@ -150,7 +152,14 @@ setup(
             "nvidia-cudnn-cu13>=9.12.0.46,<10",
         ],
         "heic": ["pillow-heif>=1.0,<2"],  # HEIC, which Pillow does not read
+        "hub": ["huggingface_hub>=1.0,<3"],  # `Cascade.load("owner/name")` and `push_to_hub`
         "torch": ["torch>=2.6,<3"],  # .pt files in and out
+        "expand": ["httpx>=0.28,<1"],  # `cv3jax sample --expand URL`
+        "expand-local": [  # `cv3jax sample --expand` with a model of this machine
+            "torch>=2.6,<3",
+            "accelerate>=1.10,<2",  # transformers reads GGUF with these two
+            "gguf>=0.17,<0.20",
+        ],
         "examples": ["emoji>=2.14,<3"],
         "docs": [  # `make docs`: the book
             "mkdocs>=1.6,<2",
@@ -159,6 +168,7 @@ setup(
             "mkdocstrings-python>=2.0,<3",
             "griffelib>=2.0,<3",  # docstrings, which mkdocstrings shows
             "latex2mathml>=3.78,<4",  # formulas that browsers draw without a script
+            "nbconvert>=7.16,<8",  # the notebook of examples/ as a page
         ],
         "dev": [
             "diffusers>=0.36,<0.50",
@@ -173,6 +183,8 @@ setup(
             "scikit-image>=0.25,<0.27",  # photographs
             "scikit-learn>=1.6,<2",
             "webdataset>=1.0,<2",  # what benchmarks/loader.py compares with
+            "nbclient>=0.10,<0.12",  # executes the notebook of examples/
+            "ipykernel>=7.0,<8",
         ],
     },
 )
