@@ -173,8 +173,38 @@ def api_pages() -> Iterator[tuple[str, str]]:
             first = " ".join(doc.split("\n\n")[0].split())
             rows.append(f"| [`{name}`]({name}.md) | {escape(first)} |")
             yield f"api/{name}.md", "\n".join(text)
-    head = "# Python API\n\n| package | |\n|---|---|\n"
+    yield "api/public.md", public_page()
+    head = (
+        "# Python API\n\n[The public API](public.md) is what a program can build on. The other"
+        " pages are for who changes the code, and any version may change what they show.\n\n"
+        "| package | |\n|---|---|\n"
+    )
     yield "api/index.md", head + "\n".join(rows) + "\n"
+
+
+def public_page() -> str:
+    """Return the page of `cv3jax.__all__`, whose names mkdocstrings reads at their homes."""
+    import cv3jax
+
+    lines = [
+        "# The public API",
+        "",
+        "`cv3jax.__all__` names the public API:"
+        f" {', '.join(f'`{name}`' for name in cv3jax.__all__)}. Everything else is private.",
+        "",
+        "Versions follow [semantic versioning](https://semver.org). From 1.0 on, only a major"
+        " version changes or removes a public name, argument or result in a way that programs"
+        " notice. Before"
+        " 1.0, a minor version may, and [the changelog](../../../CHANGELOG.md) says so. What is"
+        " private may change in any version.",
+        "",
+        "[Draw from Python](../../guides/python.md) shows how it is used.",
+        "",
+    ]
+    for name in ("Cascade", "Pictures", "Step", "Upscaled", "Functions", "CancelledError"):
+        options = ["    options:", "      heading_level: 2", "      show_root_full_path: false"]
+        lines += [f"::: {cv3jax.HOMES[name]}.{name}", *options, ""]
+    return "\n".join(lines)
 
 
 def code(text: str) -> str:
