@@ -14,7 +14,7 @@ from states import name_of
 from cv3jax import recipes
 from cv3jax.aot import programs as aot_programs
 from cv3jax.aot.programs import program
-from cv3jax.cascade import pipeline
+from cv3jax.cascade import pipeline, samplers
 from cv3jax.distillation import build as building
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed.mesh import make_mesh
@@ -74,18 +74,18 @@ def test_a_run_calls_encode_and_train_with_what_is_compiled(tmp_path, monkeypatc
 def test_sampling_calls_each_stage_with_what_is_compiled(monkeypatch):
     source, called = tiny_runs.trained("relay").workdir, {}
 
-    def sampler(stage, **_):
+    def sampler(stage, _):
         def run(params, text, low, state, keys, w, _):
             called[stage.kind] = (params, text, low, state[0], keys, w)
             return state
 
         return one_step(run)
 
-    monkeypatch.setattr(pipeline, "make_stage_steps", sampler)
+    monkeypatch.setattr(samplers, "make_stage_steps", sampler)
     monkeypatch.setattr(
         pipeline.Cascade,
         "decode",
-        lambda _, z: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8),
+        lambda _, z, tile: np.zeros((len(z), 8 * z.shape[1], 8 * z.shape[2], 3), np.uint8),
     )
     with tiny_runs.split_small():
         pipeline.load(source, mesh=make_mesh(data=2, fsdp=4)).generate(
@@ -192,8 +192,8 @@ def test_the_distillations_of_the_released_models(name, start, steps):
 def test_a_distillation_samples_as_its_last_student(monkeypatch):
     seen = {}
 
-    def sampler(stage, **given):
-        seen.update(given, model=stage.model)
+    def sampler(stage, options):
+        seen.update(steps=options.steps, model=stage.model)
         return lambda *args: args[3]
 
     monkeypatch.setattr(aot_programs, "make_stage_sampler", sampler)

@@ -59,6 +59,9 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
     assert ("DOES NOT FIT" in shown) is not fits
 
 
+SAMPLE = ["--config=base_512", "--topology", "v5e:2x2", "--step", "sample"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -75,6 +78,10 @@ def test_the_command_prints_writes_and_tells_by_its_exit_code(
         ),
         (["--config=base_512", "--topology", "v5e:2x2", "--mfu", "40"], "--mfu 40"),
         (["--config=base_512", "--topology", "v5e:2x2", "--step", "distil"], "--step"),
+        (["--config=base_512", "--topology", "v5e:2x2", "--size", "64"], "--size needs --step"),
+        (["--config=base_512", "--topology", "v5e:2x2", "--tile", "64"], "--tile needs --step"),
+        ([*SAMPLE, "--size", "big"], "--size big: give one side, or HEIGHTxWIDTH"),
+        ([*SAMPLE, "--tile", "8"], "--tile 8: 16..16384 pixels"),
         (
             ["--config=base_512", "--topology", "v5e:2x2", "--workdir", "x"],
             "unknown flag --workdir",

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from cv3jax.aot import flops
-from cv3jax.models.layers import SpatialTransformer
+from cv3jax.diffusion.denoiser import guided, make_denoiser
+from cv3jax.diffusion.schedule import ddpm_sigma
+from cv3jax.models.transformer import SpatialTransformer
 from cv3jax.models.unet import UNet
 
 SIDE, TEXT, TEXT_WIDTH, VECTOR = 64, 225, 4096, 1536
@@ -108,6 +110,43 @@ def unet():
         jax.random.key(0),
     )
     return lambda p, *inputs: model.apply(p, *inputs), params, inputs
+
+
+@functools.cache
+def guided_step(side: int) -> tuple[int, int]:
+    """Return the FLOPs of a guided step of the released UNet on one picture.
+
+    The first are with the text, the second with its keys and values in place of it.
+    """
+    _, params, (_, _, cond) = unet()
+    model, params = UNet(dtype=jnp.bfloat16), params["params"]
+    cond = jax.tree.map(lambda x: floats(1, *x.shape[1:]), cond)
+    kv = jax.eval_shape(model.text_kv, params, cond["text"])
+    denoise = make_denoiser(
+        lambda p, x, i, c: model.apply({"params": p}, x, i, c), jnp.asarray(ddpm_sigma()), "v"
+    )
+    args = params, floats(1, side, side, 4), jax.ShapeDtypeStruct((1,), jnp.int32)
+    return tuple(
+        flops.count(guided(denoise, 7.5), *args, {**cond, "text": text}).total
+        for text in (cond["text"], kv)
+    )
+
+
+@pytest.mark.parametrize(("side", "ratio"), [(32, 0.527), (64, 0.797), (128, 0.917)])
+def test_a_step_with_the_texts_keys_and_values_takes_so_much_of_one_with_the_text(side, ratio):
+    plain, cached = guided_step(side)
+    assert cached / plain == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_cascade_takes_so_much_with_the_texts_keys_and_values():
+    """50 base steps of 512² and 10 relay steps of 1024². Each stage computes them once."""
+    _, params, (_, _, cond) = unet()
+    text = floats(1, *cond["text"].shape[1:])
+    once = flops.count(UNet(dtype=jnp.bfloat16).text_kv, params["params"], text).total
+    assert once == pytest.approx(0.307e12, rel=0.01)
+    (plain, cached), (relay, relay_cached) = guided_step(64), guided_step(128)
+    all_steps = 50 * cached + 10 * relay_cached + 2 * once
+    assert all_steps / (50 * plain + 10 * relay) == pytest.approx(0.85, rel=0.01)
 
 
 def gradient(function, params, inputs):

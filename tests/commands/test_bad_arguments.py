@@ -109,7 +109,7 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --guidance nan", "--guidance nan"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --guidance=-1", "--guidance -1"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 33", "size 33"),
-    ("sample", "--checkpoint {base} --prompt x --out {w} --size 64", "it has no relay stage"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --size 96", "it has no relay stage"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size 0", "size 0"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size -32", "size -32"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --size big", "--size"),

@@ -21,7 +21,8 @@ SYNONYMS = {
     "--workdir": ("--run", "--run-dir"),
 }
 # one name, and two things: a number a stage; PyTorch's configuration beside its weights
-OTHERWISE = {("convert", "--config")}
+# a scene is a square; encode's names a file
+OTHERWISE = {("convert", "--config"), ("data scenes", "--size")}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ sample --checkpoint scenes --prompt x --out w --size 65 | size 65
 sample --checkpoint scenes --prompt x --out w --steps 3 | this stage was distilled to 4
 sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
 sample --checkpoint scenes --prompts nope --out w | --prompts nope
+sample --checkpoint scenes --prompt x --out w --expand nope | --expand nope: give a server
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr

@@ -15,7 +15,7 @@ from cv3jax.aot import run as aot
 from cv3jax.distillation import run as distillation
 from cv3jax.precompute import run as precompute
 from cv3jax.quickstart import run as quickstart
-from cv3jax.sampling import few
+from cv3jax.sampling import enlarge, few
 from cv3jax.training import run as training
 from cv3jax.weights import convert
 from data_pipeline.io.errors import InputError
@@ -30,6 +30,11 @@ WORK = {
         "rounds",
     ),
     "sample": ("--checkpoint scenes --prompt x --out {at}/w", (few, "sample_few"), "images"),
+    "upscale": (
+        "--checkpoint scenes --prompt x --image {at} --out {at}/w",
+        (enlarge, "enlarge"),
+        "images",
+    ),
     "quickstart": ("--workdir {at}/w", (quickstart, "run"), "n"),
     "compile": ("--config=scenes_vae:tiny --topology v5e:2x2", (aot, "run"), "fits"),
     "convert": ("--vae {at} --out {at}/w", (convert, "convert_in"), "recognised"),

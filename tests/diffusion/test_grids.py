@@ -67,6 +67,43 @@ def test_a_grid_decreases_from_its_start_to_zero(start, steps, blur):
     assert not np.any(base_grid(steps).blur)
 
 
+@pytest.mark.parametrize(("steps", "start"), [(12, 500), (10, 500), (7, 200), (1, 1)])
+@pytest.mark.parametrize("blur", ["linear", "sigma", "exp"])
+def test_strength_one_is_the_whole_grid_to_the_bit(blur, steps, start):
+    points = released_points(steps, start)
+    table = [k / steps for k in range(steps, -1, -1)]
+    whole = custom_grid(points, table if blur == "linear" else blur_table(blur, start)[points])
+    grid = relay_grid(steps, start, blur, strength=1.0)
+    for ours, theirs in ((grid.t, whole.t), (grid.sigma, whole.sigma), (grid.blur, whole.blur)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(20, T),
+    st.integers(1, 20),
+    st.floats(0.01, 1.0),
+    st.sampled_from(["linear", "sigma", "exp"]),
+)
+def test_a_smaller_strength_starts_lower_on_the_same_schedule(start, steps, strength, blur):
+    first = max(round(strength * start), 1)
+    steps = min(steps, first)
+    grid = relay_grid(steps, start, blur, strength=strength)
+    t = np.asarray(grid.t)
+    np.testing.assert_array_equal(t, released_points(steps, first))
+    np.testing.assert_array_equal(grid.sigma, ddpm_sigma()[t])
+    # the released linear grid has k/p, up to a point of the table and a thousandth off it
+    off = np.abs(np.asarray(grid.blur) - blur_table(blur, start)[t]).max()
+    assert off <= (1.5 / start + 2e-3 if blur == "linear" else 0)
+    assert np.all(np.diff(grid.blur) < 0)
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.01, float("nan"), float("inf")])
+def test_a_strength_that_cannot_be_is_refused(strength):
+    with pytest.raises(ValueError, match="strength must be above 0 and at most 1"):
+        relay_grid(4, 500, strength=strength)
+
+
 @pytest.mark.parametrize(("steps", "start"), [(10, 500), (7, 200), (250, 1000), (1, 1)])
 @pytest.mark.parametrize("blur", ["sigma", "exp"])
 def test_a_relay_is_sampled_with_the_blur_it_was_trained_with(blur, steps, start):

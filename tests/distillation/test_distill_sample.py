@@ -25,7 +25,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import Distilled
 from cv3jax.commands import sample
 from cv3jax.diffusion import sampler
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.diffusion.denoiser import make_denoiser
 from cv3jax.diffusion.schedule import base_grid, ddpm_sigma
 from cv3jax.models.unet import UNet
@@ -122,7 +122,7 @@ def test_the_model_is_conditioned_on_w(places):
 
     @jax.jit
     def alone(params, w):
-        cond = make_cond(text, square_sizes(2, stage.image_size), w, model.w_dim)
+        cond = make_cond(text, picture_sizes(2, stage.image_size, stage.image_size), w, model.w_dim)
         return denoise(params, sampler.start(grid, noise), jnp.full(2, grid.t[0]), cond)
 
     def drawn(w):

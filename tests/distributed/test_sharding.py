@@ -17,13 +17,14 @@ from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.parts import model_shapes, unet_init
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.distributed import partitioning
 from cv3jax.distributed.fsdp import Layout, gather_axis
 from cv3jax.distributed.mesh import batch_sharding, make_mesh
 from cv3jax.distributed.partitioning import names, spec, tree_sharding, tree_specs
 from cv3jax.models import REMATS
-from cv3jax.models.layers import ResBlock, SpatialTransformer, block_of
+from cv3jax.models.layers import ResBlock, block_of
+from cv3jax.models.transformer import SpatialTransformer
 from cv3jax.models.unet import UNet
 from cv3jax.training.train_step import create_state, make_train_step
 
@@ -67,7 +68,7 @@ def small_step(mesh, remat, accumulate):
 
     def loss(params, frozen, batch, keys):
         noise = jax.vmap(lambda key: jax.random.normal(key, (8, 8, 4)))(keys)
-        cond = make_cond(batch["text"], square_sizes(len(keys), 64))
+        cond = make_cond(batch["text"], picture_sizes(len(keys), 64, 64))
         out = local.apply(
             {"params": layout.whole(params, UNet.gathers)},
             batch["x"] + noise,
@@ -146,7 +147,7 @@ def test_gathered_parameters_are_gathered_again_and_never_kept(remat, least, mos
     local = model.clone(gather=layout.gather, constrain=layout.constrain)
 
     def loss(params, frozen, x):
-        cond = make_cond(jnp.zeros((len(x), 8, 32)), square_sizes(len(x), 64))
+        cond = make_cond(jnp.zeros((len(x), 8, 32)), picture_sizes(len(x), 64, 64))
         return (
             local.apply(
                 {"params": layout.whole(params, UNet.gathers)},

@@ -94,7 +94,7 @@ def test_png_to_png_of_twice_the_side(g):
             Image.fromarray(image).save(f"{folder}/{i}.png")
             flags += ["--prompt", g.meta["e2e"]["prompt"], "--image", f"{folder}/{i}.png"]
         images, seen = draw(g, noise, *flags)
-    (upsampled, _), low = seen["encode"]
+    (upsampled, *_), low = seen["encode"]
     g.check_nhwc("e2e.relay.upsampled", upsampled)
     g.check_nhwc("e2e.relay.image_latent", low)
     check_stage(g, "relay", seen, images.shape[1])

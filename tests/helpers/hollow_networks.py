@@ -52,7 +52,11 @@ def tell(name: str, **values: Any) -> None:
 
 
 class HollowUNet(UNet):
-    """Predict the parameter `says` for every value."""
+    """Predict the parameter `says` for every value, and read the text itself."""
+
+    @nn.nowrap
+    def text_kv(self, params, text):
+        return text
 
     @nn.compact
     def __call__(self, x, index, cond):

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+from cv3jax.cascade.sizes import Size
 
 LINES = [f"a drawing of {i} things" for i in range(11)]
 
@@ -28,7 +29,7 @@ class Painter:
         self.batches += 1
         self.stop(self.batches)
         assert options == {
-            "size": 32,
+            "size": Size(32, 32),
             "base": AS_DESCRIBED,
             "relay": AS_DESCRIBED,
             "images": None,

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from cv3jax.distributed.mesh import BATCH, make_mesh
 from cv3jax.kernels import attention, attention_cpu
 from cv3jax.kernels.attention import make_attend
-from cv3jax.models.layers import SpatialTransformer
+from cv3jax.models.transformer import SpatialTransformer
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from caption_answers import KEY, MODEL, REFUSAL, answer_of, solid
 from caption_server import CaptionServer
 from recaption_runs import COUNT, TURNS, lines, number
 
+from data_pipeline.chat import answers, rate_limit
+from data_pipeline.chat.endpoint import StoppedByServerError
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import answers, rate_limit
-from data_pipeline.recaption.endpoint import StoppedByServerError
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.recaption.run import recaption
 from data_pipeline.recaption.settings import RecaptionSettings

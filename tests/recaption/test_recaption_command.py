@@ -8,9 +8,9 @@ from caption_answers import KEY, MODEL, answer_of
 from caption_server import CaptionServer
 from recaption_runs import COUNT, TURNS, number
 
+from data_pipeline.chat import rate_limit
 from data_pipeline.cli import main
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import rate_limit
 from data_pipeline.recaption.output import REPORT
 from data_pipeline.records.records import open_records
 

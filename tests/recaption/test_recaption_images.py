@@ -12,8 +12,8 @@ import pytest
 from odd_images import chunk, png, rgb_profile, saved
 from PIL import Image
 
-from data_pipeline.recaption import answers
-from data_pipeline.recaption.answers import Answer, answer_of, read_answer
+from data_pipeline.chat import answers
+from data_pipeline.chat.answers import Answer, answer_of, read_answer
 from data_pipeline.recaption.data_url import data_url
 from data_pipeline.recaption.triplets import Triplets
 from data_pipeline.records.records import make_record

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from data_pipeline.chat import answers
+from data_pipeline.chat.answers import Answer, Failure, Tokens
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import answers
-from data_pipeline.recaption.answers import Answer, Failure, Tokens
 from data_pipeline.recaption.journal import Journal, identify
 from data_pipeline.records.records import make_record
 

@@ -8,7 +8,7 @@ import heapq
 
 import pytest
 
-from data_pipeline.recaption.rate_limit import MARGIN, Pace
+from data_pipeline.chat.rate_limit import MARGIN, Pace
 
 
 def simulated(limit, burst, *, seconds, given=None, pause=1.0, latency=0.02, workers=32):

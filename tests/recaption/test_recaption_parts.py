@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.chat import answers
+from data_pipeline.chat.answers import Answer, Failure, Tokens, read_answer
+from data_pipeline.chat.endpoint import Endpoint, retry_after
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
-from data_pipeline.recaption import answers, dialogue
-from data_pipeline.recaption.answers import Answer, Failure, Tokens, read_answer
+from data_pipeline.recaption import dialogue
 from data_pipeline.recaption.data_url import data_url
 from data_pipeline.recaption.dialogue import DEFAULT, fill, load_dialogue
-from data_pipeline.recaption.endpoint import Endpoint, retry_after
 from data_pipeline.recaption.output import SameShards
 from data_pipeline.recaption.triplets import file_name
 from data_pipeline.records.records import make_record, open_records

@@ -16,7 +16,8 @@ from caption_answers import KEY, MODEL, answer_of
 from caption_server import CaptionServer
 from recaption_runs import COUNT, TURNS, lines, number
 
-from data_pipeline.recaption import journal, rate_limit
+from data_pipeline.chat import rate_limit
+from data_pipeline.recaption import journal
 from data_pipeline.records.records import open_records
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,16 @@ from bad_input import refused
 
 from cv3jax.cascade import memory, pipeline
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+from cv3jax.cascade.sizes import Size
 from cv3jax.cascade.stage_sampler import images_sharding
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.mesh import make_mesh
 from cv3jax.sampling import few, resumable
 from data_pipeline.io.errors import InputError
+
+
+def squares(side, passes):
+    return tuple(Size(side << n, side << n) for n in range(passes + 1))
 
 
 def micro(mesh=None):
@@ -46,29 +51,29 @@ def test_a_size_beyond_memory_is_refused_with_the_figure(many, tmp_path, monkeyp
 
 def test_what_is_far_from_full_is_not_compiled(monkeypatch):
     monkeypatch.setattr(memory, "taken", lambda program: pytest.fail(program.what))
-    memory.check_fits(micro(), memory.Pictures(2, 16, 1))
+    memory.check_fits(micro(), memory.Pictures(2, squares(16, 1)))
 
 
 def test_xla_decides_where_the_rough_figure_does_not(monkeypatch):
     cascade, asked = micro(), []
     monkeypatch.setattr(memory, "taken", lambda program: asked.append(program.what) or 0)
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cascade.params))
-    monkeypatch.setattr(memory, "room", lambda mesh: held + 100_000)
-    memory.check_fits(cascade, memory.Pictures(2, 16, 1))
+    monkeypatch.setattr(memory, "room", lambda mesh: held + 1_300_000)
+    memory.check_fits(cascade, memory.Pictures(2, squares(16, 1)))
     assert asked == [
-        "the base stage at 16²",
-        "decoding pictures of 16²",
-        "encoding pictures of 32²",
-        "the relay stage at 32²",
-        "decoding pictures of 32²",
+        "the base stage at 16×16",
+        "decoding pictures of 16×16",
+        "encoding pictures of 32×32",
+        "the relay stage at 32×32",
+        "decoding pictures of 32×32",
     ]
 
 
 def test_what_is_given_is_not_drawn():
-    drawn = memory.Pictures(1, 16, 2, given=True)
+    drawn = memory.Pictures(1, squares(16, 2), given=True)
     names = [p.what for p in memory.programs(micro(), drawn, AS_DESCRIBED, AS_DESCRIBED)]
-    assert names[0] == "encoding pictures of 32²"
-    assert names[-1] == "decoding pictures of 64²"
+    assert names[0] == "encoding pictures of 32×32"
+    assert names[-1] == "decoding pictures of 64×64"
     assert len(names) == 6
 
 
@@ -109,7 +114,9 @@ def test_the_programs_are_those_that_draw(mesh, monkeypatch):
     count = math.prod((mesh or {}).values())
     mesh = mesh and make_mesh(**mesh, devices=jax.devices()[:count])
     cascade = micro(mesh)
-    found = list(memory.programs(cascade, memory.Pictures(2, 32, 1), AS_DESCRIBED, AS_DESCRIBED))
+    found = list(
+        memory.programs(cascade, memory.Pictures(2, squares(32, 1)), AS_DESCRIBED, AS_DESCRIBED)
+    )
     monkeypatch.setattr(pipeline, "Cascade", Recorded)
     loaded = pipeline.load(golden_models.converted("micro"), mesh=mesh)
     loaded.record()
@@ -133,7 +140,7 @@ def test_xlas_figure_is_that_of_the_decoder():
     """
     plans = []
     for side in (64, 128):
-        program = memory._decoder(micro(), 1, side)
+        program = memory._decoder(micro(), 1, Size(side, side))
         plans.append((memory.taken(program), program.rough))
     for planned, rough in plans:
         assert planned <= rough / memory.NEAR
@@ -155,30 +162,38 @@ def test_the_rough_figure_is_of_the_widest_convolution(model, wide):
     cascade = micro()
     vae = dataclasses.replace(cascade.description.vae, model=model)
     cascade.description = dataclasses.replace(cascade.description, vae=vae)
-    assert memory._coding(cascade, 3, 32) == memory.WIDE * wide * 3 * 32 * 32
+    assert memory._coding(cascade, 3, Size(32, 32)) == memory.WIDE * wide * 3 * 32 * 32
+
+
+def test_tiles_are_of_one_picture_on_each_device():
+    size, alone = Size(64, 64), memory._coding(micro(), 1, Size(64, 64), 32)
+    for mesh in (make_mesh(data=2, devices=jax.devices()[:2]), make_mesh(data=4, fsdp=2)):
+        ways = math.prod(mesh.shape.values())
+        assert memory._coding(micro(mesh), 4 * ways, size, 32) == alone
+    assert alone < memory._coding(micro(), 1, size)
 
 
 def test_a_context_that_cannot_split_a_stage_is_refused_without_a_parameter():
     mesh = make_mesh(data=1, context=2, devices=jax.devices()[:2])
     with pytest.raises(InputError, match=r"base stage: mesh context=2: latents of 4 rows "):
-        memory.check_fits(micro(mesh), memory.Pictures(1, 32, 0))
+        memory.check_fits(micro(mesh), memory.Pictures(1, squares(32, 0)))
 
 
 def test_pictures_and_latents_count_beside_parameters(monkeypatch):
     cascade = micro()
     monkeypatch.setattr(memory, "taken", lambda program: 0)
     held = memory._bytes(cascade.params)
-    monkeypatch.setattr(memory, "room", lambda mesh: held + 100_000)
-    memory.check_fits(cascade, memory.Pictures(1, 16, 1))
-    with pytest.raises(InputError, match="encoding pictures of 256²"):
-        memory.check_fits(cascade, memory.Pictures(1, 128, 1, given=True))
+    monkeypatch.setattr(memory, "room", lambda mesh: held + 700_000)
+    memory.check_fits(cascade, memory.Pictures(1, squares(16, 1)))
+    with pytest.raises(InputError, match="encoding pictures of 256×256"):
+        memory.check_fits(cascade, memory.Pictures(1, squares(128, 1), given=True))
 
 
 def test_what_xla_cannot_compile_is_over_what_there_is(monkeypatch):
     monkeypatch.setattr(memory, "taken", lambda program: None)
     monkeypatch.setattr(memory, "room", lambda mesh: 7_000_000)
     with pytest.raises(InputError, match=r"takes over 0\.0 GB per device, .* has 0\.0 GB;"):
-        memory.check_fits(micro(), memory.Pictures(1, 16, 0))
+        memory.check_fits(micro(), memory.Pictures(1, squares(16, 0)))
 
 
 @pytest.mark.parametrize(

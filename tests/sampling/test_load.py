@@ -12,7 +12,7 @@ import numpy as np
 from cv3jax.cascade import pipeline
 from cv3jax.cascade.parts import build_model, load_params
 from cv3jax.checkpoints import cascades
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.models.unet import UNet
 
 
@@ -32,7 +32,9 @@ def test_matrices_are_loaded_in_the_type_that_a_part_computes_in(monkeypatch):
     model, draws = build_model(UNet, stage.model), np.random.default_rng(0)
     x = jnp.asarray(draws.standard_normal((1, 8, 8, model.out_channels)), jnp.float32)
     text = jnp.asarray(draws.standard_normal((1, 5, stage.text_width)), jnp.float32)
-    cond = make_cond(text, square_sizes(1, stage.image_size), jnp.ones(1), model.w_dim)
+    cond = make_cond(
+        text, picture_sizes(1, stage.image_size, stage.image_size), jnp.ones(1), model.w_dim
+    )
 
     @jax.jit
     def predicted(params):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cv3jax.cascade import pipeline
+from cv3jax.cascade.sizes import as_size
 from cv3jax.sampling import few
 from cv3jax.sampling.inputs import read_images, read_noise
 from data_pipeline.io.errors import InputError
@@ -87,6 +88,11 @@ def picture(path: Path, width: int, height: int) -> Path:
     return path
 
 
+def test_pictures_need_not_be_square(tmp_path):
+    path = picture(tmp_path / "a.png", 32, 48)
+    assert read_images([path], 16).shape == (1, 48, 32, 3)
+
+
 def test_one_picture_for_all_prompts_is_read_once(tmp_path):
     path = picture(tmp_path / "a.png", 32, 32)
     images = read_images([path, path], 16)
@@ -99,12 +105,13 @@ def test_one_picture_for_all_prompts_is_read_once(tmp_path):
     ("sizes", "line"),
     [
         (
-            [(32, 48)],
-            r"a0\.png is 32×48; give a square picture whose side is a multiple of 16, at most 4096",
+            [(32, 40)],
+            r"a0\.png is 40×32 \(height×width\); give a picture whose sides are multiples of 16, at"
+            r" most 4096; cv3jax upscale takes any size",
         ),
-        ([(40, 40)], r"a0\.png is 40×40; give a square picture"),
-        ([(4112, 4112)], r"a0\.png is 4112×4112; give a square picture"),
-        ([(32, 32), (64, 64)], r"a1\.png is 64×64, but the first is 32×32; give pictures"),
+        ([(40, 40)], r"a0\.png is 40×40 \(height×width\); give a picture whose sides"),
+        ([(4112, 4112)], r"a0\.png is 4112×4112 \(height×width\); give a picture whose sides"),
+        ([(32, 32), (64, 48)], r"a1\.png is 48×64, but the first is 32×32; give pictures"),
     ],
 )
 def test_pictures_that_do_not_fit(sizes, line, tmp_path):
@@ -130,11 +137,11 @@ def loaded():
     ("given", "line"),
     [
         ({"image": 2}, r"2 --image for 3 --prompt; give one for each prompt, or one for all"),
-        ({"image": 1, "size": 32}, r"--size 32: the picture has that size already; give 64"),
-        ({"image": 1, "size": 96}, r"size 96: this cascade makes"),
+        ({"image": 1, "size": 32}, r"size 32×32: a picture of 32×32 becomes 64×64, 128×128, 256×"),
+        ({"image": 1, "size": 96}, r"size 96×96: a picture of 32×32 becomes 64×64, 128×128, 256×"),
         (
             {"size": 128, "noise": "n.npz"},
-            r"--noise n\.npz: its arrays are for one relay pass, but --size 128 takes 2",
+            r"--noise n\.npz: its arrays are for one relay pass, but --size 128×128 takes 2",
         ),
         (
             {"without": "relay", "image": 1},
@@ -150,7 +157,14 @@ def test_arguments_that_contradict_the_checkpoint(given, line, loaded, tmp_path,
         monkeypatch.delitem(loaded.params, without)
     noise = Path(given["noise"]) if "noise" in given else None
     request = few.Request(
-        ["x"] * 3, 1, 0, {}, {}, size=given.get("size"), images=images, noise=noise
+        ["x"] * 3,
+        1,
+        0,
+        {},
+        {},
+        size=given.get("size") and as_size(given["size"]),
+        images=images,
+        noise=noise,
     )
     with pytest.raises(InputError, match=line):
         few.read_files(loaded, Path("c"), request)

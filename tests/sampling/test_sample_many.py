@@ -11,6 +11,7 @@ from painter import LINES, Painter, contents
 from PIL import Image
 
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED
+from cv3jax.cascade.sizes import Size
 from cv3jax.sampling import jobs as sampling_jobs
 from cv3jax.sampling.inputs import Prompt
 from cv3jax.sampling.jobs import Job, Jobs
@@ -29,7 +30,7 @@ def test_what_a_run_leaves(paint, whole, tmp_path):
     painted = Painter().generate(
         LINES[4:6],
         [11, 12],
-        size=32,
+        size=Size(32, 32),
         base=AS_DESCRIBED,
         relay=AS_DESCRIBED,
         images=None,
@@ -123,7 +124,13 @@ def test_two_batches_are_in_memory_and_no_more(tmp_path):
     bar = progress.bar(10, "sample", "picture")
     assert (
         sampling_jobs.make(
-            jobs, list(range(10)), 2, make, tmp_path, tmp_path / "place", lambda: None, bar
+            jobs,
+            list(range(10)),
+            2,
+            make,
+            sampling_jobs.Target(tmp_path, tmp_path / "place"),
+            lambda: None,
+            bar,
         )
         == 10
     )
@@ -136,9 +143,9 @@ def test_what_is_not_a_whole_picture(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(path)
     data = path.read_bytes()
-    assert sampling_jobs.is_whole(path, 8)
-    assert not sampling_jobs.is_whole(path, 16)
+    assert sampling_jobs.is_whole(path, Size(8, 8))
+    assert not sampling_jobs.is_whole(path, Size(16, 16))
     for wrong in (b"", data[:20], data[:-1], data + b"\0", b"\0" * len(data)):
         path.write_bytes(wrong)
-        assert not sampling_jobs.is_whole(path, 8)
-    assert not sampling_jobs.is_whole(tmp_path / "none.png", 8)
+        assert not sampling_jobs.is_whole(path, Size(8, 8))
+    assert not sampling_jobs.is_whole(tmp_path / "none.png", Size(8, 8))

@@ -19,9 +19,11 @@ from golden import PNG_PIXELS
 from hollow_samplers import one_step
 from jax.sharding import Mesh
 from PIL import Image
+from small_stages import FIELDS
 
 from cv3jax.cascade.parts import build_on, model_shapes
 from cv3jax.cascade.pipeline import Cascade, load
+from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import sample
@@ -167,16 +169,16 @@ def test_stages_attend_by_the_kernel_of_their_devices(mesh, within, monkeypatch)
         kernels.append((kind, platform, on, head_dim, dtype))
         return len(kernels)
 
-    monkeypatch.setattr("cv3jax.cascade.stage_sampler.make_attend", kernel)
+    monkeypatch.setattr("cv3jax.cascade.stage_network.make_attend", kernel)
     monkeypatch.setattr(
-        "cv3jax.cascade.pipeline.make_stage_steps",
-        lambda stage, **options: given.append(options) or one_step(lambda *args: args[3]),
+        "cv3jax.cascade.samplers.make_stage_steps",
+        lambda stage, options: given.append(options) or one_step(lambda *args: args[3]),
     )
     cascade = Cascade(
         cascades.read_cascade(cascade_at())[1], {"base": {}}, None, mesh, "splash", within=within
     )
     cascade.stage("base", jnp.zeros(2), None, np.zeros((2, 16, 16, 4)))
-    assert given[0]["attend"] in (1, 2)
+    assert given[0].attend in (1, 2)
     assert {call[:2] + call[3:] for call in kernels} == {("splash", "cpu", 16, "float32")}
     assert all(
         call[2] == (mesh or within or make_mesh(data=1, devices=jax.devices()[:1]))
@@ -193,24 +195,14 @@ def test_a_sampler_uses_the_attention_that_it_is_given():
         params,
         *shapes,
     )
-    assert set(seen) == {(2, 1024, 4, 16)}  # guided; 32² positions, 4 heads
-
-
-FIELDS = {
-    "channels": 32,
-    "channel_mult": (1, 2),
-    "res_blocks": 1,
-    "depth": (0, 1),
-    "mid_depth": 1,
-    "head_dim": 16,
-    "groups": 8,
-}
+    # 32² positions, 4 heads; the rows that guidance adds have self-attention alone
+    assert set(seen) == {(2, 1024, 4, 16), (1, 1024, 4, 16)}
 
 
 def stage_sampler(mesh: Mesh | None, *kernel):
     """Return a sampler of one image of 64×64 latents by a small UNet."""
-    options = {"attend": kernel[0]} if kernel else {}
-    return make_stage_sampler(described.stage(model=FIELDS), steps=2, mesh=mesh, **options)
+    given = {"attend": kernel[0]} if kernel else {}
+    return make_stage_sampler(described.stage(model=FIELDS), SamplerOptions(2, mesh=mesh, **given))
 
 
 def stage_shapes():
@@ -290,9 +282,7 @@ def test_processes_that_are_killed_leave_what_one_process_makes(tmp_path):
     finally:
         first.kill()
         first.wait()
-    assert first.returncode == -signal.SIGKILL, (
-        "it ended before it was killed; give it more prompts"
-    )
+    assert first.returncode == -signal.SIGKILL, "it ended before the kill; give it more prompts"
     assert 0 < len(list(out.glob("*.png"))) < 24
     for part in parts[::-1]:
         subprocess.run(part, env=environ, check=True, capture_output=True)

@@ -7,39 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sample_mesh import FIELDS
+from small_stages import FIELDS, placed
 
 from cv3jax.cascade import stage_sampler
-from cv3jax.cascade.parts import build_on, unet_init
+from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler, make_stage_steps, sample_stage
 from cv3jax.distributed import backend
-from cv3jax.distributed.mesh import batch_sharding, make_mesh
-from cv3jax.distributed.partitioning import tree_sharding
-from cv3jax.models.unet import UNet
+from cv3jax.distributed.mesh import make_mesh
 from cv3jax.sampling import batches
 from data_pipeline.io import progress
 
 STEPS = 5
 COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def placed(mesh, kind):
-    """Return (params, text, low, noise, keys, w) of two images, as a cascade gives them."""
-    params = jax.jit(unet_init(build_on(None, UNet, FIELDS), 16))(jax.random.key(0))
-    draws = np.random.default_rng(0)
-    text, low, noise = (
-        jnp.asarray(draws.normal(size=shape), jnp.float32)
-        for shape in ((2, 8, 16), (2, 16, 16, 4), (2, 16, 16, 4))
-    )
-    keys = jax.random.split(jax.random.key(1), 2)
-    if mesh is None:
-        device = jax.local_devices()[0]
-        params, text, low = jax.device_put((params, text, low), device)
-    else:
-        params = jax.device_put(params, tree_sharding(params, mesh))
-        text, keys = jax.device_put((text, keys), batch_sharding(mesh))
-        low, noise = jax.device_put((low, noise), stage_sampler.images_sharding(mesh))
-    return params, text, low if kind == "relay" else None, noise, keys, jnp.float32(4.0)
 
 
 @pytest.mark.parametrize("kind", ["base", "relay"])
@@ -49,8 +28,9 @@ def test_steps_are_reported_and_the_latents_are_the_same(mesh, kind, monkeypatch
     monkeypatch.setattr(stage_sampler, "EVERY", 0.0)  # after every step
     stage = described.stage(kind, model=FIELDS)
     args = placed(mesh, kind)
-    whole = make_stage_sampler(stage, steps=STEPS, mesh=mesh)(*args)
-    parts, reported, compiled = make_stage_steps(stage, steps=STEPS, mesh=mesh), [], []
+    options = SamplerOptions(STEPS, mesh=mesh)
+    whole = make_stage_sampler(stage, options)(*args)
+    parts, reported, compiled = make_stage_steps(stage, options), [], []
     alone = sample_stage(parts, *args, None)
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if event == COMPILED else None

@@ -13,7 +13,7 @@ import pytest
 from cv3jax.aot import flops, topology
 from cv3jax.aot.chips import CHIPS, chip_of
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.models.unet import UNet
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,10 @@ def test_the_unet_has_the_attention_of_its_device(benchmark, monkeypatch):
     def run(params, x, text):
         made = script.attending(net, "gpu")
         return made.apply(
-            {"params": params}, x, jnp.zeros(2, jnp.int32), make_cond(text, square_sizes(2, 64))
+            {"params": params},
+            x,
+            jnp.zeros(2, jnp.int32),
+            make_cond(text, picture_sizes(2, 64, 64)),
         )
 
     x, text = (
@@ -206,7 +209,7 @@ def test_our_side_counts_the_flops_of_what_it_times(what, benchmark, monkeypatch
     batch = script.inputs("tiny")
     forward = flops.count(
         lambda params, x, index, text: net.apply(
-            {"params": params}, x, index, make_cond(text, square_sizes(2, 64))
+            {"params": params}, x, index, make_cond(text, picture_sizes(2, 64, 64))
         ),
         model_shapes(net, 32),
         batch["x"],

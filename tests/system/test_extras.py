@@ -108,7 +108,9 @@ def test_what_needs_an_extra_names_it_in_one_line_and_writes_nothing(tmp_path):
             *(*given, "--out", place, "--endpoint", "http://localhost:1/v1", "--model=m")
         ],
     }
-    for extra, commands in (("train", train), ("data", data)):
+    sample = ["--checkpoint=scenes", "--prompt=a star", "--out", place, "--expand-model=m"]
+    expand = {"sample": [*sample, "--expand=http://localhost:1/v1"]}
+    for extra, commands in (("train", train), ("data", data), ("expand", expand)):
         asked = [[*name.split(), *flags] for name, flags in commands.items()]
         for argv, (code, said) in zip(asked, run_without(extras.EXTRAS[extra], asked), strict=True):
             line = rf"cv3jax: .* needs \w+, which is not installed: pip install 'cv3jax\[{extra}\]'"
@@ -147,6 +149,7 @@ def test_every_library_that_is_imported_is_declared():
         m for each in extras.EXTRAS.values() for m in each
     }
     known |= {
+        "diffusers",  # of the code that `convert` copies into a folder and never imports
         "jaxlib",  # jax's
         "markupsafe",  # jinja2's
         "boto3",  # Beam's, for s3://

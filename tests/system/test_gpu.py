@@ -12,6 +12,7 @@ import pytest
 
 from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, t5_init, vae_init
+from cv3jax.cascade.stage_network import SamplerOptions
 from cv3jax.cascade.stage_sampler import make_stage_sampler
 from cv3jax.checkpoints.description import CascadeDescription, VaeDescription
 from cv3jax.diffusion.conditioning import normals
@@ -75,7 +76,7 @@ def outcome(device, dtype: str, attention: str) -> dict[str, np.ndarray]:
             state, metrics = steps.train(state, {}, encoded)
             curve.append([metrics["loss"], metrics["grad_norm"]])
         stage = describe(config, CascadeDescription(vae, text))
-        run = make_stage_sampler(stage, steps=stage.steps, mesh=plan.mesh)
+        run = make_stage_sampler(stage, SamplerOptions(stage.steps, mesh=plan.mesh))
         keys = jax.vmap(jax.random.key)(jnp.arange(config.batch.size))
         latents = run(
             state.ema,

@@ -79,8 +79,8 @@ def test_modules_that_security_names_have_the_bounds_that_it_says():
     """SECURITY.md states the values by hand."""
     from cv3jax.sampling import inputs
     from cv3jax.weights import torch_file
+    from data_pipeline.chat import endpoint
     from data_pipeline.images import decode
-    from data_pipeline.recaption import endpoint
 
     text = (ROOT / "SECURITY.md").read_text()
     for said, value in (

@@ -60,6 +60,8 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         "cv3jax/py.typed",
         "data_pipeline/py.typed",
         "data_pipeline/builder/report.html.jinja",
+        "data_pipeline/expansion/template.json",
+        "data_pipeline/expansion/words.json",
         "data_pipeline/recaption/dialogue.json",
     ):
         assert (target / name).is_file()

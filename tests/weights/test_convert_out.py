@@ -90,7 +90,7 @@ def test_diffusers_and_transformers_compute_the_same(preset, tmp_path):
     load = {"low_cpu_mem_usage": False}
     unet = diffusers.UNet2DConditionModel.from_pretrained(out / "base", **load).eval()
     vae = diffusers.AutoencoderKL.from_pretrained(out / "vae", **load).eval()
-    t5 = T5EncoderModel.from_pretrained(out / "t5").eval()
+    t5 = T5EncoderModel.from_pretrained(out / "text_encoder").eval()
     cases = ["main", "rect", "zeroctx"] + (
         ["scale"] if meta(preset)["preset_config"]["cfg_dim"] else []
     )

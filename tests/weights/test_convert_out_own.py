@@ -27,7 +27,7 @@ from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, load_params, model_shapes
 from cv3jax.checkpoints import cascades, newest, runs, streaming
 from cv3jax.checkpoints.description import CascadeDescription, TextDescription, VaeDescription
-from cv3jax.diffusion.conditioning import make_cond, square_sizes
+from cv3jax.diffusion.conditioning import make_cond, picture_sizes
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -97,14 +97,14 @@ def test_diffusers_computes_what_a_model_of_our_own_does(own, tmp_path):
     text = rng.standard_normal((2, 5, stage.text_width), np.float32)
     index = np.array([3, 900], np.int32)
     ours = jax.jit(build_model(UNet, stage.model).apply)(
-        {"params": params}, x, index, make_cond(text, square_sizes(2, 32))
+        {"params": params}, x, index, make_cond(text, picture_sizes(2, 32, 32))
     )
     unet = diffusers.UNet2DConditionModel.from_pretrained(
         out / "base", low_cpu_mem_usage=False
     ).eval()
     added = {
         "text_embeds": torch.zeros(2, 0),
-        "time_ids": torch.from_numpy(np.array(square_sizes(2, 32))),
+        "time_ids": torch.from_numpy(np.array(picture_sizes(2, 32, 32))),
     }
     given = (torch.from_numpy(value) for value in (x.transpose(0, 3, 1, 2).copy(), index, text))
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_a_run_gives_its_ema_or_its_parameters_finished_or_not(own, tmp_path):
             r"the base has norms of 8 groups, but sgm's have 32; give --to diffusers, or",
         ),
         (
-            ["--checkpoint", "{base}", "--to", "diffusers"],
+            ["--checkpoint", "{base}", "--to", "safetensors"],
             r"the vae is not of SDXL's family \(patch 4, 4 groups of norms, .*--parts t5,base",
         ),
         (
