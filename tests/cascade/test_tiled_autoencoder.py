@@ -29,14 +29,14 @@ EXACT, ROUNDED = 1e-4, 0.1  # largest differences, of values of about one
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_logits():
-    """Attend to small pictures in several chunks, the last of which overlaps another."""
+    """Compute the attention of small pictures in chunks, the last of which overlaps another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae_passes, "LOGITS", 400)
+        patch.setattr(vae_passes, "LOGITS", 100)
         yield
 
 
 def both(kind: str, name: str, size: tuple[int, int], tile: int, keep: int | None):
-    """Return the results of the whole and of the tiles, of two pictures.
+    """Return what the whole and the tiles make of two pictures.
 
     size, tile: in latents.
     """
@@ -94,11 +94,8 @@ def test_each_position_is_counted_once(picture, tile, scale):
 
 def test_the_coders_take_a_tile_and_a_mesh():
     vae = MODELS["two stages"].clone(res_blocks=0)
-    params, scale, mesh = (
-        random_params(vae),
-        0.7,
-        make_mesh(data=2, context=2, devices=jax.devices()[:4]),
-    )
+    params, scale = random_params(vae), 0.7
+    mesh = make_mesh(data=2, context=2, devices=jax.devices()[:4])
     latents, noise = (jax.random.normal(jax.random.key(i), (2, 4, 6, 4)) for i in range(2))
     pixels = jax.random.uniform(jax.random.key(2), (2, 8, 12, 3), minval=-1)
     whole = decoder(vae, scale, None)(params, latents)
