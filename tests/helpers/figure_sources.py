@@ -210,6 +210,21 @@ def recaption() -> Iterator[Saying]:
     yield "docs/benchmarks.md", repeated
 
 
+def tiled_autoencoder() -> Iterator[Saying]:
+    found = result("tiled_autoencoder")
+    made = {(each["program"], each["tile"]): each for each in found["planned"]}
+    for (kind, tile), each in made.items():
+        whole = made[kind, None]
+        share, flops = (each[key] / whole[key] for key in ("peak_bytes", "flops"))
+        gb = f"{each['peak_bytes'] / 1e9:.2f}"
+        yield "docs/benchmarks.md", row(kind, tile or "whole", gb, f"{share:.3f}", f"{flops:.2f}")
+    for kind in ("decode", "encode"):
+        each = found["measured"][kind]
+        apart, flops = f"{each['difference']:.1e}", f"{each['flops_ratio']:.2f}"
+        low_high = "{} ({} to {})".format(*map(figure, each["ratio"]))
+        yield "docs/benchmarks.md", row(kind, low_high, flops, apart)
+
+
 SOURCES = (
     loop,
     cascade,
@@ -223,4 +238,5 @@ SOURCES = (
     weights,
     quickstart,
     recaption,
+    tiled_autoencoder,
 )
