@@ -177,7 +177,7 @@ def api_pages() -> Iterator[tuple[str, str]]:
     head = (
         "# Python API\n\n[The public API](public.md) is what a program can build on. The other"
         " pages are for who changes the code, and any version may change what they show.\n\n"
-        "| package | |\n|---|---|\n"
+        "| package | what it holds |\n|---|---|\n"
     )
     yield "api/index.md", head + "\n".join(rows) + "\n"
 
