@@ -10,6 +10,7 @@ ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<(t[dh])([^>]*)>(.*?)</\1>", re.DOTALL)
 PICTURE = re.compile(r'<p>(<img alt="([^"]*)" src="([^"]*)"(?: title="([^"]*)")? />)</p>')
 CODE = re.compile(r"(<code[^>]*>)(.*?)(</code>)", re.DOTALL)
+MODULE = re.compile(r'(<span class="doc doc-object-name doc-module-name">)([^<]*)')
 HYPHENED = re.compile(r"<[^>]*>|[\w.:/-]*-[\w.:/-]*")
 
 FIGURES = 24  # characters up to which a cell with a digit stays on one line
@@ -29,6 +30,7 @@ def on_page_content(html: str, **_: Any) -> str:
     """Return the page's HTML with tables, pictures and code made ready for narrow windows."""
     html = TABLE.sub(lambda found: table(found[1]), html)
     html = PICTURE.sub(figure, html)
+    html = MODULE.sub(lambda found: found[1] + found[2].replace(".", ".<wbr>"), html)
     return CODE.sub(lambda found: found[1] + HYPHENED.sub(whole, found[2]) + found[3], html)
 
 
