@@ -39,7 +39,8 @@ def unfold(item: Any, names: list[str]) -> Any:
     if not item.endswith("*"):
         return item
     found = [name for name in names if fnmatch.fnmatch(name, item)]
-    return sorted(found, key=lambda name: (not name.endswith("index.md"), name.removesuffix(".md")))
+    ahead = ("index.md", "public.md")
+    return sorted(found, key=lambda name: (not name.endswith(ahead), name.removesuffix(".md")))
 
 
 def command_pages() -> Iterator[tuple[str, str]]:
