@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SIDE = 16  # latent positions per side of the pictures that `fit` makes
-COUNT = 4  # of these pictures
+COUNT = 16  # of these pictures
 
 
 def colours(count: int, side: int, seed: int = 0) -> np.ndarray:
