@@ -53,7 +53,7 @@ class Cascade:
             mesh: a `jax.sharding.Mesh` with the axes data, fsdp, tensor and context, or its sizes
                 such as "data=2,fsdp=4"; None is one device.
             dtype: "float32" or "bfloat16", in which all parts compute; None is the checkpoint's.
-            attention: one of `cv3jax.kernels.KINDS`.
+            attention: the UNets' kernel: "auto", "xla", "cudnn", "splash" or "heads".
 
         Raises:
             ValueError: there is no such cascade, a part of it is missing or damaged, or the

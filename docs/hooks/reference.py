@@ -195,15 +195,15 @@ def public_page() -> str:
         "",
         "Versions follow [semantic versioning](https://semver.org). From 1.0 on, only a major"
         " version changes or removes a public name, argument or result in a way that programs"
-        " notice. Before"
-        " 1.0, a minor version may, and [the changelog](../../../CHANGELOG.md) says so. What is"
-        " private may change in any version.",
+        " notice. Before 1.0, a minor version may, and [the changelog](../../../CHANGELOG.md) says"
+        " so. What is private may change in any version.",
         "",
         "[Draw from Python](../../guides/python.md) shows how it is used.",
         "",
     ]
     for name in ("Cascade", "Pictures", "Step", "Upscaled", "Functions", "CancelledError"):
         options = ["    options:", "      heading_level: 2", "      show_root_full_path: false"]
+        options.append('      filters: ["!^_(?!_call__)"]')  # a cascade is called
         lines += [f"::: {cv3jax.HOMES[name]}.{name}", *options, ""]
     return "\n".join(lines)
 
