@@ -5,7 +5,8 @@
 A cascade of scenes draws held-out captions, with two relay passes. The last pass is made from the
 same pictures and noise twice: as a whole, and in tiles. The judge says which pictures show what
 their captions say. The seam score is the mean difference of neighbouring pixels across the borders
-of tiles, over that at other places. The autoencoder has a grid of its own, so that the other places
+of tiles, over that at other places; the ratio is to the same score of the whole pictures, which have
+their things at such places or not. The autoencoder has a grid of its own, so that the other places
 are at multiples of its factor too. Exits 1 if a bar is missed.
 """
 
@@ -119,8 +120,9 @@ def missed(found: dict) -> list[str]:
         for key, one in found["right"].items()
         if abs(one["difference"]) > ERRORS * one["error"]
     ]
-    if found["seams"]["tiled"] > SEAM:
-        lines.append(f"seam score {found['seams']['tiled']:.3f}, bar {SEAM}")
+    for name in ("tiled", "ratio"):
+        if found["seams"][name] > SEAM:
+            lines.append(f"seam score, {name}: {found['seams'][name]:.3f}, bar {SEAM}")
     return lines
 
 

@@ -39,6 +39,8 @@ def test_figures_beyond_their_bars_are_named(tiles):
     right = {"whole": 0.9, "tiled": 0.9, "difference": 0.0, "error": 0.02}
     found = {"right": {"count": right}, "seams": {"whole": 1.0, "tiled": 1.04, "ratio": 1.04}}
     assert tiles.missed(found) == []
-    found["seams"]["tiled"] = 1.06
+    found["seams"] = {"whole": 0.5, "tiled": 0.54, "ratio": 1.08}
+    assert [line.partition(":")[0] for line in tiles.missed(found)] == ["seam score, ratio"]
+    found["seams"] = {"whole": 1.05, "tiled": 1.06, "ratio": 1.01}
     found["right"]["count"] = {**right, "tiled": 0.85, "difference": -0.05}
     assert [line.partition(" ")[0] for line in tiles.missed(found)] == ["count:", "seam"]
