@@ -5,9 +5,9 @@
 A cascade of scenes draws held-out captions, with two relay passes. The last pass is made from the
 same pictures and noise twice: as a whole, and in tiles. The judge says which pictures show what
 their captions say. The seam score is the mean difference of neighbouring pixels across the borders
-of tiles, over that at other places; the ratio is to the same score of the whole pictures, which have
-their things at such places or not. The autoencoder has a grid of its own, so that the other places
-are at multiples of its factor too. Exits 1 if a bar is missed.
+of tiles, over that at other places. The ratio is to the score of the whole pictures, which may have
+fewer things at such places. The autoencoder has a grid of its own, so that the other places are at
+multiples of its factor too. Exits 1 if a bar is missed.
 """
 
 import argparse
