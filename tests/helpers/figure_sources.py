@@ -202,6 +202,20 @@ def quickstart() -> Iterator[Saying]:
     yield "docs/guides/distillation.md", f"All rounds took {took[2]} of that run's {took[1]}"
 
 
+def tiles() -> Iterator[Saying]:
+    found, where = result("tiles"), "docs/benchmarks.md"
+    bar = "within two standard errors"
+    for key, name in (("count", "right number of things"), ("all", "everything right")):
+        cells = (f"{found['right'][key][kind]:.3f}" for kind in ("whole", "tiled"))
+        yield where, row(name, *cells, bar)
+    whole, tiled, ratio = (f"{found['seams'][kind]:.3f}" for kind in ("whole", "tiled", "ratio"))
+    yield where, row("seam score", whole, tiled, 1.05)
+    yield where, row("seam score over that of the whole", 1, ratio, 1.05)
+    words = f"{found['count']} held-out captions at {found['size'][0]}²"
+    yield where, words
+    yield where, f"{WORDS[found['tiles']]} tiles of {found['tile']} pixels"
+
+
 def recaption() -> Iterator[Saying]:
     """Yield the sentence of the page of benchmarks that repeats the recaptioning page's table."""
     page = flat(read("docs/guides/recaption.md"))
@@ -237,6 +251,7 @@ SOURCES = (
     relay_start,
     weights,
     quickstart,
+    tiles,
     recaption,
     tiled_autoencoder,
 )
