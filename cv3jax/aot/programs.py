@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.cascade.coders import decoder
 from cv3jax.cascade.limits import wrong_tile
-from cv3jax.cascade.parts import build_model, computed_shapes, model_of
+from cv3jax.cascade.parts import build_model, build_on, computed_shapes, model_of
 from cv3jax.cascade.sizes import Size, as_size, stage_multiple
 from cv3jax.cascade.stage_network import SamplerOptions
-from cv3jax.cascade.stage_sampler import make_stage_sampler
+from cv3jax.cascade.stage_sampler import images_sharding, make_stage_sampler
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import (
     CascadeDescription,
@@ -39,13 +40,13 @@ from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import attend_of
 from data_pipeline.io.errors import InputError
 
-STEPS = ("train", "later", "encode", "sample")
+STEPS = ("train", "later", "encode", "sample", "decode")
 # the defaults of the models are the released sizes
 RELEASED = CascadeDescription(VaeDescription({}, 0.13025), TextDescription({}, 225))
 
 
 class Drawn(NamedTuple):
-    """Which pictures the `sample` program draws, where they are not those of the recipe."""
+    """Which pictures `sample` and `decode` make, where they are not those of the recipe."""
 
     size: Size | None = None  # one picture per device of that size
     tile: int = 0  # side in pixels of the tiles in which larger pictures are predicted; 0: whole
@@ -70,12 +71,12 @@ def program(
     step: str,
     pictures: Drawn | None = None,
 ) -> Program:
-    """Return the `train`, `encode` or `sample` program of a recipe on `devices`.
+    """Return the program of one of STEPS of a recipe on `devices`.
 
     For a distillation, `train` is the program of round 1, and `later` that of the other rounds.
 
     The frozen parts are those of config.cascade, or the released ones where it is not set.
-    pictures: of the `sample` program.
+    pictures: of the programs `sample` and `decode`.
 
     Raises:
         InputError: the recipe contradicts itself or does not fit these devices, or it has no such
@@ -114,7 +115,8 @@ def program(
     # for a distillation, the student of the last round
     steps = stage.sample.steps if distilled is None else distilled.rounds[-1].steps
     drawn = dataclasses.replace(describe(stage, description), steps=steps)
-    return _sample(stage, plan, description, drawn, params, pictures or Drawn())
+    make = _decode if step == "decode" else _sample
+    return make(stage, plan, description, drawn, params, pictures or Drawn())
 
 
 def encoders_of(settings: StageSettings) -> CascadeDescription:
@@ -155,12 +157,7 @@ def _sample(
 
     Raises InputError on a size or a tile that the UNet cannot halve.
     """
-    mesh, size, multiple = plan.mesh, pictures.size, stage_multiple(stage)
-    if size is not None and not size.is_multiple(multiple):
-        raise InputError(f"--size {size}: height and width must be multiples of {multiple}")
-    if pictures.tile and (problem := wrong_tile(stage, pictures.tile)):
-        raise InputError(f"--{problem}")
-    count = batch_ways(mesh) * (1 if size else settings.batch.per_device)
+    mesh, (count, latent) = plan.mesh, _latents(settings, plan, stage, pictures)
     options = SamplerOptions(
         steps=stage.steps,
         eta=stage.eta,
@@ -175,8 +172,7 @@ def _sample(
         build_model(Autoencoder, description.vae.model),
         build_model(T5Encoder, description.t5.model),
     )
-    rows, size = batch_sharding(mesh), size or as_size(settings.data.whole_side)
-    latent = size.divided(vae.factor)
+    rows = batch_sharding(mesh)
 
     def like(*shape):
         return jax.ShapeDtypeStruct((count, *shape), jnp.float32, sharding=rows)
@@ -188,6 +184,43 @@ def _sample(
     w = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
     stays = _rest(settings.stage, description, mesh)
     return Program(run, (ema, text, low, noise, keys, w), mesh, count, 1, params, stays)
+
+
+def _decode(
+    settings: StageSettings,
+    plan: MeshPlan,
+    description: CascadeDescription,
+    stage: StageDescription,
+    params: Any,
+    pictures: Drawn,
+) -> Program:
+    """Return the program that decodes what `_sample` makes, with the same errors."""
+    mesh, (count, latent) = plan.mesh, _latents(settings, plan, stage, pictures)
+    vae = build_on(mesh, Autoencoder, description.vae.model)
+    tile = pictures.tile if pictures.tile < vae.factor * max(latent) else 0
+    run = decoder(vae, description.vae.measured, mesh, tile or None)
+    shapes = (count, *latent, vae.z_channels)
+    latents = jax.ShapeDtypeStruct(shapes, jnp.float32, sharding=images_sharding(mesh))
+    stays = {"stage": abstract(params, tree_sharding(params, mesh))}
+    stays |= _rest(settings.stage, description, mesh)
+    ours = stays.pop("vae")
+    return Program(run, (ours, latents), mesh, count, 1, ours, stays)
+
+
+def _latents(
+    settings: StageSettings, plan: MeshPlan, stage: StageDescription, pictures: Drawn
+) -> tuple[int, Size]:
+    """Return (how many pictures there are, the height and width of their latents).
+
+    Raises InputError on a size or a tile that the UNet cannot halve.
+    """
+    size, multiple = pictures.size, stage_multiple(stage)
+    if size is not None and not size.is_multiple(multiple):
+        raise InputError(f"--size {size}: height and width must be multiples of {multiple}")
+    if pictures.tile and (problem := wrong_tile(stage, pictures.tile)):
+        raise InputError(f"--{problem}")
+    count = batch_ways(plan.mesh) * (1 if size else settings.batch.per_device)
+    return count, (size or as_size(settings.data.whole_side)).divided(stage.factor)
 
 
 def _rest(stage: str, description: CascadeDescription, mesh: Any) -> dict:

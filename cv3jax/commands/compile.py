@@ -21,7 +21,8 @@ from data_pipeline.io.progress import waiting
 EXAMPLE = (
     "cv3jax compile --config=base_512 --topology v5e:16x16 --updates 200000 --json base_512.json"
 )
-STEPS = ("train", "later", "encode", "sample")
+STEPS = ("train", "later", "encode", "sample", "decode")
+DRAWS = ("sample", "decode")
 DOES_NOT_FIT = 3
 
 
@@ -49,8 +50,8 @@ def parser() -> Parser:
         "--size",
         metavar="H[xW]",
         help=(
-            "with --step sample: one picture per device of that height and width in pixels, such as"
-            " 4096 or 768x512 (default: the recipe's pictures)"
+            "with --step sample or decode: one picture per device of that height and width in"
+            " pixels, such as 4096 or 768x512 (default: the recipe's pictures)"
         ),
     )
     command_line.add_tile(made)
@@ -75,10 +76,10 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         raise InputError(f"--updates {args.updates}: must be at least 1")
     if not 0 < args.mfu <= 1:
         raise InputError(f"--mfu {args.mfu}: must be above 0 and at most 1, such as 0.4")
-    if args.step != "sample" and (args.size is not None or args.tile):
+    if args.step not in DRAWS and (args.size is not None or args.tile):
         raise InputError(
-            f"--{'tile' if args.size is None else 'size'} needs --step sample, which draws"
-            " pictures; give it, or leave the flag out"
+            f"--{'tile' if args.size is None else 'size'} needs --step sample or decode,"
+            " which make pictures; give one, or leave the flag out"
         )
     command_line.check_tile(args.tile)
     args.size = None if args.size is None else parse_size(args.size)

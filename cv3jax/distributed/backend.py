@@ -55,7 +55,7 @@ def announced(jitted: Any, what: str) -> Callable:
             known.add(like)
         return jitted(*args)
 
-    call.lower = jitted.lower
+    call.lower, call.trace = jitted.lower, jitted.trace
     return call
 
 

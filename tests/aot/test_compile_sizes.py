@@ -5,6 +5,7 @@ import pytest
 from compile_figures import fake_figures
 
 from cv3jax import recipes
+from cv3jax.aot.flops import count_jaxpr
 from cv3jax.aot.programs import Drawn, program
 from cv3jax.aot.report import text
 from cv3jax.cascade import stage_network
@@ -15,9 +16,9 @@ from data_pipeline.io.errors import InputError
 FIELDS = ("batch.per_device=4", "batch.size=8", "mesh.data=2", "mesh.fsdp=1")
 
 
-def sampler(pictures, name="relay_1024:tiny"):
+def sampler(pictures, name="relay_1024:tiny", step="sample"):
     settings = parse_recipe(recipes.load(name, [f"--config.{field}" for field in FIELDS]))
-    return program(settings, jax.devices()[:2], "sample", pictures)
+    return program(settings, jax.devices()[:2], step, pictures)
 
 
 def test_a_size_that_is_given_is_one_picture_on_each_device():
@@ -48,6 +49,21 @@ def test_the_program_predicts_in_tiles_where_they_are_given(monkeypatch):
     assert set(placed) == {(height, width, side, side // 4)}
 
 
+def test_the_decoder_decodes_these_pictures_whole_or_in_tiles():
+    size, flops = Size(128, 256), {}
+    for tile in (0, 64, 256):
+        made = sampler(Drawn(size, tile), step="decode")
+        latents = made.args[1]
+        assert latents.shape[:3] == (2, *size.divided(128 // latents.shape[1]))
+        (out,) = jax.tree.leaves(jax.eval_shape(made.jitted, *made.args))
+        assert (out.shape, out.dtype) == ((2, 128, 256, 3), "uint8")
+        flops[tile] = count_jaxpr(made.jitted.trace(*made.args).jaxpr).total
+        assert "vae" not in made.beside
+        assert made.beside.keys() >= {"stage", "t5"}
+    assert flops[0] == flops[256] < flops[64]  # what is computed twice
+
+
+@pytest.mark.parametrize("step", ["sample", "decode"])
 @pytest.mark.parametrize(
     ("pictures", "line"),
     [
@@ -55,9 +71,9 @@ def test_the_program_predicts_in_tiles_where_they_are_given(monkeypatch):
         (Drawn(Size(128, 128), 20), "--tile 20: give a multiple of"),
     ],
 )
-def test_what_the_network_cannot_halve_is_refused(pictures, line):
+def test_what_the_network_cannot_halve_is_refused(pictures, line, step):
     with pytest.raises(InputError, match=line):
-        sampler(pictures)
+        sampler(pictures, step=step)
 
 
 def test_the_report_says_of_what_size_the_pictures_are():
