@@ -72,6 +72,7 @@ LONG = (
     "distill_refusals",
     "convert_out",
     "convert_out_own",
+    "convert_pipeline",
     "encode",
     "encode_stops",
     "faults_checkpoints",
