@@ -26,13 +26,8 @@ import numpy as np
 from cv3jax.aot import flops
 from cv3jax.cascade.parts import build_model, unet_init
 from cv3jax.cascade.pipeline import load
-from cv3jax.cascade.stage_sampler import (
-    SamplerOptions,
-    make_stage_sampler,
-    make_stage_steps,
-    sample_stage,
-    stage_attend,
-)
+from cv3jax.cascade.stage_network import SamplerOptions, stage_attend
+from cv3jax.cascade.stage_sampler import make_stage_sampler, make_stage_steps, sample_stage
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.distributed.backend import tune_cpu
