@@ -6,10 +6,10 @@ Both are guided and start from the same noise, in float32. `scenes` are the stag
 teacher with its own steps. `one block` is a UNet of the released widths with one ResBlock per stage
 and one transformer block, and `released` is the released UNet of 2.9 billion parameters: each
 takes one guided step of one 64×64 latent, with a text of 225 tokens of 4096 channels and random
-parameters. Seconds are of all steps. The seconds in which the text is read, once a picture, stand
-beside them, and the ratio is that of so many steps as the picture has, with the reading. FLOPs are
-counted from the same programs. The latents of both have to agree. Exits 1 when `released` takes
-more than 0.85 of the seconds.
+parameters. Seconds are CPU seconds of these steps. Those in which the text is read, once a
+picture, stand beside them. The ratio is that of a whole picture's steps, with the reading. FLOPs
+are counted from the same programs. The latents of both have to agree. Exits 1 when `released` takes
+more than 0.85 of the CPU seconds.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def compare(what: str, stage: StageDescription, args: Args, taken: int, rounds: 
     if not difference <= CLOSE:
         raise RuntimeError(f"{what}: the latents differ by {difference:.1e} of the largest value")
     took = measure.turns(
-        {name: measure.timed(call) for name, call in calls.items()},
+        {name: measure.cpu_timed(call) for name, call in calls.items()},
         rounds,
         lambda line: print(f"{what}: {line}", file=sys.stderr, flush=True),
     )
@@ -173,7 +173,7 @@ def main() -> None:
         figures.append(compare(what, stage, given, taken or stage.steps, rounds))
     head = ("", "latents", "steps", *(f"{name}, s" for name in (*NAMES, "reading")))
     head = (*head, "ratio", "FLOPs", "difference")
-    print(measure.table(head, rows(figures)) + "\nseconds and ratios: median (quartiles)")
+    print(measure.table(head, rows(figures)) + "\nCPU seconds and ratios: median (quartiles)")
     measure.write_json(args.json, {**facts, "rows": figures})
     if not figures[-1]["ratio"].median <= MOST:
         sys.exit(f"released: {figures[-1]['ratio']} of the seconds, above {MOST}")
