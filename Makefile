@@ -14,7 +14,7 @@ LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV
 # where it is set, every process compiles its libraries again, which takes five seconds
 export PYTHONDONTWRITEBYTECODE :=
 
-BENCHMARKS := loop unet attention cascade distill packaged guidance loader recaption data_build
+BENCHMARKS := loop unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build
 
 .PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu mutants benchmarks docs lint clean
 

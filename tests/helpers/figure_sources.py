@@ -11,6 +11,7 @@ from documents import flat, read, result
 
 Saying = tuple[str, str]
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+KV_SECONDS = ("cached", "every step", "reading")
 
 
 def row(*cells: object) -> str:
@@ -239,6 +240,15 @@ def tiled_autoencoder() -> Iterator[Saying]:
         yield "docs/benchmarks.md", row(kind, low_high, flops, apart)
 
 
+def text_kv() -> Iterator[Saying]:
+    for each in result("text_kv")["rows"]:
+        seconds = (figure(statistics.median(each["seconds"][name])) for name in KV_SECONDS)
+        low_high = "{} ({} to {})".format(*map(figure, each["ratio"]))
+        latents, taken = f"{each['batch']} × {each['side']}²", f"{each['taken']} of {each['steps']}"
+        cells = (latents, taken, *seconds, low_high, f"{each['flops_ratio']:.3f}")
+        yield "docs/benchmarks.md", row(each["what"], *cells)
+
+
 SOURCES = (
     loop,
     cascade,
@@ -254,4 +264,5 @@ SOURCES = (
     tiles,
     recaption,
     tiled_autoencoder,
+    text_kv,
 )

@@ -41,6 +41,7 @@ def benchmark(monkeypatch):
     ("name", "flags", "message"),
     [
         ("unet", ["--rounds", "0"], "--rounds must be at least 1"),
+        ("text_kv", ["--rounds", "0"], "--rounds must be at least 1"),
         ("cascade", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
         ("cascade", ["--batch", "0"], "--batch and --rounds must be at least 1"),
         ("attention", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
