@@ -13,12 +13,14 @@ from typing import Any
 
 import draw_without_cv3jax
 import golden_models
+import jax
 import numpy as np
 import pytest
 from golden import PNG_PIXELS, arrays, meta
 from released_files import converted, refused
 
 from cv3jax.cascade.pipeline import load
+from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.checkpoints import cascades
 
 GOLDEN = ("micro", "tiny")  # distilled with an embedded w; guided by a doubled batch
@@ -32,6 +34,17 @@ WRONG = {
     "kind": ({"output_type": "jpg"}, "output_type 'jpg': give one of pil, np, pt, latent"),
     "prompt": ({"prompt": []}, "prompt: give a string, or a list of some"),
 }
+WRONG_UPSCALE = {
+    "strength 0": ({"strength": 0.0}, "strength 0.0: give a number above 0 and at most 1"),
+    "strength 2": ({"strength": 2}, "strength 2: give a number above 0 and at most 1"),
+    "strength nan": ({"strength": float("nan")}, "strength nan: give a number above 0"),
+    "strength text": ({"strength": "0.5"}, "strength '0.5': give a number above 0"),
+    "distilled": (
+        {"strength": 0.5},
+        "strength 0.5: the relay was distilled from its trained start",
+    ),
+}
+STRENGTHS = (0.3, 1.0)
 
 
 def nhwc(array: np.ndarray) -> np.ndarray:
@@ -71,6 +84,32 @@ def scenes_noise() -> dict[str, np.ndarray]:
     return {k: rng.standard_normal((2, n, n, 8), np.float32) for k, n in sides.items()}
 
 
+def discs() -> np.ndarray:
+    """Return a small and a large red disc on grey, uint8 [2, 64, 64, 3]."""
+    y, x = np.mgrid[:64, :64]
+    images = np.full((2, 64, 64, 3), 128, np.uint8)
+    for image, radius in zip(images, (10, 25), strict=True):
+        image[(y - 30) ** 2 + (x - 34) ** 2 < radius**2] = (220, 30, 30)
+    return images
+
+
+def upscale_jobs(distilled: str, at: Path) -> list[dict[str, Any]]:
+    """Return the jobs that enlarge with strengths, and those that cannot."""
+    teacher = str(converted(at / "teacher", "--checkpoint", "scenes_teacher", "--to", "diffusers"))
+    np.save(at / "discs.npy", discs())
+    np.savez(at / "discs.npz", **scenes_noise())
+    common = {"call": "upscale", "image": str(at / "discs.npy"), "noise": str(at / "discs.npz")}
+    given = {"prompt": SCENES}
+    jobs = [
+        {"name": f"strength.{one}", "folder": teacher, "arguments": {**given, "strength": one}}
+        for one in STRENGTHS
+    ] + [
+        {"name": name, "folder": distilled, "arguments": {**given, **wrong}}
+        for name, (wrong, _) in WRONG_UPSCALE.items()
+    ]
+    return [{**common, **job} for job in jobs]
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return (arrays, error lines) of one process that has diffusers and no cv3jax."""
@@ -91,6 +130,7 @@ def drawn(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     jobs.append({"name": "wide", **common, "arguments": wide})
     for name, (wrong, _) in WRONG.items():
         jobs.append({"name": name, **common, "arguments": {**right, **wrong}})
+    jobs += upscale_jobs(scenes, at)
     (at / "jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run(
         [sys.executable, "-I", draw_without_cv3jax.__file__, at / "jobs.json", at / "out"],
@@ -132,19 +172,37 @@ def test_it_draws_the_packaged_scenes_as_cv3jax_does(drawn):
     check_close(drawn[0]["scenes.images"], ours["relay"])
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_it_enlarges_with_a_strength_as_cv3jax_does(strength, drawn):
+    """Three of ten steps, and all of them."""
+    cascade = load("scenes_teacher", ("relay", "t5", "vae"))
+    keys = jax.random.split(jax.random.key(0), 2)  # nothing is drawn from them
+    ours = cascade.enlarge(
+        cascade.text(SCENES),
+        keys,
+        discs(),
+        noise={name: cascade.put_images(value) for name, value in scenes_noise().items()},
+        final=True,
+        settings=SamplerSettings(strength=strength),
+    )
+    check_close(drawn[0][f"strength.{strength}.images"], ours["relay"])
+    other = next(one for one in STRENGTHS if one != strength)
+    assert (drawn[0][f"strength.{other}.images"] != ours["relay"]).mean() > 0.2
+
+
 def test_it_draws_other_sizes_and_iterates_the_relay(drawn):
     assert drawn[0]["wide.enlarged"].shape == (1, 32, 64, 3)
     assert drawn[0]["wide.images"].shape == (1, 64, 128, 3)
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*WRONG, *WRONG_UPSCALE])
 def test_what_cannot_be_drawn_is_a_line(name, drawn):
-    assert drawn[1][name].startswith(WRONG[name][1])
+    assert drawn[1][name].startswith({**WRONG, **WRONG_UPSCALE}[name][1])
     assert "\n" not in drawn[1][name]
 
 
 def test_nothing_else_failed_and_cv3jax_could_not_be_imported(drawn):
-    assert drawn[1].keys() == {"cv3jax", *WRONG}
+    assert drawn[1].keys() == {"cv3jax", *WRONG, *WRONG_UPSCALE}
 
 
 def index_of(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Test that the PyTorch code in a folder for diffusers computes what ours does."""
 
+import dataclasses
 import importlib.util
 import itertools
 
@@ -11,6 +12,7 @@ from released_files import RELATIVE, relative
 
 from cv3jax import recipes
 from cv3jax.cascade.parts import build_model, vae_init
+from cv3jax.cascade.stage_sampler import stage_grid
 from cv3jax.checkpoints import cascades
 from cv3jax.diffusion import sampler
 from cv3jax.diffusion.denoiser import make_denoiser
@@ -92,11 +94,15 @@ def test_the_scheduler_samples_as_ours(blur, form, prediction, eta):
     np.testing.assert_allclose(nhwc(x), ours, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.999, 0.35, 0.01])
+@pytest.mark.parametrize("blur", ["linear", "sigma", "exp"])
 @pytest.mark.parametrize("steps", [1, 7, 50])
-def test_its_grids_are_ours(steps):
-    scheduler = code("relay_scheduler").RelayScheduler(start=500, blur="linear")
-    scheduler.set_timesteps(steps)
-    grid = relay_grid(steps, 500)
+def test_its_grids_are_ours(steps, blur, strength):
+    scheduler = code("relay_scheduler").RelayScheduler(start=500, blur=blur)
+    scheduler.set_timesteps(steps, strength=strength)
+    description = cascades.read_cascade("scenes_teacher")[1].stages["relay"]
+    stage = dataclasses.replace(description, start=500, blur=blur)
+    grid = stage_grid(stage, steps, strength)
     np.testing.assert_array_equal(scheduler.timesteps.numpy() + 1, grid.t[:-1])
     np.testing.assert_array_equal(scheduler.sigmas.numpy(), grid.sigma)
     np.testing.assert_array_equal(scheduler.blurs.numpy(), grid.blur)

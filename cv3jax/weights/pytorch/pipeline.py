@@ -28,7 +28,7 @@ from PIL import Image
 
 from .pictures import OUTPUTS, as_output, decode, doubled, encode, from_pictures, to_pil, to_uint8
 from .prompts import tokenize
-from .sampling import Choices, Draws, Generator, choices, conditions, draw
+from .sampling import Choices, Draws, Generator, begun, choices, conditions, draw
 
 MAX_PASSES = 4  # relay passes: doublings of the side
 Noise = dict[str, Any] | None
@@ -162,6 +162,7 @@ class CogView3Pipeline(DiffusionPipeline):
         image: Any,
         prompt: str | list[str],
         factor: int = 2,
+        strength: float = 1.0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         eta: float | None = None,
@@ -176,7 +177,9 @@ class CogView3Pipeline(DiffusionPipeline):
             image: a PIL image, a list of them, or uint8 arrays [H, W, 3] or [B, H, W, 3].
             prompt: what they show: one for all, or one each.
             factor: 2, 4, 8 or 16; each doubling is a relay pass.
-            num_inference_steps: of the relay; None is the folder's.
+            strength: where the relay starts, as a share of its trained start, in (0, 1].
+            num_inference_steps: of the whole relay, of which a strength takes its share; None is
+                the folder's.
             guidance_scale: of the relay, likewise.
             eta: of the relay, likewise.
             generator: of the noise; a list has one for each picture.
@@ -185,8 +188,7 @@ class CogView3Pipeline(DiffusionPipeline):
             callback_on_step_end: as in `__call__`.
 
         Raises:
-            ValueError: the folder has no relay, or a picture, factor, number of steps or guidance
-                weight is not possible.
+            ValueError: the folder has no relay, or one of the arguments is not possible.
         """
         self._require("relay")
         images = from_pictures(image)
@@ -196,6 +198,7 @@ class CogView3Pipeline(DiffusionPipeline):
         self._check_size("relay", (2 * images.shape[2], 2 * images.shape[3]))
         given = {"steps": num_inference_steps, "guidance": guidance_scale, "eta": eta}
         _, relay = choices(self.config.settings, ["relay"], given)
+        relay = begun(relay, strength, self.config.settings)
         self._check_call(output_type, noise, passes)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if len(prompts) not in (1, len(images)):
@@ -250,10 +253,10 @@ class CogView3Pipeline(DiffusionPipeline):
         """Return the latents [B, z, h, w], float32, that a stage draws for pictures of a size."""
         unet, scheduler = getattr(self, stage), getattr(self, f"{stage}_scheduler")
         shape = self._latent(len(text), size)
-        scheduler.set_timesteps(chosen.steps, device=self._execution_device)
+        scheduler.set_timesteps(chosen.steps, self._execution_device, chosen.strength)
         guided = not unet.config.time_cond_proj_dim and chosen.guidance != 1.0
         given = conditions(unet, text, size, chosen.guidance, guided)
-        with self.progress_bar(total=chosen.steps) as bar:
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
             def tell(step: int, index: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
                 bar.update()

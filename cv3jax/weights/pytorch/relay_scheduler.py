@@ -78,22 +78,30 @@ class RelayScheduler(SchedulerMixin, ConfigMixin):
         return self.config.blur != "none"
 
     def set_timesteps(
-        self, num_inference_steps: int, device: str | torch.device | None = None
+        self,
+        num_inference_steps: int,
+        device: str | torch.device | None = None,
+        strength: float = 1.0,
     ) -> None:
         """Choose the points to visit: indices floor((T - 1)(T_r/T) k/n) for k = n..1.
 
         Sets `timesteps` int64 [n] (the indices), and `sigmas` and `blurs` float32 [n + 1].
 
+        strength: a relay starts at that share of T_r, in (0, 1], with that share of the steps.
+
         Raises ValueError where two points would coincide.
         """
-        n, total, start = num_inference_steps, self.config.num_train_timesteps, self.config.start
+        total, start = self.config.num_train_timesteps, self.config.start
+        n = num_inference_steps
+        if n > 0 and strength < 1.0:
+            n, start = max(round(n * strength), 1), max(round(start * strength), 1)
         points = [(total - 1) * start * k // (total * n) + 1 for k in range(n, 0, -1)] + [0]
         if n < 1 or len(set(points)) < n + 1:
             raise ValueError(f"{n} steps: give 1..{start}, few enough to be different times")
         self.num_inference_steps = n
         self.timesteps = torch.tensor(points[:-1], device=device) - 1
         self.sigmas = torch.from_numpy(self.table[points]).to(device)
-        self.blurs = torch.from_numpy(self._blurs(points)).to(device)
+        self.blurs = torch.from_numpy(self._blurs(points, strength)).to(device)
         self._mean: torch.Tensor | None = None
 
     def begin(self, noise: torch.Tensor, low: torch.Tensor | None = None) -> torch.Tensor:
@@ -152,17 +160,18 @@ class RelayScheduler(SchedulerMixin, ConfigMixin):
             return self._mean, b_s / b_t * self._mean + (1.0 - b_s / b_t) * x0
         return (1.0 - b_t) * x0 + b_t * low, (1.0 - b_s) * x0 + b_s * low
 
-    def _blurs(self, points: list[int]) -> np.ndarray:
+    def _blurs(self, points: list[int], strength: float) -> np.ndarray:
         """Return the blur at each of the points t, float32.
 
-        A linear blur is k/n, as released. The others are those of training at the same times.
+        A linear blur is strength · k/n, as released. The others are those of training at the same
+        times.
         """
         kind, start = self.config.blur, self.config.start
         t = np.asarray(points, np.float64)
         if kind == "none":
             blur = np.zeros_like(t)
         elif kind == "linear":
-            blur = np.arange(len(points))[::-1] / (len(points) - 1)
+            blur = strength * np.arange(len(points))[::-1] / (len(points) - 1)
         elif kind == "sigma":
             blur = self.table[points].astype(np.float64) / float(self.table[start])
         else:

@@ -19,11 +19,12 @@ Tell = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Choices(NamedTuple):
-    """How a stage is sampled: steps, guidance weight w, and η."""
+    """How a stage is sampled: steps, guidance weight w, η, and where a relay starts."""
 
     steps: int
     guidance: float
     eta: float
+    strength: float = 1.0
 
 
 def choices(
@@ -50,6 +51,21 @@ def choices(
             raise ValueError(f"the {name} was distilled for a guidance of {w[0]:g}..{w[1]:g}")
         chosen.append(one)
     return chosen[0], chosen[1]
+
+
+def begun(relay: Choices, strength: float, settings: dict[str, Any]) -> Choices:
+    """Return how the relay is sampled from `strength`, the share of its trained start, in (0, 1].
+
+    Raises ValueError on another strength, and on one that the relay was not distilled for.
+    """
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not 0.0 < strength <= 1.0:
+        raise ValueError(f"strength {strength!r}: give a number above 0 and at most 1")
+    if strength != 1.0 and settings["relay"].get("distilled"):
+        raise ValueError(
+            f"strength {strength}: the relay was distilled from its trained start; give 1"
+        )
+    return relay._replace(strength=float(strength))
 
 
 @dataclasses.dataclass(frozen=True)
