@@ -7,7 +7,7 @@ WORKDIR ?= runs/quickstart
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 UNIT := io images records sources packing loading recaption expansion scenes diffusion optim checkpoints/test_manifest.py \
 	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
-INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt
+INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
 
@@ -45,7 +45,7 @@ setup-slurm:
 setup-tpu: setup $(VENV)/.tpu
 
 $(VENV)/.tpu: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,tpu-compile]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -c constraints-tpu.txt -e '.[dev,data,tpu-compile]'
 	@touch $@
 
 # JAX's CUDA plug-in and NVIDIA's compilers, with which it does so for GPUs; 1.5 GB

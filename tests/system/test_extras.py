@@ -165,14 +165,35 @@ def test_every_library_that_is_imported_is_declared():
     assert {(path, module) for path, module in used if module not in known | ours} == set()
 
 
-def test_every_requirement_is_bounded_and_the_tested_version_fits():
-    lines = [
+def pins(*names: str) -> dict[str, str]:
+    """Return the version of each package in these files."""
+    lines = [line for name in names for line in (ROOT / name).read_text().splitlines()]
+    return {plain_name(line): line.split("==")[1] for line in lines if "==" in line}
+
+
+def test_every_extra_is_named_by_the_constraints_that_it_was_tested_with():
+    heads = [
         line
-        for name in ("constraints.txt", "constraints-gpu.txt")
-        for line in (ROOT / name).read_text().splitlines()
-        if "==" in line
+        for path in ROOT.glob("constraints*.txt")
+        for line in path.read_text().splitlines()
+        if line.startswith("#")
     ]
-    pinned = {plain_name(line): line.split("==")[1] for line in lines}
+    named = re.findall(r"\.\[([\w,-]+)\]", "\n".join(heads))
+    assert {extra for each in named for extra in each.split(",")} == META["extras_require"].keys()
+
+
+def test_what_an_extra_of_jax_asks_for_is_not_refused_by_the_constraints():
+    """The install of `.[tpu]` fails where the constraints pin another libtpu than JAX names."""
+    pinned, asked = pins("constraints.txt"), importlib.metadata.requires("jax")
+    for extra in ("tpu", "cuda13"):
+        for one in map(Requirement, asked):
+            if one.marker is not None and one.marker.evaluate({"extra": extra}):
+                version = pinned.get(plain_name(one.name))
+                assert version is None or version in one.specifier, f"[{extra}]: {one}"
+
+
+def test_every_requirement_is_bounded_and_the_tested_version_fits():
+    pinned = pins("constraints.txt", "constraints-gpu.txt", "constraints-tpu.txt")
     asked = [*META["install_requires"], *chain(*META["extras_require"].values())]
     for requirement in map(Requirement, asked):
         if requirement.name == "cv3jax":
