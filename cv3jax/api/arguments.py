@@ -1,5 +1,6 @@
 """What callers of the API give: prompts, seeds, pairs of settings and pictures, checked."""
 
+import dataclasses
 import math
 import secrets
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import MAX_SIDE, Size, as_size
+from cv3jax.cascade.upscaling import Enlarging
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io.arguments import nearest
 
@@ -115,8 +117,11 @@ def settings_of(
         "guidance": _pair("guidance", guidance, 0.0, 100.0),
         "eta": _pair("eta", eta, 0.0, 1.0),
     }
-    if tile is not None and not (is_whole(tile) and 16 <= tile <= MAX_SIDE):
-        raise ValueError(f"tile {tile!r}: give 16..{MAX_SIDE} pixels, or None for no tiles")
+    if tile is not None and not (is_whole(tile) and (tile == 0 or 16 <= tile <= MAX_SIDE)):
+        raise ValueError(
+            f"tile {tile!r}: give 16..{MAX_SIDE} pixels, 0 for no tiles, or None for tiles where"
+            " the whole does not fit"
+        )
     return tuple(
         SamplerSettings(**{name: pair[i] for name, pair in pairs.items()}, tile=int(tile or 0))
         for i in range(2)
@@ -131,6 +136,21 @@ def settings_of_one(
         if value is not None and not is_number(value):
             raise ValueError(f"{name} {value!r}: give one number")
     return settings_of(steps, guidance, eta, tile)[0]
+
+
+def enlarging_of(
+    factor: Any, strength: Any, seed: int, settings: SamplerSettings, colour_fix: str
+) -> Enlarging:
+    """Return how a picture is enlarged. Raises ValueError on a factor or strength of a wrong type.
+
+    Whether the cascade can do so is not checked.
+    """
+    if not is_whole(factor):
+        raise ValueError(f"factor {factor!r}: give 2, 4, 8 or 16")
+    if not is_number(strength):
+        raise ValueError(f"strength {strength!r}: give a number above 0 and at most 1")
+    settings = dataclasses.replace(settings, strength=float(strength))
+    return Enlarging(int(factor), seed, settings, colour_fix)
 
 
 def _pair(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> tuple:

@@ -13,13 +13,14 @@ from PIL import Image
 from cv3jax.api import arguments, hub, loading, parts
 from cv3jax.api.drawing import Request, draw, warm
 from cv3jax.api.environment import value_errors
+from cv3jax.api.fitting import Fitting
 from cv3jax.api.functions import Functions, functions_of
+from cv3jax.api.recording import Recorder
 from cv3jax.api.result import Pictures
 from cv3jax.api.steps import Callback, watcher
 from cv3jax.cascade import preview
 from cv3jax.cascade.pipeline import Cascade as Engine
-from cv3jax.cascade.sizes import Size
-from cv3jax.cascade.upscaling import Enlarging, Upscaled, layers_of, upscale
+from cv3jax.cascade.upscaling import Upscaled, layers_of, upscale
 from cv3jax.checkpoints.description import CascadeDescription
 
 BATCH = 16  # most pictures that are drawn at once on a device
@@ -32,9 +33,10 @@ class Cascade:
     be.
     """
 
-    def __init__(self, engine: Engine, source: Path):
+    def __init__(self, engine: Engine, source: Path, recorder: Recorder):
         """Keep a loaded cascade. Use `Cascade.load`."""
-        self._engine, self._source = engine, source
+        self._engine, self._source, self._recorder = engine, source, recorder
+        self._fitting = Fitting(engine)
 
     @classmethod
     def load(
@@ -59,7 +61,8 @@ class Cascade:
             ValueError: there is no such cascade, a part of it is missing or damaged, or the
                 devices do not allow the mesh or the attention.
         """
-        return cls(*loading.load(source, mesh, dtype, attention))
+        engine, place = loading.load(source, mesh, dtype, attention)
+        return cls(engine, place, Recorder(place, engine.description, dtype))
 
     @property
     def description(self) -> CascadeDescription:
@@ -98,7 +101,8 @@ class Cascade:
             steps: base and relay steps; one number serves both; None is the checkpoint's.
             guidance: guidance weights w of base and relay, as for steps.
             eta: 0 is deterministic, 1 ancestral, as for steps.
-            tile: side in pixels of the tiles in which larger pictures are predicted and decoded.
+            tile: side in pixels of the tiles in which larger pictures are predicted and decoded;
+                0 is none, and None is none unless the whole does not fit into memory.
             batch: most pictures at once on a device.
             callback: called with a `Step` after each step; it may return False to cancel.
             **unknown: none; a misspelt name is answered with the nearest one.
@@ -117,9 +121,12 @@ class Cascade:
         with value_errors():
             sizes = parts.drawn(self._engine, size, base, relay)
             repeated = [text for text in prompts for _ in range(num)]
+            width = self._width(batch, len(seeds))
             request = Request(repeated, seeds, sizes, base, relay)
+            request = self._fitting.drawing(request, width, tile)
             watched = functools.partial(self._watched, callback)
-            return draw(self._engine, request, self._width(batch, len(seeds)), watched)
+            drawn = draw(self._engine, request, width, watched)
+            return dataclasses.replace(drawn, _record=self._recorder.drawn(request))
 
     def upscale(
         self,
@@ -148,7 +155,8 @@ class Cascade:
             steps: of the whole relay; a smaller strength takes its share of them.
             guidance: the relay's guidance weight w.
             eta: 0 is deterministic, 1 ancestral.
-            tile: side in pixels of the tiles in which larger pictures are predicted and decoded.
+            tile: side in pixels of the tiles in which larger pictures are predicted and decoded;
+                0 is none, and None is none unless the whole does not fit into memory.
             colour_fix: how low frequencies become the picture's: "wavelet", "adain" or "none".
             callback: called with a `Step` after each step; it may return False to cancel.
         """
@@ -156,19 +164,13 @@ class Cascade:
         (seed,) = arguments.seeds_of(seed, 1, 1)
         settings = arguments.settings_of_one(steps, guidance, eta, tile)
         arguments.check_callback(callback)
-        if not arguments.is_whole(factor):
-            raise ValueError(f"factor {factor!r}: give 2, 4, 8 or 16")
-        if not arguments.is_number(strength):
-            raise ValueError(f"strength {strength!r}: give a number above 0 and at most 1")
-        settings = dataclasses.replace(settings, strength=float(strength))
-        how = Enlarging(int(factor), seed, settings, colour_fix)
+        how = arguments.enlarging_of(factor, strength, seed, settings, colour_fix)
         with value_errors():
             layers = layers_of(image, self.description)
-            how.check(self.description)
-            first = Size(*layers.colours.shape[:2])
-            parts.check_tiles(self._engine, {"relay": (first.times(int(factor)), settings)})
+            how = self._fitting.enlarging(layers, how, tile)
             engine = self._watched(callback, self._engine, range(1))
-            return upscale(engine, layers, prompt, how)
+            made = upscale(engine, layers, prompt, how)
+            return self._recorder.upscaled(made, layers, prompt, how)
 
     def tokens(self, prompt: str | Sequence[str]) -> np.ndarray:
         """Return the tokens, int [B, L], of prompts, which `Functions.text` takes."""
@@ -257,6 +259,7 @@ class Cascade:
             for some in [parts.drawn(self._engine, size, base, relay) for size in sizes]:
                 for width in sorted({self._width(batch, batch) for batch in batches}):
                     request = Request(["a"] * width, [0] * width, some, base, relay)
+                    request = self._fitting.drawing(request, width, tile)
                     name = f"{some[-1]}, {width} at once"
                     seconds[name] = sum(warm(self._engine, request).values())
         return seconds

@@ -29,6 +29,11 @@ class Request:
     base: SamplerSettings
     relay: SamplerSettings
 
+    @property
+    def stages(self) -> dict[str, SamplerSettings]:
+        """The settings of the stages that draw."""
+        return {"base": self.base} | ({"relay": self.relay} if len(self.sizes) > 1 else {})
+
 
 def draw(
     engine: Engine, request: Request, width: int, watched: Callable[[Engine, range], Engine]
@@ -77,9 +82,8 @@ def warm(engine: Engine, request: Request) -> dict[str, float]:
 def _settings(engine: Engine, request: Request) -> dict[str, Any]:
     """Return the settings as they were used, those of the checkpoint included."""
     stages = engine.description.stages
-    given = {"base": request.base} | ({"relay": request.relay} if len(request.sizes) > 1 else {})
     used: dict[str, Any] = {"size": tuple(request.sizes[-1]), "tile": request.base.tile or None}
-    for name, settings in given.items():
+    for name, settings in request.stages.items():
         chosen = settings.of(stages[name])
         used[name] = {"steps": chosen.steps, "guidance": chosen.guidance, "eta": chosen.eta}
     return used

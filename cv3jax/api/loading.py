@@ -12,11 +12,11 @@ from cv3jax.checkpoints import cascades
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.mesh import AXES, make_mesh
 from cv3jax.kernels import KINDS
+from cv3jax.sampling.png_record import DTYPES
 from data_pipeline.io.errors import first_line
 from data_pipeline.io.extras import advice
 
 HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")  # owner/name
-DTYPES = ("float32", "bfloat16")
 
 
 def load(

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from cv3jax.reports.pictures import contact_sheet, save_png
-from cv3jax.sampling.jobs import slug
+from cv3jax.sampling.jobs import Job, slug
+from cv3jax.sampling.metadata import Record
 
 SHOWN = 256  # pixels of a picture's longer side in a notebook
 
@@ -32,6 +33,7 @@ class Pictures:
     latents: dict[str, np.ndarray]  # float32 [N, h, w, z] by stage: "base", "relay"
     settings: dict[str, Any]  # size (height, width), steps, guidance and eta of each stage, tile
     seconds: dict[str, float]  # by part: text, base, relay, vae
+    _record: Record | None = None  # what their PNGs say
 
     def __repr__(self) -> str:
         """Return how many pictures there are, their size, prompts and seeds."""
@@ -53,14 +55,20 @@ class Pictures:
         """Iterate over the pictures."""
         return iter(self.images)
 
-    def save(self, directory: str | Path) -> list[Path]:
-        """Write a PNG of each picture into `directory`, and return their paths."""
+    def save(self, directory: str | Path, *, metadata: bool = True) -> list[Path]:
+        """Write a PNG of each picture into `directory`, and return their paths.
+
+        metadata: whether each PNG says what it was drawn from. `cv3jax sample --from-png` draws the
+        picture again from that.
+        """
         paths = []
         for number, (image, prompt, seed) in enumerate(
             zip(self.images, self.prompts, self.seeds, strict=True)
         ):
             path = Path(directory) / f"{number:02d}_{slug(prompt)}_{seed}.png"
-            save_png(path, np.asarray(image))
+            record = self._record if metadata else None
+            texts = {} if record is None else record.of(Job(prompt, seed, path.name))
+            save_png(path, np.asarray(image), texts=texts)
             paths.append(path)
         return paths
 

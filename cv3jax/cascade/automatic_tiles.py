@@ -23,7 +23,7 @@ def settings_that_fit(
     They are the given ones. Where these have no tile and the whole does not fit, the largest tile
     of `tiles_of` that fits is taken, and a line on stderr says so.
 
-    cascade: of `planned`. Raises NoRoomError where nothing fits.
+    cascade: of `planned`, or a loaded one. Raises NoRoomError where nothing fits.
     """
     try:
         check_fits(cascade, pictures, base, relay)

@@ -79,9 +79,10 @@ def check_fits(
 ) -> None:
     """Raise NoRoomError where a program of these pictures needs more memory than a device has.
 
-    cascade: the result of `planned`.
+    cascade: of `planned`, or a loaded one, whose parameters are in memory already.
     """
-    has, held = room(cascade.mesh), _bytes(cascade.params)
+    loaded = [x for x in jax.tree.leaves(cascade.params) if isinstance(x, jax.Array)]
+    has, held = room(cascade.mesh) + _bytes(loaded), _bytes(cascade.params)
     for program in programs(cascade, pictures, base, relay):
         # a mesh may gather a part's parameters, and a CPU widen them
         if held + _whole(program.args[0]) + program.rough <= NEAR * has:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, Size, enlarged_sizes, has_relay, multiple_of
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
+from cv3jax.reports.pictures import save_png
 from data_pipeline.images.decode import decode_layers
 from data_pipeline.io.errors import InputError
 
@@ -47,11 +49,27 @@ class Enlarging:
 
 @dataclasses.dataclass(frozen=True)
 class Upscaled:
-    """An enlarged picture, and how its colours differ from those of the picture that was given."""
+    """An enlarged picture, and how its colours differ from those of the picture that was given.
+
+    texts: what its PNG says of how it was made, by keyword.
+    """
 
     image: Image.Image  # RGB, or RGBA where the picture was transparent
     # mean absolute differences of low frequencies, 0..255: of what the relay made, of the result
     drift: dict[str, float]
+    texts: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    def save(self, path: str | Path, *, metadata: bool = True) -> Path:
+        """Write the picture as a PNG, making its directory, and return the path.
+
+        metadata: whether the PNG says what it was made from. Raises ValueError on a name that does
+        not end with ".png".
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: give a name that ends with .png")
+        save_png(path, np.asarray(self.image), texts=self.texts if metadata else {})
+        return path
 
     def _repr_png_(self) -> bytes:
         return self.image._repr_png_()

@@ -33,7 +33,7 @@ def add_no_metadata(made: Parser) -> None:
     made.add_argument(
         "--no-metadata",
         action="store_true",
-        help="leave out of the PNGs what they were drawn from: prompt, seed, settings, checkpoint",
+        help="leave out of the PNGs what they were made from: prompt, seed, settings, checkpoint",
     )
 
 
@@ -41,7 +41,7 @@ def fill(args: argparse.Namespace) -> "Drawing | None":
     """Return what the picture of --from-png was drawn from, or None without the flag.
 
     Flags that were not given get its values. Raises InputError on a file without a record, and on a
-    picture that was drawn from further files.
+    picture that was enlarged, drawn from further files, or drawn in other types.
     """
     drawing = None
     if args.from_png is not None:
@@ -53,6 +53,12 @@ def fill(args: argparse.Namespace) -> "Drawing | None":
             raise InputError(
                 f"--from-png {args.from_png}: it was drawn with {files}, which its record does not"
                 " hold; give the command that drew it"
+            )
+        if (dtype := drawing.checkpoint.dtype) is not None:
+            raise InputError(
+                f"--from-png {args.from_png}: it was drawn in {dtype} from Python, and this command"
+                " draws in the checkpoint's own types; load it there with"
+                f" cv3jax.Cascade.load(..., dtype={dtype!r})"
             )
         args.prompt = [drawing.prompt]
         args.seed = drawing.seed if args.seed is None else args.seed
@@ -69,10 +75,10 @@ def check_checkpoint(drawing: "Drawing | None", checkpoint: Path) -> None:
     parts = ("vae", "t5", *drawing.stages)
     has = cascades.read_cascade(checkpoint)[1].parts
     found = parts_fingerprint(checkpoint, parts) if {*parts} <= {*has} else "of other parts"
-    if found != drawing.fingerprint:
+    if found != (wanted := drawing.checkpoint.fingerprint):
         raise InputError(
             f"--checkpoint {checkpoint} is not the one that drew this picture (its parts have the"
-            f" hash {found[:14]}, not {drawing.fingerprint[:14]}); give that one"
+            f" hash {found[:14]}, not {wanted[:14]}); give that one"
         )
 
 

@@ -14,6 +14,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, has_relay
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands.from_png import add_no_metadata
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
 from data_pipeline.io.arguments import Parser, pair
@@ -85,6 +86,7 @@ def parser() -> Parser:
         ),
     )
     command_line.add_attention(made)
+    add_no_metadata(made)
     add_json(made)
     return made
 
@@ -136,7 +138,12 @@ def main(argv: list[str] | None = None) -> None:
     how = Enlarging(args.factor, args.seed, settings, args.colour_fix)
     with reporting(args.json) as report, locks.hold(args.out, "--out"):
         figures = enlarge(
-            checkpoint, list(zip(args.image, prompts, strict=True)), args.out, how, args.attention
+            checkpoint,
+            list(zip(args.image, prompts, strict=True)),
+            args.out,
+            how,
+            attention=args.attention,
+            metadata=not args.no_metadata,
         )
         figures["seconds"] = time.monotonic() - began
         print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)

@@ -27,8 +27,9 @@ from cv3jax.sampling.batches import batch_width, draw_batch, steps_on
 from cv3jax.sampling.expanding import Expanding
 from cv3jax.sampling.inputs import Prompt, read_images, read_noise
 from cv3jax.sampling.jobs import Jobs, slug
-from cv3jax.sampling.metadata import Record, stage_fields
+from cv3jax.sampling.metadata import Record
 from cv3jax.sampling.overview import overview
+from cv3jax.sampling.png_record import Checkpoint, stage_fields
 from cv3jax.sampling.resumable import require
 from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
@@ -188,7 +189,7 @@ def _record(
     """Return what the pictures of a request are drawn from."""
     stages = {} if request.images else {"base": request.base}
     stages |= {"relay": request.relay} if len(sizes) > 1 else {}
-    fingerprint = parts_fingerprint(source, ("vae", "t5", *stages))
+    checkpoint = Checkpoint(source.name, parts_fingerprint(source, ("vae", "t5", *stages)))
     given = [name for name in ("images", "noise") if getattr(request, name)]
     fields, tile = stage_fields(description, stages), request.relay.tile
-    return Record(sizes[-1], fields, source.name, fingerprint, tile, tuple(given))
+    return Record(sizes[-1], fields, checkpoint, tile, tuple(given))

@@ -41,7 +41,8 @@ from cv3jax.sampling.jobs import (
     planned_tile,
     write,
 )
-from cv3jax.sampling.metadata import Record, stage_fields
+from cv3jax.sampling.metadata import Record
+from cv3jax.sampling.png_record import Checkpoint, stage_fields
 from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
@@ -161,7 +162,8 @@ def sample_many(
             target = Target(out, place)
             if pictures.metadata:
                 fields = stage_fields(description, stages)
-                record = Record(size, fields, source.name, plan["checkpoint"], base.tile)
+                made_by = Checkpoint(source.name, plan["checkpoint"])
+                record = Record(size, fields, made_by, base.tile)
                 target = target._replace(texts=record.of)
             write(place, out / PLAN, iter([json.dumps(plan, indent=2, sort_keys=True) + "\n"]))
             with (

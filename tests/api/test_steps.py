@@ -115,6 +115,6 @@ def test_a_preview_is_fitted_where_the_checkpoint_has_none(pipe):
     engine = copy.copy(pipe._engine)
     vae = dataclasses.replace(pipe.description.vae, preview=None)
     engine.description = dataclasses.replace(pipe.description, vae=vae)
-    older = cv3jax.Cascade(engine, pipe._source)
+    older = cv3jax.Cascade(engine, pipe._source, pipe._recorder)
     assert np.array_equal(older._matrix, preview.fit(pipe.encode, 8))
     assert older._matrix.shape == (5, 3)

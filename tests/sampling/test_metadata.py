@@ -14,7 +14,8 @@ from PIL import Image, PngImagePlugin
 from cv3jax.cascade.sizes import Size
 from cv3jax.commands import sample
 from cv3jax.reports.pictures import save_png
-from cv3jax.sampling.metadata import KEY, Drawing, read_drawing
+from cv3jax.sampling.metadata import Drawing, read_drawing
+from cv3jax.sampling.png_record import KEY, Checkpoint
 from data_pipeline.expansion.result import Expansion
 from data_pipeline.io.errors import InputError
 
@@ -22,9 +23,15 @@ BASE = {"steps": 50, "guidance": 7.5, "eta": 0.0, "form": "released"}
 RELAY = {"steps": 10, "guidance": 5.0, "eta": 1.0, "form": "paper"}
 EXPANSION = Expansion("a star", "a star of six points", "small", "ab" * 32, 9)
 DRAWING = Drawing(
-    'a "star",\nünï 星', 7, Size(768, 512), {"base": BASE, "relay": RELAY}, "c", "0123456789abcdef"
+    'a "star",\nünï 星',
+    7,
+    Size(768, 512),
+    {"base": BASE, "relay": RELAY},
+    Checkpoint("c", "0123456789abcdef"),
 )
-FULL = Drawing("a star", 0, Size(8, 8), {"relay": RELAY}, "c", "ff", 64, ("images",), EXPANSION)
+FULL = Drawing(
+    "a star", 0, Size(8, 8), {"relay": RELAY}, Checkpoint("c", "ff"), 64, ("images",), EXPANSION
+)
 
 
 def written(tmp_path, texts):
