@@ -95,6 +95,7 @@ benchmarks: setup-torch setup-tpu setup-gpu
 		cat benchmarks/results/$$name.md; \
 	done; \
 	$(BIN)/python benchmarks/compile_time.py --out benchmarks/results || failed="$$failed compile_time"; \
+	$(BIN)/python benchmarks/large_pictures.py --out benchmarks/results || failed="$$failed large_pictures"; \
 	[ -z "$$failed" ] || { echo "missed their bars:$$failed" >&2; exit 1; }
 
 lint: setup

@@ -60,8 +60,11 @@ def cells(
     return [(recipe, step, topology) for recipe, topology in pairs for step in steps]
 
 
-def compiled(recipe: str, step: str, topology: str) -> dict:
-    """Return the figures of `cv3jax compile`, or the last line of its error as `error`."""
+def compiled(recipe: str, step: str, topology: str, *more: str) -> dict:
+    """Return the figures of `cv3jax compile`, or the last line of its error as `error`.
+
+    more: further flags of the command.
+    """
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         argv = [
@@ -73,6 +76,7 @@ def compiled(recipe: str, step: str, topology: str) -> dict:
             step,
             "--json",
             str(figures),
+            *more,
         ]
         done = subprocess.run(
             [sys.executable, "-m", "cv3jax", *argv],

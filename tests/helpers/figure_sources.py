@@ -249,6 +249,30 @@ def text_kv() -> Iterator[Saying]:
         yield "docs/benchmarks.md", row(each["what"], *cells)
 
 
+def large_pictures() -> Iterator[Saying]:
+    found, where = result("large_pictures")["results"], "docs/scale/compile.md"
+
+    def both(at: str) -> Iterator[str]:
+        for tile in ("whole", "1024"):
+            f = found[f"{at} {tile}"]
+            for name in ("peak", "total"):
+                yield f"{f[f'{name}_bytes_per_chip'] / 1e9:.1f}"
+            yield "yes" if f["fits"] else "no"
+
+    for chip, label in (("h100:1x1x1", "H100"), ("h200:1x1x1", "H200"), ("v5p:2x2x1", "v5p")):
+        for step in ("sample", "decode"):
+            at = f"{chip} recipe {step}"
+            usable = f"{found[f'{at} whole']['usable_bytes'] / 1e9:.1f}"
+            yield where, row(label, usable, f"`{step}`", *both(at))
+    for dtype in ("float32", "bfloat16"):
+        yield where, row(dtype, *both(f"h100:1x1x1 {dtype} decode"))
+    for step in ("sample", "decode"):
+        counts = (found[f"h100:1x1x1 recipe {step} {tile}"] for tile in ("whole", "1024"))
+        yield where, row(f"`{step}`", *(f"{f['flops_per_image'] / 1e12:,.0f}" for f in counts))
+    for each in found.values():
+        yield where, each["revision"]
+
+
 SOURCES = (
     loop,
     cascade,
@@ -265,4 +289,5 @@ SOURCES = (
     recaption,
     tiled_autoencoder,
     text_kv,
+    large_pictures,
 )
