@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_pipeline.expansion.checks import missing
 from data_pipeline.expansion.template import load_template
+from data_pipeline.io.errors import InputError
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.render import render
 
@@ -32,7 +33,8 @@ def test_the_scenes_template_has_examples_of_the_grammar_that_pass_the_checks():
         assert prompt not in prompts, "it would be no test of the model"
     assert layouts == set(grammar.LAYOUTS)
     words = {*grammar.COLOURS, *grammar.SHAPES, *grammar.SIZES, *grammar.BACKGROUNDS}
-    assert [word for word in sorted(words) if word not in template.system] == []
+    said = " ".join(expansion for _, expansion in template.examples)
+    assert sorted(words - set(said.replace(",", "").split())) == []
 
 
 def test_what_a_prompt_names_is_read(score):
@@ -68,3 +70,23 @@ def test_a_picture_is_right_if_it_shows_what_the_prompt_names(score, tmp_path):
         "as written": {"right": 2, "pictures": 4},
         "expanded": {"right": 0, "pictures": 1},
     }
+
+
+def test_the_guides_run_was_made_with_this_template_and_these_prompts():
+    """Whether a text is a caption of the grammar is judged again."""
+    found = json.loads((ROOT / "docs" / "guides" / "expand.json").read_text())
+    assert found["template_sha256"] == load_template(FOLDER / "scenes.json").sha256
+    prompts = (FOLDER / "prompts.txt").read_text().splitlines()
+    assert [each["prompt"] for each in found["prompts"]] == prompts
+    for each in found["prompts"]:
+        text = each["text"]
+        assert each["fallback"] or missing(each["prompt"], text) == []
+        assert each["in_grammar"] == grammatical(text), text
+
+
+def grammatical(text: str) -> bool:
+    try:
+        grammar.parse(text)
+    except InputError:
+        return False
+    return True
