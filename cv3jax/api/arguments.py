@@ -13,6 +13,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import MAX_SIDE, Size, as_size
 from cv3jax.cascade.upscaling import Enlarging
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
+from data_pipeline.images.decode import decode_rgb
 from data_pipeline.io.arguments import nearest
 
 MAX_NUM = 10_000  # pictures of a prompt
@@ -31,6 +32,7 @@ OPTIONS = (
 
 def prompts_of(prompt: str | Sequence[str]) -> list[str]:
     """Return the prompts of one string or of several. Raises ValueError on anything else."""
+    prompt = plain(prompt)
     single = isinstance(prompt, str | bytes) or not isinstance(prompt, Iterable)
     prompts = [prompt] if single else list(prompt)
     if not prompts:
@@ -60,9 +62,9 @@ def seeds_of(seed: int | Sequence[int] | None, prompts: int, num: int) -> list[i
         raise ValueError(f"num {num!r}: give a whole number in 1..{MAX_NUM}")
     if seed is None:
         seed = secrets.randbelow(LAST_SEED + 1 - num)
-    seed = seed.item() if isinstance(seed, np.ndarray) and seed.ndim == 0 else seed
+    seed = plain(seed)
     single = isinstance(seed, str | bytes) or not isinstance(seed, Iterable)
-    firsts = [seed] * prompts if single else list(seed)
+    firsts = [seed] * prompts if single else [plain(one) for one in seed]
     if len(firsts) not in (prompts, prompts * num):
         right = " or ".join(str(count) for count in sorted({1, prompts, prompts * num}))
         raise ValueError(
@@ -83,6 +85,11 @@ def seeds_of(seed: int | Sequence[int] | None, prompts: int, num: int) -> list[i
             f" {LAST_SEED + 1 - num}"
         )
     return seeds
+
+
+def plain(value: Any) -> Any:
+    """Return the Python value of an array of no dimensions, numpy's or JAX's; others stay."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def is_whole(value: Any) -> bool:
@@ -133,7 +140,7 @@ def settings_of_one(
 ) -> SamplerSettings:
     """Return the settings of one stage. Raises ValueError on values that no stage takes."""
     for name, value in (("steps", steps), ("guidance", guidance), ("eta", eta)):
-        if value is not None and not is_number(value):
+        if value is not None and not is_number(plain(value)):
             raise ValueError(f"{name} {value!r}: give one number")
     return settings_of(steps, guidance, eta, tile)[0]
 
@@ -156,8 +163,8 @@ def enlarging_of(
 def _pair(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> tuple:
     if value is None:
         return None, None
-    single = isinstance(value, str) or np.ndim(value) == 0
-    values = (value,) if single else tuple(value)
+    value = plain(value)
+    values = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)
     kind = is_whole if whole else is_number
     if len(values) not in (1, 2) or not all(
         one is None or (kind(one) and low <= one <= high) for one in values
@@ -166,8 +173,8 @@ def _pair(name: str, value: Any, low: float, high: float, *, whole: bool = False
         raise ValueError(
             f"{name} {value!r}: give one {what}, or two as (base, relay), each in {low:g}..{high:g}"
         )
-    plain = [None if one is None else int(one) if whole else float(one) for one in values]
-    return plain[0], plain[-1]
+    known = [None if one is None else int(one) if whole else float(one) for one in values]
+    return known[0], known[-1]
 
 
 def listed(name: str, values: Any) -> list:
@@ -201,15 +208,17 @@ def pixels_of(images: Any) -> np.ndarray:
     """Return pictures as float32 [B, H, W, 3] in [-1, 1].
 
     They are a PIL image or several of one size, uint8 [H, W, 3] or [B, H, W, 3], or floats in
-    [-1, 1] of these shapes. Raises ValueError on anything else.
+    [-1, 1] of these shapes. PIL images are read as files are: upright, in sRGB, on white. Raises
+    ValueError or InputError on anything else.
     """
     if isinstance(images, Image.Image):
         images = [images]
     if isinstance(images, Sequence) and all(isinstance(one, Image.Image) for one in images):
-        if not images or len({one.size for one in images}) > 1:
+        images = [np.asarray(decode_rgb(one)) for one in images]
+        if not images or len({one.shape for one in images}) > 1:
             raise ValueError("images: give at least one, all of one size")
-        images = np.stack([np.asarray(one.convert("RGB")) for one in images])
-    pixels = np.asarray(images)
+        images = np.stack(images)
+    pixels = as_array("images", images, "PIL images, or [B, H, W, 3]")
     pixels = pixels[None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise ValueError(
@@ -225,3 +234,11 @@ def pixels_of(images: Any) -> np.ndarray:
             " for 0..255"
         )
     return pixels.astype(np.float32)
+
+
+def as_array(name: str, values: Any, right: str) -> np.ndarray:
+    """Return an array of what a caller gave as `name`. Raises ValueError, which says `right`."""
+    try:
+        return np.asarray(values)
+    except ValueError as e:  # rows of several lengths
+        raise ValueError(f"{name} of several shapes: give {right}") from e

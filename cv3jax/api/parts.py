@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cv3jax.api.arguments import pixels_of, seeds_of, size_of
+from cv3jax.api.arguments import as_array, pixels_of, seeds_of, size_of
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.pipeline import Cascade as Engine
 from cv3jax.cascade.sampler_settings import SamplerSettings
@@ -81,10 +81,11 @@ def encode(engine: Engine, images: Any, seed: Any) -> jax.Array:
 
 def decode(engine: Engine, latents: Any) -> np.ndarray:
     """Return the pictures, uint8 [B, H, W, 3], of scaled latents [B, h, w, z]."""
-    latents = np.asarray(latents, np.float32)
     channels = engine.latent(engine.factor)[2]
+    latents = as_array("latents", latents, f"[B, h, w, {channels}]")
     if latents.ndim != 4 or latents.shape[-1] != channels or 0 in latents.shape:
         raise ValueError(f"latents of the shape {list(latents.shape)}: give [B, h, w, {channels}]")
+    latents = latents.astype(np.float32)
     return engine.decode(engine.put_images(filled(engine, latents)))[: len(latents)]
 
 
@@ -134,7 +135,12 @@ def features(engine: Engine, text: Any, name: str) -> jax.Array:
     """Return text features as an array. Raises ValueError on those that a stage cannot read."""
     width = engine.description.stages[name].text_width
     text = jnp.asarray(text) if isinstance(text, np.ndarray) else text
-    if not isinstance(text, jax.Array) or text.ndim != 3 or text.shape[-1] != width:
+    if (
+        not isinstance(text, jax.Array)
+        or text.ndim != 3
+        or text.shape[-1] != width
+        or 0 in text.shape
+    ):
         what = f"the shape {list(text.shape)}" if isinstance(text, jax.Array) else type(text)
         raise ValueError(f"text of {what}: give the features [B, L, {width}] that text() returns")
     return text

@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +14,12 @@ from cv3jax.sampling.inputs import LAST_SEED
 def test_a_string_is_one_prompt():
     assert arguments.prompts_of("a red star") == ["a red star"]
     assert arguments.prompts_of(("a", "b")) == ["a", "b"]
+    assert arguments.prompts_of(np.array("a")) == ["a"]
 
 
-@pytest.mark.parametrize("prompt", [None, 5, b"a star", [], "", "  ", ["a", None], "x" * 10_000])
+@pytest.mark.parametrize(
+    "prompt", [None, 5, b"a star", [], "", "  ", ["a", None], "x" * 10_000, np.array(5)]
+)
 def test_other_prompts_are_refused(prompt):
     with pytest.raises(ValueError, match=r"^prompt.*(give|must hold)"):
         arguments.prompts_of(prompt)
@@ -31,6 +35,8 @@ def test_other_prompts_are_refused(prompt):
         (np.array(7), 1, 2, [7, 8]),
         ([1, 5], 2, 2, [1, 2, 5, 6]),
         (np.array([1, 5], np.uint8), 2, 1, [1, 5]),
+        (jnp.int32(7), 1, 2, [7, 8]),
+        (jnp.array([1, 5]), 2, 1, [1, 5]),
         ([4, 3, 2, 1], 2, 2, [4, 3, 2, 1]),
         (range(3), 1, 3, [0, 1, 2]),
         (np.uint32(LAST_SEED - 1), 1, 2, [LAST_SEED - 1, LAST_SEED]),
@@ -97,6 +103,7 @@ def test_settings_are_of_both_stages_or_of_each():
         ((4.0, None, None, None), r"steps 4\.0: give"),
         (("4", None, None, None), "steps '4': give"),
         (((1, 2, 3), None, None, None), r"steps \(1, 2, 3\): give"),
+        (([[4, 1], 2], None, None, None), r"steps \[\[4, 1\], 2\]: give one whole number"),
         ((None, -0.1, None, None), r"guidance -0\.1: give one number, .* in 0\.\.100$"),
         ((None, float("nan"), None, None), "guidance nan: give"),
         ((None, True, None, None), "guidance True: give"),
@@ -112,7 +119,7 @@ def test_settings_that_no_stage_takes_are_refused(given, line):
 
 
 def test_one_stage_takes_single_values():
-    assert arguments.settings_of_one(4, 7.5, None).guidance == 7.5
+    assert arguments.settings_of_one(4, jnp.float32(7.5), None).guidance == 7.5
     with pytest.raises(ValueError, match=r"^steps \(4, 1\): give one number$"):
         arguments.settings_of_one((4, 1), None, None)
 
@@ -137,6 +144,16 @@ def test_pictures_of_all_kinds_are_the_same_pixels():
         assert np.array_equal(arguments.pixels_of(same), pixels)
     assert np.array_equal(arguments.pixels_of(pictures[0]), pixels[:1])
     assert np.array_equal(arguments.pixels_of(whole[0]), pixels[:1])
+
+
+def test_pil_images_are_read_as_files_are():
+    grey = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
+    pixels = arguments.pixels_of(Image.fromarray(grey))
+    assert np.round((pixels[0, ..., 0] + 1) * 127.5).tolist() == [[0, 100], [200, 255]]
+    assert np.all(arguments.pixels_of(Image.new("RGBA", (4, 4), (0, 0, 0, 0))) == 1)  # on white
+    turned = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 2, 3))
+    turned.getexif()[274] = 6
+    assert arguments.pixels_of(turned).shape == (1, 2, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def test_pictures_of_all_kinds_are_encoded_alike(pipe):
         (lambda p: p.encode(WHOLE, seed=-1), "seed -1: give"),
         (lambda p: p.decode(np.zeros((4, 4, 4))), r"latents of the shape \[4, 4, 4\]: give"),
         (lambda p: p.decode(np.zeros((1, 4, 4, 3))), r"latents of the shape \[1, 4, 4, 3\]: give"),
+        (
+            lambda p: p.decode([[0.0, 1.0], [2.0]]),
+            r"latents of several shapes: give \[B, h, w, 4\]",
+        ),
+        (lambda p: p.encode([WHOLE[0], WHOLE[0, :8]]), "images of several shapes: give PIL"),
+        (lambda p: p.base(p.text("a")[:0]), r"text of the shape \[0, \d+, 24\]: give the features"),
         (lambda p: p.base("a star"), r"text of <class 'str'>: give the features \[B, L, 24\]"),
         (lambda p: p.base(p.text("a"), size=36), "size 36×36: height and width must be multiples"),
         (lambda p: p.base(p.text("a"), size=0), "size 0: give"),
