@@ -12,6 +12,7 @@ from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
 if TYPE_CHECKING:
+    from cv3jax.sampling.expanding import Expanding
     from cv3jax.sampling.metadata import Drawing
 
 
@@ -89,9 +90,11 @@ def settings(drawing: "Drawing | None", stage: str, given: SamplerSettings) -> S
     return dataclasses.replace(given, **unset)
 
 
-def known(drawing: "Drawing | None") -> dict:
-    """Return the fields of a request that only a drawing gives: its expansion."""
-    if drawing is None:
+def known(drawing: "Drawing | None", expanding: "Expanding | None") -> dict:
+    """Return the fields of a request that only a drawing gives: its expansion.
+
+    There are none where the prompt is expanded anew: an ablation draws it as written, too.
+    """
+    if drawing is None or drawing.expansion is None or expanding is not None:
         return {}
-    expansions = {} if drawing.expansion is None else {0: drawing.expansion}
-    return {"expansions": expansions}
+    return {"expansions": {0: drawing.expansion}}

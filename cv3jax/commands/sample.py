@@ -143,8 +143,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that is wrong whatever the checkpoint holds."""
     if not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: must be 1..10000")
-    if not 0 <= args.seed <= LAST_SEED - args.num:
-        raise InputError(f"--seed {args.seed}: must be 0..{LAST_SEED - args.num}")
+    if not 0 <= args.seed <= (last := LAST_SEED + 1 - args.num):
+        raise InputError(f"--seed {args.seed}: must be 0..{last}")
     if not 1 <= args.batch <= MAX_BATCH:
         raise InputError(f"--batch {args.batch}: must be 1..{MAX_BATCH}")
     for prompt in args.prompt or ():
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
                         noise=args.noise,
                         expanding=expanding,
                         metadata=not args.no_metadata,
-                        **from_png.known(drawing),
+                        **from_png.known(drawing, expanding),
                     ),
                     args.out,
                     batch=args.batch,

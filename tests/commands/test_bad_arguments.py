@@ -122,6 +122,7 @@ COMMANDS = [
     ("sample", "--checkpoint {base} --prompt x --out {w} --num two", "--num"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed -1", "--seed -1"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --seed 4294967296", "--seed 4294967296"),
+    ("sample", "--checkpoint {base} --prompt x --out {w} --seed 4294967295 --num 2", "4294967294"),
     ("sample", "--checkpoint {base} --prompt x --out {at}/file", "is a file"),
     ("sample", "--checkpoint {base} --prompt x --out {at}/file/below", "{at}/file"),
     ("sample", "--checkpoint {base} --prompt x --out {w} --json {at}/empty", "{at}/empty"),

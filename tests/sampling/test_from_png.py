@@ -1,0 +1,26 @@
+"""Test what `cv3jax sample --from-png` takes from a record beside what the flags say."""
+
+from types import SimpleNamespace
+
+from cv3jax.commands import from_png, sample
+from cv3jax.sampling.expanding import Expanding
+from cv3jax.sampling.inputs import LAST_SEED
+from data_pipeline.expansion.result import Expansion
+from data_pipeline.expansion.settings import ExpandSettings
+from data_pipeline.expansion.template import load_template
+
+
+def test_a_recorded_expansion_counts_unless_the_prompt_is_expanded_anew():
+    expansion = Expansion("a star", "a star of six points", "small", "ab" * 32, 9)
+    drawing = SimpleNamespace(expansion=expansion)
+    assert from_png.known(drawing, None) == {"expansions": {0: expansion}}
+    anew = Expanding(ExpandSettings("m.gguf"), load_template(), ablation=True)
+    assert from_png.known(drawing, anew) == {}
+    assert from_png.known(SimpleNamespace(expansion=None), None) == from_png.known(None, None) == {}
+
+
+def test_the_last_seed_that_the_api_draws_is_drawn_by_the_command(tmp_path):
+    argv = ["--checkpoint", "scenes", "--prompt", "a star", "--out", str(tmp_path / "b")]
+    args = sample.parser().parse_args([*argv, "--seed", str(LAST_SEED), "--batch", "1"])
+    sample.check_flags(args)  # it raises on what cannot be
+    assert args.seed == LAST_SEED
