@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from cv3jax import __version__
+from cv3jax.api.environment import value_errors
 from cv3jax.api.loading import HUB
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
@@ -75,19 +76,20 @@ def push(source: Path, repository: str, *, private: bool, token: str | None) -> 
 
     Raises ValueError where huggingface_hub is not installed, or the Hub refuses.
     """
-    if not HUB.fullmatch(repository):
-        raise ValueError(f"repository {repository[:80]!r}: give owner/name")
+    if not isinstance(repository, str) or not HUB.fullmatch(repository):
+        raise ValueError(f"repository {str(repository)[:80]!r}: give owner/name")
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
     except ModuleNotFoundError as e:
         raise ValueError(f"push_to_hub takes huggingface_hub: run {advice('hub')}") from e
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        written = save(source, Path(folder, repository.partition("/")[2]))
+        with value_errors():
+            written = save(source, Path(folder, repository.partition("/")[2]))
         try:
             hub.create_repo(repository, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repository, folder_path=written)
-        except (HfHubHTTPError, OSError) as e:
+        # where there is no network, the errors are those of the HTTP library that the hub uses
+        except Exception as e:
             raise ValueError(f"{repository}: the Hugging Face Hub refuses: {first_line(e)}") from e
     return f"https://huggingface.co/{repository}"

@@ -36,6 +36,8 @@ def load(
 
 def find(source: str | Path) -> Path | str:
     """Return what to load: `source` itself, or the download of a Hub's "owner/name"."""
+    if not isinstance(source, str | Path):
+        raise ValueError(f"source {source!r}: give a name, or the path of a directory")
     text = str(source)
     if Path(text).exists() or not HUB.fullmatch(text):
         return source
