@@ -22,8 +22,8 @@ def __getattr__(name: str) -> object:
     """Import a name of the API when it is first used."""
     if name not in HOMES:
         raise AttributeError(f"module 'cv3jax' has no attribute {name!r}")
-    if name == "Cascade":  # before JAX is imported, so that the settings hold
-        importlib.import_module("cv3jax.api.environment").prepare()
+    # before JAX is imported, so that the settings hold; each of the modules imports it
+    importlib.import_module("cv3jax.api.environment").prepare()
     return getattr(importlib.import_module(HOMES[name]), name)
 
 

@@ -18,13 +18,15 @@ from data_pipeline.io.errors import InputError
 def prepare() -> None:
     """Set the compilation cache, XLA's CPU settings and the share of a GPU's memory.
 
-    Settings that the environment has stay. They hold if no JAX computation ran before.
+    Settings that the environment has stay. They hold if no JAX computation ran before. Raises
+    ValueError where the environment has a share of a GPU's memory that cannot be.
     """
     quiet_libraries()
     tune_cpu()
     prefer_cpu()
     keep_compiled()
-    size_pool()
+    with value_errors():
+        size_pool()
 
 
 @contextlib.contextmanager

@@ -32,10 +32,11 @@ def test_importing_cv3jax_imports_nothing_large():
     assert run(program) == []
 
 
-def test_cascade_sets_jax_up_before_a_backend_exists(tmp_path):
+@pytest.mark.parametrize("name", ["Cascade", "CancelledError"])  # the first that isort imports
+def test_a_name_sets_jax_up_before_a_backend_exists(name, tmp_path):
     program = """
 import cv3jax
-cv3jax.Cascade
+getattr(cv3jax, NAME)
 import jax
 from jax._src import xla_bridge
 print(json.dumps({
@@ -43,13 +44,15 @@ print(json.dumps({
     "cache": jax.config.jax_compilation_cache_dir,
     "flags": os.environ["XLA_FLAGS"],
     "pool": os.environ["XLA_CLIENT_MEM_FRACTION"],
+    "log": os.environ["TF_CPP_MIN_LOG_LEVEL"],
 }))
 """
-    found = run(program, HOME=str(tmp_path))
+    found = run(program.replace("NAME", repr(name)), HOME=str(tmp_path))
     assert found["backends"] == []
     assert found["cache"] == str(tmp_path / ".cache" / "cv3jax" / "xla")
     assert "ynn" in found["flags"]
     assert found["pool"] == "0.9"
+    assert found["log"] == "3"
 
 
 def test_what_the_environment_sets_stays():
