@@ -20,6 +20,8 @@ _QUOTED = re.compile(
     rf"|(?<!\w)['{_OPEN}](?=\S)(.+?)(?<=\S)['{_CLOSE}](?!\w)"
 )
 _APOSTROPHES = re.compile(f"[{_OPEN}{_CLOSE}`]")
+# of "Anna's", "I'm", "They're"; of "Don't" nothing is left
+_SHORTENED = re.compile(r"'(?:s|m|d|ll|re|ve)$|^.*n't$", re.IGNORECASE)
 _HYPHENS = re.compile(r"[\u2010-\u2014]")
 _WORD = re.compile(rf"\w+(?:['{_CLOSE}\-]\w+)*")
 _SENTENCE = re.compile(r"(?:^|[.!?:;\n])[^\w]*$")
@@ -78,7 +80,7 @@ def _names(prompt: str) -> dict[str, bool]:
     """Return the words that count as names: word → whether it must stand there as it is."""
     names: dict[str, bool] = {}
     for found in _WORD.finditer(prompt):
-        word = _APOSTROPHES.sub("'", found[0]).removesuffix("'s")
+        word = _SHORTENED.sub("", _APOSTROPHES.sub("'", found[0]))
         if len(word) < 2 or not _latin(word) or not any(map(str.isalpha, word)):
             continue
         if any(map(str.isdigit, word)):

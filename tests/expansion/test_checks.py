@@ -38,6 +38,8 @@ FILM = "A photograph, 35 mm film, of {}, in the evening."
         # names
         ("a portrait of Marie Curie", "A portrait of a chemist.", ["Marie", "Curie"]),
         ("Einstein's desk", "The desk of Albert Einstein.", []),
+        ("what I'm dreaming: don't wake Anna", "A dream.", ["Anna"]),
+        ("Don't look now. They're in Rome", "A square in Rome.", []),
         ("Paris at night", "A city at night.", ["Paris"]),
         ("Cats at night", "Two grey cats in the moonlight.", []),
         ("A Cat in Rome", "A cat walks through Rome.", []),
