@@ -95,42 +95,53 @@ def drawn_sizes(description: CascadeDescription, size: Size | None = None) -> tu
     trained, relays = Size(*2 * (description.stages["base"].image_size,)), has_relay(description)
     if size is None:
         return (trained, trained.times(2)) if relays else (trained,)
-    most, step = MAX_PASSES if relays else 0, multiple_of(description, "base")
-    area = trained.height * trained.width
+    multiples = [multiple_of(description, "base")]
+    if relays:  # the pictures of each pass must suit the relay too
+        base, relay = multiples[0], multiple_of(description, "relay")
+        multiples += [math.lcm(base << n, relay << (n - 1)) for n in range(1, MAX_PASSES + 1)]
+    possible = [passes for passes in _near(size, trained) if passes < len(multiples)]
+    for passes in possible:
+        if size.is_multiple(multiples[passes]):
+            return tuple(size.divided(1 << left) for left in range(passes, -1, -1))
+    raise InputError(_no_such_size(size, trained, multiples))
+
+
+def _near(size: Size, trained: Size) -> list[int]:
+    """Return the numbers of passes for which the base's picture is about as large as trained.
+
+    The one whose area is nearest comes first.
+    """
 
     def distance(passes: int) -> float:
-        return abs(math.log(size.height * size.width / 4**passes / area))
+        area = size.height * size.width / 4**passes
+        return abs(math.log(area / (trained.height * trained.width)))
 
-    possible = [
-        passes
-        for passes in range(most + 1)
-        if size.is_multiple(step << passes) and distance(passes) <= math.log(FAR)
-    ]
-    if relays:  # the pictures of each pass must suit the relay too
-        suits = multiple_of(description, "relay")
-        possible = [n for n in possible if n == 0 or size.is_multiple(suits << (n - 1))]
-    if not possible:
-        raise InputError(_no_such_size(size, trained, step, most, distance))
-    passes = min(possible, key=distance)
-    return tuple(size.divided(1 << left) for left in range(passes, -1, -1))
+    near = [passes for passes in range(MAX_PASSES + 1) if distance(passes) <= math.log(FAR)]
+    return sorted(near, key=distance)
 
 
-def _no_such_size(size: Size, trained: Size, step: int, most: int, distance) -> str:
-    """Return the message for a size that the cascade cannot draw, with one near it that it can."""
-    passes = min(range(most + 1), key=distance)
-    if distance(passes) > math.log(FAR):
-        least, largest = trained.height / math.sqrt(FAR), trained.height * math.sqrt(FAR)
-        return (
-            f"size {size}: this cascade makes pictures of about {least:.0f}² to"
-            f" {largest * 2**most:.0f}² pixels"
-            + ("" if most else ", because it has no relay stage")
-            + f"; it was trained on {trained}"
-        )
-    step <<= passes
-    near = Size(*(max(round(side / step), 1) * step for side in size))
+def _no_such_size(size: Size, trained: Size, multiples: list[int]) -> str:
+    """Return the message for a size that the cascade cannot draw, with one near it that it can.
+
+    multiples: by the number of passes, of which the sides must be multiples.
+    """
+    for passes in _near(size, trained):
+        if passes < len(multiples):
+            step = multiples[passes]
+            near = Size(*(max(round(side / step), 1) * step for side in size))
+            if passes in _near(near, trained):
+                return (
+                    f"size {size}: height and width must be multiples of {step} for {passes} relay"
+                    f" pass{'es' * (passes != 1)} from a base picture of about {trained}; {near} is"
+                    " the nearest"
+                )
+    most = len(multiples) - 1
+    least, largest = trained.height / math.sqrt(FAR), trained.height * math.sqrt(FAR)
     return (
-        f"size {size}: height and width must be multiples of {step} for {passes} relay"
-        f" pass{'es' * (passes != 1)} from a base picture of about {trained}; {near} is the nearest"
+        f"size {size}: this cascade makes pictures of about {least:.0f}² to"
+        f" {largest * 2**most:.0f}² pixels"
+        + ("" if most else ", because it has no relay stage")
+        + f"; it was trained on {trained}, and sides are multiples of {multiples[0]}"
     )
 
 

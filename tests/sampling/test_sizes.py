@@ -74,6 +74,7 @@ def test_every_size_is_drawn_by_doublings_or_refused_with_one_that_is_drawn(high
     [
         (SCENES, Size(100, 60), r"multiples of 16 for 0 relay passes .* 96×64 is the nearest"),
         (SCENES, Size(104, 104), r"multiples of 32 for 1 relay pass .* 96×96 is the nearest"),
+        (SCENES, Size(4, 1276), r"for 1 relay pass .* 32×1280 is the nearest"),
         (SCENES, Size(8, 8), r"pictures of about 32² to 2048² pixels; it was trained on 64×64"),
         (ALONE, Size(256, 256), r"about 32² to 128² pixels, because it has no relay stage"),
     ],
