@@ -14,6 +14,7 @@ from cv3jax import __version__
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, as_size
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.diffusion import FORMS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, open_image
 from data_pipeline.io.errors import InputError
@@ -85,7 +86,8 @@ def stage_of(value: Any) -> dict[str, Any]:
     if (
         type(value["steps"]) is not int
         or not all(type(one) in (int, float) and math.isfinite(one) for one in numbers)
-        or not isinstance(value["form"], str)
+        or not 0.0 <= value["eta"] <= 1.0  # beyond, a sampler draws what is no number
+        or value["form"] not in FORMS
     ):
         raise ValueError("stage")
     return {field: value[field] for field in FIELDS}

@@ -2,9 +2,12 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from cv3jax.commands import from_png, sample
 from cv3jax.sampling.expanding import Expanding
 from cv3jax.sampling.inputs import LAST_SEED
+from cv3jax.sampling.png_record import stage_of
 from data_pipeline.expansion.result import Expansion
 from data_pipeline.expansion.settings import ExpandSettings
 from data_pipeline.expansion.template import load_template
@@ -24,3 +27,11 @@ def test_the_last_seed_that_the_api_draws_is_drawn_by_the_command(tmp_path):
     args = sample.parser().parse_args([*argv, "--seed", str(LAST_SEED), "--batch", "1"])
     sample.check_flags(args)  # it raises on what cannot be
     assert args.seed == LAST_SEED
+
+
+@pytest.mark.parametrize("wrong", [{"form": "x"}, {"form": []}, {"eta": 5}, {"eta": -0.1}])
+def test_a_record_of_a_sampler_that_is_none_is_refused(wrong):
+    stage = {"steps": 4, "guidance": 7.5, "eta": 1.0, "form": "paper"}
+    assert stage_of(stage) == stage
+    with pytest.raises(ValueError, match="stage"):
+        stage_of({**stage, **wrong})
