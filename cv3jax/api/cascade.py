@@ -121,11 +121,11 @@ class Cascade:
         with value_errors():
             sizes = parts.drawn(self._engine, size, base, relay)
             repeated = [text for text in prompts for _ in range(num)]
-            width = self._width(batch, len(seeds))
+            width = parts.width(self._engine, batch, len(seeds))
             request = Request(repeated, seeds, sizes, base, relay)
             request = self._fitting.drawing(request, width, tile)
-            watched = functools.partial(self._watched, callback)
-            drawn = draw(self._engine, request, width, watched)
+            seen = functools.partial(self._watched, callback, request.base.tile)
+            drawn = draw(self._engine, request, width, seen)
             return dataclasses.replace(drawn, _record=self._recorder.drawn(request))
 
     def upscale(
@@ -168,9 +168,10 @@ class Cascade:
         with value_errors():
             layers = layers_of(image, self.description)
             how = self._fitting.enlarging(layers, how, tile)
-            engine = self._watched(callback, self._engine, range(1))
-            made = upscale(engine, layers, prompt, how)
-            return self._recorder.upscaled(made, layers, prompt, how)
+            engine = self._watched(callback, how.settings.tile, self._engine, range(1))
+            return self._recorder.upscaled(
+                upscale(engine, layers, prompt, how), layers, prompt, how
+            )
 
     def tokens(self, prompt: str | Sequence[str]) -> np.ndarray:
         """Return the tokens, int [B, L], of prompts, which `Functions.text` takes."""
@@ -257,7 +258,7 @@ class Cascade:
         seconds = {}
         with value_errors():
             for some in [parts.drawn(self._engine, size, base, relay) for size in sizes]:
-                for width in sorted({self._width(batch, batch) for batch in batches}):
+                for width in sorted({parts.width(self._engine, batch, batch) for batch in batches}):
                     request = Request(["a"] * width, [0] * width, some, base, relay)
                     request = self._fitting.drawing(request, width, tile)
                     name = f"{some[-1]}, {width} at once"
@@ -289,12 +290,9 @@ class Cascade:
             return np.asarray(stored, np.float32)
         return preview.fit(self.encode, self._engine.factor)
 
-    def _width(self, batch: int, count: int) -> int:
-        ways = parts.ways(self._engine)
-        return min(int(batch), -(-count // ways)) * ways
-
-    def _watched(self, callback: Callback | None, engine: Engine, pictures: range) -> Engine:
+    def _watched(self, callback: Any, tile: int, engine: Engine, pictures: range) -> Engine:
         if callback is None:
             return engine
         shown = functools.partial(preview.shown, matrix=self._matrix)
-        return engine.watched_by(watcher(callback, pictures, shown, self._engine.decode))
+        whole = functools.partial(self._engine.decode, tile=tile)
+        return engine.watched_by(watcher(callback, pictures, shown, whole))

@@ -64,6 +64,12 @@ def check_tiles(engine: Engine, given: dict[str, tuple[Size, SamplerSettings]]) 
             stage_tiles(stage, size.divided(stage.factor), settings.tile)
 
 
+def width(engine: Engine, batch: int, count: int) -> int:
+    """Return the rows of a batch that draws `count` pictures, at most `batch` a device."""
+    each = ways(engine)
+    return min(int(batch), -(-count // each)) * each
+
+
 def text_of(engine: Engine, prompts: list[str]) -> jax.Array:
     """Return the text features [B, L, C] of prompts."""
     return engine.text(filled(engine, prompts))[: len(prompts)]

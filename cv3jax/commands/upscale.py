@@ -17,7 +17,7 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.commands.from_png import add_no_metadata
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
-from data_pipeline.io.arguments import Parser, pair
+from data_pipeline.io.arguments import Parser, one
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
@@ -110,6 +110,10 @@ def check_flags(args: argparse.Namespace) -> None:
     names = [path.stem for path in args.image]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--image: two pictures are called {twice[0]}; rename one of them")
+    given = {path.resolve() for path in args.image}
+    for name in names:
+        if (target := args.out / f"{name}_x{args.factor}.png").resolve() in given:
+            raise InputError(f"--out {args.out}: the result {target.name} would replace an --image")
     check_directory(args.out, "--out")
     check_json(args.json)
 
@@ -121,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     began, checkpoint = time.monotonic(), cascades.pinned(args.checkpoint)
     description = cascades.read_cascade(checkpoint)[1]
     settings = SamplerSettings(
-        **pair(args.steps, "steps", int, 1, 1000)[1],
-        **pair(args.guidance, "guidance", float, 0.0, 100.0)[1],
+        **one(args.steps, "steps", int, 1, 1000),
+        **one(args.guidance, "guidance", float, 0.0, 100.0),
         tile=args.tile,
         strength=args.strength,
     )

@@ -50,10 +50,14 @@ _REFUSAL = re.compile(
 # templates contain the opening mark of the reasoning, so that the text has only the closing one.
 _WORD = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
 _OPEN = re.compile(
-    rf"\s*(?:<(?:\w+:)?{_WORD}\s*>|◁{_WORD}▷|<\|(?:begin_of|start)_{_WORD}\|>|\[{_WORD}\])", re.I
+    rf"<(?:\w+:)?{_WORD}\s*>|◁{_WORD}▷|<\|(?:(?:begin_of|start)_)?{_WORD}\|>|\[{_WORD}\]"
+    r"|<\|channel\|>\s*(?:analysis|commentary)",
+    re.I,
 )
 _CLOSE = re.compile(
-    rf"</(?:\w+:)?{_WORD}\s*>|◁/{_WORD}▷|<\|end_(?:of_)?{_WORD}\|>|\[/{_WORD}\]", re.I
+    rf"</(?:\w+:)?{_WORD}\s*>|◁/{_WORD}▷|<\|(?:end_(?:of_)?|/){_WORD}\|>|\[/{_WORD}\]"
+    r"|<\|channel\|>\s*final\s*<\|message\|>",
+    re.I,
 )
 _AROUND = re.compile(
     r"\s*(?:<(answer|caption|output)>(.*)</\1>"
@@ -143,11 +147,11 @@ def judge(text: str, finish: Any, tokens: Tokens | None = None, *, last: bool) -
 def answer_of(text: str) -> str:
     """Return the answer in a model's text, without its reasoning and the marks around the answer.
 
-    It is empty where the reasoning did not end.
+    It is empty where reasoning did not end.
     """
     if ends := list(_CLOSE.finditer(text)):
         text = text[ends[-1].end() :]
-    elif _OPEN.match(text):
+    if _OPEN.match(text.lstrip()):
         return ""
     if around := _AROUND.fullmatch(text):
         text = around[2] or around[4] or ""

@@ -41,6 +41,14 @@ def pair(text: str | None, flag: str, kind: type, low: float, high: float) -> tu
     return {flag: values[0]}, {flag: values[-1]}
 
 
+def one(text: str | None, flag: str, kind: type, low: float, high: float) -> dict:
+    """Parse `--steps 10` into {"steps": 10}. Raises InputError for anything else, as `pair`."""
+    if text is not None and "," in text:
+        name = "whole number" if kind is int else "number"
+        raise InputError(f"--{flag} {text}: give one {name}; the relay is the only stage here")
+    return pair(text, flag, kind, low, high)[0]
+
+
 def check_name(text: str, what: str = "") -> None:
     """Raise InputError unless `text` can name a file or a folder of this machine.
 

@@ -54,6 +54,18 @@ def test_a_batch_that_is_filled_up_shows_its_own_pictures(pipe):
     assert seen[-1].latents().shape == (1, 4, 4, 4)
 
 
+def test_a_step_decodes_in_the_tiles_of_its_call(pipe, monkeypatch):
+    tiles, decode = [], type(pipe._engine).decode
+
+    def seen(engine, latents, tile=0):
+        tiles.append(tile)
+        return decode(engine, latents, tile)
+
+    monkeypatch.setattr(type(pipe._engine), "decode", seen)
+    pipe("a red star", seed=1, size=128, tile=64, callback=lambda step: tiles.append(step.decode()))
+    assert 0 not in [tile for tile in tiles if isinstance(tile, int)]
+
+
 @pytest.mark.parametrize("no", [False, np.False_])
 def test_a_callback_cancels_at_once_and_the_cascade_stays_usable(pipe, no):
     seen = []

@@ -47,6 +47,8 @@ REFUSED = [
     ("--image {p} --prompt x --steps 900", "900 steps for the relay stage, which starts at t"),
     ("--image {p} --prompt x --guidance=-1", "--guidance -1: give one number"),
     ("--image {p} --prompt x --guidance nan", "--guidance nan: give one number"),
+    ("--image {p} --prompt x --steps 4,1", "--steps 4,1: give one whole number; the relay is"),
+    ("--image {p} --prompt x --guidance 1,2", "--guidance 1,2: give one number; the relay is the"),
     ("--image {p} --prompt x --seed=-1", "--seed -1: 0..4294967295"),
     ("--image {p} --prompt x --colour-fix sharp", "invalid choice: 'sharp'"),
     ("--image {p} --prompt x --colour-fx none", "did you mean --colour-fix"),
@@ -76,6 +78,15 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(flags, line, tmp_path
     refused("upscale", argv(tmp_path, *given), capsys, line)
     assert sorted(tmp_path.iterdir()) in (before, sorted([*before, tmp_path / "out"]))
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_no_result_replaces_a_given_picture(tmp_path, capsys):
+    pictures = [photo(tmp_path / "a.png"), photo(tmp_path / "a_x2.png", height=24)]
+    kept = (tmp_path / "a_x2.png").read_bytes()
+    given = [word for picture in pictures for word in ("--image", picture)]
+    flags = ["--checkpoint", "scenes_teacher", "--out", str(tmp_path), *given, "--prompt", "x"]
+    refused("upscale", flags, capsys, "the result a_x2.png would replace an --image")
+    assert (tmp_path / "a_x2.png").read_bytes() == kept
 
 
 def test_a_cascade_without_a_relay_is_refused(tmp_path, capsys, monkeypatch):

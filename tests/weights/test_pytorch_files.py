@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from released_files import RELATIVE, relative
 
 from cv3jax import recipes
@@ -174,6 +175,20 @@ def test_pictures_are_enlarged_as_ours():
 def test_what_is_no_picture_is_refused(image):
     with pytest.raises(ValueError, match=r"give PIL images or uint8 arrays \[H, W, 3\]"):
         code("pictures").from_pictures(image)
+
+
+def test_pictures_of_the_users_are_upright_and_on_white():
+    image = Image.new("RGBA", (3, 2), (200, 0, 0, 0))
+    image.putpixel((0, 0), (10, 20, 30, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned right by 90°
+    image.info["exif"] = exif.tobytes()
+    (one,) = code("pictures").from_pictures(image).permute(0, 2, 3, 1).numpy()
+    assert one.shape == (3, 2, 3)
+    assert one[0, 1].tolist() == [10, 20, 30]
+    assert (one.reshape(-1, 3) == 255).all(1).sum() == 5
+    with pytest.raises(ValueError, match="mode I;16: give 8 bits a channel"):
+        code("pictures").from_pictures(Image.new("I;16", (2, 2)))
 
 
 def test_control_tokens_in_a_prompt_are_text():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
-from PIL import Image
+from PIL import Image, ImageOps
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 
@@ -32,16 +32,25 @@ def from_pictures(image: Any) -> torch.Tensor:
     several = isinstance(image, (list, tuple)) or (
         isinstance(image, np.ndarray) and image.ndim == 4
     )
-    arrays = [
-        np.asarray(one.convert("RGB") if isinstance(one, Image.Image) else one)
-        for one in (image if several else [image])
-    ]
+    given = image if several else [image]
+    arrays = [np.asarray(_rgb(one) if isinstance(one, Image.Image) else one) for one in given]
     if not arrays or any(
         one.ndim != 3 or one.shape[-1] != 3 or one.dtype != np.uint8 or one.shape != arrays[0].shape
         for one in arrays
     ):
         raise ValueError("give PIL images or uint8 arrays [H, W, 3], all of one size")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return a picture upright, on white where it is transparent. Raises ValueError on 16 bits."""
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+        raise ValueError(f"a picture of mode {image.mode}: give 8 bits a channel, such as RGB")
+    image = ImageOps.exif_transpose(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def as_output(pixels: torch.Tensor, kind: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
