@@ -143,7 +143,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError on a flag that is wrong whatever the checkpoint holds."""
     if not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: must be 1..10000")
-    if not 0 <= args.seed <= (last := LAST_SEED + 1 - args.num):
+    last = LAST_SEED + 1 - args.num
+    if not 0 <= args.seed <= last:
         raise InputError(f"--seed {args.seed}: must be 0..{last}")
     if not 1 <= args.batch <= MAX_BATCH:
         raise InputError(f"--batch {args.batch}: must be 1..{MAX_BATCH}")
