@@ -33,7 +33,7 @@ class Book:
         self.engine, self.limits = engine, limits
         self.drawing = Drawing(engine, kept, finisher, count)
         self._journal, self._finisher, self._count = kept, finisher, count
-        self._accepting, self._hurried = asyncio.Lock(), False
+        self._accepting = asyncio.Lock()
 
     async def accept(
         self,
@@ -124,14 +124,14 @@ class Book:
                 await self.drawing.run(self._finisher.store.remove, files)
             await asyncio.sleep(min(max(self.limits.keep / 10, 0.2), 60.0))
 
-    async def drain(self, seconds: float) -> int:
-        """Draw what is accepted for at most so long, then stop the engine.
+    async def drain(self, seconds: float, hurry: asyncio.Event) -> int:
+        """Draw what is accepted for at most so long, or until `hurry`, then stop the engine.
 
         Returns the number of jobs that are left; the next process draws them.
         """
         self.drawing.draining = True
         until = time.monotonic() + seconds
-        while self.drawing.open and time.monotonic() < until and not self._hurried:
+        while self.drawing.open and time.monotonic() < until and not hurry.is_set():
             await asyncio.sleep(0.05)
         left = [job for job in self.drawing.open.values() if not job.is_over]
         for job in left:
@@ -139,10 +139,6 @@ class Book:
             job.ring()
         await asyncio.to_thread(self.engine.stop, 0.0)
         return len(left)
-
-    def hurry(self) -> None:
-        """Make `drain` wait no longer."""
-        self._hurried = True
 
     async def close(self) -> None:
         """End all tasks and threads, and close the journal."""

@@ -93,7 +93,16 @@ def serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> di
     say: is told one line about what happens. Raises OSError and InputError before anything is
     served.
     """
-    return asyncio.run(_serve(server, sock, say))
+
+    async def run() -> dict[str, int]:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # the second one does not wait
+            asyncio.get_running_loop().add_signal_handler(
+                number, lambda: (hurry if stop.is_set() else stop).set()
+            )
+        return await serve_until(server, sock, say, stop, hurry)
+
+    return asyncio.run(run())
 
 
 class _Uvicorn(uvicorn.Server):
@@ -104,7 +113,14 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def _serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> dict[str, int]:
+async def serve_until(
+    server: Server,
+    sock: socket.socket,
+    say: Callable[[str], None],
+    stop: asyncio.Event,
+    hurry: asyncio.Event,
+) -> dict[str, int]:
+    """Serve until `stop` is set, drain until `hurry` is, and return as `serve` does."""
     limits, engine = server.limits, server.engine
     kept = journals.Journal(server.data / JOURNAL)
     finisher = Finisher(Store(server.data), server.model, limits.pixels, server.safety)
@@ -129,39 +145,22 @@ async def _serve(server: Server, sock: socket.socket, say: Callable[[str], None]
         if again := await book.resume():
             say(f"{counted(again, 'job')} of before are drawn")
         web = _Uvicorn(_config(make_app(context, server.access, server.log), limits))
-        left = await _until_stopped(web, book, sock, say)
-    return {"resumed": again, "left": left}
-
-
-async def _until_stopped(
-    web: _Uvicorn, book: Book, sock: socket.socket, say: Callable[[str], None]
-) -> int:
-    """Serve until a signal; then draw what is accepted, answer what is asked.
-
-    Returns the number of jobs that are left for the next process.
-    """
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, stopping.set)
-    sweeping = asyncio.create_task(book.sweep())
-    serving = asyncio.create_task(web.serve([sock]))
-    while not web.started and not serving.done():
-        await asyncio.sleep(0.01)
-    say(f"ready at {address_of(sock)}")
-    waiting = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    say(f"stopping; what is accepted is drawn for at most {book.limits.drain:g} s")
-    for number in signals:  # a second one does not wait
-        loop.add_signal_handler(number, book.hurry)
-    left = await book.drain(book.limits.drain)
-    web.should_exit = True
-    await serving
-    sweeping.cancel()
-    await book.close()
+        sweeping = asyncio.create_task(book.sweep())
+        serving = asyncio.create_task(web.serve([sock]))
+        while not web.started and not serving.done():
+            await asyncio.sleep(0.01)
+        say(f"ready at {address_of(sock)}")
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        say(f"stopping; what is accepted is drawn for at most {limits.drain:g} s")
+        left = await book.drain(limits.drain, hurry)
+        web.should_exit = True
+        await serving
+        sweeping.cancel()
+        await book.close()
     say(f"stopped; {counted(left, 'job')} left for the next start" if left else "stopped")
-    return left
+    return {"resumed": again, "left": left}
 
 
 def _config(app: Any, limits: Limits) -> uvicorn.Config:
