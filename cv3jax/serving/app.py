@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from cv3jax import __version__
 from cv3jax.serving import images_routes, jobs_routes, status_routes
 from cv3jax.serving.access_log import AccessLog
 from cv3jax.serving.context import Context
@@ -24,10 +23,12 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
 
 def make_app(context: Context, access: Access, log: AccessLog) -> Any:
     """Return the ASGI application of a server."""
-    app = FastAPI(title="cv3jax", version=__version__, openapi_url=None)
-    for module in (images_routes, jobs_routes, status_routes):
-        app.include_router(module.routes(context))
-    paths = [route for route in app.routes if hasattr(route, "path_regex")]
+    silent = dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False)
+    app = FastAPI(openapi_url=None, redirect_slashes=False, telemetry=silent)
+    routers = [module.routes(context) for module in (images_routes, jobs_routes, status_routes)]
+    for router in routers:
+        app.include_router(router)
+    paths = [route.path_regex for router in routers for route in router.routes]
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), "page")
 
@@ -40,15 +41,13 @@ def make_app(context: Context, access: Access, log: AccessLog) -> Any:
     async def refuse_http(request: Request, e: HTTPException) -> JSONResponse:
         status, said = e.status_code, str(e.detail)
         path = request.url.path
-        if status == 405 and not any(route.path_regex.match(path) for route in paths):
-            status = 404  # the page's folder has no such file for any method
-        if status == 404:
+        if status in (404, 405):  # the page's folder answers for all that has no route
+            status = 405 if any(known.match(path) for known in paths) else 404
             said = f"there is nothing at {path[:120]}"
-        elif status == 405:
+        if status == 405:
             said = f"{request.method[:20]} is not possible at {path[:120]}"
         error = ApiError(status, said, code=_CODES.get(status, "invalid_request"))
-        headers = {**error.headers(), **(e.headers or {})} if status == 405 else error.headers()
-        return await _with(request, error, headers)
+        return _with(request, error, dict(e.headers or {}) if status == 405 else {})
 
     @app.exception_handler(ClientDisconnect)
     async def leave(request: Request, e: ClientDisconnect) -> Response:
@@ -59,7 +58,7 @@ def make_app(context: Context, access: Access, log: AccessLog) -> Any:
     async def fail(request: Request, e: Exception) -> JSONResponse:
         context.metrics.count("errors", kind="program")
         error = ApiError(500, "the server failed; its log says why", code="internal_error")
-        return await _with(request, error, {})
+        return _with(request, error, {})
 
     gate = Gate(app, access, context.limits, context.metrics, log)
     if not access.origins:
@@ -73,6 +72,6 @@ def make_app(context: Context, access: Access, log: AccessLog) -> Any:
     )
 
 
-async def _with(request: Request, error: ApiError, headers: dict[str, str]) -> JSONResponse:
+def _with(request: Request, error: ApiError, headers: dict[str, str]) -> JSONResponse:
     request.state.code = error.code
     return JSONResponse(error.body(), error.status, headers)

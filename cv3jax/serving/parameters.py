@@ -126,9 +126,10 @@ def _check(values: dict[str, Any]) -> None:
             f"output_compression {values['output_compression']}: a png loses nothing; give it with"
             " jpeg or webp",
         )
-    if values["partial_images"] and not values["stream"]:
+    streams = values.get("stream", False)
+    if values.get("partial_images") and not streams:
         raise wrong("partial_images", "partial_images goes with stream: true")
-    if values["stream"] and values["response_format"] == "url":
+    if streams and values["response_format"] == "url":
         raise wrong("response_format", "response_format url: a stream sends b64_json")
     if values["seed"] is not None and values["seed"] + values["n"] - 1 > LAST_SEED:
         raise wrong(

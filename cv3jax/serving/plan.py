@@ -199,7 +199,7 @@ def _plan(
     previews: bool,
 ) -> Plan:
     check_tokens(values["prompt"], model)
-    n = values["n"]
+    n, partial = values["n"], values.get("partial_images", 0)
     return Plan(
         kind,
         values["prompt"],
@@ -211,8 +211,8 @@ def _plan(
         values["output_format"],
         values["output_compression"],
         values["response_format"],
-        values["partial_images"],
-        previews or values["partial_images"] > 0,
+        partial,
+        previews or partial > 0,
         identifier=values["safety_identifier"] or values["user"],
     )
 

@@ -70,7 +70,7 @@ def test_the_server_still_works_after_all_of_them(server):
     """And what was said in a prompt comes back as data alone."""
     for bad in EVERY[::7]:
         asked(server, bad)
-    prompt = "<img src=x onerror=alert(1)> \r\nSet-Cookie: a=b \x00 \u202e'; drop table jobs; --"
+    prompt = "<img src=x onerror=a()>\r\nA: b\x00\u202e'; drop table jobs; --"
     job = server.post("/v1/jobs", {"prompt": prompt}).json
     said = server.wait(job["id"])
     assert (said["state"], said["prompt"]) == ("done", prompt)

@@ -1,0 +1,176 @@
+"""Test jobs: begun, looked at, fetched, cancelled, asked for twice, and left by their client."""
+
+import base64
+import http.client
+import json
+import time
+
+import http_server
+import pytest
+
+
+@pytest.fixture
+def server(tmp_path):
+    with http_server.running(tmp_path / "data") as found:
+        yield found
+
+
+def test_a_job_from_its_start_to_its_result(server):
+    engine = server.engine
+    started = server.post("/v1/jobs", {"prompt": "slow star", "n": 2, "seed": 4})
+    assert started.status == 202
+    job = started.json
+    assert started.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert started.headers["x-job-id"] == job["id"]
+    assert (job["state"], job["size"], job["sizes"]) == (
+        "accepted",
+        "128x128",
+        ["64x64", "128x128"],
+    )
+    assert job["settings"]["base"]["steps"] == 4
+    early = server.get(f"/v1/jobs/{job['id']}/result")
+    assert (early.status, early.code) == (409, "job_not_done")
+    engine.hurry.set()
+    done = server.wait(job["id"])
+    assert (done["state"], done["eta_seconds"]) == ("done", None)
+    assert [one["seed"] for one in done["pictures"]] == [4, 5]
+    result = server.get(f"/v1/jobs/{job['id']}/result").json
+    assert [one["seed"] for one in result["data"]] == [4, 5]
+    for one, shown in zip(result["data"], done["pictures"], strict=True):
+        file = server.get(shown["url"].removeprefix(server.address))
+        assert file.body == base64.b64decode(one["b64_json"])
+    urls = server.get(f"/v1/jobs/{job['id']}/result?response_format=url").json["data"]
+    assert [one["url"] for one in urls] == [one["url"] for one in done["pictures"]]
+    assert server.get(f"/v1/jobs/{job['id']}/result?response_format=x").status == 400
+
+
+def test_a_job_shows_its_steps_and_previews(server):
+    server.engine.pause = 0.02
+    job = server.post("/v1/jobs", {"prompt": "a star", "size": "128x128"}).json
+    assert job["eta_seconds"] > 0
+    seen = []
+    while True:
+        said = server.get(f"/v1/jobs/{job['id']}").json
+        seen.append(said)
+        if said["state"] == "done":
+            break
+    steps = [(one["pictures"][0]["stage"], one["pictures"][0]["step"]) for one in seen]
+    assert len({*steps}) > 2  # it was seen on its way
+    previews = {one["pictures"][0]["preview"] for one in seen} - {None}
+    assert previews
+    assert all(one.startswith("data:image/png;base64,") for one in previews)
+    assert seen[-1]["pictures"][0]["preview"] is None
+    assert {one["state"] for one in seen} >= {"running", "done"}
+
+
+def test_an_edit_as_a_job(server):
+    body, kind = http_server.form(
+        [("prompt", "red"), ("image", http_server.png(30, 20)), ("seed", "3"), ("n", "2")]
+    )
+    job = server.ask("POST", "/v1/jobs", body, {"Content-Type": kind}).json
+    assert (job["kind"], job["size"], job["n"]) == ("edit", "60x40", 2)
+    assert server.wait(job["id"])["state"] == "done"
+
+
+def test_cancel_ends_a_job_before_its_next_step(server):
+    job = server.post("/v1/jobs", {"prompt": "slow star", "n": 3}).json
+    other = server.post("/v1/jobs", {"prompt": "slow moon"}).json
+    gone = server.ask("DELETE", f"/v1/jobs/{job['id']}").json
+    assert (gone["state"], gone["error"]["code"]) == ("cancelled", "job_cancelled")
+    again = server.ask("DELETE", f"/v1/jobs/{job['id']}").json
+    assert again["state"] == "cancelled"
+    server.engine.hurry.set()
+    assert server.wait(other["id"])["state"] == "done"  # it alone is drawn
+    assert server.engine.drawn == [f"{other['id']}.0"]
+    result = server.get(f"/v1/jobs/{job['id']}/result")
+    assert (result.status, result.code) == (409, "job_cancelled")
+    kept = server.ask("DELETE", f"/v1/jobs/{other['id']}").json
+    assert kept["state"] == "done"
+
+
+def test_who_waits_for_a_cancelled_job_is_told(server):
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client.request(
+        "POST",
+        "/v1/images/generations",
+        json.dumps({"prompt": "slow star"}),
+        {"Content-Type": "application/json"},
+    )
+    while not server.engine.submitted:
+        time.sleep(0.01)
+    id = server.engine.submitted[0].id.partition(".")[0]
+    server.ask("DELETE", f"/v1/jobs/{id}")
+    answer = client.getresponse()
+    assert (answer.status, answer.headers["X-Job-Id"]) == (409, id)
+    assert json.loads(answer.read())["error"]["code"] == "job_cancelled"
+
+
+def test_a_failed_job_says_why_and_ends_its_other_pictures(server):
+    job = server.post("/v1/jobs", {"prompt": "fail", "n": 2}).json
+    said = server.wait(job["id"])
+    assert (said["state"], said["error"]["code"]) == ("failed", "drawing_failed")
+    assert said["error"]["message"] == "the values are not finite"
+    assert server.get(f"/v1/jobs/{job['id']}/result").status == 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_loses_nothing(server, stream):
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client.request(
+        "POST",
+        "/v1/images/generations",
+        json.dumps({"prompt": "slow star", "stream": stream}),
+        {"Content-Type": "application/json", "Idempotency-Key": "mine"},
+    )
+    if stream:
+        assert client.getresponse().headers["X-Job-Id"].startswith("job_")
+    while not server.engine.submitted:
+        time.sleep(0.01)
+    client.sock.close()
+    server.engine.hurry.set()
+    id = server.engine.submitted[0].id.partition(".")[0]
+    assert server.wait(id)["state"] == "done"
+    asked = {"prompt": "slow star", "stream": stream}
+    again = server.post("/v1/images/generations", asked, Idempotency_Key="mine")
+    assert (again.status, again.headers["x-job-id"]) == (200, id)
+    assert len(server.engine.drawn) == 1
+
+
+def test_the_same_idempotency_key_begins_one_job(server):
+    asked = {"prompt": "a star"}
+    first = server.post("/v1/jobs", asked, Idempotency_Key="k").json
+    again = server.post("/v1/jobs", asked, Idempotency_Key="k").json
+    other = server.post("/v1/jobs", asked, Idempotency_Key="l").json
+    assert first["id"] == again["id"] != other["id"]
+    clash = server.post("/v1/jobs", {"prompt": "a moon"}, Idempotency_Key="k")
+    assert (clash.status, clash.code) == (409, "idempotency_key_reused")
+    server.wait(other["id"])
+    assert len(server.engine.submitted) == 2
+
+
+def test_what_was_kept_long_enough_is_gone(tmp_path):
+    with http_server.running(tmp_path / "data", bounds={"keep": 0.3}) as server:
+        job = server.post("/v1/jobs", {"prompt": "a star"}).json
+        server.wait(job["id"])
+        while (gone := server.get(f"/v1/jobs/{job['id']}")).status == 200:
+            url = gone.json["pictures"][0]["url"]
+        assert (gone.status, gone.code) == (404, "job_not_found")
+        while list((tmp_path / "data" / "pictures").iterdir()):
+            time.sleep(0.05)
+        assert server.get(url.removeprefix(server.address)).code == "file_not_found"
+
+
+def test_jobs_of_other_keys_are_not_there(tmp_path):
+    from cv3jax.serving.gate import Access
+    from cv3jax.serving.keys import Keys
+
+    keys = Keys([("a", "a" * 20, None), ("b", "b" * 20, None)])
+    with http_server.running(tmp_path / "data", access=Access(keys)) as server:
+        mine, theirs = ({"Authorization": f"Bearer {name * 20}"} for name in "ab")
+        job = server.post("/v1/jobs", {"prompt": "a star"}, **mine).json
+        for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/result")):
+            answer = server.ask(method, f"/v1/jobs/{job['id']}{path}", None, theirs)
+            assert (answer.status, answer.code) == (404, "job_not_found")
+        done = server.wait(job["id"], **mine)
+        # a picture's name is a secret, so that a page can show it
+        assert server.get(done["pictures"][0]["url"].removeprefix(server.address)).status == 200
