@@ -93,6 +93,14 @@ class Gate:
                 503, "too many requests at once; try again", code="overloaded", retry_after=1
             )
         headers = dict(scope["headers"])
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._limits.header:
+            raise ApiError(
+                431,
+                f"the request's header is larger than {self._limits.header:,} bytes",
+                code="header_too_large",
+            )
+        body.check(headers)
         check_sender(headers, scope["method"], self._access)
         path = scope["path"]
         asks = (path.startswith("/v1/") and not path.startswith(FILES)) or path == "/metrics"
@@ -101,7 +109,6 @@ class Gate:
             scope["state"]["owner"] = owner
             if scope["method"] == "POST":
                 self._access.keys.take(owner)
-        body.check(headers)
 
     def _note(self, scope: Message, status: int, seconds: float, size: int) -> None:
         state = scope["state"]
@@ -129,11 +136,18 @@ class _Body:
         """Begin to count the time."""
         self._receive, self._limits = receive, limits
         self._until = time.monotonic() + limits.body_seconds
-        self.size, self.whole, self._waits = 0, False, False
+        self.size, self.whole, self.closes, self._waits = 0, False, False, False
 
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Raise ApiError on a body that is too large by what its header says."""
         self._waits = b"expect" in headers  # for our word before it sends
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            self.closes = True  # a proxy may think that its end is elsewhere
+            raise ApiError(
+                400,
+                "both Content-Length and Transfer-Encoding; send one of them",
+                code="invalid_http",
+            )
         if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
             self.whole = True
         with contextlib.suppress(ValueError):
@@ -237,7 +251,7 @@ def _headers(scope: Message, given: Any, body: _Body) -> list[tuple[bytes, bytes
     for name, value in _HEADERS.items():
         if name.encode() not in names:
             found.append((name.encode(), value.encode()))
-    if not body.whole:  # the rest of it would be taken for the next request
+    if body.closes or not body.whole:  # the rest of it would be taken for the next request
         found.append((b"connection", b"close"))
     return found
 

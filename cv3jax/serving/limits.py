@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-from cv3jax.sampling.inputs import MAX_PROMPT
 from data_pipeline.io.errors import InputError
 
 
@@ -16,8 +15,8 @@ class Limits:
         max_queue: pictures that are accepted and not drawn.
         keep: seconds for which a finished job can be fetched.
         drain: seconds for which a stopping server still draws.
+        header: bytes of a request's header.
         body: bytes of a request's body.
-        prompt: characters.
         pixels: of an uploaded picture, before it is decoded.
         requests: that are answered at once.
         connections: that are open at once.
@@ -31,8 +30,8 @@ class Limits:
     max_queue: int = 256
     keep: float = 3600.0
     drain: float = 30.0
+    header: int = 16 * 2**10
     body: int = 32 * 2**20
-    prompt: int = MAX_PROMPT
     pixels: int = 4096 * 4096
     requests: int = 512
     connections: int = 1024

@@ -1,6 +1,6 @@
 """Test what is refused for want of time, room, keys or permits, and what each refusal says."""
 
-import pathlib
+from pathlib import Path
 
 import http_server
 import pytest
@@ -140,4 +140,4 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path):
     assert read_keys(path, "bob secret-of-bob-0001").owner(b"Bearer secret-of-ann-0001") == "ann"
     assert read_keys(None, "bob secret-of-bob-0001").owner(b"Bearer secret-of-bob-0001") == "bob"
     with pytest.raises(InputError, match="No such file"):
-        read_keys(pathlib.Path("nope"), None)
+        read_keys(Path("nope"), None)
