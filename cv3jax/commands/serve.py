@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cv3jax.serving.plan import Model
 
 EXAMPLE = """cv3jax serve --checkpoint scenes
-  cv3jax serve --checkpoint runs/quickstart --host 0.0.0.0 --keys keys.txt --data runs/serve"""
+  cv3jax serve --checkpoint runs/quickstart --host 0.0.0.0 --keys keys.txt --workdir runs/serve"""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -42,7 +42,7 @@ def sizes_of(args: argparse.Namespace, description: CascadeDescription) -> tuple
     """Return the sizes to compile; None is the checkpoint's. Raises InputError."""
     if "base" not in description.stages:
         raise InputError(f"--checkpoint {args.checkpoint} has no base stage, which draws pictures")
-    sizes = tuple(None if text is None else parse_size(text) for text in args.size or [None])
+    sizes = tuple(parse_size(text) for text in args.size.split(",")) if args.size else (None,)
     for size in sizes:
         drawn_sizes(description, size)
     return tuple(dict.fromkeys(sizes))
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         max_wait=args.max_wait, max_queue=args.max_queue, keep=args.keep, drain=args.drain
     )
     limits.check()
-    with reporting(args.json) as report, locks.hold(args.data, "--data"):
+    with reporting(args.json) as report, locks.hold(args.workdir, "--workdir"):
         report(
             _serve(args, model_of(args, directory, description), sizes, (keys, limits, expanding))
         )
@@ -135,7 +135,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
         Server(
             model,
             engine,
-            args.data,
+            args.workdir,
             Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url)),
             limits,
             AccessLog(where, prompts=args.log_prompts),

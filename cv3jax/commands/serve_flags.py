@@ -13,7 +13,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json
 from data_pipeline.io.files import check_directory, check_file
 
-DATA = Path("runs/serve")
+WORKDIR = Path("runs/serve")
 
 
 def add_flags(made: Parser) -> None:
@@ -28,11 +28,10 @@ def add_flags(made: Parser) -> None:
     )
     made.add_argument(
         "--size",
-        action="append",
-        metavar="H[xW]",
+        metavar="H[xW],...",
         help=(
-            "height and width of pictures that are drawn (height first), or one side of a square;"
-            " may be given several times, and the first is the default (default: the checkpoint's)"
+            "heights and widths of the pictures that are drawn (height first), or sides of squares,"
+            " such as 1024,768x1152; the first is the default (default: the checkpoint's)"
         ),
     )
     command_line.add_devices(
@@ -103,9 +102,9 @@ def _add_network(made: Parser) -> None:
 def _add_bounds(made: Parser) -> None:
     group = made.add_argument_group("bounds")
     group.add_argument(
-        "--data",
+        "--workdir",
         type=Path,
-        default=DATA,
+        default=WORKDIR,
         metavar="DIR",
         help=(
             "directory of the journal and of finished pictures; what was accepted and not drawn is"
@@ -147,9 +146,7 @@ def check_flags(args: argparse.Namespace) -> None:
             _check_origin(flag, url)
     if args.access_log not in ("-", "none"):
         check_file(Path(args.access_log), "--access-log")
-    if args.access_log == "-" and str(args.json) == "-":
-        raise InputError("--json - and --access-log - both write stdout; give one of them a file")
-    check_directory(args.data, "--data")
+    check_directory(args.workdir, "--workdir")
     check_json(args.json)
 
 

@@ -78,7 +78,7 @@ class Journal:
             elif version != VERSION:
                 raise InputError(
                     f"{path} is a journal of version {version}, and this program reads {VERSION};"
-                    " give another --data"
+                    " give another --workdir"
                 )
 
     def close(self) -> None:
@@ -198,5 +198,5 @@ class Journal:
             raise machine_error(e, self._path) or InputError(f"{self._path}: {e}") from e
         except sqlite3.DatabaseError as e:
             raise InputError(
-                f"{self._path} is no journal, or damaged ({first_line(e)}); give another --data"
+                f"{self._path} is no journal, or damaged ({first_line(e)}); give another --workdir"
             ) from e

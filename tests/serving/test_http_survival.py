@@ -39,7 +39,7 @@ class Process:
         path = os.pathsep.join([str(HELPERS), *sys.path])
         environment = subprocesses.environment(PYTHONPATH=path, SQUARE_PAUSE=str(pause))
         self.process = subprocess.Popen(
-            [*argv, "--port", "0", "--data", str(data), *flags],
+            [*argv, "--port", "0", "--workdir", str(data), *flags],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -242,7 +242,7 @@ def test_one_process_holds_a_directory(tmp_path):
     server = Process(tmp_path / "data")
     argv = [sys.executable, "-m", "cv3jax", "serve", "--checkpoint", "scenes", "--port", "0"]
     done = subprocess.run(
-        [*argv, "--data", str(tmp_path / "data")],
+        [*argv, "--workdir", str(tmp_path / "data")],
         env=subprocesses.environment(PYTHONPATH=os.pathsep.join(sys.path)),
         capture_output=True,
         text=True,
