@@ -24,7 +24,12 @@ def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Arr
 
     noise: ε, [B, H, W, C].
     """
-    sigma = grid.sigma[0]
+    return start_rows(grid.sigma[0], noise, low)
+
+
+def start_rows(sigma: jax.Array, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
+    """Return `start` from the σ of the first point, a scalar or [B]."""
+    sigma = per_sample(sigma, noise)
     return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
 
 

@@ -1,0 +1,76 @@
+"""Compile the lanes' programs for fixed numbers of rows, and say what memory they take."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cv3jax.serving.lanes import START, TEXT, Lane
+from cv3jax.serving.pool import Store
+from cv3jax.serving.programs import Packed
+from cv3jax.serving.rows import INTEGERS, NUMBERS
+
+
+class Compiled(NamedTuple):
+    """A program for units of `shape` rows."""
+
+    lane: Lane
+    shape: int
+    run: Any
+    temporary: int  # bytes on a device, beside parameters and pools
+
+
+def shapes_down_from(batch: int, ways: int) -> list[int]:
+    """Return the numbers of rows that units may have, largest first: halves of `batch`.
+
+    ways: devices that share the rows of a batch, which each number is a multiple of.
+    """
+    shapes = [batch]
+    while shapes[-1] % (2 * ways) == 0:
+        shapes.append(shapes[-1] // 2)
+    return shapes
+
+
+def compiled(lane: Lane, store: Store, shape: int, tokens: int) -> Compiled:
+    """Return a lane's program for units of `shape` rows; prompts have so many tokens."""
+    packed = like(lane, shape, tokens)
+    run = store.programs[lane].jitted.lower(*store.arguments(lane), packed).compile()
+    plan = run.memory_analysis()
+    return Compiled(lane, shape, run, plan.temp_size_in_bytes if plan else 0)
+
+
+def like(lane: Lane, shape: int, tokens: int) -> Packed:
+    """Return what a unit of `shape` rows takes from the host, of zeros."""
+    given = None
+    if lane.kind == TEXT:
+        given = np.zeros((shape, tokens), np.int32)
+    elif lane.kind == START and lane.stage == "relay":
+        given = np.zeros((shape, *lane.size.divided(2), 3), np.uint8)
+    return Packed(
+        np.zeros((shape, 4), np.int32),
+        np.zeros((shape, len(INTEGERS)), np.int32),
+        np.zeros((shape, len(NUMBERS)), np.float32),
+        given,
+    )
+
+
+def text_shapes(cascade: Any, networks: dict[str, Any], slots: int) -> dict[str, Any]:
+    """Return the shapes of `slots` texts' keys and values, by stage."""
+    tokens = jax.ShapeDtypeStruct((1, cascade.description.t5.length), np.int32)
+    features = jax.eval_shape(cascade.encode_text, cascade.params["t5"], tokens)
+
+    def widened(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((x.shape[0], slots, *x.shape[2:]), x.dtype)
+
+    return {
+        stage: jax.tree.map(
+            widened, jax.eval_shape(network.read_text, cascade.params[stage], features)
+        )
+        for stage, network in networks.items()
+    }
+
+
+def largest(compiled: Iterable[Compiled]) -> Compiled:
+    """Return the program with the largest temporary memory."""
+    return max(compiled, key=lambda one: one.temporary)
