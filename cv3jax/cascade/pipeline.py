@@ -72,7 +72,7 @@ class Cascade:
         devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
         stages = description.stages.items()
         self.attend = {name: stage_attend(one, attention, devices) for name, one in stages}
-        self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
+        self.vae = vae = build_on(mesh, Autoencoder, description.vae.model)
         scale = description.vae.measured
         self.encoder, self.decoder = encoder(vae, scale, mesh), decoder(vae, scale, mesh)
         self.coders = Coders(vae, scale, mesh)
@@ -157,11 +157,11 @@ class Cascade:
     @property
     def factor(self) -> int:
         """The pixels per latent position, per side."""
-        return self._vae.factor
+        return self.vae.factor
 
     def latent(self, size: int | Size) -> tuple[int, int, int]:
         """Return (h, w, z), the shape of the latent of an image of `size` pixels."""
-        return (*as_size(size).divided(self._vae.factor), self._vae.z_channels)
+        return (*as_size(size).divided(self.vae.factor), self.vae.z_channels)
 
     def noise(self, keys: jax.Array, size: int | Size) -> jax.Array:
         """Return standard normal noise [B, h, w, z] for images of `size` pixels, one key each."""

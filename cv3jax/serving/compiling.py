@@ -1,15 +1,24 @@
 """Compile the lanes' programs for fixed numbers of rows, and say what memory they take."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from cv3jax.cascade.memory import NoRoomError, room
 from cv3jax.serving.lanes import START, TEXT, Lane
 from cv3jax.serving.pool import Store
 from cv3jax.serving.programs import Packed
 from cv3jax.serving.rows import INTEGERS, NUMBERS
+from data_pipeline.io.errors import first_line
+
+ADVICE = (
+    "give a smaller --batch, fewer or smaller sizes, or more devices: --mesh fsdp=N shards the"
+    " parameters, context=N the pictures"
+)
 
 
 class Compiled(NamedTuple):
@@ -18,7 +27,7 @@ class Compiled(NamedTuple):
     lane: Lane
     shape: int
     run: Any
-    temporary: int  # bytes on a device, beside parameters and pools
+    temporary: int  # bytes on a device beside parameters and pools
 
 
 def shapes_down_from(batch: int, ways: int) -> list[int]:
@@ -32,12 +41,31 @@ def shapes_down_from(batch: int, ways: int) -> list[int]:
     return shapes
 
 
-def compiled(lane: Lane, store: Store, shape: int, tokens: int) -> Compiled:
-    """Return a lane's program for units of `shape` rows; prompts have so many tokens."""
-    packed = like(lane, shape, tokens)
-    run = store.programs[lane].jitted.lower(*store.arguments(lane), packed).compile()
+def compiled(lane: Lane, store: Store, shape: int, tokens: int, mesh: Mesh | None) -> Compiled:
+    """Return a lane's program for units of `shape` rows; prompts have so many tokens.
+
+    Raises NoRoomError where the devices have too little memory to compile or to run it.
+    """
+    what, packed = f"units of {shape} rows of {lane}", like(lane, shape, tokens)
+    with no_room(what):
+        run = store.programs[lane].jitted.lower(*store.arguments(lane), packed).compile()
     plan = run.memory_analysis()
-    return Compiled(lane, shape, run, plan.temp_size_in_bytes if plan else 0)
+    if plan is None:  # a backend that does not tell
+        return Compiled(lane, shape, run, 0)
+    taken = plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    check_room(what, taken, mesh)
+    return Compiled(lane, shape, run, taken)
+
+
+@contextlib.contextmanager
+def no_room(what: str) -> Iterator[None]:
+    """Raise NoRoomError in place of the devices' own error of too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in first_line(e, 200):
+            raise
+        raise NoRoomError(f"{what} need more memory than is free; {ADVICE}") from e
 
 
 def like(lane: Lane, shape: int, tokens: int) -> Packed:
@@ -71,6 +99,7 @@ def text_shapes(cascade: Any, networks: dict[str, Any], slots: int) -> dict[str,
     }
 
 
-def largest(compiled: Iterable[Compiled]) -> Compiled:
-    """Return the program with the largest temporary memory."""
-    return max(compiled, key=lambda one: one.temporary)
+def check_room(what: str, needed: int, mesh: Mesh | None) -> None:
+    """Raise NoRoomError where `what` needs more bytes on a device than are free."""
+    if needed > (free := room(mesh)):
+        raise NoRoomError(f"{what} need {needed / 1e9:.2f} GB, of {free / 1e9:.2f} free; {ADVICE}")

@@ -1,49 +1,50 @@
 """Open an engine: load the cascade, make its pools, compile, verify and measure its programs."""
 
 import dataclasses
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cv3jax.cascade import pipeline, preview
 from cv3jax.cascade.limits import wrong_tile
+from cv3jax.cascade.memory import bytes_per_device, planned
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sizes import Size, drawn_sizes
 from cv3jax.cascade.stage_network import Network, SamplerOptions, check_context, stage_network
 from cv3jax.cascade.stage_sampler import check_rows
+from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
-from cv3jax.serving.compiling import Compiled, compiled, shapes_down_from, text_shapes
+from cv3jax.serving.compiling import check_room, text_shapes
 from cv3jax.serving.engine import UnitEngine
 from cv3jax.serving.estimates import Estimates
-from cv3jax.serving.lanes import Lane, lanes_of, places_of
+from cv3jax.serving.lanes import Place
+from cv3jax.serving.offer import Offer
 from cv3jax.serving.pool import Store
 from cv3jax.serving.programs import Programs
 from cv3jax.serving.queue import Queue
-from cv3jax.serving.verify import Probes
+from cv3jax.serving.verify import Probes, Tell
 from data_pipeline.io.errors import InputError
 
-BATCH = 16
+BATCH, BATCH_CPU = 16, 8  # rows of a unit on each device; a CPU does no more a second with more
 POOL = 8  # batches of rows that may be under way at once
 TEXTS = 2  # batches of texts whose keys and values are kept
-
-Tell = Callable[[str], None]  # takes a line that says what is being done
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
     """What an engine is compiled for.
 
-    sizes: final pictures; None is one relay pass over the base's trained size. batch: most rows of
-    a unit, on all devices. tile: side in pixels of the tiles in which larger pictures are made, or
-    0. attention, dtype: as for `pipeline.load`.
+    sizes: of final pictures; None is one relay pass over the base's trained size. batch: most rows
+    of a unit, on all devices; None is 16 a device, or 8 on a CPU. tile: side in pixels of the tiles
+    in which larger pictures are made, or 0. attention, dtype: as for `pipeline.load`.
     """
 
     sizes: tuple[Size | None, ...] = (None,)
-    batch: int = BATCH
+    batch: int | None = None
     tile: int = 0
     mesh: Mesh | None = None
     attention: str = "auto"
@@ -54,80 +55,109 @@ class EngineSettings:
         """The number of devices that share the rows of a unit."""
         return 1 if self.mesh is None else batch_ways(self.mesh)
 
+    @property
+    def rows(self) -> int:
+        """The most rows of a unit. Raises InputError where the mesh cannot share them."""
+        usual = BATCH_CPU if jax.default_backend() == "cpu" else BATCH
+        rows = usual * self.ways if self.batch is None else self.batch
+        if rows < 1 or rows % self.ways:
+            raise InputError(
+                f"batch {rows}: give a multiple of {self.ways}, the number of devices that share it"
+            )
+        return rows
+
 
 def open_engine(checkpoint: str | Path, settings: EngineSettings, tell: Tell) -> UnitEngine:
     """Return an engine of the cascade at `checkpoint`, not started yet. Nothing compiles later.
 
     tell: called with a line for each thing that takes time.
 
-    Raises InputError where the cascade cannot draw the sizes, the devices do not allow the mesh or
-    the attention, or have too little memory.
+    Raises InputError where there is no such cascade, it cannot draw the sizes, or the devices do
+    not allow the mesh or the attention, or have too little memory.
     """
-    if settings.batch < 1 or settings.batch % settings.ways:
-        raise InputError(
-            f"batch {settings.batch}: give a multiple of {settings.ways}, over which the mesh"
-            " shares it"
-        )
+    _, description = cascades.read_cascade(checkpoint)
+    chains, _ = _checked(description, settings), settings.rows
+    plan = planned(description, (), settings.mesh, settings.attention)
+    held = bytes_per_device(plan.params)
+    check_room(f"the cascade's {held / 1e9:.2f} GB of parameters", held, settings.mesh)
     tell(f"loading {checkpoint}")
     cascade = pipeline.load(
         checkpoint, mesh=settings.mesh, attention=settings.attention, dtype=settings.dtype
     )
-    return engine_of(cascade, settings, tell)
+    return engine_of(cascade, settings, tell, chains)
 
 
-def engine_of(cascade: Cascade, settings: EngineSettings, tell: Tell) -> UnitEngine:
-    """Return `open_engine` of a loaded cascade."""
-    description = cascade.description
-    for part in ("t5", "base"):
-        if part not in description.parts:
-            raise InputError(f"this cascade has no {part}, without which it draws nothing")
-    chains = [drawn_sizes(description, size) for size in settings.sizes]
-    places = places_of(chains)
-    for place in places:
-        check_context(
-            cascade.mesh, description, place.stage, cascade.latent(place.size)[0], settings.tile
-        )
-        if cascade.mesh is not None:
-            check_rows(cascade.mesh, cascade.latent(place.size)[0])
-    networks = _networks(cascade, {place.stage for place in places}, settings)
-    batch, slots = settings.batch, POOL * settings.batch
+def engine_of(
+    cascade: Cascade,
+    settings: EngineSettings,
+    tell: Tell,
+    chains: list[tuple[Size, ...]] | None = None,
+) -> UnitEngine:
+    """Return `open_engine` of a loaded cascade. chains: of `settings.sizes`, if known."""
+    description, batch = cascade.description, settings.rows
+    offer = Offer(description, chains or _checked(description, settings))
+    for place in offer.places:
+        _check_mesh(cascade, place, settings.tile)
+    stages = sorted({place.stage for place in offer.places})
+    networks = {stage: _network(cascade, stage, settings) for stage in stages}
     texts = text_shapes(cascade, networks, TEXTS * batch)
     programs = Programs(cascade, networks, _matrix(cascade), settings.tile)
-    store = Store(cascade, programs, places, slots, texts)
-    lanes = lanes_of(places)
-    estimates, ready, facts = _verified(store, description, lanes, settings, slots, tell)
-    shown = {
+    store = Store(cascade, programs, offer.places, POOL * batch, texts)
+    probes, estimates = Probes(description, store, batch), Estimates()
+    ready, lanes = {}, {}
+    for lane in offer.lanes:
+        verified, found = probes.verify(lane, settings.ways, cascade.mesh, tell)
+        for program in found:
+            estimates.measured(lane, program.shape, verified.seconds[program.shape])
+            ready[lane, program.shape] = program
+        lanes[str(lane)] = {
+            "rows": sorted(verified.seconds),
+            "differs": verified.differs,
+            "temporary_bytes": {program.shape: program.temporary for program in reversed(found)},
+        }
+    facts = {
+        "sizes": [[list(size) for size in chain] for chain in offer.chains],
         "batch": batch,
-        "sizes": [[list(size) for size in chain] for chain in chains],
+        "under_way": store.count,
+        "texts": TEXTS * batch,
+        "devices": 1 if cascade.mesh is None else cascade.mesh.size,
+        "platform": jax.default_backend(),
         "memory": {
-            "parameters_bytes": sum(_bytes(part) for part in cascade.params.values()),
+            "parameters_bytes": bytes_per_device(cascade.params),
             "pools_bytes": store.nbytes(),
             "largest_temporary_bytes": max(one.temporary for one in ready.values()),
         },
-        "verified": facts,
+        "lanes": lanes,
     }
-    return UnitEngine(
-        description,
-        store,
-        ready,
-        estimates,
-        Queue(lanes, batch, slots, TEXTS * batch),
-        cascade.tokenize,
-        {"slots": slots, "batch": batch, "chains": chains, "shown": shown},
-    )
+    queue = Queue(offer.lanes, batch, store.count, TEXTS * batch)
+    return UnitEngine(offer, store, queue, ready, estimates, cascade.tokenize, facts)
 
 
-def _networks(cascade: Cascade, stages: set[str], settings: EngineSettings) -> dict[str, Network]:
-    networks = {}
-    for name in sorted(stages):
-        stage = cascade.description.stages[name]
+def _checked(description: CascadeDescription, settings: EngineSettings) -> list[tuple[Size, ...]]:
+    """Return the chains of sizes. Raises InputError where the cascade cannot draw them."""
+    for part in ("t5", "vae", "base"):
+        if part not in description.parts:
+            raise InputError(f"this cascade has no {part}, without which it draws nothing")
+    for name, stage in description.stages.items():
         if settings.tile and (problem := wrong_tile(stage, settings.tile)):
-            raise InputError(problem)
-        options = SamplerOptions(
-            stage.steps, tile=settings.tile, mesh=cascade.mesh, attend=cascade.attend[name]
-        )
-        networks[name] = stage_network(stage, options)
-    return networks
+            raise InputError(f"{name} stage: {problem}")
+    chains = {drawn_sizes(description, size): None for size in settings.sizes}
+    if not chains:
+        raise InputError("an engine needs at least one size")
+    return list(chains)
+
+
+def _check_mesh(cascade: Cascade, place: Place, tile: int) -> None:
+    rows = cascade.latent(place.size)[0]
+    check_context(cascade.mesh, cascade.description, place.stage, rows, tile)
+    if cascade.mesh is not None:
+        check_rows(cascade.mesh, rows)
+
+
+def _network(cascade: Cascade, name: str, settings: EngineSettings) -> Network:
+    stage, attend = cascade.description.stages[name], cascade.attend[name]
+    options = SamplerOptions(stage.steps, tile=settings.tile, mesh=cascade.mesh, attend=attend)
+    return stage_network(stage, options)
 
 
 def _matrix(cascade: Cascade) -> np.ndarray:
@@ -135,50 +165,8 @@ def _matrix(cascade: Cascade) -> np.ndarray:
     if (stored := cascade.description.vae.preview) is not None:
         return np.asarray(stored, np.float32)
 
-    def encode(pixels: np.ndarray) -> np.ndarray:
+    def encode(pixels: np.ndarray) -> Any:
         shape = (len(pixels), *cascade.latent(Size(*pixels.shape[1:3])))
-        return cascade.encode(pixels, np.zeros(shape, np.float32))
+        return cascade.encode(pixels, cascade.put_images(np.zeros(shape, np.float32)))
 
     return preview.fit(encode, cascade.factor)
-
-
-def _verified(
-    store: Store,
-    description: Any,
-    lanes: list[Lane],
-    settings: EngineSettings,
-    slots: int,
-    tell: Tell,
-) -> tuple[Estimates, dict[tuple[Lane, int], Compiled], list[dict[str, Any]]]:
-    """Return (the seconds of units, the programs to use, what was found of each lane)."""
-    probes = Probes(description, store, settings.batch, slots)
-    estimates, ready, facts = Estimates(), {}, []
-    tokens = description.t5.length
-    for lane in lanes:
-        began = time.monotonic()
-
-        def compile_at(shape: int, lane: Lane = lane) -> Compiled:
-            tell(f"compiling {lane} for {shape}")
-            return compiled(lane, store, shape, tokens)
-
-        shapes = shapes_down_from(settings.batch, settings.ways)
-        verified, programs = probes.verify(lane, compile_at, shapes)
-        for program in programs:
-            estimates.measured(lane, program.shape, verified.used[program.shape])
-            ready[lane, program.shape] = program
-        facts.append(
-            {"lane": str(lane), "rows": sorted(verified.used), "differing": verified.differing}
-        )
-        times = ", ".join(f"{1e3 * s:.1f} ms for {n}" for n, s in sorted(verified.used.items()))
-        other = f"; {verified.differing} gives other bits" if verified.differing else ""
-        tell(f"{lane}: {times}{other} ({time.monotonic() - began:.0f} s)")
-    return estimates, ready, facts
-
-
-def _bytes(tree: Any) -> int:
-    import jax
-
-    return sum(
-        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-    )

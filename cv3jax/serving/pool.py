@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cv3jax.cascade.memory import bytes_per_device
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.serving.lanes import START, STEP, TEXT, Lane, Place, lanes_of
 from cv3jax.serving.programs import Packed, Programs
@@ -37,8 +38,8 @@ class Slots:
 class Store:
     """The pools of a cascade: of each place's latents, and of the keys and values of texts.
 
-    slots: of each place's pool. texts: by stage, the shapes of all texts' keys and values, which
-    have the slots as their second axis.
+    slots: `count`, of each place's pool. texts: by stage, the shapes of all texts' keys and values,
+    which have the slots as their second axis.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Store:
         """Put empty pools on the devices."""
         self._cascade, self._sharding = cascade, programs.pool_sharding
         self.programs = {lane: programs.of(lane) for lane in lanes_of(places)}
-        self._count, self._text_shapes = slots, texts
+        self.count, self._text_shapes = slots, texts
         self.pools: dict[Place, Arrays] = {place: self._empty(place) for place in places}
         self.texts: Arrays = self._empty_texts()
 
@@ -69,12 +70,14 @@ class Store:
         compiled: the lane's program, for the shape of `packed`.
         """
         changed, made = compiled(*self.arguments(lane), packed)
-        self.written_to(lane).update(changed)
+        self._held_to_write(lane).update(changed)
         return made
 
-    def written_to(self, lane: Lane) -> Arrays:
-        """Return what holds the arrays that a lane's units write, and perhaps others."""
-        return self.texts if lane.kind == TEXT else self.pools[Place(lane.stage, lane.size)]
+    def overwrite(self, lane: Lane, arrays: dict[str, np.ndarray]) -> None:
+        """Replace arrays that a lane's units write by these."""
+        self._held_to_write(lane).update(
+            {name: self._put(name, value) for name, value in arrays.items()}
+        )
 
     def written(self, lane: Lane) -> Arrays:
         """Return the arrays that a lane's units write."""
@@ -94,30 +97,27 @@ class Store:
 
     def nbytes(self) -> int:
         """Return the bytes of all pools on a device."""
-        return sum(
-            int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-            for x in jax.tree.leaves((list(self.pools.values()), self.texts))
-        )
+        return bytes_per_device((list(self.pools.values()), self.texts))
 
-    def put(self, name: str, value: np.ndarray) -> jax.Array:
-        """Put an array of a pool on the devices."""
+    def _put(self, name: str, value: np.ndarray) -> jax.Array:
         return jax.device_put(value, self._sharding(name))
 
+    def _held_to_write(self, lane: Lane) -> Arrays:
+        return self.texts if lane.kind == TEXT else self.pools[Place(lane.stage, lane.size)]
+
     def _held(self, lane: Lane) -> Arrays:
-        if lane.kind == TEXT:
-            return self.texts
-        pool = self.pools[Place(lane.stage, lane.size)]
+        pool = self._held_to_write(lane)
         return {**pool, **self.texts} if lane.kind == STEP else pool
 
     def _empty(self, place: Place) -> Arrays:
-        shape = (self._count, *self._cascade.latent(place.size))
+        shape = (self.count, *self._cascade.latent(place.size))
         names = ("x", "m", "low") if place.stage == "relay" else ("x", "m")
-        return {name: self.put(name, np.zeros(shape, np.float32)) for name in names}
+        return {name: self._put(name, np.zeros(shape, np.float32)) for name in names}
 
     def _empty_texts(self) -> Arrays:
         return {
             stage: jax.tree.map(
-                lambda like, stage=stage: self.put(stage, np.zeros(like.shape, like.dtype)), shapes
+                lambda like, stage=stage: self._put(stage, np.zeros(like.shape, like.dtype)), shapes
             )
             for stage, shapes in self._text_shapes.items()
         }

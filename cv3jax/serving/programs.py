@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from cv3jax.cascade.coders import decoded
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sizes import Size
 from cv3jax.cascade.stage_network import Network
@@ -24,6 +25,7 @@ from cv3jax.diffusion.conditioning import normals
 from cv3jax.diffusion.pixels import to_pixels, to_uint8, up2
 from cv3jax.diffusion.sampler import Point, RowStep
 from cv3jax.distributed.mesh import batch_sharding, replicated
+from cv3jax.serving.fingerprint import fingerprint
 from cv3jax.serving.lanes import DECODE, START, STEP, TEXT, Lane
 
 # the columns of `Packed.slots`
@@ -40,9 +42,10 @@ class Packed(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A lane's function: jitted (params, changed, kept, Packed) → (changed, what it made).
+    """A lane's function: jitted (params, changed, kept, Packed) → (changed, made).
 
     `changed` are the arrays of pools that it writes, which it consumes; `kept` those it reads.
+    `made` is (), or has previews or pictures uint8 [S, ...] first.
     """
 
     jitted: Any
@@ -184,16 +187,21 @@ class Programs:
             predict = network.predictor(params[0], text, x, self._by_rows(batch.w))
             (x, m), x0 = sampler.step_rows(predict, (x, m), low, batch.step, form)
             preview = to_uint8(x0 @ matrix[:-1] + matrix[-1])
-            return written(changed, packed, x=x, m=m), preview
+            return written(changed, packed, x=x, m=m), (preview,)
 
         return step
 
     def _decode(self, size: Size) -> Callable:
-        cascade = self._cascade
+        cascade, scale = self._cascade, self._cascade.description.vae.measured
         decoder = cascade.coders.decoder(cascade.decoder, size, self._tile)
 
         def decode(params, changed, kept, packed):
-            return {}, decoder(params[0], self._images(taken(kept["x"], packed)))
+            latents = self._images(taken(kept["x"], packed))
+            if decoder is not cascade.decoder:  # in tiles, one picture at a time
+                return {}, (decoder(params[0], latents),)
+            pixels = decoded(cascade.vae, scale, params[0], latents)
+            # `verify` looks at all bits, of which eight remain
+            return {}, (to_uint8(pixels), fingerprint(pixels))
 
         return decode
 

@@ -41,15 +41,16 @@ class Row:
     listener: Listener
     tokens: np.ndarray  # int [L]
     legs: list[Leg]
-    number: int  # counts orders as they came
-    deadline: float  # on the engine's clock
-    patience: float  # seconds for which units of others may still go before its own
+    number: int = 0  # counts orders as they came
+    deadline: float = 0.0  # on the engine's clock
+    patience: float = 0.0  # seconds for which units of other lanes may still go before its own
+    cost: float = 0.0  # seconds of device time of all its units, in full batches
     image: np.ndarray | None = None  # what the next relay pass enlarges
     at: int = 0  # the leg
     done: int = 0  # units of that leg
     slot: int | None = None  # in the pool of its place
     text: int | None = None  # where its text's keys and values are
-    admitted: bool = False  # whether it was in a unit already
+    under_way: bool = False  # whether it was in a unit already
     cancelled: bool = False
 
     @property

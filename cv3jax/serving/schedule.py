@@ -8,9 +8,8 @@ rows is used up. This keeps batches full where there is much to do, and costs no
 little.
 """
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from cv3jax.serving.lanes import Lane
 
@@ -18,11 +17,14 @@ from cv3jax.serving.lanes import Lane
 class Waiting(Protocol):
     """What the chooser reads of a row."""
 
-    patience: float
+    patience: float  # seconds for which units of other lanes may still go before its own
 
     @property
     def urgency(self) -> tuple[float, int]:
         """What rows are sorted by; the smallest comes first."""
+
+
+W = TypeVar("W", bound=Waiting)
 
 
 class Unit(NamedTuple):
@@ -33,19 +35,16 @@ class Unit(NamedTuple):
 
 
 def choose(
-    ready: Mapping[Lane, Iterable[Waiting]], most: int, seconds: Callable[[Lane], float]
+    ready: Mapping[Lane, Sequence[Waiting]], most: int, seconds: Callable[[Lane], float]
 ) -> Unit | None:
     """Return the next unit, or None where no row is ready.
 
-    ready: the rows that can be in a unit now, by their lane. most: of rows in a unit. seconds: what
-    a full unit of a lane takes, which is taken off the patience of rows that let it go first.
+    ready: the rows that can be in a unit now, by their lane, most urgent first. most: of rows in a
+    unit. seconds: what a full unit of a lane takes, which is taken off the patience of the rows
+    that let it go first.
     """
     units = sorted(
-        (
-            Unit(lane, heapq.nsmallest(most, rows, key=lambda row: row.urgency))
-            for lane, rows in ready.items()
-            if rows
-        ),
+        (Unit(lane, list(rows[:most])) for lane, rows in ready.items() if rows),
         key=lambda unit: unit.rows[0].urgency,
     )
     if not units:
@@ -60,20 +59,16 @@ def choose(
     return first
 
 
-def admitted(rows: Iterable[Waiting], free: int, holders: Iterable[Waiting]) -> list[Waiting]:
-    """Return the rows, most urgent first, that can have one of a limited number of slots.
+def admitted(rows: Sequence[W], free: int, holders: Iterable[W]) -> list[W]:
+    """Return the rows, of some that are sorted by urgency, that can have a slot each.
 
     free: slots that nobody holds. holders: of the others; a row takes the slot of the least urgent
     one if that is less urgent than itself.
     """
-    taken = []
+    taken = list(rows[:free])
     losing = sorted(holders, key=lambda row: row.urgency)
-    for row in sorted(rows, key=lambda row: row.urgency):
-        if free:
-            free -= 1
-        elif losing and losing[-1].urgency > row.urgency:
-            losing.pop()
-        else:
+    for row in rows[free:]:
+        if not losing or losing.pop().urgency < row.urgency:
             break
         taken.append(row)
     return taken

@@ -7,15 +7,16 @@ Smaller shapes are used where they give the same bits.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.serving.compiling import Compiled
+from cv3jax.serving.compiling import Compiled, compiled, no_room, shapes_down_from
+from cv3jax.serving.fingerprint import fingerprint
 from cv3jax.serving.lanes import START, STEP, TEXT, Lane
 from cv3jax.serving.pool import Store
 from cv3jax.serving.programs import Packed
@@ -25,102 +26,105 @@ from data_pipeline.io.errors import InputError
 RUNS = 4  # of a smaller shape
 
 
+Tell = Callable[[str], None]  # takes a line that says what is being done
+
+
 class Verified(NamedTuple):
     """What probes show of a lane."""
 
-    used: dict[int, float]  # the shapes that give the same bits, and the seconds of a unit
-    differing: int | None  # the largest shape that does not
+    seconds: dict[int, float]  # of a unit, by its shape: those that give the same bits
+    differs: int | None  # the first shape that does not; those below it are not tried
 
 
 class Probes:
-    """Rows with random contents, twice as many as a batch has, in as many slots of the pools.
+    """Rows with random contents, twice as many as a batch has, in as many slots of the pools."""
 
-    slots: of the pools; tokens: of a prompt, out of a vocabulary.
-    """
-
-    def __init__(
-        self, description: CascadeDescription, store: Store, batch: int, slots: int, seed: int = 0
-    ):
-        """Draw the rows' numbers."""
-        self._description, self._store = description, store
-        self._batch, self._beyond = batch, slots
+    def __init__(self, description: CascadeDescription, store: Store, batch: int, seed: int = 0):
+        """Start the random numbers; `batch` is the largest shape."""
+        self._description, self._store, self._batch = description, store, batch
         self._draws = np.random.default_rng(seed)
-        self._fingerprints: dict[str, Callable] = {}
+        self._fingerprint = jax.jit(fingerprint, static_argnums=1)
 
-    def verify(self, lane: Lane, compile_at: Callable[[int], Compiled], shapes: list[int]) -> tuple:
-        """Return (`Verified`, the programs of the used shapes).
+    def verify(
+        self, lane: Lane, ways: int, mesh: Mesh | None, tell: Tell
+    ) -> tuple[Verified, list[Compiled]]:
+        """Return (what was found of a lane, the programs of the shapes that are to be used).
 
-        shapes: largest first; those after the first that differs are not tried. Raises InputError
-        where rows of the largest depend on each other.
+        Lanes come in the order in which a row passes them: each leaves what the next one reads.
+        ways: devices that share a unit.
+
+        Raises:
+            InputError: rows of the largest shape depend on each other.
+            NoRoomError: the devices have too little memory.
         """
-        probe = self._probe(lane)
-        used, programs, reference = {}, [], None
-        for shape in shapes:
-            program = compile_at(shape)
-            seconds, found = self._found(lane, program, probe, shape == self._batch)
+        probe, began = self._probe(lane), time.monotonic()
+        seconds, programs, reference, differs = {}, [], None, None
+        for shape in shapes_down_from(self._batch, ways):
+            tell(f"compiling {lane} for {shape}")
+            program = compiled(lane, self._store, shape, self._description.t5.length, mesh)
+            with no_room(f"units of {shape} rows of {lane}"):
+                took, found = self._found(program, probe)
             if reference is None:
-                reference = found[:1] and _merged(found[:2])
-                found = found[2:]
-            if not all(_agree(reference, each) for each in found):
-                if not used:
-                    raise InputError(
-                        f"{lane} at {shape} rows: a row's result depends on the rows beside it, so"
-                        " pictures would too; give another --attention or --batch"
-                    )
-                return Verified(used, shape), programs
-            used[shape] = seconds
+                reference = found[0] | found[1]
+            if not all(reference[row] == bits for each in found for row, bits in each.items()):
+                differs = shape
+                break
+            seconds[shape] = took
             programs.append(program)
-        return Verified(used, None), programs
+        if not seconds:
+            raise InputError(
+                f"{lane} with {self._batch} rows: a row's result depends on those beside it, and so"
+                " would a picture; give another --batch or --attention"
+            )
+        times = ", ".join(f"{1e3 * took:.1f} ms for {n}" for n, took in sorted(seconds.items()))
+        other = f"; {differs} gives other bits" if differs else ""
+        tell(f"{lane}: {times}{other} ({time.monotonic() - began:.0f} s)")
+        return Verified(seconds, differs), programs
 
-    def _found(
-        self, lane: Lane, program: Compiled, probe: Packed, largest: bool
-    ) -> tuple[float, list[dict[int, bytes]]]:
-        """Return (the seconds of a unit, what each run gives each probe)."""
-        batch, shape = self._batch, program.shape
-        mixed = self._draws.permutation(2 * batch)
-        if largest:
-            runs = [np.arange(batch), np.arange(batch, 2 * batch), mixed[:batch], mixed[batch:]]
-            runs.append(mixed[:batch][::-1])
+    def _found(self, program: Compiled, probe: Packed) -> tuple[float, list[dict[int, bytes]]]:
+        """Return (the seconds of a unit, the bits that each run gives its probes).
+
+        The first two runs of the largest shape have all probes in order.
+        """
+        lane, shape, store = program.lane, program.shape, self._store
+        everyone = np.arange(2 * self._batch)
+        mixed = self._draws.permutation(everyone)
+        if shape == self._batch:
+            runs = [everyone[:shape], everyone[shape:], mixed[:shape], mixed[shape:]]
+            runs.append(mixed[:shape][::-1])
         else:
-            runs = [self._draws.permutation(2 * batch)[:shape] for _ in range(RUNS)]
+            runs = [self._draws.permutation(everyone)[:shape] for _ in range(RUNS)]
         runs.append(mixed[:1])  # and all others are filling
-        before = jax.tree.map(np.asarray, self._store.written(lane)) if lane.kind == STEP else {}
+        before = jax.tree.map(np.asarray, store.written(lane)) if lane.kind == STEP else {}
         seconds, found = [], []
         for rows in runs:
-            for name, value in before.items():
-                self._store.written_to(lane)[name] = self._store.put(name, value)
+            store.overwrite(lane, before)
             packed = self._arranged(probe, rows, shape)
             began = time.monotonic()
-            made = self._store.run(lane, program.run, packed)
-            jax.block_until_ready((made, self._store.written(lane)))
+            made = store.run(lane, program.run, packed)
+            jax.block_until_ready((made, store.written(lane)))
             seconds.append(time.monotonic() - began)
-            found.append(self._result(lane, made, rows))
-        for name, value in before.items():
-            self._store.written_to(lane)[name] = self._store.put(name, value)
+            found.append(self._bits(lane, made, rows))
+        store.overwrite(lane, before)
         return statistics.median(seconds[1:]), found
 
-    def _result(self, lane: Lane, made: Any, rows: np.ndarray) -> dict[int, bytes]:
-        """Return the bits, or their fingerprint, of what a unit wrote and made for each probe."""
+    def _bits(self, lane: Lane, made: Any, rows: np.ndarray) -> dict[int, bytes]:
+        """Return the bits of what a unit made of each probe, with a fingerprint of the pools'."""
         written = self._store.written(lane)
-        marks = np.zeros((2 * self._batch, 2), np.uint32)
+        marks = np.zeros((2 * self._batch, 0), np.uint32)
         if written:
-            axis = 1 if lane.kind == TEXT else 0
-            key = f"{lane}"
-            if key not in self._fingerprints:
-                self._fingerprints[key] = jax.jit(_fingerprint, static_argnums=2)
-            slots = jnp.arange(2 * self._batch)
-            marks = np.asarray(self._fingerprints[key](written, slots, axis))
-        values = None if isinstance(made, tuple) else np.asarray(made)
+            marks = np.asarray(self._fingerprint(written, int(lane.kind == TEXT)))
+        values = [np.asarray(each) for each in jax.tree.leaves(made)]
         return {
-            int(probe): marks[probe].tobytes() + (b"" if values is None else values[i].tobytes())
-            for i, probe in enumerate(rows)
+            int(row): b"".join([marks[row].tobytes(), *(each[i].tobytes() for each in values)])
+            for i, row in enumerate(rows)
         }
 
     def _arranged(self, probe: Packed, rows: np.ndarray, shape: int) -> Packed:
         """Return what a unit takes for these probes; the first one fills it up."""
         filled = np.concatenate([rows, np.full(shape - len(rows), rows[0])])
         slots = np.repeat(filled[:, None], 4, 1).astype(np.int32)
-        slots[len(rows) :, 1::2] = self._beyond
+        slots[len(rows) :, 1::2] = self._store.count
         given = None if probe.given is None else probe.given[filled]
         return Packed(slots, probe.integers[filled], probe.numbers[filled], given)
 
@@ -146,33 +150,3 @@ class Probes:
             shape = (count, *lane.size.divided(2), 3)
             given = draws.integers(0, 256, shape, np.uint8)
         return Packed(np.zeros((count, 4), np.int32), integers, numbers, given)
-
-
-def _merged(found: Sequence[dict[int, bytes]]) -> dict[int, bytes]:
-    return {probe: bits for each in found for probe, bits in each.items()}
-
-
-def _agree(reference: dict[int, bytes], found: dict[int, bytes]) -> bool:
-    return all(reference[probe] == bits for probe, bits in found.items())
-
-
-def _fingerprint(arrays: Any, slots: jax.Array, axis: int) -> jax.Array:
-    """Return two hashes, uint32 [slots, 2], of the bits that a pool's arrays have in each slot."""
-    total = jnp.zeros((len(slots), 2), jnp.uint32)
-    for number, x in enumerate(jax.tree.leaves(arrays)):
-        rows = jnp.moveaxis(jnp.take(x, slots, axis), axis, 0).reshape(len(slots), -1)
-        width = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        bits = jax.lax.bitcast_convert_type(rows, width).astype(jnp.uint32)
-        place = jnp.arange(bits.shape[1], dtype=jnp.uint32) * jnp.uint32(2_654_435_761)
-        for part in range(2):
-            salt = np.uint32(0x9E3779B9 * (2 * number + part + 1) % 2**32)
-            hashed = _mixed(_mixed(bits ^ salt) + place)
-            total = total.at[:, part].add(hashed.sum(1, dtype=jnp.uint32))
-    return total
-
-
-def _mixed(x: jax.Array) -> jax.Array:
-    """Return x uint32 with its bits mixed, as MurmurHash ends."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
