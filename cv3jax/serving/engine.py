@@ -27,7 +27,7 @@ from cv3jax.serving.tally import Tally
 from data_pipeline.io.errors import InputError, first_line
 
 LOG = logging.getLogger(__name__)
-SLACK = 2.0  # a deadline is the arrival and so many times the seconds that the order takes alone
+SLACK = 8.0  # a deadline is the arrival and so many times the seconds that the order takes alone
 
 
 class UnitEngine:

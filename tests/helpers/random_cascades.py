@@ -37,8 +37,14 @@ VAE = {"channels": 8, "channel_mult": (1,), "res_blocks": 1, "patch": 4, "groups
 TEXT = {"vocab": VOCAB, "channels": 16, "layers": 1, "heads": 2, "head_dim": 8, "ff": 16}
 
 
-def description(form: str = "released") -> CascadeDescription:
-    vae = VaeDescription({**VAE, "mid_attention": False}, 1.1)
+# of previews: [z + 1][3]
+MATRIX = [[0.3, 0.0, 0.1], [0.0, -0.2, 0.1], [0.2, 0.2, 0.0], [-0.1, 0.3, 0.2], [0.0, 0.1, -0.1]]
+
+
+def description(
+    form: str = "released", preview: list[list[float]] | None = MATRIX
+) -> CascadeDescription:
+    vae = VaeDescription({**VAE, "mid_attention": False}, 1.1, preview)
     common = {
         "model": UNET,
         "text_width": TEXT["channels"],
@@ -55,9 +61,9 @@ def description(form: str = "released") -> CascadeDescription:
     return CascadeDescription(vae, TextDescription(TEXT, LENGTH), {"base": base, "relay": relay})
 
 
-def cascade(mesh: Any = None, form: str = "released") -> Cascade:
-    """Return the cascade, on a mesh or on the first device."""
-    rng, known = np.random.default_rng(0), description(form)
+def cascade(mesh: Any = None, **fields: Any) -> Cascade:
+    """Return the cascade of `description(**fields)`, on a mesh or on the first device."""
+    rng, known = np.random.default_rng(0), description(**fields)
 
     def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         kernel = len(leaf.shape) > 1

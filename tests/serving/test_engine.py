@@ -7,8 +7,9 @@ import pytest
 import random_cascades as rc
 from tiny_runs import compilations
 
+from cv3jax.cascade import preview
 from cv3jax.cascade.sampler_settings import SamplerSettings
-from cv3jax.serving.orders import Choice, Drawn, Ended
+from cv3jax.serving.orders import Choice, Drawn, Ended, Stepped
 from data_pipeline.io.errors import InputError
 
 ONCE, TWICE, BASE = (
@@ -46,7 +47,7 @@ def generated(cascade, order) -> np.ndarray:
 def nearly_equal(a, b) -> bool:
     """Return whether pictures differ by at most 1 of 255, and that in few pixels."""
     apart = np.abs(a.astype(int) - b.astype(int))
-    return apart.max() <= 1 and (apart > 0).mean() <= 0.01
+    return apart.max() <= 1 and (apart > 0).mean() <= 0.03
 
 
 @pytest.mark.parametrize(
@@ -108,26 +109,30 @@ def test_events_come_in_order_with_previews_and_the_pictures_of_each_stage(small
     base = [("base", 0, n, 4) for n in range(1, 5)]
     relays = [("relay", number, n, 3) for number in (1, 2) for n in range(1, 4)]
     assert heard.steps() == base + relays
-    shapes = [event.preview.shape for event in heard.of(rc.Stepped)]
+    shapes = [event.preview.shape for event in heard.of(Stepped)]
     assert shapes == [(4, 4, 3)] * 4 + [(8, 8, 3)] * 3 + [(16, 16, 3)] * 3
     pictures = [(e.stage, e.relay_pass, e.image.shape[0], e.last) for e in heard.of(Drawn)]
     assert pictures == [("base", 0, 16, False), ("relay", 1, 32, False), ("relay", 2, 64, True)]
 
 
-def test_a_preview_shows_what_the_picture_becomes(small_engine, small_cascade):
-    (heard,) = drawn(small_engine[0], rc.order("one", BASE, previews=True))
-    last = heard.of(rc.Stepped)[-1].preview.astype(float)
-    picture = heard.image.reshape(4, 4, 4, 4, 3).mean((1, 3))
-    others = [event.preview.astype(float) for event in heard.of(rc.Stepped)[:-1]]
-    assert others[0].tobytes() != last.tobytes()
-    # the fit is linear and the autoencoder random, so that the two only go together
-    assert np.corrcoef(last.ravel(), picture.ravel())[0, 1] > 0.1
+def test_a_preview_shows_what_each_step_predicts(small_engine, small_cascade):
+    order, shown = rc.order("one", ONCE, previews=True), []
+
+    def watch(stage, done, count, x0):
+        shown.append(preview.shown(x0(), np.asarray(rc.MATRIX, np.float32))[0])
+
+    generated(small_cascade.watched_by(watch), order)
+    (heard,) = drawn(small_engine[0], order)
+    found = [event.preview for event in heard.of(Stepped)]
+    assert len(found) == len(shown) == 7
+    assert all(nearly_equal(a, b) for a, b in zip(found, shown, strict=True))
+    assert len({one.tobytes() for one in found}) == 7
 
 
 def test_an_order_without_previews_has_none(small_engine):
     one, other = drawn(small_engine[0], rc.order("one", BASE), rc.order("two", BASE, previews=True))
-    assert {event.preview is None for event in one.of(rc.Stepped)} == {True}
-    assert {event.preview is None for event in other.of(rc.Stepped)} == {False}
+    assert {event.preview is None for event in one.of(Stepped)} == {True}
+    assert {event.preview is None for event in other.of(Stepped)} == {False}
 
 
 def test_nothing_compiles_after_the_start(small_engine):
