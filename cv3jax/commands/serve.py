@@ -51,14 +51,16 @@ def sizes_of(args: argparse.Namespace, description: CascadeDescription) -> tuple
 def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "Engine":
     """Return the engine that draws, compiled and not started."""
     with waiting("loading JAX"):
-        from cv3jax.distributed.mesh import make_mesh
+        from cv3jax.distributed.mesh import batch_ways, make_mesh
         from cv3jax.serving.opening import BATCH, EngineSettings, open_engine
 
+    mesh = None if args.mesh is None else make_mesh(**parse_axes(args.mesh))
+    each = BATCH if args.batch is None else args.batch
     settings = EngineSettings(
         sizes=sizes,
-        batch=BATCH if args.batch is None else args.batch,
+        batch=each * (1 if mesh is None else batch_ways(mesh)),
         tile=args.tile,
-        mesh=None if args.mesh is None else make_mesh(**parse_axes(args.mesh)),
+        mesh=mesh,
         attention=args.attention,
     )
     return open_engine(args.checkpoint, settings, say)

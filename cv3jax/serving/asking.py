@@ -29,6 +29,7 @@ async def begin(
     retry = (retry_of(request), sent.digest(kind))
     owner = request.state.owner
     if (before := await context.book.earlier(owner, *retry)) is not None:
+        context.note(request, before.id, before.plan.prompt)
         return before, values.get("stream", False)
     chains = context.engine.sizes
     if kind == GENERATION:

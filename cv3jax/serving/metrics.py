@@ -53,11 +53,11 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """Yield the engine's gauges of the moment.
 
-        Those of a lane are called "name/lane", and those that only grow end in _total.
+        Those of a lane are called `name{lane="…"}`, and those that only grow end in _total.
         """
         families: dict[str, Metric] = {}
         for key, value in self._gauges().items():
-            name, _, lane = key.partition("/")
+            name, _, lane = key.removesuffix('"}').partition('{lane="')
             if name not in families:
                 text = (
                     f"{name.removesuffix('_total').replace('_', ' ').capitalize()} of the engine."

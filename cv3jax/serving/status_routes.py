@@ -21,9 +21,10 @@ def routes(context: Context) -> APIRouter:
     router = APIRouter()
 
     @router.get("/healthz")
-    async def alive() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "alive"}
+    async def alive() -> Response:
+        """Say that the process answers and its engine draws; 503 where it no longer does."""
+        fine = context.engine.gauges.get("alive", 1.0) > 0
+        return JSONResponse({"status": "alive" if fine else "engine dead"}, 200 if fine else 503)
 
     @router.get("/readyz")
     async def ready() -> Response:

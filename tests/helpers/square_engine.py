@@ -44,6 +44,7 @@ class SquareEngine:
         self.drawn: list[str] = []  # ids of orders, once for each time that one was drawn
         self.submitted: list[Order] = []
         self.estimate: float | None = None  # what `seconds` says, where it is set
+        self.alive = 1.0
         self.hurry = threading.Event()
         self._changed = threading.Condition()
         self._open: dict[str, tuple[Order, Listener, list[Event]]] = {}
@@ -61,7 +62,7 @@ class SquareEngine:
 
     @property
     def gauges(self) -> dict[str, float]:
-        return {"rows": len(self._open), "rows_waiting/base 64": 0.0, "steps_total": 1.0}
+        return {"rows": len(self._open), 'rows_waiting{lane="base 64"}': 0.0, "steps_total": 1.0, "alive": self.alive}
 
     def submit(self, order: Order, listener: Listener) -> None:
         if "refuse" in order.prompt:

@@ -34,6 +34,10 @@ def samples(server) -> dict[tuple, float]:
 def test_alive_and_ready(server):
     assert server.get("/healthz").json == {"status": "alive"}
     assert server.get("/readyz").json == {"status": "ready"}
+    server.engine.alive = 0.0
+    dead = server.get("/healthz")
+    server.engine.alive = 1.0
+    assert (dead.status, dead.json) == (503, {"status": "engine dead"})
 
 
 def test_metrics_count_requests_jobs_pictures_and_refusals(server):

@@ -6,19 +6,18 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from unittest import mock
 
 import http_server
 import pytest
+import serve_process
 import small_disks
 import subprocesses
 
@@ -28,60 +27,19 @@ from cv3jax.serving.plan import plan_generation
 from cv3jax.serving.store import Store
 from data_pipeline.io.errors import InputError
 
-HELPERS = Path(__file__).parents[1] / "helpers"
-
-
-class Process:
-    """`cv3jax serve` with the engine of squares, in a process of its own."""
-
-    def __init__(self, data: Path, *flags: str, pause: float = 0.05):
-        argv = [sys.executable, str(HELPERS / "square_server.py"), "--checkpoint", "scenes"]
-        path = os.pathsep.join([str(HELPERS), *sys.path])
-        environment = subprocesses.environment(PYTHONPATH=path, SQUARE_PAUSE=str(pause))
-        self.process = subprocess.Popen(
-            [*argv, "--port", "0", "--workdir", str(data), *flags],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.said: list[str] = []
-        self.address = self.until(r"ready at (http\S+)")[1]
-
-    def until(self, pattern: str) -> re.Match:
-        """Return the match of the first line on stderr that has the pattern."""
-        for line in self.process.stderr:
-            self.said.append(line)
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"no {pattern!r} in {self.said}")
-
-    def ask(self, path: str, body: dict | None = None) -> dict:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.address + path, data, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Return (the exit code, what it said on stderr) after a signal."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=60)
-        return self.process.returncode, "".join(self.said) + said
-
 
 def test_after_kill_9_each_accepted_job_is_drawn_once(tmp_path):
     """Three kills; the last process draws what is left, and every result can be fetched."""
     ids: list[str] = []
     for round in range(3):
-        server = Process(tmp_path / "data")
+        server = serve_process.Process(tmp_path / "data")
         ids += [
             server.ask("/v1/jobs", {"prompt": f"star {round} {i}", "n": 2, "seed": 7})["id"]
             for i in range(4)
         ]
         code, _ = server.end(signal.SIGKILL)
         assert code == -signal.SIGKILL
-    server = Process(tmp_path / "data", pause=0.0)
+    server = serve_process.Process(tmp_path / "data", pause=0.0)
     try:
         results = {}
         for id in ids:
@@ -155,7 +113,9 @@ def test_another_checkpoint_does_not_draw_the_jobs_of_before(tmp_path):
 
 
 def test_sigterm_draws_what_is_accepted_and_exits_0(tmp_path):
-    server = Process(tmp_path / "data", "--json", str(tmp_path / "figures.json"), pause=0.1)
+    server = serve_process.Process(
+        tmp_path / "data", "--json", str(tmp_path / "figures.json"), pause=0.1
+    )
     id = server.ask("/v1/jobs", {"prompt": "a star"})["id"]
     code, said = server.end(signal.SIGTERM)
     assert (code, said.count("\n"), "Traceback" in said) == (0, 3, False), said
@@ -239,7 +199,7 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path, monkeypatch):
 
 
 def test_one_process_holds_a_directory(tmp_path):
-    server = Process(tmp_path / "data")
+    server = serve_process.Process(tmp_path / "data")
     argv = [sys.executable, "-m", "cv3jax", "serve", "--checkpoint", "scenes", "--port", "0"]
     done = subprocess.run(
         [*argv, "--workdir", str(tmp_path / "data")],
