@@ -69,10 +69,11 @@ class UnitEngine:
         """Programs, shapes, compiled memory and measured seconds, for `/v1/capabilities`."""
         lanes = self._facts["lanes"]
         with self._changed:
-            shown = {
-                str(lane): {**lanes[str(lane)], "seconds": self._estimates.shapes(lane)}
-                for lane in self._offer.lanes
-            }
+            seconds = {lane: self._estimates.shapes(lane) for lane in self._offer.lanes}
+        shown = {
+            str(lane): {**lanes[str(lane)], "seconds": {f"{n}": s for n, s in known.items()}}
+            for lane, known in seconds.items()
+        }
         return {**self._facts, "lanes": shown}
 
     @property

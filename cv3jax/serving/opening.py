@@ -113,7 +113,7 @@ def engine_of(
         lanes[str(lane)] = {
             "rows": sorted(verified.seconds),
             "differs": verified.differs,
-            "temporary_bytes": {program.shape: program.temporary for program in reversed(found)},
+            "temporary_bytes": {f"{one.shape}": one.temporary for one in reversed(found)},
         }
     facts = {
         "sizes": [[list(size) for size in chain] for chain in offer.chains],

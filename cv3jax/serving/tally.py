@@ -25,7 +25,7 @@ class Tally:
         self._seconds[lane] += seconds
 
     def gauges(self, waiting: Mapping[Lane, int], under_way: int, running: int) -> dict[str, float]:
-        """Return all counts by name; a name with a lane is "name/lane".
+        """Return all counts by name, with the lane as Prometheus writes labels.
 
         waiting: rows by the lane of their next unit. under_way: rows that were in a unit. running:
         rows in the unit that runs now.
@@ -42,11 +42,12 @@ class Tally:
             "busy_seconds_total": sum(self._seconds.values()),
         }
         for lane in self._lanes:
+            of = f'{{lane="{lane}"}}'
             shown |= {
-                f"rows_waiting/{lane}": waiting.get(lane, 0),
-                f"units_total/{lane}": self._units[lane],
-                f"unit_rows_total/{lane}": self._rows[lane],
-                f"unit_places_total/{lane}": self._places[lane],
-                f"unit_seconds_total/{lane}": self._seconds[lane],
+                f"rows_waiting{of}": waiting.get(lane, 0),
+                f"units_total{of}": self._units[lane],
+                f"unit_rows_total{of}": self._rows[lane],
+                f"unit_places_total{of}": self._places[lane],
+                f"unit_seconds_total{of}": self._seconds[lane],
             }
         return shown

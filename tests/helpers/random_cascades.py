@@ -155,3 +155,11 @@ def mixture(draws: np.random.Generator, sizes: list[tuple[Size, ...]], name: str
         image=image,
         previews=bool(draws.random() < 0.3),
     )
+
+
+def drawn(engine: Any, *orders: Order) -> list[Heard]:
+    """Return what the listeners of orders heard that were submitted at once, when all are over."""
+    heard = [Heard() for _ in orders]
+    for one, listener in zip(orders, heard, strict=True):
+        engine.submit(one, listener)
+    return [listener.wait() for listener in heard]

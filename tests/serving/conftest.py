@@ -6,7 +6,7 @@ import random_cascades as rc
 from cv3jax.cascade.sizes import Size
 from cv3jax.serving.opening import EngineSettings, engine_of
 
-SIZES = (Size(32, 32), Size(64, 64), Size(32, 64), Size(16, 16))
+SIZES = (Size(32, 32), Size(64, 64), Size(16, 16))
 
 
 @pytest.fixture(scope="session")

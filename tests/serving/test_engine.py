@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import random_cascades as rc
+from random_cascades import drawn
 from tiny_runs import compilations
 
 from cv3jax.cascade import preview
@@ -17,14 +18,6 @@ ONCE, TWICE, BASE = (
     rc.chain(16, 32, 64),
     rc.chain(16),
 )
-
-
-def drawn(engine, *orders) -> list[rc.Heard]:
-    """Return what the listeners of orders heard that were submitted at once."""
-    heard = [rc.Heard() for _ in orders]
-    for order, listener in zip(orders, heard, strict=True):
-        engine.submit(order, listener)
-    return [listener.wait() for listener in heard]
 
 
 def of(choice: Choice) -> SamplerSettings:
