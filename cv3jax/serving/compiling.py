@@ -85,16 +85,10 @@ def like(lane: Lane, shape: int, tokens: int) -> Packed:
 
 def text_shapes(cascade: Any, networks: dict[str, Any], slots: int) -> dict[str, Any]:
     """Return the shapes of `slots` texts' keys and values, by stage."""
-    tokens = jax.ShapeDtypeStruct((1, cascade.description.t5.length), np.int32)
+    tokens = jax.ShapeDtypeStruct((slots, cascade.description.t5.length), np.int32)
     features = jax.eval_shape(cascade.encode_text, cascade.params["t5"], tokens)
-
-    def widened(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((x.shape[0], slots, *x.shape[2:]), x.dtype)
-
     return {
-        stage: jax.tree.map(
-            widened, jax.eval_shape(network.read_text, cascade.params[stage], features)
-        )
+        stage: jax.eval_shape(network.read_text, cascade.params[stage], features)
         for stage, network in networks.items()
     }
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from cv3jax.cascade.sizes import Size
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.serving.compiling import Compiled
 from cv3jax.serving.estimates import Estimates
 from cv3jax.serving.lanes import DECODE, STEP, TEXT, Lane
@@ -58,6 +59,11 @@ class UnitEngine:
         self._count, self._running = 0, 0
         self._ends: float | None = None  # when to stop, at the latest
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def description(self) -> CascadeDescription:
+        """What the cascade says of its parts."""
+        return self._offer.description
 
     @property
     def sizes(self) -> list[tuple[Size, ...]]:
