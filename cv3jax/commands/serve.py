@@ -52,13 +52,13 @@ def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "En
     """Return the engine that draws, compiled and not started."""
     with waiting("loading JAX"):
         from cv3jax.distributed.mesh import batch_ways, make_mesh
-        from cv3jax.serving.opening import BATCH, EngineSettings, open_engine
+        from cv3jax.serving.opening import EngineSettings, open_engine
 
     mesh = None if args.mesh is None else make_mesh(**parse_axes(args.mesh))
-    each = BATCH if args.batch is None else args.batch
+    ways = 1 if mesh is None else batch_ways(mesh)
     settings = EngineSettings(
         sizes=sizes,
-        batch=each * (1 if mesh is None else batch_ways(mesh)),
+        batch=None if args.batch is None else args.batch * ways,
         tile=args.tile,
         mesh=mesh,
         attention=args.attention,

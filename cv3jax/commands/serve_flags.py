@@ -36,7 +36,7 @@ def add_flags(made: Parser) -> None:
     )
     command_line.add_devices(
         made,
-        "16",
+        "16, and 8 on a CPU",
         "how this machine's devices share the model, e.g. data=2,fsdp=4 (default: one device)",
     )
     command_line.add_tile(made)

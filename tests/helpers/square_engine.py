@@ -62,7 +62,12 @@ class SquareEngine:
 
     @property
     def gauges(self) -> dict[str, float]:
-        return {"rows": len(self._open), 'rows_waiting{lane="base 64"}': 0.0, "steps_total": 1.0, "alive": self.alive}
+        return {
+            "rows": len(self._open),
+            'rows_waiting{lane="base 64"}': 0.0,
+            "steps_total": 1.0,
+            "alive": self.alive,
+        }
 
     def submit(self, order: Order, listener: Listener) -> None:
         if "refuse" in order.prompt:
