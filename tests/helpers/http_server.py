@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -100,6 +101,7 @@ class Running:
     def wait(self, id: str, *states: str, **headers: str) -> dict[str, Any]:
         """Return a job when it is in one of these states, or else at its end."""
         while True:
+            time.sleep(0.005)
             said = self.get(f"/v1/jobs/{id}", **headers).json
             if said["state"] in (*states, "done", "failed", "cancelled"):
                 return said

@@ -1,7 +1,7 @@
 """An engine that draws coloured squares in steps, without a model: honest to `orders.Engine`.
 
 A prompt may ask for trouble: "fail" ends after a step with a message, "refuse" is refused at once,
-and "slow" waits before each step until `hurry` is set.
+and "slow" waits before each step for a release of `permits`, or until `hurry` is set.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class SquareEngine:
         self.submitted: list[Order] = []
         self.estimate: float | None = None  # what `seconds` says, where it is set
         self.alive = 1.0
-        self.hurry = threading.Event()
+        self.hurry, self.permits = threading.Event(), threading.Semaphore(0)
         self._changed = threading.Condition()
         self._open: dict[str, tuple[Order, Listener, list[Event]]] = {}
         self._cancelled: set[str] = set()
@@ -160,5 +160,5 @@ class SquareEngine:
 
     def _wait_for_hurry(self, order_id: str) -> None:
         while order_id not in self._cancelled and not self._stopping:
-            if self.hurry.wait(0.01):
+            if self.hurry.is_set() or self.permits.acquire(timeout=0.01):
                 return

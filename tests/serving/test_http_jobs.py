@@ -45,22 +45,27 @@ def test_a_job_from_its_start_to_its_result(server):
 
 
 def test_a_job_shows_its_steps_and_previews(server):
-    server.engine.pause = 0.02
-    job = server.post("/v1/jobs", {"prompt": "a star", "size": "128x128"}).json
-    assert job["eta_seconds"] > 0
+    server.engine.pause = 0.5  # by which it reckons; "slow" does not sleep
+    job = server.post("/v1/jobs", {"prompt": "slow star", "seed": 1}).json
+    assert job["eta_seconds"] == 3.5  # four steps, the base's picture, a step, the last picture
     seen = []
-    while True:
-        said = server.get(f"/v1/jobs/{job['id']}").json
-        seen.append(said)
-        if said["state"] == "done":
-            break
-    steps = [(one["pictures"][0]["stage"], one["pictures"][0]["step"]) for one in seen]
-    assert len({*steps}) > 2  # it was seen on its way
-    previews = {one["pictures"][0]["preview"] for one in seen} - {None}
-    assert previews
+    for count in range(6):
+        server.engine.permits.release()
+        while len(server.engine._open[f"{job['id']}.0"][2]) != 6 - count:
+            time.sleep(0.001)
+        while (said := server.get(f"/v1/jobs/{job['id']}").json)["pictures"][0] in seen:
+            time.sleep(0.001)
+        assert (said["state"], said["eta_seconds"]) == ("running", (6 - count) * 0.5)
+        seen.append(said["pictures"][0])
+    steps = [(one["stage"], one["relay_pass"], one["step"], one["steps"]) for one in seen]
+    base = [("base", 0, done, 4) for done in (1, 2, 3, 4, 4)]
+    assert steps == [*base, ("relay", 1, 1, 1)]
+    previews = [one["preview"] for one in seen]
+    assert len({*previews}) == 6
     assert all(one.startswith("data:image/png;base64,") for one in previews)
-    assert seen[-1]["pictures"][0]["preview"] is None
-    assert {one["state"] for one in seen} >= {"running", "done"}
+    server.engine.hurry.set()
+    done = server.wait(job["id"])
+    assert (done["state"], done["pictures"][0]["preview"]) == ("done", None)
 
 
 def test_an_edit_as_a_job(server):
@@ -149,7 +154,7 @@ def test_the_same_idempotency_key_begins_one_job(server):
 
 
 def test_what_was_kept_long_enough_is_gone(tmp_path):
-    with http_server.running(tmp_path / "data", bounds={"keep": 0.3}) as server:
+    with http_server.running(tmp_path / "data", bounds={"keep": 3.0}) as server:
         job = server.post("/v1/jobs", {"prompt": "a star"}).json
         server.wait(job["id"])
         while (gone := server.get(f"/v1/jobs/{job['id']}")).status == 200:
