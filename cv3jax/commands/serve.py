@@ -138,7 +138,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
             model,
             engine,
             args.workdir,
-            Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url)),
+            Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url), args.public_url),
             limits,
             AccessLog(where, prompts=args.log_prompts),
             expander,

@@ -55,7 +55,12 @@ class Book:
                 return before
             job = Job(f"job_{secrets.token_urlsafe(18)}", owner, plan, time.time())
             await admit(self.drawing, self.engine, self.limits, plan.orders(job.id, image))
-            await self._write(job, upload, retry)
+            self.drawing.open[job.id] = job  # who finds it in the journal finds this one
+            try:
+                await self._write(job, upload, retry)
+            except ApiError:
+                del self.drawing.open[job.id]
+                raise
             self.drawing.submit(job, image)
         self._count("jobs", kind=plan.kind)
         if job.code == "cannot_be_drawn":

@@ -43,12 +43,14 @@ class Access:
     """Who may ask.
 
     keys: None lets all. origins: of web pages besides the server's own. hosts: the names by which
-    the server may be called; None: by any.
+    the server may be called; None: by any. public: the server's own origin where a proxy gives it
+    another name.
     """
 
     keys: Keys | None = None
     origins: tuple[str, ...] = ()
     hosts: frozenset[str] | None = None
+    public: str | None = None
 
 
 class Gate:
@@ -221,7 +223,8 @@ def check_sender(headers: dict[bytes, bytes], method: str, access: Access) -> No
             code="unknown_host",
         )
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if method in ("GET", "HEAD", "OPTIONS") or not origin or origin in access.origins:
+    own = (*access.origins, access.public)
+    if method in ("GET", "HEAD", "OPTIONS") or not origin or origin in own:
         return
     if urlsplit(origin).netloc != host:
         raise ApiError(

@@ -20,10 +20,13 @@ def routes(context: Context) -> APIRouter:
     """Return the routes of operations."""
     router = APIRouter()
 
+    def draws() -> bool:
+        return context.engine.gauges.get("alive", 1.0) > 0
+
     @router.get("/healthz")
     async def alive() -> Response:
         """Say that the process answers and its engine draws; 503 where it no longer does."""
-        fine = context.engine.gauges.get("alive", 1.0) > 0
+        fine = draws()
         return JSONResponse({"status": "alive" if fine else "engine dead"}, 200 if fine else 503)
 
     @router.get("/readyz")
@@ -31,7 +34,9 @@ def routes(context: Context) -> APIRouter:
         """Say whether new requests are taken; 503 where not."""
         drawing = context.book.drawing
         status = "ready"
-        if drawing.draining:
+        if not draws():
+            status = "engine dead"
+        elif drawing.draining:
             status = "stopping"
         elif drawing.disk is not None:
             status = "disk full or failing"

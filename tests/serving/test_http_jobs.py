@@ -3,10 +3,15 @@
 import base64
 import http.client
 import json
+import threading
 import time
 
 import http_server
 import pytest
+
+from cv3jax.serving.gate import Access
+from cv3jax.serving.journal import Journal
+from cv3jax.serving.keys import Keys
 
 
 @pytest.fixture
@@ -166,9 +171,6 @@ def test_what_was_kept_long_enough_is_gone(tmp_path):
 
 
 def test_jobs_of_other_keys_are_not_there(tmp_path):
-    from cv3jax.serving.gate import Access
-    from cv3jax.serving.keys import Keys
-
     keys = Keys([("a", "a" * 20, None), ("b", "b" * 20, None)])
     with http_server.running(tmp_path / "data", access=Access(keys)) as server:
         mine, theirs = ({"Authorization": f"Bearer {name * 20}"} for name in "ab")
@@ -179,3 +181,35 @@ def test_jobs_of_other_keys_are_not_there(tmp_path):
         done = server.wait(job["id"], **mine)
         # a picture's name is a secret, so that a page can show it
         assert server.get(done["pictures"][0]["url"].removeprefix(server.address)).status == 200
+
+
+def test_the_same_key_twice_at_once_begins_one_job(server, monkeypatch):
+    """The second request finds the first one's job in the journal before the engine has it."""
+    written, go = threading.Event(), threading.Event()
+    add = Journal.add
+
+    def slowly(self, row):
+        add(self, row)
+        written.set()
+        go.wait()
+
+    monkeypatch.setattr(Journal, "add", slowly)
+    answers = []
+
+    def ask() -> None:
+        path = "/v1/images/generations"
+        answers.append(server.post(path, {"prompt": "a star"}, Idempotency_Key="twice"))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads[0].start()
+    written.wait()
+    threads[1].start()
+    asked = b'cv3jax_requests_total{route="/v1/models",status="200"}'
+    server.get("/v1/models")  # the server is not held up meanwhile
+    assert asked in server.get("/metrics").body
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert [one.status for one in answers] == [200, 200]
+    assert len({one.headers["x-job-id"] for one in answers}) == 1
+    assert len(server.engine.drawn) == 1

@@ -35,9 +35,10 @@ def test_alive_and_ready(server):
     assert server.get("/healthz").json == {"status": "alive"}
     assert server.get("/readyz").json == {"status": "ready"}
     server.engine.alive = 0.0
-    dead = server.get("/healthz")
+    dead, unready = server.get("/healthz"), server.get("/readyz")
     server.engine.alive = 1.0
     assert (dead.status, dead.json) == (503, {"status": "engine dead"})
+    assert unready.status == 503
 
 
 def test_metrics_count_requests_jobs_pictures_and_refusals(server):
@@ -112,11 +113,8 @@ def test_the_log_has_no_prompts_unless_they_are_asked_for(tmp_path):
 
 
 def test_other_names_and_origins(tmp_path):
-    access = Access(
-        origins=("https://app.example",), hosts=hosts_of("127.0.0.1", "https://draw.example:8443")
-    )
-    star = {"prompt": "a star"}
-    public = "https://draw.example:8443"
+    public, star = "https://draw.example:8443", {"prompt": "a star"}
+    access = Access(None, ("https://app.example",), hosts_of("127.0.0.1", public), public)
     with http_server.running(tmp_path / "data", access=access, public=public) as server:
         for host in ("localhost:1", "127.0.0.1", "[::1]:80", "draw.example:8443"):
             assert server.get("/v1/models", Host=host).status == 200
@@ -126,6 +124,7 @@ def test_other_names_and_origins(tmp_path):
         own = server.post(DRAW, star, Origin=server.address)
         assert own.status == 200
         assert "access-control-allow-origin" not in own.headers
+        assert server.post(DRAW, star, Origin=public).status == 200  # of its page, by a proxy
         other = server.post(DRAW, star, Origin="https://app.example")
         assert other.headers["access-control-allow-origin"] == "https://app.example"
         assert server.post(DRAW, star, Origin="https://evil.example").status == 403
