@@ -86,8 +86,8 @@ class Book:
     async def find(self, id: str, owner: str) -> Job:
         """Return a job of an owner. Raises ApiError where there is none."""
         job = self.drawing.open.get(id)
-        if job is None and (row := await self._ask(self._journal.find, id)) is not None:
-            job = as_kept(row, await self._ask(self._journal.pictures, id))
+        if job is None and (kept := await self._ask(self._journal.whole, id)) is not None:
+            job = as_kept(*kept)
         if job is None or job.owner != owner:
             raise ApiError(
                 404,

@@ -65,7 +65,7 @@ class Journal:
 
     def __init__(self, path: Path):
         """Open the journal at `path`, or make it. Raises InputError where it is none of ours."""
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._lock = path, threading.RLock()
         with self._naming():
             # one transaction at a time, begun by hand
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -116,6 +116,12 @@ class Journal:
     def find(self, job: str) -> Row | None:
         """Return a job, or None."""
         return next(iter(self._rows("id = ?", job)), None)
+
+    def whole(self, job: str) -> tuple[Row, list[PictureRow]] | None:
+        """Return a job and its drawn pictures as they are at one moment, or None."""
+        with self._lock:
+            row = self.find(job)
+            return None if row is None else (row, self.pictures(job))
 
     def find_retry(self, owner: str, retry: str) -> Row | None:
         """Return the job that an owner's Idempotency-Key began, or None."""

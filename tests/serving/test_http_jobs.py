@@ -213,3 +213,22 @@ def test_the_same_key_twice_at_once_begins_one_job(server, monkeypatch):
     assert [one.status for one in answers] == [200, 200]
     assert len({one.headers["x-job-id"] for one in answers}) == 1
     assert len(server.engine.drawn) == 1
+
+
+def test_a_job_is_looked_at_whole_or_not_at_all(server, monkeypatch):
+    """It may be forgotten between two questions to the journal."""
+    job = server.post("/v1/jobs", {"prompt": "a star"}).json
+    server.wait(job["id"])
+    find, forgetting = Journal.find, []
+
+    def then_forgotten(self, id):
+        found = find(self, id)
+        forgetting.append(threading.Thread(target=self.forget, args=(time.time() + 9,)))
+        forgetting[-1].start()
+        return found
+
+    monkeypatch.setattr(Journal, "find", then_forgotten)
+    said = server.get(f"/v1/jobs/{job['id']}").json
+    assert said["pictures"][0]["url"]
+    forgetting[0].join()
+    assert server.get(f"/v1/jobs/{job['id']}").code == "job_not_found"
