@@ -155,11 +155,16 @@ def _sse(name: str, said: dict[str, Any]) -> bytes:
 
 
 def job_body(
-    job: Job, remaining: float | None, url_of: Callable[[str], str], previews: dict[int, str]
+    job: Job,
+    remaining: float | None,
+    ahead: int,
+    url_of: Callable[[str], str],
+    previews: dict[int, str],
 ) -> dict[str, Any]:
     """Return what is said of a job: its state, and of each picture how far it is.
 
-    remaining: seconds until it is drawn, where that is known. previews: data URLs by number.
+    remaining: seconds until it is drawn, where that is known. ahead: how many pictures were
+    accepted before it and are not drawn. previews: data URLs by number.
     """
     plan = job.plan
     pictures = []
@@ -174,6 +179,7 @@ def job_body(
             "step": one.done,
             "steps": one.count,
             "preview": previews.get(one.number),
+            "base": one.base is not None or (over and one.row.base is not None),
             "url": url_of(one.row.file) if over and one.row.file else None,
         }
         if over and one.row.file is None:
@@ -190,6 +196,7 @@ def job_body(
         "created_at": int(job.accepted),
         "ended_at": None if job.ended is None else int(job.ended),
         "eta_seconds": remaining,
+        "ahead": ahead,
         "n": plan.n,
         "prompt": plan.prompt,
         "revised_prompt": None if plan.expansion is None else plan.text,

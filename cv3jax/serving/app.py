@@ -1,5 +1,6 @@
 """The application: the routes, the page, the errors and the gate around them."""
 
+import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from cv3jax.serving.gate import Access, Gate
 from cv3jax.serving.images_routes import JOB
 
 PAGE = Path(__file__).parent / "page"
+mimetypes.add_type("text/javascript", ".js")  # whatever this system's list of types says
+mimetypes.add_type("image/svg+xml", ".svg")
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
 
 

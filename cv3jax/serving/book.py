@@ -163,6 +163,27 @@ class Book:
         except OSError as e:
             raise disk_error(e) from e
 
+    async def base(self, job: Job, number: int) -> bytes:
+        """Return the base's own picture of picture `number`. Raises ApiError where there is none.
+
+        Where a safety check is on, there is none.
+        """
+        picture = job.pictures[number] if number < len(job.pictures) else None
+        if picture is not None and picture.row is not None and picture.row.base is not None:
+            return await self.read(picture.row.base)
+        if picture is None or picture.base is None:
+            raise ApiError(404, "the job has no base picture of that number", code="base_not_found")
+        return await self.drawing.run(self._finisher.partial, job.plan, picture.base, None)
+
+    def ahead(self, job: Job) -> int:
+        """Return how many pictures were accepted before a job and are not drawn."""
+        count = 0
+        for other in self.drawing.open.values():
+            if other is job:
+                return count
+            count += 0 if other.is_over else sum(not one.drawn for one in other.pictures)
+        return 0
+
     async def has_file(self, name: str) -> bool:
         """Return whether a picture of that name is kept."""
         known = self._finisher.store.path(name) is not None

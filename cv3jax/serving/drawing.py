@@ -118,6 +118,7 @@ class Drawing:
         else:
             picture.preview = event.image if shown else None
             if event.stage == "base":
+                picture.base = event.image if shown and job.plan.previews else None
                 self._add_partial(job, number, event)
         job.ring()
 
@@ -151,10 +152,12 @@ class Drawing:
 
     async def _finish(self, job: Job, number: int, image: np.ndarray) -> None:
         """Write a picture until it is on the disk, and end the job with its last one."""
-        row = await self._insist(self._finisher.finish, job.id, job.plan, number, image)
+        picture = job.pictures[number]
+        finish = functools.partial(self._finisher.finish, job.id, job.plan, number)
+        row = await self._insist(finish, image, picture.base)
         await self._insist(self._journal.add_picture, job.id, row)
         self._count("pictures", kind="drawn" if row.file else "withheld")
-        job.pictures[number].row = row
+        picture.row, picture.base = row, None
         job.ring()
         if all(one.row for one in job.pictures):
             await self.done(job)

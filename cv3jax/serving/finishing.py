@@ -29,11 +29,14 @@ class Finisher(NamedTuple):
     pixels: int
     safety: Safety | None = None
 
-    def finish(self, job: str, plan: Plan, number: int, image: np.ndarray) -> PictureRow:
+    def finish(
+        self, job: str, plan: Plan, number: int, image: np.ndarray, base: np.ndarray | None
+    ) -> PictureRow:
         """Return the journal's row of a picture whose file is on the disk.
 
-        image: uint8 [H, W, 3], as the engine drew it. A picture that the safety check withholds
-        has no file. Raises OSError where the disk is full or fails.
+        image: uint8 [H, W, 3], as the engine drew it. base: the base's own picture, which gets a
+        file too, or None. A picture that the safety check withholds has no file. Raises OSError
+        where the disk is full or fails.
         """
         picture = Image.fromarray(image)
         if plan.kind == EDIT:
@@ -45,7 +48,10 @@ class Finisher(NamedTuple):
         if picture.mode == "RGBA" and plan.output_format != "jpeg":
             said["background"] = "transparent"
         data = encode(picture, plan, texts_of(plan, number, self.model))
-        return PictureRow(number, self.store.write(data, plan.output_format), len(data), said)
+        file, kept = self.store.write(data, plan.output_format), None
+        if base is not None:
+            kept = self.store.write(encode(Image.fromarray(base), plan), plan.output_format)
+        return PictureRow(number, file, len(data), said, kept)
 
     def partial(self, plan: Plan, image: np.ndarray, size: Size | None) -> bytes | None:
         """Return a partial image as bytes, or None for one that is withheld.

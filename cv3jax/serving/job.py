@@ -23,6 +23,8 @@ class Progress:
     done: int = 0
     count: int = 0
     preview: np.ndarray | None = None  # the newest, uint8 [h, w, 3]
+    # the base's own picture, uint8 [H, W, 3], where previews are shown, until its file is written
+    base: np.ndarray | None = None
     # bytes of the partial images in order, None for one that was withheld
     partials: list["asyncio.Task[bytes | None]"] = dataclasses.field(default_factory=list)
     crossed: int = 0  # how many points of `points` were passed

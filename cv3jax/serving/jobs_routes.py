@@ -33,7 +33,8 @@ def routes(context: Context) -> APIRouter:
         ]
         known = [seconds for seconds in left if seconds is not None]
         remaining = round(max(known), 2) if known else None
-        return answers.job_body(job, remaining, context.url_of(request), previews)
+        ahead = book.ahead(job)
+        return answers.job_body(job, remaining, ahead, context.url_of(request), previews)
 
     async def found(request: Request, id: str) -> Job:
         request.state.job = id[:60]
@@ -67,6 +68,12 @@ def routes(context: Context) -> APIRouter:
             )
         url_of = context.url_of(request)
         return await answers.images(job, book, context.model.tokenize, url_of, form)
+
+    @router.get("/jobs/{id}/base/{number:int}")
+    async def fetch_base(request: Request, id: str, number: int) -> Response:
+        """Return the base's own picture of one of a job's pictures, while it is drawn and after."""
+        job = await found(request, id)
+        return Response(await book.base(job, number), media_type=MEDIA[job.plan.output_format])
 
     @router.delete("/jobs/{id}")
     async def cancel(request: Request, id: str) -> dict[str, Any]:

@@ -28,18 +28,24 @@ create unique index by_retry on jobs (owner, retry) where retry is not null;
 create index by_state on jobs (state, ended);
 create table pictures (
     job text not null references jobs (id) on delete cascade, number integer not null,
-    file text, size integer not null, about text not null, primary key (job, number));
+    file text, size integer not null, about text not null, base text,
+    primary key (job, number));
 create unique index by_file on pictures (file) where file is not null;
+create unique index by_base on pictures (base) where base is not null;
 """
 
 
 class PictureRow(NamedTuple):
-    """A picture that is drawn. `file` is its name, None where the safety check withheld it."""
+    """A picture that is drawn. `file` is its name, None where the safety check withheld it.
+
+    `base` is the name of the base's own picture, which is kept where previews are.
+    """
 
     number: int
     file: str | None
     size: int  # bytes
     about: dict[str, Any]  # what the answer says of it
+    base: str | None = None
 
 
 class Row(NamedTuple):
@@ -99,8 +105,8 @@ class Journal:
         """Write that a picture of a job is drawn. One that is already written stays."""
         with self._changing() as db:
             db.execute(
-                "insert or ignore into pictures values (?, ?, ?, ?, ?)",
-                (job, *picture[:3], json.dumps(picture.about)),
+                "insert or ignore into pictures values (?, ?, ?, ?, ?, ?)",
+                (job, *picture[:3], json.dumps(picture.about), picture.base),
             )
 
     def end(self, job: str, state: str, now: float, message: str = "", code: str = "") -> bool:
@@ -135,35 +141,34 @@ class Journal:
         """Return the drawn pictures of a job by number."""
         with self._reading() as db:
             found = db.execute(
-                "select number, file, size, about from pictures where job = ? order by number",
+                "select number, file, size, about, base from pictures where job = ?"
+                " order by number",
                 (job,),
             ).fetchall()
-        return [PictureRow(*row[:3], json.loads(row[3])) for row in found]
+        return [PictureRow(*row[:3], json.loads(row[3]), row[4]) for row in found]
 
     def has_file(self, file: str) -> bool:
         """Return whether a picture of that name is kept."""
         with self._reading() as db:
-            return (
-                db.execute("select 1 from pictures where file = ?", (file,)).fetchone() is not None
-            )
+            found = db.execute("select 1 from pictures where ? in (file, base)", (file,))
+            return found.fetchone() is not None
 
     def forget(self, before: float) -> list[str]:
         """Remove the jobs that ended before a time. Returns the names of their files."""
         old = "select id from jobs where state != ? and ended < ?"
         with self._changing() as db:
             files = db.execute(
-                f"select file from pictures where file is not null and job in ({old})",
-                (ACCEPTED, before),
+                f"select file, base from pictures where job in ({old})", (ACCEPTED, before)
             ).fetchall()
             db.execute("delete from jobs where state != ? and ended < ?", (ACCEPTED, before))
-        return [file for (file,) in files]
+        return [name for row in files for name in row if name is not None]
 
     def known(self) -> tuple[set[str], set[str]]:
         """Return the ids of all jobs that did not end, and the names of all files."""
         with self._reading() as db:
             jobs = db.execute("select id from jobs where state = ?", (ACCEPTED,)).fetchall()
-            files = db.execute("select file from pictures where file is not null").fetchall()
-        return {job for (job,) in jobs}, {file for (file,) in files}
+            files = db.execute("select file, base from pictures").fetchall()
+        return {job for (job,) in jobs}, {name for row in files for name in row} - {None}
 
     def _rows(self, where: str, *values: Any) -> list[Row]:
         with self._reading() as db:
