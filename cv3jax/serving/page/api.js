@@ -6,6 +6,7 @@ const TITLES = {
   overloaded: "The server is busy",
   rate_limit_exceeded: "Too many requests",
   takes_too_long: "This would take too long",
+  drawing_failed: "This picture was not drawn",
   prompt_too_long: "The prompt is too long",
   expansion_failed: "The prompt was not expanded",
   moderation_blocked: "Withheld",

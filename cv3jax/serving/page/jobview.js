@@ -1,7 +1,7 @@
 // A job while it is drawn: each picture's preview, the base beside it, and how far it is.
 
 import { button, el, say } from "./dom.js";
-import { place, progress, shares, step } from "./words.js";
+import { place, progress, sentence, shares, shortStep } from "./words.js";
 
 const OVER = { cancelled: "Cancelled", failed: "Failed", done: "Done" };
 
@@ -15,11 +15,14 @@ export class JobView {
     this.bar = el("div", { class: "bar", role: "progressbar", "aria-label": "Progress" });
     this.status = el("p", { class: "status" }, "Looking for the job");
     this.cancel = button("Cancel", () => actions.cancel(this.job));
+    this.again = button("Draw it after all", () => actions.retry(this.job), { hidden: true });
     this.problem = el("div", { class: "error", hidden: true });
     this.grid = el("div", { class: "tiles" });
     const heading = title && el("h3", {}, title);
-    const foot = el("div", { class: "row status-row" }, this.status, this.cancel);
-    this.root = el("section", { class: "job" }, heading, this.grid, this.bar, foot, this.problem);
+    this.words = el("p", { class: "words" }, job.words);
+    const foot = el("div", { class: "row status-row" }, this.status, this.cancel, this.again);
+    this.about = el("div", { class: "about" }, this.words, this.bar, foot, this.problem);
+    this.root = el("section", { class: "job" }, heading, this.grid, this.about);
     this.update();
   }
 
@@ -33,13 +36,15 @@ export class JobView {
     say(this.status, over || progress(body, lost));
     this.cancel.hidden = Boolean(over) || error !== null;
     this.root.classList.toggle("lost", lost);
+    this.grid.hidden = body.state !== "done" && Boolean(over) && this.job.kept.size === 0;
+    this.again.hidden = body.state !== "cancelled";
     this.fillBar(body);
   }
 
   build(body) {
     const [width, height] = body.size.split("x").map(Number);
     this.root.style.setProperty("--ratio", `${width} / ${height}`);
-    this.grid.classList.add(body.n === 1 ? "one" : "many");
+    this.root.classList.add(body.n === 1 ? "one" : "many");
     for (const picture of body.pictures) {
       const image = el("img", { alt: "", hidden: true });
       const base = el("img", { class: "inset", alt: "Base picture", hidden: true });
@@ -72,7 +77,8 @@ export class JobView {
     if (inset && !tile.base.src) tile.base.src = URL.createObjectURL(base);
     tile.base.hidden = !inset;
     const withheld = "Withheld by the server's safety check";
-    say(tile.text, picture.blocked ? withheld : kept || OVER[body.state] ? "" : step(body, picture));
+    const how = kept || OVER[body.state] ? "" : shortStep(body, picture);
+    say(tile.text, picture.blocked ? withheld : how);
     tile.text.className = picture.blocked ? "" : "step";
   }
 
@@ -92,9 +98,9 @@ export class JobView {
   fail(error) {
     this.problem.hidden = false;
     const again = button("Try again", () => this.actions.retry(this.job));
-    this.problem.replaceChildren(el("b", {}, error.title), el("p", {}, error.message), again);
+    this.problem.replaceChildren(el("b", {}, error.title), el("p", {}, sentence(error.message)), again);
     this.problem.setAttribute("role", "alert");
     this.cancel.hidden = true;
-    say(this.status, "");
+    this.status.hidden = true;
   }
 }

@@ -1,7 +1,7 @@
 // What the server refused, in words, beside the button that asked.
 
 import { button, by, el } from "./dom.js";
-import { duration } from "./words.js";
+import { duration, sentence } from "./words.js";
 
 const FIELDS = { prompt: "prompt", size: "sizes", seed: "seed", n: "n", expand: "expand" };
 const STAGED = ["steps", "guidance", "eta"];
@@ -19,7 +19,7 @@ export function clear() {
 /** Show a Refusal; `retry` is what the button "Try again" does, or null. */
 export function show(refusal, retry = null) {
   clear();
-  const parts = [el("b", {}, refusal.title), el("p", {}, refusal.message)];
+  const parts = [el("b", {}, refusal.title), el("p", {}, sentence(refusal.message))];
   if (retry !== null) parts.push(again(refusal, retry));
   by("error").replaceChildren(...parts);
   by("error").hidden = false;

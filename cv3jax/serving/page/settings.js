@@ -69,6 +69,7 @@ export class Settings {
     for (const which of ["a", "b"]) {
       const stages = Object.entries(about.stages);
       by(`settings-${which}`).replaceChildren(
+        el("h3", { class: "side" }, which.toUpperCase()),
         ...stages.map(([name, stage]) => stageFields(which, name, stage)),
       );
     }
@@ -91,6 +92,7 @@ export class Settings {
       }
     }
     by("settings-b").hidden = !by("compare").checked;
+    by("settings-a").firstChild.hidden = !by("compare").checked;
     const title = by("compare").checked ? "Draw both" : "Draw";
     by("draw").firstChild.textContent = `${title} `;
   }

@@ -15,7 +15,7 @@
     root.dataset.theme = chosen;
     const button = document.getElementById("theme");
     if (button === null) return;
-    button.textContent = chosen[0].toUpperCase() + chosen.slice(1);
+    button.textContent = `◐ ${chosen[0].toUpperCase()}${chosen.slice(1)}`;
     button.setAttribute("aria-label", `Colours: ${chosen}`);
   }
 

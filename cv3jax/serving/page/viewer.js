@@ -33,9 +33,8 @@ export class Viewer {
   group(id, jobs) {
     const titles = jobs.length > 1 ? ["A", "B"] : [null];
     this.views = jobs.map((job, at) => new JobView(job, this.gallery, this.actions, titles[at]));
-    const parts = [el("p", { class: "words" }, jobs[0].words)];
-    parts.push(el("div", { class: `jobs jobs-${jobs.length}` }, ...this.views.map((v) => v.root)));
-    this.show({ kind: "group", id }, parts);
+    const all = this.views.map((view) => view.root);
+    this.show({ kind: "group", id }, [el("div", { class: `jobs jobs-${jobs.length}` }, ...all)]);
   }
 
   /** Take note that a job moved. */

@@ -10,7 +10,7 @@ export function duration(seconds) {
 }
 
 /** Return a size such as 128x64 with its proper sign. */
-export const size = (text) => text.replace("x", " × ");
+export const size = (text) => text.replace("x", "\u00a0×\u00a0");
 
 /** Return "1 picture", "2 pictures". */
 export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -22,13 +22,11 @@ export const number = (value) => String(Math.round(value * 1000) / 1000);
 export function place(body, picture) {
   const { stage, relay_pass, step: done, steps } = picture;
   if (stage === null) return null;
-  const last = stage === "base" && body.sizes.length === 1;
-  // a stage whose picture is there is over, and the next one has begun
-  if (done < steps || last || (stage === "base" && !picture.base)) {
-    return { stage, pass: relay_pass, step: done, steps };
+  // where the base's own picture is there, the relay has begun
+  if (stage === "base" && picture.base) {
+    return { stage: "relay", pass: 1, step: 0, steps: body.settings.relay.steps };
   }
-  if (relay_pass + 1 >= body.sizes.length) return { stage, pass: relay_pass, step: done, steps };
-  return { stage: "relay", pass: relay_pass + 1, step: 0, steps: body.settings.relay.steps };
+  return { stage, pass: relay_pass, step: done, steps };
 }
 
 /** Return the name of a stage of a job: its base, or the relay to a size. */
@@ -46,6 +44,13 @@ export function step(body, picture) {
   return at.step === 0 ? `${name} begins` : `${name}, step ${at.step} of ${at.steps}`;
 }
 
+/** Return how far one picture of a job is, in few words. */
+export function shortStep(body, picture) {
+  const at = place(body, picture);
+  const drawn = ["done", "drawn"].includes(picture.state);
+  return at === null || drawn ? step(body, picture) : `${at.stage} ${at.step}/${at.steps}`;
+}
+
 /** Return the line that says how far a job is. */
 export function progress(body, lost) {
   if (lost) return "The connection is lost; trying again";
@@ -57,9 +62,11 @@ export function progress(body, lost) {
   const open = body.pictures.filter((one) => one.state !== "done");
   const done = body.n - open.length;
   const now = open.length ? step(body, open[0]) : "done";
-  const text = body.n > 1 ? `${done} of ${body.n} done; ${now}` : now;
-  return text[0].toUpperCase() + text.slice(1) + left;
+  return sentence(body.n > 1 ? `${done} of ${body.n} done; ${now}` : now) + left;
 }
+
+/** Return a text with a large first letter. */
+export const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 /** Return what is announced of a job: a change of stage, and not each step. */
 export function announced(body) {
@@ -99,7 +106,7 @@ export function facts(picture) {
   for (const name of ["base", "relay"]) {
     const stage = picture.settings[name];
     if (!stage) continue;
-    const title = name[0].toUpperCase() + name.slice(1);
+    const title = sentence(name);
     rows.push([`${title} steps`, String(stage.steps)]);
     rows.push([`${title} guidance`, number(stage.guidance)]);
     if (stage.eta) rows.push([`${title} noise`, number(stage.eta)]);
