@@ -190,6 +190,7 @@ setup(
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
             "cv3jax[serve,safety]",
             "openai>=3.50,<4",  # the client that the server's tests use
+            "playwright>=1.60,<2",  # drives Chromium over the server's page
             "imagehash>=4.3,<5",  # what the perceptual hash is held against
             "scikit-image>=0.25,<0.27",  # photographs
             "scikit-learn>=1.6,<2",

@@ -43,6 +43,9 @@ function stored(storage) {
   }
 }
 
+/** Return whether a key is sent. */
+export const hasKey = () => key !== "";
+
 /** Use a key from now on; `keep` is whether after this tab too. */
 export function useKey(given, keep) {
   key = given;

@@ -71,7 +71,7 @@ function repeat(picture, asked) {
 
 function refused(e, retry = null) {
   if (!(e instanceof Refusal)) throw e;
-  if (e.status === 401) askKey("The server does not know this key.");
+  if (e.status === 401) askKey();
   problem.show(e, retry);
 }
 
@@ -201,7 +201,7 @@ async function connect() {
     if (!(e instanceof Refusal)) throw e;
     by("health").dataset.state = "bad";
     say(by("health"), e.status === 401 ? "a key is needed" : "not reachable");
-    if (e.status === 401) askKey(null);
+    if (e.status === 401) askKey();
     else setTimeout(connect, RETRY);
     return;
   }

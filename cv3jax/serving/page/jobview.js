@@ -19,10 +19,10 @@ export class JobView {
     this.problem = el("div", { class: "error", hidden: true });
     this.grid = el("div", { class: "tiles" });
     const heading = title && el("h3", {}, title);
-    this.words = el("p", { class: "words" }, job.words);
-    const foot = el("div", { class: "row status-row" }, this.status, this.cancel, this.again);
-    this.about = el("div", { class: "about" }, this.words, this.bar, foot, this.problem);
-    this.root = el("section", { class: "job" }, heading, this.grid, this.about);
+    this.foot = el("div", { class: "row status-row" }, this.status, this.cancel, this.again);
+    const words = el("p", { class: "words" }, job.words);
+    const about = el("div", { class: "about" }, words, this.bar, this.foot, this.problem);
+    this.root = el("section", { class: "job" }, heading, this.grid, about);
     this.update();
   }
 
@@ -100,7 +100,6 @@ export class JobView {
     const again = button("Try again", () => this.actions.retry(this.job));
     this.problem.replaceChildren(el("b", {}, error.title), el("p", {}, sentence(error.message)), again);
     this.problem.setAttribute("role", "alert");
-    this.cancel.hidden = true;
-    this.status.hidden = true;
+    this.foot.hidden = true;
   }
 }

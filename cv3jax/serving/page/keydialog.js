@@ -1,6 +1,6 @@
 // The dialog that asks for a bearer key.
 
-import { useKey } from "./api.js";
+import { hasKey, useKey } from "./api.js";
 import { by } from "./dom.js";
 
 /** Call `entered` after a key was given. Returns what opens the dialog. */
@@ -12,11 +12,12 @@ export function keyDialog(entered) {
     entered();
   });
   by("key-cancel").addEventListener("click", () => dialog.close());
-  const open = (wrong) => {
+  const open = () => {
     by("key-open").hidden = false;
-    by("key-note").textContent = wrong || "Whoever runs the server gives you one.";
+    const wrong = "The server does not know this key.";
+    by("key-note").textContent = hasKey() ? wrong : "Whoever runs the server gives you one.";
     if (!dialog.open) dialog.showModal();
   };
-  by("key-open").addEventListener("click", () => open(null));
+  by("key-open").addEventListener("click", () => dialog.showModal());
   return open;
 }
