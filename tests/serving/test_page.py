@@ -123,6 +123,30 @@ def test_a_picture_is_enlarged(page, server):
     expect(page.get_by_text("This server enlarges pictures that fit into")).to_be_visible()
 
 
+def test_a_picture_of_this_device_is_enlarged(page, server):
+    page.get_by_text("Enlarge a picture of yours").click()
+
+    def choose(data: bytes) -> None:
+        file = {"name": "mine.png", "mimeType": "image/png", "buffer": data}
+        page.get_by_label("Picture", exact=True).set_input_files(file)
+
+    choose(b"no picture")
+    expect(page.get_by_text("This browser cannot read the file as a picture.")).to_be_visible()
+    choose(http_server.png(65, 70))
+    expect(page.get_by_text("This server enlarges pictures that fit into")).to_be_visible()
+    choose(http_server.png(60, 64))
+    page.get_by_label("Prompt", exact=True).fill("my star")
+    page.get_by_role("button", name="Enlarge to 120 × 128").click()
+    browser.drawn(page, 1)
+    assert browser.width_of(page, ".big img") == 120
+    page.get_by_role("button", name="Again").click()
+    browser.drawn(page, 2)
+    first, second = server.engine.submitted
+    assert first.image.shape == (64, 64, 3)
+    assert (first.prompt, first.seed, first.relay) == (second.prompt, second.seed, second.relay)
+    assert (first.image == second.image).all()
+
+
 def test_two_settings_beside_each_other(page, server):
     page.get_by_label("Compare with other settings").check()
     page.locator("#b-base-guidance").fill("3")

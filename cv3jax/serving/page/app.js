@@ -10,6 +10,7 @@ import * as problem from "./problem.js";
 import { again, enlargement, variations } from "./requests.js";
 import { Settings } from "./settings.js";
 import { Gallery, open as openStore } from "./store.js";
+import { ownPicture } from "./upload.js";
 import { Viewer } from "./viewer.js";
 import { announced } from "./words.js";
 
@@ -117,6 +118,7 @@ jobs.addEventListener("change", ({ detail: job }) => {
   if (!groups.has(job.group)) groups.set(job.group, [job]);
   else if (!groups.get(job.group).includes(job)) groups.get(job.group).push(job);
   viewer.update(job);
+  if (job.body) health(job.lost ? "bad" : "good", job.lost ? "not reachable" : "ready");
   grid.show();
   mark();
   document.title = jobs.open.size ? `Drawing ${jobs.open.size} – cv3jax` : "cv3jax";
@@ -193,14 +195,18 @@ function beside(event) {
   by("viewer").focus({ preventScroll: true });
 }
 
+function health(state, text) {
+  by("health").dataset.state = state;
+  say(by("health"), text);
+}
+
 /** Ask the server what it can do, until it answers. */
 async function connect() {
   try {
     about = await capabilities();
   } catch (e) {
     if (!(e instanceof Refusal)) throw e;
-    by("health").dataset.state = "bad";
-    say(by("health"), e.status === 401 ? "a key is needed" : "not reachable");
+    health("bad", e.status === 401 ? "a key is needed" : "not reachable");
     if (e.status === 401) askKey();
     else setTimeout(connect, RETRY);
     return;
@@ -209,8 +215,11 @@ async function connect() {
   jobs.model = about.model;
   settings.fill(about);
   say(by("model"), about.model);
-  by("health").dataset.state = "good";
-  say(by("health"), "ready");
+  health("good", "ready");
+  ownPicture(about, (file, to) => {
+    if (!by("prompt").reportValidity()) return;
+    draw([settings.enlargement(to)], by("prompt").value, file);
+  });
   await jobs.resume();
   const newest = gallery.pictures[0];
   if (jobs.open.size) showGroup([...jobs.open.values()].pop().group);

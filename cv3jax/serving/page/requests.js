@@ -1,5 +1,7 @@
 // What is asked of the server to draw a picture of the gallery again, in other seeds, or larger.
 
+import { size } from "./words.js";
+
 const COUNT = 4; // variations
 
 function stages(picture, what) {
@@ -32,4 +34,22 @@ export function enlargement(picture, to, about) {
 function relay({ settings }) {
   const { steps, guidance, eta } = settings.relay;
   return { steps, guidance, eta };
+}
+
+/** Return the sizes to which the server enlarges a picture, or the reason why there is none. */
+export function enlargements(about, of) {
+  const sides = (text) => text.split("x").map(Number);
+  const [width, height] = sides(of);
+  const found = new Set();
+  for (const chain of about.enlargements) {
+    const [wide, high] = sides(chain[0]);
+    const factor = 2 ** (chain.length - 1);
+    if (width <= wide && height <= high) found.add(`${width * factor}x${height * factor}`);
+  }
+  if (found.size) return { sizes: [...found], reason: null };
+  const most = [...new Set(about.enlargements.map((chain) => size(chain[0])))].join(", ");
+  const reason = most
+    ? `This server enlarges pictures that fit into ${most}.`
+    : "This server has no relay, which enlarges pictures.";
+  return { sizes: [], reason };
 }

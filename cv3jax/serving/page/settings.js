@@ -114,6 +114,15 @@ export class Settings {
     return by("expanded-field").hidden ? by("prompt").value : by("expanded").value;
   }
 
+  /** Return what is asked of the server to enlarge a picture of this device to a size. */
+  enlargement(to) {
+    const asked = { prompt: this.text, size: to, n: 1, output_format: by("format").value };
+    if (by("seed").value !== "") asked.seed = by("seed").valueAsNumber;
+    for (const what of ["steps", "guidance", "eta"]) asked[what] = by(`a-relay-${what}`).value;
+    if (!by("own-strength-field").hidden) asked.strength = by("own-strength").value;
+    return asked;
+  }
+
   stages(which) {
     const names = this.sizes.get(this.size);
     const read = (what) =>
@@ -150,7 +159,7 @@ export class Settings {
   keep() {
     const values = {};
     for (const one of by("composer").querySelectorAll("input, textarea, select")) {
-      if (one.type === "radio") continue;
+      if (one.type === "radio" || one.type === "file") continue;
       values[one.id] = one.type === "checkbox" ? one.checked : one.value;
     }
     values.size = this.size;

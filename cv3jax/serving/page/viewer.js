@@ -2,6 +2,7 @@
 
 import { button, careful, el } from "./dom.js";
 import { JobView } from "./jobview.js";
+import { enlargements } from "./requests.js";
 import { facts, fileName, size } from "./words.js";
 
 const SMALL = 256; // pixels; a picture below is shown with its pixels as they are
@@ -154,22 +155,4 @@ function differences(a, b) {
   const head = ["", "A", "B"].map((text) => el("th", { scope: "col" }, text));
   const caption = el("caption", {}, "Settings; those that differ are marked");
   return el("table", {}, caption, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
-}
-
-/** Return the sizes to which the server enlarges a picture, or the reason why there is none. */
-export function enlargements(about, of) {
-  const sides = (text) => text.split("x").map(Number);
-  const [width, height] = sides(of);
-  const found = new Set();
-  for (const chain of about.enlargements) {
-    const [most_wide, most_high] = sides(chain[0]);
-    const factor = 2 ** (chain.length - 1);
-    if (width <= most_wide && height <= most_high) found.add(`${width * factor}x${height * factor}`);
-  }
-  if (found.size) return { sizes: [...found], reason: null };
-  const most = [...new Set(about.enlargements.map((chain) => size(chain[0])))].join(", ");
-  const reason = most
-    ? `This server enlarges pictures that fit into ${most}.`
-    : "This server has no relay, which enlarges pictures.";
-  return { sizes: [], reason };
 }
