@@ -159,12 +159,11 @@ def job_body(
     remaining: float | None,
     ahead: int,
     url_of: Callable[[str], str],
-    previews: dict[int, str],
 ) -> dict[str, Any]:
-    """Return what is said of a job: its state, and of each picture how far it is.
+    """Return what is said of a job: its state, and of each picture how far it is, no preview yet.
 
     remaining: seconds until it is drawn, where that is known. ahead: how many pictures were
-    accepted before it and are not drawn. previews: data URLs by number.
+    accepted before it and are not drawn.
     """
     plan = job.plan
     pictures = []
@@ -178,7 +177,7 @@ def job_body(
             "relay_pass": one.relay_pass,
             "step": one.done,
             "steps": one.count,
-            "preview": previews.get(one.number),
+            "preview": None,
             "base": one.base is not None or (over and one.row.base is not None),
             "url": url_of(one.row.file) if over and one.row.file else None,
         }

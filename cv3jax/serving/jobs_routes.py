@@ -22,10 +22,8 @@ def routes(context: Context) -> APIRouter:
     router, book = APIRouter(prefix="/v1"), context.book
 
     async def said(request: Request, job: Job) -> dict[str, Any]:
-        """Return what is said of a job now."""
+        """Return what is said of a job now, with the previews of this moment."""
         shown = {p.number: p.preview for p in job.pictures if p.preview is not None and not p.row}
-        urls = await asyncio.gather(*(book.drawing.run(data_url, one) for one in shown.values()))
-        previews = dict(zip(shown, urls, strict=True))
         left = [
             context.engine.remaining(job.order_id(one.number))
             for one in job.pictures
@@ -33,8 +31,11 @@ def routes(context: Context) -> APIRouter:
         ]
         known = [seconds for seconds in left if seconds is not None]
         remaining = round(max(known), 2) if known else None
-        ahead = book.ahead(job)
-        return answers.job_body(job, remaining, ahead, context.url_of(request), previews)
+        body = answers.job_body(job, remaining, book.ahead(job), context.url_of(request))
+        urls = await asyncio.gather(*(book.drawing.run(data_url, one) for one in shown.values()))
+        for number, url in zip(shown, urls, strict=True):
+            body["pictures"][number]["preview"] = url
+        return body
 
     async def found(request: Request, id: str) -> Job:
         request.state.job = id[:60]

@@ -1,7 +1,7 @@
 // The grid of pictures, newest first, with those before it that are being drawn.
 
 import { by, el, say } from "./dom.js";
-import { MOST } from "./store.js";
+import { MOST, newestFirst } from "./store.js";
 import { counted, shares, step } from "./words.js";
 
 /** The grid. `open` is called with a picture's id, `follow` with a job. */
@@ -19,14 +19,14 @@ export class Grid {
 
   /** Show the pictures and the open jobs as they are now. */
   show() {
-    const pending = [...this.jobs.open.values()].filter((job) => job.body !== null).reverse();
+    const pending = [...this.jobs.open.values()].filter((job) => job.body !== null);
     const waiting = pending.flatMap((job) =>
       job.body.pictures
         .filter((one) => !this.gallery.find(`${job.id}.${one.index}`))
-        .map((one) => this.waiting(job, one)),
+        .map((one) => ({ at: job.at, index: one.index, item: this.waiting(job, one) })),
     );
-    const kept = this.gallery.pictures.map((one) => this.item(one));
-    this.place([...waiting, ...kept]);
+    const kept = this.gallery.pictures.map((one) => ({ ...one, item: this.item(one) }));
+    this.place([...waiting, ...kept].sort(newestFirst).map((one) => one.item));
     const count = this.gallery.pictures.length;
     say(by("count"), count ? counted(count, "picture") : "");
     by("clear").hidden = count === 0;

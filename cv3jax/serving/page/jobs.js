@@ -3,8 +3,12 @@
 import { ask, askJson, baseOf, picture as fetched, Refusal } from "./api.js";
 import * as store from "./store.js";
 
-const PAUSE = { running: 250, accepted: 600, hidden: 2000 }; // milliseconds between two looks
+// milliseconds between two looks at a job; one that is done soon is looked at more often
+const LEAST = 120;
+const MOST = 1000;
+const HIDDEN = 2000; // while nobody sees the page
 const LOST = 5000; // at most, where the server does not answer
+const LOOKS = 16; // while a job is drawn
 
 /** Return the body of a request to enlarge a picture. */
 function formOf(asked, given) {
@@ -62,9 +66,7 @@ export class Jobs extends EventTarget {
   }
 
   async watch(job, failures) {
-    const pause = job.body === null ? 0 : document.hidden ? PAUSE.hidden : PAUSE[job.body.state];
-    const busy = Math.max(this.open.size, 1);
-    const wait = failures ? Math.min(500 * 2 ** failures, LOST) : (pause || 0) * busy;
+    const wait = failures ? Math.min(500 * 2 ** failures, LOST) : this.pause(job);
     await new Promise((resolve) => setTimeout(resolve, wait));
     if (!this.open.has(job.id)) return;
     try {
@@ -82,6 +84,13 @@ export class Jobs extends EventTarget {
       if (e.status === 401) this.refused(e);
     }
     if (this.open.has(job.id)) this.watch(job, failures);
+  }
+
+  pause(job) {
+    if (job.body === null) return 0;
+    if (document.hidden) return HIDDEN;
+    const each = (1000 * (job.body.eta_seconds || 1)) / LOOKS;
+    return Math.min(Math.max(each, LEAST), MOST) * Math.max(this.open.size, 1);
   }
 
   /** Take over what the server says of a job. */

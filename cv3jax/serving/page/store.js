@@ -53,6 +53,9 @@ export async function remove(name, id) {
   else await promised(table(name, "readwrite").delete(id));
 }
 
+/** Compare two pictures: those of newer jobs come first, those of one job in their order. */
+export const newestFirst = (a, b) => b.at - a.at || a.index - b.index;
+
 /** The pictures, newest first. Emits "change" with the picture that was added, or null. */
 export class Gallery extends EventTarget {
   constructor() {
@@ -64,7 +67,7 @@ export class Gallery extends EventTarget {
 
   /** Read what was kept. */
   async load() {
-    this.pictures = (await all("pictures")).sort((a, b) => b.at - a.at || b.index - a.index);
+    this.pictures = (await all("pictures")).sort(newestFirst);
     this.changed();
   }
 
@@ -74,7 +77,8 @@ export class Gallery extends EventTarget {
 
   /** Add a picture. Returns a sentence where the browser could not keep it, or null. */
   async add(picture) {
-    this.pictures = [picture, ...this.pictures.filter((one) => one.id !== picture.id)];
+    const others = this.pictures.filter((one) => one.id !== picture.id);
+    this.pictures = [picture, ...others].sort(newestFirst);
     let problem = null;
     try {
       await put("pictures", picture);
