@@ -18,7 +18,7 @@ export class JobView {
     this.again = button("Draw it after all", () => actions.retry(this.job), { hidden: true });
     this.problem = el("div", { class: "error", hidden: true });
     this.grid = el("div", { class: "tiles" });
-    const heading = title && el("h3", {}, title);
+    const heading = title && el("p", { class: "side" }, title);
     this.foot = el("div", { class: "row status-row" }, this.status, this.cancel, this.again);
     const words = el("p", { class: "words" }, job.words);
     const about = el("div", { class: "about" }, words, this.bar, this.foot, this.problem);
@@ -49,7 +49,9 @@ export class JobView {
       const image = el("img", { alt: "", hidden: true });
       const base = el("img", { class: "inset", alt: "Base picture", hidden: true });
       const text = el("figcaption");
-      const open = el("button", { type: "button", class: "plain", disabled: true }, image);
+      const label = `Picture ${picture.index + 1}`;
+      const given = { type: "button", "aria-label": label, disabled: true };
+      const open = el("button", given, image);
       open.addEventListener("click", () => this.actions.open(`${this.job.id}.${picture.index}`));
       const root = el("figure", { class: "tile waiting" }, open, base, text);
       this.tiles.push({ root, image, base, text, open });

@@ -69,7 +69,7 @@ export class Settings {
     for (const which of ["a", "b"]) {
       const stages = Object.entries(about.stages);
       by(`settings-${which}`).replaceChildren(
-        el("h3", { class: "side" }, which.toUpperCase()),
+        el("p", { class: "side" }, which.toUpperCase()),
         ...stages.map(([name, stage]) => stageFields(which, name, stage)),
       );
     }

@@ -152,7 +152,7 @@ function differences(a, b) {
     const given = left === right ? {} : { class: "differs" };
     return el("tr", given, el("th", { scope: "row" }, name), el("td", {}, left), el("td", {}, right));
   });
-  const head = ["", "A", "B"].map((text) => el("th", { scope: "col" }, text));
+  const head = ["A", "B"].map((text) => el("th", { scope: "col" }, text));
   const caption = el("caption", {}, "Settings; those that differ are marked");
-  return el("table", {}, caption, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+  return el("table", {}, caption, el("thead", {}, el("tr", {}, el("td"), ...head)), el("tbody", {}, ...body));
 }
