@@ -150,7 +150,7 @@ class Journal:
     def has_file(self, file: str) -> bool:
         """Return whether a picture of that name is kept."""
         with self._reading() as db:
-            found = db.execute("select 1 from pictures where ? in (file, base)", (file,))
+            found = db.execute("select 1 from pictures where file = ? or base = ?", (file, file))
             return found.fetchone() is not None
 
     def forget(self, before: float) -> list[str]:
