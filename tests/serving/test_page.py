@@ -46,6 +46,8 @@ def test_a_picture_from_its_prompt_to_the_gallery(page, server):
     expect(page.locator("#said")).to_have_text("Drawing the base picture")
     expect(tile).to_have_attribute("data-stage", "relay")
     expect(page.locator("#said")).to_have_text(re.compile("relay to 128.×.128"))
+    server.engine.pause = 0.8
+    assert browser.width_of(page, ".tile .inset") == 64  # the base's own picture
     server.engine.pause = 0.0
     browser.drawn(page, 1)
     assert browser.width_of(page, ".big img") == 128

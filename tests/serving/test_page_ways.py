@@ -4,6 +4,7 @@ import browser
 import http_server
 import pytest
 from expansion_server import MODEL, expansion_server
+from PIL import Image
 from playwright.sync_api import expect
 from square_engine import SquareEngine
 
@@ -92,6 +93,21 @@ def test_a_server_with_keys_asks_for_one(chrome, tmp_path):
         assert page.evaluate("localStorage.getItem('key')") is None  # it was not to be kept
 
 
+def test_a_withheld_picture_says_so(chrome, tmp_path):
+    class Blind:
+        def allows(self, image: Image.Image) -> bool:
+            return False
+
+    with (
+        http_server.running(tmp_path / "data", safety=Blind()) as server,
+        browser.opened(chrome, server.address) as page,
+    ):
+        browser.draw(page, "a star")
+        expect(page.get_by_text("Withheld by the server's safety check")).to_be_visible()
+        expect(page.locator(".status")).to_have_text("Done")
+        browser.drawn(page, 0)
+
+
 def test_all_by_the_keyboard(chrome, server):
     with browser.opened(chrome, server.address) as page:
         expect(page.locator("#health")).to_have_text("ready")
@@ -105,8 +121,9 @@ def test_all_by_the_keyboard(chrome, server):
         browser.drawn(page, 2)
         while not page.evaluate("document.activeElement.matches('.thumb')"):
             page.keyboard.press("Tab")
-            shown = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert shown == "solid" or page.evaluate("document.activeElement.matches('.chip *')")
+            shown = page.evaluate("getComputedStyle(document.activeElement).outline")
+            chip = page.evaluate("document.activeElement.matches('.chip *')")  # its label has it
+            assert chip or "solid 2px" in shown
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         expect(page.locator(".about .words")).to_have_text("one")

@@ -140,7 +140,8 @@ gallery.addEventListener("change", () => {
 function over(done) {
   const made = done.map((job) => gallery.pictures.filter((one) => one.job === job.id));
   const pictures = made.flat();
-  say(by("said"), pictures.length ? "Done" : done[0].error ? done[0].error.message : "Cancelled");
+  const { error, body } = done[0];
+  say(by("said"), error ? error.message : body.state === "cancelled" ? "Cancelled" : "Done");
   if (done.length === 1 && pictures.length === 1 && done[0].body.n === 1) open(pictures[0].id);
   else if (done.length === 2 && made.every((one) => one.length === 1)) {
     compare(pictures[0], pictures[1]);

@@ -45,7 +45,9 @@ export class Jobs extends EventTarget {
 
   /** Follow the jobs that were open when the page was closed. */
   async resume() {
-    for (const kept of await store.all("jobs")) this.follow(kept, null);
+    for (const kept of await store.all("jobs")) {
+      if (!this.open.has(kept.id)) this.follow(kept, null);
+    }
   }
 
   follow(kept, body) {

@@ -70,7 +70,7 @@ export class JobView {
     if (source && tile.image.src !== source) tile.image.src = source;
     tile.image.hidden = !source;
     tile.image.alt = kept ? this.job.words : "Preview";
-    tile.root.classList.toggle("waiting", !source && body.state !== "cancelled");
+    tile.root.classList.toggle("waiting", !source && !OVER[body.state]);
     tile.root.classList.toggle("preview", !kept && picture.stage !== null);
     tile.root.dataset.stage = kept ? "done" : place(body, picture)?.stage || "waiting";
     tile.open.disabled = !kept;
