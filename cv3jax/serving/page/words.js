@@ -3,10 +3,10 @@
 /** Return seconds in words: 8 s, 2 min, 1 h 5 min. */
 export function duration(seconds) {
   const whole = Math.max(Math.ceil(seconds), 1);
-  if (whole < 90) return `${whole} s`;
+  if (whole < 90) return `${whole}\u00a0s`;
   const minutes = Math.round(whole / 60);
-  if (minutes < 60) return `${minutes} min`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (minutes < 60) return `${minutes}\u00a0min`;
+  return `${Math.floor(minutes / 60)}\u00a0h ${minutes % 60}\u00a0min`;
 }
 
 /** Return a size such as 128x64 with its proper sign. */
