@@ -63,7 +63,8 @@ def opened(browser: Browser, address: str, **context: object) -> Iterator[Page]:
 
 
 def draw(page: Page, prompt: str) -> None:
-    """Type a prompt and draw it by the keyboard."""
+    """Type a prompt and draw it by the keyboard, when the server has answered."""
+    expect(page.locator("#draw")).to_be_enabled()
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.keyboard.press("Control+Enter")
 

@@ -4,6 +4,7 @@ tests/helpers/browser.py sees at the end of each test that the page broke no rul
 """
 
 import re
+import threading
 
 import browser
 import http_server
@@ -12,7 +13,7 @@ from playwright.sync_api import expect
 from square_engine import SquareEngine
 
 pytestmark = pytest.mark.browser
-HTML = '<img src=x onerror="document.title=1">'
+HTML = 'slow <img src=x onerror="document.title=1">'
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +36,48 @@ def page(chrome, server):
         yield found
 
 
-def test_a_picture_from_its_prompt_to_the_gallery(page, server):
-    server.engine.pause = 0.4  # a step lasts longer than the time between two looks
+class OneByOne(SquareEngine):
+    """Take a step of a slow prompt for each turn that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.turns = threading.Semaphore(0)
+
+    def _wait_for_hurry(self, order_id: str) -> None:
+        while order_id not in self._cancelled and not self._stopping:
+            if self.turns.acquire(timeout=0.01):
+                return
+
+
+@pytest.fixture
+def one_by_one(tmp_path):
+    with http_server.running(tmp_path / "steps", OneByOne()) as found:
+        yield found
+
+
+def test_a_picture_from_its_prompt_to_the_gallery(chrome, one_by_one):
+    with browser.opened(chrome, one_by_one.address) as page:
+        follow_a_picture(page, one_by_one)
+
+
+def follow_a_picture(page, server):
     page.get_by_label("Seed", exact=True).fill("7")
     browser.draw(page, HTML)
-    tile = page.locator(".tile")
-    expect(tile).to_have_attribute("data-stage", "base")
+    tile, turns = page.locator(".tile"), server.engine.turns
+    expect(page.locator(".status")).to_contain_text("Waiting: begins soon")
+    turns.release()
+    expect(page.locator(".status")).to_contain_text("Base picture, step 1 of 4")
     assert browser.width_of(page, ".tile button img") == 8  # what a step predicts
-    expect(page.locator(".status")).to_contain_text("Base picture, step ")
+    expect(tile).to_have_attribute("data-stage", "base")
     expect(page.locator("#said")).to_have_text("Drawing the base picture")
+    turns.release(4)
     expect(tile).to_have_attribute("data-stage", "relay")
     expect(page.locator("#said")).to_have_text(re.compile("relay to 128.×.128"))
-    server.engine.pause = 0.8
-    assert browser.width_of(page, ".tile .inset") == 64  # the base's own picture
-    server.engine.pause = 0.0
+    assert browser.width_of(page, ".tile button img") == 64  # the base's own picture
+    turns.release()
+    assert browser.width_of(page, ".tile .inset") == 64
+    assert browser.width_of(page, ".tile button img") == 8
+    turns.release()
     browser.drawn(page, 1)
     assert browser.width_of(page, ".big img") == 128
     page.get_by_role("button", name="Base", exact=True).click()

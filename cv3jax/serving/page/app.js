@@ -207,7 +207,7 @@ async function connect() {
     about = await capabilities();
   } catch (e) {
     if (!(e instanceof Refusal)) throw e;
-    health("bad", e.status === 401 ? "a key is needed" : "not reachable");
+    health("bad", e.status === 401 ? "key needed" : "not reachable");
     if (e.status === 401) askKey();
     else setTimeout(connect, RETRY);
     return;
@@ -217,6 +217,7 @@ async function connect() {
   settings.fill(about);
   say(by("model"), about.model);
   health("good", "ready");
+  by("draw").disabled = false;
   ownPicture(about, (file, to) => {
     if (!by("prompt").reportValidity()) return;
     draw([settings.enlargement(to)], by("prompt").value, file);

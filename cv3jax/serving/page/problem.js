@@ -24,6 +24,7 @@ export function show(refusal, retry = null) {
   by("error").replaceChildren(...parts);
   by("error").hidden = false;
   point(refusal);
+  by("error").scrollIntoView({ block: "nearest" });
 }
 
 function again(refusal, retry) {

@@ -181,6 +181,7 @@ export class Settings {
     for (const [id, value] of Object.entries(values)) {
       const one = by(id);
       if (one === null || one.readOnly) continue;
+      if (one.id === "prompt" && one.value) continue; // typed before the server answered
       if (one.type === "checkbox") one.checked = value;
       else if (typeof value === "string") one.value = value;
     }
