@@ -9,14 +9,16 @@ UNIT := io images records sources packing loading recaption expansion scenes dif
 	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
 INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt
 # tests of what is not set up are left out by name, not skipped
-LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)
+LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)$(if $(BROWSER),, or browser)
+# as tests/helpers/browser.py finds it
+BROWSER ?= $(firstword $(shell command -v chromium chromium-browser google-chrome chrome 2>/dev/null))
 
 # where it is set, every process compiles its libraries again, which takes five seconds
 export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm quickstart test-unit test test-all test-gpu mutants benchmarks docs lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu mutants benchmarks docs lint clean
 
 setup: $(VENV)/.done
 
@@ -40,6 +42,10 @@ $(VENV)/.torch: $(INPUTS)
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root
 setup-slurm:
 	apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends slurm-wlm munge
+
+# Debian's Chromium, by which the server's page is tested; as root, where there is no browser yet
+setup-browser:
+	$(if $(BROWSER),@:,apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
 
 # libtpu, with which `cv3jax compile` compiles for TPUs that are not there
 setup-tpu: setup $(VENV)/.tpu

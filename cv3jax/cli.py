@@ -16,6 +16,7 @@ from data_pipeline.io.exits import line_and_code, say, say_anything
 COMMANDS = {
     "sample": ("cv3jax.commands.sample", "draw pictures from prompts with a trained cascade"),
     "upscale": ("cv3jax.commands.upscale", "enlarge pictures of your own by a cascade's relay"),
+    "serve": ("cv3jax.commands.serve", "draw for many users over HTTP, by OpenAI's images API"),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -38,7 +39,7 @@ COMMANDS = {
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
-    "Draw": ("sample", "upscale", "quickstart", "convert"),
+    "Draw": ("sample", "upscale", "serve", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

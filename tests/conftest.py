@@ -76,6 +76,7 @@ LONG = (
     "encode",
     "encode_stops",
     "faults_checkpoints",
+    "serve_command",
 )
 
 if shared.VARIABLE not in os.environ:

@@ -1,6 +1,7 @@
 """The autoencoder and the text encoder of a cascade as jitted functions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -42,9 +43,14 @@ def decoder(vae: Autoencoder, scale: float, mesh: Mesh | None, tile: int | None 
         return tiled_decoder(vae, scale, mesh, tile)
 
     def decode(params, latents):
-        return to_uint8(vae.apply({"params": params}, latents / scale, method="decode"))
+        return to_uint8(decoded(vae, scale, params, latents))
 
     return announced(jax.jit(decode, out_shardings=images_sharding(mesh)), "the decoder")
+
+
+def decoded(vae: Autoencoder, scale: float, params: Any, latents: jax.Array) -> jax.Array:
+    """Return the pixels float32 [B, H, W, 3] of scaled latents, about -1..1."""
+    return vae.apply({"params": params}, latents / scale, method="decode")
 
 
 def text_encoder(description: TextDescription) -> Callable:

@@ -82,12 +82,12 @@ def check_fits(
     cascade: of `planned`, or a loaded one, whose parameters are in memory already.
     """
     loaded = [x for x in jax.tree.leaves(cascade.params) if isinstance(x, jax.Array)]
-    has, held = room(cascade.mesh) + _bytes(loaded), _bytes(cascade.params)
+    has, held = room(cascade.mesh) + bytes_per_device(loaded), bytes_per_device(cascade.params)
     for program in programs(cascade, pictures, base, relay):
         # a mesh may gather a part's parameters, and a CPU widen them
         if held + _whole(program.args[0]) + program.rough <= NEAR * has:
             continue
-        planned, least = taken(program), held + _bytes(program.args[1:])
+        planned, least = taken(program), held + bytes_per_device(program.args[1:])
         if planned is None or least + planned > has:
             takes = f"over {has / 1e9:.1f}" if planned is None else f"{(least + planned) / 1e9:.1f}"
             raise NoRoomError(
@@ -246,7 +246,7 @@ def _share(x: jax.ShapeDtypeStruct | jax.Array) -> tuple[int, ...]:
     return x.shape if sharding is None else sharding.shard_shape(x.shape)
 
 
-def _bytes(tree: Any) -> int:
+def bytes_per_device(tree: Any) -> int:
     """Return the bytes of these arrays, or of such shapes, that one device holds."""
     return sum(math.prod(_share(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

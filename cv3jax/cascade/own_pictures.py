@@ -31,14 +31,22 @@ def fitted(colours: Image.Image, alpha: Image.Image | None, multiple: int) -> La
 
     alpha: mode L, of the same size, or None.
     """
+    sides = (side + -side % multiple for side in (colours.height, colours.width))
+    return padded(colours, alpha, Size(*sides))
+
+
+def padded(colours: Image.Image, alpha: Image.Image | None, to: Size) -> Layers:
+    """Return a picture, mode RGB, padded by its mirror image to the size `to`.
+
+    alpha: mode L, of the picture's size, or None. No side of `to` is shorter than the picture's.
+    """
     size = Size(colours.height, colours.width)
     if alpha is not None:
         both = colours.copy()
         both.putalpha(alpha)
         colours = Image.alpha_composite(Image.new("RGBA", both.size, "white"), both).convert("RGB")
-    pixels = np.asarray(colours)
-    spare = [(0, -side % multiple) for side in size]
-    return Layers(np.pad(pixels, [*spare, (0, 0)], "symmetric"), alpha, size)
+    spare = [(0, most - side) for side, most in zip(size, to, strict=True)]
+    return Layers(np.pad(np.asarray(colours), [*spare, (0, 0)], "symmetric"), alpha, size)
 
 
 def restored(layers: Layers, made: np.ndarray, colour_fix: str) -> tuple[Image.Image, float]:

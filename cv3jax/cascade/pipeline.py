@@ -71,14 +71,14 @@ class Cascade:
         self.tokenize, self.mesh = tokenize, mesh
         devices = mesh or within or make_mesh(data=1, devices=jax.local_devices()[:1])
         stages = description.stages.items()
-        self._attend = {name: stage_attend(one, attention, devices) for name, one in stages}
-        self._vae = vae = build_on(mesh, Autoencoder, description.vae.model)
+        self.attend = {name: stage_attend(one, attention, devices) for name, one in stages}
+        self.vae = vae = build_on(mesh, Autoencoder, description.vae.model)
         scale = description.vae.measured
         self.encoder, self.decoder = encoder(vae, scale, mesh), decoder(vae, scale, mesh)
         self.coders = Coders(vae, scale, mesh)
         if description.t5 is not None:
-            self._text = text_encoder(description.t5)
-        self._samplers = StageSamplers(description, mesh, self._attend)
+            self.encode_text = text_encoder(description.t5)
+        self._samplers = StageSamplers(description, mesh, self.attend)
         self._lap: Callable[[str, Any], Any] = lambda part, value: value
         self._progress: Progress | None = None
         self._watch: Watch | None = None
@@ -135,7 +135,7 @@ class Cascade:
 
     def text(self, prompts: list[str]) -> jax.Array:
         """Return the text features [B, L, C] of prompts."""
-        return self._text(self.params["t5"], self.put_rows(self.tokenize(prompts)))
+        return self.encode_text(self.params["t5"], self.put_rows(self.tokenize(prompts)))
 
     def decode(self, latents: jax.Array, tile: int = 0) -> np.ndarray:
         """Decode scaled latents [B, h, w, z] to uint8 images [B, H, W, 3].
@@ -157,11 +157,11 @@ class Cascade:
     @property
     def factor(self) -> int:
         """The pixels per latent position, per side."""
-        return self._vae.factor
+        return self.vae.factor
 
     def latent(self, size: int | Size) -> tuple[int, int, int]:
         """Return (h, w, z), the shape of the latent of an image of `size` pixels."""
-        return (*as_size(size).divided(self._vae.factor), self._vae.z_channels)
+        return (*as_size(size).divided(self.vae.factor), self.vae.z_channels)
 
     def noise(self, keys: jax.Array, size: int | Size) -> jax.Array:
         """Return standard normal noise [B, h, w, z] for images of `size` pixels, one key each."""

@@ -14,8 +14,8 @@ from data_pipeline.io.files import check_directory
 _TIMEOUT = ExpandSettings.timeout
 
 
-def add_expansion(parser: Parser) -> None:
-    """Add --expand and the flags that go with it."""
+def add_expansion(parser: Parser, *, ablation: bool = True) -> None:
+    """Add --expand and the flags that go with it; --expand-ablation where that is asked for."""
     group = parser.add_argument_group("prompt expansion")
     group.add_argument(
         "--expand",
@@ -55,11 +55,12 @@ def add_expansion(parser: Parser) -> None:
         action="store_true",
         help="draw a prompt as it is, and say so, where its expansion fails, instead of an error",
     )
-    group.add_argument(
-        "--expand-ablation",
-        action="store_true",
-        help="draw each prompt with and without expansion, with the same seeds, side by side",
-    )
+    if ablation:
+        group.add_argument(
+            "--expand-ablation",
+            action="store_true",
+            help="draw each prompt with and without expansion, with the same seeds, side by side",
+        )
 
 
 def expansion_of(args: argparse.Namespace) -> Expanding | None:
@@ -75,7 +76,8 @@ def expansion_of(args: argparse.Namespace) -> Expanding | None:
         if alone:
             raise InputError(f"--{alone[0].replace('_', '-')} goes with --expand")
         return None
-    if args.expand_ablation:
+    ablation = given.get("expand_ablation", False)
+    if ablation:
         for name in ("image", "noise"):
             if given.get(name):
                 raise InputError(f"--expand-ablation draws from seeds alone; leave --{name} out")
@@ -90,7 +92,7 @@ def expansion_of(args: argparse.Namespace) -> Expanding | None:
     )
     if args.expand_cache is not None:
         check_directory(args.expand_cache, "--expand-cache")
-    return Expanding(settings, settings.check(), args.expand_ablation)
+    return Expanding(settings, settings.check(), ablation)
 
 
 def _key(name: str | None) -> str | None:

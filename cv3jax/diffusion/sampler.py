@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cv3jax.diffusion.schedule import Grid, mean
+from cv3jax.diffusion.schedule import Grid, mean, per_sample
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, H, W, C], t int [B]) → x̂0
 State = tuple[jax.Array, jax.Array]  # (x, the carried mean), both [B, H, W, C]
@@ -24,12 +24,17 @@ def start(grid: Grid, noise: jax.Array, low: jax.Array | None = None) -> jax.Arr
 
     noise: ε, [B, H, W, C].
     """
-    sigma = grid.sigma[0]
+    return start_rows(grid.sigma[0], noise, low)
+
+
+def start_rows(sigma: jax.Array, noise: jax.Array, low: jax.Array | None = None) -> jax.Array:
+    """Return `start` from the σ of the first point, a scalar or [B]."""
+    sigma = per_sample(sigma, noise)
     return jnp.sqrt(1.0 + sigma**2) * noise if low is None else low + sigma * noise
 
 
 class Point(NamedTuple):
-    """A step of the grid from t to s: time, σ and blur at both ends."""
+    """A step of the grid from t to s: time, σ and blur at both ends, scalars or [B]."""
 
     t: jax.Array
     s: jax.Array
@@ -64,7 +69,7 @@ def step(
     m_s: jax.Array,
     sigma_t: jax.Array,
     sigma_s: jax.Array,
-    eta: float,
+    eta: float | jax.Array,
     noise: jax.Array,
 ) -> jax.Array:
     """Return x after one step from σ_t to σ_s, between the means m_t and m_s of its ends.
@@ -84,12 +89,13 @@ def first_order(form: str) -> Callable:
         m: jax.Array,
         low: jax.Array,
         point: Point,
-        eta: float,
+        eta: float | jax.Array,
         noise: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         x0 = predict(x, jnp.full(x.shape[:1], point.t))
-        m_t, m_s = means(form, x0, low, m, point.b_t, point.b_s)
-        return step(x, m_t, m_s, point.sigma_t, point.sigma_s, eta, noise), m_s
+        sigma_t, sigma_s, b_t, b_s, rate = (per_sample(value, x) for value in (*point[2:], eta))
+        m_t, m_s = means(form, x0, low, m, b_t, b_s)
+        return step(x, m_t, m_s, sigma_t, sigma_s, rate, noise), m_s
 
     return advance
 
@@ -150,6 +156,41 @@ def sample_steps(
     return jax.lax.fori_loop(*between, body, state)
 
 
+class RowStep(NamedTuple):
+    """The step that each row of a batch takes next; rows need not be at the same one."""
+
+    point: Point  # every field [B]
+    number: jax.Array  # int32 [B], from 0 in the row's own grid
+    keys: jax.Array  # [B], as `sample` takes them
+    eta: jax.Array  # float32 [B]
+
+
+def step_rows(
+    predict: Predict, state: State, low: jax.Array | None, rows: RowStep, form: str = "released"
+) -> tuple[State, jax.Array]:
+    """Take one step of each row, with a time, grid, η and key of its own.
+
+    A row gets what `sample_steps` gives it, up to rounding, whatever steps its neighbours take.
+    state: (x, the carried mean). low: None for base stages. Noise is drawn for rows of η = 0 too,
+    and multiplied by 0. Returns (the next state, the x̂0 [B, H, W, C] that the step predicted).
+
+    Raises ValueError on an unknown form.
+    """
+    x, m = state
+    seen = []
+
+    def recorded(x: jax.Array, t: jax.Array) -> jax.Array:
+        seen.append(predict(x, t))
+        return seen[-1]
+
+    noise = jax.vmap(
+        lambda key, number: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:])
+    )(rows.keys, rows.number)
+    advance = _form(form, low)
+    state = advance(recorded, x, m, m if low is None else low, rows.point, rows.eta, noise)
+    return state, seen[-1]
+
+
 def first_state(x: jax.Array, low: jax.Array | None) -> State:
     """Return what `sample_steps` begins with: x of `start`, and `low` or zeros."""
     return x, jnp.zeros_like(x) if low is None else low
@@ -183,10 +224,7 @@ def _steps(
     """Return (the first state, the function of a step's state, number and point, all points)."""
     if eta and keys is None:
         raise ValueError("eta > 0 draws noise at every step: pass keys, one per image")
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
-    if low is None and form == "paper":  # without blur the released form and the paper's are equal
-        form = "released"
+    taken = _form(form, low)
     state = first_state(x, low)
     low = state[1] if low is None else low
 
@@ -199,8 +237,17 @@ def _steps(
             if eta
             else jnp.zeros_like(x)
         )
-        return FORMS[form](predict, x, m, low, point, eta, noise)
+        return taken(predict, x, m, low, point, eta, noise)
 
     sigma, blur = grid.sigma, grid.blur
     points = Point(grid.t[:-1], grid.t[1:], sigma[:-1], sigma[1:], blur[:-1], blur[1:])
     return state, advance, points
+
+
+def _form(form: str, low: jax.Array | None) -> Callable:
+    """Return the function of FORMS for a name. Raises ValueError on another one."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")
+    if low is None and form == "paper":  # without blur the released form and the paper's are equal
+        form = "released"
+    return FORMS[form]

@@ -90,6 +90,16 @@ class Expander:
                 found[prompt] = self._keep(found[prompt], runs)
         return {prompt: found[prompt] for prompt in wanted}
 
+    async def expand_one(self, prompt: str) -> Expansion:
+        """Return the expansion of one prompt; the caller has entered the model.
+
+        Raises as `expand` does.
+        """
+        if (kept := self.kept(prompt)) is not None:
+            return kept
+        made = await self._expand(prompt)
+        return made if made.fallback else self._keep(made, self.stores)
+
     async def _ask_all(self, prompts: list[str], bar: tqdm) -> dict[str, Expansion]:
         found: dict[str, Expansion] = {}
         queue = iter(prompts)

@@ -24,9 +24,9 @@ def cascade(monkeypatch):
 def needs(cascade, tile):
     """Return the fewest bytes of a device that hold the pictures in such tiles."""
     pictures, settings = memory.Pictures(1, SIZES), SamplerSettings(tile=tile)
-    held = memory._bytes(cascade.params)
+    held = memory.bytes_per_device(cascade.params)
     return max(
-        held + program.rough + memory._bytes(program.args[1:])
+        held + program.rough + memory.bytes_per_device(program.args[1:])
         for program in memory.programs(cascade, pictures, settings, settings)
     )
 

@@ -18,6 +18,13 @@ sample --checkpoint scenes --prompt x --out w --steps 3 | this stage was distill
 sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
 sample --checkpoint scenes --prompts nope --out w | --prompts nope
 sample --checkpoint scenes --prompt x --out w --expand nope | --expand nope: give a server
+serve --checkpoint nope | nope is not a checkpoint
+serve --checkpoint scenes --size 65 | size 65
+serve --checkpoint scenes --port 65536 | --port 65536
+serve --checkpoint scenes --max-wait 0 | --max-wait 0
+serve --checkpoint scenes --cors example.org | --cors example.org
+serve --checkpoint scenes --keys nope | --keys nope
+serve --checkpoint scenes --mesh rows=2 | --mesh rows=2
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr

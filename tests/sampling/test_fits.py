@@ -182,7 +182,7 @@ def test_a_context_that_cannot_split_a_stage_is_refused_without_a_parameter():
 def test_pictures_and_latents_count_beside_parameters(monkeypatch):
     cascade = micro()
     monkeypatch.setattr(memory, "taken", lambda program: 0)
-    held = memory._bytes(cascade.params)
+    held = memory.bytes_per_device(cascade.params)
     monkeypatch.setattr(memory, "room", lambda mesh: held + 700_000)
     memory.check_fits(cascade, memory.Pictures(1, squares(16, 1)))
     with pytest.raises(InputError, match="encoding pictures of 256×256"):

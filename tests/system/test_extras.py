@@ -110,7 +110,15 @@ def test_what_needs_an_extra_names_it_in_one_line_and_writes_nothing(tmp_path):
     }
     sample = ["--checkpoint=scenes", "--prompt=a star", "--out", place, "--expand-model=m"]
     expand = {"sample": [*sample, "--expand=http://localhost:1/v1"]}
-    for extra, commands in (("train", train), ("data", data), ("expand", expand)):
+    serve = {"serve": ["--checkpoint=scenes", "--workdir", place]}
+    safety = {"serve": [*serve["serve"], "--safety"]}
+    for extra, commands in (
+        ("train", train),
+        ("data", data),
+        ("expand", expand),
+        ("serve", serve),
+        ("safety", safety),
+    ):
         asked = [[*name.split(), *flags] for name, flags in commands.items()]
         for argv, (code, said) in zip(asked, run_without(extras.EXTRAS[extra], asked), strict=True):
             line = rf"cv3jax: .* needs \w+, which is not installed: pip install 'cv3jax\[{extra}\]'"

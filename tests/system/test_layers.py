@@ -20,7 +20,7 @@ FLOORS = (
     ("cascade",),
     ("sampling", "weights"),
     ("api",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "serving"),
     ("distillation", "precompute"),
     ("aot", "quickstart"),
     ("commands", "__main__"),

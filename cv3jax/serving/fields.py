@@ -1,0 +1,135 @@
+"""Readers of the values of parameters, from JSON or from a form.
+
+A reader returns the value as Python has it, or raises ValueError with what would be right.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from cv3jax.cascade.sizes import MAX_SIDE, Size
+
+Reader = Callable[[Any], Any]
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+def whole(low: int, high: int) -> Reader:
+    """Return a reader of whole numbers in low..high."""
+
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"give a whole number in {low}..{high}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float) -> Reader:
+    """Return a reader of numbers in low..high."""
+
+    def read(value: Any) -> float:
+        # a whole number may be too large for a float
+        fine = type(value) in (int, float) and low <= value <= high
+        if not fine or not math.isfinite(value):
+            raise ValueError(f"give a number in {low:g}..{high:g}")
+        return float(value)
+
+    return read
+
+
+def pair(one: Reader) -> Reader:
+    """Return a reader of one value, or of a list of two for base and relay; it gives (base, relay).
+
+    A null in the list is None, the checkpoint's own.
+    """
+
+    def read(value: Any) -> tuple[Any, Any]:
+        values = value if isinstance(value, list) else [value]
+        if len(values) not in (1, 2):
+            raise ValueError("give one value, or [base, relay]")
+        made = [None if each is None else one(each) for each in values]
+        return made[0], made[-1]
+
+    return read
+
+
+def choice(*names: str) -> Reader:
+    """Return a reader of one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in names or not isinstance(value, str):
+            raise ValueError(f"give {' or '.join(names)}")
+        return value
+
+    return read
+
+
+def text(most: int) -> Reader:
+    """Return a reader of texts of at most so many characters."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or len(value) > most:
+            raise ValueError(f"give a text of at most {most} characters")
+        try:
+            value.encode()
+        except UnicodeEncodeError as e:  # half of a surrogate pair, which JSON can write
+            raise ValueError("give a text of valid Unicode") from e
+        return value
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    """Return a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError("give true or false")
+    return value
+
+
+def size(value: Any) -> Size | None:
+    """Return the size written as WIDTHxHEIGHT, as OpenAI's API has it; "auto" is None."""
+    if value == "auto":
+        return None
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    sides = (int(found[2]), int(found[1])) if found else (0, 0)
+    if not all(1 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(
+            f'give "auto" or "WIDTHxHEIGHT", such as "768x512" (width first), in 1..{MAX_SIDE}'
+        )
+    return Size(*sides)
+
+
+def written(of: Size) -> str:
+    """Return a size as OpenAI's API writes it, width first."""
+    return f"{of.width}x{of.height}"
+
+
+def from_form(value: str) -> Any:
+    """Return the value that a form's text stands for: a number, a truth value, a list or itself."""
+    if value in ("true", "false") or value[:1] in "-0123456789[":
+        try:
+            return read_json(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_json(data: str | bytes) -> Any:
+    """Return what JSON says. Raises ValueError, also on names given twice and on NaN."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len({*names}) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice[:40]!r} is given twice")
+        return dict(pairs)
+
+    def never(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(data, object_pairs_hook=once, parse_constant=never)
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
