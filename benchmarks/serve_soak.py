@@ -3,12 +3,12 @@
     python benchmarks/serve_soak.py --num 10000 --json benchmarks/results/serve_soak.json
     python benchmarks/serve_soak.py --num 400 --checkpoint scenes --json FILE
 
-Without --checkpoint, the engine draws coloured squares in no time, so that the server has most
-of the work. Clients draw, stream, enlarge, and begin and cancel jobs. Some leave before their
-answer, or send what is no request. In the first 30 % of the requests the process is killed five
-times (SIGKILL) and started again. Then its disk is full for some seconds: its directory is a small
-file system, or its process may write no file, where nothing can be mounted. Near the end it gets
-SIGTERM while it is busy, and is started again.
+Without --checkpoint, the engine draws coloured squares in a millisecond a step, so that the server
+has most of the work. Clients draw, stream, enlarge, and begin and cancel jobs. Some leave before
+their answer, or send what is no request. In the first 30 % of the requests the process is killed
+five times (SIGKILL) and started again. Then its disk is full for some seconds: its directory is a
+small file system, or its process may write no file, where nothing can be mounted. Near the end it
+gets SIGTERM while it is busy, and is started again.
 
 At the end, every job that was accepted has to be drawn exactly once by the journal, its files and
 the engine's own notes. The memory of the process that answers the middle of the requests must not
@@ -77,7 +77,7 @@ class Soak:
         ]
         self._environment = {"SOAK_DRAWN": str(self.log)}
         if checkpoint is None:
-            self._environment["SOAK_PAUSE"] = "0"
+            self._environment["SOAK_PAUSE"] = "0.001"
         self.lives: list[soak_checks.Life] = []
         self.memory: dict[int, list[tuple[int, int]]] = {}
         self.sent = self.broken = self._age = 0

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.sampling.batches import draw_batch
@@ -20,13 +22,14 @@ from data_pipeline.io.progress import bar
 Steps = tuple[int, ...] | None
 
 
-def drawing(cascade: Cascade, jobs: list[Job], batch: int, steps: Steps = None) -> None:
-    """Draw up to `batch` jobs in the program of `batch` rows, as `cv3jax sample` does.
+def drawing(cascade: Cascade, jobs: list[Job], batch: int, steps: Steps = None) -> np.ndarray:
+    """Return the pictures of up to `batch` jobs, uint8 [N, H, W, 3], as `cv3jax sample` draws them.
 
-    steps: of base and relay, or None for the cascade's.
+    They are drawn in the program of `batch` rows. steps: of base and relay, or None for the
+    cascade's.
     """
     base, relay = (SamplerSettings(n) for n in ((steps[0], steps[-1]) if steps else (None, None)))
-    draw_batch(cascade, jobs, batch, size=None, base=base, relay=relay)
+    return draw_batch(cascade, jobs, batch, size=None, base=base, relay=relay)
 
 
 def sample_prompts(cascade: Cascade, load: Sequence[Arrival], batch: int) -> float:
