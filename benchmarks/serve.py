@@ -157,7 +157,8 @@ def mixed(servers: Servers, num: int, rounds: int) -> dict[str, Any]:
     """Return latencies of short requests with long ones beside them, and alone."""
     name, kinds = "scenes_teacher", parse_mix(MIX)
     full = servers.full(name, kinds, num // 2, 2000)
-    rate = full[SPEED] / 2
+    # with its end: while requests come, short ones go first
+    rate = full["whole_per_second"] / 2
     found: dict[str, list[Outcome]] = {"alone": [], "continuous": [], "static": []}
     for number in range(rounds):
         asked = arrivals(kinds, rate, num // rounds, 3000 + number)
@@ -172,7 +173,7 @@ def mixed(servers: Servers, num: int, rounds: int) -> dict[str, Any]:
     alone = shown["alone"][SHORT]["p95"]
     return {
         "mix": MIX,
-        "saturation": full[SPEED],
+        "saturation": full["whole_per_second"],
         "rate": rate,
         "latency": shown,
         "over_alone": {how: shown[how][SHORT]["p95"] / alone for how in ("continuous", "static")},
@@ -260,8 +261,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=8, help="rows of a batch")
-    parser.add_argument("--num", type=int, default=240, help="requests of a measurement")
-    parser.add_argument("--mixed", type=int, default=160, help="requests of mixed steps")
+    parser.add_argument("--num", type=int, default=192, help="requests of a measurement")
+    parser.add_argument("--mixed", type=int, default=120, help="requests of mixed steps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--delay", type=float, default=0.05, help="seconds for which a static batch waits"

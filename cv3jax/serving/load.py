@@ -165,7 +165,7 @@ def summary(outcomes: Sequence[Outcome], clients: int | None) -> dict[str, Any]:
     """
     errors = Counter(one.error for one in outcomes if one.error is not None)
     answered = len(outcomes) - sum(errors.values())
-    seconds = max((one.over for one in outcomes), default=0.0)
+    seconds = whole = max((one.over for one in outcomes), default=0.0)
     pictures = answered
     if clients is not None:
         pictures, seconds = steady(outcomes, clients)
@@ -176,6 +176,9 @@ def summary(outcomes: Sequence[Outcome], clients: int | None) -> dict[str, Any]:
         "errors": dict(sorted(errors.items())),
         "measured_seconds": seconds,
         "pictures_per_second": pictures / seconds if seconds else 0.0,
+        # from the start to the last answer, when fewer and fewer requests are under way; of a
+        # mixture, the slow kinds are among the last
+        "whole_per_second": answered / whole if whole else 0.0,
         "latency": latencies(outcomes),
         "late_seconds": max((one.sent - one.due for one in outcomes), default=0.0),
     }

@@ -54,7 +54,7 @@ def text(figures: dict[str, Any]) -> str:
     how = f"{rate:g} requests per second" if clients is None else f"{clients} requests at a time"
     lines = [
         f"{figures['model']}: {figures['requests']} requests, {how}",
-        f"{figures['pictures_per_second']:.3g} pictures per second,"
+        f"{figures['pictures_per_second']:.3g} pictures per second{_whole(figures)},"
         f" {figures['refused']} refused with 429",
         *(f"{count} × {error}" for error, count in figures["errors"].items()),
         f"requests were sent at most {figures['late_seconds']:.3f} s late",
@@ -70,3 +70,10 @@ def text(figures: dict[str, Any]) -> str:
             lane_table(engine["lanes"]),
         ]
     return "\n".join(lines)
+
+
+def _whole(figures: dict[str, Any]) -> str:
+    """Return what a load at saturation has besides: the throughput with its end."""
+    if figures["clients"] is None:
+        return ""
+    return f" ({figures['whole_per_second']:.3g} with the end, when fewer are under way)"

@@ -48,7 +48,9 @@ def test_saturation_keeps_requests_under_way(tmp_path, capsys):
         assert 0 < found["pictures_per_second"] < 1000 / 7  # a picture has seven events
         with pytest.raises(InputError, match="too few to measure"):
             bench_serve.main([*flags[:-1], "4", "--clients", "4"])
-    assert "4 requests at a time" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 requests at a time" in out
+    assert "with the end, when fewer are under way" in out
 
 
 def test_refusals_and_failures_are_counted_and_have_no_latency(tmp_path, capsys):

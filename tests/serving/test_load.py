@@ -125,6 +125,9 @@ def test_saturation_counts_only_while_all_clients_had_a_request():
     found = [outcome("a", n // 2, n // 2, n // 2 + 1.0) for n in range(8)]
     assert steady(found, 2) == (4, 2.0)
     assert summary(found, 2)["pictures_per_second"] == 2.0
+    slow = [*found, outcome("b", 1.0, 1.0, 8.0)]
+    assert summary(slow, 2)["pictures_per_second"] == 2.0
+    assert summary(slow, 2)["whole_per_second"] == 9 / 8
     with pytest.raises(InputError, match="too few to measure"):
         steady(found[:2], 2)
 
