@@ -278,11 +278,12 @@ def main() -> None:
     keep_compiled()
     before = measure.facts()
     found = {"facts": before, **measured(args)}
+    found["missed"] = missed(found)
     measure.write_json(args.json, found)
-    print(f"{before['hardware']}, jax {before['jax']}\n\n{report(found)}")
-    for line in (lines := missed(found)):
+    print(report(found) + "\n\n" + ", ".join(f"{key} {value}" for key, value in before.items()))
+    for line in found["missed"]:
         print(f"missed: {line}", file=sys.stderr)
-    sys.exit(bool(lines))
+    sys.exit(bool(found["missed"]))
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def main() -> None:
     before = measure.facts()
     found = {"facts": before, **measured(args)}
     measure.write_json(args.json, found)
-    print(f"{before['hardware']}\n\n{report(found)}")
+    print(report(found) + "\n\n" + ", ".join(f"{key} {value}" for key, value in before.items()))
     for line in found["wrong"][:20]:
         print(f"wrong: {line}", file=sys.stderr)
     sys.exit(bool(found["wrong"]))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from cv3jax.serving.journal import Journal
 from cv3jax.serving.store import JOURNAL
 
 GROWTH = 0.05  # of the memory after warm-up
@@ -66,7 +67,9 @@ def jobs(workdir: Path, accepted: set[str], cancelled: set[str]) -> tuple[dict, 
     names = Counter(file for _, _, file, _ in pictures)
     wrong += [f"{name} is the file of {n} pictures" for name, n in names.items() if n > 1]
     there = {path.name: path for path in (workdir / "pictures").iterdir()}
-    wrong += [f"a file of no picture: {name}" for name in there.keys() - names.keys()]
+    with contextlib.closing(Journal(workdir / JOURNAL)) as kept:
+        known = kept.known()[1]
+    wrong += [f"a file of no picture: {name}" for name in there.keys() - known]
     wrong += [f"a picture given: {path.name}" for path in (workdir / "given").iterdir()]
     for _, _, file, size in pictures:
         path = there.get(file)
