@@ -131,6 +131,7 @@ def saturation(servers: Servers, num: int, rounds: int) -> dict[str, Any]:
         say(", ".join(f"{name} {values[-1]:.2f} pictures/s" for name, values in speeds.items()))
     return {
         SPEED: speeds,
+        "spread": {name: measure.spread(values) for name, values in speeds.items()},
         "over_sample": measure.ratios(speeds["continuous"], speeds["sample"]),
         "over_single": measure.ratios(speeds["continuous"], speeds["single"]),
         "engine": engine,
@@ -220,11 +221,11 @@ def report(found: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     full, half, mix = found["saturation"], found["half"], found["mixed"]
     speeds = [
-        (label, measure.spread(full[SPEED][name]), ratio)
+        (label, full["spread"][name], ratio)
         for label, name, ratio in (
             ("continuous batches", "continuous", ""),
-            ("sample --prompts", "sample", measure.Spread(*full["over_sample"])),
-            ("one request at a time", "single", measure.Spread(*full["over_single"])),
+            ("sample --prompts", "sample", full["over_sample"]),
+            ("one request at a time", "single", full["over_single"]),
         )
     ]
     rows = [
