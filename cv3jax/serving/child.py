@@ -89,10 +89,24 @@ def serving(
     environment: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Child]:
-    """Yield a server that is ready, and end it after the block."""
-    child = Child(argv, environment=environment, tell=tell)
+    """Yield a server that is ready, and end it after the block, also when SIGTERM ends that."""
+    with _exiting():
+        child = Child(argv, environment=environment, tell=tell)
+        try:
+            yield child
+            child.end()
+        finally:
+            child.kill()
+
+
+@contextlib.contextmanager
+def _exiting() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit during the block, so that no process is left behind."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        yield child
-        child.end()
+        yield
     finally:
-        child.kill()
+        signal.signal(signal.SIGTERM, before)

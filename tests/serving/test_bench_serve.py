@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import http_server
 import pytest
 import square_engine
+import subprocesses
 
 from cv3jax.commands import bench_serve
 from cv3jax.serving import child
@@ -102,6 +105,32 @@ def test_a_server_is_started_and_ended(tmp_path, monkeypatch):
     workdir = Path(flags[flags.index("--workdir") + 1])
     assert flags[-4:] == ("--size", "128,64", "--batch", "2")
     assert not workdir.parent.exists()
+
+
+PROGRAM = """
+import sys, time
+from cv3jax.serving.child import serving
+with serving(sys.argv[1:]) as child:
+    print(child.process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_started_server_ends_with_the_program_that_started_it(tmp_path):
+    server = [sys.executable, str(HELPERS / "square_server.py"), "--port", "0"]
+    server += ["--checkpoint", "scenes", "--workdir", str(tmp_path / "w")]
+    path = os.pathsep.join([str(HELPERS), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *server],
+        env=subprocesses.environment(PYTHONPATH=path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        started = int(program.stdout.readline())
+        assert Path(f"/proc/{started}").exists()
+        program.terminate()
+        assert program.wait(60) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{started}").exists()
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
