@@ -66,17 +66,18 @@ def small_disk() -> Iterator[tuple[Path, bool]]:
 class Soak:
     """A run: the server's processes, its clients and its faults."""
 
-    def __init__(self, disk: Path, mounted: bool, checkpoint: str | None, num: int, seed: int):
-        """Prepare. checkpoint: what is drawn, or None for squares."""
-        self._disk, self._mounted, self._num = disk, mounted, num
+    def __init__(self, disk: Path, mounted: bool, args: argparse.Namespace):
+        """Prepare what the flags say."""
+        self._disk, self._mounted, self._num = disk, mounted, args.num
         self.workdir, self.log = disk / "serve", Path(tempfile.mkstemp(prefix="soak_drawn_")[1])
         self._argv = [
             *(sys.executable, str(HERE / "soak_server.py"), "--port", "0", "--access-log", "none"),
-            *("--checkpoint", checkpoint or "scenes", "--workdir", str(self.workdir)),
+            *("--checkpoint", args.checkpoint or "scenes", "--workdir", str(self.workdir)),
             *("--keep", "1e6", "--drain", "120", "--max-wait", "3600"),
+            *([] if args.batch is None else ["--batch", str(args.batch)]),
         ]
         self._environment = {"SOAK_DRAWN": str(self.log)}
-        if checkpoint is None:
+        if args.checkpoint is None:
             self._environment["SOAK_PAUSE"] = "0.001"
         self.lives: list[soak_checks.Life] = []
         self.memory: dict[int, list[tuple[int, int]]] = {}
@@ -84,7 +85,7 @@ class Soak:
         self.faults: list[str] = []
         self._up, self._full = asyncio.Event(), False
         self.child: Child | None = None
-        self.clients = Clients("", seed)
+        self.clients = Clients("", args.seed)
 
     async def start(self) -> None:
         """Start the server and let the clients go."""
@@ -209,7 +210,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Return all figures and what is wrong."""
     began = time.monotonic()
     with small_disk() as (disk, mounted):
-        soak = Soak(disk, mounted, args.checkpoint, args.num, args.seed)
+        soak = Soak(disk, mounted, args)
         asyncio.run(soak.run(args.workers))
         seconds, seen = time.monotonic() - began, soak.clients.seen
         kept, wrong = soak_checks.jobs(soak.workdir, seen.accepted, seen.cancelled)
@@ -262,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--num", type=int, default=10_000, help="requests")
     parser.add_argument("--checkpoint", help="draw with this cascade (default: coloured squares)")
+    parser.add_argument("--batch", type=int, help="rows of a batch (default: that of serve)")
     parser.add_argument("--workers", type=int, default=24, help="clients at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
