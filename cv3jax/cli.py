@@ -17,6 +17,10 @@ COMMANDS = {
     "sample": ("cv3jax.commands.sample", "draw pictures from prompts with a trained cascade"),
     "upscale": ("cv3jax.commands.upscale", "enlarge pictures of your own by a cascade's relay"),
     "serve": ("cv3jax.commands.serve", "draw for many users over HTTP, by OpenAI's images API"),
+    "bench-serve": (
+        "cv3jax.commands.bench_serve",
+        "measure a server under load: throughput, latencies, occupancy",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -39,7 +43,7 @@ COMMANDS = {
     "data encode": ("cv3jax.commands.encode", data.ENCODE),
 }
 GROUPS = {
-    "Draw": ("sample", "upscale", "serve", "quickstart", "convert"),
+    "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

@@ -75,9 +75,11 @@ def add_out(parser: Parser, help: str) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=help)
 
 
-def add_checkpoint(parser: Parser, help: str) -> None:
+def add_checkpoint(parser: Parser, help: str, *, required: bool = True) -> None:
     """Add --checkpoint, the trained cascade that a command reads."""
-    action = parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help=help)
+    action = parser.add_argument(
+        "--checkpoint", required=required, type=Path, metavar="DIR", help=help
+    )
     action.completer = _checkpoints
 
 

@@ -25,6 +25,7 @@ EXTRAS = {
     "expand": ("httpx",),
     "serve": (
         "fastapi",
+        "httpx",
         "prometheus_client",
         "python_multipart",
         "starlette",

@@ -25,6 +25,12 @@ serve --checkpoint scenes --max-wait 0 | --max-wait 0
 serve --checkpoint scenes --cors example.org | --cors example.org
 serve --checkpoint scenes --keys nope | --keys nope
 serve --checkpoint scenes --mesh rows=2 | --mesh rows=2
+bench-serve | give --url of a server that runs, or --checkpoint
+bench-serve --url localhost:8000 | --url localhost:8000
+bench-serve --url http://localhost:1 --rate 0 | --rate 0
+bench-serve --url http://localhost:1 --mix 4+1 | --mix 4+1
+bench-serve --url http://localhost:1 --size 64 | --size goes with --checkpoint
+bench-serve --checkpoint nope | nope is not a checkpoint
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr

@@ -12,7 +12,7 @@ import subprocesses
 from cv3jax import cli
 from cv3jax.aot import report as aot_report
 from cv3jax.aot import run as aot
-from cv3jax.commands import serve
+from cv3jax.commands import bench_serve, serve
 from cv3jax.distillation import run as distillation
 from cv3jax.precompute import run as precompute
 from cv3jax.quickstart import run as quickstart
@@ -37,6 +37,7 @@ WORK = {
         "images",
     ),
     "serve": ("--checkpoint scenes --workdir {at}/w", (serve, "_serve"), "images"),
+    "bench-serve": ("--url http://127.0.0.1:1", (bench_serve, "_measure"), "images"),
     "quickstart": ("--workdir {at}/w", (quickstart, "run"), "n"),
     "compile": ("--config=scenes_vae:tiny --topology v5e:2x2", (aot, "run"), "fits"),
     "convert": ("--vae {at} --out {at}/w", (convert, "convert_in"), "recognised"),

@@ -54,6 +54,8 @@ def benchmark(monkeypatch):
             "--student scenes_teacher: its base is not guidance-conditioned",
         ),
         ("loader", ["--workers", "0"], "--workers and --rounds must be at least 1"),
+        ("serve", ["--rounds", "0"], "--batch and --rounds must be at least 1"),
+        ("serve_soak", ["--num", "5"], "--num must be at least 100 and --workers at least 1"),
         ("data_build", ["--count", "7000"], "--count must be a multiple of 5 × --shard"),
     ],
 )

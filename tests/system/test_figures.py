@@ -160,7 +160,7 @@ def test_the_commands_of_a_document_are_there(document):
     # in code alone: "make" is a word too
     asked = re.findall(r"(?:^|`|&& )make ([a-z-]+)", text, re.MULTILINE)
     assert [name for name in asked if name not in targets] == []
-    given = re.findall(r"(?:^|`|/|&& )cv3jax ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE)
+    given = re.findall(r"(?:^|`|/|&& )cv3jax ([a-z][a-z-]*)(?: ([a-z]+))?", text, re.MULTILINE)
     known = set(COMMANDS)
     assert [name for name, _ in given if name not in known] == []
     parts = {*DATA_COMMANDS, *(name.removeprefix("data ") for name in COMMANDS if " " in name)}
