@@ -168,9 +168,7 @@ def main() -> None:
     tune_cpu()
     facts = measure.facts()
     print(json.dumps(facts, indent=2), flush=True)
-    figures = [
-        check(name, args.orders, args.mixtures, args.batch) for name in ("scenes", "scenes_teacher")
-    ]
+    figures = [check(name, args.orders, args.mixtures, args.batch) for name in args.checkpoint]
     head = ("cascade", "orders", "mixtures", "pictures", "pixels", "differing", "rows a unit")
     rows = [
         (
