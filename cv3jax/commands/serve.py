@@ -85,6 +85,7 @@ def model_of(args: argparse.Namespace, directory: Path, description: CascadeDesc
             if {*drawing} <= {*stages}
         },
         int(time.time()),
+        args.tile,
     )
 
 

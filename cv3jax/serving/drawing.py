@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from cv3jax.serving.journal import Journal
 from cv3jax.serving.orders import Drawn, Ended, Engine, Event, Stepped
 from data_pipeline.io.errors import InputError
 
+LOG = logging.getLogger(__name__)
 THREADS = 4  # that encode pictures, write files and ask the journal
 AGAIN = (0.5, 30.0)  # seconds before a failed write is tried again: at first, at most
 Count = Callable[..., None]  # is told the name of a metric and its labels
@@ -154,7 +156,13 @@ class Drawing:
         """Write a picture until it is on the disk, and end the job with its last one."""
         picture = job.pictures[number]
         finish = functools.partial(self._finisher.finish, job.id, job.plan, number)
-        row = await self._insist(finish, image, picture.base)
+        try:
+            row = await self._insist(finish, image, picture.base)
+        except Exception as e:  # whatever it is, who waits for the picture hears of it
+            LOG.error("picture %d of %s was drawn and not written", number, job.id, exc_info=e)
+            self._count("errors", kind="finishing")
+            self.abort(job, journal.FAILED, "the picture could not be encoded", "drawing_failed")
+            return
         await self._insist(self._journal.add_picture, job.id, row)
         self._count("pictures", kind="drawn" if row.file else "withheld")
         picture.row, picture.base = row, None

@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from cv3jax.cascade.sizes import Size
 from cv3jax.sampling.metadata import Drawing
+from cv3jax.sampling.png_record import Checkpoint
 from cv3jax.serving.plan import EDIT, Model, Plan
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -53,8 +54,8 @@ def texts_of(plan: Plan, number: int, model: Model) -> dict[str, str]:
         plan.seed + number,
         plan.size,
         stages,
-        model.name,
-        model.drawn_by[tuple(plan.stages)],
+        Checkpoint(model.name, model.drawn_by[tuple(plan.stages)]),
+        model.tile,
         given=("image",) if plan.kind == EDIT else (),
         expansion=plan.expansion,
     ).chunks()

@@ -20,13 +20,12 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.serving.compiling import check_room, text_shapes
 from cv3jax.serving.engine import UnitEngine
-from cv3jax.serving.estimates import Estimates
 from cv3jax.serving.lanes import Place
 from cv3jax.serving.offer import Offer
 from cv3jax.serving.pool import Store
 from cv3jax.serving.programs import Programs
 from cv3jax.serving.queue import Queue
-from cv3jax.serving.verify import Probes, Tell
+from cv3jax.serving.warming import Tell, warmed
 from data_pipeline.io.errors import InputError
 
 BATCH, BATCH_CPU = 16, 8  # rows of a unit on each device; a CPU does no more a second with more
@@ -103,18 +102,15 @@ def engine_of(
     texts = text_shapes(cascade, networks, TEXTS * batch)
     programs = Programs(cascade, networks, _matrix(cascade), settings.tile)
     store = Store(cascade, programs, offer.places, POOL * batch, texts)
-    probes, estimates = Probes(description, store, batch), Estimates()
-    ready, lanes = {}, {}
-    for lane in offer.lanes:
-        verified, found = probes.verify(lane, settings.ways, cascade.mesh, tell)
-        for program in found:
-            estimates.measured(lane, program.shape, verified.seconds[program.shape])
-            ready[lane, program.shape] = program
-        lanes[str(lane)] = {
-            "rows": sorted(verified.seconds),
-            "differs": verified.differs,
-            "temporary_bytes": {f"{one.shape}": one.temporary for one in reversed(found)},
+    ready, found, estimates = warmed(store, description, batch, settings.ways, cascade.mesh, tell)
+    lanes = {
+        str(lane): {
+            "rows": sorted(one.seconds),
+            "differs": one.differs,
+            "temporary_bytes": {f"{n}": ready[lane, n].temporary for n in sorted(one.seconds)},
         }
+        for lane, one in found.items()
+    }
     facts = {
         "sizes": [[list(size) for size in chain] for chain in offer.chains],
         "batch": batch,

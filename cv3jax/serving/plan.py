@@ -30,7 +30,8 @@ class Model:
     """The cascade that is served.
 
     name: by which clients name it. fingerprint: the hash of its parts. drawn_by: that of the parts
-    that draw, by the names of the stages that do. created: seconds since the epoch.
+    that draw, by the names of the stages that do. created: seconds since the epoch. tile: side in
+    pixels of the tiles in which larger pictures are drawn, or 0.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Model:
     fingerprint: str
     drawn_by: Mapping[tuple[str, ...], str]
     created: int = 0
+    tile: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,17 +5,16 @@ largest shape is the reference: its rows must not depend on their position, or o
 Smaller shapes are used where they give the same bits.
 """
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from cv3jax.checkpoints.description import CascadeDescription
-from cv3jax.serving.compiling import Compiled, compiled, no_room, shapes_down_from
+from cv3jax.serving.compiling import Compiled, no_room
 from cv3jax.serving.fingerprint import fingerprint
 from cv3jax.serving.lanes import START, STEP, TEXT, Lane
 from cv3jax.serving.pool import Store
@@ -26,14 +25,15 @@ from data_pipeline.io.errors import InputError
 RUNS = 4  # of a smaller shape
 
 
-Tell = Callable[[str], None]  # takes a line that says what is being done
+@dataclasses.dataclass
+class Found:
+    """What probes show of a lane so far."""
 
-
-class Verified(NamedTuple):
-    """What probes show of a lane."""
-
+    probe: Packed
+    largest: Compiled
+    reference: dict[int, bytes]  # the bits of each probe
     seconds: dict[int, float]  # of a unit, by its shape: those that give the same bits
-    differs: int | None  # the first shape that does not; those below it are not tried
+    differs: int | None = None  # the first shape that does not
 
 
 class Probes:
@@ -44,44 +44,40 @@ class Probes:
         self._description, self._store, self._batch = description, store, batch
         self._draws = np.random.default_rng(seed)
         self._fingerprint = jax.jit(fingerprint, static_argnums=1)
+        self.found: dict[Lane, Found] = {}
 
-    def verify(
-        self, lane: Lane, ways: int, mesh: Mesh | None, tell: Tell
-    ) -> tuple[Verified, list[Compiled]]:
-        """Return (what was found of a lane, the programs of the shapes that are to be used).
+    def check(self, program: Compiled) -> bool:
+        """Return whether a program may be used: whether each row has the bits of its lane.
 
-        Lanes come in the order in which a row passes them: each leaves what the next one reads.
-        ways: devices that share a unit.
+        The programs of the largest shape come first, in the order in which a row passes their
+        lanes: each leaves in the pools what the next one reads.
 
         Raises:
             InputError: rows of the largest shape depend on each other.
             NoRoomError: the devices have too little memory.
         """
-        probe, began = self._probe(lane), time.monotonic()
-        seconds, programs, reference, differs = {}, [], None, None
-        for shape in shapes_down_from(self._batch, ways):
-            tell(f"compiling {lane} for {shape}")
-            program = compiled(lane, self._store, shape, self._description.t5.length, mesh)
-            with no_room(f"units of {shape} rows of {lane}"):
-                took, found = self._found(program, probe)
-            if reference is None:
-                reference = found[0] | found[1]
-            if not all(reference[row] == bits for each in found for row, bits in each.items()):
-                differs = shape
-                break
-            seconds[shape] = took
-            programs.append(program)
-        if not seconds:
-            raise InputError(
-                f"{lane} with {self._batch} rows: a row's result depends on those beside it, and so"
-                " would a picture; give another --batch or --attention"
-            )
-        times = ", ".join(f"{1e3 * took:.1f} ms for {n}" for n, took in sorted(seconds.items()))
-        other = f"; {differs} gives other bits" if differs else ""
-        tell(f"{lane}: {times}{other} ({time.monotonic() - began:.0f} s)")
-        return Verified(seconds, differs), programs
+        lane, shape = program.lane, program.shape
+        with no_room(f"units of {shape} rows of {lane}"):
+            if shape == self._batch:
+                probe = self._probe(lane)
+                took, bits = self._runs(program, probe)
+                self.found[lane] = Found(probe, program, bits[0] | bits[1], {})
+            else:
+                took, bits = self._runs(program, self.found[lane].probe)
+            found = self.found[lane]
+            if all(found.reference[row] == own for each in bits for row, own in each.items()):
+                found.seconds[shape] = took
+                return True
+            found.differs = shape
+            if shape < self._batch:  # the pools get the bits back that others are to read
+                self._runs(found.largest, found.probe)
+                return False
+        raise InputError(
+            f"{lane} with {shape} rows: a row's result depends on those beside it, and so would a"
+            " picture; give another --batch or --attention"
+        )
 
-    def _found(self, program: Compiled, probe: Packed) -> tuple[float, list[dict[int, bytes]]]:
+    def _runs(self, program: Compiled, probe: Packed) -> tuple[float, list[dict[int, bytes]]]:
         """Return (the seconds of a unit, the bits that each run gives its probes).
 
         The first two runs of the largest shape have all probes in order.

@@ -32,9 +32,10 @@ STEPS = Lane(STEP, "base", BASE[0])
 def test_an_engine_says_what_it_compiles_and_what_it_found(small_engine):
     engine, said = small_engine
     assert engine.sizes == [rc.chain(16, 32), rc.chain(16, 32, 64), rc.chain(16)]
-    assert said[0] == "compiling text for 4"
-    lines = [line for line in said if not line.startswith("compiling")]
     lanes = engine.capabilities["lanes"]
+    assert said[0] == f"compiling for 4 rows: {', '.join(lanes)}"
+    assert re.fullmatch(r"comparing the bits of 4 rows; compiled in \d+ s", said[1])
+    lines = said[-len(lanes) :]
     assert [line.split(":")[0] for line in lines] == list(lanes)
     assert len(lanes) == 1 + 3 * 3
     for line, facts in zip(lines, lanes.values(), strict=True):
@@ -44,7 +45,7 @@ def test_an_engine_says_what_it_compiles_and_what_it_found(small_engine):
         assert all(0 < seconds < 60 for seconds in facts["seconds"].values())
         assert ("gives other bits" in line) == (facts["differs"] is not None)
         assert facts["differs"] is None or facts["differs"] < facts["rows"][0]
-        assert re.search(r" ms for 4(;|$| \()", line)
+        assert re.search(r" ms for 4(;|$)", line)
 
 
 def test_the_memory_is_that_of_parameters_and_pools(small_engine, small_cascade):
@@ -140,26 +141,26 @@ def test_a_device_that_runs_out_of_memory_is_an_error_of_the_input(small_cascade
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(compiling, "room", lambda mesh: sys.maxsize)
-    monkeypatch.setattr(Probes, "_found", none_left)
+    monkeypatch.setattr(Probes, "_runs", none_left)
     with pytest.raises(memory.NoRoomError, match="units of 2 rows of text need more memory than"):
         engine_of(small_cascade, EngineSettings(BASE, batch=2), lambda line: None)
 
 
-@pytest.mark.parametrize(("shapes", "used"), [((4,), None), ((2,), [4]), ((1,), [2, 4])])
-def test_shapes_whose_rows_touch_each_other_are_not_used(
-    small_engine, small_cascade, monkeypatch, shapes, used
-):
+@pytest.mark.parametrize(("shapes", "used"), [((4,), None), ((2,), [4, 1]), ((1,), [4, 2])])
+def test_shapes_whose_rows_touch_each_other_are_not_used(small_engine, small_cascade, shapes, used):
     lane = Lane(START, "base", BASE[0])
     assert small_engine[0].capabilities["lanes"][str(lane)]["rows"] == [1, 2, 4]
-    plain = compiling.compiled
+    # the engine is idle, so that its pools are free
+    store = small_engine[0]._store
+    probes = Probes(small_cascade.description, store, 4)
 
-    def leaking(*args):
-        """Compile a program that adds a hair of each row's neighbour to it, at some shapes."""
-        one = plain(*args)
+    def program(shape):
+        """Return a program that adds a hair of each row's neighbour to it, at some shapes."""
+        one = compiling.compiled(lane, store, shape, rc.LENGTH, None)
 
         def run(params, changed, kept, packed):
             made, out = one.run(params, changed, kept, packed)
-            if one.shape in shapes:
+            if shape in shapes:
                 rows = packed.slots[:, 1]
                 hair = 1e-6 * made["x"][jnp.roll(rows, 1)] + 1e-7
                 made = {**made, "x": made["x"].at[rows].add(hair, mode="drop")}
@@ -167,17 +168,17 @@ def test_shapes_whose_rows_touch_each_other_are_not_used(
 
         return one._replace(run=run)
 
-    monkeypatch.setattr("cv3jax.serving.verify.compiled", leaking)
-    # the engine is idle, so that its pools are free
-    probes, said = Probes(small_cascade.description, small_engine[0]._store, 4), []
     if used is None:
         with pytest.raises(InputError, match="base start 16×16 with 4 rows: a row's result depen"):
-            probes.verify(lane, 1, None, said.append)
+            probes.check(program(4))
         return
-    found, programs = probes.verify(lane, 1, None, said.append)
-    assert sorted(found.seconds) == sorted(one.shape for one in programs) == used
+    assert [shape for shape in (4, 2, 1) if probes.check(program(shape))] == used
+    found = probes.found[lane]
+    assert sorted(found.seconds, reverse=True) == used
     assert found.differs == shapes[0]
-    assert f"; {shapes[0]} gives other bits" in said[-1]
+    # what other lanes read is the reference's again
+    marks = np.asarray(fingerprint(store.written(lane)))[:8]
+    assert [mark.tobytes() for mark in marks] == [found.reference[n] for n in range(8)]
 
 
 def test_a_fingerprint_is_of_every_bit_and_its_place():
