@@ -9,6 +9,7 @@ import time
 import http_server
 import pytest
 
+from cv3jax.serving.finishing import Finisher
 from cv3jax.serving.gate import Access
 from cv3jax.serving.journal import Journal
 from cv3jax.serving.keys import Keys
@@ -121,6 +122,16 @@ def test_a_failed_job_says_why_and_ends_its_other_pictures(server):
     assert (said["state"], said["error"]["code"]) == ("failed", "drawing_failed")
     assert said["error"]["message"] == "the values are not finite"
     assert server.get(f"/v1/jobs/{job['id']}/result").status == 500
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_job(server, monkeypatch):
+    def broken(*args):
+        raise TypeError("a fault of the program")
+
+    monkeypatch.setattr(Finisher, "finish", broken)
+    answer = server.post("/v1/images/generations", {"prompt": "a star", "stream": True})
+    assert "the picture could not be encoded" in answer.body.decode()
+    assert "a fault" not in answer.body.decode()
 
 
 @pytest.mark.parametrize("stream", [False, True])
