@@ -18,6 +18,7 @@ sample --checkpoint scenes --prompt x --out w --steps 3 | this stage was distill
 sample --checkpoint scenes --prompt x --out w --image nope.png | --image nope.png
 sample --checkpoint scenes --prompts nope --out w | --prompts nope
 sample --checkpoint scenes --prompt x --out w --expand nope | --expand nope: give a server
+upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr
@@ -94,7 +95,7 @@ def test_help_and_mistakes_import_neither_jax_nor_what_a_run_needs(tmp_path):
     environment = subprocesses.environment(HOME=str(tmp_path))
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, MISTAKES],
+        [sys.executable, "-c", PROGRAM, MISTAKES.replace("{file}", __file__)],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
