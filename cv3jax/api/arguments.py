@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,40 +14,36 @@ from cv3jax.cascade.sizes import MAX_SIDE, Size, as_size
 from cv3jax.cascade.upscaling import Enlarging
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.images.decode import decode_rgb
-from data_pipeline.io.arguments import nearest
 
 MAX_NUM = 10_000  # pictures of a prompt
-OPTIONS = (
-    "seed",
-    "num",
-    "size",
-    "steps",
-    "guidance",
-    "eta",
-    "tile",
-    "batch",
-    "callback",
-)
 
 
 def prompts_of(prompt: str | Sequence[str]) -> list[str]:
     """Return the prompts of one string or of several. Raises ValueError on anything else."""
     prompt = plain(prompt)
-    single = isinstance(prompt, str | bytes) or not isinstance(prompt, Iterable)
+    single = isinstance(prompt, str | bytes | Mapping) or not isinstance(prompt, Iterable)
     prompts = [prompt] if single else list(prompt)
     if not prompts:
         raise ValueError("prompt: give a string, or a list of at least one")
     for text in prompts:
+        if not isinstance(text, str):
+            raise ValueError(f"prompt {_shown(text)}: give a string, or a list of strings")
         if problem := check_prompt(text):
-            raise ValueError(f"prompt {str(text)[:40]!r}: {problem}")
+            raise ValueError(f"prompt {_shown(text)}: {problem}")
     return prompts
 
 
 def prompt_of(prompt: str) -> str:
     """Return a single prompt. Raises ValueError on anything else."""
+    prompt = plain(prompt)
     if not isinstance(prompt, str):
-        raise ValueError(f"prompt {str(prompt)[:40]!r}: give one string")
+        raise ValueError(f"prompt {_shown(prompt)}: give one string")
     return prompts_of(prompt)[0]
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value for a message."""
+    return repr(value[:40]) if isinstance(value, str) else repr(value)[:40]
 
 
 def seeds_of(seed: int | Sequence[int] | None, prompts: int, num: int) -> list[int]:
@@ -194,14 +190,6 @@ def check_callback(callback: Any) -> None:
     """Raise ValueError unless `callback` is None or can be called."""
     if callback is not None and not callable(callback):
         raise ValueError(f"callback {callback!r}: give a function of a Step")
-
-
-def refuse_unknown(given: dict[str, Any], known: Sequence[str] = OPTIONS) -> None:
-    """Raise TypeError for keywords that the API does not have, naming the nearest one."""
-    for name in given:
-        close = nearest(name, known)
-        right = f"did you mean {close}?" if close else f"it has {', '.join(known)}"
-        raise TypeError(f"unknown argument {name!r}: {right}")
 
 
 def pixels_of(images: Any) -> np.ndarray:

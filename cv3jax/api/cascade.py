@@ -15,12 +15,14 @@ from cv3jax.api.drawing import Request, draw, warm
 from cv3jax.api.environment import value_errors
 from cv3jax.api.fitting import Fitting
 from cv3jax.api.functions import Functions, functions_of
+from cv3jax.api.keywords import naming_keywords
 from cv3jax.api.recording import Recorder
 from cv3jax.api.result import Pictures
-from cv3jax.api.steps import Callback, watcher
-from cv3jax.cascade import preview
+from cv3jax.api.steps import Callback
+from cv3jax.api.watching import Watching
+from cv3jax.cascade.own_pictures import layers_of
 from cv3jax.cascade.pipeline import Cascade as Engine
-from cv3jax.cascade.upscaling import Upscaled, layers_of, upscale
+from cv3jax.cascade.upscaling import Upscaled, upscale
 from cv3jax.checkpoints.description import CascadeDescription
 
 BATCH = 16  # most pictures that are drawn at once on a device
@@ -33,12 +35,16 @@ class Cascade:
     be.
     """
 
-    def __init__(self, engine: Engine, source: Path, recorder: Recorder):
-        """Keep a loaded cascade. Use `Cascade.load`."""
+    def __init__(self, *loaded: Any, **_: Any):
+        """Raise TypeError: `Cascade.load` makes a cascade."""
+        if len(loaded) != 3 or not isinstance(loaded[0], Engine):
+            raise TypeError('Cascade: call Cascade.load("scenes"), which reads a cascade from disk')
+        engine, source, recorder = loaded
         self._engine, self._source, self._recorder = engine, source, recorder
-        self._fitting = Fitting(engine)
+        self._fitting, self._watching = Fitting(engine), Watching(engine)
 
     @classmethod
+    @naming_keywords
     def load(
         cls,
         source: str | Path,
@@ -74,6 +80,14 @@ class Cascade:
         """The parameters by part: "t5", "vae", and those of the stages."""
         return self._engine.params
 
+    def __repr__(self) -> str:
+        """Return where it was loaded from, its parts, and the sizes that its stages draw."""
+        stages = self.description.stages.items()
+        sides = ", ".join(f"{name} {one.image_size}×{one.image_size}" for name, one in stages)
+        others = ", ".join(name for name in self.description.parts if name not in dict(stages))
+        return f"Cascade({str(self._source)!r}: {sides}, {others})"
+
+    @naming_keywords
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -87,7 +101,6 @@ class Cascade:
         tile: int | None = None,
         batch: int = BATCH,
         callback: Callback | None = None,
-        **unknown: Any,
     ) -> Pictures:
         """Draw pictures of prompts.
 
@@ -105,14 +118,12 @@ class Cascade:
                 0 is none, and None is none unless the whole does not fit into memory.
             batch: most pictures at once on a device.
             callback: called with a `Step` after each step; it may return False to cancel.
-            **unknown: none; a misspelt name is answered with the nearest one.
 
         Raises:
-            TypeError: an argument is unknown.
+            TypeError: an argument is unknown; the line names the nearest one.
             ValueError: an argument cannot be; the line says what is right.
             CancelledError: the callback returned False.
         """
-        arguments.refuse_unknown(unknown)
         prompts = arguments.prompts_of(prompt)
         seeds = arguments.seeds_of(seed, len(prompts), num)
         base, relay = arguments.settings_of(steps, guidance, eta, tile)
@@ -124,10 +135,11 @@ class Cascade:
             width = parts.width(self._engine, batch, len(seeds))
             request = Request(repeated, seeds, sizes, base, relay)
             request = self._fitting.drawing(request, width, tile)
-            seen = functools.partial(self._watched, callback, request.base.tile)
+            seen = functools.partial(self._watching.watched, callback, request.base.tile)
             drawn = draw(self._engine, request, width, seen)
             return dataclasses.replace(drawn, _record=self._recorder.drawn(request))
 
+    @naming_keywords
     def upscale(
         self,
         image: Any,
@@ -146,7 +158,7 @@ class Cascade:
         """Enlarge a picture of the caller's by the relay.
 
         Args:
-            image: a PIL image of any size and mode, or uint8 [H, W, 3].
+            image: a PIL image of any mode, or uint8 [H, W, 3], of at most 4096 pixels per side.
             prompt: what it shows.
             factor: 2, 4, 8 or 16; each doubling is a relay pass.
             strength: where the relay starts, as a share of its trained start, in (0, 1]: how much
@@ -168,7 +180,7 @@ class Cascade:
         with value_errors():
             layers = layers_of(image, self.description)
             how = self._fitting.enlarging(layers, how, tile)
-            engine = self._watched(callback, how.settings.tile, self._engine, range(1))
+            engine = self._watching.watched(callback, how.settings.tile, self._engine, range(1))
             return self._recorder.upscaled(
                 upscale(engine, layers, prompt, how), layers, prompt, how
             )
@@ -188,6 +200,7 @@ class Cascade:
         """Return the latents [B, h, w, z] of pictures: samples of the posterior, scaled.
 
         images: PIL images, uint8 [B, H, W, 3], or floats in [-1, 1]. seed: the first picture's.
+        Floats in [0, 1] cannot be told from these, and become pictures that are too light.
         """
         with value_errors():
             return parts.encode(self._engine, images, seed)
@@ -197,6 +210,7 @@ class Cascade:
         with value_errors():
             return [Image.fromarray(one) for one in parts.decode(self._engine, latents)]
 
+    @naming_keywords
     def base(
         self,
         text: jax.Array,
@@ -216,6 +230,7 @@ class Cascade:
         with value_errors():
             return parts.base(self._engine, text, seed, arguments.size_of(size), settings)
 
+    @naming_keywords
     def relay(
         self,
         text: jax.Array,
@@ -236,6 +251,7 @@ class Cascade:
             made = parts.relay(self._engine, text, images, seed, settings)
         return [Image.fromarray(one) for one in made]
 
+    @naming_keywords
     def compile(
         self,
         sizes: Sequence[int | Sequence[int] | None] = (None,),
@@ -282,17 +298,3 @@ class Cascade:
         Returns the address.
         """
         return hub.push(self._source, repository, private=private, token=token)
-
-    @functools.cached_property
-    def _matrix(self) -> np.ndarray:
-        """The matrix [z + 1, 3] of previews: the checkpoint's, or else fitted now."""
-        if (stored := self.description.vae.preview) is not None:
-            return np.asarray(stored, np.float32)
-        return preview.fit(self.encode, self._engine.factor)
-
-    def _watched(self, callback: Any, tile: int, engine: Engine, pictures: range) -> Engine:
-        if callback is None:
-            return engine
-        shown = functools.partial(preview.shown, matrix=self._matrix)
-        whole = functools.partial(self._engine.decode, tile=tile)
-        return engine.watched_by(watcher(callback, pictures, shown, whole))

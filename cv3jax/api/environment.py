@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator
 
 from cv3jax.distributed.backend import (
@@ -12,6 +13,9 @@ from cv3jax.distributed.backend import (
     tune_cpu,
 )
 from data_pipeline.io.errors import InputError
+
+# a command's flag; a field of a recipe, such as --config.train.seed, is none
+FLAG = re.compile(r"--([a-z][a-z-]*)\b(?!\.)")
 
 
 @functools.cache  # once a process
@@ -31,8 +35,11 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def value_errors() -> Iterator[None]:
-    """Raise ValueError with the same line in place of the InputError of a command."""
+    """Raise ValueError in place of the InputError of a command.
+
+    The line is the same, with the names of arguments in place of flags: `mesh` for `--mesh`.
+    """
     try:
         yield
     except InputError as e:
-        raise ValueError(str(e)) from e
+        raise ValueError(FLAG.sub(lambda flag: flag[1].replace("-", "_"), str(e))) from e

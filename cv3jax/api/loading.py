@@ -13,6 +13,7 @@ from cv3jax.distributed import parse_axes
 from cv3jax.distributed.mesh import AXES, make_mesh
 from cv3jax.kernels import KINDS
 from cv3jax.sampling.png_record import DTYPES
+from data_pipeline.io.arguments import nearest
 from data_pipeline.io.errors import first_line
 from data_pipeline.io.extras import advice
 
@@ -39,8 +40,14 @@ def find(source: str | Path) -> Path | str:
     if not isinstance(source, str | Path):
         raise ValueError(f"source {source!r}: give a name, or the path of a directory")
     text = str(source)
-    if Path(text).exists() or not HUB.fullmatch(text):
+    if isinstance(source, str) and not text.strip():
+        raise ValueError(f"source {text!r}: {_forms()}")
+    if Path(text).exists() or text in cascades.packaged():
         return source
+    if not HUB.fullmatch(text):
+        close = nearest(text, cascades.packaged())
+        meant = f"did you mean {close}? Otherwise " if close else ""
+        raise ValueError(f"{text}: there is no such cascade; {meant}{_forms()}")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -56,6 +63,14 @@ def find(source: str | Path) -> Path | str:
             f"{text}: there is no such directory, and the Hugging Face Hub does not give it:"
             f" {first_line(e)}"
         ) from e
+
+
+def _forms() -> str:
+    """Return what a source can be."""
+    return (
+        f"give the name of an installed cascade ({', '.join(cascades.packaged())}), the path of a"
+        " cascade's or a run's directory, or owner/name of the Hugging Face Hub"
+    )
 
 
 def mesh_of(mesh: Any) -> Mesh | None:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cv3jax.api.environment import value_errors
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.sampling.jobs import Job, slug
 from cv3jax.sampling.metadata import Record
+from data_pipeline.io.files import check_directory
 
 SHOWN = 256  # pixels of a picture's longer side in a notebook
 
@@ -59,8 +61,10 @@ class Pictures:
         """Write a PNG of each picture into `directory`, and return their paths.
 
         metadata: whether each PNG says what it was drawn from. `cv3jax sample --from-png` draws the
-        picture again from that.
+        picture again from that. Raises ValueError where `directory` cannot be one.
         """
+        with value_errors():
+            check_directory(Path(directory), "directory")
         paths = []
         for number, (image, prompt, seed) in enumerate(
             zip(self.images, self.prompts, self.seeds, strict=True)

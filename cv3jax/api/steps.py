@@ -25,16 +25,19 @@ class Step:
     number: int  # from 1
     count: int  # of the stage
     pictures: range  # the pictures of this batch, by their place in the result
-    _x0: Callable[[], Any]
-    _preview: Callable[[Any], np.ndarray]
-    _decode: Callable[[Any], np.ndarray]
+    _x0: Callable[[], Any] = dataclasses.field(repr=False)
+    _preview: Callable[[Any], np.ndarray] = dataclasses.field(repr=False)
+    _decode: Callable[[Any], np.ndarray] = dataclasses.field(repr=False)
 
     def latents(self) -> np.ndarray:
         """Return x̂0 as latents, float32 [N, h, w, z]."""
         return np.asarray(self._x0())[: len(self.pictures)]
 
     def preview(self) -> list[Image.Image]:
-        """Return x̂0 of each picture, one pixel for each latent position: almost for nothing."""
+        """Return a small picture of x̂0 for each picture, one pixel for each latent position.
+
+        It is approximate, a linear function of the latents, and takes almost no time.
+        """
         return [Image.fromarray(one) for one in self._preview(self._x0())[: len(self.pictures)]]
 
     def decode(self) -> list[Image.Image]:

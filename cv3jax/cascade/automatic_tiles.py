@@ -20,8 +20,8 @@ def settings_that_fit(
 ) -> tuple[SamplerSettings, SamplerSettings]:
     """Return the settings of base and relay with which these pictures fit the devices.
 
-    They are the given ones. Where these have no tile and the whole does not fit, the largest tile
-    of `tiles_of` that fits is taken, and a line on stderr says so.
+    They are the given ones. Where these have no tile, are not `whole`, and the whole does not fit,
+    the largest tile of `tiles_of` that fits is taken, and a line on stderr says so.
 
     cascade: of `planned`, or a loaded one. Raises NoRoomError where nothing fits.
     """
@@ -31,7 +31,8 @@ def settings_that_fit(
         whole = e
     else:
         return base, relay
-    tried = [] if base.tile or relay.tile else tiles_of(cascade, pictures)
+    fixed = any(one.tile or one.whole for one in (base, relay))
+    tried = [] if fixed else tiles_of(cascade, pictures)
     for tile in tried:
         tiled = tuple(dataclasses.replace(one, tile=tile) for one in (base, relay))
         try:

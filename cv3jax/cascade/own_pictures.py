@@ -5,14 +5,18 @@ result is cropped. Transparency and colours are those of the picture.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from cv3jax.cascade import COLOUR_FIXES
-from cv3jax.cascade.sizes import Size
+from cv3jax.cascade.sizes import Size, has_relay, multiple_of
+from cv3jax.checkpoints.description import CascadeDescription
+from data_pipeline.images.decode import decode_layers
 from data_pipeline.io.errors import InputError
 
+MAX_GIVEN = 4096  # pixels per side of a picture to enlarge
 LEVELS = 5  # of the wavelet decomposition: what is larger than about 2⁵ pixels is low frequency
 _KERNEL = np.array([1.0, 2.0, 1.0]) / 4.0
 
@@ -24,6 +28,39 @@ class Layers:
     colours: np.ndarray  # uint8 [H', W', 3], sides are multiples of what the relay takes
     alpha: Image.Image | None  # mode L, of the picture's own size
     size: Size  # of the picture itself
+
+
+def layers_of(image: Any, description: CascadeDescription) -> Layers:
+    """Return a picture as the relay of a cascade takes it.
+
+    image: a PIL image of any mode, turned as its EXIF says, or uint8 [H, W, 3].
+
+    Raises InputError on anything else, on a side of more than MAX_GIVEN pixels, and where the
+    cascade has no relay.
+    """
+    if not has_relay(description):
+        raise InputError("this cascade has no relay stage, which enlarges pictures")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise InputError(
+                f"an image of {image.dtype} {list(image.shape)}: give a PIL image, or uint8"
+                " [H, W, 3]"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"an image of type {type(image).__name__}: give a PIL image")
+    if max(image.size) > MAX_GIVEN:  # before its pixels are decoded
+        raise InputError(
+            f"a picture of {image.height}×{image.width} (height×width): give at most {MAX_GIVEN}"
+            " pixels per side"
+        )
+    colours, alpha = decode_layers(image)
+    return fitted(colours, alpha, smallest_step(description))
+
+
+def smallest_step(description: CascadeDescription) -> int:
+    """Return the number of pixels whose multiples are the sides of pictures to enlarge."""
+    return max(multiple_of(description, "relay") // 2, 1)
 
 
 def fitted(colours: Image.Image, alpha: Image.Image | None, multiple: int) -> Layers:

@@ -17,8 +17,9 @@ class SamplerSettings:
     form: str | None = None
     # compute the text's keys and values once, and none for the rows without text; else at each step
     text_kv_cache: bool = True
-    # side in pixels of the tiles in which larger pictures are predicted; 0: always as a whole
+    # side in pixels of the tiles in which larger pictures are predicted; 0: as a whole
     tile: int = 0
+    whole: bool = False  # never choose tiles, even where the whole does not fit into memory
     # where a relay starts, as a share of its trained T_r in (0, 1]
     strength: float = 1.0
     # whether all rows of a batch are one picture: each then predicts its share of the tiles

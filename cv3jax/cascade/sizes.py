@@ -87,10 +87,10 @@ def drawn_sizes(description: CascadeDescription, size: Size | None = None) -> tu
     """Return the sizes of the base's picture and of what each relay pass makes of it.
 
     size: of the last one; None is one relay pass, or none without a relay. Each pass doubles both
-    sides. Of the numbers of passes that lead to `size`, the one is taken whose base picture has
-    the area nearest to the trained one.
+    sides. The number of passes is the one whose base picture has the area nearest to the trained
+    one.
 
-    Raises InputError on a size that no number of passes leads to.
+    Raises InputError on a size whose sides are not multiples of what this number of passes takes.
     """
     trained, relays = Size(*2 * (description.stages["base"].image_size,)), has_relay(description)
     if size is None:
@@ -99,25 +99,24 @@ def drawn_sizes(description: CascadeDescription, size: Size | None = None) -> tu
     if relays:  # the pictures of each pass must suit the relay too
         base, relay = multiples[0], multiple_of(description, "relay")
         multiples += [math.lcm(base << n, relay << (n - 1)) for n in range(1, MAX_PASSES + 1)]
-    possible = [passes for passes in _near(size, trained) if passes < len(multiples)]
-    for passes in possible:
-        if size.is_multiple(multiples[passes]):
-            return tuple(size.divided(1 << left) for left in range(passes, -1, -1))
-    raise InputError(_no_such_size(size, trained, multiples))
+    passes = _passes(size, trained, len(multiples) - 1)
+    if passes is None or not size.is_multiple(multiples[passes]):
+        raise InputError(_no_such_size(size, trained, multiples))
+    return tuple(size.divided(1 << left) for left in range(passes, -1, -1))
 
 
-def _near(size: Size, trained: Size) -> list[int]:
-    """Return the numbers of passes for which the base's picture is about as large as trained.
+def _passes(size: Size, trained: Size, most: int) -> int | None:
+    """Return which number of passes, 0..most, has the base picture of the area nearest to trained.
 
-    The one whose area is nearest comes first.
+    It is None where that area is more than FAR times too large or too small.
     """
 
     def distance(passes: int) -> float:
         area = size.height * size.width / 4**passes
         return abs(math.log(area / (trained.height * trained.width)))
 
-    near = [passes for passes in range(MAX_PASSES + 1) if distance(passes) <= math.log(FAR)]
-    return sorted(near, key=distance)
+    nearest = min(range(most + 1), key=distance)
+    return nearest if distance(nearest) <= math.log(FAR) else None
 
 
 def _no_such_size(size: Size, trained: Size, multiples: list[int]) -> str:
@@ -125,17 +124,20 @@ def _no_such_size(size: Size, trained: Size, multiples: list[int]) -> str:
 
     multiples: by the number of passes, of which the sides must be multiples.
     """
-    for passes in _near(size, trained):
-        if passes < len(multiples):
-            step = multiples[passes]
-            near = Size(*(max(round(side / step), 1) * step for side in size))
-            if passes in _near(near, trained):
-                return (
-                    f"size {size}: height and width must be multiples of {step} for {passes} relay"
-                    f" pass{'es' * (passes != 1)} from a base picture of about {trained}; {near} is"
-                    " the nearest"
-                )
     most = len(multiples) - 1
+    wanted = _passes(size, trained, most)
+    others = [] if wanted is None else sorted(range(most + 1), key=lambda n: abs(n - wanted))
+    for passes in others:  # rounding a very thin picture may change the number of passes
+        step = multiples[passes]
+        sides = [sorted({max(side // step, 1), -(-side // step)}) for side in size]
+        around = [Size(high * step, wide * step) for high in sides[0] for wide in sides[1]]
+        if drawn := [near for near in around if _passes(near, trained, most) == passes]:
+            near = min(drawn, key=lambda near: math.dist(near, size))
+            return (
+                f"size {size}: height and width must be multiples of {step} for {passes} relay"
+                f" pass{'es' * (passes != 1)} from a base picture of about {trained}; {near} is"
+                " the nearest"
+            )
     least, largest = trained.height / math.sqrt(FAR), trained.height * math.sqrt(FAR)
     return (
         f"size {size}: this cascade makes pictures of about {least:.0f}² to"

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,12 +12,12 @@ from cv3jax.cascade import COLOUR_FIXES, own_pictures
 from cv3jax.cascade.limits import check_trained
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
-from cv3jax.cascade.sizes import FACTORS, Size, enlarged_sizes, has_relay, multiple_of
+from cv3jax.cascade.sizes import FACTORS, Size, enlarged_sizes, has_relay
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.distributed.mesh import batch_ways
 from cv3jax.reports.pictures import save_png
-from data_pipeline.images.decode import decode_layers
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,43 +62,22 @@ class Upscaled:
         """Write the picture as a PNG, making its directory, and return the path.
 
         metadata: whether the PNG says what it was made from. Raises ValueError on a name that does
-        not end with ".png".
+        not end with ".png", and where no file of this name can be written.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory; give the name of a file in it, with .png")
         if path.suffix.lower() != ".png":
             raise ValueError(f"{path}: give a name that ends with .png")
+        try:
+            check_file(path, "path")
+        except InputError as e:
+            raise ValueError(str(e)) from e
         save_png(path, np.asarray(self.image), texts=self.texts if metadata else {})
         return path
 
     def _repr_png_(self) -> bytes:
         return self.image._repr_png_()
-
-
-def layers_of(image: Any, description: CascadeDescription) -> own_pictures.Layers:
-    """Return a picture as the relay of a cascade takes it.
-
-    image: a PIL image of any mode, turned as its EXIF says, or uint8 [H, W, 3].
-
-    Raises InputError on anything else, and where the cascade has no relay.
-    """
-    if not has_relay(description):
-        raise InputError("this cascade has no relay stage, which enlarges pictures")
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(
-                f"an image of {image.dtype} {list(image.shape)}: give a PIL image, or uint8"
-                " [H, W, 3]"
-            )
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise InputError(f"an image of type {type(image).__name__}: give a PIL image")
-    colours, alpha = decode_layers(image)
-    return own_pictures.fitted(colours, alpha, smallest_step(description))
-
-
-def smallest_step(description: CascadeDescription) -> int:
-    """Return the number of pixels whose multiples are the sides of pictures to enlarge."""
-    return max(multiple_of(description, "relay") // 2, 1)
 
 
 def passes_of(factor: int) -> int:

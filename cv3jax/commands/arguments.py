@@ -15,6 +15,9 @@ from cv3jax.recipes import fields_called, recipes
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 
+# without --tile, of commands that ask the compiled programs
+FITTING = "as a whole, or in the largest tiles that fit where that does not fit into memory"
+
 
 def command(
     name: str,
@@ -103,24 +106,27 @@ def add_devices(parser: Parser, batch: str, mesh: str) -> None:
     parser.add_argument("--mesh", metavar="AXIS=N,...", help=mesh)
 
 
-def add_tile(parser: Parser) -> None:
-    """Add --tile, with which large pictures are drawn in bounded memory."""
+def add_tile(parser: Parser, otherwise: str) -> None:
+    """Add --tile, with which large pictures are drawn in bounded memory.
+
+    It is None without the flag. otherwise: what is done then, in words.
+    """
     parser.add_argument(
         "--tile",
         type=int,
-        default=0,
         metavar="PIXELS",
         help=(
             "predict larger pictures in overlapping tiles of so many pixels per side, and encode"
-            " and decode them in tiles, in less memory and more time (default: as a whole)"
+            f" and decode them in tiles, in less memory and more time; 0: as a whole (default:"
+            f" {otherwise})"
         ),
     )
 
 
-def check_tile(tile: int) -> None:
+def check_tile(tile: int | None) -> None:
     """Raise InputError on a --tile that no stage can have."""
     if tile and not 16 <= tile <= 16_384:
-        raise InputError(f"--tile {tile}: 16..16384 pixels, or leave it out")
+        raise InputError(f"--tile {tile}: 16..16384 pixels, or 0 for no tiles")
 
 
 def add_attention(parser: Parser) -> None:

@@ -54,7 +54,7 @@ def parser() -> Parser:
             " pixels, such as 4096 or 768x512 (default: the recipe's pictures)"
         ),
     )
-    command_line.add_tile(made)
+    command_line.add_tile(made, "as a whole")
     made.add_argument(
         "--updates", type=int, metavar="N", help="estimate the chip-hours of N updates"
     )
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
             args.topology,
             args.step,
             size=args.size,
-            tile=args.tile,
+            tile=args.tile or 0,
             steps=args.updates,
             mfu=args.mfu,
         )

@@ -64,7 +64,7 @@ def fill(args: argparse.Namespace) -> "Drawing | None":
         args.prompt = [drawing.prompt]
         args.seed = drawing.seed if args.seed is None else args.seed
         args.size = "x".join(map(str, drawing.size)) if args.size is None else args.size
-        args.tile = args.tile or drawing.tile
+        args.tile = (drawing.tile or None) if args.tile is None else args.tile
     args.seed = 0 if args.seed is None else args.seed
     return drawing
 

@@ -122,7 +122,7 @@ def parser() -> Parser:
         " fsdp the batch and the parameters, tensor the layers, context each picture; -1: all"
         " devices that are left (default: data=-1)",
     )
-    command_line.add_tile(made)
+    command_line.add_tile(made, command_line.FITTING)
     command_line.add_attention(made)
     made.add_argument(
         "--no-text-kv-cache",
@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> None:
         pair(args.guidance, "guidance", float, 0.0, 100.0),
     )
     size = None if args.size is None else parse_size(args.size)
-    common = {"text_kv_cache": not args.no_text_kv_cache, "tile": args.tile}
+    common = {"tile": args.tile or 0, "whole": args.tile == 0}
+    common["text_kv_cache"] = not args.no_text_kv_cache
     base, relay = (
         from_png.settings(drawing, name, SamplerSettings(**steps[i], **guidance[i], **common))
         for i, name in enumerate(STAGES)

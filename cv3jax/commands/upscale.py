@@ -10,11 +10,13 @@ from pathlib import Path
 
 from cv3jax.cascade import COLOUR_FIXES
 from cv3jax.cascade.limits import check_trained
+from cv3jax.cascade.own_pictures import MAX_GIVEN
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, has_relay
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.from_png import add_no_metadata
+from cv3jax.sampling.given_pictures import read_pictures
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
 from data_pipeline.io.arguments import Parser, one
@@ -41,7 +43,10 @@ def parser() -> Parser:
         action="append",
         required=True,
         metavar="FILE",
-        help="a picture of any size: PNG, JPEG, WebP, ...; may be given several times",
+        help=(
+            f"a picture of at most {MAX_GIVEN} pixels per side: PNG, JPEG, WebP, ...; may be given"
+            " several times"
+        ),
     )
     made.add_argument(
         "--prompt",
@@ -75,7 +80,7 @@ def parser() -> Parser:
     )
     made.add_argument("--guidance", metavar="W", help="guidance weight (default: the checkpoint's)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise")
-    command_line.add_tile(made)
+    command_line.add_tile(made, command_line.FITTING)
     made.add_argument(
         "--colour-fix",
         choices=COLOUR_FIXES,
@@ -127,23 +132,26 @@ def main(argv: list[str] | None = None) -> None:
     settings = SamplerSettings(
         **one(args.steps, "steps", int, 1, 1000),
         **one(args.guidance, "guidance", float, 0.0, 100.0),
-        tile=args.tile,
+        tile=args.tile or 0,
+        whole=args.tile == 0,
         strength=args.strength,
     )
     if not has_relay(description):
         raise InputError(f"--checkpoint {args.checkpoint} has no relay, which enlarges pictures")
     check_trained(description, {"relay": settings})
 
+    prompts = args.prompt * (len(args.image) // len(args.prompt))
+    pictures = read_pictures(list(zip(args.image, prompts, strict=True)), description, args.factor)
+
     with waiting("loading JAX"):
         from cv3jax.cascade.upscaling import Enlarging
         from cv3jax.sampling.enlarge import enlarge
 
-    prompts = args.prompt * (len(args.image) // len(args.prompt))
     how = Enlarging(args.factor, args.seed, settings, args.colour_fix)
     with reporting(args.json) as report, locks.hold(args.out, "--out"):
         figures = enlarge(
             checkpoint,
-            list(zip(args.image, prompts, strict=True)),
+            pictures,
             args.out,
             how,
             attention=args.attention,

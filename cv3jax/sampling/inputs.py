@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cv3jax.cascade.own_pictures import MAX_GIVEN
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
 from data_pipeline.io.errors import InputError, first_line
 
-MAX_SIDE = 4096  # pixels of a picture to enlarge
 MAX_PROMPT = 4096  # characters; the encoder reads far fewer
 MAX_LINE = 65_536  # bytes of a line in a file of prompts
 MAX_LINES = 1_000_000
@@ -40,7 +40,11 @@ class Prompt(NamedTuple):
 
 def check_prompt(text: Any) -> str | None:
     """Return what is wrong with a prompt, or None."""
-    if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROMPT:
+    if not isinstance(text, str):
+        return f"must be a string, not {type(text).__name__}"
+    if len(text) > MAX_PROMPT:
+        return f"has {len(text):,} characters; give at most {MAX_PROMPT:,}"
+    if not text.strip():
         return f"must hold 1..{MAX_PROMPT} characters that are not all blank"
     try:
         text.encode()
@@ -169,9 +173,9 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
         except InputError as e:
             raise InputError(f"--image {path}: {e}") from e
         height, width = image.shape[:2]
-        if height % multiple or width % multiple or max(height, width) > MAX_SIDE:
+        if height % multiple or width % multiple or max(height, width) > MAX_GIVEN:
             right = (
-                f"give a picture whose sides are multiples of {multiple}, at most {MAX_SIDE};"
+                f"give a picture whose sides are multiples of {multiple}, at most {MAX_GIVEN};"
                 " cv3jax upscale takes any size"
             )
             raise InputError(f"--image {path} is {height}×{width} (height×width); {right}")

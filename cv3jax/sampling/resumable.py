@@ -87,7 +87,8 @@ def sample_many(
     """
     num, seed, base, relay = pictures.num, pictures.seed, pictures.base, pictures.relay
     begun = (out / PLAN).exists()
-    if not relay.tile:  # the plan has one where the whole did not fit when its pictures were begun
+    # the plan has a tile where the whole did not fit when its pictures were begun
+    if not (relay.tile or relay.whole):
         tile = planned_tile(out)
         base, relay = (dataclasses.replace(one, tile=tile) for one in (base, relay))
     prompts, found = read_prompts(pictures.prompts, num)

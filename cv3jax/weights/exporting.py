@@ -270,7 +270,10 @@ def _write(
     else:
         try:
             with naming(path):
+                path.touch()
+                mode = path.stat().st_mode  # of ordinary files, which save_file's are not
                 save_file(tensors, path, metadata={"format": "pt"})
+                path.chmod(mode)
         except SafetensorError as e:
             raise OSError(None, f"could not be written ({str(e)[:200]})", str(path)) from e
     kinds, count = (

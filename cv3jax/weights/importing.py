@@ -263,7 +263,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             with naming(target / name):
-                shutil.copy2(source / name, target / name)
+                shutil.copyfile(source / name, target / name)
 
 
 @contextlib.contextmanager

@@ -65,6 +65,7 @@ class LocalModel:
         """Check the path and the settings, and hash the files; nothing is loaded yet."""
         check_local(path, settings)
         self._path, self._settings, self._model = path, settings, None
+        self.where = str(path)
         self.name = f"{name or path.resolve().name} ({_hash(path)[:12]})"
 
     async def __aenter__(self) -> "LocalModel":

@@ -8,9 +8,14 @@ Chat = list[dict[str, str]]
 
 
 class Model(Protocol):
-    """A language model. `name` is recorded; `at_once` is how many questions it takes at a time."""
+    """A language model.
+
+    `name` is recorded, `where` is its address or path, and `at_once` is how many questions it takes
+    at a time.
+    """
 
     name: str
+    where: str
     at_once: int
 
     async def __aenter__(self) -> "Model":

@@ -159,7 +159,9 @@ class Expander:
         if lost:
             right = f"the last {HOPELESS} prompts had no answer; run the command again later"
         if why.reason == answers.UNREACHABLE:
-            right = f"check that the server runs and that --expand is its address; {right}"
+            right = (
+                f"check that the server runs and that {self.model.where} is its address; {right}"
+            )
         raise error(
             f"--expand: no expansion of {prompt[:60]!r} by {self.model.name} ({said}); {right}"
         )

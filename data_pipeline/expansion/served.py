@@ -29,6 +29,7 @@ class ServedModel:
     ):
         """Keep the parts."""
         self.name, self.at_once, self._settings, self._endpoint = name, at_once, settings, endpoint
+        self.where = endpoint.url
         self._pace = {"retries": retries, "backoff": backoff}
 
     async def __aenter__(self) -> "ServedModel":

@@ -56,7 +56,11 @@ def open_image(
         try:
             image = Image.open(io.BytesIO(lean), formats=(name,))
         except Image.DecompressionBombError as e:
-            raise TooLargeError(f"too many pixels to decode: {e}") from e
+            # Pillow refuses more than twice the number that it warns of
+            least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise TooLargeError(
+                f"image of more than {least:,} pixels; the limit is {max_pixels:,}"
+            ) from e
     if profile:
         image.info["icc_profile"] = profile
     if name == "PNG" and "transparency" in image.info:

@@ -62,7 +62,7 @@ def test_meshes_of_the_caller():
     ("mesh", "line"),
     [
         (jax.sharding.Mesh(jax.devices(), ("batch",)), "a mesh with the axes batch: it needs data"),
-        ("batch=8", "batch=8"),
+        ("batch=8", "^mesh batch=8: give sizes for some of the axes data"),
         ("data=3", "data=3.*needs 3 devices"),
         ({"data": 8}, "mesh .*: give a jax.sharding.Mesh, or text"),
         (8, "mesh 8: give a jax.sharding.Mesh, or text"),

@@ -151,12 +151,12 @@ def test_drawing_compiles_nothing_after_compile(pipe):
         if event == COMPILED:
             compiled.append(event)
 
-    seconds = pipe.compile([(96, 32)], [3], eta=0.5)
-    assert list(seconds) == ["96×32, 3 at once"]
+    seconds = pipe.compile([(64, 32)], [3], eta=0.5)
+    assert list(seconds) == ["64×32, 3 at once"]
     jax.monitoring.register_event_duration_secs_listener(count)
-    drawn = pipe("a red star", num=3, seed=1, size=(96, 32), eta=0.5)
+    drawn = pipe("a red star", num=3, seed=1, size=(64, 32), eta=0.5)
     assert (len(drawn), compiled) == (3, [])
-    pipe("a red star", num=2, seed=1, size=(96, 32), eta=0.5)  # another batch
+    pipe("a red star", num=2, seed=1, size=(64, 32), eta=0.5)  # another batch
     assert compiled
 
 

@@ -68,12 +68,37 @@ def test_without_huggingface_hub_it_is_said(monkeypatch, pipe):
         pipe.push_to_hub("someone/stars")
 
 
-@pytest.mark.parametrize("source", ["", "no_such_cascade", "a/b/c", "/no/such", None])
-def test_what_is_no_cascade_is_said_in_one_line(source, tmp_path, monkeypatch):
+FORMS = "give the name of an installed cascade .scenes, scenes_teacher., the path"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("", f"^source '': {FORMS}"),
+        (" ", f"^source ' ': {FORMS}"),
+        (
+            "scens",
+            r"^scens: there is no such cascade; did you mean scenes\? Otherwise give",
+        ),
+        ("no_such_cascade", f"^no_such_cascade: there is no such cascade; {FORMS}"),
+        ("a/b/c", "^a/b/c: there is no such cascade; give"),
+        ("/no/such", f"^/no/such: there is no such cascade; {FORMS}"),
+        (None, "^source None: give a name, or the path of a directory"),
+        (".", r"^\. is not a checkpoint: .*; give a run's workdir, or"),
+    ],
+)
+def test_what_is_no_cascade_is_said_in_one_line(source, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"no|give") as raised:
+    with pytest.raises(ValueError, match=line) as raised:
         cv3jax.Cascade.load(source)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [(), ("scenes",), ("scenes", None, "float32")])
+def test_the_class_itself_points_to_load(given):
+    for options in ({}, {"mesh": "data=2"}):
+        with pytest.raises(TypeError, match=r'^Cascade: call Cascade\.load\("scenes"\)'):
+            cv3jax.Cascade(*given, **options)
 
 
 def test_a_directory_comes_before_the_hub(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_pictures_of_all_kinds_are_encoded_alike(pipe):
         (lambda p: p.base(p.text("a"), steps=3), "3 steps for the base stage"),
         (lambda p: p.relay(p.text("a"), WHOLE), "1 texts for 2 images"),
         (lambda p: p.relay(p.text(["a", "b"]), WHOLE[:, :30]), "a picture of 30×32: the relay"),
-        (lambda p: p.text(None), "prompt 'None': must hold"),
+        (lambda p: p.text(None), "prompt None: give a string"),
         (lambda p: p.upscale(WHOLE[0], ["a"]), "prompt .*: give one string"),
         (lambda p: p.upscale(WHOLE[0], "a", factor=3), "factor 3: give one of 2, 4, 8, 16"),
         (lambda p: p.upscale(WHOLE[0], "a", factor=2.0), r"factor 2\.0: give 2, 4, 8 or 16"),

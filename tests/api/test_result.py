@@ -6,6 +6,7 @@ import io
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cv3jax.api.result import SHOWN, Pictures
@@ -59,6 +60,23 @@ def test_png_is_a_sheet_with_a_row_for_each_prompt():
     for image, row, column in places:
         part = sheet[4 + 44 * row : 44 + 44 * row, left + 64 * column : left + 60 + 64 * column]
         assert np.array_equal(part, np.asarray(image))
+
+
+def test_where_no_directory_or_file_can_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "x.png").mkdir()
+    for place in ("file", "file/below"):
+        with pytest.raises(ValueError, match=r"file is a file; give a directory$"):
+            pictures().save(tmp_path / place)
+    enlarged = Upscaled(pictures()[0], {})
+    for name, line in (
+        ("", r"is a directory; give the name of a file in it, with \.png$"),
+        ("x.png", r"x\.png is a directory; give the name of a file"),
+        ("x.jpg", r"x\.jpg: give a name that ends with \.png$"),
+        ("file/x.png", "file is a file, not a directory"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            enlarged.save(tmp_path / name)
 
 
 def test_an_enlarged_picture_shows_itself():

@@ -46,6 +46,14 @@ def test_a_callback_sees_each_step_and_changes_nothing(pipe):
     assert not np.allclose(seen[0].latents(), seen[1].latents())
 
 
+def test_a_step_and_a_cascade_print_in_a_line(pipe):
+    seen = []
+    pipe("a red star", seed=1, callback=seen.append)
+    assert repr(seen[1]) == "Step(stage='base', number=2, count=4, pictures=range(0, 1))"
+    assert repr(pipe).startswith(f"Cascade('{pipe._source}': base 32×32, relay 64×64, ")
+    assert {"t5", "vae"} <= set(repr(pipe).strip(")").split(", "))
+
+
 def test_a_batch_that_is_filled_up_shows_its_own_pictures(pipe):
     seen = []
     pipe("a red star", seed=1, num=3, batch=2, size=32, callback=seen.append)
@@ -123,10 +131,10 @@ def test_the_last_x0_is_the_result_and_each_is_the_network_s(kind, form):
 
 
 def test_a_preview_is_fitted_where_the_checkpoint_has_none(pipe):
-    assert np.allclose(pipe._matrix, pipe.description.vae.preview)
+    assert np.allclose(pipe._watching.matrix, pipe.description.vae.preview)
     engine = copy.copy(pipe._engine)
     vae = dataclasses.replace(pipe.description.vae, preview=None)
     engine.description = dataclasses.replace(pipe.description, vae=vae)
     older = cv3jax.Cascade(engine, pipe._source, pipe._recorder)
-    assert np.array_equal(older._matrix, preview.fit(pipe.encode, 8))
-    assert older._matrix.shape == (5, 3)
+    assert np.array_equal(older._watching.matrix, preview.fit(pipe.encode, 8))
+    assert older._watching.matrix.shape == (5, 3)

@@ -53,6 +53,15 @@ def test_what_fits_as_a_whole_stays_whole(cascade, monkeypatch, capsys):
     assert settings_that_fit(cascade, memory.Pictures(1, SIZES)) != whole
 
 
+def test_where_no_tiles_are_wanted_none_are_taken(cascade, monkeypatch):
+    room = needs(cascade, 128)
+    monkeypatch.setattr(memory, "room", lambda mesh: room)
+    whole = SamplerSettings(whole=True)
+    with pytest.raises(memory.NoRoomError, match="GB per device") as raised:
+        settings_that_fit(cascade, memory.Pictures(1, SIZES), whole, whole)
+    assert "tiles of" not in str(raised.value)
+
+
 def test_where_nothing_fits_the_line_says_so(cascade, monkeypatch):
     room = needs(cascade, 128) - 1
     monkeypatch.setattr(memory, "room", lambda mesh: room)

@@ -7,8 +7,8 @@ import pytest
 from odd_images import exif, rgb_profile, saved
 from PIL import Image
 
-from cv3jax.cascade.own_pictures import fitted, low_frequencies, restored
-from cv3jax.cascade.upscaling import Enlarging, layers_of
+from cv3jax.cascade.own_pictures import MAX_GIVEN, fitted, layers_of, low_frequencies, restored
+from cv3jax.cascade.upscaling import Enlarging
 from cv3jax.checkpoints import cascades
 from data_pipeline.images.decode import decode_layers, open_image
 from data_pipeline.io.errors import InputError
@@ -159,9 +159,11 @@ def test_what_is_no_picture_is_refused():
         (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]"),
         ("photo.jpg", "type str: give a PIL image"),
         (io.BytesIO(), "type BytesIO"),
+        (np.zeros((1, MAX_GIVEN + 1, 3), np.uint8), r"^a picture of 1×4097 .* at most 4096 pixels"),
     ):
         with pytest.raises(InputError, match=line):
             layers_of(wrong, SCENES)
+    assert layers_of(np.zeros((1, MAX_GIVEN, 3), np.uint8), SCENES).size == (1, MAX_GIVEN)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cv3jax.cascade.own_pictures import layers_of
 from cv3jax.cascade.pipeline import load
 from cv3jax.cascade.sampler_settings import SamplerSettings
-from cv3jax.cascade.upscaling import Enlarging, layers_of, upscale
+from cv3jax.cascade.upscaling import Enlarging, upscale
 from cv3jax.distributed.mesh import make_mesh
 
 PARTS = ("relay", "t5", "vae")

@@ -31,6 +31,7 @@ bench-serve --url http://localhost:1 --rate 0 | --rate 0
 bench-serve --url http://localhost:1 --mix 4+1 | --mix 4+1
 bench-serve --url http://localhost:1 --size 64 | --size goes with --checkpoint
 bench-serve --checkpoint nope | nope is not a checkpoint
+upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'
 train --config=scenes_vae --workdir w --config.optim.lrr=1 | lrr
@@ -107,7 +108,7 @@ def test_help_and_mistakes_import_neither_jax_nor_what_a_run_needs(tmp_path):
     environment = subprocesses.environment(HOME=str(tmp_path))
     del environment["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, MISTAKES],
+        [sys.executable, "-c", PROGRAM, MISTAKES.replace("{file}", __file__)],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

@@ -28,7 +28,7 @@ def argv(tmp_path, *flags, checkpoint="scenes_teacher"):
 # flags, what the line says; {p} is a picture
 REFUSED = [
     ("--image {p} --prompt=", "--prompt '': must hold 1..4096 characters"),
-    ("--image {p} --prompt {long}", "--prompt 'word word"),
+    ("--image {p} --prompt {long}", ": has 50,000 characters; give at most 4,096"),
     ("--image {p} --prompt x --prompt y", "2 --prompt for 1 --image; give one for all, or one for"),
     ("--image {at}/none.png --prompt x", "none.png: there is no such file"),
     ("--image {at}/text.png --prompt x", "text.png: not a readable"),
@@ -41,7 +41,7 @@ REFUSED = [
     ("--image {p} --prompt x --strength 1.5", "strength 1.5: give a value above 0"),
     ("--image {p} --prompt x --strength nan", "strength nan: give a value above 0"),
     ("--image {p} --prompt x --strength half", "invalid float value: 'half'"),
-    ("--image {p} --prompt x --tile 8", "--tile 8: 16..16384 pixels"),
+    ("--image {p} --prompt x --tile 8", "--tile 8: 16..16384 pixels, or 0 for no tiles"),
     ("--image {p} --prompt x --tile 40", "tile 40: give a multiple of 16 pixels, at least 32"),
     ("--image {p} --prompt x --steps 0", "--steps 0: give one whole number"),
     ("--image {p} --prompt x --steps 900", "900 steps for the relay stage, which starts at t"),

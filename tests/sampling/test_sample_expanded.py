@@ -166,7 +166,10 @@ WRONG = [
     (("--expand", "URL", "--expand-key-env", "NO_SUCH"), "--expand-key-env NO_SUCH: the environm"),
     (("--expand", "URL", "--expand-timeout", "0"), "--expand-timeout 0: give 0.01 to 3600"),
     (("--expand", "URL", "--expand-ablation", "--image", "."), "leave --image out"),
-    (("--expand", "URL"), "check that the server runs and that --expand is its address"),
+    (
+        ("--expand", "URL"),
+        "server runs and that http://127.0.0.1:9/v1 is its address",
+    ),
 ]
 
 

@@ -55,7 +55,7 @@ def test_names_sort_by_number():
         (b"\n \n", "is empty"),
         (b"a\n\nb\n", "line 2 is blank"),
         (b"a\n\xff\n", "line 2 is not UTF-8"),
-        (b"a\n" + b"b" * 5000, r"line 2: a prompt must hold 1\.\.4096 characters"),
+        (b"a\n" + b"b" * 5000, r"line 2: a prompt has 5,000 characters; give at most 4,096"),
         (b"a\n" + b"b" * (MAX_LINE + 1), "line 2 is longer than 65,536 bytes"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_file_of_prompts_that_is_none(data, line, tmp_path):
         ('["b"]', "line 2 has a value of type list; give"),
         ("{}", "line 2 has nothing; give"),
         ('{"prompt": "b", "sed": 1}', "line 2 has prompt, sed; give"),
-        ('{"prompt": 1}', r"line 2: a prompt must hold"),
+        ('{"prompt": 1}', "line 2: a prompt must be a string, not int"),
         ('{"prompt": " "}', r"line 2: a prompt must hold"),
         ('{"prompt": "\\ud800"}', "line 2: a prompt has a character that is not valid Unicode"),
         ('{"prompt": "b", "seed": -1}', r"line 2: seed -1: must be 0\.\.4294967294"),

@@ -53,7 +53,7 @@ def test_a_tile_is_in_the_plan_and_resumed_with(paint, whole, tmp_path):
 
 def test_another_tile_is_another_plan(paint, whole, tmp_path):
     paint("tiled", "--seed", "7", "--tile", "64", painter=Tiled())
-    for name, tile in (("tiled", "96"), ("whole", "64")):
+    for name, tile in (("tiled", "96"), ("tiled", "0"), ("whole", "64")):
         before = contents(tmp_path / name)
         with pytest.raises(InputError, match="made with other values of tile;"):
             paint(name, "--seed", "7", "--tile", tile)

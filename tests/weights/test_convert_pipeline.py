@@ -33,6 +33,11 @@ WRONG = {
     "w": ({"guidance_scale": 9.0}, "the base was distilled for a guidance of 1..3"),
     "kind": ({"output_type": "jpg"}, "output_type 'jpg': give one of pil, np, pt, latent"),
     "prompt": ({"prompt": []}, "prompt: give a string, or a list of some"),
+    "prompt none": ({"prompt": None}, "prompt: give a string, or a list of some"),
+    "prompt blank": ({"prompt": ["a", " "]}, "prompt ' ': give one that is not blank"),
+    "prompt long": ({"prompt": "x" * 4097}, "prompt of 4,097 characters: give at most 4,096"),
+    "no height": ({"height": 0}, "0×128 pixels: give multiples of 32"),
+    "no width": ({"width": 0}, "128×0 pixels: give multiples of 32"),
 }
 WRONG_UPSCALE = {
     "strength 0": ({"strength": 0.0}, "strength 0.0: give a number above 0 and at most 1"),
@@ -226,6 +231,17 @@ def test_parts_that_are_no_pipeline_say_what_it_lacks(tmp_path, capsys):
     out = converted(tmp_path / "out", *argv)
     assert "no model_index.json: a pipeline also takes vae\n" in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == ["relay", "text_encoder", "tokenizer"]
+
+
+def test_its_files_have_the_mode_of_ordinary_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        out = converted(tmp_path / "out", "--checkpoint", "scenes", "--to", "diffusers")
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode != 0o640} == {}
+    assert len(modes) > 10
 
 
 @pytest.mark.parametrize(

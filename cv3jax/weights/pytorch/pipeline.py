@@ -27,7 +27,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from .pictures import OUTPUTS, as_output, decode, doubled, encode, from_pictures, to_pil, to_uint8
-from .prompts import tokenize
+from .prompts import as_prompts, tokenize
 from .sampling import Choices, Draws, Generator, begun, choices, conditions, draw
 
 MAX_PASSES = 4  # relay passes: doublings of the side
@@ -139,7 +139,7 @@ class CogView3Pipeline(DiffusionPipeline):
         stages = ["base", "relay"][: 1 + bool(passes)]
         self._require(stages[-1])
         side = self.config.settings["base"]["image_size"] << passes
-        size = (height or side, width or side)
+        size = (side if height is None else height, side if width is None else width)
         self._check_size("base", size, 2**passes)
         if passes:
             self._check_size("relay", size, 2 ** (passes - 1))
@@ -200,7 +200,7 @@ class CogView3Pipeline(DiffusionPipeline):
         _, relay = choices(self.config.settings, ["relay"], given)
         relay = begun(relay, strength, self.config.settings)
         self._check_call(output_type, noise, passes)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = as_prompts(prompt)
         if len(prompts) not in (1, len(images)):
             raise ValueError(f"{len(prompts)} prompts for {len(images)} pictures: give one or all")
         text = self.encode_prompt(prompts, len(images) // len(prompts))
@@ -217,12 +217,10 @@ class CogView3Pipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Return the text features [prompts · num_images_per_prompt, L, C].
 
-        Names of control tokens, such as "</s>", are read as text.
+        Names of control tokens, such as "</s>", are read as text. Raises ValueError on what is no
+        prompt.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(one, str) for one in prompts):
-            raise ValueError("prompt: give a string, or a list of some")
-        tokens = tokenize(self.tokenizer, prompts, self.config.settings["text_length"])
+        tokens = tokenize(self.tokenizer, as_prompts(prompt), self.config.settings["text_length"])
         features = self.text_encoder(tokens.to(self._execution_device)).last_hidden_state
         return features.repeat_interleave(num_images_per_prompt, dim=0)
 

@@ -4,9 +4,26 @@ This file belongs to a folder that `cv3jax convert --to diffusers` wrote, beside
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+MAX_PROMPT = 4096  # characters; the encoder reads far fewer
+
+
+def as_prompts(prompt: Any) -> list[str]:
+    """Return the prompts of one string or of several. Raises ValueError on anything else."""
+    single = isinstance(prompt, str) or not isinstance(prompt, Sequence)
+    prompts = [prompt] if single else list(prompt)
+    if not prompts or not all(isinstance(one, str) for one in prompts):
+        raise ValueError("prompt: give a string, or a list of some")
+    for one in prompts:
+        if len(one) > MAX_PROMPT:
+            raise ValueError(f"prompt of {len(one):,} characters: give at most {MAX_PROMPT:,}")
+        if not one.strip():
+            raise ValueError(f"prompt {one[:40]!r}: give one that is not blank")
+    return prompts
 
 
 def tokenize(tokenizer: Any, prompts: list[str], length: int) -> torch.Tensor:
