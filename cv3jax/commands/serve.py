@@ -59,7 +59,7 @@ def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "En
     settings = EngineSettings(
         sizes=sizes,
         batch=None if args.batch is None else args.batch * ways,
-        tile=args.tile,
+        tile=args.tile or 0,
         mesh=mesh,
         attention=args.attention,
     )
@@ -85,7 +85,7 @@ def model_of(args: argparse.Namespace, directory: Path, description: CascadeDesc
             if {*drawing} <= {*stages}
         },
         int(time.time()),
-        args.tile,
+        args.tile or 0,
     )
 
 

@@ -39,7 +39,7 @@ def add_flags(made: Parser) -> None:
         "16, and 8 on a CPU",
         "how this machine's devices share the model, e.g. data=2,fsdp=4 (default: one device)",
     )
-    command_line.add_tile(made)
+    command_line.add_tile(made, "as a whole")
     command_line.add_attention(made)
     _add_network(made)
     _add_bounds(made)
