@@ -45,6 +45,6 @@ def _right(name: str, known: list[str]) -> str:
     """Return what to write in place of an unknown keyword."""
     if name in WITHOUT:
         return WITHOUT[name]
-    ours = FOREIGN.get(name)
-    close = ours if ours in known else nearest(name, known)
+    ours = {theirs: one for theirs, one in FOREIGN.items() if one in known}
+    close = ours.get(name) or nearest(name, known) or ours.get(nearest(name, ours) or "")
     return f"did you mean {close}?" if close else f"it has {', '.join(known)}"

@@ -137,7 +137,7 @@ def _command(made: Upscaling) -> str:
     words = ["--checkpoint", made.checkpoint.name, "--image", made.source.name]
     words += ["--prompt", made.prompt, "--factor", made.factor, "--strength", made.strength]
     words += ["--steps", made.relay["steps"], "--guidance", made.relay["guidance"]]
-    words += ["--seed", made.seed, *(["--tile", made.tile] if made.tile else [])]
+    words += ["--seed", made.seed, "--tile", made.tile]
     words += ["--colour-fix", made.colour_fix, "--out", "DIR"]
     return " ".join(["cv3jax upscale", *(_quoted(str(word)) for word in words)])
 

@@ -27,6 +27,7 @@ def test_a_known_keyword_passes_and_the_signature_stays():
         ("num_images", r"did you mean num\?"),
         ("num_images_per_prompt", r"did you mean num\?"),
         ("height", r"did you mean size\?"),
+        ("heigth", r"did you mean size\?"),
         ("negative_prompt", "a negative prompt has no effect on these models; leave it out"),
         ("num_inference_steps", "it has prompt, seed, num, guidance, size"),  # it has no steps
         ("zebra", "it has prompt, seed, num, guidance, size"),
