@@ -124,7 +124,9 @@ class Soak:
             before = resource.prlimit(pid, limit, (0, resource.RLIM_INFINITY))
         self._note(f"the disk is full at request {self.sent}")
         began = time.monotonic()
-        while await self._ready(session):
+        # a picture cannot be written, or, where none is under way, a new job cannot
+        refused = self._refused()
+        while self._refused() == refused and await self._ready(session):
             await asyncio.sleep(0.05)
         await asyncio.sleep(HELD)
         if self._mounted:
@@ -135,6 +137,11 @@ class Soak:
             await asyncio.sleep(0.05)
         self._full = False
         self._note(f"the server writes again after {time.monotonic() - began:.1f} s")
+
+    def _refused(self) -> int:
+        """Return how many clients were told that the disk is full or fails."""
+        counts = self.clients.seen.counts
+        return sum(n for what, n in counts.items() if what.endswith(("507", "503")))
 
     async def _ready(self, session: httpx.AsyncClient) -> bool:
         return (await session.get(f"{self.child.address}/readyz")).status_code == 200
