@@ -34,10 +34,10 @@ from cv3jax.cascade.pipeline import Cascade, load
 from cv3jax.checkpoints import cascades
 from cv3jax.distributed.backend import keep_compiled, prefer_cpu, tune_cpu
 from cv3jax.sampling.jobs import Job
-from cv3jax.serving import load_run
-from cv3jax.serving.child import command, serving
-from cv3jax.serving.load import Arrival, Kind, Outcome, arrivals, latencies, parse_mix
-from cv3jax.serving.load_client import client, closed_loop, draw_of, open_loop
+from cv3jax.serving.load import run as load_run
+from cv3jax.serving.load.arrivals import Arrival, Kind, Outcome, arrivals, latencies, parse_mix
+from cv3jax.serving.load.child import command, serving
+from cv3jax.serving.load.client import client, closed_loop, draw_of, open_loop
 from data_pipeline.io.progress import bar, say
 
 BATCHES = 4  # of requests that are under way at saturation

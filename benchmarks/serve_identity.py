@@ -24,8 +24,8 @@ import numpy as np
 from cv3jax.cascade.sizes import Size
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.distributed.backend import tune_cpu
-from cv3jax.serving.engine import UnitEngine
-from cv3jax.serving.opening import EngineSettings, open_engine
+from cv3jax.serving.engine.opening import EngineSettings, open_engine
+from cv3jax.serving.engine.unit_engine import UnitEngine
 from cv3jax.serving.orders import Choice, Drawn, Ended, Event, Order
 from data_pipeline.scenes.grammar import caption, sample_scene
 

@@ -35,8 +35,8 @@ import measure
 import soak_checks
 from soak_requests import Clients
 
-from cv3jax.serving.child import Child
-from cv3jax.serving.store import JOURNAL
+from cv3jax.serving.http.store import JOURNAL
+from cv3jax.serving.load.child import Child
 from data_pipeline.io.progress import bar, say
 
 HERE = Path(__file__).resolve().parent

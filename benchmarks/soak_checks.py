@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cv3jax.serving.journal import Journal
-from cv3jax.serving.store import JOURNAL
+from cv3jax.serving.http.journal import Journal
+from cv3jax.serving.http.store import JOURNAL
 
 GROWTH = 0.05  # of the memory after warm-up
 

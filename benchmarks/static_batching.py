@@ -16,7 +16,7 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.sampling.batches import draw_batch
 from cv3jax.sampling.inputs import Prompt
 from cv3jax.sampling.jobs import Job, Jobs, Target, make
-from cv3jax.serving.load import Arrival
+from cv3jax.serving.load.arrivals import Arrival
 from data_pipeline.io.progress import bar
 
 Steps = tuple[int, ...] | None

@@ -26,7 +26,7 @@ from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import bar, waiting
 
 if TYPE_CHECKING:
-    from cv3jax.serving.load import Kind
+    from cv3jax.serving.load.arrivals import Kind
 
 EXAMPLE = """cv3jax bench-serve --checkpoint scenes --rate 2 --num 100
   cv3jax bench-serve --url http://127.0.0.1:8000 --saturation --mix 4+1:3,4+1@64:1"""
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     extras.check("bench-serve", "httpx", "prometheus_client", extra="serve")
 
-    from cv3jax.serving.load import parse_mix
+    from cv3jax.serving.load.arrivals import parse_mix
 
     kinds = parse_mix(args.mix)
     with reporting(args.json) as report, _server(args) as url:
@@ -172,7 +172,7 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
     if args.url is not None:
         yield args.url.rstrip("/")
         return
-    from cv3jax.serving.child import command, serving
+    from cv3jax.serving.load.child import command, serving
 
     args.checkpoint = cascades.pinned(args.checkpoint)
     sizes_of(args, cascades.read_cascade(args.checkpoint)[1])
@@ -191,8 +191,8 @@ def _measure(
     args: argparse.Namespace, url: str, key: str | None, kinds: list["Kind"]
 ) -> dict[str, Any]:
     """Put the load on the server, print its tables, and return the figures of `--json`."""
-    from cv3jax.serving import load_report
-    from cv3jax.serving.load_run import Load, measure
+    from cv3jax.serving.load import report as load_report
+    from cv3jax.serving.load.run import Load, measure
 
     rate = None if args.saturation else 1.0 if args.rate is None else args.rate
     load = Load(kinds, rate, args.num, args.clients, args.warm_up, args.seed)

@@ -23,8 +23,8 @@ from data_pipeline.io.figures import reporting
 from data_pipeline.io.progress import waiting
 
 if TYPE_CHECKING:
+    from cv3jax.serving.http.plan import Model
     from cv3jax.serving.orders import Engine
-    from cv3jax.serving.plan import Model
 
 EXAMPLE = """cv3jax serve --checkpoint scenes
   cv3jax serve --checkpoint runs/quickstart --host 0.0.0.0 --keys keys.txt --workdir runs/serve"""
@@ -52,7 +52,7 @@ def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "En
     """Return the engine that draws, compiled and not started."""
     with waiting("loading JAX"):
         from cv3jax.distributed.mesh import batch_ways, make_mesh
-        from cv3jax.serving.opening import EngineSettings, open_engine
+        from cv3jax.serving.engine.opening import EngineSettings, open_engine
 
     mesh = None if args.mesh is None else make_mesh(**parse_axes(args.mesh))
     ways = 1 if mesh is None else batch_ways(mesh)
@@ -69,7 +69,7 @@ def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "En
 def model_of(args: argparse.Namespace, directory: Path, description: CascadeDescription) -> "Model":
     """Return what the routes know of the cascade; its parameters are not loaded."""
     from cv3jax.checkpoints.fingerprint import parts_fingerprint
-    from cv3jax.serving.plan import Model
+    from cv3jax.serving.http.plan import Model
     from data_pipeline.loading.tokenizer import load_tokenizer
 
     place = cascades.place_of(directory, "t5/tokenizer")[0]
@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     directory, description = cascades.read_cascade(args.checkpoint)
     sizes = sizes_of(args, description)
 
-    from cv3jax.serving.keys import VARIABLE, read_keys
-    from cv3jax.serving.limits import Limits
+    from cv3jax.serving.http.keys import VARIABLE, read_keys
+    from cv3jax.serving.http.limits import Limits
 
     keys = read_keys(args.keys, os.environ.get(VARIABLE))
     limits = Limits(
@@ -117,11 +117,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple) -> dict[str, Any]:
     """Serve, and return the figures of `--json`."""
-    from cv3jax.serving.access_log import AccessLog
-    from cv3jax.serving.expansions import expander_of
-    from cv3jax.serving.gate import Access, hosts_of
-    from cv3jax.serving.safety import Classifier
-    from cv3jax.serving.server import Server, address_of, listen, serve
+    from cv3jax.serving.http.access_log import AccessLog
+    from cv3jax.serving.http.expansions import expander_of
+    from cv3jax.serving.http.gate import Access, hosts_of
+    from cv3jax.serving.http.safety import Classifier
+    from cv3jax.serving.http.server import Server, address_of, listen, serve
 
     keys, limits, expanding = parts
     # a taken port is said before minutes of compiling

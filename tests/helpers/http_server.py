@@ -20,11 +20,11 @@ from PIL import Image
 
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve as command
-from cv3jax.serving.access_log import AccessLog
-from cv3jax.serving.gate import Access, hosts_of
-from cv3jax.serving.limits import Limits
-from cv3jax.serving.plan import Model
-from cv3jax.serving.server import Server, address_of, listen, serve_until
+from cv3jax.serving.http.access_log import AccessLog
+from cv3jax.serving.http.gate import Access, hosts_of
+from cv3jax.serving.http.limits import Limits
+from cv3jax.serving.http.plan import Model
+from cv3jax.serving.http.server import Server, address_of, listen, serve_until
 
 
 @functools.cache

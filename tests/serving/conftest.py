@@ -4,7 +4,7 @@ import pytest
 import random_cascades as rc
 
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving.opening import EngineSettings, engine_of
+from cv3jax.serving.engine.opening import EngineSettings, engine_of
 
 SIZES = (Size(32, 32), Size(64, 64), Size(16, 16))
 

@@ -13,9 +13,9 @@ import square_engine
 import subprocesses
 
 from cv3jax.commands import bench_serve
-from cv3jax.serving import child
-from cv3jax.serving.gate import Access
-from cv3jax.serving.keys import read_keys
+from cv3jax.serving.http.gate import Access
+from cv3jax.serving.http.keys import read_keys
+from cv3jax.serving.load import child
 from data_pipeline.io.errors import InputError
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -109,7 +109,7 @@ def test_a_server_is_started_and_ended(tmp_path, monkeypatch):
 
 PROGRAM = """
 import sys, time
-from cv3jax.serving.child import serving
+from cv3jax.serving.load.child import serving
 with serving(sys.argv[1:]) as child:
     print(child.process.pid, flush=True)
     time.sleep(600)

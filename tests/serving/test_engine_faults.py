@@ -9,8 +9,8 @@ import random_cascades as rc
 from random_cascades import drawn
 
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving.lanes import STEP, Lane, lanes_of, places_of
-from cv3jax.serving.opening import EngineSettings, engine_of
+from cv3jax.serving.engine.lanes import STEP, Lane, lanes_of, places_of
+from cv3jax.serving.engine.opening import EngineSettings, engine_of
 from cv3jax.serving.orders import Choice, Drawn, Ended
 from data_pipeline.io.errors import InputError
 

@@ -12,7 +12,7 @@ from tiny_runs import split_small
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.serving.opening import EngineSettings, engine_of
+from cv3jax.serving.engine.opening import EngineSettings, engine_of
 
 
 @pytest.mark.parametrize("axes", [{"data": 2}, {"fsdp": 2, "tensor": 2}], ids=str)

@@ -16,13 +16,13 @@ from cv3jax.cascade import memory
 from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.sizes import Size
 from cv3jax.distributed.mesh import make_mesh
-from cv3jax.serving import compiling
-from cv3jax.serving.estimates import Estimates
-from cv3jax.serving.fingerprint import fingerprint
-from cv3jax.serving.lanes import START, STEP, Lane
-from cv3jax.serving.opening import EngineSettings, engine_of, open_engine
+from cv3jax.serving.engine import compiling
+from cv3jax.serving.engine.estimates import Estimates
+from cv3jax.serving.engine.fingerprint import fingerprint
+from cv3jax.serving.engine.lanes import START, STEP, Lane
+from cv3jax.serving.engine.opening import EngineSettings, engine_of, open_engine
+from cv3jax.serving.engine.verify import Probes
 from cv3jax.serving.orders import Choice
-from cv3jax.serving.verify import Probes
 from data_pipeline.io.errors import InputError
 
 BASE = (Size(16, 16),)

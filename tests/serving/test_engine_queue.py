@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import random_cascades as rc
 
-from cv3jax.serving.lanes import DECODE, READS_TEXT, START, STEP, TEXT, Place
-from cv3jax.serving.offer import Offer
-from cv3jax.serving.queue import Queue
-from cv3jax.serving.rows import Row
+from cv3jax.serving.engine.lanes import DECODE, READS_TEXT, START, STEP, TEXT, Place
+from cv3jax.serving.engine.offer import Offer
+from cv3jax.serving.engine.queue import Queue
+from cv3jax.serving.engine.rows import Row
 
 CHAINS = [rc.chain(16, 32)]
 OFFER = Offer(rc.description(), CHAINS)

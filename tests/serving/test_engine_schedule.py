@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving.lanes import STEP, Lane
-from cv3jax.serving.schedule import admitted, choose
+from cv3jax.serving.engine.lanes import STEP, Lane
+from cv3jax.serving.engine.schedule import admitted, choose
 
 SMALL, LARGE = (Lane(STEP, "base", Size(side, side)) for side in (64, 128))
 BATCH = 4

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from square_engine import SquareEngine
 
-from cv3jax.serving import app
+from cv3jax.serving.http import app
 
 
 @pytest.fixture

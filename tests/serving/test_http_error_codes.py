@@ -10,7 +10,7 @@ import http_server
 import square_engine
 
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving.journal import Journal
+from cv3jax.serving.http.journal import Journal
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "reference" / "serve_errors.md"

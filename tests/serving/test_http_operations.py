@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cv3jax.commands import serve
 from cv3jax.commands.expansion_flags import expansion_of
-from cv3jax.serving.expansions import expander_of
-from cv3jax.serving.gate import Access, hosts_of
+from cv3jax.serving.http.expansions import expander_of
+from cv3jax.serving.http.gate import Access, hosts_of
 
 DRAW = "/v1/images/generations"
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from PIL import Image
 
-from cv3jax.serving.safety import Classifier
+from cv3jax.serving.http.safety import Classifier
 from data_pipeline.io.errors import InputError
 
 

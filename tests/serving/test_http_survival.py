@@ -21,10 +21,10 @@ import serve_process
 import small_disks
 import subprocesses
 
-from cv3jax.serving import journal, parameters
-from cv3jax.serving.journal import Journal, PictureRow, Row
-from cv3jax.serving.plan import plan_generation
-from cv3jax.serving.store import Store
+from cv3jax.serving.http import journal, parameters
+from cv3jax.serving.http.journal import Journal, PictureRow, Row
+from cv3jax.serving.http.plan import plan_generation
+from cv3jax.serving.http.store import Store
 from data_pipeline.io.errors import InputError
 
 

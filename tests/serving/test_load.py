@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving import load_report
-from cv3jax.serving.load import (
+from cv3jax.serving.load import report as load_report
+from cv3jax.serving.load.arrivals import (
     Arrival,
     Kind,
     Outcome,
@@ -21,8 +21,8 @@ from cv3jax.serving.load import (
     steady,
     summary,
 )
-from cv3jax.serving.load_client import closed_loop, open_loop
-from cv3jax.serving.scrape import between, engine_samples
+from cv3jax.serving.load.client import closed_loop, open_loop
+from cv3jax.serving.load.scrape import between, engine_samples
 from data_pipeline.io.errors import InputError
 
 MIX = [Kind("short", 3.0, (4, 1)), Kind("long", 1.0, (20, 10), Size(128, 64))]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cv3jax.serving import parameters
-from cv3jax.serving.journal import CANCELLED, DONE, Journal, PictureRow, Row
-from cv3jax.serving.load import Arrival, Kind
-from cv3jax.serving.load_client import open_loop
-from cv3jax.serving.plan import plan_generation
-from cv3jax.serving.store import JOURNAL, Store
+from cv3jax.serving.http import parameters
+from cv3jax.serving.http.journal import CANCELLED, DONE, Journal, PictureRow, Row
+from cv3jax.serving.http.plan import plan_generation
+from cv3jax.serving.http.store import JOURNAL, Store
+from cv3jax.serving.load.arrivals import Arrival, Kind
+from cv3jax.serving.load.client import open_loop
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from kubeflow_trainer_api.models.io_k8s_api_core_v1_pod_spec import IoK8sApiCore
 from kubeflow_trainer_api.models.io_k8s_api_core_v1_service import IoK8sApiCoreV1Service as Service
 
 from cv3jax.commands import serve, serve_flags
-from cv3jax.serving.keys import VARIABLE
+from cv3jax.serving.http.keys import VARIABLE
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 

@@ -1,0 +1,1 @@
+"""The server over HTTP: OpenAI's images API, jobs, and the page."""

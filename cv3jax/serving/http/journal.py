@@ -1,0 +1,213 @@
+"""The journal of jobs: a SQLite database in write-ahead mode, which outlives the process.
+
+A job is in it before its client hears that it was accepted. Each of its pictures gets a row when
+its file is on the disk. Whatever ends the process, the next one draws the pictures without a row.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cv3jax.serving.http.plan import Plan
+from data_pipeline.io.errors import InputError, first_line, machine_error
+
+VERSION = 1
+ACCEPTED, DONE, FAILED, CANCELLED = "accepted", "done", "failed", "cancelled"
+_TABLES = """
+create table jobs (
+    id text primary key, owner text not null, retry text, request text not null,
+    plan text not null, accepted real not null, state text not null, ended real,
+    message text not null default '', code text not null default '');
+create unique index by_retry on jobs (owner, retry) where retry is not null;
+create index by_state on jobs (state, ended);
+create table pictures (
+    job text not null references jobs (id) on delete cascade, number integer not null,
+    file text, size integer not null, about text not null, base text,
+    primary key (job, number));
+create unique index by_file on pictures (file) where file is not null;
+create unique index by_base on pictures (base) where base is not null;
+"""
+
+
+class PictureRow(NamedTuple):
+    """A picture that is drawn. `file` is its name, None where the safety check withheld it.
+
+    `base` is the name of the base's own picture, which is kept where previews are.
+    """
+
+    number: int
+    file: str | None
+    size: int  # bytes
+    about: dict[str, Any]  # what the answer says of it
+    base: str | None = None
+
+
+class Row(NamedTuple):
+    """A job. `retry` is the client's Idempotency-Key, and `request` the hash of what it sent."""
+
+    id: str
+    owner: str
+    retry: str | None
+    request: str
+    plan: Plan
+    accepted: float  # seconds since the epoch, as is `ended`
+    state: str = ACCEPTED
+    ended: float | None = None
+    message: str = ""  # of a job that failed
+    code: str = ""
+
+
+class Journal:
+    """The jobs below a directory. Every method may be called from any thread, and may wait.
+
+    Raises OSError where the disk is full or fails.
+    """
+
+    def __init__(self, path: Path):
+        """Open the journal at `path`, or make it. Raises InputError where it is none of ours."""
+        self._path, self._lock = path, threading.RLock()
+        with self._naming():
+            # one transaction at a time, begun by hand
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            self._db.execute("pragma foreign_keys = on")
+            version = self._db.execute("pragma user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"begin; {_TABLES} pragma user_version = {VERSION}; commit;")
+            elif version != VERSION:
+                raise InputError(
+                    f"{path} is a journal of version {version}, and this program reads {VERSION};"
+                    " give another --workdir"
+                )
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    def add(self, row: Row) -> None:
+        """Write a job that is accepted."""
+        plan = json.dumps(row.plan.to_json())
+        with self._changing() as db:
+            db.execute(
+                "insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row[:4], plan, *row[5:]),
+            )
+
+    def add_picture(self, job: str, picture: PictureRow) -> None:
+        """Write that a picture of a job is drawn. One that is already written stays."""
+        with self._changing() as db:
+            db.execute(
+                "insert or ignore into pictures values (?, ?, ?, ?, ?, ?)",
+                (job, *picture[:3], json.dumps(picture.about), picture.base),
+            )
+
+    def end(self, job: str, state: str, now: float, message: str = "", code: str = "") -> bool:
+        """Write how a job ended; one that ended before stays so. Returns whether it was written."""
+        with self._changing() as db:
+            changed = db.execute(
+                "update jobs set state = ?, ended = ?, message = ?, code = ?"
+                " where id = ? and state = ?",
+                (state, now, message, code, job, ACCEPTED),
+            )
+            return changed.rowcount == 1
+
+    def find(self, job: str) -> Row | None:
+        """Return a job, or None."""
+        return next(iter(self._rows("id = ?", job)), None)
+
+    def whole(self, job: str) -> tuple[Row, list[PictureRow]] | None:
+        """Return a job and its drawn pictures as they are at one moment, or None."""
+        with self._lock:
+            row = self.find(job)
+            return None if row is None else (row, self.pictures(job))
+
+    def find_retry(self, owner: str, retry: str) -> Row | None:
+        """Return the job that an owner's Idempotency-Key began, or None."""
+        return next(iter(self._rows("owner = ? and retry = ?", owner, retry)), None)
+
+    def unfinished(self) -> list[Row]:
+        """Return the jobs that did not end, in the order in which they were accepted."""
+        return self._rows("state = ? order by accepted, rowid", ACCEPTED)
+
+    def pictures(self, job: str) -> list[PictureRow]:
+        """Return the drawn pictures of a job by number."""
+        with self._reading() as db:
+            found = db.execute(
+                "select number, file, size, about, base from pictures where job = ?"
+                " order by number",
+                (job,),
+            ).fetchall()
+        return [PictureRow(*row[:3], json.loads(row[3]), row[4]) for row in found]
+
+    def has_file(self, file: str) -> bool:
+        """Return whether a picture of that name is kept."""
+        with self._reading() as db:
+            found = db.execute("select 1 from pictures where file = ? or base = ?", (file, file))
+            return found.fetchone() is not None
+
+    def forget(self, before: float) -> list[str]:
+        """Remove the jobs that ended before a time. Returns the names of their files."""
+        old = "select id from jobs where state != ? and ended < ?"
+        with self._changing() as db:
+            files = db.execute(
+                f"select file, base from pictures where job in ({old})", (ACCEPTED, before)
+            ).fetchall()
+            db.execute("delete from jobs where state != ? and ended < ?", (ACCEPTED, before))
+        return [name for row in files for name in row if name is not None]
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """Return the ids of all jobs that did not end, and the names of all files."""
+        with self._reading() as db:
+            jobs = db.execute("select id from jobs where state = ?", (ACCEPTED,)).fetchall()
+            files = db.execute("select file, base from pictures").fetchall()
+        return {job for (job,) in jobs}, {name for row in files for name in row} - {None}
+
+    def _rows(self, where: str, *values: Any) -> list[Row]:
+        with self._reading() as db:
+            found = db.execute(f"select * from jobs where {where}", values).fetchall()
+        return [Row(*row[:4], Plan.from_json(json.loads(row[4])), *row[5:]) for row in found]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._naming():
+            yield self._db
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database in a transaction, which is on the disk when the block ends."""
+        with self._reading() as db:
+            db.execute("begin immediate")
+            try:
+                yield db
+                db.execute("commit")
+            except BaseException:
+                # where a write failed for want of room, SQLite has rolled back already
+                if db.in_transaction:
+                    db.execute("rollback")
+                raise
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Raise what the disk is to blame for as OSError, and a damaged journal as InputError."""
+        try:
+            yield
+        except sqlite3.IntegrityError:  # a name that is taken
+            raise
+        except sqlite3.OperationalError as e:
+            if e.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                full = e.sqlite_errorcode == sqlite3.SQLITE_FULL
+                code = errno.ENOSPC if full else errno.EIO
+                raise OSError(code, os.strerror(code), str(self._path)) from e
+            raise machine_error(e, self._path) or InputError(f"{self._path}: {e}") from e
+        except sqlite3.DatabaseError as e:
+            raise InputError(
+                f"{self._path} is no journal, or damaged ({first_line(e)}); give another --workdir"
+            ) from e

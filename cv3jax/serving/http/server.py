@@ -1,0 +1,187 @@
+"""The process: sockets, signals, what is resumed at the start and drained at the end."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from cv3jax.serving.http import journal as journals
+from cv3jax.serving.http.access_log import AccessLog
+from cv3jax.serving.http.app import make_app
+from cv3jax.serving.http.book import Book
+from cv3jax.serving.http.context import Context
+from cv3jax.serving.http.expansions import Expansions
+from cv3jax.serving.http.finishing import Finisher, Safety
+from cv3jax.serving.http.gate import Access
+from cv3jax.serving.http.limits import Limits
+from cv3jax.serving.http.metrics import Metrics
+from cv3jax.serving.http.plan import Model
+from cv3jax.serving.http.protocol import protocol_of
+from cv3jax.serving.http.store import JOURNAL, Store
+from cv3jax.serving.orders import Engine
+from data_pipeline.expansion.run import Expander
+from data_pipeline.io.errors import InputError, counted
+
+FLUSH = 5.0  # seconds for answers that are being sent when the server ends
+BACKLOG = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """What a server is made of.
+
+    Attributes:
+        model, engine: what is served; the engine is started by `serve`.
+        data: the directory of the journal and the pictures.
+        access, limits, log: who may ask, how much, and what is noted.
+        expander, safety: of prompts and pictures, or None.
+        public: the address by which clients call, or None.
+    """
+
+    model: Model
+    engine: Engine
+    data: Path
+    access: Access
+    limits: Limits
+    log: AccessLog
+    expander: Expander | None = None
+    safety: Safety | None = None
+    public: str | None = None
+
+
+def listen(host: str, port: int, limits: Limits) -> socket.socket:
+    """Return a socket that listens; port 0 is any that is free.
+
+    The system ends connections whose other end is gone. Raises InputError where nobody can listen
+    there.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        milliseconds = int(limits.write_seconds * 1000)
+        for name, value in (
+            ("TCP_KEEPIDLE", 30),
+            ("TCP_KEEPINTVL", 10),
+            ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", milliseconds),
+        ):
+            if hasattr(socket, name):  # Linux has them; accepted connections inherit them
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        made.bind(address)
+        made.listen(BACKLOG)
+    except OSError as e:
+        raise InputError(
+            f"--host {host} --port {port}: {e.strerror or e}; give another address or port"
+        ) from e
+    made.setblocking(False)
+    return made
+
+
+def serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> dict[str, int]:
+    """Serve until SIGTERM or SIGINT, drain, and return how many jobs were resumed and are left.
+
+    say: is told one line about what happens. Raises OSError and InputError before anything is
+    served.
+    """
+
+    async def run() -> dict[str, int]:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # the second one does not wait
+            asyncio.get_running_loop().add_signal_handler(
+                number, lambda: (hurry if stop.is_set() else stop).set()
+            )
+        return await serve_until(server, sock, say, stop, hurry)
+
+    return asyncio.run(run())
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its handlers of signals, which end the process by the signal."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_until(
+    server: Server,
+    sock: socket.socket,
+    say: Callable[[str], None],
+    stop: asyncio.Event,
+    hurry: asyncio.Event,
+) -> dict[str, int]:
+    """Serve until `stop` is set, drain until `hurry` is, and return as `serve` does."""
+    limits, engine = server.limits, server.engine
+    kept = journals.Journal(server.data / JOURNAL)
+    finisher = Finisher(Store(server.data), server.model, limits.pixels, server.safety)
+    metrics = Metrics(lambda: engine.gauges)
+    book = Book(engine, kept, finisher, limits, metrics.count)
+    async with contextlib.AsyncExitStack() as stack:
+        expand = None
+        if server.expander is not None:
+            await stack.enter_async_context(server.expander.model)
+            expand = Expansions(server.expander, say)
+        context = Context(
+            server.model,
+            engine,
+            book,
+            limits,
+            metrics,
+            expand,
+            server.safety is not None,
+            server.public,
+        )
+        engine.start()
+        if again := await book.resume():
+            say(f"{counted(again, 'job')} of before are drawn")
+        web = _Uvicorn(_config(make_app(context, server.access, server.log), limits))
+        sweeping = asyncio.create_task(book.sweep())
+        serving = asyncio.create_task(web.serve([sock]))
+        while not web.started and not serving.done():
+            await asyncio.sleep(0.01)
+        say(f"ready at {address_of(sock)}")
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        say(f"stopping; what is accepted is drawn for at most {limits.drain:g} s")
+        left = await book.drain(limits.drain, hurry)
+        web.should_exit = True
+        await serving
+        sweeping.cancel()
+        await book.close()
+    say(f"stopped; {counted(left, 'job')} left for the next start" if left else "stopped")
+    return {"resumed": again, "left": left}
+
+
+def _config(app: Any, limits: Limits) -> uvicorn.Config:
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return uvicorn.Config(
+        app,
+        http=protocol_of(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=FLUSH,
+    )
+
+
+def address_of(sock: socket.socket) -> str:
+    """Return the address of a listening socket, as a browser takes it."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,98 @@
+"""Send load to a server: at the times of an open loop, or so many requests at a time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import httpx
+
+from cv3jax.serving.load.arrivals import Arrival, Outcome
+from data_pipeline.io.errors import InputError, first_line
+
+PATH = "/v1/images/generations"
+Draw = Callable[[dict[str, Any]], Awaitable[str | None]]  # sends a body; returns an error or None
+Step = Callable[[], object]  # called after each answer
+
+
+def client(url: str, key: str | None = None, timeout: float = 600.0) -> httpx.AsyncClient:
+    """Return a client of the server at `url` whose connections are not limited."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=timeout,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+        trust_env=False,
+    )
+
+
+async def get(session: httpx.AsyncClient, path: str) -> httpx.Response:
+    """Return what a server says at a path. Raises InputError where it does not."""
+    try:
+        answer = await session.get(path)
+    except (httpx.HTTPError, httpx.InvalidURL) as e:
+        raise InputError(f"{session.base_url}: {first_line(e) or type(e).__name__}") from e
+    if answer.status_code != 200:
+        raise InputError(f"{session.base_url}{path}: {answer.status_code} {code_of(answer)}")
+    return answer
+
+
+def code_of(answer: httpx.Response) -> str:
+    """Return the code of an OpenAI error, or the beginning of an answer of another form."""
+    try:
+        return str(answer.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(answer.text[:80].split())
+
+
+def draw_of(session: httpx.AsyncClient) -> Draw:
+    """Return the function that asks a server for a picture and reads its whole answer."""
+
+    async def draw(body: dict[str, Any]) -> str | None:
+        try:
+            answer = await session.post(PATH, json=body)
+        except httpx.HTTPError as e:
+            return type(e).__name__
+        if answer.status_code != 200:
+            return f"{answer.status_code} {code_of(answer)}"
+        return None if answer.json()["data"][0].get("b64_json") else "200 without a picture"
+
+    return draw
+
+
+async def open_loop(
+    draw: Draw, load: Sequence[Arrival], step: Step = lambda: None
+) -> list[Outcome]:
+    """Send each request at its time, whatever became of those before, and return the outcomes."""
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for one in load:
+            await asyncio.sleep(max(began + one.at - time.monotonic(), 0.0))
+            tasks.append(group.create_task(_send(draw, one, began, step)))
+    return [task.result() for task in tasks]
+
+
+async def closed_loop(
+    draw: Draw, load: Sequence[Arrival], clients: int, step: Step = lambda: None
+) -> list[Outcome]:
+    """Keep `clients` requests under way until all are sent; each is due when it is sent."""
+    began, left, outcomes = time.monotonic(), iter(load), []
+
+    async def one_after_the_other() -> None:
+        for one in left:
+            due = one._replace(at=time.monotonic() - began)
+            outcomes.append(await _send(draw, due, began, step))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(one_after_the_other())
+    return outcomes
+
+
+async def _send(draw: Draw, one: Arrival, began: float, step: Step) -> Outcome:
+    sent = time.monotonic() - began
+    error = await draw(one.body)
+    step()
+    return Outcome(one.kind.name, one.at, sent, time.monotonic() - began, error)
