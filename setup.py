@@ -86,7 +86,7 @@ setup(
     package_data={
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.quickstart": ["*.jinja", "*.css"],
-        "cv3jax.serving": ["page/*"],
+        "cv3jax.serving.http": ["page/*"],
         "cv3jax.topologies": ["*.textproto"],
         "cv3jax.weights": ["pytorch/*.py"],  # copied into folders for diffusers, never imported
         "data_pipeline": ["py.typed"],
