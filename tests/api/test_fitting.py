@@ -41,7 +41,7 @@ def needs(pipe, drawn, tile):
     """
     settings = SamplerSettings(tile=tile)
     return max(
-        program.rough + memory._bytes(program.args[1:])
+        program.rough + memory.bytes_per_device(program.args[1:])
         for program in memory.programs(pipe._engine, drawn, settings, settings)
     )
 

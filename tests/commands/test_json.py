@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import subprocesses
+from PIL import Image
 
 from cv3jax import cli
 from cv3jax.aot import report as aot_report
@@ -32,7 +33,7 @@ WORK = {
     ),
     "sample": ("--checkpoint scenes --prompt x --out {at}/w", (few, "sample_few"), "images"),
     "upscale": (
-        "--checkpoint scenes --prompt x --image {at} --out {at}/w",
+        "--checkpoint scenes --prompt x --image {at}/a.png --out {at}/w",
         (enlarge, "enlarge"),
         "images",
     ),
@@ -77,6 +78,7 @@ def test_a_command_s_figures_are_where_they_are_asked_for(
         print("said while it works")
         return dict(figures)
 
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     monkeypatch.setattr(module, function, work)
     monkeypatch.setattr(aot_report, "text", lambda figures: "a report")
     target = target.format(at=tmp_path)

@@ -102,7 +102,7 @@ class Recorded(pipeline.Cascade):
         self.sampler = sampler
 
     def pixels(self, latents):
-        return (*(self._vae.factor * side for side in latents.shape[1:3]), 3)
+        return (*(self.vae.factor * side for side in latents.shape[1:3]), 3)
 
 
 @pytest.mark.parametrize("mesh", [None, {"data": 2, "tensor": 2}, {"data": 1, "fsdp": 2}])
