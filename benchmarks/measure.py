@@ -122,7 +122,7 @@ def revision(checkout: Path) -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + (
+        return git("rev-parse", "--short=7", "HEAD") + (
             "+" if git("status", "--porcelain", "--", *CODE) else ""
         )
     except (FileNotFoundError, subprocess.CalledProcessError):

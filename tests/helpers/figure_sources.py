@@ -190,7 +190,35 @@ def recaption() -> Iterator[Saying]:
     yield "docs/benchmarks.md", repeated
 
 
+def serve() -> Iterator[Saying]:
+    found, where = result("serve"), "docs/benchmarks.md"
+    full, half, mixed = found["saturation"], found["half"], found["mixed"]
+    speeds = {name: spread(values) for name, values in full["spread"].items()}
+    yield where, row("continuous batches", speeds["continuous"], "")
+    yield where, row("sample --prompts", speeds["sample"], spread(full["over_sample"]))
+    yield where, row("one request at a time", speeds["single"], spread(full["over_single"]))
+    short, long = mixed["latency"]["alone"], mixed["latency"]
+    for label, one in (
+        ("a lone request", half["latency"]["lone"]),
+        ("half load, continuous", half["latency"]["continuous"]),
+        ("half load, static batches", half["latency"]["static"]),
+        ("4 + 1 alone, continuous", short["4+1"]),
+        ("4 + 1 mixed, continuous", long["continuous"]["4+1"]),
+        ("4 + 1 mixed, static batches", long["static"]["4+1"]),
+        ("20 + 10 mixed, continuous", long["continuous"]["20+10"]),
+        ("20 + 10 mixed, static batches", long["static"]["20+10"]),
+    ):
+        seconds = (f"{one[key]:.3f}" for key in ("mean", "p50", "p95", "p99"))
+        yield where, row(label, one["count"], *seconds)
+    for ratio in (
+        *(half["over_lone"][how] for how in ("continuous", "static")),
+        *mixed["over_alone"].values(),
+    ):
+        yield where, f"{ratio:.2f}"
+
+
 SOURCES = (
+    serve,
     loop,
     cascade,
     distill,

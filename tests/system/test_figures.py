@@ -36,6 +36,7 @@ COPIED = (
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
     ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
     ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),
+    ("docs/benchmarks.md", "Serving under faults", "serve_soak.md"),
     ("docs/scale/compile.md", "What the compiler says of the paper's stages", "compile_time.md"),
 )
 # results from before they recorded their commit → the commit that stored them; never a new one
