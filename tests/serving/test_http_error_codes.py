@@ -19,7 +19,8 @@ STAR = {"prompt": "a star"}
 
 def codes() -> set[str]:
     """Return the codes in the sources: those of `ApiError`, and those that jobs end with."""
-    text = "\n".join(path.read_text() for path in (ROOT / "cv3jax" / "serving").glob("*.py"))
+    folder = ROOT / "cv3jax" / "serving" / "http"
+    text = "\n".join(path.read_text() for path in folder.glob("*.py"))
     given = set(re.findall(r'code="([a-z_]+)"', text))
     ends = set(re.findall(r'FAILED, [\w.()]+, "([a-z_]+)"', text))
     images = set(re.findall(r'"(\w+_image)"', text)) - {"partial_image"}
