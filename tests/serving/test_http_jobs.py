@@ -124,13 +124,14 @@ def test_a_failed_job_says_why_and_ends_its_other_pictures(server):
     assert server.get(f"/v1/jobs/{job['id']}/result").status == 500
 
 
-def test_a_picture_that_cannot_be_encoded_fails_its_job(server, monkeypatch):
+@pytest.mark.parametrize(("part", "does"), [(Finisher, "finish"), (Journal, "add_picture")])
+def test_a_picture_that_cannot_be_kept_fails_its_job(part, does, server, monkeypatch):
     def broken(*args):
         raise TypeError("a fault of the program")
 
-    monkeypatch.setattr(Finisher, "finish", broken)
+    monkeypatch.setattr(part, does, broken)
     answer = server.post("/v1/images/generations", {"prompt": "a star", "stream": True})
-    assert "the picture could not be encoded" in answer.body.decode()
+    assert "the picture was drawn and could not be kept" in answer.body.decode()
     assert "a fault" not in answer.body.decode()
 
 

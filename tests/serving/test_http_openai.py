@@ -1,6 +1,7 @@
 """Test that the official `openai` client works unchanged: generate, stream, edit, errors."""
 
 import base64
+import dataclasses
 import io
 
 import http_server
@@ -46,6 +47,14 @@ def test_generate(server, tmp_path):
     (tmp_path / "a.png").write_bytes(base64.b64decode(made.data[0].b64_json))
     record = read_drawing(tmp_path / "a.png")
     assert (record.prompt, record.seed, record.size) == ("a red star", 5, (128, 192))
+
+
+def test_the_record_has_the_tiles_of_the_server(tmp_path):
+    model = dataclasses.replace(http_server.model(), tile=64)
+    with http_server.running(tmp_path / "data", model=model) as server:
+        made = server.openai().images.generate(prompt="a red star")
+    (tmp_path / "a.png").write_bytes(base64.b64decode(made.data[0].b64_json))
+    assert read_drawing(tmp_path / "a.png").tile == 64
 
 
 def test_without_a_seed_each_request_has_another(server):

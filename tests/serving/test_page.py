@@ -16,14 +16,6 @@ pytestmark = pytest.mark.browser
 HTML = 'slow <img src=x onerror="document.title=1">'
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    if browser.path() is None:
-        pytest.skip(browser.MISSING)
-    with browser.browser() as found:
-        yield found
-
-
 @pytest.fixture
 def server(tmp_path):
     with http_server.running(tmp_path / "data", SquareEngine(0.06)) as found:

@@ -18,14 +18,6 @@ pytestmark = pytest.mark.browser
 KEY = "secret-of-ann-0001"
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    if browser.path() is None:
-        pytest.skip(browser.MISSING)
-    with browser.browser() as found:
-        yield found
-
-
 @pytest.fixture
 def server(tmp_path):
     with http_server.running(tmp_path / "data", SquareEngine(0.02)) as found:

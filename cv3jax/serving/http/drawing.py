@@ -158,12 +158,14 @@ class Drawing:
         finish = functools.partial(self._finisher.finish, job.id, job.plan, number)
         try:
             row = await self._insist(finish, image, picture.base)
+            await self._insist(self._journal.add_picture, job.id, row)
         except Exception as e:  # whatever it is, who waits for the picture hears of it
-            LOG.error("picture %d of %s was drawn and not written", number, job.id, exc_info=e)
+            LOG.error("picture %d of %s was drawn and not kept", number, job.id, exc_info=e)
             self._count("errors", kind="finishing")
-            self.abort(job, journal.FAILED, "the picture could not be encoded", "drawing_failed")
+            self.abort(
+                job, journal.FAILED, "the picture was drawn and could not be kept", "drawing_failed"
+            )
             return
-        await self._insist(self._journal.add_picture, job.id, row)
         self._count("pictures", kind="drawn" if row.file else "withheld")
         picture.row, picture.base = row, None
         job.ring()
