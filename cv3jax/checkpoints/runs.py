@@ -7,6 +7,7 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,22 @@ def steps(directory: str | Path) -> list[int]:
     )
 
 
-def remove_unfinished(directory: str | Path) -> None:
+def remove_unfinished(directory: str | Path, quiet: float = 0.0, most: float = 30.0) -> None:
     """Remove what killed or failed saves left, which would only take up space.
 
-    Nothing else may be saving there.
+    Nothing else may be saving there, but threads of a save that has just failed may still write
+    their parts. With `quiet`, it looks again until nothing has come for so many seconds, and for
+    `most` seconds at the longest.
     """
-    for path in Path(directory).glob(f"[0-9]*{UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    end = time.monotonic() + most
+    still = time.monotonic() + quiet
+    while True:
+        for path in Path(directory).glob(f"[0-9]*{UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+            still = time.monotonic() + quiet
+        if time.monotonic() >= min(still, end):
+            return
+        time.sleep(quiet / 10)
 
 
 def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:
@@ -142,7 +152,7 @@ def _writing(manager: ocp.CheckpointManager):
         if reason is None:
             raise
         directory = Path(manager.directory)
-        remove_unfinished(directory)  # a full disk has no room for them
+        remove_unfinished(directory, quiet=0.5)  # a full disk has no room for them
         left = steps(directory)
         kept = (
             f"the checkpoint of step {left[-1]} remains" if left else "there is no checkpoint yet"

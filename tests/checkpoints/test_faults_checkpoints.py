@@ -3,6 +3,7 @@
 Both are refused by name before anything changes. A damaged checkpoint is skipped only on request.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -10,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -20,6 +23,7 @@ from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
 from cv3jax.checkpoints import cascades, manifest, runs
+from cv3jax.checkpoints.writing import UNFINISHED
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io import locks
@@ -243,3 +247,20 @@ def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path):
         locks.hold(Path("/proc/none/w")),
     ):
         pass
+
+
+def test_nothing_stays_of_a_failed_save_whose_other_parts_are_still_being_written(tmp_path):
+    def write():
+        for part in range(10):
+            file = tmp_path / f"2{UNFINISHED}" / "state" / str(part)
+            with contextlib.suppress(FileNotFoundError):  # removed between the two
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"part")
+            time.sleep(0.02)
+
+    (tmp_path / "1").mkdir()
+    with ThreadPoolExecutor() as others:
+        written = others.submit(write)
+        runs.remove_unfinished(tmp_path, quiet=1.0)
+        assert written.done()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
