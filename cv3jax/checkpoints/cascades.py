@@ -29,7 +29,13 @@ def save_part(directory: str | Path, params: Any) -> None:
     import orbax.checkpoint as ocp
 
     from cv3jax.checkpoints import streaming
-    from cv3jax.checkpoints.writing import PATIENCE, UNFINISHED, checkpoint_path, os_error, sign
+    from cv3jax.checkpoints.writing import (
+        PATIENCE,
+        checkpoint_path,
+        os_error,
+        remove_unfinished,
+        sign,
+    )
 
     path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
@@ -44,7 +50,7 @@ def save_part(directory: str | Path, params: Any) -> None:
     except (OSError, ValueError) as e:
         if (reason := os_error(e)) is None:
             raise
-        shutil.rmtree(path.with_name(path.name + UNFINISHED), ignore_errors=True)
+        remove_unfinished(path.parent, path.name, quiet=0.5)
         raise OSError(
             reason.errno,
             f"could not be written ({reason.strerror}); free some disk space and run the same"

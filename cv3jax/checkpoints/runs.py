@@ -7,7 +7,6 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 import contextlib
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,9 @@ from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.writing import (
     MISMATCH,
     PATIENCE,
-    UNFINISHED,
     checkpoint_path,
     os_error,
+    remove_unfinished,
     sign,
 )
 from data_pipeline.io.errors import InputError, first_line, machine_error
@@ -73,24 +72,6 @@ def steps(directory: str | Path) -> list[int]:
         for path in Path(directory).glob("[0-9]*")
         if path.name.isdigit() and path.is_dir()
     )
-
-
-def remove_unfinished(directory: str | Path, quiet: float = 0.0, most: float = 30.0) -> None:
-    """Remove what killed or failed saves left, which would only take up space.
-
-    Nothing else may be saving there, but threads of a save that has just failed may still write
-    their parts. With `quiet`, it looks again until nothing has come for so many seconds, and for
-    `most` seconds at the longest.
-    """
-    end = time.monotonic() + most
-    still = time.monotonic() + quiet
-    while True:
-        for path in Path(directory).glob(f"[0-9]*{UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
-            still = time.monotonic() + quiet
-        if time.monotonic() >= min(still, end):
-            return
-        time.sleep(quiet / 10)
 
 
 def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -57,6 +59,26 @@ def sign(directory: Path, pattern: str) -> None:
         for tree in path.rglob("_METADATA"):
             check_parts(tree.parent)
         manifest.write(path)
+
+
+def remove_unfinished(
+    directory: str | Path, pattern: str = "[0-9]*", quiet: float = 0.0, most: float = 30.0
+) -> None:
+    """Remove what killed or failed saves left, which would only take up space.
+
+    Nothing else may be saving what `pattern` names there, but threads of a save that has just
+    failed may still write their parts. With `quiet`, it looks again until nothing has come for so
+    many seconds, and for `most` seconds at the longest.
+    """
+    end = time.monotonic() + most
+    still = time.monotonic() + quiet
+    while True:
+        for path in Path(directory).glob(f"{pattern}{UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+            still = time.monotonic() + quiet
+        if time.monotonic() >= min(still, end):
+            return
+        time.sleep(quiet / 10)
 
 
 def check_parts(directory: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from cv3jax.checkpoints import runs
+from cv3jax.checkpoints.writing import remove_unfinished
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
@@ -108,7 +109,7 @@ def train_loop(
     """
     with processes.main_first("clean"):
         if processes.main():
-            runs.remove_unfinished(workdir / "checkpoints")
+            remove_unfinished(workdir / "checkpoints")
             runs.remove_old(workdir / "checkpoints", cadence.keep, cadence.keep_every)
     manager = runs.open_manager(workdir / "checkpoints", cadence.keep, cadence.keep_every)
     with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens

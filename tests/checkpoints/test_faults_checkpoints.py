@@ -22,8 +22,7 @@ import tiny_runs
 from states import assert_equal, leaves
 from toy_runs import CADENCE, toy
 
-from cv3jax.checkpoints import cascades, manifest, runs
-from cv3jax.checkpoints.writing import UNFINISHED
+from cv3jax.checkpoints import cascades, manifest, runs, writing
 from cv3jax.training import run as training
 from cv3jax.training.metrics import read_lines
 from data_pipeline.io import locks
@@ -252,7 +251,7 @@ def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path):
 def test_nothing_stays_of_a_failed_save_whose_other_parts_are_still_being_written(tmp_path):
     def write():
         for part in range(10):
-            file = tmp_path / f"2{UNFINISHED}" / "state" / str(part)
+            file = tmp_path / f"2{writing.UNFINISHED}" / "state" / str(part)
             with contextlib.suppress(FileNotFoundError):  # removed between the two
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(b"part")
@@ -261,6 +260,6 @@ def test_nothing_stays_of_a_failed_save_whose_other_parts_are_still_being_writte
     (tmp_path / "1").mkdir()
     with ThreadPoolExecutor() as others:
         written = others.submit(write)
-        runs.remove_unfinished(tmp_path, quiet=1.0)
+        writing.remove_unfinished(tmp_path, quiet=1.0)
         assert written.done()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
