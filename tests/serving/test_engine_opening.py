@@ -200,9 +200,9 @@ def test_estimates_are_of_the_smallest_shape_that_holds_the_rows():
         known.measured(lane, shape, seconds)
     assert [known.shape(lane, n) for n in (1, 2, 3, 4)] == [1, 2, 4, 4]
     assert list(known.shapes(lane)) == [1, 2, 4]
-    assert known.full(lane) == 3.0
+    assert known.unit(lane, 3) == 3.0
     assert known.alone([(lane, 10)]) == 10.0
     assert known.alone([(lane, 10)], 9) == 10 * (3.0 + 3.0 + 1.0)
     assert known.share([(lane, 10)]) == 10 * 3.0 / 4
     known.note(lane, 4, 13.0)
-    assert known.full(lane) == pytest.approx(4.0)
+    assert known.unit(lane, 3) == pytest.approx(4.0)

@@ -46,7 +46,7 @@ def advance(held: Queue, unit) -> None:
 def run(held: Queue, most: int = 1000) -> list:
     """Return the units until the queue is empty, with the rows' numbers."""
     units = []
-    while (unit := held.take(lambda lane: 1.0)) is not None and len(units) < most:
+    while (unit := held.take(lambda lane, rows: 1.0)) is not None and len(units) < most:
         units.append((unit.lane, [one.number for one in unit.rows]))
         advance(held, unit)
     return units
@@ -79,7 +79,7 @@ def test_every_row_is_drawn_and_frees_what_it_held(seed):
     # all slots are free again: two rows can start, and hold different ones
     for n in (40, 41):
         held.add(row(n, 1.0))
-    first = held.take(lambda lane: 1.0)
+    first = held.take(lambda lane, rows: 1.0)
     assert len({one.text for one in first.rows}) == 2
 
 
@@ -95,7 +95,7 @@ def test_no_two_rows_hold_one_slot(seed):
             held.remove(list(held)[draws.integers(len(held))])
         if draws.random() < 0.05:
             held.lost([Place("base", CHAINS[0][0])], texts=bool(draws.random() < 0.5))
-        if (unit := held.take(lambda lane: 1.0)) is not None:
+        if (unit := held.take(lambda lane, rows: 1.0)) is not None:
             texts = [one.text for one in held if one.text is not None]
             slots = [(one.place, one.slot) for one in held if one.slot is not None]
             assert len(set(texts)) == len(texts) <= 3
@@ -111,7 +111,7 @@ def test_a_late_row_gives_its_text_to_an_urgent_one_and_reads_it_again():
     late, urgent = [row(n, 100.0 + n) for n in range(2)], [row(n, float(n)) for n in (2, 3)]
     held = queue(late)
     for _ in range(3):
-        advance(held, held.take(lambda lane: 1.0))
+        advance(held, held.take(lambda lane, rows: 1.0))
     assert [(one.leg.lane.kind, one.done) for one in late] == [(STEP, 1)] * 2
     for one in urgent:
         held.add(one)
@@ -125,7 +125,7 @@ def test_a_late_row_gives_its_text_to_an_urgent_one_and_reads_it_again():
 
 def test_a_row_waits_for_a_place_where_too_many_are_under_way():
     held = queue([row(n, float(n)) for n in range(3)], batch=4, slots=2, texts=4)
-    assert [one.number for one in held.take(lambda lane: 1.0).rows] == [0, 1]
+    assert [one.number for one in held.take(lambda lane, rows: 1.0).rows] == [0, 1]
     assert held.under_way == 2
 
 
@@ -133,7 +133,7 @@ def test_a_row_whose_latents_are_lost_starts_its_stage_again():
     one = row(0, 1.0)
     held = queue([one])
     for _ in range(10):  # two of the relay's steps are done
-        advance(held, held.take(lambda lane: 1.0))
+        advance(held, held.take(lambda lane, rows: 1.0))
     assert (one.leg.lane.stage, one.leg.lane.kind, one.done) == ("relay", STEP, 2)
     held.lost([one.place], texts=False)
     units = run(held)
@@ -144,7 +144,7 @@ def test_a_row_whose_text_is_lost_reads_it_again_and_goes_on():
     one = row(0, 1.0)
     held = queue([one])
     for _ in range(4):
-        advance(held, held.take(lambda lane: 1.0))
+        advance(held, held.take(lambda lane, rows: 1.0))
     held.lost([], texts=True)
     units = run(held)
     assert [lane.kind for lane, _ in units[:4]] == [TEXT, STEP, STEP, DECODE]

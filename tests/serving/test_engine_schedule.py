@@ -42,8 +42,14 @@ class Job:
         return self.end - self.arrival
 
 
-def seconds(lane: Lane) -> float:
+def seconds(lane: Lane, rows: int = BATCH) -> float:
+    """Return the same seconds for any number of rows: a whole batch costs what one row does."""
     return {SMALL: 1.0, LARGE: 4.0}[lane]
+
+
+def linear(lane: Lane, rows: int) -> float:
+    """Return the seconds of a device on which two halves of a batch cost what the whole does."""
+    return seconds(lane) * (1.0 if rows > BATCH // 2 else 0.5)
 
 
 def simulate(jobs: list[Job]) -> list[tuple[float, Lane, int]]:
@@ -114,6 +120,16 @@ def test_a_small_unit_does_not_wait_for_one_that_is_not_full():
     small, other = Job(SMALL, 1, 0.0, 0), [Job(LARGE, 9, 0.0, n) for n in range(1, 4)]
     assert choose({SMALL: [small], LARGE: other}, BATCH, seconds).lane == SMALL
     assert small.patience == 1.0
+
+
+def test_a_unit_is_cut_to_half_a_batch_where_that_costs_nothing():
+    jobs = [Job(SMALL, 5, 0.0, n) for n in range(8)]
+    assert choose({SMALL: jobs[:3]}, BATCH, linear).rows == jobs[:2]
+    assert choose({SMALL: jobs[:2]}, BATCH, linear).rows == jobs[:2]
+    # a whole batch is quicker than its halves, or there are two batches of rows to keep full
+    assert choose({SMALL: jobs[:3]}, BATCH, seconds).rows == jobs[:3]
+    assert choose({SMALL: jobs[:3], LARGE: jobs[3:]}, BATCH, linear).rows == jobs[:3]
+    assert choose({SMALL: jobs[:3], LARGE: jobs[4:]}, BATCH, linear).rows == jobs[:2]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -33,9 +33,9 @@ class Estimates:
         """Return the seconds of a unit by its shape, smallest first."""
         return dict(self._seconds[lane])
 
-    def full(self, lane: Lane) -> float:
-        """Return the seconds of a unit of the largest shape."""
-        return next(reversed(self._seconds[lane].values()))
+    def unit(self, lane: Lane, rows: int) -> float:
+        """Return the seconds of a unit with so many rows, which are padded to a shape."""
+        return self._seconds[lane][self.shape(lane, rows)]
 
     def alone(self, units: Iterable[tuple[Lane, int]], rows: int = 1) -> float:
         """Return the seconds of units (lane, how many) that `rows` rows take at once."""

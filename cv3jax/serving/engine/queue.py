@@ -59,10 +59,10 @@ class Queue:
         self._release_text(row)
         self.under_way -= row.under_way
 
-    def take(self, seconds: Callable[[Lane], float]) -> Unit | None:
+    def take(self, seconds: Callable[[Lane, int], float]) -> Unit | None:
         """Return the next unit, or None; its rows hold the slots that it takes.
 
-        seconds: of a full unit of a lane.
+        seconds: of a unit of a lane with so many rows.
         """
         ready = {lane: rows for lane, rows in self._by_lane.items() if rows and lane.kind != TEXT}
         if reading := self._can_read():

@@ -199,7 +199,7 @@ class UnitEngine:
         self._cancelled.clear()
         if self._ends is not None and time.monotonic() >= self._ends:
             return None
-        unit = self._queue.take(self._estimates.full)
+        unit = self._queue.take(self._estimates.unit)
         self._running = 0 if unit is None else len(unit.rows)
         return unit
 
