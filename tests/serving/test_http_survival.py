@@ -21,7 +21,7 @@ import serve_process
 import small_disks
 import subprocesses
 
-from cv3jax.serving.http import journal, parameters
+from cv3jax.serving.http import drawing, journal, parameters
 from cv3jax.serving.http.journal import Journal, PictureRow, Row
 from cv3jax.serving.http.plan import plan_generation
 from cv3jax.serving.http.store import Store
@@ -184,8 +184,9 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path, monkeypatch):
             monkeypatch.setattr(Journal, "add", mock.Mock(side_effect=full))
         refused = server.post("/v1/jobs", {"prompt": "a star"})
         assert (refused.status, refused.code) == (507, "disk_full")
+        assert server.get("/readyz").status == 503
         server.engine.hurry.set()
-        while server.get("/readyz").status == 200:  # the picture cannot be written
+        while not server.engine.drawn:  # and the picture cannot be written
             time.sleep(0.01)
         assert server.get(f"/v1/jobs/{job['id']}").json["state"] == "running"
         assert server.post("/v1/jobs", {"prompt": "a star"}).code == "disk_full"
@@ -197,6 +198,22 @@ def test_a_full_disk_refuses_new_jobs_and_loses_none(tmp_path, monkeypatch):
         assert server.post("/v1/images/generations", {"prompt": "a star"}).status == 200
         assert server.engine.drawn[0] == f"{job['id']}.0"
         assert len(server.engine.drawn) == 2
+
+
+def test_a_server_with_nothing_to_draw_is_ready_again_when_its_disk_has_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "AGAIN", (0.01, 0.02))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with http_server.running(tmp_path / "data") as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "_write", mock.Mock(side_effect=full))
+            patched.setattr(Journal, "add", mock.Mock(side_effect=full))
+            assert server.post("/v1/jobs", {"prompt": "a star"}).code == "disk_full"
+            time.sleep(0.1)
+            assert server.get("/readyz").status == 503
+        while server.get("/readyz").status == 503:
+            time.sleep(0.01)
+        assert [*(tmp_path / "data" / "given").iterdir()] == []
+        assert server.post("/v1/images/generations", {"prompt": "a star"}).status == 200
 
 
 def test_one_process_holds_a_directory(tmp_path):

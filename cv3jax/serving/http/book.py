@@ -218,7 +218,7 @@ class Book:
         try:
             await self.drawing.run(write)
         except OSError as e:
-            self._count("errors", kind="disk")
+            self.drawing.disk_failed(e)
             raise disk_error(e) from e
 
     async def _resume(self, job: Job) -> None:

@@ -88,6 +88,13 @@ class Drawing:
         """End a job whose pictures are all in the journal. Returns the task that writes it."""
         return self._start(self._close(job, journal.DONE, time.time()))
 
+    def disk_failed(self, e: OSError) -> None:
+        """Take note that a job could not be written: none is taken until a small file can be."""
+        self._count("errors", kind="disk")
+        if self.disk is None:
+            self.disk = e
+            self._start(self._insist(self._finisher.store.try_out))
+
     async def close(self) -> None:
         """End all tasks and threads."""
         for task in self._tasks:

@@ -9,6 +9,7 @@ from data_pipeline.io.files import replacing
 
 NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpeg|webp)")
 JOURNAL = "journal.sqlite"
+SMALL = 2**16  # bytes of the file that tells whether a full disk has room again
 
 
 class Store:
@@ -62,6 +63,14 @@ class Store:
             with contextlib.suppress(OSError):
                 path.unlink()
         return len(lost)
+
+    def try_out(self) -> None:
+        """Write a small file and remove it. Raises OSError where the disk is full or fails."""
+        place = self._given / ".try"
+        try:
+            self._write(place, bytes(SMALL))
+        finally:
+            place.unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = path.with_name(f".{path.name}")
