@@ -81,7 +81,7 @@ class Soak:
             self._environment["SOAK_PAUSE"] = "0.001"
         self.lives: list[soak_checks.Life] = []
         self.memory: dict[int, list[tuple[int, int]]] = {}
-        self.sent = self.broken = self._age = 0
+        self._done = self.broken = self._age = 0
         self.faults: list[str] = []
         self._up, self._full = asyncio.Event(), False
         self.child: Child | None = None
@@ -106,7 +106,12 @@ class Soak:
         self.lives.append(
             soak_checks.Life(child.process.pid, killed, code, self._kept, child.lines)
         )
-        self._note(f"{what} at request {self.sent}")
+        self._note(f"{what} at request {self.answered}")
+
+    @property
+    def answered(self) -> int:
+        """The requests with an answer that is no refusal, however many were sent in vain."""
+        return self._done - self._refused()
 
     def _note(self, line: str) -> None:
         self.faults.append(line)
@@ -122,7 +127,7 @@ class Soak:
                     file.write(b"x" * 4096)
         else:
             before = resource.prlimit(pid, limit, (0, resource.RLIM_INFINITY))
-        self._note(f"the disk is full at request {self.sent}")
+        self._note(f"the disk is full at request {self.answered}")
         began = time.monotonic()
         # a picture cannot be written, or, where none is under way, a new job cannot
         refused = self._refused()
@@ -139,40 +144,41 @@ class Soak:
         self._note(f"the server writes again after {time.monotonic() - began:.1f} s")
 
     def _refused(self) -> int:
-        """Return how many clients were told that the disk is full or fails."""
+        """Return how many clients were told that the server stops, or cannot write its disk."""
         counts = self.clients.seen.counts
         return sum(n for what, n in counts.items() if what.endswith(("507", "503")))
 
     async def _ready(self, session: httpx.AsyncClient) -> bool:
         return (await session.get(f"{self.child.address}/readyz")).status_code == 200
 
-    async def work(self, session: httpx.AsyncClient, step: Callable[[], object]) -> None:
-        """Send requests until there are enough; those that a killed process leaves count too."""
-        while self.sent < self._num:
+    async def work(self, session: httpx.AsyncClient, step: Callable[[int], object]) -> None:
+        """Send requests until enough are answered."""
+        while self.answered < self._num:
             await self._up.wait()
-            age, self.sent = self._age, self.sent + 1
+            age = self._age
             try:
                 await self.clients.one(session)
+                self._done += 1
+                step(self.answered)
             except httpx.HTTPError as e:
                 if self._up.is_set() and age == self._age:
                     self.clients.seen.wrong.append(f"a connection broke: {type(e).__name__}: {e}")
                 self.broken += 1
-            step()
             if self._full:
                 await asyncio.sleep(0.2)
 
     async def look(self) -> None:
         """Note the memory of the process now and then."""
         while True:
-            before = self.sent
-            while self.sent < before + max(self._num // SAMPLES, 1):
+            before = self.answered
+            while self.answered < before + max(self._num // SAMPLES, 1):
                 await asyncio.sleep(0.02)
             if self._up.is_set():
                 pid = self.child.process.pid
                 with contextlib.suppress(OSError):
                     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                     size = pages * os.sysconf("SC_PAGE_SIZE")
-                    self.memory.setdefault(pid, []).append((self.sent, size))
+                    self.memory.setdefault(pid, []).append((self.answered, size))
 
     async def break_things(self, session: httpx.AsyncClient) -> None:
         """Let the faults come at their shares of the requests."""
@@ -187,7 +193,7 @@ class Soak:
         await self.start()
 
     async def _until(self, share: float) -> None:
-        while self.sent < share * self._num:
+        while self.answered < share * self._num:
             await asyncio.sleep(0.005)
 
     async def run(self, workers: int) -> None:
@@ -203,7 +209,9 @@ class Soak:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(self.break_things(session))
                         for _ in range(workers):
-                            group.create_task(self.work(session, shown.update))
+                            group.create_task(
+                                self.work(session, lambda n: shown.update(n - shown.n))
+                            )
                     looking.cancel()
             while left := soak_checks.unfinished(self.workdir / JOURNAL):
                 say(f"{left} jobs are still drawn")
@@ -229,7 +237,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     grown, more = soak_checks.memory([one for one in longest if one[0] >= WARM * args.num])
     return {
         "engine": args.checkpoint or "squares",
-        "requests": soak.sent,
+        "requests": soak.answered,
         "seed": args.seed,
         "seconds": round(seconds, 1),
         "faults": soak.faults,

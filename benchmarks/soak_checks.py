@@ -79,6 +79,8 @@ def jobs(workdir: Path, accepted: set[str], cancelled: set[str]) -> tuple[dict, 
         with Image.open(path) as image:
             image.load()
     states = Counter(state for _, state, _, _ in rows)
+    if states["done"] < len(rows) / 2 or not rows:
+        wrong.append(f"only {states['done']} of {len(rows)} jobs were drawn to their end")
     return {"jobs": dict(states), "pictures": len(pictures), "files": len(there)}, wrong
 
 

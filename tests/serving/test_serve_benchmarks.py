@@ -157,6 +157,14 @@ def test_the_soak_s_checks_see_lost_jobs_and_files(script, workdir):
     assert all("is missing" in line for line in lost)
 
 
+def test_a_soak_in_which_nothing_was_drawn_is_wrong(script, tmp_path):
+    Store(tmp_path)
+    Journal(tmp_path / JOURNAL).close()
+    assert script("soak_checks").jobs(tmp_path, set(), set())[1] == [
+        "only 0 of 0 jobs were drawn to their end"
+    ]
+
+
 def test_the_soak_s_checks_see_what_is_drawn_twice(script, tmp_path):
     checks, log = script("soak_checks"), tmp_path / "log"
     killed = checks.Life(1, True, -9, frozenset(), [])
