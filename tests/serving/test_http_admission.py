@@ -33,6 +33,20 @@ def test_a_request_that_would_wait_too_long(tmp_path):
         assert server.post(DRAW, STAR).status == 200
 
 
+def test_an_order_that_the_engine_cannot_estimate_is_refused_as_such(tmp_path):
+    """Such as one of more steps than a stage has times."""
+
+    def refuse(orders):
+        raise InputError("900 steps for the relay stage: give 1..500 steps")
+
+    with http_server.running(tmp_path / "data") as server:
+        server.engine.seconds = refuse
+        answer = server.post(DRAW, STAR)
+        assert (answer.status, answer.code) == (400, "cannot_be_drawn")
+        assert answer.json["error"]["message"] == "900 steps for the relay stage: give 1..500 steps"
+        assert server.engine.submitted == []
+
+
 def test_the_queue_is_bounded(tmp_path):
     with http_server.running(tmp_path / "data", bounds={"max_queue": 3}) as server:
         first = server.post("/v1/jobs", {**SLOW, "n": 2}).json
@@ -57,6 +71,8 @@ def test_requests_at_once_are_bounded(tmp_path):
         more = server.get("/v1/models")
         assert (more.status, more.code) == (503, "overloaded")
         assert more.headers["retry-after"] == "1"
+        # a busy server is not dead
+        assert [server.get(path).status for path in ("/healthz", "/readyz")] == [200, 200]
         server.engine.hurry.set()
         assert [one.getresponse().status for one in waiting] == [200, 200]
         assert server.get("/v1/models").status == 200

@@ -6,17 +6,17 @@ from cv3jax.serving.http.drawing import Drawing
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.orders import Engine, Order
+from data_pipeline.io.errors import InputError
 
 
 async def admit(drawing: Drawing, engine: Engine, limits: Limits, orders: list[Order]) -> None:
     """Raise ApiError where these orders are not taken now; the error says when they may be."""
-    if drawing.draining:
-        raise ApiError(
-            503, "the server stops; ask another one", code="server_stopping", retry_after=10
-        )
-    if drawing.disk is not None:
-        raise ApiError(507, "the server cannot write its disk; try again later", code="disk_full")
-    seconds = await asyncio.to_thread(engine.seconds, orders)
+    _check_open(drawing)
+    try:
+        seconds = await asyncio.to_thread(engine.seconds, orders)
+    except InputError as e:  # such as more steps than a stage has times
+        raise ApiError(400, str(e), code="cannot_be_drawn") from e
+    _check_open(drawing)  # it may have changed meanwhile
     waiting = drawing.waiting
     if waiting and waiting + len(orders) > limits.max_queue:
         share = len(orders) / (waiting + len(orders))
@@ -42,3 +42,12 @@ async def admit(drawing: Drawing, engine: Engine, limits: Limits, orders: list[O
         code="server_busy",
         retry_after=seconds - limits.max_wait,
     )
+
+
+def _check_open(drawing: Drawing) -> None:
+    if drawing.draining:
+        raise ApiError(
+            503, "the server stops; ask another one", code="server_stopping", retry_after=10
+        )
+    if drawing.disk is not None:
+        raise ApiError(507, "the server cannot write its disk; try again later", code="disk_full")

@@ -1,8 +1,8 @@
 """All jobs of a server: accepted into the journal, drawn by the engine, kept for a while."""
 
 import asyncio
-import contextlib
 import errno
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.http.plan import EDIT, Plan
 from cv3jax.serving.orders import Engine
 
+LOG = logging.getLogger(__name__)
 WRITTEN = 5.0  # seconds for which a cancelled job's end may take to be written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -58,10 +59,11 @@ class Book:
             self.drawing.open[job.id] = job  # who finds it in the journal finds this one
             try:
                 await self._write(job, upload, retry)
-            except ApiError:
-                del self.drawing.open[job.id]
+            except BaseException:  # nobody would end it
+                self.drawing.open.pop(job.id, None)
                 raise
-            self.drawing.submit(job, image)
+            if not job.is_over:  # who has its Idempotency-Key may have cancelled it
+                self.drawing.submit(job, image)
         self._count("jobs", kind=plan.kind)
         if job.code == "cannot_be_drawn":
             raise ApiError(400, job.message, code=job.code)
@@ -81,19 +83,23 @@ class Book:
                 "this Idempotency-Key came with another request before; give a new one",
                 code="idempotency_key_reused",
             )
-        return await self.find(row.id, owner)
+        return await self._found(row.id)
 
     async def find(self, id: str, owner: str) -> Job:
         """Return a job of an owner. Raises ApiError where there is none."""
-        job = self.drawing.open.get(id)
-        if job is None and (kept := await self._ask(self._journal.whole, id)) is not None:
-            job = as_kept(*kept)
+        job = await self._found(id)
         if job is None or job.owner != owner:
             raise ApiError(
                 404,
                 f"there is no job {id[:60]!r}; results are kept for {self.limits.keep:g} s",
                 code="job_not_found",
             )
+        return job
+
+    async def _found(self, id: str) -> Job | None:
+        job = self.drawing.open.get(id)
+        if job is None and (kept := await self._ask(self._journal.whole, id)) is not None:
+            job = as_kept(*kept)
         return job
 
     async def cancel(self, job: Job) -> None:
@@ -123,10 +129,12 @@ class Book:
     async def sweep(self) -> None:
         """Remove what was kept long enough, now and then, until the task is cancelled."""
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 before = time.time() - self.limits.keep
                 files = await self.drawing.run(self._journal.forget, before)
                 await self.drawing.run(self._finisher.store.remove, files)
+            except Exception as e:  # one failure is not to be the end of all sweeping
+                LOG.error("what was kept long enough cannot be removed", exc_info=e)
             await asyncio.sleep(min(max(self.limits.keep / 10, 0.2), 60.0))
 
     async def drain(self, seconds: float, hurry: asyncio.Event) -> int:
@@ -173,7 +181,7 @@ class Book:
             return await self.read(picture.row.base)
         if picture is None or picture.base is None:
             raise ApiError(404, "the job has no base picture of that number", code="base_not_found")
-        return await self.drawing.run(self._finisher.partial, job.plan, picture.base, None)
+        return await self.drawing.work(self._finisher.partial, job.plan, picture.base, None)
 
     def ahead(self, job: Job) -> int:
         """Return how many pictures were accepted before a job and are not drawn."""
@@ -194,7 +202,7 @@ class Book:
         if upload is None:
             return None
         pixels = self.limits.pixels
-        return (await self.drawing.run(given.layers_of, upload, plan, pixels)).colours
+        return (await self.drawing.work(given.layers_of, upload, plan, pixels)).colours
 
     async def _ask(self, function: Callable, *args: Any) -> Any:
         try:

@@ -19,7 +19,7 @@ from cv3jax.serving.orders import Drawn, Ended, Engine, Event, Stepped
 from data_pipeline.io.errors import InputError
 
 LOG = logging.getLogger(__name__)
-THREADS = 4  # that encode pictures, write files and ask the journal
+THREADS = 4  # that read and write files and ask the journal; and as many that encode pictures
 AGAIN = (0.5, 30.0)  # seconds before a failed write is tried again: at first, at most
 Count = Callable[..., None]  # is told the name of a metric and its labels
 
@@ -39,7 +39,8 @@ class Drawing:
         self.open: dict[str, Job] = {}
         self.disk: OSError | None = None
         self.draining = False
-        self._pool = ThreadPoolExecutor(THREADS, "cv3jax-serve")
+        self._disk = ThreadPoolExecutor(THREADS, "cv3jax-serve-disk")
+        self._work = ThreadPoolExecutor(THREADS, "cv3jax-serve-work")
         self._tasks: set[asyncio.Task] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -50,8 +51,15 @@ class Drawing:
         return sum(not one.drawn for job in jobs for one in job.pictures)
 
     async def run(self, function: Callable, *args: Any) -> Any:
-        """Return what a function returns that may wait for a disk or take a while."""
-        return await self._loop.run_in_executor(self._pool, functools.partial(function, *args))
+        """Return what a function returns that may wait for a disk, or takes a moment."""
+        return await self._loop.run_in_executor(self._disk, functools.partial(function, *args))
+
+    async def work(self, function: Callable, *args: Any) -> Any:
+        """Return what a function returns that may keep a core busy for a while.
+
+        It has threads of its own, so that large pictures do not hold up the journal.
+        """
+        return await self._loop.run_in_executor(self._work, functools.partial(function, *args))
 
     def submit(self, job: Job, image: np.ndarray | None) -> None:
         """Have the pictures of a job drawn that are not; one that cannot be fails the job.
@@ -100,7 +108,8 @@ class Drawing:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._pool.shutdown()
+        for pool in (self._disk, self._work):
+            pool.shutdown()
 
     def _hear(self, job: Job, number: int, event: Event) -> None:
         """Take an event in the engine's thread over into the loop's."""
@@ -153,20 +162,28 @@ class Drawing:
         if not job.plan.partial_images:
             return
         if isinstance(event, Drawn):
-            encoding = self.run(self._finisher.partial, job.plan, event.image, None)
+            encoding = self.work(self._finisher.partial, job.plan, event.image, None)
         else:
             size = job.plan.sizes[event.relay_pass]
-            encoding = self.run(self._finisher.partial, job.plan, event.preview, size)
+            encoding = self.work(self._finisher.partial, job.plan, event.preview, size)
         job.pictures[number].partials.append(self._start(encoding))
 
     async def _finish(self, job: Job, number: int, image: np.ndarray) -> None:
-        """Write a picture until it is on the disk, and end the job with its last one."""
+        """Write a picture until it is on the disk, and end the job with its last one.
+
+        A job that ended meanwhile, such as a cancelled one, needs it no longer.
+        """
         picture = job.pictures[number]
         finish = functools.partial(self._finisher.finish, job.id, job.plan, number)
         try:
-            row = await self._insist(finish, image, picture.base)
+            row = await self._insist(finish, image, picture.base, of=job, run=self.work)
+            if job.is_over:
+                await self.run(self._finisher.store.remove, [] if row is None else row.files)
+                return
             await self._insist(self._journal.add_picture, job.id, row)
         except Exception as e:  # whatever it is, who waits for the picture hears of it
+            if job.is_over:
+                return
             LOG.error("picture %d of %s was drawn and not kept", number, job.id, exc_info=e)
             self._count("errors", kind="finishing")
             self.abort(
@@ -181,19 +198,31 @@ class Drawing:
 
     async def _close(self, job: Job, state: str, now: float, message="", code="") -> None:
         """Write how a job ended until it is on the disk."""
-        await self._insist(self._journal.end, job.id, state, now, message, code)
+        try:
+            await self._insist(self._journal.end, job.id, state, now, message, code)
+        except Exception as e:  # such as a damaged journal; nobody is to wait for ever
+            LOG.error("the end of %s cannot be written", job.id, exc_info=e)
+            self._count("errors", kind="finishing")
         await self.run(self._finisher.store.remove_given, job.id)
         self.open.pop(job.id, None)
         if state == journal.DONE:
             job.end(state, now)
 
-    async def _insist(self, function: Callable, *args: Any) -> Any:
-        """Return what a function returns that writes; a full or failing disk is tried again."""
+    async def _insist(
+        self, function: Callable, *args: Any, of: Job | None = None, run: Callable | None = None
+    ) -> Any:
+        """Return what a function returns that writes; a full or failing disk is tried again.
+
+        of: a job that is not over; when it is, there is no further try, and None is returned. run:
+        in which threads; those for disks where none is given.
+        """
         pause = AGAIN[0]
         while True:
             try:
-                result = await self.run(function, *args)
+                result = await (run or self.run)(function, *args)
             except OSError as e:
+                if of is not None and of.is_over:
+                    return None
                 self._count("errors", kind="disk")
                 self.disk = e
                 await asyncio.sleep(pause)

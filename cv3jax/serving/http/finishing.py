@@ -12,6 +12,7 @@ from cv3jax.serving.http.job import about
 from cv3jax.serving.http.journal import PictureRow
 from cv3jax.serving.http.plan import EDIT, Model, Plan
 from cv3jax.serving.http.store import Store
+from data_pipeline.io.errors import InputError
 
 
 class Safety(Protocol):
@@ -35,12 +36,14 @@ class Finisher(NamedTuple):
         """Return the journal's row of a picture whose file is on the disk.
 
         image: uint8 [H, W, 3], as the engine drew it. base: the base's own picture, which gets a
-        file too, or None. A picture that the safety check withholds has no file. Raises OSError
-        where the disk is full or fails.
+        file too, or None. A picture that the safety check withholds has no file.
+
+        Raises OSError where the disk is full or fails, and InputError where the given picture of an
+        edit is gone.
         """
         picture = Image.fromarray(image)
         if plan.kind == EDIT:
-            layers = given.layers_of(self.store.read_given(job), plan, self.pixels)
+            layers = given.layers_of(self._given(job), plan, self.pixels)
             picture = given.restored(layers, image, plan)
         said = about(plan, number)
         if not self._allows(picture):
@@ -60,6 +63,13 @@ class Finisher(NamedTuple):
         """
         picture = Image.fromarray(image) if size is None else enlarged(image, size)
         return encode(picture, plan) if self._allows(picture) else None
+
+    def _given(self, job: str) -> bytes:
+        """Return the picture of an edit. One that is gone does not come again with more room."""
+        try:
+            return self.store.read_given(job)
+        except FileNotFoundError as e:
+            raise InputError(f"the picture that {job} was given is gone") from e
 
     def _allows(self, picture: Image.Image) -> bool:
         return self.safety is None or self.safety.allows(picture.convert("RGB"))

@@ -18,6 +18,13 @@ from cv3jax.serving.http.plan import Plan
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 VERSION = 1
+# SQLite's errors that may be gone later, as the system's; another program may lock the journal
+_TRY_AGAIN = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_BUSY: errno.EBUSY,
+    sqlite3.SQLITE_LOCKED: errno.EBUSY,
+}
 ACCEPTED, DONE, FAILED, CANCELLED = "accepted", "done", "failed", "cancelled"
 _TABLES = """
 create table jobs (
@@ -46,6 +53,11 @@ class PictureRow(NamedTuple):
     size: int  # bytes
     about: dict[str, Any]  # what the answer says of it
     base: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its files."""
+        return [name for name in (self.file, self.base) if name is not None]
 
 
 class Row(NamedTuple):
@@ -202,9 +214,7 @@ class Journal:
         except sqlite3.IntegrityError:  # a name that is taken
             raise
         except sqlite3.OperationalError as e:
-            if e.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                full = e.sqlite_errorcode == sqlite3.SQLITE_FULL
-                code = errno.ENOSPC if full else errno.EIO
+            if code := _TRY_AGAIN.get(e.sqlite_errorcode & 0xFF):
                 raise OSError(code, os.strerror(code), str(self._path)) from e
             raise machine_error(e, self._path) or InputError(f"{self._path}: {e}") from e
         except sqlite3.DatabaseError as e:
