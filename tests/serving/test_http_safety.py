@@ -51,6 +51,15 @@ def test_of_several_pictures_those_that_are_allowed_are_given(tmp_path):
         assert blocked == [not one for one in given]
 
 
+def test_a_stream_of_several_pictures_says_which_are_withheld(tmp_path):
+    with http_server.running(tmp_path / "data", safety=Odd({1, 3})) as server:
+        stream = server.openai().images.generate(prompt="a star", n=3, stream=True)
+        events = list(stream)
+    assert [event.type for event in events] == ["image_generation.completed"] * 3
+    withheld = [event for event in events if event.b64_json is None]
+    assert [(event.blocked, event.code) for event in withheld] == [(True, "moderation_blocked")]
+
+
 def test_nothing_is_shown_before_it_is_checked(tmp_path):
     """Previews are too small to be judged; the base's picture is checked as the last one is."""
     safety = Odd({1})  # the base's picture, and not the last one

@@ -1,13 +1,12 @@
 """Answers of the images API: the JSON of a finished job, and the events of a streamed one."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from cv3jax.serving.http import journal
 from cv3jax.serving.http.book import Book
-from cv3jax.serving.http.encoding import base64_of
+from cv3jax.serving.http.encoding import event_of, json_of
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.fields import written
 from cv3jax.serving.http.job import Job
@@ -30,8 +29,8 @@ async def wait_over(job: Job) -> None:
 
 async def images(
     job: Job, book: Book, tokenize: Tokenize, url_of: Callable[[str], str], form: str | None = None
-) -> dict[str, Any]:
-    """Return the answer of the images API for a job that is done.
+) -> bytes:
+    """Return the answer of the images API for a job that is done, as JSON.
 
     url_of: makes a file's name an address. form: b64_json or url; None is what was asked for.
     """
@@ -43,11 +42,12 @@ async def images(
         elif (form or job.plan.response_format) == "url":
             entry["url"] = url_of(picture.row.file)
         else:
-            entry["b64_json"] = base64_of(await book.read(picture.row.file))
+            entry["b64_json"] = await book.read(picture.row.file)
         data.append(entry)
     clear = any(entry.pop("background", "") == "transparent" for entry in data)
     background = "transparent" if clear else "opaque"
-    return {"created": int(job.accepted), "data": data, **_common(job, background, tokenize)}
+    said = {"created": int(job.accepted), "data": data, **_common(job, background, tokenize)}
+    return await book.drawing.work(json_of, said)
 
 
 def _common(job: Job, background: str, tokenize: Tokenize) -> dict[str, Any]:
@@ -90,14 +90,13 @@ async def events(job: Job, book: Book, tokenize: Tokenize) -> AsyncIterator[byte
                     encoding = picture.partials[sent[picture.number]]
                     sent[picture.number] += 1
                     if (data := await asyncio.shield(encoding)) is not None:
-                        index = sent[picture.number] - 1
-                        yield _event(
-                            job, "partial_image", _partial(job, picture.number, index, data)
-                        )
+                        partial = _partial(job, picture.number, sent[picture.number] - 1, data)
+                        yield await _event(job, book, "partial_image", partial)
                         said = True
                 if picture.row is not None and picture.number not in completed:
                     completed.add(picture.number)
-                    yield await _completed(job, picture.number, book, tokenize)
+                    done = await _completed(job, picture.number, book, tokenize)
+                    yield await _event(job, book, "completed", done)
                     said = True
             if len(completed) == job.plan.n or said:
                 continue
@@ -108,10 +107,10 @@ async def events(job: Job, book: Book, tokenize: Tokenize) -> AsyncIterator[byte
             except TimeoutError:
                 yield b": waiting\n\n"
     except ApiError as e:
-        yield _sse("error", {"type": "error", **e.body()})
+        yield event_of("error", {"type": "error", **e.body()})
 
 
-async def _completed(job: Job, number: int, book: Book, tokenize: Tokenize) -> bytes:
+async def _completed(job: Job, number: int, book: Book, tokenize: Tokenize) -> dict[str, Any]:
     row = job.pictures[number].row
     if row.file is None:
         problem = ApiError(
@@ -124,17 +123,16 @@ async def _completed(job: Job, number: int, book: Book, tokenize: Tokenize) -> b
             raise problem
         body = {**problem.body()["error"], "blocked": True, "b64_json": None}
     else:
-        body = {"b64_json": base64_of(await book.read(row.file))}
+        body = {"b64_json": await book.read(row.file)}
     about = dict(row.about)
     background = about.pop("background", "opaque")
     common = _common(job, background, tokenize)
-    said = {"created_at": int(job.accepted), "image_index": number, **about, **common, **body}
-    return _event(job, "completed", said)
+    return {"created_at": int(job.accepted), "image_index": number, **about, **common, **body}
 
 
 def _partial(job: Job, number: int, index: int, data: bytes) -> dict[str, Any]:
     return {
-        "b64_json": base64_of(data),
+        "b64_json": data,
         "created_at": int(job.accepted),
         "size": written(job.plan.size),
         "quality": "auto",
@@ -145,13 +143,10 @@ def _partial(job: Job, number: int, index: int, data: bytes) -> dict[str, Any]:
     }
 
 
-def _event(job: Job, what: str, said: dict[str, Any]) -> bytes:
+async def _event(job: Job, book: Book, what: str, said: dict[str, Any]) -> bytes:
     name = f"image_{'edit' if job.plan.kind == EDIT else 'generation'}.{what}"
-    return _sse(name, {"type": name, **said})
-
-
-def _sse(name: str, said: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(said)}\n\n".encode()
+    # the type is the event's, also where an error of a withheld picture has one
+    return await book.drawing.work(event_of, name, {**said, "type": name})
 
 
 def job_body(

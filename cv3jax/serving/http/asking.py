@@ -33,7 +33,10 @@ async def begin(
     if not streams:
         known = {n: p for n, p in known.items() if n not in ("stream", "partial_images")}
     values = parameters.read(sent.values, known)
-    retry = (retry_of(request), sent.digest(kind))
+    drawing = context.book.drawing
+    # a picture may be large
+    digest = await drawing.work(sent.digest, kind) if sent.image else sent.digest(kind)
+    retry = (retry_of(request), digest)
     owner = request.state.owner
     if (before := await context.book.earlier(owner, *retry)) is not None:
         context.note(request, before.id, before.plan.prompt)
@@ -44,7 +47,7 @@ async def begin(
         plan = await _expanded(context, plan, values["expand"])
     else:
         pixels = context.limits.pixels
-        size = await context.book.drawing.run(given.size_of, sent.image, pixels)
+        size = await drawing.work(given.size_of, sent.image, pixels)
         plan = plan_edit(values, context.model, chains, size, previews)
     job = await context.book.accept(plan, owner, sent.image, retry)
     context.note(request, job.id, plan.prompt)

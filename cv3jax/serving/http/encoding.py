@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -77,3 +79,13 @@ def data_url(picture: np.ndarray) -> str:
 def base64_of(data: bytes) -> str:
     """Return bytes as base64 text."""
     return base64.b64encode(data).decode("ascii")
+
+
+def json_of(said: Any) -> bytes:
+    """Return JSON, in which bytes are base64 text. With large pictures it takes a while."""
+    return json.dumps(said, default=base64_of).encode()
+
+
+def event_of(name: str, said: dict[str, Any]) -> bytes:
+    """Return a server-sent event; `said` is as for `json_of`."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), json_of(said))

@@ -34,7 +34,7 @@ def routes(context: Context) -> APIRouter:
             return JSONResponse(e.body(), e.status, {**headers, **e.headers()})
         url_of = context.url_of(request)
         said = await answers.images(job, context.book, model.tokenize, url_of)
-        return JSONResponse(said, headers=headers)
+        return Response(said, headers=headers, media_type="application/json")
 
     @router.post("/images/generations")
     async def generations(request: Request) -> Response:

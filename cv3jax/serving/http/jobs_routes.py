@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from cv3jax.serving.http import answers
 from cv3jax.serving.http.asking import begin
 from cv3jax.serving.http.context import Context
-from cv3jax.serving.http.encoding import MEDIA, data_url
+from cv3jax.serving.http.encoding import MEDIA, data_url, json_of
 from cv3jax.serving.http.errors import ApiError, wrong
 from cv3jax.serving.http.images_routes import JOB
 from cv3jax.serving.http.job import Job
@@ -21,8 +21,10 @@ def routes(context: Context) -> APIRouter:
     """Return the routes of jobs."""
     router, book = APIRouter(prefix="/v1"), context.book
 
-    async def said(request: Request, job: Job) -> dict[str, Any]:
-        """Return what is said of a job now, with the previews of this moment."""
+    async def said(
+        request: Request, job: Job, status: int = 200, headers: dict[str, str] | None = None
+    ) -> Response:
+        """Return the answer that says how a job is now, with the previews of this moment."""
         shown = {p.number: p.preview for p in job.pictures if p.preview is not None and not p.row}
         left = [
             context.engine.remaining(job.order_id(one.number))
@@ -32,10 +34,12 @@ def routes(context: Context) -> APIRouter:
         known = [seconds for seconds in left if seconds is not None]
         remaining = round(max(known), 2) if known else None
         body = answers.job_body(job, remaining, book.ahead(job), context.url_of(request))
+        # not by the threads that may all be encoding large pictures, since previews are small
         urls = await asyncio.gather(*(book.drawing.run(data_url, one) for one in shown.values()))
         for number, url in zip(shown, urls, strict=True):
             body["pictures"][number]["preview"] = url
-        return body
+        data = await book.drawing.run(json_of, body) if shown else json_of(body)
+        return Response(data, status, headers, "application/json")
 
     async def found(request: Request, id: str) -> Job:
         request.state.job = id[:60]
@@ -46,16 +50,15 @@ def routes(context: Context) -> APIRouter:
         """Begin a job: JSON as for generations, or a form as for edits."""
         sent = await (read_form(request) if is_form(request) else read_object(request))
         job, _ = await begin(context, request, sent, streams=False, previews=True)
-        headers = {JOB: job.id, "Location": f"/v1/jobs/{job.id}"}
-        return JSONResponse(await said(request, job), 202, headers)
+        return await said(request, job, 202, {JOB: job.id, "Location": f"/v1/jobs/{job.id}"})
 
     @router.get("/jobs/{id}")
-    async def look(request: Request, id: str) -> dict[str, Any]:
+    async def look(request: Request, id: str) -> Response:
         """Return a job's state, step, preview and the seconds until it is done."""
         return await said(request, await found(request, id))
 
     @router.get("/jobs/{id}/result")
-    async def fetch(request: Request, id: str) -> dict[str, Any]:
+    async def fetch(request: Request, id: str) -> Response:
         """Return the answer of the images API for a job that is done."""
         job = await found(request, id)
         form = request.query_params.get("response_format")
@@ -68,7 +71,8 @@ def routes(context: Context) -> APIRouter:
                 409, "the job is not done; look at its state", code="job_not_done", retry_after=1
             )
         url_of = context.url_of(request)
-        return await answers.images(job, book, context.model.tokenize, url_of, form)
+        data = await answers.images(job, book, context.model.tokenize, url_of, form)
+        return Response(data, media_type="application/json")
 
     @router.get("/jobs/{id}/base/{number:int}")
     async def fetch_base(request: Request, id: str, number: int) -> Response:
@@ -77,7 +81,7 @@ def routes(context: Context) -> APIRouter:
         return Response(await book.base(job, number), media_type=MEDIA[job.plan.output_format])
 
     @router.delete("/jobs/{id}")
-    async def cancel(request: Request, id: str) -> dict[str, Any]:
+    async def cancel(request: Request, id: str) -> Response:
         """Cancel a job before its next step; one that is done stays."""
         job = await found(request, id)
         await book.cancel(job)
