@@ -134,17 +134,20 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     engine = open_engine(args, sizes)
     ready = time.monotonic() - began
     where = None if args.access_log == "none" else args.access_log
+    public = args.public_url and args.public_url.lower()  # as browsers write it
     figures = serve(
         Server(
             model,
             engine,
             args.workdir,
-            Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url), args.public_url),
+            Access(
+                keys, tuple(one.lower() for one in args.cors), hosts_of(args.host, public), public
+            ),
             limits,
             AccessLog(where, prompts=args.log_prompts),
             expander,
             safety,
-            args.public_url,
+            public,
         ),
         sock,
         say,

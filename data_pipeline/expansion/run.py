@@ -93,12 +93,14 @@ class Expander:
     async def expand_one(self, prompt: str) -> Expansion:
         """Return the expansion of one prompt; the caller has entered the model.
 
-        Raises as `expand` does.
+        Raises as `expand` does. Where the model gave no usable text, the error has a note with the
+        reason alone, in which nothing is of the prompt.
         """
         if (kept := self.kept(prompt)) is not None:
             return kept
         made = await self._expand(prompt)
-        return made if made.fallback else self._keep(made, self.stores)
+        # a thread waits for the disk, and other prompts do not
+        return made if made.fallback else await asyncio.to_thread(self._keep, made, self.stores)
 
     async def _ask_all(self, prompts: list[str], bar: tqdm) -> dict[str, Expansion]:
         found: dict[str, Expansion] = {}
@@ -162,9 +164,11 @@ class Expander:
             right = (
                 f"check that the server runs and that {self.model.where} is its address; {right}"
             )
-        raise error(
+        raised = error(
             f"--expand: no expansion of {prompt[:60]!r} by {self.model.name} ({said}); {right}"
         )
+        raised.add_note(why.reason)
+        raise raised
 
     def _made(self, prompt: str, text: str, tokens: int, fallback: str = "") -> Expansion:
         return Expansion(prompt, text, self.model.name, self.template.sha256, tokens, fallback)

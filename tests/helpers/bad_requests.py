@@ -69,6 +69,7 @@ def values() -> list[Bad]:
         ({"guidance": 101}, VALUE, "guidance"),
         ({"guidance": "7.5"}, VALUE, "guidance"),
         ({"guidance": 10**400}, VALUE, "guidance"),
+        ({"steps": 10**9}, VALUE, "steps"),
         ({"guidance": [[1]]}, VALUE, "guidance"),
         ({"eta": 1.1}, VALUE, "eta"),
         ({"eta": "x"}, VALUE, "eta"),
@@ -116,7 +117,7 @@ def values() -> list[Bad]:
 
 def bodies() -> list[Bad]:
     """Return requests whose body is not what it should be."""
-    deep = b'{"prompt": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    deep = b'{"prompt": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
     rows = [
         (b"", JSON),
         (b"{", JSON),
@@ -127,6 +128,7 @@ def bodies() -> list[Bad]:
         (b'{"prompt": "a star", "prompt": "b"}', JSON),
         (b'{"prompt": "a star", "guidance": NaN}', JSON),
         (b'{"prompt": "a star", "guidance": Infinity}', JSON),
+        (b'{"prompt": "a star", "guidance": -Infinity}', JSON),
         (b'{"prompt": "a star"} x', JSON),
         (b'{"prompt": "\xff\xfe"}', JSON),
         (b"\xef\xbb\xbf{}", JSON),
@@ -176,6 +178,10 @@ def forms() -> list[Bad]:
         ([("image", good)], MISSING, "prompt"),
         ([("prompt", " "), ("image", good)], MISSING, "prompt"),
         ([prompt, ("image", good), ("n", "two")], VALUE, "n"),
+        ([prompt, ("image", good), ("guidance", "NaN")], VALUE, "guidance"),
+        ([prompt, ("image", good), ("guidance", "1e999")], VALUE, "guidance"),
+        ([prompt, ("image", good), ("seed", "[" * 5000)], VALUE, "seed"),
+        ([prompt, ("image", good), ("seed", "1"), ("seed", "1")], VALUE, "seed"),
         ([prompt, ("image", good), *[(f"f{i}", "x") for i in range(70)]], None, None),
         ([prompt, ("image", good), ("user", "u" * 70_000)], None, None),
         ([prompt, ("image", good), ("../../x", "1")], UNKNOWN, "../../x"),
@@ -232,8 +238,9 @@ def paths() -> list[Bad]:
     other = {"Content-Type": "application/json", "Origin": "https://evil.example"}
     star = b'{"prompt": "a star"}'
     found.append(Bad("POST", DRAW, other, star, 403, "cross_origin"))
-    null = {"Content-Type": "application/json", "Origin": "null"}
-    found.append(Bad("POST", DRAW, null, star, 403, "cross_origin"))
+    for origin in ("null", "http://[", "http://[::1", "//localhost", "evil"):
+        strange = {"Content-Type": "application/json", "Origin": origin}
+        found.append(Bad("POST", DRAW, strange, star, 403, "cross_origin"))
     for host in ("evil.example", "evil.example:80", "localhost.evil.example", "[::1", ""):
         found.append(Bad("GET", "/v1/models", {"Host": host}, None, 403, "unknown_host"))
     return found

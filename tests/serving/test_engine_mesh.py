@@ -15,11 +15,22 @@ from cv3jax.distributed.mesh import make_mesh
 from cv3jax.serving.engine.opening import EngineSettings, engine_of
 
 
-@pytest.mark.parametrize("axes", [{"data": 2}, {"fsdp": 2, "tensor": 2}], ids=str)
-def test_pictures_of_a_mesh_are_those_of_one_device_whatever_shares_a_unit(small_cascade, axes):
+@pytest.mark.parametrize(
+    ("axes", "size"),
+    [
+        ({"data": 2}, Size(32, 32)),
+        ({"fsdp": 2, "tensor": 2}, Size(32, 32)),
+        # twice as high, so that each device has two rows of the lowest resolution
+        ({"data": 2, "tensor": 2, "context": 2}, Size(64, 32)),
+    ],
+    ids=str,
+)
+def test_pictures_of_a_mesh_are_those_of_one_device_whatever_shares_a_unit(
+    small_cascade, axes, size
+):
     count = math.prod(axes.values())
     mesh = make_mesh(**{"data": 1, **axes}, devices=jax.devices()[:count])
-    settings = EngineSettings((Size(32, 32),), batch=2, mesh=mesh)
+    settings = EngineSettings((size,), batch=2, mesh=mesh)
     with split_small():  # parameters over fsdp too
         engine = engine_of(rc.cascade(mesh, preview=None), settings, lambda line: None)
     engine.start()

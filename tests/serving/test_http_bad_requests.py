@@ -7,6 +7,9 @@ import bad_requests
 import http_server
 import pytest
 
+from cv3jax.sampling.inputs import MAX_PROMPT
+from cv3jax.serving.http import fields
+
 EVERY = bad_requests.every()
 
 
@@ -79,3 +82,40 @@ def test_the_server_still_works_after_all_of_them(server):
     assert "set-cookie" not in answer.headers
     assert json.loads(answer.body)["prompt"] == prompt
     server.engine.submitted.clear()
+
+
+def test_a_name_that_is_given_twice_is_found_among_many():
+    """In the time of one look at each; a look at all for each would take minutes."""
+    names = ", ".join(f'"name {n}": 1' for n in range(100_000))
+    with pytest.raises(ValueError, match="'last' is given twice"):
+        fields.read_json(f'{{{names}, "last": 1, "last": 1}}')
+
+
+def test_the_longest_request_fits(server):
+    """Each character is written as two escapes."""
+    text = "\N{GRINNING FACE}"
+    body = {"prompt": text * MAX_PROMPT, "user": text * 256, "safety_identifier": text * 256}
+    assert server.post(bad_requests.DRAW, body).status == 200
+    server.engine.submitted.clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (bad_requests.DRAW, "POST"),
+        ("/healthz", "GET, HEAD"),
+        ("/v1/jobs/x", "DELETE, GET, HEAD"),
+        ("/v1/jobs", "POST"),
+    ],
+)
+def test_a_method_that_is_not_possible_names_those_that_are(server, path, allowed):
+    answer = server.ask("PATCH", path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
+def test_head_is_answered_as_get_without_a_body(server):
+    for path in ("/healthz", "/v1/models", "/v1/jobs/x", "/"):
+        head, get = server.ask("HEAD", path), server.get(path)
+        assert (head.status, head.body) == (get.status, b"")
+        assert head.headers["content-length"] == str(len(get.body))
+    assert server.ask("HEAD", bad_requests.DRAW).status == 405

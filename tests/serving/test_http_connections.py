@@ -20,7 +20,9 @@ BOUNDS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with http_server.running(tmp_path_factory.mktemp("serve") / "data", bounds=BOUNDS) as found:
+    folder = tmp_path_factory.mktemp("serve")
+    log = str(folder / "log")
+    with http_server.running(folder / "data", bounds=BOUNDS, log=log) as found:
         yield found
 
 

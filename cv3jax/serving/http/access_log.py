@@ -13,14 +13,14 @@ class AccessLog:
 
     def __init__(self, where: str | None, *, prompts: bool = False):
         """Keep the place. prompts: whether lines have prompts."""
-        self._where, self._prompts, self._lock = where, prompts, threading.Lock()
+        self._where, self.prompts, self._lock = where, prompts, threading.Lock()
 
     def write(self, **said: Any) -> None:
         """Write what is known of a request; a full disk loses the line and not the request."""
         if self._where is None:
             return
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if not self._prompts:
+        if not self.prompts:
             said.pop("prompt", None)
         line = json.dumps({"time": at, **said}) + "\n"
         with contextlib.suppress(OSError, ValueError), self._lock:  # full, or its reader is gone

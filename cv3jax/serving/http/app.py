@@ -12,11 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from cv3jax.serving.http import images_routes, jobs_routes, status_routes
-from cv3jax.serving.http.access_log import AccessLog
 from cv3jax.serving.http.context import Context
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.gate import Access, Gate
 from cv3jax.serving.http.images_routes import JOB
+from cv3jax.serving.http.notes import Notes
 
 PAGE = Path(__file__).parent / "page"
 mimetypes.add_type("text/javascript", ".js")  # whatever this system's list of types says
@@ -24,14 +24,14 @@ mimetypes.add_type("image/svg+xml", ".svg")
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
 
 
-def make_app(context: Context, access: Access, log: AccessLog) -> Any:
+def make_app(context: Context, access: Access, notes: Notes) -> Any:
     """Return the ASGI application of a server."""
     silent = dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False)
     app = FastAPI(openapi_url=None, redirect_slashes=False, telemetry=silent)
     routers = [module.routes(context) for module in (images_routes, jobs_routes, status_routes)]
     for router in routers:
         app.include_router(router)
-    paths = [route.path_regex for router in routers for route in router.routes]
+    known = [route for router in routers for route in router.routes]
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), "page")
 
@@ -42,15 +42,17 @@ def make_app(context: Context, access: Access, log: AccessLog) -> Any:
 
     @app.exception_handler(HTTPException)
     async def refuse_http(request: Request, e: HTTPException) -> JSONResponse:
-        status, said = e.status_code, str(e.detail)
+        status, said, headers = e.status_code, str(e.detail), {}
         path = request.url.path
         if status in (404, 405):  # the page's folder answers for all that has no route
-            status = 405 if any(known.match(path) for known in paths) else 404
-            said = f"there is nothing at {path[:120]}"
-        if status == 405:
-            said = f"{request.method[:20]} is not possible at {path[:120]}"
+            allowed = {m for one in known if one.path_regex.match(path) for m in one.methods}
+            status, said = 404, f"there is nothing at {path[:120]}"
+            if allowed:
+                status, said = 405, f"{request.method[:20]} is not possible at {path[:120]}"
+                allowed |= {"HEAD"} if "GET" in allowed else set()
+                headers = {"Allow": ", ".join(sorted(allowed))}
         error = ApiError(status, said, code=_CODES.get(status, "invalid_request"))
-        return _with(request, error, dict(e.headers or {}) if status == 405 else {})
+        return _with(request, error, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def leave(request: Request, e: ClientDisconnect) -> Response:
@@ -63,7 +65,7 @@ def make_app(context: Context, access: Access, log: AccessLog) -> Any:
         error = ApiError(500, "the server failed; its log says why", code="internal_error")
         return _with(request, error, {})
 
-    gate = Gate(app, access, context.limits, context.metrics, log)
+    gate = Gate(app, access, context.limits, notes)
     if not access.origins:
         return gate
     return CORSMiddleware(

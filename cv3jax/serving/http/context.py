@@ -31,7 +31,6 @@ class Context:
     expand: Expand | None = None
     safe: bool = False
     public: str | None = None
-    log_prompts: bool = False
 
     def url_of(self, request: Request) -> Callable[[str], str]:
         """Return what makes a file's name an address."""

@@ -120,11 +120,12 @@ def read_json(data: str | bytes) -> Any:
     """Return what JSON says. Raises ValueError, also on names given twice and on NaN."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len({*names}) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{twice[:40]!r} is given twice")
-        return dict(pairs)
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                raise ValueError(f"{name[:40]!r} is given twice")
+            made[name] = value
+        return made
 
     def never(name: str) -> None:
         raise ValueError(f"{name} is no number")

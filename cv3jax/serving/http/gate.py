@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cv3jax.serving.http.access_log import AccessLog
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.keys import Keys
 from cv3jax.serving.http.limits import Limits
-from cv3jax.serving.http.metrics import Metrics
+from cv3jax.serving.http.notes import Notes
 
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 FILES = "/v1/files/"  # whose names are secrets themselves, so that a page's <img> can show them
+PROBES = ("/healthz", "/readyz")  # which say how a busy server is
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
     " connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none';"
@@ -56,10 +56,10 @@ class Access:
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: Any, access: Access, limits: Limits, metrics: Metrics, log: AccessLog):
+    def __init__(self, app: Any, access: Access, limits: Limits, notes: Notes):
         """Keep the parts."""
-        self._app, self._access, self._limits = app, access, limits
-        self._metrics, self._log, self._open = metrics, log, 0
+        self._app, self._access, self._limits, self._notes = app, access, limits, notes
+        self._open = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -76,6 +76,9 @@ class Gate:
                 message = {**message, "headers": _headers(scope, message["headers"], body)}
             await send(message)
 
+        method = scope["method"]
+        if method == "HEAD":  # as GET; the connection leaves the body away
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["owner"] = ""
         self._open += 1
         try:
@@ -86,11 +89,12 @@ class Gate:
             await _say(e, answer)
         finally:
             self._open -= 1
-            self._note(scope, status, time.monotonic() - began, body.size)
+            seconds = time.monotonic() - began
+            self._notes.answered({**scope, "method": method}, status, seconds, body.size)
 
     def _check(self, scope: Message, body: "_Body") -> None:
         """Raise ApiError on a request that is not to be read any further."""
-        if self._open > self._limits.requests:
+        if self._open > self._limits.requests and scope["path"] not in PROBES:
             raise ApiError(
                 503, "too many requests at once; try again", code="overloaded", retry_after=1
             )
@@ -111,24 +115,6 @@ class Gate:
             scope["state"]["owner"] = owner
             if scope["method"] == "POST":
                 self._access.keys.take(owner)
-
-    def _note(self, scope: Message, status: int, seconds: float, size: int) -> None:
-        state = scope["state"]
-        route = getattr(scope.get("route"), "path", "page" if status < 400 else "unknown")
-        self._metrics.answered(route, status, seconds)
-        if code := state.get("code"):
-            self._metrics.count("refused", kind=code)
-        said = {name: state[name] for name in ("job", "code", "prompt") if state.get(name)}
-        self._log.write(
-            client=(scope.get("client") or ("", 0))[0],
-            owner=state["owner"],
-            method=scope["method"][:20],
-            route=route,
-            status=status,
-            seconds=round(seconds, 4),
-            received=size,
-            **said,
-        )
 
 
 class _Body:
@@ -226,7 +212,7 @@ def check_sender(headers: dict[bytes, bytes], method: str, access: Access) -> No
     own = (*access.origins, access.public)
     if method in ("GET", "HEAD", "OPTIONS") or not origin or origin in own:
         return
-    if urlsplit(origin).netloc != host:
+    if origin.partition("://")[2] != host:
         raise ApiError(
             403,
             "pages of other origins may not use this server; start it with --cors to let one",

@@ -5,6 +5,8 @@ Its refusals have the body of OpenAI's errors.
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -12,9 +14,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.limits import Limits
 
+Refused = Callable[[tuple[str, int] | None, ApiError, float], None]
 
-def protocol_of(limits: Limits) -> type[H11Protocol]:
-    """Return the class of a server's connections."""
+
+def protocol_of(limits: Limits, refused: Refused) -> type[H11Protocol]:
+    """Return the class of a server's connections.
+
+    refused: is told (the client's address, the error, the seconds since it came or since its last
+    request) of what is refused without being a request.
+    """
 
     class Connection(H11Protocol):
         """A connection."""
@@ -22,10 +30,12 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
         _header: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
         _came = False  # whether anything was received since the last request
+        _since = 0.0  # when the connection was made, or was idle again
 
         def connection_made(self, transport: Any) -> None:
             """Take a connection, or close it where there are too many."""
             super().connection_made(transport)
+            self._since = time.monotonic()
             if len(self.connections) > limits.connections:
                 self._refuse(ApiError(503, "too many connections; try again", code="overloaded"))
                 return
@@ -42,8 +52,7 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             """Take bytes; a request that has begun has `header_seconds` for its header."""
             self._came = True
             super().data_received(data)
-            busy = self.cycle is not None and not self.cycle.response_complete
-            if busy or self.transport.is_closing():
+            if self._busy or self.transport.is_closing():
                 self._stop()
                 self._came = False
             elif self._header is None:
@@ -74,7 +83,23 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             else:
                 self.transport.close()
 
+        def on_response_complete(self) -> None:
+            """Take note that the connection is idle again."""
+            self._since = time.monotonic()
+            super().on_response_complete()
+
+        @property
+        def _busy(self) -> bool:
+            """Whether a request is being answered."""
+            return self.cycle is not None and not self.cycle.response_complete
+
         def _refuse(self, e: ApiError) -> None:
+            self._stop()
+            if self._busy and self.cycle.response_started:  # two answers in one would be none
+                self.transport.close()
+                return
+            if not self._busy:  # else the request is noted, which has lost its client
+                refused(self.client, e, time.monotonic() - self._since)
             phrase = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
             data = json.dumps(e.body()).encode()
             head = (
@@ -82,7 +107,6 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
                 f"content-length: {len(data)}\r\nx-content-type-options: nosniff\r\n"
                 "connection: close\r\n\r\n"
             )
-            self._stop()
             self.transport.write(head.encode() + data)
             self.transport.close()
 

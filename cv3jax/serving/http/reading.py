@@ -11,7 +11,9 @@ from starlette.datastructures import UploadFile
 from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.fields import from_form, read_json
 
-MAX_JSON = 2**20  # bytes
+# bytes; the longest texts fit, each character written as \uXXXX\uXXXX, and no JSON of that size
+# takes long to parse
+MAX_JSON = 2**16
 MAX_FIELDS = 64  # of a form
 MAX_FIELD = 2**16  # bytes
 _RETRY = "idempotency-key"

@@ -22,6 +22,7 @@ from cv3jax.serving.http.finishing import Finisher, Safety
 from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.http.metrics import Metrics
+from cv3jax.serving.http.notes import Notes
 from cv3jax.serving.http.plan import Model
 from cv3jax.serving.http.protocol import protocol_of
 from cv3jax.serving.http.store import JOURNAL, Store
@@ -130,7 +131,7 @@ async def serve_until(
         expand = None
         if server.expander is not None:
             await stack.enter_async_context(server.expander.model)
-            expand = Expansions(server.expander, say)
+            expand = Expansions(server.expander, say, prompts=server.log.prompts)
         context = Context(
             server.model,
             engine,
@@ -144,7 +145,9 @@ async def serve_until(
         engine.start()
         if again := await book.resume():
             say(f"{counted(again, 'job')} of before are drawn")
-        web = _Uvicorn(_config(make_app(context, server.access, server.log), limits))
+        notes = Notes(metrics, server.log)
+        protocol = protocol_of(limits, notes.refused)
+        web = _Uvicorn(_config(make_app(context, server.access, notes), protocol, limits))
         sweeping = asyncio.create_task(book.sweep())
         serving = asyncio.create_task(web.serve([sock]))
         while not web.started and not serving.done():
@@ -163,12 +166,12 @@ async def serve_until(
     return {"resumed": again, "left": left}
 
 
-def _config(app: Any, limits: Limits) -> uvicorn.Config:
+def _config(app: Any, protocol: type[asyncio.Protocol], limits: Limits) -> uvicorn.Config:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http=protocol_of(limits),
+        http=protocol,
         ws="none",
         loop="asyncio",
         lifespan="off",
