@@ -1,5 +1,6 @@
 """Test that the engine draws each order as it would be drawn alone, whatever shares its units."""
 
+import math
 import threading
 
 import numpy as np
@@ -169,6 +170,11 @@ def test_an_id_can_be_used_again_when_its_order_is_over(small_engine):
         ({"sizes": rc.chain(20, 40)}, "sizes 20×20 → 40×40: this server draws 16×16 → 32×32, or"),
         ({"base": Choice(0, 3.0)}, "0 steps for the base stage"),
         ({"base": Choice(2000, 3.0)}, "2,000 steps for the base stage"),
+        ({"base": Choice(10**9, 3.0)}, "1,000,000,000 steps for the base stage"),
+        ({"base": Choice(4, math.nan)}, "guidance nan for the base stage: give a number"),
+        ({"relay": Choice(3, math.inf)}, "guidance inf for the relay stage: give a number"),
+        ({"seed": 2**32}, "seed 4294967296: give a whole number in 0..4294967295"),
+        ({"seed": -1}, "seed -1: give a whole number in 0..4294967295"),
         ({"relay": Choice(3, 3.0, 1.5)}, "eta 1.5 for the relay stage: give a value from 0 to 1"),
         ({"relay": Choice(3, 3.0, 0.0, 2.0)}, "strength 2.0: give a value above 0 and at most 1"),
         ({"image": np.zeros((8, 8, 3), np.uint8)}, r"uint8 \[8, 8, 3\]: give uint8 \[16, 16, 3\]"),

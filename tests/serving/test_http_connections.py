@@ -190,3 +190,26 @@ def test_connections_are_bounded(server):
     assert over
     assert {refused(answer) for answer in over} == {(503, "overloaded")}
     assert server.get("/healthz").status == 200
+
+
+def test_what_is_refused_before_it_is_a_request_is_logged_and_counted(server):
+    def count(code: bytes) -> float:
+        name = b'cv3jax_refused_total{kind="%s"} ' % code
+        found = [line for line in server.get("/metrics").body.splitlines() if name in line]
+        return float(found[0].rpartition(b" ")[2]) if found else 0.0
+
+    log = server.data.parent / "log"
+    before, lines = {code: count(code) for code in (b"invalid_http", b"request_timeout")}, []
+    for data in (b"GET /secret\r\n\r\n", b"GET /secret HTTP/1.1\r\nHost: "):
+        client = connected(server)
+        client.sendall(data)
+        read_all(client)
+    assert {code: count(code) - old for code, old in before.items()} == dict.fromkeys(before, 1.0)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    refusals = [line for line in lines if line["route"] == "none"][-2:]
+    assert [(one["status"], one["code"], one["client"]) for one in refusals] == [
+        (400, "invalid_http", "127.0.0.1"),
+        (408, "request_timeout", "127.0.0.1"),
+    ]
+    assert 0.5 < refusals[1]["seconds"] < 60
+    assert "secret" not in log.read_text()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -89,8 +90,10 @@ class Row:
 def legs_of(order: Order, description: CascadeDescription) -> list[Leg]:
     """Return the legs of an order.
 
-    Raises InputError on steps, guidance, η or a strength that a stage cannot be sampled with.
+    Raises InputError on a seed, steps, guidance, η or strength that a stage cannot be sampled with.
     """
+    if not 0 <= order.seed < 2**32:
+        raise InputError(f"seed {order.seed}: give a whole number in 0..{2**32 - 1}")
     legs = []
     for number, size in enumerate(order.sizes):
         if number == 0 and order.image is not None:
@@ -107,7 +110,11 @@ def check_choice(name: str, stage: StageDescription, choice: Choice) -> None:
         raise InputError(problem)
     if not 0.0 <= choice.eta <= 1.0:
         raise InputError(f"eta {choice.eta} for the {name} stage: give a value from 0 to 1")
+    if not math.isfinite(choice.guidance):
+        raise InputError(f"guidance {choice.guidance} for the {name} stage: give a number")
     try:
+        if not 1 <= choice.steps <= stage.start:  # before a grid of any length is made
+            raise ValueError
         table(stage_key(stage), choice.steps, choice.strength)
     except ValueError as e:
         raise InputError(
