@@ -3,7 +3,9 @@
 import asyncio
 import json
 
+import language_models
 import pytest
+from language_models import WORDS
 
 from data_pipeline.chat import answers
 from data_pipeline.chat.answers import Answer, Failure
@@ -12,42 +14,12 @@ from data_pipeline.expansion.settings import ExpandSettings
 from data_pipeline.io.errors import InputError
 
 torch = pytest.importorskip("torch", reason="make setup-torch")
-WORDS = ["<pad>", "<end>", "<unk>", "a", "fox", "in", "snow", "user", "assistant", "red"]
 CHAT = [{"role": "system", "content": "a red"}, {"role": "user", "content": "fox"}]
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Write a Llama of 32 channels that knows ten words and 64 positions."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    out = tmp_path_factory.mktemp("model") / "tiny"
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(out)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(out)
-    return out
+    return language_models.write(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def ask(model: LocalModel, chat=CHAT) -> Answer | Failure:
