@@ -9,6 +9,9 @@ import serve_process
 import subprocesses
 from PIL import Image
 
+from cv3jax.commands import serve
+from cv3jax.serving.engine import opening
+
 
 def test_the_command_serves_the_picture_that_sample_draws(tmp_path):
     server = serve_process.Process(
@@ -36,3 +39,15 @@ def test_the_command_serves_the_picture_that_sample_draws(tmp_path):
     assert served.shape == (128, 128, 3)
     assert (apart.max(), (apart > 0).mean() < 0.03) <= (1, True)
     assert Image.open(tmp_path / "base.png").size == (64, 64)
+
+
+def test_the_flags_of_devices_and_tiles_reach_the_engine(monkeypatch):
+    opened = []
+    monkeypatch.setattr(opening, "open_engine", lambda *given: opened.append(given))
+    flags = ["--mesh", "data=2,tensor=2,context=2", "--batch", "3", "--tile", "64"]
+    args = serve.parser().parse_args(["--checkpoint", "scenes", *flags])
+    serve.open_engine(args, (None,))
+    ((checkpoint, settings, _),) = opened
+    assert (str(checkpoint), settings.sizes, settings.tile) == ("scenes", (None,), 64)
+    assert dict(settings.mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 2, "context": 2}
+    assert (settings.ways, settings.rows) == (2, 6)  # three for each device that shares the rows
