@@ -71,6 +71,19 @@ def test_every_order_ends_once_whatever_happens(seed, slots, texts):
     assert {each.free for each in queue._slots.values()} == {slots}
 
 
+def test_the_prompt_of_several_pictures_is_tokenized_once():
+    engine, asked = hollow_engine.hollow(4, 8, 8), []
+    tokenize = engine._tokenize
+    engine._tokenize = lambda prompts: asked.append(prompts) or tokenize(prompts)
+    engine.start()
+    for number, prompt in enumerate(["7", "7", "8", "7"]):
+        seed = int(prompt)
+        rc.drawn(engine, rc.order(f"{number}", hollow_engine.CHAINS[0], seed, prompt=prompt))
+    assert asked == [["7"], ["8"], ["7"]]
+    assert engine._store.wrong == []
+    engine.stop(0.0)
+
+
 def simulate(arrivals, seconds, batch=8, slots=64, texts=16) -> dict[int, float]:
     """Draw orders, (arrival, order) in order, on a virtual clock. Returns the end of each row.
 

@@ -54,6 +54,7 @@ class UnitEngine:
         self._tokenize, self._tally = tokenize, Tally(offer.lanes)
         self._changed = threading.Condition()  # guards the queue and what follows
         self._tokenizing = threading.Lock()  # a tokenizer refuses two threads at once
+        self._last: tuple[str, np.ndarray] | None = None  # the newest prompt and its tokens
         self._told: list[tuple[Listener, Event]] = []  # to tell, in order
         self._cancelled: list[Row] = []
         self._count, self._running = 0, 0
@@ -96,8 +97,7 @@ class UnitEngine:
         Raises InputError on an order that cannot be drawn.
         """
         legs = self._offer.legs(order)
-        with self._tokenizing:
-            tokens = np.asarray(self._tokenize([order.prompt]), np.int32)[0]
+        tokens = self._tokens(order.prompt)
         row = Row(order, listener, tokens, legs, image=order.image)
         units = row.left()
         with self._changed:
@@ -156,6 +156,13 @@ class UnitEngine:
         if self._thread.is_alive():
             self._thread.join()
         return len(self._queue)
+
+    def _tokens(self, prompt: str) -> np.ndarray:
+        """Return the tokens of a prompt; the pictures of a request come one after the other."""
+        with self._tokenizing:
+            if self._last is None or self._last[0] != prompt:
+                self._last = prompt, np.asarray(self._tokenize([prompt]), np.int32)[0]
+            return self._last[1]
 
     def _before(self, deadline: float, than: Row | None = None) -> float:
         """Return the seconds of the work that is more urgent than a deadline."""
