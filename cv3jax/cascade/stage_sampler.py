@@ -176,16 +176,20 @@ def _tied(state: State, text: jax.Array) -> State:
     return jax.device_put(state, text.sharding) if alone else state
 
 
-def stage_grid(stage: StageDescription, steps: int, strength: float = 1.0) -> Grid:
+def stage_grid(
+    stage: StageDescription, steps: int, strength: float = 1.0, *, array: Callable = jnp.asarray
+) -> Grid:
     """Return the grid of so many steps of a stage. Raises ValueError where it has none.
 
-    strength: a relay starts at that share of T_r, with that share of the steps.
+    strength: a relay starts at that share of T_r, with that share of the steps. array: as for
+    `custom_grid`.
     """
     if stage.kind != "relay":
-        return base_grid(steps)
+        return base_grid(steps, array=array)
     # cascades written before blurs were recorded have none; theirs was linear
     taken = max(round(steps * strength), 1)
-    return relay_grid(taken, stage.start, stage.blur or "linear", strength=strength)
+    blur = stage.blur or "linear"
+    return relay_grid(taken, stage.start, blur, strength=strength, array=array)
 
 
 def images_sharding(mesh: Mesh | None) -> NamedSharding | None:

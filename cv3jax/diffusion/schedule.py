@@ -18,6 +18,7 @@ follow the table.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,12 +118,22 @@ class Grid:
         return self.t.shape[0] - 1
 
 
-def base_grid(steps: int) -> Grid:
-    """Return the released base grid of `steps` steps: from T, with blur 0."""
-    return custom_grid(released_points(steps, T))
+def base_grid(steps: int, *, array: Callable = jnp.asarray) -> Grid:
+    """Return the released base grid of `steps` steps: from T, with blur 0.
+
+    array: as for `custom_grid`.
+    """
+    return custom_grid(released_points(steps, T), array=array)
 
 
-def relay_grid(steps: int, start: int, blur: str = "linear", *, strength: float = 1.0) -> Grid:
+def relay_grid(
+    steps: int,
+    start: int,
+    blur: str = "linear",
+    *,
+    strength: float = 1.0,
+    array: Callable = jnp.asarray,
+) -> Grid:
     """Return the relay grid of p = `steps` steps from T_r = `start`, for a stage with that blur.
 
     strength: in (0, 1]; a smaller one starts at strength · T_r, where less of the picture is noise,
@@ -130,7 +141,8 @@ def relay_grid(steps: int, start: int, blur: str = "linear", *, strength: float 
 
     "linear" has the released k/p, k = p..0: the released (24, 12) is p = 12 from 500, and (5, 1) is
     p = 1 from 200. Other kinds have the training table's blur at the same points: with k/p a
-    perfect denoiser would draw detail with another variance than the data's.
+    perfect denoiser would draw detail with another variance than the data's. array: as for
+    `custom_grid`.
 
     Raises ValueError where two points would coincide, on a strength outside (0, 1], on an unknown
     blur, and on "none", with which there is no relay.
@@ -141,15 +153,21 @@ def relay_grid(steps: int, start: int, blur: str = "linear", *, strength: float 
     if blur == "none":
         raise ValueError("the blur of a relay must not be none")
     if blur == "linear":
-        return custom_grid(points, [strength * k / steps for k in range(steps, -1, -1)])
-    return custom_grid(points, blur_table(blur, start)[points].tolist())
+        table = [strength * k / steps for k in range(steps, -1, -1)]
+    else:
+        table = blur_table(blur, start)[points].tolist()
+    return custom_grid(points, table, array=array)
 
 
-def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
+def custom_grid(
+    t: list[int], blur: list[float] | None = None, *, array: Callable = jnp.asarray
+) -> Grid:
     """Return a grid with any decreasing t from 1..T down to 0, and the table's sigma.
 
-    blur: one value per point; None for 0. Raises ValueError when t does not decrease strictly, or
-    blur has another length.
+    blur: one value per point; None for 0. array: makes the grid's arrays; with `np.asarray` they
+    stay on the host, and nothing is compiled for their length.
+
+    Raises ValueError when t does not decrease strictly, or blur has another length.
     """
     check_points(t)
     points = np.asarray(t, np.int32)
@@ -158,6 +176,4 @@ def custom_grid(t: list[int], blur: list[float] | None = None) -> Grid:
         raise ValueError(
             f"a grid of {len(points)} points needs {len(points)} blurs, not {len(table)}"
         )
-    return Grid(
-        jnp.asarray(points), jnp.asarray(ddpm_sigma()[points]), jnp.asarray(table, jnp.float32)
-    )
+    return Grid(array(points), array(ddpm_sigma()[points]), array(table, np.float32))

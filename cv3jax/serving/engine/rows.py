@@ -164,7 +164,7 @@ def table(stage: StageKey, steps: int, strength: float) -> tuple[np.ndarray, np.
 
     Raises ValueError where the stage has no grid of so many steps.
     """
-    grid = stage_grid(stage, steps, strength)
-    times, sigma, blur = (np.asarray(each) for each in (grid.t, grid.sigma, grid.blur))
+    grid = stage_grid(stage, steps, strength, array=np.asarray)
+    times, sigma, blur = grid.t, grid.sigma, grid.blur
     levels = np.stack([sigma[:-1], sigma[1:], blur[:-1], blur[1:]], 1)
     return np.stack([times[:-1], times[1:]], 1), levels
