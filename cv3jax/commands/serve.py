@@ -124,7 +124,9 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     from cv3jax.serving.http.server import Server, address_of, listen, serve
 
     keys, limits, expanding = parts
-    # a taken port is said before minutes of compiling
+    # what cannot be is said before minutes of compiling: the log's file, a taken port
+    where = None if args.access_log == "none" else args.access_log
+    log = AccessLog(where, prompts=args.log_prompts)
     sock = listen(args.host, args.port, limits)
     began, address = time.monotonic(), address_of(sock)
     if args.host not in LOOPBACK and keys is None:
@@ -133,7 +135,6 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     expander = None if expanding is None else expander_of(expanding, model.tokenize)
     engine = open_engine(args, sizes)
     ready = time.monotonic() - began
-    where = None if args.access_log == "none" else args.access_log
     figures = serve(
         Server(
             model,
@@ -141,7 +142,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
             args.workdir,
             Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url), args.public_url),
             limits,
-            AccessLog(where, prompts=args.log_prompts),
+            log,
             expander,
             safety,
             args.public_url,

@@ -7,13 +7,24 @@ import threading
 import time
 from typing import Any
 
+from data_pipeline.io.errors import InputError
+
 
 class AccessLog:
     """Writes one line for each answered request to a file, to stdout ("-"), or nowhere (None)."""
 
     def __init__(self, where: str | None, *, prompts: bool = False):
-        """Keep the place. prompts: whether lines have prompts."""
+        """Keep the place. prompts: whether lines have prompts.
+
+        Raises InputError on a file that cannot be written.
+        """
         self._where, self._prompts, self._lock = where, prompts, threading.Lock()
+        if where not in (None, "-"):
+            try:
+                with open(where, "a"):
+                    pass
+            except OSError as e:
+                raise InputError(f"--access-log {where}: {e.strerror}; give another file") from e
 
     def write(self, **said: Any) -> None:
         """Write what is known of a request; a full disk loses the line and not the request."""
