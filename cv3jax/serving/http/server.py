@@ -143,7 +143,7 @@ async def serve_until(
         )
         engine.start()
         if again := await book.resume():
-            say(f"{counted(again, 'job')} of before are drawn")
+            say(f"drawing {counted(again, 'job')} that a process before accepted")
         web = _Uvicorn(_config(make_app(context, server.access, server.log), limits))
         sweeping = asyncio.create_task(book.sweep())
         serving = asyncio.create_task(web.serve([sock]))
