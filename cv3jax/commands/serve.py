@@ -120,11 +120,14 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     from cv3jax.serving.http.access_log import AccessLog
     from cv3jax.serving.http.expansions import expander_of
     from cv3jax.serving.http.gate import Access, hosts_of
+    from cv3jax.serving.http.journal import Journal
     from cv3jax.serving.http.safety import Classifier
     from cv3jax.serving.http.server import Server, address_of, listen, serve
+    from cv3jax.serving.http.store import JOURNAL
 
     keys, limits, expanding = parts
-    # what cannot be is said before minutes of compiling: the log's file, a taken port
+    # what cannot be is said before minutes of compiling: a journal of others, a taken port
+    Journal(args.workdir / JOURNAL).close()
     where = None if args.access_log == "none" else args.access_log
     log = AccessLog(where, prompts=args.log_prompts)
     sock = listen(args.host, args.port, limits)

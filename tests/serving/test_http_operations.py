@@ -90,14 +90,15 @@ def test_a_stage_has_no_more_steps_than_times(tmp_path):
         assert answer.json["error"]["message"].endswith("starts at t = 40: give 1..40 steps")
 
 
-def test_a_log_that_cannot_be_written_is_said_before_anything_is_served(tmp_path):
-    where = str(tmp_path / "nowhere" / "log")
-    argv = ["--checkpoint", "scenes", "--port", "0", "--workdir", str(tmp_path / "data")]
-    with (
-        mock.patch.object(serve, "open_engine", side_effect=AssertionError("it compiled")),
-        pytest.raises(InputError, match=r"--access-log .*: No such file or directory; give"),
-    ):
-        serve.main([*argv, "--access-log", where])
+def test_what_cannot_be_is_said_before_minutes_of_compiling(tmp_path):
+    data = tmp_path / "data"
+    argv = ["--checkpoint", "scenes", "--port", "0", "--workdir", str(data)]
+    with mock.patch.object(serve, "open_engine", side_effect=AssertionError("it compiled")):
+        with pytest.raises(InputError, match=r"--access-log .*: No such file or directory; give"):
+            serve.main([*argv, "--access-log", str(tmp_path / "nowhere" / "log")])
+        (data / "journal.sqlite").write_bytes(b"of another program" * 99)
+        with pytest.raises(InputError, match=r"journal\.sqlite is no journal"):
+            serve.main(argv)
 
 
 def test_the_page_may_do_nothing_but_show(server):
