@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple) -> dict[str, Any]:
     """Serve, and return the figures of `--json`."""
-    from cv3jax.serving.http.access_log import AccessLog
+    from cv3jax.serving.http.access_log import AccessLog, check_log
     from cv3jax.serving.http.expansions import expander_of
     from cv3jax.serving.http.gate import Access, hosts_of
     from cv3jax.serving.http.journal import Journal
@@ -128,16 +128,18 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     keys, limits, expanding = parts
     # what cannot be is said before minutes of compiling: a journal of others, a taken port
     Journal(args.workdir / JOURNAL).close()
-    where = None if args.access_log == "none" else args.access_log
-    log = AccessLog(where, prompts=args.log_prompts)
+    check_log(args.access_log)
     sock = listen(args.host, args.port, limits)
     began, address = time.monotonic(), address_of(sock)
     if args.host not in LOOPBACK and keys is None:
         say(f"anyone who reaches {address} can draw; --keys lets only some")
     safety = Classifier() if args.safety else None
     expander = None if expanding is None else expander_of(expanding, model.tokenize)
+    if expander is not None:
+        expander.model.load()
     engine = open_engine(args, sizes)
     ready = time.monotonic() - began
+    where = None if args.access_log == "none" else args.access_log
     figures = serve(
         Server(
             model,
@@ -145,7 +147,7 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
             args.workdir,
             Access(keys, tuple(args.cors), hosts_of(args.host, args.public_url), args.public_url),
             limits,
-            log,
+            AccessLog(where, prompts=args.log_prompts),
             expander,
             safety,
             args.public_url,

@@ -14,6 +14,7 @@ from cv3jax.commands import serve
 from cv3jax.commands.expansion_flags import expansion_of
 from cv3jax.serving.http.expansions import expander_of
 from cv3jax.serving.http.gate import Access, hosts_of
+from data_pipeline.expansion.served import ServedModel
 from data_pipeline.io.errors import InputError
 
 DRAW = "/v1/images/generations"
@@ -96,6 +97,12 @@ def test_what_cannot_be_is_said_before_minutes_of_compiling(tmp_path):
     with mock.patch.object(serve, "open_engine", side_effect=AssertionError("it compiled")):
         with pytest.raises(InputError, match=r"--access-log .*: No such file or directory; give"):
             serve.main([*argv, "--access-log", str(tmp_path / "nowhere" / "log")])
+        expanding = ("--expand", "http://127.0.0.1:9/v1", "--expand-model", MODEL)
+        with (
+            mock.patch.object(ServedModel, "load", side_effect=InputError("no weights")),
+            pytest.raises(InputError, match="no weights"),
+        ):
+            serve.main([*argv, *expanding])
         (data / "journal.sqlite").write_bytes(b"of another program" * 99)
         with pytest.raises(InputError, match=r"journal\.sqlite is no journal"):
             serve.main(argv)

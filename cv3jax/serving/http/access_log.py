@@ -14,17 +14,8 @@ class AccessLog:
     """Writes one line for each answered request to a file, to stdout ("-"), or nowhere (None)."""
 
     def __init__(self, where: str | None, *, prompts: bool = False):
-        """Keep the place. prompts: whether lines have prompts.
-
-        Raises InputError on a file that cannot be written.
-        """
+        """Keep the place. prompts: whether lines have prompts."""
         self._where, self._prompts, self._lock = where, prompts, threading.Lock()
-        if where not in (None, "-"):
-            try:
-                with open(where, "a"):
-                    pass
-            except OSError as e:
-                raise InputError(f"--access-log {where}: {e.strerror}; give another file") from e
 
     def write(self, **said: Any) -> None:
         """Write what is known of a request; a full disk loses the line and not the request."""
@@ -41,3 +32,14 @@ class AccessLog:
             else:  # opened again for each line, so that the file may be moved away
                 with open(self._where, "a") as file:
                     file.write(line)
+
+
+def check_log(flag: str) -> None:
+    """Raise InputError where the file of --access-log cannot be written."""
+    if flag in ("-", "none"):
+        return
+    try:
+        with open(flag, "a"):
+            pass
+    except OSError as e:
+        raise InputError(f"--access-log {flag}: {e.strerror}; give another file") from e
