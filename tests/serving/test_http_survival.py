@@ -243,3 +243,19 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path):
         db.execute("pragma user_version = 9")
     with pytest.raises(InputError, match="a journal of version 9"):
         Journal(path)
+
+
+def test_old_pictures_make_room_on_a_full_disk(tmp_path, monkeypatch):
+    """The journal cannot be changed before there is room; only the old files can make some."""
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(Journal, "forget", full)
+    with http_server.running(tmp_path / "data", bounds={"keep": 1.0}) as server:
+        made = server.post("/v1/images/generations", {"prompt": "a star"}).json
+        assert server.get(f"/v1/jobs/{made['job']}/result").status == 200
+        while any((tmp_path / "data" / "pictures").iterdir()):
+            time.sleep(0.01)
+        gone = server.get(f"/v1/jobs/{made['job']}/result")
+        assert (gone.status, gone.code) == (404, "file_not_found")
+        monkeypatch.undo()
+        while server.get(f"/v1/jobs/{made['job']}").status == 200:
+            time.sleep(0.01)

@@ -125,8 +125,10 @@ class Book:
         while True:
             with contextlib.suppress(OSError):
                 before = time.time() - self.limits.keep
-                files = await self.drawing.run(self._journal.forget, before)
+                # the files first: on a full disk, the journal needs their room to change
+                files = await self.drawing.run(self._journal.old_files, before)
                 await self.drawing.run(self._finisher.store.remove, files)
+                await self.drawing.run(self._journal.forget, before)
             await asyncio.sleep(min(max(self.limits.keep / 10, 0.2), 60.0))
 
     async def drain(self, seconds: float, hurry: asyncio.Event) -> int:
