@@ -5,6 +5,7 @@ import numpy as np
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import Size, multiple_of, stage_multiple
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
+from cv3jax.diffusion.points import T
 from data_pipeline.io.errors import InputError, counted
 
 
@@ -41,6 +42,11 @@ def untrained(
             f" {knows.w[0]:g}..{knows.w[1]:g}; give a value in that range"
         )
     return None
+
+
+def most_steps(stage: StageDescription) -> int:
+    """Return the most steps of a stage: each has a t of its own, from where the stage starts."""
+    return stage.start if stage.kind == "relay" else T
 
 
 def wrong_tile(stage: StageDescription, tile: int) -> str | None:

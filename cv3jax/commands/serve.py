@@ -117,20 +117,26 @@ def main(argv: list[str] | None = None) -> None:
 
 def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple) -> dict[str, Any]:
     """Serve, and return the figures of `--json`."""
-    from cv3jax.serving.http.access_log import AccessLog
+    from cv3jax.serving.http.access_log import AccessLog, check_log
     from cv3jax.serving.http.expansions import expander_of
     from cv3jax.serving.http.gate import Access, hosts_of
+    from cv3jax.serving.http.journal import Journal
     from cv3jax.serving.http.safety import Classifier
     from cv3jax.serving.http.server import Server, address_of, listen, serve
+    from cv3jax.serving.http.store import JOURNAL
 
     keys, limits, expanding = parts
-    # a taken port is said before minutes of compiling
+    # what cannot be is said before minutes of compiling: a journal of others, a taken port
+    Journal(args.workdir / JOURNAL).close()
+    check_log(args.access_log)
     sock = listen(args.host, args.port, limits)
     began, address = time.monotonic(), address_of(sock)
     if args.host not in LOOPBACK and keys is None:
         say(f"anyone who reaches {address} can draw; --keys lets only some")
     safety = Classifier() if args.safety else None
     expander = None if expanding is None else expander_of(expanding, model.tokenize)
+    if expander is not None:
+        expander.model.load()
     engine = open_engine(args, sizes)
     ready = time.monotonic() - began
     where = None if args.access_log == "none" else args.access_log

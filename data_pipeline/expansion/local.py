@@ -81,9 +81,7 @@ class LocalModel:
         return await asyncio.to_thread(self._answer, chat)
 
     def _answer(self, chat: Chat) -> Answer | Failure:
-        if self._model is None:
-            with waiting(f"loading {self._path}"):
-                self._load()
+        self.load()
         import torch
 
         inputs = self._encode(chat)
@@ -128,6 +126,12 @@ class LocalModel:
                 f"--expand {self._path}: its chat template fails ({first_line(e)}); give a model"
                 " that was trained to answer (-Instruct, -it)"
             ) from e
+
+    def load(self) -> None:
+        """Load the model, where it is not loaded yet. Raises InputError on files that are none."""
+        if self._model is None:
+            with waiting(f"loading {self._path}"):
+                self._load()
 
     def _load(self) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer

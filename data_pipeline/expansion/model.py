@@ -24,5 +24,8 @@ class Model(Protocol):
     async def __aexit__(self, kind, value, traceback) -> None:
         """Close it."""
 
+    def load(self) -> None:
+        """Load what it needs before the first question. Raises InputError where it cannot."""
+
     async def answer(self, chat: Chat) -> Answer | Failure:
         """Return the answer to the last message of a chat, without its reasoning."""

@@ -38,6 +38,9 @@ class ServedModel:
         self._sender = Sender(self._endpoint, pacer, expected=1000.0, **self._pace)
         return self
 
+    def load(self) -> None:
+        """Do nothing: the server has the model."""
+
     async def __aexit__(self, kind, value, traceback) -> None:
         """Close the connections."""
         await self._endpoint.__aexit__(kind, value, traceback)

@@ -69,7 +69,7 @@ def test_the_same_question_has_the_same_answer(folder):
 
 def test_a_template_without_system_messages_gets_one_message(folder, monkeypatch):
     model = saying(folder, ["a", "<end>"], monkeypatch)
-    model._load()
+    model.load()
     seen = []
 
     def apply(chat, **how):

@@ -1,6 +1,7 @@
 """Test what operators see: health, metrics, the log, headers, hosts and origins, expansion."""
 
 import json
+from unittest import mock
 
 import http_server
 import openai
@@ -8,10 +9,13 @@ import pytest
 from expansion_server import MODEL, expansion_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve
 from cv3jax.commands.expansion_flags import expansion_of
 from cv3jax.serving.http.expansions import expander_of
 from cv3jax.serving.http.gate import Access, hosts_of
+from data_pipeline.expansion.served import ServedModel
+from data_pipeline.io.errors import InputError
 
 DRAW = "/v1/images/generations"
 
@@ -75,6 +79,35 @@ def test_capabilities(server):
     assert said["limits"]["max_wait"] == 300.0
 
 
+def test_a_stage_has_no_more_steps_than_times(tmp_path):
+    args = serve.parser().parse_args(["--checkpoint", "scenes_teacher"])
+    teacher = serve.model_of(args, *cascades.read_cascade("scenes_teacher"))
+    with http_server.running(tmp_path / "data", model=teacher) as server:
+        stages = server.get("/v1/capabilities").json["stages"]
+        assert [stages[name]["max_steps"] for name in ("base", "relay")] == [1000, 40]
+        assert server.post(DRAW, {"prompt": "a star", "steps": [1000, 40]}).status == 200
+        answer = server.post(DRAW, {"prompt": "a star", "steps": [20, 41]})
+        assert (answer.status, answer.code) == (400, "invalid_value")
+        assert answer.json["error"]["message"].endswith("starts at t = 40: give 1..40 steps")
+
+
+def test_what_cannot_be_is_said_before_minutes_of_compiling(tmp_path):
+    data = tmp_path / "data"
+    argv = ["--checkpoint", "scenes", "--port", "0", "--workdir", str(data)]
+    with mock.patch.object(serve, "open_engine", side_effect=AssertionError("it compiled")):
+        with pytest.raises(InputError, match=r"--access-log .*: No such file or directory; give"):
+            serve.main([*argv, "--access-log", str(tmp_path / "nowhere" / "log")])
+        expanding = ("--expand", "http://127.0.0.1:9/v1", "--expand-model", MODEL)
+        with (
+            mock.patch.object(ServedModel, "load", side_effect=InputError("no weights")),
+            pytest.raises(InputError, match="no weights"),
+        ):
+            serve.main([*argv, *expanding])
+        (data / "journal.sqlite").write_bytes(b"of another program" * 99)
+        with pytest.raises(InputError, match=r"journal\.sqlite is no journal"):
+            serve.main(argv)
+
+
 def test_the_page_may_do_nothing_but_show(server):
     page = server.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -120,7 +153,10 @@ def test_other_names_and_origins(tmp_path):
             assert server.get("/v1/models", Host=host).status == 200
         assert server.get("/v1/models", Host="draw.example.evil").code == "unknown_host"
         made = server.post(DRAW, {**star, "response_format": "url"}).json
-        assert made["data"][0]["url"].startswith(f"{public}/v1/files/")
+        url = made["data"][0]["url"]
+        assert url.startswith(f"{public}/v1/files/")
+        shown = server.get(url.removeprefix(public)).headers  # in an <img> of any page
+        assert shown["cross-origin-resource-policy"] == "cross-origin"
         own = server.post(DRAW, star, Origin=server.address)
         assert own.status == 200
         assert "access-control-allow-origin" not in own.headers
@@ -129,7 +165,7 @@ def test_other_names_and_origins(tmp_path):
         assert other.headers["access-control-allow-origin"] == "https://app.example"
         assert server.post(DRAW, star, Origin="https://evil.example").status == 403
         asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
-        asked["Access-Control-Request-Headers"] = "authorization"
+        asked["Access-Control-Request-Headers"] = "authorization,x-stainless-lang"
         assert server.ask("OPTIONS", DRAW, None, asked).status == 200
         asked["Origin"] = "https://evil.example"
         assert server.ask("OPTIONS", DRAW, None, asked).status == 400

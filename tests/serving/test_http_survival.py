@@ -48,7 +48,7 @@ def test_after_kill_9_each_accepted_job_is_drawn_once(tmp_path):
             assert job["state"] == "done"
             results[id] = server.ask(f"/v1/jobs/{id}/result")["data"]
         assert [[one["seed"] for one in data] for data in results.values()] == [[7, 8]] * 12
-        assert any("of before are drawn" in line for line in server.said)
+        assert any("that a process before accepted" in line for line in server.said)
     finally:
         code, said = server.end(signal.SIGTERM)
     assert code == 0, said
@@ -134,6 +134,9 @@ def test_a_server_that_stops_says_so_and_still_answers(tmp_path):
         while (ready := server.get("/readyz")).status == 200:
             pass
         assert (ready.status, ready.json) == (503, {"status": "stopping"})
+        server.engine.alive = 0.0  # the engine ends before the last answers are sent
+        assert server.get("/readyz").json == {"status": "stopping"}
+        assert server.get("/healthz").json == {"status": "alive"}
         refused = server.post("/v1/jobs", {"prompt": "a star"})
         assert (refused.status, refused.code) == (503, "server_stopping")
         assert refused.headers["retry-after"]
@@ -240,3 +243,19 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path):
         db.execute("pragma user_version = 9")
     with pytest.raises(InputError, match="a journal of version 9"):
         Journal(path)
+
+
+def test_old_pictures_make_room_on_a_full_disk(tmp_path, monkeypatch):
+    """The journal cannot be changed before there is room; only the old files can make some."""
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(Journal, "forget", full)
+    with http_server.running(tmp_path / "data", bounds={"keep": 1.0}) as server:
+        made = server.post("/v1/images/generations", {"prompt": "a star"}).json
+        assert server.get(f"/v1/jobs/{made['job']}/result").status == 200
+        while any((tmp_path / "data" / "pictures").iterdir()):
+            time.sleep(0.01)
+        gone = server.get(f"/v1/jobs/{made['job']}/result")
+        assert (gone.status, gone.code) == (404, "file_not_found")
+        monkeypatch.undo()
+        while server.get(f"/v1/jobs/{made['job']}").status == 200:
+            time.sleep(0.01)

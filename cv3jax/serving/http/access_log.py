@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any
 
+from data_pipeline.io.errors import InputError
+
 
 class AccessLog:
     """Writes one line for each answered request to a file, to stdout ("-"), or nowhere (None)."""
@@ -30,3 +32,14 @@ class AccessLog:
             else:  # opened again for each line, so that the file may be moved away
                 with open(self._where, "a") as file:
                     file.write(line)
+
+
+def check_log(flag: str) -> None:
+    """Raise InputError where the file of --access-log cannot be written."""
+    if flag in ("-", "none"):
+        return
+    try:
+        with open(flag, "a"):
+            pass
+    except OSError as e:
+        raise InputError(f"--access-log {flag}: {e.strerror}; give another file") from e

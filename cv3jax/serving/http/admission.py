@@ -22,7 +22,8 @@ async def admit(drawing: Drawing, engine: Engine, limits: Limits, orders: list[O
         share = len(orders) / (waiting + len(orders))
         raise ApiError(
             429,
-            f"{waiting} pictures wait, and the server takes {limits.max_queue}; try again later",
+            f"{waiting} pictures wait, and with {len(orders)} more they are over the"
+            f" {limits.max_queue} that the server takes; try again later",
             code="queue_full",
             retry_after=seconds * share,
         )

@@ -72,7 +72,7 @@ def make_app(context: Context, access: Access, notes: Notes) -> Any:
         gate,
         allow_origins=list(access.origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+        allow_headers=["*"],  # OpenAI's client for JavaScript sends a dozen of its own
         expose_headers=[JOB, "Retry-After", "Location"],
     )
 

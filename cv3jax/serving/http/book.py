@@ -131,8 +131,10 @@ class Book:
         while True:
             try:
                 before = time.time() - self.limits.keep
-                files = await self.drawing.run(self._journal.forget, before)
+                # the files first: on a full disk, the journal needs their room to change
+                files = await self.drawing.run(self._journal.old_files, before)
                 await self.drawing.run(self._finisher.store.remove, files)
+                await self.drawing.run(self._journal.forget, before)
             except Exception as e:  # one failure is not to be the end of all sweeping
                 LOG.error("what was kept long enough cannot be removed", exc_info=e)
             await asyncio.sleep(min(max(self.limits.keep / 10, 0.2), 60.0))

@@ -100,7 +100,11 @@ def routes(context: Context) -> APIRouter:
         return Response(
             data,
             media_type=MEDIA[name.rpartition(".")[2]],
-            headers={"Cache-Control": "private, max-age=3600, immutable"},
+            headers={
+                "Cache-Control": "private, max-age=3600, immutable",
+                # who knows the name may show it, also in an <img> of another site's page
+                "Cross-Origin-Resource-Policy": "cross-origin",
+            },
         )
 
     @router.post("/expansions")

@@ -165,15 +165,19 @@ class Journal:
             found = db.execute("select 1 from pictures where file = ? or base = ?", (file, file))
             return found.fetchone() is not None
 
-    def forget(self, before: float) -> list[str]:
-        """Remove the jobs that ended before a time. Returns the names of their files."""
+    def old_files(self, before: float) -> list[str]:
+        """Return the names of the files of the jobs that ended before a time."""
         old = "select id from jobs where state != ? and ended < ?"
-        with self._changing() as db:
+        with self._reading() as db:
             files = db.execute(
                 f"select file, base from pictures where job in ({old})", (ACCEPTED, before)
             ).fetchall()
-            db.execute("delete from jobs where state != ? and ended < ?", (ACCEPTED, before))
         return [name for row in files for name in row if name is not None]
+
+    def forget(self, before: float) -> None:
+        """Remove the jobs that ended before a time."""
+        with self._changing() as db:
+            db.execute("delete from jobs where state != ? and ended < ?", (ACCEPTED, before))
 
     def known(self) -> tuple[set[str], set[str]]:
         """Return the ids of all jobs that did not end, and the names of all files."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cv3jax.cascade.limits import untrained
+from cv3jax.cascade.limits import most_steps, untrained
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, Size
 from cv3jax.checkpoints.description import CascadeDescription
@@ -228,6 +228,12 @@ def _choice(name: str, values: Mapping[str, Any], model: Model) -> Choice:
     if problem := untrained(name, stage, chosen.steps, chosen.guidance, strength):
         blamed = next((p for p in ("strength", "steps", "guidance") if problem.startswith(p)), None)
         raise wrong(blamed or "steps", problem)
+    if chosen.steps > (most := most_steps(stage)):
+        raise wrong(
+            "steps",
+            f"{chosen.steps} steps for the {name} stage, which starts at t = {most}: give 1..{most}"
+            " steps",
+        )
     return Choice(chosen.steps, float(chosen.guidance), float(chosen.eta), strength)
 
 

@@ -144,7 +144,7 @@ async def serve_until(
         )
         engine.start()
         if again := await book.resume():
-            say(f"{counted(again, 'job')} of before are drawn")
+            say(f"drawing {counted(again, 'job')} that a process before accepted")
         notes = Notes(metrics, server.log)
         protocol = protocol_of(limits, notes.refused)
         web = _Uvicorn(_config(make_app(context, server.access, notes), protocol, limits))

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from cv3jax import __version__
 from cv3jax.cascade import COLOUR_FIXES
+from cv3jax.cascade.limits import most_steps
 from cv3jax.checkpoints.description import StageDescription
 from cv3jax.serving.http.context import Context
 from cv3jax.serving.http.fields import written
@@ -26,7 +27,7 @@ def routes(context: Context) -> APIRouter:
     @router.get("/healthz")
     async def alive() -> Response:
         """Say that the process answers and its engine draws; 503 where it no longer does."""
-        fine = draws()
+        fine = draws() or context.book.drawing.draining  # whose engine ends before its answers
         return JSONResponse({"status": "alive" if fine else "engine dead"}, 200 if fine else 503)
 
     @router.get("/readyz")
@@ -34,10 +35,10 @@ def routes(context: Context) -> APIRouter:
         """Say whether new requests are taken; 503 where not."""
         drawing = context.book.drawing
         status = "ready"
-        if not draws():
-            status = "engine dead"
-        elif drawing.draining:
+        if drawing.draining:
             status = "stopping"
+        elif not draws():
+            status = "engine dead"
         elif drawing.disk is not None:
             status = "disk full or failing"
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
@@ -82,6 +83,7 @@ def _stage(stage: StageDescription) -> dict[str, Any]:
     """Return the defaults of a stage, and what it was distilled to."""
     said: dict[str, Any] = {
         "steps": stage.steps,
+        "max_steps": most_steps(stage),
         "guidance": stage.guidance,
         "eta": stage.eta,
         "distilled": None,

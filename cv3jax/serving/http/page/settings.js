@@ -32,7 +32,7 @@ function field(label, id, given, note = null) {
 /** Return the fields of one stage; `which` tells two sets of them apart. */
 function stageFields(which, name, stage) {
   const id = (what) => `${which}-${name}-${what}`;
-  const steps = { min: 1, max: 1000, step: 1, value: String(stage.steps) };
+  const steps = { min: 1, max: stage.max_steps, step: 1, value: String(stage.steps) };
   const guidance = { min: 0, max: 100, step: "any", value: number(stage.guidance) };
   const eta = { min: 0, max: 1, step: "any", value: number(stage.eta) };
   let fixed = null;
