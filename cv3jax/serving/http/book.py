@@ -135,6 +135,8 @@ class Book:
                 files = await self.drawing.run(self._journal.old_files, before)
                 await self.drawing.run(self._finisher.store.remove, files)
                 await self.drawing.run(self._journal.forget, before)
+            except OSError as e:
+                LOG.error("what was kept long enough cannot be removed: %s", e)
             except Exception as e:  # one failure is not to be the end of all sweeping
                 LOG.error("what was kept long enough cannot be removed", exc_info=e)
             await asyncio.sleep(min(max(self.limits.keep / 10, 0.2), 60.0))
