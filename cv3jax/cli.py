@@ -10,6 +10,7 @@ from collections.abc import Callable
 from data_pipeline import cli as data
 from data_pipeline.io.arguments import Parser, nearest
 from data_pipeline.io.exits import line_and_code, say, say_anything
+from data_pipeline.io.terminal import tell
 
 # Name → (module, summary). A command's module has `parser()`, which imports nothing that takes
 # time, and `main(argv)`; those of `cv3jax data` are in data_pipeline/cli.py.
@@ -155,12 +156,12 @@ def main() -> None:
         return
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
-        print(usage())
+        tell(usage())
         sys.exit(0 if args else 2)
     if args[0] == "--version":
         from cv3jax import __version__
 
-        print(f"cv3jax {__version__}")
+        tell(f"cv3jax {__version__}")
         sys.exit(0)
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])

@@ -6,6 +6,7 @@ import sys
 from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
+from data_pipeline.io.terminal import tell
 
 # Name → (module, summary). A module has `parser()` and `command(args)` → figures; args.more are the
 # words that its parser leaves to another one. Only the module of the given command is imported, and
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"]):
-        print(usage())
+        tell(usage())
         return
     if not argv or argv[0] not in COMMANDS:
         raise InputError(_no_command(argv))

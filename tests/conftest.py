@@ -122,3 +122,13 @@ def _older_objects_are_left_alone():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")  # a browser's event loop must not outlive its tests
+def chrome():
+    import browser
+
+    if browser.path() is None:
+        pytest.skip(browser.MISSING)
+    with browser.browser() as found:
+        yield found

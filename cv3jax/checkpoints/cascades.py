@@ -133,7 +133,7 @@ def find_cascade(path: str | Path) -> Path:
         return place
     for run in (Path(path), *newest.rounds(Path(path))):
         if (place := cascade_at(run) or newest.newest_step(run)) is not None:
-            newest.say(Path(path), place)
+            newest.say_newest(Path(path), place)
             return place
     names = packaged()
     others = f", or the name of an installed cascade: {', '.join(names)}" if names else ""

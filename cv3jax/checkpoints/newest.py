@@ -6,13 +6,13 @@ progress, or was stopped, can be sampled, exported and started from as a finishe
 
 import dataclasses
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
 from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 
 
 def about(stage: str, description: CascadeDescription, parts: dict[str, Path]) -> dict[str, Any]:
@@ -96,9 +96,6 @@ def _kept(step: Path) -> dict[str, Any]:
 
 
 @functools.cache  # once, however many readers a command has
-def say(path: Path, step: Path) -> None:
-    """Print to stderr which checkpoint stands for a run that has no cascade."""
-    print(
-        f"cv3jax: {path} has no cascade yet; taking the EMA of step {step.name} from {step}",
-        file=sys.stderr,
-    )
+def say_newest(path: Path, step: Path) -> None:
+    """Say which checkpoint stands for a run that has no cascade."""
+    say(f"cv3jax: {path} has no cascade yet; taking the EMA of step {step.name} from {step}")

@@ -24,6 +24,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import say
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import bar, waiting
+from data_pipeline.io.terminal import tell
 
 if TYPE_CHECKING:
     from cv3jax.serving.load.arrivals import Kind
@@ -201,5 +202,5 @@ def _measure(
         figures = measure(url, load, key, args.timeout, progress.update)
     figures["seconds"]["total"] = round(time.monotonic() - began, 3)
     say(f"{url}: {args.num} requests in {figures['seconds']['load']:.1f} s")
-    print(load_report.text(figures))
+    tell(load_report.text(figures))
     return figures

@@ -17,6 +17,7 @@ from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.progress import waiting
+from data_pipeline.io.terminal import tell
 
 EXAMPLE = (
     "cv3jax compile --config=base_512 --topology v5e:16x16 --updates 200000 --json base_512.json"
@@ -110,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
             steps=args.updates,
             mfu=args.mfu,
         )
-        print(text({"config": args.config, **figures}))
+        tell(text({"config": args.config, **figures}))
         report({"config": args.config, **figures})
     if not figures["fits"]:
         sys.exit(DOES_NOT_FIT)

@@ -12,6 +12,7 @@ from cv3jax.reports import recipe_tables
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import STDOUT, add_json, check_json, reporting
+from data_pipeline.io.terminal import tell
 
 EXAMPLE = "cv3jax config base_512 --config.optim.lr=2e-5"
 
@@ -92,5 +93,5 @@ def main(argv: list[str] | None = None) -> None:
             said = f"{recipes.summary(name)}\n\n{said}" if name in recipes.recipes() else said
             figures = {"recipe": args.name, "fields": recipe_tables.as_json(found)}
         if args.json != STDOUT:
-            print(said)
+            tell(said)
         report(figures)

@@ -1,7 +1,6 @@
 """`cv3jax convert`: released weights in, trained weights out."""
 
 import argparse
-import json
 from pathlib import Path
 
 from cv3jax.checkpoints import cascades
@@ -9,7 +8,7 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.weights import SCALE, TARGETS, WEIGHTS
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
 from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_new
 
@@ -166,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with reporting(args.json) as report:
         report(convert_out(args) if args.checkpoint else convert_in(args))
-        print(json.dumps({"out": str(args.out)}))
+        tell_json({"out": str(args.out)})
 
 
 def check_flags(args: argparse.Namespace) -> None:

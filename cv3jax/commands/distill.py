@@ -5,8 +5,6 @@ never repeated. quality.md and quality.png say what the halving costs, rounds.pn
 like.
 """
 
-import sys
-
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
@@ -16,7 +14,7 @@ from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 
 EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
       --config.data.path=runs/scenes --config.cascade=runs/relay"""
@@ -53,9 +51,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{figures['stage']}: {counted(len(figures['rounds']), 'round')} to"
                 f" {counted(least, 'step')} in {figures['seconds']:.0f} s"
             )
-            print(
-                f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png"
-                " beside it",
-                file=sys.stderr,
+            say(
+                f"{said}, checkpoint in {args.workdir}/cascade, quality.md and rounds.png beside it"
             )
             report(figures)

@@ -5,7 +5,6 @@ pays. Stopped or killed, the same command resumes; several processes share the s
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from cv3jax.distributed.independent import which_share
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.figures import add_json, check_json, reporting
+from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
 from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_renamable
 from data_pipeline.records import LATENTS, TEXTS, check_records
@@ -128,5 +127,5 @@ def main(argv: list[str] | None = None) -> None:
             share=share,
         )
         figures["seconds"] = time.monotonic() - began
-        print(json.dumps(figures))
+        tell_json(figures)
         report(figures)

@@ -5,14 +5,12 @@ The report shows what they make of captions that they never saw. Killed and star
 resumes.
 """
 
-import sys
-
 from cv3jax.commands import arguments as command_line
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 
@@ -62,7 +60,4 @@ def main(argv: list[str] | None = None) -> None:
     with reporting(args.json) as report:
         made = run(args.workdir, install=args.install_seconds, seed=args.seed, tiny=args.tiny)
         report(made)
-    print(
-        f"{made['seconds']['total']:.0f} s in all; open {args.workdir}/report.html",
-        file=sys.stderr,
-    )
+    say(f"{made['seconds']['total']:.0f} s in all; open {args.workdir}/report.html")

@@ -4,7 +4,6 @@ Each picture is a PNG. A few get a contact sheet, many an index.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star --num 4 \\
       --prompt "a small green star, black background"
@@ -257,5 +256,5 @@ def main(argv: list[str] | None = None) -> None:
                 share,
             )
         figures["seconds"] = time.monotonic() - began
-        print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)
+        say(f"{figures['seconds']:.1f} s with loading and compilation")
         report(figures)

@@ -3,8 +3,6 @@
 An existing workdir is resumed.
 """
 
-import sys
-
 from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
@@ -14,7 +12,7 @@ from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 
 EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
       --config.cascade=runs/vae"""
@@ -60,5 +58,5 @@ def main(argv: list[str] | None = None) -> None:
                 f"{figures['stage']}: {counted(figures['steps'], 'step')} in"
                 f" {figures['seconds']:.0f} s"
             )
-            print(f"{done}, checkpoint in {args.workdir}/cascade", file=sys.stderr)
+            say(f"{done}, checkpoint in {args.workdir}/cascade")
             report(figures)

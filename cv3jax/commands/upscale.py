@@ -4,7 +4,6 @@ Each becomes a PNG of 2, 4, 8 or 16 times its height and width.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from data_pipeline.io.arguments import Parser, one
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 
 EXAMPLE = """cv3jax upscale --checkpoint scenes --image photo.jpg --factor 2 \\
       --prompt "a large red circle, white background" --out runs/large"""
@@ -158,5 +157,5 @@ def main(argv: list[str] | None = None) -> None:
             metadata=not args.no_metadata,
         )
         figures["seconds"] = time.monotonic() - began
-        print(f"{figures['seconds']:.1f} s with loading and compilation", file=sys.stderr)
+        say(f"{figures['seconds']:.1f} s with loading and compilation")
         report(figures)

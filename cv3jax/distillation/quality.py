@@ -1,6 +1,5 @@
 """Show what each halving of steps costs: a table, a figure, and the same pictures per round."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +9,7 @@ from cv3jax.reports.pictures import save_png
 from cv3jax.reports.plots import draw_quality
 from data_pipeline.io.errors import naming
 from data_pipeline.io.files import write_json
+from data_pipeline.io.progress import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,4 +77,4 @@ def write_quality(
     with naming(workdir / "quality.png"):
         figure(rows, stage, full).savefig(workdir / "quality.png", dpi=120)
     save_png(workdir / "rounds.png", picture)
-    print(text, file=sys.stderr)
+    say(text)

@@ -5,7 +5,6 @@ round is not changed. quality.md and quality.png show what it costs, rounds.png 
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +40,7 @@ from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, hold, record
 from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory, write_json
+from data_pipeline.io.progress import say
 
 
 class Pending(NamedTuple):
@@ -84,7 +84,7 @@ def run(
         student = building.find_student(work) if resumed[0].step is None else None
         if processes.main():
             for word in work.words:
-                print(f"cv3jax: {stage.stage}: {word}", file=sys.stderr)
+                say(f"cv3jax: {stage.stage}: {word}")
         bench = make_bench(work)
         if processes.main():  # nothing is written before all that may be refused was looked at
             fields = recipe_fields(stage.json)
@@ -165,7 +165,7 @@ def run_round(
     if pending.resumed.step is None:
         state, said = begin_round(work, round, teacher, student, params, watch)
         if processes.main():
-            print(f"cv3jax: {name}: {said}", file=sys.stderr)
+            say(f"cv3jax: {name}: {said}")
     params = building.as_frozen(work, params)
     data, placed = building.round_data(work, round)
     previews = stage.train.preview_every or round.updates
@@ -185,10 +185,9 @@ def run_round(
     )
     best = watch.best()
     if best["step"] == 0 and processes.main():
-        print(
+        say(
             f"cv3jax: {name}: no update brought the student nearer to the full sampler; the"
-            " parameters from the round's start are kept",
-            file=sys.stderr,
+            " parameters from the round's start are kept"
         )
     export(work, described, place / BEST, place / "cascade")
     figures = {

@@ -11,6 +11,7 @@ from typing import Any
 from cv3jax.distributed import processes
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 
 POOL = "XLA_CLIENT_MEM_FRACTION"
 OLD_POOL = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both names at once
@@ -141,10 +142,9 @@ def keep_compiled() -> None:
     if (directory := _in_home(".cache", "cv3jax", "xla")) is not None:
         _default("jax_compilation_cache_dir", str(directory))
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        print(
+        say(
             "cv3jax: there is no home directory for the compilation cache, so every start compiles"
-            " again; set JAX_COMPILATION_CACHE_DIR=DIR to keep compiled programs in DIR",
-            file=sys.stderr,
+            " again; set JAX_COMPILATION_CACHE_DIR=DIR to keep compiled programs in DIR"
         )
 
 

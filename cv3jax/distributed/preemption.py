@@ -6,12 +6,12 @@ They end a run after its step, with a checkpoint.
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from cv3jax.distributed.liveness import Peers
 from data_pipeline.io.errors import FailedRunError, StoppedError
+from data_pipeline.io.progress import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,7 +35,7 @@ def preemptible() -> Iterator[None]:
     except StoppedError as e:
         if e.signal != signal.SIGTERM:
             raise
-        print(f"cv3jax: {e}", file=sys.stderr)
+        say(f"cv3jax: {e}")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 So training need not compute them at every step.
 """
 
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from cv3jax.training.frozen import frozen_description
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
+from data_pipeline.io.progress import say
 from data_pipeline.records.feature_cache import payload
 from data_pipeline.records.records import RecordSource, open_records
 
@@ -88,7 +88,7 @@ def run(
     else:
         figures |= {"out": str(out), "bytes": sum(path.stat().st_size for path in out.iterdir())}
         said = f"{out} has all {counted(len(records), 'record')}"
-    print(f"cv3jax: {counted(figures['made'], 'record')} encoded; {said}", file=sys.stderr)
+    say(f"cv3jax: {counted(figures['made'], 'record')} encoded; {said}")
     return figures
 
 
@@ -202,13 +202,13 @@ def encode(
     if stop and left:
         raise StoppedError(stop, f"records left: {left:,}; run the same command to resume")
     for problem in damage:
-        print(f"cv3jax: {problem}; training skips it", file=sys.stderr)
+        say(f"cv3jax: {problem}; training skips it")
     if sum(several):
         said = (
             f"{sum(several):,} of {made:,} records have several captions, but the feature cache has"
             " text features of the first one only; to train on all captions, give --text none"
         )
-        print(f"cv3jax: {said}", file=sys.stderr)
+        say(f"cv3jax: {said}")
     seconds = time.monotonic() - began
     return {
         "made": made,

@@ -5,7 +5,6 @@ report what they make of captions they never saw. Killed and started again, it c
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from cv3jax.training.metrics import read_lines
 from data_pipeline.io import extras, locks
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.files import read_json, write_json
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 from data_pipeline.scenes import grammar
 from data_pipeline.scenes.render import render
 
@@ -84,12 +83,12 @@ def _run(workdir: Path, *, install: float, seed: int, tiny: bool) -> dict:
         lambda: build_data(workdir / "data" / "train", count=64 if tiny else 10_000, seed=seed),
     )
     for stage in STAGES:
-        print(f"quickstart: {stage}", file=sys.stderr)
+        say(f"quickstart: {stage}")
         watch.run(stage, lambda stage=stage: train_stage(stage, workdir, tiny=tiny, seed=seed))
 
     distilled = watch.run("distill", lambda: distil_stages(workdir, tiny=tiny, seed=seed))
 
-    print("quickstart: samples, judged", file=sys.stderr)
+    say("quickstart: samples, judged")
     watch.seconds.pop("sample", None)  # it is done again every time
     with waiting("drawing the samples and judging them"):
         figures, pictures = watch.run(

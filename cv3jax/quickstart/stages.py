@@ -4,7 +4,6 @@ A finished step is not done again, and a killed one resumes.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cv3jax.training import run as training
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, write_json
+from data_pipeline.io.progress import say
 from data_pipeline.scenes import dataset
 
 STAGES = ("vae", "base", "relay")
@@ -84,7 +84,7 @@ def distil_stages(workdir: Path, *, tiny: bool, seed: int) -> dict[str, dict]:
     """Distil base and relay from their recipes. Returns the figures of each."""
     figures = {}
     for stage, cascade in DISTILLED.items():
-        print(f"quickstart: {stage}, distilled", file=sys.stderr)
+        say(f"quickstart: {stage}, distilled")
         name, fields = small_recipe(f"distill_{stage}", workdir, cascade, tiny=tiny, seed=seed)
         config = recipes.load(name, fields)
         settings, source = parse_distillation(config), recipes.source(name, config)

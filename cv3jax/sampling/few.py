@@ -1,7 +1,6 @@
 """Draw the pictures of a few prompts, and a contact sheet of them."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,8 @@ from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.expansion.result import Expansion
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, counted
+from data_pipeline.io.figures import tell_json
+from data_pipeline.io.progress import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +170,8 @@ def sample_few(
     sheet = overview(out, dict(zip(names, labels, strict=True)), [job.file for job in jobs])
     save_png(out / "contact_sheet.png", sheet)
     made = counted(count, "picture")
-    print(f"{made} and contact_sheet.png in {out}", file=sys.stderr)
-    print(json.dumps([job.file for job in jobs]))
+    say(f"{made} and contact_sheet.png in {out}")
+    tell_json([job.file for job in jobs])
     figures = {
         "images": [job.to_json() for job in jobs],
         "sheet": str(out / "contact_sheet.png"),

@@ -6,7 +6,6 @@ The work is spread over devices and processes, and resumes after interruptions.
 import dataclasses
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +46,8 @@ from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, StoppedError, counted
+from data_pipeline.io.figures import tell_json
+from data_pipeline.io.progress import say
 
 ENDS = "the command ends after this batch; run it again to resume"
 
@@ -210,8 +211,8 @@ def sample_many(
                 f"{out} has all {counted(len(jobs), 'picture')}, and {INDEX} has their prompts and"
                 " seeds"
             )
-    print(f"{counted(made, 'picture')} made; {said}", file=sys.stderr)
-    print(json.dumps(figures))
+    say(f"{counted(made, 'picture')} made; {said}")
+    tell_json(figures)
     return figures
 
 

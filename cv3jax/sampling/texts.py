@@ -5,7 +5,6 @@ each. All its processes and all its continuations draw the same texts, also wher
 answer otherwise by now, and nothing is asked twice.
 """
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from data_pipeline.expansion.result import Expansion
 from data_pipeline.expansion.run import Expander, make_model
 from data_pipeline.expansion.store import Store
 from data_pipeline.io.errors import counted
+from data_pipeline.io.progress import say
 from data_pipeline.loading.tokenizer import Tokenize
 
 FOLDER = "expansions"
@@ -89,4 +89,4 @@ def say_expanded(expansions: list[Expansion], expander: Expander) -> None:
     if len(plain) > SHOWN:
         lines.append(f"and so are {counted(len(plain) - SHOWN, 'more prompt')}")
     for line in lines:
-        print(f"cv3jax: {line}", file=sys.stderr)
+        say(f"cv3jax: {line}")

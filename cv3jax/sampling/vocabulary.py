@@ -1,8 +1,8 @@
 """Name the words of a prompt that a cascade's captions did not have."""
 
-import sys
 from collections.abc import Iterable
 
+from data_pipeline.io.progress import say
 from data_pipeline.loading.tokenizer import Tokenize
 
 SHOWN = 8  # most words shown, and most letters of one
@@ -18,9 +18,8 @@ def say_unknown(tokenize: Tokenize, prompts: Iterable[str]) -> list[str]:
     if words:
         listed = ", ".join(repr(word[:LETTERS]) for word in words[:SHOWN])
         more = f" and {len(words) - SHOWN:,} more" if len(words) > SHOWN else ""
-        print(
+        say(
             f"cv3jax: the captions that this cascade was trained on do not contain {listed}{more};"
-            " what it draws for words that it was not trained on is arbitrary",
-            file=sys.stderr,
+            " what it draws for words that it was not trained on is arbitrary"
         )
     return words

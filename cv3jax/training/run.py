@@ -4,7 +4,6 @@ A run in an existing workdir resumes.
 """
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory
+from data_pipeline.io.progress import say
 from data_pipeline.io.staging import replace_directory
 
 
@@ -73,7 +73,7 @@ def run(
             keep_history(workdir, resumed.changes)
             fields = stage_fields(settings.stage)
             keep_config(workdir, settings.json, fields, source, resumed.changes)
-            say(settings, workdir, latest)
+            say_source(settings, workdir, latest)
         processes.barrier("set aside")
         cadence = Cadence.of(settings.train, profile)
         work = Work(
@@ -117,18 +117,17 @@ def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
     return figures
 
 
-def say(settings: StageSettings, workdir: Path, latest: int | None) -> None:
-    """Print where the parameters come from; set newer checkpoints aside when resuming.
+def say_source(settings: StageSettings, workdir: Path, latest: int | None) -> None:
+    """Say where the parameters come from; set newer checkpoints aside when resuming.
 
     So a later stage that was meant to start from an earlier one shows it before hours are spent.
     """
     if latest is None:
         source = f"of {settings.init_from}" if settings.init_from else "from scratch"
-        print(f"cv3jax: {settings.stage}: parameters {source}", file=sys.stderr)
+        say(f"cv3jax: {settings.stage}: parameters {source}")
         return
     for path in runs.set_aside(workdir / "checkpoints", latest, workdir / "set_aside"):
-        print(
+        say(
             f"cv3jax: resuming from step {latest}; the newer checkpoint was moved to {path}, delete"
-            " it when you like",
-            file=sys.stderr,
+            " it when you like"
         )

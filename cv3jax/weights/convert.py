@@ -1,7 +1,6 @@
 """`cv3jax convert`: import released weights, export trained weights."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, w
 from cv3jax.weights.release_yaml import Official, read_official
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.progress import waiting
+from data_pipeline.io.progress import say, waiting
 from data_pipeline.loading.tokenizer import load_tokenizer
 
 # a stage's settings, which its weights do not show
@@ -34,7 +33,7 @@ def convert_out(args: argparse.Namespace) -> dict:
     with waiting(f"writing {args.out}"):
         lines = export(source, args.to, args.out)
     for line in lines:
-        print(line, file=sys.stderr)
+        say(line)
     return {"written": lines}
 
 
@@ -44,22 +43,22 @@ def convert_in(args: argparse.Namespace) -> dict:
     official = [read_official(path) for path in args.config]
     for one in official:
         for flaw in one.flaws:
-            print(f"{one.path.name}: {flaw}", file=sys.stderr)
+            say(f"{one.path.name}: {flaw}")
     unets, dtype = stages_of(args, official), args.dtype or "float32"
     parts: dict[str, Part] = {}
     for name, (flag, path) in unets.items():
         own = next((one for one in official if one.kind == name), None)
-        parts[name] = say(
+        parts[name] = recognised(
             name,
             import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=dtype),
         )
     if args.vae:
-        parts["vae"] = say("vae", import_vae(args.vae, "--vae"))
+        parts["vae"] = recognised("vae", import_vae(args.vae, "--vae"))
     if args.t5:
-        parts["t5"] = say("t5", import_t5(args.t5, "--t5", dtype=dtype))
+        parts["t5"] = recognised("t5", import_t5(args.t5, "--t5", dtype=dtype))
     description, words = describe(args, parts, official)
     for line in words:
-        print(line, file=sys.stderr)
+        say(line)
     tokenizer = None
     if args.t5:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
@@ -252,7 +251,7 @@ def choose(given: Any, said: Any, default: Any, file: str, flag: str) -> tuple[A
     )
 
 
-def say(name: str, part: Part) -> Part:
-    """Print what was recognised. Returns the part."""
-    print(f"{name}: {'; '.join(part.words)}", file=sys.stderr)
+def recognised(name: str, part: Part) -> Part:
+    """Say what was recognised. Returns the part."""
+    say(f"{name}: {'; '.join(part.words)}")
     return part

@@ -21,6 +21,7 @@ from data_pipeline.io import storage
 from data_pipeline.io.arguments import Parser, add_overwrite, add_threads, local
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.terminal import tell, visible
 
 EXAMPLE = """cv3jax data build --input 'laion/*.tar' --out runs/laion --min-side 256 \\
       --blocked-sources blocked.txt --direct_num_workers 8 --direct_running_mode multi_processing"""
@@ -168,17 +169,18 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         logging.disable(logging.NOTSET)
     options = beam_options(args.more)
     report = build(units, args.out, settings, options, overwrite=args.overwrite)
-    _say(
+    tell(
         f"{report['kept']:,} of {report['items']:,} items ({report['kept_bytes'] / 2**20:,.1f} MiB"
         f" of images) in {args.out}"
     )
     for reason, count in report["dropped"].items():
-        _say(f"dropped {count:,}: {reason} (such as {report['examples'][reason][0]['key']})")
+        key = visible(report["examples"][reason][0]["key"])
+        tell(f"dropped {count:,}: {reason} (such as {key})")
     for field, told in report["unreadable"].items():
-        _say(f"not understood {told['items']:,}: {field} (such as {told['example']})")
+        tell(f"not understood {told['items']:,}: {field} (such as {visible(told['example'])})")
     for broken in report["broken_files"]:
-        _say(f"truncated: {broken['file']} {broken['detail']}")
-    _say(f"report: {storage.join(args.out, 'report.html')}")
+        tell(f"truncated: {visible(broken['file'])} {visible(broken['detail'])}")
+    tell(f"report: {storage.join(args.out, 'report.html')}")
     return report
 
 
@@ -192,8 +194,3 @@ def check_places(args: argparse.Namespace) -> None:
         storage.check_address(given, flag)
     if not storage.is_remote(args.out):
         local(args.out, "--out")
-
-
-def _say(line: str) -> None:
-    # keys and names are untrusted: escape codes must not reach the terminal
-    print("".join(c if c.isprintable() else "?" for c in line))

@@ -9,6 +9,9 @@ import json
 import re
 from typing import Any
 
+from data_pipeline.chat.secret import NONE, Secret
+from data_pipeline.io import terminal
+
 MAX_ANSWER = 8000  # characters of one answer
 MAX_CAPTION = 4000  # characters of the last answer, the caption; T5 reads about 1,000
 MAX_DETAIL = 400
@@ -96,15 +99,18 @@ class Failure:
     tokens: Tokens | None = None
 
 
-def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
+def read_answer(body: bytes, *, last: bool, secret: Secret = NONE) -> Answer | Failure:
     """Return the answer in the body of a response of status 200, or why there is none.
 
-    last: the answer is the caption, one line of at most MAX_CAPTION characters.
+    last: the answer is the caption, one line of at most MAX_CAPTION characters. secret: a key that
+    the result does not show; an answer that contains a part of it is none.
     """
     try:
-        value = json.loads(body)
+        given = json.loads(body)
+        value = secret.without(given)
         if isinstance(value, dict) and value.get("error"):  # some gateways send errors as 200
-            return Failure(MALFORMED, f"an error in place of an answer: {error_of(body)[0]}")
+            said = error_of(body, secret)[0]
+            return Failure(MALFORMED, f"an error in place of an answer: {said}")
         choice = value["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
@@ -113,6 +119,8 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
         return Failure(MALFORMED, one_line(f"{type(e).__name__}: {e}"))
     tokens = _tokens(value.get("usage"))
+    if text != given["choices"][0]["message"].get("content"):
+        return Failure(MALFORMED, "the answer contains a part of the API key", tokens)
     if refusal or finish == "content_filter":
         return Failure(REFUSED, one_line(str(refusal or "content filter")), tokens)
     return judge(text or "", finish, tokens, last=last)
@@ -158,13 +166,13 @@ def answer_of(text: str) -> str:
     return text.strip()
 
 
-def error_of(body: bytes) -> tuple[str, str]:
-    """Return (the message, the code) of an error response.
+def error_of(body: bytes, secret: Secret = NONE) -> tuple[str, str]:
+    """Return (the message, the code) of an error response, without `secret`.
 
     Its form is OpenAI's {"error": {"message", "code", "type"}}, or vLLM's without "error".
     """
     try:
-        value = json.loads(body)
+        value = secret.without(json.loads(body))
         error: Any = value.get("error", value)
         if isinstance(error, dict):
             return one_line(str(error.get("message") or error)), one_line(
@@ -172,14 +180,12 @@ def error_of(body: bytes) -> tuple[str, str]:
             )
         return one_line(str(error)), ""
     except (ValueError, AttributeError, RecursionError):
-        return one_line(body[:1000].decode(errors="replace")) or "no text", ""
+        return one_line(secret.redact(body.decode(errors="replace"))) or "no text", ""
 
 
 def one_line(text: str) -> str:
     """Return foreign text in one printable line of at most MAX_DETAIL characters."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text[: 4 * MAX_DETAIL].split()))[
-        :MAX_DETAIL
-    ]
+    return terminal.one_line(text, MAX_DETAIL)
 
 
 def _tokens(usage: Any) -> Tokens | None:

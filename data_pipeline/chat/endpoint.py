@@ -12,6 +12,7 @@ import email.utils
 import json
 import math
 import time
+import urllib.parse
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ import httpx
 from data_pipeline.chat import answers
 from data_pipeline.chat.answers import Answer, Failure
 from data_pipeline.chat.flag_names import FlagNames
+from data_pipeline.chat.secret import Secret
 from data_pipeline.io.errors import InputError, first_line
 
 MAX_BODY = 2**20  # bytes of a response
@@ -66,7 +68,16 @@ def parse_address(url: str, flags: FlagNames = _FLAGS) -> httpx.URL:
             f"{flags.address} has a password or a query in it; give the address alone, and a key"
             f" with {flags.key}"
         )
-    if base.scheme not in ("http", "https") or not base.host:
+    try:
+        host = base.host.encode("idna") if base.host else b""
+    except UnicodeError as e:  # a name that no name server can be asked for
+        raise InputError(
+            f"{flags.address} {url!r}: no host has this name ({first_line(e, 120)}); give an"
+            " address like http://host:8000/v1"
+        ) from e
+    if base.port is not None and not 0 < base.port < 2**16:
+        raise InputError(f"{flags.address} {url!r}: give a port from 1 to 65535")
+    if base.scheme not in ("http", "https") or not host:
         raise InputError(f"{flags.address} {url!r}: give an address like http://host:8000/v1")
     return base
 
@@ -108,7 +119,7 @@ class Endpoint:
         base = parse_address(url, flags)
         check_key(key)
         self.url = str(base).rstrip("/")
-        self._key, self._timeout, self._flags = key, timeout, flags
+        self._secret, self._timeout, self._flags = Secret(key), timeout, flags
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -172,15 +183,7 @@ class Endpoint:
                 Failure(answers.MALFORMED, f"a response of more than {MAX_BODY:,} bytes"), status
             )
         if status == 200:
-            outcome = answers.read_answer(body, last=last)
-            return Reply(
-                (
-                    dataclasses.replace(outcome, detail=self._said(outcome.detail))
-                    if isinstance(outcome, Failure)
-                    else outcome
-                ),
-                200,
-            )
+            return Reply(answers.read_answer(body, last=last, secret=self._secret), 200)
         return Reply(
             self._failure(status, headers, body), status, retry_after(headers, time.time())
         )
@@ -197,7 +200,7 @@ class Endpoint:
             return response.status_code, response.headers, body
 
     def _failure(self, status: int, headers: httpx.Headers, body: bytes) -> Failure:
-        message, code = answers.error_of(body)
+        message, code = answers.error_of(body, self._secret)
         message = self._said(f"{status}: {message}")
         if status == 402 or (status == 429 and any(word in code for word in _BROKE)):
             raise StoppedByServerError(
@@ -215,9 +218,9 @@ class Endpoint:
                 f" and that {self._flags.address} ends in /v1"
             )
         if 300 <= status < 400:
+            to = self._said(urllib.parse.unquote(headers.get("location", "nowhere")))
             raise InputError(
-                f"{self.url} redirects to {headers.get('location', 'nowhere')!r}; give the final"
-                f" address as {self._flags.address}"
+                f"{self.url} redirects to {to!r}; give the final address as {self._flags.address}"
             )
         if status == 429:
             return Failure(answers.LIMITED, message)
@@ -229,14 +232,15 @@ class Endpoint:
 
     def _said(self, text: str) -> str:
         """Return a server's text without our key, which some servers repeat."""
-        return answers.one_line(text.replace(self._key, "***") if self._key else text)
+        return answers.one_line(self._secret.redact(text))
 
 
 def retry_after(headers: httpx.Headers, now: float) -> float | None:
     """Return the seconds that a response asks to wait, or None.
 
     It reads Retry-After in seconds or as a date (RFC 9110 §10.2.3), or OpenAI's retry-after-ms.
-    None where there is none, or it cannot be read. now: seconds since the epoch.
+    None where there is none, or it cannot be read. It may be infinite. now: seconds since the
+    epoch.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "")
@@ -247,6 +251,6 @@ def retry_after(headers: httpx.Headers, now: float) -> float | None:
                 seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
             except (ValueError, TypeError, OverflowError):
                 continue
-        if math.isfinite(seconds):
+        if not math.isnan(seconds):
             return max(0.0, seconds)
     return None

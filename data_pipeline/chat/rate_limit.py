@@ -18,7 +18,7 @@ FIRST = 20.0  # requests per second at the beginning
 MARGIN = 0.98
 SLACK = 0.05  # seconds of unused rate that may be used later: what timers and a busy machine lose
 DEFAULT_PAUSE = 1.0  # seconds after a 429 without Retry-After; and the least time between two cuts
-MAX_PAUSE = 300.0  # seconds; the longest pause that a server can ask for
+MAX_WAIT = 300.0  # seconds; the longest pause that a server gets where no flag says another
 # After a 429, the limit is between the throughput since the last one, pauses included, and the
 # rate. The new rate is the mean of the two, and the plateau is the mean of the new and the old
 # rate. Chosen by simulating token buckets of 0.1 to 60 seconds' worth: more than 90 % of their
@@ -33,11 +33,19 @@ class Pace:
     """The time at which the next request may be sent.
 
     Times are seconds of one clock. `rate` is requests and `tokens` is tokens per second; None:
-    unlimited.
+    unlimited. `max_wait`: the longest pause that a server gets, in seconds.
     """
 
-    def __init__(self, now: float, *, rate: float | None = None, tokens: float | None = None):
+    def __init__(
+        self,
+        now: float,
+        *,
+        rate: float | None = None,
+        tokens: float | None = None,
+        max_wait: float = MAX_WAIT,
+    ):
         """Start at the time `now`."""
+        self.max_wait = max_wait
         self.most, self.tokens = (rate or math.inf) * MARGIN, (tokens or math.inf) * MARGIN
         self.paused_until = now
         self._free = self._tokens_free = now
@@ -80,7 +88,7 @@ class Pace:
 
     def limited(self, now: float, sent: float, pause: float | None) -> None:
         """Note a 429 for a request sent at `sent`; pause: seconds of its Retry-After."""
-        pause = min(MAX_PAUSE, DEFAULT_PAUSE if pause is None else pause)
+        pause = min(self.max_wait, DEFAULT_PAUSE if pause is None else pause)
         if self._cut_at is None or sent > self._cut_at + DEFAULT_PAUSE:
             self._cut(now, pause)
         self.paused_until = max(self.paused_until, now + pause)
@@ -90,7 +98,7 @@ class Pace:
 
         The rate does not change.
         """
-        self.paused_until = max(self.paused_until, now + min(MAX_PAUSE, pause))
+        self.paused_until = max(self.paused_until, now + min(self.max_wait, pause))
 
     def _cut(self, now: float, pause: float) -> None:
         rate = self.rate(now)
@@ -104,9 +112,11 @@ class Pace:
 class Pacer:
     """`Pace` for many tasks of one event loop, which it admits in the order of their arrival."""
 
-    def __init__(self, *, rate: float | None, tokens: float | None):
-        """Start with the limits, per second."""
-        self.pace = Pace(time.monotonic(), rate=rate, tokens=tokens)
+    def __init__(
+        self, *, rate: float | None = None, tokens: float | None = None, max_wait: float = MAX_WAIT
+    ):
+        """Start with the limits, per second, and the longest pause in seconds."""
+        self.pace = Pace(time.monotonic(), rate=rate, tokens=tokens, max_wait=max_wait)
         self._turn = asyncio.Lock()
 
     async def wait(self, tokens: float) -> float:

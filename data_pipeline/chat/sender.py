@@ -11,6 +11,7 @@ from typing import Any
 from data_pipeline.chat.answers import RETRYABLE, Answer, Failure
 from data_pipeline.chat.endpoint import Endpoint, Reply
 from data_pipeline.chat.rate_limit import Pacer
+from data_pipeline.io.progress import say
 
 MAX_BACKOFF = 60.0  # seconds
 MOST_LIMITED = 30  # the most 429s after which one request is sent again
@@ -37,6 +38,7 @@ class Sender:
         self.stopping = False  # set to send nothing more; requests in flight may end
         self.under_way: set[asyncio.Task | None] = set()  # tasks that wait for a response
         self._expected = expected  # the measured mean after the first answer
+        self._told = False  # that the server asks for longer pauses than it gets
         self._measured = 0
 
     async def answer(
@@ -83,6 +85,12 @@ class Sender:
     def _learn(self, reply: Reply, sent: float, expected: float) -> None:
         """Adapt the rate to a response."""
         now, pace = time.monotonic(), self.pacer.pace
+        if reply.pause is not None and reply.pause > pace.max_wait and not self._told:
+            self._told = True
+            say(
+                f"cv3jax: {self.endpoint.url} asks for a pause of {reply.pause:,.0f} s; the next"
+                f" request goes out after {pace.max_wait:g} s"
+            )
         if reply.status == 429:
             pace.limited(now, sent, reply.pause)
         elif reply.status is not None:

@@ -34,7 +34,7 @@ class ServedModel:
 
     async def __aenter__(self) -> "ServedModel":
         """Return the model."""
-        pacer = Pacer(rate=None, tokens=None)
+        pacer = Pacer()
         self._sender = Sender(self._endpoint, pacer, expected=1000.0, **self._pace)
         return self
 

@@ -2,10 +2,11 @@
 
 import functools
 import io
-import sys
 
 import numpy as np
 from PIL import Image, ImageCms, features
+
+from data_pipeline.io.progress import say
 
 _CLOSE = 2  # of 255: a profile that changes no colour by more is a version of sRGB itself
 _STEPS = np.linspace(0, 255, 6).astype(np.uint8)
@@ -64,5 +65,5 @@ def _has_littlecms() -> bool:
     """Return whether Pillow has littlecms; warn once where it has not."""
     if not (found := features.check("littlecms2")):
         said = "this Pillow has no littlecms, so images with a colour profile are read as sRGB"
-        print(f"cv3jax: {said}; pip install pillow brings one that has it", file=sys.stderr)
+        say(f"cv3jax: {said}; pip install pillow brings one that has it")
     return bool(found)

@@ -9,11 +9,12 @@ import functools
 import importlib.util
 import itertools
 import os
-import sys
 import unicodedata
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
+
+from data_pipeline.io.progress import say
 
 SIZE = 12  # font size, pixels
 LINE = 15  # distance of lines, pixels
@@ -173,10 +174,7 @@ def _say(script: str) -> None:
     """Say once for each script that no font has its characters."""
     name = "cjk" if script == "CJK" else "core"
     said = f"no font here has {script} characters, so contact sheets note them in brackets"
-    print(
-        f"cv3jax: {said}; install Noto fonts to see them (Debian: fonts-noto-{name})",
-        file=sys.stderr,
-    )
+    say(f"cv3jax: {said}; install Noto fonts to see them (Debian: fonts-noto-{name})")
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from data_pipeline.io.errors import (
     machine_error,
 )
 from data_pipeline.io.extras import missing
+from data_pipeline.io.terminal import one_line
 
 _LESS = "free some memory on this machine and run the same command again"
 _ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and run the same command again"}
@@ -27,17 +28,17 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
         return _refused(e)
     if isinstance(e, ModuleNotFoundError):
         line = missing(e, "this command")
-        return line and (_line(line), 2)
+        return line and (one_line(line), 2)
     if isinstance(e, FailedRunError):
-        return _line(e), 1
+        return one_line(e), 1
     if isinstance(e, StoppedError):
-        return _line(e), 128 + e.signal
+        return one_line(e), 128 + e.signal
     if isinstance(e, KeyboardInterrupt):
         return "interrupted; run the same command to resume", 130
     if isinstance(e, OSError):
         return _failed(e), 1
     if isinstance(e, MemoryError):
-        return _line(f"out of memory{f' ({first_line(e)})' if str(e) else ''}; {_LESS}"), 1
+        return one_line(f"out of memory{f' ({first_line(e)})' if str(e) else ''}; {_LESS}"), 1
     return None
 
 
@@ -48,18 +49,18 @@ def _refused(e: InputError) -> tuple[str, int]:
         if failed := machine_error(cause, getattr(cause, "filename", None) or first_line(cause)):
             return _failed(failed), 1
         cause = cause.__cause__
-    return _line(e), 2
+    return one_line(e), 2
 
 
 def _failed(e: OSError) -> str:
     """Return the line for an error of the operating system."""
     said = f"{e.filename}: {e.strerror}" if e.filename else e.strerror or e
-    return _line(f"{said}{_ADVICE.get(e.errno, '')}")
+    return one_line(f"{said}{_ADVICE.get(e.errno, '')}")
 
 
 def say(message: object) -> None:
     """Print one line about the command on stderr."""
-    print(f"cv3jax: {_line(message)}", file=sys.stderr)
+    sys.stderr.write(f"cv3jax: {one_line(message)}\n")
 
 
 def say_anything() -> None:
@@ -69,8 +70,3 @@ def say_anything() -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):  # a caller may have replaced stdout
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _line(message: object) -> str:
-    """Return a message as one line."""
-    return " ".join(str(message).split())

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +45,11 @@ def reporting(target: Path | None) -> Iterator[Callable[[dict], None]]:
     for figures in given:
         sys.stdout.write(json_bytes(figures, sort_keys=True).decode())
     sys.stdout.flush()
+
+
+def tell_json(value: object) -> None:
+    """Print a value as one line of JSON on stdout, of which all is ASCII."""
+    sys.stdout.write(f"{json.dumps(value)}\n")
 
 
 @contextlib.contextmanager

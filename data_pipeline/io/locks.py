@@ -8,12 +8,12 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from data_pipeline.io.errors import InputError, machine_error
+from data_pipeline.io.progress import say
 
 NAME = ".lock"  # its text says who holds it; a file that is not locked means nothing
 _TRIES = 100  # the last holder may remove a directory between our making and locking it
@@ -92,10 +92,9 @@ def take(file: int, path: Path) -> bool:
     except OSError as e:
         if e.errno not in _NO_LOCKS:
             raise
-        print(
+        say(
             f"cv3jax: {path.parent} is on a file system without locks; make sure that only one run"
-            " uses it",
-            file=sys.stderr,
+            " uses it"
         )
     return True
 

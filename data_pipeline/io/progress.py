@@ -13,6 +13,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from data_pipeline.io.terminal import MOST, visible
+
 EVERY = {True: 1.0, False: 30.0}  # seconds between two updates of a bar: on a terminal, in a file
 SOON, AGAIN = 1.0, 60.0  # seconds until a wait is named, and between reminders of it
 # of a bar in a file, where nothing is drawn
@@ -51,7 +53,7 @@ def bar(total: int, what: str, unit: str, *, initial: int = 0) -> tqdm:
     return tqdm(
         total=total,
         initial=initial,
-        desc=what,
+        desc=visible(what, MOST),
         unit=unit,
         unit_scale=unit == "B",
         unit_divisor=1024,
@@ -63,8 +65,8 @@ def bar(total: int, what: str, unit: str, *, initial: int = 0) -> tqdm:
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, above the bars that are there."""
-    tqdm.write(line, file=sys.stderr)
+    """Write lines to stderr, above the bars that are there; each of them is made visible."""
+    tqdm.write("\n".join(visible(each, MOST) for each in line.split("\n")), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from data_pipeline.io.arguments import Parser, add_input, add_output, add_threads
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.terminal import tell, visible
 from data_pipeline.sources.detect import check_source
 
 EXAMPLE = "cv3jax data pack --input photos/ --out runs/photos"
@@ -43,12 +44,12 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     report = pack(
         args.input, args.out, shards=args.shards, overwrite=args.overwrite, workers=args.threads
     )
-    print(
+    tell(
         f"{counted(report['records'], 'record')} ({report['bytes'] / 2**20:,.1f} MiB of images) in"
         f" {args.out}, {report['seconds']} s"
     )
     for reason, count in sorted(report["skipped"].items(), key=lambda kv: -kv[1]):
-        print(f"left out {count:,}: {reason} (such as {report['examples'][reason][0]})")
+        tell(f"left out {count:,}: {reason} (such as {visible(report['examples'][reason][0])})")
     for field, told in report["unreadable"].items():
-        print(f"not understood {told['items']:,}: {field} (such as {told['example']})")
+        tell(f"not understood {told['items']:,}: {field} (such as {visible(told['example'])})")
     return report

@@ -15,6 +15,7 @@ from typing import Any
 from data_pipeline.io.arguments import Parser, add_input
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.terminal import tell, visible
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
 from data_pipeline.recaption.settings import RecaptionSettings, flags
 from data_pipeline.records import check_records
@@ -116,17 +117,16 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
     )
     tokens = report["tokens"]
     where = f", in {args.out}" if args.limit is None else " (--limit: no dataset was written)"
-    print(
+    tell(
         f"{report['recaptioned']:,} of {report['records']:,} records have a new caption{where},"
         f" {report['seconds']} s"
     )
-    print(
+    tell(
         f"{report['requests']:,} requests, {report['retries']:,} of them retries;"
         f" {tokens['prompt']:,} tokens in prompts, {tokens['completion']:,} in answers"
         + ("" if report["cost"] is None else f"; cost {report['cost']:.4g}")
     )
     for reason, count in sorted(report["reasons"].items(), key=lambda kv: -kv[1]):
-        print(
-            f"without a new caption {count:,}: {reason} (such as {report['examples'][reason][0]})"
-        )
+        example = visible(report["examples"][reason][0])
+        tell(f"without a new caption {count:,}: {reason} (such as {example})")
     return report

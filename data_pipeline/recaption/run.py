@@ -120,6 +120,7 @@ def recaption(
                 pacer = Pacer(
                     rate=settings.rate and settings.rate / 60,
                     tokens=settings.tokens_per_minute and settings.tokens_per_minute / 60,
+                    max_wait=settings.max_wait,
                 )
                 seed = json.dumps(asked, sort_keys=True)
                 asking = Asking(source, script, journal, server, pacer, settings, seed)

@@ -8,7 +8,6 @@ nothing.
 import asyncio
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from data_pipeline.chat.endpoint import Endpoint, StoppedByServerError
 from data_pipeline.chat.rate_limit import Pacer
 from data_pipeline.chat.sender import Sender
 from data_pipeline.io.errors import InputError, counted
+from data_pipeline.io.progress import say
 from data_pipeline.recaption.data_url import data_url
 from data_pipeline.recaption.dialogue import Dialogue
 from data_pipeline.recaption.journal import Journal, identify
@@ -211,7 +211,7 @@ class Asking:
         self.stop()
         paid = f"{counted(len(self.sender.under_way), 'answer')} already paid for"
         waiting = f"waiting for {paid}; a second signal ends the command without them"
-        print(f"\ncv3jax: {signal.Signals(number).name}: {waiting}", file=sys.stderr)
+        say(f"\ncv3jax: {signal.Signals(number).name}: {waiting}")
 
     def _say(self, bar: tqdm) -> None:
         totals = self.journal.totals

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.chat.rate_limit import MAX_WAIT
 from data_pipeline.io.errors import InputError
 from data_pipeline.recaption.dialogue import DEFAULT
 
@@ -29,6 +30,7 @@ class RecaptionSettings:
         rate, tokens_per_minute: the most requests and tokens per minute; None: what the server
             takes.
         timeout: seconds for one request, from its connection to the last byte.
+        max_wait: the longest pause that a server gets which asks for one (Retry-After), seconds.
         retries: how often a request is sent again after an error that may not recur. 429s do not
             count.
         max_tokens: the most tokens of one answer; not sent where the dialogue's settings have
@@ -60,6 +62,13 @@ class RecaptionSettings:
         None, float, "N", (1, 1e12), "the most tokens per minute, in prompts and answers together"
     )
     timeout: float = _flag(120.0, float, "S", (0.01, 3600), "seconds for one request")
+    max_wait: float = _flag(
+        MAX_WAIT,
+        float,
+        "S",
+        (0, 1e6),
+        "the longest pause that a server's Retry-After gets, seconds",
+    )
     retries: int = _flag(5, int, "N", (0, 100), "retries of a request after transient errors")
     max_tokens: int = _flag(400, int, "N", (1, 100_000), "the most tokens of one answer")
     image_side: int = _flag(

@@ -4,7 +4,6 @@ import argparse
 import collections
 import random
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from data_pipeline.io.arguments import Parser, add_input
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json
 from data_pipeline.io.files import check_file
+from data_pipeline.io.progress import say
+from data_pipeline.io.terminal import tell, visible
 from data_pipeline.records import check_records
 
 EXAMPLE = "cv3jax data inspect --input runs/photos --out look.png"
@@ -77,24 +78,24 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         recaptioned += bool(record["recaption"])
         image_bytes += len(record["image"])
 
-    print(f"{args.input}: {counted(count, 'record')} in {counted(len(source.lengths), 'shard')}")
-    print("schema:")
+    tell(f"{args.input}: {counted(count, 'record')} in {counted(len(source.lengths), 'shard')}")
+    tell("schema:")
     for name, feature in FEATURES.items():
-        print(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
+        tell(f"  {name:10} {type(shown[0][name]).__name__:6} {feature.doc.desc}")
     mean = (
         f"{image_bytes / measured / 1024:,.1f} KiB per image, {characters / measured:.0f}"
         " characters per caption"
     )
-    print(
+    tell(
         f"of {counted(measured, 'record')}: {mean}, {100 * recaptioned / measured:.0f}% recaptioned"
     )
     _print_histogram(sizes)
-    print("captions:")
+    tell("captions:")
     for record in shown:
         _print_caption(record)
     if args.out:
         contact_sheet(shown, args.out, name=str(args.input))
-        print(f"{counted(len(shown), 'image')}: {args.out}", file=sys.stderr)
+        say(f"{counted(len(shown), 'image')}: {args.out}")
     return {
         "records": count,
         "shards": len(source.lengths),
@@ -116,15 +117,14 @@ def _print_caption(record: dict[str, Any]) -> None:
     width = shutil.get_terminal_size((160, 24)).columns - 4
     new = f" → {record['recaption']}" if record["recaption"] else ""
     line = f"{record['key']}: {record['caption']}{new}".replace("\n", " ")
-    # captions are untrusted: escape codes must not reach the terminal
-    print("  " + "".join(c if c.isprintable() else "?" for c in line)[:width])
+    tell(f"  {visible(line)[:width]}")
 
 
 def _print_histogram(sizes: "collections.Counter[str]", rows: int = 12) -> None:
     """Print how many images have each size."""
-    print("sizes (width x height):")
+    tell("sizes (width x height):")
     table = sizes.most_common(rows)
     if others := sizes.total() - sum(n for _, n in table):
         table.append(("others", others))
     for name, n in table:
-        print(f"  {name:>12} {n:7,} {'#' * round(40 * n / sizes.total())}")
+        tell(f"  {name:>12} {n:7,} {'#' * round(40 * n / sizes.total())}")

@@ -9,6 +9,7 @@ from typing import Any
 from data_pipeline.io.arguments import Parser, add_output
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json
+from data_pipeline.io.terminal import tell
 from data_pipeline.scenes.dataset import SceneSettings, build
 
 EXAMPLE = "cv3jax data scenes --out runs/scenes --num 12000 --split train"
@@ -63,5 +64,5 @@ def command(args: argparse.Namespace) -> dict[str, Any]:
         relational=args.relational,
     )
     count = build(args.out, settings, shards=args.shards, overwrite=args.overwrite)
-    print(f"{counted(count, 'scene')} of the {args.split} split in {args.out}")
+    tell(f"{counted(count, 'scene')} of the {args.split} split in {args.out}")
     return {"records": count, "split": args.split, "seed": args.seed, "size": args.size}

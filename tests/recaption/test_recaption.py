@@ -125,6 +125,18 @@ def test_429s_are_waited_for_and_are_no_failures(ask):
     assert report["retries"] == 3 * TURNS * 4
 
 
+@pytest.mark.parametrize("far", ["inf", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_pause_without_end_is_bounded_and_said(far, ask, capsys):
+    with CaptionServer(
+        lambda record, turn, attempt: "429" if attempt < 2 and record == 8 else "ok",
+        retry_after=far,
+    ) as server:
+        assert ask(server, max_wait=0.01)["reasons"] == {}
+    said = [line for line in capsys.readouterr().err.splitlines() if "asks for a pause" in line]
+    assert len(said) == 1
+    assert said[0].endswith("the next request goes out after 0.01 s")
+
+
 def test_failures_can_be_asked_again(ask, data, tmp_path):
     down = True
 

@@ -99,7 +99,9 @@ def test_the_command(data, template, tmp_path, capsys, monkeypatch):
         assert f"30 of 31 records have a new caption, in {tmp_path / 'out'}" in out
         assert f"{len(server.seen)} requests, 0 of them retries; " in out
         assert "; cost 0.0" in out
-        assert "without a new caption 1: control characters (such as k/3: a ?[31mcaption)" in out
+        assert (
+            "without a new caption 1: control characters (such as k/3: a \\x1b[31mcaption)" in out
+        )
         assert "\x1b" not in out
         assert json.loads((tmp_path / "f.json").read_text()) == json.loads(
             (tmp_path / "out" / REPORT).read_text()

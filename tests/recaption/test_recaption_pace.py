@@ -5,6 +5,7 @@ The tests check how near it comes to a limit that is given or has to be found, a
 """
 
 import heapq
+import math
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_429_stops_everyone_and_cuts_once():
     pace.limited(10.1, 9.995, 5.0)  # of a request that was sent before the cut
     assert pace.rate(13.0) == after
     assert pace.free_at() >= 15.1
-    pace.limited(16.0, 15.5, 1e9)
+    pace.limited(16.0, 15.5, math.inf)
     assert pace.free_at() <= 16.0 + 300
     assert pace.rate(16.0 + 300) < after
     pace.hold(400.0, 2.0)

@@ -1,4 +1,4 @@
-"""Open a browser, and an engine of a small random cascade, once for several tests."""
+"""Open an engine of a small random cascade, once for several tests."""
 
 import pytest
 import random_cascades as rc
@@ -7,16 +7,6 @@ from cv3jax.cascade.sizes import Size
 from cv3jax.serving.engine.opening import EngineSettings, engine_of
 
 SIZES = (Size(32, 32), Size(64, 64), Size(16, 16))
-
-
-@pytest.fixture(scope="module")  # a browser's event loop must not outlive its tests
-def chrome():
-    import browser
-
-    if browser.path() is None:
-        pytest.skip(browser.MISSING)
-    with browser.browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="session")
