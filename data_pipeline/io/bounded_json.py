@@ -32,7 +32,7 @@ class Limits:
     depth: int = 32
     values: int = 100_000
     text: int = 2**20
-    digits: int = 30
+    digits: int = 40  # transformers writes one of 31 for no largest length
 
 
 SETTINGS = Limits()  # what people write
@@ -48,7 +48,7 @@ class ParseError(ValueError):
 
 def read_bytes(path: str | Path, most: int) -> bytes:
     """Return the bytes of a file, at most `most`. Raises OSError, ParseError."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ParseError(f"it has more than {most:,} bytes")
