@@ -140,9 +140,9 @@ def planned_tile(out: Path) -> int:
 
 
 def _begins(theirs: dict, plan: dict, source: Path) -> bool:
-    lines = theirs["lines"]
+    lines, found = theirs.get("lines"), theirs.get("sha256")
     fewer = type(lines) is int and 0 < lines < plan["prompts"]["lines"]
-    return fewer and theirs["sha256"] in beginnings(source, lines)
+    return fewer and isinstance(found, str) and found in beginnings(source, lines)
 
 
 def _check_names(out: Path, before: int, count: int) -> None:
