@@ -7,6 +7,7 @@ import described
 import jax.numpy as jnp
 import pytest
 
+from cv3jax import recipes
 from cv3jax.cascade.parts import UNDESCRIBED
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.checkpoints import cascades
@@ -17,6 +18,7 @@ from cv3jax.checkpoints.description import (
     TextDescription,
     VaeDescription,
 )
+from cv3jax.checkpoints.description_checks import wrong_model
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
@@ -87,6 +89,19 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
         InputError, match=r"^a is damaged: the field 'text_width' of base is missing$"
     ):
         CascadeDescription.from_json(value, "a")
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+@pytest.mark.parametrize("name", recipes.recipes())
+def test_the_networks_of_every_recipe_can_be_described(name, variant):
+    config = recipes.to_json(recipes.load(name + variant, []))
+    config = config.get("stage", config) if isinstance(config.get("stage"), dict) else config
+    part = "vae" if config["stage"] == "vae" else "base"
+    assert wrong_model(config["model"], part) is None
+    assert wrong_model({**config["model"], "channels": 0}, part)
+    if "text" in config:
+        own = {field: config["text"][field] for field in fields.T5 if field in config["text"]}
+        assert wrong_model(own, "t5") is None
 
 
 @pytest.mark.parametrize(
