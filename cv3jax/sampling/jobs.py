@@ -122,7 +122,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         _check_names(out, theirs["prompts"]["lines"] * each, len(jobs))
         return True
     if changed:
-        shown = sorted({"prompts" if "prompts." in name else name for name in changed})
+        names = {"prompts" if "prompts." in name else name for name in changed}
+        shown = sorted(name if name.isprintable() else repr(name) for name in names)
         raise InputError(
             f"--out {out} holds pictures made with other values of {', '.join(shown)}; give those"
             " values, or another directory"

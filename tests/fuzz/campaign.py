@@ -17,6 +17,7 @@ from data_pipeline.io.errors import InputError
 # (random numbers) → an input, as it is shown, and the call that may raise InputError alone
 Make = Callable[[random.Random], tuple[str, Callable[[], object]]]
 SECONDS, MEMORY = 5.0, 2**20  # of a try: CPU time; KiB by which the process may grow
+LONG = 1000  # characters of a message
 VALUES = ("null", "true", "false", '""', '"x"', r'"\u0000"', r'"\u001b[31m"', "[]", "{}", "0", "-1")
 VALUES += ("1", "2", "1.5", "2147483648", "9223372036854775808", "9" * 25, "1e300", "-1e300")
 VALUES += ("5e-324", "[0]", "[[]]", '{"a":1}', '"NaN"', r'"\ud800"')
@@ -108,7 +109,8 @@ def tried(call: Callable[[], object]) -> str | None:
     try:
         call()
     except InputError as e:
-        ended = "refused" if len(str(e).splitlines()) == 1 else f"not one line: {str(e)[:200]!r}"
+        fine = len(str(e).splitlines()) == 1 and len(str(e)) < LONG
+        ended = "refused" if fine else f"not one short line: {str(e)[:200]!r}"
     except Exception as e:
         place = e.__traceback__
         while place.tb_next:
