@@ -5,7 +5,6 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 """
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from cv3jax.checkpoints.writing import (
     remove_unfinished,
     sign,
 )
+from data_pipeline.io.bounded_json import OWN, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
@@ -172,8 +172,18 @@ def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
 
 
 def run_of(directory: str | Path, step: int) -> dict:
-    """Return the `run` section of the checkpoint of `step` under `directory`."""
-    return _read_json(Path(directory) / str(step) / "run")
+    """Return the `run` section of the checkpoint of `step` under `directory`.
+
+    Raises InputError where it cannot be read.
+    """
+    place = Path(directory) / str(step) / "run"
+    try:
+        value = _read_json(place)
+    except (ParseError, StopIteration) as e:
+        raise InputError(f"{place} is damaged ({e or 'there is no file'}); restore it") from e
+    if not isinstance(value, dict) or not isinstance(value.get("config", {}), dict):
+        raise InputError(f"{place} is damaged: it does not describe a run; restore it")
+    return value
 
 
 def restore(
@@ -208,6 +218,5 @@ def restore(
 def _read_json(directory: Path) -> dict:
     """Return what orbax saved as JSON; older checkpoints have it under another name."""
     names = ("metadata", "process_0-of-1.json")
-    return json.loads(
-        next(directory / name for name in names if (directory / name).is_file()).read_text()
-    )
+    path = next(directory / name for name in names if (directory / name).is_file())
+    return load_json(path, OWN, nan=True)

@@ -25,6 +25,7 @@ from cv3jax.cascade.sizes import Size
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.inputs import Prompt, beginnings
 from data_pipeline.expansion.result import Expansion
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -97,7 +98,7 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
     """
     try:
         names = set(os.listdir(out))
-        theirs = json.loads((out / PLAN).read_text()) if PLAN in names else None
+        theirs = load_json(out / PLAN, nan=True) if PLAN in names else None
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as e:
@@ -121,7 +122,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         _check_names(out, theirs["prompts"]["lines"] * each, len(jobs))
         return True
     if changed:
-        shown = sorted({"prompts" if "prompts." in name else name for name in changed})
+        names = {"prompts" if "prompts." in name else name for name in changed}
+        shown = sorted(name if name.isprintable() else repr(name) for name in names)
         raise InputError(
             f"--out {out} holds pictures made with other values of {', '.join(shown)}; give those"
             " values, or another directory"
@@ -132,16 +134,16 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
 def planned_tile(out: Path) -> int:
     """Return the tile in which the pictures of `out` are drawn; 0 without a plan, or as a whole."""
     try:
-        tile = json.loads((out / PLAN).read_text()).get("tile", 0)
+        tile = load_json(out / PLAN, nan=True).get("tile", 0)
     except (OSError, ValueError, AttributeError):  # `check_plan` says what is wrong
         return 0
     return tile if type(tile) is int and tile > 0 else 0
 
 
 def _begins(theirs: dict, plan: dict, source: Path) -> bool:
-    lines = theirs["lines"]
+    lines, found = theirs.get("lines"), theirs.get("sha256")
     fewer = type(lines) is int and 0 < lines < plan["prompts"]["lines"]
-    return fewer and theirs["sha256"] in beginnings(source, lines)
+    return fewer and isinstance(found, str) and found in beginnings(source, lines)
 
 
 def _check_names(out: Path, before: int, count: int) -> None:

@@ -3,17 +3,15 @@
 The code is in `pytorch/`. It is copied into the folder and never imported here.
 """
 
-import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv3jax.cascade.parts import build_model
-from cv3jax.cascade.stage_sampler import stage_grid
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.diffusion.sampler import MEANS
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.diffusers import VERSION, holds_vae
+from data_pipeline.io.bounded_json import SETTINGS, load_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
@@ -30,7 +28,6 @@ TOKENIZERS = {
     "PreTrainedTokenizerFast": "PreTrainedTokenizerFast",
     "TokenizersBackend": "PreTrainedTokenizerFast",  # its name since transformers 5
 }
-_CONFIG_CHARACTERS = 2**20
 
 
 class Beside(NamedTuple):
@@ -124,18 +121,12 @@ def _settings(stage: StageDescription) -> dict[str, Any]:
 
 def _scheduler_config(stage: StageDescription, name: str) -> dict[str, Any]:
     """Return scheduler_config.json of a stage. Raises InputError where its sampler is another."""
-    try:
-        stage_grid(stage, stage.steps)
-    except ValueError as e:
-        raise InputError(f"the {name} cannot be sampled as it is described: {e}") from e
     for field, names in (("form", MEANS), ("prediction", PREDICTIONS)):
         if (value := getattr(stage, field)) not in names:
             raise InputError(
                 f"the {name} has {field} {value!r}, but the pipeline for diffusers has"
                 f" {' and '.join(names)}"
             )
-    if not all(math.isfinite(value) for value in (stage.guidance, stage.eta)):
-        raise InputError(f"the {name}'s guidance {stage.guidance} or eta {stage.eta} is not finite")
     return {
         "_class_name": "RelayScheduler",
         "_diffusers_version": VERSION,
@@ -149,8 +140,8 @@ def _scheduler_config(stage: StageDescription, name: str) -> dict[str, Any]:
 
 def _tokenizer_class(folder: Path) -> str:
     """Return the class of transformers that loads a tokenizer which `load_tokenizer` could load."""
-    with (folder / "tokenizer_config.json").open() as file:
-        said = json.loads(file.read(_CONFIG_CHARACTERS)).get("tokenizer_class", "T5Tokenizer")
+    config = load_json(folder / "tokenizer_config.json", SETTINGS)
+    said = config.get("tokenizer_class", "T5Tokenizer")
     if said not in TOKENIZERS:
         raise InputError(
             f"{folder}: its tokenizer is a {str(said)[:40]!r}, and the pipeline for diffusers takes"

@@ -4,7 +4,6 @@ Every name and shape is checked first.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.description_fields import T5
 from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -25,6 +25,7 @@ from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
 from data_pipeline.io.staging import appearing
@@ -36,7 +37,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_CONFIG_BYTES = 2**20
 
 
 class Part(NamedTuple):
@@ -153,15 +153,10 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
         config.get("relative_attention_max_distance", 128),
         config.get("layer_norm_epsilon", 1e-6),
     )
-    if (
-        not isinstance(distance, int)
-        or not isinstance(epsilon, float)
-        or not 8 <= distance <= 10**6
-        or not 0 < epsilon < 1
-    ):
+    if not T5["max_distance"].rule.fits(distance) or not T5["epsilon"].rule.fits(epsilon):
         raise InputError(
-            f"{folder}/config.json: relative_attention_max_distance {distance} or"
-            f" layer_norm_epsilon {epsilon} cannot be a T5's"
+            f"{folder}/config.json: relative_attention_max_distance {str(distance)[:40]} or"
+            f" layer_norm_epsilon {str(epsilon)[:40]} cannot be a T5's"
         )
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
     params = _fit(
@@ -245,10 +240,8 @@ def _read_config(folder: Path) -> dict:
     """Return config.json of a Hugging Face folder."""
     path = folder / "config.json"
     try:
-        if path.stat().st_size > _CONFIG_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as e:
+        config = load_json(path, SETTINGS)
+    except (OSError, ParseError) as e:
         raise InputError(
             f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one"
         ) from e

@@ -5,12 +5,12 @@ the others are final.
 """
 
 import dataclasses
-import json
 import re
 from typing import Any
 
 from data_pipeline.chat.secret import NONE, Secret
 from data_pipeline.io import terminal
+from data_pipeline.io.bounded_json import parse_json
 
 MAX_ANSWER = 8000  # characters of one answer
 MAX_CAPTION = 4000  # characters of the last answer, the caption; T5 reads about 1,000
@@ -106,7 +106,7 @@ def read_answer(body: bytes, *, last: bool, secret: Secret = NONE) -> Answer | F
     the result does not show; an answer that contains a part of it is none.
     """
     try:
-        given = json.loads(body)
+        given = parse_json(body, nan=True, surrogates=True, join=dict)
         value = secret.without(given)
         if isinstance(value, dict) and value.get("error"):  # some gateways send errors as 200
             said = error_of(body, secret)[0]
@@ -116,7 +116,7 @@ def read_answer(body: bytes, *, last: bool, secret: Secret = NONE) -> Answer | F
         text, refusal = message.get("content"), message.get("refusal")
         if not isinstance(text, str | None):
             raise TypeError(f"content is of type {type(text).__name__}")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
         return Failure(MALFORMED, one_line(f"{type(e).__name__}: {e}"))
     tokens = _tokens(value.get("usage"))
     if text != given["choices"][0]["message"].get("content"):
@@ -172,14 +172,14 @@ def error_of(body: bytes, secret: Secret = NONE) -> tuple[str, str]:
     Its form is OpenAI's {"error": {"message", "code", "type"}}, or vLLM's without "error".
     """
     try:
-        value = secret.without(json.loads(body))
+        value = secret.without(parse_json(body, nan=True, surrogates=True, join=dict))
         error: Any = value.get("error", value)
         if isinstance(error, dict):
             return one_line(str(error.get("message") or error)), one_line(
                 f"{error.get('code')} {error.get('type')}"
             )
         return one_line(str(error)), ""
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         return one_line(secret.redact(body.decode(errors="replace"))) or "no text", ""
 
 

@@ -43,10 +43,10 @@ def places(tmp_path_factory):
     """Return cascades by their distilled stages, which take one step with w in 1..4."""
     base, both = (tiny_runs.distilled(stage).workdir / "cascade" for stage in ("base", "relay"))
     relay = tmp_path_factory.mktemp("mixed") / "cascade"
+    description = cascades.read_cascade(tiny_runs.trained("relay").workdir)[1]
     shutil.copytree(tiny_runs.trained("relay").workdir / "cascade", relay)
     shutil.rmtree(relay / "relay")
     shutil.copytree(both / "relay", relay / "relay")
-    description = cascades.read_cascade(relay)[1]
     distilled = cascades.read_cascade(both)[1].stages["relay"]
     cascades.write_cascade(relay, description.with_stage("relay", distilled))
     picture = tmp_path_factory.mktemp("picture") / "a.png"
