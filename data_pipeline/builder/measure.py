@@ -133,13 +133,26 @@ def _digest(image: Image.Image) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_rows(path: str, rows: Iterable[dict]) -> None:
-    """Write rows as gzipped JSON lines; the same rows give the same bytes."""
+def row_of(facts: Facts) -> dict:
+    """Return the facts as a row, whose values are shared with them."""
+    return {**vars(facts), "place": facts.place and vars(facts.place)}
+
+
+def pack_rows(rows: Iterable[dict]) -> bytes:
+    """Return rows as gzipped JSON lines; the same rows give the same bytes.
+
+    The bytes of several calls, one after the other, are the rows of all of them.
+    """
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=3) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
-    storage.write(path, out.getvalue())
+    return out.getvalue()
+
+
+def write_rows(path: str, rows: Iterable[dict]) -> None:
+    """Write rows as `pack_rows` returns them."""
+    storage.write(path, pack_rows(rows))
 
 
 def read_rows(path: str) -> Iterator[dict]:
