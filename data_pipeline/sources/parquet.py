@@ -165,7 +165,7 @@ def _rows(
     file: BinaryIO, parquet: Any, columns: list[str], image: str, budget: Budget
 ) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list."""
-    names = list(dict.fromkeys(columns))
+    names, count = list(dict.fromkeys(columns)), 0
     for group in range(parquet.num_row_groups):
         for batch in _batches(file, parquet, group, names, image, budget):
             values = [
@@ -174,7 +174,10 @@ def _rows(
             ]
             for row in zip(*values, strict=True):
                 budget.spend(_size(row))
+                count += 1
                 yield gather(list(zip(batch.schema.names, row, strict=True)))
+    if names and count != parquet.metadata.num_rows:
+        raise DamagedError(f"it has {count:,} of the {parquet.metadata.num_rows:,} rows it claims")
 
 
 def _batches(

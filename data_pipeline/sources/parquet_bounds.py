@@ -23,7 +23,7 @@ ROWS = 64  # decoded together at most
 MIN_ROWS = 2**16  # a file may have so many rows, and
 ROW_BYTES = 32  # one more for so many of its bytes, of images; for one byte, of metadata
 # a file may decode to so many bytes, and to so many times its own size
-MIN_DECODED, TIMES_DECODED = 2**30, 100
+MIN_DECODED, TIMES_DECODED = 2**28, 100
 _MAGIC = b"PAR1"
 _HEADERS = (2**9, 2**16, 2**20)  # bytes that are read for a page's header until it is whole
 _PLAIN = (0, 6)  # encodings of texts in which each value has bytes of its own
@@ -118,7 +118,8 @@ def _check_groups(reader: Reader) -> None:
 
 def check_rows(rows: int, size: int, row_bytes: int) -> None:
     """Raise DamagedError where a file of `size` bytes claims more rows than it can hold."""
-    if not 0 <= rows <= (most := MIN_ROWS + size // row_bytes):
+    most = MIN_ROWS + size // row_bytes
+    if not 0 <= rows <= most:
         raise DamagedError(f"it has {rows:,} rows; the limit for {size:,} bytes is {most:,}")
 
 

@@ -79,7 +79,6 @@ _CHAIN = 5_000
 _FIRST, _LAST = good(0) + good(1), good(2)
 
 
-
 def _pax_size(size: int) -> bytes:
     return _FIRST + pax(("size", size)) + member("9.png", b"x") + _LAST
 
@@ -136,9 +135,6 @@ HOSTILE: dict[str, bytes] = {
         + sparse_block(True) * 20_000
         + sparse_block(False)
         + _LAST
-    ),
-    "GNU sparse, map cut off": (
-        _FIRST + header(b"9.png", 0, b"S", extra=sparse_map(more=True)) + sparse_block(True)
     ),
     "PAX sparse 0.0 of 6 GB": _sparse(("GNU.sparse.size", 6 * GIB), ("GNU.sparse.numblocks", 0)),
     "PAX sparse 0.1 of 6 GB": _sparse(("GNU.sparse.size", 6 * GIB), ("GNU.sparse.map", "0,1")),
