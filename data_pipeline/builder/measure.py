@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
+from data_pipeline.images.bounds import TooCostlyError
 from data_pipeline.images.decode import (
     TooLargeError,
     decode_rgb,
@@ -26,7 +27,15 @@ from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.images.perceptual_hash import phash
 from data_pipeline.io import storage
 from data_pipeline.io.errors import InputError
-from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, UNSUPPORTED, Item, Place, Skip
+from data_pipeline.sources.items import (
+    TOO_COSTLY,
+    TOO_LARGE,
+    UNDECODABLE,
+    UNSUPPORTED,
+    Item,
+    Place,
+    Skip,
+)
 
 BOMB = "decompression bomb"
 _WORD = re.compile(r"\w+")
@@ -96,6 +105,8 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
         return dataclasses.replace(
             known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL]
         )
+    except TooCostlyError as e:
+        return dataclasses.replace(known, problem=TOO_COSTLY.replace(" ", "_"), detail=str(e))
     except UnsupportedError as e:
         problem = f"{UNSUPPORTED} {e.kind}".replace(" ", "_")
         return dataclasses.replace(known, problem=problem, detail=str(e))

@@ -31,6 +31,7 @@ TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = (
     "damaged tar",
 )
 LONG_CAPTION, TOO_LONG, UNREADABLE = "caption too long", "extreme aspect ratio", "unreadable file"
+TOO_COSTLY = "too costly"  # to decode
 # the format's name follows
 UNSUPPORTED, LINKED, SECOND = "unsupported format", "linked folder", "second image of a name"
 

@@ -1,7 +1,6 @@
 """Make small image files that would cost their decoder memory or minutes."""
 
 import functools
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -59,6 +58,23 @@ def exif_bomb(tags: int, size: int, room: int | None = None) -> bytes:
     return block + bytes(size if room is None else room)
 
 
+def avif_with(block: bytes) -> bytes:
+    """Return an AVIF with an EXIF block, which is written in the place of a good one."""
+    good = (b"Exif\0\0II*\0" + struct.pack("<IH", 8, 0)).ljust(len(block), b"\0")
+    data = saved(Image.new("RGB", (16, 16), "gray"), "AVIF", exif=good)
+    at = data.index(good[6:20])
+    return data[:at] + block[6:] + data[at + len(block) - 6 :]
+
+
+def jpeg2000(side: int, tile: int = 0, components: int = 3, **options) -> bytes:
+    """Return a codestream with another size in its header."""
+    image = Image.new("RGB", (64, 64), "gray")
+    data = bytearray(saved(image, "JPEG2000", no_jp2=True, **options))
+    struct.pack_into(">6I", data, 8, side, side, 0, 0, tile or side, tile or side)
+    struct.pack_into(">H", data, 40, components)
+    return bytes(data)
+
+
 def webp_with(kind: bytes, body: bytes) -> bytes:
     """Return an extended WebP with one more chunk."""
     data = saved(Image.new("RGB", (16, 16), "gray"), "WEBP", exif=exif(1))
@@ -95,7 +111,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG of 200,000 empty parts": (lambda: _right(*[chunk(b"IDAT", b"")] * 200_000), COSTLY),
     "PNG of 200,000 unknown chunks": (lambda: _right(*[chunk(b"abcd", b"")] * 200_000), COSTLY),
     "PNG of a 40 MB profile": (lambda: _right(packed(40 * MIB)), USABLE),
-    "PNG of 2,000 profiles of 40 MB": (lambda: _right(*[packed(40 * MIB)] * 2_000), USABLE),
+    "PNG of 300 profiles of 17 MB": (lambda: _right(*[packed(17 * MIB)] * 300), USABLE),
     "PNG of 2,000 texts of a megabyte": (
         lambda: _right(*[packed(MIB, b"zTXt", b"Raw profile type exif\0\0")] * 2_000),
         USABLE,
@@ -110,8 +126,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "WebP with EXIF of 60 GB": (lambda: webp_with(b"EXIF", exif_bomb(60_000, MIB)), USABLE),
     "AVIF with EXIF of 60 GB": (
-        lambda: saved(Image.new("RGB", (16, 16)), "AVIF", exif=exif_bomb(1, 8)).replace(b"", b""),
-        USABLE,
+        lambda: avif_with(exif_bomb(60_000, MIB)),
+        COSTLY,
     ),
     "JPEG with EXIF of 300 MB": (
         lambda: jpeg_with((0xE1, exif_bomb(3_000, 28_000))),
@@ -139,9 +155,22 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "WebP of 300 frames": (lambda: animated(300, "WEBP"), USABLE),
     "GIF of 300 frames": (lambda: animated(300, "GIF"), "unsupported_format_GIF"),
     "TIFF of 3 frames": (lambda: animated(3, "TIFF"), "unsupported_format_TIFF"),
-    "JPEG 2000 of 2^16 tiles": (
-        lambda: saved(_noise(256), "JPEG2000", tile_size=(1, 1)),
+    "JPEG 2000 of 4×4 blocks": (lambda: jpeg2000(8192, codeblock_size=(4, 4)), COSTLY),
+    "JPEG 2000 of 4×4 precincts": (
+        lambda: jpeg2000(8192, codeblock_size=(4, 4), precinct_size=(4, 4)),
         COSTLY,
+    ),
+    "JPEG 2000 of 65,536 tiles": (lambda: jpeg2000(8192, 32), COSTLY),
+    "JPEG 2000 of 16,000 components": (lambda: jpeg2000(8192, 0, 16_000), COSTLY),
+    "JPEG 2000 of a larger picture than it says": (
+        lambda: saved(Image.new("RGB", (64, 64)), "JPEG2000").replace(
+            bytes((0, 0, 0, 64)) * 2 + bytes(8), struct.pack(">4I", 2**14, 2**14, 0, 0)
+        ),
+        COSTLY,
+    ),
+    "JPEG 2000 of a good size": (
+        lambda: saved(_noise(64), "JPEG2000", codeblock_size=(4, 4), tile_size=(16, 16)),
+        USABLE,
     ),
     "JPEG 2000 of 30 layers": (
         lambda: saved(_noise(64), "JPEG2000", quality_layers=list(range(60, 0, -2))),
