@@ -96,7 +96,7 @@ def _check_schema(reader: Reader) -> None:
         raise DamagedError(f"it has {count:,} columns and groups; the limit is {2 * MAX_COLUMNS:,}")
     open_groups: list[int] = []  # for each group around the next column, how many are missing
     for _ in range(count):
-        children = reader.struct().get(5, 0)
+        children = _number(reader.struct().get(5))
         if open_groups:
             open_groups[-1] -= 1
         while open_groups and open_groups[-1] <= 0 and children <= 0:
@@ -214,7 +214,7 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
         if pages > MAX_PAGES:
             raise DamagedError(f"a column of more than {MAX_PAGES:,} pages in one row group")
         header, size = _page(file, at, end)
-        plain, packed = header.get(2, -1), header.get(3, -1)
+        plain, packed = (_number(header.get(field)) for field in (2, 3))
         if plain < 0 or packed < 0 or at + size + packed > end:
             raise DamagedError(f"a damaged page at byte {at:,}")
         if plain > MAX_PAGE:
@@ -223,13 +223,13 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
             )
         budget.spend(plain)
         largest, total, at = max(largest, plain), total + plain, at + size + packed
-        if data := header.get(5) or header.get(8):
-            count = data.get(1, -1)
-            if count < 0:
-                raise DamagedError(f"a damaged page at byte {at:,}")
-            values += count
-            counts.append(count)
-            repeats |= data.get(2 if 5 in header else 4, 0) not in _PLAIN
+        for field, encoding in ((5, 2), (8, 4)):  # both versions of a page of data
+            if isinstance(data := header.get(field), dict):
+                if (count := _number(data.get(1))) < 0:
+                    raise DamagedError(f"a damaged page at byte {at:,}")
+                values += count
+                counts.append(count)
+                repeats |= data.get(encoding) not in _PLAIN
     width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
     return _Chunk(
         width=_WIDTHS.get(leaf.physical_type, max(width, 0)),
@@ -240,6 +240,11 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
         repeats=repeats,
         fewest=min(counts[:-1] or counts or [1]),
     )
+
+
+def _number(value: Any) -> int:
+    """Return the value of a field if it is a number, or -1."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def _page(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:
