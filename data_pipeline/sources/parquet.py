@@ -1,6 +1,7 @@
 """Reading parquet: img2dataset's files with image bytes, and tables of metadata to join by key."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -27,11 +28,10 @@ from data_pipeline.sources.items import (
 from data_pipeline.sources.parquet_bounds import (
     ROW_BYTES,
     Budget,
-    DamagedError,
     batch_rows,
-    check_footer,
     check_rows,
 )
+from data_pipeline.sources.parquet_footer import DamagedError, Group, check_footer
 from data_pipeline.sources.parquet_values import columns_of, image_column_of, values_of
 from data_pipeline.sources.texts import gather
 
@@ -44,8 +44,8 @@ def image_column(path: str) -> str | None:
     Raises:
         DamagedError: the file cannot be opened as parquet.
     """
-    with _opened(path, row_bytes=ROW_BYTES) as (_, parquet, _):
-        return image_column_of(parquet.schema_arrow)
+    with _opened(path, row_bytes=ROW_BYTES) as opened:
+        return image_column_of(opened.reader.schema_arrow)
 
 
 def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
@@ -55,9 +55,9 @@ def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
     """
     row = 0
     try:
-        with _opened(path, row_bytes=ROW_BYTES) as (file, parquet, budget):
-            columns = [column, *columns_of(parquet.schema_arrow, column)]
-            for fields in _rows(file, parquet, columns, column, budget):
+        with _opened(path, row_bytes=ROW_BYTES) as opened:
+            columns = [column, *columns_of(opened.reader.schema_arrow, column)]
+            for fields in _rows(opened, columns, column):
                 yield _item(fields, column, Place(path, row, -1))
                 row += 1
     except DamagedError as e:
@@ -73,17 +73,17 @@ def read_image(place: Place) -> bytes:
         InputError: the file has changed.
     """
     try:
-        with _opened(place.file, row_bytes=ROW_BYTES) as (file, parquet, budget):
-            column, row = image_column_of(parquet.schema_arrow), place.offset
-            for group in range(parquet.num_row_groups):
-                count = parquet.metadata.row_group(group).num_rows
-                if row >= count:
-                    row -= count
+        with _opened(place.file, row_bytes=ROW_BYTES) as opened:
+            column, row = image_column_of(opened.reader.schema_arrow), place.offset
+            for number, group in enumerate(opened.groups):
+                if row >= group.rows:
+                    row -= group.rows
                     continue
-                for batch in _batches(file, parquet, group, [column], column, budget):
+                for batch in _batches(opened, number, [column], column):
                     if row < len(batch):
-                        cells = [values_of(each[row : row + 1], image=True)[0] for each in batch]
-                        return _bytes(cells)
+                        return _bytes(
+                            [values_of(each[row : row + 1], image=True)[0] for each in batch]
+                        )
                     row -= len(batch)
     except DamagedError as e:
         raise InputError(
@@ -100,14 +100,14 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     names = names_of("url") if plain_name(on) in names_of("url") else (plain_name(on),)
     try:
-        with _opened(path) as (file, parquet, budget):
-            columns = columns_of(parquet.schema_arrow)
+        with _opened(path) as opened:
+            columns = columns_of(opened.reader.schema_arrow)
             if not set(names) & set(map(plain_name, columns)):
                 raise InputError(
                     f"--metadata {path} has no column {on!r} of text or numbers; give --join-on"
                     f" one of {', '.join(columns[:20])}"
                 )
-            for fields in _rows(file, parquet, columns, "", budget):
+            for fields in _rows(opened, columns, ""):
                 if (value := same_key(present(fields, names))) is not None:
                     told = read_fields(fields)
                     row = {"url": told.url, "scores": told.scores, "unreadable": told.unreadable}
@@ -118,9 +118,19 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from e
 
 
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """An open file whose metadata are bounded. `reader` is its ParquetFile."""
+
+    file: BinaryIO
+    reader: Any
+    groups: list[Group]
+    budget: Budget
+
+
 @contextlib.contextmanager
-def _opened(path: str, *, row_bytes: int = 1) -> Iterator[tuple[BinaryIO, Any, Budget]]:
-    """Open a parquet file of bounded metadata; give (the file, its ParquetFile, its budget).
+def _opened(path: str, *, row_bytes: int = 1) -> Iterator[_Opened]:
+    """Open a parquet file of bounded metadata.
 
     row_bytes: one row is allowed for so many bytes of the file.
 
@@ -134,9 +144,12 @@ def _opened(path: str, *, row_bytes: int = 1) -> Iterator[tuple[BinaryIO, Any, B
 
     with storage.open_read(path) as file:
         try:
-            size = check_footer(file)
+            size, groups = check_footer(file)
             opened = parquet.ParquetFile(file)
-            check_rows(opened.metadata.num_rows, size, row_bytes)
+            rows = opened.metadata.num_rows
+            check_rows(rows, size, row_bytes)
+            if rows != sum(group.rows for group in groups):
+                raise DamagedError(f"its row groups do not have the {rows:,} rows that it claims")
             # of lists, the texts are read once and not for each of their uses
             lists = [
                 leaf.path
@@ -145,7 +158,7 @@ def _opened(path: str, *, row_bytes: int = 1) -> Iterator[tuple[BinaryIO, Any, B
             ]
             if lists:
                 opened = parquet.ParquetFile(file, read_dictionary=lists)
-            yield file, opened, Budget(size)
+            yield _Opened(file, opened, groups, Budget(size))
         except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as e:
             raise _damaged(e, path) from e
 
@@ -161,31 +174,33 @@ def _damaged(e: Exception, path: str) -> DamagedError:
     return DamagedError(first_line(e))
 
 
-def _rows(
-    file: BinaryIO, parquet: Any, columns: list[str], image: str, budget: Budget
-) -> Iterator[dict[str, Any]]:
-    """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list."""
-    names, count = list(dict.fromkeys(columns)), 0
-    for group in range(parquet.num_row_groups):
-        for batch in _batches(file, parquet, group, names, image, budget):
+def _rows(opened: _Opened, columns: list[str], image: str) -> Iterator[dict[str, Any]]:
+    """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list.
+
+    image: the column of images, or an empty text.
+    """
+    names = list(dict.fromkeys(columns))
+    for number, group in enumerate(opened.groups):
+        count = 0
+        for batch in _batches(opened, number, names, image):
             values = [
                 values_of(column, image=name == image)
                 for name, column in zip(batch.schema.names, batch.columns, strict=True)
             ]
             for row in zip(*values, strict=True):
-                budget.spend(_size(row))
+                opened.budget.spend(_size(row))
                 count += 1
                 yield gather(list(zip(batch.schema.names, row, strict=True)))
-    if names and count != parquet.metadata.num_rows:
-        raise DamagedError(f"it has {count:,} of the {parquet.metadata.num_rows:,} rows it claims")
+        if names and count != group.rows:
+            said = f"row group {number} has {count:,} of the {group.rows:,} rows that it claims"
+            raise DamagedError(said)
 
 
-def _batches(
-    file: BinaryIO, parquet: Any, group: int, names: list[str], image: str, budget: Budget
-) -> Iterator[Any]:
-    """Yield the row group in batches whose decoded size is bounded."""
-    rows = batch_rows(file, parquet, group, names, image, budget)
-    yield from parquet.iter_batches(rows, row_groups=[group], columns=names)
+def _batches(opened: _Opened, number: int, names: list[str], image: str) -> Iterator[Any]:
+    """Yield a row group in batches whose decoded size is bounded."""
+    schema, group = opened.reader.schema, opened.groups[number]
+    rows = batch_rows(opened.file, schema, group, names, image, opened.budget)
+    yield from opened.reader.iter_batches(rows, row_groups=[number], columns=names)
 
 
 def _size(value: Any) -> int:

@@ -8,12 +8,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+from data_pipeline.sources.parquet_footer import DamagedError, Group, whole
 from data_pipeline.sources.thrift import Reader, ThriftError
 
-MAX_FOOTER = 2**24  # bytes: a file of 18 million rows has one megabyte
-MAX_COLUMNS = 4096
-MAX_DEPTH = 32  # columns within columns
-MAX_GROUPS = 2**15  # row groups
 MAX_PAGE = 2**28  # bytes of a page after decompression: writers make pages of one megabyte
 MAX_PAGES = 2**14  # of one column of a row group
 MAX_LISTS = 2**25  # values of a column of lists in a row group
@@ -24,17 +21,9 @@ MIN_ROWS = 2**16  # a file may have so many rows, and
 ROW_BYTES = 32  # one more for so many of its bytes, of images; for one byte, of metadata
 # a file may decode to so many bytes, and to so many times its own size
 MIN_DECODED, TIMES_DECODED = 2**28, 100
-_MAGIC = b"PAR1"
 _HEADERS = (2**9, 2**16, 2**20)  # bytes that are read for a page's header until it is whole
 _PLAIN = (0, 6)  # encodings of texts in which each value has bytes of its own
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
-
-
-class DamagedError(Exception):
-    """A parquet file ends early, contradicts itself or exceeds a limit.
-
-    The rows that were read before are good.
-    """
 
 
 class Budget:
@@ -53,67 +42,6 @@ class Budget:
                 f"it decodes to more than {self._most:,} bytes, the limit for a file of"
                 f" {self._size:,}"
             )
-
-
-def check_footer(file: BinaryIO) -> int:
-    """Return the file's size after checking its footer's size and the depth of its columns.
-
-    Raises:
-        DamagedError: the file has no footer, or one that exceeds a limit.
-    """
-    size = file.seek(0, 2)
-    if size < 12:
-        raise DamagedError(f"it has {size} bytes, too few for a parquet file")
-    file.seek(size - 8)
-    end = file.read(8)
-    length = int.from_bytes(end[:4], "little")
-    if end[4:] != _MAGIC:
-        raise DamagedError("it does not end as a parquet file")
-    if length > MAX_FOOTER:
-        raise DamagedError(f"its footer has {length:,} bytes; the limit is {MAX_FOOTER:,}")
-    if length > size - 12:
-        raise DamagedError(f"its footer would have {length:,} of its {size:,} bytes")
-    file.seek(size - 8 - length)
-    reader = Reader(file.read(length))
-    try:
-        for number, kind in reader.fields():
-            if number == 2 and kind == 9:
-                _check_schema(reader)
-            elif number == 4 and kind == 9:
-                _check_groups(reader)
-            else:
-                reader.skip(kind)
-    except (ThriftError, IndexError) as e:
-        raise DamagedError(f"its footer is damaged ({e or 'it ends too early'})") from e
-    file.seek(0)
-    return size
-
-
-def _check_schema(reader: Reader) -> None:
-    """Read the list of columns. Raises DamagedError where they are too many or too deep."""
-    count, _ = reader.list_head()
-    if count > 2 * MAX_COLUMNS:
-        raise DamagedError(f"it has {count:,} columns and groups; the limit is {2 * MAX_COLUMNS:,}")
-    open_groups: list[int] = []  # for each group around the next column, how many are missing
-    for _ in range(count):
-        children = _number(reader.struct().get(5))
-        if open_groups:
-            open_groups[-1] -= 1
-        while open_groups and open_groups[-1] <= 0 and children <= 0:
-            open_groups.pop()
-        if children > 0:
-            open_groups.append(children)
-        if len(open_groups) > MAX_DEPTH:
-            raise DamagedError(f"its columns are nested more than {MAX_DEPTH} deep")
-
-
-def _check_groups(reader: Reader) -> None:
-    """Skip the list of row groups. Raises DamagedError where they are too many."""
-    count, kind = reader.list_head()
-    if count > MAX_GROUPS:
-        raise DamagedError(f"it has {count:,} row groups; the limit is {MAX_GROUPS:,}")
-    for _ in range(count):
-        reader.skip(kind)
 
 
 def check_rows(rows: int, size: int, row_bytes: int) -> None:
@@ -160,14 +88,14 @@ class _Chunk:
 
 
 def batch_rows(
-    file: BinaryIO, parquet: Any, group: int, columns: Iterable[str], images: str, budget: Budget
+    file: BinaryIO, schema: Any, group: Group, columns: Iterable[str], images: str, budget: Budget
 ) -> int:
     """Return how many rows of a row group may be decoded together: ROWS or fewer.
 
     Args:
         file: the open file.
-        parquet: its ParquetFile.
-        group: the number of the row group.
+        schema: its stored columns, of ParquetFile.
+        group: the row group.
         columns: the columns that are to be decoded.
         images: the one of them that has images, or an empty text.
         budget: of the file.
@@ -176,37 +104,35 @@ def batch_rows(
         DamagedError: one row, or one page, decodes to too much; or a header is damaged.
     """
     chunks = []
-    for number, leaf in leaves(parquet, set(columns)):
-        chunk = _read_chunk(file, leaf, parquet.metadata.row_group(group).column(number), budget)
+    for number, leaf in leaves(schema, set(columns)):
+        start, end = group.places[number]
+        if start < 0:
+            raise DamagedError(f"no place of the column {leaf.path[:80]!r}")
+        chunk = _read_chunk(file, leaf, start, end, budget)
         most = MAX_BYTES_AS_LISTS if leaf.path.split(".")[0] == images else MAX_LISTS
         if chunk.lists and chunk.values > most:
-            said = f"row group {group} has {chunk.values:,} values in lists of {leaf.path[:80]!r}"
+            said = f"a row group has {chunk.values:,} values in lists of {leaf.path[:80]!r}"
             raise DamagedError(f"{said}; the limit is {most:,}")
         chunks.append(chunk)
     rows = ROWS
     while (cost := sum(chunk.cost(rows) for chunk in chunks)) > MAX_BATCH and rows > 1:
         rows //= 2
     if cost > 4 * MAX_BATCH:
-        said = f"a row of row group {group} may decode to {cost:,} bytes"
+        said = f"a row may decode to {cost:,} bytes"
         raise DamagedError(f"{said}; the limit is {4 * MAX_BATCH:,}")
     return rows
 
 
-def leaves(parquet: Any, columns: set[str]) -> Iterator[tuple[int, Any]]:
+def leaves(schema: Any, columns: set[str]) -> Iterator[tuple[int, Any]]:
     """Yield (number, ColumnSchema) of the stored columns that make up `columns`."""
-    schema = parquet.schema
     for number in range(len(schema)):
         leaf = schema.column(number)
         if leaf.path in columns or any(leaf.path.startswith(f"{name}.") for name in columns):
             yield number, leaf
 
 
-def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
-    """Return what the page headers of one column of a row group say."""
-    at = told.data_page_offset
-    if told.has_dictionary_page and 0 < (told.dictionary_page_offset or 0) < at:
-        at = told.dictionary_page_offset
-    end = at + told.total_compressed_size
+def _read_chunk(file: BinaryIO, leaf: Any, at: int, end: int, budget: Budget) -> _Chunk:
+    """Return what the page headers of one column of a row group say; they are in `at`..`end`."""
     values = largest = total = pages = 0
     repeats, counts = False, []
     while at < end:
@@ -214,7 +140,7 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
         if pages > MAX_PAGES:
             raise DamagedError(f"a column of more than {MAX_PAGES:,} pages in one row group")
         header, size = _page(file, at, end)
-        plain, packed = (_number(header.get(field)) for field in (2, 3))
+        plain, packed = (whole(header.get(field)) for field in (2, 3))
         if plain < 0 or packed < 0 or at + size + packed > end:
             raise DamagedError(f"a damaged page at byte {at:,}")
         if plain > MAX_PAGE:
@@ -225,7 +151,7 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
         largest, total, at = max(largest, plain), total + plain, at + size + packed
         for field, encoding in ((5, 2), (8, 4)):  # both versions of a page of data
             if isinstance(data := header.get(field), dict):
-                if (count := _number(data.get(1))) < 0:
+                if (count := whole(data.get(1))) < 0:
                     raise DamagedError(f"a damaged page at byte {at:,}")
                 values += count
                 counts.append(count)
@@ -240,11 +166,6 @@ def _read_chunk(file: BinaryIO, leaf: Any, told: Any, budget: Budget) -> _Chunk:
         repeats=repeats,
         fewest=min(counts[:-1] or counts or [1]),
     )
-
-
-def _number(value: Any) -> int:
-    """Return the value of a field if it is a number, or -1."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def _page(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _MAX_DEPTH = 32  # structs and lists within one another: parquet's own are a dozen deep
-_BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 3, 7, 8, 9, 10, 11, 12
-_BOOLEANS, _INTEGERS = (1, 2), (4, 5, 6)
+LIST, _BYTE, _DOUBLE, _BINARY, _SET, _MAP, _STRUCT = 9, 3, 7, 8, 10, 11, 12
+INTEGERS, _BOOLEANS = (4, 5, 6), (1, 2)
 
 
 class ThriftError(ValueError):
@@ -43,7 +43,7 @@ class Reader:
         for number, kind in self.fields(depth):
             if kind in _BOOLEANS:
                 found[number] = kind == 1
-            elif kind in _INTEGERS:
+            elif kind in INTEGERS:
                 found[number] = self.integer()
             elif kind == _STRUCT:
                 found[number] = self.struct(depth + 1)
@@ -57,13 +57,13 @@ class Reader:
             raise ThriftError("values nested too deeply")
         if kind in _BOOLEANS:
             return
-        if kind in _INTEGERS:
+        if kind in INTEGERS:
             self.varint()
         elif kind in (_BYTE, _DOUBLE):
             self._jump(1 if kind == _BYTE else 8)
         elif kind == _BINARY:
             self._jump(self.varint())
-        elif kind in (_LIST, _SET):
+        elif kind in (LIST, _SET):
             count, element = self.list_head()
             for _ in range(count):
                 self._skip_element(element, depth)

@@ -9,9 +9,8 @@ import random
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))
-sys.path.append(str(ROOT / "tests" / "helpers"))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import mutation
 from hostile_tars import end, good, header, member, number, record, sparse_map

@@ -91,6 +91,26 @@ def lists(value, count: int) -> pa.ListArray:
 
 _ROOT, _LEAF = element(b"root", 1), element(b"png", 0, 6)
 
+_NAMES = bytes([0x18]) + varint(3) + b"png"
+_CHUNK = fields(
+    (2, _I64, integer(4)),
+    (
+        3,
+        _STRUCT,
+        fields(
+            (1, _I32, integer(6)),
+            (2, _LIST, listed([integer(0)], _I32)),
+            (3, _LIST, _NAMES),
+            (4, _I32, integer(0)),
+            (5, _I64, integer(1)),
+            (6, _I64, integer(9)),
+            (7, _I64, integer(9)),
+            (9, _I64, integer(4)),
+            (16, _STRUCT, fields((2, _LIST, listed([integer(0)] * 7, _I64)))),
+        ),
+    ),
+)
+
 
 def _twice(name: str, *kinds) -> bytes:
     base = rows(2)
@@ -167,6 +187,13 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a second list of deep columns": lambda: footer(
         [_ROOT, _LEAF],
         more=bytes([_LIST]) + integer(2) + listed([_ROOT, *[element(b"a", 1)] * 200_000, _LEAF]),
+    ),
+    "a histogram of a wrong length": lambda: footer(
+        [_ROOT, _LEAF],
+        1,
+        listed(
+            [fields((1, _LIST, listed([_CHUNK])), (2, _I64, integer(9)), (3, _I64, integer(1)))]
+        ),
     ),
     "a group of 2^30 columns": lambda: footer([element(b"root", 2**30), _LEAF]),
     "a list of 2^60 columns": lambda: (

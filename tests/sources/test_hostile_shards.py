@@ -19,6 +19,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.sources import parquet_bounds
 from data_pipeline.sources.items import Item, Skip
 from data_pipeline.sources.parquet import read_metadata
+from data_pipeline.sources.parquet_footer import check_footer
 from data_pipeline.sources.tars import read_tar
 
 GIB, MIB = 2**30, 2**20
@@ -183,8 +184,9 @@ def test_pages_tell_what_a_dictionary_hides(tmp_path):
     )
     from pyarrow import parquet
 
-    file, read = io.BytesIO(data), parquet.ParquetFile(io.BytesIO(data))
-    budget = parquet_bounds.Budget(len(data))
-    many = parquet_bounds.batch_rows(file, read, 0, ["key", "url", "png"], "png", budget)
-    few = parquet_bounds.batch_rows(file, read, 0, ["key", "caption"], "png", budget)
+    file, schema = io.BytesIO(data), parquet.ParquetFile(io.BytesIO(data)).schema
+    size, (group,) = check_footer(file)
+    budget = parquet_bounds.Budget(size)
+    many = parquet_bounds.batch_rows(file, schema, group, ["key", "url", "png"], "png", budget)
+    few = parquet_bounds.batch_rows(file, schema, group, ["key", "caption"], "png", budget)
     assert (many, few) == (64, 8)  # 8 × 20 MiB are within 256 MiB
