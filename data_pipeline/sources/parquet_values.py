@@ -75,7 +75,7 @@ def values_of(column: Any, *, image: bool = False) -> list[Any]:
     """Return a column's values as Python objects.
 
     A value of a dictionary is one object, however many rows have it. Of a type that is neither
-    text nor number nor a list of these, a value is the name of the type.
+    text nor number nor a list of these, a value is an object that no field accepts.
 
     image: whether a list of numbers is the bytes of an image.
     """
@@ -93,8 +93,8 @@ def values_of(column: Any, *, image: bool = False) -> list[Any]:
         lists = [each.tobytes() for each in lists] if image else lists
         return [each if is_there else None for each, is_there in zip(lists, there, strict=True)]
     if kinds.is_nested(column.type) and not (_is_plain(column.type) or image):
-        name = f"a value of the type {str(column.type)[:60]}"
-        return [name if is_there else None for is_there in column.is_valid().to_pylist()]
+        other = {"type": str(column.type)[:60]}
+        return [other if is_there else None for is_there in column.is_valid().to_pylist()]
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):  # one cell or more has no value in Python
