@@ -182,15 +182,20 @@ def optional(rule: Rule) -> Rule:
     )
 
 
-def each(rule: Rule, *, least: int = 1) -> Rule:
-    """Return the rule of a tuple of at least so many values, each of which meets `rule`."""
+def each(rule: Rule, *, least: int = 1, most: int | None = None) -> Rule:
+    """Return the rule of a tuple of so many values, each of which meets `rule`."""
     few = "one or more" if least else "none or more"
+    few = few if most is None else f"{least}..{most} numbers"
+    many = () if most is None else ((1,) * (most + 1),)
     return Rule(
         f"tuple of {rule.type}",
         f"{few}, each {rule.right}",
         lambda values: isinstance(values, (tuple, list)) and all(map(rule.typed, values)),
-        lambda values: len(values) >= least and all(map(rule.fits, values)),
-        (*((value,) for value in rule.outside), *(((),) if least else ())),
+        lambda values: (
+            least <= len(values) <= (len(values) if most is None else most)
+            and all(map(rule.fits, values))
+        ),
+        (*((value,) for value in rule.outside), *(((),) if least else ()), *many),
     )
 
 

@@ -4,7 +4,6 @@ import ast
 import difflib
 import importlib
 import importlib.util
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.io.arguments import local
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
 
 # what every recipe has
@@ -201,7 +201,7 @@ def _one_line(e: Exception) -> str:
 
 def to_json(config: ConfigDict) -> dict:
     """Return the config as plain JSON values, tuples as lists."""
-    return json.loads(config.to_json_best_effort())
+    return parse_json(config.to_json_best_effort(), nan=True, surrogates=True)
 
 
 def at(config: dict, name: str) -> Any:

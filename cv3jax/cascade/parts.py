@@ -23,6 +23,8 @@ from data_pipeline.loading.tokenizer import Tokenize, load_tokenizer
 
 # fields of config.model that do not change the shapes of a part's arrays
 SIZELESS = {"dtype", "remat"}
+# fields that no description sets: functions, and those of every flax module
+UNDESCRIBED = {"attend", "constrain", "gather", "name", "parent"}
 
 
 def part_loader(path: str, part: str, model: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
@@ -122,11 +124,10 @@ def build_model(cls: type, fields: dict, **extra: Any) -> Any:
 
     Raises InputError on a field that the model does not have or that `extra` sets.
     """
-    known = {field.name for field in dataclasses.fields(cls)} - set(extra)
+    known = {field.name for field in dataclasses.fields(cls)} - UNDESCRIBED - set(extra)
     if unknown := sorted(set(fields) - known):
         raise InputError(
-            f"{cls.__name__} has no field {', '.join(unknown)}; it has"
-            f" {', '.join(sorted(known - {'parent', 'name'}))}"
+            f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     return cls(
         **{

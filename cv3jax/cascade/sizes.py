@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
+from cv3jax.checkpoints.description_fields import MAX_SIDE
 from data_pipeline.io.errors import InputError
 
 # doublings of the base's sides; the paper iterates the relay twice, and tiles beyond that
 MAX_PASSES = 4
 FACTORS = tuple(2**n for n in range(1, MAX_PASSES + 1))  # by which a picture can be enlarged
-MAX_SIDE = 16_384  # pixels
 # how far the area of a base picture may be from the trained one, either way
 FAR = 4.0
 _WRITTEN = re.compile(r"(\d{1,6})(?:[x×](\d{1,6}))?", re.IGNORECASE)

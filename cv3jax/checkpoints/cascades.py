@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cv3jax.checkpoints import manifest, newest
+from cv3jax.checkpoints import manifest, newest, stored_sizes
 from cv3jax.checkpoints.description import CascadeDescription
+from data_pipeline.io.bounded_json import SETTINGS, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -161,16 +162,24 @@ def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
     Raises InputError where the cascade is missing, damaged or of another format.
     """
     directory = find_cascade(path)
-    if not (directory / CASCADE).is_file():
-        return directory, newest.describe(directory)
+    where = str(directory / CASCADE)
+    if (directory / CASCADE).is_file():
+        description = CascadeDescription.from_json(_read_description(directory), where)
+    else:
+        description, where = newest.describe(directory), newest.named(directory)
+    if problem := stored_sizes.differing(description, lambda part: place_of(directory, part)):
+        raise InputError(f"{where} is damaged: {problem}; restore both")
+    return directory, description
+
+
+def _read_description(directory: Path) -> Any:
     try:
-        value = json.loads((directory / CASCADE).read_text())
+        return load_json(directory / CASCADE, SETTINGS)
     except (OSError, ValueError) as e:
         raise (
             machine_error(e, directory / CASCADE)
             or InputError(f"{directory / CASCADE} is damaged: {first_line(e)}")
         ) from e
-    return directory, CascadeDescription.from_json(value, str(directory / CASCADE))
 
 
 def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cv3jax.checkpoints.description_checks import FIELDS, misfit, widened
+from cv3jax.checkpoints.description_checks import misfit, widened
 from data_pipeline.io.errors import InputError
 
 FORMAT = 2
@@ -18,7 +18,6 @@ class VaeDescription:
     scale: float | None
     # matrix [z + 1][3]: a scaled latent and a constant → RGB in [-1, 1]; None: not fitted
     preview: list[list[float]] | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of other programs
 
     @property
     def measured(self) -> float:
@@ -32,14 +31,13 @@ class VaeDescription:
 
     @classmethod
     def from_json(cls, section: dict) -> "VaeDescription":
-        """Return the description of a `vae` section that has the right fields and types."""
-        others = _others(section, (*FIELDS["vae"], "preview"))
-        return cls(section["model"], section["scale"], section.get("preview"), others)
+        """Return the description of a `vae` section that passes `misfit`."""
+        return cls(**section)
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it was read."""
         shown = {} if self.preview is None else {"preview": self.preview}
-        return {**self.extra, "model": self.model, "scale": self.scale, **shown}
+        return {"model": self.model, "scale": self.scale, **shown}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +46,15 @@ class TextDescription:
 
     model: dict[str, Any]  # fields of `T5Encoder`
     length: int  # tokens of a prompt
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, section: dict) -> "TextDescription":
-        """Return the description of a `t5` section that has the right fields and types."""
-        return cls(section["model"], section["length"], _others(section, FIELDS["t5"]))
+        """Return the description of a `t5` section that passes `misfit`."""
+        return cls(**section)
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it was read."""
-        return {**self.extra, "model": self.model, "length": self.length}
+        return {"model": self.model, "length": self.length}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +63,16 @@ class Distilled:
 
     steps: int
     w: tuple[float, float] | None  # range of guidance weights; None: unknown
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, section: dict) -> "Distilled":
         """Return the description of a `distilled` section that passes `misfit`."""
         w = section["w"]
-        return cls(
-            section["steps"], None if w is None else tuple(w), _others(section, ("steps", "w"))
-        )
+        return cls(section["steps"], None if w is None else tuple(w))
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it was read."""
-        return {
-            **self.extra,
-            "steps": self.steps,
-            "w": None if self.w is None else list(self.w),
-        }
+        return {"steps": self.steps, "w": None if self.w is None else list(self.w)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +92,6 @@ class StageDescription:
     form: str
     blur: str | None = None  # of the training schedule; None: unknown
     distilled: Distilled | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def w_dim(self) -> int:
@@ -111,23 +100,19 @@ class StageDescription:
 
     @classmethod
     def from_json(cls, section: dict) -> "StageDescription":
-        """Return the description of a stage's section that has the right fields and types."""
+        """Return the description of a stage's section that passes `misfit`."""
         more = {}
-        if isinstance(section.get("blur"), str):
-            more["blur"] = section["blur"]
         if "distilled" in section:
             more["distilled"] = Distilled.from_json(section["distilled"])
-        known = {name: section[name] for name in FIELDS["stage"]}
-        return cls(**known, **more, extra=_others(section, (*known, *more)))
+        return cls(**{**section, **more})
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it was read."""
-        section = {**self.extra, **{name: getattr(self, name) for name in FIELDS["stage"]}}
-        if self.blur is not None:
-            section["blur"] = self.blur
+        section = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.distilled is not None:
             section["distilled"] = self.distilled.to_json()
-        return section
+        optional = ("blur", "distilled")
+        return {name: one for name, one in section.items() if name not in optional or one}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +124,6 @@ class CascadeDescription:
     stages: dict[str, StageDescription] = dataclasses.field(default_factory=dict)
     # of the file; a file of format 1 keeps its format when it is written again
     format: int = FORMAT
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -171,7 +155,8 @@ class CascadeDescription:
 
         Raises InputError that names `where` on another format or on wrong fields.
         """
-        if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
+        found = value.get("format") if isinstance(value, dict) else None
+        if type(found) is not int or not 1 <= found <= FORMAT:
             raise InputError(
                 f"{where} is not a cascade description of format 1 or {FORMAT}; give a checkpoint"
                 " that this version can read"
@@ -185,20 +170,13 @@ class CascadeDescription:
             TextDescription.from_json(value["t5"]) if "t5" in value else None,
             {name: StageDescription.from_json(stage) for name, stage in value["stages"].items()},
             value["format"],
-            _others(value, ("vae", "t5", "stages", "format")),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `cascade.json`."""
         encoders = {name: getattr(self, name) for name in ("vae", "t5")}
         return {
-            **self.extra,
             **{name: one.to_json() for name, one in encoders.items() if one is not None},
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "format": self.format,
         }
-
-
-def _others(section: dict, known: Any) -> dict[str, Any]:
-    """Return the fields of a section besides `known`; they are kept when it is written again."""
-    return {name: value for name, value in section.items() if name not in known}

@@ -10,6 +10,8 @@ import json
 import os
 from pathlib import Path
 
+from data_pipeline.io.bounded_json import load_json
+
 NAME = "manifest.json"
 # orbax changes these after the manifest is written; nothing reads them
 _OTHERS = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -36,7 +38,7 @@ def write(directory: Path) -> None:
 def damage(directory: Path) -> str | None:
     """Return how `directory` differs from its manifest, with the name of the file, or None."""
     try:
-        content = json.loads((directory / NAME).read_text())
+        content = load_json(directory / NAME)
         files = content["files"]
         if content["sha256"] != _digest(files):
             return f"{NAME} differs from what was written"

@@ -52,15 +52,21 @@ def _signed(place: Path) -> bool:
     )
 
 
+def named(step: Path) -> str:
+    """Return how messages name the description that a checkpoint records."""
+    return f"the description in checkpoint {step}"
+
+
 def describe(step: Path) -> CascadeDescription:
     """Return the description of the cascade that a checkpoint stands for.
 
     Raises InputError on a checkpoint that records none, or on a damaged one.
     """
-    value, where = _kept(step)["description"], f"the description in checkpoint {step}"
-    unmeasured = value.get("vae", {}).get("scale", 1.0) is None
+    value, where = _kept(step)["description"], named(step)
+    vae = value.get("vae")
+    unmeasured = isinstance(vae, dict) and vae.get("scale", 1.0) is None
     if unmeasured:
-        value = {**value, "vae": {**value["vae"], "scale": 1.0}}
+        value = {**value, "vae": {**vae, "scale": 1.0}}
     description = CascadeDescription.from_json(value, where)
     if not unmeasured:
         return description
@@ -87,12 +93,17 @@ def _kept(step: Path) -> dict[str, Any]:
             f"checkpoint {step} is damaged: its record of the run cannot be read; resume the run,"
             " which names an intact checkpoint"
         ) from e
-    if "cascade" not in run:
+    if not isinstance(run, dict) or "cascade" not in run:
         raise InputError(
             f"checkpoint {step} does not name its cascade, because an older version of cv3jax wrote"
             " it; resume its run until it saves another checkpoint"
         )
-    return run["cascade"]
+    kept, kinds = run["cascade"], {"stage": str, "description": dict, "parts": dict}
+    fields = kept if isinstance(kept, dict) else {}
+    right = all(isinstance(fields.get(name), kind) for name, kind in kinds.items())
+    if not right or not all(isinstance(place, str) for place in fields["parts"].values()):
+        raise InputError(f"checkpoint {step} is damaged: what it records of its cascade is wrong")
+    return kept
 
 
 @functools.cache  # once, however many readers a command has

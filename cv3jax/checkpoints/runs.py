@@ -5,7 +5,6 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 """
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from cv3jax.checkpoints.writing import (
     remove_unfinished,
     sign,
 )
+from data_pipeline.io.bounded_json import OWN, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
@@ -208,6 +208,5 @@ def restore(
 def _read_json(directory: Path) -> dict:
     """Return what orbax saved as JSON; older checkpoints have it under another name."""
     names = ("metadata", "process_0-of-1.json")
-    return json.loads(
-        next(directory / name for name in names if (directory / name).is_file()).read_text()
-    )
+    path = next(directory / name for name in names if (directory / name).is_file())
+    return load_json(path, OWN, nan=True)

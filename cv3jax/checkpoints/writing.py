@@ -1,7 +1,6 @@
 """What saves of runs and of cascades share: allowed paths, manifests, time limits and errors."""
 
 import errno
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from cv3jax.checkpoints import manifest
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 UNFINISHED = ocp.path.atomicity_types.TMP_DIR_SUFFIX
@@ -87,7 +87,7 @@ def check_parts(directory: Path) -> None:
     The store that readers use must have every array that the tree's description names, and
     something in each.
     """
-    described = json.loads((directory / "_METADATA").read_text())["tree_metadata"].values()
+    described = load_json(directory / "_METADATA")["tree_metadata"].values()
     sizes = {
         ".".join(str(each["key"]) for each in leaf["key_metadata"]): math.prod(
             leaf["value_metadata"].get("write_shape") or [1]

@@ -25,6 +25,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.reports.pictures import contact_sheet
 from cv3jax.training.previews import first_images, preview_prompts
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import counted, naming
 from data_pipeline.io.files import replacing
 from data_pipeline.loading.damaged import readable
@@ -142,6 +143,6 @@ def _kept(path: Path, key: str) -> list[np.ndarray] | None:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return [file[str(n)] for n in json.loads(key)[1]] if str(file["key"]) == key else None
+            return [file[str(n)] for n in parse_json(key)[1]] if str(file["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

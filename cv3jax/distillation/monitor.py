@@ -14,6 +14,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.preemption import DivergedError
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.metrics import read_lines
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import counted
 from data_pipeline.io.files import replacing
 
@@ -110,4 +111,4 @@ def kept(directory: Path) -> dict | None:
     if not (directory / f"{BEST}.npz").exists():
         return None
     with np.load(directory / f"{BEST}.npz", allow_pickle=False) as file:
-        return json.loads(file["line"].item())
+        return parse_json(file["line"].item(), nan=True)

@@ -1,7 +1,6 @@
 """Find where a distillation resumes, and check that its recipe and data are the same."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from cv3jax.training.changes import (
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.resume import Resumed, check_resume
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import read_json
 from data_pipeline.records.digest import json_digest
 
 RESUMABLE = (*FREE, "distill.student")
@@ -59,7 +59,7 @@ def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Round
     for round in settings.rounds:
         place, own = workdir / "rounds" / round.name, of_round(asked, settings, round.number)
         if (path := place / FIGURES).exists():
-            figures.append(json.loads(path.read_text()))
+            figures.append(read_json(path))
             step, held = figures[-1]["updates"], f"{place} was made with"
             now = check_changes(own, figures[-1], step, before, held)
             resumed.append(Resumed(step, now))

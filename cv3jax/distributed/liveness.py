@@ -15,6 +15,8 @@ import threading
 import time
 from typing import Any
 
+from data_pipeline.io.bounded_json import OWN, parse_json
+
 NOTICES, BEATS, POSITIONS, NAMES = (
     f"cv3jax/{name}/" for name in ("notice", "beat", "position", "name")
 )
@@ -73,7 +75,7 @@ class Peers:
         key = f"cv3jax/{name}/{self._use(name)}"
         if self.index == 0:
             self._client.key_value_set(key, json.dumps(value))
-        return json.loads(self._client.blocking_key_value_get(key, FOREVER))
+        return parse_json(self._client.blocking_key_value_get(key, FOREVER), OWN, nan=True)
 
     def last(self, step: int, asked: int | None) -> int | None:
         """Return the signal that stops all processes at this step, or None.
@@ -149,7 +151,7 @@ class Peers:
                 return
             self._beat, self._heard = self._beat + 1, now()
             if "lost" in notices:
-                self._end(*json.loads(notices["lost"]))
+                self._end(*parse_json(notices["lost"]))
 
     def _look(self, notices: dict[str, str]) -> None:
         """Find the processes whose heartbeat has stopped; only process 0 does this.

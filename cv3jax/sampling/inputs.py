@@ -1,7 +1,6 @@
 """What `cv3jax sample` reads: files of prompts, pictures to enlarge, and given noise."""
 
 import hashlib
-import json
 import re
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ import numpy as np
 
 from cv3jax.cascade.own_pictures import MAX_GIVEN
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, parse_json
 from data_pipeline.io.errors import InputError, first_line
 
 MAX_PROMPT = 4096  # characters; the encoder reads far fewer
@@ -130,8 +130,8 @@ def beginnings(path: Path, lines: int) -> set[str]:
 def _parse(text: str, where: str, num: int) -> Prompt:
     """Return the prompt in a line of a .jsonl."""
     try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError) as e:
+        entry = parse_json(text, SETTINGS)
+    except ParseError as e:
         raise InputError(f'{where} is not JSON ({first_line(e)}); give {{"prompt": "..."}}') from e
     if (
         not isinstance(entry, dict)

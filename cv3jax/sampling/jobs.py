@@ -25,6 +25,7 @@ from cv3jax.cascade.sizes import Size
 from cv3jax.reports.pictures import save_png
 from cv3jax.sampling.inputs import Prompt, beginnings
 from data_pipeline.expansion.result import Expansion
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
@@ -97,7 +98,7 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
     """
     try:
         names = set(os.listdir(out))
-        theirs = json.loads((out / PLAN).read_text()) if PLAN in names else None
+        theirs = load_json(out / PLAN, nan=True) if PLAN in names else None
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as e:
@@ -132,7 +133,7 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
 def planned_tile(out: Path) -> int:
     """Return the tile in which the pictures of `out` are drawn; 0 without a plan, or as a whole."""
     try:
-        tile = json.loads((out / PLAN).read_text()).get("tile", 0)
+        tile = load_json(out / PLAN, nan=True).get("tile", 0)
     except (OSError, ValueError, AttributeError):  # `check_plan` says what is wrong
         return 0
     return tile if type(tile) is int and tile > 0 else 0

@@ -17,6 +17,7 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.diffusion import FORMS
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, open_image
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
 
 KEY, PARAMETERS = "cv3jax", "parameters"
@@ -138,7 +139,7 @@ def read_record(path: Path) -> dict[str, Any]:
             "has no record of how it was drawn; give a PNG that cv3jax sample wrote without"
             " --no-metadata"
         )
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"its record is not of format {FORMAT}")
     return value

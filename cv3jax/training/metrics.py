@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline.io import progress
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, naming
 from data_pipeline.io.files import replacing
 
@@ -129,7 +130,7 @@ def read_lines(path: str | Path) -> list[dict]:
     objects = []
     for number, line in enumerate(lines, 1):
         try:
-            objects.append(json.loads(line))
+            objects.append(parse_json(line, nan=True))
             _ = int(objects[-1]["step"])
         except (ValueError, TypeError, KeyError):
             if number < len(lines):

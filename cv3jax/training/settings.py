@@ -9,8 +9,8 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
-from cv3jax.diffusion import BLURS, FORMS, NORMS, PREDICTIONS, WEIGHTINGS
-from cv3jax.diffusion.points import T
+from cv3jax.checkpoints.description_fields import STAGE
+from cv3jax.diffusion import BLURS, NORMS, WEIGHTINGS
 from cv3jax.fields import (
     PATH,
     TEXT,
@@ -32,6 +32,7 @@ from cv3jax.training.model_settings import (
     TextSettings,
     UNetFields,
     VaeSettings,
+    same,
 )
 from cv3jax.training.optim_settings import OptimSettings
 
@@ -105,11 +106,8 @@ class BatchSettings:
 class ScheduleSettings:
     """The blur schedule and T_r, the index from which a relay starts."""
 
-    blur: str = field(
-        "How a relay's x0 drifts towards the low-resolution latent; none: no relay.",
-        one_of(*BLURS),
-    )
-    start: int = field("T_r, the index from which a relay starts.", whole(1, T))
+    blur: str = field(STAGE["blur"].meaning, one_of(*BLURS))
+    start: int = same(STAGE["start"])
 
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
@@ -125,9 +123,7 @@ class ScheduleSettings:
 class ObjectiveSettings:
     """The loss of a base or relay stage. A distillation has its own, and lacks all but two."""
 
-    prediction: str = field(
-        "What the network predicts: the noise (eps) or the velocity (v).", one_of(*PREDICTIONS)
-    )
+    prediction: str = same(STAGE["prediction"])
     text_drop: float = field(
         "Share of captions that are left out, so that classifier-free guidance works.", number(0, 1)
     )
@@ -233,13 +229,10 @@ class ProfileSettings:
 class SampleSettings:
     """How the stage is sampled, in previews and by default ever after."""
 
-    steps: int = field("Steps of the sampler.", whole(1, T))
-    guidance: float = field("Weight of classifier-free guidance; 1: none.", number(0))
-    eta: float = field("Share of fresh noise at each step; 0: deterministic.", number(0, 1))
-    form: str = field(
-        "The relay's sampler: with fixed (released) or carried (paper) low-resolution latents.",
-        one_of(*FORMS),
-    )
+    steps: int = same(STAGE["steps"])
+    guidance: float = same(STAGE["guidance"])
+    eta: float = same(STAGE["eta"])
+    form: str = same(STAGE["form"])
     prompts: tuple[str, ...] = field(
         "Captions of the previews; (): the first captions of the data.",
         dataclasses.replace(each(TEXT, least=0), right="any number of texts"),

@@ -3,7 +3,6 @@
 The code is in `pytorch/`. It is copied into the folder and never imported here.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.diffusion.sampler import MEANS
 from cv3jax.models.vae import Autoencoder
 from cv3jax.weights.diffusers import VERSION, holds_vae
+from data_pipeline.io.bounded_json import SETTINGS, load_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.tokenizer import load_tokenizer
 
@@ -30,7 +30,6 @@ TOKENIZERS = {
     "PreTrainedTokenizerFast": "PreTrainedTokenizerFast",
     "TokenizersBackend": "PreTrainedTokenizerFast",  # its name since transformers 5
 }
-_CONFIG_CHARACTERS = 2**20
 
 
 class Beside(NamedTuple):
@@ -149,8 +148,8 @@ def _scheduler_config(stage: StageDescription, name: str) -> dict[str, Any]:
 
 def _tokenizer_class(folder: Path) -> str:
     """Return the class of transformers that loads a tokenizer which `load_tokenizer` could load."""
-    with (folder / "tokenizer_config.json").open() as file:
-        said = json.loads(file.read(_CONFIG_CHARACTERS)).get("tokenizer_class", "T5Tokenizer")
+    config = load_json(folder / "tokenizer_config.json", SETTINGS)
+    said = config.get("tokenizer_class", "T5Tokenizer")
     if said not in TOKENIZERS:
         raise InputError(
             f"{folder}: its tokenizer is a {str(said)[:40]!r}, and the pipeline for diffusers takes"

@@ -3,7 +3,6 @@
 Safetensors may be in shards. Opening a file reads only names, shapes and dtypes.
 """
 
-import json
 from pathlib import Path
 
 import ml_dtypes
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.torch_file import open_torch
+from data_pipeline.io.bounded_json import Limits, load_json
 from data_pipeline.io.errors import InputError, first_line
 
 Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
@@ -25,7 +25,7 @@ _SINGLE = (
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
 )
-_INDEX_BYTES = 2**24
+_INDEX = Limits(bytes=2**24, values=10**6)
 _DTYPES = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
@@ -148,13 +148,11 @@ def _open_safetensors(path: Path) -> Tensors:
 def _open_shards(index: Path) -> Tensors:
     """Return the tensors of several files, by the index that lists their names."""
     try:
-        if index.stat().st_size > _INDEX_BYTES:
-            raise ValueError(f"{index.stat().st_size:,} bytes are too many for an index")
-        names = json.loads(index.read_text())["weight_map"]
+        names = load_json(index, _INDEX)["weight_map"]
         if strange := [file for file in names.values() if not isinstance(file, str)]:
             raise ValueError(f"{strange[0]!r} is not a file name")
         files = set(names.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{index} is damaged or not an index of shards: {first_line(e)}") from e
     if outside := sorted(
         file for file in files if Path(file).name != file or not file.endswith(".safetensors")

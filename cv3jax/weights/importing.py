@@ -4,7 +4,6 @@ Every name and shape is checked first.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
 from data_pipeline.io.staging import appearing
@@ -36,7 +36,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_CONFIG_BYTES = 2**20
 
 
 class Part(NamedTuple):
@@ -245,10 +244,8 @@ def _read_config(folder: Path) -> dict:
     """Return config.json of a Hugging Face folder."""
     path = folder / "config.json"
     try:
-        if path.stat().st_size > _CONFIG_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as e:
+        config = load_json(path, SETTINGS)
+    except (OSError, ParseError) as e:
         raise InputError(
             f"{path} cannot be read: {getattr(e, 'strerror', None) or e}; the folder needs one"
         ) from e

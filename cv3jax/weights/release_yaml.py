@@ -6,11 +6,10 @@ Their known errors are ignored.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from data_pipeline.io.bounded_json import ParseError
+from data_pipeline.io.bounded_yaml import load_yaml
 from data_pipeline.io.errors import InputError
 
-_BYTES = 2**18
 _PREDICTIONS = {"EpsScaling": "eps", "VScaling": "v"}
 
 
@@ -37,25 +36,11 @@ def read_official(path: Path) -> Official:
     Raises InputError where there is none, it is not YAML, or it is another kind of file.
     """
     try:
-        if path.stat().st_size > _BYTES:
-            raise InputError(
-                f"--config {path} has {path.stat().st_size:,} bytes; the released configurations"
-                " have a few thousand"
-            )
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = load_yaml(path)
     except OSError as e:
         raise InputError(f"--config {path}: {e.strerror}") from e
-    # on a value that does not match its tag, the constructors raise any of Python's errors
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ArithmeticError,
-        RecursionError,
-    ) as e:
-        raise InputError(f"--config {path} is not YAML: {' '.join(str(e).split())[:200]}") from e
+    except ParseError as e:
+        raise InputError(f"--config {path} is not YAML: {e}") from e
     network, sampler = (
         _at(content, "model", "network_config", "params"),
         _at(content, "model", "sampler_config"),

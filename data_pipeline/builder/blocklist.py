@@ -10,7 +10,12 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 _MAX_FILE = 2**24  # bytes
-_PUNYCODE = re.compile(r"xn--([a-z0-9-]+)")
+# characters of a substring, as it is written and as it is compared. NFKC makes one character into
+# up to 18, and pyahocorasick frees its tree by recursion: a word of a million letters overflows the
+# stack, which ends the process with SIGSEGV
+_MAX_LINE = 2000
+# a label of a host has at most 63 characters; decoding a long one takes quadratic time
+_PUNYCODE = re.compile(r"xn--([a-z0-9-]{1,59})(?![a-z0-9-])")
 # matches lines that are not part of a URL but belong to other kinds of lists: patterns, hosts
 # files, rules of ad blockers and name servers, rows of a table (no host has a comma), JSON and YAML
 _OTHER_LIST = re.compile(
@@ -46,7 +51,7 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
 
     Raises:
         InputError: the file does not exist, is too large, is not text or is empty, or a line
-            belongs to another kind of list.
+            belongs to another kind of list or is too long.
     """
     try:
         with Path(path).open("rb") as file:
@@ -69,6 +74,11 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
                 f"the list of blocked sources {path}, line {number}: {line[:60]!r} is not part of a"
                 " URL but a rule of another kind of list; give the part of the URL alone, such as"
                 " bad.example, and write a space as %20"
+            )
+        if len(line) > _MAX_LINE or len(plain_url(line)) > _MAX_LINE:
+            raise InputError(
+                f"the list of blocked sources {path}, line {number}: {line[:60]!r}… has more than"
+                f" {_MAX_LINE:,} characters; give a shorter part of the URL"
             )
     blocked = {plain for line in lines if (plain := plain_url(line))}
     if not blocked:

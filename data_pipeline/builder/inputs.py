@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.io import storage
+from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError, raise_machine
 from data_pipeline.io.storage import File
 from data_pipeline.sources.folders import list_files, read_files
@@ -196,9 +197,8 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
         elif unit.kind == PARQUET:
             yield from read_parquet(unit.path, unit.name, unit.column)
         elif unit.kind == TABLE:
-            yield from read_table(
-                Path(unit.root), Path(unit.path).name, map(json.loads, unit.parts)
-            )
+            rows = (parse_json(row, OWN, nan=True, surrogates=True) for row in unit.parts)
+            yield from read_table(Path(unit.root), Path(unit.path).name, rows)
         else:
             root = Path(unit.path)
             chosen = [root / name for name in unit.parts]

@@ -25,6 +25,7 @@ from data_pipeline.images.decode import (
 from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.images.perceptual_hash import phash
 from data_pipeline.io import storage
+from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, UNSUPPORTED, Item, Place, Skip
 
@@ -146,7 +147,7 @@ def read_rows(path: str) -> Iterator[dict]:
     """Yield the rows that `write_rows` wrote."""
     with storage.open_read(path) as file, gzip.GzipFile(fileobj=file) as lines:
         for line in lines:
-            yield json.loads(line)
+            yield parse_json(line, OWN, nan=True, surrogates=True)
 
 
 def read_facts(path: str) -> Iterator[Facts]:

@@ -14,6 +14,7 @@ from data_pipeline.builder.statistics import Statistics
 from data_pipeline.builder.workspace import DECIDE, SHARDS, Work
 from data_pipeline.builder.write import SUFFIX
 from data_pipeline.io import storage
+from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import naming
 from data_pipeline.io.staging import replace_directory
 from data_pipeline.records.array_records import shard_name, write_description
@@ -27,7 +28,7 @@ def merged(work: Work, units: int) -> Statistics:
     """Return the statistics of all units."""
     total = Statistics()
     for unit in range(units):
-        total.merge(json.loads(storage.read(work.path(DECIDE, unit, "json"))))
+        total.merge(parse_json(storage.read(work.path(DECIDE, unit, "json")), OWN, nan=True))
     return total
 
 
@@ -37,7 +38,7 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
     It can be repeated after it was killed.
     """
     made = [
-        (group, json.loads(storage.read(work.path(SHARDS, group, "json"))))
+        (group, parse_json(storage.read(work.path(SHARDS, group, "json")), OWN, nan=True))
         for group in range(groups)
     ]
     made = [(group, shard) for group, shard in made if shard["sizes"]]

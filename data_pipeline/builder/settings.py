@@ -10,16 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_pipeline.builder.blocklist import read_blocked
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS
 from data_pipeline.io.arguments import local
-from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.bounded_json import ParseError
+from data_pipeline.io.bounded_yaml import load_yaml
+from data_pipeline.io.errors import InputError
 from data_pipeline.sources.items import MAX_CAPTION
 from data_pipeline.sources.values import plain_tags
-
-_MAX_FILE = 2**20  # bytes of a settings file
 
 
 def _filter(
@@ -190,16 +188,14 @@ def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            with path.open("rb") as file:
-                values = yaml.safe_load(file.read(_MAX_FILE)) or {}
+            values = load_yaml(path) or {}
         except OSError as e:
             raise InputError(
                 f"--filters {path} cannot be read ({e.strerror}); give a readable file"
             ) from e
-        except yaml.YAMLError as e:
+        except ParseError as e:
             raise InputError(
-                f"--filters {path} is not YAML ({first_line(e)}); give a file such as 'min_side:"
-                " 256'"
+                f"--filters {path} is not YAML ({e}); give a file such as 'min_side: 256'"
             ) from e
         if not isinstance(values, dict):
             raise InputError(

@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 from data_pipeline.io import storage
+from data_pipeline.io.bounded_json import OWN, parse_json
 
 SCAN, DECIDE, SHARDS = "scan", "decide", "shards"
 PLAN, DECIDED = "plan.json", "decided.json"
@@ -41,7 +42,7 @@ class Work:
     def read(self, name: str) -> dict[str, Any] | None:
         """Return the content of a JSON file, or None where it does not exist."""
         path = storage.join(self.folder, name)
-        return json.loads(storage.read(path)) if storage.exists(path) else None
+        return parse_json(storage.read(path), OWN, nan=True) if storage.exists(path) else None
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file."""

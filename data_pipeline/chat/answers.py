@@ -5,9 +5,10 @@ the others are final.
 """
 
 import dataclasses
-import json
 import re
 from typing import Any
+
+from data_pipeline.io.bounded_json import parse_json
 
 MAX_ANSWER = 8000  # characters of one answer
 MAX_CAPTION = 4000  # characters of the last answer, the caption; T5 reads about 1,000
@@ -102,7 +103,7 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
     last: the answer is the caption, one line of at most MAX_CAPTION characters.
     """
     try:
-        value = json.loads(body)
+        value = parse_json(body, nan=True, surrogates=True, join=dict)
         if isinstance(value, dict) and value.get("error"):  # some gateways send errors as 200
             return Failure(MALFORMED, f"an error in place of an answer: {error_of(body)[0]}")
         choice = value["choices"][0]
@@ -110,7 +111,7 @@ def read_answer(body: bytes, *, last: bool) -> Answer | Failure:
         text, refusal = message.get("content"), message.get("refusal")
         if not isinstance(text, str | None):
             raise TypeError(f"content is of type {type(text).__name__}")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
         return Failure(MALFORMED, one_line(f"{type(e).__name__}: {e}"))
     tokens = _tokens(value.get("usage"))
     if refusal or finish == "content_filter":
@@ -164,14 +165,14 @@ def error_of(body: bytes) -> tuple[str, str]:
     Its form is OpenAI's {"error": {"message", "code", "type"}}, or vLLM's without "error".
     """
     try:
-        value = json.loads(body)
+        value = parse_json(body, nan=True, surrogates=True, join=dict)
         error: Any = value.get("error", value)
         if isinstance(error, dict):
             return one_line(str(error.get("message") or error)), one_line(
                 f"{error.get('code')} {error.get('type')}"
             )
         return one_line(str(error)), ""
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         return one_line(body[:1000].decode(errors="replace")) or "no text", ""
 
 

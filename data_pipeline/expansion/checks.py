@@ -7,11 +7,12 @@ the beginning of a sentence every word has a capital, so there a word counts tha
 not checked, because an English expansion transliterates them.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+
+from data_pipeline.io.bounded_json import load_json
 
 _OPEN, _CLOSE = "\N{LEFT SINGLE QUOTATION MARK}", "\N{RIGHT SINGLE QUOTATION MARK}"
 _QUOTED = re.compile(
@@ -28,7 +29,7 @@ _SENTENCE = re.compile(r"(?:^|[.!?:;\n])[^\w]*$")
 _NUMERAL = re.compile(r"(?<![\w.,])\d+(?:[.,:/]\d+)*(?!\w)")
 _COUNTED = re.compile(r"\d+-[^\W\d]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_WORDS = json.loads(Path(__file__).with_name("words.json").read_text())
+_WORDS = load_json(Path(__file__).with_name("words.json"))
 _UNITS = {word: value for value, word in enumerate(_WORDS["units"])}
 _TENS = {word: 10 * value for value, word in enumerate(_WORDS["tens"], 2)}
 _TIMES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6}

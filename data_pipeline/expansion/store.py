@@ -1,6 +1,7 @@
 """Expansions on disk: a small JSON file each, found by what was asked of which model."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 from data_pipeline.expansion.result import Expansion
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line, naming
 
 FORMAT = 1
-_MAX_BYTES = 256 * 1024
+_LIMITS = dataclasses.replace(SETTINGS, bytes=256 * 1024)
 
 
 def key_of(prompt: str, model: str, template_sha256: str, limit: int) -> str:
@@ -35,11 +37,10 @@ class Store:
         """Return the expansion of a key, or None. Raises InputError where its file is damaged."""
         path = self._path(key)
         try:
-            with path.open("rb") as file:
-                return Expansion.from_json(json.loads(file.read(_MAX_BYTES)))
+            return Expansion.from_json(load_json(path, _LIMITS))
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError, InputError) as e:
+        except (ParseError, InputError) as e:
             raise InputError(
                 f"{path} is damaged ({first_line(e, 120)}); remove it to ask for the expansion"
                 " again"

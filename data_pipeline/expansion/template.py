@@ -11,11 +11,11 @@ The hash of the file's bytes is recorded with every expansion.
 
 import dataclasses
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, parse_json, read_bytes
 from data_pipeline.io.errors import InputError, first_line
 
 DEFAULT = Path(__file__).with_name("template.json")
@@ -87,17 +87,11 @@ def load_template(path: Path = DEFAULT) -> Template:
         return text
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise refuse(f"more than {MAX_BYTES:,} bytes")
-        value = json.loads(data)
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        data = read_bytes(path, MAX_BYTES)
+        value = parse_json(data, SETTINGS)
     except OSError as e:
         raise refuse(f"cannot be read ({e.strerror})") from e
-    except UnicodeEncodeError as e:
-        raise refuse("has half a surrogate pair in it") from e
-    except (ValueError, RecursionError) as e:
+    except ParseError as e:
         raise refuse(f"not JSON ({first_line(e, 120)})") from e
     if not isinstance(value, dict) or "request" not in value:
         raise refuse('give a JSON object with "request", a text with {prompt} in it')

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, machine_error, naming
 
 
@@ -19,7 +20,7 @@ def read_json(path: Path) -> dict:
     Raises InputError where the file is no longer such an object.
     """
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path, nan=True)
     except ValueError as e:
         raise InputError(
             f"{path} is damaged ({e}); remove it and run the same command again"

@@ -1,7 +1,6 @@
 """Tokenizing captions: loading any T5 tokenizer, or training a small one of the same kind."""
 
 import dataclasses
-import json
 import logging
 import re
 import unicodedata
@@ -22,10 +21,10 @@ from tokenizers import (
     trainers,
 )
 
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
-_CONFIG_CHARACTERS = 2**20
 # tokenizer classes in folders of train_tokenizer, with new and old versions of transformers
 _WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _BLANK = "▁"  # the blank before a word in a piece
@@ -248,9 +247,8 @@ def _load(folder: Path) -> Any:
             " folder of a T5 tokenizer"
         )
     try:
-        with (folder / "tokenizer_config.json").open() as file:
-            config = json.loads(file.read(_CONFIG_CHARACTERS))
-    except (OSError, ValueError, RecursionError) as e:
+        config = load_json(folder / "tokenizer_config.json", SETTINGS)
+    except (OSError, ParseError) as e:
         raise InputError(
             f"{folder} has no readable tokenizer_config.json ({e}); get it again"
         ) from e

@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line
 
 DEFAULT = Path(__file__).with_name("dialogue.json")
@@ -86,14 +87,10 @@ def load_dialogue(path: Path = DEFAULT) -> Dialogue:
         return InputError(f"--dialogue {path}: {what}; docs/guides/recaption.md shows a template")
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise refuse(f"has more than {MAX_BYTES:,} bytes")
-        value = json.loads(data)
+        value = load_json(path, dataclasses.replace(SETTINGS, bytes=MAX_BYTES))
     except OSError as e:
         raise refuse(f"cannot be read ({e.strerror})") from e
-    except (ValueError, RecursionError) as e:
+    except ParseError as e:
         raise refuse(f"is not JSON ({first_line(e, 120)})") from e
     if not isinstance(value, dict) or not isinstance(value.get("turns"), list):
         raise refuse('give a JSON object with "turns", a list of questions')

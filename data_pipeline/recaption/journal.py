@@ -25,7 +25,9 @@ from typing import Any
 
 from data_pipeline.chat.answers import RETRYABLE, Answer, Failure
 from data_pipeline.io import locks
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, first_line, naming
+from data_pipeline.recaption.journal_lines import checked
 from data_pipeline.records.records import Record
 
 NAME = "journal.jsonl"
@@ -80,7 +82,8 @@ class Journal:
         """Open or create the journal and read its index."""
         self.path = folder / NAME
         self.totals = Totals()
-        asked = json.loads(json.dumps(asked))  # in the form that will be read: tuples are lists
+        # in the form that will be read: tuples are lists
+        asked = parse_json(json.dumps(asked), nan=True)
         self._turns, self._retry_failed = turns, retry_failed
         self._ended: dict[bytes, int] = {}  # id → offset of the line that ended its dialogue
         self._going: dict[bytes, list[int]] = {}  # id → offsets of its answers so far
@@ -197,9 +200,12 @@ class Journal:
         if not first.endswith(b"\n"):
             return None, False
         try:
-            return json.loads(first)["asked"], bool(second)
-        except (ValueError, KeyError, TypeError) as e:
+            begin = parse_json(first, nan=True)
+            if not isinstance(begin, dict) or not isinstance(begin.get("asked"), dict):
+                raise ValueError("it does not say what was asked")
+        except ValueError as e:
             raise self._damaged(1) from e
+        return begin["asked"], bool(second)
 
     def _load(self, asked: dict[str, Any]) -> None:
         end = 0
@@ -209,8 +215,9 @@ class Journal:
                     break
                 try:
                     if number > 1:
-                        self._note(json.loads(text), end, forgiving=self._retry_failed)
-                except (ValueError, KeyError, TypeError, IndexError) as e:
+                        line = checked(parse_json(text, surrogates=True), self._turns)
+                        self._note(line, end, forgiving=self._retry_failed)
+                except ValueError as e:
                     raise self._damaged(number) from e
                 end += len(text)
         os.ftruncate(self._file, end)
@@ -262,7 +269,7 @@ class Journal:
             if not (more := os.pread(self._file, 8192, offset + len(data))):
                 raise OSError(errno.EIO, "became shorter while it was in use", str(self.path))
             data += more
-        return json.loads(data[: data.index(b"\n")])
+        return parse_json(data[: data.index(b"\n")], surrogates=True)
 
 
 def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.records import Record, RecordSource, open_records
 
@@ -31,7 +32,7 @@ def cache_content(directory: str | Path) -> dict[str, Any]:
     """Return what identifies a feature cache: digests of its shards and of its encoded.json."""
     path = Path(directory)
     try:
-        made_of = json.loads((path / "encoded.json").read_text())
+        made_of = load_json(path / "encoded.json")
     except (OSError, ValueError):  # opening the cache reports the error
         made_of = None
     return {"shards": json_digest(_sizes(path)), "made_of": json_digest(made_of)}

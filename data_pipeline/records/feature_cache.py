@@ -30,6 +30,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.records import RecordSource
@@ -216,7 +217,7 @@ def read_identity(path: Path) -> dict[str, Any]:
         InputError: there is no such file, or it is damaged.
     """
     try:
-        identity = json.loads((path / IDENTITY).read_text())
+        identity = load_json(path / IDENTITY)
         if identity["format"] != FORMAT:
             raise InputError(
                 f"{path / IDENTITY} has format {identity['format']}, not {FORMAT}; encode the"

@@ -7,7 +7,6 @@ import bisect
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
+from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.records import check_records
 from data_pipeline.records.array_records import SPLIT, TEMPLATE, shard_name
@@ -161,7 +161,7 @@ def _check_shard(shard: Shard) -> None:
 def _read_json(path: Path, name: str) -> dict:
     """Return the object in a JSON file of a dataset."""
     try:
-        value = json.loads((path / name).read_text())
+        value = load_json(path / name)
     except FileNotFoundError as e:
         raise InputError(
             f"{path} is not a record dataset: it has no {name}; give a directory of records"

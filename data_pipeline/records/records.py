@@ -20,6 +20,7 @@ from data_pipeline.images.decode import (
     upright_size,
 )
 from data_pipeline.images.perceptual_hash import phash
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.open_files import room
 from data_pipeline.io.staging import holding, replace_directory
@@ -206,7 +207,7 @@ def captions(record: Mapping[str, Any]) -> list[str]:
     if '"captions"' not in record.get("scores", ""):
         return [record["caption"]]
     try:
-        others = json.loads(record["scores"]).get("captions")
+        others = parse_json(record["scores"], join=dict).get("captions")
     except (ValueError, AttributeError) as e:
         raise InputError(
             f"record {record['key']!r}: its scores are not a JSON object; pack the data again"

@@ -1,10 +1,10 @@
 """Datasets of rendered scenes, by seed."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from data_pipeline.io import progress
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes.grammar import SPLITS, Object, Scene, Split, caption, sample_scene
 
@@ -96,7 +96,7 @@ def scene_of(scores: str) -> Scene:
         InputError: the record is not a rendered scene.
     """
     try:
-        fields = json.loads(scores)["scene"]
+        fields = parse_json(scores)["scene"]
         return Scene(
             fields["background"], fields["layout"], tuple(Object(**o) for o in fields["objects"])
         )

@@ -121,7 +121,7 @@ def make_item(
             unreadable.pop("caption", None)
     except TextError as e:
         return Skip(key, BAD_TEXT, str(e))
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         return Skip(key, BAD_TEXT, f"{type(e).__name__}: {str(e)[:80]}")
     if "caption" in unreadable:
         return Skip(key, BAD_TEXT, f"{unreadable['caption']} is not text")

@@ -4,10 +4,11 @@ The encoding follows from the byte-order mark.
 """
 
 import codecs
-import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
+
+from data_pipeline.io import bounded_json
 
 _MARKS = (  # UTF-32 first: its little-endian mark begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -82,19 +83,19 @@ def parse_json(data: bytes | str) -> Any:
     A name that an object has twice gets a list of both values.
 
     Raises:
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deeply.
+        ValueError: it is not JSON, or it is nested too deeply.
     """
-    return json.loads(data, object_pairs_hook=gather)
+    return bounded_json.parse_json(data, nan=True, surrogates=True, join=gather)
 
 
 def gather(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return names and values as a dict; a name that occurs twice gets a list of its values."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        for name in fields:
-            values = [value for other, value in pairs if other == name]
-            fields[name] = values if len(values) > 1 else values[0]
+        values: dict[str, list[Any]] = {}
+        for name, value in pairs:
+            values.setdefault(name, []).append(value)
+        fields = {name: each if len(each) > 1 else each[0] for name, each in values.items()}
     return fields
 
 

@@ -75,6 +75,19 @@ def test_lists_that_would_block_nothing_are_refused(data, message, tmp_path):
         read_blocked(tmp_path / "list")
 
 
+@pytest.mark.parametrize("line", ["a" * 2001, "\ufdfa" * 200, "a" + "\u0316\u0301" * 10**6])
+def test_a_line_that_is_or_becomes_too_long_is_refused(line, tmp_path):
+    # NFKC makes U+FDFA into 18 characters, and sorts marks in quadratic time
+    (tmp_path / "list").write_text(f"bad.example\n{line}\n")
+    with pytest.raises(InputError, match=r"list, line 2: .* has more than 2,000 characters"):
+        read_blocked(tmp_path / "list")
+
+
+def test_a_label_that_is_too_long_for_punycode_stays():
+    assert plain_url("xn--bcher-kva.example") == "bücher.example"
+    assert plain_url(f"xn--{'a' * 10**6}-kva") == f"xn--{'a' * 10**6}-kva"
+
+
 @pytest.mark.parametrize(
     ("line", "url"),
     [

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("cv3jax", "data_pipeline")
 # the floors of cv3jax, from the ground up; an import runs down, or stays on its floor
 FLOORS = (
-    ("models", "fields", "recipes", "reports", "distributed", "checkpoints"),
-    ("diffusion", "kernels", "optim", "cli"),
+    ("models", "diffusion", "fields", "recipes", "reports", "distributed", "checkpoints"),
+    ("kernels", "optim", "cli"),
     ("cascade",),
     ("sampling", "weights"),
     ("api",),

@@ -3,13 +3,13 @@
 A reader returns the value as Python has it, or raises ValueError with what would be right.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from cv3jax.cascade.sizes import MAX_SIDE, Size
+from data_pipeline.io.bounded_json import parse_json
 
 Reader = Callable[[Any], Any]
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -118,18 +118,4 @@ def from_form(value: str) -> Any:
 
 def read_json(data: str | bytes) -> Any:
     """Return what JSON says. Raises ValueError, also on names given twice and on NaN."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len({*names}) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{twice[:40]!r} is given twice")
-        return dict(pairs)
-
-    def never(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
-    try:
-        return json.loads(data, object_pairs_hook=once, parse_constant=never)
-    except RecursionError as e:
-        raise ValueError("it is nested too deeply") from e
+    return parse_json(data, surrogates=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv3jax.serving.http.plan import Plan
+from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 VERSION = 1
@@ -145,7 +146,7 @@ class Journal:
                 " order by number",
                 (job,),
             ).fetchall()
-        return [PictureRow(*row[:3], json.loads(row[3]), row[4]) for row in found]
+        return [PictureRow(*row[:3], parse_json(row[3], nan=True), row[4]) for row in found]
 
     def has_file(self, file: str) -> bool:
         """Return whether a picture of that name is kept."""
@@ -173,7 +174,9 @@ class Journal:
     def _rows(self, where: str, *values: Any) -> list[Row]:
         with self._reading() as db:
             found = db.execute(f"select * from jobs where {where}", values).fetchall()
-        return [Row(*row[:4], Plan.from_json(json.loads(row[4])), *row[5:]) for row in found]
+        return [
+            Row(*row[:4], Plan.from_json(parse_json(row[4], nan=True)), *row[5:]) for row in found
+        ]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

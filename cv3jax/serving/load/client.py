@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from cv3jax.serving.load.arrivals import Arrival, Outcome
+from data_pipeline.io.bounded_json import OWN, SETTINGS, ParseError, parse_json
 from data_pipeline.io.errors import InputError, first_line
 
 PATH = "/v1/images/generations"
@@ -38,10 +39,22 @@ async def get(session: httpx.AsyncClient, path: str) -> httpx.Response:
     return answer
 
 
+async def get_json(session: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    """Return the object that a server has at a path. Raises InputError where it has none."""
+    answer = await get(session, path)
+    try:
+        value = parse_json(answer.content, SETTINGS)
+    except ParseError as e:
+        raise InputError(f"{session.base_url}{path}: not JSON ({e})") from e
+    if not isinstance(value, dict):
+        raise InputError(f"{session.base_url}{path}: not a JSON object")
+    return value
+
+
 def code_of(answer: httpx.Response) -> str:
     """Return the code of an OpenAI error, or the beginning of an answer of another form."""
     try:
-        return str(answer.json()["error"]["code"])
+        return str(parse_json(answer.content)["error"]["code"])
     except (ValueError, KeyError, TypeError):
         return " ".join(answer.text[:80].split())
 
@@ -56,7 +69,11 @@ def draw_of(session: httpx.AsyncClient) -> Draw:
             return type(e).__name__
         if answer.status_code != 200:
             return f"{answer.status_code} {code_of(answer)}"
-        return None if answer.json()["data"][0].get("b64_json") else "200 without a picture"
+        try:
+            drawn = bool(parse_json(answer.content, OWN)["data"][0]["b64_json"])
+        except (ValueError, LookupError, TypeError):
+            drawn = False
+        return None if drawn else "200 without a picture"
 
     return draw
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cv3jax.serving.load import scrape
 from cv3jax.serving.load.arrivals import Kind, Outcome, arrivals, summary
-from cv3jax.serving.load.client import client, closed_loop, draw_of, get, open_loop
+from cv3jax.serving.load.client import client, closed_loop, draw_of, get, get_json, open_loop
 
 CLIENTS = 16  # at saturation, where the server does not say how many rows a batch has
 BATCHES = 4  # at saturation, of requests under way
@@ -49,7 +49,7 @@ async def _measure(
     url: str, load: Load, key: str | None, timeout: float, step: Callable[[], object]
 ) -> dict[str, Any]:
     async with client(url, key, timeout) as session:
-        can = (await get(session, "/v1/capabilities")).json()
+        can = await get_json(session, "/v1/capabilities")
         batch = can.get("engine", {}).get("batch")
         clients = None
         if load.rate is None:
