@@ -7,7 +7,10 @@ WORKDIR ?= runs/quickstart
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 UNIT := io images records sources packing loading recaption expansion scenes diffusion optim checkpoints/test_manifest.py \
 	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
-INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt
+INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt $(wildcard locks/*.txt)
+# every file is of the SHA-256 in locks/; a later install finds what it needs already there
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+LOCKED = $(PIP) --require-hashes --no-deps
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)$(if $(BROWSER),, or browser)
 # as tests/helpers/browser.py finds it
@@ -27,8 +30,10 @@ $(VENV)/.done: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cv3jax needs Python 3.11 or newer, $(PYTHON) is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data]' && \
+	$(LOCKED) -r locks/build.txt && \
+	$(LOCKED) --no-build-isolation -r locks/setup.txt && \
+	$(PIP) --no-deps --no-build-isolation -e . && \
+	$(BIN)/python -m pip check && \
 	echo $$(( $$(date +%s) - start )) > $@
 
 # PyTorch, which .pt files (cv3jax convert) and local language models (sample --expand) take; a CPU build is enough, and less to download:

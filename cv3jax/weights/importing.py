@@ -24,6 +24,7 @@ from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
+from cv3jax.weights.values import Values, watched
 from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
@@ -186,21 +187,25 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
 
 def write(
     out: Path, parts: dict[str, Part], description: CascadeDescription, tokenizer: Path | None
-) -> None:
+) -> list[str]:
     """Write the cascade directory `out`, which appears in one step.
+
+    Returns lines on the values of the parts, which are looked at while they are copied.
 
     Raises:
         InputError: `out` exists, another conversion writes it, or a tensor cannot be read.
         OSError: it could not be written; nothing of it is left.
     """
+    found = {name: Values() for name in parts}
     with appearing(out) as partial:
         for name, part in parts.items():
-            with progress(name, part.params) as params:
+            with progress(name, watched(part.params, found[name])) as params:
                 cascades.save_part(partial / name, params)
         if tokenizer:
             copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
         cascades.write_cascade(partial, description)  # which readers of parts need
         cascades.write_cascade(partial, previewed(partial, description))
+    return [f"{name}: {line}" for name, values in found.items() for line in values.words()]
 
 
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:

@@ -23,8 +23,10 @@ from tokenizers import (
 
 from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.regular_files import check_files
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
+_READ, _MAX_FILE = (".json", ".jinja", ".model", ".txt"), 2**26  # bytes
 # tokenizer classes in folders of train_tokenizer, with new and old versions of transformers
 _WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _BLANK = "▁"  # the blank before a word in a piece
@@ -246,6 +248,8 @@ def _load(folder: Path) -> Any:
             f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model; give the"
             " folder of a T5 tokenizer"
         )
+    # transformers reads several, without limits
+    check_files((file for file in folder.iterdir() if file.suffix in _READ), _MAX_FILE)
     try:
         config = load_json(folder / "tokenizer_config.json", SETTINGS)
     except (OSError, ParseError) as e:

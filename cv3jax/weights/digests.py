@@ -1,0 +1,119 @@
+"""Compare the files of foreign weights with the SHA-256 that their publisher gives.
+
+It is given by the flag `--sha256 FILE=HEX`, or by a file SHA256SUMS beside the weights, as the
+program sha256sum writes it. Safetensors files have no checksum of their own.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from data_pipeline.io.errors import InputError, counted
+from data_pipeline.io.progress import bar
+from data_pipeline.io.regular_files import open_regular, read_regular
+
+SUMS = "SHA256SUMS"
+_MOST = 2**20  # bytes of a SHA256SUMS
+_PIECE = 2**22  # bytes
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+def parse_given(given: Iterable[str]) -> dict[str, str]:
+    """Return {file name: SHA-256} of the flag's values. Raises InputError on another form."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, digest = text.rpartition("=")
+        if not name or not _HEX.fullmatch(digest):
+            raise InputError(
+                f"--sha256 {text[:200]}: give FILE=HEX with the 64 hexadecimal digits of the file's"
+                " SHA-256, as in u.safetensors=9f86d0…"
+            )
+        if found.setdefault(name, digest.lower()) != digest.lower():
+            raise InputError(f"--sha256 gives {name} two different values; give one")
+    return found
+
+
+def check_digests(
+    flag: str, path: Path, files: Iterable[Path], beside: Iterable[Path], given: Mapping[str, str]
+) -> tuple[list[str], set[str]]:
+    """Return (what was compared, line by line; the names in `given` that were used).
+
+    Args:
+        flag: the one that gave the weights, for messages.
+        path: what it gave, a file or a folder.
+        files: those that hold the weights.
+        beside: other files that are read, which a SHA256SUMS may list.
+        given: the result of `parse_given`.
+
+    Raises:
+        InputError: a file has another SHA-256, or a SHA256SUMS cannot be read.
+    """
+    files = list(files)
+    folders = {path if path.is_dir() else path.parent, *(file.parent for file in files)}
+    listed: dict[Path, tuple[str, str]] = {}
+    for folder in sorted(folders):
+        if (folder / SUMS).exists():
+            where = str(folder / SUMS)
+            listed |= {folder / name: (each, where) for name, each in _read(folder / SUMS).items()}
+    lines, used, missing = [], set(), []
+    for file in [*files, *beside]:
+        wanted = [listed[file]] if file in listed else []
+        for name, digest in given.items():
+            if file.parts[-len(Path(name).parts) :] == Path(name).parts:
+                used.add(name)
+                wanted.append((digest, f"--sha256 {name}"))
+        if not wanted:
+            missing += [file] if listed and file in files else []
+            continue
+        found = _digest(file)
+        for digest, where in wanted:
+            if found != digest:
+                raise InputError(
+                    f"{flag} {file} is damaged or another file: its SHA-256 is {found}, but {where}"
+                    f" says {digest}; get it again"
+                )
+        lines.append(f"{flag}: {file.name} has the SHA-256 of {wanted[-1][1]}")
+    if missing:
+        lines.append(
+            f"{flag}: {missing[0].name} is not in {SUMS} and was not compared"
+            f" ({counted(len(missing), 'file')} in all)"
+        )
+    return lines, used
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return {name: SHA-256} of a SHA256SUMS."""
+    try:
+        lines = read_regular(path, _MOST).decode().splitlines()
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path} is not UTF-8; give a file that sha256sum wrote") from e
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if not (each := _LINE.fullmatch(line)):
+            raise InputError(
+                f"{path}, line {number} is {line[:40]!r}; a line has 64 hexadecimal digits, two"
+                " spaces and a file name, as sha256sum writes it"
+            )
+        found[str(Path(each[2]))] = each[1].lower()
+    return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        found = hashlib.sha256()
+        with (
+            open_regular(path) as file,
+            bar(path.stat().st_size, f"checking {path.name}", "B") as b,
+        ):
+            while piece := file.read(_PIECE):
+                found.update(piece)
+                b.update(len(piece))
+        return found.hexdigest()
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror}") from e
