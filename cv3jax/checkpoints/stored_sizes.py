@@ -14,10 +14,12 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.description_checks import MODELS
 from cv3jax.checkpoints.description_fields import UNET, filled
 from data_pipeline.io.bounded_json import Limits, parse_json
+from data_pipeline.io.regular_files import check_files
 
 Path_ = tuple[str, ...]
 Shapes = Mapping[Path_, tuple[int, ...]]
 _LIMITS = Limits(bytes=2**16)  # of the description of one array
+_MANIFEST = 2**26  # bytes of what names a tree's files, which is read whole
 
 
 def differing(
@@ -53,6 +55,9 @@ def stored_shapes(place: Path, within: Path_ = ()) -> Shapes:
         about = (place / "manifest.ocdbt").stat()
     except OSError:
         return {}
+    # tensorstore would wait for a pipe
+    check_files(file for file in place.rglob("*") if not file.is_dir())
+    check_files([place / "manifest.ocdbt"], _MANIFEST)
     return _read(place.resolve(), within, (about.st_mtime_ns, about.st_size, about.st_ino))
 
 

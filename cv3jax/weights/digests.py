@@ -6,12 +6,15 @@ program sha256sum writes it. Safetensors files have no checksum of their own.
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cv3jax.weights.files import TORCH
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.progress import bar
 from data_pipeline.io.regular_files import open_regular, read_regular
+from data_pipeline.io.safetensors_header import check_header
 
 SUMS = "SHA256SUMS"
 _MOST = 2**20  # bytes of a SHA256SUMS
@@ -106,6 +109,10 @@ def _read(path: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
+        if path.suffix == ".safetensors":  # hashing what is none may take hours
+            check_header(path)
+        elif path.suffix in TORCH and not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not a file that torch.save of PyTorch 1.6 or newer wrote")
         found = hashlib.sha256()
         with (
             open_regular(path) as file,
@@ -115,5 +122,5 @@ def _digest(path: Path) -> str:
                 found.update(piece)
                 b.update(len(piece))
         return found.hexdigest()
-    except OSError as e:
-        raise InputError(f"{path}: {e.strerror}") from e
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: {getattr(e, 'strerror', None) or e}") from e

@@ -83,10 +83,10 @@ def _file_of(folder: Path, flag: str) -> Path:
     if indices := [
         folder / f"{name}.index.json"
         for name in _SINGLE
-        if (folder / f"{name}.index.json").is_file()
+        if (folder / f"{name}.index.json").exists()
     ]:
         return indices[0]
-    if singles := [folder / name for name in _SINGLE if (folder / name).is_file()]:
+    if singles := [folder / name for name in _SINGLE if (folder / name).exists()]:
         return singles[0]
     if numbered := [place for place in folder.glob(f"*/{SAT_FILE}") if place.parent.name.isdigit()]:
         raise InputError(

@@ -143,7 +143,7 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
         lambda: infer_sizes.t5_fields({name: tensor.shape for name, tensor in tensors.items()}),
     )
     folder = path if path.is_dir() else path.parent
-    config = _read_config(folder) if (folder / "config.json").is_file() else {}
+    config = _read_config(folder) if (folder / "config.json").exists() else {}
     if config.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
         raise InputError(
             f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]},"

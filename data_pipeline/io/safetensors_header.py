@@ -28,6 +28,8 @@ def check_header(path: Path) -> None:
         if length > MOST_BYTES:
             raise ValueError(f"its header has {length:,} bytes, and may have {MOST_BYTES:,}")
         header = file.read(length)
+    if not header.startswith(b"{"):
+        raise ValueError("its header is no JSON object")
     if header.count(b"{") > MOST_TENSORS + 2:  # its own, and that of the metadata
         raise ValueError(f"its header names more than {MOST_TENSORS:,} tensors")
     if header.count(b",") > _VALUES:
