@@ -167,13 +167,13 @@ def _check_sums(path: Path, file: zipfile.ZipFile) -> None:
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise InputError unless the members are as torch.save writes them. size: of the file."""
+    if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
+        raise InputError(f"{path} was not written by torch.save: {packed[0]} in it is compressed")
     if len(members) > _MEMBERS or sum(member.file_size for member in members) > size:
         raise InputError(
             f"{path} was not written by torch.save: it has {len(members):,} members, which overlap"
             " or are more than a model has"
         )
-    if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
-        raise InputError(f"{path} was not written by torch.save: {packed[0]} in it is compressed")
     if large := [m for m in members if m.filename.endswith(".pkl") and m.file_size > _PICKLE_BYTES]:
         raise InputError(
             f"{path}: {large[0].filename} has {large[0].file_size:,} bytes, more than names and"
