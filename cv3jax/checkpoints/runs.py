@@ -20,7 +20,7 @@ from cv3jax.checkpoints.writing import (
     remove_unfinished,
     sign,
 )
-from data_pipeline.io.bounded_json import OWN, load_json
+from data_pipeline.io.bounded_json import OWN, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
 if TYPE_CHECKING:  # not part of a plain install, which reads checkpoints and writes none
@@ -172,8 +172,18 @@ def set_aside(directory: str | Path, step: int, target: Path) -> list[Path]:
 
 
 def run_of(directory: str | Path, step: int) -> dict:
-    """Return the `run` section of the checkpoint of `step` under `directory`."""
-    return _read_json(Path(directory) / str(step) / "run")
+    """Return the `run` section of the checkpoint of `step` under `directory`.
+
+    Raises InputError where it cannot be read.
+    """
+    place = Path(directory) / str(step) / "run"
+    try:
+        value = _read_json(place)
+    except (ParseError, StopIteration) as e:
+        raise InputError(f"{place} is damaged ({e or 'there is no file'}); restore it") from e
+    if not isinstance(value, dict) or not isinstance(value.get("config", {}), dict):
+        raise InputError(f"{place} is damaged: it does not describe a run; restore it")
+    return value
 
 
 def restore(

@@ -60,7 +60,9 @@ def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Round
         place, own = workdir / "rounds" / round.name, of_round(asked, settings, round.number)
         if (path := place / FIGURES).exists():
             figures.append(read_json(path))
-            step, held = figures[-1]["updates"], f"{place} was made with"
+            step, held = figures[-1].get("updates"), f"{place} was made with"
+            if type(step) is not int:
+                raise InputError(f"{path} is damaged: it has no updates; restore it")
             now = check_changes(own, figures[-1], step, before, held)
             resumed.append(Resumed(step, now))
         else:

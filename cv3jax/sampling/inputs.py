@@ -142,7 +142,7 @@ def _parse(text: str, where: str, num: int) -> Prompt:
         or entry.keys() - {"prompt", "seed", "name"}
     ):
         found = (
-            (", ".join(sorted(entry))[:80] or "nothing")
+            (", ".join(n if n.isprintable() else repr(n) for n in sorted(entry))[:80] or "nothing")
             if isinstance(entry, dict)
             else f"a value of type {type(entry).__name__}"
         )

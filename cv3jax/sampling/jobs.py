@@ -122,7 +122,8 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
         _check_names(out, theirs["prompts"]["lines"] * each, len(jobs))
         return True
     if changed:
-        shown = sorted({"prompts" if "prompts." in name else name for name in changed})
+        names = {"prompts" if "prompts." in name else name for name in changed}
+        shown = sorted(name if name.isprintable() else repr(name) for name in names)
         raise InputError(
             f"--out {out} holds pictures made with other values of {', '.join(shown)}; give those"
             " values, or another directory"
@@ -140,9 +141,9 @@ def planned_tile(out: Path) -> int:
 
 
 def _begins(theirs: dict, plan: dict, source: Path) -> bool:
-    lines = theirs["lines"]
+    lines, found = theirs.get("lines"), theirs.get("sha256")
     fewer = type(lines) is int and 0 < lines < plan["prompts"]["lines"]
-    return fewer and theirs["sha256"] in beginnings(source, lines)
+    return fewer and isinstance(found, str) and found in beginnings(source, lines)
 
 
 def _check_names(out: Path, before: int, count: int) -> None:

@@ -100,9 +100,14 @@ def check_allowed(asked: Asked, changes: list[dict], workdir: Path) -> None:
 
 
 def read_history(workdir: Path) -> list[dict]:
-    """Return the changes in run.json, or [] where there is no such file."""
+    """Return the changes in run.json, or [] where there is no such file. Raises InputError."""
     path = workdir / HISTORY
-    return read_json(path).get("changes", []) if path.exists() else []
+    changes = read_json(path).get("changes", []) if path.exists() else []
+    names = {"step", "field", "was", "now"}
+    kept = changes if isinstance(changes, list) else [None]
+    if not all(isinstance(one, dict) and one.keys() >= names for one in kept):
+        raise InputError(f"{path} is damaged: its changes are not a run's; restore it")
+    return changes
 
 
 def keep_history(workdir: Path, changes: list[dict]) -> None:

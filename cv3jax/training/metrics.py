@@ -132,7 +132,7 @@ def read_lines(path: str | Path) -> list[dict]:
         try:
             objects.append(parse_json(line, nan=True))
             _ = int(objects[-1]["step"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             if number < len(lines):
                 raise InputError(
                     f"{path}, line {number} is not a line of metrics; remove it"

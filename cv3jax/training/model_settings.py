@@ -9,7 +9,7 @@ from typing import Any
 
 from cv3jax.checkpoints.description import TextDescription
 from cv3jax.checkpoints.description_fields import AUTOENCODER, T5, TEXT, UNET, Field
-from cv3jax.fields import SWITCH, check, field, one_of
+from cv3jax.fields import SWITCH, check, field, one_of, whole
 from cv3jax.models import DTYPES
 
 
@@ -28,7 +28,8 @@ class UNetFields:
     depth: tuple[int, ...] = same(UNET["depth"])
     mid_depth: int = same(UNET["mid_depth"])
     head_dim: int = same(UNET["head_dim"])
-    w_dim: int = same(UNET["w_dim"])
+    # a distillation has a rule of its own for it
+    w_dim: int = field(UNET["w_dim"].meaning, whole(0, 8192))
     groups: int = same(UNET["groups"])
     remat: str = same(UNET["remat"])
     dtype: str = same(UNET["dtype"])

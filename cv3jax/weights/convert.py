@@ -12,6 +12,7 @@ from cv3jax.checkpoints.description import (
     TextDescription,
     VaeDescription,
 )
+from cv3jax.checkpoints.description_checks import misfit
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.weights import SCALE
 from cv3jax.weights.digests import check_digests, parse_given
@@ -211,7 +212,10 @@ def describe(
             f"the relay makes {sizes['relay']} pixels per side from the base's {sizes['base']}, but"
             " a relay doubles the side; give --image-size"
         )
-    return CascadeDescription(vae, text, stages), words
+    description = CascadeDescription(vae, text, stages)
+    if problem := misfit(description.to_json()):
+        raise InputError(f"these weights make no cascade that can be read: {problem}")
+    return description, words
 
 
 def describe_stage(

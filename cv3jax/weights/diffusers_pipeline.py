@@ -3,12 +3,10 @@
 The code is in `pytorch/`. It is copied into the folder and never imported here.
 """
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv3jax.cascade.parts import build_model
-from cv3jax.cascade.stage_sampler import stage_grid
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription
 from cv3jax.diffusion.sampler import MEANS
 from cv3jax.models.vae import Autoencoder
@@ -123,18 +121,12 @@ def _settings(stage: StageDescription) -> dict[str, Any]:
 
 def _scheduler_config(stage: StageDescription, name: str) -> dict[str, Any]:
     """Return scheduler_config.json of a stage. Raises InputError where its sampler is another."""
-    try:
-        stage_grid(stage, stage.steps)
-    except ValueError as e:
-        raise InputError(f"the {name} cannot be sampled as it is described: {e}") from e
     for field, names in (("form", MEANS), ("prediction", PREDICTIONS)):
         if (value := getattr(stage, field)) not in names:
             raise InputError(
                 f"the {name} has {field} {value!r}, but the pipeline for diffusers has"
                 f" {' and '.join(names)}"
             )
-    if not all(math.isfinite(value) for value in (stage.guidance, stage.eta)):
-        raise InputError(f"the {name}'s guidance {stage.guidance} or eta {stage.eta} is not finite")
     return {
         "_class_name": "RelayScheduler",
         "_diffusers_version": VERSION,

@@ -14,6 +14,7 @@ import jax
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description import CascadeDescription
+from cv3jax.checkpoints.description_fields import T5
 from cv3jax.checkpoints.streaming import Leaf, walk
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
@@ -153,15 +154,10 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
         config.get("relative_attention_max_distance", 128),
         config.get("layer_norm_epsilon", 1e-6),
     )
-    if (
-        not isinstance(distance, int)
-        or not isinstance(epsilon, float)
-        or not 8 <= distance <= 10**6
-        or not 0 < epsilon < 1
-    ):
+    if not T5["max_distance"].rule.fits(distance) or not T5["epsilon"].rule.fits(epsilon):
         raise InputError(
-            f"{folder}/config.json: relative_attention_max_distance {distance} or"
-            f" layer_norm_epsilon {epsilon} cannot be a T5's"
+            f"{folder}/config.json: relative_attention_max_distance {str(distance)[:40]} or"
+            f" layer_norm_epsilon {str(epsilon)[:40]} cannot be a T5's"
         )
     fields = {**fields, "max_distance": distance, "epsilon": epsilon, "dtype": dtype}
     params = _fit(

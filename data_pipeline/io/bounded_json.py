@@ -5,6 +5,7 @@ message is one line. tests/system/test_parsers.py finds other calls of a JSON or
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ class Limits:
     depth: int = 32
     values: int = 100_000
     text: int = 2**20
-    digits: int = 30
+    digits: int = 40  # transformers writes one of 31 for no largest length
 
 
 SETTINGS = Limits()  # what people write
@@ -83,14 +84,9 @@ def parse_json(
     """
     if len(data) > limits.bytes:
         raise ParseError(f"it has more than {limits.bytes:,} bytes")
-    hooks = {} if nan else {"parse_float": _finite, "parse_constant": _no_number}
-
-    def integer(digits: str) -> int:
-        return int(_few(digits, limits.digits))
-
     try:
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
-        value = json.loads(text, object_pairs_hook=join or _once, parse_int=integer, **hooks)
+        value = _decoder(limits.digits, nan, join or _once).decode(text)
     except ParseError:
         raise
     except RecursionError as e:
@@ -104,6 +100,16 @@ def parse_json(
     if len(text) > limits.text or (not surrogates and "\\u" in text):
         _check_texts(value, limits, surrogates)
     return value
+
+
+@functools.lru_cache(maxsize=64)  # making one takes as long as parsing a short line
+def _decoder(digits: int, nan: bool, join: Callable[[Pairs], dict[str, Any]]) -> json.JSONDecoder:
+    hooks = {} if nan else {"parse_float": _finite, "parse_constant": _no_number}
+
+    def integer(text: str) -> int:
+        return int(_few(text, digits))
+
+    return json.JSONDecoder(object_pairs_hook=join, parse_int=integer, **hooks)
 
 
 def check_tree(value: Any, limits: Limits) -> None:

@@ -21,14 +21,19 @@ from tokenizers import (
     trainers,
 )
 
-from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
-from data_pipeline.io.errors import InputError, first_line
-from data_pipeline.io.regular_files import check_files
+from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json, parse_json
+from data_pipeline.io.errors import InputError
+from data_pipeline.loading.tokenizer_checks import (
+    check_config,
+    check_files,
+    refusing,
+    wrong_tokenizer,
+)
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
-_READ, _MAX_FILE = (".json", ".jinja", ".model", ".txt"), 2**26  # bytes
 # tokenizer classes in folders of train_tokenizer, with new and old versions of transformers
 _WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_UNREADABLE = "the tokenizer fails on a prompt; get its folder again"
 _BLANK = "▁"  # the blank before a word in a piece
 _LOOKED_AT = 64  # the characters of a word that are checked
 _FALLEN = 1.5  # the most letters per piece in a word that no caption had
@@ -114,27 +119,29 @@ class Tokenize:
 
     def __call__(self, prompts: list[str]) -> np.ndarray:
         """Return the tokens of the prompts."""
-        encoded = self.tokenizer(
-            [self._as_text(_readable(p)) for p in prompts],
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=True,
-        )
+        with refusing(_UNREADABLE):
+            encoded = self.tokenizer(
+                [self._as_text(_readable(p)) for p in prompts],
+                padding="max_length",
+                truncation=True,
+                max_length=self.length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                split_special_tokens=True,
+            )
         return np.array(encoded["input_ids"], np.int32).reshape(len(prompts), self.length)
 
     def count(self, prompt: str) -> int:
         """Return the number of tokens of a whole prompt, its end token included."""
-        encoded = self.tokenizer(
-            self._as_text(_readable(prompt)),
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=True,
-            verbose=False,
-        )
+        with refusing(_UNREADABLE):
+            encoded = self.tokenizer(
+                self._as_text(_readable(prompt)),
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                split_special_tokens=True,
+                verbose=False,
+            )
         return len(encoded["input_ids"])
 
     def unknown(self, prompts: Iterable[str]) -> list[str]:
@@ -248,8 +255,6 @@ def _load(folder: Path) -> Any:
             f"{folder} is not a tokenizer: it has neither tokenizer.json nor spiece.model; give the"
             " folder of a T5 tokenizer"
         )
-    # transformers reads several, without limits
-    check_files((file for file in folder.iterdir() if file.suffix in _READ), _MAX_FILE)
     try:
         config = load_json(folder / "tokenizer_config.json", SETTINGS)
     except (OSError, ParseError) as e:
@@ -258,29 +263,23 @@ def _load(folder: Path) -> Any:
         ) from e
     if not isinstance(config, dict):
         raise InputError(f"{folder}/tokenizer_config.json is not a JSON object; get it again")
+    if problem := check_config(config):
+        raise InputError(f"{folder}/tokenizer_config.json: {problem}; get it again")
+    check_files(folder)
     transformers = _import_transformers()
     # AutoTokenizer would return this class too, but imports PyTorch first where that is installed
-    ours = config.get("tokenizer_class") in _WRITTEN and (folder / "tokenizer.json").is_file()
+    file = folder / "tokenizer.json"
+    ours = config.get("tokenizer_class") in _WRITTEN and file.is_file()
     kind = transformers.PreTrainedTokenizerFast if ours else transformers.AutoTokenizer
-    try:
-        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    # the parsers of transformers may raise anything, even bare Exceptions from Rust; every error
-    # here is about this folder
-    except Exception as e:
-        raise InputError(
-            f"{folder} is not a tokenizer that transformers can load: {_explain(e)}"
-        ) from e
-
-
-def _explain(e: Exception) -> str:
-    line = first_line(e)
-    # transformers tries tiktoken last, after sentencepiece and protobuf failed on spiece.model
-    if "tiktoken" in line:
-        line = (
-            "spiece.model is damaged, or sentencepiece and protobuf are incompatible (sentencepiece"
-            " 0.2.0 and 0.2.1 work)"
+    with refusing(f"{folder} is not a tokenizer that transformers can load"):
+        tokenizer = kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
         )
-    return line
+        # of spiece.model alone, transformers makes what tokenizer.json would hold
+        made = {} if file.is_file() else parse_json(tokenizer.backend_tokenizer.to_str())
+    if problem := wrong_tokenizer(made):
+        raise InputError(f"{folder}: {problem}; give a T5 tokenizer")
+    return tokenizer
 
 
 def _import_transformers() -> ModuleType:

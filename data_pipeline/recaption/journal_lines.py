@@ -10,6 +10,7 @@ def checked(line: Any, turns: int) -> dict[str, Any]:
     tokens = fields.get("tokens")
     if (
         fields.get("event") not in ("answer", "failed")
+        or "tokens" not in fields
         or not all(isinstance(fields.get(name), str) for name in ("id", *texts))
         or not _is_count(fields.get("turn"), turns - 1)
         or not _is_count(fields.get("attempts"))

@@ -4,20 +4,28 @@ import dataclasses
 import json
 
 import described
+import jax.numpy as jnp
 import pytest
 
+from cv3jax import recipes
+from cv3jax.cascade.parts import UNDESCRIBED
 from cv3jax.cascade.sampler_settings import AS_DESCRIBED, SamplerSettings
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import description_fields as fields
 from cv3jax.checkpoints.description import (
     CascadeDescription,
     Distilled,
     TextDescription,
     VaeDescription,
 )
+from cv3jax.checkpoints.description_checks import wrong_model
+from cv3jax.models.t5 import T5Encoder
+from cv3jax.models.unet import UNet
+from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
 
 WHOLE = CascadeDescription(
-    VaeDescription({"channel_mult": [1, 2]}, 0.5),
+    VaeDescription({"channel_mult": [1, 2], "patch": 4}, 0.5),
     TextDescription({"channels": 32}, 24),
     {"relay": described.stage("relay"), "base": described.stage(guidance=2)},
 )
@@ -34,8 +42,8 @@ def written(description: CascadeDescription) -> dict:
         WHOLE,
         CascadeDescription(WHOLE.vae),
         dataclasses.replace(WHOLE, vae=None, t5=None),
-        WHOLE.with_stage("base", described.stage(distilled=Distilled(2, (1.0, 4.0)))),
-        WHOLE.with_stage("base", described.stage(distilled=Distilled(2, None), blur=None)),
+        WHOLE.with_stage("base", described.stage(steps=2, distilled=Distilled(2, (1.0, 4.0)))),
+        WHOLE.with_stage("base", described.stage(steps=2, distilled=Distilled(2, None), blur=None)),
     ],
 )
 def test_a_description_comes_back(description, tmp_path):
@@ -43,19 +51,27 @@ def test_a_description_comes_back(description, tmp_path):
     assert cascades.read_cascade(tmp_path) == (tmp_path, description)
 
 
-def test_what_other_programs_noted_stays(tmp_path):
-    value = written(WHOLE.with_stage("base", described.stage(distilled=Distilled(2, (1, 4)))))
-    base = value["stages"]["base"]
-    places = (value, value["vae"], value["t5"], value["stages"]["relay"], base, base["distilled"])
-    for number, place in enumerate(places):
-        place["note"] = {"number": number}
-    value["stages"]["relay"]["blur"] = None
+def test_what_is_written_is_as_it_was_read(tmp_path):
+    value = written(WHOLE.with_stage("base", described.stage(**described.distilled_to(2))))
     (tmp_path / "cascade.json").write_text(json.dumps(value))
     description = cascades.read_cascade(tmp_path)[1]
     assert written(description) == value
     cascades.write_cascade(tmp_path, description)
     text = (tmp_path / "cascade.json").read_text()
     assert text == json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [(fields.UNET, UNet), (fields.AUTOENCODER, Autoencoder), (fields.T5, T5Encoder)],
+)
+def test_the_table_has_the_fields_and_the_defaults_of_the_networks(table, model):
+    own = {field.name: field.default for field in dataclasses.fields(model)}
+    own["dtype"] = jnp.dtype(own["dtype"]).name
+    assert {name: field.default for name, field in table.items()} == {
+        name: value for name, value in own.items() if name not in UNDESCRIBED
+    }
+    assert all(field.rule.fits(field.default) for field in table.values())
 
 
 def test_the_parts_are_in_one_order():
@@ -70,9 +86,22 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
     assert CascadeDescription.from_json(value, "a") == dataclasses.replace(WHOLE, format=1)
     del value["t5"]
     with pytest.raises(
-        InputError, match=r"^a is damaged: the field 'text_width' of base is missing or wrong$"
+        InputError, match=r"^a is damaged: the field 'text_width' of base is missing$"
     ):
         CascadeDescription.from_json(value, "a")
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+@pytest.mark.parametrize("name", recipes.recipes())
+def test_the_networks_of_every_recipe_can_be_described(name, variant):
+    config = recipes.to_json(recipes.load(name + variant, []))
+    config = config.get("stage", config) if isinstance(config.get("stage"), dict) else config
+    part = "vae" if config["stage"] == "vae" else "base"
+    assert wrong_model(config["model"], part) is None
+    assert wrong_model({**config["model"], "channels": 0}, part)
+    if "text" in config:
+        own = {field: config["text"][field] for field in fields.T5 if field in config["text"]}
+        assert wrong_model(own, "t5") is None
 
 
 @pytest.mark.parametrize(
@@ -86,23 +115,24 @@ def test_a_stage_of_format_1_stands_beside_its_text_encoder():
         ),
         ((), {"stages": []}, "is damaged: stages may be base and relay only"),
         ((), {"stages": {"../x": {}}}, "is damaged: stages may be base and relay only, not '../x'"),
-        ((), {"vae": None}, "is damaged: the field 'model' of vae is missing or wrong"),
-        (("vae",), {"scale": "1"}, "is damaged: the field 'scale' of vae is missing or wrong"),
-        (("t5",), {"length": 2.5}, "is damaged: the field 'length' of t5 is missing or wrong"),
+        ((), {"vae": None}, "is damaged: vae is None, but must be an object"),
+        (("vae",), {"scale": "1"}, "is damaged: scale of vae is '1', but must be 1e-06..1e+06"),
+        (("t5",), {"length": 2.5}, "is damaged: length of t5 is 2.5, but must be 2..4096"),
         (
             ("stages", "base"),
             {"steps": None},
-            "is damaged: the field 'steps' of base is missing or wrong",
+            "is damaged: steps of base is None, but must be 1..1000",
         ),
         (
             ("stages", "base"),
             {"distilled": {}},
-            "is damaged: the field 'distilled' of base is wrong",
+            "is damaged: the field 'steps' of the distillation of base is missing",
         ),
         (
             ("stages", "base"),
             {"distilled": {"steps": 2, "w": [1.0]}},
-            "is damaged: the field 'distilled' of base is wrong",
+            "is damaged: w of the distillation of base is [1.0], but must be two numbers, 0 <= low"
+            " <= high <= 100, or none",
         ),
         (
             ("stages", "relay"),

@@ -6,6 +6,7 @@ import pytest
 
 from cv3jax.cascade.parts import build_model, model_shapes, part_loader
 from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from data_pipeline.io.errors import InputError
@@ -74,14 +75,14 @@ CASCADE = (
 def test_sizes_that_do_not_fit(part, theirs, ours, said, tmp_path):
     _, description = cascades.read_cascade("scenes")
     t5 = {**description.t5.model, "channels": 16}
-    stage = description.stages["base"]
-    description = dataclasses.replace(
-        description,
-        vae=dataclasses.replace(description.vae, model=VAE | theirs),
-        t5=dataclasses.replace(description.t5, model=t5),
-        stages={"base": dataclasses.replace(stage, model=UNET | theirs, text_width=16)},
-    )
-    cascades.write_cascade(tmp_path, description)
+    vae, stage = description.vae, description.stages["base"]
+    if part == "vae":
+        vae, stages = dataclasses.replace(vae, model=VAE | theirs), {}
+    else:
+        stage = dataclasses.replace(stage, model=UNET | theirs, text_width=16)
+        vae, stages = None, {"base": stage}
+    t5 = dataclasses.replace(description.t5, model=t5)
+    cascades.write_cascade(tmp_path, CascadeDescription(vae, t5, stages))
     width = ours.get("text_width", 16)
     mine = (VAE if part == "vae" else UNET) | {
         name: value for name, value in ours.items() if name != "text_width"

@@ -91,11 +91,11 @@ FIELDS = [
     ),
     (
         "relay",
-        ["init_from={at}/halved"],
-        "differs from config.model: channels is 32 in the checkpoint and 16 in the recipe; give"
-        " --config.model.channels=32",
+        ["model.channels=32", "init_from={base}"],
+        "differs from config.model: channels is 16 in the checkpoint and 32 in the recipe; give"
+        " --config.model.channels=16",
     ),
-    ("relay", ["model.channels=32", "init_from={at}/halved"], "does not hold the model"),
+    ("relay", ["init_from={at}/halved"], "channels of base is 32, but its stored arrays have 16"),
     (
         "relay",
         ["model.channels=32", "model.mid_depth=0"],

@@ -222,7 +222,7 @@ def test_what_stands_beside_the_shards_is_not_called_damaged_either(
 
         return fail
 
-    monkeypatch.setattr(Path, "read_text", failing(Path.read_text))
+    monkeypatch.setattr(Path, "open", failing(Path.open))
     monkeypatch.setattr(sizes.np, "load", failing(np.load))
 
     def read():

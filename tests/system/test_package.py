@@ -79,8 +79,11 @@ def test_modules_that_security_names_have_the_bounds_that_it_says():
     """SECURITY.md states the values by hand."""
     from cv3jax.sampling import inputs
     from cv3jax.weights import torch_file
+    from data_pipeline.builder import blocklist
     from data_pipeline.chat import endpoint
     from data_pipeline.images import decode
+    from data_pipeline.io import bounded_yaml
+    from data_pipeline.loading import tokenizer_checks
 
     text = (ROOT / "SECURITY.md").read_text()
     for said, value in (
@@ -91,12 +94,15 @@ def test_modules_that_security_names_have_the_bounds_that_it_says():
         ("a million lines", inputs.MAX_LINES == 10**6),
         ("more than 16 MiB", torch_file._PICKLE_BYTES == 16 * 2**20),
         ("at most 1 MiB", endpoint.MAX_BODY == 2**20),
+        ("at most 256 KiB", bounded_yaml._LIMITS.bytes == 2**18),
+        ("at most 64 MiB a file", tokenizer_checks._MAX_BYTES == 64 * 2**20),
+        ("at most 16 MiB, and 2,000", blocklist._MAX_FILE == 16 * 2**20),
+        ("2,000 characters a line", blocklist._MAX_LINE == 2000),
     ):
         assert value, said
         assert said in text
     for module, words in (
         ("cv3jax/weights/torch_file.py", "weights_only=True"),
-        ("cv3jax/weights/release_yaml.py", "yaml.safe_load"),
         ("cv3jax/sampling/inputs.py", "allow_pickle=False"),
         ("data_pipeline/records/sizes.py", "allow_pickle=False"),
         ("data_pipeline/loading/tokenizer.py", "trust_remote_code=False"),

@@ -247,10 +247,10 @@ def test_its_files_have_the_mode_of_ordinary_files(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "change", "line"),
     [
-        ("base", {"form": "heun"}, "base has form 'heun', but .* has released and paper"),
-        ("base", {"steps": 1001}, "the base cannot be sampled as it is described: "),
-        ("relay", {"blur": "none"}, "the relay cannot be sampled as it is described: "),
-        ("relay", {"guidance": float("nan")}, "the relay's guidance nan or eta 0.0 is not finite"),
+        ("base", {"form": "heun"}, "form of base is 'heun', but must be one of released, paper"),
+        ("base", {"steps": 1001}, r"steps of base is 1001, but must be 1\.\.1000"),
+        ("relay", {"blur": "none"}, "blur of relay is 'none', but must be another one"),
+        ("relay", {"guidance": float("nan")}, "damaged: NaN is no number"),
         (None, {"tokenizer_class": "LlamaTokenizer"}, "its tokenizer is a 'LlamaTokenizer', and"),
         (None, {"model_max_length": 1, "tokenizer_class": 5}, "is not a tokenizer"),
     ],

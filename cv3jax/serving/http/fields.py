@@ -3,15 +3,18 @@
 A reader returns the value as Python has it, or raises ValueError with what would be right.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from cv3jax.cascade.sizes import MAX_SIDE, Size
-from data_pipeline.io.bounded_json import parse_json
+from data_pipeline.io.bounded_json import RECORDS, parse_json
 
 Reader = Callable[[Any], Any]
+# readers say of a number that is out of range what would be right
+_LIMITS = dataclasses.replace(RECORDS, digits=4000)
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -118,4 +121,4 @@ def from_form(value: str) -> Any:
 
 def read_json(data: str | bytes) -> Any:
     """Return what JSON says. Raises ValueError, also on names given twice and on NaN."""
-    return parse_json(data, surrogates=True)
+    return parse_json(data, _LIMITS, surrogates=True)

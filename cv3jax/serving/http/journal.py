@@ -146,7 +146,8 @@ class Journal:
                 " order by number",
                 (job,),
             ).fetchall()
-        return [PictureRow(*row[:3], parse_json(row[3], nan=True), row[4]) for row in found]
+        with self._understanding():
+            return [PictureRow(*row[:3], parse_json(row[3], nan=True), row[4]) for row in found]
 
     def has_file(self, file: str) -> bool:
         """Return whether a picture of that name is kept."""
@@ -174,9 +175,20 @@ class Journal:
     def _rows(self, where: str, *values: Any) -> list[Row]:
         with self._reading() as db:
             found = db.execute(f"select * from jobs where {where}", values).fetchall()
-        return [
-            Row(*row[:4], Plan.from_json(parse_json(row[4], nan=True)), *row[5:]) for row in found
-        ]
+        with self._understanding():
+            plans = [Plan.from_json(parse_json(row[4], nan=True)) for row in found]
+        return [Row(*row[:4], plan, *row[5:]) for row, plan in zip(found, plans, strict=True)]
+
+    @contextlib.contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Raise InputError where a row is not what this class has written."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise InputError(
+                f"{self._path} is damaged: a job in it cannot be read ({first_line(e, 80)}); give"
+                " another --workdir"
+            ) from e
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
