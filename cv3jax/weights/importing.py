@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cv3jax.cascade.parts import build_model, model_shapes
-from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import cascades, manifest
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.description_fields import T5
 from cv3jax.checkpoints.streaming import Leaf, walk
@@ -199,6 +199,7 @@ def write(
                 cascades.save_part(partial / name, params)
         if tokenizer:
             copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
+            manifest.write(partial / "t5" / "tokenizer")
         cascades.write_cascade(partial, description)  # which readers of parts need
         cascades.write_cascade(partial, previewed(partial, description))
     return [f"{name}: {line}" for name, values in found.items() for line in values.words()]
