@@ -9,7 +9,9 @@ where one failed. A cascade.json and settings have no checksum, because people e
 
 import argparse
 import hashlib
+import importlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -25,6 +27,7 @@ import encode_runs
 import golden_models
 import jax
 import numpy as np
+import shared
 import tiny_runs
 from released_files import tensors, write_pt
 
@@ -62,8 +65,13 @@ def _hash(parts: Iterator[object]) -> str:
     return found.hexdigest()
 
 
-def _copy(source: Path) -> Callable[[Path], None]:
-    return lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True) and None
+def _copy(source: Callable[[], Path]) -> Callable[[Path], None]:
+    """Return what copies a folder, which is made when it is asked for."""
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(source(), folder, dirs_exist_ok=True)
+
+    return copy
 
 
 def _records(folder: Path) -> str:
@@ -82,6 +90,10 @@ def _cascade(folder: Path) -> str:
     arrays = (np.asarray(leaf) for _, leaf in walk(params))
     prompts = ["a small red circle", "two green stars, black background"]
     return _hash([*arrays, tokenize(prompts)] if tokenize else arrays)
+
+
+def _checkpoints() -> Path:
+    return tiny_runs.trained("vae").workdir / "checkpoints"
 
 
 def _checkpoint(folder: Path) -> str:
@@ -130,15 +142,15 @@ def _make_safetensors(folder: Path) -> None:
 
 
 def campaigns() -> dict[str, Campaign]:
-    """Return the campaigns by name; what they need is made when they are asked for."""
-    cache = encode_runs.cache_of("float16", "int8")
-    trained = tiny_runs.trained("vae").workdir / "checkpoints"
+    """Return the campaigns by name."""
     return {
-        "records": Campaign(_copy(encode_runs.data()), _records),
-        "feature caches": Campaign(_copy(cache), _cache),
-        "parts": Campaign(_copy(golden_models.converted("micro")), _cascade),
-        "packaged weights": Campaign(_copy(cascades.PACKAGED / "scenes"), _cascade),
-        "checkpoints": Campaign(_copy(trained), _checkpoint),
+        "records": Campaign(_copy(encode_runs.data), _records),
+        "feature caches": Campaign(_copy(lambda: encode_runs.cache_of("float16", "int8")), _cache),
+        "parts": Campaign(_copy(lambda: golden_models.converted("micro")), _cascade),
+        "packaged weights": Campaign(_copy(lambda: cascades.PACKAGED / "scenes"), _cascade),
+        "checkpoints": Campaign(
+            _copy(lambda: tiny_runs.trained("vae").workdir / "checkpoints"), _checkpoint
+        ),
         "journals": Campaign(_make_journal, _journal),
         ".pt": Campaign(_make_torch, _weights("u.pt")),
         "safetensors": Campaign(_make_safetensors, _weights("u.safetensors")),
@@ -204,12 +216,21 @@ def main(argv: list[str] | None = None) -> int:
         if args.only and name not in args.only:
             continue
         counts, failures = run(campaign, args.flips, args.seed)
-        figures = (args.flips, counts[NOTICED], counts[HARMLESS], counts[FAILED])
-        print(f"{name:<20}" + "".join(f"{n:>{w}}" for n, w in zip(figures, (8, 10, 10, 8))))
+        found = f"{counts[NOTICED]:>10}{counts[HARMLESS]:>10}{counts[FAILED]:>8}"
+        print(f"{name:<20}{args.flips:>8}{found}", flush=True)
         lines += [f"{name}: {line}" for line in failures]
     print("\n".join(lines), file=sys.stderr)
     return bool(lines)
 
 
+def as_tests() -> int:
+    """Run `main` with the devices and the shared directory that the tests have."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    importlib.import_module("conftest")
+    with tempfile.TemporaryDirectory(prefix="cv3jax-flips-") as name:
+        os.environ[shared.VARIABLE] = name
+        return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_tests())
