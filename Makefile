@@ -118,7 +118,7 @@ lint: setup
 
 # known vulnerabilities of the versions in constraints*.txt, by PyPI's advisories
 audit: $(AUDIT)/.done
-	$(AUDIT)/bin/pip-audit --disable-pip --no-deps $(addprefix -r ,$(wildcard constraints*.txt))
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps $(addprefix -r ,$(wildcard constraints*.txt))
 
 # build/sbom.cdx.json: what is installed in $(VENV), with licences, in CycloneDX's form
 sbom: setup $(AUDIT)/.done
