@@ -15,11 +15,9 @@ from cv3jax.checkpoints.description import (
 from cv3jax.checkpoints.description_checks import misfit
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.weights import SCALE
-from cv3jax.weights.digests import check_digests, parse_given
+from cv3jax.weights.digests import compare_all
 from cv3jax.weights.exporting import export, open_source
-from cv3jax.weights.files import files_of
 from cv3jax.weights.importing import (
-    TOKENIZER_FILES,
     Part,
     import_t5,
     import_unet,
@@ -51,7 +49,11 @@ def convert_out(args: argparse.Namespace) -> dict:
 def convert_in(args: argparse.Namespace) -> dict:
     """Import, and print what was recognised and which settings it got."""
     checkpoint_path(args.out, "--out")
-    compared = check_files(args)
+    sources = {name: getattr(args, name) for name in ("base", "relay", "unet", "vae", "t5")}
+    sources = {name: path for name, path in sources.items() if path}
+    compared = compare_all(sources, args.tokenizer, args.sha256)
+    for line in compared:
+        print(line, file=sys.stderr)
     official = [read_official(path) for path in args.config]
     for one in official:
         for flaw in one.flaws:
@@ -81,35 +83,6 @@ def convert_in(args: argparse.Namespace) -> dict:
         print(line, file=sys.stderr)
     recognised = {name: part.words for name, part in parts.items()}
     return {"recognised": recognised, "settings": words, "sha256": compared, "values": values}
-
-
-def check_files(args: argparse.Namespace) -> list[str]:
-    """Compare the files with the SHA-256 given; print and return what was compared.
-
-    Raises InputError where one differs, and where --sha256 names a file that is not read.
-    """
-    given, used, lines = parse_given(args.sha256), set(), []
-    for name in ("base", "relay", "unet", "vae", "t5"):
-        if path := getattr(args, name):
-            files = files_of(path, f"--{name}")
-            folders = {file.parent for file in files}
-            if name == "t5" and args.tokenizer:
-                folders.add(args.tokenizer)
-            names = (("config.json",) if name in ("vae", "t5") else ()) + (
-                TOKENIZER_FILES if name == "t5" else ()
-            )
-            there = [folder / each for folder in sorted(folders) for each in names]
-            beside = [place for place in there if place.is_file()]
-            said, found = check_digests(f"--{name}", path, files, beside, given)
-            lines, used = [*lines, *said], used | found
-    if unknown := sorted(given.keys() - used):
-        raise InputError(
-            f"--sha256 {unknown[0]}: no file of that name is read; give the name of a file, or its"
-            " path"
-        )
-    for line in lines:
-        print(line, file=sys.stderr)
-    return lines
 
 
 def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, tuple[str, Path]]:

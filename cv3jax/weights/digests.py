@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cv3jax.weights.files import TORCH
+from cv3jax.weights.files import TORCH, files_of
+from cv3jax.weights.importing import TOKENIZER_FILES
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.progress import bar
 from data_pipeline.io.regular_files import open_regular, read_regular
@@ -36,6 +37,38 @@ def parse_given(given: Iterable[str]) -> dict[str, str]:
         if found.setdefault(name, digest.lower()) != digest.lower():
             raise InputError(f"--sha256 gives {name} two different values; give one")
     return found
+
+
+def compare_all(
+    sources: Mapping[str, Path], tokenizer: Path | None, texts: Iterable[str]
+) -> list[str]:
+    """Return what was compared of all files that are imported, line by line.
+
+    Args:
+        sources: part → what its flag gave.
+        tokenizer: the folder of the tokenizer; None: that of the text encoder.
+        texts: the values of --sha256.
+
+    Raises:
+        InputError: a file differs, or --sha256 names a file that is not read.
+    """
+    given, used, lines = parse_given(texts), set(), []
+    for name, path in sources.items():
+        files = files_of(path, f"--{name}")
+        folders = {file.parent for file in files}
+        names = {"vae": ("config.json",), "t5": ("config.json", *TOKENIZER_FILES)}.get(name, ())
+        if name == "t5" and tokenizer:
+            folders.add(tokenizer)
+        there = [folder / each for folder in sorted(folders) for each in names]
+        beside = [place for place in there if place.is_file()]
+        said, found = check_digests(f"--{name}", path, files, beside, given)
+        lines, used = [*lines, *said], used | found
+    if unknown := sorted(given.keys() - used):
+        raise InputError(
+            f"--sha256 {unknown[0]}: no file of that name is read; give the name of a file, or its"
+            " path"
+        )
+    return lines
 
 
 def check_digests(

@@ -81,7 +81,7 @@ def _records(folder: Path) -> str:
 
 def _cache(folder: Path) -> str:
     source = open_cache(folder, encode_runs.records())
-    return _hash(jax.tree.leaves([source[i]._asdict() for i in range(len(source))]))
+    return _hash(jax.tree.leaves([source[i] for i in range(len(source))]))
 
 
 def _cascade(folder: Path) -> str:
