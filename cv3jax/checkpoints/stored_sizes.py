@@ -6,6 +6,7 @@ such as `groups`, have their ranges alone. Whoever loads a part compares all of 
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ Path_ = tuple[str, ...]
 Shapes = Mapping[Path_, tuple[int, ...]]
 _LIMITS = Limits(bytes=2**16)  # of the description of one array
 _MANIFEST = 2**26  # bytes of what names a tree's files, which is read whole
+# numbers from which a part is compared with its files, and most numbers a stored byte; random ones
+# take about three bytes each
+_LARGE, _PACKED = 2**26, 100
 
 
 def differing(
     description: CascadeDescription, place_of: Callable[[str], tuple[Path, Path_]]
 ) -> str | None:
     """Return the first field whose value is not that of the stored arrays, in words, or None.
+
+    Arrays that are far larger than their files are a lie, too.
 
     place_of: part → (the orbax tree that holds it, the path within it). Parts that are missing or
     damaged are left to their readers.
@@ -35,6 +41,8 @@ def differing(
         shapes = stored_shapes(place, within)
         if not shapes:
             continue
+        if problem := _bloated(place, shapes):
+            return f"{part} {problem}"
         section = description.section(part)
         said = filled(section.model, MODELS.get(part, UNET))
         if part in description.stages:
@@ -44,6 +52,17 @@ def differing(
             if ours != value:
                 return f"{field} of {part} is {ours}, but its stored arrays have {value}"
     return None
+
+
+def _bloated(place: Path, shapes: Shapes) -> str | None:
+    """Return in words that arrays would unpack to far more than trained ones do, or None."""
+    elements = sum(math.prod(shape) for shape in shapes.values())
+    if elements <= _LARGE:
+        return None
+    stored = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    if elements <= _PACKED * stored:
+        return None
+    return f"would unpack {elements:,} numbers from {stored:,} bytes"
 
 
 def stored_shapes(place: Path, within: Path_ = ()) -> Shapes:

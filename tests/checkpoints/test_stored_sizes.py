@@ -4,6 +4,7 @@ import json
 
 import altered_descriptions
 import pytest
+import tensorstore
 
 from cv3jax.cascade.parts import build_model, model_shapes
 from cv3jax.checkpoints import cascades, stored_sizes
@@ -71,6 +72,17 @@ def test_arrays_that_are_no_network_or_damaged_are_left_to_their_reader(tmp_path
     assert stored_sizes.stored_shapes(tmp_path) == {}
     (tmp_path / "manifest.ocdbt").write_bytes(b"no tree")
     assert stored_sizes.stored_shapes(tmp_path) == {}
+
+
+def test_arrays_that_unpack_to_far_more_than_their_files_are_refused(tmp_path):
+    directory = altered_descriptions.copied(tmp_path / "scenes")
+    (directory / "cascade.json").write_text(json.dumps(altered_descriptions.content()))
+    (directory / "t5" / "manifest.ocdbt").unlink()
+    spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/t5/"}}
+    store = tensorstore.KvStore.open(spec).result()
+    store.write("embed.embedding/.zarray", json.dumps({"shape": [2**30, 2**10]})).result()
+    with pytest.raises(InputError, match=r"t5 would unpack 1,099,511,627,776 numbers from [\d,]+ "):
+        cascades.read_cascade(directory)
 
 
 def test_only_the_parts_that_are_there_are_compared(tmp_path):

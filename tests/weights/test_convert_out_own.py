@@ -45,7 +45,7 @@ def own(tmp_path_factory) -> Path:
     run, c = tmp_path_factory.mktemp("own"), recipes.load("scenes_base:tiny", [])
     vae, fields = (
         recipes.load("scenes_vae:tiny", []).model.to_dict(),
-        {**recipes.to_json(c)["model"], "out_channels": 4},
+        {**recipes.to_json(c)["model"], "out_channels": 8},
     )
     t5 = {
         name: value
