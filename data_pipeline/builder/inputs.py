@@ -193,7 +193,7 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
                 for item, _ in read_tar(file, unit.name, unit.path, unit.size):
                     yield item
         elif unit.kind == PARQUET and not unit.column:
-            yield Skip(unit.name, BAD_PARQUET, "cannot be opened as parquet", unit.size)
+            yield Skip(unit.name, BAD_PARQUET, _why_not(unit.path), unit.size)
         elif unit.kind == PARQUET:
             yield from read_parquet(unit.path, unit.name, unit.column)
         elif unit.kind == TABLE:
@@ -211,6 +211,15 @@ def read_unit(unit: Unit) -> Iterator[Item | Skip]:
         yield Skip(
             unit.name, BAD_TAR if unit.kind == TAR else UNREADABLE, e.strerror or str(e), unit.size
         )
+
+
+def _why_not(path: str) -> str:
+    """Return why a parquet file cannot be opened."""
+    try:
+        image_column(path)
+    except DamagedError as e:
+        return str(e)
+    return "could not be opened when the build began"
 
 
 def read_place(place: Place) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
+from data_pipeline.images.bounds import TooCostlyError
 from data_pipeline.images.decode import (
     TooLargeError,
     decode_rgb,
@@ -27,7 +28,15 @@ from data_pipeline.images.perceptual_hash import phash
 from data_pipeline.io import storage
 from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
-from data_pipeline.sources.items import TOO_LARGE, UNDECODABLE, UNSUPPORTED, Item, Place, Skip
+from data_pipeline.sources.items import (
+    TOO_COSTLY,
+    TOO_LARGE,
+    UNDECODABLE,
+    UNSUPPORTED,
+    Item,
+    Place,
+    Skip,
+)
 
 BOMB = "decompression bomb"
 _WORD = re.compile(r"\w+")
@@ -97,6 +106,8 @@ def look(item: Item | Skip, ordinal: int, max_bytes: int, max_pixels: int) -> Fa
         return dataclasses.replace(
             known, problem=problem.replace(" ", "_"), detail=str(e)[:_DETAIL]
         )
+    except TooCostlyError as e:
+        return dataclasses.replace(known, problem=TOO_COSTLY.replace(" ", "_"), detail=str(e))
     except UnsupportedError as e:
         problem = f"{UNSUPPORTED} {e.kind}".replace(" ", "_")
         return dataclasses.replace(known, problem=problem, detail=str(e))
@@ -134,13 +145,26 @@ def _digest(image: Image.Image) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_rows(path: str, rows: Iterable[dict]) -> None:
-    """Write rows as gzipped JSON lines; the same rows give the same bytes."""
+def row_of(facts: Facts) -> dict:
+    """Return the facts as a row, whose values are shared with them."""
+    return {**vars(facts), "place": facts.place and vars(facts.place)}
+
+
+def pack_rows(rows: Iterable[dict]) -> bytes:
+    """Return rows as gzipped JSON lines; the same rows give the same bytes.
+
+    The bytes of several calls, one after the other, are the rows of all of them.
+    """
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, compresslevel=3) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
-    storage.write(path, out.getvalue())
+    return out.getvalue()
+
+
+def write_rows(path: str, rows: Iterable[dict]) -> None:
+    """Write rows as `pack_rows` returns them."""
+    storage.write(path, pack_rows(rows))
 
 
 def read_rows(path: str) -> Iterator[dict]:

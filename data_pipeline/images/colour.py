@@ -7,6 +7,8 @@ import sys
 import numpy as np
 from PIL import Image, ImageCms, features
 
+from data_pipeline.images.bounds import MAX_PROFILE
+
 _CLOSE = 2  # of 255: a profile that changes no colour by more is a version of sRGB itself
 _STEPS = np.linspace(0, 255, 6).astype(np.uint8)
 
@@ -31,7 +33,7 @@ def changes(profile: bytes | None, mode: str) -> bool:
 @functools.lru_cache(maxsize=32)  # all pictures of one camera have the same profile
 def _change(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile to sRGB, or None where it would change nothing."""
-    if not _has_littlecms():
+    if not _has_littlecms() or len(profile) > MAX_PROFILE:
         return None
     try:
         change = ImageCms.buildTransform(

@@ -2,13 +2,15 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from data_pipeline.images import formats, png
+from data_pipeline.images import avif, formats, jpeg, jpeg2000, png
+from data_pipeline.images.bounds import MAX_SIDE, Watched, orientation_alone
 from data_pipeline.images.colour import changes, to_srgb
 from data_pipeline.io.errors import InputError
 
@@ -27,6 +29,7 @@ _UPRIGHT = {  # EXIF orientation (1 is upright already) → what makes the pictu
     8: Image.Transpose.ROTATE_90,
 }
 _DAMAGED = "damaged image data ({0}: {1})"
+_XMP = r'tiff:Orientation(="|>)([0-9])'
 _PLAIN = ("1", "L", "P", "RGB")  # modes that all decoders read in the same way
 
 
@@ -42,7 +45,8 @@ def open_image(
     The image's `format` is a key of `formats.TYPES`.
 
     Raises:
-        TooLargeError: more than `max_bytes` or more than `max_pixels`.
+        TooLargeError: more than `max_bytes` or `max_pixels`, or more than MAX_SIDE pixels a side.
+        TooCostlyError: decoding would take too much time or memory for another reason.
         UnsupportedError: an image of a format that is not supported.
         InputError: not an image, or a damaged one.
     """
@@ -51,10 +55,10 @@ def open_image(
     if not (kind := formats.kind_of(data)):
         raise InputError(f"not a readable {formats.listed('or')} image")
     name = formats.pillow_name(kind)
-    lean, profile = png.without_extras(data) if name == "PNG" else (data, None)
+    lean, profile = _prepared(data, name, max_pixels)
     with _blaming(f"not a readable {kind} image ({{0}})"):
         try:
-            image = Image.open(io.BytesIO(lean), formats=(name,))
+            image = Image.open(Watched(lean), formats=(name,))
         except Image.DecompressionBombError as e:
             # Pillow refuses more than twice the number that it warns of
             least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -68,7 +72,23 @@ def open_image(
     width, height = image.size
     if width * height > max_pixels:
         raise TooLargeError(f"image of {width}x{height} pixels; the limit is {max_pixels:,}")
+    if max(width, height) > MAX_SIDE:  # the rows of a narrow one take more memory than its pixels
+        raise TooLargeError(f"image of {width}x{height} pixels; the limit is {MAX_SIDE:,} a side")
     return image
+
+
+def _prepared(data: bytes, name: str, max_pixels: int) -> tuple[bytes, bytes | None]:
+    """Return (the file without what Pillow may fail on, a PNG's ICC profile or None).
+
+    name: Pillow's name of the format. Raises TooCostlyError.
+    """
+    if name == "PNG":
+        return png.without_extras(data)
+    if name == "AVIF":
+        avif.check(data)
+    if name == "JPEG2000":
+        jpeg2000.check(data, max_pixels)
+    return (jpeg.checked(data) if name == "JPEG" else data), None
 
 
 @contextlib.contextmanager
@@ -96,17 +116,35 @@ def orientation(image: Image.Image) -> int:
         InputError: the pixels of a PNG, after which the EXIF may be, are damaged.
     """
     if image.format == "PNG" and "exif" not in image.info:
-        _load(image)  # getexif would too, but after it Pillow no longer reports damaged pixels
-    try:
-        with _blaming("unreadable EXIF ({0})"):
-            value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except InputError:  # damaged pixels are refused when they are decoded
-        return 1
+        _load(image)
+    value = None
+    # damaged pixels are refused when they are decoded
+    with contextlib.suppress(InputError), _blaming("unreadable EXIF ({0})"):
+        value = _told_orientation(image)
     return int(value) if value in _UPRIGHT else 1
 
 
+def _told_orientation(image: Image.Image) -> object:
+    """Return the orientation that EXIF or else XMP tells, or None.
+
+    Pillow gets the one tag alone: it would copy the values of all, which may be the same megabytes.
+    """
+    block, text = image.info.get("exif"), image.info.get("Raw profile type exif")
+    if block is None and text:
+        block = bytes.fromhex("".join(text.split("\n")[3:]))
+    exif = Image.Exif()
+    exif.load(orientation_alone(block or b""))
+    if ExifTags.Base.Orientation in exif:
+        return exif[ExifTags.Base.Orientation]
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
+    found = xmp and re.search(_XMP.encode() if isinstance(xmp, bytes) else _XMP, xmp)
+    return int(found[2]) if found else None
+
+
 def _load(image: Image.Image) -> None:
-    """Decode the pixels. Raises InputError where they are damaged."""
+    """Decode the pixels. Raises InputError where they are damaged or take too long."""
+    if isinstance(file := getattr(image, "fp", None), Watched):
+        file.start()
     with _blaming(_DAMAGED):
         image.load()
 
@@ -169,8 +207,8 @@ def decode_layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     image: of `open_image`, not decoded yet. The colours of transparent pixels are those of the
     file. Raises InputError where the pixels are damaged or truncated.
     """
+    _load(image)
     with _blaming(_DAMAGED):
-        image.load()
         profile, turn = image.info.get("icc_profile"), _UPRIGHT.get(orientation(image))
         # transpose the pixels alone: rewriting the EXIF block fails on tags that Pillow only reads
         image = image if turn is None else image.transpose(turn)

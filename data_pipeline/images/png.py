@@ -4,32 +4,49 @@ Pillow refuses a file in which one text or the colour profile decompresses to mo
 or whose ancillary chunks are damaged, although the pixels are good.
 """
 
+import itertools
 import zlib
+
+from data_pipeline.images.bounds import MAX_PROFILE, TooCostlyError
 
 _START = b"\x89PNG\r\n\x1a\n"
 # chunks of the transparency, the orientation and the frames
 _KEPT = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may hold it
+MAX_CHUNKS = 2**16  # 64 MiB in parts of 8 KiB, as libpng writes them, are 2^13
+_MOST_TEXTS = 16  # that may hold the orientation
 MAX_TEXT = 2**20  # bytes after decompression: Pillow's own limit
-MAX_PROFILE = 2**24  # bytes after decompression; a printer's profile has two million
 
 
 def without_extras(data: bytes) -> tuple[bytes, bytes | None]:
     """Return (the PNG without chunks that do not change its look, its ICC profile or None).
 
     Damage other than in the names and lengths of chunks is left for Pillow to refuse.
+
+    Raises:
+        TooCostlyError: more than MAX_CHUNKS chunks.
     """
-    parts, profile, at = [data[:8]], None, len(_START)
-    while at + 12 <= len(data):
+    parts, profile, profiles, texts, at = [data[:8]], None, 0, 0, len(_START)
+    for number in itertools.count():
+        if at + 12 > len(data):
+            break
+        if number == MAX_CHUNKS:
+            raise TooCostlyError(f"PNG of more than {MAX_CHUNKS:,} chunks")
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + length
         if end > len(data):
             break
         body = data[at + 8 : end - 4] if kind in _TEXTS or kind == b"iCCP" else b""
         if kind == b"iCCP":
-            profile = profile or _unpacked(body.partition(b"\0")[2], MAX_PROFILE)
-        elif not kind[:1].islower() or kind in _KEPT or (kind in _TEXTS and _tells(kind, body)):
+            if not profiles:  # the first counts
+                profile = _unpacked(body.partition(b"\0")[2], MAX_PROFILE)
+            profiles += 1
+        elif kind in _TEXTS and body.startswith(_ORIENTATION):
+            texts += 1
+            if texts <= _MOST_TEXTS and _fits(kind, body):
+                parts.append(data[at:end])
+        elif not kind[:1].islower() or kind in _KEPT:
             parts.append(data[at:end])
         at = end
         if kind == b"IEND":
@@ -37,10 +54,8 @@ def without_extras(data: bytes) -> tuple[bytes, bytes | None]:
     return b"".join([*parts, data[at:]]), profile
 
 
-def _tells(kind: bytes, body: bytes) -> bool:
-    """Return whether a text may hold the orientation and is small enough to be read."""
-    if not body.startswith(_ORIENTATION):
-        return False
+def _fits(kind: bytes, body: bytes) -> bool:
+    """Return whether a text is small enough to be read."""
     packed = body.partition(b"\0")[2]
     if kind == b"iTXt" and packed[:1] == b"\1":  # flag, method, language, translated keyword
         packed = packed[1:2] + packed[2:].partition(b"\0")[2].partition(b"\0")[2]

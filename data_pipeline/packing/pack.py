@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.images.bounds import TooCostlyError
 from data_pipeline.images.decode import MAX_ASPECT, MAX_IMAGE_BYTES, MAX_PIXELS, TooLargeError
 from data_pipeline.images.formats import UnsupportedError
 from data_pipeline.io.errors import InputError, naming
@@ -20,6 +21,7 @@ from data_pipeline.records.records import Record, RecordWriter, make_record
 from data_pipeline.sources.detect import open_source
 from data_pipeline.sources.items import (
     DUPLICATE,
+    TOO_COSTLY,
     TOO_LARGE,
     TOO_LONG,
     UNDECODABLE,
@@ -148,6 +150,8 @@ def _decoded(
             )
         except TooLargeError as e:
             return Skip(item.key, TOO_LARGE, str(e))
+        except TooCostlyError as e:
+            return Skip(item.key, TOO_COSTLY, str(e))
         except UnsupportedError as e:
             return Skip(item.key, f"{UNSUPPORTED} {e.kind}", str(e))
         except InputError as e:

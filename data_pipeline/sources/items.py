@@ -15,6 +15,7 @@ IMAGE_SUFFIXES, OTHER_SUFFIXES = formats.SUFFIXES, formats.OTHER_SUFFIXES
 MAX_TEXT_BYTES = 2**20  # limit for a .txt, a .json, or a line of metadata.jsonl
 MAX_CAPTION = 8192  # characters
 MAX_KEY = 512  # characters
+_DETAIL = 2048  # characters of a detail for the report
 # Reasons to leave an item out, as reports count them.
 NO_CAPTION, NO_IMAGE, MISSING, OUTSIDE = (
     "no caption",
@@ -30,6 +31,7 @@ TOO_LARGE, UNDECODABLE, DUPLICATE, BAD_TEXT, BAD_TAR = (
     "damaged tar",
 )
 LONG_CAPTION, TOO_LONG, UNREADABLE = "caption too long", "extreme aspect ratio", "unreadable file"
+TOO_COSTLY = "too costly"  # to decode
 # the format's name follows
 UNSUPPORTED, LINKED, SECOND = "unsupported format", "linked folder", "second image of a name"
 
@@ -75,12 +77,12 @@ class Skip:
     lost: int = 0  # bytes of a file that could not be read
 
     def __post_init__(self):
-        """Escape what is not UTF-8 in the texts."""
+        """Bound the texts, and escape what is not UTF-8 in them."""
         # a name from JSON may hold half a surrogate pair, and one from a file system any bytes
-        for field in ("key", "detail"):
-            object.__setattr__(
-                self, field, getattr(self, field).encode(errors="backslashreplace").decode()
-            )
+        for field, most in (("key", MAX_KEY), ("detail", _DETAIL)):
+            text = getattr(self, field)
+            text = text if len(text) <= most else f"{text[: most - 1]}…"
+            object.__setattr__(self, field, text.encode(errors="backslashreplace").decode())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Reading parquet: img2dataset's files with image bytes, and tables of metadata to join by key."""
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -7,7 +9,6 @@ from data_pipeline.io import extras, storage
 from data_pipeline.io.errors import InputError, first_line, raise_machine
 from data_pipeline.sources.fields import (
     KEYS,
-    KNOWN,
     names_of,
     plain_name,
     present,
@@ -24,15 +25,17 @@ from data_pipeline.sources.items import (
     make_item,
     too_large,
 )
+from data_pipeline.sources.parquet_bounds import (
+    ROW_BYTES,
+    Budget,
+    batch_rows,
+    check_rows,
+)
+from data_pipeline.sources.parquet_footer import DamagedError, Group, check_footer
+from data_pipeline.sources.parquet_values import columns_of, image_column_of, values_of
 from data_pipeline.sources.texts import gather
 
-IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # img2dataset uses the encoding's name
 BAD_PARQUET = "damaged parquet file"
-_ROWS = 64  # read at a time
-
-
-class DamagedError(Exception):
-    """A parquet file ends early or contradicts itself; the rows read before are good."""
 
 
 def image_column(path: str) -> str | None:
@@ -41,10 +44,8 @@ def image_column(path: str) -> str | None:
     Raises:
         DamagedError: the file cannot be opened as parquet.
     """
-    with storage.open_read(path) as file:
-        schema = _open(file, path).schema_arrow
-    names = {plain_name(field.name): field.name for field in schema if _holds_bytes(field.type)}
-    return next((names[name] for name in IMAGE_COLUMNS if name in names), None)
+    with _opened(path, row_bytes=ROW_BYTES) as opened:
+        return image_column_of(opened.reader.schema_arrow)
 
 
 def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
@@ -53,35 +54,37 @@ def read_parquet(path: str, name: str, column: str) -> Iterator[Item | Skip]:
     Reading stops at a damaged row group; the last Skip says so.
     """
     row = 0
-    with storage.open_read(path) as file:
-        try:
-            parquet = _open(file, path)
-            for fields in _rows(parquet, [column, *_columns(parquet, column)], path):
+    try:
+        with _opened(path, row_bytes=ROW_BYTES) as opened:
+            columns = [column, *columns_of(opened.reader.schema_arrow, column)]
+            for fields in _rows(opened, columns, column):
                 yield _item(fields, column, Place(path, row, -1))
                 row += 1
-        except DamagedError as e:
-            yield Skip(name, BAD_PARQUET, f"after row {row}: {first_line(e)}")
+    except DamagedError as e:
+        yield Skip(name, BAD_PARQUET, f"after row {row}: {first_line(e)}")
 
 
 def read_image(place: Place) -> bytes:
     """Return the image bytes of one row.
 
-    It reads the whole row group, so do not call it for many rows.
+    It decodes the row group from its start, so do not call it for many rows.
 
     Raises:
         InputError: the file has changed.
     """
     try:
-        column = image_column(place.file)
-        with storage.open_read(place.file) as file:
-            parquet, row = _open(file, place.file), place.offset
-            for group in range(parquet.num_row_groups):
-                count = parquet.metadata.row_group(group).num_rows
-                if row < count:
-                    return _bytes(
-                        parquet.read_row_group(group, columns=[column]).column(0)[row].as_py()
-                    )
-                row -= count
+        with _opened(place.file, row_bytes=ROW_BYTES) as opened:
+            column, row = image_column_of(opened.reader.schema_arrow), place.offset
+            for number, group in enumerate(opened.groups):
+                if row >= group.rows:
+                    row -= group.rows
+                    continue
+                for batch in _batches(opened, number, [column], column):
+                    if row < len(batch):
+                        return _bytes(
+                            [values_of(each[row : row + 1], image=True)[0] for each in batch]
+                        )
+                    row -= len(batch)
     except DamagedError as e:
         raise InputError(
             f"{place.file} can no longer be read ({first_line(e)}); start a new build"
@@ -96,35 +99,68 @@ def read_metadata(path: str, on: str) -> Iterator[tuple[str, dict[str, Any]]]:
         InputError: there is no such column, or the file is damaged.
     """
     names = names_of("url") if plain_name(on) in names_of("url") else (plain_name(on),)
-    with storage.open_read(path) as file:
-        try:
-            parquet = _open(file, path)
-            columns = _columns(parquet)
+    try:
+        with _opened(path) as opened:
+            columns = columns_of(opened.reader.schema_arrow)
             if not set(names) & set(map(plain_name, columns)):
                 raise InputError(
                     f"--metadata {path} has no column {on!r} of text or numbers; give --join-on"
                     f" one of {', '.join(columns[:20])}"
                 )
-            for fields in _rows(parquet, columns, path):
+            for fields in _rows(opened, columns, ""):
                 if (value := same_key(present(fields, names))) is not None:
                     told = read_fields(fields)
                     row = {"url": told.url, "scores": told.scores, "unreadable": told.unreadable}
                     yield value, row
-        except DamagedError as e:
-            raise InputError(
-                f"--metadata {path} is damaged ({first_line(e)}); restore the file, or leave it out"
-            ) from e
+    except DamagedError as e:
+        raise InputError(
+            f"--metadata {path} is damaged ({first_line(e)}); restore the file, or leave it out"
+        ) from e
 
 
-def _open(file: BinaryIO, path: str) -> Any:
-    """Return the opened ParquetFile. Raises DamagedError, and InputError without pyarrow."""
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """An open file whose metadata are bounded. `reader` is its ParquetFile."""
+
+    file: BinaryIO
+    reader: Any
+    groups: list[Group]
+    budget: Budget
+
+
+@contextlib.contextmanager
+def _opened(path: str, *, row_bytes: int = 1) -> Iterator[_Opened]:
+    """Open a parquet file of bounded metadata.
+
+    row_bytes: one row is allowed for so many bytes of the file.
+
+    Raises:
+        DamagedError: the file cannot be opened, or the block could not read it.
+        InputError: pyarrow is not installed.
+        OSError: the machine is to blame.
+    """
     pyarrow = extras.load("pyarrow", f"reading {path}")
     from pyarrow import parquet
 
-    try:
-        return parquet.ParquetFile(file)
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise _damaged(e, path) from e
+    with storage.open_read(path) as file:
+        try:
+            size, groups = check_footer(file)
+            opened = parquet.ParquetFile(file)
+            rows = opened.metadata.num_rows
+            check_rows(rows, size, row_bytes)
+            if rows != sum(group.rows for group in groups):
+                raise DamagedError(f"its row groups do not have the {rows:,} rows that it claims")
+            # of lists, the texts are read once and not for each of their uses
+            lists = [
+                leaf.path
+                for leaf in map(opened.schema.column, range(len(opened.schema)))
+                if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY"
+            ]
+            if lists:
+                opened = parquet.ParquetFile(file, read_dictionary=lists)
+            yield _Opened(file, opened, groups, Budget(size))
+        except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as e:
+            raise _damaged(e, path) from e
 
 
 def _damaged(e: Exception, path: str) -> DamagedError:
@@ -135,97 +171,45 @@ def _damaged(e: Exception, path: str) -> DamagedError:
     """
     if isinstance(e, OSError):
         raise_machine(e, path)
-    return DamagedError(str(e))
+    return DamagedError(first_line(e))
 
 
-def _columns(parquet: Any, image: str = "") -> list[str]:
-    """Return the columns of text and numbers, and all whose names fields.py knows.
+def _rows(opened: _Opened, columns: list[str], image: str) -> Iterator[dict[str, Any]]:
+    """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list.
 
-    fields.py decides whether it understands their values. Images, dates and EXIF are left out.
+    image: the column of images, or an empty text.
     """
-    return [
-        field.name
-        for field in parquet.schema_arrow
-        if field.name not in ("exif", image)
-        and (_is_plain(field.type) or plain_name(field.name) in KNOWN)
-        and not (plain_name(field.name) in IMAGE_COLUMNS and _holds_bytes(field.type))
-    ]
+    names = list(dict.fromkeys(columns))
+    for number, group in enumerate(opened.groups):
+        count = 0
+        for batch in _batches(opened, number, names, image):
+            values = [
+                values_of(column, image=name == image)
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            ]
+            for row in zip(*values, strict=True):
+                opened.budget.spend(_size(row))
+                count += 1
+                yield gather(list(zip(batch.schema.names, row, strict=True)))
+        if names and count != group.rows:
+            said = f"row group {number} has {count:,} of the {group.rows:,} rows that it claims"
+            raise DamagedError(said)
 
 
-def _is_plain(kind: Any) -> bool:
-    """Return whether a type is text, a number, a boolean, or a list or dictionary of these."""
-    import pyarrow.types as kinds
-
-    if kinds.is_dictionary(kind) or _is_list(kind):
-        return _is_plain(kind.value_type)
-    text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-    number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
-    return text or number or kinds.is_boolean(kind)
+def _batches(opened: _Opened, number: int, names: list[str], image: str) -> Iterator[Any]:
+    """Yield a row group in batches whose decoded size is bounded."""
+    schema, group = opened.reader.schema, opened.groups[number]
+    rows = batch_rows(opened.file, schema, group, names, image, opened.budget)
+    yield from opened.reader.iter_batches(rows, row_groups=[number], columns=names)
 
 
-def _is_list(kind: Any) -> bool:
-    """Return whether a type is one of Arrow's list types."""
-    import pyarrow.types as kinds
-
-    return any(
-        is_kind(kind)
-        for is_kind in (
-            kinds.is_list,
-            kinds.is_large_list,
-            kinds.is_fixed_size_list,
-            kinds.is_list_view,
-            kinds.is_large_list_view,
-        )
-    )
-
-
-def _holds_bytes(kind: Any) -> bool:
-    """Return whether a column of that type can hold encoded images."""
-    import pyarrow.types as kinds
-
-    if kinds.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    if kinds.is_struct(kind):  # Hugging Face's {"bytes", "path"}
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    return (
-        kinds.is_binary(kind)
-        or kinds.is_large_binary(kind)
-        or kinds.is_binary_view(kind)
-        or kinds.is_fixed_size_binary(kind)
-        or (_is_list(kind) and kinds.is_uint8(kind.value_type))
-    )
-
-
-def _rows(parquet: Any, columns: list[str], path: str) -> Iterator[dict[str, Any]]:
-    """Yield rows as dicts: text that is not UTF-8 as bytes, two columns of one name as a list."""
-    import pyarrow
-
-    try:
-        for batch in parquet.iter_batches(_ROWS, columns=list(dict.fromkeys(columns))):
-            names = batch.schema.names
-            for row in zip(*map(_values, batch.columns), strict=True):
-                yield gather(list(zip(names, row, strict=True)))
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        raise _damaged(e, path) from e
-
-
-def _values(column: Any) -> list[Any]:
-    """Return a column's values as Python objects."""
-    try:
-        return column.to_pylist()
-    except (ValueError, OverflowError):  # one cell or more has no value in Python
-        return list(map(_cell, column))
-
-
-def _cell(value: Any) -> Any:
-    """Return a cell's value, or bytes where Python cannot represent it.
-
-    These are the bytes of a text that is not UTF-8, or else a byte that is not text either.
-    """
-    try:
-        return value.as_py()
-    except (ValueError, OverflowError):
-        return value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else b"\xff"
+def _size(value: Any) -> int:
+    """Return about how many bytes of text or image a row has, a text once for each of its uses."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value)) + 8 * len(value)
+    return _size(value.get("bytes")) if isinstance(value, dict) else 8
 
 
 def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
@@ -239,7 +223,9 @@ def _item(fields: dict[str, Any], column: str, place: Place) -> Item | Skip:
 
 
 def _bytes(value: Any) -> bytes:
-    """Return the image bytes of a cell; empty where it has none."""
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    return bytes(value) if isinstance(value, bytes | list) else b""
+    """Return the image bytes of a cell, or of the first of several cells; empty without any."""
+    for each in value if isinstance(value, list) else [value]:
+        data = each.get("bytes") if isinstance(each, dict) else each
+        if isinstance(data, bytes) and data:
+            return data
+    return b""

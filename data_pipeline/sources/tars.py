@@ -1,6 +1,5 @@
 """Streaming the tars of img2dataset (WebDataset): KEY.jpg, KEY.txt and KEY.json in sequence."""
 
-import struct
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -11,6 +10,7 @@ from data_pipeline.sources.items import (
     BAD_TAR,
     IMAGE_SUFFIXES,
     LINKED,
+    MAX_KEY,
     OTHER_SUFFIXES,
     SECOND,
     TOO_LARGE,
@@ -23,18 +23,9 @@ from data_pipeline.sources.items import (
     make_item,
     too_large,
 )
+from data_pipeline.sources.tar_headers import DamagedTarError, Member, TarReader
 
 MAX_TAIL = 2**20  # bytes of zeros after the end mark: tools pad to records of 10 KiB, some to more
-# the exceptions that tarfile raises on damaged headers
-_DAMAGED = (
-    tarfile.TarError,
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    struct.error,
-)
 
 
 class _Sample:
@@ -78,54 +69,52 @@ def read_tar(file: BinaryIO, name: str, path: str, size: int) -> Iterator[tuple[
     Raises:
         OSError: the machine or the store fails.
     """
-    sample, before, end, broken = None, None, 0, ""
+    sample, before, broken = None, None, None
+    reader = TarReader(file, size)
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                tar.members = []  # tarfile keeps every member it has seen
-                folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                # macOS puts hidden files into tars
-                if not stem or not (member.isreg() or _links(member, suffix)):
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if member.issym() and not suffix:
-                    said = f"{name}: {base} is a link to {member.linkname[:80]}"
-                    yield Skip(key, LINKED, said), 0
-                    continue
-                if sample is None or key != sample.key or suffix.lower() in sample.suffixes:
-                    if sample is not None:
-                        yield from _counted(sample.made(), member.offset - sample.start)
-                    before, sample = sample, _Sample(key, member.offset if sample else 0)
-                _read_member(tar, member, sample, name, path)
-            end = tar.offset
-    except _DAMAGED as e:
-        if isinstance(e, OSError):
-            if is_remote(path):
-                raise  # the store may be to blame and not the tar: the runner tries again
-            raise_machine(e, path)
-        broken = str(e) or type(e).__name__
-    if not broken:
-        broken = _wrong_end(file, end, size)
+        for member in reader:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, suffix = base.partition(".")
+            # macOS puts hidden files into tars
+            if not stem or not (member.is_file() or _links(member, suffix)):
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if member.kind == tarfile.SYMTYPE and not suffix:
+                said = f"{name}: {base} is a link to {member.link[:80]}"
+                yield Skip(key, LINKED, said), 0
+                continue
+            if sample is None or key != sample.key or suffix.lower() in sample.suffixes:
+                if sample is not None:
+                    yield from _counted(sample.made(), member.start - sample.start)
+                before, sample = sample, _Sample(key, member.start if sample else 0)
+            _read_member(reader, member, sample, name, path)
+        broken = _wrong_end(file, reader.at, size)
+    except DamagedTarError as e:
+        broken = e
+    except OSError as e:
+        if is_remote(path):
+            raise  # the store may be to blame and not the tar: the runner tries again
+        raise_machine(e, path)
+        broken = DamagedTarError(str(e), reader.at)
     where = f"after {sample.key}: " if sample else ""
     start = sample.start if sample else 0
     if sample and (not broken or (before and sample.kinds() >= before.kinds())):
-        yield from _counted(sample.made(), size - start)
-        start = size
+        end = broken.at if broken else size
+        yield from _counted(sample.made(), end - start)
+        start = end
     if broken or not sample:
-        yield (
-            Skip(name, BAD_TAR, f"{where}{broken}" if broken else "no files in it", size - start),
-            size - start,
-        )
+        said = f"{where}{broken}" if broken else "no files in it"
+        yield Skip(name, BAD_TAR, said, size - start), size - start
 
 
-def _links(member: tarfile.TarInfo, suffix: str) -> bool:
+def _links(member: Member, suffix: str) -> bool:
     """Return whether a member is a link that is counted but not followed.
 
     Those are links that have the name of a picture, or that may be links to folders.
     """
     picture = suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
-    return (member.issym() and not suffix) or ((member.islnk() or member.issym()) and picture)
+    folder = member.kind == tarfile.SYMTYPE and not suffix
+    return folder or (member.is_link() and picture)
 
 
 def _counted(made: list[Item | Skip], size: int) -> Iterator[tuple[Item | Skip, int]]:
@@ -134,24 +123,18 @@ def _counted(made: list[Item | Skip], size: int) -> Iterator[tuple[Item | Skip, 
         yield one, size if i == 0 else 0
 
 
-def _wrong_end(file: BinaryIO, end: int, size: int) -> str:
-    """Return what is wrong after the last member, or an empty text.
+def _wrong_end(file: BinaryIO, end: int, size: int) -> DamagedTarError | None:
+    """Return what is wrong after the end mark at `end`, or None.
 
-    tarfile takes a damaged or missing header for the end. A block of zeros is the end mark. Much
-    more than that is a file that was allocated before it was filled.
+    Much more than the mark is a file that was allocated before it was filled.
     """
     file.seek(end)
-    tail = file.read(MAX_TAIL)
-    if len(tail) < tarfile.BLOCKSIZE:
-        return "unexpected end: the end-of-archive mark is missing"
-    if any(tail[: tarfile.BLOCKSIZE]):
-        return f"damaged header at byte {end:,}"
-    return f"{size - end:,} bytes after its end mark" if size - end > MAX_TAIL or any(tail) else ""
+    if size - end <= MAX_TAIL and not any(file.read(MAX_TAIL)):
+        return None
+    return DamagedTarError(f"{size - end:,} bytes after its end mark", end)
 
 
-def _read_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, name: str, path: str
-) -> None:
+def _read_member(reader: TarReader, member: Member, sample: _Sample, name: str, path: str) -> None:
     """Read one member into its sample."""
     suffix = member.name.rpartition("/")[2].partition(".")[2].lower()
     kind = "image" if suffix in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) else suffix
@@ -160,28 +143,26 @@ def _read_member(
     sample.suffixes.add(suffix)
     if kind == "image" and not _is_taken(sample, suffix, name):
         return
-    if member.size > limit_of(kind):
-        sample.unusable = Skip(
-            sample.key, TOO_LARGE, too_large(f"{name}: {member.name}", member.size, limit_of(kind))
-        )
+    if wrong := _unusable(member, kind, name):
+        sample.unusable = Skip(sample.key, *wrong)
         return
-    if not member.isreg():
-        sample.unusable = Skip(
-            sample.key, UNREADABLE, f"{name}: {member.name} is a link to {member.linkname[:80]}"
-        )
-        return
-    if member.issparse():  # its bytes are not contiguous
-        sample.unusable = Skip(
-            sample.key, UNREADABLE, f"{name}: {member.name} is stored as a sparse file"
-        )
-        return
-    data = tar.extractfile(member).read()
-    if len(data) < member.size:
-        raise tarfile.ReadError("unexpected end of data")
+    data = reader.read(member)
     if kind == "image":
-        sample.image = Image(data, Place(path, member.offset_data, member.size))
+        sample.image = Image(data, Place(path, member.place, member.size))
     else:
         sample.texts[kind] = data
+
+
+def _unusable(member: Member, kind: str, name: str) -> tuple[str, str] | None:
+    """Return the reason and the detail why a member is not read, or None."""
+    shown = f"{name}: {member.name[:MAX_KEY]}"
+    if not member.is_file():
+        return UNREADABLE, f"{shown} is a link to {member.link[:80]}"
+    if member.sparse:  # its bytes are not contiguous
+        return UNREADABLE, f"{shown} is stored as a sparse file"
+    if member.size > limit_of(kind):
+        return TOO_LARGE, too_large(shown, member.size, limit_of(kind))
+    return None
 
 
 def _is_taken(sample: _Sample, suffix: str, name: str) -> bool:

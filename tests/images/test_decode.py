@@ -189,7 +189,7 @@ def test_damaged_pixels_are_damaged_also_after_the_size_was_asked_for():
 
 STEPS = [  # of decoding, each with what of Pillow it calls
     (open_image, Image, "open"),
-    (lambda data: upright_size(open_image(data)), Image.Image, "getexif"),
+    (lambda data: upright_size(open_image(data)), Image.Exif, "load"),
     (lambda data: is_animated(open_image(data)), PngImageFile, "n_frames"),
     (pixels, PngImageFile, "load"),
     (pixels, Image.Image, "transpose"),
