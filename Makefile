@@ -1,13 +1,17 @@
 # Everything a fresh machine needs: Python 3.11+ and make. `make quickstart` and `make test` set up what they use.
 PYTHON ?= python3
 VENV ?= .venv
+AUDIT := $(VENV)-audit
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 # a serial run keeps about one core busy; tests of one file share models; files are taken in the order of tests/conftest.py
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 UNIT := io images records sources packing loading recaption expansion scenes diffusion optim checkpoints/test_manifest.py \
 	reports quickstart training/test_settings.py system/test_layers.py system/test_contributing.py
-INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt
+INPUTS := setup.py pyproject.toml constraints.txt constraints-gpu.txt constraints-tpu.txt $(wildcard locks/*.txt)
+# every file is of the SHA-256 in locks/; a later install finds what it needs already there
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+LOCKED = $(PIP) --require-hashes --no-deps
 # tests of what is not set up are left out by name, not skipped
 LEFT_OUT = $(if $(wildcard $(VENV)/.tpu),, or tpu_compile)$(if $(wildcard $(VENV)/.gpu),, or gpu_compile)$(if $(BROWSER),, or browser)
 # as tests/helpers/browser.py finds it
@@ -18,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build serve serve_soak
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu mutants benchmarks docs lint clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu mutants benchmarks docs lint audit sbom lock clean
 
 setup: $(VENV)/.done
 
@@ -27,16 +31,20 @@ $(VENV)/.done: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cv3jax needs Python 3.11 or newer, $(PYTHON) is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data]' && \
+	$(LOCKED) -r locks/build.txt && \
+	$(LOCKED) --no-build-isolation -r locks/setup.txt && \
+	$(PIP) --no-deps --no-build-isolation -e . && \
+	$(BIN)/python -m pip check && \
 	echo $$(( $$(date +%s) - start )) > $@
 
 # PyTorch, which .pt files (cv3jax convert) and local language models (sample --expand) take; a CPU build is enough, and less to download:
 # make setup-torch PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 setup-torch: setup $(VENV)/.torch
 
+# PyTorch itself is by version and not by hash: each of its indices has builds of its own
 $(VENV)/.torch: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,torch,expand-local]'
+	@$(LOCKED) -r locks/torch.txt
+	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local]'
 	@touch $@
 
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root
@@ -51,14 +59,14 @@ setup-browser:
 setup-tpu: setup $(VENV)/.tpu
 
 $(VENV)/.tpu: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -c constraints-tpu.txt -e '.[dev,data,tpu-compile]'
+	@$(LOCKED) -r locks/tpu.txt
 	@touch $@
 
 # JAX's CUDA plug-in and NVIDIA's compilers, with which it does so for GPUs; 1.5 GB
 setup-gpu: setup $(VENV)/.gpu
 
 $(VENV)/.gpu: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -c constraints-gpu.txt -e '.[dev,data,gpu-compile]'
+	@$(LOCKED) -r locks/gpu.txt
 	@touch $@
 
 # the book, into site/; a dead link or anchor fails it
@@ -66,7 +74,7 @@ docs: setup $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(INPUTS)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,data,docs]'
+	@$(LOCKED) -r locks/docs.txt
 	@touch $@
 
 quickstart: setup
@@ -108,5 +116,24 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# known vulnerabilities of the versions in constraints*.txt, by PyPI's advisories
+audit: $(AUDIT)/.done
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps $(addprefix -r ,$(wildcard constraints*.txt))
+
+# build/sbom.cdx.json: what is installed in $(VENV), with licences, in CycloneDX's form
+sbom: setup $(AUDIT)/.done
+	@mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --of JSON -o build/sbom.cdx.json $(BIN)/python
+
+$(AUDIT)/.done: locks/build.txt locks/audit.txt
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/build.txt
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/audit.txt
+	@touch $@
+
+# locks/*.txt, after a change of a requirement or a constraint
+lock:
+	$(PYTHON) .ci/lock.py
+
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info
+	rm -rf $(VENV) $(AUDIT) .cache build dist *.egg-info

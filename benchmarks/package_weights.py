@@ -127,6 +127,7 @@ def package(source: Path, name: str, dtype: str, force: bool) -> list[tuple[str,
                 (new / part / "commit_success.txt").unlink(missing_ok=True)
             if part == "t5":
                 copy_tokenizer(directory / part / "tokenizer", new / part / "tokenizer")
+                manifest.write(new / part / "tokenizer")
             count = sum(x.size for x in jax.tree.leaves(stored.params))
             rows.append((part, count, size(new / part), stored.error))
         stages = {  # they are for a CPU, whatever they were trained on

@@ -237,4 +237,5 @@ def read_tokenizer(directory: Path, description: CascadeDescription) -> Tokenize
     directory: as `read_cascade` returned it. Raises InputError where it is missing or damaged.
     """
     place, _ = cascades.place_of(directory, "t5/tokenizer")
+    cascades.check_part(place)
     return load_tokenizer(place, description.t5.length)

@@ -97,7 +97,10 @@ def load_part(directory: str | Path, like: Any, within: tuple[str, ...] = ()) ->
         with ocp.StandardCheckpointer() as checkpointer:
             # arrays that NumPy stored come back as NumPy's
             return jax.tree.map(jnp.asarray, checkpointer.restore(path, like))
-    except (*MISMATCH, FileNotFoundError) as e:
+    except Exception as e:
+        # orbax raises a bare Exception where a piece does not unpack to what it should be
+        if not isinstance(e, (*MISMATCH, FileNotFoundError)) and type(e) is not Exception:
+            raise
         raise (
             machine_error(e, directory)
             or InputError(

@@ -64,6 +64,9 @@ def _add_parameters(
 
 
 def _add_files(found: Any, folder: Path) -> None:
-    """Add the names and bytes of the files in a folder, which may be missing."""
-    for file in sorted(folder.glob("*")):
+    """Add the names and bytes of the files in a folder, which may be missing.
+
+    Their manifest says the same, and older folders have none.
+    """
+    for file in sorted(each for each in folder.glob("*") if each.name != manifest.NAME):
         found.update(file.name.encode() + file.read_bytes())

@@ -15,10 +15,12 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.description_checks import MODELS
 from cv3jax.checkpoints.description_fields import UNET, filled
 from data_pipeline.io.bounded_json import Limits, parse_json
+from data_pipeline.io.regular_files import check_files
 
 Path_ = tuple[str, ...]
 Shapes = Mapping[Path_, tuple[int, ...]]
 _LIMITS = Limits(bytes=2**16)  # of the description of one array
+_MANIFEST = 2**26  # bytes of what names a tree's files, which is read whole
 # numbers from which a part is compared with its files, and most numbers a stored byte; random ones
 # take about three bytes each
 _LARGE, _PACKED = 2**26, 100
@@ -72,6 +74,9 @@ def stored_shapes(place: Path, within: Path_ = ()) -> Shapes:
         about = (place / "manifest.ocdbt").stat()
     except OSError:
         return {}
+    # tensorstore would wait for a pipe
+    check_files(file for file in place.rglob("*") if not file.is_dir())
+    check_files([place / "manifest.ocdbt"], _MANIFEST)
     return _read(place.resolve(), within, (about.st_mtime_ns, about.st_size, about.st_ino))
 
 

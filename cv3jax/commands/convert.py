@@ -69,6 +69,14 @@ def parser() -> Parser:
         " relay",
     )
     into.add_argument(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="FILE=HEX",
+        help="the SHA-256 that a file must have; may be given several times. A file SHA256SUMS"
+        " beside the weights is read by itself",
+    )
+    into.add_argument(
         "--head-channels",
         type=int,
         metavar="N",
@@ -179,6 +187,7 @@ def check_flags(args: argparse.Namespace) -> None:
         "latent_scale": ("vae",),
         "dtype": (*unet, "t5"),
         "config": (*unet, "vae", "t5"),
+        "sha256": (*unet, "vae", "t5"),
         "head_channels": unet,
         "image_size": unet,
         "steps": unet,

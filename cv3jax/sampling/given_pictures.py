@@ -12,6 +12,7 @@ from cv3jax.cascade.sizes import Size, enlarged_sizes
 from cv3jax.checkpoints.description import CascadeDescription
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, open_image
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.regular_files import read_regular
 
 
 class Given(NamedTuple):
@@ -51,10 +52,7 @@ def _opened(path: Path) -> tuple[Image.Image, str]:
     Raises InputError where it is no picture.
     """
     try:
-        if not path.is_file():
-            raise InputError("is not a file; give a picture")
-        with path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
+        data = read_regular(path, MAX_IMAGE_BYTES)
         with warnings.catch_warnings():  # a line refuses a large picture; Pillow need not warn
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return open_image(data), hashlib.sha256(data).hexdigest()

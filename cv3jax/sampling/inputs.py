@@ -1,6 +1,7 @@
 """What `cv3jax sample` reads: files of prompts, pictures to enlarge, and given noise."""
 
 import hashlib
+import math
 import re
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from cv3jax.cascade.own_pictures import MAX_GIVEN
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, decode_rgb, open_image
 from data_pipeline.io.bounded_json import SETTINGS, ParseError, parse_json
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.regular_files import check_regular, open_regular
 
 MAX_PROMPT = 4096  # characters; the encoder reads far fewer
 MAX_LINE = 65_536  # bytes of a line in a file of prompts
@@ -20,6 +22,7 @@ MAX_LINES = 1_000_000
 LAST_SEED = 2**32 - 1
 # the name of a picture, which is a part of its file's name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HEADER_BYTES = 2**14  # of an .npy in an .npz
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -166,7 +169,7 @@ def read_images(paths: list[Path], multiple: int) -> np.ndarray:
     images: dict[Path, np.ndarray] = {}
     for path in dict.fromkeys(paths):  # one for all prompts is read once
         try:
-            with path.open("rb") as file:
+            with open_regular(path, MAX_IMAGE_BYTES) as file:
                 image = np.asarray(decode_rgb(open_image(file.read(MAX_IMAGE_BYTES + 1))))
         except OSError as e:
             raise InputError(f"--image {path}: {e.strerror or e}") from e
@@ -196,6 +199,7 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
     """
     wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as file:
             names = {name.removesuffix(".npy") for name in file.namelist()}
             if names != shapes.keys():
@@ -204,6 +208,12 @@ def read_noise(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
                     f" {wanted}"
                 )
             for name, shape in shapes.items():
+                # the largest type has 16 bytes; what is packed may be far smaller than it says
+                if file.getinfo(f"{name}.npy").file_size > 16 * math.prod(shape) + _HEADER_BYTES:
+                    raise InputError(
+                        f"--noise {path}: {name} unpacks to"
+                        f" {file.getinfo(f'{name}.npy').file_size:,} bytes; it takes {wanted}"
+                    )
                 with file.open(f"{name}.npy") as member:  # before any of its values are unpacked
                     found, _, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
                 if found != shape or dtype.kind != "f":

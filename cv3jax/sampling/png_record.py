@@ -19,6 +19,7 @@ from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.images.decode import MAX_IMAGE_BYTES, open_image
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.regular_files import read_regular
 
 KEY, PARAMETERS = "cv3jax", "parameters"
 FORMAT = 1
@@ -126,8 +127,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises InputError where the file is no PNG of cv3jax's, or ValueError on damaged JSON.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
+        data = read_regular(path, MAX_IMAGE_BYTES)
     except OSError as e:
         raise InputError(e.strerror or str(e)) from e
     image = open_image(data)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cv3jax.cascade.parts import build_model, load_params, t5_init
-from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import cascades, manifest
 from cv3jax.checkpoints.description import CascadeDescription, StageDescription, VaeDescription
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import jit_once, waiting
@@ -152,6 +152,7 @@ def random_text(
                 settings.text.vocab,
                 settings.text.length,
             )
+        manifest.write(folder)
     processes.barrier("tokenizer")
     init = t5_init(build_model(T5Encoder, settings.text.description.model))
     shardings = tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)

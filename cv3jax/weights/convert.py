@@ -14,8 +14,15 @@ from cv3jax.checkpoints.description import (
 from cv3jax.checkpoints.description_checks import misfit
 from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.weights import SCALE
+from cv3jax.weights.digests import compare_all
 from cv3jax.weights.exporting import export, open_source
-from cv3jax.weights.importing import Part, import_t5, import_unet, import_vae, write
+from cv3jax.weights.importing import (
+    Part,
+    import_t5,
+    import_unet,
+    import_vae,
+    write,
+)
 from cv3jax.weights.release_yaml import Official, read_official
 from data_pipeline.io.arguments import pair
 from data_pipeline.io.errors import InputError
@@ -41,6 +48,11 @@ def convert_out(args: argparse.Namespace) -> dict:
 def convert_in(args: argparse.Namespace) -> dict:
     """Import, and print what was recognised and which settings it got."""
     checkpoint_path(args.out, "--out")
+    sources = {name: getattr(args, name) for name in ("base", "relay", "unet", "vae", "t5")}
+    sources = {name: path for name, path in sources.items() if path}
+    compared = compare_all(sources, args.tokenizer, args.sha256)
+    for line in compared:
+        print(line, file=sys.stderr)
     official = [read_official(path) for path in args.config]
     for one in official:
         for flaw in one.flaws:
@@ -65,8 +77,11 @@ def convert_in(args: argparse.Namespace) -> dict:
         tokenizer = args.tokenizer or (args.t5 if args.t5.is_dir() else args.t5.parent)
         # it raises on a tokenizer that does not fit
         load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
-    write(args.out, parts, description, tokenizer)
-    return {"recognised": {name: part.words for name, part in parts.items()}, "settings": words}
+    values = write(args.out, parts, description, tokenizer)
+    for line in values:
+        print(line, file=sys.stderr)
+    recognised = {name: part.words for name, part in parts.items()}
+    return {"recognised": recognised, "settings": words, "sha256": compared, "values": values}
 
 
 def stages_of(args: argparse.Namespace, official: list[Official]) -> dict[str, tuple[str, Path]]:

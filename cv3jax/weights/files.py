@@ -13,6 +13,8 @@ from cv3jax.checkpoints.streaming import Leaf
 from cv3jax.weights.torch_file import open_torch
 from data_pipeline.io.bounded_json import Limits, load_json
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.regular_files import open_regular
+from data_pipeline.io.safetensors_header import check_header
 
 Tensors = dict[str, Leaf]  # torch name → tensor, in torch's layout
 
@@ -64,6 +66,16 @@ def open_tensors(path: Path, flag: str) -> tuple[Tensors, Path]:
     )
 
 
+def files_of(path: Path, flag: str) -> list[Path]:
+    """Return the files that `open_tensors` opens at `path`. Raises InputError as it does."""
+    if not path.exists():
+        raise InputError(f"{flag} {path}: there is no such file or folder")
+    file = _file_of(path, flag) if path.is_dir() else path
+    if not file.name.endswith(".index.json"):
+        return [file]
+    return [file, *(file.parent / name for name in sorted(set(_read_index(file).values())))]
+
+
 def _file_of(folder: Path, flag: str) -> Path:
     """Return the file of a folder that holds or lists its tensors."""
     if (folder / "latest").is_file():
@@ -71,10 +83,10 @@ def _file_of(folder: Path, flag: str) -> Path:
     if indices := [
         folder / f"{name}.index.json"
         for name in _SINGLE
-        if (folder / f"{name}.index.json").is_file()
+        if (folder / f"{name}.index.json").exists()
     ]:
         return indices[0]
-    if singles := [folder / name for name in _SINGLE if (folder / name).is_file()]:
+    if singles := [folder / name for name in _SINGLE if (folder / name).exists()]:
         return singles[0]
     if numbered := [place for place in folder.glob(f"*/{SAT_FILE}") if place.parent.name.isdigit()]:
         raise InputError(
@@ -92,7 +104,7 @@ def _file_of(folder: Path, flag: str) -> Path:
 
 
 def _sat_file(folder: Path) -> Path:
-    with (folder / "latest").open("rb") as file:
+    with open_regular(folder / "latest") as file:
         step = file.read(64).decode(errors="replace").strip()
     if not step.isascii() or not step.replace("_", "").isalnum():
         raise InputError(
@@ -117,6 +129,7 @@ def _sat_file(folder: Path) -> Path:
 
 def _open_safetensors(path: Path) -> Tensors:
     try:
+        check_header(path)
         # with mmap, what was read would count as memory of this process
         file = safe_open(path, framework="np", backend="pread")
         names = file.keys()
@@ -127,7 +140,8 @@ def _open_safetensors(path: Path) -> Tensors:
         }
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(
-            f"{path} is damaged or not a safetensors file: {first_line(e)}; get it again"
+            f"{path} is damaged or not a safetensors file:"
+            f" {getattr(e, 'strerror', None) or first_line(e)}; get it again"
         ) from e
 
     def read(name: str) -> np.ndarray:
@@ -145,8 +159,8 @@ def _open_safetensors(path: Path) -> Tensors:
     }
 
 
-def _open_shards(index: Path) -> Tensors:
-    """Return the tensors of several files, by the index that lists their names."""
+def _read_index(index: Path) -> dict[str, str]:
+    """Return {tensor: the name of its file beside the index}. Raises InputError."""
     try:
         names = load_json(index, _INDEX)["weight_map"]
         if strange := [file for file in names.values() if not isinstance(file, str)]:
@@ -166,6 +180,13 @@ def _open_shards(index: Path) -> Tensors:
             f"{index} names files that are not there ({len(missing)} in all):"
             f" {', '.join(missing[:5])}; put them beside it"
         )
+    return names
+
+
+def _open_shards(index: Path) -> Tensors:
+    """Return the tensors of several files, by the index that lists their names."""
+    names = _read_index(index)
+    files = set(names.values())
     shards = {file: _open_safetensors(index.parent / file) for file in sorted(files)}
     if lost := sorted(name for name, file in names.items() if name not in shards[file]):
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cv3jax.cascade.parts import build_model, model_shapes
-from cv3jax.checkpoints import cascades
+from cv3jax.checkpoints import cascades, manifest
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.checkpoints.description_fields import T5
 from cv3jax.checkpoints.streaming import Leaf, walk
@@ -25,6 +25,7 @@ from cv3jax.weights.latent_preview import previewed
 from cv3jax.weights.mapping import check_tensors, stack, torch_shapes
 from cv3jax.weights.names import GROUPS, Entry, t5_entries, unet_entries, vae_entries
 from cv3jax.weights.release_yaml import Official, disagreement
+from cv3jax.weights.values import Values, watched
 from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
 from data_pipeline.io.errors import InputError, counted, first_line, naming
 from data_pipeline.io.progress import bar
@@ -143,7 +144,7 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
         lambda: infer_sizes.t5_fields({name: tensor.shape for name, tensor in tensors.items()}),
     )
     folder = path if path.is_dir() else path.parent
-    config = _read_config(folder) if (folder / "config.json").is_file() else {}
+    config = _read_config(folder) if (folder / "config.json").exists() else {}
     if config.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
         raise InputError(
             f"{folder}/config.json: feed_forward_proj is {str(config['feed_forward_proj'])[:40]},"
@@ -182,21 +183,26 @@ def import_t5(path: Path, flag: str, *, dtype: str) -> Part:
 
 def write(
     out: Path, parts: dict[str, Part], description: CascadeDescription, tokenizer: Path | None
-) -> None:
+) -> list[str]:
     """Write the cascade directory `out`, which appears in one step.
+
+    Returns lines on the values of the parts, which are looked at while they are copied.
 
     Raises:
         InputError: `out` exists, another conversion writes it, or a tensor cannot be read.
         OSError: it could not be written; nothing of it is left.
     """
+    found = {name: Values() for name in parts}
     with appearing(out) as partial:
         for name, part in parts.items():
-            with progress(name, part.params) as params:
+            with progress(name, watched(part.params, found[name])) as params:
                 cascades.save_part(partial / name, params)
         if tokenizer:
             copy_tokenizer(tokenizer, partial / "t5" / "tokenizer")
+            manifest.write(partial / "t5" / "tokenizer")
         cascades.write_cascade(partial, description)  # which readers of parts need
         cascades.write_cascade(partial, previewed(partial, description))
+    return [f"{name}: {line}" for name, values in found.items() for line in values.words()]
 
 
 def _open(path: Path, flag: str, kind: str) -> tuple[Tensors, str, dict[str, int]]:

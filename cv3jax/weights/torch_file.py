@@ -3,6 +3,7 @@
 Reading one never runs its code: only tensors and plain values are unpickled.
 """
 
+import os
 import pickle
 import re
 import zipfile
@@ -13,10 +14,15 @@ import ml_dtypes
 import numpy as np
 
 from cv3jax.checkpoints.streaming import Leaf
+from cv3jax.weights.pickle_cost import check_cost
 from data_pipeline.io import extras
 from data_pipeline.io.errors import InputError, first_line
+from data_pipeline.io.progress import bar
+from data_pipeline.io.regular_files import open_regular
 
-_PICKLE_BYTES = 2**24  # names and shapes of a few thousand tensors are a few hundred KB
+_PICKLE_BYTES = 2**22  # names and shapes of a few thousand tensors are a few hundred KB
+_MEMBERS = 2**16  # a tensor is one
+_PIECE = 2**22  # bytes
 _LISTS = ("module", "state_dict")  # keys under which SAT and Lightning keep the tensors
 # what a trainer's checkpoint holds beside tensors: its arguments and the states of random
 # generators
@@ -123,21 +129,51 @@ def save_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise InputError on a zip file that torch.save did not write.
+    """Raise InputError on a zip file that torch.save did not write, or that is damaged.
 
     torch.save writes stored, not compressed, members. Anything else is damaged, old, or a zip bomb.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            members = file.infolist()
-    # the last one: a later version of the format
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as file:
+            _check_members(path, file.infolist(), os.fstat(opened.fileno()).st_size)
+            for pickled in (m for m in file.infolist() if m.filename.endswith(".pkl")):
+                check_cost(file.read(pickled))
+            _check_sums(path, file)
+    # the last three: a later version of the format, a flag of encryption, a name that no codec has
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        LookupError,
+    ) as e:
         raise InputError(
             f"{path} is damaged or was not written by torch.save of PyTorch 1.6 or newer:"
-            f" {first_line(e)}; get it again"
+            f" {getattr(e, 'strerror', None) or first_line(e)}; get it again"
         ) from e
+
+
+def _check_sums(path: Path, file: zipfile.ZipFile) -> None:
+    """Read every member, which raises BadZipFile where one is not of its CRC-32."""
+    members = file.infolist()
+    with bar(sum(member.file_size for member in members), f"checking {path.name}", "B") as shown:
+        for member in members:
+            with file.open(member) as content:
+                while piece := content.read(_PIECE):
+                    shown.update(len(piece))
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise InputError unless the members are as torch.save writes them. size: of the file."""
     if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
         raise InputError(f"{path} was not written by torch.save: {packed[0]} in it is compressed")
+    if len(members) > _MEMBERS or sum(member.file_size for member in members) > size:
+        raise InputError(
+            f"{path} was not written by torch.save: it has {len(members):,} members, which overlap"
+            " or are more than a model has"
+        )
     if large := [m for m in members if m.filename.endswith(".pkl") and m.file_size > _PICKLE_BYTES]:
         raise InputError(
             f"{path}: {large[0].filename} has {large[0].file_size:,} bytes, more than names and"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.regular_files import open_regular
 from data_pipeline.sources.texts import TextError, decode_text, tidy
 
 _MAX_FILE = 2**24  # bytes
@@ -54,7 +55,7 @@ def read_blocked(path: str | Path) -> tuple[str, ...]:
             belongs to another kind of list or is too long.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise InputError(

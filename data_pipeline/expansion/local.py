@@ -12,13 +12,17 @@ from typing import Any
 
 from data_pipeline.chat import answers
 from data_pipeline.chat.answers import Answer, Failure, Tokens
+from data_pipeline.expansion import gguf_header
 from data_pipeline.expansion.model import Chat
-from data_pipeline.io import extras
+from data_pipeline.io import extras, safetensors_header
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.progress import waiting
+from data_pipeline.io.regular_files import check_regular
 
 _KNOWN = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 _GREEDY = 0.05  # below this temperature the likeliest token is taken
+_WEIGHTS = (".bin", ".pt", ".pth", ".msgpack", ".h5", ".onnx")
+_MAX_FILE = 2**26  # bytes of a file beside the weights
 _ENDS = 2**20  # bytes of a file's beginning and of its end, by which it is known again
 
 
@@ -31,6 +35,7 @@ def check_local(path: Path, settings: dict[str, Any]) -> None:
             f"--expand {path}: give a server's address like http://localhost:8000/v1, a folder"
             " with a model that transformers reads, or a .gguf file"
         )
+    _check_files(path)
     if unknown := sorted(set(settings) - set(_KNOWN)):
         raise InputError(
             f"--expand {path}: the template sets {unknown[0]!r}, which only servers know; a local"
@@ -155,6 +160,21 @@ class LocalModel:
             raise InputError(
                 f"--expand {self._path} is not a model that transformers can load: {first_line(e)}"
             ) from e
+
+
+def _check_files(path: Path) -> None:
+    """Raise InputError where a file would keep the libraries that read it from ending."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        try:
+            if file.suffix.lower() == ".gguf":
+                gguf_header.check_header(file)
+            elif file.suffix == ".safetensors":
+                safetensors_header.check_header(file)
+            elif not file.is_dir():
+                check_regular(file, None if file.suffix in _WEIGHTS else _MAX_FILE)
+        except (OSError, ValueError) as e:
+            said = getattr(e, "strerror", None) or e
+            raise InputError(f"--expand {file}: {said}; get it again") from e
 
 
 def _hash(path: Path) -> str:

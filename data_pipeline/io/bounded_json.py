@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.io.errors import first_line
+from data_pipeline.io.regular_files import open_regular
 
 Pairs = Sequence[tuple[str, Any]]
 
@@ -49,7 +50,7 @@ class ParseError(ValueError):
 
 def read_bytes(path: str | Path, most: int) -> bytes:
     """Return the bytes of a file, at most `most`. Raises OSError, ParseError."""
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ParseError(f"it has more than {most:,} bytes")

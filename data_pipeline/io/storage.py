@@ -14,6 +14,7 @@ from data_pipeline.io import extras
 from data_pipeline.io.arguments import check_name
 from data_pipeline.io.errors import InputError, first_line, naming
 from data_pipeline.io.files import replacing
+from data_pipeline.io.regular_files import open_regular
 
 STORES = ("gs://", "s3://", "hdfs://")
 
@@ -59,7 +60,7 @@ def join(folder: str, *names: str) -> str:
 def open_read(path: str) -> BinaryIO:
     """Open a file for reading, with seek. Nothing is decompressed."""
     if not is_remote(path):
-        return Path(path).open("rb")
+        return open_regular(path)
     from apache_beam.io.filesystem import CompressionTypes
 
     return _systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.io import regular_files
 from data_pipeline.io.bounded_json import RECORDS, ParseError, load_json
 from data_pipeline.io.errors import InputError, first_line
 
-FILES = ("spiece.model", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_READ = (".json", ".jinja", ".model", ".txt")
 _MAX_BYTES = 2**26  # of a file; that of the largest T5, with 250,000 tokens, has 2**24
 _MAX_ADDED = 10_000  # tokens beside the vocabulary
 _STEPS = 32  # of a normalizer, a pre-tokenizer or a decoder, nested ones too
@@ -32,13 +33,10 @@ _COMPLEX = re.compile(r"[()|]")
 
 def check_files(folder: Path) -> None:
     """Raise InputError where a file of a tokenizer is too large or has what it may not."""
-    for name in FILES:
-        path = folder / name
-        if path.is_file() and path.stat().st_size > _MAX_BYTES:
-            raise InputError(
-                f"{path} has {path.stat().st_size:,} bytes; give a T5 tokenizer, whose files have"
-                f" at most {_MAX_BYTES:,}"
-            )
+    # transformers reads others of these too
+    regular_files.check_files(
+        (path for path in folder.iterdir() if path.suffix in _READ), _MAX_BYTES
+    )
     if not (path := folder / "tokenizer.json").is_file():
         return
     try:

@@ -5,13 +5,13 @@ that asks something else is refused. Each further line is one event, which is ha
 operating system before any question that depends on it is asked:
 
     {"event": "answer", "id": …, "key": …, "sha256": …, "turn": 0, "text": …,
-        "attempts": 1, "tokens": [prompt, completion]}
+        "attempts": 1, "tokens": [prompt, completion], "crc": …}
     {"event": "failed", "id": …, "key": …, "sha256": …, "turn": 2, "reason": …, "detail": …,
-        "attempts": 6, "tokens": null}
+        "attempts": 6, "tokens": null, "crc": …}
 
 `id` is a hash of key, sha256 and old caption: a record in which one of these changed is a different
-one. A line that a kill left incomplete is removed at the next start. The index in memory holds
-offsets and not texts: about 200 bytes per record.
+one. `crc` is a CRC-32 of the line's other fields. A line that a kill left incomplete is removed at
+the next start. The index in memory holds offsets and not texts: about 200 bytes per record.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from data_pipeline.chat.answers import RETRYABLE, Answer, Failure
 from data_pipeline.io import locks
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, first_line, naming
-from data_pipeline.recaption.journal_lines import checked
+from data_pipeline.recaption.journal_lines import checked, sealed
 from data_pipeline.records.records import Record
 
 NAME = "journal.jsonl"
@@ -166,7 +166,7 @@ class Journal:
         )
         tokens = [outcome.tokens.prompt, outcome.tokens.completion] if outcome.tokens else None
         line |= {"attempts": attempts, "tokens": tokens}
-        self._note(line, self._append(line), forgiving=False)
+        self._note(line, self._append(sealed(line)), forgiving=False)
 
     def sync(self) -> None:
         """Flush what was written to the disk, in case the machine goes down."""

@@ -14,6 +14,7 @@ import numpy as np
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
+from data_pipeline.io.regular_files import check_regular
 
 NAME = "sizes.npy"
 
@@ -40,6 +41,7 @@ def read_sizes(directory: Path, count: int) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
+        check_regular(path)
         sizes = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise (

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.regular_files import open_regular
 from data_pipeline.sources import items
 from data_pipeline.sources.delimited import read_csv
 from data_pipeline.sources.fields import FILES, present
@@ -35,7 +36,7 @@ def check_table(root: Path, table: Path) -> None:
     try:
         if not table.resolve().is_relative_to(root.resolve()):
             raise InputError(f"{table} is a link to a file outside {root}; copy that file here")
-        with table.open("rb") as file:
+        with open_regular(table) as file:
             file.read(1)
     except OSError as e:
         raise InputError(f"{table} cannot be read ({e.strerror}); make it readable") from e

@@ -33,7 +33,7 @@ REFUSED = [
     ("--image {at}/none.png --prompt x", "none.png: there is no such file"),
     ("--image {at}/text.png --prompt x", "text.png: not a readable"),
     ("--image {at}/torn.png --prompt x", "torn.png: damaged image data"),
-    ("--image {at} --prompt x", "is not a file; give a picture"),
+    ("--image {at} --prompt x", "it is a directory; give a regular file"),
     ("--image {p} --image {p} --prompt x", "two pictures are called a; rename one of them"),
     ("--image {p} --prompt x --factor 3", "invalid choice: 3 (choose from"),
     ("--image {p} --prompt x --factor two", "invalid int value: 'two'"),

@@ -76,7 +76,10 @@ def test_what_a_caller_may_allow():
 def test_a_file_is_read_no_further_than_its_limit(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1}')
     assert load_json(tmp_path / "a.json") == {"a": 1}
+    (tmp_path / "long.json").write_bytes(b" " * (2**20 + 1))
     with pytest.raises(ParseError, match="more than 1,048,576 bytes"):
+        load_json(tmp_path / "long.json", SETTINGS)
+    with pytest.raises(OSError, match="it is a device"):
         load_json("/dev/zero", SETTINGS)
     with pytest.raises(FileNotFoundError):
         load_json(tmp_path / "b.json")

@@ -78,11 +78,12 @@ def test_every_place_says_the_same_version_and_nothing_is_said_of_serving():
 def test_modules_that_security_names_have_the_bounds_that_it_says():
     """SECURITY.md states the values by hand."""
     from cv3jax.sampling import inputs
-    from cv3jax.weights import torch_file
+    from cv3jax.serving.load import client
+    from cv3jax.weights import pickle_cost, torch_file, values
     from data_pipeline.builder import blocklist
     from data_pipeline.chat import endpoint
     from data_pipeline.images import decode
-    from data_pipeline.io import bounded_yaml
+    from data_pipeline.io import bounded_yaml, safetensors_header
     from data_pipeline.loading import tokenizer_checks
 
     text = (ROOT / "SECURITY.md").read_text()
@@ -92,7 +93,13 @@ def test_modules_that_security_names_have_the_bounds_that_it_says():
         ("at most 4,096 characters", inputs.MAX_PROMPT == 4096),
         ("64 KiB a line", inputs.MAX_LINE == 64 * 2**10),
         ("a million lines", inputs.MAX_LINES == 10**6),
-        ("more than 16 MiB", torch_file._PICKLE_BYTES == 16 * 2**20),
+        ("more than 4 MiB", torch_file._PICKLE_BYTES == 4 * 2**20),
+        ("more than 400,000 steps", pickle_cost.MOST_STEPS == 400_000),
+        ("a tuple of more than 10,000 values", pickle_cost._MOST_VALUES == 10_000),
+        ("at most 16 MiB and 32,768 tensors", safetensors_header.MOST_BYTES == 2**24),
+        ("32,768 tensors", safetensors_header.MOST_TENSORS == 32_768),
+        ("above 65,504", values.MOST == 65504),
+        ("at most 256 MiB, and never", client.MAX_BODY == 2**28),
         ("at most 1 MiB", endpoint.MAX_BODY == 2**20),
         ("at most 256 KiB", bounded_yaml._LIMITS.bytes == 2**18),
         ("at most 64 MiB a file", tokenizer_checks._MAX_BYTES == 64 * 2**20),

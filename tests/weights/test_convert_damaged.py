@@ -6,6 +6,7 @@ Each is refused in one line. Nothing is written, and no code of the file runs.
 import argparse
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
@@ -72,7 +73,7 @@ def test_a_pt_that_carries_code_is_refused_and_does_not_run(tmp_path):
 
 def test_without_pytorch_a_pt_gets_a_line_that_names_the_set_up(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "u.pt", "w") as file:
-        file.writestr("archive/data.pkl", b"")
+        file.writestr("archive/data.pkl", pickle.dumps({}))
     monkeypatch.setitem(sys.modules, "torch", None)  # which importing it then finds, and raises
     advice = r"needs torch, which is not installed: pip install 'cv3jax\[torch\]'"
     refused(tmp_path, rf"reading .*u\.pt {advice}", "--unet", tmp_path / "u.pt", *FLAGS)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from cv3jax.serving.http.errors import ApiError
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.regular_files import read_regular
 
 VARIABLE = "CV3JAX_SERVE_KEYS"
 MIN_KEY, MAX_KEY = 16, 512  # characters
+_MAX_FILE = 2**24  # bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FORM = "give a line for each: NAME KEY, or NAME KEY REQUESTS-PER-MINUTE"
 
@@ -90,7 +92,7 @@ def read_keys(path: Path | None, variable: str | None) -> Keys | None:
     if path is not None:
         where = f"--keys {path}"
         try:
-            text = path.read_text()
+            text = read_regular(path, _MAX_FILE).decode()
         except (OSError, UnicodeDecodeError) as e:
             raise InputError(f"{where}: {getattr(e, 'strerror', None) or 'not UTF-8'}") from e
     rows = []

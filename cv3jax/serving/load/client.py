@@ -12,13 +12,15 @@ from data_pipeline.io.bounded_json import OWN, SETTINGS, ParseError, parse_json
 from data_pipeline.io.errors import InputError, first_line
 
 PATH = "/v1/images/generations"
+MAX_BODY = 2**28  # bytes of an answer; a picture of 2048² in base64 has at most 17 million
 Draw = Callable[[dict[str, Any]], Awaitable[str | None]]  # sends a body; returns an error or None
 Step = Callable[[], object]  # called after each answer
 
 
 def client(url: str, key: str | None = None, timeout: float = 600.0) -> httpx.AsyncClient:
     """Return a client of the server at `url` whose connections are not limited."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    headers = {"Accept-Encoding": "identity"}
+    headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx.AsyncClient(
         base_url=url,
         headers=headers,
@@ -28,10 +30,28 @@ def client(url: str, key: str | None = None, timeout: float = 600.0) -> httpx.As
     )
 
 
+async def exchange(
+    session: httpx.AsyncClient, method: str, path: str, body: Any = None
+) -> httpx.Response:
+    """Return a server's whole answer. Nothing is unpacked: a few bytes may become many.
+
+    Raises httpx.HTTPError where there is none, it is packed, or it has more than MAX_BODY bytes.
+    """
+    async with session.stream(method, path, json=body) as answer:
+        if (packed := answer.headers.get("content-encoding", "identity")) != "identity":
+            raise httpx.DecodingError(f"an answer packed by {packed[:40]}, unasked")
+        data = bytearray()
+        async for part in answer.aiter_raw():
+            data += part
+            if len(data) > MAX_BODY:
+                raise httpx.DecodingError(f"an answer of more than {MAX_BODY:,} bytes")
+    return httpx.Response(answer.status_code, content=bytes(data), request=answer.request)
+
+
 async def get(session: httpx.AsyncClient, path: str) -> httpx.Response:
     """Return what a server says at a path. Raises InputError where it does not."""
     try:
-        answer = await session.get(path)
+        answer = await exchange(session, "GET", path)
     except (httpx.HTTPError, httpx.InvalidURL) as e:
         raise InputError(f"{session.base_url}: {first_line(e) or type(e).__name__}") from e
     if answer.status_code != 200:
@@ -64,7 +84,7 @@ def draw_of(session: httpx.AsyncClient) -> Draw:
 
     async def draw(body: dict[str, Any]) -> str | None:
         try:
-            answer = await session.post(PATH, json=body)
+            answer = await exchange(session, "POST", PATH, body)
         except httpx.HTTPError as e:
             return type(e).__name__
         if answer.status_code != 200:
