@@ -52,7 +52,7 @@ def convert_in(args: argparse.Namespace) -> dict:
     sources = {name: path for name, path in sources.items() if path}
     compared = compare_all(sources, args.tokenizer, args.sha256)
     for line in compared:
-        print(line, file=sys.stderr)
+        say(line)
     official = [read_official(path) for path in args.config]
     for one in official:
         for flaw in one.flaws:
@@ -61,14 +61,14 @@ def convert_in(args: argparse.Namespace) -> dict:
     parts: dict[str, Part] = {}
     for name, (flag, path) in unets.items():
         own = next((one for one in official if one.kind == name), None)
-        parts[name] = recognised(
+        parts[name] = say_part(
             name,
             import_unet(path, flag, head_channels=args.head_channels, official=own, dtype=dtype),
         )
     if args.vae:
-        parts["vae"] = recognised("vae", import_vae(args.vae, "--vae"))
+        parts["vae"] = say_part("vae", import_vae(args.vae, "--vae"))
     if args.t5:
-        parts["t5"] = recognised("t5", import_t5(args.t5, "--t5", dtype=dtype))
+        parts["t5"] = say_part("t5", import_t5(args.t5, "--t5", dtype=dtype))
     description, words = describe(args, parts, official)
     for line in words:
         say(line)
@@ -79,7 +79,7 @@ def convert_in(args: argparse.Namespace) -> dict:
         load_tokenizer(tokenizer, description.t5.length, description.t5.model["vocab"])
     values = write(args.out, parts, description, tokenizer)
     for line in values:
-        print(line, file=sys.stderr)
+        say(line)
     recognised = {name: part.words for name, part in parts.items()}
     return {"recognised": recognised, "settings": words, "sha256": compared, "values": values}
 
@@ -270,7 +270,7 @@ def choose(given: Any, said: Any, default: Any, file: str, flag: str) -> tuple[A
     )
 
 
-def recognised(name: str, part: Part) -> Part:
+def say_part(name: str, part: Part) -> Part:
     """Say what was recognised. Returns the part."""
     say(f"{name}: {'; '.join(part.words)}")
     return part
