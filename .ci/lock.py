@@ -76,7 +76,9 @@ def main() -> None:
         kept = {
             name: lines
             for name, lines in found.items()
-            if name not in setup | build and (lock != "torch" or not BY_VERSION.match(name))
+            # `setup` may have a package for one system alone, which the extra needs on all
+            if (setup | build).get(name) != lines
+            and (lock != "torch" or not BY_VERSION.match(name))
         }
         write(lock, kept)
 

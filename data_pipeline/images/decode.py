@@ -132,6 +132,8 @@ def _told_orientation(image: Image.Image) -> object:
     block, text = image.info.get("exif"), image.info.get("Raw profile type exif")
     if block is None and text:
         block = bytes.fromhex("".join(text.split("\n")[3:]))
+    if block is None and image.format is None:  # made here, with nothing from outside
+        return image.getexif().get(ExifTags.Base.Orientation)
     exif = Image.Exif()
     exif.load(orientation_alone(block or b""))
     if ExifTags.Base.Orientation in exif:

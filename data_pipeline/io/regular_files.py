@@ -29,13 +29,14 @@ def open_regular(path: str | Path, most: int | None = None) -> BinaryIO:
         OSError: it cannot be opened, is no regular file, or is larger. `strerror` says which.
     """
     _check(os.stat(path), path, most)  # opening a device may have an effect of its own
-    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = _opened(path)
     try:
-        _check(os.fstat(number), path, most)  # of what was opened, if it was replaced in between
-        return os.fdopen(number, "rb")
+        # of what was opened, if it was replaced in between
+        _check(os.fstat(file.fileno()), path, most)
     except BaseException:
-        os.close(number)
+        file.close()
         raise
+    return file
 
 
 def check_regular(path: str | Path, most: int | None = None) -> None:
@@ -59,6 +60,10 @@ def read_regular(path: str | Path, most: int) -> bytes:
     if len(data) > most:  # it grew, or is a file of /proc, which has no size
         raise _too_large(f"more than {most:,}", path, most)
     return data
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    return open(path, "rb", opener=lambda place, flags: os.open(place, flags | os.O_NONBLOCK))
 
 
 def _check(found: os.stat_result, path: str | Path, most: int | None) -> None:

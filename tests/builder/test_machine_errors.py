@@ -96,6 +96,9 @@ class Failing(io.RawIOBase):
     def seekable(self):
         return True
 
+    def fileno(self):
+        return self.file.fileno()
+
     def tell(self):
         return self.file.tell()
 

@@ -66,15 +66,15 @@ def test_the_window_alone_is_resized_as_it_would_be_with_the_whole(size, mirror)
 
 
 def test_a_strip_needs_no_more_memory_than_its_window():
-    row = np.zeros((1, 200_000, 3), np.uint8)
-    row[:, 100_000:] = 255
-    for image, corner in ((row, 3), (row.swapaxes(0, 1), 2)):  # resized as a whole, 146 GiB
+    row = np.zeros((1, 60_000, 3), np.uint8)
+    row[:, 30_000:] = 255
+    for image, corner in ((row, 3), (row.swapaxes(0, 1), 2)):  # resized as a whole, 44 GiB
         for place, value in ((0.1, 0), (0.9, 255)):
             pixels, sizes = fit(encode_png(image), 512, position=(place, place))
             assert (pixels.shape, set(pixels.ravel())) == ((512, 512, 3), {value})
-            assert sizes[corner] == int(place * (200_000 * 512 - 512 + 1))
+            assert sizes[corner] == int(place * (60_000 * 512 - 512 + 1))
     with pytest.raises(InputError, match="too long"):
-        fit(encode_png(row), 8192, zoom=2.0)  # the corner's place would overflow int32
+        fit(encode_png(row), 8192, zoom=5.0)  # the corner's place would overflow int32
 
 
 def test_reading_a_large_jpeg_reduced_agrees_with_reading_it_whole():

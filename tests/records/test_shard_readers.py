@@ -3,6 +3,7 @@
 No record may count as damaged because of them.
 """
 
+import builtins
 import errno
 import itertools
 import json
@@ -212,17 +213,18 @@ def test_what_stands_beside_the_shards_is_not_called_damaged_either(
     name, code, tmp_path, monkeypatch
 ):
     folder = write(tmp_path / "d", 3, 1)
-    (folder / "encoded.json").write_text("{}")
+    (folder / "encoded.json").write_text('{"format": 1}')
 
     def failing(original):
         def fail(path, *args, **kwargs):
-            if Path(path).name == name:
+            if isinstance(path, str | Path) and Path(path).name == name:
                 raise OSError(code, os.strerror(code), str(path))
             return original(path, *args, **kwargs)
 
         return fail
 
     monkeypatch.setattr(Path, "open", failing(Path.open))
+    monkeypatch.setattr(builtins, "open", failing(open))
     monkeypatch.setattr(sizes.np, "load", failing(np.load))
 
     def read():

@@ -75,7 +75,7 @@ def test_a_file_of_prompts_that_is_none(data, line, tmp_path):
         ('{"prompt": "b", "sed": 1}', "line 2 has prompt, sed; give"),
         ('{"prompt": 1}', "line 2: a prompt must be a string, not int"),
         ('{"prompt": " "}', r"line 2: a prompt must hold"),
-        ('{"prompt": "\\ud800"}', "line 2: a prompt has a character that is not valid Unicode"),
+        ('{"prompt": "\\ud800"}', "line 2 is not JSON .it has half of a surrogate pair in it"),
         ('{"prompt": "b", "seed": -1}', r"line 2: seed -1: must be 0\.\.4294967294"),
         # its second picture's would be 2**32
         (

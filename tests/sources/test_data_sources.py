@@ -38,9 +38,11 @@ def test_one_bad_line_of_metadata_jsonl_does_not_stop_the_rest(tmp_path, monkeyp
     assert sum(report["skipped"].values()) == 10
     assert "locked: line 7: locked.png: Permission denied" in report["examples"][items.UNREADABLE]
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
-    monkeypatch.setattr(
-        Path, "open", lambda *args: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
-    )
+
+    def denied(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
     with pytest.raises(InputError, match=r"metadata\.jsonl cannot be read \(Permission denied\)"):
         detect.open_source(tmp_path)
 

@@ -99,8 +99,9 @@ def test_a_feature_cache_s_examples_are_as_the_recipe_says():
 
 def test_a_random_text_encoder_is_of_the_recipe_s_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "T5Encoder", hn.HollowT5)
-    for function in ("train_tokenizer", "load_tokenizer"):  # no draws, and seconds to import
-        monkeypatch.setattr(frozen, function, lambda *args: hn.tokens)
+    # no draws, and seconds to import
+    monkeypatch.setattr(frozen, "train_tokenizer", lambda _, folder, *sizes: folder.mkdir())
+    monkeypatch.setattr(frozen, "load_tokenizer", lambda *args: hn.tokens)
 
     def made(seed):
         given = hn.settings("scenes_base", f"seed={seed}")

@@ -54,7 +54,7 @@ def load(stage: str, *fields: str) -> ConfigDict:
         (
             "vae",
             "model.channel_mult=()",
-            "config.model.channel_mult = (): must be one or more, each at least 1",
+            "config.model.channel_mult = (): must be 1..6 numbers, each 1..64",
         ),
         (
             "vae",
