@@ -78,7 +78,7 @@ def remove_unfinished(
             still = time.monotonic() + quiet
         if time.monotonic() >= min(still, end):
             return
-        time.sleep(quiet / 10)
+        time.sleep(min(quiet, most) / 10)
 
 
 def check_parts(directory: Path) -> None:

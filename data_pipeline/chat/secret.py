@@ -14,9 +14,9 @@ class Secret:
         """Keep the key; None and "" hide nothing."""
         key = key or ""
         size = min(LEAST, len(key))
-        parts = {key[i : i + size] for i in range(len(key) - size + 1)} if key else set()
+        self._parts = {key[i : i + size] for i in range(len(key) - size + 1)} if key else set()
         # each place of a text where a part begins; parts that overlap are one run
-        self._begins = re.compile(f"(?={'|'.join(map(re.escape, parts))})") if parts else None
+        self._begins = re.compile(f"(?={'|'.join(map(re.escape, self._parts))})")
         self._size = size
 
     def redact(self, text: str) -> str:
@@ -24,7 +24,7 @@ class Secret:
 
         Do it before the text is cut. A key shorter than LEAST is hidden where all of it stands.
         """
-        if self._begins is None:
+        if not any(part in text for part in self._parts):  # much quicker than the pattern
             return text
         out, end = [], 0
         for found in self._begins.finditer(text):
@@ -36,7 +36,7 @@ class Secret:
 
     def without(self, value: Any) -> Any:
         """Return a value of JSON whose texts and names are redacted."""
-        if self._begins is None:
+        if not self._parts:
             return value
         if isinstance(value, str):
             return self.redact(value)

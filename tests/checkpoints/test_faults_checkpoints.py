@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -263,3 +264,17 @@ def test_nothing_stays_of_a_failed_save_whose_other_parts_are_still_being_writte
         writing.remove_unfinished(tmp_path, quiet=1.0)
         assert written.done()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_writer_that_does_not_end_is_not_waited_for(tmp_path):
+    stop = threading.Event()
+
+    def write():
+        while not stop.wait(0.01):
+            (tmp_path / f"2{writing.UNFINISHED}").mkdir(exist_ok=True)
+
+    with ThreadPoolExecutor() as others:
+        written = others.submit(write)
+        writing.remove_unfinished(tmp_path, quiet=60.0, most=0.1)
+        assert not written.done()
+        stop.set()

@@ -52,9 +52,11 @@ def footer(
 ) -> bytes:
     """Return a file of a footer alone; `groups` is an encoded list."""
     told = fields(
-        (1, _I32, integer(1)), (2, _LIST, listed(elements)), (3, _I64, integer(rows)),
+        (1, _I32, integer(1)),
+        (2, _LIST, listed(elements)),
+        (3, _I64, integer(rows)),
         (4, _LIST, groups),
-    )  # fmt: skip
+    )
     told = told[:-1] + more + b"\0"
     return b"PAR1" + told + struct.pack("<I", len(told)) + b"PAR1"
 

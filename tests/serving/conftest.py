@@ -22,3 +22,12 @@ def small_engine(small_cascade):
     engine.start()
     yield engine, said
     assert engine.stop(0.0) == 0
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Return a running server with an engine of squares."""
+    import http_server
+
+    with http_server.running(tmp_path / "data") as found:
+        yield found

@@ -16,12 +16,6 @@ DRAW, EDIT = "/v1/images/generations", "/v1/images/edits"
 
 
 @pytest.fixture
-def server(tmp_path):
-    with http_server.running(tmp_path / "data") as found:
-        yield found
-
-
-@pytest.fixture
 def threads(monkeypatch):
     """Return the threads in which each function ran whose time grows with pictures, by name."""
     seen: dict[str, set[threading.Thread]] = {}

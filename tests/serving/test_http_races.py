@@ -21,12 +21,6 @@ from cv3jax.serving.http.store import Store
 from data_pipeline.io.errors import InputError
 
 
-@pytest.fixture
-def server(tmp_path):
-    with http_server.running(tmp_path / "data") as found:
-        yield found
-
-
 @contextlib.contextmanager
 def held(monkeypatch):
     """Hold pictures back that are drawn and not written. Yields (one came, go on)."""
