@@ -170,5 +170,8 @@ def main() -> None:
         right = f"did you mean {close}? See" if close else "see"
         say(f"unknown command {name!r}; {right} cv3jax --help")
         sys.exit(2)
-    command = importlib.import_module(COMMANDS[name][0]).main
-    run_command(command, args[words:])
+
+    def command(argv: list[str]) -> None:
+        importlib.import_module(COMMANDS[name][0]).main(argv)
+
+    run_command(command, args[words:])  # which also catches what an import raises

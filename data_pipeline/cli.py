@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from data_pipeline.io.address_space import DATA, check_room
 from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     module = importlib.import_module(COMMANDS[argv[0]][0])
     args, args.more = module.parser().parse_known_args(argv[1:])
     check_json(args.json)
+    check_room(DATA, "reading and writing records")
     with reporting(args.json) as report:
         report(module.command(args))
 

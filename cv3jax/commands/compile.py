@@ -13,10 +13,10 @@ from cv3jax.aot import topology
 from cv3jax.cascade.sizes import parse_size
 from cv3jax.commands import arguments as command_line
 from cv3jax.distillation.parsing import parse_recipe
+from cv3jax.distributed.backend import loading
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.progress import waiting
 from data_pipeline.io.terminal import tell
 
 EXAMPLE = (
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = arguments(argv)
     settings = parse_recipe(recipes.load(args.config, overrides))
 
-    with waiting("loading JAX"):
+    with loading():
         import jax
 
         from cv3jax.aot.report import text

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
+from cv3jax.distributed.backend import loading
 from cv3jax.weights import SCALE, TARGETS, WEIGHTS
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
-from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_new
 
 EXAMPLE = """cv3jax convert --base base/transformer --relay relay/transformer \\
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     check_flags(args)
     check_files(args)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.weights.convert import convert_in, convert_out
 
     with reporting(args.json) as report:

@@ -10,11 +10,12 @@ from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distillation.parsing import parse_distillation
 from cv3jax.distributed import processes
+from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax distill --config=scenes_distill_base --workdir runs/fast_base \\
       --config.data.path=runs/scenes --config.cascade=runs/relay"""
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = parse_distillation(config), recipes.source(args.config, config)
     check_stage_inputs(settings.stage)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.distillation.run import run
 
     processes.start(args)

@@ -12,12 +12,12 @@ from cv3jax import recipes
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.distributed import parse_axes
+from cv3jax.distributed.backend import loading
 from cv3jax.distributed.independent import which_share
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting, tell_json
-from data_pipeline.io.progress import waiting
 from data_pipeline.io.staging import check_renamable
 from data_pipeline.records import LATENTS, TEXTS, check_records
 
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     cascades.find_cascade(args.checkpoint)
     share = which_share(args.process_id, args.num_processes)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.precompute.run import run
 
     began = time.monotonic()

@@ -6,11 +6,12 @@ resumes.
 """
 
 from cv3jax.commands import arguments as command_line
+from cv3jax.distributed.backend import loading
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 
 EXAMPLE = "cv3jax quickstart --workdir runs/quickstart"
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.seed < 2**31:
         raise InputError(f"--seed {args.seed}: must be 0..{2**31 - 1}")
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.quickstart.run import run
 
     with reporting(args.json) as report:

@@ -16,6 +16,7 @@ from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands import expansion_flags, from_png
 from cv3jax.distributed import parse_axes
+from cv3jax.distributed.backend import loading
 from cv3jax.distributed.independent import which_share
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
@@ -23,7 +24,7 @@ from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star --num 4 \\
       --prompt "a small green star, black background"
@@ -211,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
         check_drawable(description, size, base, relay)
     share = None if args.prompts is None else which_share(args.process_id, args.num_processes)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.sampling.few import Request, sample_few
         from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 

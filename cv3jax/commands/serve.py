@@ -15,12 +15,12 @@ from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands import expansion_flags, serve_flags
 from cv3jax.distributed import parse_axes
+from cv3jax.distributed.backend import loading
 from data_pipeline.io import extras, locks
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import say
 from data_pipeline.io.figures import reporting
-from data_pipeline.io.progress import waiting
 
 if TYPE_CHECKING:
     from cv3jax.serving.http.plan import Model
@@ -50,7 +50,7 @@ def sizes_of(args: argparse.Namespace, description: CascadeDescription) -> tuple
 
 def open_engine(args: argparse.Namespace, sizes: tuple[Size | None, ...]) -> "Engine":
     """Return the engine that draws, compiled and not started."""
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.distributed.mesh import batch_ways, make_mesh
         from cv3jax.serving.engine.opening import EngineSettings, open_engine
 

@@ -7,12 +7,13 @@ from cv3jax import recipes
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.inputs import check_stage_inputs
 from cv3jax.distributed import processes
+from cv3jax.distributed.backend import loading
 from cv3jax.distributed.preemption import preemptible
 from cv3jax.training.parsing import parse_stage
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.figures import add_json, check_json, reporting
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax train --config=scenes_base --workdir runs/base --config.data.path=runs/scenes \\
       --config.cascade=runs/vae"""
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = parse_stage(config), recipes.source(args.config, config)
     check_stage_inputs(settings)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.training.run import run
 
     processes.start(args)

@@ -15,6 +15,7 @@ from cv3jax.cascade.sizes import FACTORS, has_relay
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.from_png import add_no_metadata
+from cv3jax.distributed.backend import loading
 from cv3jax.sampling.given_pictures import read_pictures
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
 from data_pipeline.io import locks
@@ -22,7 +23,7 @@ from data_pipeline.io.arguments import Parser, one
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 
 EXAMPLE = """cv3jax upscale --checkpoint scenes --image photo.jpg --factor 2 \\
       --prompt "a large red circle, white background" --out runs/large"""
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     prompts = args.prompt * (len(args.image) // len(args.prompt))
     pictures = read_pictures(list(zip(args.image, prompts, strict=True)), description, args.factor)
 
-    with waiting("loading JAX"):
+    with loading():
         from cv3jax.cascade.upscaling import Enlarging
         from cv3jax.sampling.enlarge import enlarge
 

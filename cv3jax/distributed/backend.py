@@ -4,12 +4,13 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cv3jax.distributed import processes
 from data_pipeline.io import progress
+from data_pipeline.io.address_space import MODELS, check_room
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.progress import say
 
@@ -34,6 +35,17 @@ def jit_once(function: Callable, shardings: Any) -> Callable:
 def waiting(what: str) -> contextlib.AbstractContextManager[None]:
     """Return a block that says on stderr, in process 0, that `what` is being done (`progress`)."""
     return progress.waiting(what) if processes.main() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Say that JAX is being loaded, which the block does.
+
+    Raises FailedRunError where the limit of the address space leaves too little for it.
+    """
+    check_room(MODELS, "JAX")
+    with progress.waiting("loading JAX"):
+        yield
 
 
 def announced(jitted: Any, what: str) -> Callable:

@@ -3,6 +3,7 @@
 import errno
 import sys
 
+from data_pipeline.io.address_space import used_up
 from data_pipeline.io.errors import (
     FailedRunError,
     InputError,
@@ -13,7 +14,6 @@ from data_pipeline.io.errors import (
 from data_pipeline.io.extras import missing
 from data_pipeline.io.terminal import one_line
 
-_LESS = "free some memory on this machine and run the same command again"
 _ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and run the same command again"}
 
 
@@ -21,8 +21,8 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     """Return the line and the exit code for an exception; None for one that is a bug.
 
     2: bad input; nothing was done. 1: the run could not continue (a full or failing disk, too many
-    open files, no memory, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C. After all but the
-    first, the same command resumes the run, and launchers give it again.
+    open files, no memory or thread left, a loss that is not finite). 143, 130: SIGTERM, Ctrl-C.
+    After all but the first, the same command resumes the run, and launchers give it again.
     """
     if isinstance(e, InputError):
         return _refused(e)
@@ -37,8 +37,8 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
         return "interrupted; run the same command to resume", 130
     if isinstance(e, OSError):
         return _failed(e), 1
-    if isinstance(e, MemoryError):
-        return one_line(f"out of memory{f' ({first_line(e)})' if str(e) else ''}; {_LESS}"), 1
+    if line := used_up(e):
+        return one_line(line), 1
     return None
 
 
@@ -49,6 +49,8 @@ def _refused(e: InputError) -> tuple[str, int]:
         if failed := machine_error(cause, getattr(cause, "filename", None) or first_line(cause)):
             return _failed(failed), 1
         cause = cause.__cause__
+    if e.__cause__ is not None and (line := used_up(e.__cause__)):
+        return one_line(line), 1
     return one_line(e), 2
 
 

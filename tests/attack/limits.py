@@ -92,7 +92,9 @@ def no_shared_memory(folder: Path, rng: random.Random, size: Size) -> Iterator[P
         words = ("unshare", "-m", "sh", "-c", NO_SHM, "sh", str(folder / "dev"))
         yield Place(folder / "out", "no /dev/shm", words)
     else:
-        yield Place(folder / "out", "small /dev/shm", ("unshare", "-m", "sh", "-c", SMALL_SHM, "sh"))
+        yield Place(
+            folder / "out", "small /dev/shm", ("unshare", "-m", "sh", "-c", SMALL_SHM, "sh")
+        )
 
 
 @contextlib.contextmanager

@@ -38,7 +38,6 @@ QUICK = ("train", "data build", "data recaption")  # are tried `tries` times und
 # takes minutes to its end: only that it is refused is looked at
 REFUSED = {"quickstart": ("read-only disk", "4,000-character path")}
 UP = re.compile(r"ready at http")
-OTHER = re.compile(r"cv3jax: .*( \.\.\.|done in [\d.]+ s|so far)$|\S.*: \d+%, ")
 
 
 def started(command: Command, place: Place, out: Path) -> tuple[int | None, str]:
@@ -64,15 +63,13 @@ def started(command: Command, place: Place, out: Path) -> tuple[int | None, str]
 
 
 def one_line(said: str) -> bool:
-    """Return whether a command's stderr ends in a line of ours, and nothing else tells of faults."""
+    """Return whether stderr ends in a line of ours, and all other lines are of progress."""
     lines = [line for line in said.replace("\r", "\n").split("\n") if line.strip()]
     foreign = subprocesses.foreign(said)
     return bool(lines) and lines[-1].startswith("cv3jax: ") and not foreign
 
 
-def attempt(
-    command: Command, place: Place, right: str, *, whole: bool
-) -> tuple[bool, str]:
+def attempt(command: Command, place: Place, right: str, *, whole: bool) -> tuple[bool, str]:
     """Return (whether the command held under the limit, what happened).
 
     right: the hash of an undisturbed run. whole: whether it is run again without the limit.
@@ -84,7 +81,7 @@ def attempt(
         same = command.made(place.out) == right
         return same, what if same else f"{what}; another result"
     if code not in (1, 2) or not one_line(said):
-        return False, f"{what}; stderr: {said.strip()[:600]!r}"
+        return False, f"{what}; stderr: {said.strip()[-1500:]!r}"
     if not whole:
         return True, what
     place.lift()
@@ -136,7 +133,11 @@ def run(
     cases, known, rows = planned(only, tries), commands(), []
     root = os.geteuid() == 0
     names = sorted({name for _, name, _ in cases})
-    whole = {name: undisturbed(known[name]) for name in names if name not in REFUSED}
+    ended_well = [name for name in names if name not in REFUSED]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda name: undisturbed(known[name]), ended_well)
+        whole = dict(zip(ended_well, made, strict=True))
+    told(f"{len(whole)} commands without a limit have ended")
     began, done = time.monotonic(), 0
 
     def tried(case: tuple[str, str, int]) -> tuple[bool, str]:
@@ -152,7 +153,8 @@ def run(
             subprocess.run(["rm", "-rf", str(folder)], check=False)  # of paths of any length
         done += 1
         left = (time.monotonic() - began) / done * (len(cases) - done)
-        told(f"{done}/{len(cases)}, {left:.0f} s left: {'held' if held else 'FAILED'}: {name}, {what}")
+        verdict = "held" if held else "FAILED"
+        told(f"{done}/{len(cases)}, {left:.0f} s left: {verdict}: {name}, {what}")
         return held, f"{name}: {what}"
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -178,7 +180,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.only if name not in {**LIMITS, **commands()}]:
         parser.error(f"--only {unknown[0]!r}: give some of {', '.join({**LIMITS, **commands()})}")
-    rows = run(args.seed, args.only, args.tries, lambda line: print(line, file=sys.stderr, flush=True))
+    rows = run(
+        args.seed, args.only, args.tries, lambda line: print(line, file=sys.stderr, flush=True)
+    )
     print(table(rows))
     return int(any(row.failed for row in rows))
 

@@ -1,0 +1,106 @@
+"""Test that a machine with too little of one thing ends a command in one line.
+
+tests/attack/resources.py tries every long command; here are the rows of each kind of mend.
+"""
+
+import resource
+import subprocess
+
+import jax
+import pytest
+import subprocesses
+from tiny_runs import scenes
+
+from data_pipeline.io import address_space
+from data_pipeline.io.errors import FailedRunError, InputError
+from data_pipeline.io.exits import line_and_code
+
+GIB = 2**30
+
+
+def caused(e: Exception, cause: Exception) -> Exception:
+    e.__cause__ = cause
+    return e
+
+
+# what a library raises, how the line begins
+USED_UP = [
+    (MemoryError(), "out of memory; free some memory on this machine"),
+    (MemoryError("8 GiB"), "out of memory (8 GiB); free"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "out of"),
+    (ImportError("libx.so: failed to map segment from shared object"), "out of memory (libx.so"),
+    (ValueError("Cannot allocate memory [os_error_code='12']"), "out of memory (Cannot"),
+    (RuntimeError("std::bad_alloc"), "out of memory (std::bad_alloc); free"),
+    (RuntimeError("can't start new thread"), "no further thread can be started (can't"),
+    (caused(ImportError("an extension"), MemoryError()), "out of memory; free"),
+    (caused(InputError("x is damaged"), MemoryError("9")), "out of memory (9); free"),
+]
+
+
+@pytest.mark.parametrize(("error", "line"), USED_UP, ids=[repr(e)[:50] for e, _ in USED_UP])
+def test_what_is_used_up_is_one_line(error, line):
+    said, code = line_and_code(error)
+    assert code == 1
+    assert said.startswith(line)
+    assert "\n" not in said
+    assert said.endswith("run the same command again")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a bug"), ValueError("no such shape"), ImportError("no name x"), OSError(2, "x")],
+)
+def test_other_errors_are_not_of_memory(error):
+    assert address_space.used_up(error) is None
+
+
+def test_a_limit_of_the_address_space_is_named(monkeypatch):
+    monkeypatch.setattr(address_space.resource, "getrlimit", lambda _: (3 * GIB, 3 * GIB))
+    for error in (MemoryError(), RuntimeError("can't start new thread")):
+        assert "limited to 3.0 GiB (ulimit -v); raise the limit" in line_and_code(error)[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores", "fits"),
+    [
+        (resource.RLIM_INFINITY, 500, True),
+        (5 * GIB, 4, True),
+        (5 * GIB - 1, 4, False),
+        (5 * GIB, 8, False),
+    ],
+)
+def test_a_limit_is_compared_with_what_libraries_reserve(limit, cores, fits, monkeypatch):
+    monkeypatch.setattr(address_space.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(address_space.os, "cpu_count", lambda: cores)
+    if fits:
+        return address_space.check_room(address_space.MODELS, "JAX")
+    with pytest.raises(
+        FailedRunError, match=r"limited to 5\.0 GiB \(ulimit -v\), and JAX reserves"
+    ):
+        address_space.check_room(address_space.MODELS, "JAX")
+
+
+COMMANDS = [
+    ["train", "--config=scenes_vae:tiny", "--workdir", "{at}/w", "--config.data.path={data}"],
+    ["sample", "--checkpoint", "scenes", "--prompt", "a star", "--out", "{at}/w"],
+    ["data", "scenes", "--num", "8", "--out", "{at}/w"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+@pytest.mark.parametrize("gib", [0.15, 1.0])
+def test_a_command_says_that_its_address_space_is_too_small(words, gib, tmp_path):
+    words = [word.format(at=tmp_path, data=scenes()) for word in words]
+    shell = ["sh", "-c", f'ulimit -v {int(gib * 2**20)}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*shell, *subprocesses.command("cv3jax", *words)],
+        env=subprocesses.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (1, 1), done.stderr[-1000:]
+    assert lines[0].startswith("cv3jax: ")
+    assert f"the address space is limited to {gib:.1f} GiB (ulimit -v)" in lines[0]
+    assert list(tmp_path.iterdir()) == []
