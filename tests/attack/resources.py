@@ -10,7 +10,9 @@ which is said.
 
 import argparse
 import concurrent.futures
+import dataclasses
 import importlib
+import json
 import os
 import random
 import re
@@ -177,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tries", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=(), help="names of limits and of commands")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     args = parser.parse_args(argv)
     if unknown := [name for name in args.only if name not in {**LIMITS, **commands()}]:
         parser.error(f"--only {unknown[0]!r}: give some of {', '.join({**LIMITS, **commands()})}")
@@ -184,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         args.seed, args.only, args.tries, lambda line: print(line, file=sys.stderr, flush=True)
     )
     print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
     return int(any(row.failed for row in rows))
 
 

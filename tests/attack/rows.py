@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The tries of one attack. `tries` is `held + failed`; `notes` names what failed, or is empty."""
+    """The tries of one attack: `tries` is `held + failed`, and `notes` names what failed."""
 
     campaign: str
     what: str
