@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 BENCHMARKS := loop unet attention cascade text_kv tiles tiled_autoencoder distill packaged guidance loader recaption data_build serve serve_soak
 
-.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu mutants benchmarks docs lint audit sbom lock clean
+.PHONY: setup setup-torch setup-tpu setup-gpu setup-slurm setup-browser quickstart test-unit test test-all test-gpu attack mutants benchmarks docs lint audit sbom lock clean
 
 setup: $(VENV)/.done
 
@@ -94,6 +94,10 @@ test-all: setup lint
 # on a machine with a GPU, after pip install -e '.[cuda13]' beside what `make setup` installs
 test-gpu: setup
 	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu
+
+# all campaigns of attacks, about half an hour on two cores; as root, which may mount small disks; a .pt is among what is attacked
+attack: setup-torch
+	$(BIN)/python tests/attack/every.py
 
 # every random draw and every recipe's argument wrong once: a test must fail of each; a quarter of an hour
 mutants: setup

@@ -5,13 +5,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any
 
 from cv3jax.distributed import processes
 from data_pipeline.io import progress
 from data_pipeline.io.address_space import MODELS, check_room
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, machine_error
 from data_pipeline.io.progress import say
 
 POOL = "XLA_CLIENT_MEM_FRACTION"
@@ -84,6 +85,16 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.FATAL)
+    getLogger("asyncio").addFilter(_tells_of_a_bug)
+
+
+def _tells_of_a_bug(record: LogRecord) -> bool:
+    """Return whether a line of asyncio's log is about anything but a full or failing disk.
+
+    Where a save fails, orbax leaves hundreds of tasks with the error that it raises as well.
+    """
+    raised = record.exc_info and record.exc_info[1]
+    return raised is None or machine_error(raised, "") is None
 
 
 def tune_cpu() -> None:

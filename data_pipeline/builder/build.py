@@ -27,6 +27,7 @@ from data_pipeline.builder.write import WriteShard
 from data_pipeline.images.perceptual_hash import band_count
 from data_pipeline.io import locks, storage
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.files import check_length
 from data_pipeline.records.array_records import check_replaceable
 
 VERSION = 2  # version of the passes' files: a build with files of another version starts over
@@ -203,6 +204,7 @@ def _alone(work: Work) -> Iterator[None]:
         yield
         return
     folder = Path(work.folder)
+    check_length(folder, "--out")
     try:
         if folder.exists() and not (folder / "lock").exists() and any(folder.iterdir()):
             raise InputError(

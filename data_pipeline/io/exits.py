@@ -14,7 +14,10 @@ from data_pipeline.io.errors import (
 from data_pipeline.io.extras import missing
 from data_pipeline.io.terminal import one_line
 
-_ADVICE = {errno.EMFILE: "; raise the limit (ulimit -n) and run the same command again"}
+_ADVICE = {
+    errno.EMFILE: "; raise the limit (ulimit -n) and run the same command again",
+    errno.ENAMETOOLONG: "; give a shorter path",
+}
 
 
 def line_and_code(e: BaseException) -> tuple[str, int] | None:
@@ -36,7 +39,7 @@ def line_and_code(e: BaseException) -> tuple[str, int] | None:
     if isinstance(e, KeyboardInterrupt):
         return "interrupted; run the same command to resume", 130
     if isinstance(e, OSError):
-        return _failed(e), 1
+        return _failed(e), 2 if e.errno == errno.ENAMETOOLONG else 1
     if line := used_up(e):
         return one_line(line), 1
     return None

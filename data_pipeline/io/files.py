@@ -13,6 +13,10 @@ from pathlib import Path
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, machine_error, naming
 
+PATH, NAME = 4095, 255  # bytes of a path and of a name that Linux takes
+BELOW = 320  # bytes of the longest path below a directory that commands make: a checkpoint's
+BESIDE = 24  # bytes that are added to a name while the file or directory is written
+
 
 def read_json(path: Path) -> dict:
     """Return the object in a file that `write_json` wrote.
@@ -32,15 +36,33 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def check_length(path: Path, flag: str, below: int = BELOW) -> None:
+    """Raise InputError where what is written at `path` or below it would have too long a path.
+
+    below: the bytes that the names of files below `path` may take.
+    """
+    size, most = len(os.fsencode(path.absolute())), PATH - below
+    if size > most:
+        raise InputError(
+            f"{flag} {path}: the path has {size:,} bytes, and may have {most:,}; give a shorter one"
+        )
+    if (size := len(os.fsencode(path.name))) > NAME - BESIDE:
+        raise InputError(
+            f"{flag} {path}: the name has {size:,} bytes, and may have {NAME - BESIDE:,}; give a"
+            " shorter one"
+        )
+
+
 def check_directory(path: Path, flag: str, *, renamed: bool = False) -> None:
     """Raise, before the work, where the directory `path` could not be written into.
 
     renamed: a finished directory is to be renamed to `path`, so its parent must be writable.
 
     Raises:
-        InputError: a file is in the way, or no directory can be made there.
+        InputError: a file is in the way, no directory can be made there, or the path is too long.
         OSError: the disk is full or failing.
     """
+    check_length(path, flag)
     places = [*path.absolute().parents] if renamed else [path, *path.absolute().parents]
     nearest = next(place for place in places if place.exists())
     if not nearest.is_dir():
@@ -57,6 +79,7 @@ def check_file(path: Path | None, flag: str) -> None:
     """
     if path is None:
         return
+    check_length(path, flag, BESIDE)
     if os.path.isdir(path):
         raise InputError(f"{flag} {path} is a directory; give a file")
     try:

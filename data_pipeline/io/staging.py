@@ -8,11 +8,12 @@ from pathlib import Path
 
 from data_pipeline.io import locks
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.files import check_directory
+from data_pipeline.io.files import check_directory, check_length
 
 
 def check_new(out: Path, flag: str = "--out") -> None:
     """Raise InputError where `out` could not appear: something is there or in the way."""
+    check_length(out, flag)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{flag} {out} exists already; give a new directory")
     check_renamable(out, flag)

@@ -24,8 +24,16 @@ def visible(text: object, most: int | None = None) -> str:
 
 
 def one_line(text: object, most: int = MOST) -> str:
-    """Return a text as one visible line, with one blank for each run of blanks or line breaks."""
-    return visible(" ".join(str(text)[: 4 * most].split()), most)
+    """Return a text as one visible line, with one blank for each run of blanks or line breaks.
+
+    Of a longer text than `most` characters the middle is left out: the end says what to do.
+    """
+    text = str(text)
+    if len(text) > 8 * most:
+        text = f"{text[: 4 * most]}…{text[-4 * most :]}"
+    shown = visible(" ".join(text.split()))
+    half = most // 2
+    return shown if len(shown) <= most else f"{shown[:half]}…{shown[-half:]}"
 
 
 def tell(text: object = "") -> None:

@@ -3,15 +3,23 @@
 tests/attack/resources.py tries every long command; here are the rows of each kind of mend.
 """
 
+import errno
+import importlib
+import logging
 import resource
 import subprocess
+from pathlib import Path
 
 import jax
 import pytest
 import subprocesses
 from tiny_runs import scenes
+from toy_runs import toy
 
-from data_pipeline.io import address_space
+from cv3jax import cli
+from cv3jax.checkpoints import runs
+from cv3jax.distributed import backend
+from data_pipeline.io import address_space, files
 from data_pipeline.io.errors import FailedRunError, InputError
 from data_pipeline.io.exits import line_and_code
 
@@ -104,3 +112,68 @@ def test_a_command_says_that_its_address_space_is_too_small(words, gib, tmp_path
     assert lines[0].startswith("cv3jax: ")
     assert f"the address space is limited to {gib:.1f} GiB (ulimit -v)" in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def deep(folder: Path, length: int) -> Path:
+    """Return a path of so many characters below a folder."""
+    while (left := length - len(str(folder))) > 1:
+        folder = folder / ("d" * min(200, left - 1))
+    return folder
+
+
+LONG = [
+    pytest.param(lambda at: deep(at, 4000), "the path has 4,000 bytes, and may have", id="4,000"),
+    pytest.param(lambda at: deep(at, 9000), "the path has 9,000 bytes, and may have", id="9,000"),
+    pytest.param(lambda at: at / ("n" * 300), "the name has 300 bytes, and may have", id="a name"),
+]
+
+
+@pytest.mark.parametrize(("make", "line"), LONG)
+@pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[2]], ids=lambda words: words[0])
+def test_a_path_that_is_too_long_is_one_line_that_says_so(make, line, words, tmp_path, capsys):
+    place = make(tmp_path)
+    words = [word.format(at="{at}", data=scenes()).replace("{at}/w", str(place)) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        cli.run_command(lambda argv: importlib.import_module(module(words)).main(argv), words[1:])
+    lines = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, len(lines)) == (2, 1)
+    assert line in lines[0]
+    assert lines[0].endswith("; give a shorter one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def module(words: list[str]) -> str:
+    return cli.COMMANDS[words[0]][0]
+
+
+def test_all_files_fit_below_the_longest_path(tmp_path):
+    workdir = deep(tmp_path, files.PATH - files.BELOW)
+    toy(workdir)
+    assert runs.steps(workdir / "checkpoints")[-1] == 8
+    with pytest.raises(InputError, match="the path has"):
+        files.check_directory(workdir.with_name(f"{workdir.name}d"), "--workdir")
+
+
+def test_the_end_of_a_long_line_is_kept():
+    line, code = line_and_code(OSError(errno.ENAMETOOLONG, "File name too long", "d" * 9000))
+    assert (code, len(line) <= 4001) == (2, True)
+    assert line.endswith("d: File name too long; give a shorter path")
+    assert line.startswith("ddd")
+    assert "…" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError("Error writing x: No space left on device [os_error_code='28']"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (ValueError("a bug"), True),
+        (None, True),
+    ],
+    ids=repr,
+)
+def test_tasks_that_a_full_disk_ended_are_not_logged_one_by_one(error, shown, caplog):
+    backend.quiet_libraries()
+    raised = (type(error), error, None) if error else None
+    logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=raised)
+    assert bool(caplog.records) == shown
