@@ -20,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.io.errors import InputError, machine_error
+from data_pipeline.io.files import check_length
 from data_pipeline.io.staging import check_renamable
 
 SPLIT = "train"
@@ -134,6 +135,7 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
 
     Something may be there only if it is a dataset and `overwrite` is set.
     """
+    check_length(out, "--out")
     if out.is_symlink():
         raise InputError(f"{out} is a link; give the directory that it points to")
     check_renamable(out)
