@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from data_pipeline.io import signals
 from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
@@ -75,4 +76,5 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
+    signals.install()
     run(main)
