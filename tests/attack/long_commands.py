@@ -5,9 +5,10 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
@@ -30,7 +31,7 @@ from data_pipeline.records.records import RecordWriter, make_record
 
 PROMPTS = [f"a drawing of {i} things" for i in range(11)]
 # fields of what commands write that depend on the clock, on the place or on how often they began
-VARYING = ("second", "time", "date", "requests", "retries", "tokens", "cost", "goodput", "source")
+VARYING = ("second", "time", "date", "requests", "retries", "tokens", "cost", "goodput", "journal")
 SMALL = ("mesh.data=1", "mesh.fsdp=1", "batch.per_device=8")
 
 
@@ -49,7 +50,7 @@ class Long(NamedTuple):
     result: Callable[[Path], dict[str, str]]
     saves: bool = False
     chain: int = 3
-    environment: dict[str, str] = {}
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 def digest(value: Any) -> str:

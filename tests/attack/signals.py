@@ -25,6 +25,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
@@ -47,6 +48,14 @@ TRIES = {
 }
 AT_ONCE = 2  # chains that run at once
 Outcome = tuple[str, str]  # (disturbance, what is wrong or "")
+
+
+class Ended(NamedTuple):
+    """What is wrong with how a disturbed command ended, or ""; was it hit; is it to resume."""
+
+    wrong: str
+    hit: bool
+    resumes: bool
 
 
 class Command:
@@ -91,50 +100,61 @@ class Command:
                 raise RuntimeError(f"given again it ended with exit code {code}: {last(said)}")
         return ended
 
-    def disturbed(self, place: Path, name: str, rng: random.Random) -> tuple[str, bool]:
-        """Start it and disturb one process. Returns (what is wrong or "", whether it was hit)."""
+    def disturbed(self, place: Path, name: str, rng: random.Random) -> Ended:
+        """Start it and disturb one of its processes."""
         began = self.start(place)
         chosen = rng.randrange(len(began))
         # one of three moments is in the start
         at = rng.uniform(0, 1.5 if rng.random() < 1 / 3 else self.seconds)
         time.sleep(at)
         hit = began[chosen].send(DISTURBANCES[name][0])
-        sent = time.monotonic()
+        sent, wrong, codes = time.monotonic(), "", []
         for number in DISTURBANCES[name][1:]:
             time.sleep(rng.uniform(0, 1.0))
             began[chosen].send(number)
-        wrong = ""
         for i, process in enumerate(began):
             code, said, _ = process.end()
-            seconds = time.monotonic() - sent
+            codes.append(code)
             if i == chosen and hit:
+                seconds = time.monotonic() - sent
                 wrong = wrong or judge(name, code, said, seconds, saves=self.long.saves)
             elif code:
                 wrong = wrong or f"not disturbed, it ended with exit code {code}: {last(said)}"
-        return (f"{name} at {at:.2f} s: {wrong}" if wrong else ""), hit
+        resumes = any(codes) or (self.long.saves and name == "SIGTERM")
+        return Ended(f"{name} at {at:.2f} s: {wrong}" if wrong else "", hit, resumes)
 
     def chain(self, names: list[str], rng: random.Random) -> list[Outcome]:
-        """Disturb one run by each of `names`, let it end, and compare what it made."""
-        place, outcomes = self.place(), []
-        for name in names:
-            hit = False
-            while not hit:  # a run that was over is no try
-                wrong, hit = self.disturbed(place, name, rng)
-                if not hit:
-                    shutil.rmtree(place)
-                    place.mkdir()
-            outcomes.append((name, wrong))
-        try:
-            self.whole(place)
-            found = self.long.result(place)
-            differ = [key for key in self.right | found if self.right.get(key) != found.get(key)]
-            wrong = f"not identical: {', '.join(differ[:3])}" if differ else ""
-        except Exception as e:  # whatever is wrong with what is left
-            wrong = f"{type(e).__name__}: {e}"
-        if wrong:
-            return [(name, said or f"{' and '.join(names)}: {wrong}") for name, said in outcomes]
-        shutil.rmtree(place)
+        """Disturb a run by each of `names`, let it end, and compare what it made.
+
+        Where it was over before all of them, another run takes the rest.
+        """
+        place, outcomes, since = self.place(), [], 0
+        for i, name in enumerate(names):
+            ended = self.disturbed(place, name, rng)
+            while not ended.hit:  # it was over before the signal, which is no try
+                shutil.rmtree(place)
+                place = self.place()
+                since, ended = i, self.disturbed(place, name, rng)
+            outcomes.append((name, ended.wrong))
+            if ended.resumes and i + 1 < len(names):
+                continue
+            if wrong := self.compare(place, resumes=ended.resumes):
+                said = f"{' and '.join(names[since : i + 1])}: {wrong}"
+                outcomes[since:] = [(one, was or said) for one, was in outcomes[since:]]
+            shutil.rmtree(place)
+            place, since = self.place(), i + 1
         return outcomes
+
+    def compare(self, place: Path, *, resumes: bool) -> str:
+        """Run the command to its end where it resumes. Returns what is wrong with what it made."""
+        try:
+            if resumes:
+                self.whole(place)
+            found = self.long.result(place)
+        except Exception as e:  # whatever is wrong with what is left
+            return f"{type(e).__name__}: {e}"
+        differ = [key for key in self.right | found if self.right.get(key) != found.get(key)]
+        return f"not identical: {', '.join(differ[:3])}" if differ else ""
 
 
 def disturb(command: Command, tries: int, seed: int) -> list[Row]:
@@ -148,21 +168,11 @@ def disturb(command: Command, tries: int, seed: int) -> list[Row]:
         ended = pool.map(command.chain, chains, [random.Random(rng.random()) for _ in chains])
         outcomes = [outcome for each in ended for outcome in each]
     rows = []
-    for name in DISTURBANCES:
-        wrong = [said for disturbance, said in outcomes if disturbance == name]
-        failed = [said for said in wrong if said]
-        if wrong:
-            held = len(wrong) - len(failed)
-            rows.append(
-                Row(
-                    NAME,
-                    f"{command.name}: {name}",
-                    len(wrong),
-                    held,
-                    len(failed),
-                    "; ".join(failed),
-                )
-            )
+    for name in dict.fromkeys(names):
+        said = [wrong for disturbance, wrong in outcomes if disturbance == name]
+        bad = [wrong for wrong in said if wrong]
+        what, held = f"{command.name}: {name}", len(said) - len(bad)
+        rows.append(Row(NAME, what, len(said), held, len(bad), "; ".join(bad)))
     return rows
 
 
