@@ -1,14 +1,16 @@
 """See that all processes of a run were given the same recipe, the same flags and the same data."""
 
+import json
 from importlib.metadata import version
 from typing import Any
 
 from cv3jax import recipes
 from cv3jax.distributed import processes
+from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
 from data_pipeline.records.digest import alike
 
-OWN = ("data.threads", "data.workers", "profile")  # fields that may suit each machine
+PER_MACHINE = ("data.threads", "data.workers", "profile")  # fields that may suit each machine
 MOST = 3  # differences that are named
 
 
@@ -25,7 +27,8 @@ def check_agreement(recipe: dict[str, Any], inputs: dict[str, Any], flags: dict[
     if (peers := processes.peers()) is None:
         return
     libraries = {name: version(name) for name in ("jax", "jaxlib", "flax")}
-    ours = {"recipe": recipe, "inputs": inputs, "flags": {**flags, **libraries}}
+    given = {"recipe": recipe, "inputs": inputs, "flags": {**flags, **libraries}}
+    ours = parse_json(json.dumps(given), OWN, nan=True)  # as it arrives: tuples are lists
     differing = differences(ours, processes.first("agreement", lambda: ours))
     if differing:
         more = "; …" if len(differing) > MOST else ""
@@ -41,7 +44,7 @@ def differences(ours: dict[str, dict], theirs: dict[str, dict]) -> list[str]:
     """Return in words what differs between the "recipe", "inputs" and "flags" of two processes."""
     said = []
     for name in recipes.differences(ours["recipe"], theirs["recipe"]):
-        if name not in ours["inputs"] and not name.startswith(OWN):
+        if name not in ours["inputs"] and not name.startswith(PER_MACHINE):
             here, there = (recipes.at(side["recipe"], name) for side in (ours, theirs))
             said.append(f"config.{name} is {here}, not {there}")
     for name in sorted({*ours["inputs"], *theirs["inputs"]}):

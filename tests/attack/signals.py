@@ -46,7 +46,7 @@ TRIES = {
     "convert": 15,
     "quickstart": 6,
 }
-AT_ONCE = 2  # chains that run at once
+AT_ONCE = 3  # chains that run at once
 Outcome = tuple[str, str]  # (disturbance, what is wrong or "")
 
 
