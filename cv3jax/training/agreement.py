@@ -4,7 +4,7 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-from cv3jax import recipes
+from cv3jax import __version__, recipes
 from cv3jax.distributed import processes
 from data_pipeline.io.bounded_json import OWN, parse_json
 from data_pipeline.io.errors import InputError
@@ -27,6 +27,7 @@ def check_agreement(recipe: dict[str, Any], inputs: dict[str, Any], flags: dict[
     if (peers := processes.peers()) is None:
         return
     libraries = {name: version(name) for name in ("jax", "jaxlib", "flax")}
+    libraries["cv3jax"] = __version__
     given = {"recipe": recipe, "inputs": inputs, "flags": {**flags, **libraries}}
     ours = parse_json(json.dumps(given), OWN, nan=True)  # as it arrives: tuples are lists
     differing = differences(ours, processes.first("agreement", lambda: ours))
