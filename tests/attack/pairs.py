@@ -3,6 +3,7 @@
 import random
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,6 +168,7 @@ def run(folder: Path, seed: int) -> list[Row]:
     wanted(Pair(right, many_runs.free_port()).both().end(), (0, 0))
     expected = result(right / "w")
     for number, (what, more, attack) in enumerate(cases()):
+        print(f"two processes of train: {what}", file=sys.stderr, flush=True)
         place = folder / f"pair_{number}"
         place.mkdir()
         wrong = attack(Pair(place, many_runs.free_port(), more), rng)
