@@ -11,10 +11,10 @@ exits with 1 where one failed. --tries gives the number for each command.
 """
 
 import argparse
-import collections
 import concurrent.futures
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import random
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -160,7 +161,7 @@ class Command:
 def disturb(command: Command, tries: int, seed: int) -> list[Row]:
     """Return the rows of a command, one for each disturbance."""
     rng = random.Random(f"{seed} {command.name}")
-    names = [name for i, name in zip(range(tries), _forever(DISTURBANCES), strict=False)]
+    names = list(itertools.islice(itertools.cycle(DISTURBANCES), tries))
     rng.shuffle(names)
     size = command.long.chain
     chains = [names[i : i + size] for i in range(0, tries, size)]
@@ -176,17 +177,16 @@ def disturb(command: Command, tries: int, seed: int) -> list[Row]:
     return rows
 
 
-def _forever(names: dict) -> collections.abc.Iterator[str]:
-    while True:
-        yield from names
-
-
 def run(seed: int = 0, only: list[str] | None = None, tries: int | None = None) -> list[Row]:
     """Return the rows of all commands, or of those named in `only`, and of the pairs.
 
     tries: for each command, in place of TRIES.
     """
-    rows = []
+    return list(attacks(seed, only, tries))
+
+
+def attacks(seed: int, only: list[str] | None, tries: int | None) -> Iterator[Row]:
+    """Yield the rows as they come."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cv3jax-signals-")))
         for name, make in long_commands(folder / "inputs", stack):
@@ -196,12 +196,11 @@ def run(seed: int = 0, only: list[str] | None = None, tries: int | None = None) 
             began = time.monotonic()
             command = Command(name, make(), folder)
             ready = time.monotonic() - began
-            rows += disturb(command, tries or TRIES[name], seed)
+            yield from disturb(command, tries or TRIES[name], seed)
             took = time.monotonic() - began
             print(f"{name}: {ready:.0f} s to prepare, {took:.0f} s in all", file=sys.stderr)
         if not only or "pairs" in only:
-            rows += pairs.run(folder, seed)
-    return rows
+            yield from pairs.run(folder, seed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -212,10 +211,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tries", type=int, help="for each command")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args(argv)
-    rows = run(args.seed, args.only, args.tries)
+    rows = []
+    for row in attacks(args.seed, args.only, args.tries):
+        rows.append(row)
+        if args.json:  # what there is, should the campaign itself be ended
+            stored = [dataclasses.asdict(one) for one in rows]
+            args.json.write_text(json.dumps(stored, indent=1) + "\n")
     print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     return any(row.failed for row in rows)
 
 
