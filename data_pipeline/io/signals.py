@@ -6,6 +6,7 @@ there is no moment between two blocks in which the system's action would hold. A
 process where the main thread is in a call that takes long, such as a compilation.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -37,6 +38,7 @@ def install() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _arrived)
+    atexit.register(_ignore)  # called last of all, as it is the first
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -92,6 +94,15 @@ def _arrived(number: int, frame: object) -> None:
         _end(number)
     _state.first = _state.first or number
     _state.note(number)
+
+
+def _ignore() -> None:
+    """Ignore SIGNALS: when Python ends it would give them back their own effect, and lose the code.
+
+    What is left then takes no time.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int) -> None:

@@ -175,6 +175,31 @@ def test_a_second_signal_does_not_wait_until_other_processes_are_told():
     assert ended(program)[0] == 143
 
 
+def test_a_signal_while_python_ends_does_not_change_the_exit_code():
+    """Python gives signals back their own effect before it clears its modules."""
+    program = """
+        import sys
+        class Late:
+            def __del__(self, send=send, write=os.write):
+                write(1, b"late")
+                send("SIGINT")
+                send("SIGTERM")
+        signals.install()
+        signals.late = Late()
+        sys.exit(7)
+    """
+    assert ended(program) == (7, "late", "")
+
+
+def test_a_signal_while_others_clean_up_still_ends_it():
+    program = """
+        import atexit
+        signals.install()
+        atexit.register(lambda: (send("SIGTERM"), time.sleep(30)))
+    """
+    assert ended(program) == (143, "", LINE.format("SIGTERM"))
+
+
 def test_without_install_the_handlers_of_before_come_back():
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     mine = signal.signal(signal.SIGHUP, lambda *_: None)
