@@ -9,7 +9,7 @@ from pathlib import Path
 
 import subprocesses
 
-WAIT = 600.0  # seconds for a command to end
+WAIT = 1200.0  # seconds for a command to end; a machine may have other work
 AFTER = 2.0  # seconds after which a command that a signal reached must not have gone on to its end
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 # name → the signals, the second after the seconds given

@@ -38,14 +38,14 @@ from rows import Row, table
 
 NAME = "signals"
 TRIES = {
-    "train": 24,
-    "distill": 18,
+    "train": 18,
+    "distill": 12,
     "data build": 18,
-    "data encode": 18,
-    "data recaption": 15,
-    "sample by two": 15,
-    "convert": 15,
-    "quickstart": 6,
+    "data encode": 12,
+    "data recaption": 18,
+    "sample by two": 12,
+    "convert": 12,
+    "quickstart": 5,
 }
 AT_ONCE = 3  # chains that run at once
 Outcome = tuple[str, str]  # (disturbance, what is wrong or "")
