@@ -94,7 +94,7 @@ setup(
         "data_pipeline.expansion": ["*.json"],
         "data_pipeline.recaption": ["*.json"],
     },
-    entry_points={"console_scripts": ["cv3jax=cv3jax.cli:main"]},
+    entry_points={"console_scripts": ["cv3jax=cv3jax.__main__:main"]},
     # what `cv3jax sample` and `convert` import. The other commands take an extra, which
     # data_pipeline/io/extras.py names where it is missing.
     install_requires=[

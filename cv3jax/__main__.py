@@ -1,5 +1,16 @@
-"""`python -m cv3jax`: the command line, where the script `cv3jax` is not on the path."""
+# PYTHON_ARGCOMPLETE_OK
+"""The script `cv3jax`, and `python -m cv3jax`: signals are answered before anything is imported."""
 
-from cv3jax.cli import main
+from data_pipeline.io import signals
 
-main()
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    signals.install()
+    from cv3jax import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,3 @@
-# PYTHON_ARGCOMPLETE_OK
 """`cv3jax <command>`: finds the command and runs it; what ends it becomes one line and a code."""
 
 import importlib

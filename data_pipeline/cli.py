@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from data_pipeline.io.address_space import DATA, check_room
+from data_pipeline.io import signals
 from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
@@ -77,4 +78,5 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
+    signals.install()
     run(main)

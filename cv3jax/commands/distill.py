@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.distillation.run import run
 
     processes.start(args)
-    with preemptible(), reporting(args.json) as report:
+    with preemptible(args.workdir), reporting(args.json) as report:
         figures = run(settings, args.workdir, args.allow_changed, source)
         if processes.main():
             least = figures["rounds"][-1]["steps"]

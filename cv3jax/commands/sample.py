@@ -19,7 +19,7 @@ from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
 from cv3jax.distributed.independent import which_share
 from cv3jax.sampling.inputs import LAST_SEED, check_prompt
-from data_pipeline.io import locks
+from data_pipeline.io import locks, signals
 from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
@@ -214,6 +214,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with loading():
         from cv3jax.sampling.few import Request, sample_few
+        from cv3jax.sampling.jobs import PLAN
         from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 
     with reporting(args.json) as report:
@@ -240,22 +241,23 @@ def main(argv: list[str] | None = None) -> None:
                     attention=args.attention,
                 )
         else:
-            figures = sample_many(
-                checkpoint,
-                Pictures(
-                    args.prompts,
-                    args.num,
-                    args.seed,
-                    size,
-                    base,
-                    relay,
-                    expanding,
-                    metadata=not args.no_metadata,
-                ),
-                args.out,
-                Devices(args.batch, args.mesh, args.attention),
-                share,
-            )
+            with signals.saving((args.out / PLAN).exists):
+                figures = sample_many(
+                    checkpoint,
+                    Pictures(
+                        args.prompts,
+                        args.num,
+                        args.seed,
+                        size,
+                        base,
+                        relay,
+                        expanding,
+                        metadata=not args.no_metadata,
+                    ),
+                    args.out,
+                    Devices(args.batch, args.mesh, args.attention),
+                    share,
+                )
         figures["seconds"] = time.monotonic() - began
         say(f"{figures['seconds']:.1f} s with loading and compilation")
         report(figures)

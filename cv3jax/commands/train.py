@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         from cv3jax.training.run import run
 
     processes.start(args)
-    with preemptible(), reporting(args.json) as report:
+    with preemptible(args.workdir), reporting(args.json) as report:
         figures = run(settings, args.workdir, args.resume_from, args.allow_changed, source)
         if processes.main():
             done = (

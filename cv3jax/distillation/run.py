@@ -34,6 +34,7 @@ from cv3jax.distillation.teachers import taught
 from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
+from cv3jax.training.agreement import check_agreement
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.readable_config import keep_config
@@ -72,10 +73,11 @@ def run(
     extras.check("distillation", "matplotlib", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    with waiting("reading what the run depends on"):
+        inputs = distill_inputs(settings)  # in every process
+    check_agreement(settings.stage.json, inputs, {"--allow-changed": list(allowed)})
     with hold(workdir):
         work, stage = building.build_distillation(settings, workdir), settings.stage
-        with waiting("reading what the run depends on"):
-            inputs = processes.first("inputs", lambda: distill_inputs(settings))
         asked = Asked(settings.stage.json, inputs, allowed, RESUMABLE)
         found = Rounds(*processes.first("resume", lambda: find_rounds(settings, asked, workdir)))
         if processes.main():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cv3jax.distributed import roll_call
 from cv3jax.distributed.liveness import Peers
-from data_pipeline.io import progress
+from data_pipeline.io import progress, signals
 from data_pipeline.io.errors import InputError, first_line
 
 if TYPE_CHECKING:  # the code that adds flags for --help does without jax
@@ -192,6 +192,7 @@ def _watch(patience: float) -> None:
         _peers = Peers(
             state.client, state.process_id, state.num_processes, state.coordinator_address, patience
         )
+        signals.telling(leave)
 
 
 def _on_tpu() -> bool:

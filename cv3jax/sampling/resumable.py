@@ -83,7 +83,7 @@ def sample_many(
     Raises:
         InputError: the file, the checkpoint or the mesh does not fit, or `out` holds what another
             plan made.
-        StoppedError: Ctrl-C came; the batch that was being made is saved.
+        StoppedError: Ctrl-C or SIGHUP came; the batch that was being made is saved.
         OSError: something could not be written; the same command continues.
     """
     num, seed, base, relay = pictures.num, pictures.seed, pictures.base, pictures.relay
@@ -196,7 +196,7 @@ def sample_many(
             said = (
                 f"pictures left: {figures['left']} of {len(jobs)}; run the same command to resume"
             )
-            if stop == signal.SIGINT:
+            if stop != signal.SIGTERM:
                 raise StoppedError(stop, said)
         elif lacking := index(texts.kept(jobs) if texts else jobs, out, place, size):
             said = (

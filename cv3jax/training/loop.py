@@ -138,6 +138,9 @@ def train_loop(
         )
         at_end.callback(log.close)
 
+        # before what is done at the end, so that a signal does not end the last save
+        noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
+
         @at_end.callback
         def finish():  # raises when the last save failed, whatever else was to be reported
             with account.doing("checkpoint"), waiting("writing the last checkpoint"):
@@ -160,7 +163,6 @@ def train_loop(
 
         trace = at_end.enter_context(tracing(workdir / "profile", cadence.profile))
         nothing = contextlib.nullcontext()
-        noticed, step = at_end.enter_context(preemption.noticing(processes.peers())), start
         if work.compile and start < cadence.steps:
             with account.doing("compile"):
                 work.compile()

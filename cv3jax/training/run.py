@@ -15,6 +15,7 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
+from cv3jax.training.agreement import check_agreement
 from cv3jax.training.build import build
 from cv3jax.training.changes import Asked, check_allowed, keep_history
 from cv3jax.training.inputs import stage_inputs
@@ -53,9 +54,11 @@ def run(
     extras.check("training", "tensorboardX")
     checkpoint_path(workdir, "--workdir")
     check_directory(workdir, "--workdir")
+    with waiting("reading what the run depends on"):
+        inputs = stage_inputs(settings)  # in every process
+    flags = {"--resume-from": resume_from, "--allow-changed": list(allowed)}
+    check_agreement(settings.json, inputs, flags)
     with hold(workdir):
-        with waiting("reading what the run depends on"):
-            inputs = processes.first("inputs", lambda: stage_inputs(settings))
         asked = Asked(settings.json, inputs, allowed)
 
         def resuming() -> Resumed:

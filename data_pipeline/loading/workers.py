@@ -7,6 +7,7 @@ number of threads and processes.
 
 import ctypes
 import os
+import signal
 import threading
 from multiprocessing import connection, parent_process
 
@@ -68,6 +69,9 @@ def _begin(worker: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+    # a terminal sends them to all of its processes, and the parent still finishes its step
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     _keep_memory()
 
 

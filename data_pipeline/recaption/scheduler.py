@@ -8,7 +8,6 @@ nothing.
 import asyncio
 import contextlib
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from data_pipeline.chat.answers import Answer, Failure
 from data_pipeline.chat.endpoint import Endpoint, StoppedByServerError
 from data_pipeline.chat.rate_limit import Pacer
 from data_pipeline.chat.sender import Sender
+from data_pipeline.io import signals
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.io.progress import say
 from data_pipeline.recaption.data_url import data_url
@@ -28,7 +28,6 @@ from data_pipeline.recaption.settings import RecaptionSettings
 from data_pipeline.records.records import Record, RecordSource
 
 HOPELESS = 20  # the run ends after this many records in a row without an answer, or rejected
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Asking:
@@ -189,18 +188,13 @@ class Asking:
 
     @contextlib.contextmanager
     def _heeding_signals(self) -> Iterator[None]:
-        # only the main thread can handle signals
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._signalled, number)
-        try:
+
+        def note(number: int) -> None:  # wakes the loop, which may wait for an answer
+            loop.call_soon_threadsafe(self._signalled, number)
+
+        with signals.heeding(note, times=2):
             yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
 
     def _signalled(self, number: int) -> None:
         if self.signal is not None:  # a second signal drops the requests in flight, too

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import subprocesses
 
-from cv3jax import cli
+from cv3jax import __main__, cli
 from cv3jax.commands import completion
 
 # a shell asks in a process of its own, and reads what descriptor 8 gets
@@ -76,6 +76,6 @@ def test_only_the_command_in_the_line_is_imported(monkeypatch):
 
 
 def test_the_script_is_marked_for_argcomplete_s_global_hook():
-    with open(cli.__file__, encoding="utf-8") as file:
+    with open(__main__.__file__, encoding="utf-8") as file:
         assert "PYTHON_ARGCOMPLETE_OK" in file.read(1024)
     assert "_ARGCOMPLETE" not in os.environ

@@ -270,16 +270,14 @@ def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begi
         for task in Path(f"/proc/{pid}/task").iterdir()
         for child in (task / "children").read_text().split()
     ]
-    assert (
-        len(
-            [
-                child
-                for child in children
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-            ]
-        )
-        == 2
-    )
+    spawned = [
+        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert len(spawned) == 2
+    for child in spawned:  # as a terminal does, to all of its processes
+        os.kill(child, signal.SIGINT)
+        os.kill(child, signal.SIGHUP)
+    assert lines_of(tmp_path / "out", 14)[:14] == lines[6:20]
     os.kill(pid, signal.SIGKILL)
     assert seen == lines[6:16]  # batches, positions, and what was damaged
     deadline = time.monotonic() + 30

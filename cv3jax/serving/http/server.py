@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from cv3jax.serving.http.protocol import protocol_of
 from cv3jax.serving.http.store import JOURNAL, Store
 from cv3jax.serving.orders import Engine
 from data_pipeline.expansion.run import Expander
+from data_pipeline.io import signals
 from data_pipeline.io.errors import InputError, counted
 
 FLUSH = 5.0  # seconds for answers that are being sent when the server ends
@@ -97,11 +97,15 @@ def serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> di
 
     async def run() -> dict[str, int]:
         stop, hurry = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):  # the second one does not wait
-            asyncio.get_running_loop().add_signal_handler(
-                number, lambda: (hurry if stop.is_set() else stop).set()
-            )
-        return await serve_until(server, sock, say, stop, hurry)
+        loop = asyncio.get_running_loop()
+
+        def note(number: int) -> None:  # the second one does not wait
+            loop.call_soon_threadsafe((hurry if asked else stop).set)
+            asked.append(number)
+
+        asked: list[int] = []
+        with signals.heeding(note, times=2):
+            return await serve_until(server, sock, say, stop, hurry)
 
     return asyncio.run(run())
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
+from data_pipeline.io import signals
 from data_pipeline.io.errors import InputError
 
 _READY = re.compile(r"ready at (http\S+)")
@@ -101,12 +102,10 @@ def serving(
 
 @contextlib.contextmanager
 def _exiting() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit during the block, so that no process is left behind."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+    """Let a signal raise SystemExit during the block, so that no process is left behind."""
+
+    def note(number: int) -> None:
+        sys.exit(128 + number)
+
+    with signals.heeding(note):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
