@@ -38,7 +38,7 @@ def make(folder: Path) -> campaign.Make:
     def alter(rng: random.Random) -> tuple[str, Callable[[], object]]:
         name = rng.choice(list(ALL))
         file, read, value = ALL[name]
-        if rng.random() < 0.8:
+        if rng.random() < 0.9:
             value = campaign.changed(rng, value)
         is_yaml, tokens = file.endswith(".yaml"), campaign.TOKENS
         text = json.dumps(value)
@@ -46,7 +46,7 @@ def make(folder: Path) -> campaign.Make:
             tokens = (*tokens, *TOKENS)
             flow = rng.choice([None, True, False])
             text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)
-        if rng.random() < 0.6:
+        if rng.random() < 0.25:
             text = campaign.garbled(rng, text, tokens)
         if name in kept_files.LINES and rng.random() < 0.8:
             text = "\n".join([json.dumps(kept_files.BEGIN), text, json.dumps(kept_files.LINE), ""])
