@@ -4,10 +4,14 @@ import logging
 import subprocess
 import sys
 
+import outside_settings
+import outside_words
 import pytest
-from outside_words import NAME, PLACES
+from outside_words import NAME
 
 from data_pipeline.io.terminal import MOST
+
+PLACES = {place.__name__: place for place in outside_words.PLACES + outside_settings.PLACES}
 
 
 @pytest.mark.parametrize("place", PLACES)
