@@ -1,4 +1,4 @@
-"""Places of data at which words from outside come in, each with commands that say something about them.
+"""Places of data at which words from outside come in, and commands that say something about them.
 
 The words have escapes, control characters, marks of direction, line breaks and half characters.
 """
