@@ -222,9 +222,9 @@ def read_identity(path: Path) -> dict[str, Any]:
     try:
         identity = load_json(path / IDENTITY)
         if identity["format"] != FORMAT:
+            found = str(identity["format"])[:40]
             raise InputError(
-                f"{path / IDENTITY} has format {str(identity['format'])[:40]}, not {FORMAT}; encode the"
-                " records again"
+                f"{path / IDENTITY} has format {found}, not {FORMAT}; encode the records again"
             )
         if said := wrong(identity, FIELDS):
             raise ValueError(said)
