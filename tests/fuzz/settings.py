@@ -50,10 +50,10 @@ def make(folder: Path) -> campaign.Make:
             text = campaign.garbled(rng, text, tokens)
         if name in kept_files.LINES and rng.random() < 0.8:
             text = "\n".join([json.dumps(kept_files.BEGIN), text, json.dumps(kept_files.LINE), ""])
-        place = folder / file
-        place.parent.mkdir(exist_ok=True)
+        place = folder / name.replace(" ", "_") / file  # apart, for what a reader has beside it
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(text.encode(errors="surrogatepass"))
-        return f"{name}: {text}", lambda: read(folder)
+        return f"{name}: {text}", lambda: read(folder / name.replace(" ", "_"))
 
     return alter
 
