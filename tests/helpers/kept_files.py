@@ -43,6 +43,7 @@ NEVER = {
     "twice": b'{"a": 1, "a": 2}',
     "digits": b'{"a": ' + b"9" * 5000 + b"}",
 }
+BREAKS = r'"a\u2028b\u2029c\u0085d\n\u001ce\r.safetensors"'  # each ends a line somewhere
 ODD = {"null": b"null", "number": b"1", "list": b"[]", "object": b"{}", "lists": b"[[], [1]]"}
 
 
@@ -206,7 +207,7 @@ def alterations(content: Any) -> dict[str, bytes]:
     """Return texts of a content with one field removed or of another value, by name."""
     found = {}
     for path, _ in places(content):
-        for text in (*ANYWHERE, *WHOLE, None):
+        for text in (*ANYWHERE, *WHOLE, BREAKS, None):
             value = json.loads(json.dumps(content))
             section = section_of(value, path[:-1])
             section[path[-1]] = "\0"
