@@ -3,10 +3,10 @@
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 from data_pipeline import cli as data
+from data_pipeline.io import library_words
 from data_pipeline.io.arguments import Parser, nearest
 from data_pipeline.io.exits import line_and_code, say, say_anything
 from data_pipeline.io.terminal import tell
@@ -98,6 +98,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
     from data_pipeline.io.errors import StoppedError, first_line
 
     say_anything()
+    library_words.make_visible()
     quiet_libraries()
     tune_cpu()
     prefer_cpu()
@@ -122,7 +123,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
         if not processes.peers():
             raise
         processes.suspect(e)
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         processes.leave(f"{type(e).__name__}: {first_line(e)}", 1)
     if stopped:
         sys.exit(stopped)

@@ -3,6 +3,7 @@
 It holds `cascade.json` and one orbax tree per part, each with a manifest.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 CASCADE = "cascade.json"
+DIGEST = "sha256"  # its field with the hash of the others; cascades of earlier versions lack it
 # small trained cascades that are installed with the code and found by name
 PACKAGED = Path(__file__).parent.parent / "packaged"
 
@@ -176,13 +178,26 @@ def read_cascade(path: str | Path) -> tuple[Path, CascadeDescription]:
 
 
 def _read_description(directory: Path) -> Any:
+    path = directory / CASCADE
     try:
-        return load_json(directory / CASCADE, SETTINGS)
+        value = load_json(path, SETTINGS)
     except (OSError, ValueError) as e:
-        raise (
-            machine_error(e, directory / CASCADE)
-            or InputError(f"{directory / CASCADE} is damaged: {first_line(e)}")
-        ) from e
+        raise (machine_error(e, path) or InputError(f"{path} is damaged: {first_line(e)}")) from e
+    if isinstance(value, dict) and DIGEST in value and value.pop(DIGEST) != digest_of(value):
+        raise InputError(
+            f"{path} is not as it was written: its {DIGEST} is of other fields; restore it, or"
+            f" remove its field {DIGEST} if you changed it yourself"
+        )
+    return value
+
+
+def digest_of(value: dict[str, Any]) -> str:
+    """Return the SHA-256 of a description's fields, in any order and with any blanks.
+
+    Many fields leave no mark on the arrays' shapes: groups, head_dim, prediction, start. A changed
+    one would give other pictures.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:
@@ -198,8 +213,10 @@ def place_of(directory: str | Path, part: str) -> tuple[Path, tuple[str, ...]]:
 
 def write_cascade(directory: str | Path, description: CascadeDescription) -> None:
     """Write cascade.json in one step, after the parts: without it there is no cascade yet."""
+    value = description.to_json()
+    value[DIGEST] = digest_of(value)
     with replacing(Path(directory) / CASCADE) as temporary:
-        temporary.write_text(json.dumps(description.to_json(), indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def carry_part(source: str | Path, target: str | Path) -> None:

@@ -7,7 +7,6 @@ counts from when a request should have been sent.
 import argparse
 import contextlib
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
 from cv3jax.commands.serve import sizes_of
+from data_pipeline.chat.key_variable import key_of
 from data_pipeline.io import extras
 from data_pipeline.io.arguments import Parser
 from data_pipeline.io.errors import InputError
@@ -152,12 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure. Raises InputError on flags that cannot be, and where no server answers."""
     args = parser().parse_args(argv)
     check_flags(args)
-    key = None
-    if args.api_key_env is not None and not (key := os.environ.get(args.api_key_env)):
-        raise InputError(
-            f"--api-key-env {args.api_key_env}: the environment has no such variable, or it is"
-            " empty; set it to the server's key"
-        )
+    key = None if args.api_key_env is None else key_of("--api-key-env", args.api_key_env)
     extras.check("bench-serve", "httpx", "prometheus_client", extra="serve")
 
     from cv3jax.serving.load.arrivals import parse_mix

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from cv3jax.sampling.expanding import Expanding
+from data_pipeline.chat.key_variable import key_of
 from data_pipeline.expansion.settings import ExpandSettings
 from data_pipeline.expansion.template import DEFAULT
 from data_pipeline.io.arguments import Parser
@@ -81,10 +82,11 @@ def expansion_of(args: argparse.Namespace) -> Expanding | None:
         for name in ("image", "noise"):
             if given.get(name):
                 raise InputError(f"--expand-ablation draws from seeds alone; leave --{name} out")
+    key = args.expand_key_env
     settings = ExpandSettings(
         where=args.expand,
         model=args.expand_model,
-        key=_key(args.expand_key_env),
+        key=None if key is None else key_of("--expand-key-env", key),
         template=args.expand_template or DEFAULT,
         cache=args.expand_cache or _cache(),
         fallback=args.expand_fallback,
@@ -93,17 +95,6 @@ def expansion_of(args: argparse.Namespace) -> Expanding | None:
     if args.expand_cache is not None:
         check_directory(args.expand_cache, "--expand-cache")
     return Expanding(settings, settings.check(), ablation)
-
-
-def _key(name: str | None) -> str | None:
-    if name is None:
-        return None
-    if not (key := os.environ.get(name)):
-        raise InputError(
-            f"--expand-key-env {name}: the environment has no such variable, or it is empty; set"
-            " it to the API key"
-        )
-    return key
 
 
 def _cache() -> Path | None:

@@ -16,12 +16,14 @@ from cv3jax.training.changes import (
 )
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.resume import Resumed, check_resume
+from data_pipeline.io import kept_fields
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json
 from data_pipeline.records.digest import json_digest
 
 RESUMABLE = (*FREE, "distill.student")
 FIGURES = "figures.json"
+_FIGURES = {"updates": kept_fields.whole("Updates of a round that is done.", 0, 2**53)}
 
 
 class Rounds(NamedTuple):
@@ -61,8 +63,8 @@ def find_rounds(settings: DistillSettings, asked: Asked, workdir: Path) -> Round
         if (path := place / FIGURES).exists():
             figures.append(read_json(path))
             step, held = figures[-1].get("updates"), f"{place} was made with"
-            if type(step) is not int:
-                raise InputError(f"{path} is damaged: it has no updates; restore it")
+            if said := kept_fields.wrong(figures[-1], _FIGURES):
+                raise InputError(f"{path} is damaged: {said}; restore it")
             now = check_changes(own, figures[-1], step, before, held)
             resumed.append(Resumed(step, now))
         else:

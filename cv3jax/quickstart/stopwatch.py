@@ -5,7 +5,11 @@ import threading
 import time
 from pathlib import Path
 
+from data_pipeline.io import kept_fields
+from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, write_json
+
+_SECONDS = kept_fields.number("Seconds that a stage took.", 0, 1e9)
 
 
 class Stopwatch:
@@ -20,6 +24,8 @@ class Stopwatch:
         """Continue the file at `path`. install: seconds of the installation; 0 keeps the file's."""
         self.path = path
         self.seconds = read_json(path) if path.exists() else {}
+        if said := kept_fields.wrong(self.seconds, dict.fromkeys(self.seconds, _SECONDS)):
+            raise InputError(f"{path} is damaged ({said}); remove it to measure anew")
         self.seconds["install"] = install or self.seconds.get("install", 0.0)
 
     def run(self, stage: str, work):

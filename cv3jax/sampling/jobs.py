@@ -23,14 +23,26 @@ from tqdm import tqdm
 from cv3jax import recipes
 from cv3jax.cascade.sizes import Size
 from cv3jax.reports.pictures import save_png
-from cv3jax.sampling.inputs import Prompt, beginnings
+from cv3jax.sampling.inputs import LAST_SEED, MAX_LINES, Prompt, beginnings
 from data_pipeline.expansion.result import Expansion
+from data_pipeline.io import kept_fields
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 from data_pipeline.io.files import replacing
 
 PLAN, INDEX = "plan.json", "index.jsonl"
 FORMAT = 1
+_PROMPTS = {
+    "lines": kept_fields.whole("Prompts in the file.", 1, MAX_LINES),
+    "sha256": kept_fields.text("Their hash.", 64),
+}
+# what a plan may say of fields that are used as they stand; the others are only compared
+_KEPT = {
+    "format": kept_fields.whole("The plan's form.", 1, 1000),
+    "seed": kept_fields.whole("Seed of the first picture.", 0, LAST_SEED),
+    "prompts": kept_fields.section("The file of prompts.", _PROMPTS),
+    "tile": kept_fields.whole("Side of the tiles in pixels; 0: none.", 0, 16_384),
+}
 WRITERS = min(8, os.cpu_count() or 1)  # threads that write and check pictures
 _PNG_HEAD, _PNG_TAIL = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
@@ -115,7 +127,9 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
                 " directory"
             )
         return False
-    theirs = theirs if isinstance(theirs, dict) else {}
+    known = {name: _KEPT[name] for name in _KEPT if isinstance(theirs, dict) and name in theirs}
+    if said := kept_fields.wrong(theirs, known):
+        raise InputError(f"--out {out}: {PLAN} is damaged ({said}); give another directory")
     changed = recipes.differences(plan, theirs)
     if changed == ["prompts.lines", "prompts.sha256"] and _begins(theirs["prompts"], plan, source):
         each = len(jobs) // plan["prompts"]["lines"]
@@ -134,10 +148,10 @@ def check_plan(out: Path, plan: dict, jobs: Jobs, source: Path) -> bool:
 def planned_tile(out: Path) -> int:
     """Return the tile in which the pictures of `out` are drawn; 0 without a plan, or as a whole."""
     try:
-        tile = load_json(out / PLAN, nan=True).get("tile", 0)
-    except (OSError, ValueError, AttributeError):  # `check_plan` says what is wrong
+        plan = load_json(out / PLAN, nan=True)
+    except (OSError, ValueError):  # `check_plan` says what is wrong
         return 0
-    return tile if type(tile) is int and tile > 0 else 0
+    return 0 if kept_fields.wrong(plan, {"tile": _KEPT["tile"]}) else plan["tile"]
 
 
 def _begins(theirs: dict, plan: dict, source: Path) -> bool:

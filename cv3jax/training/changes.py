@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax import recipes
+from data_pipeline.io import kept_fields
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.files import read_json, replacing
 from data_pipeline.records.digest import alike, json_digest
 
 HISTORY = "run.json"
+_CHANGE = {
+    "step": kept_fields.whole("Step from which on the field was another.", 0, 2**53),
+    "field": kept_fields.text("Its name."),
+    "was": kept_fields.anything("Its value before."),
+    "now": kept_fields.anything("Its value since."),
+}
 # fields that change no update, neither of a stage's run nor of a distillation's rounds
 FREE = (
     "train.",
@@ -103,10 +110,9 @@ def read_history(workdir: Path) -> list[dict]:
     """Return the changes in run.json, or [] where there is no such file. Raises InputError."""
     path = workdir / HISTORY
     changes = read_json(path).get("changes", []) if path.exists() else []
-    names = {"step", "field", "was", "now"}
-    kept = changes if isinstance(changes, list) else [None]
-    if not all(isinstance(one, dict) and one.keys() >= names for one in kept):
-        raise InputError(f"{path} is damaged: its changes are not a run's; restore it")
+    for one in changes if isinstance(changes, list) else [None]:
+        if said := kept_fields.wrong(one, _CHANGE):
+            raise InputError(f"{path} is damaged: its changes are not a run's ({said}); restore it")
     return changes
 
 

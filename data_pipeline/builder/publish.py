@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.builder.statistics import Statistics
-from data_pipeline.builder.workspace import DECIDE, SHARDS, Work
+from data_pipeline.builder.workspace import DECIDE, SHARDS, Work, damaged, read_kept
 from data_pipeline.builder.write import SUFFIX
-from data_pipeline.io import storage
-from data_pipeline.io.bounded_json import OWN, parse_json
-from data_pipeline.io.errors import naming
+from data_pipeline.io import kept_fields, storage
+from data_pipeline.io.errors import first_line, naming
 from data_pipeline.io.staging import replace_directory
 from data_pipeline.records.array_records import shard_name, write_description
 from data_pipeline.records.records import ABOUT, FEATURES, NAME
 from data_pipeline.records.sizes import write_sizes
 
+_SIDE = kept_fields.whole("Pixels.", 1, 2**20)
+_SHARD = {
+    "bytes": kept_fields.whole("Size of the shard.", 0, 2**53),
+    "sizes": kept_fields.several(
+        "Height and width of each picture.", kept_fields.several("", _SIDE, 2, 2), 0, 2**31
+    ),
+}
 BUILD = "build.json"  # beside the records: the inputs and settings that made them
 
 
@@ -28,7 +34,11 @@ def merged(work: Work, units: int) -> Statistics:
     """Return the statistics of all units."""
     total = Statistics()
     for unit in range(units):
-        total.merge(parse_json(storage.read(work.path(DECIDE, unit, "json")), OWN, nan=True))
+        path = work.path(DECIDE, unit, "json")
+        try:
+            total.merge(read_kept(path))
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise damaged(path, f"{type(e).__name__}: {first_line(e, 80)}") from e
     return total
 
 
@@ -37,11 +47,13 @@ def finish(work: Work, out: str, groups: int, side_files: dict[str, bytes]) -> N
 
     It can be repeated after it was killed.
     """
-    made = [
-        (group, parse_json(storage.read(work.path(SHARDS, group, "json")), OWN, nan=True))
-        for group in range(groups)
-    ]
-    made = [(group, shard) for group, shard in made if shard["sizes"]]
+    made = []
+    for group in range(groups):
+        path = work.path(SHARDS, group, "json")
+        shard = read_kept(path)
+        if said := kept_fields.wrong(shard, _SHARD):
+            raise damaged(path, said)
+        made += [(group, shard)] if shard["sizes"] else []
     remote = storage.is_remote(out)
     with tempfile.TemporaryDirectory(prefix="cv3jax-") as elsewhere:
         staging = Path(elsewhere) if remote else Path(work.folder) / "out"

@@ -15,10 +15,27 @@ import json
 from typing import Any
 
 from data_pipeline.io import storage
-from data_pipeline.io.bounded_json import OWN, parse_json
+from data_pipeline.io.bounded_json import OWN, ParseError, parse_json
+from data_pipeline.io.errors import InputError
 
 SCAN, DECIDE, SHARDS = "scan", "decide", "shards"
 PLAN, DECIDED = "plan.json", "decided.json"
+
+
+def read_kept(path: str) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises InputError where it is damaged."""
+    try:
+        value = parse_json(storage.read(path), OWN, nan=True)
+    except ParseError as e:
+        raise damaged(path, str(e)) from e
+    if not isinstance(value, dict):
+        raise damaged(path, "it is no object")
+    return value
+
+
+def damaged(path: str, said: str) -> InputError:
+    """Return the error that a file of a build is not as it was written."""
+    return InputError(f"{path} is damaged ({said}); remove it and run the same command again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +57,12 @@ class Work:
         return {int(name.partition(".")[0]) for name in names if name.count(".") == 1}
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Return the content of a JSON file, or None where it does not exist."""
+        """Return the content of a JSON file, or None where it does not exist.
+
+        Raises InputError where it is not the object that was written.
+        """
         path = storage.join(self.folder, name)
-        return parse_json(storage.read(path), OWN, nan=True) if storage.exists(path) else None
+        return read_kept(path) if storage.exists(path) else None
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON file."""

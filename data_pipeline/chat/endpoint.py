@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import email.utils
 import json
+import logging
 import math
 import time
 import urllib.parse
@@ -20,7 +21,7 @@ import httpx
 from data_pipeline.chat import answers
 from data_pipeline.chat.answers import Answer, Failure
 from data_pipeline.chat.flag_names import FlagNames
-from data_pipeline.chat.secret import Secret
+from data_pipeline.chat.secret import LEAST, Secret
 from data_pipeline.io.errors import InputError, first_line
 
 MAX_BODY = 2**20  # bytes of a response
@@ -82,6 +83,12 @@ def parse_address(url: str, flags: FlagNames = _FLAGS) -> httpx.URL:
     return base
 
 
+def quiet_libraries() -> None:
+    """Switch off what the HTTP libraries log of a server's answers, which may repeat the key."""
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def check_key(key: str | None) -> None:
     """Raise InputError on a key that no header can carry. The message does not show it."""
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
@@ -118,8 +125,11 @@ class Endpoint:
         """Check the address and the key, and create the client."""
         base = parse_address(url, flags)
         check_key(key)
-        self.url = str(base).rstrip("/")
+        quiet_libraries()
         self._secret, self._timeout, self._flags = Secret(key), timeout, flags
+        address = str(base).rstrip("/")
+        # a short key is often a word such as that of the host, and no secret
+        self.url = address if len(key or "") < LEAST else self._secret.redact(address)
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from data_pipeline.io import library_words
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.exits import line_and_code, say, say_anything
 
@@ -277,6 +278,7 @@ def run(command: Callable[[], None]) -> None:
     The line and the code are those of `cv3jax`. An exception that is a bug is raised again.
     """
     say_anything()
+    library_words.make_visible()
     try:
         command()
     except (Exception, KeyboardInterrupt) as e:

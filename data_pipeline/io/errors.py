@@ -11,6 +11,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipeline.io.terminal import visible
+
 # errors about the machine, its disks and its network; every other one is about the path
 _NAMES = """EMFILE ENFILE ENOMEM EAGAIN EINTR ENOBUFS ENOSPC EDQUOT EFBIG EIO EUCLEAN EBUSY ESTALE
     EREMOTEIO ENODEV ENOMEDIUM ENOLINK ENOTCONN ETIMEDOUT ECOMM ESHUTDOWN ECONNRESET ECONNREFUSED
@@ -25,7 +27,15 @@ class InputError(Exception):
     """Something given from outside is unusable: a flag, a config field, a file, a record.
 
     The message is one line. It says what is wrong with which file or flag, and what would be right.
+    Line breaks of every kind, which names from outside may have, are escaped.
     """
+
+    def __init__(self, message: object = ""):
+        """Create the error with its message."""
+        text = str(message)
+        if len(text.splitlines()) > 1:
+            text = "".join(visible(c) if len(f"{c}.".splitlines()) > 1 else c for c in text)
+        super().__init__(text)
 
 
 class FailedRunError(Exception):

@@ -132,9 +132,12 @@ def write_json(path: Path | None, figures: dict) -> None:
 
 
 def json_bytes(value: dict, *, sort_keys: bool = False) -> bytes:
-    """Return indented JSON in UTF-8; bytes of a file's name that are not UTF-8 are escaped."""
+    """Return indented JSON in UTF-8, in which what is not printable is escaped."""
     text = json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False)
-    return (text + "\n").encode(errors="backslashreplace")
+    if not (text.isascii() and "\x7f" not in text):  # json.dumps escapes the others
+        text = "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
+        text = text.replace("\x7f", "\\u007f")
+    return f"{text}\n".encode()
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.chat.key_variable import key_of
 from data_pipeline.io.arguments import Parser, add_input
-from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json
 from data_pipeline.io.terminal import tell, visible
 from data_pipeline.recaption.dialogue import DEFAULT, load_dialogue
@@ -87,18 +87,16 @@ def parser() -> Parser:
 
 def command(args: argparse.Namespace) -> dict[str, Any]:
     """Recaption, print why records lack a new caption, and return the figures."""
+    key = os.environ.get(KEY) or None
+    if args.api_key_env:
+        key = key_of("--api-key-env", args.api_key_env)
     settings = RecaptionSettings(
         endpoint=args.endpoint,
         model=args.model,
-        key=os.environ.get(args.api_key_env or KEY) or None,
+        key=key,
         dialogue=args.dialogue,
         **{field.name: getattr(args, field.name) for field in flags()},
     )
-    if args.api_key_env and not os.environ.get(args.api_key_env):
-        raise InputError(
-            f"--api-key-env {args.api_key_env}: the environment has no such variable, or it is"
-            " empty; set it to the API key"
-        )
     load_dialogue(args.dialogue)
     from data_pipeline.chat.endpoint import parse_address
 

@@ -32,6 +32,8 @@ import tensorflow_datasets as tfds
 
 from data_pipeline.io.bounded_json import load_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
+from data_pipeline.io.kept_fields import wrong
+from data_pipeline.records.identity_fields import IDENTITY as FIELDS
 from data_pipeline.records.reading import ExampleSource, find_shards
 from data_pipeline.records.records import RecordSource
 
@@ -43,6 +45,7 @@ ABOUT = (
 IDENTITY = "encoded.json"
 FORMAT = 1
 MADE_BY = "cv3jax data encode"
+MAX_RECORD = 2**31  # bytes of the arrays of a record
 SAMPLED = 64  # records whose hash identifies a dataset
 _DTYPES = {
     **{name: np.dtype(name) for name in ("float32", "float16", "int8")},
@@ -219,20 +222,17 @@ def read_identity(path: Path) -> dict[str, Any]:
     try:
         identity = load_json(path / IDENTITY)
         if identity["format"] != FORMAT:
+            found = str(identity["format"])[:40]
             raise InputError(
-                f"{path / IDENTITY} has format {identity['format']}, not {FORMAT}; encode the"
-                " records again"
+                f"{path / IDENTITY} has format {found}, not {FORMAT}; encode the records again"
             )
-        shapes = [
-            shape
-            for shape, _ in (*latent_arrays(identity).values(), *text_arrays(identity).values())
-        ]
-        if (
-            not shapes
-            or not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape)
-            or not sum(identity["records"]["lengths"])
-        ):
+        if said := wrong(identity, FIELDS):
+            raise ValueError(said)
+        arrays = {**latent_arrays(identity), **text_arrays(identity)}
+        if not arrays or not sum(identity["records"]["lengths"]):
             raise ValueError("no arrays")
+        if payload(identity) > MAX_RECORD:
+            raise ValueError(f"a record of more than {MAX_RECORD:,} bytes")
     except FileNotFoundError as e:
         raise InputError(
             f"{path} holds no latents or text features: it has no {IDENTITY}; `{MADE_BY} --out"

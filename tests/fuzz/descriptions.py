@@ -49,10 +49,10 @@ def make(directories: list[Path]) -> campaign.Make:
     def alter(rng: random.Random) -> tuple[str, Callable[[], object]]:
         number = rng.randrange(len(directories))
         value = altered_descriptions.content(NAMES[number])
-        if rng.random() < 0.8:
+        if rng.random() < 0.9:
             value = campaign.changed(rng, value)
         text = json.dumps(value)
-        if rng.random() < 0.4:
+        if rng.random() < 0.15:
             text = campaign.garbled(rng, text)
         place = directories[number] / cascades.CASCADE
         place.write_bytes(text.encode(errors="surrogatepass"))

@@ -6,6 +6,7 @@ makes the same file again.
 """
 
 import argparse
+import collections
 import os
 import random
 import resource
@@ -16,8 +17,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import outcomes
+
 GIB = 2**30
 MEMORY, SECONDS = 3 * GIB, 20  # of one batch of tries
+Make, Read = Callable[[random.Random], bytes], Callable[[bytes], str]
+# how a try may end: the file's first check fails, it is read with something missing, it is read
+ENDS = UNOPENED, DAMAGED, ACCEPTED = "unopened", "damaged", "accepted"
 _BATCH = 50  # tries of a child process
 _NUMBERS = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63)
 
@@ -55,31 +61,41 @@ def mutated(seeds: list[bytes], rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def run(doc: str, make: Callable[[random.Random], bytes], read: Callable[[bytes], None]) -> int:
+def run(doc: str, make: Make, read: Read) -> int:
     """Try `read` on files of `make` for some seconds; print the counts, return the exit code."""
     made = argparse.ArgumentParser(description=doc)
     made.add_argument("--seconds", type=float, default=60)
     made.add_argument("--first", type=int, default=0, help="seed of the first file")
     made.add_argument("--write", type=Path, help="write the file of the seed --first, and end")
+    outcomes.add_flag(made)
     args = made.parse_args()
     if args.write:
         args.write.write_bytes(make(random.Random(args.first)))
         return 0
     os.nice(10)
-    end, number, crashes = time.monotonic() + args.seconds, args.first, 0
-    while time.monotonic() < end:
+    began, number, failures, ends = time.monotonic(), args.first, 0, collections.Counter()
+    while time.monotonic() < began + args.seconds:
         for seed, told in _batch(range(number, number + _BATCH), make, read):
-            crashes += 1
-            print(f"seed {seed}: {told}", flush=True)
+            ends[told] += 1
+            if told not in ENDS:
+                failures += 1
+                print(f"seed {seed}: {told}", flush=True)
         number += _BATCH
-    print(f"{number - args.first:,} tries, {crashes} crashes")
-    return 1 if crashes else 0
+    return outcomes.told(
+        args.json,
+        outcomes.Outcome(
+            seed=args.first,
+            seconds=time.monotonic() - began,
+            tries=number - args.first,
+            past_first_check=number - args.first - ends[UNOPENED],
+            accepted=ends[ACCEPTED],
+            failures=failures,
+        ),
+    )
 
 
-def _batch(
-    seeds: range, make: Callable[[random.Random], bytes], read: Callable[[bytes], None]
-) -> list[tuple[int, str]]:
-    """Return [(seed, what went wrong)] of the seeds' files."""
+def _batch(seeds: range, make: Make, read: Read) -> list[tuple[int, str]]:
+    """Return [(seed, one of ENDS or what went wrong)] of the seeds' files."""
     wrong: list[tuple[int, str]] = []
     while seeds:
         end, start = os.pipe()
@@ -102,16 +118,15 @@ def _batch(
     return wrong
 
 
-def _child(
-    seeds: range, make: Callable[[random.Random], bytes], read: Callable[[bytes], None], pipe: int
-) -> None:
+def _child(seeds: range, make: Make, read: Read, pipe: int) -> None:
     """Try the seeds and write a line of each; end the process."""
     resource.setrlimit(resource.RLIMIT_AS, (4 * MEMORY, 4 * MEMORY))
     for seed in seeds:
         signal.alarm(SECONDS)
         os.write(pipe, f"{seed}\n".encode())
         try:
-            read(make(random.Random(seed)))
+            ended = read(make(random.Random(seed)))
+            os.write(pipe, f"{seed} {ended}\n".encode())
         except BaseException as e:
             where = traceback.extract_tb(e.__traceback__)[-1]
             told = f"{type(e).__name__} {str(e)[:200]} ({where.filename}:{where.lineno})"

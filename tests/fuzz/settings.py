@@ -38,7 +38,7 @@ def make(folder: Path) -> campaign.Make:
     def alter(rng: random.Random) -> tuple[str, Callable[[], object]]:
         name = rng.choice(list(ALL))
         file, read, value = ALL[name]
-        if rng.random() < 0.8:
+        if rng.random() < 0.9:
             value = campaign.changed(rng, value)
         is_yaml, tokens = file.endswith(".yaml"), campaign.TOKENS
         text = json.dumps(value)
@@ -46,14 +46,14 @@ def make(folder: Path) -> campaign.Make:
             tokens = (*tokens, *TOKENS)
             flow = rng.choice([None, True, False])
             text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)
-        if rng.random() < 0.6:
+        if rng.random() < 0.25:
             text = campaign.garbled(rng, text, tokens)
         if name in kept_files.LINES and rng.random() < 0.8:
             text = "\n".join([json.dumps(kept_files.BEGIN), text, json.dumps(kept_files.LINE), ""])
-        place = folder / file
-        place.parent.mkdir(exist_ok=True)
+        place = folder / name.replace(" ", "_") / file  # apart, for what a reader has beside it
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(text.encode(errors="surrogatepass"))
-        return f"{name}: {text}", lambda: read(folder)
+        return f"{name}: {text}", lambda: read(folder / name.replace(" ", "_"))
 
     return alter
 

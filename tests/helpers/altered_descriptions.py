@@ -77,8 +77,10 @@ OPTIONAL = {"preview", "w"}  # null is one of their values
 
 @functools.cache
 def content(name: str = NAME) -> dict[str, Any]:
-    """Return the content of cascade.json of a packaged cascade."""
-    return json.loads((cascades.PACKAGED / name / cascades.CASCADE).read_text())
+    """Return the content of cascade.json of a packaged cascade, without its digest."""
+    value = json.loads((cascades.PACKAGED / name / cascades.CASCADE).read_text())
+    value.pop(cascades.DIGEST, None)
+    return value
 
 
 def section_of(value: dict[str, Any], place: Path_) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def damaged_places(at: Path) -> dict[str, Path]:
     shutil.rmtree(at / "hollow" / "vae")
     shutil.copytree(tiny_runs.trained("base").workdir / "cascade", at / "halved")
     description = tiny_runs.read_json(at / "halved" / "cascade.json")
+    del description["sha256"]
     description["stages"]["base"]["model"]["channels"] = 32
     (at / "halved" / "cascade.json").write_text(json.dumps(description))
     for name in ("torn", "lost", "flipped", "swapped"):

@@ -217,7 +217,17 @@ def serve() -> Iterator[Saying]:
         yield where, f"{ratio:.2f}"
 
 
+def fuzz() -> Iterator[Saying]:
+    text = flat(read("docs/reference/limits.md"))
+    for name, found in result("fuzz")["fuzzers"].items():
+        share = f"{100 * found['past_first_check'] / found['tries']:.0f} %"
+        ends = row(f"{found['tries']:,}", share, found["failures"], found["revision"])
+        yield "docs/reference/limits.md", ends
+        assert re.search(rf"\| `{name}` \| [^|]+ {re.escape(ends)}", text), name
+
+
 SOURCES = (
+    fuzz,
     serve,
     loop,
     cascade,

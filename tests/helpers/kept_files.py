@@ -1,12 +1,18 @@
 """Files of JSON and YAML that strangers can give, each with its reader and a valid content."""
 
+import functools
+import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
 from altered_descriptions import ANYWHERE, WHOLE, places, section_of
+from image_shards import encoded
 
 from cv3jax.sampling import inputs, jobs
 from cv3jax.training import changes, metrics
@@ -19,14 +25,15 @@ from data_pipeline.io.files import read_json
 from data_pipeline.recaption.dialogue import load_dialogue
 from data_pipeline.recaption.journal import Journal
 from data_pipeline.records.feature_cache import read_identity
-from data_pipeline.records.records import open_records
+from data_pipeline.records.records import RecordWriter, make_record, open_records
 
 ASKED = {"model": "m", "dialogue": {}}
 BEGIN = {"event": "begin", "asked": ASKED}
 LINE = {"event": "answer", "id": "ab" * 16, "key": "k", "sha256": "s", "turn": 0, "text": "a"}
 LINE |= {"attempts": 1, "tokens": [1, 2]}
 FAILED = {**LINE, "event": "failed", "reason": "refused", "detail": "no", "tokens": None}
-PLAN = {"seed": 0, "prompts": {"lines": 1, "sha256": "a"}, "tile": 0}
+FIRST = hashlib.sha256(b"a").hexdigest()  # of a file of prompts whose only line is "a"
+PLAN = {"seed": 0, "prompts": {"lines": 1, "sha256": FIRST}, "tile": 0}
 # what no reader may take, whatever it reads
 NEVER = {
     "deep": b"[" * 100_000,
@@ -36,6 +43,7 @@ NEVER = {
     "twice": b'{"a": 1, "a": 2}',
     "digits": b'{"a": ' + b"9" * 5000 + b"}",
 }
+BREAKS = r'"a\u2028b\u2029c\u0085d\n\u001ce\r.safetensors"'  # each ends a line somewhere
 ODD = {"null": b"null", "number": b"1", "list": b"[]", "object": b"{}", "lists": b"[[], [1]]"}
 
 
@@ -43,6 +51,34 @@ def journal(folder: Path) -> None:
     with Journal(folder, ASKED, turns=2) as kept:
         kept.result(LINE["id"])
         kept.answers(LINE["id"])
+
+
+@functools.cache
+def dataset() -> Path:
+    """Return a folder of one record."""
+    folder = Path(tempfile.mkdtemp()) / "d"
+    with RecordWriter(folder, shards=1) as writer:
+        writer.write(make_record(encoded(1), "a", key="k"))
+    return folder
+
+
+def described(name: str) -> Any:
+    """Return what a file of that dataset says."""
+    return json.loads((dataset() / name).read_text())
+
+
+def records(folder: Path, name: str) -> None:
+    """Read records whose file `name` is in the folder; the others are those of `dataset`."""
+    for file in dataset().iterdir():
+        if file.name != name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    opened = open_records(folder)
+    opened[0]
+
+
+def index(folder: Path) -> None:
+    safetensors.numpy.save_file({"a": np.zeros(1)}, folder / "b.safetensors")
+    files._open_shards(folder / "model.safetensors.index.json")
 
 
 def plan(folder: Path) -> None:
@@ -62,7 +98,7 @@ def vae_config(folder: Path) -> None:
 READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "an index of shards": (
         "model.safetensors.index.json",
-        lambda folder: files._open_shards(folder / "model.safetensors.index.json"),
+        index,
         {"metadata": {"total_size": 1}, "weight_map": {"a": "b.safetensors"}},
     ),
     "an autoencoder's config": (
@@ -85,22 +121,29 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "figures": ("f.json", lambda folder: read_json(folder / "f.json"), {"updates": 1}),
     "a description of records": (
         "dataset_info.json",
-        open_records,
-        {
-            "name": "x",
-            "fileFormat": "array_record",
-            "splits": [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{}"}],
-        },
+        lambda folder: records(folder, "dataset_info.json"),
+        described("dataset_info.json"),
     ),
-    "features of records": ("features.json", open_records, {"featuresDict": {"features": {}}}),
+    "features of records": (
+        "features.json",
+        lambda folder: records(folder, "features.json"),
+        described("features.json"),
+    ),
     "a feature cache": (
         "encoded.json",
         read_identity,
         {
-            "format": 2,
-            "latents": {"shape": [1, 2, 3], "dtype": "float16"},
-            "text": {"width": 4, "length": 3},
-            "records": {"lengths": [1]},
+            "format": 1,
+            "records": {"lengths": [3], "sha256": "a"},
+            "view": {"image_size": 64, "zoom": 1.0, "crop_grid": 8},
+            "latents": {
+                "shape": [8, 8, 4],
+                "dtype": "float16",
+                "low": True,
+                "computed": "f",
+                "vae": "a",
+            },
+            "text": {"shape": [5, 6], "dtype": "int8", "computed": "f", "t5": "b", "captions": "c"},
         },
     ),
     "a kept expansion": (
@@ -164,7 +207,7 @@ def alterations(content: Any) -> dict[str, bytes]:
     """Return texts of a content with one field removed or of another value, by name."""
     found = {}
     for path, _ in places(content):
-        for text in (*ANYWHERE, *WHOLE, None):
+        for text in (*ANYWHERE, *WHOLE, BREAKS, None):
             value = json.loads(json.dumps(content))
             section = section_of(value, path[:-1])
             section[path[-1]] = "\0"

@@ -22,6 +22,7 @@ WRITERS = {
     "data_pipeline/io/terminal.py",
     "data_pipeline/io/progress.py",
     "data_pipeline/io/exits.py",
+    "data_pipeline/io/library_words.py",
     "data_pipeline/io/figures.py",
     "cv3jax/aot/progress.py",
     "cv3jax/serving/http/access_log.py",

@@ -16,6 +16,8 @@ from data_pipeline.io.errors import InputError
 def test_a_file_is_read_or_refused_in_one_line(name, tmp_path):
     file, read, valid = READERS[name]
     (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(valid))
+    read(tmp_path)  # else what is altered would be refused for another reason
     wrong = {}
     for case, data in {**NEVER, **ODD, **alterations(valid)}.items():
         (tmp_path / file).write_bytes(data)

@@ -2,15 +2,18 @@
 
 A job is in it before its client hears that it was accepted. Each of its pictures gets a row when
 its file is on the disk. Whatever ends the process, the next one draws the pictures without a row.
+Each row has a digest of its fields. A changed byte is noticed when the journal is opened, by that
+digest or by SQLite's own check.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from cv3jax.serving.http.plan import Plan
 from data_pipeline.io.bounded_json import parse_json
 from data_pipeline.io.errors import InputError, first_line, machine_error
 
-VERSION = 1
+VERSION = 2  # version 1 has no digests
 # SQLite's errors that may be gone later, as the system's; another program may lock the journal
 _TRY_AGAIN = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -41,6 +44,14 @@ create table pictures (
 create unique index by_file on pictures (file) where file is not null;
 create unique index by_base on pictures (base) where base is not null;
 """
+_DIGESTS = """
+alter table jobs add column digest text;
+alter table pictures add column digest text;
+"""
+_COLUMNS = {
+    "jobs": "id, owner, retry, request, plan, accepted, state, ended, message, code",
+    "pictures": "job, number, file, size, about, base",
+}
 
 
 class PictureRow(NamedTuple):
@@ -92,13 +103,31 @@ class Journal:
             self._db.execute("pragma synchronous = full")
             self._db.execute("pragma foreign_keys = on")
             version = self._db.execute("pragma user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"begin; {_TABLES} pragma user_version = {VERSION}; commit;")
+            new = {0: _TABLES + _DIGESTS, 1: _DIGESTS}.get(version)
+            if new is not None:
+                self._db.executescript(f"begin; {new} pragma user_version = {VERSION}; commit;")
             elif version != VERSION:
                 raise InputError(
                     f"{path} is a journal of version {version}, and this program reads {VERSION};"
                     " give another --workdir"
                 )
+            self._check()
+
+    def _check(self) -> None:
+        """Raise InputError where the journal is not as it was written."""
+        found = self._db.execute("pragma integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self._damaged(" ".join(found.split())[:80])
+        for table, columns in _COLUMNS.items():
+            for *row, digest in self._db.execute(f"select {columns}, digest from {table}"):
+                if digest not in (None, _digest(row)):  # none: of version 1
+                    raise self._damaged(f"a row of its {table} differs from what was written")
+
+    def _damaged(self, said: str) -> InputError:
+        return InputError(
+            f"{self._path} is damaged: {said}; give another --workdir, or move the journal and the"
+            " pictures beside it away"
+        )
 
     def close(self) -> None:
         """Close the database."""
@@ -110,17 +139,20 @@ class Journal:
         plan = json.dumps(row.plan.to_json())
         with self._changing() as db:
             db.execute(
-                "insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into jobs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)",
                 (*row[:4], plan, *row[5:]),
             )
+            _sign(db, "jobs", "id = ?", row.id)
 
     def add_picture(self, job: str, picture: PictureRow) -> None:
         """Write that a picture of a job is drawn. One that is already written stays."""
         with self._changing() as db:
-            db.execute(
-                "insert or ignore into pictures values (?, ?, ?, ?, ?, ?)",
+            added = db.execute(
+                "insert or ignore into pictures values (?, ?, ?, ?, ?, ?, null)",
                 (job, *picture[:3], json.dumps(picture.about), picture.base),
             )
+            if added.rowcount == 1:
+                _sign(db, "pictures", "job = ? and number = ?", job, picture.number)
 
     def end(self, job: str, state: str, now: float, message: str = "", code: str = "") -> bool:
         """Write how a job ended; one that ended before stays so. Returns whether it was written."""
@@ -130,7 +162,10 @@ class Journal:
                 " where id = ? and state = ?",
                 (state, now, message, code, job, ACCEPTED),
             )
-            return changed.rowcount == 1
+            if changed.rowcount != 1:
+                return False
+            _sign(db, "jobs", "id = ?", job)
+            return True
 
     def find(self, job: str) -> Row | None:
         """Return a job, or None."""
@@ -190,7 +225,9 @@ class Journal:
 
     def _rows(self, where: str, *values: Any) -> list[Row]:
         with self._reading() as db:
-            found = db.execute(f"select * from jobs where {where}", values).fetchall()
+            found = db.execute(
+                f"select {_COLUMNS['jobs']} from jobs where {where}", values
+            ).fetchall()
         with self._understanding():
             plans = [Plan.from_json(parse_json(row[4], nan=True)) for row in found]
         return [Row(*row[:4], plan, *row[5:]) for row, plan in zip(found, plans, strict=True)]
@@ -233,10 +270,22 @@ class Journal:
         except sqlite3.IntegrityError:  # a name that is taken
             raise
         except sqlite3.OperationalError as e:
-            if code := _TRY_AGAIN.get(e.sqlite_errorcode & 0xFF):
+            # Python's own errors of this type, of a text that is not UTF-8, have no code
+            if code := _TRY_AGAIN.get(getattr(e, "sqlite_errorcode", 0) & 0xFF):
                 raise OSError(code, os.strerror(code), str(self._path)) from e
             raise machine_error(e, self._path) or InputError(f"{self._path}: {e}") from e
-        except sqlite3.DatabaseError as e:
+        except (sqlite3.DatabaseError, UnicodeError) as e:  # the latter of a damaged schema
             raise InputError(
                 f"{self._path} is no journal, or damaged ({first_line(e)}); give another --workdir"
             ) from e
+
+
+def _digest(row: Sequence[Any]) -> str:
+    """Return the digest of a row's fields, as SQLite returns them."""
+    return hashlib.sha256(json.dumps(list(row), default=repr).encode()).hexdigest()[:32]
+
+
+def _sign(db: sqlite3.Connection, table: str, where: str, *key: Any) -> None:
+    """Write the digest of a row that was just written."""
+    row = db.execute(f"select {_COLUMNS[table]} from {table} where {where}", key).fetchone()
+    db.execute(f"update {table} set digest = ? where {where}", (_digest(row), *key))

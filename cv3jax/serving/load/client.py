@@ -1,6 +1,7 @@
 """Send load to a server: at the times of an open loop, or so many requests at a time."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -8,17 +9,26 @@ from typing import Any
 import httpx
 
 from cv3jax.serving.load.arrivals import Arrival, Outcome
+from data_pipeline.chat.endpoint import check_key, quiet_libraries
+from data_pipeline.chat.secret import Secret
 from data_pipeline.io.bounded_json import OWN, SETTINGS, ParseError, parse_json
 from data_pipeline.io.errors import InputError, first_line
 
 PATH = "/v1/images/generations"
 MAX_BODY = 2**28  # bytes of an answer; a picture of 2048² in base64 has at most 17 million
+MAX_SAID, MAX_ERROR = 2**20, 2**16  # bytes of an answer of text, and of one that is an error
+MAX_CODE = 80  # characters of an error that are shown
 Draw = Callable[[dict[str, Any]], Awaitable[str | None]]  # sends a body; returns an error or None
 Step = Callable[[], object]  # called after each answer
 
 
 def client(url: str, key: str | None = None, timeout: float = 600.0) -> httpx.AsyncClient:
-    """Return a client of the server at `url` whose connections are not limited."""
+    """Return a client of the server at `url` whose connections are not limited.
+
+    Raises InputError on a key that no header can carry.
+    """
+    check_key(key)
+    quiet_libraries()
     headers = {"Accept-Encoding": "identity"}
     headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
     return httpx.AsyncClient(
@@ -35,6 +45,9 @@ async def exchange(
 ) -> httpx.Response:
     """Return a server's whole answer. Nothing is unpacked: a few bytes may become many.
 
+    An answer that is not of a picture has no part of the key, and MAX_SAID bytes at most; an
+    error has MAX_ERROR.
+
     Raises httpx.HTTPError where there is none, it is packed, or it has more than MAX_BODY bytes.
     """
     async with session.stream(method, path, json=body) as answer:
@@ -45,7 +58,20 @@ async def exchange(
             data += part
             if len(data) > MAX_BODY:
                 raise httpx.DecodingError(f"an answer of more than {MAX_BODY:,} bytes")
+    error = answer.status_code != 200
+    if path != PATH or error:
+        text = data[: MAX_ERROR if error else MAX_SAID].decode("latin-1")
+        data = _secret_of(session).redact(text).encode("latin-1")
     return httpx.Response(answer.status_code, content=bytes(data), request=answer.request)
+
+
+def _secret_of(session: httpx.AsyncClient) -> Secret:
+    return _secret(session.headers.get("authorization", "").removeprefix("Bearer "))
+
+
+@functools.lru_cache(maxsize=4)
+def _secret(key: str) -> Secret:
+    return Secret(key)
 
 
 async def get(session: httpx.AsyncClient, path: str) -> httpx.Response:
@@ -53,7 +79,8 @@ async def get(session: httpx.AsyncClient, path: str) -> httpx.Response:
     try:
         answer = await exchange(session, "GET", path)
     except (httpx.HTTPError, httpx.InvalidURL) as e:
-        raise InputError(f"{session.base_url}: {first_line(e) or type(e).__name__}") from e
+        said = _secret_of(session).redact(first_line(e)) or type(e).__name__
+        raise InputError(f"{session.base_url}: {said}") from e
     if answer.status_code != 200:
         raise InputError(f"{session.base_url}{path}: {answer.status_code} {code_of(answer)}")
     return answer
@@ -74,9 +101,10 @@ async def get_json(session: httpx.AsyncClient, path: str) -> dict[str, Any]:
 def code_of(answer: httpx.Response) -> str:
     """Return the code of an OpenAI error, or the beginning of an answer of another form."""
     try:
-        return str(parse_json(answer.content)["error"]["code"])
+        said = str(parse_json(answer.content)["error"]["code"])
     except (ValueError, KeyError, TypeError):
-        return " ".join(answer.text[:80].split())
+        said = answer.content.decode(errors="replace")
+    return " ".join(said[:MAX_CODE].split())
 
 
 def draw_of(session: httpx.AsyncClient) -> Draw:

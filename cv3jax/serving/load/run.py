@@ -8,9 +8,18 @@ from typing import Any
 
 from cv3jax.serving.load import scrape
 from cv3jax.serving.load.arrivals import Kind, Outcome, arrivals, summary
-from cv3jax.serving.load.client import client, closed_loop, draw_of, get, get_json, open_loop
+from cv3jax.serving.load.client import (
+    MAX_CODE,
+    client,
+    closed_loop,
+    draw_of,
+    get,
+    get_json,
+    open_loop,
+)
 
 CLIENTS = 16  # at saturation, where the server does not say how many rows a batch has
+MAX_BATCH = 4096  # rows that are believed
 BATCHES = 4  # at saturation, of requests under way
 
 
@@ -50,7 +59,7 @@ async def _measure(
 ) -> dict[str, Any]:
     async with client(url, key, timeout) as session:
         can = await get_json(session, "/v1/capabilities")
-        batch = can.get("engine", {}).get("batch")
+        batch = _batch(can)
         clients = None
         if load.rate is None:
             clients = load.clients or (BATCHES * batch if batch else CLIENTS)
@@ -65,8 +74,8 @@ async def _measure(
         seconds = time.monotonic() - began
         after = scrape.engine_samples((await get(session, "/metrics")).text)
     return {
-        "model": can.get("model"),
-        "version": can.get("version"),
+        "model": _word(can.get("model")),
+        "version": _word(can.get("version")),
         "batch": batch,
         "rate": load.rate,
         "clients": clients,
@@ -83,3 +92,14 @@ async def _sent(draw, load: Load, clients: int | None, step: Callable[[], object
     if clients is None:
         return await open_loop(draw, asked, step)
     return await closed_loop(draw, asked, clients, step)
+
+
+def _batch(can: dict[str, Any]) -> int | None:
+    """Return how many rows a batch of the server has, or None where it does not say."""
+    engine = can.get("engine")
+    batch = engine.get("batch") if isinstance(engine, dict) else None
+    return batch if type(batch) is int and 0 < batch <= MAX_BATCH else None
+
+
+def _word(value: Any) -> str | None:
+    return value[:MAX_CODE] if isinstance(value, str) else None
