@@ -3,8 +3,8 @@
 import importlib
 import sys
 
-from data_pipeline.io.address_space import DATA, check_room
 from data_pipeline.io import signals
+from data_pipeline.io.address_space import DATA, check_room
 from data_pipeline.io.arguments import nearest, run
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import check_json, reporting
