@@ -88,7 +88,9 @@ class Process:
 def wait_for(processes: list[Process]) -> None:
     """Wait until all have ended, and keep the time of each; at most `WAIT` seconds."""
     until = time.monotonic() + WAIT
-    while not all([process.over() for process in processes]) and time.monotonic() < until:
+    while sum(process.over() for process in processes) < len(processes):
+        if time.monotonic() > until:
+            return
         time.sleep(0.02)
 
 
