@@ -10,7 +10,7 @@ from pathlib import Path
 import subprocesses
 
 WAIT = 1200.0  # seconds for a command to end; a machine may have other work
-AFTER = 2.0  # seconds after which a command that a signal reached must not have gone on to its end
+AFTER = 5.0  # seconds after which a command that a signal reached must not have gone on to its end
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 # name → the signals, the second after the seconds given
 DISTURBANCES = {
@@ -38,7 +38,7 @@ class Process:
                 stdout=file,
                 stderr=file,
             )
-        self.began = time.monotonic()
+        self.began, self.over_at = time.monotonic(), None
 
     def answering(self) -> bool:
         """Wait until the process answers signals. Returns False where it ended before.
@@ -74,9 +74,24 @@ class Process:
             return 9999, f"did not end within {WAIT:g} s\n{self.said()}", WAIT
         return code, self.said(), time.monotonic() - self.began
 
+    def over(self) -> bool:
+        """Return whether it has ended; the first such call keeps the time."""
+        if self.over_at is None and self.process.poll() is not None:
+            self.over_at = time.monotonic()
+        return self.over_at is not None
+
     def said(self) -> str:
         """Return what the command printed so far."""
         return self.log.read_bytes().decode(errors="replace")
+
+
+def wait_for(processes: list[Process]) -> None:
+    """Wait until all have ended, and keep the time of each; at most `WAIT` seconds."""
+    until = time.monotonic() + WAIT
+    while sum(process.over() for process in processes) < len(processes):
+        if time.monotonic() > until:
+            return
+        time.sleep(0.02)
 
 
 def judge(name: str, code: int, said: str, seconds: float, *, saves: bool) -> str:

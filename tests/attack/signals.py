@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import pairs
 import shared
-from endings import DISTURBANCES, Process, judge, last
+from endings import DISTURBANCES, Process, judge, last, wait_for
 from long_commands import Long, long_commands
 from rows import Row, table
 
@@ -116,11 +116,12 @@ class Command:
         for number in DISTURBANCES[name][1:]:
             time.sleep(rng.uniform(0, 1.0))
             began[chosen].send(number)
+        wait_for(began)
         for i, process in enumerate(began):
             code, said, _ = process.end()
             codes.append(code)
             if i == chosen and hit:
-                seconds = time.monotonic() - sent
+                seconds = (process.over_at or time.monotonic()) - sent
                 wrong = wrong or judge(name, code, said, seconds, saves=self.long.saves)
             elif code:
                 wrong = wrong or f"not disturbed, it ended with exit code {code}: {last(said)}"
