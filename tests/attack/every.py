@@ -53,10 +53,20 @@ TABLES = {
         "checkpoints/test_part_unpacking.py",
         "loading/test_tokenizer_damaged.py",
     ],
-    "words on a terminal": ["io/test_terminal.py"],
+    "words on a terminal": [
+        "io/test_terminal.py",
+        "io/test_error_lines.py",
+        "system/test_words_from_outside.py",
+    ],
     "words in pages": ["system/test_hostile_pages.py"],
-    "secrets": ["recaption/test_recaption_secret.py"],
-    "checksums": ["weights/test_convert_integrity.py", "recaption/test_journal_sums.py"],
+    "secrets": ["recaption/test_recaption_secret.py", "serving/test_bench_serve_hostile.py"],
+    "checksums": [
+        "checkpoints/test_description_digest.py",
+        "io/test_kept_fields.py",
+        "recaption/test_journal_sums.py",
+        "serving/test_http_journal_damage.py",
+        "weights/test_convert_integrity.py",
+    ],
     "failing disks": ["system/test_faults_disks.py", "builder/test_machine_errors.py"],
 }
 FUZZERS = ("tars", "parquets", "descriptions", "settings")
