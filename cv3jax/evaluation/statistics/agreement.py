@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cv3jax.evaluation.statistics.bootstrap import interval_of
+from cv3jax.evaluation.statistics.bootstrap import DRAWS, cut, resampled
 
 
 class Agreement(NamedTuple):
@@ -33,7 +33,7 @@ def krippendorff(
     units: np.ndarray,
     ratings: np.ndarray,
     *,
-    draws: int = 500,
+    draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
 ) -> Agreement:
@@ -51,13 +51,22 @@ def krippendorff(
     if found is None or count < 2:
         return Agreement(found, None, None, count, total)
 
-    def again(rows: np.ndarray) -> float:
-        # a resample without two kinds of ratings has no alpha; its raters agree on all of it
-        made = alpha_of(table[rows])
-        return 1.0 if made is None else made
+    made = _resamples(table, draws, seed)
+    low, high = cut(made - made.mean() + found, np.ones(count), level)
+    return Agreement(found, low, min(high, 1.0), count, total)
 
-    made = interval_of(again, np.arange(count), draws=draws, seed=seed, level=level)
-    return Agreement(found, made.low, min(made.high, 1.0), count, total)
+
+def _resamples(table: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Return alpha of resamples of units, float64 [draws].
+
+    A resample in which all ratings are equal has no alpha; its raters agree, so it counts as 1.
+    """
+    weights = resampled(len(table), draws, np.random.default_rng(seed))
+    size, kinds = table.sum(1), weights @ table
+    total = kinds.sum(1)
+    by_chance = (total**2 - (kinds**2).sum(1)) / (total - 1)
+    seen = weights @ ((size**2 - (table**2).sum(1)) / (size - 1))
+    return 1 - seen / np.where(by_chance > 0, by_chance, np.inf)
 
 
 def _counts(units: np.ndarray, ratings: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def mean_interval(
     found = float(values.mean())
     if len(sizes) < 2:
         return Interval(found, None, None, len(sizes), len(values))
-    low, high = _cut(_mean_draws(values, labels, sizes, draws, seed), sizes, level)
+    low, high = cut(_mean_draws(values, labels, sizes, draws, seed), sizes, level)
     return Interval(found, low, high, len(sizes), len(values))
 
 
@@ -81,7 +81,7 @@ def interval_of(
     found, shifted, sizes, count = _set_draws(statistic, clusters, draws, seed)
     if shifted is None:
         return Interval(found, None, None, len(sizes), count)
-    return Interval(found, *_cut(shifted, sizes, level), len(sizes), count)
+    return Interval(found, *cut(shifted, sizes, level), len(sizes), count)
 
 
 def paired(
@@ -96,7 +96,8 @@ def paired(
     """Return mean(a) − mean(b) of values [n] of the same rows, with its interval and p.
 
     p is two-sided, of no difference. It is below 1 − level where the interval leaves out 0, to
-    within one resample. Raises ValueError as `mean_interval` does.
+    within one resample. With 2,000 resamples its least value is about 0.001.
+    Raises ValueError as `mean_interval` does.
     """
     a, b = np.asarray(values_a, np.float64), np.asarray(values_b, np.float64)
     if a.shape != b.shape:
@@ -106,7 +107,7 @@ def paired(
     if len(sizes) < 2:
         return Paired(found, None, None, None, len(sizes), len(values))
     made = _mean_draws(values, labels, sizes, draws, seed)
-    return Paired(found, *_cut(made, sizes, level), _p(made, sizes), len(sizes), len(values))
+    return Paired(found, *cut(made, sizes, level), _p(made, sizes), len(sizes), len(values))
 
 
 def paired_of(
@@ -124,7 +125,7 @@ def paired_of(
     found, shifted, sizes, count = _set_draws(difference, clusters, draws, seed)
     if shifted is None:
         return Paired(found, None, None, None, len(sizes), count)
-    return Paired(found, *_cut(shifted, sizes, level), _p(shifted, sizes), len(sizes), count)
+    return Paired(found, *cut(shifted, sizes, level), _p(shifted, sizes), len(sizes), count)
 
 
 def effective(sizes: np.ndarray) -> float:
@@ -135,6 +136,15 @@ def effective(sizes: np.ndarray) -> float:
 def resampled(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of `count` clusters is in each resample, int [draws, count]."""
     return rng.multinomial(count, np.full(count, 1.0 / count), size=draws)
+
+
+def cut(made: np.ndarray, sizes: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the expanded percentiles of resamples, as the module says."""
+    count = effective(sizes)
+    t = stats.t.ppf((1 + level) / 2, count - 1)
+    tail = float(stats.norm.cdf(-np.sqrt(count / (count - 1)) * t))
+    low, high = np.quantile(made, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _checked(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -178,17 +188,8 @@ def _set_draws(
     return found, made - made.mean() + found, sizes, len(labels)
 
 
-def _cut(made: np.ndarray, sizes: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the expanded percentiles of resamples."""
-    count = effective(sizes)
-    t = stats.t.ppf((1 + level) / 2, count - 1)
-    tail = float(stats.norm.cdf(-np.sqrt(count / (count - 1)) * t))
-    low, high = np.quantile(made, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def _p(made: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the two-sided p whose interval, as `_cut` makes it, ends at 0."""
+    """Return the two-sided p whose interval, as `cut` makes it, ends at 0."""
     count = effective(sizes)
     # half of a resample at 0 itself counts on each side
     below = (np.sum(made < 0) + np.sum(made == 0) / 2 + 0.5) / (len(made) + 1)
