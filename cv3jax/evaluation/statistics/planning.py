@@ -9,8 +9,6 @@ design effect 1 + (m − 1) ρ(prompt) + (k − 1) ρ(rater).
 import dataclasses
 import math
 
-from scipy import optimize, stats
-
 from data_pipeline.io.errors import InputError
 
 MOST = 10_000_000
@@ -38,7 +36,7 @@ class Design:
         """Raise InputError on values that no design can have."""
         for name in ("prompts", "raters"):
             if not 1 <= getattr(self, name) <= MOST:
-                raise InputError(f"--{name} {getattr(self, name)}: give 1..{MOST:,}")
+                raise InputError(f"--num-{name} {getattr(self, name)}: give 1..{MOST:,}")
         for name, most in (("ties", 0.99), ("prompt_icc", 1.0), ("rater_icc", 1.0)):
             value = getattr(self, name)
             if not 0.0 <= value <= most:
@@ -56,6 +54,8 @@ class Design:
 
         It is on the side of the true rate. The test has Student's t, as win rates have it.
         """
+        from scipy import stats  # flags are checked without it
+
         freedom = max(min(self.prompts, self.raters, votes) - 1, 1)
         if self.rater_icc == 0.0:  # then raters are as one
             freedom = max(min(self.prompts, votes) - 1, 1)
@@ -66,13 +66,16 @@ class Design:
         return float(stats.nct.sf(t, freedom, abs(rate - 0.5) / math.sqrt(variance)))
 
 
-def check_rate(rate: float, ties: float) -> None:
-    """Raise InputError on a win rate that no votes with such a share of ties have."""
-    if not 0.5 < rate <= 1.0 - ties / 2:
+def check(rate: float, power: float, design: Design) -> None:
+    """Raise InputError on values that no plan can have."""
+    design.check()
+    if not 0.5 < rate <= 1.0 - design.ties / 2:
         raise InputError(
-            f"--rate {rate:g}: with ties {ties:g} give a win rate above 0.5, at most"
-            f" {1 - ties / 2:g}"
+            f"--rate {rate:g}: with ties {design.ties:g} give a win rate above 0.5, at most"
+            f" {1 - design.ties / 2:g}"
         )
+    if not 0.05 < power < 1.0:
+        raise InputError(f"--power {power:g}: give a number above 0.05, below 1, such as 0.8")
 
 
 def votes_needed(rate: float, power: float, design: Design) -> int | None:
@@ -80,10 +83,7 @@ def votes_needed(rate: float, power: float, design: Design) -> int | None:
 
     Every rater votes on each prompt at most once. Raises InputError on values out of range.
     """
-    design.check()
-    check_rate(rate, design.ties)
-    if not 0.05 < power < 1.0:
-        raise InputError(f"--power {power:g}: give a number in 0.05..1, such as 0.8")
+    check(rate, power, design)
     most = design.prompts * design.raters
     if design.power(most, rate) < power:
         return None
@@ -99,6 +99,8 @@ def votes_needed(rate: float, power: float, design: Design) -> int | None:
 
 def rate_told(power: float, votes: int, design: Design) -> float | None:
     """Return the least win rate above 0.5 that so many votes tell from it; None: none."""
+    from scipy import optimize
+
     most = 1.0 - design.ties / 2
     if design.power(votes, most) < power:
         return None

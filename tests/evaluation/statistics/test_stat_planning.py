@@ -66,7 +66,7 @@ def test_a_plan_has_its_power_in_simulation():
         (0.95, 0.8, {"ties": 0.2}, "at most 0.9"),
         (0.55, 1.0, {}, "--power 1"),
         (0.55, float("nan"), {}, "--power nan"),
-        (0.55, 0.8, {"prompts": 0}, "--prompts 0"),
+        (0.55, 0.8, {"prompts": 0}, "--num-prompts 0"),
         (0.55, 0.8, {"ties": 1.0}, "--ties 1"),
         (0.55, 0.8, {"prompt_icc": -0.1}, "--prompt-icc -0.1"),
         (0.55, 0.8, {"level": 1.0}, "--level 1"),

@@ -102,7 +102,7 @@ function show(state) {
   const next = el("button", { type: "submit", id: "next", className: "main", textContent: "Next" });
   const keys = el("p", { className: "note keys" });
   for (const [key, text] of [["1", "picture 1"], ["2", "picture 2"], ["0", "equal"], ["Enter", "next"], ["Backspace", "back"]]) {
-    keys.append(el("kbd", { textContent: key }), ` ${text}  `);
+    keys.append(el("span", {}, el("kbd", { textContent: key }), ` ${text}`));
   }
   const asked = Object.entries(state.questions).map(([aspect, text]) => question(aspect, text, state.answers[aspect]));
   by("answers").replaceChildren(...asked, el("div", { className: "go" }, back, next), keys);
