@@ -2,18 +2,21 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import subprocesses
 from PIL import Image, PngImagePlugin
 
+# as `cv3jax judge-people serve`, without the second in which that imports JAX to set it up
+PROGRAM = "import sys; from cv3jax.commands.judge_serve import main; main(sys.argv[1:])"
 WORDS = ("star", "circle", "square", "tree", "boat", "moon", "house", "fish")
 
 
@@ -47,11 +50,11 @@ class Judged:
     """A process of `cv3jax judge-people serve`."""
 
     def __init__(self, flags: list[str], votes: Path, *more: str):
-        argv = ["cv3jax", "judge-people", "serve", *flags, "--votes", str(votes), *more]
+        argv = [sys.executable, "-c", PROGRAM, *flags, "--votes", str(votes), *more]
         argv += [] if "--port" in more else ["--port", "0"]
         self.process = subprocess.Popen(
-            subprocesses.command(*argv),
-            env=subprocesses.environment(),
+            argv,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

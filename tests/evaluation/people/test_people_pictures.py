@@ -1,4 +1,4 @@
-"""Test folders of pictures: their order and number, damage, and that no trace of a model is left."""
+"""Test folders of pictures: order, number and damage, and that no trace of a model is left."""
 
 import io
 import json
