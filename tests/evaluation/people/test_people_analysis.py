@@ -70,10 +70,11 @@ def test_planted_preferences_are_found_with_several_raters():
     assert row["p"] < 0.01
     assert abs(aspect["agreement"]["alpha"]) < 0.15  # each of them chose by chance
     assert aspect["agreement"]["units"] == 60
-    alike = [v for i in range(4) for v in judged(STUDY, f"rater {i}", steady(0.6, 0))]
-    assert (
-        analyse(STUDY, alike, exclude_above=None)["aspects"]["quality"]["agreement"]["alpha"] > 0.0
-    )
+    same = steady(0.6, 0)
+    alike = [v for i in range(4) for v in judged(STUDY, f"rater {i}", same)]
+    aspect = analyse(STUDY, alike, exclude_above=None)["aspects"]["quality"]
+    assert aspect["agreement"]["alpha"] == 1.0
+    assert aspect["pairs"][0]["design_effect"] == pytest.approx(4, rel=0.1)
 
 
 def test_three_models_have_ratings_in_their_order():
