@@ -21,8 +21,9 @@ TITLES = {
     "quality": "Looks",
     "both": "Both questions together",
 }
-# a spreadsheet takes a cell that begins so for a formula, and may run it
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+# a spreadsheet takes a cell that begins so for a formula, and may run it; the last four are wide
+# forms of the first ones
+_FORMULA = (*"=+-@\t\r\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _RATE = (
     *("a", "b", "wins", "ties", "losses", "rate", "low", "high", "low_these", "high_these"),
     *("p", "design_effect", "prompt_icc", "rater_icc"),
