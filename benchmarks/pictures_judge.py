@@ -48,16 +48,21 @@ def draw(place: Path) -> list[str]:
 def judge(study: Study, path: Path) -> None:
     """Write the votes of made-up raters, the last of whom does not look."""
     rng, votes = np.random.default_rng(3), Votes(path, study)
+    lean = rng.normal(0.7, 1.5, (len(study.pairs), 2))  # of each pair, to the first model
     for number, rater in enumerate(RATERS):
         votes.enter(rater)
         said: dict[tuple[int, int], int | None] = {}
         for place, shown in enumerate(study.order(rater)):
             answers = []
             for aspect in range(2):
-                best = rng.choice([0, None, 1], p=(0.55, 0.25, 0.2) if aspect else (0.5, 0.4, 0.1))
-                best = said.setdefault((shown.pair, aspect), best)
+                here = lean[shown.pair, aspect] + rng.logistic()
+                best = said.setdefault(
+                    (shown.pair, aspect), None if abs(here) < 0.5 else int(here < 0)
+                )
                 seen = TIE if best is None else FIRST if shown.left == best else SECOND
-                answers.append(int(rng.integers(-1, 2)) if number == len(RATERS) - 1 else seen)
+                answers.append(
+                    int(rng.choice([FIRST, SECOND])) if number == len(RATERS) - 1 else seen
+                )
             seconds = 1.2 if number == len(RATERS) - 1 else float(rng.gamma(6, 1.2))
             votes.cast(Vote(rater, place, shown, *answers, round(seconds, 2), 1.8e9))
     votes.close()
@@ -119,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         judge_export.main(
             [
                 *("--votes", str(place / "votes.sqlite"), "--out", str(place / "out")),
-                *("--exclude-above", "0.3"),
+                *("--exclude-above", "0.2"),
             ]
         )
         made += reports(found, place / "out" / "report.html")

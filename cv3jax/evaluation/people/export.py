@@ -113,4 +113,4 @@ def percent(share: float | None) -> str:
 
 def fixed(value: float | None, digits: int = 2) -> str:
     """Return a number with so many digits after the point; – for None."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

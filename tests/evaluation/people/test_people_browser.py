@@ -25,6 +25,14 @@ FIRST_MODEL = """() => {
 }"""
 
 
+# whether all of each picture is within its frame
+WHOLE = """() => [...document.querySelectorAll("#pictures img")].every((image) => {
+  const [inner, outer] = [image, image.parentElement].map((e) => e.getBoundingClientRect());
+  const fit = getComputedStyle(image).objectFit === "contain";
+  return fit && inner.bottom <= outer.bottom && inner.right <= outer.right && inner.height > 100;
+})"""
+
+
 def begin(page, name):
     page.get_by_label("Your name").fill(name)
     page.keyboard.press("Enter")
@@ -33,6 +41,7 @@ def begin(page, name):
 def by_keys(page, place, alignment=None):
     """Judge a pair: the first model shows more of the text, and both look alike."""
     page.wait_for_selector(READY)
+    assert page.evaluate(WHOLE)
     page.keyboard.press(alignment or page.evaluate(FIRST_MODEL))
     page.keyboard.press("0")
     page.keyboard.press("Enter")
@@ -42,6 +51,7 @@ def by_keys(page, place, alignment=None):
 def by_touch(page, place):
     """Judge a pair: the first model is better in both, or whatever is above."""
     page.wait_for_selector(READY)
+    assert page.evaluate(WHOLE)
     label = page.evaluate(FIRST_MODEL)
     for aspect in ("alignment", "quality"):
         page.locator(f"fieldset[data-aspect={aspect}]").get_by_text(label, exact=True).tap()
