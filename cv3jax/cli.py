@@ -21,6 +21,22 @@ COMMANDS = {
         "cv3jax.commands.bench_serve",
         "measure a server under load: throughput, latencies, occupancy",
     ),
+    "judge-people serve": (
+        "cv3jax.commands.judge_serve",
+        "a page on which people judge pairs of pictures blindly",
+    ),
+    "judge-people analyse": (
+        "cv3jax.commands.judge_analyse",
+        "win rates, ratings, agreement and failed controls of votes",
+    ),
+    "judge-people plan": (
+        "cv3jax.commands.judge_plan",
+        "how many votes tell a win rate from one half",
+    ),
+    "judge-people export": (
+        "cv3jax.commands.judge_export",
+        "votes and their figures as CSV and HTML",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -45,6 +61,7 @@ COMMANDS = {
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
+    "Judge": tuple(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star \\
@@ -70,7 +87,7 @@ def usage() -> str:
     """Return the overview of all commands, and first an example that takes half a minute."""
     known = modules()
     groups = "\n\n".join(
-        f"{title}:\n" + "\n".join(f"  {name:<15}{known[name][1]}" for name in names)
+        f"{title}:\n" + "\n".join(f"  {name:<22}{known[name][1]}" for name in names)
         for title, names in GROUPS.items()
     )
     return (
@@ -165,6 +182,11 @@ def main() -> None:
         sys.exit(0)
     words = 2 if " ".join(args[:2]) in COMMANDS else 1
     name = " ".join(args[:words])
+    within = [one.removeprefix(f"{name} ") for one in COMMANDS if one.startswith(f"{name} ")]
+    if name not in COMMANDS and within:
+        asked = {*args[1:]} & {"-h", "--help"}
+        (tell if asked else say)(f"cv3jax {name} takes {', '.join(within)}; see cv3jax --help")
+        sys.exit(0 if asked else 2)
     if name not in COMMANDS:
         close = nearest(name, [*COMMANDS, "--help", "--version"])
         right = f"did you mean {close}? See" if close else "see"

@@ -119,11 +119,12 @@ def _serve(args: argparse.Namespace, model: "Model", sizes: tuple, parts: tuple)
     """Serve, and return the figures of `--json`."""
     from cv3jax.serving.http.access_log import AccessLog, check_log
     from cv3jax.serving.http.expansions import expander_of
-    from cv3jax.serving.http.gate import Access, hosts_of
     from cv3jax.serving.http.journal import Journal
     from cv3jax.serving.http.safety import Classifier
-    from cv3jax.serving.http.server import Server, address_of, listen, serve
+    from cv3jax.serving.http.server import Server, serve
     from cv3jax.serving.http.store import JOURNAL
+    from cv3jax.web.gate import Access, hosts_of
+    from cv3jax.web.listening import address_of, listen
 
     keys, limits, expanding = parts
     # what cannot be is said before minutes of compiling: a journal of others, a taken port

@@ -31,6 +31,16 @@ bench-serve --url http://localhost:1 --rate 0 | --rate 0
 bench-serve --url http://localhost:1 --mix 4+1 | --mix 4+1
 bench-serve --url http://localhost:1 --size 64 | --size goes with --checkpoint
 bench-serve --checkpoint nope | nope is not a checkpoint
+judge-people serve --a nope --b nope --prompts nope --votes v | --prompts nope
+judge-people serve --a nope --b nope --prompts {file} --votes v | --a nope: there is no such folder
+judge-people serve --a nope --b nope --prompts nope --votes v --port 65536 | --port 65536
+judge-people analyse --votes nope | --votes nope: No such file
+judge-people analyse --votes {file} | no SQLite file
+judge-people analyse --votes nope --level 1 | --level 1
+judge-people export --votes nope --out w --exclude-above 2 | --exclude-above 2
+judge-people plan --num-prompts 9 --num-raters 0 | --num-raters 0
+judge-people plan --num-prompts 9 --num-raters 2 --rate 0.4 | --rate 0.4
+judge-people | takes serve, analyse, plan, export
 upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'

@@ -21,10 +21,11 @@ from PIL import Image
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve as command
 from cv3jax.serving.http.access_log import AccessLog
-from cv3jax.serving.http.gate import Access, hosts_of
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.http.plan import Model
-from cv3jax.serving.http.server import Server, address_of, listen, serve_until
+from cv3jax.serving.http.server import Server, serve_until
+from cv3jax.web.gate import Access, hosts_of
+from cv3jax.web.listening import address_of, listen
 
 
 @functools.cache

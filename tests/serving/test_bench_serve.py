@@ -13,9 +13,9 @@ import square_engine
 import subprocesses
 
 from cv3jax.commands import bench_serve
-from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.keys import read_keys
 from cv3jax.serving.load import child
+from cv3jax.web.gate import Access
 from data_pipeline.io.errors import InputError
 
 HELPERS = Path(__file__).parents[1] / "helpers"

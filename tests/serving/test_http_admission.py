@@ -5,8 +5,8 @@ from pathlib import Path
 import http_server
 import pytest
 
-from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.keys import Bucket, Keys, read_keys
+from cv3jax.web.gate import Access
 from data_pipeline.io.errors import InputError
 
 STAR, SLOW = {"prompt": "a star"}, {"prompt": "slow star"}

@@ -10,9 +10,9 @@ import http_server
 import pytest
 
 from cv3jax.serving.http.finishing import Finisher
-from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.journal import Journal
 from cv3jax.serving.http.keys import Keys
+from cv3jax.web.gate import Access
 
 
 @pytest.fixture

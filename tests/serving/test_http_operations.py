@@ -13,7 +13,7 @@ from cv3jax.checkpoints import cascades
 from cv3jax.commands import serve
 from cv3jax.commands.expansion_flags import expansion_of
 from cv3jax.serving.http.expansions import expander_of
-from cv3jax.serving.http.gate import Access, hosts_of
+from cv3jax.web.gate import Access, hosts_of
 from data_pipeline.expansion.served import ServedModel
 from data_pipeline.io.errors import InputError
 

@@ -11,8 +11,8 @@ from square_engine import SquareEngine
 from cv3jax.commands import serve
 from cv3jax.commands.expansion_flags import expansion_of
 from cv3jax.serving.http.expansions import expander_of
-from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.keys import Keys
+from cv3jax.web.gate import Access
 
 pytestmark = pytest.mark.browser
 KEY = "secret-of-ann-0001"

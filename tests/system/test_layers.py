@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("cv3jax", "data_pipeline")
 # the floors of cv3jax, from the ground up; an import runs down, or stays on its floor
 FLOORS = (
-    ("models", "diffusion", "fields", "recipes", "reports", "distributed", "checkpoints"),
+    ("models", "diffusion", "fields", "recipes", "reports", "distributed", "checkpoints", "web"),
     ("kernels", "optim", "cli"),
     ("cascade",),
     ("sampling", "weights"),

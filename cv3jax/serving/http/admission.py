@@ -3,9 +3,9 @@
 import asyncio
 
 from cv3jax.serving.http.drawing import Drawing
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.orders import Engine, Order
+from cv3jax.web.errors import ApiError
 from data_pipeline.io.errors import InputError
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from cv3jax.serving.http import journal
 from cv3jax.serving.http.book import Book
 from cv3jax.serving.http.encoding import event_of, json_of
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.fields import written
 from cv3jax.serving.http.job import Job
 from cv3jax.serving.http.plan import EDIT
+from cv3jax.web.errors import ApiError
 from data_pipeline.loading.tokenizer import Tokenize
 
 PING = 15.0  # seconds after which a silent stream says that it is alive

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from cv3jax.serving.http import images_routes, jobs_routes, status_routes
 from cv3jax.serving.http.context import Context
-from cv3jax.serving.http.errors import ApiError
-from cv3jax.serving.http.gate import Access, Gate
 from cv3jax.serving.http.images_routes import JOB
 from cv3jax.serving.http.notes import Notes
+from cv3jax.web.errors import ApiError
+from cv3jax.web.gate import Access, Gate
 
 PAGE = Path(__file__).parent / "page"
 mimetypes.add_type("text/javascript", ".js")  # whatever this system's list of types says

@@ -6,7 +6,6 @@ from fastapi import Request
 
 from cv3jax.serving.http import given, parameters
 from cv3jax.serving.http.context import Context
-from cv3jax.serving.http.errors import ApiError, wrong
 from cv3jax.serving.http.job import Job
 from cv3jax.serving.http.plan import (
     EDIT,
@@ -17,6 +16,7 @@ from cv3jax.serving.http.plan import (
     plan_generation,
 )
 from cv3jax.serving.http.reading import Given, retry_of
+from cv3jax.web.errors import ApiError, wrong
 
 
 async def begin(

@@ -11,13 +11,13 @@ from typing import Any
 from cv3jax.serving.http import given, journal
 from cv3jax.serving.http.admission import admit
 from cv3jax.serving.http.drawing import Count, Drawing
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.finishing import Finisher
 from cv3jax.serving.http.job import Job, as_kept
 from cv3jax.serving.http.journal import Journal, Row
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.http.plan import EDIT, Plan
 from cv3jax.serving.orders import Engine
+from cv3jax.web.errors import ApiError
 
 LOG = logging.getLogger(__name__)
 WRITTEN = 5.0  # seconds for which a cancelled job's end may take to be written

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from cv3jax.sampling.expanding import Expanding
-from cv3jax.serving.http.errors import ApiError
+from cv3jax.web.errors import ApiError
 from data_pipeline.expansion.result import Expansion
 from data_pipeline.expansion.run import Expander, make_model
 from data_pipeline.expansion.store import Store

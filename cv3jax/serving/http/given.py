@@ -6,8 +6,8 @@ from PIL import Image
 from cv3jax.cascade import own_pictures
 from cv3jax.cascade.own_pictures import Layers
 from cv3jax.cascade.sizes import Size
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.plan import Plan
+from cv3jax.web.errors import ApiError
 from data_pipeline.images.decode import (
     TooLargeError,
     decode_layers,

@@ -8,8 +8,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from cv3jax.serving.http import answers
 from cv3jax.serving.http.asking import begin
 from cv3jax.serving.http.context import Context
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.reading import Given, read_form, read_object
+from cv3jax.web.errors import ApiError
 
 JOB = "X-Job-Id"
 

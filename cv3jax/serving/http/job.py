@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from cv3jax.serving.http import journal
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.journal import PictureRow
 from cv3jax.serving.http.plan import Plan
 from cv3jax.serving.orders import Stepped
+from cv3jax.web.errors import ApiError
 
 
 @dataclasses.dataclass

@@ -10,11 +10,11 @@ from cv3jax.serving.http import answers
 from cv3jax.serving.http.asking import begin
 from cv3jax.serving.http.context import Context
 from cv3jax.serving.http.encoding import MEDIA, data_url, json_of
-from cv3jax.serving.http.errors import ApiError, wrong
 from cv3jax.serving.http.images_routes import JOB
 from cv3jax.serving.http.job import Job
 from cv3jax.serving.http.plan import check_tokens
 from cv3jax.serving.http.reading import is_form, read_form, read_object
+from cv3jax.web.errors import ApiError, wrong
 
 
 def routes(context: Context) -> APIRouter:

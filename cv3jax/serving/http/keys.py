@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cv3jax.serving.http.errors import ApiError
+from cv3jax.web.errors import ApiError
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.regular_files import read_regular
 

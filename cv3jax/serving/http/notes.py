@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cv3jax.serving.http.access_log import AccessLog
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.metrics import Metrics
+from cv3jax.web.errors import ApiError
 
 NO_ROUTE = "none"  # of what was refused before it was a request
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cv3jax.cascade import COLOUR_FIXES
 from cv3jax.sampling.inputs import LAST_SEED, MAX_PROMPT
 from cv3jax.serving.http import fields
-from cv3jax.serving.http.errors import ApiError, refused, wrong
+from cv3jax.web.errors import ApiError, refused, wrong
 from data_pipeline.io.arguments import nearest
 
 FORMATS = ("png", "jpeg", "webp")

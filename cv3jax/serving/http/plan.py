@@ -15,9 +15,9 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import FACTORS, Size
 from cv3jax.checkpoints.description import CascadeDescription
 from cv3jax.sampling.inputs import LAST_SEED
-from cv3jax.serving.http.errors import ApiError, wrong
 from cv3jax.serving.http.fields import written
 from cv3jax.serving.orders import Choice, Order
+from cv3jax.web.errors import ApiError, wrong
 from data_pipeline.expansion.result import Expansion
 from data_pipeline.loading.tokenizer import Tokenize
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from cv3jax.serving.http.errors import ApiError
 from cv3jax.serving.http.fields import from_form, read_json
+from cv3jax.web.errors import ApiError
 
 # bytes; the longest texts fit, each character written as \uXXXX\uXXXX, and no JSON of that size
 # takes long to parse

@@ -3,13 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import uvicorn
 
 from cv3jax.serving.http import journal as journals
 from cv3jax.serving.http.access_log import AccessLog
@@ -18,20 +14,18 @@ from cv3jax.serving.http.book import Book
 from cv3jax.serving.http.context import Context
 from cv3jax.serving.http.expansions import Expansions
 from cv3jax.serving.http.finishing import Finisher, Safety
-from cv3jax.serving.http.gate import Access
 from cv3jax.serving.http.limits import Limits
 from cv3jax.serving.http.metrics import Metrics
 from cv3jax.serving.http.notes import Notes
 from cv3jax.serving.http.plan import Model
-from cv3jax.serving.http.protocol import protocol_of
 from cv3jax.serving.http.store import JOURNAL, Store
 from cv3jax.serving.orders import Engine
+from cv3jax.web.gate import Access
+from cv3jax.web.listening import address_of, uvicorn_of
+from cv3jax.web.protocol import protocol_of
 from data_pipeline.expansion.run import Expander
 from data_pipeline.io import signals
-from data_pipeline.io.errors import InputError, counted
-
-FLUSH = 5.0  # seconds for answers that are being sent when the server ends
-BACKLOG = 512
+from data_pipeline.io.errors import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,37 +51,6 @@ class Server:
     public: str | None = None
 
 
-def listen(host: str, port: int, limits: Limits) -> socket.socket:
-    """Return a socket that listens; port 0 is any that is free.
-
-    The system ends connections whose other end is gone. Raises InputError where nobody can listen
-    there.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        milliseconds = int(limits.write_seconds * 1000)
-        for name, value in (
-            ("TCP_KEEPIDLE", 30),
-            ("TCP_KEEPINTVL", 10),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", milliseconds),
-        ):
-            if hasattr(socket, name):  # Linux has them; accepted connections inherit them
-                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        made.bind(address)
-        made.listen(BACKLOG)
-    except OSError as e:
-        raise InputError(
-            f"--host {host} --port {port}: {e.strerror or e}; give another address or port"
-        ) from e
-    made.setblocking(False)
-    return made
-
-
 def serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> dict[str, int]:
     """Serve until SIGTERM or SIGINT, drain, and return how many jobs were resumed and are left.
 
@@ -108,14 +71,6 @@ def serve(server: Server, sock: socket.socket, say: Callable[[str], None]) -> di
             return await serve_until(server, sock, say, stop, hurry)
 
     return asyncio.run(run())
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its handlers of signals, which end the process by the signal."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve_until(
@@ -151,7 +106,7 @@ async def serve_until(
             say(f"drawing {counted(again, 'job')} that a process before accepted")
         notes = Notes(metrics, server.log)
         protocol = protocol_of(limits, notes.refused)
-        web = _Uvicorn(_config(make_app(context, server.access, notes), protocol, limits))
+        web = uvicorn_of(make_app(context, server.access, notes), protocol, limits)
         sweeping = asyncio.create_task(book.sweep())
         serving = asyncio.create_task(web.serve([sock]))
         while not web.started and not serving.done():
@@ -168,27 +123,3 @@ async def serve_until(
         await book.close()
     say(f"stopped; {counted(left, 'job')} left for the next start" if left else "stopped")
     return {"resumed": again, "left": left}
-
-
-def _config(app: Any, protocol: type[asyncio.Protocol], limits: Limits) -> uvicorn.Config:
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=limits.idle_seconds,
-        timeout_graceful_shutdown=FLUSH,
-    )
-
-
-def address_of(sock: socket.socket) -> str:
-    """Return the address of a listening socket, as a browser takes it."""
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

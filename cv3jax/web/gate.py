@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cv3jax.serving.http.errors import ApiError
-from cv3jax.serving.http.keys import Keys
-from cv3jax.serving.http.limits import Limits
-from cv3jax.serving.http.notes import Notes
+from cv3jax.web.bounds import Bounds, Keys, Notes
+from cv3jax.web.errors import ApiError
 
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
@@ -56,7 +54,7 @@ class Access:
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: Any, access: Access, limits: Limits, notes: Notes):
+    def __init__(self, app: Any, access: Access, limits: Bounds, notes: Notes):
         """Keep the parts."""
         self._app, self._access, self._limits, self._notes = app, access, limits, notes
         self._open = 0
@@ -120,7 +118,7 @@ class Gate:
 class _Body:
     """A request's body, of bounded size and time."""
 
-    def __init__(self, receive: Receive, limits: Limits):
+    def __init__(self, receive: Receive, limits: Bounds):
         """Begin to count the time."""
         self._receive, self._limits = receive, limits
         self._until = time.monotonic() + limits.body_seconds

@@ -11,13 +11,13 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cv3jax.serving.http.errors import ApiError
-from cv3jax.serving.http.limits import Limits
+from cv3jax.web.bounds import Bounds
+from cv3jax.web.errors import ApiError
 
 Refused = Callable[[tuple[str, int] | None, ApiError, float], None]
 
 
-def protocol_of(limits: Limits, refused: Refused) -> type[H11Protocol]:
+def protocol_of(limits: Bounds, refused: Refused) -> type[H11Protocol]:
     """Return the class of a server's connections.
 
     refused: is told (the client's address, the error, the seconds since it came or since its last

@@ -1,0 +1,1 @@
+"""Blind votes of people on pairs of pictures: the page, the votes, and what they say."""

@@ -1,0 +1,1 @@
+"""What both HTTP servers of the package stand on: bounds, senders, errors, connections."""
