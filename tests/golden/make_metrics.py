@@ -156,22 +156,22 @@ def image_reward(words: int, vocabulary: Path) -> list[float]:
 
 def clip_score(words: int, folder: Path) -> list[float]:
     """Return torchmetrics' CLIPScore of each picture, with OpenAI's CLIP in transformers."""
+    import transformers as hub
     from torchmetrics.functional.multimodal import clip_score as score
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     s = small.CLIP_L
     text = {"hidden_size": 64, "intermediate_size": 256, "vocab_size": words}
     seen = {"hidden_size": 128, "intermediate_size": 512, "patch_size": 14}
     text |= {"num_hidden_layers": 2, "num_attention_heads": 1, "eos_token_id": words - 1}
     seen |= {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 224}
-    config = CLIPConfig(text_config=text, vision_config=seen, projection_dim=s["embedding"])
-    model = CLIPModel(config).eval()
+    config = hub.CLIPConfig(text_config=text, vision_config=seen, projection_dim=s["embedding"])
+    model = hub.CLIPModel(config).eval()
     tensors = huggingface(small.open_clip(small.SEEDS["clip"], s, words))
     model.load_state_dict(state(tensors))
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    processor = CLIPProcessor(CLIPImageProcessor(), tokenizer)
+    tokenizer = hub.CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    processor = hub.CLIPProcessor(hub.CLIPImageProcessor(), tokenizer)
     made = []
-    for picture, prompt in zip(small.pictures(), small.PROMPTS, strict=True):
+    for picture, prompt in zip(small.pictures(), small.SHORT, strict=True):
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         made.append(float(score(pixels, prompt, lambda: (model, processor))))
     return made

@@ -16,6 +16,7 @@ from cv3jax.evaluation.metrics import (
     open_clip_names,
 )
 from cv3jax.evaluation.metrics.base import PictureMetric
+from cv3jax.evaluation.metrics.registry import METRICS
 from cv3jax.evaluation.metrics.weight_files import find_all
 
 
@@ -65,12 +66,14 @@ def save(path: Path, tensors: dict[str, np.ndarray], under: str | None = None) -
 def opened(name: str, folder: Path) -> PictureMetric:
     """Return a metric of pictures with the small sizes."""
     words = len(small.letters()) * 2 + len(small.merges()) + 2
+    found = find_all(name, folder, METRICS[name].needs)
     if name == "aes":
-        return aesthetic.open_aesthetic(find_all(name, folder, aesthetic.NEEDS), clip_l(words))
+        return aesthetic.open_aesthetic(found, clip_l(words))
     if name == "clip":
-        return clip_score.open_clip_score(find_all(name, folder, clip_score.NEEDS), clip_l(words))
+        return clip_score.open_clip_score(found, clip_l(words))
     if name == "imagereward":
-        bert = len((folder / image_reward.VOCABULARY.path).read_text().split("\n")) - 1 + 2
-        sizes = image_reward.Sizes(vocabulary=bert, **small.BLIP)
-        return image_reward.open_image_reward(find_all(name, folder, image_reward.NEEDS), sizes)
-    return hps.open_hps(name, find_all(name, folder, hps.needs(name)), clip_h(words))
+        bert = len(found[image_reward.VOCABULARY.path].path.read_text().splitlines()) + 2
+        return image_reward.open_image_reward(
+            found, image_reward.Sizes(vocabulary=bert, **small.BLIP)
+        )
+    return hps.open_hps(name, found, clip_h(words))

@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import clip, pixels
+from cv3jax.evaluation.metrics import clip, needs, pixels
 from cv3jax.evaluation.metrics.base import PictureMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import build, head, libraries, read_tensors
-from cv3jax.evaluation.metrics.weight_files import Found, Need, digests
+from cv3jax.evaluation.metrics.weight_files import Found, digests
 from data_pipeline.io.errors import InputError
 
-HEAD = Need(
-    "aesthetic/sac+logos+ava1-l14-linearMSE.pth",
-    "github.com/christophschuhmann/improved-aesthetic-predictor: sac+logos+ava1-l14-linearMSE.pth",
-    "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
-)
-NEEDS = (HEAD, clip.MODEL)
+HEAD = needs.AESTHETIC
 _WIDTHS = (1024, 128, 64, 16, 1)
 
 

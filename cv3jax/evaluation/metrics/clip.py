@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cv3jax.evaluation.metrics import needs
 from cv3jax.evaluation.metrics.networks import Tensors, build, read_tensors
 from cv3jax.evaluation.metrics.open_clip_names import renamed
-from cv3jax.evaluation.metrics.weight_files import Need
 from data_pipeline.io.bounded_json import Limits, load_json, read_bytes
 from data_pipeline.io.errors import InputError, first_line
 
@@ -40,21 +40,7 @@ class Sizes:
 VIT_L = Sizes("ViT-L/14", 768, 1024, 24, 16, 768, 12, 12, "quick_gelu")
 VIT_H = Sizes("ViT-H/14", 1024, 1280, 32, 16, 1024, 24, 16, "gelu")
 
-_REPOSITORY = "openai/clip-vit-large-patch14"
-FOLDER = "clip-vit-large-patch14"
-MODEL = Need(
-    f"{FOLDER}/model.safetensors",
-    f"{_REPOSITORY}: model.safetensors",
-    "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
-)
-TOKENIZER = (
-    Need(f"{FOLDER}/vocab.json", f"{_REPOSITORY}: vocab.json"),
-    Need(
-        f"{FOLDER}/merges.txt",
-        f"{_REPOSITORY}: merges.txt",
-        "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
-    ),
-)
+MODEL, TOKENIZER, FOLDER = needs.CLIP, needs.CLIP_TOKENIZER, needs.CLIP_FOLDER
 
 
 def load_huggingface(path: Path, sizes: Sizes) -> Any:
@@ -105,7 +91,7 @@ def load_tokenizer(vocabulary: Path, merges: Path, sizes: Sizes) -> Any:
     except Exception as e:
         raise InputError(
             f"{vocabulary.parent} has no tokenizer of {sizes.name}: {first_line(e)}; get vocab.json"
-            f" and merges.txt of {_REPOSITORY}"
+            f" and merges.txt of openai/{FOLDER}"
         ) from e
 
 

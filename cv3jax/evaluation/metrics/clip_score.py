@@ -11,8 +11,6 @@ from cv3jax.evaluation.metrics.base import PictureMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import libraries
 from cv3jax.evaluation.metrics.weight_files import Found, digests
 
-NEEDS = (clip.MODEL, *clip.TOKENIZER)
-
 
 def open_clip_score(found: dict[str, Found], sizes: clip.Sizes = clip.VIT_L) -> PictureMetric:
     """Return the metric `clip`. Raises InputError where a file holds something else."""

@@ -12,23 +12,15 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import clip, pixels
+from cv3jax.evaluation.metrics import clip, needs, pixels
 from cv3jax.evaluation.metrics.base import PictureMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import libraries
-from cv3jax.evaluation.metrics.weight_files import Found, Need, digests
+from cv3jax.evaluation.metrics.weight_files import Found, digests
 from cv3jax.weights.digests import digest_of
 from data_pipeline.io.errors import InputError
 
 # metric → its version, and the file of its weights
-VERSIONS = {
-    "hps": ("v2.0", Need("hps/HPS_v2_compressed.pt", "xswu/HPSv2: HPS_v2_compressed.pt")),
-    "hps21": ("v2.1", Need("hps/HPS_v2.1_compressed.pt", "xswu/HPSv2: HPS_v2.1_compressed.pt")),
-}
-
-
-def needs(name: str) -> tuple[Need, ...]:
-    """Return the files that the metric `name` takes; the tokenizer is that of OpenAI's CLIP."""
-    return (VERSIONS[name][1], *clip.TOKENIZER)
+VERSIONS = {"hps": ("v2.0", needs.HPS), "hps21": ("v2.1", needs.HPS_21)}
 
 
 def open_hps(name: str, found: dict[str, Found], sizes: clip.Sizes = clip.VIT_H) -> PictureMetric:

@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import pixels
+from cv3jax.evaluation.metrics import needs, pixels
 from cv3jax.evaluation.metrics.base import PictureMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import Tensors, build, head, libraries, read_tensors
-from cv3jax.evaluation.metrics.weight_files import Found, Need, digests
+from cv3jax.evaluation.metrics.weight_files import Found, digests
 from data_pipeline.io.bounded_json import read_bytes
 from data_pipeline.io.errors import InputError, first_line
 
-MODEL = Need("imagereward/ImageReward.pt", "THUDM/ImageReward: ImageReward.pt")
-VOCABULARY = Need("imagereward/vocab.txt", "google-bert/bert-base-uncased: vocab.txt")
-NEEDS = (MODEL, VOCABULARY)
+MODEL, VOCABULARY = needs.IMAGE_REWARD, needs.BERT
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072  # of the rewards in training
 _TOKENS = 35
 _ADDED = 2  # BLIP's [DEC] and [ENC], which no prompt has

@@ -12,20 +12,15 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from cv3jax.evaluation.metrics import distances, pixels
+from cv3jax.evaluation.metrics import distances, needs, pixels
 from cv3jax.evaluation.metrics.base import SetMetric, batches, versions
 from cv3jax.evaluation.metrics.networks import device, libraries
-from cv3jax.evaluation.metrics.weight_files import Found, Need, digest_of_bytes, digests
+from cv3jax.evaluation.metrics.weight_files import Found, digest_of_bytes, digests
 from cv3jax.weights.digests import SUMS
 from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.regular_files import read_regular
 
-NETWORK = Need(
-    "inception/inception-2015-12-05.pt",
-    "nvlabs-fi-cdn.nvidia.com: stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-)
-NEEDS = (NETWORK,)
+NETWORK = needs.INCEPTION
 _MOST = 2**28  # bytes; the file has 95,607,719
 _SIDE, _FEATURES = 299, 2048
 

@@ -1,24 +1,19 @@
-"""The metrics by name, what each takes, and how it is opened."""
+"""The metrics by name, what each takes, and how one is opened.
+
+Only `open_metric` imports the metrics themselves, so that a wrong name is answered at once.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cv3jax.evaluation.metrics import (
-    aesthetic,
-    clip_score,
-    efficientnet,
-    hps,
-    image_reward,
-    inception,
-    ocr,
-    scenes_judge,
-)
-from cv3jax.evaluation.metrics.base import Metric
-from cv3jax.evaluation.metrics.weight_files import Found, Need, find_all
+from cv3jax.evaluation.metrics import needs
+from cv3jax.evaluation.metrics.needs import Need
 from data_pipeline.io.errors import InputError
+
+if TYPE_CHECKING:
+    from cv3jax.evaluation.metrics.base import Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +24,6 @@ class Spec:
         name: what `--metrics` takes.
         title: what a report calls it.
         kind: "picture" for a score of each picture, "set" for a distance from a reference.
-        open: from the files that were found to the metric.
         needs: the files below `--weights`.
         extra: the extra of setup.py that it takes, or None.
     """
@@ -37,33 +31,22 @@ class Spec:
     name: str
     title: str
     kind: Literal["picture", "set"]
-    open: Callable[[dict[str, Found]], Metric]
     needs: tuple[Need, ...] = ()
     extra: str | None = "eval"
 
 
-def _hps(name: str, title: str) -> Spec:
-    return Spec(name, title, "picture", functools.partial(hps.open_hps, name), hps.needs(name))
-
-
 _ALL = (
-    Spec("aes", "Aesthetic", "picture", aesthetic.open_aesthetic, aesthetic.NEEDS),
-    _hps("hps", "HPS v2.0"),
-    _hps("hps21", "HPS v2.1"),
-    Spec(
-        "imagereward",
-        "ImageReward",
-        "picture",
-        image_reward.open_image_reward,
-        image_reward.NEEDS,
-    ),
-    Spec("clip", "CLIP score", "picture", clip_score.open_clip_score, clip_score.NEEDS),
-    Spec("fid", "FID", "set", inception.open_fid, inception.NEEDS),
-    Spec("kid", "KID", "set", inception.open_kid, inception.NEEDS),
-    Spec("prc", "Precision and recall", "set", inception.open_prc, inception.NEEDS),
-    Spec("fdlite", "FD-EffLite0", "set", efficientnet.open_fdlite),
-    Spec("ocr", "OCR", "picture", ocr.open_ocr),
-    Spec("judge", "Scenes judge", "picture", scenes_judge.open_judge, extra=None),
+    Spec("aes", "Aesthetic", "picture", (needs.AESTHETIC, needs.CLIP)),
+    Spec("hps", "HPS v2.0", "picture", (needs.HPS, *needs.CLIP_TOKENIZER)),
+    Spec("hps21", "HPS v2.1", "picture", (needs.HPS_21, *needs.CLIP_TOKENIZER)),
+    Spec("imagereward", "ImageReward", "picture", (needs.IMAGE_REWARD, needs.BERT)),
+    Spec("clip", "CLIP score", "picture", (needs.CLIP, *needs.CLIP_TOKENIZER)),
+    Spec("fid", "FID", "set", (needs.INCEPTION,)),
+    Spec("kid", "KID", "set", (needs.INCEPTION,)),
+    Spec("prc", "Precision and recall", "set", (needs.INCEPTION,)),
+    Spec("fdlite", "FD-EffLite0", "set"),
+    Spec("ocr", "OCR", "picture"),
+    Spec("judge", "Scenes judge", "picture", extra=None),
 )
 METRICS = {spec.name: spec for spec in _ALL}
 
@@ -75,7 +58,7 @@ def spec_of(name: str) -> Spec:
     return METRICS[name]
 
 
-def open_metric(name: str, weights: Path | None) -> Metric:
+def open_metric(name: str, weights: Path | None) -> "Metric":
     """Return the metric `name` with its weights from the directory `weights`.
 
     Raises:
@@ -83,4 +66,29 @@ def open_metric(name: str, weights: Path | None) -> Metric:
             library is not installed.
     """
     spec = spec_of(name)
-    return spec.open(find_all(name, weights, spec.needs) if spec.needs else {})
+    from cv3jax.evaluation.metrics import (
+        aesthetic,
+        clip_score,
+        efficientnet,
+        hps,
+        image_reward,
+        inception,
+        ocr,
+        scenes_judge,
+        weight_files,
+    )
+
+    openers = {
+        "aes": aesthetic.open_aesthetic,
+        "hps": functools.partial(hps.open_hps, "hps"),
+        "hps21": functools.partial(hps.open_hps, "hps21"),
+        "imagereward": image_reward.open_image_reward,
+        "clip": clip_score.open_clip_score,
+        "fid": inception.open_fid,
+        "kid": inception.open_kid,
+        "prc": inception.open_prc,
+        "fdlite": efficientnet.open_fdlite,
+        "ocr": ocr.open_ocr,
+        "judge": scenes_judge.open_judge,
+    }
+    return openers[name](weight_files.find_all(name, weights, spec.needs) if spec.needs else {})

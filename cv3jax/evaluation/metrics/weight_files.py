@@ -8,26 +8,12 @@ import functools
 import hashlib
 from pathlib import Path
 
+from cv3jax.evaluation.metrics.needs import Need
 from cv3jax.weights.digests import SUMS, digest_of, read_sums
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.regular_files import check_regular
 
 _MOST = 2**33  # bytes of a file of weights; the largest that a metric takes has 4 GB
-
-
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """A file that a metric takes.
-
-    Attributes:
-        path: below `--weights`.
-        source: where it comes from, such as `hub-owner/name: file`.
-        sha256: what a library's source states of it, or None.
-    """
-
-    path: str
-    source: str
-    sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
