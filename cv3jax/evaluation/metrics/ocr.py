@@ -23,7 +23,7 @@ from data_pipeline.io.errors import InputError
 
 # an apostrophe opens no quotation, and closes one only before something that is no letter
 _QUOTED = re.compile(
-    r'"([^"]+)"|“([^”]+)”|«([^»]+)»|「([^」]+)」|„([^“”]+)[“”]|\u2018([^\u2019]+)\u2019(?!\w)'
+    r'"([^"]*)"|“([^”]*)”|«([^»]*)»|「([^」]*)」|„([^“”]*)[“”]|\u2018([^\u2019]*)\u2019(?!\w)'
     r"|(?<!\w)'([^']+(?:'\w[^']*)*)'(?!\w)"
 )
 _MODELS = {
@@ -66,7 +66,7 @@ def open_ocr(found: dict[str, Found]) -> PictureMetric:
 
 def quotations(prompt: str) -> list[str]:
     """Return the texts that a prompt has in quotation marks, in order."""
-    found = (next(filter(None, each.groups())).strip() for each in _QUOTED.finditer(prompt))
+    found = (each[each.lastindex].strip() for each in _QUOTED.finditer(prompt))
     return [each for each in found if plain(each)]
 
 
