@@ -22,6 +22,10 @@ COMMANDS = {
         "cv3jax.commands.bench_serve",
         "measure a server under load: throughput, latencies, occupancy",
     ),
+    "evaluate": (
+        "cv3jax.commands.evaluate",
+        "score pictures of a set of prompts, with intervals, and compare two reports",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -45,6 +49,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
+    "Evaluate": ("evaluate",),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

@@ -12,8 +12,6 @@ from cv3jax.cascade.sizes import Size
 from cv3jax.distributed.independent import Share
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.sampling.expanding import Expanding
-from cv3jax.sampling.inputs import NAME
-from cv3jax.sampling.jobs import slug
 from cv3jax.sampling.resumable import Devices, Pictures, sample_many
 from data_pipeline.io.errors import StoppedError, counted
 from data_pipeline.io.files import replacing
@@ -46,9 +44,7 @@ def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for row in prompts.prompts:
-            line = {"prompt": row.text, "name": _name(row.id, row.text)}
-            if row.seed is not None:
-                line["seed"] = row.seed
+            line = {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
             lines.write(f"{json.dumps(line)}\n")
     pictures = Pictures(
         file, num, drawing.seed, drawing.size, drawing.base, drawing.relay, drawing.expanding
@@ -61,9 +57,3 @@ def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
             f"{counted(figures['left'], 'picture')} left to draw; run the same command to resume",
         )
     return folder
-
-
-def _name(identity: str, text: str) -> str:
-    """Return the name of a prompt's files, with its id where that can be part of one."""
-    told = f"{identity}_{slug(text)[:60]}"
-    return told if NAME.fullmatch(told) else slug(text)

@@ -168,8 +168,7 @@ def _number(value: float | None) -> float:
 def drawing_of(pictures: Iterable[Picture]) -> dict[str, Any]:
     """Return what made the pictures, as their PNGs say it.
 
-    "made_by" and "expanded_by" have one entry where all pictures agree, and None among them for
-    pictures that do not say.
+    A field is a list where the pictures differ in it, with None for pictures that do not say.
     """
     pictures = list(pictures)
     expansions = [picture.entry.expansion for picture in pictures]
@@ -181,9 +180,11 @@ def drawing_of(pictures: Iterable[Picture]) -> dict[str, Any]:
         "made_by": _distinct([picture.record for picture in pictures]),
         "expanded_by": _distinct(told),
         "not_expanded_after_all": sum(bool(one and one.fallback) for one in expansions),
-        "sizes": _distinct([list(picture.size) for picture in pictures]),
+        "size": _distinct([list(picture.size) for picture in pictures]),
     }
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    return list({digest(value): value for value in values}.values())
+def _distinct(values: list[Any]) -> Any:
+    """Return the value that all are, or the list of the different ones."""
+    found = list({digest(value): value for value in values}.values())
+    return found[0] if len(found) == 1 else found

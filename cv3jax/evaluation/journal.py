@@ -157,7 +157,11 @@ class Journal:
                 column: None if value is None else float(value)
                 for column, value in line["scores"].items()
             }
-            self._scores[(line["metric"], line["protocol"], line["file"])] = (line["sha256"], line["prompt"], scores)
+            self._scores[(line["metric"], line["protocol"], line["file"])] = (
+                line["sha256"],
+                line["prompt"],
+                scores,
+            )
 
 
 def _sealed(line: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "json": as_json}
+    environment.filters |= {"number": number, "score": score, "short": short, "json": as_json}
     pictures: dict[int, str] = {}
 
     def shown(numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -54,7 +54,11 @@ def write_page(
             if i not in pictures:
                 pictures[i] = thumbnail(read(i))
         return [
-            {**rows[i], "picture": pictures[i], "told": [(c, rows[i]["scores"][c]) for c in columns]}
+            {
+                **rows[i],
+                "picture": pictures[i],
+                "told": [(c, rows[i]["scores"][c]) for c in columns],
+            }
             for i in numbers
         ]
 
@@ -107,16 +111,14 @@ def histogram(rows: Rows, column: str) -> Histogram:
     kinds = np.unique(values)
     if len(kinds) <= 2:  # right or wrong
         counts = [int((values == kind).sum()) for kind in kinds]
-        words = [number(kind) for kind in kinds]
+        words = [score(kind) for kind in kinds]
     else:
         found, edges = np.histogram(values, BINS)
         counts = found.tolist()
-        words = [
-            f"{number(a)} to {number(b)}" for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        words = [f"{number(a)} to {number(b)}" for a, b in zip(edges, edges[1:], strict=False)]
     most = max(counts, default=1) or 1
     told = [(count / most, count, word) for count, word in zip(counts, words, strict=True)]
-    return Histogram(told, number(values.min()), number(values.max()))
+    return Histogram(told, score(values.min()), score(values.max()))
 
 
 def bars(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:
@@ -137,6 +139,16 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
+
+
+def score(value: float | None) -> str:
+    """Return a picture's score with four significant digits, and 0 and 1 without any more."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def short(column: str) -> str:
+    """Return a column's name without that of its metric."""
+    return column.partition(".")[2] or column
 
 
 def as_json(value: Any) -> str:

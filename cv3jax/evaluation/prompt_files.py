@@ -42,7 +42,9 @@ def read_file(path: Path) -> list[PromptRow]:
     if (reader := readers.get(path.suffix.lower())) is None:
         raise InputError(f"--prompts {path}: give a {_LAYOUTS} file")
     text = _text(path)
-    rows = [_row(where, fields, number) for number, (where, fields) in enumerate(reader(path, text))]
+    rows = [
+        _row(where, fields, number) for number, (where, fields) in enumerate(reader(path, text))
+    ]
     if not rows:
         raise InputError(f"--prompts {path} has no prompts")
     if len(rows) > MAX_LINES:

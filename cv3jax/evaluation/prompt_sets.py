@@ -159,9 +159,7 @@ def _place(name: str, known: Published, folder: Path | None) -> Path:
     )
 
 
-def _some(
-    rows: tuple[PromptRow, ...], limit: int | None, what: str
-) -> tuple[PromptRow, ...]:
+def _some(rows: tuple[PromptRow, ...], limit: int | None, what: str) -> tuple[PromptRow, ...]:
     if limit is None:
         return rows
     if not 1 <= limit <= len(rows):

@@ -173,7 +173,9 @@ def _rows(shared: _Shared, scores: dict[str, list[Scores]]) -> list[dict[str, An
                 "file": picture.entry.file,
                 "sha256": picture.sha256,
                 "seed": picture.entry.seed,
-                "scores": {name: value for some in scores.values() for name, value in some[i].items()},
+                "scores": {
+                    name: value for some in scores.values() for name, value in some[i].items()
+                },
             }
         )
     return rows
