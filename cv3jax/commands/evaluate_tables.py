@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cv3jax.evaluation.page import number
+from cv3jax.evaluation.page import interval, number
 
 
 def of_report(report: dict[str, Any]) -> str:
@@ -12,7 +12,7 @@ def of_report(report: dict[str, Any]) -> str:
         [
             column,
             number(figure["value"]),
-            _ends(figure),
+            interval(figure),
             metric["better"],
             f"{figure['n']:,}",
             figure["protocol"][:12],
@@ -24,14 +24,14 @@ def of_report(report: dict[str, Any]) -> str:
 
 
 def of_comparison(found: dict[str, Any]) -> str:
-    """Return a comparison as lines of text: its differences, and what the pictures were drawn by."""
+    """Return a comparison as lines of text: what differs, and how it was drawn."""
     rows = [
         [
             column,
             number(one["a"]["value"]),
             number(one["b"]["value"]),
             number(one["difference"]),
-            "no interval" if one["low"] is None else _ends(one),
+            interval(one),
             "–" if one["p"] is None else f"{one['p']:.4f}",
             one["better"],
         ]
@@ -45,10 +45,6 @@ def of_comparison(found: dict[str, Any]) -> str:
     if found["only_one_has"]:
         lines += ["", f"only one has: {', '.join(found['only_one_has'])}"]
     return "\n".join(lines)
-
-
-def _ends(figure: dict[str, Any]) -> str:
-    return f"{number(figure['low'])} to {number(figure['high'])}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

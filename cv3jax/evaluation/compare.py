@@ -1,4 +1,4 @@
-"""Comparing two reports over the same prompts by a paired bootstrap, where their protocols agree."""
+"""Comparing two reports over the same prompts by a paired bootstrap, if their protocols agree."""
 
 import hashlib
 from collections.abc import Sequence
@@ -120,9 +120,9 @@ def _picture_metric(
             "a": a["figures"][column],
             "b": b["figures"][column],
             "difference": float(found.difference),
-            "low": float(found.low),
-            "high": float(found.high),
-            "p": float(found.p),
+            "low": found.low,
+            "high": found.high,
+            "p": found.p,
             "n": len(rows),
         }
     return compared

@@ -57,7 +57,7 @@ def of_pictures(
 
     def means(some: np.ndarray) -> dict[str, dict]:
         columns = {}
-        for name in scored.scores[0]:
+        for name in common(scored.scores):
             values = np.array([_number(scored.scores[i][name]) for i in some], np.float64)
             there = np.isfinite(values)
             if there.any():
@@ -94,7 +94,8 @@ def of_sets(
 
     Args:
         metric: the distance.
-        drawn, reference: their features, [n, d] and [m, d].
+        drawn: the features of the pictures, [n, d].
+        reference: those of the reference, [m, d].
         clusters: [n], the number of each drawn picture's prompt.
         described: the scoring protocol and the drawing.
         bootstrap: how intervals are made.
@@ -138,6 +139,11 @@ def intervals(
     }
 
 
+def common(scores: Sequence[Scores]) -> list[str]:
+    """Return the columns that every picture has; a judge sees detail in large pictures alone."""
+    return [name for name in scores[0] if all(name in one for one in scores)]
+
+
 def _head(
     kind: str, metric: PictureMetric | SetMetric, scoring: dict, drawing: dict
 ) -> dict[str, Any]:
@@ -153,8 +159,8 @@ def _head(
 def _figure(found: Interval, protocol: str) -> dict[str, Any]:
     return {
         "value": float(found.value),
-        "low": float(found.low),
-        "high": float(found.high),
+        "low": found.low,
+        "high": found.high,
         "n": int(found.n),
         "prompts": int(found.clusters),
         "protocol": protocol,

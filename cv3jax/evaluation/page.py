@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Histogram(NamedTuple):
-    """A column's distribution: (share of the fullest bin, count, words) of each bin, and its ends."""
+    """A column's distribution: each bin's (share of the fullest, count, words), and its ends."""
 
     bars: list[tuple[float, int, str]]
     low: str
@@ -46,7 +47,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "score": score, "short": short, "json": as_json}
+    environment.filters |= {"number": number, "interval": interval, "json": as_json}
+    environment.filters |= {"score": score, "short": short}
     pictures: dict[int, str] = {}
 
     def shown(numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -115,7 +117,7 @@ def histogram(rows: Rows, column: str) -> Histogram:
     else:
         found, edges = np.histogram(values, BINS)
         counts = found.tolist()
-        words = [f"{number(a)} to {number(b)}" for a, b in zip(edges, edges[1:], strict=False)]
+        words = [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(edges)]
     most = max(counts, default=1) or 1
     told = [(count / most, count, word) for count, word in zip(counts, words, strict=True)]
     return Histogram(told, score(values.min()), score(values.max()))
@@ -123,15 +125,23 @@ def histogram(rows: Rows, column: str) -> Histogram:
 
 def bars(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float, float]]:
     """Return where each figure's low end, value and high end lie on one scale, in per cent."""
-    ends = [figure[key] for figure in figures.values() for key in ("low", "high", "value")]
+    ends = [end for figure in figures.values() for end in _ends(figure)]
     least, most = min(ends, default=0.0), max(ends, default=1.0)
-    if 0.0 <= least and most <= 1.0:
+    if least >= 0.0 and most <= 1.0:
         least, most = 0.0, 1.0
     span = (most - least) or 1.0
     return {
-        name: tuple(100 * (figure[key] - least) / span for key in ("low", "value", "high"))
+        name: tuple(100 * (end - least) / span for end in _ends(figure))
         for name, figure in figures.items()
     }
+
+
+def _ends(figure: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return a figure's low end, value and high end; of one prompt there is no interval."""
+    value = figure["value"]
+    return (
+        (value, value, value) if figure["low"] is None else (figure["low"], value, figure["high"])
+    )
 
 
 def number(value: float | None) -> str:
@@ -139,6 +149,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
+
+
+def interval(figure: Mapping[str, Any]) -> str:
+    """Return a figure's interval in words; – where one prompt gives none."""
+    return "–" if figure["low"] is None else f"{number(figure['low'])} to {number(figure['high'])}"
 
 
 def score(value: float | None) -> str:

@@ -70,7 +70,8 @@ def read_coco(path: Path, *, num: int, seed: int) -> list[PromptRow]:
             captions[one["image_id"]] = (one["id"], _checked(path, number, one["caption"]))
     if len(captions) < num:
         raise InputError(
-            f"--prompts {path} has captions of {counted(len(captions), 'image')}; {num:,} are needed"
+            f"--prompts {path} has captions of {counted(len(captions), 'image')}; {num:,} are"
+            " needed"
         )
     order = sorted(captions, key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
     return [PromptRow(str(i), captions[i][1]) for i in sorted(order[:num])]

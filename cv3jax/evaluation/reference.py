@@ -15,7 +15,7 @@ from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError
 from data_pipeline.scenes.render import render
 
-RENDERED, RENDERED_SEED = 2000, 2  # scenes, of another seed than the captions
+RENDERED, RENDERED_SEED = 1000, 2  # scenes, of another seed than the captions
 
 
 def check_reference(folder: Path | None, prompts: PromptSet, metric: str) -> None:

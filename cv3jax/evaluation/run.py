@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from cv3jax.evaluation.journal import Journal, Scores
 from cv3jax.evaluation.metrics.base import Metric, PictureMetric
 from cv3jax.evaluation.metrics.registry import open_metric
 from cv3jax.evaluation.page import PAGE, write_page
-from cv3jax.evaluation.pictures import Picture, examine, match, opener
+from cv3jax.evaluation.pictures import examine, match, opener
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.evaluation.protocol import metric_protocol, scoring_protocol
 from cv3jax.evaluation.reference import check_reference, open_reference

@@ -18,6 +18,11 @@ from cv3jax.evaluation.protocol import digest, metric_protocol
 from data_pipeline.io import progress
 from data_pipeline.io.errors import FailedRunError
 
+# fields of a protocol that make features, and libraries that only distances between them use
+_OF_FEATURES, _OF_DISTANCES = (
+    ("features", "weights", "pixels", "precision"),
+    ("scipy", "torchmetrics"),
+)
 BATCH = 16  # pictures that a metric gets at a time; another number would round otherwise
 
 
@@ -93,7 +98,14 @@ def features(metric: SetMetric, source: Source, journal: Journal) -> np.ndarray:
 
 def features_protocol(metric: SetMetric) -> Any:
     """Return what makes a metric's features; metrics that share it share the features."""
-    return metric.protocol.get("features", {"metric": metric.name, **metric.protocol})
+    if "features" not in metric.protocol:
+        return {"metric": metric.name, **metric.protocol}
+    made_by = {name: metric.protocol.get(name) for name in _OF_FEATURES}
+    versions = metric.protocol.get("versions", {})
+    return {
+        **made_by,
+        "versions": {name: one for name, one in versions.items() if name not in _OF_DISTANCES},
+    }
 
 
 DRAWN = "drawn"
