@@ -85,7 +85,9 @@ def test_another_reference_is_refused(report, tmp_path):
         scored.pictures(tmp_path / name, count, seed=9)
     a = report("a", ("far",), reference=tmp_path / "r")
     b = report("b", ("far",), reference=tmp_path / "s")
-    with pytest.raises(InputError, match=r"not comparable: far: reference\.count 4 against 5; refe"):
+    with pytest.raises(
+        InputError, match=r"not comparable: far: reference\.count 4 against 5; refe"
+    ):
         compared(a, b)
     same = report("c", ("far",), reference=tmp_path / "r", seed=3)
     found = compared(a, same)["metrics"]["far"]["far"]
