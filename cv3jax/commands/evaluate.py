@@ -35,7 +35,7 @@ EXAMPLE = """cv3jax evaluate --checkpoint scenes --prompts scenes --metrics judg
 DRAWS, LEAST, MOST = 2000, 200, 100_000
 # flags that only a drawing has, and those that a comparison has
 OF_DRAWING = ("seed", "steps", "guidance", "size", "batch", "mesh", "tile", "expand")
-OF_COMPARISON = ("compare", "metrics", "draws", "json")
+OF_COMPARISON = ("compare", "metrics", "weights", "draws", "json")
 
 
 def parser() -> Parser:
@@ -263,11 +263,12 @@ def _compare(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         if name not in OF_COMPARISON and value not in (None, False) and value != "auto":
             raise InputError(f"--{name.replace('_', '-')} does not go with --compare")
-    from cv3jax.evaluation.compare import compare, read_report
+    from cv3jax.evaluation.compare import compare
     from cv3jax.evaluation.figures import Bootstrap
+    from cv3jax.evaluation.reports import read_report
 
     with reporting(args.json) as report:
         ours, theirs = map(read_report, args.compare)
-        found = compare(ours, theirs, args.metrics, Bootstrap(args.draws))
+        found = compare(ours, theirs, args.metrics, Bootstrap(args.draws), args.weights)
         tell(tables.of_comparison(found))
         report(found)

@@ -42,6 +42,8 @@ def of_comparison(found: dict[str, Any]) -> str:
     lines = [f"A: {found['a']}", f"B: {found['b']}", "", _table(head, rows)]
     if found["drawing"]:
         lines += ["", "drawn otherwise, A against B:", *(f"  {line}" for line in found["drawing"])]
+    for name, why in found["without_interval"].items():
+        lines += ["", f"the difference of {name} has no interval: {why}"]
     if found["only_one_has"]:
         lines += ["", f"only one has: {', '.join(found['only_one_has'])}"]
     return "\n".join(lines)

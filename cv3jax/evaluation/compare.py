@@ -1,62 +1,30 @@
 """Comparing two reports over the same prompts by a paired bootstrap, if their protocols agree."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from cv3jax.evaluation.compare_sets import paired_sets
 from cv3jax.evaluation.figures import LEVEL, Bootstrap
 from cv3jax.evaluation.protocol import differences, refusal
-from cv3jax.evaluation.statistics.bootstrap import paired
-from data_pipeline.io.bounded_json import OWN, ParseError, parse_json, read_bytes
-from data_pipeline.io.errors import InputError, raise_machine
-
-REPORT, SCORES, FORMAT = "report.json", "scores.jsonl", 1
-
-
-class Report(NamedTuple):
-    """A report that `cv3jax evaluate` wrote: its folder, report.json, and scores.jsonl's rows."""
-
-    folder: Path
-    content: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-
-def read_report(place: Path) -> Report:
-    """Return the report in a folder, or beside a report.json.
-
-    Raises InputError where there is none, it is damaged, or its scores are not the report's.
-    """
-    folder = place.parent if place.name == REPORT else place
-    try:
-        content = parse_json(read_bytes(folder / REPORT, OWN.bytes))
-        data = read_bytes(folder / SCORES, OWN.bytes)
-        rows = [parse_json(line) for line in data.splitlines()]
-    except OSError as e:
-        raise_machine(e, folder)
-        raise InputError(
-            f"--compare {place} has no report ({e.strerror}: {Path(e.filename or '').name}); give"
-            " the --out of a cv3jax evaluate that has ended"
-        ) from e
-    except ParseError as e:
-        raise InputError(f"--compare {place}: its report is damaged ({e}); evaluate again") from e
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"--compare {place}: {REPORT} is not a report of format {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != content["scores"]["sha256"]:
-        raise InputError(
-            f"--compare {place}: {SCORES} is not the one that {REPORT} is of; evaluate again"
-        )
-    return Report(folder, content, rows)
+from cv3jax.evaluation.reports import FORMAT, Report
+from cv3jax.evaluation.statistics.bootstrap import Paired, paired
+from data_pipeline.io.errors import InputError
 
 
 def compare(
-    ours: Report, theirs: Report, metrics: Sequence[str] | None, bootstrap: Bootstrap
+    ours: Report,
+    theirs: Report,
+    metrics: Sequence[str] | None,
+    bootstrap: Bootstrap,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Return what two reports differ by: ours minus theirs, for each figure that both have.
 
-    metrics: those to compare; None: all that both have.
+    metrics: those to compare; None: all that both have. weights: the folder of the metrics'
+    weights, with which the differences of distances between sets get intervals.
 
     Raises:
         InputError: their protocols are unlike, which names the fields, or no metric is in both.
@@ -74,6 +42,16 @@ def compare(
     for name in names:
         if lines := differences(a[name]["scoring"], b[name]["scoring"]):
             raise InputError(f"not comparable: {refusal(name, lines)}")
+    compared, without = {}, {}
+    for name in names:
+        if a[name]["kind"] == "picture":
+            compared[name] = _picture_metric(name, ours, theirs, bootstrap)
+        else:
+            try:
+                made = paired_sets(name, ours, theirs, weights, bootstrap)
+            except InputError as e:
+                made, without[name] = {}, str(e)
+            compared[name] = _set_metric(name, ours, theirs, made)
     return {
         "format": FORMAT,
         "a": str(ours.folder),
@@ -81,12 +59,8 @@ def compare(
         "bootstrap": bootstrap.to_json(),
         "drawing": differences(ours.content["drawing"], theirs.content["drawing"]),
         "only_one_has": sorted(a.keys() ^ b.keys()),
-        "metrics": {
-            name: _picture_metric(name, ours, theirs, bootstrap)
-            if a[name]["kind"] == "picture"
-            else _set_metric(name, ours, theirs)
-            for name in names
-        },
+        "without_interval": without,
+        "metrics": compared,
     }
 
 
@@ -115,37 +89,32 @@ def _picture_metric(
             seed=bootstrap.seed,
             level=LEVEL,
         )
-        compared[column] = {
-            "better": a["better"],
-            "a": a["figures"][column],
-            "b": b["figures"][column],
-            "difference": float(found.difference),
-            "low": found.low,
-            "high": found.high,
-            "p": found.p,
-            "n": len(rows),
-        }
+        compared[column] = _row(a, b, column, found)
     return compared
 
 
-def _set_metric(name: str, ours: Report, theirs: Report) -> dict[str, dict]:
-    """Return the difference of each figure of a distance between sets.
-
-    Each has an interval of its own; the difference has none, because a report does not hold the
-    features.
-    """
+def _set_metric(
+    name: str, ours: Report, theirs: Report, made: dict[str, Paired]
+) -> dict[str, dict]:
+    """Return the difference of each figure of a distance; `made` has those with intervals."""
     a, b = (report.content["metrics"][name] for report in (ours, theirs))
+    compared = {}
+    for column, figure in a["figures"].items():
+        if column in b["figures"]:
+            alone = figure["value"] - b["figures"][column]["value"]
+            found = Paired(alone, None, None, None, figure["prompts"], figure["n"])
+            compared[column] = _row(a, b, column, made.get(column, found))
+    return compared
+
+
+def _row(a: dict[str, Any], b: dict[str, Any], column: str, found: Paired) -> dict[str, Any]:
     return {
-        column: {
-            "better": a["better"],
-            "a": figure,
-            "b": b["figures"][column],
-            "difference": figure["value"] - b["figures"][column]["value"],
-            "low": None,
-            "high": None,
-            "p": None,
-            "n": figure["n"],
-        }
-        for column, figure in a["figures"].items()
-        if column in b["figures"]
+        "better": a["better"],
+        "a": a["figures"][column],
+        "b": b["figures"][column],
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "n": found.n,
     }

@@ -118,25 +118,30 @@ def intervals(
 
     figures: row numbers of `count` pictures → {name: value}; it is asked once for each draw.
     """
-    known: dict[bytes, dict[str, float]] = {}
-
-    def once(rows: np.ndarray) -> dict[str, float]:
-        key = np.asarray(rows).tobytes()
-        if key not in known:
-            known[key] = figures(np.asarray(rows))
-        return known[key]
-
-    names = list(once(np.arange(count)))
+    told = once(figures)
     return {
         name: interval_of(
-            lambda rows, name=name: once(rows)[name],
+            lambda rows, name=name: told(rows)[name],
             clusters,
             draws=bootstrap.of_sets(),
             seed=bootstrap.seed,
             level=LEVEL,
         )
-        for name in names
+        for name in told(np.arange(count))
     }
+
+
+def once(figures: Callable[[np.ndarray], dict[str, float]]) -> Callable:
+    """Return the function with its results kept, so that each set of rows is asked for once."""
+    known: dict[bytes, dict[str, float]] = {}
+
+    def asked(rows: np.ndarray) -> dict[str, float]:
+        key = np.asarray(rows).tobytes()
+        if key not in known:
+            known[key] = figures(np.asarray(rows))
+        return known[key]
+
+    return asked
 
 
 def common(scores: Sequence[Scores]) -> list[str]:

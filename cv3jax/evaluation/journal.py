@@ -42,8 +42,8 @@ class Journal:
         OSError: the disk is full or failing.
     """
 
-    def __init__(self, out: Path):
-        """Read what is there, and remove an incomplete last line."""
+    def __init__(self, out: Path, *, repair: bool = True):
+        """Read what is there; repair: remove an incomplete last line."""
         self.path, self._folder = out / NAME, out / FOLDER
         self._scores: dict[tuple[str, str, str], tuple[str, str, Scores]] = {}
         self._features: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -61,7 +61,7 @@ class Journal:
                 raise InputError(
                     f"{self.path} line {number} is damaged ({e}); remove the file to score again"
                 ) from e
-        if len(whole) < len(data):
+        if repair and len(whole) < len(data):
             os.truncate(self.path, len(whole))
 
     def known(self) -> set[str]:
@@ -96,11 +96,11 @@ class Journal:
             dict(zip(("metric", "protocol", *names), (*head, *row), strict=True)) for row in rows
         )
 
-    def features(self, key: FeaturesKey, pictures: Sequence[str]) -> np.ndarray | None:
+    def features(self, key: FeaturesKey, pictures: Sequence[str] | None) -> np.ndarray | None:
         """Return the features of a batch of pictures, [n, d], or None where they are not there.
 
         key: (hash of what makes them, "drawn" or the hash of a reference, number of the batch).
-        pictures: the hashes of the batch's files.
+        pictures: the hashes of the batch's files; None: any.
 
         Raises:
             InputError: the batch had other pictures when it was measured, or its file is damaged.
@@ -108,7 +108,7 @@ class Journal:
         line = self._features.get(key)
         if line is None:
             return None
-        if line["pictures"] != list(pictures):
+        if pictures is not None and line["pictures"] != list(pictures):
             raise InputError(
                 f"pictures {key[2] * len(pictures)} and following have changed since their features"
                 " were taken; put them back, or give another --out"

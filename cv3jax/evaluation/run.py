@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cv3jax.evaluation.compare import FORMAT, REPORT, SCORES
 from cv3jax.evaluation.figures import Bootstrap, Scored, drawing_of, of_pictures, of_sets
 from cv3jax.evaluation.journal import Journal, Scores
 from cv3jax.evaluation.metrics.base import Metric, PictureMetric
@@ -17,6 +16,7 @@ from cv3jax.evaluation.pictures import examine, match, opener
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.evaluation.protocol import metric_protocol, scoring_protocol
 from cv3jax.evaluation.reference import check_reference, open_reference
+from cv3jax.evaluation.reports import FORMAT, REPORT, SCORES
 from cv3jax.evaluation.scoring import DRAWN, Source, features, score
 from data_pipeline.io import progress
 from data_pipeline.io.errors import InputError

@@ -31,6 +31,12 @@ bench-serve --url http://localhost:1 --rate 0 | --rate 0
 bench-serve --url http://localhost:1 --mix 4+1 | --mix 4+1
 bench-serve --url http://localhost:1 --size 64 | --size goes with --checkpoint
 bench-serve --checkpoint nope | nope is not a checkpoint
+evaluate --checkpoint scenes --prompts scenes --out w | give --metrics
+evaluate --checkpoint scenes --prompts scenes --metrics nope --out w | no metric 'nope'
+evaluate --checkpoint scenes --prompts nope --metrics judge --out w | --prompts nope
+evaluate --checkpoint scenes --prompts scenes --metrics judge --steps 3 --out w | distilled to 4
+evaluate --images nope --prompts scenes --metrics judge --out w | --images nope
+evaluate --compare nope nope --out w | --out does not go with --compare
 upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'

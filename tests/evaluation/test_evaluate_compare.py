@@ -1,18 +1,20 @@
 """Test the protocol and the comparison of two reports: what may differ, and what is named."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import scored
 
 from cv3jax.commands import evaluate_tables
-from cv3jax.evaluation import run
-from cv3jax.evaluation.compare import compare, read_report
+from cv3jax.evaluation import compare_sets, run
+from cv3jax.evaluation.compare import compare
 from cv3jax.evaluation.figures import Bootstrap
 from cv3jax.evaluation.prompt_row import PromptRow
 from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.evaluation.protocol import differences, digest, scoring_protocol
+from cv3jax.evaluation.reports import read_report
 from data_pipeline.io.errors import InputError
 
 DRAWS = Bootstrap(400)
@@ -26,7 +28,8 @@ def report(monkeypatch, tmp_path):
     def make(name: str, metrics=("mean",), *, seed: int = 0, version: str = "1", **fields):
         prompts = fields.pop("prompts", MANY)
         count = len(prompts.prompts) * fields.get("num", 1)
-        monkeypatch.setattr(run, "open_metric", scored.Metrics(version=version).open)
+        for module in (run, compare_sets):
+            monkeypatch.setattr(module, "open_metric", scored.Metrics(version=version).open)
         scored.pictures(tmp_path / f"pictures_{name}", count, seed=seed)
         request = scored.request(tmp_path / name, metrics, prompts=prompts, **fields)
         run.evaluate(request, tmp_path / f"pictures_{name}")
@@ -80,7 +83,9 @@ def test_unlike_protocols_are_refused_with_the_difference_named(fields, said, re
     assert "\n" not in str(e.value)
 
 
-def test_another_reference_is_refused(report, tmp_path):
+def test_a_distance_pairs_by_its_features_and_another_reference_is_refused(
+    report, tmp_path, monkeypatch
+):
     for name, count in (("r", 4), ("s", 5)):
         scored.pictures(tmp_path / name, count, seed=9)
     a = report("a", ("far",), reference=tmp_path / "r")
@@ -90,8 +95,21 @@ def test_another_reference_is_refused(report, tmp_path):
     ):
         compared(a, b)
     same = report("c", ("far",), reference=tmp_path / "r", seed=3)
-    found = compared(a, same)["metrics"]["far"]["far"]
-    assert found["difference"] == found["a"]["value"] - found["b"]["value"]
+    found = compared(a, same)
+    one = found["metrics"]["far"]["far"]
+    assert one["difference"] == pytest.approx(one["a"]["value"] - one["b"]["value"])
+    assert one["low"] < one["difference"] < one["high"]
+    assert 0 < one["p"] <= 1
+    assert found["without_interval"] == {}
+    shutil.rmtree(same / "features")
+    found = compared(a, same)
+    assert found["metrics"]["far"]["far"] == {**one, "low": None, "high": None, "p": None} | {
+        "difference": pytest.approx(one["difference"])
+    }
+    assert found["without_interval"] == {"far": f"{same} does not hold the features"}
+    assert "far has no interval: " in evaluate_tables.of_comparison(found)
+    monkeypatch.setattr(compare_sets, "open_metric", scored.Metrics(version="3").open)
+    assert "other weights or libraries" in compared(a, a)["without_interval"]["far"]
 
 
 def test_what_drew_the_pictures_may_differ_and_is_shown(report):
