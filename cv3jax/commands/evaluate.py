@@ -263,6 +263,7 @@ def _compare(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         if name not in OF_COMPARISON and value not in (None, False) and value != "auto":
             raise InputError(f"--{name.replace('_', '-')} does not go with --compare")
+    extras.check("cv3jax evaluate", "scipy", extra="eval")
     from cv3jax.evaluation.compare import compare
     from cv3jax.evaluation.figures import Bootstrap
     from cv3jax.evaluation.reports import read_report
