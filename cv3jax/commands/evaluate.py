@@ -17,6 +17,7 @@ from cv3jax.commands import evaluate_tables as tables
 from cv3jax.commands import expansion_flags
 from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.distributed import parse_axes
+from cv3jax.evaluation.metric_names import check_name
 from cv3jax.evaluation.prompt_sets import PUBLISHED, SCENES, PromptSet, open_set
 from cv3jax.sampling.inputs import LAST_SEED
 from data_pipeline.io import extras, locks
@@ -93,8 +94,8 @@ def parser() -> Parser:
         type=_names,
         metavar="M,M",
         help=(
-            "what to score by: aes, hps, imagereward, clip, ocr and judge score pictures; fid, kid,"
-            " prc and fdlite are distances between sets (--compare: default all)"
+            "what to score by: aes, hps, hps21, imagereward, clip, ocr and judge score pictures;"
+            " fid, kid, prc and fdlite are distances between sets (with --compare: default all)"
         ),
     )
     made.add_argument(
@@ -216,10 +217,8 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
         if not args.images.is_dir():
             raise InputError(f"--images {args.images}: there is no such folder")
     check_directory(args.out, "--out")
-    from cv3jax.evaluation.metrics.registry import spec_of
-
     for name in args.metrics:
-        spec_of(name)
+        check_name(name)
     return open_set(str(args.prompts), args.prompt_sets, args.limit)
 
 

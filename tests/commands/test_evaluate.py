@@ -10,8 +10,8 @@ import scored
 from painter import LINES, Painter
 
 from cv3jax.commands import evaluate
-from cv3jax.evaluation import run, scoring
-from cv3jax.evaluation.metrics import registry
+from cv3jax.evaluation import metric_names, run, scoring
+from cv3jax.evaluation.metrics.registry import METRICS
 from cv3jax.sampling import resumable
 from data_pipeline.io.errors import InputError, StoppedError
 
@@ -26,8 +26,7 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scoring, "BATCH", 4)
     made = scored.Metrics()
     monkeypatch.setattr(run, "open_metric", made.open)
-    known = registry.METRICS["judge"]
-    monkeypatch.setattr(registry, "METRICS", {"mean": known, "far": known})
+    monkeypatch.setattr(metric_names, "NAMES", ("mean", "far"))
     monkeypatch.setattr(resumable, "choose_mesh", lambda text, count: None)
     painters = [Painter()]
     monkeypatch.setattr(resumable, "load", lambda *args: painters[-1])
@@ -142,6 +141,11 @@ def test_a_wrong_flag_is_refused_in_one_line(given, said, command, tmp_path):
     assert said in str(e.value)
     assert "\n" not in str(e.value)
     assert command.metrics.batches == 0
+
+
+def test_the_names_are_those_of_the_registry():
+    assert {*metric_names.NAMES} == METRICS.keys()
+    assert all(name in evaluate.parser().format_help() for name in METRICS)
 
 
 def test_a_missing_library_is_named_with_its_extra(command, tmp_path, monkeypatch):
