@@ -85,6 +85,7 @@ setup(
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
+        "cv3jax.evaluation": ["*.jinja", "*.css"],
         "cv3jax.evaluation.people": ["page/*", "*.jinja", "*.css"],
         "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.serving.http": ["page/*"],

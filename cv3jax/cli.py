@@ -37,6 +37,10 @@ COMMANDS = {
         "cv3jax.commands.judge_export",
         "votes and their figures as CSV and HTML",
     ),
+    "evaluate": (
+        "cv3jax.commands.evaluate",
+        "score pictures of a set of prompts, with intervals, and compare two reports",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -61,7 +65,10 @@ COMMANDS = {
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
-    "Judge": tuple(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),
+    "Evaluate": (
+        "evaluate",
+        *(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),
+    ),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }
 EXAMPLE = """cv3jax sample --checkpoint scenes --out runs/star \\

@@ -21,8 +21,8 @@ SYNONYMS = {
     "--workdir": ("--run", "--run-dir"),
 }
 # one name, and two things: a number a stage; PyTorch's configuration beside its weights
-# a scene is a square; encode's names a file
-OTHERWISE = {("convert", "--config"), ("data scenes", "--size")}
+# a scene is a square; encode's names a file; a choice of trained weights
+OTHERWISE = {("convert", "--config"), ("convert", "--weights"), ("data scenes", "--size")}
 
 
 @pytest.fixture(scope="module")

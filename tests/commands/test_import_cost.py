@@ -41,6 +41,12 @@ judge-people export --votes nope --out w --exclude-above 2 | --exclude-above 2
 judge-people plan --num-prompts 9 --num-raters 0 | --num-raters 0
 judge-people plan --num-prompts 9 --num-raters 2 --rate 0.4 | --rate 0.4
 judge-people | takes serve, analyse, plan, export
+evaluate --checkpoint scenes --prompts scenes --out w | give --metrics
+evaluate --checkpoint scenes --prompts scenes --metrics nope --out w | no metric 'nope'
+evaluate --checkpoint scenes --prompts nope --metrics judge --out w | --prompts nope
+evaluate --checkpoint scenes --prompts scenes --metrics judge --steps 3 --out w | distilled to 4
+evaluate --images nope --prompts scenes --metrics judge --out w | --images nope
+evaluate --compare nope nope --out w | --out does not go with --compare
 upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'

@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import scored
 from build_inputs import build, jpeg
 from image_shards import tar
 from PIL import Image
 
 from cv3jax.api.result import Pictures
+from cv3jax.evaluation import run
+from cv3jax.evaluation.prompt_row import PromptRow
+from cv3jax.evaluation.prompt_sets import PromptSet
 from cv3jax.quickstart.report import write_report
 
 pytestmark = pytest.mark.browser
@@ -83,6 +87,16 @@ def test_the_report_of_quickstart(shown, tmp_path):
         next_steps=[(text, text) for text in TEXTS],
     )
     text = shown(tmp_path / "report.html")
+    assert all(each in text for each in TEXTS)
+
+
+def test_the_report_of_an_evaluation(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "open_metric", scored.Metrics().open)
+    rows = [PromptRow(text, text, text) for text in TEXTS]
+    scored.pictures(tmp_path / "p", len(TEXTS))
+    request = scored.request(tmp_path / "o", prompts=PromptSet(TEXTS[0], tuple(rows)))
+    run.evaluate(request, tmp_path / "p")
+    text = shown(tmp_path / "o" / "report.html")
     assert all(each in text for each in TEXTS)
 
 

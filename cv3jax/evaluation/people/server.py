@@ -43,7 +43,9 @@ class _Silent:
 
 
 def serve(desk: Desk, access: Access, sock: socket.socket, say: Callable[[str], None]) -> None:
-    """Serve until a signal; a second one ends at once. Every vote is on the disk by the time it is answered.
+    """Serve until a signal; a second one ends at once.
+
+    Every vote is on the disk by the time it is answered.
 
     say: is told one line about what happens.
     """

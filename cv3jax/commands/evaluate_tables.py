@@ -1,0 +1,61 @@
+"""The tables that `cv3jax evaluate` prints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cv3jax.evaluation.page import interval, number
+
+
+def of_report(report: dict[str, Any]) -> str:
+    """Return the figures of a report as lines of text."""
+    rows = [
+        [
+            column,
+            number(figure["value"]),
+            interval(figure),
+            metric["better"],
+            f"{figure['n']:,}",
+            figure["protocol"][:12],
+        ]
+        for metric in report["metrics"].values()
+        for column, figure in metric["figures"].items()
+    ]
+    return _table(("figure", "value", "95 % interval", "better", "pictures", "protocol"), rows)
+
+
+def of_comparison(found: dict[str, Any]) -> str:
+    """Return a comparison as lines of text: what differs, and how it was drawn."""
+    rows = [
+        [
+            column,
+            number(one["a"]["value"]),
+            number(one["b"]["value"]),
+            number(one["difference"]),
+            interval(one),
+            "–" if one["p"] is None else f"{one['p']:.4f}",
+            one["better"],
+        ]
+        for columns in found["metrics"].values()
+        for column, one in columns.items()
+    ]
+    head = ("figure", "A", "B", "A - B", "95 % interval", "p", "better")
+    lines = [f"A: {found['a']}", f"B: {found['b']}", "", _table(head, rows)]
+    if found["drawing"]:
+        lines += ["", "drawn otherwise, A against B:", *(f"  {line}" for line in found["drawing"])]
+    for name, why in found["without_interval"].items():
+        lines += ["", f"the difference of {name} has no interval: {why}"]
+    if found["only_one_has"]:
+        lines += ["", f"only one has: {', '.join(found['only_one_has'])}"]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under their heads, in columns; the first is at the left and the rest right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    )

@@ -1,0 +1,59 @@
+"""Drawing the pictures of a set of prompts, by what `cv3jax sample --prompts` draws with."""
+
+import contextlib
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cv3jax.cascade.sampler_settings import SamplerSettings
+from cv3jax.cascade.sizes import Size
+from cv3jax.distributed.independent import Share
+from cv3jax.evaluation.prompt_sets import PromptSet
+from cv3jax.sampling.expanding import Expanding
+from cv3jax.sampling.resumable import Devices, Pictures, sample_many
+from data_pipeline.io.errors import StoppedError, counted
+from data_pipeline.io.files import replacing
+
+PROMPTS, FOLDER = "prompts.jsonl", "pictures"
+
+
+class Drawing(NamedTuple):
+    """What draws: the checkpoint, the settings of its stages, and the devices."""
+
+    checkpoint: Path
+    base: SamplerSettings
+    relay: SamplerSettings
+    devices: Devices
+    size: Size | None = None
+    seed: int = 0
+    expanding: Expanding | None = None
+
+
+def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
+    """Draw `num` pictures of each prompt into a folder of `out`, and return the folder.
+
+    Pictures that exist are kept.
+
+    Raises:
+        InputError: the checkpoint does not fit, or `out` holds pictures drawn otherwise.
+        StoppedError: a signal asked the process to end; the same command continues.
+    """
+    file, folder = out / PROMPTS, out / FOLDER
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for row in prompts.prompts:
+            line = {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
+            lines.write(f"{json.dumps(line)}\n")
+    pictures = Pictures(
+        file, num, drawing.seed, drawing.size, drawing.base, drawing.relay, drawing.expanding
+    )
+    with contextlib.redirect_stdout(sys.stderr):  # the figures of drawing are not the command's
+        figures = sample_many(drawing.checkpoint, pictures, folder, drawing.devices, Share(0, 1))
+    if figures["left"]:
+        raise StoppedError(
+            signal.SIGTERM,
+            f"{counted(figures['left'], 'picture')} left to draw; run the same command to resume",
+        )
+    return folder
