@@ -15,13 +15,17 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
+from cv3jax.training.assessing import Assess, make_assess
 from cv3jax.training.build import build
 from cv3jax.training.changes import Asked, check_allowed, keep_history
+from cv3jax.training.evaluations import read_best
+from cv3jax.training.heldout import check_apart
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.parsing import stage_fields
 from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, check_resume, hold, record
+from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.io import extras
@@ -36,12 +40,14 @@ def run(
     resume_from: int | None = None,
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
+    scorers: OpenScorers | None = None,
 ) -> dict:
     """Train the stage of `settings` under `workdir`, and write its cascade. Returns its figures.
 
     The cascade is `workdir`/cascade. The run resumes from the newest checkpoint there, or from that
     of step `resume_from`; newer ones are then set aside. allowed: fields that may differ from those
-    of the run so far. source: the recipe and its overrides, for config.yaml.
+    of the run so far. source: the recipe and its overrides, for config.yaml. scorers: opens the
+    metrics of train.eval_metrics.
 
     Raises:
         InputError: a field, file or checkpoint does not fit, or another run holds `workdir`; raised
@@ -68,6 +74,7 @@ def run(
         stage = build(settings, workdir)
         profile = settings.profile.traced
         profiling.check_profiler(profile)
+        assess = evaluation_of(settings, stage, inputs, scorers)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             keep_history(workdir, resumed.changes)
@@ -83,6 +90,7 @@ def run(
             stage.place,
             stage.step,
             stage.preview(workdir / "previews"),
+            assess=assess,
             export=lambda ema: publish(stage, ema, workdir),
             compile=stage.compile,
         )
@@ -99,8 +107,29 @@ def run(
             **{f"seconds_{kind}": value for kind, value in seconds.items()},
             **publish(stage, state.ema, workdir),
         }
+    if best := processes.first("best", lambda: read_best(workdir)):
+        figures["best"] = {name: best[name] for name in ("step", "metric", "value")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
+
+
+def evaluation_of(
+    settings: StageSettings, stage: Stage, inputs: dict, scorers: OpenScorers | None
+) -> Assess | None:
+    """Return what evaluations of the stage measure, or None, and say what they do not.
+
+    inputs: `stage_inputs`. Raises InputError where they cannot be made.
+    """
+    train = settings.train
+    if not train.eval_every:
+        return None
+    check_apart(settings, inputs)
+    if processes.main() and not train.eval_data:
+        say(
+            f"cv3jax: {settings.stage}: no held-out loss, because config.train.eval_data is not set"
+        )
+    pictures = stage.pictures() if train.metrics else None
+    return make_assess(settings, stage.held_out(), pictures, scorers)
 
 
 def publish(stage: Stage, ema: Any, workdir: Path) -> dict:
