@@ -229,6 +229,7 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
     c.data.update({"threads": 1, "workers": 12})
     c.optim.update({"lr": lr, "warmup": warmup, "ema": 0.999})
     c.train.update({"steps": steps, "log_every": 100, "save_every": 2000, "preview_every": 2000})
+    c.train.update({"eval_every": 2000, "eval_records": 256})
     return c
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from cv3jax.distributed import processes
-from cv3jax.training.fixed_pictures import Pictures
-from cv3jax.training.heldout import HeldOut
+from cv3jax.training.heldout import check_apart
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.train_settings import PICTURES
 from data_pipeline.io.errors import InputError
+from data_pipeline.io.progress import say
 from data_pipeline.records.digest import dataset_content, json_digest
 
 PROBES = 4  # pictures that each metric scores at the start
@@ -66,6 +67,19 @@ def make_assess(
         return made
 
     return Assess(figures, better, identity(settings, pictures))
+
+
+def announce(settings: StageSettings, inputs: dict[str, Any]) -> None:
+    """Say where evaluations have no held-out loss. inputs: `stage_inputs`.
+
+    Raises InputError where train.eval_data is trained on.
+    """
+    if not settings.train.eval_every:
+        return
+    check_apart(settings, inputs)
+    if processes.main() and not settings.train.eval_data:
+        why = "because config.train.eval_data is not set"
+        say(f"cv3jax: {settings.stage}: no held-out loss, {why}")
 
 
 def _scorer(

@@ -25,8 +25,9 @@ from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.reports.pictures import contact_sheet, save_png
 from cv3jax.training.autoencoder_heldout import autoencoder_held_out
 from cv3jax.training.data import batch_like, by_size, loader, of_size, open_data
-from cv3jax.training.fixed_pictures import Pictures, reference_of
-from cv3jax.training.heldout import HeldOut, open_held_out
+from cv3jax.training.fixed_pictures import reference_of
+from cv3jax.training.heldout import open_held_out
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import first_images
 from cv3jax.training.settings import StageSettings

@@ -8,8 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.fsdp import Layout
-from cv3jax.training.heldout import Batches, Chosen, HeldOut
+from cv3jax.training.heldout import Batches, Chosen
 from cv3jax.training.heldout_losses import NUMBER, SEED
+from cv3jax.training.measures import HeldOut
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.train_settings import HELD_OUT
 from cv3jax.training.train_step import LossFn

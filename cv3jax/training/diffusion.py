@@ -17,10 +17,11 @@ from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
 from cv3jax.training.diffusion_heldout import stage_held_out
 from cv3jax.training.feature_cache import arrays, open_feature_cache, prepare_of
-from cv3jax.training.fixed_pictures import Pictures, stage_pictures
+from cv3jax.training.fixed_pictures import stage_pictures
 from cv3jax.training.frozen import describe, frozen_description, frozen_parts
-from cv3jax.training.heldout import HeldOut, open_held_out
+from cv3jax.training.heldout import open_held_out
 from cv3jax.training.heldout_losses import levels, stage_losses
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import base_preview, relay_preview
 from cv3jax.training.programs import diffusion_programs, encode_args, t_max_of, train_args

@@ -5,8 +5,9 @@ from typing import Any
 
 from cv3jax.distributed.backend import waiting
 from cv3jax.training.frozen import Frozen
-from cv3jax.training.heldout import Batches, Chosen, HeldOut, level_figures, level_names
+from cv3jax.training.heldout import Batches, Chosen, level_figures, level_names
 from cv3jax.training.heldout_losses import LevelLosses, held_out_program
+from cv3jax.training.measures import HeldOut
 from cv3jax.training.programs import DiffusionPrograms
 from cv3jax.training.settings import StageSettings
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from cv3jax.cascade.pipeline import Cascade
 from cv3jax.cascade.stage_sampler import fold
 from cv3jax.diffusion.pixels import down2, to_pixels, up2
 from cv3jax.sampling.inputs import read_prompts
+from cv3jax.training.measures import Pictures
 from cv3jax.training.previews import first_images, preview_prompts
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
@@ -23,15 +24,6 @@ from data_pipeline.scenes import grammar
 AT_ONCE = 4  # pictures that are drawn at a time, as many as a preview has
 SCENES = "scenes"
 SCENES_SEED = 30_000  # of the captions; the reports of finished runs have others
-
-
-class Pictures(NamedTuple):
-    """What is drawn, and how."""
-
-    prompts: list[str]
-    side: int
-    draw: Callable[[Any], np.ndarray]  # (EMA) → uint8 [N, side, side, 3]; all processes call it
-    reference: Callable[[], np.ndarray]  # () → held-out pictures of that side
 
 
 def fixed_prompts(settings: StageSettings, records: Any, held_out: Any) -> list[str]:

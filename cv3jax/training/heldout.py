@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -136,13 +136,6 @@ class Batches:
         return jax.tree.map(
             lambda *parts: np.concatenate(parts).astype(np.float64)[: self.count], *made
         )
-
-
-class HeldOut(NamedTuple):
-    """The held-out figures of a stage."""
-
-    better: dict[str, str]  # name → "higher" or "lower"
-    figures: Callable[[Any], dict[str, float]]  # (EMA) → the figures; all processes call it
 
 
 def level_names(at: Sequence[int]) -> list[str]:

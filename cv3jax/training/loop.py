@@ -171,7 +171,7 @@ def train_loop(
             if show and work.evaluate:
                 # pictures go to the host
                 seen = waiting(f"evaluating step {step}")
-                with account.doing("preview"), jax.transfer_guard("allow"), seen:
+                with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
                     log.image("preview", step, work.evaluate(state.ema, step))
             if save:
                 with account.doing("checkpoint"):

@@ -15,11 +15,10 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
-from cv3jax.training.assessing import Assess, make_assess
+from cv3jax.training.assessing import Assess, announce, make_assess
 from cv3jax.training.build import build
 from cv3jax.training.changes import Asked, check_allowed, keep_history
 from cv3jax.training.evaluations import read_best
-from cv3jax.training.heldout import check_apart
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.parsing import stage_fields
@@ -74,7 +73,8 @@ def run(
         stage = build(settings, workdir)
         profile = settings.profile.traced
         profiling.check_profiler(profile)
-        assess = evaluation_of(settings, stage, inputs, scorers)
+        announce(settings, inputs)
+        assess = evaluation_of(settings, stage, scorers)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             keep_history(workdir, resumed.changes)
@@ -114,21 +114,12 @@ def run(
 
 
 def evaluation_of(
-    settings: StageSettings, stage: Stage, inputs: dict, scorers: OpenScorers | None
+    settings: StageSettings, stage: Stage, scorers: OpenScorers | None
 ) -> Assess | None:
-    """Return what evaluations of the stage measure, or None, and say what they do not.
-
-    inputs: `stage_inputs`. Raises InputError where they cannot be made.
-    """
-    train = settings.train
-    if not train.eval_every:
+    """Return what evaluations of the stage measure, or None. Raises InputError as they do."""
+    if not settings.train.eval_every:
         return None
-    check_apart(settings, inputs)
-    if processes.main() and not train.eval_data:
-        say(
-            f"cv3jax: {settings.stage}: no held-out loss, because config.train.eval_data is not set"
-        )
-    pictures = stage.pictures() if train.metrics else None
+    pictures = stage.pictures() if settings.train.metrics else None
     return make_assess(settings, stage.held_out(), pictures, scorers)
 
 
