@@ -30,7 +30,7 @@ class RoundEvaluations:
     def __init__(self, work: Distillation, open_scorers: OpenScorers | None):
         """Read the held-out records. Raises InputError as `open_held_out` does."""
         self._work, self._open, stage = work, open_scorers, work.stage
-        self._records = open_held_out(stage) if stage.train.eval_every else None
+        self._records = open_held_out(stage)
         self._batches = None
         if self._records is not None:
             programs = work.programs(work.teacher.w_dim)

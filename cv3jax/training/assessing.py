@@ -13,7 +13,7 @@ from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.train_settings import PICTURES
-from data_pipeline.io.errors import InputError
+from data_pipeline.io.errors import InputError, first_line
 from data_pipeline.io.progress import say
 from data_pipeline.records.digest import dataset_content, json_digest
 
@@ -63,10 +63,28 @@ def make_assess(
         made = held_out.figures(ema) if held_out else {}
         if pictures:
             images = pictures.draw(ema)
-            made |= processes.first("scores", lambda: score(images, pictures.prompts))
+            made |= _shared(lambda: score(images, pictures.prompts))
         return made
 
     return Assess(figures, better, identity(settings, pictures))
+
+
+def _shared(score: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what process 0 scores, in all processes.
+
+    Raises RuntimeError in all of them where scoring fails, so that none waits for the others.
+    """
+
+    def scored() -> dict:
+        try:
+            return {"figures": score()}
+        except Exception as e:
+            return {"why": f"{type(e).__name__}: {first_line(e)}"}
+
+    found = processes.first("scores", scored)
+    if "why" in found:
+        raise RuntimeError(found["why"])
+    return found["figures"]
 
 
 def announce(settings: StageSettings, inputs: dict[str, Any]) -> None:

@@ -83,19 +83,23 @@ class Evaluations:
     def run(self, ema: Any, step: int, log: Any) -> None:
         """Evaluate the EMA after `step` updates, write its line, and keep the best."""
         figures = self._assess.figures(ema)
-        if processes.main():
-            before = self._best
-            if step in runs.steps(self._workdir / "checkpoints"):
-                self._consider(step, figures)
-            if self._best is not before:
-                self._write()
-            best = "; the best so far" if self._best is not before else ""
-            shown = ", ".join(
-                f"{name} {value:.4g}" for name, value in figures.items() if _first(name)
-            )
-            say(f"cv3jax: step {step}: {shown}{best}")
-        log.write(step, {**figures, FIELD: self._assess.of})
-        self.share()
+        try:
+            if processes.main():
+                self._note(figures, step)
+            log.write(step, {**figures, FIELD: self._assess.of})
+        finally:  # where process 0 cannot write, the others do not wait for it
+            self.share()
+
+    def _note(self, figures: dict[str, float], step: int) -> None:
+        """Say the figures of a step, and write best.json where its checkpoint is the best."""
+        before = self._best
+        if step in runs.steps(self._workdir / "checkpoints"):
+            self._consider(step, figures)
+        if self._best is not before:
+            self._write()
+        best = "; the best so far" if self._best is not before else ""
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if _first(name))
+        say(f"cv3jax: step {step}: {shown}{best}")
 
     def _consider(self, step: int, figures: dict[str, float]) -> None:
         """Make `step` the best where its figure is better, or the best was measured otherwise."""

@@ -52,7 +52,7 @@ def open_held_out(settings: StageSettings) -> Chosen | None:
     cannot be read.
     """
     train = settings.train
-    if not train.eval_data:
+    if not (train.eval_every and train.eval_data):
         return None
     try:
         source = open_records(train.eval_data)

@@ -123,7 +123,7 @@ def held_out(folder, count: int, *fields: str):
     with RecordWriter(folder, shards=2) as writer:
         for record in hn.records(count):
             writer.write(record)
-    given = (*FIELDS, f"train.eval_data={folder}", *fields)
+    given = (*FIELDS, "train.eval_every=2", f"train.eval_data={folder}", *fields)
     settings = hn.settings("scenes_base", *given)
     return settings, open_held_out(settings)
 
@@ -167,7 +167,8 @@ def test_records_that_are_trained_on_or_missing_are_refused(tmp_path):
         check_apart(given, inputs)
     check_apart(hn.settings("scenes_base", f"train.eval_data={tmp_path / 'other'}"), inputs)
     check_apart(hn.settings("scenes_base"), inputs)
-    missing = hn.settings("scenes_base", f"train.eval_data={tmp_path / 'none'}")
+    given = ("train.eval_every=2", f"train.eval_data={tmp_path / 'none'}")
+    missing = hn.settings("scenes_base", *given)
     for refuse in (lambda: check_apart(missing, inputs), lambda: open_held_out(missing)):
         with pytest.raises(InputError, match=r"config.train.eval_data: .*none"):
             refuse()
