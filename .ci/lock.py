@@ -22,13 +22,13 @@ AUDIT = "pip-audit>=2.9,<3\ncyclonedx-bom>=7,<8\n"
 # lock → its extras, and its constraints beside constraints.txt
 ADDED = {
     "docs": (("docs",), ()),
-    "torch": (("torch", "expand-local"), ()),
+    "torch": (("torch", "expand-local", "eval"), ()),
     "tpu": (("tpu-compile",), ("constraints-tpu.txt",)),
     "gpu": (("gpu-compile",), ("constraints-gpu.txt",)),
 }
 # PyTorch has files of other hashes at each of its indices, and CUDA's libraries belong to one of
 # them; they are installed by version
-BY_VERSION = re.compile(r"(torch|triton|nvidia-|cuda-)")
+BY_VERSION = re.compile(r"(torch$|triton|nvidia-|cuda-)")
 
 
 def compiled(*sources: str | Path, constraints: tuple[str, ...] = ()) -> dict[str, str]:

@@ -92,7 +92,9 @@ def check_digests(
     for folder in sorted(folders):
         if (folder / SUMS).exists():
             where = str(folder / SUMS)
-            listed |= {folder / name: (each, where) for name, each in _read(folder / SUMS).items()}
+            listed |= {
+                folder / name: (each, where) for name, each in read_sums(folder / SUMS).items()
+            }
     lines, used, missing = [], set(), []
     for file in [*files, *beside]:
         wanted = [listed[file]] if file in listed else []
@@ -103,7 +105,7 @@ def check_digests(
         if not wanted:
             missing += [file] if listed and file in files else []
             continue
-        found = _digest(file)
+        found = digest_of(file)
         for digest, where in wanted:
             if found != digest:
                 raise InputError(
@@ -119,8 +121,8 @@ def check_digests(
     return lines, used
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Return {name: SHA-256} of a SHA256SUMS."""
+def read_sums(path: Path) -> dict[str, str]:
+    """Return {name: SHA-256} of a SHA256SUMS. Raises InputError where it is none."""
     try:
         lines = read_regular(path, _MOST).decode().splitlines()
     except OSError as e:
@@ -140,7 +142,11 @@ def _read(path: Path) -> dict[str, str]:
     return found
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file of weights, in hexadecimal digits.
+
+    Raises InputError where it is no regular file, or not what its name says.
+    """
     try:
         if path.suffix == ".safetensors":  # hashing what is none may take hours
             check_header(path)

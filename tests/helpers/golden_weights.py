@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 
-def _normal(tag: str, n: int) -> np.ndarray:
+def normal(tag: str, n: int) -> np.ndarray:
     """Return n nearly normal numbers.
 
     Each is the sum of the four 16-bit parts of a Philox word, a stream that NumPy keeps stable.
@@ -22,7 +22,7 @@ def _normal(tag: str, n: int) -> np.ndarray:
 
 
 def _tensor(seed: int, file: str, name: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
-    z = _normal(f"{seed}|{file}|{name}|{shape}", int(np.prod(shape))).reshape(shape)
+    z = normal(f"{seed}|{file}|{name}|{shape}", int(np.prod(shape))).reshape(shape)
     if name.endswith("relative_attention_bias.weight"):
         z = 0.7 * z
     elif len(shape) == 1:  # scales of norms, then biases
