@@ -45,7 +45,7 @@ WARM = 2  # steps before the time is taken
 
 def settings_of(recipe: str, folder: Path, given: list[str]) -> StageSettings:
     """Return the settings of a recipe on scenes in `folder`, which are rendered where missing."""
-    for split, count in (("train", 2048), ("heldout", 256)):
+    for split, count in (("train", 256), ("heldout", 64)):
         if not (folder / split).exists():
             dataset.build(folder / split, dataset.SceneSettings(count, 0, split, size=SIDE))
     fields = [f"data.path={folder / 'train'}", f"train.eval_data={folder / 'heldout'}", *given]

@@ -1,6 +1,7 @@
 """The metrics of a run's evaluations, by their names in `train.eval_metrics`.
 
-A run takes `open_scorers` from its command, because training imports no metric.
+They are those of `cv3jax.evaluation.metrics`, as means over a few pictures, or as distances from
+held-out pictures. A run takes `open_scorers` from its command, because training imports no metric.
 """
 
 import dataclasses
@@ -8,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from cv3jax.evaluation.metrics.base import PictureMetric, SetMetric
+from cv3jax.evaluation.metrics.registry import open_metric
 from data_pipeline.io.errors import InputError
-from data_pipeline.scenes.judge import judge
 
-JUDGE = "judge"
-FIELD = "config.train.eval_metrics"
+FIELDS = "config.train.eval_metrics, config.train.eval_weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +42,49 @@ def open_scorers(
     [N, H, W, 3] with which metrics of sets compare.
 
     Raises:
-        InputError: a metric is unknown, or its weights or the reference are missing.
+        InputError: a metric is unknown, its library or weights are missing or wrong, or there are
+            no pictures to compare with.
     """
     return [_open(name, weights, reference) for name in names]
 
 
 def _open(name: str, weights: Path | None, reference: Callable[[], np.ndarray]) -> Scorer:
-    if name == JUDGE:
-        return Scorer(JUDGE, "higher", judged)
-    raise InputError(f"{FIELD}: there is no metric {name}; give {JUDGE}")
+    try:
+        metric = open_metric(name, weights)
+    except InputError as e:
+        raise InputError(f"{FIELDS}: {e}") from e
+    if isinstance(metric, PictureMetric):
+        return Scorer(name, metric.better, lambda images, prompts: means(metric, images, prompts))
+    return Scorer(name, metric.better, _distances(metric, reference()))
 
 
-def judged(images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
-    """Return the share of pictures in which the judge of scenes finds each property right.
+def means(metric: PictureMetric, images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
+    """Return the mean of each column of a metric over the pictures that it measures; NaN if none.
 
-    The names are judge.count, judge.colour, …, judge.all, and from 128² on judge.detail.
-
-    Raises:
-        InputError: a prompt is no caption of the scenes' grammar.
+    Raises InputError as the metric does.
     """
     try:
-        said = [judge(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        scores = metric.score([Image.fromarray(image) for image in images], list(prompts))
     except InputError as e:
-        raise InputError(f"{FIELD} = {JUDGE}: {e}; give other prompts or another metric") from e
-    return {f"{JUDGE}.{name}": float(np.mean([one[name] for one in said])) for name in said[0]}
+        raise InputError(f"config.train.eval_metrics: {e}; give other prompts or metrics") from e
+    measured = {name: values[~np.isnan(values)] for name, values in scores.items()}
+    return {
+        name: float(np.mean(values)) if len(values) else float("nan")
+        for name, values in measured.items()
+    }
+
+
+def _distances(metric: SetMetric, pictures: np.ndarray) -> Callable:
+    """Return a function: images, prompts → the distances from the pictures."""
+    theirs = metric.features([Image.fromarray(image) for image in pictures])
+    if len(theirs) < metric.least:
+        raise InputError(
+            f"config.train.eval_metrics: {metric.name} takes at least {metric.least} held-out"
+            f" pictures, not {len(theirs)}; give more config.train.eval_records"
+        )
+
+    def distances(images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
+        ours = metric.features([Image.fromarray(image) for image in images])
+        return {name: float(value) for name, value in metric.figures(ours, theirs).items()}
+
+    return distances
