@@ -124,7 +124,8 @@ def main() -> None:
         settings = settings_of(args.recipe, folder, given)
         stage = build(settings, folder / "run")
         assess, looped = evaluation_of(settings, stage, open_scorers), Looped(settings, stage)
-        first = measure.timed(lambda: assess.figures(stage.create().ema))()
+        fresh = stage.create().ema
+        first = measure.timed(lambda: assess.figures(fresh))()
         took = measure.turns(
             {
                 "without": lambda: looped.seconds(args.steps, lambda ema: {}),

@@ -132,9 +132,8 @@ def test_records_are_spread_over_the_dataset_and_the_same_on_any_mesh(tmp_path):
     settings, chosen = held_out(tmp_path / "d", 20, "train.eval_records=7")
     captions = [record["caption"] for record in chosen]
     assert len(captions) == 7
-    assert captions == sorted(captions, key=int)
-    assert int(captions[0]) < 3
-    assert int(captions[-1]) > 16
+    # of both shards, which have every other picture
+    assert captions == ["0", "4", "10", "16", "3", "9", "15"]
 
     def read(mesh):
         batches = Batches(settings, chosen, hn.tokens, mesh)
