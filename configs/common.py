@@ -140,6 +140,14 @@ def train(*, steps: int) -> ConfigDict:
             "export_every": 0,
             "skip_nonfinite": 0,
             "skip_spike": 0.0,
+            "eval_every": 2000,
+            "eval_data": config_dict.placeholder(str),
+            "eval_records": 256,
+            "eval_metrics": "",
+            "eval_pictures": 16,
+            "eval_prompts": "",
+            "eval_weights": config_dict.placeholder(str),
+            "best": "",
         }
     )
 
@@ -221,6 +229,7 @@ def long(c: ConfigDict, *, batch: int, steps: int, lr: float, warmup: int) -> Co
     c.data.update({"threads": 1, "workers": 12})
     c.optim.update({"lr": lr, "warmup": warmup, "ema": 0.999})
     c.train.update({"steps": steps, "log_every": 100, "save_every": 2000, "preview_every": 2000})
+    c.train.update({"eval_every": 2000, "eval_records": 256})
     return c
 
 
@@ -233,6 +242,7 @@ def tiny(c: ConfigDict) -> ConfigDict:
     c.data.image_size, c.data.threads, c.data.min_side = 32, 1, None
     c.optim.warmup = 2
     c.train.update({"steps": 4, "log_every": 2, "save_every": 2, "preview_every": 0, "keep": 2})
+    c.train.update({"eval_every": 0, "eval_records": 8, "eval_pictures": 2})
     if c.stage == "vae":
         c.model.update(
             {

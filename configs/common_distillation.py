@@ -51,4 +51,5 @@ def long_distil(c: ConfigDict) -> ConfigDict:
     c.data.update({"threads": 1, "workers": 12})
     c.optim.warmup = 50
     c.train.update({"log_every": 100, "save_every": 1000, "preview_every": looks(c.distill.rounds)})
+    c.train.update({"eval_every": 2000, "eval_records": 256})
     return c

@@ -49,6 +49,7 @@ def get_config(variant: str = ""):
     c.train.update(
         {"steps": 1300, "log_every": 25, "save_every": 200, "preview_every": 650, "keep": 2}
     )
+    c.train.update({"eval_every": 600, "eval_records": 64})
     c.sample.update({"steps": 4, "guidance": 1.5, "prompts": ()})
     return common.select(c, variant, long=long)
 

@@ -25,6 +25,7 @@ def get_config(variant: str = ""):
         c, rounds=((8, 500, 4e-4, 1.0, 2.0), (4, 800, 4e-4, 1.0, 2.0)), w=(1.0, 1.5, 2.0), warmup=10
     )
     c.distill.target = "x0_root_snr"
+    c.train.eval_every = 0  # of so short a round an evaluation is a large part
     return common.select(c, variant, long=long)
 
 

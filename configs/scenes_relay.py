@@ -27,6 +27,7 @@ def get_config(variant: str = ""):
     c.objective.update({"weighting": "min_snr", "offset_noise": 0.05})
     c.optim.update({"lr": 4e-3, "warmup": 20})
     c.train.update({"steps": 200, "save_every": 50, "preview_every": 100})
+    c.train.eval_every = 0  # of so short a run an evaluation is a large part
     c.sample.update({"steps": 2, "guidance": 1.5})
     return common.select(c, variant, long=long)
 

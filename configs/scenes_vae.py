@@ -56,6 +56,7 @@ def get_config(variant: str = ""):
     c.train.update(
         {"steps": 4000, "log_every": 50, "save_every": 1000, "preview_every": 1000, "keep": 2}
     )
+    c.train.update({"eval_every": 1000, "eval_records": 64})
     return common.select(
         c, variant, long=functools.partial(common.long, batch=64, steps=8_000, lr=3e-3, warmup=200)
     )

@@ -5,11 +5,14 @@ leaves the previous checkpoint, and damage is noticed before anything is read.
 """
 
 import contextlib
+import dataclasses
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from cv3jax.checkpoints import manifest
 from cv3jax.checkpoints.writing import (
@@ -44,20 +47,39 @@ class DamagedError(InputError):
         super().__init__(f"{self.what}; restore the file, or {older}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept(policies.PreservationPolicy):
+    """Keep the checkpoint of the step that `step()` returns when another one is saved."""
+
+    step: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Return whether each of the checkpoints stays."""
+        kept = self.step()
+        return [one.step == kept for one in checkpoints]
+
+
 def open_manager(
-    directory: str | Path, keep: int = 2, keep_every: int = 0
+    directory: str | Path,
+    keep: int = 2,
+    keep_every: int = 0,
+    best: Callable[[], int | None] = lambda: None,
 ) -> ocp.CheckpointManager:
     """Open the checkpoints under `directory`. Close the manager when done.
 
-    It keeps the newest `keep` of them and those of every multiple of `keep_every` steps. Saves run
-    in the background.
+    It keeps the newest `keep` of them, those of every multiple of `keep_every` steps, and that of
+    the step `best()`. Saves run in the background.
     """
     path = checkpoint_path(directory)
     background = ocp.options.AsyncOptions(
         timeout_secs=PATIENCE, post_finalization_callback=lambda: sign(path, "[0-9]*")
     )
+    kept = [policies.LatestN(keep), Kept(best)]
+    kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, keep_period=keep_every or None, create=True, async_options=background
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        create=True,
+        async_options=background,
     )
     return ocp.CheckpointManager(path, options=options, item_names=("state", "data", "run"))
 
@@ -74,13 +96,15 @@ def steps(directory: str | Path) -> list[int]:
     )
 
 
-def remove_old(directory: str | Path, keep: int, keep_every: int = 0) -> None:
+def remove_old(
+    directory: str | Path, keep: int, keep_every: int = 0, best: int | None = None
+) -> None:
     """Remove all checkpoints that `open_manager` would not keep.
 
-    A kill may have come when one of them was half removed.
+    A kill may have come when one of them was half removed. best: the step of the best one.
     """
     for step in steps(directory)[:-keep]:
-        if not keep_every or step % keep_every:
+        if step != best and (not keep_every or step % keep_every):
             shutil.rmtree(Path(directory) / str(step))
 
 

@@ -42,10 +42,11 @@ def main(argv: list[str] | None = None) -> None:
 
     with loading():
         from cv3jax.distillation.run import run
+        from cv3jax.evaluation.scorers import open_scorers
 
     processes.start(args)
     with preemptible(args.workdir), reporting(args.json) as report:
-        figures = run(settings, args.workdir, args.allow_changed, source)
+        figures = run(settings, args.workdir, args.allow_changed, source, open_scorers)
         if processes.main():
             least = figures["rounds"][-1]["steps"]
             said = (

@@ -10,9 +10,10 @@ from data_pipeline.records import check_records
 
 
 def check_stage_inputs(settings: StageSettings) -> None:
-    """Raise InputError where a dataset of config.data.path or config.cascade is not there.
+    """Raise InputError where a dataset of the recipe or config.cascade is not there.
 
-    What they hold is checked when the stage is built.
+    The datasets are those of config.data.path and config.train.eval_data. What they hold
+    is checked when the stage is built.
     """
     if settings.data.path:
         try:
@@ -20,5 +21,10 @@ def check_stage_inputs(settings: StageSettings) -> None:
                 check_records(Path(path))
         except InputError as e:
             raise InputError(f"config.data.path: {e}") from e
+    if settings.train.eval_every and settings.train.eval_data:
+        try:
+            check_records(Path(settings.train.eval_data))
+        except InputError as e:
+            raise InputError(f"config.train.eval_data: {e}") from e
     if settings.stage != "vae" and settings.cascade:
         cascades.find_cascade(settings.cascade)

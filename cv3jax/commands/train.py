@@ -49,11 +49,13 @@ def main(argv: list[str] | None = None) -> None:
     check_stage_inputs(settings)
 
     with loading():
+        from cv3jax.evaluation.scorers import open_scorers
         from cv3jax.training.run import run
 
     processes.start(args)
     with preemptible(args.workdir), reporting(args.json) as report:
-        figures = run(settings, args.workdir, args.resume_from, args.allow_changed, source)
+        given = (args.workdir, args.resume_from, args.allow_changed, source, open_scorers)
+        figures = run(settings, *given)
         if processes.main():
             done = (
                 f"{figures['stage']}: {counted(figures['steps'], 'step')} in"

@@ -267,6 +267,16 @@ def round_data(run: Distillation, round: RoundSettings) -> tuple[Any, Callable]:
     )
 
 
+def round_aside(run: Distillation, round: RoundSettings, teacher: Trained, params: Any) -> dict:
+    """Return what a round's programs take aside: {"teacher": parameters, "round"}.
+
+    params: of the teacher, from `as_frozen`.
+    """
+    like = run.programs(teacher.w_dim).aside["round"]
+    now = jax.device_put(round_of(run.settings, round), jax.tree.map(lambda x: x.sharding, like))
+    return {"teacher": params, "round": now}
+
+
 def round_step(
     run: Distillation, round: RoundSettings, teacher: Trained, params: Any
 ) -> Callable[[Any, Any], tuple[Any, dict]]:
@@ -277,8 +287,5 @@ def round_step(
     one = run.programs(teacher.w_dim)
     encode, train = run.compiled(teacher.w_dim)
     parts = {name: run.frozen.params[name] for name in one.frozen}
-    now = jax.device_put(
-        round_of(run.settings, round), jax.tree.map(lambda x: x.sharding, one.aside["round"])
-    )
-    aside = {"teacher": params, "round": now}
+    aside = round_aside(run, round, teacher, params)
     return lambda state, batch: train(state, aside, encode(parts, batch, state.key, state.step))

@@ -145,7 +145,7 @@ def with_guidance(cond: Cond, w: jax.Array, w_dim: int) -> Cond:
     return {**cond, "w": guidance_embedding(w, w_dim)} if w_dim else cond
 
 
-def distillation_loss(
+def pair_losses(
     student: Denoise,
     teacher: Denoise,
     *,
@@ -154,11 +154,12 @@ def distillation_loss(
     w_dim: int,
     teacher_w_dim: int,
     read_text: Callable[[Params, jax.Array], Any] | None = None,
-) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
-    """Return the loss function of a base or relay stage.
+) -> Callable:
+    """Return the losses of images at given pairs, guidance weights and noise.
 
-    It is (params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics). The
-    batch is that of `diffusion_loss` without dropped text; it has `low` for a relay.
+    It is (params, {"teacher": parameters, "round": Round}, batch, (pair [B], w [B], noise
+    [B, H, W, C])) → (losses [B], mean squared errors of x0 [B]). The batch is that of
+    `diffusion_loss` without dropped text; it has `low` for a relay.
 
     A teacher with teacher_w_dim = 0 is guided by w (round 1: its passes have twice the rows). Any
     other teacher is guidance-conditioned, like the student. The target "landing" is the paper's:
@@ -172,10 +173,10 @@ def distillation_loss(
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
 
-    def loss_fn(params, frozen, batch, keys):
+    def losses(params, frozen, batch, drawn):
         x0, cond, now = batch["x0"], batch["cond"], frozen["round"]
         low, way = (batch["low"], form) if "low" in batch else (jnp.zeros_like(x0), "released")
-        pair, w, noise = draw_pairs(keys, x0.shape[1:], now.pairs.count, now.w)
+        pair, w, noise = drawn
         t, sigma, blur = (values[pair] for values in (now.pairs.t, now.pairs.sigma, now.pairs.blur))
         m = mean(x0, low, per_sample(blur[:, 0], x0))
         x = m + per_sample(sigma[:, 0], x0) * noise
@@ -192,6 +193,44 @@ def distillation_loss(
         squared = (error**2).mean(axis=(1, 2, 3))
         moved = pair_weights(way, sigma, blur)[2]
         scale = moved**2 if target == "landing" else weight(sigma[:, 0], TARGETS[target])
-        return (scale * squared).mean(), {"x0_error": squared.mean()}
+        return scale * squared, squared
+
+    return losses
+
+
+def drawn_loss(losses: Callable) -> Callable[[Params, Any, dict, jax.Array], tuple]:
+    """Return the loss function of `pair_losses`, at pairs, weights and noise of `draw_pairs`.
+
+    It is (params, {"teacher": parameters, "round": Round}, batch, keys [B]) → (loss, metrics).
+    """
+
+    def loss_fn(params, frozen, batch, keys):
+        now = frozen["round"]
+        drawn = draw_pairs(keys, batch["x0"].shape[1:], now.pairs.count, now.w)
+        each, squared = losses(params, frozen, batch, drawn)
+        return each.mean(), {"x0_error": squared.mean()}
 
     return loss_fn
+
+
+def distillation_loss(
+    student: Denoise,
+    teacher: Denoise,
+    *,
+    form: str = "released",
+    target: str = "landing",
+    w_dim: int,
+    teacher_w_dim: int,
+    read_text: Callable[[Params, jax.Array], Any] | None = None,
+) -> Callable[[Params, Any, dict, jax.Array], tuple[jax.Array, dict]]:
+    """Return the `drawn_loss` of a stage. The arguments are those of `pair_losses`."""
+    losses = pair_losses(
+        student,
+        teacher,
+        form=form,
+        target=target,
+        w_dim=w_dim,
+        teacher_w_dim=teacher_w_dim,
+        read_text=read_text,
+    )
+    return drawn_loss(losses)

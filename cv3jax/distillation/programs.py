@@ -4,6 +4,7 @@ The teacher is sharded as the student is, and is as frozen as the encoders.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cv3jax.cascade.parts import model_shapes
-from cv3jax.distillation.loss import Round, distillation_loss, pairs
+from cv3jax.distillation.loss import Round, drawn_loss, pair_losses, pairs
 from cv3jax.distillation.settings import DistillSettings, RoundSettings
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.partitioning import abstract, tree_sharding, tree_specs
@@ -23,6 +24,38 @@ from cv3jax.training.stage import MeshPlan
 from cv3jax.training.train_step import make_train_step
 
 
+class Taught(NamedTuple):
+    """The losses of a student and its teacher on a mesh."""
+
+    losses: Callable  # of `pair_losses`
+    shapes: Any  # of the teacher's parameters
+    held: dict  # the specs of {"teacher", "round"} inside a program that is spread over the mesh
+
+
+def taught_losses(
+    settings: DistillSettings,
+    teacher_w_dim: int,
+    stage: StageSettings,
+    mesh: Any,
+    network: Network,
+) -> Taught:
+    """Return the losses of the recipe's target for a teacher of that `w_dim`."""
+    model = network.model.clone(w_dim=teacher_w_dim, remat="none")
+    dtype = stage.model["dtype"]
+    shapes = as_computed(model_shapes(model, network.text_width), dtype)
+    theirs = Layout(mesh, tree_specs(shapes, mesh), dtype)
+    losses = pair_losses(
+        network.denoiser(network.model, network.layout),
+        network.denoiser(model, theirs),
+        form=stage.sample.form,
+        target=settings.target,
+        w_dim=settings.w_dim,
+        teacher_w_dim=teacher_w_dim,
+        read_text=model.clone(gather=theirs.gather).text_kv,
+    )
+    return Taught(losses, shapes, {"teacher": theirs.held(), "round": P()})
+
+
 def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep:
     """Return the maker of the train step for a teacher of that `w_dim`; with 0 it is guided.
 
@@ -30,32 +63,19 @@ def distillation_step(settings: DistillSettings, teacher_w_dim: int) -> MakeStep
     """
 
     def make(stage: StageSettings, plan: MeshPlan, network: Network) -> tuple[Callable, dict]:
-        model = network.model.clone(w_dim=teacher_w_dim, remat="none")
-        dtype = stage.model["dtype"]
-        shapes = as_computed(model_shapes(model, network.text_width), dtype)
-        theirs = Layout(plan.mesh, tree_specs(shapes, plan.mesh), dtype)
-        loss = distillation_loss(
-            network.denoiser(network.model, network.layout),
-            network.denoiser(model, theirs),
-            form=stage.sample.form,
-            target=settings.target,
-            w_dim=settings.w_dim,
-            teacher_w_dim=teacher_w_dim,
-            read_text=model.clone(gather=theirs.gather).text_kv,
-        )
-        specs = {"teacher": theirs.held(), "round": P()}
+        taught = taught_losses(settings, teacher_w_dim, stage, plan.mesh, network)
         train = make_train_step(
-            loss,
+            drawn_loss(taught.losses),
             network.tx,
             decay=lambda frozen: frozen["round"].decay,
             accumulate=plan.accumulate,
             rate=lambda frozen, step: round_rate(stage.optim, frozen["round"], step),
-            spread=lambda gradient: network.layout.spread_gradient(gradient, specs),
+            spread=lambda gradient: network.layout.spread_gradient(gradient, taught.held),
             skip=stage.train.skip,
         )
         everywhere = NamedSharding(plan.mesh, P())
         return train, {
-            "teacher": abstract(shapes, tree_sharding(shapes, plan.mesh)),
+            "teacher": abstract(taught.shapes, tree_sharding(taught.shapes, plan.mesh)),
             "round": jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
                 round_of(settings, settings.rounds[0]),

@@ -17,6 +17,7 @@ from cv3jax.checkpoints.writing import checkpoint_path
 from cv3jax.distillation import build as building
 from cv3jax.distillation.build import Distillation, Trained
 from cv3jax.distillation.evaluation import Bench, references
+from cv3jax.distillation.heldout import RoundEvaluations
 from cv3jax.distillation.monitor import BEST, Watch
 from cv3jax.distillation.parity import Inputs, parity
 from cv3jax.distillation.parsing import recipe_fields
@@ -35,20 +36,23 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training.agreement import check_agreement
+from cv3jax.training.assessing import announce
 from cv3jax.training.changes import Asked, keep_history
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, hold, record
+from cv3jax.training.scoring import OpenScorers
 from data_pipeline.io import extras
 from data_pipeline.io.files import check_directory, write_json
 from data_pipeline.io.progress import say
 
 
 class Pending(NamedTuple):
-    """What is asked of a round, and where it resumes."""
+    """What is asked of a round, where it resumes, and how it is evaluated."""
 
     asked: Asked
     resumed: Resumed
+    evaluations: RoundEvaluations
 
 
 def run(
@@ -56,12 +60,13 @@ def run(
     workdir: Path,
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
+    scorers: OpenScorers | None = None,
 ) -> dict:
     """Distil the stage of `settings` under `workdir`. Returns the figures.
 
     rounds/*/cascade has the weights of each round, cascade those of the last. allowed: fields that
     may differ from those of the rounds so far. source: the recipe and its overrides, for
-    config.yaml.
+    config.yaml. scorers: opens the metrics of train.eval_metrics.
 
     Raises:
         InputError: a field, file, teacher or checkpoint does not fit; raised before anything is
@@ -87,6 +92,8 @@ def run(
         if processes.main():
             for word in work.words:
                 say(f"cv3jax: {stage.stage}: {word}")
+        announce(stage, inputs)
+        evaluations = RoundEvaluations(work, scorers)
         bench = make_bench(work)
         if processes.main():  # nothing is written before all that may be refused was looked at
             fields = recipe_fields(stage.json)
@@ -111,7 +118,8 @@ def run(
         for n, round in enumerate(settings.rounds):
             place, figures = workdir / "rounds" / round.name, found.figures[n]
             if figures is None:
-                pending = Pending(of_round(asked, settings, round.number), resumed[n])
+                own = of_round(asked, settings, round.number)
+                pending = Pending(own, resumed[n], evaluations)
                 figures = run_round(
                     work, round, teacher, place, bench, full, None if n else student, pending
                 )
@@ -174,11 +182,22 @@ def run_round(
     train = dataclasses.replace(stage.train, preview_every=previews)
     cadence = Cadence.of(train, stage.profile.traced)
     step = building.round_step(work, round, teacher, params)
+    aside = building.round_aside(work, round, teacher, params)
+    assess = pending.evaluations.of_round(round, teacher, described, aside)
     like = work.programs(teacher.w_dim).like
     description = work.frozen.description.with_stage(stage.stage, described)
     cascade = newest.about(stage.stage, description, work.frozen.directories)
     _, seconds = train_loop(
-        Work(name, like, data, placed, step, evaluate=watch.look, rate="distill.rounds"),
+        Work(
+            name,
+            like,
+            data,
+            placed,
+            step,
+            evaluate=watch.look,
+            assess=assess,
+            rate="distill.rounds",
+        ),
         place,
         state,
         cadence,

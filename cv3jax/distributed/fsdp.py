@@ -63,15 +63,16 @@ class Layout(NamedTuple):
             return x
         return jax.lax.with_sharding_constraint(x, P(None, "context"))
 
-    def spread(self, function: Callable) -> Callable:
+    def spread(self, function: Callable, frozen: Any = None) -> Callable:
         """Return `function(params, frozen, batch)` → arrays [B, ...], spread over the mesh.
 
-        Each device computes with its own shard of the parameters and its own rows.
+        Each device computes with its own shard of the parameters and its own rows. frozen: the
+        specs of that argument, as for `spread_gradient`.
         """
         return jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=(self.held(), P(), P(BATCH)),
+            in_specs=(self.held(), P() if frozen is None else frozen, P(BATCH)),
             out_specs=P(BATCH),
             axis_names=self._manual(),
             check_vma=False,

@@ -39,7 +39,7 @@ def small_recipe(
 
     Its frozen parts are those of `cascade`, a directory of `workdir`.
     """
-    fields = [f"seed={seed}", f"data.path={workdir / 'data' / 'train'}"]
+    fields = [f"seed={seed}", f"data.path={workdir / 'data' / 'train'}", "train.eval_every=0"]
     fields += [f"cascade={workdir / cascade}"] if cascade else []
     # the smallest that can be judged; the relay's is at twice the zoom
     fields += ["data.image_size=64"] if tiny and cascade else []

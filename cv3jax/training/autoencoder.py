@@ -1,5 +1,6 @@
 """The autoencoder stage: reconstruction + KL (+ learned perceptual distance), on images only."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,20 @@ from cv3jax.distributed.partitioning import abstract, tree_specs
 from cv3jax.evaluation.image_metrics import psnr
 from cv3jax.models.vae import Autoencoder, posterior_sample
 from cv3jax.reports.pictures import contact_sheet, save_png
+from cv3jax.training.autoencoder_heldout import autoencoder_held_out
 from cv3jax.training.data import batch_like, by_size, loader, of_size, open_data
+from cv3jax.training.fixed_pictures import reference_of
+from cv3jax.training.heldout import open_held_out
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import first_images
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan, mesh_plan
 from cv3jax.training.state import make_tx, state_creator, state_shapes
-from cv3jax.training.train_step import make_train_step
+from cv3jax.training.train_step import LossFn, make_train_step
 from data_pipeline.io.errors import InputError
 from data_pipeline.loading.bucket_sizes import Size
+from data_pipeline.loading.damaged import readable
 
 SCALE_IMAGES = 256  # images on which the latent scale is measured
 
@@ -44,7 +50,7 @@ class AutoencoderStage:
     def __init__(self, settings: StageSettings):
         """Build the stage from its settings."""
         self._settings, self._mesh = settings, mesh_plan(settings)
-        self._records = open_data(settings.data)
+        self._records, self._held_out = open_data(settings.data), open_held_out(settings)
         self._model = model_of(Autoencoder, settings.model, "config.model")
         check_sides(settings, self._model.factor)
         perceptual, self._frozen = None, {}
@@ -108,6 +114,30 @@ class AutoencoderStage:
 
         return show
 
+    def held_out(self) -> HeldOut | None:
+        """Return the held-out figures, or None without train.eval_data."""
+        if self._held_out is None:
+            return None
+        loss, layout = self._program.loss, self._program.layout
+        return autoencoder_held_out(self._settings, loss, layout, self._frozen, self._held_out)
+
+    def pictures(self) -> Pictures:
+        """Return the fixed pictures of evaluations: round trips of pictures, with their captions.
+
+        They are held-out ones where there are some.
+        """
+        train, side = self._settings.train, self._settings.data.image_size
+        source = self._records if self._held_out is None else self._held_out
+        some = list(itertools.islice(readable(source), train.eval_pictures))
+        images = first_images(some, side, len(some))
+
+        def draw(ema):
+            parts = [images[i : i + 16] for i in range(0, len(images), 16)]
+            return np.concatenate([np.asarray(self._decode(ema, part)) for part in parts])
+
+        captions = [record["caption"] for record in some]
+        return Pictures(captions, side, draw, reference_of(self._settings, self._held_out, side))
+
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade: the autoencoder, and the scale that gives its latents an RMS of 1.
 
@@ -157,6 +187,8 @@ class VaeProgram(NamedTuple):
     init: Callable[[jax.Array], Any]  # key → parameters
     tx: Any
     train: Callable  # jitted (state, frozen, batch) → (state, metrics)
+    loss: LossFn  # (params, frozen, batch, keys [B]) → (loss, metrics)
+    layout: Layout  # of the parameters
 
 
 def vae_program(
@@ -180,10 +212,12 @@ def vae_program(
         kl_weight=settings.objective.kl_weight,
         perceptual_weight=settings.objective.perceptual_weight,
     )
+
+    def of_batch(params, frozen, batch, keys):
+        return loss(params, frozen, {"pixels": to_pixels(batch["image"])}, keys)
+
     train_step = make_train_step(
-        lambda params, frozen, batch, keys: loss(
-            params, frozen, {"pixels": to_pixels(batch["image"])}, keys
-        ),
+        of_batch,
         tx,
         decay=settings.optim.ema,
         accumulate=plan.accumulate,
@@ -191,4 +225,4 @@ def vae_program(
         skip=skip,
     )
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement(like), None))
-    return VaeProgram(like, init, tx, jitted)
+    return VaeProgram(like, init, tx, jitted, of_batch, layout)

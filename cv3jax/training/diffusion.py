@@ -1,6 +1,7 @@
 """The base and relay stages: frozen encoders, and the UNet that trains on their outputs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from cv3jax.distributed import processes
 from cv3jax.distributed.batches import placer
 from cv3jax.reports.pictures import save_png
 from cv3jax.training.data import by_size, loader, of_size, open_data
+from cv3jax.training.diffusion_heldout import stage_held_out
 from cv3jax.training.feature_cache import arrays, open_feature_cache, prepare_of
+from cv3jax.training.fixed_pictures import stage_pictures
 from cv3jax.training.frozen import describe, frozen_description, frozen_parts
+from cv3jax.training.heldout import open_held_out
+from cv3jax.training.heldout_losses import levels, stage_losses
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.memory_plan import compiled_and_announced, held
 from cv3jax.training.previews import base_preview, relay_preview
-from cv3jax.training.programs import diffusion_programs, encode_args, train_args
+from cv3jax.training.programs import diffusion_programs, encode_args, t_max_of, train_args
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import mesh_plan
 from cv3jax.training.state import state_creator
@@ -54,7 +60,10 @@ class DiffusionStage:
         )
         # it should refuse what it refuses before a tokenizer is written
         loader(settings, self._records, None, mesh)
-        needed = ("vae", "t5") if settings.train.preview_every else tuple(self._programs.frozen)
+        self._held_out = open_held_out(settings)
+        train = settings.train
+        whole = train.preview_every or (train.eval_every and (self._held_out or train.metrics))
+        needed = ("vae", "t5") if whole else tuple(self._programs.frozen)
         self._frozen = frozen_parts(
             settings, directory, description, self._records, mesh, workdir, needed
         )
@@ -90,18 +99,23 @@ class DiffusionStage:
         encode, train = by_size(self._compiled, batch)
         return train(state, {}, encode(self._encoders, batch, state.key, state.step))
 
-    def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
-        """Return a function (ema, step) that writes pictures of the stage into `directory`."""
+    @functools.cached_property
+    def cascade_of_stage(self) -> Cascade:
+        """The cascade that draws this stage; its parameters are those of no step."""
         settings, frozen = self._settings, self._frozen
         stages = {settings.stage: self._description.stages[settings.stage]}
         description = dataclasses.replace(frozen.description, stages=stages)
-        cascade = Cascade(
+        return Cascade(
             description,
             dict(frozen.params),
             frozen.tokenize,
             attention=settings.attention,
             within=self._mesh.mesh,
         )
+
+    def preview(self, directory: Path) -> Callable[[Any, int], np.ndarray]:
+        """Return a function (ema, step) that writes pictures of the stage into `directory`."""
+        settings, cascade = self._settings, self.cascade_of_stage
         show = relay_preview if settings.relay else base_preview
 
         def save(ema, step):
@@ -113,6 +127,18 @@ class DiffusionStage:
             )
 
         return save
+
+    def held_out(self) -> HeldOut | None:
+        """Return a function: EMA → the figures of the held-out pictures, or None."""
+        if self._held_out is None:
+            return None
+        settings, frozen = self._settings, self._frozen
+        made, at = stage_losses(settings, self._programs), levels(t_max_of(settings))
+        return stage_held_out(settings, self._programs, frozen, self._held_out, made, at)
+
+    def pictures(self) -> Pictures:
+        """Return the fixed pictures of the stage."""
+        return stage_pictures(self._settings, self.cascade_of_stage, self._records, self._held_out)
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade so far with this stage's EMA; existing parts are linked."""

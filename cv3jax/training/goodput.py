@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-KINDS = ("step", "data", "checkpoint", "preview", "compile", "other")
+KINDS = ("step", "data", "checkpoint", "preview", "evaluation", "compile", "other")
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 now = time.monotonic  # tests replace it by their own clock
 

@@ -1,9 +1,8 @@
 """The training loop of every stage: steps, metrics, previews, checkpoints, resumption and stops."""
 
 import contextlib
-import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +13,20 @@ from cv3jax.checkpoints.writing import remove_unfinished
 from cv3jax.distributed import preemption, processes
 from cv3jax.distributed.backend import waiting
 from cv3jax.distributed.preemption import NonFiniteLossError
+from cv3jax.training.evaluations import Evaluations
 from cv3jax.training.goodput import Account
 from cv3jax.training.metrics import MetricsLog, NoLog
 from cv3jax.training.prefetch import Prefetch
 from cv3jax.training.profiling import tracing
-from cv3jax.training.settings import TrainSettings
-from cv3jax.training.skipping import NOTHING, Skip, Skips, not_finite
+from cv3jax.training.skipping import Skips, not_finite
 from cv3jax.training.train_step import TrainState, as_stored, from_stored, norms_of
+from cv3jax.training.work import Cadence as Cadence
+from cv3jax.training.work import Work as Work
 from data_pipeline.io.errors import StoppedError, first_line
 from data_pipeline.io.progress import say
 
 CHECK = 50  # most steps between two checks for a failed save in the background
 Metrics = list[tuple[int, dict]]  # (step, name → value), oldest first
-
-
-@dataclasses.dataclass(frozen=True)
-class Cadence:
-    """The length of a run, and how often it does what, in steps.
-
-    0 means only at the end; for previews, never.
-    """
-
-    steps: int
-    log: int
-    save: int
-    preview: int
-    keep: int  # how many of the newest checkpoints
-    profile: range | None = None  # steps to trace
-    keep_every: int = 0  # checkpoints that stay
-    export: int = 0  # exports of the cascade
-    skip: Skip = NOTHING  # updates to skip
-
-    @classmethod
-    def of(cls, train: TrainSettings, profile: range | None) -> "Cadence":
-        """Return the cadence of a recipe's train section."""
-        return cls(
-            train.steps,
-            train.log_every,
-            train.save_every,
-            train.preview_every,
-            train.keep,
-            profile,
-            train.keep_every,
-            train.export_every,
-            train.skip,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What is trained: the state's shapes, its data, and the functions of its steps."""
-
-    name: str
-    like: Any  # the state's shapes and shardings
-    data: Any  # the loader's iterator
-    place: Callable[[Any], Any]  # a batch → arrays on the mesh
-    step: Callable[[TrainState, Any], tuple[TrainState, dict]]  # (state, batch) → (state, metrics)
-    preview: Callable[[Any, int], Any] | None = None  # (ema, step) → uint8 [H, W, 3]
-    # like a preview, but part of the training: it runs before the checkpoint, and its errors end
-    # the run
-    evaluate: Callable[[Any, int], Any] | None = None
-    export: Callable[[Any], Any] | None = None  # (ema) → the cascade on disk
-    compile: Callable[[], None] | None = None  # compiles what `step` calls, before the first step
-    rate: str = "optim.lr"  # the recipe's field with the learning rate
 
 
 def train_loop(
@@ -97,8 +47,9 @@ def train_loop(
     agree on a last step.
 
     Loss and norms of every step are checked while the next step runs, and always before anything is
-    saved. Meanwhile the next batch is fetched and placed. A preview comes after the checkpoint of
-    its step; if it fails, a message says so.
+    saved. Meanwhile the next batch is fetched and placed. Evaluation and preview come after the
+    checkpoint of their step; if one fails, a message says so. An evaluation that a kill or a stop
+    prevented is made up for.
 
     Raises:
         NonFiniteLossError: a step was not finite, or too many in a row were skipped; the message
@@ -107,11 +58,19 @@ def train_loop(
         InputError: the checkpoint is of another configuration, or a record is damaged.
         OSError: something could not be written; the checkpoints before it remain.
     """
+    directory, stay = workdir / "checkpoints", (cadence.keep, cadence.keep_every)
+    evaluations = Evaluations(
+        workdir, work.assess, every=cadence.eval, last=cadence.steps, best=cadence.best
+    )
     with processes.main_first("clean"):
         if processes.main():
-            remove_unfinished(workdir / "checkpoints")
-            runs.remove_old(workdir / "checkpoints", cadence.keep, cadence.keep_every)
-    manager = runs.open_manager(workdir / "checkpoints", cadence.keep, cadence.keep_every)
+            remove_unfinished(directory)
+            evaluations.begin()
+    evaluations.share()
+    with processes.main_first("old"):
+        if processes.main():
+            runs.remove_old(directory, *stay, evaluations.kept)
+    manager = runs.open_manager(directory, *stay, lambda: evaluations.kept)
     with contextlib.ExitStack() as at_end:  # in reverse order, whatever happens
         at_end.callback(manager.close)
         at_end.callback(work.data.close)
@@ -124,7 +83,7 @@ def train_loop(
         # a network file system may show them late to other processes
         if (latest := processes.first("latest", manager.latest_step)) is not None:
             with account.doing("checkpoint"), waiting(f"loading the checkpoint of step {latest}"):
-                run = runs.run_of(workdir / "checkpoints", latest)
+                run = runs.run_of(directory, latest)
                 state = runs.restore(manager, latest, as_stored(work.like), work.data)
                 state = from_stored(state, work.like, run.get("norms"))
             skips = Skips(cadence.skip.most, run.get("skipped"))
@@ -145,6 +104,14 @@ def train_loop(
         def finish():  # raises when the last save failed, whatever else was to be reported
             with account.doing("checkpoint"), waiting("writing the last checkpoint"):
                 runs.finish(manager)
+            if processes.main() and evaluations.kept is not None:
+                runs.remove_old(directory, *stay, evaluations.kept)  # what was the best before
+
+        def evaluate(step: int, state: TrainState) -> None:
+            seen = waiting(f"evaluating step {step}")
+            allowed = jax.transfer_guard("allow")  # pictures go to the host
+            with account.doing("evaluation"), allowed, _optional(step, "evaluation"), seen:
+                evaluations.run(state.ema, step, log)
 
         def settle(running: int) -> None:
             """Wait for all steps but the last `running`, and write the lines that are due."""
@@ -167,6 +134,8 @@ def train_loop(
             with account.doing("compile"):
                 work.compile()
             log.begin()
+        if evaluations.missing(start):
+            evaluate(start, state)
         for step in range(start + 1, cadence.steps + 1):
             if cadence.profile and step in (cadence.profile.start, cadence.profile.stop):
                 settle(0)
@@ -196,13 +165,15 @@ def train_loop(
             show = show and (work.preview or work.evaluate)
             kept = _due(step, cadence.save) or _due(step, cadence.keep_every)
             save, export = kept or last or stop, _due(step, cadence.export) and not last
+            # the grace of a stop is for the checkpoint; the next start evaluates
+            assess = evaluations.due(step) and not stop
             # what uses the state waits for it; otherwise this step runs while the one before it is
             # checked
-            settle(0 if show or save or export else 1)
+            settle(0 if show or save or export or assess else 1)
             if show and work.evaluate:
                 # pictures go to the host
                 seen = waiting(f"evaluating step {step}")
-                with account.doing("preview"), jax.transfer_guard("allow"), seen:
+                with account.doing("evaluation"), jax.transfer_guard("allow"), seen:
                     log.image("preview", step, work.evaluate(state.ema, step))
             if save:
                 with account.doing("checkpoint"):
@@ -219,12 +190,20 @@ def train_loop(
             if export and work.export:
                 with account.doing("checkpoint"), jax.transfer_guard("allow"):
                     work.export(state.ema)
+            # the checkpoint is on the disk, whatever these two do to this process
+            if save and (assess or (show and work.preview)):
+                with account.doing("checkpoint"):
+                    runs.finish(manager)
+            if assess:
+                evaluate(step, state)
             if show and work.preview:
-                if save:  # the checkpoint is on the disk, whatever the preview does to this process
-                    with account.doing("checkpoint"):
-                        runs.finish(manager)
                 seen = waiting(f"drawing the preview of step {step}")
-                with account.doing("preview"), jax.transfer_guard("allow"), _optional(step), seen:
+                with (
+                    account.doing("preview"),
+                    jax.transfer_guard("allow"),
+                    _optional(step, "preview"),
+                    seen,
+                ):
                     log.image("preview", step, work.preview(state.ema, step))
             if stop:
                 break
@@ -247,14 +226,14 @@ def _due(step: int, every: int) -> bool:
 
 
 @contextlib.contextmanager
-def _optional(step: int) -> Iterator[None]:
-    """Print why the preview inside failed; the training continues without it."""
+def _optional(step: int, what: str) -> Iterator[None]:
+    """Print why what is inside failed; the training continues without it."""
     try:
         yield
     except Exception as e:
         if processes.main():
             why = f"{type(e).__name__}: {first_line(e)}"
-            say(f"cv3jax: step {step}: no preview ({why}); training continues")
+            say(f"cv3jax: step {step}: no {what} ({why}); training continues")
 
 
 def _look(step: int, metrics: dict, skips: Skips, rate: str, manager: Any) -> dict[str, float]:

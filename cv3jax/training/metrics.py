@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # importing it takes seconds, because it imports torch where 
     from tensorboardX.summary import Summary
 
 
+SHOWN = ("loss", "psnr", "heldout/loss")  # beside the progress bar
+
+
 class MetricsLog:
     """`metrics.jsonl` (an object per logging interval) and TensorBoard files, and a bar on stderr.
 
@@ -47,6 +50,7 @@ class MetricsLog:
         # tqdm uses the wall clock and would stand still where that is set back
         self._bar = progress.bar(steps, name, "step", initial=start)
         self._bar._time = time.monotonic
+        self._shown: dict[str, str] = {}
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def begin(self) -> None:
@@ -57,17 +61,17 @@ class MetricsLog:
         """Count one step as done."""
         self._bar.update()
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Record `values` (floats) at `step`."""
+    def write(self, step: int, values: dict[str, float | str]) -> None:
+        """Record `values` at `step`. TensorBoard gets the numbers alone."""
         from tensorboardX.summary import scalar
 
         with naming(self.path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        self._show(step, *(scalar(name, value) for name, value in values.items()))
-        self._bar.set_postfix(
-            {k: f"{values[k]:.4g}" for k in ("loss", "psnr") if k in values}, refresh=False
-        )
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        self._show(step, *(scalar(name, value) for name, value in numbers.items()))
+        self._shown |= {name: f"{values[name]:.4g}" for name in SHOWN if name in values}
+        self._bar.set_postfix(self._shown, refresh=False)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show uint8 [H, W, 3] in TensorBoard."""

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cv3jax.cascade.parts import build_model, model_of, model_shapes, unet_init
+from cv3jax.cascade.parts import build_model, model_of, unet_init
 from cv3jax.checkpoints.description import TextDescription, VaeDescription
-from cv3jax.diffusion.conditioning import stage_batch
 from cv3jax.diffusion.denoiser import Denoise, make_denoiser
 from cv3jax.diffusion.losses import Objective, diffusion_loss
 from cv3jax.diffusion.schedule import Schedule, T, base_grid, make_schedule, relay_grid
@@ -19,17 +18,28 @@ from cv3jax.distributed.batches import placement
 from cv3jax.distributed.fsdp import Layout
 from cv3jax.distributed.mesh import batch_sharding
 from cv3jax.distributed.partitioning import abstract, context_problem, tree_sharding, tree_specs
-from cv3jax.models.precision import as_computed
 from cv3jax.models.t5 import T5Encoder
 from cv3jax.models.unet import UNet
 from cv3jax.models.vae import Autoencoder
 from cv3jax.training.data import batch_like
+from cv3jax.training.encoding import Models, frozen_shapes, make_encode
 from cv3jax.training.feature_cache import Arrays
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import MeshPlan
 from cv3jax.training.state import attend_of, make_tx, state_shapes
-from cv3jax.training.train_step import image_keys, make_train_step, microbatches
+from cv3jax.training.train_step import make_train_step
 from data_pipeline.io.errors import InputError
+
+
+class Network(NamedTuple):
+    """The UNet of a stage, and what a train step is made of."""
+
+    model: UNet
+    text_width: int
+    layout: Layout  # of its parameters
+    tx: Any
+    denoiser: Callable[[UNet, Layout], Denoise]  # a UNet on this mesh as a denoiser
+    schedule: Schedule
 
 
 class DiffusionPrograms(NamedTuple):
@@ -44,17 +54,8 @@ class DiffusionPrograms(NamedTuple):
     encode: Callable  # (frozen parts, batch, key, step) → encoded batch
     aside: dict  # the other argument of `train`: {}, or what `make_step` returns
     train: Callable  # (state, aside, encoded batch) → (state, metrics); the state is donated
-
-
-class Network(NamedTuple):
-    """The UNet of a stage, and what a train step is made of."""
-
-    model: UNet
-    text_width: int
-    layout: Layout  # of its parameters
-    tx: Any
-    denoiser: Callable[[UNet, Layout], Denoise]  # a UNet on this mesh as a denoiser
-    schedule: Schedule
+    network: Network
+    models: Models
 
 
 # (settings, mesh plan, network) → (the train step, its argument besides state and batch)
@@ -65,12 +66,11 @@ def diffusion_step(
     settings: StageSettings, plan: MeshPlan, network: Network
 ) -> tuple[Callable, dict]:
     """Return the train step of the recipe's objective (paper Eq. 6)."""
-    o = settings.objective
     loss = diffusion_loss(
         network.denoiser(network.model, network.layout),
         network.schedule,
-        Objective(o.weighting, o.gamma, o.norm, o.offset_noise),
-        t_max=settings.schedule.start if settings.relay else T,
+        objective_of(settings),
+        t_max=t_max_of(settings),
     )
     train = make_train_step(
         loss,
@@ -81,6 +81,17 @@ def diffusion_step(
         skip=settings.train.skip,
     )
     return train, {}
+
+
+def objective_of(settings: StageSettings) -> Objective:
+    """Return what config.objective measures. Raises ValueError on an unknown name."""
+    o = settings.objective
+    return Objective(o.weighting, o.gamma, o.norm, o.offset_noise)
+
+
+def t_max_of(settings: StageSettings) -> int:
+    """Return the largest t that a stage is trained at: T, or a relay's start."""
+    return settings.schedule.start if settings.relay else T
 
 
 def diffusion_programs(
@@ -124,18 +135,17 @@ def diffusion_programs(
         )
 
     layout = Layout(mesh, tree_specs(like.params, mesh), settings.model["dtype"])
+    network = Network(model, t5.channels, layout, tx, denoiser, schedule)
     try:
-        train, aside = make_step(
-            settings, plan, Network(model, t5.channels, layout, tx, denoiser, schedule)
-        )
+        train, aside = make_step(settings, plan, network)
     except ValueError as e:
         raise InputError(f"config.objective: {e}") from e
 
-    cached = cached or {}
-    shapes = {} if "mean" in cached else {"vae": model_shapes(vae)}
-    shapes |= {} if "text" in cached else {"t5": as_computed(model_shapes(t5), settings.text.dtype)}
+    cached, models = cached or {}, Models(vae, t5, autoencoder.measured)
+    gone = {name for name, array in {"vae": "mean", "t5": "text"}.items() if array in cached}
+    shapes = {name: x for name, x in frozen_shapes(settings, models).items() if name not in gone}
     frozen = abstract(shapes, tree_sharding(shapes, mesh))
-    encode = make_encode(settings, plan, vae, t5, autoencoder.measured, shapes)
+    encode = make_encode(settings, plan, models, shapes)
     return DiffusionPrograms(
         init,
         tx,
@@ -145,6 +155,8 @@ def diffusion_programs(
         jax.jit(encode, out_shardings=batch_sharding(mesh)),
         aside,
         jax.jit(train, donate_argnums=0, out_shardings=(placement(like), None)),
+        network,
+        models,
     )
 
 
@@ -172,56 +184,6 @@ def train_args(steps: DiffusionPrograms) -> tuple:
     encoded = jax.eval_shape(steps.encode, *encode_args(steps))
     rows = batch_sharding(steps.like.step.sharding.mesh)
     return steps.like, steps.aside, abstract(encoded, rows)
-
-
-def make_encode(
-    settings: StageSettings,
-    plan: MeshPlan,
-    vae: Autoencoder,
-    t5: T5Encoder,
-    scale: float,
-    shapes: dict,
-) -> Callable:
-    """Return encode(frozen parts, loader batch, key, step) → the batch of `diffusion_loss`.
-
-    Each device encodes its own rows. shapes: of the frozen parts. A part that is not among them is
-    not used, because the batch has its results.
-    """
-    both = Layout(plan.mesh, tree_specs(shapes, plan.mesh), None)
-    layouts = {
-        name: Layout(plan.mesh, both.specs[name], {"vae": vae, "t5": t5}[name].dtype)
-        for name in shapes
-    }
-    later = {"t5": T5Encoder.gathers}  # the parameters that the model gathers itself
-    t5 = t5.clone(gather=layouts["t5"].gather) if "t5" in layouts else t5
-
-    def rows(params, _, batch):
-        whole = {
-            name: layout.whole(params[name], later.get(name, lambda path: False))
-            for name, layout in layouts.items()
-        }
-
-        def one(part):
-            return stage_batch(
-                *part,
-                encode_image=lambda x: vae.apply({"params": whole["vae"]}, x, method="encode"),
-                encode_text=lambda tokens: t5.apply({"params": whole["t5"]}, tokens),
-                scale=scale,
-                relay=settings.relay,
-                text_drop=settings.objective.text_drop,
-            )
-
-        # one microbatch at a time, so that the same figure bounds the activations of the encoders
-        # and of the UNet
-        out = jax.lax.map(one, microbatches(batch, plan.accumulate))
-        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), out)
-
-    def encode(params, batch, key, step):
-        # other keys than those of the step itself
-        keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, step), T), settings.batch.size)
-        return both.spread(rows)(params, {}, (batch, keys))
-
-    return encode
 
 
 def stage_schedule(settings: StageSettings) -> Schedule:

@@ -16,13 +16,16 @@ from cv3jax.distributed.backend import waiting
 from cv3jax.recipes import Source
 from cv3jax.training import profiling
 from cv3jax.training.agreement import check_agreement
+from cv3jax.training.assessing import Assess, announce, make_assess
 from cv3jax.training.build import build
 from cv3jax.training.changes import Asked, check_allowed, keep_history
+from cv3jax.training.evaluations import read_best
 from cv3jax.training.inputs import stage_inputs
 from cv3jax.training.loop import Cadence, Work, train_loop
 from cv3jax.training.parsing import stage_fields
 from cv3jax.training.readable_config import keep_config
 from cv3jax.training.resume import Resumed, check_resume, hold, record
+from cv3jax.training.scoring import OpenScorers
 from cv3jax.training.settings import StageSettings
 from cv3jax.training.stage import Stage
 from data_pipeline.io import extras
@@ -37,12 +40,14 @@ def run(
     resume_from: int | None = None,
     allowed: tuple[str, ...] = (),
     source: Source | None = None,
+    scorers: OpenScorers | None = None,
 ) -> dict:
     """Train the stage of `settings` under `workdir`, and write its cascade. Returns its figures.
 
     The cascade is `workdir`/cascade. The run resumes from the newest checkpoint there, or from that
     of step `resume_from`; newer ones are then set aside. allowed: fields that may differ from those
-    of the run so far. source: the recipe and its overrides, for config.yaml.
+    of the run so far. source: the recipe and its overrides, for config.yaml. scorers: opens the
+    metrics of train.eval_metrics.
 
     Raises:
         InputError: a field, file or checkpoint does not fit, or another run holds `workdir`; raised
@@ -71,6 +76,8 @@ def run(
         stage = build(settings, workdir)
         profile = settings.profile.traced
         profiling.check_profiler(profile)
+        announce(settings, inputs)
+        assess = evaluation_of(settings, stage, scorers)
         state = stage.create() if latest is None else None  # two states of a large model do not fit
         if processes.main():
             keep_history(workdir, resumed.changes)
@@ -86,6 +93,7 @@ def run(
             stage.place,
             stage.step,
             stage.preview(workdir / "previews"),
+            assess=assess,
             export=lambda ema: publish(stage, ema, workdir),
             compile=stage.compile,
         )
@@ -102,8 +110,20 @@ def run(
             **{f"seconds_{kind}": value for kind, value in seconds.items()},
             **publish(stage, state.ema, workdir),
         }
+    if best := processes.first("best", lambda: read_best(workdir)):
+        figures["best"] = {name: best[name] for name in ("step", "metric", "value")}
     figures["parameters"] = sum(x.size for x in jax.tree.leaves(state.params))
     return figures
+
+
+def evaluation_of(
+    settings: StageSettings, stage: Stage, scorers: OpenScorers | None
+) -> Assess | None:
+    """Return what evaluations of the stage measure, or None. Raises InputError as they do."""
+    if not settings.train.eval_every:
+        return None
+    pictures = stage.pictures() if settings.train.metrics else None
+    return make_assess(settings, stage.held_out(), pictures, scorers)
 
 
 def publish(stage: Stage, ema: Any, workdir: Path) -> dict:

@@ -7,7 +7,7 @@ below takes a `ConfigDict`. JAX is not imported, so that fields can be shown at 
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cv3jax.checkpoints.description_fields import STAGE
 from cv3jax.diffusion import BLURS, NORMS, WEIGHTINGS
@@ -22,7 +22,6 @@ from cv3jax.fields import (
     number,
     one_of,
     optional,
-    require,
     whole,
 )
 from cv3jax.kernels import KINDS
@@ -36,8 +35,8 @@ from cv3jax.training.model_settings import (
 )
 from cv3jax.training.optim_settings import OptimSettings
 
-if TYPE_CHECKING:
-    from cv3jax.training.skipping import Skip
+# for the loop and for recipes of one's own code, which take all settings from here
+from cv3jax.training.train_settings import TrainSettings as TrainSettings
 
 STAGES = ("vae", "base", "relay")
 _SIZE = Rule(
@@ -46,13 +45,6 @@ _SIZE = Rule(
     whole(1).typed,
     lambda value: value >= 1 or value == -1,
     (0, -2),
-)
-_SPIKE = Rule(
-    "float",
-    "0, or above 1",
-    number(0).typed,
-    lambda value: value == 0 or number(above=1).fits(value),
-    (-1.0, 1.0),
 )
 _SPAN = re.compile(r"(\d+):(\d+)")
 
@@ -152,50 +144,6 @@ class AutoencoderObjective:
     def __post_init__(self):
         """Raise InputError where a field breaks its rule."""
         check(self, "objective")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """How long a run is and how often it does what, in steps."""
-
-    log_every: int = field("Steps between two lines of metrics; 0: only at the end.", whole(0))
-    save_every: int = field("Steps between two checkpoints; 0: only at the end.", whole(0))
-    preview_every: int = field("Steps between two previews; 0: only at the end.", whole(0))
-    keep: int = field("How many of the newest checkpoints are kept.", whole(1))
-    # a distillation's rounds have their own
-    steps: int | None = field("Updates of the run.", whole(1), None)
-    keep_every: int = field(
-        "One checkpoint in every so many steps is never deleted; 0: none.", whole(0), 0
-    )
-    export_every: int = field(
-        "Steps between two writes of WORKDIR/cascade; 0: only at the end.", whole(0), 0
-    )
-    skip_nonfinite: int = field(
-        "How many updates in a row may be skipped because their loss or gradient is not finite; 0:"
-        " the first such update ends the run.",
-        whole(0),
-        0,
-    )
-    skip_spike: float = field(
-        "An update is also skipped if its gradient is this many times as long as those of the last"
-        " updates; needs skip_nonfinite above 0; 0: off.",
-        _SPIKE,
-        0.0,
-    )
-
-    def __post_init__(self):
-        """Raise InputError where a field breaks its rule."""
-        check(self, "train")
-        spike = self.skip_spike
-        right = "0, or above 1 with train.skip_nonfinite above 0"
-        require(spike == 0 or self.skip_nonfinite > 0, "train.skip_spike", spike, right)
-
-    @property
-    def skip(self) -> "Skip":
-        """Return which updates are skipped."""
-        from cv3jax.training.skipping import Skip
-
-        return Skip(self.skip_nonfinite, self.skip_spike)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from cv3jax.distributed.mesh import batch_ways, make_mesh
+from cv3jax.training.measures import HeldOut, Pictures
 from cv3jax.training.settings import StageSettings
 from data_pipeline.io.errors import InputError
 
@@ -30,6 +31,12 @@ class Stage(Protocol):
 
     def preview(self, directory: Path) -> Callable[[Any, int], Any]:
         """Return a function (ema, step) → uint8 [H, W, 3] that writes it into `directory` too."""
+
+    def held_out(self) -> HeldOut | None:
+        """Return the held-out figures, or None without train.eval_data."""
+
+    def pictures(self) -> Pictures:
+        """Return the fixed pictures of evaluations."""
 
     def export(self, ema: Any, directory: Path) -> dict:
         """Write the cascade with this stage's EMA. Returns figures of it."""

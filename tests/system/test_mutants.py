@@ -37,6 +37,15 @@ NO_STEP_DRAWS = {
     "cv3jax/distillation/evaluation.py": ("jax.vmap(jax.random.key)",),  # of the same pictures
     "cv3jax/distillation/parity.py": ("np.random.default_rng(stage.seed)",),  # inputs to compare on
     "cv3jax/training/previews.py": ("jax.vmap(jax.random.key)",),
+    # of evaluations, whose figures tests/training/test_heldout.py has from NumPy
+    "cv3jax/training/assessing.py": ("np.random.default_rng(0)",),
+    "cv3jax/training/autoencoder_heldout.py": ("jax.random.fold_in(jax.random.key(SEED), number)",),
+    "cv3jax/training/fixed_pictures.py": ("jax.vmap(jax.random.key)",),
+    "cv3jax/training/heldout_losses.py": (
+        "jax.random.fold_in(key, level[0])",
+        "jax.random.fold_in(jax.random.key(SEED), n)",
+        "jax.random.fold_in(key, T)",
+    ),
     # shapes alone
     "cv3jax/training/state.py": ("key = jax.random.key(seed)",),
     "cv3jax/training/frozen.py": ("jax.eval_shape(init, jax.random.key(0))",),
@@ -58,6 +67,13 @@ NO_STEP_FIELDS = {
     "train.keep": "what is written when",
     "train.keep_every": "what is written when",
     "train.export_every": "what is written when",
+    **dict.fromkeys(
+        (f"train.eval_{name}" for name in ("every", "data", "records", "metrics", "pictures")),
+        "what is evaluated: tests/training/test_heldout.py",
+    ),
+    "train.eval_prompts": "what is evaluated",
+    "train.eval_weights": "what is evaluated",
+    "train.best": "which checkpoint stays: tests/training/test_best_checkpoint.py",
     "profile": "what is traced",
     "sample": "previews, but for the form",
     "distill.w": "what rounds are judged by",

@@ -98,6 +98,7 @@ def test_time_is_accounted_for_by_what_the_devices_waited_for(monkeypatch):
         "seconds_data": 7.0,
         "seconds_checkpoint": 0.0,
         "seconds_preview": 0.0,
+        "seconds_evaluation": 0.0,
         "seconds_compile": 0.0,
         "seconds_other": 0.0,
         "goodput": 11 / 13,
@@ -117,6 +118,7 @@ def test_time_is_accounted_for_by_what_the_devices_waited_for(monkeypatch):
         "data": 9.0,
         "checkpoint": 5.0,
         "preview": 0.0,
+        "evaluation": 0.0,
         "compile": 0.0,
         "other": 1.0,
     }
