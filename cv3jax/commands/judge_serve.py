@@ -138,6 +138,9 @@ def main(argv: list[str] | None = None) -> None:
         _check_url(args.public_url)
     check_file(args.votes, "--votes")
     check_json(args.json)
+    for one in MODELS:
+        if (path := getattr(args, one)) is not None and not path.is_dir():
+            raise InputError(f"--{one} {path}: there is no such folder")
     names = read_raters(args.raters)
     extras.check("judge-people serve", "fastapi", "uvicorn", extra="eval")
     with reporting(args.json) as report:
