@@ -32,7 +32,6 @@ bench-serve --url http://localhost:1 --mix 4+1 | --mix 4+1
 bench-serve --url http://localhost:1 --size 64 | --size goes with --checkpoint
 bench-serve --checkpoint nope | nope is not a checkpoint
 judge-people serve --a nope --b nope --prompts nope --votes v | --prompts nope
-judge-people serve --a nope --b nope --prompts {file} --votes v | --a nope: there is no such folder
 judge-people serve --a nope --b nope --prompts nope --votes v --port 65536 | --port 65536
 judge-people analyse --votes nope | --votes nope: No such file
 judge-people analyse --votes {file} | no SQLite file
