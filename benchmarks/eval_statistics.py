@@ -230,9 +230,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.count < 1:
         parser.error("--count must be at least 1")
-    facts, count = measure.facts("numpy", "scipy"), args.count
+    count = args.count
     with ProcessPoolExecutor(args.processes) as pool:
         found = dict(zip(PARTS, pool.map(part, PARTS, [count] * len(PARTS)), strict=True))
+    facts = measure.facts("numpy", "scipy")  # which starts JAX, whose threads no fork survives
     print(
         f"{report(found)}\n\n{count} simulations each, "
         + ", ".join(f"{key} {value}" for key, value in facts.items())
