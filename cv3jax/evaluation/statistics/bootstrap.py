@@ -135,7 +135,8 @@ def effective(sizes: np.ndarray) -> float:
 
 def resampled(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of `count` clusters is in each resample, int [draws, count]."""
-    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws)
+    chosen = rng.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    return np.bincount(chosen.ravel(), minlength=draws * count).reshape(draws, count)
 
 
 def cut(made: np.ndarray, sizes: np.ndarray, level: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.sparse import csgraph
 
 from cv3jax.evaluation.statistics.bootstrap import effective, resampled
-from cv3jax.evaluation.statistics.win_rates import two_way
+from cv3jax.evaluation.statistics.win_rates import OneWay, two_way
 
 SCALE = 400 / np.log(10)  # points of a rating for one of log π
 DRAWS = 500
@@ -122,7 +122,7 @@ def _widths(
     rng = np.random.default_rng(0)
 
     def spread(labels: np.ndarray) -> np.ndarray:
-        """Return the variance of each log π when clusters are drawn anew."""
+        """Return the variance of each log π when clusters are drawn anew, [models]."""
         tables = np.zeros((labels.max() + 1, 3 * len(kinds)))
         np.add.at(tables, (labels, column), 1)
         strengths, _ = _fit(count, kinds, resampled(len(tables), draws, rng) @ tables, _PRIOR)
@@ -139,10 +139,12 @@ def _widths(
         return np.sqrt(variance) * stats.t.ppf((1 + level) / 2, freedom)
     by_rater = np.unique(raters, return_inverse=True)[1]
     cells = np.unique(by_prompt * (by_rater.max() + 1) + by_rater, return_inverse=True)[1]
-    parts = [spread(each) for each in (by_prompt, by_rater, cells)]
-    freedom = min(by_prompt.max(), by_rater.max())
-    made = [two_way(*values, values[2], freedom).total for values in zip(*parts, strict=True)]
-    return np.sqrt(made) * stats.t.ppf((1 + level) / 2, freedom)
+    labels = (by_prompt, by_rater, cells)
+    parts = [[OneWay(v, each.max() + 1) for v in spread(each)] for each in labels]
+    made = [two_way(*one, one[2].variance) for one in zip(*parts, strict=True)]
+    return np.array(
+        [np.sqrt(one.variance) * stats.t.ppf((1 + level) / 2, one.freedom) for one in made]
+    )
 
 
 def _fit(

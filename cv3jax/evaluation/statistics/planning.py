@@ -52,18 +52,25 @@ class Design:
     def power(self, votes: float, rate: float) -> float:
         """Return the probability that the interval of so many votes leaves out one half.
 
-        It is on the side of the true rate. The test has Student's t, as win rates have it.
+        It is on the side of the true rate. The test is that of `win_rates`.
         """
         from scipy import stats  # flags are checked without it
 
-        freedom = max(min(self.prompts, self.raters, votes) - 1, 1)
-        if self.rater_icc == 0.0:  # then raters are as one
-            freedom = max(min(self.prompts, votes) - 1, 1)
+        freedom = self._freedom(votes)
         variance = (rate * (1 - rate) - self.ties / 4) / votes * self.design_effect(votes)
         if variance <= 0:
             return 1.0
         t = stats.t.ppf((1 + self.level) / 2, freedom)
         return float(stats.nct.sf(t, freedom, abs(rate - 0.5) / math.sqrt(variance)))
+
+    def _freedom(self, votes: float) -> float:
+        """Return the degrees of freedom of the test: Satterthwaite's, as `win_rates` has them."""
+        parts, few = 1 / max(votes - 1, 1), votes
+        for all_, icc in ((self.prompts, self.prompt_icc), (self.raters, self.rater_icc)):
+            count = min(all_, votes)
+            parts += (1 + (votes / count - 1) * icc) ** 2 / max(count - 1, 1)
+            few = min(few, count)
+        return max(self.design_effect(votes) ** 2 / parts, few - 1, 1)
 
 
 def check(rate: float, power: float, design: Design) -> None:

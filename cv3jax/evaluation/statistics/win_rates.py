@@ -5,7 +5,13 @@ votes of one rater. `these` is the interval for new prompts and the same raters,
 over prompts. `any` is for new prompts and new raters, from the two-way cluster-robust variance of
 Cameron, Gelbach and Miller, "Robust Inference With Multiway Clustering", 2011, Eq. 2.11: that by
 prompt, plus that by rater, less that of cells of both. It is on the scale of log odds, with
-Student's t of as many degrees of freedom as there are of the fewer clusters, less one.
+Student's t.
+
+With few raters the formula is low: their sums are around the mean of the votes themselves. The
+larger of it and the variance by prompt is high, because it is a maximum. So a part of the way from
+one to the other is gone (`TOWARDS`). Degrees of freedom are Satterthwaite's, of the three
+variances, and no fewer than those of the fewer clusters. benchmarks/eval_statistics.py measures the
+coverage.
 """
 
 from typing import NamedTuple
@@ -15,8 +21,9 @@ from scipy import special, stats
 
 from cv3jax.evaluation.statistics.bootstrap import DRAWS, Interval, mean_interval
 
+TOWARDS = 0.25
 # The two-way variance is a difference, and may be near zero or below by chance. This share of the
-# variance of independent votes is its least. benchmarks/eval_statistics.py measures the coverage.
+# variance of independent votes is its least.
 LEAST = 0.3
 
 
@@ -47,14 +54,18 @@ class WinRate(NamedTuple):
     rater_icc: float | None
 
 
-class TwoWay(NamedTuple):
-    """Variances of a mean: by prompt, by rater, of their cells, and the one that holds."""
+class OneWay(NamedTuple):
+    """The variance of a mean by one kind of clusters, and how many of them there are."""
 
-    prompt: float
-    rater: float
-    cell: float
-    total: float
-    freedom: int  # degrees
+    variance: float
+    clusters: int
+
+
+class TwoWay(NamedTuple):
+    """The variance of a mean by prompts and raters, and its degrees of freedom."""
+
+    variance: float
+    freedom: float
 
 
 def win_rate(
@@ -87,7 +98,7 @@ def win_rate(
     found = two_way_of(scores, prompts, raters)
     any_, p = _logit_interval(rate, found, level, fewer, len(scores))
     alone = float(scores.var()) / len(scores)
-    effect = found.total / alone if alone else None
+    effect = found.variance / alone if alone else None
     return WinRate(*counts, rate, these, any_, p, effect, *alike)
 
 
@@ -99,17 +110,23 @@ def two_way_of(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray) -> T
     errors = values - values.mean()
     cells = np.unique(prompts * (raters.max() + 1) + raters, return_inverse=True)[1]
     alone = float((errors**2).sum() / len(values) ** 2)
-    return two_way(
-        *(_one_way(errors, labels) for labels in (prompts, raters, cells)),
-        alone,
-        min(prompts.max(), raters.max()),
+    parts = (
+        OneWay(_one_way(errors, labels), int(labels.max()) + 1)
+        for labels in (prompts, raters, cells)
     )
+    return two_way(*parts, alone)
 
 
-def two_way(prompt: float, rater: float, cell: float, alone: float, freedom: int) -> TwoWay:
-    """Return the two-way variance from the one-way ones and that of independent votes."""
-    total = max(prompt + rater - cell, LEAST * alone)
-    return TwoWay(prompt, rater, cell, total, int(freedom))
+def two_way(prompt: OneWay, rater: OneWay, cell: OneWay, alone: float) -> TwoWay:
+    """Return the two-way variance from the one-way ones and that of independent votes.
+
+    There are two clusters of each kind at least.
+    """
+    low = max(prompt.variance + rater.variance - cell.variance, LEAST * alone)
+    total = low + TOWARDS * max(prompt.variance - low, 0.0)
+    least = min(prompt.clusters, rater.clusters) - 1
+    parts = sum(one.variance**2 / (one.clusters - 1) for one in (prompt, rater, cell))
+    return TwoWay(total, max(total**2 / parts, least) if parts else least)
 
 
 def _one_way(errors: np.ndarray, labels: np.ndarray) -> float:
@@ -137,7 +154,7 @@ def _logit_interval(
     if rate in (0.0, 1.0):
         made = _certain(Interval(rate, rate, rate, clusters, n), clusters, level)
         return made, float(min(2 * 0.5**clusters, 1.0))
-    deviation = np.sqrt(found.total) / (rate * (1 - rate))
+    deviation = np.sqrt(found.variance) / (rate * (1 - rate))
     middle, t = special.logit(rate), stats.t.ppf((1 + level) / 2, found.freedom)
     low, high = special.expit([middle - t * deviation, middle + t * deviation])
     p = 1.0 if deviation == 0 else 2 * stats.t.sf(abs(middle) / deviation, found.freedom)

