@@ -68,9 +68,9 @@ class Looped:
         stage.compile()
 
     def seconds(self, steps: int, figures: Callable[[Any], dict]) -> tuple[float, float]:
-        """Return (seconds from the end of the warm-up to that of the evaluation, of which it takes).
+        """Return (seconds of the steps with the evaluation, those of the evaluation alone).
 
-        The warm-up is two steps.
+        Two steps of warm-up come before.
         """
         times: dict[int | str, float] = {}
 
