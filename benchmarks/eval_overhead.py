@@ -1,6 +1,6 @@
 """Measure what the evaluations of a run cost, as a ratio to the same run without them.
 
-    python benchmarks/eval_overhead.py --recipe scenes_vae --steps 100 --rounds 5
+    python benchmarks/eval_overhead.py --recipe scenes_base --steps 20 --rounds 5
 
 Each round trains --steps steps twice, in turns and in one process: with an evaluation at the end
 that measures nothing, and with the recipe's. Both run the same compiled step in `train_loop`, with
@@ -107,9 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", default="scenes_base")
+    parser.add_argument("--recipe", default="scenes_vae")
     parser.add_argument("--metrics", default="", help="such as judge (default: none)")
-    parser.add_argument("--steps", type=int, default=40, help="timed in each round (default: 40)")
+    parser.add_argument("--steps", type=int, default=60, help="timed in each round (default: 60)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--data", type=Path, help="folder for the scenes (default: a temporary one)"
