@@ -51,11 +51,10 @@ class Evaluations:
         """
         there = runs.steps(self._workdir / "checkpoints")
         newest, best = there[-1] if there else 0, read_best(self._workdir)
-        lines = [
-            line
-            for line in read_lines(self._workdir / "metrics.jsonl")
-            if self._assess and line.get(FIELD) == self._assess.of and line["step"] <= newest
-        ]
+        lines = []
+        if self._assess is not None:
+            of, every = self._assess.of, read_lines(self._workdir / "metrics.jsonl")
+            lines = [line for line in every if line.get(FIELD) == of and line["step"] <= newest]
         self._evaluated = {line["step"] for line in lines}
         self._best = best
         if best is None or best["step"] not in there:

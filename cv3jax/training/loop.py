@@ -104,8 +104,6 @@ def train_loop(
         def finish():  # raises when the last save failed, whatever else was to be reported
             with account.doing("checkpoint"), waiting("writing the last checkpoint"):
                 runs.finish(manager)
-            if processes.main() and evaluations.kept is not None:
-                runs.remove_old(directory, *stay, evaluations.kept)  # what was the best before
 
         def evaluate(step: int, state: TrainState) -> None:
             seen = waiting(f"evaluating step {step}")
@@ -213,6 +211,8 @@ def train_loop(
                 stop,
                 f"stopped after step {step}, saved in {where}; run the same command to resume",
             )
+    if processes.main() and evaluations.kept is not None:
+        runs.remove_old(directory, *stay, evaluations.kept)  # what was the best before
     return state, account.seconds
 
 

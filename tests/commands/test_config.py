@@ -11,6 +11,7 @@ import subprocesses
 
 from cv3jax import recipes
 from cv3jax.commands import compile, config, distill, encode, train
+from cv3jax.evaluation.scorers import open_scorers
 from cv3jax.fields import Row
 from cv3jax.reports import recipe_tables
 from data_pipeline.io.errors import InputError
@@ -154,7 +155,7 @@ def test_a_run_is_given_what_was_overridden(command, module, recipe, tmp_path, m
     run = importlib.import_module(module)
     monkeypatch.setattr(run, "run", lambda *args: given.extend(args) or ended)
     command.main([f"--config={recipe}", "--workdir", str(tmp_path), "--config.optim.b1=.5"])
-    assert given[-1] == recipes.Source(recipe, {"optim.b1": 0.9})
+    assert given[-2:] == [recipes.Source(recipe, {"optim.b1": 0.9}), open_scorers]
 
 
 def test_it_takes_less_than_two_seconds_and_no_jax():

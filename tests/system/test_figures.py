@@ -33,6 +33,7 @@ from data_pipeline.cli import COMMANDS as DATA_COMMANDS
 COPIED = (
     ("docs/benchmarks.md", "UNet against diffusers in PyTorch", "unet.md"),
     ("docs/benchmarks.md", "Training loop against the bare step", "loop.md"),
+    ("docs/benchmarks.md", "Evaluations against the run without them", "eval_overhead.md"),
     ("docs/benchmarks.md", "Attention kernels", "attention.md"),
     ("docs/benchmarks.md", "Cascade against a single stage", "cascade.md"),
     ("docs/benchmarks.md", "Dataset build against planted faults", "data_build.md"),

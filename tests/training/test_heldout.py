@@ -13,7 +13,7 @@ from states import assert_equal, leaves, untimed
 
 from cv3jax.cascade.parts import build_model
 from cv3jax.distributed.batches import placer
-from cv3jax.evaluation.scorers import open_scorers
+from cv3jax.evaluation.scorers import Scorer
 from cv3jax.training import run as training
 from cv3jax.training.heldout import Batches, Chosen, check_apart, level_figures, open_held_out
 from cv3jax.training.heldout_losses import (
@@ -178,6 +178,11 @@ def test_the_hollow_autoencoder_is_of_the_recipe_s_kind():
     assert build_model(hn.HollowVae, hn.VAE.model).factor == hn.FACTOR
 
 
+def shade(names, weights, reference) -> list[Scorer]:
+    """Open a metric that is the mean value of the pictures."""
+    return [Scorer(names[0], "lower", lambda images, prompts: {"shade": images.mean()})]
+
+
 def test_an_evaluated_run_is_the_run_that_is_not_evaluated(tmp_path):
     dataset.build(tmp_path / "held_out", dataset.SceneSettings(10, 0, "heldout", size=64))
     whole, place = tiny_runs.trained("vae").workdir, tmp_path / "run"
@@ -186,11 +191,11 @@ def test_an_evaluated_run_is_the_run_that_is_not_evaluated(tmp_path):
         "train.eval_every=3",
         f"train.eval_data={tmp_path / 'held_out'}",
         "train.eval_records=5",
-        "train.eval_metrics=judge",
+        "train.eval_metrics=shade",
         "train.best=heldout/psnr",
     )
     with tiny_runs.split_small():
-        figures = training.run(tiny_runs.config("vae", *fields), place, scorers=open_scorers)
+        figures = training.run(tiny_runs.config("vae", *fields), place, scorers=shade)
     assert_equal(leaves(place, tiny_runs.STEPS), leaves(whole, tiny_runs.STEPS))
     ours, theirs = (read_lines(folder / "metrics.jsonl") for folder in (place, whole))
     evaluated = [line for line in ours if "heldout/loss" in line]
@@ -198,10 +203,10 @@ def test_an_evaluated_run_is_the_run_that_is_not_evaluated(tmp_path):
     assert [line["step"] for line in evaluated] == [3, 6]
     assert evaluated[1]["heldout/psnr"] > evaluated[0]["heldout/psnr"]
     assert evaluated[0]["heldout/loss"] != evaluated[1]["heldout/loss"]
-    assert all(0 <= line["pictures/judge.all"] <= 1 for line in evaluated)
+    assert all(0 < line["pictures/shade"] < 255 for line in evaluated)
     best = {"step": 6, "metric": "heldout/psnr", "value": evaluated[1]["heldout/psnr"]}
     assert figures["best"] == best
     assert figures["seconds_evaluation"] > 0
     events = b"".join(path.read_bytes() for path in (place / "tensorboard").iterdir())
     assert b"heldout/psnr" in events
-    assert b"pictures/judge.all" in events
+    assert b"pictures/shade" in events
