@@ -8,7 +8,7 @@ from collections.abc import Callable
 from data_pipeline import cli as data
 from data_pipeline.io import library_words
 from data_pipeline.io.arguments import Parser, nearest
-from data_pipeline.io.exits import line_and_code, say, say_anything
+from data_pipeline.io.exits import close_output, line_and_code, printing, say, say_anything
 from data_pipeline.io.terminal import tell
 
 # Name → (module, summary). A command's module has `parser()`, which imports nothing that takes
@@ -138,7 +138,7 @@ def run_command(command: Callable, argv: list[str] | None = None) -> None:
             say(line)
         processes.finish()
     except BrokenPipeError:  # whoever read the output has what they wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         processes.leave("its output was closed", 1)
         sys.exit(1)
     except (Exception, KeyboardInterrupt) as e:
@@ -178,7 +178,11 @@ def main() -> None:
     if "_ARGCOMPLETE" in os.environ:
         importlib.import_module("cv3jax.commands.completion").complete()
         return
-    args = sys.argv[1:]
+    with printing():
+        _run(sys.argv[1:])
+
+
+def _run(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         tell(usage())
         sys.exit(0 if args else 2)

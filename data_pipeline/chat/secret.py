@@ -20,10 +20,11 @@ _FOLDED = {
     **dict.fromkeys(map(ord, _BLANKS + _INVISIBLE)),
     **{ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
 }
-# an escape of escapes has more % or \ before it
+# an escape of escapes has more % or \ before it; no match begins within those, which would take
+# the square of their number
 _ESCAPE = re.compile(
-    r"%(?:25)*([0-9a-f]{2})|\\+u00([0-9a-f]{2})|\\+x([0-9a-f]{2})|&#x0*([0-9a-f]{1,2});"
-    r"|&#0*([0-9]{1,3});|\\+[nrtfv]",
+    r"%(?:25)*([0-9a-f]{2})|&#x0*([0-9a-f]{1,2});|&#0*([0-9]{1,3});"
+    r"|(?<!\\)\\++(?:u00([0-9a-f]{2})|x([0-9a-f]{2})|[nrtfv])",
     re.IGNORECASE,
 )
 
@@ -96,9 +97,9 @@ def _windows(text: str, size: int) -> Iterator[str]:
 
 def _character(found: re.Match) -> str:
     """Return the character of an escape; that of a line break is left out."""
-    number = next((int(each, 16) for each in found.groups()[:4] if each), None)
-    if number is None and found[5]:
-        number = int(found[5])
+    if found[3]:
+        return chr(int(found[3]))
+    number = next((int(each, 16) for each in found.groups() if each), None)
     return "" if number is None else chr(number)
 
 

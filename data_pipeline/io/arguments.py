@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from data_pipeline.io import library_words
 from data_pipeline.io.errors import InputError
-from data_pipeline.io.exits import line_and_code, say, say_anything
+from data_pipeline.io.exits import line_and_code, printing, say, say_anything
 
 # Path makes one slash of two; the second form is how ssh, scp and rsync name a place
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|[^/@\s]+@[^/@:\s]+:[^\d\s]")
@@ -279,12 +279,15 @@ def run(command: Callable[[], None]) -> None:
     """
     say_anything()
     library_words.make_visible()
-    try:
-        command()
-    except (Exception, KeyboardInterrupt) as e:
-        ended = line_and_code(e)
-        if ended is None:
+    with printing():
+        try:
+            command()
+        except BrokenPipeError:  # of stdout
             raise
-        line, code = ended
-        say(line)
-        sys.exit(code)
+        except (Exception, KeyboardInterrupt) as e:
+            ended = line_and_code(e)
+            if ended is None:
+                raise
+            line, code = ended
+            say(line)
+            sys.exit(code)

@@ -1,7 +1,10 @@
 """The one table from an exception that ended a command to its line on stderr and its exit code."""
 
+import contextlib
 import errno
+import os
 import sys
+from collections.abc import Iterator
 
 from data_pipeline.io.address_space import used_up
 from data_pipeline.io.errors import (
@@ -66,6 +69,34 @@ def _failed(e: OSError) -> str:
 def say(message: object) -> None:
     """Print one line about the command on stderr."""
     sys.stderr.write(f"cv3jax: {one_line(message)}\n")
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Write what the block has printed on stdout, before Python ends and could only complain.
+
+    Exit with code 1 where that cannot be written: silently where its reader has closed it, as
+    `head` does, and with one line for a full disk.
+    """
+    failed = False
+    try:
+        try:
+            yield
+        except SystemExit as e:
+            failed = bool(e.code)
+            raise
+        finally:
+            sys.stdout.flush()
+    except OSError as e:
+        close_output()
+        if not failed and not isinstance(e, BrokenPipeError):
+            say(_failed(e))
+        sys.exit(1)
+
+
+def close_output() -> None:
+    """Drop what was printed on stdout and not yet written, and all that follows."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_anything() -> None:

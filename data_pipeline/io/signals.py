@@ -28,7 +28,8 @@ _state = types.SimpleNamespace(
     times=0,  # signals for which that is called
     saved=None,  # whether everything is saved that this process has made
     leave=None,  # tells other processes
-    ending=False,
+    ending=threading.Lock(),  # taken, and never released, by the thread that ends the process
+    ended=0,  # the number of signals when it did
 )
 
 
@@ -91,7 +92,7 @@ def _arrived(number: int, frame: object) -> None:
     """Answer a signal in the main thread."""
     _state.handled += 1
     if _state.note is None or _state.handled > _state.times:
-        _end(number)
+        _end(number, _state.handled)
     _state.first = _state.first or number
     _state.note(number)
 
@@ -105,11 +106,17 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end(number: int) -> None:
-    """End the process with one line. Nothing is unwound: that could be swallowed, or take long."""
-    if _state.ending:
+def _end(number: int, count: int) -> None:
+    """End the process with one line. Nothing is unwound: that could be swallowed, or take long.
+
+    count: signals that have come. Where the other thread is ending the process, as that may take
+    long too, this one waits; a further signal ends it at once.
+    """
+    if not _state.ending.acquire(blocking=False):
+        while count <= _state.ended:
+            time.sleep(1)
         os._exit(128 + number)
-    _state.ending = True
+    _state.ended = count
     code = 0 if number == signal.SIGTERM and _is_saved() else 128 + number
     line = f"{signal.Signals(number).name}: interrupted; run the same command to resume"
     start = "\n" if os.isatty(2) else ""  # below the bar that may be there
@@ -141,7 +148,7 @@ def _watch(reader: int) -> None:
             while _state.handled < came and time.monotonic() < until:
                 time.sleep(0.01)
             if _state.handled < came and (_state.note is None or came > _state.times):
-                _end(number)
+                _end(number, came)
 
 
 @contextlib.contextmanager

@@ -5,22 +5,49 @@ position is a number of batches, from which a new pipeline starts; so a run can 
 number of threads and processes.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import threading
-from multiprocessing import connection, parent_process
+from collections.abc import Iterator
+from multiprocessing import connection, parent_process, resource_tracker
+from typing import Any
 
 import grain
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names
 # bytes: the size from which an allocation is a mapping of its own; the free memory that is kept
 MAPPED, KEPT = 64 << 20, 256 << 20
+# a terminal sends them to all of its processes, and the parent still finishes its step
+OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+
+
+class _Unreached:
+    """Batches of worker processes that a terminal's signals do not reach, also while they start.
+
+    They start with the first batch, and import for seconds before `_begin` is called.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches, self._fresh = batches, True
+        self.start_prefetch, self.close = batches.start_prefetch, batches.close
+
+    def __iter__(self) -> "_Unreached":
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next batch; during the first one a signal has to wait for it."""
+        if not self._fresh:
+            return next(self._batches)
+        self._fresh = False
+        with _blocked():
+            return next(self._batches)
 
 
 def start(
     data: grain.MapDataset, position: int, *, threads: int, prefetch: int, workers: int
-) -> grain.DatasetIterator:
+) -> grain.DatasetIterator | _Unreached:
     """Return an iterator over the batches of `data` from number `position` on.
 
     Args:
@@ -50,12 +77,24 @@ def start(
         num_threads=threads, prefetch_buffer_size=min(threads, each) if threads else 0
     )
     rest = data[position:].to_iter_dataset(options)
-    return iter(
-        rest.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each),
-            worker_init_fn=_begin,
-        )
-    )
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+    return _Unreached(iter(rest.mp_prefetch(options, worker_init_fn=_begin)))
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Block a terminal's signals in this thread: threads and processes that it starts inherit it.
+
+    This process still gets the signals, by its other threads.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_A_TERMINAL)
+    try:
+        # Python's own process, which lets SIGINT through again in the thread that starts it
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, OF_A_TERMINAL)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(worker: int, count: int) -> None:
@@ -69,8 +108,7 @@ def _begin(worker: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    # a terminal sends them to all of its processes, and the parent still finishes its step
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in OF_A_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     _keep_memory()
 

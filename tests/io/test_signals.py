@@ -175,6 +175,28 @@ def test_a_second_signal_does_not_wait_until_other_processes_are_told():
     assert ended(program)[0] == 143
 
 
+def test_a_main_thread_that_answers_late_does_not_cut_off_what_other_processes_are_told():
+    """The thread of signals tells them meanwhile; the exit code is that of a saved run."""
+    program = """
+        signals.install()
+        busy = threading.Event()
+        def leave(line, code):
+            busy.set()
+            time.sleep(1)
+            print("told", code, flush=True)
+        signals.telling(leave)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)  # comes to the other thread
+        lock = threading.Lock()
+        lock.acquire()
+        threading.Thread(target=lambda: (busy.wait(), lock.release())).start()
+        threading.Timer(0.3, send, ("SIGTERM",)).start()
+        with signals.saving(lambda: True):
+            lock.acquire()
+            print("gone on", flush=True)
+    """
+    assert ended(program) == (0, "told 0\n", LINE.format("SIGTERM"))
+
+
 def test_a_signal_while_python_ends_does_not_change_the_exit_code():
     """Python gives signals back their own effect before it clears its modules."""
     program = """

@@ -162,6 +162,10 @@ def test_parts_of_a_key_are_hidden_and_other_text_stays():
     assert secret.without({"k": ["x01234567", 1, None]}) == {"k": ["x***", 1, None]}
     assert Secret("short").redact("a short text") == "a *** text"
     assert Secret(None).redact("a text") == "a text"
+    # a square of the number of marks would be hours
+    for marks in ("\\", "%", "%25", "&#", "&#x0", "\\u00", "&#0"):
+        text = marks * (2**20 // len(marks))
+        assert secret.redact(text) == text
 
 
 @pytest.mark.parametrize(
