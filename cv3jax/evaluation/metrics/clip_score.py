@@ -1,4 +1,8 @@
-"""`clip`: 100 × max(cosine, 0) of the embeddings of CLIP ViT-L/14, as torchmetrics' CLIPScore."""
+"""`clip`: 100 × max(cosine, 0) of the embeddings of CLIP ViT-L/14, as torchmetrics' CLIPScore.
+
+Prompts of more tokens than CLIP takes are cut before the mark of their end, as in OpenAI's CLIP.
+torchmetrics cuts the mark off, and then scores another token.
+"""
 
 from collections.abc import Sequence
 from typing import Any
