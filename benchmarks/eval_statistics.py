@@ -106,7 +106,7 @@ def ratings(count: int, sizes: tuple[tuple[int, int], ...]) -> Iterator[Row]:
         hits, errors = [], []
         for seed in range(count):
             rng = np.random.default_rng(seed)
-            found = bradley_terry.rate("abcd", *tournament(rng, prompts, raters), draws=300)
+            found = bradley_terry.rate("abcd", *tournament(rng, prompts, raters), draws=200)
             truth = dict(zip("abcd", STRENGTHS, strict=True))
             hits += [holds(row, truth[row.model]) for row in found.rows]
             errors += [abs(row.rating - truth[row.model]) for row in found.rows]
@@ -169,8 +169,8 @@ def powers(count: int) -> Iterator[Row]:
 
 # each with its second argument; the longest first
 PARTS = {
-    "means": (means, (5, 10, 20, 50, 200)),
-    "ratings": (ratings, ((100, 2), (100, 4), (50, 10), (100, 10), (100, 30))),
+    "means": (means, (10, 20, 50, 200)),
+    "ratings": (ratings, ((100, 2), (100, 4), (50, 10), (60, 30))),
     "rates": (rates, STUDIES),
     "powers": (powers, None),
     "alphas": (alphas, (20, 50, 200)),
