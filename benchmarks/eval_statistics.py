@@ -52,7 +52,7 @@ def share_of(count: int, one: Callable[[np.random.Generator], bool]) -> float:
 
 
 def means(count: int, numbers: tuple[int, ...]) -> Iterator[Row]:
-    """Yield the coverage of `mean_interval` and of `interval_of` of the same means."""
+    """Yield the coverage of `mean_interval`, by scores, sizes and numbers of clusters."""
     for (name, draw), (sizes, of), clusters in (
         (score, size, clusters)
         for score in SCORES.items()
@@ -123,7 +123,7 @@ def alphas(count: int, numbers: tuple[int, ...]) -> Iterator[Row]:
         there = rng.random((units, 4)) < 0.8  # a fifth is missing
         return np.nonzero(there)[0], given[there]
 
-    truth = agreement.alpha_of(agreement._counts(*draw(np.random.default_rng(1), 1_000_000)))
+    truth = agreement.alpha_of(agreement.counts_of(*draw(np.random.default_rng(1), 1_000_000)))
     for units in numbers:
 
         def one(rng: np.random.Generator, units=units) -> bool:
