@@ -52,7 +52,7 @@ def share_of(count: int, one: Callable[[np.random.Generator], bool]) -> float:
 
 
 def means(count: int, numbers: tuple[int, ...]) -> Iterator[Row]:
-    """Yield the coverage of `mean_interval` and of `interval_of` of the same means."""
+    """Yield the coverage of `mean_interval`, by scores, sizes and numbers of clusters."""
     for (name, draw), (sizes, of), clusters in (
         (score, size, clusters)
         for score in SCORES.items()
@@ -106,7 +106,7 @@ def ratings(count: int, sizes: tuple[tuple[int, int], ...]) -> Iterator[Row]:
         hits, errors = [], []
         for seed in range(count):
             rng = np.random.default_rng(seed)
-            found = bradley_terry.rate("abcd", *tournament(rng, prompts, raters), draws=300)
+            found = bradley_terry.rate("abcd", *tournament(rng, prompts, raters), draws=200)
             truth = dict(zip("abcd", STRENGTHS, strict=True))
             hits += [holds(row, truth[row.model]) for row in found.rows]
             errors += [abs(row.rating - truth[row.model]) for row in found.rows]
@@ -123,7 +123,7 @@ def alphas(count: int, numbers: tuple[int, ...]) -> Iterator[Row]:
         there = rng.random((units, 4)) < 0.8  # a fifth is missing
         return np.nonzero(there)[0], given[there]
 
-    truth = agreement.alpha_of(agreement._counts(*draw(np.random.default_rng(1), 1_000_000)))
+    truth = agreement.alpha_of(agreement.counts_of(*draw(np.random.default_rng(1), 1_000_000)))
     for units in numbers:
 
         def one(rng: np.random.Generator, units=units) -> bool:
@@ -169,8 +169,8 @@ def powers(count: int) -> Iterator[Row]:
 
 # each with its second argument; the longest first
 PARTS = {
-    "means": (means, (5, 10, 20, 50, 200)),
-    "ratings": (ratings, ((100, 2), (100, 4), (50, 10), (100, 10), (100, 30))),
+    "means": (means, (10, 20, 50, 200)),
+    "ratings": (ratings, ((100, 2), (100, 4), (50, 10), (60, 30))),
     "rates": (rates, STUDIES),
     "powers": (powers, None),
     "alphas": (alphas, (20, 50, 200)),

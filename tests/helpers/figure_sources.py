@@ -230,7 +230,7 @@ def eval_statistics() -> Iterator[Saying]:
     found = result("eval_statistics")
     for label, table, wanted in (
         ("means of scores, 20 to 200 prompts", "means", lambda one: one["clusters"] >= 20),
-        ("means of scores, 5 or 10 prompts", "means", lambda one: one["clusters"] < 20),
+        ("means of scores, 10 prompts", "means", lambda one: one["clusters"] < 20),
         ("paired differences, 20 to 200 prompts", "pairs", lambda one: True),
         ("win rates, 3 to 50 raters", "rates", lambda one: one["raters"] > 2),
         ("win rates, 2 raters", "rates", lambda one: one["raters"] == 2),

@@ -56,6 +56,8 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         "cv3jax/quickstart/report.css",
         "cv3jax/quickstart/report.html.jinja",
         "cv3jax/quickstart/report_distilled.html.jinja",
+        "cv3jax/evaluation/people/page/index.html",
+        "cv3jax/evaluation/people/report.html.jinja",
         "cv3jax/serving/http/page/index.html",
         "cv3jax/topologies/h100.textproto",
         "cv3jax/py.typed",

@@ -45,7 +45,7 @@ def krippendorff(
     units, ratings = np.asarray(units), np.asarray(ratings)
     if units.shape != ratings.shape or units.ndim != 1:
         raise ValueError(f"{units.shape} units of {ratings.shape} ratings; give one of each")
-    table = _counts(units, ratings)
+    table = counts_of(units, ratings)
     found = alpha_of(table)
     count, total = len(table), int(table.sum())
     if found is None or count < 2:
@@ -69,7 +69,7 @@ def _resamples(table: np.ndarray, draws: int, seed: int) -> np.ndarray:
     return 1 - seen / np.where(by_chance > 0, by_chance, np.inf)
 
 
-def _counts(units: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+def counts_of(units: np.ndarray, ratings: np.ndarray) -> np.ndarray:
     """Return how often each unit has each rating, [units with two or more, kinds]."""
     if not len(units):
         return np.zeros((0, 1))

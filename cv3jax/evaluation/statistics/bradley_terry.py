@@ -72,8 +72,9 @@ def rate(
     table = np.bincount(column, minlength=3 * len(kinds)).astype(np.float64)
     _check(models, list(kinds), table.reshape(-1, 3))
     strengths, ties = _fit(len(models), list(kinds), table[None], _NO_PRIOR)
+    best = np.append(strengths[0], ties[0])
     made = SCALE * strengths[0]
-    widths = _widths(len(models), list(kinds), column, prompts, raters, draws, level)
+    widths = _widths(list(kinds), column, best, prompts, raters, draws, level)
     votes = np.bincount(pairs.ravel(), minlength=len(models))
     rows = [
         Rating(
@@ -110,9 +111,9 @@ def _check(models: Sequence[str], kinds: list[tuple[int, int]], table: np.ndarra
 
 
 def _widths(
-    count: int,
     kinds: list[tuple[int, int]],
     column: np.ndarray,
+    best: np.ndarray,
     prompts: np.ndarray,
     raters: np.ndarray | None,
     draws: int,
@@ -125,7 +126,8 @@ def _widths(
         """Return the variance of each log π when clusters are drawn anew, [models]."""
         tables = np.zeros((labels.max() + 1, 3 * len(kinds)))
         np.add.at(tables, (labels, column), 1)
-        strengths, _ = _fit(count, kinds, resampled(len(tables), draws, rng) @ tables, _PRIOR)
+        votes = resampled(len(tables), draws, rng) @ tables
+        strengths, _ = _fit(len(best) - 1, kinds, votes, _PRIOR, best)
         # by percentiles, which a few resamples with a model that only wins do not move
         low, high = np.quantile(strengths, [0.025, 0.975], axis=0)
         inflated = len(tables) / (len(tables) - 1)
@@ -148,11 +150,16 @@ def _widths(
 
 
 def _fit(
-    count: int, kinds: list[tuple[int, int]], tables: np.ndarray, prior: float
+    count: int,
+    kinds: list[tuple[int, int]],
+    tables: np.ndarray,
+    prior: float,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (log π [draws, models] of mean 0, log nu [draws]) of votes [draws, 3 × pairs].
 
     The likelihood of losses, ties and wins is concave in both; Newton's method finds its maximum.
+    start: log π and log nu that are near it; then a hundredth of a point is near enough.
     """
     design = np.zeros((len(kinds), 3, count + 1))
     for k, (i, j) in enumerate(kinds):
@@ -165,6 +172,9 @@ def _fit(
     total, at = votes.sum(2), np.zeros((len(tables), count + 1))
     at[:, count] = -30.0 if free[count] > 1 else 0.0
     rest = np.where(np.arange(count + 1) == count, at[0, count], 0.0)
+    if start is not None:
+        at[:, :count] = start[:count]
+        at[:, count] = at[:, count] if free[count] > 1 else start[count]
     for _ in range(_STEPS):
         logits = np.einsum("koi,di->dko", design, at)
         share = np.exp(logits - logits.max(2, keepdims=True))
@@ -177,7 +187,7 @@ def _fit(
         step = np.linalg.solve(curve + np.diag(free), slope[..., None])[..., 0]
         longest = np.abs(step).max(1, keepdims=True)
         at = at + step * np.minimum(1.0, _LONGEST / np.maximum(longest, 1e-12))
-        if longest.max() < 1e-9:
+        if longest.max() < (1e-9 if start is None else 5e-5):
             break
     strengths = at[:, :count]
     return strengths - strengths.mean(1, keepdims=True), at[:, count]
