@@ -8,7 +8,14 @@ import statistics
 from collections.abc import Iterator
 
 from documents import flat, read, result
-from figure_sources_sampling import expansion, large_pictures, text_kv, tiled_autoencoder, tiles
+from figure_sources_sampling import (
+    evaluate,
+    expansion,
+    large_pictures,
+    text_kv,
+    tiled_autoencoder,
+    tiles,
+)
 from figure_text import WORDS, Saying, figure, row, spread
 
 
@@ -265,4 +272,5 @@ SOURCES = (
     text_kv,
     large_pictures,
     expansion,
+    evaluate,
 )
