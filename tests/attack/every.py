@@ -51,12 +51,18 @@ TABLES = {
         "checkpoints/test_description_altered.py",
         "checkpoints/test_stored_sizes.py",
         "checkpoints/test_part_unpacking.py",
+        "checkpoints/test_description_digest.py",
         "loading/test_tokenizer_damaged.py",
     ],
-    "words on a terminal": ["io/test_terminal.py"],
+    "words on a terminal": ["io/test_terminal.py", "system/test_words_from_outside.py"],
     "words in pages": ["system/test_hostile_pages.py"],
-    "secrets": ["recaption/test_recaption_secret.py"],
-    "checksums": ["weights/test_convert_integrity.py", "recaption/test_journal_sums.py"],
+    "secrets": ["recaption/test_recaption_secret.py", "serving/test_bench_serve_hostile.py"],
+    "checksums": [
+        "weights/test_convert_integrity.py",
+        "recaption/test_journal_sums.py",
+        "serving/test_http_journal_damage.py",
+    ],
+    "what commands keep": ["system/test_kept_files.py", "io/test_kept_fields.py"],
     "failing disks": ["system/test_faults_disks.py", "builder/test_machine_errors.py"],
 }
 FUZZERS = ("tars", "parquets", "descriptions", "settings")
@@ -95,6 +101,8 @@ def fuzzed(what: str) -> Callable[[str, int], list[Row]]:
         if not found:
             return [Row("fuzz", what, 1, 0, 1, f"it ended with {code}")]
         tries, failed = (int(number.replace(",", "")) for number in found.groups())
+        if code and not failed:
+            return [Row("fuzz", what, tries + 1, tries, 1, f"it ended with {code}")]
         notes = "; ".join(said.splitlines()[:-1])[:SHOWN] if failed else ""
         return [Row("fuzz", what, tries, tries - failed, failed, notes)]
 
@@ -108,7 +116,9 @@ def flipped(said: str, code: int) -> list[Row]:
         Row("flipped bits", what, int(tries), int(noticed) + int(harmless), int(failed))
         for what, tries, noticed, harmless, failed in found
     ]
-    return rows or [Row("flipped bits", "all", 1, 0, 1, f"it ended with {code}")]
+    if not rows or (code and not any(row.failed for row in rows)):
+        rows.append(Row("flipped bits", "all", 1, 0, 1, f"it ended with {code}"))
+    return rows
 
 
 def stored(name: str) -> Callable[[str, int], list[Row]]:
