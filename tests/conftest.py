@@ -13,10 +13,12 @@ import jax
 import pytest
 import shared
 import subprocesses
+from heeded import heed_in_children
 
 from cv3jax.distributed.backend import tune_cpu
 from data_pipeline.io import progress
 
+heed_in_children()  # tests send signals to the commands that they start
 # for the processes that tests start; this one has read it already
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])

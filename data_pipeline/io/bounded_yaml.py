@@ -42,7 +42,10 @@ def parse_yaml(data: bytes | str, limits: Limits = _LIMITS) -> Any:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except (yaml.YAMLError, RecursionError) as e:
+    except ParseError:
+        raise
+    # the last two: of PyYAML's scanner, for escapes beyond Unicode and versions without end
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as e:
         raise ParseError(" ".join(str(e).split())[:200]) from e
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import browser
+from heeded import heed_in_children
 from rows import Row, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,7 @@ TABLES = {
         "checkpoints/test_description_altered.py",
         "checkpoints/test_stored_sizes.py",
         "checkpoints/test_part_unpacking.py",
+        "checkpoints/test_description_digest.py",
         "loading/test_tokenizer_damaged.py",
     ],
     "words on a terminal": [
@@ -61,12 +63,11 @@ TABLES = {
     "words in pages": ["system/test_hostile_pages.py"],
     "secrets": ["recaption/test_recaption_secret.py", "serving/test_bench_serve_hostile.py"],
     "checksums": [
-        "checkpoints/test_description_digest.py",
-        "io/test_kept_fields.py",
+        "weights/test_convert_integrity.py",
         "recaption/test_journal_sums.py",
         "serving/test_http_journal_damage.py",
-        "weights/test_convert_integrity.py",
     ],
+    "what commands keep": ["system/test_kept_files.py", "io/test_kept_fields.py"],
     "failing disks": ["system/test_faults_disks.py", "builder/test_machine_errors.py"],
 }
 FUZZERS = ("tars", "parquets", "descriptions", "settings")
@@ -105,6 +106,8 @@ def fuzzed(what: str) -> Callable[[str, int], list[Row]]:
         if not found:
             return [Row("fuzz", what, 1, 0, 1, f"it ended with {code}")]
         tries, failed = (int(number.replace(",", "")) for number in found.groups())
+        if code and not failed:
+            return [Row("fuzz", what, tries + 1, tries, 1, f"it ended with {code}")]
         notes = "; ".join(said.splitlines()[:-1])[:SHOWN] if failed else ""
         return [Row("fuzz", what, tries, tries - failed, failed, notes)]
 
@@ -118,7 +121,9 @@ def flipped(said: str, code: int) -> list[Row]:
         Row("flipped bits", what, int(tries), int(noticed) + int(harmless), int(failed))
         for what, tries, noticed, harmless, failed in found
     ]
-    return rows or [Row("flipped bits", "all", 1, 0, 1, f"it ended with {code}")]
+    if not rows or (code and not any(row.failed for row in rows)):
+        rows.append(Row("flipped bits", "all", 1, 0, 1, f"it ended with {code}"))
+    return rows
 
 
 def stored(name: str) -> Callable[[str, int], list[Row]]:
@@ -194,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", metavar="NAME", help="names of campaigns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     args = parser.parse_args(argv)
+    heed_in_children()
     known = campaigns(args.fuzz_seconds)
     if unknown := sorted({*(args.only or ())} - {*known}):
         parser.error(f"--only {unknown[0]}: give some of {', '.join(known)}")

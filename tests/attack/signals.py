@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 import pairs
 import shared
 from endings import DISTURBANCES, Process, judge, last, wait_for
+from heeded import heed_in_children
 from long_commands import Long, long_commands
 from rows import Row, table
 
@@ -215,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tries", type=int, help="for each command")
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args(argv)
+    heed_in_children()
     rows = []
     for row in attacks(args.seed, args.only, args.tries):
         rows.append(row)

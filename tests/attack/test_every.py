@@ -24,6 +24,7 @@ READ = [
     (every.fuzzed("x"), "9 tries, 50% past it, 2 failures", 1, Row("fuzz", "x", 9, 7, 2)),
     (every.fuzzed("x"), "Traceback", 1, Row("fuzz", "x", 1, 0, 1, "it ended with 1")),
     (every.flipped, FLIPS, 1, Row("flipped bits", "feature caches", 20, 19, 1)),
+    (every.fuzzed("x"), "9 tries, 0 crashes", -9, Row("fuzz", "x", 10, 9, 1, "it ended with -9")),
     (every.flipped, "Traceback", 1, Row("flipped bits", "all", 1, 0, 1, "it ended with 1")),
     (every.stored("limits"), STORED, 0, Row("limits", "x", 2, 2, 0)),
     (
@@ -38,6 +39,11 @@ READ = [
 @pytest.mark.parametrize(("read", "said", "code", "row"), READ)
 def test_counts_are_read_from_what_a_program_prints(read, said, code, row):
     assert read(said, code) == [row]
+
+
+def test_flips_that_ended_before_their_last_kind_have_failed():
+    rows = every.flipped("what  tries\nrecords   20   15   5   0\nTraceback", 1)
+    assert [row.failed for row in rows] == [0, 1]
 
 
 def test_a_program_that_printed_nothing_has_failed():

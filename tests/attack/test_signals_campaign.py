@@ -1,5 +1,11 @@
 """Test the campaign of signals: that it judges right, and that a small one holds."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import heeded
 import pytest
 import signals
 from endings import judge
@@ -38,6 +44,27 @@ def test_a_table_has_its_totals():
         "| signals | b / c | 4 | 2 | 2 | x / y |",
         "| all | | 7 | 5 | 2 | |",
     ]
+
+
+def test_commands_heed_what_a_background_job_ignores():
+    child = "import signal as s; print(s.getsignal(s.SIGINT), s.getsignal(s.SIGHUP))"
+    program = f"""
+import signal, subprocess, sys
+from heeded import heed_in_children
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+subprocess.run([sys.executable, "-c", {child!r}])
+heed_in_children()
+signal.raise_signal(signal.SIGINT)
+signal.raise_signal(signal.SIGHUP)
+subprocess.run([sys.executable, "-c", {child!r}])
+"""
+    folder = Path(heeded.__file__).parent
+    said = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=folder)
+    ignored, heeds = said.splitlines()
+    assert ignored == f"{signal.SIG_IGN} {signal.SIG_IGN}"
+    assert "default_int_handler" in heeds
+    assert heeds.endswith(f" {signal.SIG_DFL}")
 
 
 @pytest.mark.slow

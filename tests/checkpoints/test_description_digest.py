@@ -84,3 +84,9 @@ def test_what_is_packaged_is_read_with_or_without_a_digest(file):
     file.write_text(json.dumps(altered.content()))
     assert "sha256" not in altered.content()
     assert read(file)["stages"]
+
+
+def test_each_packaged_cascade_has_its_digest():
+    for name in cascades.packaged():
+        told = json.loads((cascades.PACKAGED / name / cascades.CASCADE).read_text())
+        assert told.pop("sha256") == cascades.digest_of(told), name

@@ -13,6 +13,10 @@ LAUGHS = "\n".join(
     ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 30))]
 )
 BAD = {
+    "an escape beyond Unicode": (r'a: "\U00110000"', "not in range"),
+    "an escape beyond a C integer": (r'"\UFFFFFFFF": 1', "too large|not in range"),
+    "a version of many digits": (f"%YAML {'1' * 5000}.1\n---\na: 1", "4300 digits"),
+    "a tag that is no UTF-8": ("a: !%ff%fe b", "utf-8"),
     "laughs": (LAUGHS, r"it has an alias, \*a0; write the value itself"),
     "an anchor within itself": ("a: &a [*a]", r"it has an alias, \*a;"),
     "a merge of an anchor": ("a: &a {b: 1}\nc:\n  <<: *a\n", r"it has an alias, \*a;"),

@@ -264,21 +264,19 @@ def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begi
     expected = loader(folder, max_damaged=2)
     lines = [[digest(batch), expected.get_state()] for batch in itertools.islice(expected, 20)]
     pid = begin(folder, lines[5][1], tmp_path / "out", num_workers=2, num_threads=1, max_damaged=2)
-    deadline = time.monotonic() + 60
-    while len(spawned := workers_of(pid)) < 2 and time.monotonic() < deadline:
-        for child in spawned:  # while it starts, as a terminal does
+    deadline, spawned = time.monotonic() + 60, []
+    while len(spawned) < 2 and time.monotonic() < deadline:
+        for child in (
+            spawned := children_of(pid, b"spawn_main")
+        ):  # while it starts, as a terminal does
             os.kill(child, signal.SIGINT)
             os.kill(child, signal.SIGHUP)
         time.sleep(0.01)
-    for child in spawned:
-        os.kill(child, signal.SIGINT)
-        os.kill(child, signal.SIGHUP)
     seen = lines_of(tmp_path / "out", 10)[:10]
-    assert sorted(spawned) == sorted(workers_of(pid))
+    assert sorted(spawned) == sorted(children_of(pid, b"spawn_main"))
     children = children_of(pid)
     for child in spawned:  # and later
         os.kill(child, signal.SIGINT)
-        os.kill(child, signal.SIGHUP)
     assert lines_of(tmp_path / "out", 14)[:14] == lines[6:20]
     os.kill(pid, signal.SIGKILL)
     assert seen == lines[6:16]  # batches, positions, and what was damaged
@@ -288,18 +286,11 @@ def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begi
     assert not [pid for pid in children if alive(pid)]
 
 
-def children_of(pid: int) -> list[int]:
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-
-
-def workers_of(pid: int) -> list[int]:
-    """Return the processes that prepare batches for `pid`."""
-    commands = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in children_of(pid)}
-    return [child for child, command in commands.items() if b"spawn_main" in command]
+def children_of(pid: int, word: bytes = b"") -> list[int]:
+    """Return the children of `pid` whose command line has a word."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for task in tasks for child in task.read_text().split()]
+    return [child for child in found if word in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def alive(pid: int) -> bool:
