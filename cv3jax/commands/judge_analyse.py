@@ -52,7 +52,6 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def analysed(args: argparse.Namespace) -> tuple[Any, list, dict[str, Any]]:
     """Return (the study, its votes, their figures)."""
-    from cv3jax.evaluation.people.analysis import analyse
     from cv3jax.evaluation.people.votes import Votes
 
     votes = Votes(args.votes)
@@ -60,6 +59,8 @@ def analysed(args: argparse.Namespace) -> tuple[Any, list, dict[str, Any]]:
         found = votes.all()
     finally:
         votes.close()
+    from cv3jax.evaluation.people.analysis import analyse
+
     figures = analyse(votes.study, found, exclude_above=args.exclude_above, level=args.level)
     return votes.study, found, figures
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loaders import loader_of
+from process_tree import alive, children_of
 
 from data_pipeline.images.decode import encode_png
 from data_pipeline.io.errors import InputError
@@ -284,17 +285,3 @@ def test_workers_make_the_same_batches_and_end_with_a_killed_parent(broken, begi
     while any(alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in children if alive(pid)]
-
-
-def children_of(pid: int, word: bytes = b"") -> list[int]:
-    """Return the children of `pid` whose command line has a word."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in found if word in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
