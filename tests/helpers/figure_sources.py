@@ -217,27 +217,8 @@ def serve() -> Iterator[Saying]:
         yield where, f"{ratio:.2f}"
 
 
-def eval_statistics() -> Iterator[Saying]:
-    found = result("eval_statistics")
-    for label, table, wanted in (
-        ("means of scores, 20 to 200 prompts", "means", lambda one: one["clusters"] >= 20),
-        ("means of scores, 10 prompts", "means", lambda one: one["clusters"] < 20),
-        ("paired differences, 20 to 200 prompts", "pairs", lambda one: True),
-        ("win rates, 3 to 50 raters", "rates", lambda one: one["raters"] > 2),
-        ("win rates, 2 raters", "rates", lambda one: one["raters"] == 2),
-        ("ratings of four models, 4 to 30 raters", "ratings", lambda one: one["raters"] > 2),
-        ("ratings of four models, 2 raters", "ratings", lambda one: one["raters"] == 2),
-        ("Krippendorff's alpha, 20 to 200 pairs", "alphas", lambda one: True),
-        ("power of planned votes; 80 % is wanted", "powers", lambda one: True),
-    ):
-        shares = [each.get("coverage", each.get("power")) for each in filter(wanted, found[table])]
-        ends = dict.fromkeys(percent(one) for one in (min(shares), max(shares)))
-        yield "docs/benchmarks.md", row(label, len(shares), " to ".join(ends))
-
-
 SOURCES = (
     serve,
-    eval_statistics,
     loop,
     cascade,
     distill,
