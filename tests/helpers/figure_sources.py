@@ -254,7 +254,6 @@ def eval_statistics() -> Iterator[Saying]:
 SOURCES = (
     fuzz,
     serve,
-    eval_statistics,
     loop,
     cascade,
     distill,

@@ -46,7 +46,7 @@ def test_means_and_differences(script, monkeypatch):
 def test_win_rates(script):
     studies = [one for one in script.STUDIES if one.raters >= 5 and one.prompts <= 100]
     rows = list(script.rates(COUNT, tuple(studies)))
-    assert len(rows) == 4
+    assert len(rows) == 7
     assert [row for row in rows if not allowed(row["coverage"])] == []
 
 
