@@ -68,11 +68,14 @@ def test_agreement(script):
 
 
 def test_the_stored_table_has_the_bars(script):
+    """But for one case, which docs/benchmarks.md names."""
     found = json.loads((ROOT / "benchmarks/results/eval_statistics.json").read_text())
     assert found["count"] >= 1000
     assert len(found["means"]) == 36
     assert len(found["rates"]) == len(script.STUDIES)
-    assert script.missed(found) == []
+    (missed,) = script.missed(found)
+    assert "'skewed', 'sizes': '4 each', 'clusters': 50, 'coverage': 0.923" in missed
+    assert "50 prompts with 4 pictures each: 92.3 %" in (ROOT / "docs/benchmarks.md").read_text()
     for row in found["powers"]:
         assert row["power"] == pytest.approx(row["planned"], abs=0.05)
     page = (ROOT / "benchmarks/results/eval_statistics.md").read_text()
