@@ -22,6 +22,7 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.regular_files import read_regular
 
 KEY, PARAMETERS = "cv3jax", "parameters"
+BASELINE = "drawn_by"  # the field of pictures that another model drew
 FORMAT = 1
 MAX_TEXT = 65_536  # characters of the JSON
 FIELDS = ("steps", "guidance", "eta", "form")  # of a stage
