@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cv3jax.evaluation.ablations.report import columns_of, signed
+from cv3jax.evaluation.ablations.columns import columns_of, signed
 from cv3jax.evaluation.page import interval, number
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cv3jax.evaluation.ablations.columns import columns_of, signed
 from cv3jax.evaluation.drawing import FOLDER
-from cv3jax.evaluation.page import brief, headline, interval, number, thumbnail
+from cv3jax.evaluation.page import brief, interval, number, thumbnail
 from cv3jax.evaluation.reports import Report
 from cv3jax.reports.pictures import contact_sheet, save_png
 from data_pipeline.io.files import replacing
@@ -58,32 +59,9 @@ def write_report(out: Path, content: Mapping[str, Any], reports: Mapping[str, Re
         temporary.write_text(page, encoding="utf-8")
 
 
-def columns_of(group: Mapping[str, Any]) -> list[str]:
-    """Return the figures that a group's table has.
-
-    Those are what stands for each metric, and all others that are not the same in all variants.
-    """
-    variants = [one["figures"] for one in group["variants"].values()]
-    if not variants:
-        return []
-    common = [name for name in variants[0] if all(name in one for one in variants)]
-    metrics = itertools.groupby(common, lambda name: name.partition(".")[0])
-    heads = {headline([*some]) for _, some in metrics}
-    return [
-        name
-        for name in common
-        if name in heads or len({one[name]["value"] for one in variants}) > 1
-    ]
-
-
 def slug(name: str) -> str:
     """Return a group's name as that of a file."""
     return re.sub(r"\W+", "_", name).strip("_")
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign, in three significant digits."""
-    return "0" if value == 0 else f"{value:+.3g}"
 
 
 def _pictures(
