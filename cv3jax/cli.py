@@ -26,6 +26,10 @@ COMMANDS = {
         "cv3jax.commands.evaluate",
         "score pictures of a set of prompts, with intervals, and compare two reports",
     ),
+    "ablate": (
+        "cv3jax.commands.ablate",
+        "draw and score the variants of an ablation's recipe, and compare them in one report",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -49,7 +53,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
-    "Evaluate": ("evaluate",),
+    "Evaluate": ("evaluate", "ablate"),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

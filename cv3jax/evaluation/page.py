@@ -1,6 +1,7 @@
 """report.html of an evaluation: the figures, distributions, best and worst pictures, protocol."""
 
 import base64
+import functools
 import io
 import itertools
 import json
@@ -48,7 +49,8 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": interval, "json": as_json}
-    environment.filters |= {"score": score, "short": short}
+    environment.filters |= {"score": score, "short": short, "brief": brief}
+    environment.filters["brief_interval"] = functools.partial(interval, said=brief)
     pictures: dict[int, str] = {}
 
     def shown(numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,6 +82,9 @@ def write_page(
     page = environment.get_template("page.html.jinja").render(
         report=report,
         metrics=metrics,
+        certain=without_width(metrics),
+        # the exact binomial bound of so many right ones in as many tries
+        least=((1 - report["bootstrap"]["level"]) / 2) ** (1 / report["prompts"]["count"]),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         everything=json.dumps(report, indent=2, ensure_ascii=False),
     )
@@ -151,9 +156,23 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
 
 
-def interval(figure: Mapping[str, Any]) -> str:
+def interval(figure: Mapping[str, Any], said: Callable[[float], str] = number) -> str:
     """Return a figure's interval in words; – where one prompt gives none."""
-    return "–" if figure["low"] is None else f"{number(figure['low'])} to {number(figure['high'])}"
+    return "–" if figure["low"] is None else f"{said(figure['low'])} to {said(figure['high'])}"
+
+
+def brief(value: float) -> str:
+    """Return a figure with three significant digits."""
+    return f"{value:.3g}"
+
+
+def without_width(metrics: Mapping[str, Any]) -> bool:
+    """Return whether a score in 0..1 is the same for all pictures of several prompts."""
+    return any(
+        figure["low"] == figure["high"] == figure["value"] in (0.0, 1.0) and figure["prompts"] > 1
+        for metric in metrics.values()
+        for figure in metric["figures"].values()
+    )
 
 
 def score(value: float | None) -> str:

@@ -106,6 +106,17 @@ def test_intervals_lie_on_one_scale():
     assert page.bars(wide) == {"a": (0.0, 50.0, 100.0)}
 
 
+def test_an_interval_without_width_is_explained(tmp_path, monkeypatch):
+    made = scored.Metrics()
+    monkeypatch.setattr(run, "open_metric", made.open)
+    made._score = lambda images, texts: {"mean": np.ones(len(images))}
+    scored.pictures(tmp_path / "p", 5)
+    run.evaluate(scored.request(tmp_path / "o"), tmp_path / "p")
+    text = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    assert "an interval of no width" in text
+    assert f"as low as {0.025 ** (1 / 5):.3f}" in text
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [(0.98765, "0.9877"), (1.0, "1.000"), (-3.25, "-3.250"), (123456.0, "123456"), (None, "–")],

@@ -15,6 +15,7 @@ from cv3jax.evaluation.metrics import (
     inception,
     ocr,
     scenes_judge,
+    scenes_named,
 )
 from cv3jax.evaluation.metrics.base import Metric
 from cv3jax.evaluation.metrics.weight_files import Found, Need, find_all
@@ -64,6 +65,7 @@ _ALL = (
     Spec("fdlite", "FD-EffLite0", "set", efficientnet.open_fdlite),
     Spec("ocr", "OCR", "picture", ocr.open_ocr),
     Spec("judge", "Scenes judge", "picture", scenes_judge.open_judge, extra=None),
+    Spec("named", "What is named", "picture", scenes_named.open_named, extra=None),
 )
 METRICS = {spec.name: spec for spec in _ALL}
 
