@@ -88,6 +88,7 @@ setup(
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.evaluation": ["*.jinja", "*.css"],
         "cv3jax.evaluation.ablations": ["*.jinja"],
+        "cv3jax.evaluation.tables": ["*.jinja"],
         "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.serving.http": ["page/*"],
         "cv3jax.topologies": ["*.textproto"],

@@ -30,6 +30,10 @@ COMMANDS = {
         "cv3jax.commands.ablate",
         "draw and score the variants of an ablation's recipe, and compare them in one report",
     ),
+    "tables": (
+        "cv3jax.commands.tables",
+        "make the paper's tables of reports, its published figures beside",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -53,7 +57,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
-    "Evaluate": ("evaluate", "ablate"),
+    "Evaluate": ("evaluate", "ablate", "tables"),
     "Train": ("train", "distill", "compile", "config"),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),
 }

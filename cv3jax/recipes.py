@@ -40,6 +40,15 @@ def evaluations() -> dict[str, Path]:
     return {path.stem: path for path in found if path.stem not in SHARED}
 
 
+def evaluations_by(swept: bool) -> dict[str, Path]:
+    """Return those of `evaluations` that have a sweep(), for ablations, or the others: tables."""
+    return {
+        name: path
+        for name, path in evaluations().items()
+        if ("\ndef sweep(" in path.read_text()) == swept
+    }
+
+
 def sweep_points(spec: str) -> list[dict[str, Any]]:
     """Return what `sweep()` of the recipe `spec` yields: field → value of each point.
 

@@ -44,7 +44,7 @@ def parser() -> Parser:
     made = Parser(
         prog="cv3jax ablate",
         description=__doc__,
-        example=f"{EXAMPLE}\n\nrecipes: {', '.join(recipes.evaluations())}",
+        example=f"{EXAMPLE}\n\nrecipes: {', '.join(recipes.evaluations_by(swept=True))}",
         others=lambda flag: flag.startswith("--config."),
     )
     made.add_argument(
@@ -52,7 +52,7 @@ def parser() -> Parser:
         required=True,
         metavar="NAME|FILE.py",
         help="the recipe; --config.a.b=v sets any of its fields that sweep() does not set",
-    ).completer = lambda **_: list(recipes.evaluations())
+    ).completer = lambda **_: list(recipes.evaluations_by(swept=True))
     command_line.add_out(made, "directory for the variants, the report and its page")
     made.add_argument(
         "--groups",

@@ -1,7 +1,8 @@
 """`cv3jax evaluate`: score pictures of a set of prompts, with intervals; compare two such reports.
 
-It draws the pictures with a checkpoint or another model, or takes those of a folder. The scores of each picture, the
-figures and a page are written to --out; the same command resumes after it was stopped.
+It draws the pictures with a checkpoint or another model, or takes those of a folder. The scores of
+each picture, the figures and a page are written to --out; the same command resumes after it was
+stopped.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The models that others publish: where their folders lie, and the settings of the comparison.
 
-Steps are those of CogView3's tables (arXiv 2403.05121): SDXL 50, Stable Cascade 20 + 10, LCM-SDXL 4.
-Its guidance weights are not published. They are the defaults of diffusers' pipelines here, and for
-LCM-SDXL that of its model card.
+Steps are those of CogView3's tables (arXiv 2403.05121): SDXL 50, Stable Cascade 20 + 10, LCM-SDXL
+4. Its guidance weights are not published. They are the defaults of diffusers' pipelines here, and
+for LCM-SDXL that of its model card.
 """
 
 import dataclasses

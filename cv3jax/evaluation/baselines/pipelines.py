@@ -113,17 +113,13 @@ def _one(model: Model, machine: Machine) -> Any:
         return pipe
     pipe = _pipeline(model.folders[0], machine)
     takes = inspect.signature(pipe.__call__).parameters
+    where = f"--model {model.folders[0].path}: a {type(pipe).__name__}"
+    right = "give a pipeline that draws from text alone"
     if lacking := [name for name in _KEYS if name not in takes]:
-        raise InputError(
-            f"--model {model.folders[0].path}: a {type(pipe).__name__} takes no {lacking[0]}; give a"
-            " pipeline that draws from text alone"
-        )
-    if needed := [name for name, one in takes.items() if one.default is one.empty and one.kind < 2]:
-        if needed != ["prompt"]:
-            raise InputError(
-                f"--model {model.folders[0].path}: a {type(pipe).__name__} needs {needed[0]}; give"
-                " a pipeline that draws from text alone"
-            )
+        raise InputError(f"{where} takes no {lacking[0]}; {right}")
+    needed = [name for name, one in takes.items() if one.default is one.empty and one.kind < 2]
+    if more := [name for name in needed if name != "prompt"]:
+        raise InputError(f"{where} needs {more[0]}; {right}")
     return pipe
 
 
