@@ -42,8 +42,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     for start in STARTS:
-        place = f"runs/relay_starts/schedule.start={start}"
-        c.rows[f"relay_{start}"] = row(str(start), f"--checkpoint {place} --steps 50,10", "50+10")
+        place = f"runs/ablation/schedule.start={start}"
+        c.rows[f"relay_{start}"] = row(
+            f"start {start}", f"--checkpoint {place} --steps 50,10", "50+10"
+        )
     models = (*BASELINES, *FEW_STEPS)
     c.tables = ConfigDict(
         {

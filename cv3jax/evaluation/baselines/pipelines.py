@@ -7,6 +7,7 @@ generator of its own on the CPU, so its noise is the same on every device and in
 import functools
 import importlib.metadata
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -162,7 +163,9 @@ def _loading(folder: Folder, cls: type, machine: Machine, **more: Any) -> Any:
         kind = "dtype" if cls.__module__.startswith("transformers") else "torch_dtype"
         more |= {**weights, kind: getattr(torch, machine.dtype)}
     try:
-        return cls.from_pretrained(str(folder.path), local_files_only=True, **more)
+        with warnings.catch_warnings():  # newer versions have another name for torch_dtype
+            warnings.simplefilter("ignore", FutureWarning)
+            return cls.from_pretrained(str(folder.path), local_files_only=True, **more)
     # what diffusers raises on a damaged folder is of many types
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as e:
         line = " ".join(str(e).split())[:300]

@@ -8,7 +8,6 @@ from cv3jax.evaluation.protocol import differences, refusal
 from cv3jax.evaluation.reports import REPORT, read_report
 from cv3jax.evaluation.tables.published import FIGURES
 from cv3jax.evaluation.tables.settings import (
-    PLAIN,
     STEPS,
     TIME,
     Row,
@@ -82,19 +81,19 @@ def make(name: str, settings: Tables, reports: Mapping[tuple[str, str], Report])
             protocols[column] = found
     missing = [
         (row, prompts)
-        for row in table.rows
+        for row, some in cells.items()
         for prompts in table.sets()
         if any(
-            cells[row][column].value is None
-            for column in table.columns
-            if column not in PLAIN and set_of(column) == prompts
+            cell.value is None and column != STEPS and _measured_with(column, table) == prompts
+            for column, cell in some.items()
         )
     ]
-    first = table.sets()[0]
-    if TIME in table.columns:
-        late = [row for row in table.rows if cells[row][TIME].value is None]
-        missing += [(row, first) for row in late if (row, first) not in missing]
     return Made(table, cells, missing, protocols)
+
+
+def _measured_with(column: str, table: Table) -> str:
+    """Return the set whose command measures a column; the time is measured with the first one."""
+    return table.sets()[0] if column == TIME else set_of(column)
 
 
 def words(
