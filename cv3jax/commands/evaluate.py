@@ -36,7 +36,7 @@ EXAMPLE = """cv3jax evaluate --checkpoint scenes --prompts scenes --metrics judg
   cv3jax evaluate --compare runs/scores runs/other"""
 DRAWS, LEAST, MOST = 2000, 200, 100_000
 # flags that only a drawing has, and those that a comparison has
-OF_DRAWING = ("seed", "steps", "guidance", "size", "batch", "mesh", "tile", "expand", "models")
+OF_DRAWING = ("seed", "steps", "guidance", "size", "batch", "mesh", "tile", "expand")
 OF_COMPARISON = ("compare", "metrics", "weights", "draws", "json")
 
 
@@ -214,6 +214,8 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
     for name in ("prompts", "metrics", "out"):
         if not getattr(args, name):
             raise InputError(f"give --{name}; see cv3jax evaluate --help")
+    if args.models is not None and args.model is None:
+        raise InputError("--models goes with --model")
     if args.num is not None and not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: must be 1..10000")
     if args.images is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cv3jax.cascade.sizes import parse_size
+from cv3jax.commands import expansion_flags
 from cv3jax.commands.sample import MAX_BATCH
 from cv3jax.evaluation.baselines.models import NAMES, open_model
 from cv3jax.evaluation.prompt_sets import PromptSet
@@ -55,6 +56,9 @@ def drawer(args: argparse.Namespace, prompts: PromptSet) -> Draw:
     for name in OF_CASCADES:
         if getattr(args, name) is not None:
             raise InputError(f"--{name} goes with --checkpoint; --model draws without it")
+    if args.attention != "auto":
+        raise InputError("--attention goes with --checkpoint; --model draws without it")
+    expansion_flags.expansion_of(args)  # flags of an expansion that is not asked for
     extras.check("--model", "diffusers", "torch", "accelerate", extra="eval")
     num, seed, batch = args.num or 1, args.seed or 0, args.batch or BATCH
     if not 0 <= seed <= LAST_SEED:

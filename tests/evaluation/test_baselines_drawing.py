@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 import scored
+import table_reports
 import tiny_pipelines
 
 from cv3jax.cascade.sizes import Size
@@ -153,6 +154,9 @@ def test_prompts_seeds_and_model_are_recorded_and_scored(folder, tmp_path, monke
     with pytest.raises(InputError, match="another model drew it; cv3jax evaluate --model draws"):
         read_drawing(place / entries[0].file)
     monkeypatch.setattr("cv3jax.evaluation.run.open_metric", scored.Metrics().open)
-    request = scored.request(tmp_path / "r")._replace(timing={"median": 1.0})
-    assert evaluate(request._replace(num=2), place)["time"] == {"median": 1.0}
+    request = scored.request(tmp_path / "r")._replace(timing=table_reports.timing(6.0))
+    assert evaluate(request._replace(num=2), place)["time"]["median"] == 6.0
+    assert "6.000 s for 4 pictures at once, 1.500 s each, on H200: the median of 3 batches" in (
+        (tmp_path / "r" / "report.html").read_text()
+    )
     assert json.loads((tmp_path / "r" / "report.json").read_text())["pictures"] == 10

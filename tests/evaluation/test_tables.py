@@ -85,6 +85,11 @@ def test_the_steps_are_those_that_the_pictures_were_drawn_with(tmp_path):
     assert made.cells["cogview3"]["steps"].text == "25+5"  # not the 50+10 of the recipe
     assert made.cells["cogview3"]["drawbench/hps"].value == 0.28
     assert ("cogview3", "drawbench") in made.missing  # the time is not there
+    table_reports.write(tmp_path / "cogview3" / "coco5k", "coco5k", {"fid": 30.0, **PREFERENCES})
+    own = recipe(tmp_path)
+    made = cells.make("table2", own, cells.read_all(own))
+    assert [one for one in made.missing if one[0] == "cogview3"] == [("cogview3", "drawbench")]
+    own = recipe(tmp_path, f"--config.rows.cogview3.reports={tmp_path / 'c'}")
     assert cells.words(own, "cogview3", "drawbench", cells.read_all(own))[-1] == str(tmp_path / "c")
 
 

@@ -4,13 +4,14 @@ Only classes of diffusers and transformers are accepted, and only .safetensors f
 names a class of its own, or whose weights are .bin or .ckpt alone, is refused before it is loaded.
 """
 
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv3jax.evaluation.protocol import digest
-from data_pipeline.io.bounded_json import SETTINGS, ParseError, load_json
+from data_pipeline.io.bounded_json import RECORDS, SETTINGS, ParseError, load_json, read_bytes
 from data_pipeline.io.errors import InputError, raise_machine
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -82,9 +83,14 @@ def fingerprint(folders: tuple[Folder, ...]) -> str:
     """Return the SHA-256 of all that is read of the folders; it takes seconds a gigabyte."""
     from cv3jax.weights.digests import digest_of  # imports JAX
 
+    def of(file: Path) -> str:
+        if file.suffix == ".safetensors":
+            return digest_of(file)
+        return hashlib.sha256(read_bytes(file, RECORDS.bytes)).hexdigest()
+
     return digest(
         [
-            {str(file.relative_to(folder.path)): digest_of(file) for file in folder.files}
+            {str(file.relative_to(folder.path)): of(file) for file in folder.files}
             for folder in folders
         ]
     )

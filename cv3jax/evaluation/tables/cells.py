@@ -17,6 +17,7 @@ from cv3jax.evaluation.tables.settings import (
     figure_of,
     metric_of,
     set_of,
+    timed_with,
 )
 from data_pipeline.io.errors import InputError
 
@@ -82,18 +83,14 @@ def make(name: str, settings: Tables, reports: Mapping[tuple[str, str], Report])
     missing = [
         (row, prompts)
         for row, some in cells.items()
-        for prompts in table.sets()
+        for prompts in dict.fromkeys((timed_with(settings, row), *table.sets()))
         if any(
-            cell.value is None and column != STEPS and _measured_with(column, table) == prompts
+            cell.value is None
+            and prompts == (timed_with(settings, row) if column == TIME else set_of(column))
             for column, cell in some.items()
         )
     ]
     return Made(table, cells, missing, protocols)
-
-
-def _measured_with(column: str, table: Table) -> str:
-    """Return the set whose command measures a column; the time is measured with the first one."""
-    return table.sets()[0] if column == TIME else set_of(column)
 
 
 def words(

@@ -99,6 +99,12 @@ def metric_of(column: str) -> str:
     return _METRICS.get(name, name)
 
 
+def timed_with(settings: Tables, row: str) -> str:
+    """Return the set whose command also measures a row's time: the first one that it is in."""
+    tables = [one for one in settings.tables.values() if row in one.rows]
+    return next(iter(one for table in tables for one in table.sets()))
+
+
 def command(settings: Tables, row: Row, prompts: str, out: Path) -> list[str]:
     """Return the words of the command that measures a row over a set of prompts into `out`."""
     tables = [one for one in settings.tables.values() if row.name in one.rows]
@@ -117,8 +123,8 @@ def command(settings: Tables, row: Row, prompts: str, out: Path) -> list[str]:
         ("--reference", shared.reference if {"fid", "kid", "prc", "fdlite"} & {*metrics} else ""),
     ):
         words += [flag, value] if value else []
-    first = next(set_of(one) for one in columns if one not in PLAIN)
-    words += ["--time"] if TIME in columns and first == prompts else []
+    timed = TIME in columns and prompts == timed_with(settings, row.name)
+    words += ["--time"] if timed else []
     return [*words, "--out", str(out)]
 
 
