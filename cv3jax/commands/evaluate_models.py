@@ -60,7 +60,8 @@ def drawer(args: argparse.Namespace, prompts: PromptSet) -> Draw:
         raise InputError("--attention goes with --checkpoint; --model draws without it")
     expansion_flags.expansion_of(args)  # flags of an expansion that is not asked for
     extras.check("--model", "diffusers", "torch", "accelerate", extra="eval")
-    num, seed, batch = args.num or 1, args.seed or 0, args.batch or BATCH
+    num, seed = args.num or 1, args.seed or 0
+    batch = BATCH if args.batch is None else args.batch
     if not 0 <= seed <= LAST_SEED:
         raise InputError(f"--seed {seed}: must be 0..{LAST_SEED}")
     if not 1 <= batch <= MAX_BATCH:

@@ -1,5 +1,6 @@
 """Test the time of a batch: what the clock is around, what is kept, and what is recorded."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -27,7 +28,8 @@ class Clock:
 @pytest.fixture
 def what():
     described = {"model": "it", "device": "a chip", "size": [8, 8]}
-    return timing.Timed(described, scored.PROMPTS._replace(prompts=scored.PROMPTS.prompts[:3]), 7)
+    prompts = dataclasses.replace(scored.PROMPTS, prompts=scored.PROMPTS.prompts[:3])
+    return timing.Timed(described, prompts, 7)
 
 
 def test_it_is_the_median_of_batches_after_a_warm_one(what, tmp_path, capsys):
