@@ -31,7 +31,7 @@ _FIGURES = {
     "fid": "FID ↓",
     "fdlite": "FD-EffLite0 ↓",
 }
-_DIGITS = {"aes": 2, "fid": 2, TIME: 2}
+_DIGITS = {"aes": 2, "fid": 2, "fdlite": 2, TIME: 2}
 
 
 def markdown(tables: Sequence[Made], settings: Tables, notes: Sequence[Mapping[str, str]]) -> str:
