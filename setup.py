@@ -80,13 +80,16 @@ setup(
     packages=[
         *find_packages(include=["cv3jax", "cv3jax.*", "data_pipeline", "data_pipeline.*"]),
         "cv3jax.configs",
+        "cv3jax.configs.evaluation",
         "cv3jax.topologies",
     ],
     package_dir={"cv3jax.configs": "configs", "cv3jax.topologies": "launch/topologies"},
     package_data={
         "cv3jax": ["py.typed", "packaged/**/*"],  # trained weights, in files that orbax names
         "cv3jax.evaluation": ["*.jinja", "*.css"],
+        "cv3jax.evaluation.ablations": ["*.jinja"],
         "cv3jax.evaluation.people": ["page/*", "*.jinja", "*.css"],
+        "cv3jax.evaluation.tables": ["*.jinja"],
         "cv3jax.quickstart": ["*.jinja", "*.css"],
         "cv3jax.serving.http": ["page/*"],
         "cv3jax.topologies": ["*.textproto"],

@@ -40,6 +40,8 @@ def long(c: ConfigDict) -> ConfigDict:
 
 
 def sweep():
-    """Yield the start points: this recipe's own and the paper's ablation, one run each."""
+    """Yield this recipe's start, the other blurs from it, and the paper's starts, one run each."""
     yield {"schedule.start": get_config().schedule.start}
+    for blur in ("sigma", "exp"):
+        yield {"schedule.blur": blur}
     yield from relay_1024.sweep()

@@ -41,6 +41,14 @@ COMMANDS = {
         "cv3jax.commands.evaluate",
         "score pictures of a set of prompts, with intervals, and compare two reports",
     ),
+    "ablate": (
+        "cv3jax.commands.ablate",
+        "draw and score the variants of an ablation's recipe, and compare them in one report",
+    ),
+    "tables": (
+        "cv3jax.commands.tables",
+        "make the paper's tables of reports, its published figures beside",
+    ),
     "quickstart": (
         "cv3jax.commands.quickstart",
         "run the whole system on one CPU: data, training, samples, report",
@@ -66,7 +74,7 @@ GROUPS = {
     "Draw": ("sample", "upscale", "serve", "bench-serve", "quickstart", "convert"),
     "Train": ("train", "distill", "compile", "config"),
     "Evaluate": (
-        "evaluate",
+        *("evaluate", "ablate", "tables"),
         *(f"judge-people {name}" for name in ("serve", "analyse", "plan", "export")),
     ),
     "Prepare data": (*(f"data {name}" for name in data.COMMANDS), "data encode"),

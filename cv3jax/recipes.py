@@ -33,6 +33,62 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(directory.glob("*.py")) if path.stem not in SHARED}
 
 
+def evaluations() -> dict[str, Path]:
+    """Return name → file of the recipes of evaluations, which train nothing."""
+    directory = Path(importlib.util.find_spec("cv3jax.configs").submodule_search_locations[0])
+    found = sorted((directory / "evaluation").glob("*.py"))
+    return {path.stem: path for path in found if path.stem not in SHARED}
+
+
+def evaluations_by(swept: bool) -> dict[str, Path]:
+    """Return those of `evaluations` that have a sweep(), for ablations, or the others: tables."""
+    return {
+        name: path
+        for name, path in evaluations().items()
+        if ("\ndef sweep(" in path.read_text()) == swept
+    }
+
+
+def sweep_points(spec: str) -> list[dict[str, Any]]:
+    """Return what `sweep()` of the recipe `spec` yields: field → value of each point.
+
+    Raises InputError when the recipe has no sweep(), or it yields nothing.
+    """
+    path = locate(spec).rpartition(":")[0]
+    module_spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    found = list(module.sweep()) if hasattr(module, "sweep") else []
+    if not found:
+        raise InputError(
+            f'--config={spec}: {path} has no sweep(); add `def sweep(): yield {{"optim.lr": 1e-4}}`'
+            " to it"
+        )
+    return found
+
+
+def sweep_flags(
+    spec: str, point: dict[str, Any], overrides: list[str], sections: tuple[str, ...] = SECTIONS
+) -> list[str]:
+    """Return a point as `--config.field=value`, after a check of it against the recipe.
+
+    Raises InputError: a field or value is not one of the recipe's, or `overrides` sets it too.
+    """
+    flags_ = [f"--config.{field}={value}" for field, value in point.items()]
+    fields = {one.partition("=")[0] for one in flags_}
+    if clash := [one for one in overrides if one.partition("=")[0] in fields]:
+        raise InputError(f"{clash[0]}: the sweep sets this field itself; leave the flag out")
+    load(spec, [*flags_, *overrides], sections)
+    return flags_
+
+
+def point_name(point: dict[str, Any]) -> str:
+    """Return a point as the name of its folder, such as "schedule.start=200"."""
+    return re.sub(
+        r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items())
+    )
+
+
 def summary(name: str) -> str:
     """Return the first line of the docstring of a packaged recipe."""
     docstring = ast.get_docstring(ast.parse(recipes()[name].read_text())) or ""
@@ -62,7 +118,7 @@ def locate(spec: str) -> str:
     """
     local(spec, "--config")
     name, _, variant = spec.partition(":")
-    known = recipes()
+    known = recipes() | evaluations()
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
@@ -75,13 +131,15 @@ def locate(spec: str) -> str:
     else:
         raise InputError(
             f"--config={spec}: unknown recipe {name!r}; give a .py file or one of"
-            f" {', '.join(known)}"
+            f" {', '.join(recipes())}"
         )
     return f"{path}:{variant}"
 
 
-def load(spec: str, overrides: list[str]) -> ConfigDict:
+def load(spec: str, overrides: list[str], sections: tuple[str, ...] = SECTIONS) -> ConfigDict:
     """Return the locked config of `spec` with `--config.a.b=v` overrides applied.
+
+    sections: what it must have; recipes of evaluations have none of a training's.
 
     Raises:
         InputError: unknown recipe, unknown field (with the nearest one), a value of the wrong type.
@@ -100,13 +158,13 @@ def load(spec: str, overrides: list[str]) -> ConfigDict:
         raise
     except Exception as e:  # the file is the user's own program
         if overrides:
-            _check_overrides(load(spec, []), spec, overrides)
+            _check_overrides(load(spec, [], sections), spec, overrides)
         message = _one_line(e)
         known = isinstance(e, (flags.Error, AttributeError, KeyError, TypeError, ValueError))
         raise InputError(
             f"--config={spec}: {message if known else f'{type(e).__name__}: {message}'}"
         ) from e
-    if missing := [name for name in SECTIONS if name not in config]:
+    if missing := [name for name in sections if name not in config]:
         raise InputError(
             f"--config={spec}: the recipe has no {', '.join(missing)}; begin it with a config of"
             " cv3jax.configs.common"

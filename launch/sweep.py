@@ -15,8 +15,6 @@ after the other in this terminal. If it is stopped, the same command resumes.
 """
 
 import argparse
-import importlib.util
-import re
 import shlex
 import signal
 import subprocess
@@ -28,24 +26,6 @@ from cv3jax.cli import run_command
 from data_pipeline.io.errors import InputError
 
 
-def points(spec: str) -> list[dict]:
-    """Return what `sweep()` of the recipe `spec` yields.
-
-    Raises InputError when the recipe has no sweep(), or it yields nothing.
-    """
-    path = recipes.locate(spec).rpartition(":")[0]
-    module_spec = importlib.util.spec_from_file_location("recipe", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    found = list(module.sweep()) if hasattr(module, "sweep") else []
-    if not found:
-        raise InputError(
-            f'--config={spec}: {path} has no sweep(); add `def sweep(): yield {{"optim.lr": 1e-4}}`'
-            " to it"
-        )
-    return found
-
-
 def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
     """Return the commands, one for each point, after a check of each against the recipe.
 
@@ -54,16 +34,9 @@ def commands(spec: str, workdir: Path, overrides: list[str]) -> list[list[str]]:
             also overridden, or two points are equal.
     """
     lines = {}
-    for point in points(spec):
-        settings = [f"--config.{field}={value}" for field, value in point.items()]
-        if clash := [
-            o for o in overrides if o.partition("=")[0] in {s.partition("=")[0] for s in settings}
-        ]:
-            raise InputError(f"{clash[0]}: the sweep sets this field itself; leave the flag out")
-        recipes.load(spec, [*settings, *overrides])
-        name = re.sub(
-            r"[^\w.=,+-]+", "_", ",".join(f"{field}={value}" for field, value in point.items())
-        )
+    for point in recipes.sweep_points(spec):
+        settings = recipes.sweep_flags(spec, point, overrides)
+        name = recipes.point_name(point)
         if name in lines:
             raise InputError(
                 f"--config={spec}: two points of its sweep() have the same workdir"

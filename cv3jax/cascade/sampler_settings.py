@@ -1,6 +1,7 @@
 """How a stage is sampled: the caller's choices, and the defaults of the stage's description."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,12 @@ class SamplerSettings:
             if getattr(self, field.name) is None
         }
         return dataclasses.replace(self, **described)
+
+    def unusual(self, stage: StageDescription) -> dict[str, Any]:
+        """Return η, the form and the strength where they are not those of the stage."""
+        own = {"eta": stage.eta, "form": stage.form, "strength": 1.0}
+        chosen = self.of(stage)
+        return {name: one for name in own if (one := getattr(chosen, name)) != own[name]}
 
 
 AS_DESCRIBED = SamplerSettings()

@@ -1,20 +1,21 @@
 """`cv3jax evaluate`: score pictures of a set of prompts, with intervals; compare two such reports.
 
-It draws the pictures with a checkpoint, or takes those of a folder. The scores of each picture, the
-figures and a page are written to --out; the same command resumes after it was stopped.
+It draws the pictures with a checkpoint or another model, or takes those of a folder. The scores of
+each picture, the figures and a page are written to --out; the same command resumes after it was
+stopped.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import parse_size
 from cv3jax.checkpoints import cascades
 from cv3jax.checkpoints.description_checks import STAGES
 from cv3jax.commands import arguments as command_line
+from cv3jax.commands import evaluate_models, expansion_flags
 from cv3jax.commands import evaluate_tables as tables
-from cv3jax.commands import expansion_flags
 from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.distributed import parse_axes
 from cv3jax.distributed.backend import loading
@@ -50,6 +51,7 @@ def parser() -> Parser:
         f" cascade's name ({', '.join(cascades.packaged())})",
         required=False,
     )
+    evaluate_models.add_model(what)
     what.add_argument(
         "--images",
         type=Path,
@@ -134,6 +136,7 @@ def parser() -> Parser:
         ),
     )
     _add_drawing(made)
+    evaluate_models.add_models(made)
     expansion_flags.add_expansion(made, ablation=False)
     add_json(made)
     return made
@@ -179,7 +182,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     prompts = check_flags(args)
     extras.check("cv3jax evaluate", "jinja2", "scipy", extra="eval")
-    draw = _drawer(args, prompts) if args.checkpoint is not None else None
+    draw = None
+    if args.images is None:
+        make = _drawer if args.checkpoint is not None else evaluate_models.drawer
+        draw = make(args, prompts)
 
     from cv3jax.evaluation.figures import Bootstrap
     from cv3jax.evaluation.run import Request, check_metrics, evaluate
@@ -197,8 +203,8 @@ def main(argv: list[str] | None = None) -> None:
         check_metrics(request)
         if prompts.published is False:
             say(f"--prompts {prompts.name}: the file's prompts are not the published ones")
-        folder = args.images if draw is None else draw()
-        found = evaluate(request, folder)
+        folder, timing = (args.images, None) if draw is None else draw()
+        found = evaluate(request._replace(timing=timing), folder)
         tell(tables.of_report(found))
         say(f"{args.out / 'report.html'} has the scores of {found['pictures']:,} pictures")
         report(found)
@@ -209,10 +215,13 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
     for name in ("prompts", "metrics", "out"):
         if not getattr(args, name):
             raise InputError(f"give --{name}; see cv3jax evaluate --help")
+    if args.models is not None and args.model is None:
+        raise InputError("--models goes with --model")
     if args.num is not None and not 1 <= args.num <= 10_000:
         raise InputError(f"--num {args.num}: must be 1..10000")
     if args.images is not None:
         given = [name for name in OF_DRAWING if getattr(args, name) is not None]
+        given += ["time"] if args.time else []
         if given:
             raise InputError(f"--{given[0]} goes with --checkpoint; the pictures are drawn already")
         if not args.images.is_dir():
@@ -223,8 +232,8 @@ def check_flags(args: argparse.Namespace) -> PromptSet:
     return open_set(str(args.prompts), args.prompt_sets, args.limit)
 
 
-def _drawer(args: argparse.Namespace, prompts: PromptSet) -> Callable[[], Path]:
-    """Return the function that draws the pictures and returns their folder.
+def _drawer(args: argparse.Namespace, prompts: PromptSet) -> evaluate_models.Draw:
+    """Return the function that draws the pictures and returns their folder, and the time or None.
 
     Raises InputError on flags that the checkpoint cannot draw with; JAX is imported afterwards.
     """
@@ -246,14 +255,16 @@ def _drawer(args: argparse.Namespace, prompts: PromptSet) -> Callable[[], Path]:
     checkpoint = cascades.pinned(args.checkpoint)
     check_drawable(cascades.read_cascade(checkpoint)[1], size, base, relay)
 
-    def draw() -> Path:
+    def draw() -> tuple[Path, dict[str, Any] | None]:
         with loading():
-            from cv3jax.evaluation import drawing
+            from cv3jax.evaluation import drawing, drawing_time
             from cv3jax.sampling.resumable import Devices
 
         devices = Devices(batch, args.mesh, args.attention)
         settings = drawing.Drawing(checkpoint, base, relay, devices, size, seed, expanding)
-        return drawing.draw(settings, prompts, num, args.out)
+        folder = drawing.draw(settings, prompts, num, args.out)
+        timing = drawing_time.time_of(settings, prompts, args.out) if args.time else None
+        return folder, timing
 
     return draw
 

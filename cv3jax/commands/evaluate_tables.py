@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cv3jax.evaluation.ablations.columns import columns_of, signed
 from cv3jax.evaluation.page import interval, number
 from data_pipeline.io.errors import counted
 
@@ -66,3 +67,33 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in (head, *rows)
     )
+
+
+def of_ablations(found: dict[str, Any]) -> str:
+    """Return the groups of an ablation as lines of text: figures, and differences from the first.
+
+    A difference has a * where its interval does not hold 0.
+    """
+    parts = []
+    for name, group in found["groups"].items():
+        columns = columns_of(group)
+        head = ("variant", *(cell for column in columns for cell in (column, "difference")))
+        rows = [
+            [title, *(cell for column in columns for cell in _cells(one, column))]
+            for title, one in group["variants"].items()
+        ]
+        lines = [f"{name}:", _table(head, rows)] if rows else [f"{name}:"]
+        lines += [f"{title} was left out: {why}" for title, why in group["left_out"].items()]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cells(one: dict[str, Any], column: str) -> tuple[str, str]:
+    """Return a variant's figure with its interval, and its difference from the group's first."""
+    figure, difference = one["figures"][column], one.get("differences", {}).get(column)
+    told = f"{number(figure['value'])} ({interval(figure)})"
+    if difference is None:
+        return told, ""
+    low, high = difference["low"], difference["high"]
+    sure = low is not None and (low > 0 or high < 0)
+    return told, f"{signed(difference['difference'])}{'*' if sure else ''}"

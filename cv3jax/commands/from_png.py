@@ -86,7 +86,12 @@ def check_checkpoint(drawing: "Drawing | None", checkpoint: Path) -> None:
 def settings(drawing: "Drawing | None", stage: str, given: SamplerSettings) -> SamplerSettings:
     """Return a stage's settings: those that were given, else the drawing's."""
     fields = {} if drawing is None else drawing.stages.get(stage, {})
-    unset = {name: value for name, value in fields.items() if getattr(given, name) is None}
+    default = SamplerSettings()
+    unset = {
+        name: value
+        for name, value in fields.items()
+        if getattr(given, name) == getattr(default, name)
+    }
     return dataclasses.replace(given, **unset)
 
 

@@ -40,20 +40,29 @@ def draw(drawing: Drawing, prompts: PromptSet, num: int, out: Path) -> Path:
         InputError: the checkpoint does not fit, or `out` holds pictures drawn otherwise.
         StoppedError: a signal asked the process to end; the same command continues.
     """
-    file, folder = out / PROMPTS, out / FOLDER
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for row in prompts.prompts:
-            line = {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
-            lines.write(f"{json.dumps(line)}\n")
+    file, folder = write_prompts(out, prompts), out / FOLDER
     pictures = Pictures(
         file, num, drawing.seed, drawing.size, drawing.base, drawing.relay, drawing.expanding
     )
     with contextlib.redirect_stdout(sys.stderr):  # the figures of drawing are not the command's
         figures = sample_many(drawing.checkpoint, pictures, folder, drawing.devices, Share(0, 1))
     if figures["left"]:
-        raise StoppedError(
-            signal.SIGTERM,
-            f"{counted(figures['left'], 'picture')} left to draw; run the same command to resume",
-        )
+        raise left(figures["left"])
     return folder
+
+
+def write_prompts(out: Path, prompts: PromptSet) -> Path:
+    """Write the file of prompts that the pictures in `out` are drawn of, and return it."""
+    file = out / PROMPTS
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for row in prompts.prompts:
+            line = {"prompt": row.text} | ({} if row.seed is None else {"seed": row.seed})
+            lines.write(f"{json.dumps(line)}\n")
+    return file
+
+
+def left(count: int, number: int = signal.SIGTERM) -> StoppedError:
+    """Return the error that so many pictures are not drawn."""
+    said = f"{counted(count, 'picture')} left to draw; run the same command to resume"
+    return StoppedError(number, said)

@@ -133,6 +133,17 @@ class Journal:
         line = dict(zip(("features", "part", "batch"), key, strict=True))
         self._append([{**line, "pictures": list(pictures), "sha256": found}])
 
+    def take_references(self, other: "Journal", drawn: str) -> None:
+        """Copy the features of references that another journal has and this one lacks.
+
+        drawn: the part of the pictures themselves, which are not copied.
+        """
+        for key, line in other._features.items():
+            if key[1] != drawn and key not in self._features:
+                made = other.features(key, None)
+                if made is not None:
+                    self.write_features(key, line["pictures"], made)
+
     def _file(self, key: FeaturesKey) -> Path:
         return self._folder / key[0][:16] / f"{key[1][:16]}_{key[2]:05d}.npy"
 

@@ -5,7 +5,7 @@ from data_pipeline.io.errors import InputError
 NAMES = (
     *("aes", "hps", "hps21", "imagereward", "clip"),
     *("fid", "kid", "prc", "fdlite"),
-    *("ocr", "judge"),
+    *("ocr", "judge", "named"),
 )
 
 

@@ -18,7 +18,7 @@ from cv3jax.evaluation.prompt_row import PromptRow
 from data_pipeline.io.errors import InputError, counted
 from data_pipeline.scenes import grammar
 
-SCENES = "scenes"
+SCENES, SHORT = "scenes", "scenes_short"
 SCENES_NUM, SCENES_SEED = 200, 1  # the first are those that `quickstart` judges
 MAX_SCENES = 100_000
 COCO_NUM, COCO_SEED = 5000, 0
@@ -95,7 +95,7 @@ def open_set(what: str, folder: Path | None = None, limit: int | None = None) ->
     """Return the prompts that `--prompts` names.
 
     Args:
-        what: "scenes", a name of PUBLISHED, or the path of a file.
+        what: "scenes", "scenes_short", a name of PUBLISHED, or the path of a file.
         folder: where the files of PUBLISHED are.
         limit: take so many prompts; of a file they are chosen by a hash of text and place, so that
             all categories have their share, and stay in their order.
@@ -103,8 +103,9 @@ def open_set(what: str, folder: Path | None = None, limit: int | None = None) ->
     Raises:
         InputError: no such set or file, a damaged file, or fewer prompts than `limit`.
     """
-    if what == SCENES:
-        return PromptSet(SCENES, scenes(SCENES_NUM if limit is None else limit))
+    if what in (SCENES, SHORT):
+        rows = (scenes if what == SCENES else short)(SCENES_NUM if limit is None else limit)
+        return PromptSet(what, rows)
     if what in PUBLISHED:
         known = PUBLISHED[what]
         rows = known.read(_place(what, known, folder))
@@ -119,8 +120,8 @@ def open_set(what: str, folder: Path | None = None, limit: int | None = None) ->
     path = Path(what)
     if not path.exists() and not path.suffix:
         raise InputError(
-            f"--prompts {what}: no such set or file; give {SCENES}, {', '.join(PUBLISHED)}, or a"
-            " .txt, .jsonl, .csv, .tsv or .json file"
+            f"--prompts {what}: no such set or file; give {SCENES}, {SHORT},"
+            f" {', '.join(PUBLISHED)}, or a .txt, .jsonl, .csv, .tsv or .json file"
         )
     return PromptSet(path.name, _some(tuple(read_file(path)), limit, what))
 
@@ -134,6 +135,23 @@ def scenes(num: int) -> tuple[PromptRow, ...]:
         scene = held_out(SCENES_SEED, index)
         kind = "textured" if index % 2 else "plain"
         rows.append(PromptRow(f"{index:05d}", grammar.caption(scene), f"{scene.layout}, {kind}"))
+    return tuple(rows)
+
+
+def short(num: int) -> tuple[PromptRow, ...]:
+    """Return what a person may write of the scenes of `scenes`: colours, textures and shapes.
+
+    Sizes, outlines, places and the background are left out. Raises InputError.
+    """
+    rows = []
+    for index, row in enumerate(scenes(num)):
+        things = held_out(SCENES_SEED, index).objects
+        said = " and ".join(
+            f"{'an' if one.colour[0] in 'aeiou' else 'a'} {one.colour}"
+            f"{f' {one.texture}' if one.texture else ''} {one.shape}"
+            for one in things
+        )
+        rows.append(row._replace(text=said))
     return tuple(rows)
 
 

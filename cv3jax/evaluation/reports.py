@@ -18,8 +18,10 @@ class Report(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def read_report(place: Path) -> Report:
+def read_report(place: Path, flag: str = "--compare") -> Report:
     """Return the report in a folder, or beside a report.json.
+
+    flag: what named the folder, for messages.
 
     Raises InputError where there is none, it is damaged, or its scores are not the report's.
     """
@@ -31,15 +33,15 @@ def read_report(place: Path) -> Report:
     except OSError as e:
         raise_machine(e, folder)
         raise InputError(
-            f"--compare {place} has no report ({e.strerror}: {Path(e.filename or '').name}); give"
+            f"{flag} {place} has no report ({e.strerror}: {Path(e.filename or '').name}); give"
             " the --out of a cv3jax evaluate that has ended"
         ) from e
     except ParseError as e:
-        raise InputError(f"--compare {place}: its report is damaged ({e}); evaluate again") from e
+        raise InputError(f"{flag} {place}: its report is damaged ({e}); evaluate again") from e
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"--compare {place}: {REPORT} is not a report of format {FORMAT}")
+        raise InputError(f"{flag} {place}: {REPORT} is not a report of format {FORMAT}")
     if hashlib.sha256(data).hexdigest() != content["scores"]["sha256"]:
         raise InputError(
-            f"--compare {place}: {SCORES} is not the one that {REPORT} is of; evaluate again"
+            f"{flag} {place}: {SCORES} is not the one that {REPORT} is of; evaluate again"
         )
     return Report(folder, content, rows)

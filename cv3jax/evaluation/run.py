@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
     weights: the folder of the metrics' weights. reference: that of the pictures that distances
     between sets are measured to; None: rendered scenes. num: pictures per prompt; None: what the
-    pictures' index has, or 1.
+    pictures' index has, or 1. timing: the time of a batch, where it was measured.
     """
 
     prompts: PromptSet
@@ -38,6 +38,7 @@ class Request(NamedTuple):
     reference: Path | None = None
     num: int | None = None
     bootstrap: Bootstrap = Bootstrap()
+    timing: dict[str, Any] | None = None
 
 
 class _Shared(NamedTuple):
@@ -110,6 +111,8 @@ def evaluate(request: Request, folder: Path) -> dict[str, Any]:
         "scores": {"file": SCORES, "sha256": hashlib.sha256(lines).hexdigest()},
         "metrics": content,
     }
+    if request.timing is not None:
+        report["time"] = request.timing
     with replacing(request.out / REPORT, durable=True) as temporary:
         temporary.write_bytes(json_bytes(report))
     write_page(request.out / PAGE, report, rows, lambda number: source.read(pictures[number]))

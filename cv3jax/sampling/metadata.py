@@ -85,6 +85,8 @@ def read_drawing(path: Path) -> Drawing:
         value = png_record.read_record(path)
         if UPSCALE in value:
             raise InputError(again(value))
+        if png_record.BASELINE in value:
+            raise InputError("another model drew it; cv3jax evaluate --model draws with that")
         return _drawing(value)
     # a record of another program may have any fields, of any type
     except (InputError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:

@@ -22,9 +22,11 @@ from data_pipeline.io.errors import InputError
 from data_pipeline.io.regular_files import read_regular
 
 KEY, PARAMETERS = "cv3jax", "parameters"
+BASELINE = "drawn_by"  # the field of pictures that another model drew
 FORMAT = 1
 MAX_TEXT = 65_536  # characters of the JSON
 FIELDS = ("steps", "guidance", "eta", "form")  # of a stage
+STRENGTH = "strength"  # of a relay that did not start where it was trained to
 DTYPES = ("float32", "bfloat16")
 
 
@@ -92,7 +94,12 @@ def stage_of(value: Any) -> dict[str, Any]:
         or value["form"] not in FORMS
     ):
         raise ValueError("stage")
-    return {field: value[field] for field in FIELDS}
+    strength = value.get(STRENGTH, 1.0)
+    if type(strength) is not float or not 0.0 < strength <= 1.0:
+        raise ValueError("strength")
+    return {field: value[field] for field in FIELDS} | (
+        {} if strength == 1.0 else {STRENGTH: strength}
+    )
 
 
 def parameters(

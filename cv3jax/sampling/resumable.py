@@ -41,7 +41,7 @@ from cv3jax.sampling.jobs import (
     write,
 )
 from cv3jax.sampling.metadata import Record
-from cv3jax.sampling.png_record import Checkpoint, stage_fields
+from cv3jax.sampling.png_record import STRENGTH, Checkpoint, stage_fields
 from cv3jax.sampling.texts import Texts
 from cv3jax.sampling.vocabulary import say_unknown
 from data_pipeline.io import progress
@@ -120,6 +120,7 @@ def sample_many(
     for name, settings in stages.items():
         chosen = settings.of(description.stages[name])
         plan[name] = {"steps": chosen.steps, "guidance": chosen.guidance}
+        plan[name] |= settings.unusual(description.stages[name])
     if relay.tile:  # plans of pictures that are drawn as a whole have none
         plan["tile"] = relay.tile
     if not pictures.metadata:
@@ -164,6 +165,8 @@ def sample_many(
             target = Target(out, place)
             if pictures.metadata:
                 fields = stage_fields(description, stages)
+                if relay.strength != 1.0 and "relay" in stages:
+                    fields["relay"][STRENGTH] = relay.strength
                 made_by = Checkpoint(source.name, plan["checkpoint"])
                 record = Record(size, fields, made_by, base.tile)
                 target = target._replace(texts=record.of)

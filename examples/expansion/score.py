@@ -9,55 +9,15 @@ not compared.
 """
 
 import argparse
-import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data_pipeline.scenes import grammar
-from data_pipeline.scenes.vision import Seen, see
-
-WORDS = {
-    **{word: ("colour", word) for word in grammar.COLOURS},
-    **{word: ("size", word) for word in grammar.SIZES},
-    **dict.fromkeys(("tiny", "little"), ("size", "small")),
-    **dict.fromkeys(("big", "huge"), ("size", "large")),
-    **{word: ("texture", word) for word in grammar.TEXTURES},
-}
-NUMBERS = {"two": 2, "three": 3}
-_BACKGROUND = re.compile(rf"\b({'|'.join(grammar.BACKGROUNDS)}) background\b")
-
-
-def named(prompt: str) -> tuple[str | None, list[dict[str, str]]]:
-    """Return (the background or None, what is named of each thing) of a prompt."""
-    background, things = _BACKGROUND.search(prompt), []
-    number, said = 1, {}
-    for word in re.findall(r"\w+", prompt.lower()):
-        shape = word if word in grammar.SHAPES else word.removesuffix("s")
-        number = NUMBERS.get(word, number)
-        said |= dict([WORDS[word]]) if word in WORDS else {}
-        if shape in grammar.SHAPES:
-            things += [{**said, "shape": shape}] * number
-            number, said = 1, {}
-    return background and background[1], things
-
-
-def shows(seen: Seen, background: str | None, things: list[dict[str, str]]) -> bool:
-    """Return whether a picture shows the background and the things, and no others."""
-    if len(seen.things) != len(things) or background not in (None, seen.background):
-        return False
-    return any(
-        all(
-            getattr(one, key) == said[key]
-            for one, said in zip(order, things, strict=True)
-            for key in said
-        )
-        for order in itertools.permutations(seen.things)
-    )
+from data_pipeline.scenes.named import named, shows
+from data_pipeline.scenes.vision import see
 
 
 def score(run: Path) -> dict[str, dict[str, int]]:

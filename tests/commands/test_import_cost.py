@@ -47,6 +47,11 @@ evaluate --checkpoint scenes --prompts nope --metrics judge --out w | --prompts 
 evaluate --checkpoint scenes --prompts scenes --metrics judge --steps 3 --out w | distilled to 4
 evaluate --images nope --prompts scenes --metrics judge --out w | --images nope
 evaluate --compare nope nope --out w | --out does not go with --compare
+ablate --config=nope --out w | unknown recipe 'nope'
+ablate --config=scenes_ablations --out w --draws 1 | --draws 1: must be 200
+ablate --config=scenes_ablations --out w --groups nope | no group 'nope'; give some of steps; samp
+ablate --config=scenes_ablations --out w --config.limt=3 | nearest one is 'limit'
+ablate --config=scenes_ablations --out w --config.base.steps=3 | the sweep sets this field itself
 upscale --checkpoint scenes --image {file} --prompt x --out w | test_import_cost.py: not a readable
 train --config=scenes_vea --workdir w | unknown recipe 'scenes_vea'
 train --config=scenes_vae:nope --workdir w | unknown variant 'nope'

@@ -50,7 +50,7 @@ def run(*args):
 
 
 @pytest.mark.parametrize(
-    ("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40])]
+    ("spec", "own"), [("relay_1024", []), ("relay_1024:tiny", []), ("scenes_relay", [40, 40, 40])]
 )
 def test_relay_starts(commands, spec, own):
     configs, workdirs = zip(
@@ -132,7 +132,7 @@ def test_runs_end_at_what_is_refused(tmp_path):
         "--config.cascade=no/such",
     )
     assert done.returncode == 2
-    assert "at point 1 of 6" in done.stderr
+    assert "at point 1 of 8" in done.stderr
     assert "point 2 of 6" not in done.stderr
     assert not (tmp_path / "never").exists()
 

@@ -47,6 +47,7 @@ _ALL = (
     Spec("fdlite", "FD-EffLite0", "set"),
     Spec("ocr", "OCR", "picture"),
     Spec("judge", "Scenes judge", "picture", extra=None),
+    Spec("named", "What is named", "picture", extra=None),
 )
 METRICS = {spec.name: spec for spec in _ALL}
 
@@ -75,6 +76,7 @@ def open_metric(name: str, weights: Path | None) -> "Metric":
         inception,
         ocr,
         scenes_judge,
+        scenes_named,
         weight_files,
     )
 
@@ -90,5 +92,6 @@ def open_metric(name: str, weights: Path | None) -> "Metric":
         "fdlite": efficientnet.open_fdlite,
         "ocr": ocr.open_ocr,
         "judge": scenes_judge.open_judge,
+        "named": scenes_named.open_named,
     }
     return openers[name](weight_files.find_all(name, weights, spec.needs) if spec.needs else {})

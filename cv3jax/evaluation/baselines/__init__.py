@@ -1,0 +1,1 @@
+"""Pictures of other models, which diffusers draws from folders on this machine."""

@@ -1,0 +1,1 @@
+"""Tables of several reports beside figures that others published."""
