@@ -166,12 +166,19 @@ def _variant(args: argparse.Namespace, point: dict[str, Any], values: dict[str, 
         point["name"],
         changes,
         recipes.point_name(changes) or "recipe",
-        {field: value for field, value in values.items() if field not in WORDS},
+        _used(values),
         prompts,
         metrics,
         drawing,
         left_out,
     )
+
+
+def _used(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that a variant's pictures and scores depend on."""
+    unused = {*WORDS, "checkpoint" if values["trained"] else "runs"}
+    unused |= set() if values["expand"]["on"] else {"expand"}
+    return {field: value for field, value in values.items() if field not in unused}
 
 
 def _checkpoint(values: dict[str, Any]) -> tuple[Path, str]:
