@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 
 from documents import flat, read, result
+from figure_sources_ablations import ablations
 from figure_sources_sampling import expansion, large_pictures, text_kv, tiled_autoencoder, tiles
 from figure_text import WORDS, Saying, figure, row, spread
 
@@ -236,4 +237,5 @@ SOURCES = (
     text_kv,
     large_pictures,
     expansion,
+    ablations,
 )
