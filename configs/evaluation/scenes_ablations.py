@@ -80,8 +80,7 @@ def sweep():
         settings = {"relay.steps": round(10 / share), "relay.strength": share}
         yield variant("relay start, when sampled", f"from {start}", settings)
     for on in (False, True):
-        # a small model takes seconds for each on a CPU
-        settings = {"prompts": "scenes_short", "limit": 24, "metrics": ("named",), "expand.on": on}
+        settings = {"prompts": "scenes_short", "metrics": ("named",), "expand.on": on}
         yield variant("expansion", "on" if on else "off", settings)
     for start in (40, 200, 400, 500, 600, 800):
         settings = {"trained": f"schedule.start={start}"}
