@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "ablate": (
         "cv3jax.commands.ablate",
-        "draw and score the variants of an ablation's recipe, and compare them in one report",
+        "draw, score and compare the variants of an ablation, by a recipe",
     ),
     "tables": (
         "cv3jax.commands.tables",

@@ -15,13 +15,13 @@ from cv3jax.cascade.sampler_settings import SamplerSettings
 from cv3jax.cascade.sizes import parse_size
 from cv3jax.checkpoints import cascades
 from cv3jax.commands import arguments as command_line
-from cv3jax.distributed.backend import loading
 from cv3jax.commands import evaluate_tables as tables
 from cv3jax.commands import expansion_flags
 from cv3jax.commands.evaluate import DRAWS, LEAST, MOST
 from cv3jax.commands.sample import BATCH, MAX_BATCH, check_drawable
 from cv3jax.diffusion import FORMS
 from cv3jax.distributed import parse_axes
+from cv3jax.distributed.backend import loading
 from cv3jax.evaluation.metric_names import check_name
 from cv3jax.evaluation.prompt_sets import open_set
 from cv3jax.sampling.inputs import LAST_SEED
@@ -167,12 +167,19 @@ def _variant(args: argparse.Namespace, point: dict[str, Any], values: dict[str, 
         point["name"],
         changes,
         recipes.point_name(changes) or "recipe",
-        {field: value for field, value in values.items() if field not in WORDS},
+        _used(values),
         prompts,
         metrics,
         drawing,
         left_out,
     )
+
+
+def _used(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that a variant's pictures and scores depend on."""
+    unused = {*WORDS, "checkpoint" if values["trained"] else "runs"}
+    unused |= set() if values["expand"]["on"] else {"expand"}
+    return {field: value for field, value in values.items() if field not in unused}
 
 
 def _checkpoint(values: dict[str, Any]) -> tuple[Path, str]:

@@ -15,6 +15,8 @@ from cv3jax.aot import report as aot_report
 from cv3jax.aot import run as aot
 from cv3jax.commands import bench_serve, serve
 from cv3jax.distillation import run as distillation
+from cv3jax.evaluation import run as evaluation
+from cv3jax.evaluation.ablations import run as ablations
 from cv3jax.precompute import run as precompute
 from cv3jax.quickstart import run as quickstart
 from cv3jax.sampling import enlarge, few
@@ -25,6 +27,16 @@ from data_pipeline.io.figures import STDOUT, check_json, reporting
 
 # command → (its flags but for --json, the function that does the work, what a figure is called)
 WORK = {
+    "evaluate": (
+        "--images {at} --prompts scenes --limit 1 --metrics judge --out {at}/w",
+        (evaluation, "evaluate"),
+        "images",
+    ),
+    "ablate": (
+        "--config=scenes_ablations --groups steps --out {at}/w",
+        (ablations, "ablate"),
+        "images",
+    ),
     "train": ("--config=scenes_vae:tiny --workdir {at}/w", (training, "run"), "steps"),
     "distill": (
         "--config=scenes_distill_base:tiny --workdir {at}/w --config.cascade=scenes_teacher",
@@ -57,6 +69,9 @@ FIGURES = {
     "n": 5,
     "fits": True,
     "recognised": {},
+    "pictures": 4,
+    "metrics": {},
+    "groups": {},
 }
 
 

@@ -99,7 +99,7 @@ def test_each_variant_is_compared_with_the_first_of_its_group(command, tmp_path)
         np.mean([row["scores"]["mean"] for row in rows])
     )
     paper = found["groups"]["form"]["variants"]["paper"]
-    assert paper["differences"]["mean"]["difference"] == pytest.approx(25 - 80)
+    assert paper["differences"]["mean"]["difference"] == pytest.approx(205 - 80)
     assert "steps:\nvariant " in text
     assert "-40*" in text
 
@@ -227,6 +227,7 @@ def test_the_shipped_recipe_has_every_ablation_of_the_issue():
     assert groups >= {"relay start, when trained", "relay start, when sampled"}
     names = [point["name"] for point in points if point["group"] == "steps"]
     assert (names[0], names[-2]) == ("50 + 10", "4 + 1")
+    assert {"group": "steps", "name": "20 + 10"} in points  # the recipe itself
     trained = {point["trained"] for point in points if "trained" in point}
     runs = {recipes.point_name(point) for point in recipes.sweep_points("scenes_relay")}
     assert trained == runs

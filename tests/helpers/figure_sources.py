@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 
 from documents import flat, read, result
+from figure_sources_ablations import ablations
 from figure_sources_sampling import (
     evaluate,
     expansion,
@@ -271,5 +272,6 @@ SOURCES = (
     text_kv,
     large_pictures,
     expansion,
+    ablations,
     evaluate,
 )

@@ -88,7 +88,7 @@ def test_an_installed_wheel_finds_its_recipes_from_another_directory(tmp_path):
         assert name in shown
     code = (
         "from cv3jax import recipes; [recipes.load(f'{name}{v}', []) for name in recipes.recipes()"
-        " for v in ('', ':tiny')]; print('all')"
+        " for v in ('', ':tiny')]; recipes.sweep_points('scenes_ablations'); print('all')"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code],

@@ -42,7 +42,10 @@ def ablate(
             raise InputError(
                 f"the group {name!r} has no reference: {group[0].name}: {group[0].left_out}"
             )
-    drawn = {one.folder: one for one in variants if one.drawing is not None}
+    drawn: dict[str, Variant] = {}
+    for one in variants:
+        if one.drawing is not None:
+            drawn.setdefault(one.folder, one)
     if not drawn:
         raise InputError(f"no variant can be drawn; {variants[0].name}: {variants[0].left_out}")
     for metrics in dict.fromkeys((one.prompts, one.metrics) for one in drawn.values()):
