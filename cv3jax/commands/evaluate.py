@@ -97,7 +97,8 @@ def parser() -> Parser:
         type=_names,
         metavar="M,M",
         help=(
-            "what to score by: aes, hps, hps21, imagereward, clip, ocr and judge score pictures;"
+            "what to score by: aes, hps, hps21, imagereward, clip, ocr, judge and named score"
+            " pictures;"
             " fid, kid, prc and fdlite are distances between sets (with --compare: default all)"
         ),
     )

@@ -4,7 +4,6 @@ The clock runs from texts to pixels on the host: text encoder, all steps and the
 compiling and writing files are not in it. The figure is the median of several batches.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cv3jax.evaluation.prompt_sets import PromptSet
+from cv3jax.evaluation.protocol import digest
 from data_pipeline.io import progress
 from data_pipeline.io.bounded_json import ParseError, load_json
 from data_pipeline.io.errors import machine_error
@@ -84,5 +84,5 @@ def _kept(file: Path, described: dict[str, Any]) -> dict[str, Any] | None:
             raise error from e
         say(f"{file} is damaged ({e}); the time is measured again")
         return None
-    same = isinstance(value, dict) and value.get("drawn_by") == json.loads(json.dumps(described))
+    same = isinstance(value, dict) and digest(value.get("drawn_by")) == digest(described)
     return value if same else None

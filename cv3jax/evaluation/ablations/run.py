@@ -1,6 +1,5 @@
 """Running an ablation: each variant is drawn and scored once, and compared in its group."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from cv3jax.evaluation.drawing import FOLDER, draw
 from cv3jax.evaluation.figures import LEVEL, Bootstrap
 from cv3jax.evaluation.image_metrics import distances
 from cv3jax.evaluation.journal import Journal
+from cv3jax.evaluation.protocol import digest
 from cv3jax.evaluation.reports import FORMAT, REPORT, Report, read_report
 from cv3jax.evaluation.run import Request, check_metrics, evaluate
 from cv3jax.evaluation.scoring import DRAWN
@@ -80,7 +80,7 @@ def _report_of(
         "prompts": one.prompts.sha256,
         "bootstrap": bootstrap.to_json(),
     }
-    if (place / REPORT).exists() and _known(place / MADE_BY) == json.loads(json.dumps(made_by)):
+    if (place / REPORT).exists() and digest(_known(place / MADE_BY)) == digest(made_by):
         return read_report(place)
     folder = draw(one.drawing, one.prompts, scoring.num, place)
     for other in before[-1:]:
