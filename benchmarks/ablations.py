@@ -15,6 +15,7 @@ from pathlib import Path
 
 import measure
 
+from cv3jax import recipes
 from cv3jax.evaluation.ablations.columns import columns_of, signed
 from cv3jax.evaluation.page import number
 
@@ -50,6 +51,17 @@ def interval(figure: dict) -> str:
     return f"{figure['value']:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"
 
 
+def in_order(groups: dict) -> dict:
+    """Return the groups and their variants in the order of the recipe; JSON has them by name."""
+    points = [(one["group"], one["name"]) for one in recipes.sweep_points("scenes_ablations")]
+    found = {}
+    for name in dict.fromkeys(group for group, _ in points if group in groups):
+        known = groups[name]["variants"]
+        names = [title for group, title in points if group == name and title in known]
+        found[name] = {**groups[name], "variants": {title: known[title] for title in names}}
+    return found
+
+
 def tables(found: dict) -> str:
     """Return all groups as Markdown."""
     parts = []
@@ -75,6 +87,7 @@ def main() -> None:
     command += ["--out", str(args.out), "--json", str(figures), *args.more]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = json.loads(figures.read_text())
+    found["groups"] = in_order(found["groups"])
     for group in found["groups"].values():
         for one in group["variants"].values():
             del one["folder"], one["better"]
